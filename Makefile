@@ -1,0 +1,77 @@
+# Plant: `make help` says what there is. Needs make and Python 3.11, 3.12 or 3.13, and nothing else.
+# The package index is the environment's: PIP_INDEX_URL, UV_DEFAULT_INDEX, SSL_CERT_FILE and proxies are respected.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down demo test check bench clean
+.SUFFIXES:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+CI ?=
+COVERAGE ?=
+# Percent of branches and lines that streams, projections, ingress, audit and schemas must have run.
+COVERAGE_FLOOR := 90
+UNDER := $(if $(filter 1 true,$(CI) $(COVERAGE)),--cov-fail-under=$(COVERAGE_FLOOR),)
+
+# uv has names of its own for the index; pip's are passed on where uv's are not set.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_EXTRA_INDEX_URL
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+endif
+UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
+
+# Packages are installed from an exported, hashed list and not by `uv sync`, which would go to the addresses written in
+# uv.lock and pass over a configured index.
+define install
+	@echo "==> Installing $(1) into $(VENV) (versions and hashes from uv.lock)"
+	@$(UV) export --quiet --frozen --no-emit-project --format requirements.txt $(2) --output-file $(VENV)/requirements.txt
+	@$(UV) pip install --python $(BIN)/python --require-hashes --requirements $(VENV)/requirements.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+endef
+
+help: ## Say what there is.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready-all ## Make .venv with all that development needs.
+	@echo "Ready. Next: make demo, make test, or make help."
+
+up: $(VENV)/.ready-demo ## Start Kafka and Postgres on this machine.
+	@$(BIN)/plant up
+
+down: $(VENV)/.ready-demo ## Stop them; data is kept.
+	@$(BIN)/plant down
+
+demo: $(VENV)/.ready-demo ## Run the main job on real input; leaves no process behind.
+	@$(BIN)/plant demo
+
+test: $(VENV)/.ready-all ## Run every test. Coverage is shown; it must be 90 % with CI=true or COVERAGE=1.
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(UNDER)
+
+check: $(VENV)/.ready-all ## Check style, types and import contracts.
+	@echo "==> ruff"; $(BIN)/ruff check && $(BIN)/ruff format --check
+	@echo "==> mypy"; $(BIN)/mypy
+	@echo "==> import contracts"; $(BIN)/lint-imports
+
+bench: $(VENV)/.ready-all ## Measure; a table and JSON.
+	@$(BIN)/python -m benchmarks
+
+clean: ## Stop the local stack; remove its data, .venv and caches of this folder.
+	@if [ -x $(BIN)/plant ]; then $(BIN)/plant down --delete-data; fi
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+
+$(BIN)/uv: .ci/uv.txt .ci/make-venv
+	@.ci/make-venv $(VENV) $(PYTHON)
+	@touch $@
+
+$(VENV)/.ready-demo: uv.lock pyproject.toml $(BIN)/uv
+	$(call install,what the demo needs,--no-default-groups --group stack)
+
+# All of it includes what the demo needs, so `make demo` after `make test` has nothing to do.
+$(VENV)/.ready-all: uv.lock pyproject.toml $(BIN)/uv
+	$(call install,everything,--all-groups)
+	@touch $(VENV)/.ready-demo

@@ -1,0 +1,47 @@
+"""`python -m audit postgresql://…`: the verifier alone, for someone who has the log's address and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from audit.heads import dump, load
+from audit.verification import heads, verify
+from runtime.errors import CheckFailed, PlantError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Verify, print a JSON line a chain; the exit code: 0 good, 3 a bad entry, 2 or 4 not checked."""
+    parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
+    parser.add_argument("url", help="postgresql:// address of a role that may read event_stream and audit_log")
+    parser.add_argument("--topic", help="only this topic's chains")
+    parser.add_argument("--partition", type=int, help="only chains with this partition")
+    parser.add_argument("--jobs", type=int, help="processes to use (default: one a core)")
+    parser.add_argument("--expect", type=Path, help="heads kept from before, as --heads printed them")
+    parser.add_argument("--heads", action="store_true", help="print the chain heads, check nothing")
+    given = parser.parse_args(arguments)
+    try:
+        if given.heads:
+            sys.stdout.write(dump(heads(given.url)))
+            return 0
+        verdicts = verify(
+            given.url,
+            topic=given.topic,
+            partition=given.partition,
+            jobs=given.jobs,
+            expect=load(given.expect) if given.expect else (),
+        )
+    except PlantError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    for verdict in verdicts:
+        sys.stdout.write(msgspec.json.encode(verdict).decode() + "\n")
+    return CheckFailed.exit_code if any(verdict.finding for verdict in verdicts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""`python -m benchmarks [NAME ...]`: every benchmark, or those named; a table and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import catch_up, latency, memory, repeat_check
+from benchmarks.stage import clean_database, running_stack
+from devstack.stack import Stack
+from streams import topics
+
+RESULTS = Path("benchmarks/results")
+console = Console(stderr=True)
+
+
+def catching_up(stack: Stack, count: int) -> list[dict[str, object]]:
+    """1 M events, 4 partitions, one worker, beside the stock pipeline."""
+    console.print(f"filling the topic with {count:,} events")
+    before = catch_up.end_offsets(stack)
+    catch_up.fill_topic(stack, count - before)
+    rows = []
+    for variant in catch_up.VARIANTS:
+        console.print(f"catching up: {variant}")
+        rows.append(catch_up.plant(stack, variant, count))
+    console.print("catching up: stock Faust + SQLAlchemy")
+    rows.append(catch_up.stock_faust(stack, seconds=20))
+    full = float(str(rows[0]["events_per_second"]))
+    for row in rows:
+        row["plant_is_times_faster"] = round(full / float(str(row["events_per_second"])), 2)
+    return rows
+
+
+def way_in(stack: Stack, count: int) -> list[dict[str, object]]:
+    """Signed webhooks a second, one process, 64 connections."""
+    with clean_database(stack) as stage:
+        asyncio.run(topics.apply(stage.settings))
+        result = subprocess.run(
+            [sys.executable, "-m", "benchmarks.ingress"], env=dict(stage.environ), stdout=subprocess.PIPE, check=True
+        )
+    return [json.loads(result.stdout)]
+
+
+# In this order: latency and the way in are measured before the topic is full.
+BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
+    "latency": lambda stack, _: [latency.run(stack)],
+    "ingress": way_in,
+    "repeat-check": lambda stack, _: repeat_check.run(stack),
+    "catch-up": catching_up,
+    "memory": lambda stack, count: [filled_memory(stack, 2 * count)],
+}
+
+
+def filled_memory(stack: Stack, count: int) -> dict[str, object]:
+    """The worker's memory over twice as many events; the topic is filled up to that."""
+    missing = count - catch_up.end_offsets(stack)
+    if missing > 0:
+        console.print(f"filling the topic with {missing:,} more events")
+        catch_up.fill_topic(stack, missing, seed=2)
+    return memory.run(stack, count)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which ones; all by default")
+    options.add_argument("--events", type=int, default=1_000_000)
+    given = options.parse_args()
+    with running_stack() as stack:
+        results = {}
+        for name in [name for name in BENCHMARKS if name in (given.names or BENCHMARKS)]:
+            results[name] = BENCHMARKS[name](stack, given.events)
+            show(name, results[name])
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    written = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.local.json"
+    machine = {"python": platform.python_version(), "machine": platform.machine()}
+    written.write_text(json.dumps({"machine": machine, "results": results}, indent=2))
+    console.print(f"written to {written}")
+
+
+def show(title: str, rows: list[dict[str, object]]) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column, "")) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Catching up: how fast one worker projects a topic that is full, and what each guarantee costs.
+
+Side by side in one run, on the same topic: Plant with everything on, Plant with one guarantee left out at a time, and
+a stock Faust agent with SQLAlchemy, a transaction an event, doing the plain part of the same job (log row and upsert,
+no chain, no repeat check).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+
+from benchmarks.load import events, fill
+from benchmarks.stage import PARTITIONS, Stage, clean_database, process, tree_cpu_seconds
+from devstack.stack import Stack
+from runtime.settings import Settings, load_settings
+from streams import topics
+
+TOPIC = "genesis.events"
+VARIANTS: dict[str, str] = {
+    "plant": "log, chain, repeat check, agents model, checkpoint; fsync on",
+    "without repeat check": "the unique index on event ids is dropped",
+    "without chain": "no hashing, no audit_log rows",
+    "without read model": "no staging, no apply.sql",
+    "without durable commit": "synchronous_commit = off",
+}
+WARM = 0.1
+"""The first and last tenth of the events are left out of the rate."""
+
+
+def fill_topic(stack: Stack, count: int, seed: int = 1) -> None:
+    """Make the topic and put `count` seeded events on it."""
+    settings = _settings(stack)
+    asyncio.run(topics.apply(settings))
+    fill(settings, TOPIC, events(count, seed=seed))
+
+
+def end_offsets(stack: Stack) -> int:
+    """How many records the topic holds."""
+    consumer = Consumer({"bootstrap.servers": _settings(stack).kafka_address(), "group.id": "benchmark"})
+    try:
+        asyncio.run(topics.apply(_settings(stack)))
+        return sum(consumer.get_watermark_offsets(TopicPartition(TOPIC, number))[1] for number in range(PARTITIONS))
+    finally:
+        consumer.close()
+
+
+def _settings(stack: Stack) -> Settings:
+    return load_settings({**stack.environ, "PLANT_TOPIC_PARTITIONS": str(PARTITIONS)})
+
+
+def plant(stack: Stack, variant: str, count: int) -> dict[str, object]:
+    """One worker, from the first event to the last."""
+    with clean_database(stack) as stage:
+        if variant == "without repeat check":
+            stage.execute("DROP INDEX event_stream_applied_once")
+        if variant == "without durable commit":
+            stage.execute("ALTER ROLE plant_writer SET synchronous_commit = off")
+        stage.execute("CHECKPOINT")
+        try:
+            with process(stage, "-m", "benchmarks.variant", variant) as worker:
+                done = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE projection = 'log'"
+                result = _rate(stage, worker, lambda: int(str(stage.query(done)[0][0])), count)
+        finally:
+            if variant == "without durable commit":
+                stage.execute("ALTER ROLE plant_writer RESET synchronous_commit")
+        if variant == "plant":
+            applied = stage.query("SELECT count(*) AS n FROM event_stream WHERE disposition = 'applied'")
+            if applied != [(count,)]:
+                raise RuntimeError(f"{applied} of {count} events were applied")
+        return {"name": variant, "what": VARIANTS[variant], **result}
+
+
+def stock_faust(stack: Stack, seconds: float) -> dict[str, object]:
+    """The stock pipeline for a while, from the same topic; a rate needs no more."""
+    with clean_database(stack) as stage:
+        for statement in (Path(__file__).parent / "stock_faust.sql").read_text().split(";"):
+            if statement.strip():
+                stage.execute(statement)
+        with process(stage, "-m", "benchmarks.stock_faust") as worker:
+            count = "SELECT count(*) AS n FROM stock_log"
+            result = _rate(stage, worker, lambda: int(str(stage.query(count)[0][0])), None, seconds)
+        return {"name": "stock Faust + SQLAlchemy", "what": "log row and upsert, a transaction an event", **result}
+
+
+def _rate(
+    stage: Stage, worker: psutil.Process, done: Callable[[], int], total: int | None, seconds: float = 600.0
+) -> dict[str, object]:
+    """Events a second between the first tenth and the last, and CPU per event by part."""
+    start_at, stop_at = (int(total * WARM), int(total * (1 - WARM))) if total else (50, None)
+    deadline = time.monotonic() + seconds + 60
+    first: tuple[float, int, dict[str, float]] | None = None
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        count = done()
+        now = (time.monotonic(), count, {**stage.cpu_seconds(), "worker": tree_cpu_seconds(worker.pid)})
+        if first is None:
+            first = now if count >= start_at else None
+            continue
+        if (stop_at and count >= stop_at) or (stop_at is None and now[0] - first[0] > seconds):
+            counted = now[1] - first[1]
+            cpu = {part: (now[2][part] - first[2][part]) / counted * 1e6 for part in now[2]}
+            if total:
+                while done() < total and time.monotonic() < deadline:
+                    time.sleep(0.1)
+            return {
+                "events_per_second": counted / (now[0] - first[0]),
+                "events_counted": counted,
+                "cpu_us_per_event": {part: round(spent, 2) for part, spent in cpu.items()},
+            }
+    raise TimeoutError("the worker did not get through the topic in time")

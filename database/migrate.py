@@ -1,0 +1,152 @@
+"""Brings the schema to a revision: Alembic without an ini file, one migration at a time a database.
+
+Runs as `plant_owner`. Two upgrades at once wait for each other; a table that somebody holds makes the upgrade give up
+after :data:`LOCK_TIMEOUT_SECONDS` instead of standing in front of everyone who comes after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import pool
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from database.address import shown, sqlalchemy_url
+from database.errors import DatabaseUnreachable, MigrationLocked, RolesMissing, SchemaBehind
+from database.unreachable import driver_error, unreachable_because
+
+LOCK_TIMEOUT_SECONDS: Final = 10
+WAIT_FOR_OTHER_UPGRADE_SECONDS: Final = 120
+_ADVISORY_LOCK: Final = 0x504C414E54  # "PLANT"
+_POLL_SECONDS: Final = 0.1
+
+T = TypeVar("T")
+
+
+def upgrade(url: str, revision: str = "heads") -> tuple[str, ...]:
+    """Migrate up to `revision` in one transaction; the revisions that the database is at afterwards.
+
+    Doing it again changes nothing. Raises DatabaseUnreachable, MigrationLocked, RolesMissing.
+    """
+
+    def work(connection: Connection) -> tuple[str, ...]:
+        _one_at_a_time(connection)
+        config = _config(connection)
+        command.upgrade(config, revision)
+        connection.exec_driver_sql(_LET_SERVICES_CHECK)
+        connection.commit()
+        return _current(connection)
+
+    return _run(partial(_with_connection, url, work))
+
+
+def downgrade(url: str, revision: str) -> tuple[str, ...]:
+    """Migrate down to `revision` (`base`: nothing is left, data included). For tests and development."""
+
+    def work(connection: Connection) -> tuple[str, ...]:
+        _one_at_a_time(connection)
+        command.downgrade(_config(connection), revision)
+        connection.commit()
+        return _current(connection)
+
+    return _run(partial(_with_connection, url, work))
+
+
+def current(url: str) -> tuple[str, ...]:
+    """The revisions that the database is at, sorted; empty before the first migration."""
+    return _run(partial(_with_connection, url, _current))
+
+
+def heads() -> tuple[str, ...]:
+    """The revisions that this version of Plant needs, sorted."""
+    return tuple(sorted(ScriptDirectory.from_config(_config(None)).get_heads()))
+
+
+def check(url: str) -> None:
+    """Return when the database is at :func:`heads`; raise SchemaBehind when it isn't. Any role may ask."""
+    found, needed = current(url), heads()
+    if found != needed:
+        raise SchemaBehind(
+            why=f"It is at {', '.join(found) or 'no revision'}; {', '.join(needed)} is needed.",
+            next_step="plant db upgrade",
+        )
+
+
+_LET_SERVICES_CHECK: Final = "GRANT SELECT ON alembic_version TO plant_writer, plant_api, plant_auditor"
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _current(connection: Connection) -> tuple[str, ...]:
+    return tuple(sorted(MigrationContext.configure(connection).get_current_heads()))
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    """Hold the session's advisory lock; polled, since waiting inside Postgres blocks concurrent index builds."""
+    deadline = time.monotonic() + WAIT_FOR_OTHER_UPGRADE_SECONDS
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})").scalar_one():
+        connection.rollback()
+        if time.monotonic() > deadline:
+            raise MigrationLocked(
+                why=f"Another migration has been running for {WAIT_FOR_OTHER_UPGRADE_SECONDS} s.",
+                next_step="plant db current",
+            )
+        time.sleep(_POLL_SECONDS)
+    connection.commit()
+
+
+async def _with_connection(url: str, work: Callable[[Connection], T]) -> T:
+    settings = {"application_name": "plant migrate", "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s"}
+    engine = create_async_engine(
+        sqlalchemy_url(url), poolclass=pool.NullPool, connect_args={"server_settings": settings, "timeout": 10}
+    )
+    try:
+        with _named_errors(url):
+            async with engine.connect() as connection:
+                return await connection.run_sync(work)
+    finally:
+        await engine.dispose()
+
+
+@contextmanager
+def _named_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        cause = driver_error(error)
+        if isinstance(cause, asyncpg.LockNotAvailableError):
+            raise MigrationLocked(
+                why=f"A session kept a table locked for {LOCK_TIMEOUT_SECONDS} s; nothing was changed.",
+                next_step="plant db upgrade",
+            ) from error
+        if isinstance(cause, asyncpg.UndefinedObjectError) and "role" in str(cause):
+            raise RolesMissing(why=f"{cause}.", next_step="psql -f database/roles.sql") from error
+        why = unreachable_because(error)
+        if why is not None:
+            raise DatabaseUnreachable(why=f"{shown(url)}: {why}", next_step="plant status") from error
+        raise
+
+
+def _run(start: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run the coroutine to its end, on a thread of its own: this one may have an event loop already."""
+    with ThreadPoolExecutor(1, "plant migrate") as pool:
+        return pool.submit(lambda: asyncio.run(start())).result()

@@ -1,0 +1,18 @@
+"""Runs SQL text of several statements, as it stands."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+
+def run_script(connection: Connection, sql: str) -> None:
+    """Run every statement of `sql` in the connection's transaction.
+
+    asyncpg prepares what SQLAlchemy sends it, and a prepared statement is one statement; scripts need Postgres's
+    simple protocol. Nothing is read as a parameter: colons and percent signs are text.
+    """
+    # SQLAlchemy begins the driver's transaction with the first statement that goes through it.
+    connection.exec_driver_sql("SELECT 1")
+    adapted = connection.connection.dbapi_connection
+    assert adapted is not None, "a connection in use has a driver's connection"
+    adapted.run_async(lambda driver: driver.execute(sql))

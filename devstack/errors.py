@@ -1,0 +1,25 @@
+"""What can go wrong with the local stack. Every message names the log file that has the details."""
+
+from __future__ import annotations
+
+from runtime.errors import PlantError, Unreachable
+
+
+class StackError(PlantError):
+    """The local stack could not do what was asked."""
+
+
+class StartFailed(StackError):
+    """A service of the local stack did not start."""
+
+    exit_code = 4
+
+
+class DownloadFailed(Unreachable):
+    """The Kafka jars could not be fetched."""
+
+
+class OtherVersion(StackError):
+    """The data folder was made by another major version of Postgres."""
+
+    exit_code = 2

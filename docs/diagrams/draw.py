@@ -1,0 +1,144 @@
+"""Draws the pictures of the docs as SVG: `python -m operations.reference` writes them beside this file.
+
+Plain shapes on white, one font size for names and one for what is said of them, so that they read on any background.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+INK, SOFT, LINE, FILL = "#1c2733", "#536471", "#7b8a97", "#f4f7f9"
+GREEN, AMBER, RED = "#e3f4e7", "#fff3d6", "#fde4e1"
+FONT = "font-family='system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
+
+
+class Drawing:
+    """Shapes on a white page, in the order in which they are added."""
+
+    def __init__(self, width: int, height: int, title: str) -> None:
+        self._parts = [
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' "
+            f"height='{height}' role='img' {FONT}>",
+            f"<title>{escape(title)}</title>",
+            "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' "
+            f"orient='auto'><path d='M0 0 L8 4 L0 8 z' fill='{LINE}'/></marker></defs>",
+            f"<rect width='{width}' height='{height}' rx='8' fill='white'/>",
+        ]
+
+    def box(self, x: int, y: int, width: int, height: int, name: str, *said: str, fill: str = FILL) -> None:
+        """A box with a name and lines under it."""
+        self._parts.append(
+            f"<rect x='{x}' y='{y}' width='{width}' height='{height}' rx='6' fill='{fill}' stroke='{LINE}'/>"
+        )
+        self.text(x + width // 2, y + 22, name, bold=True, middle=True)
+        for number, line in enumerate(said):
+            self.text(x + width // 2, y + 41 + 16 * number, line, soft=True, middle=True)
+
+    def text(self, x: int, y: int, line: str, *, bold: bool = False, soft: bool = False, middle: bool = False) -> None:
+        """One line; its left end, or its middle, is at x."""
+        weight = " font-weight='600'" if bold else ""
+        anchor = " text-anchor='middle'" if middle else ""
+        colour, size = (SOFT, 12) if soft else (INK, 14)
+        self._parts.append(
+            f"<text x='{x}' y='{y}' font-size='{size}' fill='{colour}'{weight}{anchor}>{escape(line)}</text>"
+        )
+
+    def arrow(self, *points: tuple[int, int], dashed: bool = False) -> None:
+        """A line through the points, with a head at its end."""
+        path = " ".join(f"{x},{y}" for x, y in points)
+        dashes = " stroke-dasharray='4 4'" if dashed else ""
+        self._parts.append(
+            f"<polyline points='{path}' fill='none' stroke='{LINE}' stroke-width='1.5'{dashes} "
+            "marker-end='url(#head)'/>"
+        )
+
+    def svg(self) -> str:
+        return "\n".join([*self._parts, "</svg>"]) + "\n"
+
+
+def flow() -> str:
+    """An event's way through Plant."""
+    page = Drawing(980, 352, "An event's way: producer, ingress, Kafka, worker, Postgres, readers")
+    page.box(16, 20, 150, 92, "producers", "sign each request", "(Standard Webhooks)")
+    page.box(220, 20, 150, 92, "plant ingress", "signature, limits,", "schema; 200 when", "Kafka has it")
+    page.box(424, 20, 150, 92, "Kafka", "genesis.events", "kept for ever:", "the source of truth", fill=AMBER)
+    page.box(628, 20, 150, 92, "plant worker", "record batches,", "decoded in columns,", "chained")
+    page.box(812, 20, 150, 92, "auditors", "plant audit verify", "recomputes every", "hash")
+    page.arrow((166, 66), (218, 66))
+    page.arrow((370, 58), (422, 58))
+    page.arrow((574, 66), (626, 66))
+    page.text(192, 58, "HTTP", soft=True, middle=True)
+    page.text(396, 50, "Avro", soft=True, middle=True)
+    page.box(628, 166, 334, 170, "Postgres: one transaction a batch", fill=GREEN)
+    page.box(644, 200, 146, 56, "event_stream", "every record's bytes", fill="white")
+    page.box(800, 200, 146, 56, "audit_log", "the hash chain", fill="white")
+    page.box(644, 266, 146, 56, "read models", "tables to query", fill="white")
+    page.box(800, 266, 146, 56, "checkpoints", "the next offsets", fill="white")
+    page.arrow((703, 112), (703, 164))
+    page.text(713, 142, "COPY, apply.sql", soft=True)
+    page.arrow((887, 164), (887, 114))
+    page.box(424, 166, 150, 76, "consumers", "plant consume, or", "any Kafka client")
+    page.arrow((499, 112), (499, 164))
+    page.box(424, 260, 150, 76, "readers", "as plant_api,", "through views")
+    page.arrow((642, 294), (576, 294))
+    page.box(
+        16,
+        166,
+        354,
+        76,
+        "operators",
+        "what they do (plant keys …) goes to plant.operations",
+        "first, and is logged and chained like any event",
+    )
+    page.arrow((370, 204), (396, 204), (396, 90), (422, 90), dashed=True)
+    return page.svg()
+
+
+def exactly_once() -> str:
+    """Two workers and one partition: what the fence is for."""
+    page = Drawing(980, 480, "A frozen worker, its successor, and the fencing token between them")
+    columns = {"worker A": 20, "Postgres": 350, "worker B": 680}
+    for name, x in columns.items():
+        page.text(x + 140, 30, name, bold=True, middle=True)
+    left, middle, right = columns.values()
+    page.box(left, 46, 280, 50, "takes the partition", "token 7, reads on at offset 0")
+    page.box(middle, 46, 280, 50, "owner: A, token 7", "checkpoint 0", fill=AMBER)
+    page.arrow((300, 71), (348, 71))
+    page.box(left, 112, 280, 50, "batch 0–99", "locks token 7, writes rows, commits", fill=GREEN)
+    page.box(middle, 112, 280, 50, "rows 0–99, checkpoint 100", "in the same commit", fill=GREEN)
+    page.arrow((300, 137), (348, 137))
+    page.box(left, 178, 280, 50, "batch 100–199", "frozen in the middle of its COPY", fill=RED)
+    page.arrow((300, 203), (348, 203), dashed=True)
+    page.text(355, 207, "not committed, still holds its locks", soft=True)
+    page.box(
+        right,
+        244,
+        280,
+        66,
+        "the group gives B the partition",
+        "ends A's backend, takes token 8,",
+        "reads checkpoint 100, seeks there",
+    )
+    page.box(middle, 252, 280, 50, "owner: B, token 8", "checkpoint 100", fill=AMBER)
+    page.arrow((680, 277), (632, 277))
+    page.box(right, 326, 280, 50, "batch 100–199", "locks token 8, writes rows, commits", fill=GREEN)
+    page.box(middle, 326, 280, 50, "rows 100–199, checkpoint 200", "once", fill=GREEN)
+    page.arrow((680, 351), (632, 351))
+    page.box(
+        left,
+        392,
+        280,
+        68,
+        "wakes up",
+        "its connection is gone, and token 7",
+        "is not current: nothing happens",
+        fill=RED,
+    )
+    page.arrow((300, 421), (348, 421), dashed=True)
+    page.text(355, 425, "refused", soft=True)
+    return page.svg()
+
+
+def drawings() -> dict[str, str]:
+    """File name to its content."""
+    return {"flow.svg": flow(), "exactly-once.svg": exactly_once()}

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Run once by the Postgres image, on an empty volume: roles, passwords, the database and its vector extension.
+set -eu
+
+administer() {
+    psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" "$@"
+}
+
+administer --dbname postgres --file /plant/roles.sql
+administer --dbname postgres \
+    --set owner="$PLANT_OWNER_PASSWORD" --set writer="$PLANT_WRITER_PASSWORD" \
+    --set api="$PLANT_API_PASSWORD" --set auditor="$PLANT_AUDITOR_PASSWORD" <<'SQL'
+ALTER ROLE plant_owner PASSWORD :'owner';
+ALTER ROLE plant_writer PASSWORD :'writer';
+ALTER ROLE plant_api PASSWORD :'api';
+ALTER ROLE plant_auditor PASSWORD :'auditor';
+CREATE DATABASE plant OWNER plant_owner;
+REVOKE ALL ON DATABASE plant FROM PUBLIC;
+GRANT CONNECT, TEMPORARY ON DATABASE plant TO plant_owner, plant_writer, plant_api, plant_auditor;
+SQL
+administer --dbname plant <<'SQL'
+CREATE EXTENSION IF NOT EXISTS vector;
+GRANT CREATE, USAGE ON SCHEMA public TO plant_owner;
+SQL

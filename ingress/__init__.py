@@ -1,0 +1,1 @@
+"""The way in: HTTP, signatures, limits, and the answers."""

@@ -1,0 +1,80 @@
+"""`/livez`, `/readyz`, `/metrics`: for what watches the process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from ingress.keys import Keyring
+from ingress.problems import Problem, retry_after
+from runtime.clock import Clock
+from streams.errors import StreamsError
+from streams.producer import EventProducer
+
+CHECK_EVERY_SECONDS: Final = 1.0
+CHECK_AGAIN_SECONDS: Final = 0.1
+
+
+class Readiness:
+    """Whether webhooks can be taken: Kafka answers and the keys are loaded.
+
+    Kafka is asked once a second at most, more often while it is away.
+    """
+
+    def __init__(self, keyring: Keyring, producer: EventProducer, clock: Clock) -> None:
+        self._keyring = keyring
+        self._producer = producer
+        self._clock = clock
+        self._asked_at = float("-inf")
+        self._kafka = "not asked yet"
+        self._asking = asyncio.Lock()
+
+    async def faults(self) -> dict[str, str]:
+        """What is missing, by part; empty when ready."""
+        faults = {}
+        async with self._asking:
+            age_seconds = self._clock.monotonic_seconds() - self._asked_at
+            if age_seconds >= (CHECK_EVERY_SECONDS if not self._kafka else CHECK_AGAIN_SECONDS):
+                self._kafka = await self._ask_kafka()
+                self._asked_at = self._clock.monotonic_seconds()
+        if self._kafka:
+            faults["kafka"] = self._kafka
+        if not self._keyring.loaded:
+            faults["keys"] = "The signing keys are not loaded yet."
+        return faults
+
+    async def _ask_kafka(self) -> str:
+        try:
+            await self._producer.check()
+        except StreamsError as error:
+            return str(error)
+        return ""
+
+
+def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
+    """The three routes."""
+
+    @get("/livez")
+    async def livez() -> dict[str, str]:
+        """The process runs and its event loop turns."""
+        return {"status": "alive"}
+
+    @get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """Webhooks can be taken: 200, or 503 naming what is missing."""
+        faults = await readiness.faults()
+        if faults:
+            what = " ".join(f"{part}: {fault}" for part, fault in faults.items())
+            raise Problem("starting", what, headers=(retry_after(1),))
+        return {"status": "ready"}
+
+    @get("/metrics", media_type="text/plain")
+    async def metrics() -> Response[bytes]:
+        """Prometheus text."""
+        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return [livez, readyz, metrics]

@@ -1,0 +1,113 @@
+"""Answers that say no: RFC 9457 problem details, `application/problem+json`.
+
+`type` is a URN of Plant's; each is listed in docs/reference/http.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+CONTENT_TYPE: Final = b"application/problem+json"
+URN: Final = "urn:plant:problem:"
+
+_TITLES: Final[dict[str, tuple[int, str]]] = {
+    "malformed-headers": (400, "The webhook headers are missing or malformed"),
+    "malformed-body": (400, "The body is not JSON"),
+    "malformed-request": (400, "The request is not HTTP"),
+    "signature": (401, "The signature was not accepted"),
+    "not-found": (404, "There is nothing here"),
+    "method": (405, "This resource does not know this method"),
+    "slow-request": (408, "The request did not arrive in time"),
+    "id-reused": (409, "This id was used for another body"),
+    "body-too-large": (413, "The body is too large"),
+    "media-type": (415, "The content type is not supported"),
+    "event": (422, "The event does not fit its schema"),
+    "headers-too-large": (431, "The request headers are too large"),
+    "unexpected": (500, "Plant failed"),
+    "kafka-unavailable": (503, "The event is not safely stored"),
+    "overloaded": (503, "Too much at once"),
+    "starting": (503, "Plant is not ready"),
+}
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One field that does not fit; `pointer` is a JSON pointer into the body (RFC 6901, as a URI fragment)."""
+
+    detail: str
+    pointer: str
+
+
+class Problem(Exception):
+    """A request that is answered with a problem; raise it from anywhere below a route."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str = "",
+        *,
+        errors: tuple[FieldError, ...] = (),
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        reason: str = "",
+    ) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.status, self.title = _TITLES[kind]
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+        self.reason = reason or kind
+        """For the log alone: may say what the sender must not know."""
+
+    def body(self) -> bytes:
+        """The JSON document."""
+        document: dict[str, object] = {"type": URN + self.kind, "title": self.title, "status": self.status}
+        if self.detail:
+            document["detail"] = self.detail
+        if self.errors:
+            document["errors"] = self.errors
+        return msgspec.json.encode(document)
+
+    def header_list(self) -> list[tuple[bytes, bytes]]:
+        """The response headers, with length and type."""
+        return [
+            (b"content-type", CONTENT_TYPE),
+            (b"content-length", b"%d" % len(self.body())),
+            *self.headers,
+        ]
+
+    def on_the_wire(self) -> bytes:
+        """A whole HTTP/1.1 response that closes the connection, for peers that never became a request."""
+        head = b"".join(b"%b: %b\r\n" % header for header in self.header_list())
+        return b"HTTP/1.1 %d %b\r\n%bconnection: close\r\n\r\n%b" % (
+            self.status,
+            self.title.encode("ascii"),
+            head,
+            self.body(),
+        )
+
+
+CLOSE: Final = (b"connection", b"close")
+
+
+def kinds() -> dict[str, tuple[int, str]]:
+    """Every kind with its status and title, for the reference page."""
+    return dict(_TITLES)
+
+
+def retry_after(seconds: int) -> tuple[bytes, bytes]:
+    """The Retry-After header."""
+    return (b"retry-after", b"%d" % max(1, seconds))
+
+
+def json_pointer(path: str) -> str:
+    """msgspec's path (`$.data.skill_ids[3]`) as a JSON pointer fragment.
+
+    >>> json_pointer("$.data.skill_ids[3]")
+    '#/data/skill_ids/3'
+    >>> json_pointer("$")
+    '#'
+    """
+    parts = path.removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    return "#" + "".join("/" + part for part in parts if part)

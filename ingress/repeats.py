@@ -1,0 +1,69 @@
+"""The window of webhooks seen lately: the same message answers at once, with the same position.
+
+It saves work and is not the guarantee: the partition's owner drops repeats exactly, for ever. The window is bounded in
+entries and age, and begins empty when the process starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Generic, TypeVar
+
+ENTRIES_MAX: Final = 100_000
+AGE_MAX_SECONDS: Final = 10 * 60.0
+
+T = TypeVar("T")
+
+
+class IdReused(Exception):
+    """The same producer and id came with another body."""
+
+
+class Window(Generic[T]):
+    """Publishes by event id; not thread-safe, one an event loop.
+
+    `claim` then `hold`, without an await between them, so that two copies of a message can't both be first.
+    """
+
+    def __init__(self, entries_max: int = ENTRIES_MAX, age_max_seconds: float = AGE_MAX_SECONDS) -> None:
+        self._entries_max = entries_max
+        self._age_max_seconds = age_max_seconds
+        self._entries: dict[bytes, tuple[bytes, asyncio.Future[T], float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def claim(self, event_id: bytes, digest: bytes, now_seconds: float) -> asyncio.Future[T] | None:
+        """The publish of this message if it was seen and has not failed, else None: the caller is the first.
+
+        A publish still on its way is returned too, so copies share one. Raises IdReused where the digest differs.
+        """
+        entry = self._entries.get(event_id)
+        if entry is None:
+            return None
+        seen, outcome, since_seconds = entry
+        if now_seconds - since_seconds > self._age_max_seconds or _failed(outcome):
+            del self._entries[event_id]
+            return None
+        if seen != digest:
+            raise IdReused
+        return outcome
+
+    def hold(self, event_id: bytes, digest: bytes, outcome: asyncio.Future[T], now_seconds: float) -> None:
+        """Remember a publish; the oldest entries give way."""
+        entries = self._entries
+        while len(entries) >= self._entries_max:
+            del entries[next(iter(entries))]
+        entries[event_id] = (digest, outcome, now_seconds)
+
+    def forget_old(self, now_seconds: float) -> None:
+        """Drop what is past its age; call it now and then."""
+        while self._entries:
+            oldest = next(iter(self._entries))
+            if now_seconds - self._entries[oldest][2] <= self._age_max_seconds:
+                return
+            del self._entries[oldest]
+
+
+def _failed(outcome: asyncio.Future[T]) -> bool:
+    return outcome.done() and (outcome.cancelled() or outcome.exception() is not None)

@@ -1,0 +1,155 @@
+"""`plant demo`: the main job on real input, from an empty machine to a proved log."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from operations.cli.listing import show
+
+if TYPE_CHECKING:
+    from operations.demo.outcome import Outcome, Part
+
+STARTED = time.monotonic()
+
+
+@click.command(name="demo")
+@click.option("--agents", type=click.IntRange(20, 100_000), default=300, show_default=True, help="Agents to make up.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Seed of what is made up.")
+@click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print: for people, or for programs.",
+)
+def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
+    """Run the main job on real input.
+
+    Starts the local stack, ingress and a worker; publishes ESCO's ICT skills and occupations and made-up agents by
+    signed webhooks; shows the read model, each partition's position and the audit verdict; and tries to tamper with
+    the log. What it started has ended when it ends; a stack that was up stays up. Data is kept.
+
+    Run it again: ESCO's events are logged as repeats and change nothing, and agents of a new run are added.
+    """
+    import msgspec
+
+    from operations.cli.progress import ShownProgress
+    from operations.demo.run import Options, run
+
+    show_part = _show_part if output == "table" else lambda part: None
+    outcome = run(Options(agents=agents, seed=seed), ShownProgress(), show_part, STARTED)
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(outcome), indent=2).decode())
+    else:
+        _show_end(outcome)
+
+
+def _show_part(part: Part) -> None:
+    """One section on stdout."""
+    import msgspec
+
+    from operations.demo.outcome import Audit, Published, ReadModelPart
+    from operations.demo.tampering import Forgery
+
+    match part:
+        case Published():
+            _show_published(part)
+        case ReadModelPart():
+            _show_read_model(part)
+        case Audit():
+            _head(f"Audit: {part.verdict}, {part.entries:,} entries in {len(part.chains)} chains")
+            rows = [msgspec.to_builtins(chain) for chain in part.chains]
+            for row in rows:
+                row["head_hash"] = (row["head_hash"] or "")[:16] + "…"
+                row["verdict"] = "bad" if row["finding"] else "good" if row["entries"] else "empty"
+            show(rows, "table", columns=("topic", "partition", "verdict", "entries", "head_offset", "head_hash"))
+        case Forgery():
+            _show_forgery(part)
+        case list():
+            rows = [msgspec.to_builtins(row) for row in part]
+            if rows and "log_end" in rows[0]:
+                _head("Positions (next offsets; lag in records)")
+                show(rows, "table")
+            else:
+                _show_refusals(rows)
+
+
+def _show_published(part: Any) -> None:
+    from operations.demo.catalogue import ATTRIBUTION
+    from operations.demo.run import said_generated
+
+    _head(f"Published {part.published:,} events by signed webhooks")
+    show([{"event_type": name, "events": count} for name, count in part.by_type.items()], "table")
+    click.echo(f"published  {part.published_per_second:,.0f}/s over HTTP, each acknowledged by Kafka")
+    click.echo(f"projected  {part.projected_per_second:,.0f}/s into event log, audit chain and read model")
+    logged = ", ".join(f"{count:,} {name}" for name, count in part.dispositions.items())
+    click.echo(f"logged     {logged}")
+    if part.dispositions.get("repeat"):
+        click.echo("           (repeats: events of an earlier run; they are logged, and change nothing)")
+    click.echo(ATTRIBUTION)
+    click.echo(said_generated(part.seed, part.run))
+
+
+def _show_read_model(part: Any) -> None:
+    _head(f"Read model agents: {part.agents:,} of this run, {part.available:,} available")
+    rows = [
+        {
+            "agent (generated)": row.agent,
+            "job role (ESCO)": row.job_role,
+            "skills": row.skills,
+            "some of them (ESCO)": row.some_skills,
+            "status": row.status,
+            "available": "yes" if row.available else "no",
+        }
+        for row in part.rows
+    ]
+    show(rows, "table")
+
+
+def _show_refusals(rows: list[dict[str, Any]]) -> None:
+    _head("Tampering with the log: refused")
+    click.echo(rows[0]["statement"])
+    for row in rows:
+        click.echo(f"  as {row['role']:<12}  {row['error']}")
+
+
+def _show_forgery(part: Any) -> None:
+    _head("Tampering with a copy, as superuser with the triggers off: found")
+    click.echo(f"byte {part.byte} of a {part.event_type} changed from {part.before} to {part.after}: {part.change}")
+    click.echo(f"the verifier names {part.topic}/{part.partition} offset {part.offset}: {part.problem}")
+    click.echo(f"  stored hash      {part.stored_hash}")
+    click.echo(f"  recomputed hash  {part.recomputed_hash}")
+
+
+def _show_end(outcome: Outcome) -> None:
+    stays = (
+        "The stack was up before and stays up." if outcome.stack_stays_up else "Nothing is left running; data is kept."
+    )
+    _head(f"Done in {outcome.total_seconds:.0f} s. {stays}")
+    click.echo("Next:")
+    program = _program()
+    if home := os.environ.get("PLANT_HOME"):
+        program = f"PLANT_HOME={shlex.quote(home)} {program}"
+    for line in outcome.next:
+        click.echo(f"  {program}{line.removeprefix('plant')}")
+
+
+def _program() -> str:
+    """How a person calls this very program from here: `plant`, or its path where that is not on the PATH."""
+    here = os.path.realpath(sys.argv[0])
+    if os.path.realpath(shutil.which("plant") or "") == here:
+        return "plant"
+    near = os.path.relpath(here)
+    return here if near.startswith("..") else near
+
+
+def _head(line: str) -> None:
+    click.echo()
+    click.secho(line, bold=True)

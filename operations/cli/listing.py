@@ -1,0 +1,50 @@
+"""Listings: `--output table|json|jsonl` for every command that prints rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import click
+import msgspec
+
+Output = Literal["table", "json", "jsonl"]
+
+output_option = click.option(
+    "--output",
+    type=click.Choice(["table", "json", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="How to print: for people, or for programs.",
+)
+
+
+def show(rows: Sequence[Mapping[str, Any]], output: Output, *, columns: Sequence[str] | None = None) -> None:
+    """Print rows to stdout. `columns` picks and orders what a table shows; JSON always holds every field."""
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+    elif output == "jsonl":
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+    elif rows:
+        _show_table(rows, columns or list(rows[0]))
+
+
+def _show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Plain aligned columns: they read well on a terminal and cut well with standard tools."""
+    heads = [column.replace("_", " ") for column in columns]
+    cells = [[_shown(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[at]) for line in [heads, *cells]) for at in range(len(columns))]
+    click.secho(_line(heads, widths), bold=True)
+    for line in cells:
+        click.echo(_line(line, widths))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)

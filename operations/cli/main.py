@@ -1,0 +1,186 @@
+"""The command `plant`: finds subcommands, and turns whatever they raise into three lines and an exit code.
+
+A subcommand's module is imported only when it is run, so `plant --help` stays quick. Add one by a line in COMMANDS
+and a module that holds a click command or group called `command`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
+
+from runtime.errors import PlantError
+
+EXIT_UNEXPECTED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+EXAMPLES = """
+Examples:
+
+\b
+  plant up                                    start Kafka and Postgres on this machine
+  plant demo                                  the main job, on real input
+  plant publish events.jsonl                  put events on the topic
+  plant consume --from earliest --follow      read them back
+  plant audit verify                          recompute the hash chain
+
+\b
+stdout is data, everything else goes to stderr.
+Exit codes: 0 good, 1 unexpected, 2 usage, 3 the check said no, 4 something needed is unreachable, 130 interrupted.
+"""
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in `plant --help` (equal to the command's own first line)."""
+
+    module: str
+    section: str
+    line: str
+
+
+def _entry(name: str, section: str, line: str) -> Entry:
+    return Entry(f"operations.cli.{name}", section, line)
+
+
+LOCAL, EVENTS, SERVICES, DATA, SETUP = "Local stack", "Events", "Services", "Data and proof", "Set-up"
+
+COMMANDS: dict[str, Entry] = {
+    "up": _entry("up", LOCAL, "Start Kafka and Postgres on this machine."),
+    "down": _entry("down", LOCAL, "Stop the local stack; its data is kept."),
+    "status": _entry("status", LOCAL, "Show what runs, and where; exit 3 unless all of it does."),
+    "demo": _entry("demo", LOCAL, "Run the main job on real input."),
+    "topics": _entry("topics", EVENTS, "List Kafka topics, and make the missing ones."),
+    "schemas": _entry("schemas", EVENTS, "Show event schemas, and refuse incompatible changes."),
+    "publish": _entry("publish", EVENTS, "Publish events from a file."),
+    "consume": _entry("consume", EVENTS, "Print events from the topic."),
+    "ingress": _entry("ingress", SERVICES, "Serve the webhooks that events come in by."),
+    "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
+    "db": _entry("db", DATA, "Migrate the database, and say where it is."),
+    "keys": _entry("keys", DATA, "Manage the keys that sign webhooks."),
+    "audit": _entry("audit", DATA, "Verify the audit chain."),
+    "doctor": _entry("doctor", SETUP, "Say what is missing or wrong, and what to do."),
+    "settings": _entry("settings", SETUP, "Show settings and where each comes from."),
+    "completion": _entry("completion", SETUP, "Print the script that completes commands in your shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        found = importlib.import_module(entry.module).command
+        assert isinstance(found, click.Command)
+        return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and lines from the table: completing a command imports none."""
+        names = [
+            CompletionItem(name, help=entry.line) for name, entry in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                rows = [(name.ljust(width), entry.line) for name, entry in COMMANDS.items() if entry.section == section]
+                formatter.write_dl(rows)
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"plant {version('plant')}")
+        ctx.exit()
+
+
+@click.command(name="plant", cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, envvar="PLANT_DEBUG", help="Show the traceback of an error.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version."
+)
+def cli(debug: bool) -> None:
+    """Plant: signed webhooks in, read models and a hash-chained audit log out, exactly once."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the exit code."""
+    try:
+        result = cli.main(args=arguments, prog_name="plant", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        return _tell_usage(error)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # How click passes one on.
+            return _reader_gone()
+        raise
+    except PlantError as error:
+        return _tell(arguments, error.what, error.why, error.next_step, error.exit_code)
+    except Exception as error:
+        again = f"plant --debug {shlex.join(arguments)}"
+        return _tell(arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED)
+
+
+def _reader_gone() -> int:
+    """The reader has seen enough (`plant consume | head`). Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _described(error: BaseException) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _tell_usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "plant"
+    _print_error(error.format_message(), "", f"{path} --help")
+    return error.exit_code
+
+
+def _tell(arguments: list[str], what: str, why: str, next_step: str, exit_code: int) -> int:
+    if "--debug" in arguments or os.environ.get("PLANT_DEBUG"):
+        traceback.print_exc()
+    _print_error(what, why, next_step)
+    return exit_code
+
+
+def _print_error(what: str, why: str, next_step: str) -> None:
+    """What went wrong, why, and one command to run next."""
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {what}", err=True)
+    if why:
+        click.echo(f"  why: {why}", err=True)
+    if next_step:
+        click.echo(f" next: {next_step}", err=True)

@@ -1,0 +1,57 @@
+"""Progress of long work, on stderr: bars with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class ShownProgress:
+    """Implements `devstack.progress.Progress`."""
+
+    def say(self, line: str) -> None:
+        click.echo(f"{click.style('·', fg='cyan')} {line}", err=True)
+
+    @contextmanager
+    def bar(self, title: str, total_bytes: int) -> Iterator[TerminalBar | LineBar]:
+        if not sys.stderr.isatty():
+            self.say(title)
+            yield LineBar(total_bytes)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Rate
+
+        columns = (TextColumn("· {task.description}"), BarColumn(), DownloadColumn(), Rate(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(title, total=total_bytes)
+            yield TerminalBar(lambda size_bytes: progress.advance(task, size_bytes))
+
+
+class TerminalBar:
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
+
+
+class LineBar:
+    """A line now and then; advanced from several threads."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+        self._said_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, size_bytes: int) -> None:
+        with self._lock:
+            self._done_bytes += size_bytes
+            if time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
+                self._said_at = time.monotonic()
+                click.echo(f"  {self._done_bytes / 1e6:.0f} of {self._total_bytes / 1e6:.0f} MB", err=True)

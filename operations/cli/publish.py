@@ -1,0 +1,138 @@
+"""`plant publish`: a file of events onto the topic."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from operations.cli.listing import Output, output_option, show
+from runtime.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from operations.event_lines import Invalid
+    from runtime.settings import Settings
+    from schemas.events import Event
+    from streams.position import Position
+
+SHOWN_MAX = 20
+SAY_EVERY_SECONDS = 5.0
+SOURCE = "plant/cli"
+
+
+@click.command(name="publish")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--producer", default="cli", show_default=True, help="Whose events these are; part of their ids.")
+@click.option("--skip-invalid", is_flag=True, help="Publish the good lines though others are bad.")
+@output_option
+def command(file: str, producer: str, skip_invalid: bool, output: Output) -> None:
+    """Publish events from a file.
+
+    FILE holds a JSON object a line: {"type", "data", "id"?, "timestamp"?}; - is stdin. Every line is checked before the
+    first is sent. Publishing a file again stores nothing twice.
+    """
+    from ingress.keys import check_producer_name
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+    check_producer_name(producer)
+    now = datetime.now(UTC)
+    with _opened(file) as lines:
+        count, invalid = _check(lines, producer, now)
+        for bad in invalid[:SHOWN_MAX]:
+            click.echo(f"line {bad.number}: {bad.reason}", err=True)
+        if len(invalid) > SHOWN_MAX:
+            click.echo(f"and {len(invalid) - SHOWN_MAX} more bad lines", err=True)
+        if invalid and not skip_invalid:
+            raise CheckFailed(
+                f"{len(invalid)} of {count + len(invalid)} lines are not events.",
+                why="Nothing was sent.",
+                next_step=f"plant publish {file} --skip-invalid",
+            )
+        lines.seek(0)
+        tally = Tally(count)
+        asyncio.run(_send(settings, lines, producer, now, tally))
+    tally.done()
+    show(tally.rows(), output)
+
+
+async def _send(settings: Settings, lines: IO[bytes], producer: str, now: datetime, tally: Tally) -> None:
+    from operations.event_lines import Invalid, read_lines
+    from streams.producer import EventProducer
+    from streams.topics import EVENTS
+
+    def good() -> Iterator[Event]:
+        for read in read_lines(lines, producer, now):
+            if not isinstance(read, Invalid):
+                yield read
+
+    async with EventProducer(settings, topics=(EVENTS,)) as kafka:
+        async for position in kafka.publish_each(good(), source=SOURCE):
+            tally.add(position)
+
+
+def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[Invalid]]:
+    """How many lines are events, and those that are not."""
+    from operations.event_lines import Invalid, read_lines
+
+    count, invalid = 0, []
+    for read in read_lines(lines, producer, now):
+        if isinstance(read, Invalid):
+            invalid.append(read)
+        else:
+            count += 1
+    return count, invalid
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[IO[bytes]]:
+    """The file, to be read twice; stdin is kept beside for that."""
+    if file != "-":
+        with open(file, "rb") as lines:
+            yield lines
+        return
+    with tempfile.TemporaryFile() as kept:
+        for line in sys.stdin.buffer:
+            kept.write(line)
+        kept.seek(0)
+        yield kept
+
+
+class Tally:
+    """Counts what Kafka has acknowledged, says so now and then, and sums it up by partition."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._count = 0
+        self._started = self._said_at = 0.0
+        self._partitions: dict[int, tuple[int, int, int]] = {}
+
+    def add(self, position: Position) -> None:
+        count, first, last = self._partitions.get(position.partition, (0, position.offset, position.offset))
+        bounds = min(first, position.offset), max(last, position.offset)
+        self._partitions[position.partition] = (count + 1, *bounds)
+        self._count += 1
+        now = time.monotonic()
+        if self._count == 1:
+            self._started = self._said_at = now
+        if now - self._said_at >= SAY_EVERY_SECONDS:
+            self._said_at = now
+            rate = self._count / (now - self._started)
+            left = (self._expected - self._count) / rate
+            click.echo(f"  {self._count:,} of {self._expected:,}, {rate:,.0f}/s, {left:.0f} s left", err=True)
+
+    def done(self) -> None:
+        click.echo(f"published {self._count:,} events", err=True)
+
+    def rows(self) -> list[dict[str, object]]:
+        return [
+            {"partition": partition, "events": count, "first_offset": first, "last_offset": last}
+            for partition, (count, first, last) in sorted(self._partitions.items())
+        ]

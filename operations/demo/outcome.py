@@ -1,0 +1,81 @@
+"""What the demo has to show, part by part, in the order in which it is known."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from audit.verification import ChainVerdict
+from operations.demo.tampering import Forgery, Refusal
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What went in by HTTP, what the worker made of it, and how fast. `dispositions` are the log's words."""
+
+    run: int
+    seed: int
+    by_type: dict[str, int]
+    published: int
+    published_per_second: float
+    projected: int
+    projected_per_second: float
+    dispositions: dict[str, int]
+
+
+class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of read_models.agents, with ESCO's names beside the ids. `skills` counts all of them."""
+
+    agent_id: UUID
+    agent: str
+    job_role: str
+    skills: int
+    some_skills: str
+    status: str
+    available: bool
+
+
+class ReadModelPart(msgspec.Struct, frozen=True, kw_only=True):
+    """This run's agents in the read model."""
+
+    agents: int
+    available: int
+    rows: list[AgentRow]
+
+
+class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one partition stands: the log's end in Kafka, and the next offsets in Postgres."""
+
+    topic: str
+    partition: int
+    log_end: int
+    event_log: int
+    read_model: int
+    lag: int
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """The verifier's word on every chain."""
+
+    verdict: str
+    entries: int
+    chains: list[ChainVerdict]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    esco: str
+    generated: str
+    published: Published
+    read_model: ReadModelPart
+    partitions: list[PartitionRow]
+    audit: Audit
+    refused: list[Refusal]
+    found: Forgery
+    stack_stays_up: bool
+    total_seconds: float
+    next: list[str]
+
+
+Part = Published | ReadModelPart | list[PartitionRow] | Audit | list[Refusal] | Forgery

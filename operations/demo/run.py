@@ -1,0 +1,268 @@
+"""The demo, from nothing to the last word."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import uvloop
+
+from audit.verification import verify
+from database.connector import Database, connect
+from devstack.progress import Progress
+from ingress.verification import decode_secret
+from operations.demo import reading, tampering
+from operations.demo.catalogue import ATTRIBUTION, catalogue
+from operations.demo.display import Display
+from operations.demo.errors import DemoFailed, NotAsPromised
+from operations.demo.generation import Population
+from operations.demo.messages import Message, catalogue_messages
+from operations.demo.outcome import AgentRow, Audit, Outcome, Part, PartitionRow, Published, ReadModelPart
+from operations.demo.publishing import Publisher, Tally
+from operations.demo.services import Stage, stage
+from runtime.settings import Settings, load_settings
+from streams.topics import EVENTS, OPERATIONS
+
+PRODUCER: Final = "demo"
+POLL_SECONDS: Final = 0.1
+STALLED_SECONDS: Final = 30.0
+SAMPLE_ROWS: Final = 8
+SAMPLE_SKILLS: Final = 2
+
+NEXT: Final = (
+    "plant consume --type genesis.agent.rated --limit 5",
+    "plant consume --topic plant.operations --output json",
+    "plant audit verify",
+    "plant topics list",
+    "plant down",
+)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person can choose."""
+
+    agents: int
+    seed: int
+
+
+class Run:
+    """One demo on a stage that is up."""
+
+    def __init__(self, options: Options, own: Stage, progress: Progress) -> None:
+        self.options = options
+        self.tally = Tally()
+        self.number = 0
+        self.population: Population
+        self._stage = own
+        self._progress = progress
+        self.settings: Settings = load_settings(own.environ)
+
+    def publish(self) -> Published:
+        """Add a key, start ingress and a worker, publish everything, and wait until it is projected."""
+        self.number = 1 + uvloop.run(self._with("api", lambda database: reading.keys_made(database, PRODUCER)))
+        self._progress.say("Starting plant worker and plant ingress")
+        self._stage.start("worker")
+        self._stage.start_ingress()
+        self._progress.say(f"Adding a key for the producer {PRODUCER}, good for one hour")
+        why = "The demo signs its webhooks with it."
+        added = self._stage.call("keys", "add", PRODUCER, "--expires", "1h", "--actor", "demo", "--reason", why)
+        url = self._stage.ingress_url()
+        self.population = Population(
+            catalogue(), agents=self.options.agents, seed=self.options.seed, run=self.number, now=datetime.now(UTC)
+        )
+        phases = [
+            list(catalogue_messages(catalogue())),
+            list(self.population.onboarded()),
+            list(self.population.available()),
+            list(self.population.judged()),
+        ]
+        total = sum(map(len, phases))
+        self._progress.say(f"Publishing {total:,} events to {url}, each in a signed request, while the worker projects")
+        return uvloop.run(self._publish(url, decode_secret(added.strip()), phases, total))
+
+    async def _publish(self, url: str, secret: bytes, phases: list[list[Message]], total: int) -> Published:
+        publisher = Publisher(url, secret, self.tally, self._stage.alive)
+        database = connect(self.settings, "auditor")
+        try:
+            with Display(total, self.tally) as display:
+                sending = asyncio.create_task(_in_order(publisher, phases))
+                try:
+                    projected = await self._follow(database, display, sending, total)
+                finally:
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
+            logged = await reading.dispositions(database, EVENTS, self.tally.first_offsets)
+        finally:
+            await publisher.close()
+            await database.close()
+        return Published(
+            run=self.number,
+            seed=self.options.seed,
+            by_type=dict(self.tally.by_type),
+            published=self.tally.published,
+            published_per_second=round(self.tally.published / display.seconds("published"), 1),
+            projected=projected,
+            projected_per_second=round(projected / display.seconds("projected"), 1),
+            dispositions=logged,
+        )
+
+    async def _follow(self, database: Database, display: Display, sending: asyncio.Task[None], total: int) -> int:
+        """Show progress until all is sent and projected; returns how much is."""
+        best, grew_at = -1, time.monotonic()
+        while True:
+            if sending.done():
+                sending.result()
+            reached = await reading.checkpoints(database)
+            projected = self.tally.below(
+                {partition: min(both) for (topic, partition), both in reached.items() if topic == EVENTS}
+            )
+            display.show(projected)
+            if sending.done() and projected >= total:
+                return projected
+            if projected > best or not sending.done():
+                best, grew_at = projected, time.monotonic()
+            self._stage.alive()
+            if time.monotonic() - grew_at > STALLED_SECONDS:
+                raise DemoFailed(
+                    "The worker has stopped projecting.",
+                    why=f"{projected} of {total} events are projected, and no more came in {STALLED_SECONDS:.0f} s.",
+                    next_step=f"tail -50 {self._stage.logs / 'worker.log'}",
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+    def read_model(self) -> ReadModelPart:
+        """This run's agents as readers see them."""
+        ids = [agent.id for agent in self.population.agents]
+        rows = uvloop.run(self._with("api", lambda database: reading.agents(database, ids)))
+        if len(rows) != len(ids):
+            raise NotAsPromised("Agents are missing in the read model.", why=f"It has {len(rows)} of {len(ids)}.")
+        shown = [_agent_row(row) for row in rows[:SAMPLE_ROWS]]
+        return ReadModelPart(agents=len(rows), available=sum(bool(row.available) for row in rows), rows=shown)
+
+    def partitions(self) -> list[PartitionRow]:
+        """Where each partition stands, once all that is in Kafka is in Postgres."""
+        deadline = time.monotonic() + STALLED_SECONDS
+        while True:
+            rows = uvloop.run(self._partitions())
+            if sum(row.lag for row in rows) == 0 or time.monotonic() > deadline:
+                return rows
+            self._stage.alive()
+
+    async def _partitions(self) -> list[PartitionRow]:
+        ends = await reading.log_ends(self.settings, (EVENTS, OPERATIONS))
+        reached = await self._with("auditor", reading.checkpoints)
+        return [
+            _partition_row(topic, partition, end, reached.get((topic, partition), (0, 0)))
+            for (topic, partition), end in ends.items()
+        ]
+
+    def audit(self) -> Audit:
+        """The real verifier, over every chain, as plant_auditor."""
+        # One process: more of them pay from about a million entries on.
+        chains = verify(self.settings.database_address("auditor"), jobs=1)
+        bad = [chain for chain in chains if chain.finding is not None]
+        if bad:
+            raise NotAsPromised(
+                f"The chain {bad[0].topic}/{bad[0].partition} is not good.",
+                why=str(bad[0].finding),
+                next_step="plant audit verify",
+            )
+        return Audit(verdict="good", entries=sum(chain.entries for chain in chains), chains=chains)
+
+    def tamper(self) -> tuple[list[tampering.Refusal], tampering.Place]:
+        """Try to change an entry of this run where it is."""
+        place = tampering.choose(self.settings.database_address("auditor"), self.tally.first_offsets)
+        return tampering.refused(self.settings, place), place
+
+    def tamper_copy(self, place: tampering.Place) -> tampering.Forgery:
+        """Change it on a copy."""
+        return tampering.found(self._stage.stack.environ, place)
+
+    async def _with(self, role: Any, read: Callable[[Database], Any]) -> Any:
+        database = connect(self.settings, role)
+        try:
+            return await read(database)
+        finally:
+            await database.close()
+
+
+def run(options: Options, progress: Progress, show: Callable[[Part], None], started: float) -> Outcome:
+    """Run the demo; `show` gets each part when it is known, `started` is the monotonic time it counts from.
+
+    Nothing that it started is left when it returns or raises.
+    """
+    with stage(progress) as (own, was_up):
+        demo = Run(options, own, progress)
+
+        published = demo.publish()
+        show(published)
+        read_model = demo.read_model()
+        show(read_model)
+        partitions = demo.partitions()
+        show(partitions)
+        progress.say("Verifying every audit chain, from the stored bytes, as plant_auditor")
+        audit = demo.audit()
+        show(audit)
+        progress.say("Trying to change the log")
+        refused, place = demo.tamper()
+        show(refused)
+        progress.say("Changing one byte of a copy, as superuser with the triggers off")
+        found = demo.tamper_copy(place)
+        show(found)
+    return Outcome(
+        esco=ATTRIBUTION,
+        generated=said_generated(options.seed, published.run),
+        published=published,
+        read_model=read_model,
+        partitions=partitions,
+        audit=audit,
+        refused=refused,
+        found=found,
+        stack_stays_up=was_up,
+        total_seconds=round(time.monotonic() - started, 1),
+        next=[*([] if was_up else ["plant up"]), *NEXT],
+    )
+
+
+def said_generated(seed: int, number: int) -> str:
+    """What is not real in what the demo shows."""
+    return (
+        f"Skills and job roles are ESCO's. Agents, their availability, ratings and validations are generated "
+        f"(seed {seed}, run {number})."
+    )
+
+
+async def _in_order(publisher: Publisher, phases: list[list[Message]]) -> None:
+    """A phase is acknowledged before the next begins: an agent is onboarded before it is rated."""
+    for phase in phases:
+        await publisher.publish(phase)
+
+
+def _agent_row(row: Any) -> AgentRow:
+    names = catalogue().names()
+    some = [names[skill_id] for skill_id in row.skill_ids[:SAMPLE_SKILLS]]
+    return AgentRow(
+        agent_id=row.agent_id,
+        agent=row.name,
+        job_role=names[row.job_role_id],
+        skills=len(row.skill_ids),
+        some_skills=", ".join(some) + (", …" if len(row.skill_ids) > SAMPLE_SKILLS else ""),
+        status=row.status,
+        available=row.available,
+    )
+
+
+def _partition_row(topic: str, partition: int, end: int, reached: tuple[int, int]) -> PartitionRow:
+    event_log, read_model = reached
+    return PartitionRow(
+        topic=topic,
+        partition=partition,
+        log_end=end,
+        event_log=event_log,
+        read_model=read_model,
+        lag=end - min(reached),
+    )

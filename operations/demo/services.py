@@ -1,0 +1,186 @@
+"""What runs while the demo does: the local stack; `plant ingress` and one `plant worker`, each in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from devstack import processes
+from devstack.processes import ProcessRecord
+from devstack.progress import Progress
+from devstack.stack import Stack
+from operations.demo.errors import DemoFailed, ServiceEnded
+from operations.local_stack import prepare, stack_here
+
+READY_PATIENCE_SECONDS: Final = 60.0
+END_PATIENCE_SECONDS: Final = 20.0
+COMMAND_PATIENCE_SECONDS: Final = 60.0
+ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stage:
+    """The stack and the processes of one demo; `environ` is what a child process needs to find them."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.logs = stack.home / "logs"
+        self._ready_file = stack.home / "demo" / "ingress.json"
+        self._services: dict[str, ProcessRecord] = {}
+        self._log_starts_bytes: dict[str, int] = {}
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, **self.stack.environ, "PLANT_HOME": str(self.stack.home)}
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start `plant NAME …` in the background."""
+        log = self._log(name)
+        self._log_starts_bytes[name] = log.stat().st_size if log.exists() else 0
+        self._services[name] = processes.spawn(
+            [plant_program(), name, *arguments], log=log, cwd=Path.cwd(), environ=self.environ
+        )
+
+    def start_ingress(self) -> None:
+        """Start ingress in the background, on a free port."""
+        self.start("ingress", "--port", "0", "--ready-file", str(self._ready_file))
+
+    def ingress_url(self) -> str:
+        """Ingress's address, once it takes requests."""
+        ready = self._ready_file
+        record = self._services["ingress"]
+        if not processes.wait_ready(ready.exists, record, patience_seconds=READY_PATIENCE_SECONDS):
+            self.alive()
+            raise DemoFailed(
+                "plant ingress was not ready in time.",
+                why=f"It took longer than {READY_PATIENCE_SECONDS:.0f} s.",
+                next_step=f"tail -50 {self._log('ingress')}",
+            )
+        address: dict[str, Any] = msgspec.json.decode(ready.read_bytes())
+        return str(address["url"])
+
+    def alive(self) -> None:
+        """Raise ServiceEnded when one of them has ended."""
+        for name, record in self._services.items():
+            if not processes.is_running(record):
+                raise ServiceEnded(
+                    f"plant {name} has ended.", why=self._last_words(name), next_step=f"tail -50 {self._log(name)}"
+                )
+
+    def call(self, *arguments: str) -> str:
+        """Run `plant …` to its end; what it printed. Raises DemoFailed with what it said."""
+        done = subprocess.run(
+            [plant_program(), *arguments],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_PATIENCE_SECONDS,
+            start_new_session=True,
+        )
+        if done.returncode != 0:
+            command = " ".join(("plant", *arguments))
+            raise DemoFailed(f"The command failed: {command}", why=done.stderr.strip(), next_step="plant doctor")
+        return done.stdout
+
+    def end(self) -> None:
+        """End the processes that were started, in order: what is accepted is answered and projected first."""
+        for record in self._services.values():
+            processes.send(record, signal.SIGTERM)
+        for record in self._services.values():
+            if not processes.wait_gone(record, patience_seconds=END_PATIENCE_SECONDS):
+                processes.kill(record)
+        self._services.clear()
+
+    def _last_words(self, name: str) -> str:
+        """The error that the process ended with, or its last line; earlier runs' lines are not looked at."""
+        log = self._log(name).read_bytes()
+        start_bytes = self._log_starts_bytes[name]
+        lines = log[start_bytes if len(log) > start_bytes else 0 :].decode(errors="replace").strip().splitlines()
+        told = [line.strip() for line in lines if line.lstrip().startswith(("error: ", "why: "))]
+        return " ".join(told or lines[-1:]) or "It said nothing."
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+
+def plant_program() -> Path:
+    """The command `plant` of the environment that this process runs in."""
+    return Path(sys.executable).with_name("plant")
+
+
+@contextlib.contextmanager
+def stage(progress: Progress) -> Iterator[tuple[Stage, bool]]:
+    """A running, migrated stack with its topics, and whether it was up already: then it stays up.
+
+    Whatever the demo started has ended when the block has, also on Ctrl-C, SIGTERM, SIGHUP and errors.
+    """
+    stack = stack_here(progress=progress)
+    with _alone(stack.home), _interrupted_by_any_signal():
+        was_up = any(service.state != "stopped" for service in stack.status())
+        own = Stage(stack)
+        try:
+            stack.up(lambda environ: prepare(environ, progress))
+            yield own, was_up
+        finally:
+            with _undisturbed():
+                progress.say("Stopping ingress and the worker" if was_up else "Stopping everything")
+                own.end()
+                if not was_up:
+                    stack.down()
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One demo at a time in a folder: the first one to end would stop the other's stack."""
+    if not home.exists():
+        home.mkdir(parents=True)
+        home.chmod(0o755)  # Whatever the umask: the system user that runs Postgres for root walks through it.
+    folder = home / "demo"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoFailed(
+                "A demo is running here already.",
+                why=f"It works in {home}.",
+                next_step="PLANT_HOME=/tmp/plant2 plant demo",
+            ) from None
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _interrupted_by_any_signal() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a closed terminal) end the demo as Ctrl-C does."""
+    with _handling(signal.default_int_handler):
+        yield
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C does not keep us from cleaning up; every step of that has a deadline of its own."""
+    with _handling(lambda _number, _frame: None):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    before: Mapping[signal.Signals, Any] = {number: signal.signal(number, handler) for number in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

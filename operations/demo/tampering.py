@@ -1,0 +1,219 @@
+"""Two attempts to change history: one on the log itself, which is refused; one on a copy, which is found."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from typing import IO, Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import msgspec
+
+from audit.verification import ChainVerdict, verify
+from audit.verifier import Chain
+from database import migrate
+from devstack import postgres, sql
+from operations.demo.errors import NotAsPromised
+from runtime.settings import Settings
+from schemas import codec
+from schemas.events import AgentRated
+from streams.topics import EVENTS
+
+COPY: Final = "plant_demo_copy"
+TABLES: Final = ("event_stream", "audit_log")
+BEST_RATING: Final = 5
+
+_RATED: Final = """
+SELECT e."offset", e.value FROM event_stream AS e JOIN audit_log AS a USING (topic, partition, "offset")
+WHERE e.topic = $1 AND e.partition = $2 AND e."offset" >= $3
+  AND a.event_type = 'genesis.agent.rated' AND e.disposition = 'applied'
+ORDER BY e."offset" LIMIT 200
+"""
+
+
+_CHANGE: Final = """
+UPDATE event_stream SET value = $1 WHERE topic = $2 AND partition = $3 AND "offset" = $4 AND value = $5
+"""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An entry of the log that somebody would like to be another one."""
+
+    partition: int
+    offset: int
+    event: AgentRated
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What Postgres said to a change."""
+
+    role: str
+    statement: str
+    error: str
+
+
+class Forgery(msgspec.Struct, frozen=True, kw_only=True):
+    """What was changed on the copy, and what the verifier found; hashes in hex."""
+
+    topic: str
+    partition: int
+    offset: int
+    event_type: str
+    byte: int
+    before: int
+    after: int
+    change: str
+    problem: str
+    stored_hash: str
+    recomputed_hash: str
+
+
+def choose(auditor_url: str, first_offsets: Mapping[int, int]) -> Place:
+    """The worst rating of this run in the first partition that has one; partitions are read from these offsets on."""
+
+    async def search() -> Place:
+        connection = await asyncpg.connect(auditor_url)
+        try:
+            for partition, first in sorted(first_offsets.items()):
+                rows = await connection.fetch(_RATED, EVENTS, partition, first)
+                places = [Place(partition, row["offset"], _rating(row["value"])) for row in rows]
+                worst = min(places, key=lambda place: place.event.rating, default=None)
+                if worst is not None and worst.event.rating < BEST_RATING:
+                    return worst
+        finally:
+            await connection.close()
+        raise NotAsPromised(
+            "There is no rating to tamper with.", why="All of them are the best.", next_step="plant demo"
+        )
+
+    return asyncio.run(search())
+
+
+def _rating(value: bytes) -> AgentRated:
+    event = codec.decode(value)
+    assert isinstance(event, AgentRated)
+    return event
+
+
+def refused(settings: Settings, place: Place) -> list[Refusal]:
+    """Try to change the log as the role that writes it, and as its owner. Raises NotAsPromised if it works."""
+    statement = (
+        f"UPDATE event_stream SET value = '\\x00' WHERE topic = '{EVENTS}' AND partition = {place.partition} "  # noqa: S608
+        f'AND "offset" = {place.offset}'
+    )
+    return [
+        Refusal(f"plant_{role}", statement, _attempt(settings.database_address(role), statement))
+        for role in ("writer", "owner")
+    ]
+
+
+def _attempt(url: str, statement: str) -> str:
+    async def attempt() -> str:
+        connection = await asyncpg.connect(url)
+        try:
+            async with connection.transaction():
+                try:
+                    await connection.execute(statement)
+                except asyncpg.InsufficientPrivilegeError as error:
+                    return str(error).splitlines()[0]
+                raise NotAsPromised("The log let itself be changed.", why="The change was rolled back.")
+        finally:
+            await connection.close()
+
+    return asyncio.run(attempt())
+
+
+def found(environ: Mapping[str, str], place: Place) -> Forgery:
+    """Copy the chain, change one byte as superuser with the triggers off, and have the verifier look at both.
+
+    The copy is a database of its own, migrated like the real one, and is dropped at the end. Raises NotAsPromised
+    where the verifier does not find the change.
+    """
+    superuser_url = environ["PLANT_DATABASE_SUPERUSER_URL"]
+    auditor_url = environ["PLANT_DATABASE_AUDITOR_URL"]
+    postgres.drop_database(superuser_url, COPY)  # of a demo that was killed
+    try:
+        chain = Chain(EVENTS, place.partition)
+        _copy_chain(superuser_url, environ["PLANT_DATABASE_OWNER_URL"], chain)
+        before = _verdict(_in_copy(auditor_url), chain)
+        if before.finding is not None or not before.entries:
+            raise NotAsPromised("The copy of the chain is not good.", why=str(before.finding or "It is empty."))
+        at, old, new = _change_one_byte(_in_copy(superuser_url), place)
+        finding = _verdict(_in_copy(auditor_url), chain).finding
+    finally:
+        postgres.drop_database(superuser_url, COPY)
+    if finding is None or finding.offset != place.offset:
+        raise NotAsPromised("The verifier did not find the change.", why=f"Offset {place.offset}; it says {finding}.")
+    return Forgery(
+        topic=chain.topic,
+        partition=chain.partition,
+        offset=place.offset,
+        event_type=place.event.event_type,
+        byte=at,
+        before=old,
+        after=new,
+        change=f"a rating of {place.event.rating} made {BEST_RATING}",
+        problem=finding.problem,
+        stored_hash=finding.stored_hash or "",
+        recomputed_hash=finding.recomputed_hash or "",
+    )
+
+
+def _verdict(url: str, chain: Chain) -> ChainVerdict:
+    return verify(url, chains=[chain], jobs=1)[0]
+
+
+def _copy_chain(superuser_url: str, owner_url: str, chain: Chain) -> None:
+    """Make the database, by the real migrations, and copy the chain's rows into it, through a file.
+
+    Not CREATE DATABASE … TEMPLATE: that needs a database without sessions, and workers are connected to this one.
+    """
+    postgres.create_database(superuser_url, COPY)
+    sql.run(_in_copy(superuser_url), ["CREATE EXTENSION IF NOT EXISTS vector", postgres.SCHEMA_GRANT])
+    migrate.upgrade(_in_copy(owner_url))
+
+    async def copy() -> None:
+        source = await asyncpg.connect(superuser_url)
+        target = await asyncpg.connect(_in_copy(superuser_url))
+        try:
+            for table in TABLES:
+                with tempfile.TemporaryFile() as rows:
+                    await _copy_rows(source, target, table, chain, rows)
+        finally:
+            await source.close()
+            await target.close()
+
+    asyncio.run(copy())
+
+
+async def _copy_rows(source: Any, target: Any, table: str, chain: Chain, rows: IO[bytes]) -> None:
+    query = f"SELECT * FROM {table} WHERE topic = $1 AND partition = $2"  # noqa: S608 (one of TABLES)
+    await source.copy_from_query(query, chain.topic, chain.partition, output=rows, format="binary")
+    rows.seek(0)
+    await target.copy_to_table(table, source=rows, format="binary")
+
+
+def _change_one_byte(superuser_url: str, place: Place) -> tuple[int, int, int]:
+    """Which byte of the value was changed, from what to what."""
+    old = codec.encode(place.event)
+    new = codec.encode(msgspec.structs.replace(place.event, rating=BEST_RATING))
+    changed = [at for at, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
+    assert len(changed) == 1, "a rating is one byte"
+
+    async def change() -> None:
+        connection = await asyncpg.connect(superuser_url)
+        try:
+            await connection.execute("SET session_replication_role = replica")  # switches the triggers off
+            done = await connection.execute(_CHANGE, new, EVENTS, place.partition, place.offset, old)
+            assert done == "UPDATE 1", done
+        finally:
+            await connection.close()
+
+    asyncio.run(change())
+    return changed[0], old[changed[0]], new[changed[0]]
+
+
+def _in_copy(url: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{COPY}"))

@@ -1,0 +1,130 @@
+"""Partition owners and checkpoints: the statements that make a batch count exactly once.
+
+`partition_owners` holds the fencing token of each partition; `checkpoints` the next offset of the log (projection
+zero) and of each read model. A batch's transaction begins by locking the token and ends by advancing the checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from audit.chain import GENESIS
+from projections.session import Session, literal
+from streams.errors import OwnershipLost, PartitionCountGrew, TopicRecreated
+from streams.ownership import Taken
+
+LOG: Final = "log/0"
+"""Projection zero: event_stream and audit_log."""
+
+_KNOWN = """
+SELECT count(*) AS known, count(*) FILTER (WHERE partition = $2) AS mine,
+       max(topic_id::text) FILTER (WHERE partition = $2) AS topic_id
+FROM partition_owners WHERE topic = $1
+"""
+
+# Only the very session that took the partition is terminated: a backend's start time tells it from a later one that
+# happens to have the same process id. The wait makes sure its locks are gone before we ask for them.
+_TERMINATE = """
+SELECT pg_terminate_backend(a.pid, 5000)
+FROM partition_owners AS o
+JOIN pg_stat_activity AS a ON a.pid = o.backend_pid AND a.backend_start = o.backend_started_at
+WHERE o.topic = $1 AND o.partition = $2 AND a.pid <> pg_backend_pid()
+"""
+
+_FIRST = """
+INSERT INTO partition_owners (topic, partition, token, worker, backend_pid, backend_started_at, topic_id)
+SELECT $1, partition, 1, '', 0, '-infinity', $3::uuid FROM generate_series(0, $2::int - 1) AS partition
+WHERE NOT EXISTS (SELECT FROM partition_owners WHERE topic = $1)
+ON CONFLICT DO NOTHING
+"""
+
+_TAKE = """
+UPDATE partition_owners SET token = token + 1, worker = $3, topic_id = coalesce(topic_id, $4::uuid),
+    backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
+    backend_started_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+WHERE topic = $1 AND partition = $2
+RETURNING token
+"""
+
+_CHECKPOINTS = """
+INSERT INTO checkpoints (projection, version, topic, partition, next_offset)
+SELECT split_part(name, '/', 1), split_part(name, '/', 2)::int, $1, $2, 0
+FROM unnest(string_to_array($3, ',')) AS name
+ON CONFLICT DO NOTHING
+"""
+
+_FENCE = """
+SELECT o.token,
+       (SELECT json_object_agg(projection || '/' || version, next_offset)::text FROM checkpoints AS c
+        WHERE c.topic = o.topic AND c.partition = o.partition) AS checkpoints,
+       (SELECT hash FROM audit_log AS a WHERE a.topic = o.topic AND a.partition = o.partition
+        ORDER BY "offset" DESC LIMIT 1) AS head
+FROM partition_owners AS o WHERE o.topic = {topic} AND o.partition = {partition} AND o.token = {token} FOR UPDATE
+"""
+
+_ADVANCE = """
+UPDATE checkpoints SET next_offset = {next_offset}
+WHERE topic = {topic} AND partition = {partition} AND next_offset <= {next_offset}
+  AND projection || '/' || version = ANY (string_to_array({names}, ','))
+"""
+
+
+WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What a batch's transaction finds once it has locked the token: checkpoints by `name/version`, the last hash."""
+
+    checkpoints: dict[str, int]
+    head: bytes
+
+
+def take(
+    session: Session, topic: str, partition: int, partitions: int, topic_id: UUID | None, names: Iterable[str]
+) -> Taken:
+    """Make this session the partition's only writer.
+
+    `partitions` and `topic_id` are what the broker says of the topic; `names` lists the projections as `name/version`.
+    The former owner's backend is terminated first: one frozen inside COPY would keep its locks past every timeout.
+    Raises TopicRecreated and PartitionCountGrew before anything is changed.
+    """
+    recorded = str(topic_id) if topic_id is not None else None
+    session.execute(_FIRST, (topic, partitions, recorded))
+    known, mine, id_then = session.query(_KNOWN, (topic, partition))[0]
+    if not mine or known != partitions:
+        raise PartitionCountGrew(topic, partition, known, partitions)
+    if id_then is not None and recorded is not None and id_then != recorded:
+        raise TopicRecreated(topic, partition, UUID(id_then), UUID(recorded))
+    session.query(_TERMINATE, (topic, partition))
+    session.begin()
+    token = session.query(_TAKE, (topic, partition, WORKER, recorded))[0][0]
+    session.execute(_CHECKPOINTS, (topic, partition, ",".join(names)))
+    checkpoints = fence(session, topic, partition, token).checkpoints
+    session.commit()
+    return Taken(token, checkpoints[LOG])
+
+
+def fence(session: Session, topic: str, partition: int, token: int) -> Fence:
+    """Lock the token for this transaction. Raises OwnershipLost when it is no longer ours."""
+    rows = session.query(_FENCE.format(topic=literal(topic), partition=literal(partition), token=literal(token)))
+    if not rows:
+        raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current.")
+    _, checkpoints, head = rows[0]
+    return Fence(json.loads(checkpoints) if checkpoints else {}, head or GENESIS)
+
+
+def advance(topic: str, partition: int, names: Iterable[str], next_offset: int) -> str:
+    """The statement that moves checkpoints forward; it runs in the transaction that wrote the rows."""
+    return _ADVANCE.format(
+        topic=literal(topic),
+        partition=literal(partition),
+        names=literal(",".join(names)),
+        next_offset=literal(next_offset),
+    )

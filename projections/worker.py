@@ -1,0 +1,106 @@
+"""Wiring of a worker process: settings in, a running worker out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import structlog
+from prometheus_client import start_http_server
+
+from database.connector import connect
+from projections.catalogue import READ_MODELS
+from projections.engine import PartitionProjector
+from runtime import metrics
+from runtime.errors import ConfigurationError, PlantError
+from runtime.settings import Settings
+from streams.agents import Worker
+from streams.topics import EVENTS, OPERATIONS
+
+log = structlog.get_logger(__name__)
+
+TOPICS: Sequence[str] = (EVENTS, OPERATIONS)
+
+
+COLLECTOR_THRESHOLD = 500_000
+"""Objects between two runs of Python's cycle collector. A fetch makes some 100,000 that all live on for a moment; at
+the default of 700 the collector looks at them again and again, which took half of the fetch's time (measured)."""
+
+
+SWITCH_SECONDS = 0.001
+"""How long a thread may hold the interpreter while others wait: fetching, the loop and each partition have one."""
+
+
+class WorkerCrashed(PlantError):
+    """The worker gave up and has to be started again; nothing is lost."""
+
+
+def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
+    """A worker that keeps the event log, the audit chain and every read model. Call it inside the event loop."""
+    url = settings.database_address("writer")
+
+    def writer_for(topic: str, partition: int) -> PartitionProjector:
+        return PartitionProjector(url, topic, partition, READ_MODELS)
+
+    return Worker(settings, topics, writer_for)
+
+
+async def serve(
+    settings: Settings, topics: Sequence[str] = TOPICS, ready: Callable[[Worker], None] | None = None
+) -> None:
+    """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, WorkerCrashed."""
+    database = connect(settings, "writer")
+    try:
+        await database.assert_least_privilege()
+    finally:
+        await database.close()
+    _serve_metrics(settings.worker_metrics_address)
+    gc.freeze()
+    gc.set_threshold(COLLECTOR_THRESHOLD, 20, 50)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    worker = build_worker(settings, topics)
+    await worker.start()
+    if ready is not None:
+        ready(worker)
+    try:
+        while not stop.is_set() and worker.crashed is None:
+            _observe(worker)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), timeout=0.5)
+    finally:
+        log.info("worker.stopping")
+        await worker.stop()
+    if worker.crashed is not None:
+        raise WorkerCrashed(why=repr(worker.crashed), next_step="plant worker") from worker.crashed
+
+
+def _serve_metrics(address: str) -> None:
+    if not address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        start_http_server(int(port), host or "127.0.0.1")
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(
+            "The worker's metrics can't be served.",
+            why=f"PLANT_WORKER_METRICS_ADDRESS is {address}: {error}.",
+            next_step="plant settings",
+        ) from error
+
+
+def _observe(worker: Worker) -> None:
+    positions = worker.positions()
+    for (topic, partition), (next_offset, log_end) in positions.items():
+        metrics.WORKER_NEXT_OFFSET.labels(topic, partition).set(next_offset)
+        metrics.WORKER_LOG_END.labels(topic, partition).set(log_end)
+    stopped = len(worker.stopped_partitions())
+    for state, count in {"owned": len(positions), "stopped": stopped}.items():
+        metrics.WORKER_PARTITIONS.labels(state).set(count)

@@ -1,0 +1,46 @@
+"""Time, passed in: whoever needs the hour is given a clock, so tests choose it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> datetime:
+        """The time of day, in UTC."""
+
+    def monotonic_seconds(self) -> float:
+        """Seconds since some fixed moment; never goes back. For ages and deadlines."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic_seconds(self) -> float:
+        return time.monotonic()
+
+
+class FixedClock:
+    """A clock that moves when told to."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._seconds = 0.0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic_seconds(self) -> float:
+        return self._seconds
+
+    def set(self, now: datetime) -> None:
+        """Move the time of day, and the monotonic clock by as much when it goes forward."""
+        self._seconds += max(0.0, (now - self._now).total_seconds())
+        self._now = now

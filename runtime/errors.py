@@ -1,0 +1,44 @@
+"""The root of every error that Plant raises on purpose.
+
+Each package has its own tree in `errors.py`, rooted here. A class docstring is the default message; `why` and
+`next_step` complete the three lines a person sees: what, why, and one command to run next.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class PlantError(Exception):
+    """Plant could not do what was asked."""
+
+    exit_code: ClassVar[int] = 1
+    """0 good, 1 unexpected, 2 usage, 3 the check said no, 4 something needed is unreachable."""
+
+    def __init__(self, what: str = "", *, why: str = "", next_step: str = "") -> None:
+        self.what = what or inspect.cleandoc(type(self).__doc__ or "").split("\n")[0]
+        self.why = why
+        self.next_step = next_step
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.what, self.why) if part)
+
+
+class ConfigurationError(PlantError):
+    """A setting is missing or has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class Unreachable(PlantError):
+    """Something Plant needs does not answer."""
+
+    exit_code = 4
+
+
+class CheckFailed(PlantError):
+    """The check said no."""
+
+    exit_code = 3

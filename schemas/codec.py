@@ -1,0 +1,116 @@
+"""An event's bytes: the Confluent wire format, the record's key and the CloudEvents headers.
+
+A value is `0x00`, the schema's id as a big-endian int32, then Avro binary.
+Source: https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, datetime
+from functools import cache
+from uuid import UUID
+
+import msgspec
+
+from schemas.errors import Undecodable, Unencodable
+from schemas.events import Event
+from schemas.generation import schema_of
+from schemas.layout import Record, parse
+from schemas.reading import Read, compile_reader, read_whole, to_datetime
+from schemas.registry import Registered, bundled
+from schemas.writing import Write, compile_writer
+
+PREFIX = struct.Struct(">bi")
+"""The magic byte, always 0, and the schema's id."""
+
+_PLAIN = (UUID, datetime, bytes)
+
+
+def encode(event: Event) -> bytes:
+    """The value of the event's record, in the newest locked schema of its type.
+
+    Raises Unencodable, naming the field, if the event breaks a limit of its type: such a record would be poison.
+    """
+    kind = type(event)
+    prefix, write = _writer(kind)
+    plain = msgspec.to_builtins(event, builtin_types=_PLAIN)
+    out = bytearray(prefix)
+    try:
+        # A struct that was made in code has not been checked; its plain form is checked like input from outside.
+        msgspec.convert(plain, kind, builtin_types=_PLAIN)
+        write(out, plain)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise Unencodable(str(error)) from error
+    return bytes(out)
+
+
+def decode(value: bytes | None, topic: str | None = None) -> Event:
+    """The event in a record's value; values in older schemas are read into today's struct.
+
+    Raises Undecodable with the reason if the value is not exactly one event within its limits, or if `topic` is given
+    and the value's schema is not registered for it.
+    """
+    known = registered(value, topic)
+    assert value is not None
+    fields = read_whole(_reader(known.version.id), value, PREFIX.size)
+    try:
+        return msgspec.convert(fields, known.event)
+    except msgspec.ValidationError as error:
+        raise Undecodable(str(error)) from error
+
+
+def registered(value: bytes | None, topic: str | None = None) -> Registered:
+    """The schema that a value names; raises Undecodable if it names none that is known on this topic."""
+    if value is None:
+        raise Undecodable("no value")
+    if len(value) < PREFIX.size:
+        raise Undecodable("too short for a schema id")
+    magic, schema_id = PREFIX.unpack_from(value)
+    if magic != 0:
+        raise Undecodable(f"the first byte is {magic & 0xFF}, not 0")
+    known = bundled().get(schema_id)
+    if known is None:
+        raise Undecodable(f"no schema has the id {schema_id}")
+    if topic is not None and known.event.topic != topic:
+        raise Undecodable(f"{known.event.event_type} does not belong on {topic}")
+    return known
+
+
+def key(event: Event) -> bytes:
+    """The record's key: the entity's id as 36 lower-case characters, which is Kafka's own UUIDSerializer form."""
+    return str(event.entity_id).encode()
+
+
+def headers(event: Event, source: str, traceparent: str | None = None) -> list[tuple[str, bytes]]:
+    """The record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then the trace's parent."""
+    time = event.occurred_at.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
+    attributes = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(event.event_id).encode()),
+        ("ce_type", event.event_type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", time.encode()),
+    ]
+    if traceparent:
+        attributes.append(("traceparent", traceparent.encode()))
+    return attributes
+
+
+@cache
+def layout_of(kind: type[Event]) -> Record:
+    """Today's layout of an event type."""
+    return parse(schema_of(kind))
+
+
+@cache
+def _writer(kind: type[Event]) -> tuple[bytes, Write]:
+    version = bundled().current(kind)
+    return PREFIX.pack(0, version.id), compile_writer(layout_of(kind))
+
+
+@cache
+def _reader(schema_id: int) -> Read:
+    known = bundled().get(schema_id)
+    assert known is not None
+    return compile_reader(known.writer, known.reader, to_datetime)

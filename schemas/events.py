@@ -1,0 +1,271 @@
+"""Every event Plant knows, as frozen structs: the one source of the Avro schemas, the limits and the reference page.
+
+Field order is the Avro field order. Limits are msgspec `Meta`; encoding, decoding and block decoding all hold to them.
+UUIDs are `uuid.UUID`, times are aware datetimes with microseconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from schemas.states import (
+    AgentState,
+    DisplayName,
+    EntityType,
+    EventId,
+    ExternalId,
+    IndustryId,
+    IndustryState,
+    JobRoleId,
+    JobRoleState,
+    MemberIds,
+    Name,
+    OccurredAt,
+    Reason,
+    RequiredSkillIds,
+    Seniority,
+    SkillCategory,
+    SkillIds,
+    SkillState,
+    TeamId,
+    TeamState,
+    Text,
+    Time,
+)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that happened to one entity."""
+
+    event_type: ClassVar[str]
+    """CloudEvents type, such as `genesis.agent.onboarded`."""
+    topic: ClassVar[str] = "genesis.events"
+    entity_field: ClassVar[str]
+    """The field that holds the entity's id, which is the record's key."""
+
+    event_id: EventId
+
+    @property
+    def entity_type(self) -> str:
+        """`agent`, `skill`, ...: a constant of most types, data in amended and retired."""
+        raise NotImplementedError
+
+    @property
+    def entity_id(self) -> UUID:
+        """The id of the entity this happened to."""
+        identity: UUID = getattr(self, self.entity_field)
+        return identity
+
+    @property
+    def occurred_at(self) -> datetime:
+        """When it happened, by the producer's clock; a field of each event."""
+        raise NotImplementedError
+
+
+STATE_FIELDS = ("agent", "skill", "job_role", "industry", "team")
+"""The fields of amended and retired of which exactly one is set: the one that `entity_type` names."""
+
+
+class AgentOnboarded(Event, frozen=True, kw_only=True):
+    """An agent joined and can be given work once it is available."""
+
+    event_type: ClassVar[str] = "genesis.agent.onboarded"
+    entity_type: ClassVar[str] = "agent"
+    entity_field: ClassVar[str] = "agent_id"
+
+    agent_id: Annotated[UUID, Meta(description="The agent that joined.")]
+    occurred_at: OccurredAt
+    name: DisplayName
+    industry_id: IndustryId | None = None
+    job_role_id: JobRoleId | None = None
+    team_id: TeamId | None = None
+    skill_ids: SkillIds
+
+
+class AgentAvailable(Event, frozen=True, kw_only=True):
+    """An agent's availability changed, either way."""
+
+    event_type: ClassVar[str] = "genesis.agent.available"
+    entity_type: ClassVar[str] = "agent"
+    entity_field: ClassVar[str] = "agent_id"
+
+    agent_id: Annotated[UUID, Meta(description="The agent.")]
+    occurred_at: OccurredAt
+    available: Annotated[bool, Meta(description="Whether it takes work from now on.")]
+    available_from: Annotated[Time, Meta(description="When it will take work, where that is known.")] | None = None
+
+
+class AgentRated(Event, frozen=True, kw_only=True):
+    """Someone rated an agent's work."""
+
+    event_type: ClassVar[str] = "genesis.agent.rated"
+    entity_type: ClassVar[str] = "agent"
+    entity_field: ClassVar[str] = "agent_id"
+
+    agent_id: Annotated[UUID, Meta(description="The agent that was rated.")]
+    occurred_at: OccurredAt
+    rater_id: Annotated[UUID, Meta(description="Who rated, as an opaque id.")]
+    rating: Annotated[int, Meta(ge=1, le=5, description="1 is poor, 5 is excellent.")]
+    skill_id: Annotated[UUID, Meta(description="The skill that was rated, if it was one.")] | None = None
+
+
+class SkillValidated(Event, frozen=True, kw_only=True):
+    """A skill was put to the test, of one agent or as such."""
+
+    event_type: ClassVar[str] = "genesis.skill.validated"
+    entity_type: ClassVar[str] = "skill"
+    entity_field: ClassVar[str] = "skill_id"
+
+    skill_id: Annotated[UUID, Meta(description="The skill that was tested.")]
+    occurred_at: OccurredAt
+    agent_id: Annotated[UUID, Meta(description="The agent whose skill it is.")] | None = None
+    validator_id: Annotated[UUID, Meta(description="Who tested, as an opaque id.")]
+    score: Annotated[int, Meta(ge=0, le=100, description="Points out of 100.")]
+
+
+class SkillRegistered(Event, frozen=True, kw_only=True):
+    """A skill was added to the catalogue."""
+
+    event_type: ClassVar[str] = "genesis.skill.registered"
+    entity_type: ClassVar[str] = "skill"
+    entity_field: ClassVar[str] = "skill_id"
+
+    skill_id: Annotated[UUID, Meta(description="The new skill.")]
+    occurred_at: OccurredAt
+    name: DisplayName
+    description: Text
+    category: Annotated[SkillCategory, Meta(description="Kind of skill.")]
+    external_id: ExternalId | None = None
+
+
+class JobRoleDefined(Event, frozen=True, kw_only=True):
+    """A job role was added to the catalogue."""
+
+    event_type: ClassVar[str] = "genesis.job_role.defined"
+    entity_type: ClassVar[str] = "job_role"
+    entity_field: ClassVar[str] = "job_role_id"
+
+    job_role_id: Annotated[UUID, Meta(description="The new job role.")]
+    occurred_at: OccurredAt
+    name: DisplayName
+    description: Text
+    seniority: Annotated[Seniority, Meta(description="How senior it is.")] | None = None
+    industry_id: IndustryId | None = None
+    required_skill_ids: RequiredSkillIds
+    external_id: ExternalId | None = None
+
+
+class IndustryDefined(Event, frozen=True, kw_only=True):
+    """An industry was added to the catalogue."""
+
+    event_type: ClassVar[str] = "genesis.industry.defined"
+    entity_type: ClassVar[str] = "industry"
+    entity_field: ClassVar[str] = "industry_id"
+
+    industry_id: Annotated[UUID, Meta(description="The new industry.")]
+    occurred_at: OccurredAt
+    name: DisplayName
+    description: Text
+    external_id: ExternalId | None = None
+
+
+class TeamFormed(Event, frozen=True, kw_only=True):
+    """Agents were put together as a team."""
+
+    event_type: ClassVar[str] = "genesis.team.formed"
+    entity_type: ClassVar[str] = "team"
+    entity_field: ClassVar[str] = "team_id"
+
+    team_id: Annotated[UUID, Meta(description="The new team.")]
+    occurred_at: OccurredAt
+    name: DisplayName
+    description: Text
+    job_role_id: JobRoleId | None = None
+    industry_id: IndustryId | None = None
+    member_ids: MemberIds
+
+
+class EntityAmended(Event, frozen=True, kw_only=True):
+    """An entity's data was corrected; carries its full state afterwards."""
+
+    event_type: ClassVar[str] = "genesis.entity.amended"
+    entity_field: ClassVar[str] = "entity_id"
+
+    entity_id: Annotated[UUID, Meta(description="The entity that was corrected.")]
+    occurred_at: OccurredAt
+    entity_type: Annotated[EntityType, Meta(description="Which kind of entity it is, and which state is set.")]
+    agent: AgentState | None = None
+    skill: SkillState | None = None
+    job_role: JobRoleState | None = None
+    industry: IndustryState | None = None
+    team: TeamState | None = None
+
+    def __post_init__(self) -> None:
+        require_one_state(self)
+
+
+class EntityRetired(Event, frozen=True, kw_only=True):
+    """An entity is no longer in use; carries its last full state."""
+
+    event_type: ClassVar[str] = "genesis.entity.retired"
+    entity_field: ClassVar[str] = "entity_id"
+
+    entity_id: Annotated[UUID, Meta(description="The entity that is no longer in use.")]
+    occurred_at: OccurredAt
+    entity_type: Annotated[EntityType, Meta(description="Which kind of entity it is, and which state is set.")]
+    agent: AgentState | None = None
+    skill: SkillState | None = None
+    job_role: JobRoleState | None = None
+    industry: IndustryState | None = None
+    team: TeamState | None = None
+
+    def __post_init__(self) -> None:
+        require_one_state(self)
+
+
+def require_one_state(event: EntityAmended | EntityRetired) -> None:
+    """Exactly one state is set: the one that `entity_type` names; otherwise ValueError."""
+    for field in STATE_FIELDS:
+        if (getattr(event, field) is not None) != (field == event.entity_type):
+            verb = "must be set" if field == event.entity_type else "must not be set"
+            raise ValueError(f"{field} {verb} when entity_type is {event.entity_type}")
+
+
+class OperationRecorded(Event, frozen=True, kw_only=True):
+    """An operator acted; recorded before the act takes effect."""
+
+    event_type: ClassVar[str] = "plant.operation.recorded"
+    topic: ClassVar[str] = "plant.operations"
+    entity_type: ClassVar[str] = "operation"
+    entity_field: ClassVar[str] = "operation_id"
+
+    operation_id: Annotated[UUID, Meta(description="The act.")]
+    occurred_at: OccurredAt
+    actor: Annotated[Name, Meta(description="Who acted: an account, not a person's name.")]
+    action: Annotated[Name, Meta(description="What was done, such as `keys.add`.")]
+    target: Annotated[Name, Meta(description="What it was done to.")]
+    reason: Annotated[Reason, Meta(description="Why it was done.")]
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.event_type: event
+    for event in (
+        AgentOnboarded,
+        AgentAvailable,
+        AgentRated,
+        SkillValidated,
+        SkillRegistered,
+        JobRoleDefined,
+        IndustryDefined,
+        TeamFormed,
+        EntityAmended,
+        EntityRetired,
+        OperationRecorded,
+    )
+}
+"""Event type to its struct."""

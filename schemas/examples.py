@@ -1,0 +1,156 @@
+"""One made-up event of each type, for the reference page and the tests. Ids are UUIDv5 of what they stand for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID, uuid5
+
+import msgspec
+
+from schemas.events import (
+    AgentAvailable,
+    AgentOnboarded,
+    AgentRated,
+    EntityAmended,
+    EntityRetired,
+    Event,
+    IndustryDefined,
+    JobRoleDefined,
+    OperationRecorded,
+    SkillRegistered,
+    SkillValidated,
+    TeamFormed,
+)
+from schemas.identity import NAMESPACE_PLANT, event_id
+from schemas.states import AgentState, IndustryState
+
+OCCURRED_AT = datetime(2026, 1, 15, 9, 30, 0, 250_000, tzinfo=UTC)
+
+
+def webhook_body(event: Event) -> str:
+    """The JSON body that a webhook would bring the event in: type, timestamp, and the other fields as data."""
+    fields = msgspec.to_builtins(event)
+    data = {name: fields[name] for name in event.__struct_fields__ if name not in ("event_id", "occurred_at")}
+    body = {"type": event.event_type, "timestamp": fields["occurred_at"], "data": data}
+    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
+
+
+def examples() -> dict[str, Event]:
+    """Event type to an example of it."""
+    return {event.event_type: event for event in (*_of_agents(), *_of_the_catalogue(), *_of_any_entity())}
+
+
+def _id(what: str) -> UUID:
+    return uuid5(NAMESPACE_PLANT, what)
+
+
+def _of_agents() -> tuple[Event, ...]:
+    agent = _id("agent 1")
+    return (
+        AgentOnboarded(
+            event_id=event_id("genesis", "msg_1"),
+            agent_id=agent,
+            occurred_at=OCCURRED_AT,
+            name="Night-shift planner",
+            industry_id=_id("industry 1"),
+            job_role_id=_id("job role 1"),
+            skill_ids=(_id("skill 1"), _id("skill 2")),
+        ),
+        AgentAvailable(
+            event_id=event_id("genesis", "msg_2"),
+            agent_id=agent,
+            occurred_at=OCCURRED_AT,
+            available=False,
+            available_from=datetime(2026, 2, 1, tzinfo=UTC),
+        ),
+        AgentRated(
+            event_id=event_id("genesis", "msg_3"),
+            agent_id=agent,
+            occurred_at=OCCURRED_AT,
+            rater_id=_id("rater 1"),
+            rating=4,
+            skill_id=_id("skill 1"),
+        ),
+        SkillValidated(
+            event_id=event_id("genesis", "msg_4"),
+            skill_id=_id("skill 1"),
+            occurred_at=OCCURRED_AT,
+            agent_id=agent,
+            validator_id=_id("validator 1"),
+            score=87,
+        ),
+    )
+
+
+def _of_the_catalogue() -> tuple[Event, ...]:
+    return (
+        SkillRegistered(
+            event_id=event_id("genesis", "msg_5"),
+            skill_id=_id("skill 1"),
+            occurred_at=OCCURRED_AT,
+            name="Database design",
+            description="Models data and chooses keys and indexes.",
+            category="technical",
+            external_id="http://data.europa.eu/esco/skill/example",
+        ),
+        JobRoleDefined(
+            event_id=event_id("genesis", "msg_6"),
+            job_role_id=_id("job role 1"),
+            occurred_at=OCCURRED_AT,
+            name="Database administrator",
+            description="Keeps databases running, safe and quick.",
+            seniority="mid",
+            industry_id=_id("industry 1"),
+            required_skill_ids=(_id("skill 1"),),
+        ),
+        IndustryDefined(
+            event_id=event_id("genesis", "msg_7"),
+            industry_id=_id("industry 1"),
+            occurred_at=OCCURRED_AT,
+            name="Information technology",
+            description="Makes and runs software.",
+        ),
+        TeamFormed(
+            event_id=event_id("genesis", "msg_8"),
+            team_id=_id("team 1"),
+            occurred_at=OCCURRED_AT,
+            name="Migration team",
+            description="Moves the archive to the new database.",
+            job_role_id=_id("job role 1"),
+            member_ids=(_id("agent 1"), _id("agent 2")),
+        ),
+    )
+
+
+def _of_any_entity() -> tuple[Event, ...]:
+    return (
+        EntityAmended(
+            event_id=event_id("genesis", "msg_9"),
+            entity_id=_id("agent 1"),
+            occurred_at=OCCURRED_AT,
+            entity_type="agent",
+            agent=AgentState(
+                name="Night-shift planner",
+                team_id=_id("team 1"),
+                skill_ids=(_id("skill 1"),),
+                status="onboarded",
+                available=True,
+            ),
+        ),
+        EntityRetired(
+            event_id=event_id("genesis", "msg_10"),
+            entity_id=_id("industry 1"),
+            occurred_at=OCCURRED_AT,
+            entity_type="industry",
+            industry=IndustryState(name="Information technology", description="Makes and runs software."),
+        ),
+        OperationRecorded(
+            event_id=event_id("plant/operations", "keys.add 1"),
+            operation_id=_id("operation 1"),
+            occurred_at=OCCURRED_AT,
+            actor="operations",
+            action="keys.add",
+            target="genesis",
+            reason="The producer's first key.",
+        ),
+    )

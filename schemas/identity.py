@@ -1,0 +1,21 @@
+"""The deterministic id of an event."""
+
+from __future__ import annotations
+
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+NAMESPACE_PLANT = uuid5(NAMESPACE_URL, "urn:plant:events")
+
+
+def event_id(producer: str, message_id: str) -> UUID:
+    r"""UUIDv5(NAMESPACE_PLANT, producer + "\n" + message_id), by RFC 9562 section 5.5.
+
+    `message_id` is the message's `webhook-id` or its CloudEvents `id`, so a repeat gets the same event id. A producer's
+    name must hold no newline; otherwise two pairs could share an id.
+
+    >>> event_id("genesis", "msg_1")
+    UUID('72d76358-5032-530d-b5a7-ee89ea19f5a4')
+    """
+    if "\n" in producer:
+        raise ValueError("a producer's name must not hold a newline")
+    return uuid5(NAMESPACE_PLANT, f"{producer}\n{message_id}")

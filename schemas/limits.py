@@ -1,0 +1,111 @@
+"""The limits of an event's struct, checked on whole columns. The struct's `Meta` is the one source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import msgspec
+from msgspec import inspect as types
+
+from schemas.columns import polars
+from schemas.errors import UnsupportedSchema
+from schemas.events import STATE_FIELDS, EntityAmended, EntityRetired, Event
+from schemas.states import NO_NUL
+
+NUL = "\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`broken` is true where a row breaks the limit; `reason` names the field; a null `column` breaks nothing."""
+
+    broken: polars.Expr
+    reason: str
+    column: str
+
+
+@cache
+def limits_of(event: type[Event]) -> tuple[Limit, ...]:
+    """The limits of an event type, in field order; raises UnsupportedSchema for one that columns can't check."""
+    found = list(_struct_limits(event, None, ""))
+    if issubclass(event, (EntityAmended, EntityRetired)):
+        found += _one_state_limits()
+    return tuple(found)
+
+
+def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
+    """Row of the frame to the reason of the first limit it breaks; rows within their limits are left out."""
+    empty = {column.name for column in frame.iter_columns() if column.null_count() == frame.height}
+    limits = [limit for limit in limits_of(event) if limit.column not in empty]
+    if not limits:
+        return {}
+    any_broken = frame.select(limit.broken.any().alias(str(index)) for index, limit in enumerate(limits))
+    reasons: dict[int, str] = {}
+    for limit, broken in zip(limits, any_broken.row(0), strict=True):
+        if broken:
+            for row in frame.select(limit.broken.fill_null(False).arg_true()).to_series().to_list():
+                reasons.setdefault(row, limit.reason)
+    return reasons
+
+
+def _struct_limits(struct: type[msgspec.Struct], parent: polars.Expr | None, path: str) -> Iterator[Limit]:
+    """`path` names the struct within the event: empty, or `agent.`."""
+    info = types.type_info(struct)
+    assert isinstance(info, types.StructType)
+    for field in info.fields:
+        value = polars.col(field.name) if parent is None else parent.struct.field(field.name)
+        yield from _limits(field.type, value, f"{path}{field.name}")
+
+
+def _limits(type_: types.Type, value: polars.Expr, path: str) -> Iterator[Limit]:
+    match type_:
+        case types.Metadata(type=inner):
+            yield from _limits(inner, value, path)
+        case types.UnionType(types=members):
+            for member in members:
+                yield from _limits(member, value, path)
+        case types.StrType():
+            yield from _text_limits(type_, value, path)
+        case types.IntType(ge=least, le=most, gt=None, lt=None, multiple_of=None):
+            if least is not None:
+                yield _limit(value < least, path, f"is less than {least}")
+            if most is not None:
+                yield _limit(value > most, path, f"is more than {most}")
+        case types.LiteralType(values=values):
+            yield _limit(~value.is_in(list(values)), path, f"is none of {', '.join(map(str, values))}")
+        case types.VarTupleType(item_type=item, min_length=None, max_length=most):
+            if most is not None:
+                yield _limit(value.list.len() > most, path, f"has more than {most} items")
+            if list(_limits(item, value, path)):
+                raise UnsupportedSchema(path, "no limits on the items of an array")
+        case types.StructType(cls=struct):
+            yield from _struct_limits(struct, value, f"{path}.")
+        case types.UUIDType() | types.DateTimeType() | types.BoolType() | types.NoneType():
+            # Their bytes allow nothing else: the reader has refused times that are out of range.
+            return
+        case _:
+            raise UnsupportedSchema(path, f"no columnar check for {type_}")
+
+
+def _text_limits(type_: types.StrType, value: polars.Expr, path: str) -> Iterator[Limit]:
+    if type_.min_length is not None:
+        yield _limit(value.str.len_chars() < type_.min_length, path, f"has fewer than {type_.min_length} characters")
+    if type_.max_length is not None:
+        yield _limit(value.str.len_chars() > type_.max_length, path, f"has more than {type_.max_length} characters")
+    if type_.pattern != NO_NUL:
+        raise UnsupportedSchema(path, "every text refuses NUL characters, and has no other pattern")
+    yield _limit(value.str.contains(NUL, literal=True), path, "has a NUL character")
+
+
+def _one_state_limits() -> Iterator[Limit]:
+    for field in STATE_FIELDS:
+        named = polars.col("entity_type") == field
+        present = polars.col(field).is_not_null()
+        yield Limit(named & ~present, f"{field} is not set, and entity_type is {field}", "entity_type")
+        yield Limit(~named & present, f"{field} is set, and entity_type is not {field}", "entity_type")
+
+
+def _limit(broken: polars.Expr, path: str, rule: str) -> Limit:
+    return Limit(broken, f"{path} {rule}", path.partition(".")[0])

@@ -1,0 +1,145 @@
+"""Writing Avro binary from the plain values of an event: numbers in their shortest form, an array as one block."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeAlias, cast
+from uuid import UUID
+
+from schemas.layout import Array, Fixed, Layout, Optional, Record, Scalar
+from schemas.reading import EPOCH, TIME_MAX, TIME_MIN
+
+Write: TypeAlias = Callable[[bytearray, object], None]
+"""Appends a value's bytes. Raises ValueError for a value that the layout can't hold."""
+
+_SHORT = tuple(bytes([number]) for number in range(0x80))
+
+
+def compile_writer(layout: Layout) -> Write:
+    """A function that writes values of this layout: records are dicts, fixed values UUIDs, times aware datetimes."""
+    match layout:
+        case Scalar(kind=kind):
+            return _SCALARS[kind]
+        case Fixed():
+            return _write_uuid
+        case Array(items=items):
+            return _array(compile_writer(items))
+        case Optional(item=item, null_index=null_index):
+            return _optional(compile_writer(item), null_index)
+        case Record():
+            return _record(layout)
+
+
+def long_bytes(number: int) -> bytes:
+    """A zigzag varint.
+
+    >>> long_bytes(-65).hex()
+    '8101'
+    """
+    zigzag = (number << 1) ^ (number >> 63)
+    if zigzag < 0x80:
+        return _SHORT[zigzag]
+    out = bytearray()
+    while zigzag >= 0x80:
+        out.append(zigzag & 0x7F | 0x80)
+        zigzag >>= 7
+    out.append(zigzag)
+    return bytes(out)
+
+
+def to_microseconds(time: datetime) -> int:
+    """Microseconds since 1970; raises ValueError outside the years 1 to 9999 in UTC."""
+    since = time - EPOCH
+    number = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if not TIME_MIN <= number <= TIME_MAX:
+        raise ValueError("a time outside the years 1 to 9999")
+    return number
+
+
+def _write_long(out: bytearray, value: object) -> None:
+    number = cast(int, value)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("a number of more than 64 bits")
+    out += long_bytes(number)
+
+
+def _write_time(out: bytearray, value: object) -> None:
+    out += long_bytes(to_microseconds(cast(datetime, value)))
+
+
+def _write_boolean(out: bytearray, value: object) -> None:
+    out.append(1 if value else 0)
+
+
+def _write_double(out: bytearray, value: object) -> None:
+    number = cast(float, value)
+    if number != number:
+        raise ValueError("NaN")
+    out += struct.pack("<d", number)
+
+
+def _write_string(out: bytearray, value: object) -> None:
+    text = cast(str, value).encode()
+    out += long_bytes(len(text))
+    out += text
+
+
+def _write_bytes(out: bytearray, value: object) -> None:
+    data = cast(bytes, value)
+    out += long_bytes(len(data))
+    out += data
+
+
+def _write_uuid(out: bytearray, value: object) -> None:
+    out += cast(UUID, value).bytes
+
+
+def _array(write: Write) -> Write:
+    def write_array(out: bytearray, value: object) -> None:
+        items = cast("tuple[object, ...]", value)
+        if items:
+            out += long_bytes(len(items))
+            for item in items:
+                write(out, item)
+        out.append(0)
+
+    return write_array
+
+
+def _optional(write: Write, null_index: int) -> Write:
+    null_byte, item_byte = 2 * null_index, 2 * (1 - null_index)
+
+    def write_optional(out: bytearray, value: object) -> None:
+        if value is None:
+            out.append(null_byte)
+        else:
+            out.append(item_byte)
+            write(out, value)
+
+    return write_optional
+
+
+def _record(layout: Record) -> Write:
+    steps = [(field.name, compile_writer(field.type)) for field in layout.fields]
+
+    def write_record(out: bytearray, value: object) -> None:
+        values = cast("dict[str, object]", value)
+        for name, write in steps:
+            try:
+                write(out, values[name])
+            except ValueError as error:
+                raise ValueError(f"{error} in {name}") from error
+
+    return write_record
+
+
+_SCALARS: dict[str, Write] = {
+    "boolean": _write_boolean,
+    "long": _write_long,
+    "timestamp-micros": _write_time,
+    "double": _write_double,
+    "string": _write_string,
+    "bytes": _write_bytes,
+}

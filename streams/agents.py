@@ -1,0 +1,130 @@
+"""The Faust app of a worker: one agent that hands each batch to the owner of its partition.
+
+One agent serves all partitions. Faust's `isolated_partitions` would start an actor a partition, but revoking one
+marks the subscription as changed and makes the whole group rebalance 45 s later (docs/decisions/0003); the owners in
+`streams/ownership.py` give the same overlap without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+import faust
+import structlog
+from aiokafka.errors import KafkaConnectionError
+from faust.types import TP
+
+from runtime.settings import Settings
+from streams.batch import EventBatch
+from streams.errors import KafkaUnavailable, PartitionStopped
+from streams.ownership import OwnedPartition, PartitionWriter
+from streams.transport import RecordBatchConsumer, RecordBatchTransport
+
+log = structlog.get_logger(__name__)
+
+WriterFactory = Callable[[str, int], PartitionWriter]
+
+
+class Worker:
+    """A running Faust app and the partitions it owns. Build it inside the event loop that will run it."""
+
+    def __init__(self, settings: Settings, topics: Sequence[str], writer_for: WriterFactory) -> None:
+        self.settings = settings
+        self.partitions: dict[TP, OwnedPartition] = {}
+        self._writer_for = writer_for
+        self.app = _build_app(settings)
+        self.app.on_partitions_revoked.connect(self._revoked, weak=False)
+        self.app.on_rebalance_complete.connect(self._assigned, weak=False)
+        topic = self.app.topic(*topics, acks=False, value_serializer="raw", key_serializer="raw")
+        self.app.agent(topic, name="project", concurrency=1)(self._dispatch)
+
+    async def start(self) -> None:
+        """Join the group and project until :meth:`stop`. Raises KafkaUnavailable where no broker answers."""
+        try:
+            await self.app.start()
+        except KafkaConnectionError as error:
+            raise KafkaUnavailable(why=f"No broker answers at {self.settings.kafka_bootstrap_servers}.") from error
+
+    async def stop(self) -> None:
+        """Leave the group; running batches finish first, queued ones are left to the next owner."""
+        owned, self.partitions = list(self.partitions.values()), {}
+        await asyncio.gather(*(partition.shut_down() for partition in owned))
+        await self.app.stop()
+
+    @property
+    def crashed(self) -> BaseException | None:
+        """Why Faust gave up, if it did."""
+        return cast("BaseException | None", self.app.crash_reason)
+
+    def stopped_partitions(self) -> dict[TP, PartitionStopped]:
+        """Partitions that wait for an operator, with the reason."""
+        return {tp: owned.stopped for tp, owned in self.partitions.items() if owned.stopped is not None}
+
+    def positions(self) -> dict[TP, tuple[int, int]]:
+        """Each owned partition's checkpoint and the end of its log as of the last fetch."""
+        consumer = cast(RecordBatchConsumer, self.app.consumer)
+        return {tp: (offset, max(_log_end(consumer, tp), offset)) for tp, offset in list(consumer.done.items())}
+
+    async def _dispatch(self, stream: AsyncIterator[EventBatch]) -> None:
+        async for batch in stream:
+            owned = self.partitions.get(TP(batch.topic, batch.partition))
+            if owned is not None:
+                owned.submit(batch)
+
+    async def _revoked(self, _app: Any, revoked: set[TP], **_: Any) -> None:
+        for tp in revoked:
+            if tp in self.partitions:
+                self.partitions[tp].revoke()
+
+    async def _assigned(self, _app: Any, **_: Any) -> None:
+        # Every assigned partition is taken anew, kept ones too: what was in flight when the rebalance began was
+        # dropped on the way, and taking is what makes reading resume at the checkpoint.
+        consumer = cast(RecordBatchConsumer, self.app.consumer)
+        assigned = consumer.assignment()
+        log.info("partitions.assigned", count=len(assigned))
+        for tp in sorted(assigned):
+            if tp not in self.partitions:
+                writer = self._writer_for(tp.topic, tp.partition)
+                heartbeat_seconds = self.settings.worker_session_timeout_seconds / 5
+                self.partitions[tp] = OwnedPartition(tp, writer, consumer, heartbeat_seconds=heartbeat_seconds)
+            self.partitions[tp].assign()
+        for tp in self.partitions.keys() - assigned:
+            self.partitions[tp].revoke()
+
+
+def _log_end(consumer: RecordBatchConsumer, tp: TP) -> int:
+    try:
+        return consumer.highwater(tp) or 0
+    except AssertionError:
+        return 0  # aiokafka's way to say that the partition has just been revoked
+
+
+class App(faust.App):  # type: ignore[misc]  # Faust is untyped
+    """Faust's app without folders on disk: it has no tables to keep there."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
+def _build_app(settings: Settings) -> App:
+    app = App(
+        settings.consumer_group,
+        broker=f"kafka://{settings.kafka_address().replace(',', ';')}",
+        store="memory://",
+        value_serializer="raw",
+        key_serializer="raw",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        stream_wait_empty=False,
+        web_enabled=False,
+        broker_commit_interval=5.0,
+        broker_session_timeout=float(settings.worker_session_timeout_seconds),
+        broker_request_timeout=max(90.0, 2.0 * settings.worker_session_timeout_seconds),
+        stream_buffer_maxsize=4096,
+    )
+    transport = RecordBatchTransport(app.conf.broker_consumer, app, app.loop)
+    transport.settings = settings
+    app.transport = transport
+    return app

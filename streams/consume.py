@@ -1,0 +1,180 @@
+"""Reading events downstream, typed: `async for received in consume(settings, ...)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import TopicPartition
+
+from runtime.settings import Settings
+from schemas import codec
+from schemas.errors import Undecodable
+from schemas.events import Event
+from streams.connection import connection_options
+from streams.errors import KafkaUnavailable, TopicMissing, UnknownStart
+from streams.position import Position
+from streams.start import Start, offsets_at
+from streams.tolerant_records import tolerate_odd_records
+from streams.topics import EVENTS, family
+
+log = structlog.get_logger(__name__)
+
+POLL_MS: Final = 250
+RECORDS_PER_POLL: Final = 2_000
+
+OnUndecodable = Callable[[Position, str], None]
+
+
+class Received(msgspec.Struct, frozen=True):
+    """An event as it was read. `timestamp` is the broker's, from when the record was appended."""
+
+    event: Event
+    position: Position
+    timestamp: datetime
+    headers: tuple[tuple[str, bytes | None], ...]
+    """In the record's order. A name that is not UTF-8 is in `surrogateescape` form."""
+
+
+async def consume(
+    settings: Settings,
+    *,
+    types: Collection[str] | None = None,
+    start: Start = "earliest",
+    follow: bool = False,
+    topic: str = EVENTS,
+    partitions: Collection[int] | None = None,
+    group: str | None = None,
+    on_undecodable: OnUndecodable | None = None,
+) -> AsyncGenerator[Received]:
+    """Events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) if you stop early.
+
+    Without `follow` it ends where the topic ended when it began. Undecodable records are passed over and logged, or
+    given to `on_undecodable`. Repeats are passed on: an event's id tells them.
+
+    Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
+    partitions, go on where the group was (at `start`, earliest or latest, where it never was), and the group's place
+    is kept after the events before it have been worked through: at least once.
+
+    Raises KafkaUnavailable, TopicMissing, UnknownStart.
+    """
+    consumer = _consumer(settings, start, group)
+    tell = on_undecodable or _log_undecodable
+    try:
+        await consumer.start()
+        await _position(consumer, topic, start, partitions, group)
+        ends = None if follow else await _ends(consumer, topic, partitions)
+        while True:
+            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
+            for partition, records in polled.items():
+                for received in _read(_until(records, ends, partition), types, tell):
+                    yield received
+            if group is not None and polled:
+                await _keep_place(
+                    consumer, {partition: records[-1].offset + 1 for partition, records in polled.items()}
+                )
+            if ends is not None and await _reached(consumer, ends):
+                return
+    except (KafkaError, TimeoutError) as error:
+        raise KafkaUnavailable(why=f"{type(error).__name__} from {settings.kafka_bootstrap_servers}.") from error
+    finally:
+        await consumer.stop()
+
+
+def _consumer(settings: Settings, start: Start, group: str | None) -> AIOKafkaConsumer:
+    if group is not None and start not in ("earliest", "latest"):
+        raise UnknownStart(
+            "A group starts at earliest or latest.",
+            why="Its members go on where the group was; an offset or a time would move the others.",
+            next_step="plant consume --from earliest",
+        )
+    tolerate_odd_records()
+    return AIOKafkaConsumer(
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset=start if group is not None else "none",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=2 * 1024 * 1024,
+        **connection_options(settings),
+    )
+
+
+async def _position(
+    consumer: AIOKafkaConsumer, topic: str, start: Start, partitions: Collection[int] | None, group: str | None
+) -> None:
+    assigned = await _partitions(consumer, topic, partitions)
+    if group is not None:
+        consumer.subscribe([topic])
+        return
+    consumer.assign(assigned)
+    for partition, offset in (await offsets_at(consumer, assigned, start)).items():
+        consumer.seek(partition, offset)
+
+
+async def _partitions(
+    consumer: AIOKafkaConsumer, topic: str, partitions: Collection[int] | None
+) -> list[TopicPartition]:
+    if topic not in await consumer.topics():
+        raise TopicMissing(f"The topic {topic} does not exist.", next_step="plant topics apply")
+    known = sorted(await consumer._client._wait_on_metadata(topic))
+    unknown = sorted(set(partitions or ()) - set(known))
+    if unknown:
+        raise UnknownStart(f"{topic} has no partition {unknown[0]}.", why=f"It has partitions 0 to {known[-1]}.")
+    return [TopicPartition(topic, partition) for partition in known if partitions is None or partition in partitions]
+
+
+async def _ends(
+    consumer: AIOKafkaConsumer, topic: str, partitions: Collection[int] | None
+) -> dict[TopicPartition, int]:
+    ends: dict[TopicPartition, int] = await consumer.end_offsets(await _partitions(consumer, topic, partitions))
+    return ends
+
+
+def _until(
+    records: Iterable[ConsumerRecord], ends: dict[TopicPartition, int] | None, partition: TopicPartition
+) -> Iterable[ConsumerRecord]:
+    return records if ends is None else [record for record in records if record.offset < ends[partition]]
+
+
+async def _reached(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    """Whether every partition that is ours has been read to its end; False while a group gives us none."""
+    assigned = consumer.assignment()
+    for partition in assigned:
+        try:
+            if await consumer.position(partition) < ends[partition]:
+                return False
+        except IllegalStateError:  # the group has moved it just now
+            return False
+    return bool(assigned)
+
+
+async def _keep_place(consumer: AIOKafkaConsumer, places: dict[TopicPartition, int]) -> None:
+    """Commit the group's place in the partitions that are still ours. What has moved, its new member reads again."""
+    assigned = consumer.assignment()
+    places = {partition: offset for partition, offset in places.items() if partition in assigned}
+    if places:
+        with suppress(CommitFailedError, IllegalStateError):
+            await consumer.commit(places)
+
+
+def _read(records: Iterable[ConsumerRecord], types: Collection[str] | None, tell: OnUndecodable) -> Iterable[Received]:
+    for record in records:
+        position, carried = Position(record.topic, record.partition, record.offset), family(record.topic)
+        try:
+            if types is not None and codec.registered(record.value, carried).event.event_type not in types:
+                continue
+            event = codec.decode(record.value, carried)
+        except Undecodable as error:
+            tell(position, error.reason)
+            continue
+        yield Received(event, position, datetime.fromtimestamp(record.timestamp / 1000, UTC), tuple(record.headers))
+
+
+def _log_undecodable(position: Position, reason: str) -> None:
+    log.warning("record.undecodable", position=str(position), reason=reason)

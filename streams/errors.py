@@ -1,0 +1,125 @@
+"""What can go wrong between Plant and Kafka."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from runtime.errors import CheckFailed, ConfigurationError, PlantError, Unreachable
+
+
+class StreamsError(PlantError):
+    """Kafka and Plant disagree."""
+
+
+class KafkaUnavailable(Unreachable, StreamsError):
+    """Kafka does not answer."""
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        why: str = "",
+        next_step: str = "plant status",
+        retry_after_seconds: int = 1,
+    ) -> None:
+        super().__init__(what, why=why, next_step=next_step)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class OutcomeUnknown(KafkaUnavailable):
+    """Kafka has not acknowledged the event in time; it may still be written. Publish it again with the same id."""
+
+
+class Overloaded(KafkaUnavailable):
+    """Too many events wait for Kafka; nothing was sent. Publish again later."""
+
+
+class RecordTooLarge(StreamsError):
+    """The event is larger than Kafka takes."""
+
+
+class PublishRefused(StreamsError):
+    """Kafka refused the event; it was not written."""
+
+
+class TopicMissing(StreamsError, ConfigurationError):
+    """The topic does not exist."""
+
+
+class PartitionCountChanged(StreamsError, CheckFailed):
+    """A topic's partition count is not what it was made with: keys would change partition and lose their order."""
+
+
+class TopicRefused(StreamsError):
+    """Kafka refused to create the topic."""
+
+
+class UnknownStart(StreamsError, ConfigurationError):
+    """The place to start from is not earliest, latest, a time or an offset."""
+
+
+class CaughtUpTooLate(StreamsError):
+    """The read model has not reached the position in time; a worker may be down or behind."""
+
+
+class DatabaseAway(Unreachable, StreamsError):
+    """Postgres does not answer; the partition waits and tries again."""
+
+
+class OwnershipLost(StreamsError):
+    """Another worker has taken the partition; what this one was writing has no effect."""
+
+
+class PartitionStopped(StreamsError):
+    """A partition can't go on without a decision by an operator; the others go on."""
+
+
+class CheckpointOutOfLog(PartitionStopped):
+    """A checkpoint lies outside the log, so records it counts on are gone or never were."""
+
+    def __init__(
+        self, topic: str, partition: int, checkpoint: int, start: int | None = None, end: int | None = None
+    ) -> None:
+        bounds = "" if start is None else f" The log holds offsets {start} to {end}."
+        super().__init__(
+            f"The checkpoint of {topic}/{partition} lies outside the log.",
+            why=f"Offset {checkpoint} is to be read next.{bounds} Going elsewhere would skip events or repeat them.",
+            next_step=f"plant topics list --topic {topic}",
+        )
+
+
+class TopicRecreated(PartitionStopped):
+    """A topic was deleted and made again under the same name, so its offsets mean other records."""
+
+    def __init__(self, topic: str, partition: int, recorded: UUID, found: UUID) -> None:
+        super().__init__(
+            f"The topic {topic} was made again since {topic}/{partition} was last read.",
+            why=f"Its id was {recorded} and is now {found}; checkpoints of the former topic don't apply.",
+            next_step=f"plant topics list --topic {topic}",
+        )
+
+
+class RecordUnreadable(PartitionStopped):
+    """The broker's bytes don't fit their checksum or Kafka's format: the log is damaged."""
+
+    def __init__(self, topic: str, partition: int, position: int, error: BaseException) -> None:
+        super().__init__(
+            f"A record of {topic}/{partition} can't be read.",
+            why=f"At offset {position} or shortly after it: {error}. Going on would skip events.",
+            next_step=f"plant topics list --topic {topic}",
+        )
+
+
+class LogRefused(PartitionStopped):
+    """Postgres refused a row of the log itself, which is never the record's fault."""
+
+
+class PartitionCountGrew(PartitionStopped):
+    """A topic has more partitions than when it was made: keys have moved, out of order and past the repeat check."""
+
+    def __init__(self, topic: str, partition: int, known: int, found: int) -> None:
+        super().__init__(
+            f"The topic {topic} has another number of partitions than when it was first read.",
+            why=f"It had {known} and has {found}, so keys have changed partition; {topic}/{partition} is not read.",
+            next_step=f"plant topics list --topic {topic}",
+        )

@@ -1,0 +1,207 @@
+"""Who may write a partition, from assignment to revocation.
+
+A partition that the group assigns to this worker goes through one loop, `OwnedPartition.run`:
+
+    ask       Kafka for the log's bounds, the partition count and the topic's id
+    take      in Postgres: terminate the former owner's backend, take the next token, read the checkpoint;
+              a topic or a checkpoint that does not fit what Kafka said stops the partition
+    open      seek to the checkpoint and let records flow
+    project   batch by batch; each one is a transaction that begins by locking the token
+
+Whatever goes wrong while projecting (the fence is gone, Postgres is away, a hole before a batch) ends in the same
+place: the partition is closed and taken again, and reading resumes at the checkpoint. Nothing else is remembered, so
+nothing can be remembered wrongly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import structlog
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from streams.batch import EventBatch
+from streams.errors import CheckpointOutOfLog, DatabaseAway, OwnershipLost, PartitionStopped
+from streams.transport import LogBounds, OpenPartition, RecordBatchConsumer
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+QUEUED_RECORDS_MAX = 16_000
+"""Records that wait while a batch is projected; past that the partition is not fetched."""
+
+BATCH_SECONDS_MIN = 0.02
+"""Batches of a partition begin no closer together: a transaction costs the same for one event as for fifty, and at a
+thousand events a second this makes a third as many of them. An event that comes after a pause does not wait."""
+
+IDLE_SECONDS = 1.0
+"""A partition without records for this long looks for what may keep them from coming."""
+
+RETRY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Pauses after failures in a row, with no batch projected between them; the last one repeats."""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What taking a partition gives: the fencing token and the offset to read next."""
+
+    token: int
+    next_offset: int
+
+
+class PartitionWriter(Protocol):
+    """Postgres's side of one partition. Calls block and come from one thread, one at a time."""
+
+    def take(self, bounds: LogBounds) -> Taken:
+        """Fence off every former owner. Raises PartitionStopped where the topic is not the one that was read."""
+
+    def project(self, batch: EventBatch) -> int:
+        """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseAway, PartitionStopped."""
+
+    def close(self) -> None:
+        """Drop the connection; never raises."""
+
+
+class OwnedPartition:
+    """One assigned partition: its thread, its queue and the loop that keeps it owned."""
+
+    def __init__(
+        self, tp: TP, writer: PartitionWriter, consumer: RecordBatchConsumer, *, heartbeat_seconds: float
+    ) -> None:
+        self.tp = tp
+        self.stopped: PartitionStopped | None = None
+        self._writer = writer
+        self._consumer = consumer
+        self._heartbeat_seconds = heartbeat_seconds
+        self._queue: asyncio.Queue[EventBatch] = asyncio.Queue()
+        self._queued_records = 0
+        self._open: OpenPartition | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{tp.topic}-{tp.partition}")
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._log = log.bind(topic=tp.topic, partition=tp.partition)
+
+    def assign(self) -> None:
+        """Begin to take the partition, after whatever its thread is still doing."""
+        self._cancel()
+        self.stopped = None
+        self._task = asyncio.create_task(self._run(), name=f"own {self.tp.topic}/{self.tp.partition}")
+
+    def revoke(self) -> None:
+        """Stop at once. A batch in the middle of its transaction may still commit: the fence allows it or not."""
+        self._cancel()
+        self._thread.submit(self._writer.close)
+
+    async def shut_down(self) -> None:
+        """Stop, wait for the running batch (bounded by the statement timeout), and end the thread."""
+        self.revoke()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    def submit(self, batch: EventBatch) -> None:
+        """Queue a batch. A full queue pauses the fetching of this partition and holds up no other."""
+        self._queue.put_nowait(batch)
+        self._queued_records += len(batch)
+        if self._open is not None and self._queued_records >= QUEUED_RECORDS_MAX:
+            self._open.paused = True
+
+    def _cancel(self) -> None:
+        self._close()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def _close(self) -> None:
+        self._consumer.close_partition(self.tp)
+        self._open = None
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queued_records = 0
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self._open = await self._take()
+                await self._project(self._open)
+            except PartitionStopped as error:
+                self.stopped = error
+                self._close()
+                self._log.error("partition.stopped", error=type(error).__name__, what=error.what, why=error.why)
+                return
+            except OwnershipLost as error:
+                # Another worker holds the token. If the group has moved the partition, its next heartbeat says so;
+                # taking it back at once would only take it from its rightful owner.
+                self._close()
+                self._log.warning("ownership.lost", why=str(error))
+                await asyncio.sleep(self._heartbeat_seconds)
+            except (DatabaseAway, KafkaError) as error:
+                self._close()
+                pause = self._pause_seconds()
+                self._log.warning("partition.waiting", why=str(error) or repr(error), retry_seconds=pause)
+                await asyncio.sleep(pause)
+            except Exception:
+                # A defect, ours or a library's. Trying again is safe and may help; a partition that is silent does not.
+                self._close()
+                pause = self._pause_seconds()
+                self._log.exception("partition.failed", retry_seconds=pause)
+                await asyncio.sleep(pause)
+
+    def _pause_seconds(self) -> float:
+        pause = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+        self._failures += 1
+        return pause
+
+    async def _take(self) -> OpenPartition:
+        bounds = await self._consumer.bounds(self.tp)
+        taken = await self._blocking(self._writer.take, bounds)
+        if not bounds.start <= taken.next_offset <= bounds.end:
+            raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, taken.next_offset, bounds.start, bounds.end)
+        opened = await self._consumer.open_partition(self.tp, taken.token, taken.next_offset, bounds.topic_id)
+        self._log.info("partition.taken", token=taken.token, next_offset=taken.next_offset, log_end=bounds.end)
+        return opened
+
+    async def _project(self, opened: OpenPartition) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._next_batch(opened)
+            if batch is None:
+                self._check_idle(opened)
+                continue
+            started = loop.time()
+            self._consumer.done[self.tp] = await self._blocking(self._writer.project, batch)
+            self._failures = 0
+            await asyncio.sleep(started + BATCH_SECONDS_MIN - loop.time())
+
+    async def _next_batch(self, opened: OpenPartition) -> EventBatch | None:
+        """All that waits, as one batch; None after IDLE_SECONDS without any."""
+        try:
+            # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation of this task, which then goes on
+            # beside its successor; each drops the other's slices, and the partition stands still (seen).
+            async with asyncio.timeout(IDLE_SECONDS):
+                waiting = [await self._queue.get()]
+        except TimeoutError:
+            return None
+        while not self._queue.empty():
+            waiting.append(self._queue.get_nowait())
+        self._queued_records = 0
+        opened.paused = False
+        # A slice that was fetched under an earlier token may still be on its way here.
+        current = [batch for batch in waiting if batch.token == opened.token]
+        return reduce(EventBatch.followed_by, current) if current else None
+
+    def _check_idle(self, opened: OpenPartition) -> None:
+        """Raise what keeps records from coming, if something does."""
+        if opened.obstacle is not None:
+            raise opened.obstacle
+        done = self._consumer.done[self.tp]
+        if opened.position > done:
+            # A rebalance can cut off slices on their way from the fetch to the queue.
+            raise OwnershipLost(why=f"Offsets {done} to {opened.position} were fetched and have not arrived.")
+
+    async def _blocking(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

@@ -1,0 +1,20 @@
+"""Where an event is in Kafka."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """A record's place: what a publish returns, what `wait_for` waits for.
+
+    >>> str(Position("genesis.events", 3, 42))
+    'genesis.events/3@42'
+    """
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}@{self.offset}"

@@ -1,0 +1,228 @@
+"""Publishing events: idempotent, acknowledged by all in-sync replicas, many publishes to a Kafka batch.
+
+While a partition's batch is on its way, what is published to it gathers into the next one. So batches grow with the
+load by themselves, nothing lingers when there is none, and a partition's events keep the order of their publishing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from runtime import metrics
+from runtime.settings import Settings
+from schemas import codec
+from schemas.events import Event
+from streams.connected_producer import ConnectedProducer, Record
+from streams.deadlines import Deadlines
+from streams.errors import KafkaUnavailable, OutcomeUnknown, Overloaded, PartitionCountChanged, RecordTooLarge
+from streams.position import Position
+from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
+
+RECORD_OVERHEAD_BYTES: Final = 64
+TURN_EVERY_RECORDS: Final = 256
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may wait for Kafka, and for how long."""
+
+    in_flight_records: int = 20_000
+    in_flight_bytes: int = 64 * 1024 * 1024
+    publish_timeout_seconds: float = 5.0
+    """How long one publish waits for Kafka's word."""
+    reconnect_backoff_seconds: float = 0.5
+
+
+class EventProducer:
+    """Publishes events to their topics. One an event loop; safe for any number of concurrent publishes.
+
+    Use it as an async context manager, or call `start` and `stop`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        topics: Iterable[str] = (EVENTS, OPERATIONS),
+        events_topic: str = EVENTS,
+        limits: Limits | None = None,
+    ) -> None:
+        """`topics` must exist and are connected to; `events_topic` is where events of `genesis.events` go, which is
+        another name in a later generation of the topic.
+        """
+        self._settings = settings
+        self._topic_of = {topic: events_topic if topic == EVENTS else topic for topic in topics}
+        self._limits = limits or Limits()
+        self._partition_counts: dict[str, int] = {}
+        self._connected: ConnectedProducer | None = None
+        self._refusal: PartitionCountChanged | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._closings: set[asyncio.Task[None]] = set()
+        self._records_in_flight = 0
+        self._bytes_in_flight = 0
+        self._deadlines: Deadlines[Position] = Deadlines(self._limits.publish_timeout_seconds, self._no_answer)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaUnavailable where no broker answers, TopicMissing where a topic is not there."""
+        self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
+        self.start_in_background()
+
+    def start_in_background(self) -> None:
+        """Connect as soon as Kafka answers, and again whenever the connection is spoilt; publishes fail meanwhile."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_connected(), name="producer-connection")
+
+    async def stop(self) -> None:
+        """Wait for what is on its way, up to the publish timeout, then disconnect."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        connected, self._connected = self._connected, None
+        if connected is not None:
+            await connected.close(self._limits.publish_timeout_seconds)
+        await asyncio.gather(*self._closings, return_exceptions=True)
+
+    async def check(self) -> None:
+        """Ask a broker for its metadata; raises KafkaUnavailable unless it answers and publishing can go on."""
+        await self._usable().ask()
+
+    def submit(self, event: Event, *, source: str, traceparent: str | None = None) -> asyncio.Future[Position]:
+        """Publish without waiting. The future is done when Kafka has acknowledged or refused the event, however late.
+
+        `source` becomes `ce_source`. Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and
+        Unencodable where the event breaks a limit of its type. Do not cancel the future: the event is sent anyway.
+        """
+        connected = self._usable()
+        value = codec.encode(event)
+        headers = codec.headers(event, source, traceparent)
+        key = codec.key(event)
+        size_bytes = len(key) + len(value) + RECORD_OVERHEAD_BYTES
+        for name, content in headers:
+            size_bytes += len(name) + len(content)
+        if size_bytes > RECORD_MAX_BYTES:
+            raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
+        self._take(size_bytes)
+        record = Record(key, value, headers, size_bytes, connected.loop.create_future())
+        connected.add(self._topic_of[event.topic], record)
+        return record.outcome
+
+    async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> Position:
+        """Publish and wait for Kafka's acknowledgement; returns where the event is.
+
+        Raises what `submit` raises; OutcomeUnknown when Kafka has not answered in time: the event may have been
+        written, so publish it again with the same event id; PublishRefused when it was certainly not written.
+        """
+        return await self.settle(self.submit(event, source=source, traceparent=traceparent))
+
+    async def settle(self, outcome: asyncio.Future[Position]) -> Position:
+        """Wait for a submitted event up to the publish timeout; raises OutcomeUnknown after that."""
+        return await self._deadlines.wait(outcome)
+
+    async def publish_many(self, events: Iterable[Event] | AsyncIterable[Event], *, source: str) -> list[Position]:
+        """Publish in order, as fast as Kafka takes it; returns the positions in the same order.
+
+        Raises at the first event that fails; those before it and some after it may have been written.
+        """
+        return [position async for position in self.publish_each(events, source=source)]
+
+    async def publish_each(
+        self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
+    ) -> AsyncIterator[Position]:
+        """As `publish_many`, but yields each position once it and all before it are known, and holds few of them."""
+        waiting: deque[asyncio.Future[Position]] = deque()
+        async for event in _each(events):
+            while (outcome := self._submit_if_room(event, source)) is None:
+                yield await self.settle(waiting.popleft())
+            waiting.append(outcome)
+            while waiting and waiting[0].done():
+                yield waiting.popleft().result()
+        while waiting:
+            yield await self.settle(waiting.popleft())
+
+    def _submit_if_room(self, event: Event, source: str) -> asyncio.Future[Position] | None:
+        try:
+            return self.submit(event, source=source)
+        except Overloaded:
+            if self._records_in_flight == 0:
+                raise
+            return None
+
+    def _no_answer(self) -> OutcomeUnknown:
+        seconds = self._limits.publish_timeout_seconds
+        return OutcomeUnknown(why=f"There was no answer within {seconds:g} s.", retry_after_seconds=2)
+
+    def _usable(self) -> ConnectedProducer:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._connected is None or self._connected.spoilt.is_set():
+            raise KafkaUnavailable(why="Plant is not connected to Kafka at the moment.")
+        return self._connected
+
+    def _take(self, size_bytes: int) -> None:
+        if (
+            self._records_in_flight >= self._limits.in_flight_records
+            or self._bytes_in_flight + size_bytes > self._limits.in_flight_bytes
+        ):
+            raise Overloaded(why=f"{self._records_in_flight} records wait for Kafka.")
+        self._records_in_flight += 1
+        self._bytes_in_flight += size_bytes
+
+    def _give_back(self, records: int, size_bytes: int) -> None:
+        self._records_in_flight -= records
+        self._bytes_in_flight -= size_bytes
+        metrics.PRODUCER_RECORDS_IN_FLIGHT.set(self._records_in_flight)
+        metrics.PRODUCER_BYTES_IN_FLIGHT.set(self._bytes_in_flight)
+
+    def _adopt(self, connected: ConnectedProducer) -> None:
+        """Use a new connection, unless a topic has another number of partitions than when we first saw it."""
+        for topic, count in connected.partition_counts.items():
+            known = self._partition_counts.setdefault(topic, count)
+            if known != count:
+                connected.refuse(topic, known, count)
+        connected.give_back = self._give_back
+        self._connected = connected
+        metrics.PRODUCER_CONNECTS.inc()
+
+    async def _keep_connected(self) -> None:
+        while self._refusal is None:
+            if self._connected is None:
+                try:
+                    self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
+                except Exception:  # whatever it is, the next attempt may succeed; publishes say KafkaUnavailable
+                    await asyncio.sleep(self._limits.reconnect_backoff_seconds)
+                    continue
+            connected = self._connected
+            assert connected is not None
+            await connected.spoilt.wait()
+            self._refusal = connected.refusal
+            self._connected = None
+            closing = asyncio.create_task(connected.close(0), name="producer-close")
+            self._closings.add(closing)
+            closing.add_done_callback(self._closings.discard)
+
+
+async def _each(events: Iterable[Event] | AsyncIterable[Event]) -> AsyncIterator[Event]:
+    """Every event; a plain iterable lets the event loop turn now and then, so that batches leave meanwhile."""
+    if isinstance(events, AsyncIterable):
+        async for event in events:
+            yield event
+        return
+    for count, event in enumerate(events, 1):
+        yield event
+        if count % TURN_EVERY_RECORDS == 0:
+            await asyncio.sleep(0)

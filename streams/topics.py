@@ -1,0 +1,212 @@
+"""The topic catalogue: what topics exist, how they are made, and the command that makes them.
+
+A topic's partition count is chosen when it is made and never changes: growth would send a key's next events to
+another partition, out of order and past the repeat check. Growing means a new generation of the topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from runtime.settings import Settings
+from streams.connection import connection_options
+from streams.errors import KafkaUnavailable, PartitionCountChanged, TopicRefused
+from streams.topic_identity import TopicIdentityRequest
+
+EVENTS = "genesis.events"
+DEAD_EVENTS = "genesis.events.dead"
+OPERATIONS = "plant.operations"
+
+
+def family(topic: str) -> str:
+    """The topic whose events a topic carries: what follows a dash names a later generation; dead letters are events.
+
+    >>> family("genesis.events-2"), family("genesis.events.dead"), family("plant.operations")
+    ('genesis.events', 'genesis.events', 'plant.operations')
+    """
+    name = topic.partition("-")[0]
+    return EVENTS if name == DEAD_EVENTS else name
+
+
+FOREVER = -1
+VISIBLE_SECONDS = 15
+RECORD_MAX_BYTES = 1024 * 1024
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One line of the catalogue. `partitions` None: as many as the settings say when the topic is made."""
+
+    name: str
+    key: str
+    partitions: int | None = None
+    retention_ms: int = FOREVER
+
+    def partition_count(self, settings: Settings) -> int:
+        """How many partitions this topic is made with, and has for ever after."""
+        return self.partitions or settings.topic_partitions
+
+    def config(self, settings: Settings) -> dict[str, str]:
+        """Kafka's topic configuration.
+
+        Timestamps are the broker's (LogAppendTime): no producer can back-date a record, and time seeks are exact.
+        With three replicas two must hold a record before it is acknowledged.
+        """
+        return {
+            "cleanup.policy": "delete",
+            "retention.ms": str(self.retention_ms),
+            "retention.bytes": "-1",
+            "compression.type": "producer",
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(RECORD_MAX_BYTES + 12 * 1024),
+            "min.insync.replicas": str(max(1, settings.topic_replication_factor - 1)),
+            "unclean.leader.election.enable": "false",
+        }
+
+
+CATALOGUE: tuple[Topic, ...] = (
+    Topic(EVENTS, key="entity id"),
+    Topic(DEAD_EVENTS, key="entity id"),
+    Topic(OPERATIONS, key="operation id", partitions=1),
+)
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A topic as the brokers have it. One that was deleted and made again has another id."""
+
+    name: str
+    partitions: int
+    replicas: int
+    topic_id: UUID
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What `apply` does, or would do, about one topic; `differences` are settings that it leaves alone."""
+
+    name: str
+    action: Literal["create", "keep"]
+    partitions: int
+    differences: tuple[str, ...] = ()
+
+
+@asynccontextmanager
+async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An aiokafka admin client; any failure of Kafka inside becomes KafkaUnavailable."""
+    client = AIOKafkaAdminClient(request_timeout_ms=10_000, **connection_options(settings))
+    try:
+        await client.start()
+        yield client
+    except (KafkaError, TimeoutError) as error:
+        raise KafkaUnavailable(why=f"{type(error).__name__} from {settings.kafka_bootstrap_servers}.") from error
+    finally:
+        await client.close()
+
+
+async def describe(settings: Settings, names: Sequence[str] | None = None) -> dict[str, Description]:
+    """The named topics that exist (all of the catalogue's by default), by name."""
+    names = [topic.name for topic in CATALOGUE] if names is None else names
+    async with admin(settings) as client:
+        return await _describe(client, names)
+
+
+async def apply(settings: Settings, *, dry_run: bool = False, catalogue: Sequence[Topic] = CATALOGUE) -> list[Step]:
+    """Create what is missing and leave the rest as it is; running it again changes nothing.
+
+    Raises PartitionCountChanged, before anything is created, where a topic has another partition count than wanted.
+    """
+    async with admin(settings) as client:
+        existing = await _describe(client, [topic.name for topic in catalogue])
+        _refuse_other_partition_counts(settings, catalogue, existing)
+        differences = await _differences(client, settings, [topic for topic in catalogue if topic.name in existing])
+        steps = [
+            Step(
+                topic.name,
+                "keep" if topic.name in existing else "create",
+                topic.partition_count(settings),
+                differences.get(topic.name, ()),
+            )
+            for topic in catalogue
+        ]
+        if not dry_run:
+            await _create(client, settings, [topic for topic in catalogue if topic.name not in existing])
+        return steps
+
+
+async def _describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, Description]:
+    response = await client._send_request(TopicIdentityRequest(names))
+    return {
+        name: Description(
+            name, len(partitions), min(len(replicas) for _, _, _, _, replicas, *_ in partitions), topic_id
+        )
+        for error, name, topic_id, _internal, partitions, *_ in response.topics
+        if error == 0
+    }
+
+
+def _refuse_other_partition_counts(
+    settings: Settings, catalogue: Sequence[Topic], existing: dict[str, Description]
+) -> None:
+    for topic in catalogue:
+        wanted = topic.partition_count(settings)
+        if topic.name in existing and existing[topic.name].partitions != wanted:
+            raise PartitionCountChanged(
+                f"The topic {topic.name} has {existing[topic.name].partitions} partitions, not {wanted}.",
+                why="A partition count never changes: keys would move, and lose their order and their repeat check.",
+                next_step=f"PLANT_TOPIC_PARTITIONS={existing[topic.name].partitions} plant topics apply",
+            )
+
+
+async def _differences(
+    client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]
+) -> dict[str, tuple[str, ...]]:
+    """Per topic, the configuration entries that are not the catalogue's."""
+    if not topics:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
+    found: dict[str, dict[str, str]] = {}
+    for response in await client.describe_configs(resources):
+        for _error, _message, _kind, name, entries in response.resources:
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    return {
+        topic.name: tuple(
+            f"{key} is {found[topic.name].get(key)}, the catalogue says {value}"
+            for key, value in topic.config(settings).items()
+            if found[topic.name].get(key) != value
+        )
+        for topic in topics
+    }
+
+
+async def _create(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> None:
+    if not topics:
+        return
+    new = [
+        NewTopic(
+            topic.name,
+            topic.partition_count(settings),
+            settings.topic_replication_factor,
+            topic_configs=topic.config(settings),
+        )
+        for topic in topics
+    ]
+    response = await client.create_topics(new)
+    for name, code, message, *_ in response.topic_errors:
+        error = for_code(code)
+        if code and error is not TopicAlreadyExistsError:
+            raise TopicRefused(f"Kafka refused to create the topic {name}.", why=f"{error.__name__}: {message}")
+    await _wait_visible(client, [topic.name for topic in topics])
+
+
+async def _wait_visible(client: AIOKafkaAdminClient, names: Sequence[str]) -> None:
+    """A new topic is made by the controller and known to the brokers a moment later."""
+    async with asyncio.timeout(VISIBLE_SECONDS):
+        while len(await _describe(client, names)) < len(names):  # noqa: ASYNC110 (the brokers tell nobody)
+            await asyncio.sleep(0.02)

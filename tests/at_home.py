@@ -1,0 +1,75 @@
+"""A stack that the command line itself starts: fixtures `home` and `plant`, and who still runs there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from devstack.stack import Stack
+
+BIN = Path(sys.executable).parent
+PLANT = str(BIN / "plant")
+PATIENCE_SECONDS = 240
+
+Plant = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A PLANT_HOME of this module's own; `services.py` ends what is left of it should this run be killed."""
+    base = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}"
+    folder = base / str(os.getpid())
+    for path in (base, folder):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+    own = folder / request.module.__name__
+    yield own
+    Stack(own).down(delete_data=True)
+    shutil.rmtree(own, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def environ_of(home: Path, **changes: str) -> dict[str, str]:
+    """An environment without any setting of Plant but this home, and with `plant` on the path."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PLANT_")}
+    return {**clean, "PLANT_HOME": str(home), "PATH": f"{BIN}:{clean['PATH']}", **changes}
+
+
+@pytest.fixture(scope="module")
+def plant(home: Path) -> Plant:
+    """Runs `plant …` to its end."""
+
+    def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PLANT, *arguments],
+            env=environ_of(home, **changes),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    return run
+
+
+def running_in(home: Path) -> list[str]:
+    """The command lines of all processes that work for this home."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and (
+                str(home) in line or process.environ().get("PLANT_HOME") == str(home)
+            ):
+                found.append(line)
+    return found

@@ -1,0 +1,167 @@
+"""Fixtures: one Kafka and one Postgres a session; a database and topics a test.
+
+`tests/skips.py` fails a run in CI that skips what `allowed_skips.toml` does not list.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import pytest
+import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from services import Services, local_stack, services
+
+from database import migrate
+from devstack import postgres, sql
+from devstack.stack import Stack
+from projections.install import install
+from runtime.settings import Settings, load_settings
+
+pytest_plugins = ["skips", "at_home"]
+
+DEFAULT_PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated, empty database of one test, and its address for each role."""
+
+    name: str
+    owner_url: str
+    writer_url: str
+    api_url: str
+    auditor_url: str
+    superuser_url: str
+
+
+class SettingsFor(Protocol):
+    def __call__(self, database: Database, **changes: object) -> Settings: ...
+
+
+class MakeTopic(Protocol):
+    async def __call__(self, partitions: int = DEFAULT_PARTITIONS, **config: str) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Services]:
+    """Kafka and Postgres for the whole session, with roles and passwords."""
+    with services() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def private_stack() -> Iterator[Stack]:
+    """A stack that only this module uses: its processes may be killed. Not migrated, no topics."""
+    with local_stack(f"private-{secrets.token_hex(4)}") as own:
+        yield own
+
+
+@pytest.fixture(scope="session")
+def template_database(stack: Services) -> Iterator[str]:
+    """The name of a migrated database that nobody connects to: tests get copies."""
+    name = f"plant_template_{secrets.token_hex(4)}"
+    postgres.create_database(stack.superuser_url, name)
+    sql.run(_in_database(stack.superuser_url, name), ["CREATE EXTENSION vector", postgres.SCHEMA_GRANT])
+    owner_url = _in_database(stack.environ["PLANT_DATABASE_OWNER_URL"], name)
+    migrate.upgrade(owner_url)
+    install(owner_url)
+    yield name
+    postgres.drop_database(stack.superuser_url, name)
+
+
+@pytest.fixture
+def make_database(stack: Services, template_database: str) -> Iterator[Callable[[], Database]]:
+    """Makes clean databases; they go when the test ends."""
+    made: list[str] = []
+
+    def make() -> Database:
+        name = f"plant_test_{secrets.token_hex(6)}"
+        postgres.create_database(stack.superuser_url, name, template=template_database)
+        made.append(name)
+        roles = ("owner", "writer", "api", "auditor", "superuser")
+        urls = {role: _in_database(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"], name) for role in roles}
+        return Database(name, *(urls[role] for role in roles))
+
+    yield make
+    for name in made:
+        postgres.drop_database(stack.superuser_url, name)
+
+
+@pytest.fixture
+def database(make_database: Callable[[], Database]) -> Database:
+    """A clean, migrated database."""
+    return make_database()
+
+
+@pytest.fixture
+def settings_for(stack: Services) -> SettingsFor:
+    """Settings for a database of this session: its own consumer group, a port chosen by the system, a master key."""
+
+    def build(database: Database, **changes: object) -> Settings:
+        settings = load_settings(
+            {
+                "PLANT_HOME": "/nonexistent",
+                **{name: value for name, value in stack.environ.items() if name.startswith("PLANT_KAFKA_")},
+                "PLANT_DATABASE_OWNER_URL": database.owner_url,
+                "PLANT_DATABASE_WRITER_URL": database.writer_url,
+                "PLANT_DATABASE_API_URL": database.api_url,
+                "PLANT_DATABASE_AUDITOR_URL": database.auditor_url,
+                "PLANT_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+                "PLANT_CONSUMER_GROUP": f"test-{secrets.token_hex(6)}",
+                "PLANT_INGRESS_PORT": "0",
+                "PLANT_TOPIC_PARTITIONS": str(DEFAULT_PARTITIONS),
+            }
+        )
+        return msgspec.structs.replace(settings, **changes)
+
+    return build
+
+
+@pytest.fixture
+def settings(database: Database, settings_for: SettingsFor) -> Settings:
+    """Settings for this test's clean database."""
+    return settings_for(database)
+
+
+@pytest_asyncio.fixture
+async def make_topic(stack: Services) -> AsyncIterator[MakeTopic]:
+    """Makes topics with names of their own; they go when the test ends."""
+    client = AIOKafkaAdminClient(bootstrap_servers=stack.kafka_bootstrap_servers)
+    await client.start()
+    made: list[str] = []
+
+    async def make(partitions: int = DEFAULT_PARTITIONS, **config: str) -> str:
+        name = f"genesis.events-{secrets.token_hex(6)}"
+        options = {key.replace("_", "."): value for key, value in config.items()}
+        await client.create_topics([NewTopic(name, partitions, 1, topic_configs=options)])
+        made.append(name)
+        return name
+
+    try:
+        yield make
+    finally:
+        if made:
+            await client.delete_topics(made)
+        await client.close()
+
+
+@pytest_asyncio.fixture
+async def topic(make_topic: MakeTopic) -> str:
+    """A fresh topic with four partitions."""
+    return await make_topic()
+
+
+def _in_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

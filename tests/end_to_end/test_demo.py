@@ -1,0 +1,157 @@
+"""`plant demo` as a person runs it: from nothing, again, interrupted, and with something broken."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from at_home import PATIENCE_SECONDS, PLANT, Plant, environ_of, running_in
+
+AGENTS = 40
+SKILLS, JOB_ROLES = 877, 91
+SECOND_RUN_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def first(plant: Plant, home: Path) -> dict[str, Any]:
+    """The outcome of the first run."""
+    done = plant("demo", "--agents", str(AGENTS), "--output", "json")
+    assert done.returncode == 0, done.stderr
+    assert running_in(home) == []
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+def test_every_event_is_published_and_projected_once(first: dict[str, Any]) -> None:
+    """ESCO's skills and occupations and the agents' events went in, and each is applied once."""
+    published = first["published"]
+    assert published["by_type"]["genesis.skill.registered"] == SKILLS
+    assert published["by_type"]["genesis.job_role.defined"] == JOB_ROLES
+    assert published["by_type"]["genesis.agent.onboarded"] == AGENTS
+    assert published["by_type"]["genesis.agent.available"] == AGENTS
+    assert published["published"] == published["projected"] == sum(published["by_type"].values())
+    assert published["dispositions"] == {"applied": published["published"]}
+    assert first["read_model"]["agents"] == AGENTS
+    assert all(row["job_role"] and row["some_skills"] for row in first["read_model"]["rows"])
+
+
+def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> None:
+    """No partition lags, and the verifier has seen every record that Kafka has."""
+    assert [row["lag"] for row in first["partitions"]] == [0] * 9
+    assert first["audit"]["verdict"] == "good"
+    assert first["audit"]["entries"] == sum(row["log_end"] for row in first["partitions"])
+    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 1
+
+
+def test_tampering_is_refused_and_found(first: dict[str, Any]) -> None:
+    """Writer and owner may not change the log; a superuser's change on a copy is named with both hashes."""
+    errors = {attempt["role"]: attempt["error"] for attempt in first["refused"]}
+    assert errors == {
+        "plant_writer": "permission denied for table event_stream",
+        "plant_owner": "event_stream is append-only: UPDATE refused",
+    }
+    found = first["found"]
+    assert len(found["stored_hash"]) == len(found["recomputed_hash"]) == 64
+    assert found["stored_hash"] != found["recomputed_hash"]
+
+
+def test_it_says_what_is_esco_and_what_is_generated(first: dict[str, Any]) -> None:
+    """ESCO's attribution line is shown, and so is what was made up."""
+    assert first["esco"] == "This service uses the ESCO classification of the European Commission."
+    assert "ratings and validations are generated" in first["generated"]
+
+
+@contextmanager
+def publishing(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that has begun to publish."""
+    with subprocess.Popen(
+        [PLANT, "demo"], env=environ_of(home), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as demo:
+        try:
+            assert demo.stderr is not None
+            for line in demo.stderr:
+                if "Publishing" in line:
+                    break
+            yield demo
+        finally:
+            demo.kill()
+
+
+def test_interrupted_it_leaves_nothing_running(home: Path) -> None:
+    """Ctrl-C while it publishes: exit code 130, and nothing is left."""
+    with publishing(home) as demo:
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(PATIENCE_SECONDS) == 130
+    assert running_in(home) == []
+
+
+def test_an_error_leaves_nothing_running(plant: Plant, home: Path, first: dict[str, Any]) -> None:
+    """Topics with another partition count are refused in three lines, and the stack is ended again."""
+    done = plant("demo", PLANT_TOPIC_PARTITIONS="3")
+    assert done.returncode == 3
+    assert "error: The topic genesis.events has 8 partitions, not 3." in done.stderr
+    assert " next: " in done.stderr
+    assert running_in(home) == []
+
+
+@pytest.fixture(scope="module")
+def up(plant: Plant) -> None:
+    """From here on the stack is up; the last test takes it down."""
+    assert plant("up").returncode == 0
+
+
+@pytest.mark.usefixtures("up")
+def test_sigterm_ends_it_in_order_too(home: Path) -> None:
+    """A demo that is told to end takes its own processes along, and leaves a stack that was up alone."""
+    with publishing(home) as demo:
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(PATIENCE_SECONDS) == 130
+    assert services_in(home) == []
+    assert running_in(home) != []
+
+
+@pytest.mark.usefixtures("up")
+def test_a_worker_that_ends_is_named_with_its_log(home: Path) -> None:
+    """The error says which process ended and where its log is; the other one is ended too."""
+    with publishing(home) as demo:
+        [worker] = [child for child in psutil.Process(demo.pid).children() if "worker" in child.cmdline()]
+        worker.kill()
+        _, said = demo.communicate(timeout=PATIENCE_SECONDS)
+        assert demo.returncode == 1
+    assert "error: plant worker has ended." in said
+    assert f"next: tail -50 {home}/logs/worker.log" in said
+    assert services_in(home) == []
+
+
+@pytest.mark.usefixtures("up")
+def test_again_with_a_stack_that_is_up(plant: Plant, home: Path, first: dict[str, Any]) -> None:
+    """Another run is quick, logs ESCO's events as repeats, leaves the stack up; what it says to run next works."""
+    done = plant("demo", "--agents", str(AGENTS))
+    assert done.returncode == 0, done.stderr
+    took = int(done.stdout.rpartition("Done in ")[2].split(" s.")[0])
+    assert took <= SECOND_RUN_SECONDS
+    assert f"{SKILLS + JOB_ROLES} repeat" in done.stdout
+    assert f"{AGENTS} of this run" in done.stdout
+    assert "The stack was up before and stays up." in done.stdout
+    assert "ESCO classification" in done.stdout
+    assert services_in(home) == []
+    before, *commands = first["next"]
+    assert before == "plant up"
+    for command in commands:
+        assert command in done.stdout.replace(f"PLANT_HOME={home} ", "")
+        ran = plant(*shlex.split(command)[1:])
+        assert ran.returncode == 0, f"{command}: {ran.stderr}"
+        assert ran.stdout or command == "plant down"
+    assert running_in(home) == []
+
+
+def services_in(home: Path) -> list[str]:
+    return [line for line in running_in(home) if "plant worker" in line or "plant ingress" in line]

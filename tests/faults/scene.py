@@ -1,0 +1,154 @@
+"""A database, a topic, and Plant's own processes on them: what the fault tests break and look at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from database import migrate
+from devstack.stack import Stack
+from projections.install import install
+from projections.session import Session
+from runtime.settings import Settings, load_settings
+from streams.topics import EVENTS, apply
+
+PLANT = str(Path(sys.executable).with_name("plant"))
+DEADLINE_SECONDS = 60.0
+
+
+def until(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = DEADLINE_SECONDS) -> float:
+    """Wait until the condition holds; the seconds it took. Raises TimeoutError naming what was waited for."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            raise TimeoutError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+class Process:
+    """A running `plant …` process; what it says is in a file."""
+
+    def __init__(self, folder: Path, number: int, environ: Mapping[str, str], arguments: tuple[str, ...]) -> None:
+        self.name = f"{arguments[0]}-{number}"
+        self.log = folder / f"{self.name}.log"
+        with self.log.open("wb") as output:
+            self._popen = subprocess.Popen([PLANT, *arguments], env=dict(environ), stdout=output, stderr=output)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def said(self, event: str) -> list[dict[str, object]]:
+        """The log lines of this event so far."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.get("event") == event:
+                    found.append(entry)
+        return found
+
+    def freeze(self) -> None:
+        """SIGSTOP; returns when every thread has stopped."""
+        self._popen.send_signal(signal.SIGSTOP)
+        until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, f"{self.name} stopped")
+
+    def thaw(self) -> None:
+        self._popen.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._popen.kill()
+        self._popen.wait(DEADLINE_SECONDS)
+
+    def stop(self) -> int:
+        """SIGTERM, and wait for an orderly end; the exit code."""
+        self._popen.terminate()
+        return self._popen.wait(DEADLINE_SECONDS)
+
+
+class Scene:
+    """One database and one topic. Processes that are still there at the end are killed."""
+
+    def __init__(self, environ: Mapping[str, str], topic: str, folder: Path) -> None:
+        self.topic = topic
+        self.folder = folder
+        self.environ = {**os.environ, **environ, "PLANT_LOG_FORMAT": "json"}
+        self.processes: list[Process] = []
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.environ)
+
+    def worker(self, **environ: str) -> Process:
+        """A worker of this topic; it has joined the group and taken nothing yet."""
+        return self._start("worker", "--topic", self.topic, **environ)
+
+    def ingress(self, port: int = 0) -> tuple[Process, int]:
+        """An ingress that takes webhooks, and its port."""
+        ready = self.folder / f"ready-{len(self.processes)}.json"
+        process = self._start("ingress", "--port", str(port), "--ready-file", str(ready))
+        until(lambda: ready.exists() or not process.alive, "ingress is ready")
+        assert process.alive, process.log.read_text()
+        return process, int(json.loads(ready.read_text())["port"])
+
+    def query(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """One statement as a superuser."""
+        session = Session(self.environ["PLANT_DATABASE_SUPERUSER_URL"])
+        try:
+            return session.query(statement, parameters)
+        finally:
+            session.close()
+
+    def end(self) -> None:
+        """Kill what runs."""
+        for process in self.processes:
+            if process.alive:
+                process.kill()
+
+    def _start(self, *arguments: str, **environ: str) -> Process:
+        process = Process(self.folder, len(self.processes), {**self.environ, **environ}, arguments)
+        self.processes.append(process)
+        return process
+
+
+@contextlib.contextmanager
+def scene_of(settings: Settings, superuser_url: str, topic: str, folder: Path) -> Iterator[Scene]:
+    """A scene from settings that a fixture made."""
+    given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
+    scene = Scene({**given, "PLANT_DATABASE_SUPERUSER_URL": superuser_url}, topic, folder)
+    try:
+        yield scene
+    finally:
+        scene.end()
+
+
+@contextlib.contextmanager
+def private_scene(stack: Stack, folder: Path) -> Iterator[Scene]:
+    """A scene on a stack whose processes may be killed: its own database, and the topics of the catalogue."""
+    migrate.upgrade(stack.environ["PLANT_DATABASE_OWNER_URL"])
+    install(stack.environ["PLANT_DATABASE_OWNER_URL"])
+    short = {"PLANT_TOPIC_PARTITIONS": "4", "PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "2"}
+    scene = Scene({"PLANT_HOME": str(folder), **stack.environ, **short}, EVENTS, folder)
+    asyncio.run(apply(scene.settings))
+    try:
+        yield scene
+    finally:
+        scene.end()

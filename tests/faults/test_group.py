@@ -1,0 +1,174 @@
+"""What can happen inside the group: a worker that is frozen in the middle, workers that come and go, another topic
+under the same name."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from conftest import Database
+from evidence import applied, assert_exactly_once, dispositions, log_ends, wait_until_level
+from scene import Process, Scene, scene_of, until
+
+from benchmarks.load import events, fill
+from projections.session import Session
+from runtime.settings import Settings
+
+SESSION_SECONDS = 2
+MOVES_SECONDS = 10.0
+STORM_ROUNDS = 3
+
+
+@pytest.fixture
+def scene(settings: Settings, database: Database, topic: str, tmp_path: Path) -> Iterator[Scene]:
+    with scene_of(settings, database.superuser_url, topic, tmp_path) as made:
+        made.environ["PLANT_WORKER_SESSION_TIMEOUT_SECONDS"] = str(SESSION_SECONDS)
+        yield made
+
+
+def owners(scene: Scene) -> Counter[int]:
+    """How many partitions each worker process has taken last, by its pid."""
+    rows = scene.query("SELECT worker FROM partition_owners WHERE topic = $1 AND worker <> ''", (scene.topic,))
+    return Counter(int(str(row[0]).rpartition(":")[2]) for row in rows)
+
+
+def backends(scene: Scene, worker: Process, condition: str) -> list[int]:
+    """The worker's backends that are inside a COPY into the log, and wait in this way."""
+    sql = f"""
+        SELECT a.pid FROM partition_owners AS o JOIN pg_stat_activity AS a ON a.pid = o.backend_pid
+        WHERE o.topic = $1 AND o.worker LIKE '%:' || $2 AND a.state = 'active' AND a.query ILIKE 'COPY%event_stream%'
+          AND {condition}
+    """
+    return [int(str(row[0])) for row in scene.query(sql, (scene.topic, str(worker.pid)))]
+
+
+@contextmanager
+def frozen_inside_copy(scene: Scene, worker: Process) -> Iterator[list[int]]:
+    """Stop the worker's process while its backends are inside COPY; they wait for data that does not come.
+
+    A lock makes it certain: the COPY has begun and can't be answered, then the process is stopped, then the lock goes.
+    """
+    blocker = Session(scene.environ["PLANT_DATABASE_SUPERUSER_URL"])
+    try:
+        blocker.script("BEGIN")
+        blocker.script("LOCK TABLE event_stream IN SHARE MODE")
+        fill(scene.settings, scene.topic, events(4000, seed=7))
+        until(lambda: backends(scene, worker, "a.wait_event_type = 'Lock'"), "the worker begins its COPY", 15)
+        worker.freeze()
+        blocker.script("ROLLBACK")
+    finally:
+        blocker.close()
+    try:
+        until(lambda: backends(scene, worker, "a.wait_event = 'ClientRead'"), "the COPY waits for its client", 15)
+        yield backends(scene, worker, "a.wait_event = 'ClientRead'")
+    finally:
+        worker.thaw()
+
+
+def test_a_worker_frozen_inside_copy_loses_its_partitions_and_its_batch(scene: Scene) -> None:
+    """The other worker has them within 10 s of the session's end, the stale batch leaves nothing, and both go on."""
+    fill(scene.settings, scene.topic, events(4000))
+    frozen, other = scene.worker(), scene.worker()
+    until(lambda: owners(scene) == {frozen.pid: 2, other.pid: 2}, lambda: f"each has two partitions: {owners(scene)}")
+    wait_until_level(scene)
+
+    with frozen_inside_copy(scene, frozen) as inside:
+        moved = until(lambda: owners(scene) == {other.pid: 4}, "the partitions move", SESSION_SECONDS + MOVES_SECONDS)
+        wait_until_level(scene)
+        fill(scene.settings, scene.topic, events(2000, seed=8))
+        wait_until_level(scene)
+        assert dispositions(scene) == {"applied": 10_000}
+        assert backends(scene, frozen, "true") == []
+    until(lambda: owners(scene) == {frozen.pid: 2, other.pid: 2}, lambda: f"the group settles: {owners(scene)}")
+    fill(scene.settings, scene.topic, events(2000, seed=9))
+    wait_until_level(scene)
+
+    assert inside
+    assert assert_exactly_once(scene, []) == {"applied": 12_000}
+    assert frozen.alive
+    assert other.alive
+    assert not frozen.said("partition.stopped") + other.said("partition.stopped")
+    print(f"frozen with {len(inside)} COPY open; all partitions were the other's {moved:.2f} s later")
+
+
+def test_a_storm_of_rebalances_changes_nothing(scene: Scene) -> None:
+    """Workers join and leave in an orderly way, again and again, under load: each event is applied once."""
+    stop, sent = threading.Event(), [0]
+
+    def publish() -> None:
+        while not stop.is_set():
+            sent[0] += fill(scene.settings, scene.topic, events(200, seed=1000 + sent[0]))
+            stop.wait(0.1)
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    try:
+        running = [scene.worker(), scene.worker()]
+        for _ in range(STORM_ROUNDS):
+            running.append(scene.worker())
+            until(lambda: running[-1].said("partitions.assigned"), "the new worker has joined")
+            assert running.pop(0).stop() == 0
+        before = applied(scene)
+        until(lambda: applied(scene) > before, "work goes on")
+    finally:
+        stop.set()
+        publisher.join()
+    wait_until_level(scene)
+
+    assert assert_exactly_once(scene, []) == {"applied": sent[0]}
+    assert all(worker.alive for worker in running)
+    rebalances = sum(len(worker.said("partitions.assigned")) for worker in scene.processes)
+    print(f"{sent[0]} events through {len(scene.processes)} workers and {rebalances} assignments")
+
+
+async def make_again(scene: Scene, agents: int) -> None:
+    """Delete the topic and make one of the same name at once, longer than the one before."""
+    client = AIOKafkaAdminClient(bootstrap_servers=scene.settings.kafka_address())
+    await client.start()
+    try:
+        await client.delete_topics([scene.topic])
+        codes = [1]
+        while any(codes):  # the old one's deletion is done a moment later
+            response = await client.create_topics([NewTopic(scene.topic, 4, 1)])
+            codes = [code for _, code, *_ in response.topic_errors if code]
+    finally:
+        await client.close()
+    fill(scene.settings, scene.topic, events(agents, seed=77))
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["under a running worker", "under a stopped one"])
+async def test_another_topic_of_the_same_name_is_never_read(scene: Scene, running: bool) -> None:
+    """Its partitions stop with a named error, and nothing is written.
+
+    The running worker is held still while the topic is made again. So it learns nothing of the time between, and its
+    next fetch, at an offset that both topics have, is answered with other records.
+    """
+    fill(scene.settings, scene.topic, events(400))
+    worker = scene.worker(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="30")
+    wait_until_level(scene)
+    if running:
+        worker.freeze()
+    else:
+        worker.stop()
+
+    await make_again(scene, 4000)
+    if running:
+        worker.thaw()
+    else:
+        worker = scene.worker()
+
+    until(lambda: len(stops(worker)) == 4, lambda: f"every partition stops: {stops(worker)}")
+    assert set(stops(worker).values()) == {"TopicRecreated"}
+    assert dispositions(scene) == {"applied": 400}
+    assert min(log_ends(scene).values()) > 400
+    assert worker.alive
+
+
+def stops(worker: Process) -> dict[object, object]:
+    """The error that each partition has stopped with."""
+    return {line["partition"]: line["error"] for line in worker.said("partition.stopped")}

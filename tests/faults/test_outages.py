@@ -1,0 +1,162 @@
+"""Kafka or Postgres away for a while, or out of space, under load.
+
+`PLANT_FAULT_AWAY_SECONDS` (6) says how long Postgres is away: three sessions of a worker, which here have 2 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from evidence import applied, assert_exactly_once, dispositions, wait_until_level
+from scene import Process, Scene, private_scene, until
+from webhook_load import WebhookLoad
+from webhooks import Sender, add_key
+
+from benchmarks.load import events, fill
+from devstack import processes, sql
+from devstack.postgres_binaries import ensure_system_user
+from devstack.stack import Stack
+
+AWAY_SECONDS = float(os.environ.get("PLANT_FAULT_AWAY_SECONDS", "6"))
+RESUMES_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def scene(private_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with private_scene(private_stack, tmp_path_factory.mktemp("outages")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def worker(scene: Scene) -> Process:
+    return scene.worker()
+
+
+@pytest.fixture(scope="module")
+def way_in(scene: Scene) -> tuple[Sender, int]:
+    """A key's owner, and the port of an ingress that knows the key."""
+    _, sender = asyncio.run(add_key(scene.settings))
+    return sender, scene.ingress()[1]
+
+
+def members(scene: Scene) -> list[tuple[str, bytes]]:
+    """Member ids and assignments of the workers' group."""
+
+    async def ask() -> list[tuple[str, bytes]]:
+        client = AIOKafkaAdminClient(bootstrap_servers=scene.settings.kafka_address())
+        await client.start()
+        try:
+            (response,) = await client.describe_consumer_groups([scene.settings.consumer_group])
+            ((_, _, state, _, _, found, *_rest),) = response.groups
+            assert state == "Stable"
+            return sorted((member[0], member[4]) for member in found)
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def test_postgres_away_keeps_the_group_and_loses_nothing(
+    scene: Scene, private_stack: Stack, worker: Process, way_in: tuple[Sender, int]
+) -> None:
+    """Webhooks are taken all the while; the worker keeps its place in the group and takes up its work within 5 s."""
+    load = WebhookLoad(*way_in, seed=1)
+    with load.running():
+        until(lambda: applied(scene) > 100, "the worker is at work")
+        before, assigned = members(scene), len(worker.said("partitions.assigned"))
+        private_stack.kill_postgres()
+        accepted_before = load.accepted_count
+        threading.Event().wait(AWAY_SECONDS)
+        accepted_meanwhile = load.accepted_count - accepted_before
+        assert members(scene) == before
+        private_stack.start_postgres()
+        rows = applied(scene)
+        resumed = until(lambda: applied(scene) > rows, "work is resumed", RESUMES_SECONDS)
+
+    wait_until_level(scene)
+
+    assert accepted_meanwhile > 0
+    assert members(scene) == before
+    assert len(worker.said("partitions.assigned")) == assigned
+    found = assert_exactly_once(scene, load.accepted)
+    print(f"away {AWAY_SECONDS:g} s, {accepted_meanwhile} accepted meanwhile, resumed after {resumed:.2f} s; {found}")
+
+
+def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
+    scene: Scene, private_stack: Stack, worker: Process, way_in: tuple[Sender, int]
+) -> None:
+    """While the broker is away ingress answers 503 with Retry-After; the worker's process lives on and goes on."""
+    load = WebhookLoad(*way_in, seed=2)
+    with load.running():
+        until(lambda: load.accepted_count > 100, "webhooks are taken")
+        broker = private_stack.state.kafka
+        processes.send(broker, signal.SIGTERM)
+        assert processes.wait_gone(broker, patience_seconds=30)
+        until(lambda: load.answers["503"] > 0, "ingress says so")
+        private_stack.start_kafka()
+        accepted, rows = load.accepted_count, applied(scene)
+        resumed = until(lambda: load.accepted_count > accepted and applied(scene) > rows, "both go on")
+
+    wait_until_level(scene)
+
+    assert worker.alive
+    assert load.answers.keys() <= {"200", "503"}
+    assert load.retry_after
+    assert all(seconds is not None and int(seconds) >= 1 for seconds in load.retry_after)
+    found = assert_exactly_once(scene, load.accepted)
+    print(f"{dict(load.answers)}, Retry-After {load.retry_after}, resumed after {resumed:.2f} s; {dict(found)}")
+
+
+@contextmanager
+def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
+    """The event log on a file system of 16 MB; the folder."""
+    superuser = scene.environ["PLANT_DATABASE_SUPERUSER_URL"]
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        data = folder / "data"
+        data.mkdir()
+        folder.chmod(0o755)
+        if user := ensure_system_user():
+            shutil.chown(data, user, user)
+        sql.run(superuser, [f"CREATE TABLESPACE small LOCATION '{data}'"])
+        sql.run(superuser, ["ALTER TABLE event_stream SET TABLESPACE small"])
+        yield folder
+    finally:
+        sql.run(superuser, ["ALTER TABLE event_stream SET TABLESPACE pg_default", "CHECKPOINT"])
+        sql.run(superuser, ["DROP TABLESPACE IF EXISTS small"])
+        # Lazily: a backend may still hold a file of the table that has moved away.
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+
+
+def test_a_full_disk_is_waited_out(scene: Scene, private_stack: Stack, worker: Process) -> None:
+    """Out of space, the worker waits with its partitions, and goes on when there is space again."""
+    wait_until_level(scene)
+    with small_disk(scene, private_stack.home / "small") as folder:
+        filler = folder / "filler"
+        with filler.open("wb") as file:
+            file.write(bytes(shutil.disk_usage(folder).free - 256 * 1024))
+        fill(scene.settings, scene.topic, events(10_000, agents=200, seed=3))
+        full = lambda: [line for line in worker.said("partition.waiting") if "No space left" in str(line["why"])]  # noqa: E731
+        until(lambda: len(full()) > 3, "the worker finds the disk full")
+        rows = dispositions(scene).total()
+        filler.unlink()
+        wait_until_level(scene)
+
+        assert dispositions(scene).total() > rows
+        assert worker.alive
+        assert_exactly_once(scene, [])
+    print(f"refused for want of space {len(full())} times")

@@ -1,0 +1,85 @@
+"""One event type in several versions, some of which may not follow each other."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+import msgspec
+
+from schemas.events import Event
+from schemas.registry import Registry, Version, next_version
+from schemas.states import NO_NUL
+
+Text = Annotated[str, msgspec.Meta(pattern=NO_NUL)]
+
+
+class ThingMade(Event, frozen=True, kw_only=True):
+    """A thing was made."""
+
+    event_type: ClassVar[str] = "test.thing.made"
+    entity_field: ClassVar[str] = "thing_id"
+    thing_id: UUID
+    occurred_at: datetime
+    name: Text
+
+
+def renamed(struct: type[Event]) -> type[Event]:
+    """The struct as the next version of ThingMade."""
+    struct.__name__ = "ThingMade"
+    return struct
+
+
+@renamed
+class WithNote(Event, frozen=True, kw_only=True):
+    """A thing was made, as we say now."""
+
+    event_type: ClassVar[str] = "test.thing.made"
+    entity_field: ClassVar[str] = "thing_id"
+    note: Text | None = None
+    thing_id: UUID
+    occurred_at: datetime
+    name: Text
+
+
+@renamed
+class WithScore(Event, frozen=True, kw_only=True):
+    """A thing was made and scored."""
+
+    event_type: ClassVar[str] = "test.thing.made"
+    entity_field: ClassVar[str] = "thing_id"
+    thing_id: UUID
+    occurred_at: datetime
+    name: Text
+    score: int
+
+
+@renamed
+class Described(Event, frozen=True, kw_only=True):
+    """A thing was made: only the description is new."""
+
+    event_type: ClassVar[str] = "test.thing.made"
+    entity_field: ClassVar[str] = "thing_id"
+    thing_id: UUID
+    occurred_at: datetime
+    name: Text
+
+
+@renamed
+class Mapped(Event, frozen=True, kw_only=True):
+    """A thing was made, with a limit that columns can't check."""
+
+    event_type: ClassVar[str] = "test.thing.made"
+    entity_field: ClassVar[str] = "thing_id"
+    thing_id: UUID
+    occurred_at: datetime
+    name: str
+
+
+FIRST = next_version(Registry([], {}), ThingMade)
+
+
+def registered(*versions: Version, event: type[Event] = ThingMade) -> Registry:
+    """A registry of these versions in which `event` is today's struct."""
+    return Registry(versions, {event.event_type: event})

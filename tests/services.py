@@ -1,0 +1,111 @@
+"""Where the tests' Kafka and Postgres come from.
+
+Three ways, in this order: addresses in the environment; containers, where a Docker engine answers and
+PLANT_TEST_CONTAINERS=1 asks for them; else a stack that the project starts itself, for this run alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from devstack.stack import Stack
+
+ROOT = Path(__file__).parent.parent
+COMPOSE_FILE = "docker-compose.kafka.yml"
+NEEDED = ("PLANT_KAFKA_BOOTSTRAP_SERVERS", "PLANT_DATABASE_SUPERUSER_URL")
+"""The superuser makes a database a test; the roles' passwords are in their own addresses."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """A Kafka and a Postgres with Plant's roles. `local` is there when the project itself runs them."""
+
+    environ: Mapping[str, str]
+    local: Stack | None = None
+
+    @property
+    def kafka_bootstrap_servers(self) -> str:
+        return self.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"]
+
+    @property
+    def superuser_url(self) -> str:
+        return self.environ["PLANT_DATABASE_SUPERUSER_URL"]
+
+
+@contextlib.contextmanager
+def services() -> Iterator[Services]:
+    """The services of one test session."""
+    if all(os.environ.get(name) for name in NEEDED):
+        yield Services({name: value for name, value in os.environ.items() if name.startswith("PLANT_")})
+    elif os.environ.get("PLANT_TEST_CONTAINERS") == "1":
+        with _containers() as environ:
+            yield Services(environ)
+    else:
+        with local_stack("session") as stack:
+            yield Services(stack.environ, stack)
+
+
+@contextlib.contextmanager
+def local_stack(name: str) -> Iterator[Stack]:
+    """A stack of our own in a folder named by our pid, so that one whose test run was killed can be told and ended."""
+    base = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}"
+    base.mkdir(exist_ok=True)
+    base.chmod(0o755)
+    _end_abandoned(base)
+    own = base / str(os.getpid())
+    own.mkdir(exist_ok=True)
+    own.chmod(0o755)
+    stack = Stack(own / name)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down(delete_data=True)
+        with contextlib.suppress(OSError):
+            own.rmdir()
+
+
+def _end_abandoned(base: Path) -> None:
+    for folder in base.iterdir():
+        if folder.name.isdigit() and not psutil.pid_exists(int(folder.name)):
+            for home in folder.iterdir():
+                Stack(home).down(delete_data=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _containers() -> Iterator[dict[str, str]]:
+    """Kafka and Postgres of the compose file, through testcontainers."""
+    from testcontainers.compose import DockerCompose
+
+    compose = DockerCompose(ROOT, compose_file_name=COMPOSE_FILE, services=["kafka", "postgres"], wait=True)
+    with compose:
+        yield dict(compose_addresses(os.environ))
+
+
+def compose_addresses(environ: Mapping[str, str]) -> dict[str, str]:
+    """The addresses that the compose file publishes, by its own defaults."""
+    kafka_port = environ.get("PLANT_KAFKA_PORT", "9092")
+    postgres_port = environ.get("PLANT_POSTGRES_PORT", "5432")
+    passwords = {
+        role: environ.get(f"PLANT_{role.upper()}_PASSWORD", f"plant-{role}-development")
+        for role in ("owner", "writer", "api", "auditor")
+    }
+    urls = {
+        f"PLANT_DATABASE_{role.upper()}_URL": f"postgresql://plant_{role}:{password}@127.0.0.1:{postgres_port}/plant"
+        for role, password in passwords.items()
+    }
+    superuser_password = environ.get("PLANT_SUPERUSER_PASSWORD", "plant-superuser-development")
+    return {
+        "PLANT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{kafka_port}",
+        "PLANT_DATABASE_SUPERUSER_URL": f"postgresql://postgres:{superuser_password}@127.0.0.1:{postgres_port}/plant",
+        **urls,
+    }

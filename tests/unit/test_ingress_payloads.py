@@ -1,0 +1,232 @@
+"""Bodies into events: what is accepted, what is refused and where, and that nothing else ever happens."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingress import payloads, problems
+from ingress.payloads import is_accepted, read_cloud_event, read_data, read_webhook
+from ingress.problems import Problem
+from schemas import codec
+from schemas.events import EVENTS, AgentOnboarded, AgentRated, EntityAmended
+from schemas.identity import event_id
+
+AGENT = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
+RATED = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}
+ONBOARDED = {"agent_id": AGENT, "name": "A", "skill_ids": [AGENT]}
+
+
+def webhook(data: object = None, /, **changes: object) -> bytes:
+    payload = {"type": "genesis.agent.rated", "timestamp": "2026-11-23T08:00:00.123456Z", "data": data or RATED}
+    return json.dumps({name: value for name, value in {**payload, **changes}.items() if value is not None}).encode()
+
+
+def cloud_event(**changes: object) -> bytes:
+    event = {
+        "specversion": "1.0",
+        "id": "e1",
+        "source": "urn:test",
+        "type": "genesis.agent.rated",
+        "time": "2026-11-23T08:00:00Z",
+        "data": RATED,
+    }
+    return json.dumps({name: value for name, value in {**event, **changes}.items() if value is not None}).encode()
+
+
+def refusal(body: bytes, event_type: str = "genesis.agent.rated") -> Problem:
+    with pytest.raises(Problem) as raised:
+        read_webhook(body, event_type, "genesis", "msg_1", "test")
+    return raised.value
+
+
+def status_of(read: Callable[[], object]) -> int:
+    try:
+        read()
+    except Problem as problem:
+        return problem.status
+    return 200
+
+
+def test_a_webhook_becomes_its_event() -> None:
+    """Id, time and data come from where the contract says."""
+    incoming = read_webhook(webhook(), "genesis.agent.rated", "genesis", "msg_1", "plant/test")
+    assert incoming.event == AgentRated(
+        event_id=event_id("genesis", "msg_1"),
+        agent_id=UUID(AGENT),
+        occurred_at=datetime(2026, 11, 23, 8, 0, 0, 123456, UTC),
+        rater_id=UUID(AGENT),
+        rating=4,
+    )
+    assert incoming.source == "plant/test"
+
+
+def test_the_type_may_be_left_out() -> None:
+    """The route says the type; the body need not."""
+    assert (
+        read_webhook(webhook(type=None), "genesis.agent.rated", "p", "m", "s").event.event_type == "genesis.agent.rated"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (webhook(type="genesis.agent.available"), "#/type"),
+        (webhook(timestamp=None), "#/timestamp"),
+        (webhook(timestamp="2026-11-23T08:00:00"), "#/timestamp"),
+        (webhook(timestamp="0001-01-01T00:00:00+14:00"), "#/timestamp"),
+        (webhook({**RATED, "rating": 6}), "#/data/rating"),
+        (webhook({**RATED, "rating": True}), "#/data/rating"),
+        (webhook({**RATED, "rating": 10**400}), "#/data/rating"),
+        (webhook({**RATED, "agent_id": "x"}), "#/data/agent_id"),
+        (webhook({"agent_id": AGENT}), "#/data/rater_id"),
+        (webhook({**RATED, "event_id": AGENT}), "#/data/event_id"),
+        (webhook({**RATED, "surprise": 1}), "#/data/surprise"),
+        (b"[]", "#"),
+    ],
+)
+def test_what_does_not_fit_is_pointed_at(body: bytes, pointer: str) -> None:
+    """A 422 names the field by a JSON pointer."""
+    problem = refusal(body)
+    assert (problem.status, problem.errors[0].pointer) == (422, pointer)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"type":"\xff"}',
+        b"\xef\xbb\xbf{}",
+        b'{"type":"\\ud800"}',
+        b'{"x":' + b"[" * 200_000,
+    ],
+    ids=["empty", "cut", "not UTF-8", "bad UTF-8 inside", "byte order mark", "lone surrogate", "deep"],
+)
+def test_what_is_not_json_is_400(body: bytes) -> None:
+    """Malformed bodies are 400, never an exception."""
+    assert refusal(body).status == 400
+
+
+def test_nul_characters_are_refused_where_they_stand() -> None:
+    """Postgres can't hold NUL, so it never gets that far."""
+    problem = refusal(webhook({**ONBOARDED, "name": "a\0b"}, type=None), "genesis.agent.onboarded")
+    assert (problem.status, problem.errors[0].pointer) == (422, "#/data/name")
+    assert problem.errors[0].detail == "NUL characters are not allowed"
+
+
+def test_long_unknown_names_are_not_thrown_back_whole() -> None:
+    """What the sender wrote is echoed in part at most."""
+    assert len(refusal(webhook({**RATED, "x" * 100_000: 1})).body()) < 1000
+
+
+def test_a_cloud_event_becomes_its_event() -> None:
+    """Any outside event type comes in by its CloudEvent; the source and a good traceparent are kept."""
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = cloud_event(type="genesis.agent.onboarded", data=ONBOARDED, traceparent=traceparent, subject="ignored")
+    incoming = read_cloud_event(body, "genesis")
+    assert isinstance(incoming.event, AgentOnboarded)
+    assert incoming.event.event_id == event_id("genesis", "e1")
+    assert (incoming.source, incoming.traceparent) == ("urn:test", traceparent)
+
+
+def test_a_malformed_traceparent_is_dropped() -> None:
+    """A trace is never worth an error."""
+    assert read_cloud_event(cloud_event(traceparent="00-zz"), "genesis").traceparent is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"type": "plant.operation.recorded"}, "#/type"),
+        ({"type": "genesis.unheard.of"}, "#/type"),
+        ({"specversion": "0.3"}, "#/specversion"),
+        ({"id": ""}, "#/id"),
+        ({"id": "a\nb"}, "#/id"),
+        ({"source": "x y"}, "#/source"),
+        ({"time": None}, "#/time"),
+        ({"time": "9999-12-31T23:59:59-14:00"}, "#/time"),
+        ({"data": None}, "#/data"),
+        ({"data": {**RATED, "rating": 0}}, "#/data/rating"),
+        ({"datacontenttype": "text/xml"}, "#/datacontenttype"),
+    ],
+)
+def test_cloud_events_that_do_not_fit_are_pointed_at(changes: dict[str, object], pointer: str) -> None:
+    """A CloudEvent's 422 names the field too, inside data as well."""
+    with pytest.raises(Problem) as raised:
+        read_cloud_event(cloud_event(**changes), "genesis")
+    assert (raised.value.status, raised.value.errors[0].pointer) == (422, pointer)
+
+
+def test_rules_over_several_fields_hold() -> None:
+    """An amendment without the state it speaks of is refused; one with it comes in."""
+    state = {"name": "A", "skill_ids": [], "status": "onboarded", "available": True}
+    data: dict[str, object] = {"entity_id": AGENT, "entity_type": "agent"}
+    with pytest.raises(Problem) as raised:
+        read_cloud_event(cloud_event(type="genesis.entity.amended", data=data), "genesis")
+    assert (raised.value.status, raised.value.errors[0].pointer) == (422, "#/data")
+    incoming = read_cloud_event(cloud_event(type="genesis.entity.amended", data={**data, "agent": state}), "genesis")
+    assert isinstance(incoming.event, EntityAmended)
+
+
+def test_plants_own_operations_do_not_come_from_outside() -> None:
+    """Only genesis events are accepted."""
+    assert [name for name in EVENTS if not is_accepted(name)] == ["plant.operation.recorded"]
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    ["type", "timestamp", "data", "id", "source", "time", "specversion", "agent_id", "rating", "name"]
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.binary(max_size=300) | st.dictionaries(FIELDS, JSON, max_size=8).map(lambda value: json.dumps(value).encode())
+)
+def test_any_body_is_an_event_or_a_client_error(body: bytes) -> None:
+    """Random bytes and random JSON give an event or a 400 or 422, nothing else."""
+    for event_type in ("genesis.agent.onboarded", "genesis.agent.rated"):
+        assert status_of(lambda kind=event_type: read_webhook(body, kind, "genesis", "msg_1", "test")) in (
+            200,
+            400,
+            422,
+        )
+    assert status_of(lambda: read_cloud_event(body, "genesis")) in (200, 400, 422)
+
+
+@settings(max_examples=300)
+@given(
+    data=st.fixed_dictionaries(
+        {
+            "agent_id": st.uuids().map(str),
+            "name": st.text(max_size=250),
+            "skill_ids": st.lists(st.uuids().map(str), max_size=3),
+        }
+    )
+)
+def test_what_is_accepted_can_be_encoded_and_read_back(data: dict[str, object]) -> None:
+    """Nothing that comes in is poison later: it encodes, and decodes to the same event."""
+    encoded, now = json.dumps(data).encode(), datetime(2026, 11, 23, tzinfo=UTC)
+    if status_of(lambda: read_data("genesis.agent.onboarded", encoded, "genesis", "m", now)) == 200:
+        event = read_data("genesis.agent.onboarded", encoded, "genesis", "m", now)
+        assert codec.decode(codec.encode(event)) == event
+
+
+def test_the_docstrings_are_right() -> None:
+    """The examples in the modules hold."""
+    assert doctest.testmod(payloads).failed == 0
+    assert doctest.testmod(problems).failed == 0

@@ -1,0 +1,162 @@
+"""Standard Webhooks signatures: our vectors, the public package, and what must never pass."""
+
+from __future__ import annotations
+
+import base64
+import doctest
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from ingress import verification
+from ingress.verification import (
+    SIGNATURES_MAX,
+    TOLERANCE_SECONDS,
+    Key,
+    Rejected,
+    Verified,
+    decode_secret,
+    encode_secret,
+    explain,
+    sign,
+    verify,
+)
+
+VECTORS = json.loads((Path(verification.__file__).parent / "vectors" / "standard_webhooks.json").read_text())["cases"]
+NOW = 1_763_884_800
+KEY = Key("k1", "genesis", bytes(range(32)))
+OTHER = Key("k2", "other", bytes(32))
+
+
+def check(
+    keys: list[Key] | None = None,
+    message_id: bytes = b"msg_1",
+    timestamp: bytes = str(NOW).encode(),
+    signatures: bytes | None = None,
+    body: bytes = b"{}",
+    now: float = NOW,
+) -> Verified | Rejected:
+    if signatures is None:
+        signatures = sign(KEY.secret, message_id, timestamp, body)
+    return verify([KEY] if keys is None else keys, message_id, timestamp, signatures, body, now)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_the_vectors_are_judged_as_they_say(vector: dict[str, str]) -> None:
+    """Each vector is accepted or refused as it says."""
+    key = Key("k", "p", decode_secret(vector["secret"]))
+    verdict = verify(
+        [key],
+        vector["id"].encode(),
+        vector["timestamp"].encode(),
+        vector["signature"].encode(),
+        vector["body"].encode(),
+        int(vector["timestamp"]),
+    )
+    assert isinstance(verdict, Verified) == vector["valid"]
+
+
+@given(
+    secret=st.binary(min_size=24, max_size=64), message_id=st.from_regex(r"[!-~]{1,40}", fullmatch=True), body=st.text()
+)
+def test_the_public_package_signs_what_we_verify(secret: bytes, message_id: str, body: str) -> None:
+    """Whatever the public package signs is verified here, and what we sign is the same signature."""
+    encoded = body.encode("utf-8", "replace")
+    theirs = Webhook(secret).sign(message_id, datetime.fromtimestamp(NOW, UTC), encoded.decode())
+    assert theirs.encode() == sign(secret, message_id.encode(), str(NOW).encode(), encoded)
+    key = Key("k", "p", secret)
+    assert isinstance(check([key], message_id.encode(), signatures=theirs.encode(), body=encoded), Verified)
+
+
+def test_the_public_package_verifies_what_we_sign() -> None:
+    """A webhook signed here passes the public package's own check, and a changed one does not."""
+    timestamp = str(int(datetime.now(UTC).timestamp()))
+    signature = sign(KEY.secret, b"msg_1", timestamp.encode(), b'{"a": 1}').decode()
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": timestamp, "webhook-signature": signature}
+    assert Webhook(encode_secret(KEY.secret)).verify('{"a": 1}', headers) == {"a": 1}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(encode_secret(KEY.secret)).verify('{"a": 2}', headers)
+
+
+@given(st.binary(max_size=200), st.integers(min_value=0, max_value=10_000), st.integers(min_value=1, max_value=255))
+def test_a_changed_body_never_passes(body: bytes, at: int, flip: int) -> None:
+    """Any changed byte of the body makes the signature worthless."""
+    signature = sign(KEY.secret, b"msg_1", str(NOW).encode(), body)
+    changed = bytearray(body or b"x")
+    changed[at % len(changed)] ^= flip if body else 0
+    assert check(signatures=signature, body=bytes(changed)) == Rejected("no_match")
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "reason"),
+    [
+        (TOLERANCE_SECONDS, None),
+        (TOLERANCE_SECONDS + 1, "too_old"),
+        (-TOLERANCE_SECONDS, None),
+        (-TOLERANCE_SECONDS - 1, "too_new"),
+    ],
+)
+def test_the_timestamp_is_tolerated_for_five_minutes_both_ways(age_seconds: int, reason: str | None) -> None:
+    """Five minutes either way pass, a second more does not."""
+    verdict = check(now=NOW + age_seconds)
+    assert (verdict.reason if isinstance(verdict, Rejected) else None) == reason
+
+
+@pytest.mark.parametrize("timestamp", [b"", b"1763884800.0", b"+1763884800", b"-1", b" 1763884800", b"1e9", b"1" * 13])
+def test_only_whole_seconds_are_timestamps(timestamp: bytes) -> None:
+    """Signs, fractions, exponents, spaces and absurd lengths are malformed, though they were signed."""
+    assert check(timestamp=timestamp) == Rejected("malformed_timestamp")
+
+
+def test_any_of_several_keys_and_signatures_may_match() -> None:
+    """While keys are rotated, either key's signature passes, wherever it stands in the header."""
+    good = sign(KEY.secret, b"msg_1", str(NOW).encode(), b"{}")
+    verdict = check([OTHER, KEY], signatures=b"v1a,abc v1,AAAA " + good)
+    assert verdict == Verified(KEY)
+
+
+def test_keys_count_only_in_their_time() -> None:
+    """A key is refused before it begins and from the moment it expires."""
+    key = Key("k", "p", KEY.secret, not_before=NOW, expires_at=NOW + 10)
+    assert isinstance(check([key], now=NOW + 9), Verified)
+    assert check([key], now=NOW + 10) == Rejected("no_match")
+    assert check([key], now=NOW - 1) == Rejected("no_match")
+
+
+def test_a_flood_of_signatures_is_refused_unread() -> None:
+    """More signatures than anyone needs are refused, though one is right."""
+    good = sign(KEY.secret, b"msg_1", str(NOW).encode(), b"{}")
+    assert check(signatures=b"v1,A " * SIGNATURES_MAX + good) == Rejected("too_many_signatures")
+
+
+def test_no_key_means_no_match() -> None:
+    """Without keys nothing passes."""
+    assert check([]) == Rejected("no_match")
+    assert check(signatures=b"v2,abc") == Rejected("no_v1_signature")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_????", "whsec_" + base64.b64encode(bytes(23)).decode()],
+)
+def test_bad_secrets_are_refused_without_being_repeated(secret: str) -> None:
+    """A malformed secret raises ValueError, and the message does not hold it."""
+    with pytest.raises(ValueError, match=r"^a secret ") as raised:
+        decode_secret(secret)
+    assert len(secret) < 8 or secret not in str(raised.value)
+
+
+def test_every_reason_is_explained() -> None:
+    """The log has words for each reason."""
+    reasons = ("malformed_timestamp", "too_old", "too_new", "no_v1_signature", "too_many_signatures", "no_match")
+    assert len({explain(reason) for reason in reasons}) == len(reasons)  # type: ignore[arg-type]  # plain strings here
+
+
+def test_the_docstrings_are_right() -> None:
+    """The examples in the module hold."""
+    assert doctest.testmod(verification).failed == 0
