@@ -10,10 +10,11 @@ import asyncio
 import json
 import statistics
 import time
+from bisect import bisect_right
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import asyncpg
 
@@ -26,11 +27,15 @@ from streams import topics
 
 NAMESPACE = UUID("1c1f9b8e-93c7-4a2c-8d86-5c5f6f2e4d10")
 CONNECTIONS = 32
+WARMING = 100
 POLL_SECONDS = 0.002
 PATH = "/webhook/genesis/agent-available"
 
-Answered = tuple[int, int, float]
-"""Partition, offset, and when the 200 arrived."""
+Answered = tuple[bytes, float]
+"""The body of a 200, and when it arrived."""
+
+Seen = tuple[float, dict[int, int]]
+"""When the checkpoints were read, and the next offset of each partition."""
 
 
 def run(stack: Stack, *, rate: int = 1_000, seconds: float = 20.0) -> dict[str, object]:
@@ -51,14 +56,14 @@ def run(stack: Stack, *, rate: int = 1_000, seconds: float = 20.0) -> dict[str, 
                     return stage.cpu_seconds() | {name: tree_cpu_seconds(pid) for name, pid in processes.items()}
 
                 before, started = cpu(), time.monotonic()
-                answered, visible = asyncio.run(_measure(url, secret, stage.settings.database_api_url, rate, seconds))
+                times = asyncio.run(_measure(url, secret, stage.settings.database_api_url, rate, seconds))
                 elapsed = time.monotonic() - started
                 cores = {part: round((spent - before[part]) / elapsed, 2) for part, spent in cpu().items()}
         finally:
             asyncio.run(revoke_key(stage.settings, key_id))
-    counted = sorted(answered, key=lambda one: one[2])[len(answered) // 5 :]
-    delays = sorted((visible[(partition, offset)] - at) * 1000 for partition, offset, at in counted)
-    first, last = counted[0][2], counted[-1][2]
+    counted = sorted(times)[len(times) // 5 :]
+    delays = sorted((visible - answered) * 1000 for answered, visible in counted)
+    first, last = counted[0][0], counted[-1][0]
     return {
         "name": "HTTP 200 to visible row",
         "what": "signature, acks=all, log, chain, repeat check, agents model, fsync on",
@@ -71,54 +76,89 @@ def run(stack: Stack, *, rate: int = 1_000, seconds: float = 20.0) -> dict[str, 
     }
 
 
-async def _measure(
-    url: str, secret: bytes, database: str, rate: int, seconds: float
-) -> tuple[list[Answered], dict[tuple[int, int], float]]:
+async def _measure(url: str, secret: bytes, database: str, rate: int, seconds: float) -> list[tuple[float, float]]:
+    """When each event's 200 arrived, and when it was visible."""
     host, _, port = url.removeprefix("http://").partition(":")
-    answered: list[Answered] = []
-    seen: dict[tuple[int, int], float] = {}
-    done = asyncio.Event()
-    watcher = asyncio.create_task(_watch(database, answered, seen, done))
-    # The worker may have a full topic to get through first: one event that becomes visible shows that it has.
-    await _send(host, int(port), secret, CONNECTIONS, 1_000.0, time.monotonic() + 0.1, answered)
-    while not seen:
-        await asyncio.sleep(0.1)
-    started = time.monotonic()
-    await asyncio.gather(
-        *(
-            _send(host, int(port), secret, number, rate / CONNECTIONS, started + seconds, answered)
-            for number in range(CONNECTIONS)
-        )
-    )
-    done.set()
-    await asyncio.wait_for(watcher, 60)
-    return answered, seen
+    address = host, int(port), secret
+    seen: list[Seen] = []
+    watcher = asyncio.create_task(_watch(database, seen))
+    # The worker may have a full topic to get through first: it has when events on every partition are visible.
+    warming = list[Answered]()
+    now = asyncio.Event()
+    now.set()
+    await _send(address, 0, WARMING, WARMING, now, warming)
+    await _visible(seen, warming)
+    start, answered = asyncio.Event(), list[Answered]()
+    count = int(seconds * rate / CONNECTIONS)
+    senders = [
+        asyncio.create_task(_send(address, number, count, rate / CONNECTIONS, start, answered))
+        for number in range(CONNECTIONS)
+    ]
+    await asyncio.sleep(seconds / 10)  # for the requests to be made; then nothing but sending is left to do
+    start.set()
+    await asyncio.gather(*senders)
+    ends = await _visible(seen, answered)
+    watcher.cancel()
+    reached = {partition: [next_offsets.get(partition, 0) for _, next_offsets in seen] for partition in ends}
+    places = [(json.loads(body), at) for body, at in answered]
+    return [(at, seen[bisect_right(reached[place["partition"]], place["offset"])][0]) for place, at in places]
+
+
+async def _visible(seen: list[Seen], answered: list[Answered]) -> dict[int, int]:
+    """Wait until all of these are; the last offset of each partition."""
+    ends: dict[int, int] = {}
+    for body, _ in answered:
+        place = json.loads(body)
+        ends[place["partition"]] = max(ends.get(place["partition"], 0), place["offset"])
+    async with asyncio.timeout(120):
+        while not seen or any(seen[-1][1].get(partition, 0) <= end for partition, end in ends.items()):
+            await asyncio.sleep(0.1)
+    return ends
 
 
 async def _send(
-    host: str, port: int, secret: bytes, sender: int, rate: float, until: float, answered: list[Answered]
+    address: tuple[str, int, bytes],
+    sender: int,
+    count: int,
+    rate: float,
+    start: asyncio.Event,
+    answered: list[Answered],
 ) -> None:
-    """One connection, one request at a time, on a fixed timetable."""
-    reader, writer = await asyncio.open_connection(host, port)
-    await asyncio.sleep(sender / rate / CONNECTIONS)
-    due, number = time.monotonic(), 0
-    while due < until:
-        writer.write(
-            _request(host, port, secret, f"{until}-{sender}-{number}", uuid5(NAMESPACE, f"{sender}{number % 300}"))
-        )
+    """One connection, one request at a time, on a fixed timetable from `start` on; all is signed beforehand."""
+    requests = []
+    for number in range(count):
+        requests.append(_request(*address, f"{uuid4()}", uuid5(NAMESPACE, f"{sender}-{number % 300}")))
+        await asyncio.sleep(0)
+    reader, writer = await asyncio.open_connection(*address[:2])
+    await start.wait()
+    due = time.monotonic() + sender / rate / CONNECTIONS
+    for request in requests:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        lowered = head.lower()
-        length = int(lowered.split(b"content-length:")[1].split(b"\r\n")[0])
-        body = await reader.readexactly(length)
-        at = time.monotonic()
+        body = await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+        answered.append((body, time.monotonic()))
         if not head.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(body.decode())
-        place = json.loads(body)
-        answered.append((place["partition"], place["offset"], at))
-        number += 1
         due += 1 / rate
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
     writer.close()
+
+
+async def _watch(database: str, seen: list[Seen]) -> None:
+    """Note the read model's checkpoints, again and again."""
+    connection = await asyncpg.connect(database)
+    statement = await connection.prepare(
+        "SELECT partition, next_offset FROM checkpoints WHERE projection = 'agents' AND topic = 'genesis.events'"
+    )
+    try:
+        while True:
+            rows = await statement.fetch()
+            seen.append(
+                (time.monotonic(), {row["partition"]: row["next_offset"] for row in rows if row["next_offset"]})
+            )
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        await connection.close()
 
 
 def _request(host: str, port: int, secret: bytes, message_id: str, agent_id: UUID) -> bytes:
@@ -132,30 +172,3 @@ def _request(host: str, port: int, secret: bytes, message_id: str, agent_id: UUI
         f"content-length: {len(body)}\r\nwebhook-id: {message_id}\r\nwebhook-timestamp: {timestamp}\r\n"
         f"webhook-signature: {signature}\r\n\r\n"
     ).encode() + body
-
-
-async def _watch(
-    database: str, answered: list[Answered], seen: dict[tuple[int, int], float], done: asyncio.Event
-) -> None:
-    """Note when each answered event was first behind the read model's checkpoint."""
-    connection = await asyncpg.connect(database)
-    statement = await connection.prepare(
-        "SELECT partition, next_offset FROM checkpoints WHERE projection = 'agents' AND topic = 'genesis.events'"
-    )
-    waiting: set[tuple[int, int]] = set()
-    taken = 0
-    try:
-        while True:
-            rows = await statement.fetch()
-            at = time.monotonic()
-            waiting.update((partition, offset) for partition, offset, _ in answered[taken:])
-            taken = len(answered)
-            reached = {row["partition"]: row["next_offset"] for row in rows}
-            passed = {place for place in waiting if reached.get(place[0], 0) > place[1]}
-            seen.update(dict.fromkeys(passed, at))
-            waiting -= passed
-            if done.is_set() and not waiting and taken == len(answered):
-                return
-            await asyncio.sleep(POLL_SECONDS)
-    finally:
-        await connection.close()

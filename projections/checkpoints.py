@@ -17,7 +17,6 @@ from uuid import UUID
 from audit.chain import GENESIS
 from projections.session import Session, literal
 from streams.errors import OwnershipLost, PartitionCountGrew, TopicRecreated
-from streams.ownership import Taken
 
 LOG: Final = "log/0"
 """Projection zero: event_stream and audit_log."""
@@ -80,15 +79,19 @@ WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
 
 @dataclass(frozen=True)
 class Fence:
-    """What a batch's transaction finds once it has locked the token: checkpoints by `name/version`, the last hash."""
+    """What stands behind a token: checkpoints by `name/version`, the last hash.
 
+    Only the token's holder writes either, so what it has committed itself needs no reading again.
+    """
+
+    token: int
     checkpoints: dict[str, int]
     head: bytes
 
 
 def take(
     session: Session, topic: str, partition: int, partitions: int, topic_id: UUID | None, names: Iterable[str]
-) -> Taken:
+) -> Fence:
     """Make this session the partition's only writer.
 
     `partitions` and `topic_id` are what the broker says of the topic; `names` lists the projections as `name/version`.
@@ -106,18 +109,27 @@ def take(
     session.begin()
     token = session.query(_TAKE, (topic, partition, WORKER, recorded))[0][0]
     session.execute(_CHECKPOINTS, (topic, partition, ",".join(names)))
-    checkpoints = fence(session, topic, partition, token).checkpoints
+    taken = fence(session, topic, partition, token)
     session.commit()
-    return Taken(token, checkpoints[LOG])
+    return taken
 
 
 def fence(session: Session, topic: str, partition: int, token: int) -> Fence:
-    """Lock the token for this transaction. Raises OwnershipLost when it is no longer ours."""
+    """Lock the token for this transaction and read what stands behind it. Raises OwnershipLost when it is not ours."""
     rows = session.query(_FENCE.format(topic=literal(topic), partition=literal(partition), token=literal(token)))
     if not rows:
         raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current.")
     _, checkpoints, head = rows[0]
-    return Fence(json.loads(checkpoints) if checkpoints else {}, head or GENESIS)
+    return Fence(token, json.loads(checkpoints) if checkpoints else {}, head or GENESIS)
+
+
+def hold(topic: str, partition: int, token: int, next_offset: int) -> str:
+    """The statement that locks the token for its transaction, where the log ends at `next_offset`.
+
+    Running it raises OwnershipLost when the token is no longer ours, or the log ends elsewhere.
+    """
+    given = ", ".join(literal(value) for value in (topic, partition, token, next_offset))
+    return f"SELECT hold_partition({given})"
 
 
 def advance(topic: str, partition: int, names: Iterable[str], next_offset: int) -> str:

@@ -2,10 +2,13 @@
 
 A batch is one transaction:
 
-    lock the fencing token, read checkpoints and chain head
+    lock the fencing token
     COPY event_stream and audit_log; COPY the decoded events to the staging tables
     run each read model's apply.sql
     advance the checkpoints
+
+A small batch is the same in one round trip, its rows written out in the statements. Checkpoints and chain head are read
+when the partition is taken; after that nobody else can move them.
 
 The repeat check costs no look-up while there are no repeats: every record goes in as `applied`, and the unique index
 on applied event ids refuses a batch that holds a repeat. That batch is then rolled back and looked up first, as are
@@ -17,7 +20,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -25,6 +30,7 @@ from audit.chain import extend
 from projections import checkpoints
 from projections.checkpoints import LOG, Fence
 from projections.fold import catch_up
+from projections.inline import insert
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, literal
@@ -44,6 +50,14 @@ LOG_CONSTRAINTS = ("event_stream", "audit_log", "checkpoints", "partition_owners
 LOOK_UP_BATCHES = 64
 """After a repeat, this many batches look up their event ids first: repeats come in bursts."""
 
+INLINE_RECORDS_MAX = 100
+"""Batches up to this size go to Postgres as text; past it COPY is cheaper (measured)."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Column = Sequence[Any] | pl.Series
+_PLACE = ("topic", "partition", "offset", "created_at")
+
 # LIMIT keeps this a look-up in the index for each id; as a plain join the planner may read the whole log.
 SEEN = """
 SELECT s.event_id FROM staged_event_ids AS s CROSS JOIN LATERAL (
@@ -62,6 +76,7 @@ class PartitionProjector:
         self._url = url
         self._models = models
         self._session: Session | None = None
+        self._fence: Fence | None = None
         self._names = [LOG, *(model.key for model in models)]
         self._staging = Staging()
         self._look_ups_left = 0
@@ -71,13 +86,13 @@ class PartitionProjector:
         self.close()
         session = self._session = Session(self._url)
         with self._closing_on_error():
-            taken = checkpoints.take(
+            fence = self._fence = checkpoints.take(
                 session, self.topic, self.partition, bounds.partitions, bounds.topic_id, self._names
             )
             self._staging.open(session)
             for model in self._models:
-                catch_up(session, self._staging, model, self.topic, self.partition, taken.token)
-        return taken
+                catch_up(session, self._staging, model, self.topic, self.partition, fence.token)
+        return Taken(fence.token, fence.checkpoints[LOG])
 
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and advance the checkpoints; returns the next offset.
@@ -96,7 +111,7 @@ class PartitionProjector:
         """Drop the connection; the server rolls back what was open."""
         if self._session is not None:
             self._session.close()
-            self._session = None
+        self._session = self._fence = None
 
     @contextlib.contextmanager
     def _closing_on_error(self) -> Iterator[None]:
@@ -140,25 +155,34 @@ class PartitionProjector:
         return self._transaction(prepared, look_up=True)
 
     def _transaction(self, prepared: PreparedBatch, *, look_up: bool) -> int:
-        session, batch = self._require_session(), prepared.batch
-        session.begin()
-        fence = checkpoints.fence(session, self.topic, self.partition, batch.token)
+        session, fence, batch = self._require_session(), self._require_fence(), prepared.batch
         done = fence.checkpoints[LOG]
+        if batch.token != fence.token:
+            raise OwnershipLost(why=f"The batch was fetched under token {batch.token}, not {fence.token}.")
         if done >= batch.next_offset:
-            session.rollback()
             return done
         if done < batch.fetched_from:
             raise OwnershipLost(why=f"Offsets {done} to {batch.fetched_from} were not read; reading resumes there.")
+        session.later("BEGIN", checkpoints.hold(self.topic, self.partition, fence.token, done))
         prepared = prepared.from_offset(done)
         prepared = prepared.settle(self._seen(session, prepared) if look_up else None)
-        self._write_log(session, prepared, fence)
-        staged = self._staging.fill(session, prepared.events, prepared.batch.offsets)
-        folds = [model.apply_sql for model in self._models if model.reads & staged]
+        head = self._write_log(session, prepared, fence)
+        folds = self._folds(session, prepared)
         advance = checkpoints.advance(self.topic, self.partition, self._names, batch.next_offset)
         session.script(*folds, advance, "COMMIT")
+        self._fence = Fence(fence.token, dict.fromkeys(self._names, batch.next_offset), head)
         for disposition, count in Counter(prepared.rows["disposition"].to_list()).items():
             metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
         return batch.next_offset
+
+    def _folds(self, session: Session, prepared: PreparedBatch) -> list[str]:
+        """The read models' statements, where they have something to fold."""
+        events, offsets = prepared.events, prepared.batch.offsets
+        if len(offsets) <= INLINE_RECORDS_MAX:
+            found = [self._staging.inline(model.apply_sql, model.reads, events, offsets) for model in self._models]
+            return [statement for statement in found if statement is not None]
+        staged = self._staging.fill(session, events, offsets)
+        return [model.apply_sql for model in self._models if model.reads & staged]
 
     def _seen(self, session: Session, prepared: PreparedBatch) -> pl.Series:
         ids = prepared.rows["event_id"].drop_nulls()
@@ -166,39 +190,64 @@ class PartitionProjector:
         seen = session.frame(SEEN.format(topic=literal(self.topic), partition=literal(self.partition)))
         return seen["event_id"].cast(pl.Binary)
 
-    def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence) -> None:
+    def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence) -> bytes:
+        """Write log and chain; returns the chain's new head."""
         batch = prepared.batch
         if not len(batch):
-            return
+            return fence.head
         hashes = extend(
             self.topic, self.partition, fence.head,
             batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers,
         )  # fmt: skip
-        # Frames are put together from whole columns: an expression costs 50 us however few the rows.
-        rows, count = prepared.rows, len(batch)
-        place = [
-            pl.Series("topic", [self.topic]).new_from_index(0, count),
-            pl.Series("partition", [self.partition], dtype=pl.Int32).new_from_index(0, count),
-            pl.Series("offset", batch.offsets, dtype=pl.Int64),
-            pl.Series("created_at", [ms * 1000 for ms in batch.timestamps_ms], dtype=pl.Datetime("us", "UTC")),
+        rows, place = prepared.rows, self._place(batch)
+        stream: dict[str, Column] = {
+            "disposition": rows["disposition"],
+            "event_id": rows["event_id"],
+            "key": batch.keys,
+            "value": batch.values,
+            "headers": prepared.headers,
+            "reason": rows["reason"],
+        }
+        audit: dict[str, Column] = {
+            "entity_type": rows["entity_type"],
+            "entity_id": rows["entity_id"],
+            "event_type": rows["event_type"],
+            "previous_hash": [fence.head, *hashes[:-1]],
+            "hash": hashes,
+        }
+        self._append(session, "event_stream", {**place, **stream})
+        self._append(session, "audit_log", {**place, **audit})
+        return hashes[-1]
+
+    def _place(self, batch: EventBatch) -> dict[str, Column]:
+        """The columns that say where each record stands; as lists where the batch is small."""
+        count = len(batch)
+        if count <= INLINE_RECORDS_MAX:
+            created_at = [EPOCH + timedelta(milliseconds=ms) for ms in batch.timestamps_ms]
+            lists: list[Column] = [[self.topic] * count, [self.partition] * count, batch.offsets, created_at]
+            return dict(zip(_PLACE, lists, strict=True))
+        # Put together from whole columns: an expression costs 50 us however few the rows.
+        microseconds = [ms * 1000 for ms in batch.timestamps_ms]
+        columns: list[Column] = [
+            pl.Series([self.topic]).new_from_index(0, count),
+            pl.Series([self.partition], dtype=pl.Int32).new_from_index(0, count),
+            pl.Series(batch.offsets, dtype=pl.Int64),
+            pl.Series(microseconds, dtype=pl.Datetime("us", "UTC")),
         ]
-        stream = [
-            rows["disposition"],
-            rows["event_id"],
-            pl.Series("key", batch.keys, dtype=pl.Binary),
-            pl.Series("value", batch.values, dtype=pl.Binary),
-            pl.Series("headers", prepared.headers, dtype=pl.Binary),
-            rows["reason"],
-        ]
-        session.copy("event_stream", pl.DataFrame(place + stream))
-        audit = [
-            rows["entity_type"],
-            rows["entity_id"],
-            rows["event_type"],
-            pl.Series("previous_hash", [fence.head, *hashes[:-1]], dtype=pl.Binary),
-            pl.Series("hash", hashes, dtype=pl.Binary),
-        ]
-        session.copy("audit_log", pl.DataFrame(place + audit))
+        return dict(zip(_PLACE, columns, strict=True))
+
+    def _append(self, session: Session, table: str, columns: Mapping[str, Column]) -> None:
+        if len(columns["offset"]) <= INLINE_RECORDS_MAX:
+            values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}
+            session.later(insert(table, values, self._staging.types[table]))
+            return
+        series = [v.alias(n) if isinstance(v, pl.Series) else pl.Series(n, v, pl.Binary) for n, v in columns.items()]
+        session.copy(table, pl.DataFrame(series))
+
+    def _require_fence(self) -> Fence:
+        if self._fence is None:
+            raise DatabaseAway(why="The connection was closed.")
+        return self._fence
 
     def _require_session(self) -> Session:
         if self._session is None:

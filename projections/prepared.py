@@ -6,8 +6,11 @@ Everything here is a function of the records alone, so a batch that has to be tr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy
+from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
 from schemas.block import decode_batch
@@ -17,6 +20,14 @@ from streams.batch import EventBatch
 from streams.topics import family
 
 _DECODED = ("event_id", "entity_type", "entity_id", "event_type")
+_IDENTITY = {
+    "row": pl.Int64, "event_id": pl.Binary, "entity_type": pl.String, "entity_id": pl.Binary, "event_type": pl.String
+}  # fmt: skip
+
+_DASHES = [8, 13, 18, 23]
+_ID_CHARACTERS = 36
+_DIGITS = [place for place in range(_ID_CHARACTERS) if place not in _DASHES]
+_NO_ID = bytes(_ID_CHARACTERS)
 
 ENTITY_DATA_COLUMN = "entity_type"
 """Amended and retired events say in this column what kind of entity they are about."""
@@ -48,6 +59,9 @@ class PreparedBatch:
 
         A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied.
         """
+        ids = self.rows["event_id"]
+        if seen is None and self.rows["reason"].null_count() == len(ids) == ids.n_unique():  # the usual case
+            return replace(self, rows=self.rows.hstack([_constant("disposition", "applied", len(ids))]))
         known = pl.col("event_id")
         repeated = known.is_not_null() & ~known.is_first_distinct()
         if seen is not None and len(seen):
@@ -72,72 +86,65 @@ def prepare(batch: EventBatch) -> PreparedBatch:
     """Decode and judge every record of a batch. No record can make this raise."""
     decoded, rejected = decode_batch(batch.values, topic=family(batch.topic))
     reasons: dict[int, str] = {refusal.row: refusal.reason for refusal in rejected}
-    keys = pl.Series("key", batch.keys, dtype=pl.Binary)
     identities, events = [], {}
     for group in decoded:
         kind = EVENTS[group.event_type]
         frame = group.frame.insert_column(0, pl.Series("row", group.rows, dtype=pl.Int64))
-        identity = pl.DataFrame(
-            [
-                frame["row"],
-                frame["event_id"],
-                _constant("entity_type", kind.entity_type, frame.height)
-                if isinstance(kind.entity_type, str)
-                else frame[ENTITY_DATA_COLUMN],
-                frame[kind.entity_field].alias("entity_id"),
-                _constant("event_type", group.event_type, frame.height),
-            ]
-        )
-        misplaced = _misplaced(identity, keys)
-        if misplaced.any():
-            for row in identity.filter(misplaced)["row"]:
-                reasons[row] = "key: not the id of the entity that the event is about"
-            identity, frame = identity.filter(~misplaced), frame.filter(~misplaced)
-        identities.append(identity)
+        identity = [
+            frame["row"],
+            frame["event_id"],
+            _constant("entity_type", kind.entity_type, frame.height)
+            if isinstance(kind.entity_type, str)
+            else frame[ENTITY_DATA_COLUMN],
+            frame[kind.entity_field].alias("entity_id"),
+            _constant("event_type", group.event_type, frame.height),
+        ]
+        identities.append(pl.DataFrame(identity))
         events[group.event_type] = frame
-    return PreparedBatch(
-        batch, [headers_bytes(headers) for headers in batch.headers], _rows(batch, identities, reasons), events
-    )
+    known = _in_order(identities)
+    misplaced = known["row"].filter(pl.Series(_misplaced(batch.keys, known)))
+    if len(misplaced):
+        reasons |= dict.fromkeys(misplaced, "key: not the id of the entity that the event is about")
+        known = known.filter(~known["row"].is_in(misplaced.implode()))
+        kept = {name: frame.filter(~frame["row"].is_in(misplaced.implode())) for name, frame in events.items()}
+        events = {name: frame for name, frame in kept.items() if frame.height}
+    headers = [headers_bytes(each) for each in batch.headers]
+    return PreparedBatch(batch, headers, _rows(batch, known, reasons), events)
 
 
 def _constant(name: str, value: str | None, count: int) -> pl.Series:
     return pl.Series(name, [value], dtype=pl.String).new_from_index(0, count)
 
 
-def _misplaced(identity: pl.DataFrame, keys: pl.Series) -> pl.Series:
-    """Which records have a key other than their entity's id: they would be out of order with that entity's events."""
-    text = _text(keys if len(keys) == identity.height else keys.gather(identity["row"]))
-    key = pl.col("key")
-    plain = key.str.replace_all("-", "", literal=True)
-    right = (plain == pl.col("entity_id").bin.encode("hex")) & (key.str.len_bytes() == 36)
-    return pl.DataFrame([text, identity["entity_id"]]).select(~right.fill_null(False)).to_series()
+def _misplaced(keys: Sequence[bytes | None], known: pl.DataFrame) -> NDArray[numpy.bool_]:
+    """Which decoded records have a key other than their entity's id, whose events they would be out of order with."""
+    given = [key if key is not None and len(key) == _ID_CHARACTERS else _NO_ID for key in keys]
+    if known.height < len(keys):
+        given = [given[row] for row in known["row"]]
+    key = numpy.frombuffer(b"".join(given), numpy.uint8).reshape(-1, _ID_CHARACTERS)
+    ids = b"".join(known["entity_id"].to_list())
+    digits = numpy.frombuffer(ids.hex().encode(), numpy.uint8).reshape(-1, 32)
+    right: NDArray[numpy.bool_] = (key[:, _DIGITS] == digits).all(axis=1) & (key[:, _DASHES] == ord("-")).all(axis=1)
+    return numpy.logical_not(right)
 
 
-def _text(keys: pl.Series) -> pl.Series:
-    try:
-        return keys.cast(pl.String)
-    except pl.exceptions.ComputeError:  # a key that is not UTF-8 is nobody's id
-        texts = [key.decode() if key is not None and key.isascii() else None for key in keys]
-        return pl.Series(keys.name, texts, dtype=pl.String)
+def _in_order(identities: list[pl.DataFrame]) -> pl.DataFrame:
+    """What is known of the decoded records, in the batch's order."""
+    if not identities:
+        return pl.DataFrame(schema=_IDENTITY)
+    if len(identities) == 1:
+        return identities[0]
+    together = pl.concat(identities)
+    return together[together["row"].arg_sort()]
 
 
-def _rows(batch: EventBatch, identities: list[pl.DataFrame], reasons: Mapping[int, str]) -> pl.DataFrame:
-    every = pl.DataFrame({"row": pl.int_range(len(batch), dtype=pl.Int64, eager=True)})
-    if len(identities) == 1 and identities[0].height == len(batch):
-        rows = identities[0]
-    elif identities:
-        rows = every.join(pl.concat(identities), on="row", how="left", maintain_order="left")
-    else:
-        rows = every.with_columns(
-            pl.lit(None, pl.Binary).alias("event_id"),
-            pl.lit(None, pl.String).alias("entity_type"),
-            pl.lit(None, pl.Binary).alias("entity_id"),
-            pl.lit(None, pl.String).alias("event_type"),
-        )
+def _rows(batch: EventBatch, known: pl.DataFrame, reasons: Mapping[int, str]) -> pl.DataFrame:
     if not reasons:
-        return rows.with_columns(_constant("reason", None, rows.height))
+        return known.hstack([_constant("reason", None, known.height)])
+    every = pl.DataFrame({"row": pl.int_range(len(batch), dtype=pl.Int64, eager=True)})
     said = pl.DataFrame(
         {"row": list(reasons), "reason": [text.replace("\x00", "\\0") for text in reasons.values()]},
         schema={"row": pl.Int64, "reason": pl.String},
     )
+    rows = every.join(known, on="row", how="left", maintain_order="left")
     return rows.join(said, on="row", how="left", maintain_order="left")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
+from projections.statements import statements
+
 
 @dataclass(frozen=True)
 class ReadModel:
@@ -53,7 +55,8 @@ class ReadModel:
 
     def apply_in(self, schema: str) -> str:
         """The fold, into another schema's tables."""
-        return self._read("apply.sql").replace("__schema__", schema)
+        (statement,) = statements(self._read("apply.sql"))
+        return statement.replace("__schema__", schema)
 
     def _read(self, name: str) -> str:
         return (files(self.folder) / name).read_text(encoding="utf-8")

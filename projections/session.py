@@ -2,6 +2,9 @@
 
 ADBC sends polars frames as binary COPY from C++ with the interpreter lock released: 0.6-0.75 us a row, where tuples
 through asyncpg cost 3.7 us. Calls block, so each partition has a thread (streams/ownership.py).
+
+Statements that need no answer are kept by :meth:`Session.later` and go with the next one that does, in order: a small
+batch is one round trip.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import adbc_driver_postgresql.dbapi as adbc
 from adbc_driver_manager import Error as AdbcError
 
 from schemas.columns import polars as pl
-from streams.errors import DatabaseAway, LogRefused, PartitionStopped
+from streams.errors import DatabaseAway, LogRefused, OwnershipLost, PartitionStopped
 
 CONNECTION_PARAMETERS: Mapping[str, str] = {
     "application_name": "plant-worker",
@@ -27,23 +30,27 @@ CONNECTION_PARAMETERS: Mapping[str, str] = {
     # A statement that outlives these is given up and its batch tried again; a process frozen between statements
     # loses its transaction. One frozen inside COPY is terminated by the partition's next owner.
     "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=30s"
-    " -c client_min_messages=warning -c jit=off",
+    " -c client_min_messages=warning -c jit=off -c standard_conforming_strings=on",
 }
 
 _RETRY_CLASSES = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _DATA_CLASSES = ("22", "23")
 
+FENCED = "PL001"
+"""What the database function `hold_partition` raises where the fence is gone."""
+
 
 class DataRefused(Exception):
-    """Postgres refused the values of some row of a batch."""
+    """Postgres refused the values of some row of a batch; `names` are the table and the constraint, where it says."""
 
-    def __init__(self, sqlstate: str, message: str) -> None:
+    def __init__(self, sqlstate: str, message: str, names: Sequence[str] = ()) -> None:
         self.sqlstate = sqlstate
+        self._names = names
         super().__init__(message)
 
     def about(self, *names: str) -> bool:
         """Whether Postgres names one of these tables, or a constraint whose name begins with one of them."""
-        return any(f'"{name}' in str(self) or f"COPY {name}," in str(self) for name in names)
+        return any(found.startswith(names) for found in self._names)
 
 
 class ProjectionBroken(PartitionStopped):
@@ -61,9 +68,15 @@ class Session:
             self._small = self._connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"})
         except AdbcError as error:
             raise meaning(error) from error
+        self._waiting: list[str] = []
+
+    def later(self, *statements: str) -> None:
+        """Run statements without parameters before whatever is run next; their errors come up there."""
+        self._waiting += statements
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Run one statement."""
+        self._run_waiting()
         try:
             self._cursor.execute(sql, parameters or None)
         except AdbcError as error:
@@ -71,8 +84,12 @@ class Session:
 
     def script(self, *statements: str) -> None:
         """Run statements without parameters in one round trip: a third of what `execute` costs, which prepares each."""
+        text = "; ".join((*self._waiting, *statements))
+        self._waiting.clear()
+        if "\x00" in text:  # libpq would end the script there, and call it a success
+            raise DataRefused("22021", "a NUL character can't be stored")
         try:
-            self._cursor.executescript("; ".join(statements))
+            self._cursor.executescript(text)
         except AdbcError as error:
             raise meaning(error) from error
 
@@ -84,7 +101,12 @@ class Session:
         """Run one statement and fetch its many rows as a frame."""
         return self._fetch(self._cursor, sql, parameters)
 
+    def _run_waiting(self) -> None:
+        if self._waiting:
+            self.script()
+
     def _fetch(self, cursor: Any, sql: str, parameters: Sequence[Any]) -> pl.DataFrame:
+        self._run_waiting()
         try:
             cursor.execute(sql, parameters or None)
             found: pl.DataFrame = cursor.fetch_polars()
@@ -94,6 +116,7 @@ class Session:
 
     def copy(self, table: str, frame: pl.DataFrame, *, temporary: bool = False) -> None:
         """Append a frame to a table, columns by name."""
+        self._run_waiting()
         try:
             self._cursor.adbc_ingest(table, frame, mode="append", temporary=temporary)
         except AdbcError as error:
@@ -109,6 +132,7 @@ class Session:
 
     def rollback(self) -> None:
         """Abandon the transaction."""
+        self._waiting.clear()
         self.script("ROLLBACK")
 
     def close(self) -> None:
@@ -121,13 +145,20 @@ class Session:
 
 
 def meaning(error: AdbcError) -> Exception:
-    """What a driver error asks for: DatabaseAway to try again, DataRefused to look for the row, or a named stop."""
+    """What a driver error asks for: to try again, to take the partition anew, to look for the row, or a named stop."""
     sqlstate = error.sqlstate or ""
-    text = str(error)
+    # The driver's own text repeats the statement, events and all; what the server said comes apart from it.
+    said = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
+    text = said.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).splitlines()[0][:200]
     if not sqlstate or sqlstate.startswith(_RETRY_CLASSES):
-        return DatabaseAway(why=f"{text.splitlines()[0]}")
+        return DatabaseAway(why=text)
     if sqlstate.startswith(_DATA_CLASSES):
-        return DataRefused(sqlstate, text)
+        table = (
+            said.get("PG_DIAG_TABLE_NAME") or said.get("PG_DIAG_CONTEXT", "").partition("COPY ")[2].partition(",")[0]
+        )
+        return DataRefused(sqlstate, text, [table, said.get("PG_DIAG_CONSTRAINT_NAME", "")])
+    if sqlstate == FENCED:
+        return OwnershipLost(why=text)
     if sqlstate == "42501":
         return LogRefused(why=text, next_step="plant doctor")
     return ProjectionBroken(why=text, next_step="plant db upgrade")

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from projections.inline import subquery, with_subqueries
 from projections.session import Session
 from projections.statements import statements
 from schemas.columns import polars as pl
 
 _EVENT_IDS = "CREATE TEMPORARY TABLE staged_event_ids (event_id uuid) ON COMMIT DELETE ROWS"
 
+# The log's own tables stand with the staging tables: small batches are written as text, which needs the types.
 _COLUMNS = """
-SELECT c.relname::text, a.attname::text FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
-WHERE c.relnamespace = pg_my_temp_schema() AND c.relname LIKE 'staged\\_%' AND a.attnum > 0 ORDER BY c.relname, a.attnum
+SELECT c.relname::text AS "table", a.attname::text AS "column", format_type(a.atttypid, a.atttypmod) AS "type"
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+WHERE (c.relnamespace = pg_my_temp_schema() AND c.relname LIKE 'staged\\_%'
+       OR c.oid IN ('event_stream'::regclass, 'audit_log'::regclass))
+  AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
 """
 
 
@@ -23,47 +28,64 @@ def table_of(event_type: str) -> str:
 
 
 class Staging:
-    """Which event types are staged on a connection, and in which columns."""
+    """Which event types are staged on a connection, and in which columns.
+
+    Read models find a batch's rows under the names of the staging tables: in the tables, once :meth:`fill` has copied
+    them there, or in a statement's own WITH clause from :meth:`inline`, which is cheaper for a few rows.
+    """
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[str]] = {}
+        self.types: dict[str, dict[str, str]] = {}
+        """Postgres types by table and column: of the staging tables and of the log's."""
 
     def open(self, session: Session) -> None:
         """Create the staging tables on a fresh connection."""
-        session.execute(_EVENT_IDS)
-        for statement in statements((files("projections") / "staged.sql").read_text(encoding="utf-8")):
-            session.execute(statement)
-        self._columns = {}
-        for table, column in session.query(_COLUMNS):
-            self._columns.setdefault(table, []).append(column)
+        session.later(_EVENT_IDS)
+        session.later(*statements((files("projections") / "staged.sql").read_text(encoding="utf-8")))
+        self.types = {}
+        for table, column, kind in session.query(_COLUMNS):
+            self.types.setdefault(table, {})[column] = kind
 
     def fill(self, session: Session, events: Mapping[str, pl.DataFrame], offsets: Sequence[int]) -> frozenset[str]:
         """Copy decoded events to their staging tables; returns the tables that have rows now.
 
         `events` holds frames with a `row` column, an index into `offsets`. Types without a table are left out.
         """
-        staged = set()
-        for event_type, frame in events.items():
-            table = table_of(event_type)
-            columns = self._columns.get(table)
-            if columns is None or not frame.height:
-                continue
-            place = pl.Series("offset", [offsets[row] for row in frame["row"]], dtype=pl.Int64)
-            placed = frame.clone().insert_column(0, place)
-            chosen = placed.select(_column(name, placed.schema) for name in columns)
-            session.copy(table, chosen, temporary=True)
-            staged.add(table)
+        staged = self._staged(events, offsets)
+        for table, frame in staged.items():
+            session.copy(table, frame, temporary=True)
         return frozenset(staged)
 
+    def inline(
+        self, statement: str, reads: frozenset[str], events: Mapping[str, pl.DataFrame], offsets: Sequence[int]
+    ) -> str | None:
+        """A read model's statement that carries its rows with it; None when it would have none. Fills no table."""
+        staged = self._staged(events, offsets)
+        if not reads & staged.keys():
+            return None
+        return with_subqueries(statement, [subquery(table, staged.get(table), self.types[table]) for table in reads])
 
-def _column(name: str, schema: pl.Schema) -> pl.Expr:
+    def _staged(self, events: Mapping[str, pl.DataFrame], offsets: Sequence[int]) -> dict[str, pl.DataFrame]:
+        staged = {}
+        for event_type, frame in events.items():
+            table = table_of(event_type)
+            types = self.types.get(table)
+            if types is None or not frame.height:
+                continue
+            place = pl.Series("offset", [offsets[row] for row in frame["row"]], dtype=pl.Int64)
+            staged[table] = pl.DataFrame([place if name == "offset" else _column(name, frame) for name in types])
+        return staged
+
+
+def _column(name: str, frame: pl.DataFrame) -> pl.Series:
     """A staged column: `agent__name` is field `name` of the record `agent`."""
     record, _, field = name.partition("__")
-    kind: pl.DataType | None = schema[record]
-    if field and isinstance(kind, pl.Struct):
-        kind = next((part.dtype for part in kind.fields if part.name == field), None)  # type: ignore[assignment]
-    column = pl.col(record).struct.field(field).alias(name) if field else pl.col(name)
-    return _array_literal(column).alias(name) if kind == pl.List(pl.Binary) else column
+    column = frame[record]
+    if field and column.dtype == pl.Struct:
+        column = column.struct.field(field)
+    if column.dtype == pl.List(pl.Binary):
+        column = frame.select(_array_literal(pl.lit(column))).to_series()
+    return column.alias(name)
 
 
 def _array_literal(ids: pl.Expr) -> pl.Expr:

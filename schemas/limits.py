@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import msgspec
 from msgspec import inspect as types
@@ -16,14 +17,25 @@ from schemas.states import NO_NUL
 
 NUL = "\0"
 
+FEW_ROWS = 24
+"""Up to this many rows, looking at each value is faster than an expression that finds nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`broken` is true where a row breaks the limit; `reason` names the field; a null `column` breaks nothing."""
+    """`broken` is true where a row breaks the limit; `reason` names the field; a null `column` breaks nothing.
+
+    `breaks` says the same of one value of the field at `path`, if it isn't null; a limit on several fields has none.
+    """
 
     broken: polars.Expr
     reason: str
-    column: str
+    path: tuple[str, ...]
+    breaks: Callable[[Any], bool] | None
+
+    @property
+    def column(self) -> str:
+        return self.path[0]
 
 
 @cache
@@ -39,7 +51,7 @@ def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
     """Row of the frame to the reason of the first limit it breaks; rows within their limits are left out."""
     empty = {column.name for column in frame.iter_columns() if column.null_count() == frame.height}
     limits = [limit for limit in limits_of(event) if limit.column not in empty]
-    if not limits:
+    if not limits or (frame.height <= FEW_ROWS and not any(_is_broken(limit, frame) for limit in limits)):
         return {}
     any_broken = frame.select(limit.broken.any().alias(str(index)) for index, limit in enumerate(limits))
     reasons: dict[int, str] = {}
@@ -48,6 +60,17 @@ def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
             for row in frame.select(limit.broken.fill_null(False).arg_true()).to_series().to_list():
                 reasons.setdefault(row, limit.reason)
     return reasons
+
+
+def _is_broken(limit: Limit, frame: polars.DataFrame) -> bool:
+    """Whether some row may break the limit."""
+    breaks = limit.breaks
+    if breaks is None:
+        return True
+    values = frame[limit.column]
+    for name in limit.path[1:]:
+        values = values.struct.field(name)
+    return any(value is not None and breaks(value) for value in values.to_list())
 
 
 def _struct_limits(struct: type[msgspec.Struct], parent: polars.Expr | None, path: str) -> Iterator[Limit]:
@@ -70,14 +93,17 @@ def _limits(type_: types.Type, value: polars.Expr, path: str) -> Iterator[Limit]
             yield from _text_limits(type_, value, path)
         case types.IntType(ge=least, le=most, gt=None, lt=None, multiple_of=None):
             if least is not None:
-                yield _limit(value < least, path, f"is less than {least}")
+                yield _limit(value < least, lambda number: number < least, path, f"is less than {least}")
             if most is not None:
-                yield _limit(value > most, path, f"is more than {most}")
+                yield _limit(value > most, lambda number: number > most, path, f"is more than {most}")
         case types.LiteralType(values=values):
-            yield _limit(~value.is_in(list(values)), path, f"is none of {', '.join(map(str, values))}")
+            rule = f"is none of {', '.join(map(str, values))}"
+            yield _limit(~value.is_in(list(values)), lambda text: text not in values, path, rule)
         case types.VarTupleType(item_type=item, min_length=None, max_length=most):
             if most is not None:
-                yield _limit(value.list.len() > most, path, f"has more than {most} items")
+                yield _limit(
+                    value.list.len() > most, lambda items: len(items) > most, path, f"has more than {most} items"
+                )
             if list(_limits(item, value, path)):
                 raise UnsupportedSchema(path, "no limits on the items of an array")
         case types.StructType(cls=struct):
@@ -90,22 +116,24 @@ def _limits(type_: types.Type, value: polars.Expr, path: str) -> Iterator[Limit]
 
 
 def _text_limits(type_: types.StrType, value: polars.Expr, path: str) -> Iterator[Limit]:
-    if type_.min_length is not None:
-        yield _limit(value.str.len_chars() < type_.min_length, path, f"has fewer than {type_.min_length} characters")
-    if type_.max_length is not None:
-        yield _limit(value.str.len_chars() > type_.max_length, path, f"has more than {type_.max_length} characters")
+    least, most = type_.min_length, type_.max_length
+    length = value.str.len_chars()
+    if least is not None:
+        yield _limit(length < least, lambda text: len(text) < least, path, f"has fewer than {least} characters")
+    if most is not None:
+        yield _limit(length > most, lambda text: len(text) > most, path, f"has more than {most} characters")
     if type_.pattern != NO_NUL:
         raise UnsupportedSchema(path, "every text refuses NUL characters, and has no other pattern")
-    yield _limit(value.str.contains(NUL, literal=True), path, "has a NUL character")
+    yield _limit(value.str.contains(NUL, literal=True), lambda text: NUL in text, path, "has a NUL character")
 
 
 def _one_state_limits() -> Iterator[Limit]:
     for field in STATE_FIELDS:
         named = polars.col("entity_type") == field
         present = polars.col(field).is_not_null()
-        yield Limit(named & ~present, f"{field} is not set, and entity_type is {field}", "entity_type")
-        yield Limit(~named & present, f"{field} is set, and entity_type is not {field}", "entity_type")
+        yield Limit(named & ~present, f"{field} is not set, and entity_type is {field}", ("entity_type",), None)
+        yield Limit(~named & present, f"{field} is set, and entity_type is not {field}", ("entity_type",), None)
 
 
-def _limit(broken: polars.Expr, path: str, rule: str) -> Limit:
-    return Limit(broken, f"{path} {rule}", path.partition(".")[0])
+def _limit(broken: polars.Expr, breaks: Callable[[Any], bool], path: str, rule: str) -> Limit:
+    return Limit(broken, f"{path} {rule}", tuple(path.split(".")), breaks)

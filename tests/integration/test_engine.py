@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from audit.chain import GENESIS
 from benchmarks.load import events
+from projections import engine
 from projections.agents import AGENTS
 from projections.catalogue import READ_MODELS
 from projections.engine import SEEN, PartitionProjector
@@ -32,6 +33,12 @@ AGENT_ROWS = "SELECT to_json(a)::text AS row FROM agents_v1.agents AS a ORDER BY
 
 
 MakeProjector = Callable[[int], PartitionProjector]
+
+
+@pytest.fixture(params=[0, 100], ids=["copied", "inline"], autouse=True)
+def inline_records_max(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to Postgres: small batches go as text, and everything must hold for both."""
+    monkeypatch.setattr(engine, "INLINE_RECORDS_MAX", request.param)
 
 
 @pytest.fixture
@@ -178,6 +185,22 @@ def test_an_older_token_writes_nothing(
 
     assert current > stale
     assert dispositions(superuser) == []
+
+
+def test_every_batch_is_fenced(projector: PartitionProjector, superuser: Session) -> None:
+    """The token and the log's end are checked in each transaction, whatever the writer remembers of them."""
+    token = projector.take(BOUNDS).token
+    projector.project(batch_of(some(5), token=token))
+    superuser.execute("UPDATE partition_owners SET token = token + 1")
+
+    with pytest.raises(OwnershipLost, match="not current"):
+        projector.project(batch_of(some(5, seed=2), token=token, start=5))
+
+    token = projector.take(BOUNDS).token
+    superuser.execute("UPDATE checkpoints SET next_offset = 4")
+    with pytest.raises(OwnershipLost, match="ends at 4"):
+        projector.project(batch_of(some(5, seed=2), token=token, start=5))
+    assert dispositions(superuser) == ["applied"] * 5
 
 
 def test_taking_terminates_a_backend_that_holds_the_lock(

@@ -194,6 +194,17 @@ def test_an_event_is_applied_once_a_partition(database: Database) -> None:
     insert(database, "event_stream", event_id=same, topic="'u'")
 
 
+@pytest.mark.parametrize(("token", "next_offset"), [(2, 7), (1, 6), (1, 8)])
+def test_a_partition_is_held_with_its_token_and_the_logs_end(database: Database, token: int, next_offset: int) -> None:
+    """Another token or another end of the log is refused, with a code of its own; the right pair is not."""
+    insert(database, "partition_owners")
+    insert(database, "checkpoints", version="0", next_offset="7")
+    sql.value(database.writer_url, "SELECT hold_partition('t', 0, 1, 7)")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        sql.value(database.writer_url, f"SELECT hold_partition('t', 0, {token}, {next_offset})")
+    assert refused.value.sqlstate == "PL001"
+
+
 def test_an_event_goes_to_an_endpoint_once(database: Database) -> None:
     """One delivery an endpoint and event, whatever its id."""
     same = {"endpoint_id": f"'{uuid4()}'", "event_id": f"'{uuid4()}'"}
@@ -282,6 +293,7 @@ def up_down_up(database: Database) -> None:
     )
     assert sql.value(database.owner_url, tables) == "alembic_version"
     assert sql.value(database.owner_url, "SELECT to_regproc('refuse_change')") is None
+    assert sql.value(database.owner_url, "SELECT to_regproc('hold_partition')") is None
     assert migrate.upgrade(database.owner_url, "006") == ("006",)
     assert sql.value(database.owner_url, SHAPE) == once
 

@@ -69,6 +69,26 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (projection, version, topic, partition)
 ) WITH (fillfactor = 50);
 
+-- What every batch's transaction begins with: lock the token, and see that the log ends where its writer thinks.
+CREATE FUNCTION hold_partition(topic text, partition integer, token bigint, next_offset bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    log_offset bigint;
+BEGIN
+    PERFORM FROM partition_owners AS o
+    WHERE o.topic = $1 AND o.partition = $2 AND o.token = $3 FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the token % of %/% is not current', token, topic, partition USING ERRCODE = 'PL001';
+    END IF;
+    SELECT c.next_offset INTO log_offset FROM checkpoints AS c
+    WHERE c.projection = 'log' AND c.version = 0 AND c.topic = $1 AND c.partition = $2;
+    IF log_offset IS DISTINCT FROM $4 THEN
+        RAISE EXCEPTION 'the log of %/% ends at %, not at %', topic, partition, log_offset, next_offset
+            USING ERRCODE = 'PL001';
+    END IF;
+END
+$$;
+
 -- Keys that sign webhooks: secrets are AES-GCM ciphertext under PLANT_MASTER_KEY, never the secret itself.
 CREATE TABLE webhook_signatures (
     id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -127,6 +147,7 @@ GRANT SELECT, INSERT, UPDATE (revoked_at, expires_at) ON webhook_signatures TO p
 DOWNGRADE = """
 DROP TABLE webhook_deliveries, webhook_signatures, checkpoints, partition_owners, audit_log, event_stream;
 DROP FUNCTION refuse_change();
+DROP FUNCTION hold_partition(text, integer, bigint, bigint);
 """
 
 
