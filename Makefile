@@ -2,7 +2,7 @@
 # The package index is the environment's: PIP_INDEX_URL, UV_DEFAULT_INDEX, SSL_CERT_FILE and proxies are respected.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test check bench clean
+.PHONY: help setup up down demo test faults check bench clean
 .SUFFIXES:
 
 VENV := .venv
@@ -51,6 +51,9 @@ demo: $(VENV)/.ready-demo ## Run the main job on real input; leaves no process b
 test: $(VENV)/.ready-all ## Run every test. Coverage is shown; it must be 90 % with CI=true or COVERAGE=1.
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(UNDER)
+
+faults: $(VENV)/.ready-all ## Run the fault tests in their long form: many kills, Postgres away for 30 s.
+	@PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 $(BIN)/python -m pytest tests/faults -rP
 
 check: $(VENV)/.ready-all ## Check style, types and import contracts.
 	@echo "==> ruff"; $(BIN)/ruff check && $(BIN)/ruff format --check
