@@ -6,17 +6,18 @@ import argparse
 import asyncio
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import catch_up, latency, memory, repeat_check
-from benchmarks.stage import clean_database, running_stack
+from benchmarks.stage import HOME, clean_database, running_stack
 from devstack.stack import Stack
 from streams import topics
 
@@ -43,10 +44,16 @@ def catching_up(stack: Stack, count: int) -> list[dict[str, object]]:
 
 def way_in(stack: Stack, count: int) -> list[dict[str, object]]:
     """Signed webhooks a second, one process, 64 connections."""
+    if shutil.which("wrk") is None:
+        console.print("ingress was not measured: it needs wrk, the load generator (Debian: apt install wrk)")
+        return []
     with clean_database(stack) as stage:
         asyncio.run(topics.apply(stage.settings))
         result = subprocess.run(
-            [sys.executable, "-m", "benchmarks.ingress"], env=dict(stage.environ), stdout=subprocess.PIPE, check=True
+            [sys.executable, "-m", "benchmarks.ingress"],
+            env={**stage.environ, "PLANT_HOME": str(HOME)},
+            stdout=subprocess.PIPE,
+            check=True,
         )
     return [json.loads(result.stdout)]
 
@@ -88,19 +95,34 @@ def main() -> None:
 
 
 def show(title: str, rows: list[dict[str, object]]) -> None:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = Table(*columns, title=title)
-    for row in rows:
-        table.add_row(*(_cell(row.get(column, "")) for column in columns))
-    Console().print(table)
+    """Rows side by side; a single one as a list, since its fields are many."""
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    flat = [_flat(row) for row in rows]
+    if len(flat) == 1:
+        table = Table(title=title, show_header=False)
+        for name, value in flat[0].items():
+            table.add_row(name, value)
+    else:
+        columns = list(dict.fromkeys(column for row in flat for column in row))
+        table = Table(*columns, title=title)
+        for row in flat:
+            table.add_row(*(row.get(column, "") for column in columns))
+    out.print(table)
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _flat(row: Mapping[str, object], before: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in row.items():
+        name = f"{before}{key}"
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}.")
+        elif isinstance(value, list):
+            flat[name] = ", ".join(map(str, value))
+        elif isinstance(value, float):
+            flat[name] = f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+        else:
+            flat[name] = f"{value:,}" if isinstance(value, int) else str(value)
+    return flat
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def meaning(error: AdbcError) -> Exception:
     sqlstate = error.sqlstate or ""
     # The driver's own text repeats the statement, events and all; what the server said comes apart from it.
     said = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
-    text = said.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).splitlines()[0][:200]
+    text = said.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].splitlines()[0]
     if not sqlstate or sqlstate.startswith(_RETRY_CLASSES):
         return DatabaseAway(why=text)
     if sqlstate.startswith(_DATA_CLASSES):

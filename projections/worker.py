@@ -8,6 +8,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from wsgiref.simple_server import WSGIServer
 
 import structlog
 from prometheus_client import start_http_server
@@ -58,7 +59,7 @@ async def serve(
         await database.assert_least_privilege()
     finally:
         await database.close()
-    _serve_metrics(settings.worker_metrics_address)
+    serve_metrics(settings.worker_metrics_address)
     gc.freeze()
     gc.set_threshold(COLLECTOR_THRESHOLD, 20, 50)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -72,7 +73,7 @@ async def serve(
         ready(worker)
     try:
         while not stop.is_set() and worker.crashed is None:
-            _observe(worker)
+            observe(worker)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), timeout=0.5)
     finally:
@@ -82,21 +83,24 @@ async def serve(
         raise WorkerCrashed(why=repr(worker.crashed), next_step="plant worker") from worker.crashed
 
 
-def _serve_metrics(address: str) -> None:
+def serve_metrics(address: str) -> WSGIServer | None:
+    """Serve Prometheus metrics at `host:port`, in a thread; nowhere if empty. Raises ConfigurationError."""
     if not address:
-        return
+        return None
     host, _, port = address.rpartition(":")
     try:
-        start_http_server(int(port), host or "127.0.0.1")
+        server, _ = start_http_server(int(port), host or "127.0.0.1")
     except (ValueError, OSError) as error:
         raise ConfigurationError(
             "The worker's metrics can't be served.",
             why=f"PLANT_WORKER_METRICS_ADDRESS is {address}: {error}.",
             next_step="plant settings",
         ) from error
+    return server
 
 
-def _observe(worker: Worker) -> None:
+def observe(worker: Worker) -> None:
+    """Bring the gauges up to date."""
     positions = worker.positions()
     for (topic, partition), (next_offset, log_end) in positions.items():
         metrics.WORKER_NEXT_OFFSET.labels(topic, partition).set(next_offset)

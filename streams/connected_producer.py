@@ -106,6 +106,8 @@ class ConnectedProducer:
         }
         self._ready_lanes: list[Lane] = []
         self._sends: set[asyncio.Task[None]] = set()
+        for background in (kafka.client._sync_task, kafka._sender.sender_task):
+            background.add_done_callback(self._background_ended)
 
     @classmethod
     async def connect(cls, settings: Settings, topics: Iterable[str]) -> ConnectedProducer:
@@ -177,6 +179,16 @@ class ConnectedProducer:
             await self._kafka.stop()
         else:
             await _abandon(self._kafka)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        """Renew a connection whose metadata, or whose sender, nobody looks after any more.
+
+        Under uvloop, writing to a connection that has just closed raises an error that aiokafka doesn't expect; it ends
+        the task, and whoever waits for metadata then waits for ever (seen).
+        """
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("connection.broken", task=task.get_name(), why=repr(error))
+            self.spoilt.set()
 
     def _send_ready(self) -> None:
         lanes, self._ready_lanes = self._ready_lanes, []
@@ -285,8 +297,10 @@ async def _partition_count(kafka: AIOKafkaProducer, topic: str) -> int:
 async def _abandon(kafka: AIOKafkaProducer) -> None:
     """Disconnect without waiting for the broker: `stop` would wait for ever for batches that never expire."""
     kafka._closed = True
-    with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
-        async with asyncio.timeout(CLOSE_GRACE_SECONDS):
-            await kafka.client.close()
-            await kafka._sender.close()
-            await kafka.client.close()
+    synchronizer = kafka.client._sync_task
+    if synchronizer is not None and synchronizer.done():
+        kafka.client._sync_task = None  # or its error would come up in `close`, before the connections are closed
+    for close in (kafka.client.close, kafka._sender.close, kafka.client.close):
+        with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(CLOSE_GRACE_SECONDS):
+                await close()

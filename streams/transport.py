@@ -18,7 +18,6 @@ from uuid import UUID
 
 import aiokafka
 import structlog
-import uvloop
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -272,7 +271,9 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> RecordBatchThread:
-        return RecordBatchThread(self, loop=self.loop, thread_loop=uvloop.new_event_loop(), beacon=self.beacon)
+        # Its loop is asyncio's own, not uvloop's: there, writing to a connection that has just closed raises an error
+        # that aiokafka doesn't expect, and the task that keeps its metadata fresh ends for good (seen).
+        return RecordBatchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109 (Faust's)
         """Yield a message for each slice. Slices cut off by a rebalance are read again by the next owner."""

@@ -119,10 +119,10 @@ def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
 
 @contextmanager
 def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
-    """The event log on a file system of 16 MB; the folder."""
+    """The event log on a file system of 256 MB; the folder."""
     superuser = scene.environ["PLANT_DATABASE_SUPERUSER_URL"]
     folder.mkdir(parents=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     try:

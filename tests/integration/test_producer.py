@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -68,6 +69,32 @@ async def test_a_published_event_is_where_it_says(settings: Settings, topic: str
     assert received.event == event
     assert received.headers == tuple(codec.headers(event, "urn:test", traceparent))
     assert position.partition == partition_of(codec.key(event), 4)
+
+
+@pytest.mark.parametrize("part", ["metadata", "sender"])
+async def test_a_broken_connection_is_renewed(settings: Settings, topic: str, part: str) -> None:
+    """Where a background task of the client dies, publishing goes on over a new connection, not never."""
+    async with producer_for(settings, topic) as producer:
+        before = producer._connected
+        assert before is not None
+
+        async def broken(*_: object, **__: object) -> None:
+            raise RuntimeError("the handler is closed")
+
+        if part == "metadata":
+            before._kafka.client._metadata_update = broken
+            before._kafka.client.force_metadata_update()
+        else:
+            before._kafka._sender._maybe_wait_for_pid = broken
+            before._kafka._message_accumulator.drain_by_nodes = broken
+            with contextlib.suppress(OutcomeUnknown, KafkaUnavailable):
+                await producer.publish(available(), source="urn:test")
+
+        async def renewed() -> bool:
+            return producer._connected not in (None, before)
+
+        await until(renewed, "another connection")
+        assert (await producer.publish(available(), source="urn:test")).offset >= 0
 
 
 async def test_concurrent_publishes_share_batches_and_keep_their_order(settings: Settings, topic: str) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
+import pytest
 import pytest_asyncio
 from conftest import Database, MakeTopic
+from prometheus_client import generate_latest
 
 from benchmarks.load import events, fill
 from projections.session import Session
-from projections.worker import build_worker
+from projections.worker import build_worker, observe, serve_metrics
+from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from streams.agents import Worker
 
@@ -118,3 +124,43 @@ async def test_a_checkpoint_outside_the_log_stops_its_partition_alone(
     ((tp, error),) = again.stopped_partitions().items()
     assert (tp.partition, type(error).__name__) == (0, "CheckpointOutOfLog")
     await until(lambda: applied(database) > 100)
+
+
+async def test_a_worker_tells_where_it_is(
+    settings: Settings, database: Database, topic: str, start_worker: StartWorker
+) -> None:
+    """Each partition's checkpoint and end, and what was done to how many records, for whoever watches."""
+    fill(settings, topic, events(400, agents=50))
+    worker = await start_worker(topic)
+    await until(lambda: applied(database) == 400)
+    await until(lambda: sum(done for done, _ in worker.positions().values()) == 400)
+
+    observe(worker)
+
+    assert {tp.partition for tp in worker.positions()} == {0, 1, 2, 3}
+    assert all(done == end for done, end in worker.positions().values())
+    exposed = generate_latest().decode()
+    samples = re.findall(rf'^plant_worker_next_offset{{partition="(\d)",topic="{topic}"}} (\d+)', exposed, re.MULTILINE)
+    assert {int(partition): float(offset) for partition, offset in samples} == {
+        tp.partition: done for tp, (done, _) in worker.positions().items()
+    }
+    assert re.search(
+        rf'^plant_worker_records_total{{disposition="applied",topic="{topic}"}} 400', exposed, re.MULTILINE
+    )
+    assert 'plant_worker_partitions{state="owned"} 4' in exposed
+
+
+def test_metrics_are_served_where_the_settings_say() -> None:
+    """The address is one to listen on, or a named error says what is wrong with it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=str(port)):
+            serve_metrics(f"127.0.0.1:{port}")
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        serve_metrics("nowhere")
+    server = serve_metrics(f"127.0.0.1:{port}")
+    assert server is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert b"plant_worker_batch_seconds" in answer.read()
+    server.shutdown()
+    server.server_close()
