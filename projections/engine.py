@@ -53,6 +53,9 @@ LOOK_UP_BATCHES = 64
 INLINE_RECORDS_MAX = 100
 """Batches up to this size go to Postgres as text; past it COPY is cheaper (measured)."""
 
+INLINE_BYTES_MAX = 1024 * 1024
+"""The same in bytes of values and headers, which text doubles."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Column = Sequence[Any] | pl.Series
@@ -178,7 +181,7 @@ class PartitionProjector:
     def _folds(self, session: Session, prepared: PreparedBatch) -> list[str]:
         """The read models' statements, where they have something to fold."""
         events, offsets = prepared.events, prepared.batch.offsets
-        if len(offsets) <= INLINE_RECORDS_MAX:
+        if goes_inline(prepared):
             found = [self._staging.inline(model.apply_sql, model.reads, events, offsets) for model in self._models]
             return [statement for statement in found if statement is not None]
         staged = self._staging.fill(session, events, offsets)
@@ -199,7 +202,8 @@ class PartitionProjector:
             self.topic, self.partition, fence.head,
             batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers,
         )  # fmt: skip
-        rows, place = prepared.rows, self._place(batch)
+        inline = goes_inline(prepared)
+        rows, place = prepared.rows, self._place(batch, inline)
         stream: dict[str, Column] = {
             "disposition": rows["disposition"],
             "event_id": rows["event_id"],
@@ -215,14 +219,14 @@ class PartitionProjector:
             "previous_hash": [fence.head, *hashes[:-1]],
             "hash": hashes,
         }
-        self._append(session, "event_stream", {**place, **stream})
-        self._append(session, "audit_log", {**place, **audit})
+        self._append(session, "event_stream", {**place, **stream}, inline)
+        self._append(session, "audit_log", {**place, **audit}, inline)
         return hashes[-1]
 
-    def _place(self, batch: EventBatch) -> dict[str, Column]:
-        """The columns that say where each record stands; as lists where the batch is small."""
+    def _place(self, batch: EventBatch, inline: bool) -> dict[str, Column]:
+        """The columns that say where each record stands; as lists where they go inline."""
         count = len(batch)
-        if count <= INLINE_RECORDS_MAX:
+        if inline:
             created_at = [EPOCH + timedelta(milliseconds=ms) for ms in batch.timestamps_ms]
             lists: list[Column] = [[self.topic] * count, [self.partition] * count, batch.offsets, created_at]
             return dict(zip(_PLACE, lists, strict=True))
@@ -236,8 +240,8 @@ class PartitionProjector:
         ]
         return dict(zip(_PLACE, columns, strict=True))
 
-    def _append(self, session: Session, table: str, columns: Mapping[str, Column]) -> None:
-        if len(columns["offset"]) <= INLINE_RECORDS_MAX:
+    def _append(self, session: Session, table: str, columns: Mapping[str, Column], inline: bool) -> None:
+        if inline:
             values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}
             session.later(insert(table, values, self._staging.types[table]))
             return
@@ -253,3 +257,11 @@ class PartitionProjector:
         if self._session is None:
             raise DatabaseAway(why="The connection was closed.")
         return self._session
+
+
+def goes_inline(prepared: PreparedBatch) -> bool:
+    """Whether the batch is small enough to go to Postgres as text."""
+    values, headers = prepared.batch.values, prepared.headers
+    if len(values) > INLINE_RECORDS_MAX:
+        return False
+    return sum(len(value) for value in values if value is not None) + sum(map(len, headers)) <= INLINE_BYTES_MAX

@@ -178,7 +178,9 @@ def literal(value: str | int) -> str:
 
 
 def with_parameters(url: str) -> str:
-    """The address with the worker's connection parameters; what the address itself sets wins."""
+    """The address with the worker's connection parameters; what the address itself sets wins, option by option."""
     parts = urlsplit(url)
-    query = {**CONNECTION_PARAMETERS, **dict(parse_qsl(parts.query))}
+    given = dict(parse_qsl(parts.query))
+    options = f"{CONNECTION_PARAMETERS['options']} {given.get('options', '')}".strip()
+    query = {**CONNECTION_PARAMETERS, **given, "options": options}
     return urlunsplit(parts._replace(query=urlencode(query).replace("+", "%20")))

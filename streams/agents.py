@@ -34,6 +34,7 @@ class Worker:
         self.settings = settings
         self.partitions: dict[TP, OwnedPartition] = {}
         self._writer_for = writer_for
+        self._stopping = False
         self.app = _build_app(settings)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._assigned, weak=False)
@@ -49,6 +50,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Leave the group; running batches finish first, queued ones are left to the next owner."""
+        self._stopping = True
         owned, self.partitions = list(self.partitions.values()), {}
         await asyncio.gather(*(partition.shut_down() for partition in owned))
         await self.app.stop()
@@ -81,6 +83,8 @@ class Worker:
     async def _assigned(self, _app: Any, **_: Any) -> None:
         # Every assigned partition is taken anew, kept ones too: what was in flight when the rebalance began was
         # dropped on the way, and taking is what makes reading resume at the checkpoint.
+        if self._stopping:
+            return
         consumer = cast(RecordBatchConsumer, self.app.consumer)
         assigned = consumer.assignment()
         log.info("partitions.assigned", count=len(assigned))

@@ -37,6 +37,9 @@ T = TypeVar("T")
 QUEUED_RECORDS_MAX = 16_000
 """Records that wait while a batch is projected; past that the partition is not fetched."""
 
+QUEUED_BYTES_MAX = 32 * 1024 * 1024
+"""The same in bytes of values: events are small, but nothing keeps a record from having a megabyte."""
+
 BATCH_SECONDS_MIN = 0.005
 """Batches of a partition begin no closer together: under a steady load that makes fewer, larger transactions, and there
 is CPU time left for the rest. An event that comes after a pause does not wait."""
@@ -81,6 +84,8 @@ class OwnedPartition:
         self._heartbeat_seconds = heartbeat_seconds
         self._queue: asyncio.Queue[EventBatch] = asyncio.Queue()
         self._queued_records = 0
+        self._queued_bytes = 0
+        self._missing_from: int | None = None
         self._open: OpenPartition | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{tp.topic}-{tp.partition}")
         self._task: asyncio.Task[None] | None = None
@@ -96,10 +101,11 @@ class OwnedPartition:
     def revoke(self) -> None:
         """Stop at once. A batch in the middle of its transaction may still commit: the fence allows it or not."""
         self._cancel()
+        self.stopped = None
         self._thread.submit(self._writer.close)
 
     async def shut_down(self) -> None:
-        """Stop, wait for the running batch (bounded by the statement timeout), and end the thread."""
+        """Stop, wait for the running batch or the taking under way (statements are bounded), and end the thread."""
         self.revoke()
         await asyncio.to_thread(self._thread.shutdown)
 
@@ -107,7 +113,9 @@ class OwnedPartition:
         """Queue a batch. A full queue pauses the fetching of this partition and holds up no other."""
         self._queue.put_nowait(batch)
         self._queued_records += len(batch)
-        if self._open is not None and self._queued_records >= QUEUED_RECORDS_MAX:
+        self._queued_bytes += sum(len(value) for value in batch.values if value is not None)
+        full = self._queued_records >= QUEUED_RECORDS_MAX or self._queued_bytes >= QUEUED_BYTES_MAX
+        if self._open is not None and full:
             self._open.paused = True
 
     def _cancel(self) -> None:
@@ -121,7 +129,8 @@ class OwnedPartition:
         self._open = None
         while not self._queue.empty():
             self._queue.get_nowait()
-        self._queued_records = 0
+        self._queued_records = self._queued_bytes = 0
+        self._missing_from = None
 
     async def _run(self) -> None:
         while True:
@@ -160,6 +169,9 @@ class OwnedPartition:
         bounds = await self._consumer.bounds(self.tp)
         taken = await self._blocking(self._writer.take, bounds)
         if not bounds.start <= taken.next_offset <= bounds.end:
+            # A former owner may have gone on until the moment of the taking: past the end that Kafka gave before it.
+            bounds = await self._consumer.bounds(self.tp)
+        if not bounds.start <= taken.next_offset <= bounds.end:
             raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, taken.next_offset, bounds.start, bounds.end)
         opened = await self._consumer.open_partition(self.tp, taken.token, taken.next_offset, bounds.topic_id)
         self._log.info("partition.taken", token=taken.token, next_offset=taken.next_offset, log_end=bounds.end)
@@ -188,7 +200,7 @@ class OwnedPartition:
             return None
         while not self._queue.empty():
             waiting.append(self._queue.get_nowait())
-        self._queued_records = 0
+        self._queued_records = self._queued_bytes = 0
         opened.paused = False
         # A slice that was fetched under an earlier token may still be on its way here.
         current = [batch for batch in waiting if batch.token == opened.token]
@@ -199,9 +211,16 @@ class OwnedPartition:
         if opened.obstacle is not None:
             raise opened.obstacle
         done = self._consumer.done[self.tp]
-        if opened.position > done:
+        if opened.position > done and self._missing_from == done:
             # A rebalance can cut off slices on their way from the fetch to the queue.
             raise OwnershipLost(why=f"Offsets {done} to {opened.position} were fetched and have not arrived.")
+        # Once is no sign: what has just been fetched may be on its way.
+        self._missing_from = done if opened.position > done else None
 
     async def _blocking(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # a panic inside polars, which must not end the partition without a word
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error

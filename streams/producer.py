@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
+import structlog
 
 from runtime import metrics
 from runtime.settings import Settings
@@ -25,7 +26,10 @@ from streams.position import Position
 from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
 
 RECORD_OVERHEAD_BYTES: Final = 64
+log = structlog.get_logger(__name__)
+
 TURN_EVERY_RECORDS: Final = 256
+ROOM_POLL_SECONDS: Final = 0.005
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +151,10 @@ class EventProducer:
         waiting: deque[asyncio.Future[Position]] = deque()
         async for event in _each(events):
             while (outcome := self._submit_if_room(event, source)) is None:
-                yield await self.settle(waiting.popleft())
+                if waiting:
+                    yield await self.settle(waiting.popleft())
+                else:  # others have filled the producer
+                    await asyncio.sleep(ROOM_POLL_SECONDS)
             waiting.append(outcome)
             while waiting and waiting[0].done():
                 yield waiting.popleft().result()
@@ -199,13 +206,18 @@ class EventProducer:
         metrics.PRODUCER_CONNECTS.inc()
 
     async def _keep_connected(self) -> None:
+        said = ""
         while self._refusal is None:
             if self._connected is None:
                 try:
                     self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
-                except Exception:  # whatever it is, the next attempt may succeed; publishes say KafkaUnavailable
+                except Exception as error:  # the next attempt may succeed; publishes say KafkaUnavailable meanwhile
+                    if (why := str(error) or repr(error)) != said:
+                        log.warning("producer.not_connected", why=why)
+                        said = why
                     await asyncio.sleep(self._limits.reconnect_backoff_seconds)
                     continue
+            said = ""
             connected = self._connected
             assert connected is not None
             await connected.spoilt.wait()

@@ -7,7 +7,7 @@ batch is read again here, by the format alone (https://kafka.apache.org/document
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from aiokafka.consumer import fetcher
@@ -39,9 +39,11 @@ def tolerate_odd_records() -> None:
     fetcher.MemoryRecords = TolerantRecords
 
 
-def unreadable(fetcher: Any) -> TopicPartition | None:
-    """The partition whose fetched records have just raised while they were unpacked."""
+def unreadable(fetcher: Any, among: Collection[TopicPartition]) -> TopicPartition | None:
+    """The one of these partitions whose fetched records have just raised while they were unpacked."""
     for tp, result in fetcher._records.items():
+        if tp not in among:  # it may be one that raised earlier, and has stopped
+            continue
         iterator = getattr(getattr(result, "_partition_records", None), "_records_iterator", None)
         if iterator is not None and iterator.gi_frame is None:
             assert isinstance(tp, TopicPartition)

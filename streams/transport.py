@@ -112,7 +112,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         fetcher = consumer._fetcher
         if fetcher._closed:
             raise driver.ConsumerStoppedError
-        opened = self._flowing()
+        opened = {tp: state for tp, state in self._current().items() if state.flows}
         with fetcher._subscriptions.fetch_context():
             if not opened:
                 await asyncio.sleep(POLL_SECONDS / 5)
@@ -131,8 +131,8 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
                         opened[tp].obstacle = OwnershipLost(why=f"Kafka has no offset {offset} of {tp.topic} now.")
                 return []
             except Exception as error:
-                culprit = unreadable(fetcher)
-                if culprit is None or culprit not in opened:
+                culprit = unreadable(fetcher, opened)
+                if culprit is None:
                     raise
                 position = opened[culprit].position
                 opened[culprit].obstacle = RecordUnreadable(culprit.topic, culprit.partition, position, error)
@@ -141,7 +141,8 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             if records and not await self._are_same_topics(opened, records):
                 self._read_again(opened)
                 return []
-        still_open = self._flowing()
+        # One that was paused meanwhile still gets what has been taken for it: aiokafka has moved on behind that.
+        still_open = self._current()
         batches = []
         for tp, state in opened.items():
             # Where transactions end or were aborted, a slice can be empty and still move the position.
@@ -150,18 +151,18 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
                 state.position = state.place.position
         return batches
 
-    def _flowing(self) -> dict[TopicPartition, OpenPartition]:
-        """The partitions to deliver from. One that was opened under an earlier assignment is as good as closed."""
+    def _current(self) -> dict[TopicPartition, OpenPartition]:
+        """The open partitions, paused ones too; one that was opened under an earlier assignment is none."""
         subscription = self._ensure_consumer()._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None:
             return {}
-        opened = {TopicPartition(*tp): state for tp, state in list(self.consumer.open.items()) if state.flows}
+        opened = {TopicPartition(*tp): state for tp, state in list(self.consumer.open.items())}
         return {tp: state for tp, state in opened.items() if assignment.state_value(tp) is state.place}
 
     def _read_again(self, opened: Mapping[TopicPartition, OpenPartition]) -> None:
         """Go back to where delivery is: what was unpacked since then is lost."""
-        for tp, state in self._flowing().items():
+        for tp, state in self._current().items():
             if opened.get(tp) is state:
                 self._ensure_consumer().seek(tp, state.position)
 
@@ -194,8 +195,12 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         return consumer._subscription.subscription.assignment.state_value(tp)
 
     async def bounds(self, tp: TP) -> LogBounds:
-        """First and last offsets and topic id of an assigned partition, from the broker."""
-        return await self.call_thread(self._bounds, tp)  # type: ignore[no-any-return]
+        """First and last offsets and topic id of an assigned partition, from the broker.
+
+        Asked beside the thread's queue of calls: a partition without a leader takes long to say so, and the fetches of
+        the others wait in that queue.
+        """
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._bounds(tp), self.thread_loop))
 
     async def _bounds(self, tp: TP) -> LogBounds:
         consumer = self._ensure_consumer()
@@ -312,7 +317,7 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
         """Faust's seek to committed offsets after an assignment: left out, since owners seek to checkpoints."""
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commit the checkpoints as hints; Faust calls it every few seconds and on shutdown."""
+        """Commit the checkpoints as hints; Faust calls it every few seconds."""
         return bool(self.done) and await self._thread.commit_hints(dict(self.done))
 
     async def verify_all_partitions_active(self) -> None:

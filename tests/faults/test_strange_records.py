@@ -79,7 +79,7 @@ async def test_poison_costs_nothing_but_itself(scene: Scene) -> None:
         sent = [(start + number, record.key, record.value) for number, record in enumerate(bad.values())]
         assert [row[:3] for row in rows] == sent
         assert all(row[3] for row in rows)
-    assert worker.alive
+    assert worker.stop() == 0
 
 
 async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> None:
@@ -112,7 +112,7 @@ async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> N
     for number, (headers, _) in enumerate(odd):
         ((stored,),) = scene.query("SELECT headers FROM event_stream WHERE event_id = $1::uuid", (wanted[3 * number],))
         assert stored == canonical(headers)
-    assert worker.alive
+    assert worker.stop() == 0
 
 
 def canonical(headers: list[tuple[bytes, bytes | None]]) -> bytes:

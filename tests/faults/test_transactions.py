@@ -79,7 +79,7 @@ def test_aborted_records_have_no_effect_and_hold_up_nothing(scene: Scene, produc
     found = assert_exactly_once(scene, committed, gaps=True)
     assert found == {"applied": 500 + 6 * 50 + 3 * 200}
     assert sum(log_ends(scene).values()) > found.total()
-    assert worker.alive
+    assert worker.stop() == 0
     assert len(worker.said("partition.taken")) == 4
 
 

@@ -121,3 +121,14 @@ def test_errors_name_what_was_refused_and_repeat_no_events(session: Session) -> 
     with pytest.raises(DataRefused) as refused:
         session.copy("checkpoints", pl.DataFrame({"projection": ["p"], "version": [1 << 40]}))
     assert refused.value.about("checkpoints")
+
+
+def test_options_of_the_address_leave_the_others_in_force(database: Database) -> None:
+    """What the address sets wins; every other limit of a worker's connection stays."""
+    made = Session(f"{database.writer_url}?options=-c%20lock_timeout%3D7s")
+    try:
+        assert made.query("SHOW lock_timeout") == [("7s",)]
+        assert made.query("SHOW statement_timeout") == [("1min",)]
+        assert made.query("SHOW standard_conforming_strings") == [("on",)]
+    finally:
+        made.close()

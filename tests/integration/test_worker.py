@@ -6,20 +6,27 @@ import asyncio
 import re
 import socket
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 import pytest
 import pytest_asyncio
+from aiokafka.structs import TopicPartition
 from conftest import Database, MakeTopic
 from prometheus_client import generate_latest
 
 from benchmarks.load import events, fill
+from projections import engine
+from projections.prepared import PreparedBatch, prepare
 from projections.session import Session
 from projections.worker import build_worker, observe, serve_metrics
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
+from schemas.columns import polars as pl
+from streams import ownership
 from streams.agents import Worker
+from streams.batch import EventBatch
+from streams.transport import OpenPartition, RecordBatchThread
 
 DEADLINE_SECONDS = 60
 StartWorker = Callable[..., Awaitable[Worker]]
@@ -164,3 +171,50 @@ def test_metrics_are_served_where_the_settings_say() -> None:
         assert b"plant_worker_batch_seconds" in answer.read()
     server.shutdown()
     server.server_close()
+
+
+async def test_pauses_lose_nothing(
+    settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition that is paused while its records are being fetched gets them all the same."""
+    same_topics = RecordBatchThread._are_same_topics
+
+    async def paused_meanwhile(
+        thread: RecordBatchThread,
+        opened: Mapping[TopicPartition, OpenPartition],
+        fetched: Iterable[TopicPartition],
+    ) -> bool:
+        same = await same_topics(thread, opened, fetched)
+        for state in opened.values():
+            state.paused = True  # as a queue that has just become full does
+            asyncio.get_running_loop().call_later(0.01, setattr, state, "paused", False)
+        return same
+
+    monkeypatch.setattr(RecordBatchThread, "_are_same_topics", paused_meanwhile)
+    monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", 200)
+    fill(settings, topic, events(4_000, agents=50))
+
+    worker = await start_worker(topic, worker_batch_max_records=100)
+
+    await until(lambda: sum(done for done, _ in worker.positions().values()) == 4_000)
+    assert applied(database) == 4_000
+
+
+async def test_a_panic_in_a_library_is_only_a_failure(
+    settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no Exception to Python, but the partition is taken again like after any other."""
+    panics = iter([True])
+
+    def panicking(batch: EventBatch) -> PreparedBatch:
+        if next(panics, False):
+            raise pl.exceptions.PanicException("seen in polars")
+        return prepare(batch)
+
+    monkeypatch.setattr(engine, "prepare", panicking)
+    fill(settings, topic, events(400, agents=50))
+
+    await start_worker(topic)
+
+    await until(lambda: applied(database) == 400)
+    assert next(panics, None) is None
