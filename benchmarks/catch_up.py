@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from benchmarks.load import events, fill
 from benchmarks.stage import PARTITIONS, Stage, clean_database, process, tree_cpu_seconds
@@ -45,7 +45,15 @@ def end_offsets(stack: Stack) -> int:
     consumer = Consumer({"bootstrap.servers": _settings(stack).kafka_address(), "group.id": "benchmark"})
     try:
         asyncio.run(topics.apply(_settings(stack)))
-        return sum(consumer.get_watermark_offsets(TopicPartition(TOPIC, number))[1] for number in range(PARTITIONS))
+        places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                return sum(consumer.get_watermark_offsets(place)[1] for place in places)
+            except KafkaException:  # a topic that has just been made has no leaders for a moment
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
     finally:
         consumer.close()
 
