@@ -1,79 +1,147 @@
-"""Connections to Postgres for services: one engine a process and role, transactions, and the check of its rights."""
+"""Connections to Postgres for services: one pool a process and role, transactions, retries, and the check of rights."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Final
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, TypeVar
 
+import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from database.address import shown, sqlalchemy_url
-from database.errors import DatabaseUnreachable, TooMuchPrivilege
-from database.unreachable import unreachable_because
+from database.driver import Isolation
+from database.errors import DatabaseUnreachable, TooContended, TooMuchPrivilege, TransactionConflict
+from database.pool import Pool
+from database.privileges import TOO_MUCH
+from runtime import metrics
 from runtime.settings import DatabaseRole, Settings
 
-CONNECT_TIMEOUT_SECONDS: Final = 10
-STATEMENT_TIMEOUT_SECONDS: Final = 30
-LOCK_TIMEOUT_SECONDS: Final = 10
-IDLE_IN_TRANSACTION_TIMEOUT_SECONDS: Final = 60
+log = structlog.get_logger(__name__)
 
-# What this session may do, or may come to do through roles it is a member of (`pg_has_role` says yes to all of them
-# for a superuser). The owner of a schema or database may drop what others own in it.
-_RIGHTS: Final = """
-SELECT why FROM (
-    SELECT 1, format('The role %s is a superuser.', rolname) FROM pg_roles
-        WHERE rolsuper AND pg_has_role(session_user, oid, 'MEMBER')
-    UNION ALL
-    SELECT 2, format('The role %s bypasses row-level security (BYPASSRLS).', rolname) FROM pg_roles
-        WHERE rolbypassrls AND pg_has_role(session_user, oid, 'MEMBER')
-    UNION ALL
-    SELECT 3, format('The role %s may make roles, replicate, or use the server''s files.', rolname) FROM pg_roles
-        WHERE (rolcreaterole OR rolreplication OR rolname IN ('pg_execute_server_program', 'pg_write_server_files',
-               'pg_read_server_files', 'pg_write_all_data')) AND pg_has_role(session_user, oid, 'MEMBER')
-    UNION ALL
-    SELECT 4, format('The role %s owns the database %s.', pg_get_userbyid(datdba), datname) FROM pg_database
-        WHERE datname = current_database() AND pg_has_role(session_user, datdba, 'MEMBER')
-    UNION ALL
-    SELECT 5, format('The role %s owns the table %s.', pg_get_userbyid(relowner), c.oid::regclass) FROM pg_class c
-        WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND pg_has_role(session_user, relowner, 'MEMBER')
-) AS rights (rank, why) ORDER BY rank, why LIMIT 1
-"""
+ATTEMPTS: Final = 5
+BACKOFF_SECONDS: Final = 0.02
+BACKOFF_MAX_SECONDS: Final = 1.0
+REPLICA_PAUSE_SECONDS: Final = 5.0
+CLOSE_PATIENCE_SECONDS: Final = 10.0
+
+Result = TypeVar("Result")
 
 
 class Database:
-    """A role's connections. Made by :func:`connect`; close it when done.
+    """A role's connections. Made by :func:`connect`; close it when done. Connects when it is first used.
 
-    Connects when it is first used. Every session has a statement, a lock and an idle-in-transaction timeout.
+    Every session has a statement, a lock and an idle-in-transaction timeout. A transaction sees and writes the rows of
+    the governance boundary that it names, and without a name no row that has one.
+
+    All methods that run a transaction raise DatabaseUnreachable, PoolExhausted, DatabaseClosed; and, already at the
+    statement, StatementTimedOut, LockTimedOut, ConstraintRefused, ValueRefused, RowRefused, TransactionConflict. None
+    of these shows a value. What else the driver raises comes out as it is.
     """
 
-    def __init__(self, engine: AsyncEngine, role: DatabaseRole, address: str) -> None:
-        self.engine = engine
-        self.role: DatabaseRole = role
-        self._shown = shown(address)
+    def __init__(self, pool: Pool, replica: Pool | None = None) -> None:
+        self._pool = pool
+        self._replica = replica
+        self._replica_again_at = 0.0
+
+    @property
+    def role(self) -> DatabaseRole:
+        """Which of Plant's roles it connects as."""
+        return self._pool.role
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine. It knows of no governance boundary and of no turn to wait for: use `transaction`."""
+        return self._pool.engine
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(
+        self,
+        governance_agent_id: str | None = None,
+        *,
+        isolation: Isolation = "READ COMMITTED",
+        read_only: bool = False,
+        replica: bool = False,
+    ) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction: committed when the block ends, rolled back when it raises.
 
-        Raises DatabaseUnreachable where the server does not answer or goes away.
+        `begin_nested` on it makes a savepoint, after whose failure the block may go on; where it goes on after any
+        other failed statement, its end raises TransactionAborted. After `commit` or `rollback` on it the block can do
+        no more: TransactionEnded.
+
+        `replica` says that the block only reads, and may be told of a moment ago: it goes to the read replica, if there
+        is one and it answers. A replica can't do SERIALIZABLE, so that goes to the primary.
         """
-        try:
-            connection = await self.engine.connect()
-        except Exception as error:
-            if why := unreachable_because(error):
-                raise self._unreachable(why) from error
-            raise
-        async with aclosing(connection):
-            try:
-                async with connection.begin():
-                    yield connection
-            except DBAPIError as error:
-                if why := unreachable_because(error):
-                    raise self._unreachable(why) from error
-                raise
+        read_only = read_only or replica
+        if replica and isolation != "SERIALIZABLE" and (pool := self._replica_to_try()) is not None:
+            async with self._on_replica(pool, governance_agent_id, isolation) as connection:
+                yield connection
+        else:
+            async with self._pool.transaction(governance_agent_id, isolation, read_only=read_only) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def session(
+        self,
+        governance_agent_id: str | None = None,
+        *,
+        isolation: Isolation = "READ COMMITTED",
+        read_only: bool = False,
+        replica: bool = False,
+    ) -> AsyncIterator[AsyncSession]:
+        """As `transaction`, for mapped classes: flushed and committed when the block ends, and not before.
+
+        `commit` on the session only flushes; `rollback` undoes all of the block. Objects can be read afterwards.
+        """
+        async with self.transaction(
+            governance_agent_id, isolation=isolation, read_only=read_only, replica=replica
+        ) as connection:
+            await connection.begin()  # Says to the session that the transaction is not its own.
+            async with AsyncSession(
+                connection, expire_on_commit=False, join_transaction_mode="rollback_only"
+            ) as session:
+                yield session
+                await session.flush()
+
+    async def run(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[Result]],
+        governance_agent_id: str | None = None,
+        *,
+        isolation: Isolation = "READ COMMITTED",
+        attempts: int = ATTEMPTS,
+    ) -> Result:
+        """What `work` returns, in a transaction that is committed.
+
+        After a serialization failure or a deadlock, `work` is called anew in a fresh transaction, after a pause that
+        doubles and is jittered, so it must do nothing that a rollback does not undo. Raises TooContended after
+        `attempts` calls.
+        """
+
+        async def once() -> Result:
+            async with self.transaction(governance_agent_id, isolation=isolation) as connection:
+                return await work(connection)
+
+        return await self._again_after_conflicts(once, attempts)
+
+    async def run_session(
+        self,
+        work: Callable[[AsyncSession], Awaitable[Result]],
+        governance_agent_id: str | None = None,
+        *,
+        isolation: Isolation = "READ COMMITTED",
+        attempts: int = ATTEMPTS,
+    ) -> Result:
+        """As `run`, for work on mapped classes; each call of `work` gets a session of its own."""
+
+        async def once() -> Result:
+            async with self.session(governance_agent_id, isolation=isolation) as session:
+                return await work(session)
+
+        return await self._again_after_conflicts(once, attempts)
 
     async def assert_least_privilege(self) -> None:
         """Refuse to serve with rights that would let a fault in Plant rewrite its own log.
@@ -82,34 +150,74 @@ class Database:
         role with BYPASSRLS or other rights over the server, or the owner of this database or of any table in it.
         """
         async with self.transaction() as connection:
-            why = (await connection.execute(text(_RIGHTS))).scalar_one_or_none()
+            why = (await connection.execute(text(TOO_MUCH))).scalar_one_or_none()
         if why is not None:
             raise TooMuchPrivilege(
-                f"Plant does not serve as {self._shown}.",
+                f"Plant does not serve as {self._pool.where}.",
                 why=why,
                 next_step=f"export PLANT_DATABASE_{self.role.upper()}_URL=postgresql://plant_{self.role}:…@host/plant",
             )
 
-    async def close(self) -> None:
-        """Close every connection."""
-        await self.engine.dispose()
+    async def close(self, patience_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
+        """Refuse new transactions, wait for those that run, and close every connection.
 
-    def _unreachable(self, why: str) -> DatabaseUnreachable:
-        return DatabaseUnreachable(why=f"{self._shown}: {why}", next_step="plant status")
+        A transaction that still runs after `patience_seconds` is ended: it is rolled back, and raises DatabaseClosed.
+        """
+        pools = [pool for pool in (self._pool, self._replica) if pool is not None]
+        for pool in pools:
+            pool.refuse()
+        await asyncio.gather(*(pool.close(patience_seconds) for pool in pools))
+
+    async def _again_after_conflicts(self, once: Callable[[], Awaitable[Result]], attempts: int) -> Result:
+        for attempt in range(1, attempts + 1):
+            try:
+                return await once()
+            except TransactionConflict as error:
+                metrics.DATABASE_RETRIES.labels(self.role, error.reason).inc()
+                if attempt == attempts:
+                    raise TooContended(
+                        why=f"{attempts} attempts failed; the last one: {error.why}", next_step="plant doctor"
+                    ) from error
+                await asyncio.sleep(backoff_seconds(attempt))
+        raise ValueError("attempts must be at least 1")
+
+    def _replica_to_try(self) -> Pool | None:
+        """The replica's pool, unless it was found gone a moment ago. Of all who ask then, one tries it again."""
+        if self._replica is None or not self._replica_again_at:
+            return self._replica
+        if time.monotonic() < self._replica_again_at:
+            return None
+        self._replica_again_at = time.monotonic() + REPLICA_PAUSE_SECONDS
+        return self._replica
+
+    @asynccontextmanager
+    async def _on_replica(
+        self, replica: Pool, governance_agent_id: str | None, isolation: Isolation
+    ) -> AsyncIterator[AsyncConnection]:
+        """A transaction on the replica; if none can be begun there, on the primary."""
+        async with AsyncExitStack() as stack:
+            try:
+                transaction = replica.transaction(governance_agent_id, isolation, read_only=True)
+                connection = await stack.enter_async_context(transaction)
+                self._replica_again_at = 0.0
+            except DatabaseUnreachable as error:
+                self._replica_again_at = time.monotonic() + REPLICA_PAUSE_SECONDS
+                log.warning("replica.unreachable", role=self.role, why=error.why)
+                transaction = self._pool.transaction(governance_agent_id, isolation, read_only=True)
+                connection = await stack.enter_async_context(transaction)
+            yield connection
 
 
 def connect(settings: Settings, role: DatabaseRole) -> Database:
     """The database as `plant_<role>`; does not connect yet. Raises ConfigurationError for a missing or bad address."""
-    address = settings.database_address(role)
-    limits = {
-        "application_name": f"plant {role}",
-        "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_SECONDS}s",
-    }
-    engine = create_async_engine(
-        sqlalchemy_url(address),
-        pool_pre_ping=True,
-        connect_args={"server_settings": limits, "timeout": CONNECT_TIMEOUT_SECONDS},
-    )
-    return Database(engine, role, address)
+    pool = Pool(settings, role, settings.database_address(role))
+    address = settings.database_api_replica_url if role == "api" else ""
+    return Database(pool, Pool(settings, role, address) if address else None)
+
+
+def backoff_seconds(attempt: int) -> float:
+    """How long to wait after the attempt of this number, from 1: full jitter under a bound that doubles.
+
+    After https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/.
+    """
+    return random.uniform(0, min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2**attempt))  # noqa: S311 (no secret)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,12 +21,20 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import pool
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from database.address import shown, sqlalchemy_url
-from database.errors import DatabaseUnreachable, MigrationLocked, RolesMissing, SchemaBehind
+from database.address import connection_arguments, shown, sqlalchemy_url
+from database.errors import (
+    DatabaseUnreachable,
+    ExtensionMissing,
+    MigrationLocked,
+    RolesMissing,
+    SchemaBehind,
+    UnknownRevision,
+)
 from database.unreachable import driver_error, unreachable_because
 
 LOCK_TIMEOUT_SECONDS: Final = 10
@@ -37,15 +46,15 @@ T = TypeVar("T")
 
 
 def upgrade(url: str, revision: str = "heads") -> tuple[str, ...]:
-    """Migrate up to `revision` in one transaction; the revisions that the database is at afterwards.
+    """Migrate up to `revision`, a transaction a migration; the revisions that the database is at afterwards.
 
-    Doing it again changes nothing. Raises DatabaseUnreachable, MigrationLocked, RolesMissing.
+    Doing it again changes nothing; after a failure it goes on with the migration that failed. Raises
+    DatabaseUnreachable, MigrationLocked, RolesMissing, ExtensionMissing.
     """
 
     def work(connection: Connection) -> tuple[str, ...]:
         _one_at_a_time(connection)
-        config = _config(connection)
-        command.upgrade(config, revision)
+        command.upgrade(_config(connection), revision)
         connection.exec_driver_sql(_LET_SERVICES_CHECK)
         connection.commit()
         return _current(connection)
@@ -68,6 +77,21 @@ def downgrade(url: str, revision: str) -> tuple[str, ...]:
 def current(url: str) -> tuple[str, ...]:
     """The revisions that the database is at, sorted; empty before the first migration."""
     return _run(partial(_with_connection, url, _current))
+
+
+def sql(revision: str = "heads", *, since: str = "") -> str:
+    """The statements of an upgrade from `since` (default: from nothing) to `revision`; no database is asked.
+
+    Raises UnknownRevision.
+    """
+    output = StringIO()
+    config = _config(None)
+    config.output_buffer = output
+    try:
+        command.upgrade(config, f"{since}:{revision}" if since else revision, sql=True)
+    except CommandError as error:
+        raise UnknownRevision(why=f"{error}.", next_step="plant db current") from error
+    return output.getvalue()
 
 
 def heads() -> tuple[str, ...]:
@@ -115,10 +139,8 @@ def _one_at_a_time(connection: Connection) -> None:
 
 
 async def _with_connection(url: str, work: Callable[[Connection], T]) -> T:
-    settings = {"application_name": "plant migrate", "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s"}
-    engine = create_async_engine(
-        sqlalchemy_url(url), poolclass=pool.NullPool, connect_args={"server_settings": settings, "timeout": 10}
-    )
+    arguments = connection_arguments(url, application_name="plant migrate", lock_timeout=f"{LOCK_TIMEOUT_SECONDS}s")
+    engine = create_async_engine(sqlalchemy_url(url), poolclass=pool.NullPool, connect_args=arguments)
     try:
         with _named_errors(url):
             async with engine.connect() as connection:
@@ -135,11 +157,15 @@ def _named_errors(url: str) -> Iterator[None]:
         cause = driver_error(error)
         if isinstance(cause, asyncpg.LockNotAvailableError):
             raise MigrationLocked(
-                why=f"A session kept a table locked for {LOCK_TIMEOUT_SECONDS} s; nothing was changed.",
+                why=f"A session kept a table locked for {LOCK_TIMEOUT_SECONDS} s; that migration changed nothing.",
                 next_step="plant db upgrade",
             ) from error
         if isinstance(cause, asyncpg.UndefinedObjectError) and "role" in str(cause):
             raise RolesMissing(why=f"{cause}.", next_step="psql -f database/roles.sql") from error
+        if isinstance(cause, asyncpg.InsufficientPrivilegeError) and "extension" in str(cause):
+            raise ExtensionMissing(why=f"{cause}.", next_step='psql -c "CREATE EXTENSION vector"') from error
+        if isinstance(error, CommandError):
+            raise UnknownRevision(why=f"{error}.", next_step="plant db current") from error
         why = unreachable_because(error)
         if why is not None:
             raise DatabaseUnreachable(why=f"{shown(url)}: {why}", next_step="plant status") from error

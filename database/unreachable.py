@@ -32,6 +32,11 @@ def unreachable_because(error: BaseException) -> str | None:
     cause = driver_error(error)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return f"the connection was lost: {cause}."
+    if isinstance(cause, asyncpg.InterfaceError) and "closed" in str(cause):
+        return f"the connection was lost: {cause}."
+    if isinstance(cause, asyncpg.InternalClientError) and "cannot switch to state" in str(cause):
+        # The driver has read the server's farewell, and not yet that the connection is closed.
+        return "the connection was lost: the server has ended the session."
     if not isinstance(cause, _LOST):
         return None
     if isinstance(cause, ConnectionRefusedError):

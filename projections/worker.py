@@ -8,16 +8,15 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import start_http_server
 
 from database.connector import connect
 from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
 from runtime import metrics
-from runtime.errors import ConfigurationError, PlantError
+from runtime.errors import PlantError
+from runtime.exposition import serve_metrics
 from runtime.settings import Settings
 from streams.agents import Worker
 from streams.topics import EVENTS, OPERATIONS
@@ -81,22 +80,6 @@ async def serve(
         await worker.stop()
     if worker.crashed is not None:
         raise WorkerCrashed(why=repr(worker.crashed), next_step="plant worker") from worker.crashed
-
-
-def serve_metrics(address: str) -> WSGIServer | None:
-    """Serve Prometheus metrics at `host:port`, in a thread; nowhere if empty. Raises ConfigurationError."""
-    if not address:
-        return None
-    host, _, port = address.rpartition(":")
-    try:
-        server, _ = start_http_server(int(port), host or "127.0.0.1")
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(
-            "The worker's metrics can't be served.",
-            why=f"PLANT_WORKER_METRICS_ADDRESS is {address}: {error}.",
-            next_step="plant settings",
-        ) from error
-    return server
 
 
 def observe(worker: Worker) -> None:

@@ -65,3 +65,48 @@ WORKER_LOG_END: Final = Gauge(
 WORKER_PARTITIONS: Final = Gauge(
     "plant_worker_partitions", "Partitions of this worker: owned, or stopped and in need of an operator.", ["state"]
 )
+
+# The relay.
+RELAY_EVENTS: Final = Counter(
+    "plant_relay_events", "Rows of the outbox that Kafka has acknowledged and that are marked so.", ["event_type"]
+)
+RELAY_PROBLEMS: Final = Counter("plant_relay_problems", "Rows of which no event can be made.")
+RELAY_SECONDS: Final = Histogram(
+    "plant_relay_seconds",
+    "From a change's commit to the mark that Kafka has acknowledged its event.",
+    buckets=(*_LATENCY_SECONDS, 60.0, 600.0, 3600.0),
+)
+RELAY_ACTIVE: Final = Gauge("plant_relay_active", "1: this relay publishes; 0: it stands by.")
+RELAY_UNSENT_ROWS: Final = Gauge("plant_relay_unsent_rows", "Unsent rows that the last round found: at most 500.")
+RELAY_OLDEST_SECONDS: Final = Gauge(
+    "plant_relay_oldest_seconds", "Age of the oldest change that the last round found, of those that can be published."
+)
+RELAY_BLOCKED_ENTITIES: Final = Gauge(
+    "plant_relay_blocked_entities", "Entities whose changes wait for an operator, as of the last time round."
+)
+
+# The database's connections, by role.
+DATABASE_CONNECTIONS_OPEN: Final = Gauge("plant_database_connections_open", "Connections to Postgres.", ["role"])
+DATABASE_CONNECTIONS_IN_USE: Final = Gauge(
+    "plant_database_connections_in_use", "Those that are in a transaction now.", ["role"]
+)
+DATABASE_POOL_WAITING: Final = Gauge(
+    "plant_database_pool_waiting", "Transactions that wait for a free connection now.", ["role"]
+)
+DATABASE_POOL_WAIT_SECONDS: Final = Histogram(
+    "plant_database_pool_wait_seconds",
+    "How long transactions waited for a free connection.",
+    ["role"],
+    buckets=_LATENCY_SECONDS,
+)
+DATABASE_POOL_TIMEOUTS: Final = Counter(
+    "plant_database_pool_timeouts", "Transactions that got no connection in time.", ["role"]
+)
+DATABASE_RETRIES: Final = Counter(
+    "plant_database_retries",
+    "Transactions that were rolled back for another one's sake: `serialization` or `deadlock`.",
+    ["role", "reason"],
+)
+DATABASE_SLOW_QUERIES: Final = Counter(
+    "plant_database_slow_queries", "Statements that took longer than the setting allows.", ["role"]
+)

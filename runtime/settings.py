@@ -54,6 +54,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_api_url: str = _said("Address for `plant_api`, which serves ingress and reads.", "")
     database_auditor_url: str = _said("Address for `plant_auditor`, which reads the log.", "")
 
+    database_api_replica_url: str = _said("Address of a read replica for `plant_api`; empty: there is none.", "")
+    database_pool_size: Positive = _said("Most connections that a process holds to the database, for each role.", 10)
+    database_pool_wait_seconds: Positive = _said("How long a transaction waits for a free connection.", 10)
+    database_pool_recycle_seconds: Positive = _said("Age at which a connection is replaced.", 1800)
+    database_statement_timeout_seconds: Positive = _said("A statement that takes longer is stopped.", 30)
+    database_lock_timeout_seconds: Positive = _said("A statement that waits longer for a lock gives up.", 10)
+    database_idle_in_transaction_timeout_seconds: Positive = _said(
+        "A transaction in which nothing happens for so long is ended.", 60
+    )
+    database_slow_query_milliseconds: int = _said("A statement that takes longer is logged; 0: none is.", 500)
+
     master_key: str = _said("32 bytes in base64; encrypts webhook secrets at rest (AES-GCM).", "")
 
     topic_partitions: Positive = _said(
@@ -66,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_session_timeout_seconds: Positive = _said("A worker that is silent for this long loses its partitions.", 10)
 
     worker_metrics_address: str = _said("Where a worker serves its metrics, `host:port`; empty: nowhere.", "")
+
+    relay_metrics_address: str = _said("Where a relay serves its metrics, `host:port`; empty: nowhere.", "")
+    relay_keep_sent_days: Positive = _said("How long a row stays in the outbox after it was sent.", 7)
 
     ingress_host: str = _said("Address that ingress listens on.", "127.0.0.1")
     ingress_port: int = _said("Port that ingress listens on; 0: any free one.", 8080)

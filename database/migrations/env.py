@@ -1,9 +1,13 @@
-"""Alembic's entry point. `database/migrate.py` brings the connection; there is no other way in."""
+"""Alembic's entry point. `database/migrate.py` brings the connection, or asks for SQL; there is no other way in."""
 
 from __future__ import annotations
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], transaction_per_migration=False)
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", literal_binds=True, transaction_per_migration=True)
+else:
+    # A transaction a migration: building an index concurrently has to end the one it is in.
+    context.configure(connection=context.config.attributes["connection"], transaction_per_migration=True)
 with context.begin_transaction():
     context.run_migrations()

@@ -7,7 +7,14 @@ import click
 
 @click.group(name="db")
 def command() -> None:
-    """Migrate the database, and say where it is."""
+    """Migrate the database, and say where it is.
+
+    \b
+    Examples:
+      plant db upgrade
+      plant db check && plant worker
+      plant db sql --since 006 | less
+    """
 
 
 @command.command()
@@ -40,6 +47,16 @@ def check() -> None:
 
     migrate.check(_owner_url())
     click.echo(_named(migrate.heads()))
+
+
+@command.command(name="sql")
+@click.option("--revision", default="heads", show_default=True, help="Revision to migrate to.")
+@click.option("--since", default="", help="Revision to begin from.  [default: an empty database]")
+def show_sql(revision: str, since: str) -> None:
+    """Print the SQL of an upgrade, to read it or to run it by hand; no database is asked."""
+    from database import migrate
+
+    click.echo(migrate.sql(revision, since=since))
 
 
 def _owner_url() -> str:

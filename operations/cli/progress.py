@@ -55,3 +55,19 @@ class LineBar:
             if time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
                 self._said_at = time.monotonic()
                 click.echo(f"  {self._done_bytes / 1e6:.0f} of {self._total_bytes / 1e6:.0f} MB", err=True)
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Progress in things rather than bytes: a bar on a terminal, one line at the end elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        click.echo(f"· {title}: {total:,} done", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("· {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)

@@ -171,7 +171,7 @@ def test_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_completion_of_a_command_name() -> None:
     """The shell's question is answered with names, without loading the commands."""
-    done = plant(COMP_WORDS="plant se", COMP_CWORD="1", _PLANT_COMPLETE="bash_complete")
+    done = plant(COMP_WORDS="plant set", COMP_CWORD="1", _PLANT_COMPLETE="bash_complete")
 
     assert done.stdout.split() == ["plain,settings"]
 

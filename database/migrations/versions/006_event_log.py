@@ -1,9 +1,7 @@
 """The event log, its audit chain, webhook tables, partition owners and checkpoints.
 
-Depends on no entity table: 001-005 (the entities) live on a branch of their own and are merged with this one.
+Depends on no entity table: 001-005 (the entities) are a branch of their own, and 007 joins the two.
 """
-
-from alembic import op
 
 from database.script import run_script
 
@@ -152,8 +150,8 @@ DROP FUNCTION hold_partition(text, integer, bigint, bigint);
 
 
 def upgrade() -> None:
-    run_script(op.get_bind(), UPGRADE)
+    run_script(UPGRADE)
 
 
 def downgrade() -> None:
-    run_script(op.get_bind(), DOWNGRADE)
+    run_script(DOWNGRADE)

@@ -1,0 +1,52 @@
+"""SQLAlchemy's engine for one server and role: what every session of it is told, and what is counted of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from database.address import connection_arguments, shown, sqlalchemy_url
+from database.driver import DriverConnection
+from database.statements import Statements
+from runtime import metrics
+from runtime.settings import DatabaseRole, Settings
+
+SILENCE_SECONDS: Final = 5
+"""How long past the statement timeout a server may take to say that it has stopped a statement."""
+
+CLIENT_CHECK_SECONDS: Final = 2
+"""How often a server that runs a statement looks whether its client is still there."""
+
+
+def make_engine(settings: Settings, role: DatabaseRole, address: str) -> tuple[AsyncEngine, Statements]:
+    """The engine, and what it notes statements with. Does not connect yet. Raises BadDatabaseAddress."""
+    arguments = connection_arguments(
+        address,
+        application_name=f"plant {role}",
+        answer_seconds=settings.database_statement_timeout_seconds + SILENCE_SECONDS,
+        statement_timeout=f"{settings.database_statement_timeout_seconds}s",
+        lock_timeout=f"{settings.database_lock_timeout_seconds}s",
+        idle_in_transaction_session_timeout=f"{settings.database_idle_in_transaction_timeout_seconds}s",
+        # The server ends a statement whose client is gone, and does not find out only when it is done.
+        client_connection_check_interval=f"{CLIENT_CHECK_SECONDS}s",
+        # A quote is escaped by doubling it, whatever the database or the role were told.
+        standard_conforming_strings="on",
+    )
+    engine = create_async_engine(
+        sqlalchemy_url(address),
+        connect_args={**arguments, "connection_class": DriverConnection},
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_recycle=settings.database_pool_recycle_seconds,
+        hide_parameters=True,
+    )
+    gauge = metrics.DATABASE_CONNECTIONS_OPEN.labels(role)
+    event.listen(engine.sync_engine, "connect", lambda *_: gauge.inc())
+    event.listen(engine.sync_engine, "close", lambda *_: gauge.dec())
+    event.listen(engine.sync_engine, "close_detached", lambda *_: gauge.dec())
+    name = arguments["server_settings"]["application_name"]
+    statements = Statements(role, name, shown(address), settings.database_slow_query_milliseconds / 1000)
+    statements.listen(engine.sync_engine)
+    return engine, statements

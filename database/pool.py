@@ -1,0 +1,211 @@
+"""A bounded pool of connections to one server, and transactions on them in few round trips.
+
+A transaction costs one round trip to begin, with its row-level context, and one to commit. That first one is also the
+ping: nothing has been done before it, so a connection that turns out to be dead is replaced and nobody notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from database.address import shown
+from database.driver import DriverConnection, Isolation, beginning
+from database.engine import make_engine
+from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
+from database.meaning import meaning
+from database.unreachable import unreachable_because
+from runtime import metrics
+from runtime.settings import DatabaseRole, Settings
+
+log = structlog.get_logger(__name__)
+
+ROLLBACK_SECONDS: Final = 5.0
+
+
+class Pool:
+    """Connections to one server as one role. Waiters are served in the order in which they came."""
+
+    def __init__(self, settings: Settings, role: DatabaseRole, address: str) -> None:
+        self.role: DatabaseRole = role
+        self.where = shown(address)
+        self._size = settings.database_pool_size
+        self._wait_seconds = settings.database_pool_wait_seconds
+        # SQLAlchemy's own queue lets who has just given a connection back take it again before those who wait.
+        self._gate = asyncio.Semaphore(self._size)
+        self._closed = False
+        self._ended_after_seconds: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._in_use = 0
+        self._begun_on: set[DriverConnection] = set()
+        self._distrusted_before = 0.0
+        self._clean_ups: set[asyncio.Task[None]] = set()
+        self.engine, self._statements = make_engine(settings, role, address)
+        self._in_use_gauge = metrics.DATABASE_CONNECTIONS_IN_USE.labels(role)
+        self._waiting_gauge = metrics.DATABASE_POOL_WAITING.labels(role)
+        self._wait_histogram = metrics.DATABASE_POOL_WAIT_SECONDS.labels(role)
+
+    @asynccontextmanager
+    async def transaction(
+        self, governance_agent_id: str | None, isolation: Isolation, *, read_only: bool
+    ) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction: committed when the block ends, rolled back when it raises or is cancelled."""
+        script = beginning(governance_agent_id, isolation, read_only)
+        await self._take_place()
+        try:
+            connection, driver = await self._begun(script)
+        except BaseException:
+            self._leave_place()
+            raise
+        try:
+            yield connection
+            await self._commit(driver)
+        except BaseException as error:
+            await self._finish(self._abandon(connection, driver))
+            if self._ended_after_seconds is not None and isinstance(error, DatabaseUnreachable):
+                why = f"The transaction had not ended {self._ended_after_seconds} s after the process began to close."
+                raise DatabaseClosed(why=why, next_step="plant doctor") from error
+            raise
+        await self._give_back(connection, driver)
+
+    def refuse(self) -> None:
+        """Take no more transactions from now on; who waits for a connection is refused too."""
+        self._closed = True
+
+    async def close(self, patience_seconds: float) -> None:
+        """Wait for the transactions that run, then end those that still do, and close every connection."""
+        self.refuse()
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("database.closed_in_use", role=self.role, transactions=self._in_use)
+            self._ended_after_seconds = patience_seconds
+            for driver in self._begun_on:
+                driver.terminate()
+        await self.engine.dispose()
+
+    async def _take_place(self) -> None:
+        """Take one of the pool's places, first come first served."""
+        started = time.perf_counter()
+        if self._closed:
+            raise DatabaseClosed(why=f"{self.where} is being left.", next_step="plant status")
+        if self._gate.locked():
+            await self._wait_for_place()
+        else:
+            await self._gate.acquire()
+        self._wait_histogram.observe(time.perf_counter() - started)
+        self._in_use += 1
+        self._in_use_gauge.inc()
+        self._idle.clear()
+
+    async def _wait_for_place(self) -> None:
+        self._waiting_gauge.inc()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._gate.acquire()
+        except TimeoutError as error:
+            metrics.DATABASE_POOL_TIMEOUTS.labels(self.role).inc()
+            raise PoolExhausted(
+                why=f"All {self._size} connections of plant_{self.role} were in use for {self._wait_seconds} s.",
+                next_step="export PLANT_DATABASE_POOL_SIZE=…",
+            ) from error
+        finally:
+            self._waiting_gauge.dec()
+        if self._closed:
+            self._gate.release()
+            raise DatabaseClosed(why=f"{self.where} is being left.", next_step="plant status")
+
+    def _leave_place(self) -> None:
+        self._in_use -= 1
+        self._in_use_gauge.dec()
+        if not self._in_use:
+            self._idle.set()
+        self._gate.release()
+
+    async def _begun(self, script: str) -> tuple[AsyncConnection, DriverConnection]:
+        """A connection on which the transaction has begun; dead ones are passed over, as many as the pool may hold."""
+        with self._named_errors():
+            for left in range(self._size, -1, -1):
+                connection = await self.engine.connect()
+                driver = _driver(connection)
+                try:
+                    if driver.made_at >= self._distrusted_before:
+                        await driver.begin(script)
+                        self._begun_on.add(driver)
+                        return connection, driver
+                except BaseException as error:
+                    await self._finish(_discard(connection, driver))
+                    if not left or not isinstance(error, Exception) or unreachable_because(error) is None:
+                        raise
+                    if isinstance(error, TimeoutError):
+                        # A server that has gone silent has left all its connections silent: don't wait for each.
+                        self._distrusted_before = time.monotonic()
+                else:
+                    await self._finish(_discard(connection, driver))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _commit(self, driver: DriverConnection) -> None:
+        started = time.perf_counter()
+        with self._named_errors():
+            await driver.commit()
+        self._statements.note("COMMIT", time.perf_counter() - started)
+
+    async def _give_back(self, connection: AsyncConnection, driver: DriverConnection) -> None:
+        driver.in_block = False
+        self._begun_on.discard(driver)
+        try:
+            await connection.close()
+        finally:
+            self._leave_place()
+
+    async def _abandon(self, connection: AsyncConnection, driver: DriverConnection) -> None:
+        """Roll back and give the connection back; where that does not work, drop it: the server rolls back then."""
+        try:
+            if not connection.invalidated:
+                async with asyncio.timeout(ROLLBACK_SECONDS):
+                    await driver.rollback()
+        except Exception:
+            await _discard(connection, driver)
+        finally:
+            await self._give_back(connection, driver)
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it to the end: a second cancellation must not leave a connection checked out."""
+        task = asyncio.create_task(work)
+        self._clean_ups.add(task)
+        task.add_done_callback(self._clean_ups.discard)
+        await asyncio.shield(task)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if (named := meaning(error, self.where)) is not None:
+                raise named from error
+            raise
+
+
+def _driver(connection: AsyncConnection) -> DriverConnection:
+    # The way through AsyncConnection takes a switch of greenlets, and nothing here waits.
+    proxied = connection.sync_connection
+    assert proxied is not None, "a connection that was just made"
+    driver = proxied.connection.driver_connection
+    assert isinstance(driver, DriverConnection), "the engine makes no other"
+    return driver
+
+
+async def _discard(connection: AsyncConnection, driver: DriverConnection) -> None:
+    """Give a connection up for good: it is not used again, and its place in the pool is free."""
+    driver.terminate()
+    if not connection.invalidated and not connection.closed:
+        await connection.invalidate()
+    await connection.close()

@@ -1,0 +1,62 @@
+"""What is noted of every statement: one that is slow is logged, and an error gets Plant's name."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
+
+from database.meaning import meaning
+from runtime import metrics
+from runtime.settings import DatabaseRole
+
+log = structlog.get_logger(__name__)
+
+STATEMENT_SHOWN_CHARACTERS: Final = 500
+
+
+class Statements:
+    """Listens to an engine's statements. Parameters are never looked at."""
+
+    def __init__(self, role: DatabaseRole, application_name: str, where: str, slow_seconds: float) -> None:
+        """`where` is the server's address without secrets; with `slow_seconds` 0 no statement is slow."""
+        self._role = role
+        self._application_name = application_name
+        self._where = where
+        self._slow_seconds = slow_seconds
+
+    def listen(self, engine: Engine) -> None:
+        """From now on, for this engine."""
+        if self._slow_seconds:
+            event.listen(engine, "before_cursor_execute", _start_clock)
+            event.listen(engine, "after_cursor_execute", self._stop_clock)
+        event.listen(engine, "handle_error", self._name_error)
+
+    def note(self, statement: str, seconds: float) -> None:
+        """Log a statement if it was slow."""
+        if not self._slow_seconds or seconds < self._slow_seconds:
+            return
+        metrics.DATABASE_SLOW_QUERIES.labels(self._role).inc()
+        log.warning(
+            "query.slow",
+            seconds=round(seconds, 3),
+            statement=" ".join(statement.split())[:STATEMENT_SHOWN_CHARACTERS],
+            role=self._role,
+            application_name=self._application_name,
+        )
+
+    def _stop_clock(self, _: Connection, __: Any, statement: str, ___: Any, context: Any, ____: bool) -> None:
+        self.note(statement, time.perf_counter() - context.plant_started)
+
+    def _name_error(self, context: ExceptionContext) -> BaseException | None:
+        started = getattr(context.execution_context, "plant_started", None)
+        if started is not None and context.statement is not None:
+            self.note(context.statement, time.perf_counter() - started)
+        return meaning(context.sqlalchemy_exception or context.original_exception, self._where)
+
+
+def _start_clock(_: Connection, __: Any, ___: str, ____: Any, context: Any, _____: bool) -> None:
+    context.plant_started = time.perf_counter()

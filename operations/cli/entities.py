@@ -1,0 +1,54 @@
+"""`plant entities`: the entities of one governance boundary."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from operations.cli.listing import Output, output_option, show
+
+
+@click.group(name="entities")
+def command() -> None:
+    """Look after entities."""
+
+
+@command.command()
+@click.option("--governance", default="genesis", show_default=True, help="Governance boundary to look at.")
+@output_option
+def check(governance: str, output: Output) -> None:
+    """Report what does not fit together; exit 3 where something does not.
+
+    References to what is missing, retired, never described or of another kind; names that several have; rows of a wrong
+    kind; entities and versions that were tampered with.
+
+    \b
+    Examples:
+      plant entities check
+      plant entities check --governance acme --output json
+    """
+    from database.connector import connect
+    from entities.errors import EntitiesInconsistent
+    from entities.references import Finding
+    from entities.references import check as find
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+
+    async def work() -> list[Finding]:
+        database = connect(settings, "api")
+        try:
+            async with database.transaction(governance_agent_id=governance, isolation="REPEATABLE READ") as connection:
+                return await find(connection)
+        finally:
+            await database.close()
+
+    findings = asyncio.run(work())
+    show([{**finding._asdict(), "entity_id": str(finding.entity_id)} for finding in findings], output)
+    if findings:
+        raise EntitiesInconsistent(
+            why=f"{len(findings)} findings in the boundary {governance}.",
+            next_step="plant entities check --output json",
+        )
+    click.echo(f"all entities of {governance} fit together", err=True)

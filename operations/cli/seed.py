@@ -1,0 +1,45 @@
+"""`plant seed`: real data to begin with."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from operations.cli.listing import Output, output_option, show
+
+
+@click.command(name="seed")
+@click.option("--governance", default="genesis", show_default=True, help="Governance boundary that they belong to.")
+@output_option
+def command(governance: str, output: Output) -> None:
+    """Load ESCO's skills and occupations as entities.
+
+    Doing it again changes nothing.
+
+    \b
+    Examples:
+      plant seed
+      plant seed --governance acme --output json
+
+    This service uses the ESCO classification of the European Commission.
+    """
+    from database.connector import connect
+    from entities.store import Written
+    from operations.cli.progress import counting
+    from operations.seed import esco, seed
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+
+    async def work() -> Written:
+        database = connect(settings, "writer")
+        try:
+            await database.assert_least_privilege()
+            with counting("Entities", len(esco(governance))) as advance:
+                return await seed(database, governance, advance)
+        finally:
+            await database.close()
+
+    written = asyncio.run(work())
+    show([{name: len(ids) for name, ids in written._asdict().items()}], output)
