@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import catch_up, latency, memory, repeat_check
+from benchmarks import catch_up, connector, latency, memory, relay, repeat_check
 from benchmarks.stage import HOME, clean_database, running_stack
 from devstack.stack import Stack
 from streams import topics
@@ -61,13 +61,16 @@ def way_in(stack: Stack, count: int) -> list[dict[str, object]]:
     return [json.loads(result.stdout)]
 
 
-# In this order: latency and the way in are measured before the topic is full.
+# In this order: the database, latency and the way in are measured before the topic is full.
 BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
+    "connector": lambda stack, _: connector.run(stack),
+    "fairness": lambda stack, _: [connector.fairness(stack)],
     "latency": lambda stack, _: [latency.run(stack)],
     "ingress": way_in,
     "repeat-check": lambda stack, _: repeat_check.run(stack),
     "catch-up": catching_up,
     "memory": lambda stack, count: [filled_memory(stack, 2 * count)],
+    "relay": lambda stack, _: relay.run(stack),
 }
 
 

@@ -62,6 +62,22 @@ class CaughtUpTooLate(StreamsError):
     """The read model has not reached the position in time; a worker may be down or behind."""
 
 
+class NoEvent(StreamsError):
+    """No event can be made of a row of the outbox."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(why=reason)
+
+
+class OutboxBlocked(StreamsError, CheckFailed):
+    """Rows of the outbox wait for an operator: no event can be made of them."""
+
+
+class AnotherRelayActive(Unreachable, StreamsError):
+    """Another relay is active, and one at a time publishes."""
+
+
 class DatabaseAway(Unreachable, StreamsError):
     """Postgres does not answer; the partition waits and tries again."""
 

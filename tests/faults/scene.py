@@ -101,6 +101,10 @@ class Scene:
         """A worker of this topic; it has joined the group and taken nothing yet."""
         return self._start("worker", "--topic", self.topic, **environ)
 
+    def relay(self, **environ: str) -> Process:
+        """A relay to this topic; it is active or stands by a moment later."""
+        return self._start("relay", "--topic", self.topic, **environ)
+
     def ingress(self, port: int = 0) -> tuple[Process, int]:
         """An ingress that takes webhooks, and its port."""
         ready = self.folder / f"ready-{len(self.processes)}.json"

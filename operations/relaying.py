@@ -1,0 +1,32 @@
+"""Wiring of a relay process: settings in, a running relay out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from database.connector import connect
+from runtime.exposition import serve_metrics
+from runtime.settings import Settings
+from streams.relay import Relay
+
+
+async def serve(settings: Settings, events_topic: str, once_lock_seconds: float | None = None) -> int:
+    """Relay until SIGINT or SIGTERM, or once, waiting so long for the lock; how many rows were published.
+
+    Raises TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
+    """
+    database = connect(settings, "writer")
+    try:
+        await database.assert_least_privilege()
+    finally:
+        await database.close()
+    relay = Relay(settings, events_topic=events_topic)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, relay.stop)
+    if once_lock_seconds is not None:
+        return await relay.once(once_lock_seconds)
+    serve_metrics(settings.relay_metrics_address, "relay")
+    await relay.serve()
+    return relay.sent_rows

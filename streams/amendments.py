@@ -1,0 +1,92 @@
+"""From a row of the outbox to the event that says the same: `genesis.entity.amended` or `.retired`, with the state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from schemas.events import EntityAmended, EntityRetired
+from schemas.states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
+from streams.errors import NoEvent
+
+State = AgentState | SkillState | JobRoleState | IndustryState | TeamState
+
+STATES: Final[Mapping[str, type[State]]] = {
+    "agent": AgentState,
+    "skill": SkillState,
+    "job_role": JobRoleState,
+    "industry": IndustryState,
+    "team": TeamState,
+}
+"""Entity type to the struct of its full state."""
+
+EVENT_TYPES: Final[Mapping[str, type[EntityAmended] | type[EntityRetired]]] = {
+    event.event_type: event for event in (EntityAmended, EntityRetired)
+}
+
+_TELLING: Final = ("Expected `", "Object missing required field `", "Invalid UUID")
+"""How the messages of msgspec begin that hold names and types of ours; others may hold the value itself."""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the outbox that has not been sent."""
+
+    id: int
+    """Grows with each change of an entity."""
+    event_id: UUID
+    """The same however often the row is published."""
+    event_type: str
+    entity_id: UUID
+    entity_type: str
+    occurred_at: datetime
+    """Just before the change was committed, by the database's clock."""
+    state: str
+    """JSON, as the database's `entity_state` makes it; more than an event carries."""
+    problem: str | None = None
+    """Why no event could be made of it."""
+
+
+def event_of(change: Change) -> EntityAmended | EntityRetired:
+    """The event of a change. Raises NoEvent with a reason that names fields and never a value."""
+    kind = EVENT_TYPES.get(change.event_type)
+    if kind is None:
+        raise NoEvent("event_type: neither genesis.entity.amended nor genesis.entity.retired")
+    state_type = STATES.get(change.entity_type)
+    if state_type is None:
+        raise NoEvent(f"entity_type: not one of {', '.join(STATES)}")
+    try:
+        found = msgspec.json.decode(change.state, type=dict[str, object])
+        state = msgspec.convert(
+            {name: found[name] for name in state_type.__struct_fields__ if name in found}, state_type
+        )
+    except msgspec.ValidationError as error:
+        raise NoEvent(without_values(str(error), change.entity_type)) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise NoEvent("state: not an object in JSON, or one that is nested too deeply") from error
+    return kind(
+        event_id=change.event_id,
+        entity_id=change.entity_id,
+        occurred_at=change.occurred_at,
+        entity_type=change.entity_type,  # type: ignore[arg-type]  # a key of STATES, which are the literal's values
+        **{change.entity_type: state},  # type: ignore[arg-type]  # the one field of that name
+    )
+
+
+def without_values(message: str, under: str = "") -> str:
+    """A message of msgspec as `field: what is wrong`, without the value that is wrong.
+
+    >>> without_values("Expected `array` of length <= 1000 - at `$.skill_ids`", "agent")
+    'agent.skill_ids: Expected `array` of length <= 1000'
+    >>> without_values("Invalid enum value 'Ada Lovelace' - at `$.category`", "skill")
+    'skill.category: not a value it may have'
+    """
+    wrong, _, path = message.rpartition(" - at `$")
+    field = under + path.removesuffix("`") if wrong else under
+    text = wrong or message
+    if not text.startswith(_TELLING):
+        text = "not a value it may have"
+    return f"{field.removeprefix('.')}: {text}" if field else text
