@@ -1,27 +1,37 @@
 """Where the tests' Kafka and Postgres come from.
 
-Three ways, in this order: addresses in the environment; containers, where a Docker engine answers and
-PLANT_TEST_CONTAINERS=1 asks for them; else a stack that the project starts itself, for this run alone.
+Four ways, in this order: addresses of all in the environment; a Postgres of one's own, PLANT_DATABASE_URL, beside a
+Kafka that the project starts; containers, where a Docker engine answers and PLANT_TEST_CONTAINERS=1 asks for them; else
+a stack that the project starts itself, for this run alone. Workers of pytest-xdist use what the main process started.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from devstack.stack import Stack
+from devstack import postgres, sql
+from devstack.stack import ROLES_SQL, Stack
 
 ROOT = Path(__file__).parent.parent
 COMPOSE_FILE = "docker-compose.kafka.yml"
 NEEDED = ("PLANT_KAFKA_BOOTSTRAP_SERVERS", "PLANT_DATABASE_SUPERUSER_URL")
 """The superuser makes a database a test; the roles' passwords are in their own addresses."""
+OWN_POSTGRES = "PLANT_DATABASE_URL"
+"""A superuser's address. The tests make Plant's roles there, and set their passwords."""
+SHARED = "PLANT_TEST_SERVICES"
+"""Where the main process tells its workers what it has started, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,45 @@ class Services:
 @contextlib.contextmanager
 def services() -> Iterator[Services]:
     """The services of one test session."""
-    if all(os.environ.get(name) for name in NEEDED):
+    if SHARED in os.environ:
+        yield Services(json.loads(os.environ[SHARED]))
+    elif all(os.environ.get(name) for name in NEEDED):
         yield Services({name: value for name, value in os.environ.items() if name.startswith("PLANT_")})
+    elif os.environ.get(OWN_POSTGRES):
+        with local_stack("session") as stack:
+            yield Services({**stack.environ, **own_postgres(os.environ[OWN_POSTGRES])})
     elif os.environ.get("PLANT_TEST_CONTAINERS") == "1":
         with _containers() as environ:
             yield Services(environ)
     else:
         with local_stack("session") as stack:
             yield Services(stack.environ, stack)
+
+
+@contextlib.contextmanager
+def shared_services() -> Iterator[None]:
+    """The services of a run whose tests are in other processes."""
+    with services() as found:
+        os.environ[SHARED] = json.dumps(dict(found.environ))
+        try:
+            yield
+        finally:
+            del os.environ[SHARED]
+
+
+def own_postgres(url: str) -> dict[str, str]:
+    """Make Plant's roles on a server, with passwords that follow from its superuser's; everyone's address there."""
+    address = urlsplit(url)
+    key = (address.password or "").encode()
+    secrets = {role: hmac.digest(key, role.encode(), hashlib.sha256).hex() for role in postgres.ROLES}
+    passwords = [f"ALTER ROLE {role} PASSWORD {sql.literal(secret)}" for role, secret in secrets.items()]
+    sql.run(url, [ROLES_SQL.read_text(encoding="utf-8"), *passwords])
+    place = address.netloc.rpartition("@")[2]
+    addresses = {
+        role.removeprefix("plant_"): urlunsplit(address._replace(netloc=f"{role}:{secret}@{place}"))
+        for role, secret in secrets.items()
+    }
+    return {f"PLANT_DATABASE_{name.upper()}_URL": found for name, found in {**addresses, "superuser": url}.items()}
 
 
 @contextlib.contextmanager
