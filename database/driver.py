@@ -19,6 +19,8 @@ Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 BEGIN_SECONDS: Final = 10
 """How long a server may take to begin a transaction before its connection counts as lost."""
 
+_CLEAN: Final = "RESET ALL; CLOSE ALL; DISCARD TEMP"
+
 
 class DriverConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg comes without types
     """A connection on which a block of the pool's has a transaction, or nobody has."""
@@ -81,10 +83,12 @@ class _Transaction:
 def beginning(governance_agent_id: str | None, isolation: Isolation, read_only: bool) -> str:
     """What a transaction begins with: one script, one round trip.
 
-    The boundary is always set, if to nothing: what a block before left in the session does not count.
+    The boundary is always set, if to nothing. Settings, cursors and temporary tables that a block before left in the
+    session are gone: they would show what it saw to a block in another boundary.
 
-    >>> beginning("o'clock", "READ COMMITTED", True)
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SELECT set_config('plant.governance_agent_id', 'o''clock', true)"
+    >>> beginning("o'clock", "READ COMMITTED", True).split("; ")  # doctest: +NORMALIZE_WHITESPACE
+    ['BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY', 'RESET ALL', 'CLOSE ALL', 'DISCARD TEMP',
+     "SELECT set_config('plant.governance_agent_id', 'o''clock', true)"]
 
     Raises ValueError for an empty id, which would mean nothing, and for one that Postgres's text can't hold.
     """
@@ -95,4 +99,4 @@ def beginning(governance_agent_id: str | None, isolation: Isolation, read_only: 
     mode = f"{isolation} READ ONLY" if read_only else isolation
     # Backslashes are text: every session is made with standard_conforming_strings on.
     quoted = (governance_agent_id or "").replace("'", "''")
-    return f"BEGIN ISOLATION LEVEL {mode}; SELECT set_config('plant.governance_agent_id', '{quoted}', true)"
+    return f"BEGIN ISOLATION LEVEL {mode}; {_CLEAN}; SELECT set_config('plant.governance_agent_id', '{quoted}', true)"

@@ -1,4 +1,5 @@
--- The four roles, run once a cluster by its administrator (`plant up` does it locally). Passwords are set apart.
+-- The four roles, run once a cluster by its administrator (`plant up` does it locally); again, it puts right what
+-- somebody has changed. Passwords are set apart.
 -- plant_owner migrates; plant_writer runs workers; plant_api serves ingress and reads; plant_auditor reads the log.
 DO $$
 DECLARE
@@ -7,7 +8,15 @@ BEGIN
     FOREACH name IN ARRAY ARRAY['plant_owner', 'plant_writer', 'plant_api', 'plant_auditor'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOINHERIT', name);
+        ELSIF EXISTS (
+            SELECT FROM pg_roles WHERE rolname = name
+            AND (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls OR rolinherit)
+        ) THEN
+            -- Only where there is something to take: an administrator who is no superuser may not even name SUPERUSER.
+            EXECUTE format('ALTER ROLE %I NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT', name);
         END IF;
+        -- A temporary table stands in front of no table of ours.
+        EXECUTE format('ALTER ROLE %I SET search_path = public, pg_temp', name);
     END LOOP;
 END
 $$;

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     UniqueConstraint,
+    case,
     event,
     func,
     inspect,
@@ -26,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 from sqlalchemy.types import Text
 
-from entities.mapping import JsonObject, LongText, Moment, Row, Token, length, one_of
+from entities.mapping import JsonObject, LongText, Moment, Row, Token, length, of_hash, one_of
 from entities.validators import accept
 from entities.vocabulary import (
     ACTIVE,
@@ -45,15 +46,11 @@ def _json(column: str, kind: str) -> CheckConstraint:
     return CheckConstraint(f"jsonb_typeof({column}) = '{kind}'", name=column)
 
 
-def _hash(column: str) -> CheckConstraint:
-    return CheckConstraint(f"octet_length({column}) = 32", name=column)
-
-
 class Entity(Row):
     """An entity of any kind. Times are UTC; ids are made here unless given; hashes are written by the database.
 
     A row whose status is `stub` was referred to before anything else was heard of it, and has no row of its kind: it is
-    found as an `Entity`, not as a `Skill` or `Agent`.
+    loaded as an `Entity`, not as a `Skill` or `Agent`, and `entities/store.py` describes it.
     """
 
     __tablename__ = "entities"
@@ -63,7 +60,7 @@ class Entity(Row):
 
     # Identity
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=func.gen_random_uuid())
-    entity_type: Mapped[Token]
+    entity_type: Mapped[Token] = mapped_column()
     external_id: Mapped[Token | None]
     """Its identifier in the catalogue it comes from, such as an ESCO URI; unique in its boundary when set."""
 
@@ -78,9 +75,9 @@ class Entity(Row):
     version_hash: Mapped[bytes | None] = mapped_column(
         LargeBinary, server_default=FetchedValue(), server_onupdate=FetchedValue()
     )
-    """SHA-256 of its state; see entities/versions.py."""
+    """SHA-256 of its state; see entities/versions.py. Written as a transaction commits: refresh to see it."""
     amendment_history: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list, server_default=text("'[]'"))
-    """Amendments in order: `at`, `by` and `reason` of each."""
+    """Amendments in order: `at`, `by` and `reason` of each. Added to by `amend`."""
     evolution_markers: Mapped[JsonObject]
 
     # Constitutional alignment
@@ -111,14 +108,14 @@ class Entity(Row):
         one_of("entity_type", ENTITY_TYPES),
         length("external_id", NAME_MAX_CHARACTERS, shortest=1),
         length("status", NAME_MAX_CHARACTERS, shortest=1),
-        _hash("version_hash"),
+        of_hash("version_hash"),
         _json("amendment_history", "array"),
         _json("evolution_markers", "object"),
         _json("l0_compliance_status", "object"),
         one_of("amendment_alignment", ALIGNMENTS),
         _json("drift_detector", "object"),
         CheckConstraint("append_only", name="append_only"),
-        _hash("hash_chain_sha256"),
+        of_hash("hash_chain_sha256"),
         CheckConstraint("tamper_proof", name="tamper_proof"),
         CheckConstraint(f"cardinality(tags) <= {TAGS_MAX}", name="tags"),
         _json("custom_attributes", "object"),
@@ -137,15 +134,29 @@ class Entity(Row):
         Index("entities_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         Index("entities_tags", "tags", postgresql_using="gin"),
     )
-    __mapper_args__ = {"polymorphic_on": "entity_type", "eager_defaults": True}
+    __mapper_args__ = {
+        "polymorphic_on": case((status == STUB, STUB), else_=entity_type),
+        "polymorphic_identity": STUB,
+        "eager_defaults": True,
+    }
 
     def __init__(self, **values: Any) -> None:
-        """Give every field its default at once, so that an entity can be judged before it is written."""
+        """Give every field its default at once, so that an entity can be judged before it is written.
+
+        Of no kind in particular it is a stub, and has to be told its `entity_type`.
+        """
         mapper = inspect(type(self))
-        values.setdefault("entity_type", mapper.polymorphic_identity)
+        if mapper.polymorphic_identity == STUB:
+            values.setdefault("status", STUB)
+        else:
+            values.setdefault("entity_type", mapper.polymorphic_identity)
         for column in mapper.columns:
-            if column.key not in values and (given := _default(column)) is not _LATER:
+            if isinstance(column, Column) and column.key not in values and (given := _default(column)) is not _LATER:
                 values[column.key] = given
+        # Through the proxy each id would be compared with all before it.
+        for ids, links in self.id_lists.items():
+            proxy: Any = mapper.all_orm_descriptors[ids]
+            values.setdefault(links, {proxy.creator(each) for each in set(values.pop(ids, ()))})
         super().__init__(**values)
 
     def __repr__(self) -> str:
@@ -159,10 +170,14 @@ class Entity(Row):
     def fields(self) -> dict[str, Any]:
         """Its fields by name, ids of what it is linked to included, as far as they are loaded. Asks no database."""
         state = inspect(self)
-        names = [column.key for column in state.mapper.column_attrs]
+        names = [each.key for each in state.mapper.column_attrs if isinstance(each.columns[0], Column)]
         found = {name: getattr(self, name) for name in names if name not in state.unloaded}
         lists = {name for name, links in self.id_lists.items() if links not in state.unloaded}
         return found | {name: set(getattr(self, name)) for name in lists}
+
+    def amend(self, *, at: datetime, by: str, reason: str) -> None:
+        """Note an amendment. To change `amendment_history` in place would not be noticed."""
+        self.amendment_history = [*self.amendment_history, {"at": at.isoformat(), "by": by, "reason": reason}]
 
     def retire(self, at: datetime) -> None:
         """It is no longer in use from now on; its row and its versions stay."""

@@ -29,6 +29,22 @@ class EntitiesInconsistent(CheckFailed):
     """Entities do not fit together."""
 
 
+class VectorRefused(PlantError):
+    """A vector can't be compared with embeddings."""
+
+    exit_code = 2
+
+
+class SearchRefused(PlantError):
+    """Entities can't be searched for in this way."""
+
+    exit_code = 2
+
+
+class EmbedderBroken(PlantError):
+    """What computes embeddings did not keep its promise; nothing it returned is used."""
+
+
 def listed(problems: Sequence[str], most: int = 5) -> str:
     """Problems as one sentence; past the first few, only how many more.
 

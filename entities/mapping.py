@@ -50,6 +50,11 @@ def length(column: str, longest: int, *, shortest: int = 0) -> CheckConstraint:
     )
 
 
+def of_hash(column: str) -> CheckConstraint:
+    """SHA-256."""
+    return CheckConstraint(f"octet_length({column}) = 32", name=column)
+
+
 def of_entity(column: str = "id") -> ForeignKeyConstraint:
     """A row that belongs to an entity, and so to its boundary, and goes with it."""
     return ForeignKeyConstraint(

@@ -1,16 +1,20 @@
-"""What does not fit together in one governance boundary: references, names, kinds, and chains of versions.
+"""What does not fit together in one governance boundary: references, names, kinds, rules, and chains of versions.
 
-Nothing of this is enforced when entities are written: events tell of them in any order. It is looked for afterwards.
+Events tell of entities in any order, so references and names are not enforced when they are written; tampering passes
+by what is enforced. All of that is looked for afterwards. Who rewrites an entity and all its versions alike is not
+found here: the events in the log are the evidence then.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from entities.validators import holds_address
 from entities.versions import EntityVersion, first_break
 
 
@@ -50,7 +54,7 @@ _DANGLING: Final = text(f"""
 
 _NAMES: Final = text("""
     SELECT 'name clash' AS finding, kind AS entity_type, min(n.id::text)::uuid AS entity_id,
-           format('%s are called %s', count(*), quote_literal(min(name))) AS detail
+           format('%s are called %s', count(*), quote_literal(min(name COLLATE "C"))) AS detail
     FROM (SELECT 'agent' AS kind, id, name FROM agents UNION ALL SELECT 'industry', id, name FROM industries
           UNION ALL SELECT 'job_role', id, name FROM job_roles UNION ALL SELECT 'skill', id, name FROM skills
           UNION ALL SELECT 'team', id, name FROM teams) AS n
@@ -58,16 +62,18 @@ _NAMES: Final = text("""
     GROUP BY kind, lower(name) HAVING count(*) > 1 ORDER BY kind, min(name)
 """)
 
-# A row of a kind that its entity is not, or an entity that is no stub and has no row of its kind.
-_KINDS: Final = text("""
-    SELECT 'wrong row' AS finding, e.entity_type, e.id AS entity_id,
-           coalesce('has a row as ' || k.kind, 'has no row as ' || e.entity_type) AS detail
+_ROWS: Final = text("""
+    SELECT 'wrong row' AS finding, coalesce(e.entity_type, k.kind) AS entity_type, coalesce(e.id, k.id) AS entity_id,
+           CASE WHEN e.id IS NULL THEN 'has a row as ' || k.kind || ' and is no entity'
+                WHEN k.id IS NULL THEN 'has no row as ' || e.entity_type
+                WHEN k.kind <> e.entity_type THEN 'has a row as ' || k.kind
+                ELSE 'is described, and its status is stub' END AS detail
     FROM entities AS e FULL JOIN (
         SELECT 'agent' AS kind, id FROM agents UNION ALL SELECT 'industry', id FROM industries
         UNION ALL SELECT 'job_role', id FROM job_roles UNION ALL SELECT 'skill', id FROM skills
         UNION ALL SELECT 'team', id FROM teams) AS k ON k.id = e.id
-    WHERE k.kind <> e.entity_type OR (k.kind IS NULL AND e.status <> 'stub')
-    ORDER BY e.entity_type, e.id
+    WHERE e.id IS NULL OR k.kind <> e.entity_type OR (k.id IS NULL) <> (e.status = 'stub')
+    ORDER BY 2, 3
 """)
 
 _HEADS: Final = text("""
@@ -77,14 +83,15 @@ _HEADS: Final = text("""
                 WHEN e.id IS NULL THEN 'is gone, and no version says so'
                 WHEN v.operation = 'deleted' THEN 'is there, and its newest version says that it was deleted'
                 WHEN e.hash_chain_sha256 IS DISTINCT FROM v.hash OR e.version_hash IS DISTINCT FROM v.version_hash
-                THEN 'its hashes are not those of its newest version'
+                THEN 'has hashes that are not those of its newest version'
                 ELSE 'is not what its newest version says' END AS detail
     FROM entities AS e FULL JOIN (
         SELECT DISTINCT ON (entity_id) * FROM entity_versions ORDER BY entity_id, version DESC
     ) AS v ON v.entity_id = e.id
     WHERE v.entity_id IS NULL OR (e.id IS NULL AND v.operation <> 'deleted')
        OR (e.id IS NOT NULL AND (v.operation = 'deleted' OR e.hash_chain_sha256 IS DISTINCT FROM v.hash
-                                 OR e.version_hash IS DISTINCT FROM v.version_hash OR entity_state(e.id) <> v.state))
+                                 OR e.version_hash IS DISTINCT FROM v.version_hash
+                                 OR e.entity_type <> v.entity_type OR entity_state(e.id) <> v.state))
     ORDER BY 2, 3
 """)
 
@@ -97,31 +104,34 @@ async def check(connection: AsyncConnection) -> list[Finding]:
     Give it a REPEATABLE READ transaction where others write meanwhile.
     """
     findings: list[Finding] = []
-    for query in (_DANGLING, _NAMES, _KINDS, _HEADS):
+    for query in (_DANGLING, _NAMES, _ROWS, _HEADS):
         findings += [Finding(*row) for row in await connection.execute(query)]
-    return findings + await broken_chains(connection)
+    async for chain in _chains(connection):
+        findings += _in_chain(chain)
+    return findings
 
 
-async def broken_chains(connection: AsyncConnection) -> list[Finding]:
-    """Where an entity's versions do not follow from each other: recomputed here, from what is stored."""
-    columns = EntityVersion.__table__.columns
+async def _chains(connection: AsyncConnection) -> AsyncIterator[list[EntityVersion]]:
+    """Each entity's versions, in order."""
     rows = await connection.stream(
-        select(*columns).order_by(EntityVersion.entity_id, EntityVersion.version),
+        select(*EntityVersion.__table__.columns).order_by(EntityVersion.entity_id, EntityVersion.version),
         execution_options={"yield_per": VERSIONS_AT_ONCE},
     )
-    findings: list[Finding] = []
     chain: list[EntityVersion] = []
     async for row in rows:
         version = EntityVersion(**row._mapping)
         if chain and chain[-1].entity_id != version.entity_id:
-            findings += _broken(chain)
+            yield chain
             chain = []
         chain.append(version)
-    return findings + _broken(chain)
+    if chain:
+        yield chain
 
 
-def _broken(chain: list[EntityVersion]) -> list[Finding]:
-    found = first_break(chain)
-    if found is None:
-        return []
-    return [Finding("broken chain", chain[0].entity_type, found.entity_id, f"version {found.version}: {found.why}")]
+def _in_chain(chain: Sequence[EntityVersion]) -> Iterator[Finding]:
+    """What is wrong with one entity's versions: recomputed here, from what is stored."""
+    newest = chain[-1]
+    if found := first_break(chain):
+        yield Finding("broken chain", newest.entity_type, found.entity_id, f"version {found.version}: {found.why}")
+    if newest.operation != "deleted" and holds_address(newest.state):
+        yield Finding("rule broken", newest.entity_type, newest.entity_id, "L0-05: it holds an e-mail address")

@@ -1,32 +1,19 @@
 """What is asked of an entity before it is written: its structure, and the constitution's rules.
 
 Pure functions of an entity's fields. Writes through the mapped classes and through `entities/store.py` call
-:func:`accept`; what else reaches the tables meets the same limits again as CHECK constraints, less the rules.
+:func:`accept`. What reaches the tables otherwise meets the closed sets and the limits of texts and of `tags` again as
+CHECK constraints, and the rules L0-01 to L0-04 as constraints and triggers.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from entities.errors import ConstitutionBroken, EntityInvalid, listed
-from entities.vocabulary import (
-    ATTRIBUTES_DEPTH_MAX,
-    ATTRIBUTES_VALUES_MAX,
-    EMBEDDING_DIMENSIONS,
-    ENTITY_TYPES,
-    IDS_MAX,
-    NAME_MAX_CHARACTERS,
-    RETIRED,
-    SENIORITIES,
-    SKILL_CATEGORIES,
-    STUB,
-    TAG_MAX_CHARACTERS,
-    TAGS_MAX,
-    TEXT_MAX_CHARACTERS,
-)
+from entities.structure import CHECKS, nodes
+from entities.vocabulary import RETIRED, STUB
 
 if TYPE_CHECKING:
     from entities.entity import Entity
@@ -66,15 +53,18 @@ class Rule(NamedTuple):
 
 
 def violations(entity: Entity) -> list[Violation]:
-    """What is structurally wrong; fields that are not loaded are not looked at. Nothing is asked of a stub."""
-    if entity.status == STUB:
-        return []
+    """What is structurally wrong; fields that are not loaded are not looked at."""
     fields = entity.fields()
-    return [
+    found = [
         Violation(name, problem)
-        for name, check in _CHECKS.items()
-        if name in fields and (problem := check(fields[name], fields))
+        for name, check in CHECKS.items()
+        if name in fields and (problem := check(fields[name]))
     ]
+    if fields.get("parent_id") is not None and fields["parent_id"] == fields.get("id"):
+        found.append(Violation("parent_id", "must not be the entity itself"))
+    if entity.is_stub == hasattr(entity, "name"):
+        found.append(Violation("status", f"must be {STUB} where nothing else is known, and only there"))
+    return found
 
 
 def judge(entity: Entity, amendments_before: Amendments = ()) -> list[Verdict]:
@@ -87,12 +77,12 @@ def accept(entity: Entity, amendments_before: Amendments = ()) -> None:
     """Let an entity be written, with the verdicts noted on it.
 
     Raises EntityInvalid for its structure and ConstitutionBroken for an L0 rule. An L1 rule that is broken makes it
-    `drifted`, with the reason in `drift_detector`.
+    `drifted`, with the reason in `drift_detector`. Of a stub there is nothing to judge yet.
     """
-    if entity.status == STUB:
-        return
     if wrong := violations(entity):
         raise EntityInvalid(f"{entity!r} can't be written.", why=listed([str(violation) for violation in wrong]))
+    if entity.is_stub:
+        return
     verdicts = judge(entity, amendments_before)
     if broken := [f"{v.rule}: {v.reason}" for v in verdicts if v.level == "L0" and not v.holds]:
         raise ConstitutionBroken(f"{entity!r} can't be written.", why=listed(broken))
@@ -100,112 +90,6 @@ def accept(entity: Entity, amendments_before: Amendments = ()) -> None:
     entity.l0_compliance_status = {v.rule: v.holds for v in verdicts if v.level == "L0"}
     entity.amendment_alignment = "drifted" if drift else "aligned"
     entity.drift_detector = drift
-
-
-Fields = dict[str, Any]
-Check = Callable[[Any, Fields], str]
-
-
-def _text(longest: int, *, shortest: int = 0) -> Check:
-    def check(value: Any, _: Fields) -> str:
-        if not isinstance(value, str):
-            return "must be a text"
-        if not shortest <= len(value) <= longest:
-            return f"must have {shortest} to {longest} characters, and has {len(value)}"
-        return "must not hold NUL characters" if "\x00" in value else ""
-
-    return check
-
-
-def _optional(check: Check) -> Check:
-    return lambda value, fields: "" if value is None else check(value, fields)
-
-
-def _one_of(*values: str) -> Check:
-    return lambda value, _: "" if value in values else f"must be one of {', '.join(values)}"
-
-
-def _ids(value: Any, _: Fields) -> str:
-    return "" if len(value) <= IDS_MAX else f"must have at most {IDS_MAX} ids, and has {len(value)}"
-
-
-def _tags(value: Any, fields: Fields) -> str:
-    if len(value) > TAGS_MAX:
-        return f"must be at most {TAGS_MAX}"
-    check = _text(TAG_MAX_CHARACTERS, shortest=1)
-    return next((problem for tag in value if (problem := check(tag, fields))), "")
-
-
-def _true(value: Any, _: Fields) -> str:
-    return "" if value is True else "must be true"
-
-
-def _parent(value: Any, fields: Fields) -> str:
-    return "must not be the entity itself" if value is not None and value == fields.get("id") else ""
-
-
-def _attributes(value: Any, _: Fields) -> str:
-    if not isinstance(value, dict):
-        return "must be an object"
-    for count, (depth, leaf) in enumerate(_leaves(value), start=1):
-        if depth > ATTRIBUTES_DEPTH_MAX:
-            return f"must be nested at most {ATTRIBUTES_DEPTH_MAX} deep"
-        if count > ATTRIBUTES_VALUES_MAX:
-            return f"must hold at most {ATTRIBUTES_VALUES_MAX} values"
-        if isinstance(leaf, str) and "\x00" in leaf:
-            return "must not hold NUL characters"
-        if isinstance(leaf, float) and not math.isfinite(leaf):
-            return "must hold no NaN and no infinity"
-    return ""
-
-
-def _amendments(value: Any, _: Fields) -> str:
-    return (
-        "" if isinstance(value, list) and all(isinstance(each, dict) for each in value) else "must be a list of objects"
-    )
-
-
-def _leaves(value: Any, depth: int = 1) -> Iterator[tuple[int, Any]]:
-    """Keys and scalars with their depth. Deeper than allowed, it stops at the first."""
-    if depth > ATTRIBUTES_DEPTH_MAX or not isinstance(value, dict | list):
-        yield depth, value
-        return
-    for each in value if isinstance(value, list) else [*value.keys(), *value.values()]:
-        yield from _leaves(each, depth + 1 if isinstance(each, dict | list) else depth)
-
-
-def _embedding(value: Any, _: Fields) -> str:
-    if len(value) != EMBEDDING_DIMENSIONS:
-        return f"must have {EMBEDDING_DIMENSIONS} dimensions, and has {len(value)}"
-    numbers = [float(number) for number in value]
-    if not all(map(math.isfinite, numbers)):
-        return "must hold no NaN and no infinity"
-    return "" if any(numbers) else "must not be all zero: it would have no direction"
-
-
-_CHECKS: Final[dict[str, Check]] = {
-    "entity_type": _one_of(*ENTITY_TYPES),
-    "external_id": _optional(_text(NAME_MAX_CHARACTERS, shortest=1)),
-    "status": _text(NAME_MAX_CHARACTERS, shortest=1),
-    "governance_agent_id": _text(NAME_MAX_CHARACTERS, shortest=1),
-    "governance_notes": _text(TEXT_MAX_CHARACTERS),
-    "amendment_history": _amendments,
-    "evolution_markers": _attributes,
-    "custom_attributes": _attributes,
-    "tags": _tags,
-    "parent_id": _parent,
-    "name": _text(NAME_MAX_CHARACTERS, shortest=1),
-    "description": _text(TEXT_MAX_CHARACTERS),
-    "category": _one_of(*SKILL_CATEGORIES),
-    "seniority": _optional(_one_of(*SENIORITIES)),
-    "available": lambda value, _: "" if isinstance(value, bool) else "must be true or false",
-    "embedding": _optional(_embedding),
-    "skill_ids": _ids,
-    "required_skill_ids": _ids,
-    "member_ids": _ids,
-}
-
-_MAIL: Final = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 
 
 def _governed(entity: Entity, _: Amendments) -> str:
@@ -225,11 +109,21 @@ def _amendments_kept(entity: Entity, before: Amendments) -> str:
     return "" if kept == list(before) else "amendments that it had before are gone or changed"
 
 
+_ADDRESS: Final = re.compile(r"\w@\w[\w-]*(?:\.[\w-]+)*\.[^\W\d_]{2}")
+
+
+def holds_address(text: str) -> bool:
+    """Whether there is an e-mail address in a text.
+
+    >>> [holds_address(text) for text in ("write to ada@example.org", "package@1.2.3", "an @ sign")]
+    [True, False, False]
+    """
+    return _ADDRESS.search(text) is not None
+
+
 def _impersonal(entity: Entity, _: Amendments) -> str:
-    fields = entity.fields()
-    texts = [fields.get(name) for name in ("name", "description", "governance_notes")]
-    texts += [*entity.tags, *(leaf for _, leaf in _leaves(entity.custom_attributes))]
-    found = any(isinstance(text, str) and _MAIL.search(text) for text in texts)
+    texts = (node for value in entity.fields().values() for _, node in nodes(value) if isinstance(node, str))
+    found = any(map(holds_address, texts))
     return "it holds an e-mail address, and what is written is kept for ever" if found else ""
 
 

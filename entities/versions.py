@@ -3,9 +3,10 @@
     version_hash = sha256(state)
     hash         = sha256(previous_hash || entry)
 
-`entry` is the domain tag `plant.entity.version.v1`, entity id (16 bytes), version (8), operation, recorded_at (8:
-microseconds since 1970), recorded_by, governance_agent_id and state, each after its length in 4 bytes; numbers are
-big-endian, texts UTF-8. The first `previous_hash` is 32 zero bytes. `state` is JSON as the database wrote it.
+`entry` is the domain tag `plant.entity.version.v1`, entity id (16 bytes), version (8), entity_type, operation,
+recorded_at (8: microseconds since 1970), recorded_by, governance_agent_id and state, each after its length in 4 bytes;
+numbers are big-endian, texts UTF-8. The first `previous_hash` is 32 zero bytes. `state` is JSON as the database wrote
+it.
 
 The database writes versions (triggers of migrations 001 and 003) and refuses any that breaks the chain; this is how
 somebody else checks them. `entities/vectors/versions.json` has examples for other languages.
@@ -23,7 +24,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from entities.mapping import Moment, Row, Token, one_of
+from entities.mapping import Moment, Row, Token, of_hash, one_of
 
 DOMAIN: Final = b"plant.entity.version.v1"
 BEFORE_FIRST: Final = bytes(32)
@@ -31,10 +32,6 @@ OPERATIONS: Final = ("created", "changed", "deleted")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def _hash(column: str) -> CheckConstraint:
-    return CheckConstraint(f"octet_length({column}) = 32", name=column)
 
 
 class EntityVersion(Row):
@@ -60,9 +57,9 @@ class EntityVersion(Row):
     __table_args__ = (
         CheckConstraint("version > 0", name="version"),
         one_of("operation", OPERATIONS),
-        _hash("version_hash"),
-        _hash("previous_hash"),
-        _hash("hash"),
+        of_hash("version_hash"),
+        of_hash("previous_hash"),
+        of_hash("hash"),
     )
 
 
@@ -88,6 +85,7 @@ def chain_hash(
     *,
     entity_id: UUID,
     version: int,
+    entity_type: str,
     operation: str,
     recorded_at: datetime,
     recorded_by: str,
@@ -96,14 +94,15 @@ def chain_hash(
 ) -> bytes:
     """The link of one version; the formula is at the top of this file.
 
-    >>> chain_hash(BEFORE_FIRST, entity_id=UUID(int=1), version=1, operation="created", recorded_at=_EPOCH,
-    ...     recorded_by="plant_writer", governance_agent_id="genesis", state="{}").hex()[:16]
-    '375ec37ebe56c9f7'
+    >>> chain_hash(BEFORE_FIRST, entity_id=UUID(int=1), version=1, entity_type="skill", operation="created",
+    ...     recorded_at=_EPOCH, recorded_by="plant_writer", governance_agent_id="genesis", state="{}").hex()[:16]
+    '83d4e5b5a2ce7c7d'
     """
     parts = (
         DOMAIN,
         entity_id.bytes,
         struct.pack(">q", version),
+        entity_type.encode(),
         operation.encode(),
         struct.pack(">q", (recorded_at - _EPOCH) // _MICROSECOND),
         recorded_by.encode(),
@@ -136,6 +135,7 @@ def _flaw(row: EntityVersion, number: int, previous_hash: bytes) -> str:
         previous_hash,
         entity_id=row.entity_id,
         version=row.version,
+        entity_type=row.entity_type,
         operation=row.operation,
         recorded_at=row.recorded_at,
         recorded_by=row.recorded_by,

@@ -15,6 +15,8 @@ import msgspec
 from prometheus_client.metrics import MetricWrapperBase
 
 from operations.cli.main import cli
+from operations.reference_contracts import contracts
+from operations.reference_database import database_page
 from runtime import metrics
 from runtime.settings import PREFIX, Settings, explanations
 from schemas.reference import reference as events_page
@@ -31,11 +33,12 @@ def generated() -> dict[Path, str]:
         DOCS / "reference" / "cli.md": cli_page(),
         DOCS / "reference" / "metrics.md": metrics_page(),
         DOCS / "reference" / "events.md": events_page(),
+        DOCS / "reference" / "database.md": database_page(),
+        **contracts(DOCS / "reference"),
     }
-    for script in sorted((DOCS / "diagrams").glob("*.py")):
-        drawings = runpy.run_path(str(script))["drawings"]()
-        pages.update({script.with_name(name): content for name, content in drawings.items()})
-    return pages
+    pictures = DOCS / "diagrams"
+    drawings = runpy.run_path(str(pictures))["drawings"]()
+    return pages | {pictures / name: content for name, content in drawings.items()}
 
 
 def settings_page() -> str:
@@ -63,7 +66,7 @@ def _kind(hint: Any) -> str:
     """A type as people say it."""
     if get_args(hint) and get_origin(hint) is not None and all(isinstance(value, str) for value in get_args(hint)):
         return ", ".join(f"`{value}`" for value in get_args(hint))
-    return {str: "text", int: "number"}[hint]
+    return {str: "text", int: "number", float: "number"}[hint]
 
 
 def cli_page() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from database.connector import Database
@@ -45,17 +46,14 @@ def esco(governance_agent_id: str) -> list[Entity]:
     ]
 
 
-async def seed(database: Database, governance_agent_id: str, advance: Callable[[int], None]) -> Written:
-    """Write the catalogue into a governance boundary, a transaction a batch; what is there and equal stays untouched.
+async def seed(database: Database, entities: Sequence[Entity], advance: Callable[[int], None]) -> Written:
+    """Write entities of one governance boundary, a transaction a batch; what is there and equal stays untouched.
 
     Interrupted, it can be run again. `advance` is told how many more entities are done.
     """
-    entities = esco(governance_agent_id)
-    total = Written(frozenset(), frozenset(), frozenset())
+    total = Written()
     for start in range(0, len(entities), BATCH):
         batch = entities[start : start + BATCH]
-        async with database.transaction(governance_agent_id=governance_agent_id) as connection:
-            written = await put(connection, batch)
-        total = Written(*(before | now for before, now in zip(total, written, strict=True)))
+        total |= await database.run(partial(put, entities=batch), batch[0].governance_agent_id)
         advance(len(batch))
     return total

@@ -4,40 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from entities.vocabulary import GENESIS
 from projections.catalogue import READ_MODELS
 from projections.read_model import ReadModel
-from projections.session import Session
+from projections.session import Session, literal
 from projections.statements import statements
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""
 
 
+_GUARDED = """
+SELECT c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS guarded,
+       EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'governance_agent_id') AS divided
+FROM pg_class AS c WHERE c.oid = {table}::regclass
+"""
+
+# The setting is read once a statement, not once a row: a row written by an upsert would have it read up to five times.
+_GUARD = """
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS governance_boundary ON {table};
+CREATE POLICY governance_boundary ON {table}
+    USING (governance_agent_id = (SELECT nullif(current_setting('plant.governance_agent_id', true), '')))
+    WITH CHECK (governance_agent_id = (SELECT nullif(current_setting('plant.governance_agent_id', true), '')))
+"""
+
+
 def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> None:
-    """Create what is missing: a schema a build, its tables, its view and grants. Running it again changes nothing."""
+    """Create what is missing: a schema a build, its tables, their policies, their views and grants.
+
+    Running it again changes nothing and waits for no worker. A table that an earlier version made is given the column and
+    the policy that it lacks, for which it is locked; workers of that version can't write to it afterwards.
+    """
     session = Session(url)
     try:
         session.begin()
         session.execute("SELECT pg_advisory_xact_lock(hashtext('plant.projections.install'))")
-        for statement in _statements(models):
-            session.execute(statement)
+        session.execute(f"CREATE SCHEMA IF NOT EXISTS {VIEWS}")
+        session.execute(f"GRANT USAGE ON SCHEMA {VIEWS} TO plant_api, plant_auditor")
+        for model in models:
+            _install(session, model)
         session.commit()
     finally:
         session.close()
 
 
-def _statements(models: Iterable[ReadModel]) -> Iterable[str]:
-    yield f"CREATE SCHEMA IF NOT EXISTS {VIEWS}"
-    yield f"GRANT USAGE ON SCHEMA {VIEWS} TO plant_api, plant_auditor"
-    for model in models:
-        yield f"CREATE SCHEMA IF NOT EXISTS {model.schema}"
-        yield from statements(model.tables_sql)
-        yield f"GRANT USAGE ON SCHEMA {model.schema} TO plant_writer, plant_api, plant_auditor"
-        for table in model.tables:
-            yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {model.schema}.{table} TO plant_writer"
-            yield f"GRANT SELECT ON {model.schema}.{table} TO plant_api, plant_auditor"
-            yield (
-                f"CREATE OR REPLACE VIEW {VIEWS}.{table} WITH (security_invoker = true) AS "  # noqa: S608
-                f"SELECT * FROM {model.schema}.{table}"
-            )
-            yield f"GRANT SELECT ON {VIEWS}.{table} TO plant_api, plant_auditor"
+def _install(session: Session, model: ReadModel) -> None:
+    session.execute(f"CREATE SCHEMA IF NOT EXISTS {model.schema}")
+    for statement in statements(model.tables_sql):
+        session.execute(statement)
+    session.execute(f"GRANT USAGE ON SCHEMA {model.schema} TO plant_writer, plant_api, plant_auditor")
+    for name in model.tables:
+        table = f"{model.schema}.{name}"
+        _guard(session, table)
+        session.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO plant_writer")
+        session.execute(f"GRANT SELECT ON {table} TO plant_api, plant_auditor")
+        session.execute(
+            f"CREATE OR REPLACE VIEW {VIEWS}.{name} WITH (security_invoker = true) AS SELECT * FROM {table}"  # noqa: S608
+        )
+        session.execute(f"GRANT SELECT ON {VIEWS}.{name} TO plant_api, plant_auditor")
+
+
+def _guard(session: Session, table: str) -> None:
+    """Put each row of a table into a governance boundary, and keep the boundaries apart."""
+    ((guarded, divided),) = session.query(_GUARDED.format(table=literal(table)))
+    if not divided:
+        session.execute(
+            f'ALTER TABLE {table} ADD COLUMN governance_agent_id text COLLATE "C" NOT NULL DEFAULT {literal(GENESIS)}'
+        )
+    if not guarded:
+        session.script(_GUARD.format(table=table))

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import adbc_driver_postgresql.dbapi as adbc
 from adbc_driver_manager import Error as AdbcError
 
+from entities.vocabulary import GENESIS
 from schemas.columns import polars as pl
 from streams.errors import DatabaseAway, LogRefused, OwnershipLost, PartitionStopped
 
@@ -30,7 +31,9 @@ CONNECTION_PARAMETERS: Mapping[str, str] = {
     # A statement that outlives these is given up and its batch tried again; a process frozen between statements
     # loses its transaction. One frozen inside COPY is terminated by the partition's next owner.
     "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=30s"
-    " -c client_min_messages=warning -c jit=off -c standard_conforming_strings=on",
+    " -c client_min_messages=warning -c jit=off -c standard_conforming_strings=on"
+    # The governance boundary of all that is folded from events: they carry none.
+    f" -c plant.governance_agent_id={GENESIS}",
 }
 
 _RETRY_CLASSES = ("08", "25", "40", "53", "55", "57", "58", "XX")

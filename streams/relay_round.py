@@ -42,15 +42,25 @@ class Publisher:
         self._producer = producer
         self._source = source
         # What Kafka has not answered for in time may still be written: it is waited for again, not sent again.
-        self._late: dict[int, asyncio.Future[Position]] = {}
+        self._late: dict[int, tuple[Change, asyncio.Future[Position]]] = {}
 
     async def publish(self, changes: Sequence[Change], go_on: Callable[[], bool]) -> Outcome:
-        """Publish rows that come by entity and age. Once `go_on` says no, only what is under way is waited for."""
+        """Publish rows that come by entity and age. Once `go_on` says no, only what is under way is waited for.
+
+        Among those sent are rows of rounds before, if Kafka has acknowledged them since.
+        """
         outcome = Outcome()
         entities = [list(rows) for _, rows in groupby(changes, key=lambda change: change.entity_id)]
         await asyncio.gather(*(self._in_order(rows, outcome, go_on) for rows in entities))
-        self._late = {row_id: late for row_id, late in self._late.items() if not late.done()}
+        outcome.sent += self._answered_late()
         return outcome
+
+    def _answered_late(self) -> list[Change]:
+        """Take out what has its answer by now; what was acknowledged. Its row may come rounds later, or never."""
+        answered = [late for late in self._late.values() if late[1].done()]
+        for change, _ in answered:
+            del self._late[change.id]
+        return [change for change, answer in answered if answer.exception() is None]
 
     async def _in_order(self, changes: Sequence[Change], outcome: Outcome, go_on: Callable[[], bool]) -> None:
         for number, change in enumerate(changes):
@@ -72,14 +82,13 @@ class Publisher:
             outcome.sent.append(change)
 
     async def _publish(self, change: Change) -> None:
-        answer = self._late.pop(change.id, None)
+        _, answer = self._late.pop(change.id, (change, None))
         if answer is None:
             answer = self._producer.submit(event_of(change), source=self._source)
         try:
             await self._producer.settle(answer)
         except OutcomeUnknown:
-            if not answer.done():
-                self._late[change.id] = answer
+            self._late[change.id] = (change, answer)
             raise
 
 

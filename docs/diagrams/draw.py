@@ -34,22 +34,33 @@ class Drawing:
         for number, line in enumerate(said):
             self.text(x + width // 2, y + 41 + 16 * number, line, soft=True, middle=True)
 
-    def text(self, x: int, y: int, line: str, *, bold: bool = False, soft: bool = False, middle: bool = False) -> None:
-        """One line; its left end, or its middle, is at x."""
+    def text(
+        self,
+        x: int,
+        y: int,
+        line: str,
+        *,
+        bold: bool = False,
+        soft: bool = False,
+        small: bool = False,
+        middle: bool = False,
+        right: bool = False,
+    ) -> None:
+        """One line; its left end, its middle or its right end is at x."""
         weight = " font-weight='600'" if bold else ""
-        anchor = " text-anchor='middle'" if middle else ""
-        colour, size = (SOFT, 12) if soft else (INK, 14)
+        anchor = " text-anchor='middle'" if middle else " text-anchor='end'" if right else ""
+        colour, size = SOFT if soft else INK, 12 if soft or small else 14
         self._parts.append(
             f"<text x='{x}' y='{y}' font-size='{size}' fill='{colour}'{weight}{anchor}>{escape(line)}</text>"
         )
 
-    def arrow(self, *points: tuple[int, int], dashed: bool = False) -> None:
-        """A line through the points, with a head at its end."""
+    def arrow(self, *points: tuple[int, int], dashed: bool = False, head: bool = True) -> None:
+        """A line through the points, with a head at its end unless it runs into another line."""
         path = " ".join(f"{x},{y}" for x, y in points)
         dashes = " stroke-dasharray='4 4'" if dashed else ""
+        marker = " marker-end='url(#head)'" if head else ""
         self._parts.append(
-            f"<polyline points='{path}' fill='none' stroke='{LINE}' stroke-width='1.5'{dashes} "
-            "marker-end='url(#head)'/>"
+            f"<polyline points='{path}' fill='none' stroke='{LINE}' stroke-width='1.5'{dashes}{marker}/>"
         )
 
     def svg(self) -> str:

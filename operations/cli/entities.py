@@ -21,7 +21,7 @@ def check(governance: str, output: Output) -> None:
     """Report what does not fit together; exit 3 where something does not.
 
     References to what is missing, retired, never described or of another kind; names that several have; rows of a wrong
-    kind; entities and versions that were tampered with.
+    kind; e-mail addresses; entities and versions that were tampered with.
 
     \b
     Examples:
@@ -39,7 +39,8 @@ def check(governance: str, output: Output) -> None:
     async def work() -> list[Finding]:
         database = connect(settings, "api")
         try:
-            async with database.transaction(governance_agent_id=governance, isolation="REPEATABLE READ") as connection:
+            await database.assert_least_privilege()
+            async with database.transaction(governance, isolation="REPEATABLE READ", read_only=True) as connection:
                 return await find(connection)
         finally:
             await database.close()

@@ -15,7 +15,7 @@ from operations.cli.listing import Output, output_option, show
 def command(governance: str, output: Output) -> None:
     """Load ESCO's skills and occupations as entities.
 
-    Doing it again changes nothing.
+    Doing it again changes nothing. Their ids are ESCO's own, so only one governance boundary can have them.
 
     \b
     Examples:
@@ -31,13 +31,14 @@ def command(governance: str, output: Output) -> None:
     from runtime.settings import load_settings
 
     settings = load_settings()
+    entities = esco(governance)
 
     async def work() -> Written:
         database = connect(settings, "writer")
         try:
             await database.assert_least_privilege()
-            with counting("Entities", len(esco(governance))) as advance:
-                return await seed(database, governance, advance)
+            with counting("Entities", len(entities)) as advance:
+                return await seed(database, entities, advance)
         finally:
             await database.close()
 

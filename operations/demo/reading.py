@@ -12,6 +12,7 @@ from aiokafka.structs import TopicPartition
 from sqlalchemy import text
 
 from database.connector import Database
+from entities.vocabulary import GENESIS
 from runtime.settings import Settings
 from streams.connection import connection_options
 from streams.errors import KafkaUnavailable
@@ -54,7 +55,7 @@ async def dispositions(database: Database, topic: str, first_offsets: Mapping[in
 
 async def agents(database: Database, ids: Sequence[UUID]) -> list[Any]:
     """Rows of the read model `agents`, by name."""
-    async with database.transaction() as connection:
+    async with database.transaction(GENESIS, read_only=True) as connection:
         return list((await connection.execute(_AGENTS, {"ids": list(ids)})).all())
 
 

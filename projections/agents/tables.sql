@@ -14,5 +14,7 @@ CREATE TABLE IF NOT EXISTS __schema__.agents (
     available            boolean,
     available_from       timestamptz,
     availability_offset  bigint,
-    availability_changed_at timestamptz
+    availability_changed_at timestamptz,
+    -- Events carry no boundary: what is folded from them belongs to the first one.
+    governance_agent_id  text COLLATE "C" NOT NULL DEFAULT 'genesis'
 ) WITH (fillfactor = 60);

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 from direct_changes import KINDS, TABLES, changing, insert
 
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.03
 AWAY_SECONDS = 0.1
 MOST_ENTITIES = 200
 

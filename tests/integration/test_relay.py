@@ -6,9 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 from conftest import Database
@@ -17,7 +19,8 @@ from direct_changes import KINDS, backlog, changing, delete, fetch, insert, made
 from prometheus_client import REGISTRY
 from webhooks import read_all
 
-from database.errors import SchemaBehind
+from database.errors import SchemaBehind, TooMuchPrivilege
+from operations.relaying import serve
 from runtime.settings import Settings
 from schemas.events import EntityAmended, EntityRetired
 from schemas.states import AgentState, JobRoleState, TeamState
@@ -153,12 +156,44 @@ async def test_what_is_no_direct_change_stays_off_the_bus(settings: Settings, da
         await rename(connection, "skill", projected, "first")
     assert await once(settings, topic) == 0
 
-    async with changing(database.owner_url, projecting=True) as connection:
-        await rename(connection, "skill", projected, "by the owner, whose flag means nothing")
+    for url in (database.owner_url, database.superuser_url):
+        async with changing(url, projecting=True) as connection:
+            await rename(connection, "skill", projected, f"by {urlsplit(url).username}, whose flag means nothing")
 
-    assert await once(settings, topic) == 1
-    (event,) = await published(settings, topic)
-    assert name_of(event) == "by the owner, whose flag means nothing"
+    assert await once(settings, topic) == 2
+    assert await names_of(settings, topic, projected) == [
+        f"by {urlsplit(url).username}, whose flag means nothing" for url in (database.owner_url, database.superuser_url)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("writer", "INSERT INTO outbox DEFAULT VALUES"),
+        ("writer", "UPDATE outbox SET state = '{}'"),
+        ("writer", "UPDATE outbox SET event_id = gen_random_uuid()"),
+        ("writer", "TRUNCATE outbox"),
+        ("api", "SELECT FROM outbox"),
+        ("auditor", "SELECT FROM outbox"),
+        ("auditor", "DELETE FROM outbox"),
+    ],
+)
+async def test_what_waits_is_the_relays_alone_and_only_to_mark(database: Database, role: str, statement: str) -> None:
+    """Services can't make up rows or change what they say, and only the relay's role sees them."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await fetch(getattr(database, f"{role}_url"), statement)
+
+
+@pytest.mark.parametrize("role", ["owner", "superuser"])
+async def test_a_relay_with_more_rights_than_a_service_refuses_to_start(
+    settings: Settings, database: Database, topic: str, role: str
+) -> None:
+    """Before it publishes anything."""
+    await made(database.writer_url)
+    with pytest.raises(TooMuchPrivilege):
+        await serve(msgspec.structs.replace(settings, database_writer_url=getattr(database, f"{role}_url")), topic, 0.1)
+
+    assert await unsent(database) == 1
 
 
 async def test_an_entitys_changes_come_in_order(settings: Settings, database: Database, topic: str) -> None:
@@ -331,22 +366,28 @@ async def test_old_rows_go_and_others_stay(database: Database, start_relay: Star
 
 
 async def test_unsent_rows_are_found_by_their_index(database: Database, settings: Settings) -> None:
-    """However many rows were sent, a round reads a stretch of a small index, and next to nothing when none waits."""
+    """However many rows were sent, a round reads a stretch of a small index, and next to nothing when none waits.
+
+    So it does when a backlog has come of which statistics say nothing.
+    """
     await backlog(database.superuser_url, 200_000)
     await fetch(database.superuser_url, "UPDATE outbox SET sent_at = now() WHERE id % 200 <> 0")
     await fetch(database.superuser_url, "VACUUM ANALYZE outbox")
 
     full = await _plan(database, outbox.UNSENT, outbox.FIRST, 500)
     await fetch(database.superuser_url, "UPDATE outbox SET sent_at = now() WHERE sent_at IS NULL")
-    await fetch(database.superuser_url, "VACUUM outbox")
+    await fetch(database.superuser_url, "VACUUM ANALYZE outbox")
     empty = await _plan(database, outbox.UNSENT, outbox.FIRST, 500)
     sweep = await _plan(database, outbox.DELETE_OLD, 0, 1_000, 7)
+    await fetch(database.superuser_url, "UPDATE outbox SET sent_at = NULL")
+    unforeseen = await _plan(database, outbox.UNSENT, outbox.FIRST, 500)
 
-    for plan in (full, empty):
+    for plan in (full, empty, unforeseen):
         assert [node["Index Name"] for node in _nodes(plan) if "Index Name" in node] == ["outbox_unsent"]
         assert not [node for node in _nodes(plan) if node["Node Type"] in ("Seq Scan", "Sort", "Incremental Sort")]
-    assert full["Actual Rows"] == 500
+    assert full["Actual Rows"] == unforeseen["Actual Rows"] == 500
     assert _blocks(full) < 1_500
+    assert _blocks(unforeseen) < 5_000
     assert _blocks(empty) < 10
     assert not [node for node in _nodes(sweep) if node["Node Type"] == "Seq Scan"]
     assert _blocks(sweep) < 4_000
@@ -354,7 +395,7 @@ async def test_unsent_rows_are_found_by_their_index(database: Database, settings
 
 async def _plan(database: Database, statement: str, *values: object) -> dict[str, object]:
     """As the relay runs it: prepared, and planned without the values."""
-    connection = await asyncpg.connect(database.writer_url)
+    connection = await asyncpg.connect(database.writer_url, server_settings=relay_session.SESSION)
     try:
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         (row,) = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values)

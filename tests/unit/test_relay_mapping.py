@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import made_events
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import codec
@@ -45,6 +45,7 @@ def change(entity_type: str, state: object, **changes: object) -> Change:
     return msgspec.structs.replace(row, **changes)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([EntityAmended, EntityRetired]).flatmap(made_events.events))
 def test_a_row_becomes_the_event_that_says_the_same(event: EntityAmended | EntityRetired) -> None:
     """Of any type, whatever else the state holds; its record reads back as that event."""
@@ -114,6 +115,7 @@ def test_a_row_that_the_trigger_never_writes_has_a_reason_too(
     assert SECRET not in raised.value.reason
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(list(STATES)),
     st.dictionaries(

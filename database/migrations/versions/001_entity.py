@@ -76,6 +76,18 @@ BEGIN
             USING ERRCODE = 'integrity_constraint_violation',
                   HINT = 'Retire this entity and make another one.';
     END IF;
+    IF OLD.amendment_history <> '[]' AND OLD.amendment_history <> jsonb_path_query_array(
+        NEW.amendment_history, '$[0 to $n]', jsonb_build_object('n', jsonb_array_length(OLD.amendment_history) - 1)
+    ) THEN
+        RAISE EXCEPTION 'amendments of an entity are only added to'
+            USING ERRCODE = 'integrity_constraint_violation', HINT = 'Add an amendment that says what was wrong.';
+    END IF;
+    -- The recorder of versions is a trigger itself.
+    IF pg_trigger_depth() = 1 AND (NEW.version_hash IS DISTINCT FROM OLD.version_hash
+                                   OR NEW.hash_chain_sha256 IS DISTINCT FROM OLD.hash_chain_sha256) THEN
+        RAISE EXCEPTION 'version_hash and hash_chain_sha256 are written by the database'
+            USING ERRCODE = 'integrity_constraint_violation', HINT = 'Change the entity: that writes a new version.';
+    END IF;
     NEW.updated_at := now();
     RETURN NEW;
 END
@@ -84,18 +96,19 @@ CREATE TRIGGER keep_identity BEFORE UPDATE ON entities FOR EACH ROW EXECUTE FUNC
 
 -- Each part is preceded by its length in four bytes, so that no two entries have the same bytes.
 CREATE FUNCTION entity_version_hash(
-    previous_hash bytea, entity_id uuid, version bigint, operation text, recorded_at timestamptz, recorded_by text,
-    governance_agent_id text, state text
+    previous_hash bytea, entity_id uuid, version bigint, entity_type text, operation text, recorded_at timestamptz,
+    recorded_by text, governance_agent_id text, state text
 ) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT sha256(previous_hash || string_agg(int4send(octet_length(part)) || part, ''::bytea ORDER BY place))
     FROM unnest(ARRAY[
         convert_to('plant.entity.version.v1', 'UTF8'), uuid_send(entity_id), int8send(version),
-        convert_to(operation, 'UTF8'), int8send((extract(epoch FROM recorded_at) * 1000000)::bigint),
+        convert_to(entity_type, 'UTF8'), convert_to(operation, 'UTF8'),
+        int8send((extract(epoch FROM recorded_at) * 1000000)::bigint),
         convert_to(recorded_by, 'UTF8'), convert_to(governance_agent_id, 'UTF8'), convert_to(state, 'UTF8')
     ]) WITH ORDINALITY AS parts (part, place)
 $$;
 
-CREATE FUNCTION extend_entity_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION extend_entity_chain() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
     last record;
 BEGIN
@@ -104,8 +117,9 @@ BEGIN
     IF NEW.version <> coalesce(last.version, 0) + 1
        OR NEW.previous_hash <> coalesce(last.hash, decode(repeat('00', 32), 'hex'))
        OR NEW.version_hash <> sha256(convert_to(NEW.state, 'UTF8'))
-       OR NEW.hash <> entity_version_hash(NEW.previous_hash, NEW.entity_id, NEW.version, NEW.operation,
-                                          NEW.recorded_at, NEW.recorded_by, NEW.governance_agent_id, NEW.state) THEN
+       OR NEW.hash <> entity_version_hash(NEW.previous_hash, NEW.entity_id, NEW.version, NEW.entity_type,
+                                          NEW.operation, NEW.recorded_at, NEW.recorded_by, NEW.governance_agent_id,
+                                          NEW.state) THEN
         RAISE EXCEPTION 'version % of entity % does not extend its chain', NEW.version, NEW.entity_id
             USING ERRCODE = 'integrity_constraint_violation',
                   HINT = 'Versions are written by the database itself: change the entity.';
@@ -129,7 +143,7 @@ DOWNGRADE = """
 DROP TABLE entity_versions, entities;
 DROP FUNCTION refuse_version_change();
 DROP FUNCTION extend_entity_chain();
-DROP FUNCTION entity_version_hash(bytea, uuid, bigint, text, timestamptz, text, text, text);
+DROP FUNCTION entity_version_hash(bytea, uuid, bigint, text, text, timestamptz, text, text, text);
 DROP FUNCTION keep_entity_identity();
 """
 

@@ -43,15 +43,24 @@ GRANT INSERT (
     external_id, updated_at, deleted_at, status, amendment_history, evolution_markers, l0_compliance_status,
     amendment_alignment, drift_detector, tags, custom_attributes, governance_notes, parent_id
 ) ON entities TO plant_writer;
-GRANT SELECT, INSERT, UPDATE, DELETE
+GRANT SELECT, INSERT, DELETE
     ON skills, industries, job_roles, teams, agents, job_role_skills, team_members, agent_skills TO plant_writer;
+GRANT UPDATE (name, description, category, embedding) ON skills TO plant_writer;
+GRANT UPDATE (name, description, embedding) ON industries TO plant_writer;
+GRANT UPDATE (name, description, seniority, industry_id) ON job_roles TO plant_writer;
+GRANT UPDATE (name, description, job_role_id, industry_id) ON teams TO plant_writer;
+GRANT UPDATE (name, job_role_id, team_id, industry_id, available) ON agents TO plant_writer;
 GRANT SELECT ON entity_versions TO plant_writer, plant_api, plant_auditor;
 GRANT SELECT ON entities, skills, industries, job_roles, teams, agents, job_role_skills, team_members, agent_skills
     TO plant_api;
--- They compute what a caller could compute, as the caller; but only services have a use for them.
+-- It computes what a caller could compute, as the caller; but only services have a use for it.
 REVOKE EXECUTE ON FUNCTION entity_state(uuid) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION record_entity_version() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION entity_state(uuid) TO plant_writer, plant_api;
+-- These run as the owner. Who may execute one can make it the trigger of a table of one's own, with rows of one's own.
+REVOKE EXECUTE ON FUNCTION record_entity_version() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION touch_entities() FROM PUBLIC;
+-- A database that comes from before Postgres 15 lets everybody put functions and tables beside ours.
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 """
 
 DOWNGRADE_POLICY = """
@@ -65,6 +74,7 @@ DOWNGRADE = """
 REVOKE EXECUTE ON FUNCTION entity_state(uuid) FROM plant_writer, plant_api;
 GRANT EXECUTE ON FUNCTION entity_state(uuid) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION record_entity_version() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION touch_entities() TO PUBLIC;
 """
 
 

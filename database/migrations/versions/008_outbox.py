@@ -2,6 +2,8 @@
 
 A row is written by the transaction that makes the change, from the version that it adds. So the outbox has what the
 versions have, less what workers write while they project events, and less stubs.
+
+Since entities of every boundary come to the log by it, plant_api can no longer read there what events say.
 """
 
 from database.script import run_script
@@ -37,7 +39,9 @@ DECLARE
     state jsonb := NEW.state::jsonb;
 BEGIN
     IF state ->> 'status' = 'stub' OR (current_setting('plant.projecting', true) = 'on'
-                                       AND pg_has_role(session_user, 'plant_writer', 'MEMBER')) THEN
+                                       AND pg_has_role(session_user, 'plant_writer', 'MEMBER')
+                                       -- It is a member of every role, and projects nothing.
+                                       AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)) THEN
         RETURN NULL;
     END IF;
     INSERT INTO outbox (event_type, entity_id, entity_type, version, occurred_at, state) VALUES (
@@ -51,11 +55,22 @@ $$;
 REVOKE EXECUTE ON FUNCTION add_to_outbox() FROM PUBLIC;
 CREATE TRIGGER add_to_outbox AFTER INSERT ON entity_versions FOR EACH ROW EXECUTE FUNCTION add_to_outbox();
 
--- The relay's alone: rows of every boundary are in here.
+-- The relay's alone: rows of every boundary are in here. It works in none, and who works in one sees no row. Not
+-- forced: add_to_outbox runs as the owner.
 GRANT SELECT, UPDATE (sent_at, problem), DELETE ON outbox TO plant_writer;
+ALTER TABLE outbox ENABLE ROW LEVEL SECURITY;
+CREATE POLICY outside_boundaries ON outbox
+    USING ((SELECT coalesce(current_setting('plant.governance_agent_id', true), '')) = '');
+
+-- What events say stands in no boundary, so who reads in boundaries reads where the records are, and not what they say.
+REVOKE SELECT ON event_stream, audit_log FROM plant_api;
+GRANT SELECT (topic, partition, "offset", created_at, disposition, event_id) ON event_stream TO plant_api;
+GRANT SELECT (topic, partition, "offset", created_at, event_type, previous_hash, hash) ON audit_log TO plant_api;
 """
 
 DOWNGRADE = """
+REVOKE SELECT ON event_stream, audit_log FROM plant_api;
+GRANT SELECT ON event_stream, audit_log TO plant_api;
 DROP TRIGGER add_to_outbox ON entity_versions;
 DROP FUNCTION add_to_outbox();
 DROP TABLE outbox;

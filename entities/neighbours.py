@@ -1,0 +1,268 @@
+"""Nearest neighbours by the cosine of embeddings: skills and industries near a vector, and agents by their skills.
+
+Everything runs in the caller's transaction and sees what its governance boundary sees. Retired entities are left out,
+and so are those without an embedding. Why it is done so, and what was measured: docs/decisions/0012.
+
+A search sets three parameters for the rest of the transaction: `hnsw.iterative_scan`, `hnsw.ef_search` and
+`plan_cache_mode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from entities.embedding import direction
+from entities.errors import SearchRefused
+from entities.vocabulary import IDS_MAX, SKILL_CATEGORIES
+
+LIMIT_MAX: Final = 200
+"""Results of one search. Far more than anyone reads; an index of neighbours is no way to export a table."""
+
+AMONG: Final = 20
+"""How many of the nearest skills count when agents are searched for by a vector."""
+
+CANDIDATES_EACH: Final = 2
+"""Candidates fetched for each result. The index brings them roughly in order: a nearer one may come a little later."""
+
+EF_SEARCH: Final = 64
+"""Candidates that the index keeps in view: a little more than pgvector's default of 40, for a little more recall."""
+
+EF_SEARCH_MAX: Final = 1000
+"""The most that pgvector takes."""
+
+
+class NearSkill(NamedTuple):
+    """A skill, and its cosine distance from what was searched for: 0 is the same direction, 2 the opposite one."""
+
+    id: UUID
+    name: str
+    category: str
+    distance: float
+
+    @property
+    def similarity(self) -> float:
+        """The cosine: 1 is the same direction, -1 the opposite one."""
+        return 1 - self.distance
+
+
+class NearIndustry(NamedTuple):
+    """An industry, and its cosine distance from what was searched for: 0 is the same direction, 2 the opposite one."""
+
+    id: UUID
+    name: str
+    distance: float
+
+    @property
+    def similarity(self) -> float:
+        """The cosine: 1 is the same direction, -1 the opposite one."""
+        return 1 - self.distance
+
+
+class NearAgent(NamedTuple):
+    """An agent that has skills near what was searched for: the nearest one, its distance, and how many they are."""
+
+    id: UUID
+    name: str
+    available: bool
+    skill_id: UUID
+    distance: float
+    skills_near: int
+
+    @property
+    def similarity(self) -> float:
+        """The nearest skill's cosine."""
+        return 1 - self.distance
+
+
+class SkilledAgent(NamedTuple):
+    """An agent, and how many of the skills asked for it has."""
+
+    id: UUID
+    name: str
+    available: bool
+    skills_had: int
+
+
+# The candidates are materialized, or the bound on the distance would be checked in the scan, which then would look for
+# more until it gives up. They come from the index roughly in order, and Postgres takes that for sorted: `+ 0` makes it
+# sort them.
+NEAREST_SKILLS: Final = text("""
+WITH near AS MATERIALIZED (
+    SELECT k.id, k.name, k.category, k.embedding <=> CAST(CAST(:vector AS real[]) AS vector(384)) AS distance
+    FROM skills AS k JOIN entities AS e ON e.id = k.id
+    WHERE k.embedding IS NOT NULL AND e.deleted_at IS NULL AND k.id <> ALL (CAST(:without AS uuid[]))
+      AND (CAST(:category AS text) IS NULL OR k.category = :category)
+    ORDER BY distance LIMIT :candidates
+)
+SELECT id, name, category, distance FROM near WHERE distance <= :farthest ORDER BY distance + 0, id LIMIT :limit
+""")
+
+NEAREST_INDUSTRIES: Final = text("""
+WITH near AS MATERIALIZED (
+    SELECT k.id, k.name, k.embedding <=> CAST(CAST(:vector AS real[]) AS vector(384)) AS distance
+    FROM industries AS k JOIN entities AS e ON e.id = k.id
+    WHERE k.embedding IS NOT NULL AND e.deleted_at IS NULL AND k.id <> ALL (CAST(:without AS uuid[]))
+    ORDER BY distance LIMIT :candidates
+)
+SELECT id, name, distance FROM near WHERE distance <= :farthest ORDER BY distance + 0, id LIMIT :limit
+""")
+
+NEAREST_AGENTS: Final = text("""
+WITH near AS MATERIALIZED (
+    SELECT k.id, k.embedding <=> CAST(CAST(:vector AS real[]) AS vector(384)) AS distance
+    FROM skills AS k JOIN entities AS e ON e.id = k.id
+    WHERE k.embedding IS NOT NULL AND e.deleted_at IS NULL
+    ORDER BY distance LIMIT :candidates
+), counted AS MATERIALIZED (
+    SELECT id, distance FROM near WHERE distance <= :farthest ORDER BY distance + 0, id LIMIT :among
+)
+SELECT a.id, a.name, a.available, (array_agg(c.id ORDER BY c.distance, c.id))[1], min(c.distance), count(*)
+FROM counted AS c
+JOIN agent_skills AS h ON h.skill_id = c.id
+JOIN agents AS a ON a.id = h.agent_id
+JOIN entities AS e ON e.id = a.id
+WHERE e.deleted_at IS NULL AND a.id <> ALL (CAST(:without AS uuid[]))
+  AND (CAST(:available AS boolean) IS NULL OR a.available = :available)
+GROUP BY a.id ORDER BY min(c.distance), count(*) DESC, a.id LIMIT :limit
+""")
+
+AGENTS_WITH: Final = text("""
+SELECT a.id, a.name, a.available, count(*)
+FROM agent_skills AS h
+JOIN agents AS a ON a.id = h.agent_id
+JOIN entities AS e ON e.id = a.id
+WHERE h.skill_id = ANY (CAST(:skills AS uuid[])) AND e.deleted_at IS NULL
+  AND (CAST(:available AS boolean) IS NULL OR a.available = :available)
+GROUP BY a.id HAVING count(*) >= :at_least ORDER BY count(*) DESC, a.id LIMIT :limit
+""")
+
+
+async def nearest_skills(
+    connection: AsyncConnection,
+    vector: Any,
+    *,
+    limit: int = 10,
+    category: str | None = None,
+    without: Collection[UUID] = (),
+    min_similarity: float = -1.0,
+) -> list[NearSkill]:
+    """Up to `limit` skills near `vector`, nearest first, equally near ones by id; only of `category`, if it is given.
+
+    `vector` is 384 numbers, of any length but zero. `without` are ids that are not wanted, and below `min_similarity`
+    nothing is. Raises VectorRefused, SearchRefused.
+    """
+    if category is not None and category not in SKILL_CATEGORIES:
+        raise SearchRefused(why=f"category must be one of {', '.join(SKILL_CATEGORIES)}.")
+    given = {**_near(vector, limit, min_similarity), "without": _ids("without", without), "category": category}
+    await prepare(connection, limit)
+    found = await connection.execute(NEAREST_SKILLS, {**given, "limit": limit})
+    return [NearSkill(*row) for row in found]
+
+
+async def nearest_industries(
+    connection: AsyncConnection,
+    vector: Any,
+    *,
+    limit: int = 10,
+    without: Collection[UUID] = (),
+    min_similarity: float = -1.0,
+) -> list[NearIndustry]:
+    """Up to `limit` industries near `vector`; otherwise as `nearest_skills`."""
+    given = {**_near(vector, limit, min_similarity), "without": _ids("without", without)}
+    await prepare(connection, limit)
+    found = await connection.execute(NEAREST_INDUSTRIES, {**given, "limit": limit})
+    return [NearIndustry(*row) for row in found]
+
+
+async def nearest_agents(
+    connection: AsyncConnection,
+    vector: Any,
+    *,
+    limit: int = 10,
+    among: int = AMONG,
+    available: bool | None = None,
+    without: Collection[UUID] = (),
+    min_similarity: float = -1.0,
+) -> list[NearAgent]:
+    """Up to `limit` agents that have one of the `among` skills nearest to `vector`, ranked by the nearest they have.
+
+    Of those equally near, who has more of these skills comes first, then the lower id. `available` asks for those that
+    take work now, or don't; `without` are ids of agents; `min_similarity` is of skills. Raises VectorRefused,
+    SearchRefused.
+    """
+    _check_number("limit", limit, LIMIT_MAX)
+    given = {**_near(vector, among, min_similarity, "among"), "without": _ids("without", without)}
+    await prepare(connection, among)
+    found = await connection.execute(NEAREST_AGENTS, {**given, "among": among, "available": available, "limit": limit})
+    return [NearAgent(*row) for row in found]
+
+
+async def agents_with(
+    connection: AsyncConnection,
+    skill_ids: Collection[UUID],
+    *,
+    at_least: int | None = None,
+    available: bool | None = None,
+    limit: int = 10,
+) -> list[SkilledAgent]:
+    """Up to `limit` agents that have all these skills, or `at_least` so many; who has most first, then the lower id.
+
+    Raises SearchRefused.
+    """
+    wanted = sorted(set(_ids("skill_ids", skill_ids)))
+    if not wanted:
+        raise SearchRefused(why="skill_ids must not be empty.")
+    _check_number("limit", limit, LIMIT_MAX)
+    needed = len(wanted) if at_least is None else at_least
+    _check_number("at_least", needed, len(wanted))
+    found = await connection.execute(
+        AGENTS_WITH, {"skills": wanted, "at_least": needed, "available": available, "limit": limit}
+    )
+    return [SkilledAgent(*row) for row in found]
+
+
+async def prepare(connection: AsyncConnection, limit: int) -> None:
+    """Set, until the transaction ends, how the index is searched for `limit` results.
+
+    Without the iterative scan a filter would be applied to the candidates in view, and find few or nothing in a small
+    boundary. A plan made for one boundary must not serve another: in a small one its rows are best read one by one.
+    """
+    breadth = min(EF_SEARCH_MAX, max(EF_SEARCH, CANDIDATES_EACH * limit))
+    await connection.execute(_PREPARE, {"breadth": str(breadth)})
+
+
+_PREPARE: Final = text("""
+SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :breadth, true),
+       set_config('plan_cache_mode', 'force_custom_plan', true)
+""")
+
+
+def _near(vector: Any, limit: int, min_similarity: float, name: str = "limit") -> dict[str, Any]:
+    _check_number(name, limit, LIMIT_MAX)
+    if isinstance(min_similarity, bool) or not isinstance(min_similarity, int | float):
+        raise SearchRefused(why="min_similarity must be a number.")
+    if not -1 <= min_similarity <= 1:
+        raise SearchRefused(why=f"min_similarity must be from -1 to 1, and is {min_similarity}.")
+    return {
+        "vector": direction(vector).tolist(),
+        "candidates": CANDIDATES_EACH * limit,
+        "farthest": 1 - min_similarity,
+    }
+
+
+def _check_number(name: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise SearchRefused(why=f"{name} must be a whole number from 1 to {most}, and is {value!r}.")
+
+
+def _ids(name: str, ids: Collection[UUID]) -> list[UUID]:
+    if len(ids) > IDS_MAX:
+        raise SearchRefused(why=f"{name} must have at most {IDS_MAX} ids, and has {len(ids)}.")
+    if not all(isinstance(each, UUID) for each in ids):
+        raise SearchRefused(why=f"{name} must be UUIDs.")
+    return list(ids)
