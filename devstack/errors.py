@@ -23,3 +23,9 @@ class OtherVersion(StackError):
     """The data folder was made by another major version of Postgres."""
 
     exit_code = 2
+
+
+class OtherBrokerCount(StackError):
+    """The data folder was made by another number of brokers."""
+
+    exit_code = 2

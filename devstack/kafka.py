@@ -1,25 +1,43 @@
-"""One real Kafka broker in KRaft mode: broker and controller in one Java process."""
+"""Real Kafka brokers in KRaft mode, one or three: broker and controller in one Java process each."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from devstack import processes
-from devstack.errors import StartFailed
+from devstack.errors import OtherBrokerCount, StartFailed
 from devstack.kafka_jars import KAFKA_VERSION, ensure_jars
 from devstack.processes import Note, ProcessRecord
 from devstack.progress import Progress
 
 START_PATIENCE_SECONDS = 60.0
 STOP_PATIENCE_SECONDS = 30.0
-HEAP = "-Xmx1g"
+BrokerCount = Literal[1, 3]
+COUNTS: tuple[BrokerCount, ...] = (1, 3)
+DEFAULT_COUNT: BrokerCount = 1
+
+ALONE = ("-Xmx1g",)
+ONE_OF_SEVERAL = (
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:MaxDirectMemorySize=96m",
+    "-XX:ReservedCodeCacheSize=64m",
+)
+"""Java's options: three share a machine with all else, so little memory, and no second compiler."""
 
 # slf4j-simple writes to stderr, which is the log file; log4j2's own configuration is not used.
 LOGGING = (
@@ -33,8 +51,8 @@ LOGGING = (
 SETTINGS = """\
 # Written by `plant up` at every start; edits are lost.
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={number}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
@@ -47,20 +65,38 @@ auto.create.topics.enable=false
 log.retention.ms=-1
 log.segment.bytes=1073741824
 
-# One node: internal topics can have one replica and need few partitions.
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-
 # A laptop: groups form at once, short sessions may be asked for, the log cleaner keeps to 16 MB.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
+
+# Internal topics need few partitions.
+offsets.topic.num.partitions=4
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.num.partitions=1
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+"""
+
+SEVERAL = """\
+
+# Several brokers: two hold a record before it is acknowledged, and only one that has them all may lead.
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+unclean.leader.election.enable=false
+
+# A broker that is silent for this long is taken out, and its partitions get other leaders.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
+replica.lag.time.max.ms=6000
+
+# They share one machine: few threads each.
+num.network.threads=2
+num.io.threads=4
+num.recovery.threads.per.data.dir=1
 """
 
 
@@ -71,34 +107,41 @@ def java() -> Path:
     return Path(JAVA)
 
 
-class Kafka:
-    """A broker whose data, settings and log live under `home`."""
+class Ports(msgspec.Struct, frozen=True):
+    """Where a broker listens, on the loopback interface."""
 
-    name = "kafka"
+    port: int
+    controller_port: int
+
+
+class Broker:
+    """Broker `number` of `count`, whose data, settings and log live under `home`."""
+
     version = KAFKA_VERSION
 
-    def __init__(self, home: Path) -> None:
-        self.folder = home / "kafka"
-        self.log = home / "logs" / "kafka.log"
+    def __init__(self, home: Path, number: int, count: BrokerCount) -> None:
+        self.number = number
+        self.count = count
+        self.name = "kafka" if count == 1 else f"kafka-{number}"
+        self.folder = _folder(home, number, count)
+        self.data = self.folder / "data"
+        self.log = home / "logs" / f"{self.name}.log"
 
-    def start(self, port: int, controller_port: int, progress: Progress, note: Note) -> None:
+    def start(self, cluster_id: str, all_ports: Sequence[Ports], progress: Progress, note: Note) -> None:
         """Start the broker and wait until it answers a metadata request. Raises StartFailed, leaving nothing running.
 
-        `note` is told of the process before the wait, so that it is known even if we are killed meanwhile.
+        Of three brokers one alone never answers: a majority must run. `all_ports` are those of every broker, in order;
+        a data folder that is new becomes part of the cluster `cluster_id`. `note` is told of the process before the
+        wait, so that it is known even if we are killed meanwhile.
         """
-        class_path = f"{ensure_jars(progress)}/*"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = self.folder / "server.properties"
-        data = self.folder / "data"
-        settings.write_text(
-            SETTINGS.format(port=port, controller_port=controller_port, data=data.as_posix()), encoding="utf-8"
-        )
-        if not (data / "meta.properties").exists():
-            self._format(class_path, settings)
+        self.format(cluster_id, all_ports, progress)
         processes.clear(self.folder, "java", patience_seconds=0)
-        argv: list[str | Path] = [java(), HEAP, *LOGGING, "-cp", class_path, "kafka.Kafka", settings]
+        options = ALONE if self.count == 1 else ONE_OF_SEVERAL
+        class_path = f"{ensure_jars(progress)}/*"
+        argv: list[str | Path] = [java(), *options, *LOGGING, "-cp", class_path, "kafka.Kafka", self._settings_file]
         record = processes.spawn(argv, log=self.log, cwd=self.folder, environ=_environ())
         note(record)
+        port = all_ports[self.number - 1].port
         if not processes.wait_ready(lambda: answers(port), record, patience_seconds=START_PATIENCE_SECONDS):
             ended = not processes.is_running(record)
             processes.kill(record)
@@ -107,24 +150,74 @@ class Kafka:
 
     def stop(self, record: ProcessRecord | None) -> None:
         """A clean stop; after the deadline, a hard one (the log recovers at the next start)."""
+        processes.send(record, signal.SIGCONT)
         processes.send(record, signal.SIGTERM)
         if not processes.wait_gone(record, patience_seconds=STOP_PATIENCE_SECONDS):
             processes.kill(record)
 
-    def _format(self, class_path: str, settings: Path) -> None:
+    def format(
+        self, cluster_id: str, all_ports: Sequence[Ports], progress: Progress, like: Broker | None = None
+    ) -> None:
+        """Write the settings, and make the data folder if there is none.
+
+        `like` is a broker whose folder has just been made: a copy of that spares 2 s of Java.
+        """
+        class_path = f"{ensure_jars(progress)}/*"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._settings_file.write_text(self._settings(all_ports), encoding="utf-8")
+        if self.formatted:
+            return
+        if like is None:
+            self._format(class_path, cluster_id)
+        else:
+            self._format_like(like)
+
+    @property
+    def formatted(self) -> bool:
+        """Whether there is a data folder that Kafka would start with."""
+        return (self.data / "meta.properties").exists()
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.folder / "server.properties"
+
+    def _settings(self, all_ports: Sequence[Ports]) -> str:
+        voters = (f"{number}@127.0.0.1:{ports.controller_port}" for number, ports in enumerate(all_ports, 1))
+        own = all_ports[self.number - 1]
+        return (SETTINGS if self.count == 1 else SETTINGS + SEVERAL).format(
+            number=self.number,
+            voters=",".join(voters),
+            port=own.port,
+            controller_port=own.controller_port,
+            data=self.data.as_posix(),
+            replicas=self.count,
+            in_sync=max(1, self.count - 1),
+        )
+
+    def _format_like(self, other: Broker) -> None:
+        """The same cluster and feature levels; a node and a directory of its own."""
+        self.data.mkdir(exist_ok=True)
+        shutil.copy(other.data / "bootstrap.checkpoint", self.data)
+        lines = (other.data / "meta.properties").read_text(encoding="utf-8").splitlines()
+        own = {"node.id": str(self.number), "directory.id": _new_id()}
+        lines = [f"{name}={own.get(name, value)}" for name, _, value in (line.partition("=") for line in lines if line)]
+        part = self.data / "meta.properties.part"
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.rename(self.data / "meta.properties")
+
+    def _format(self, class_path: str, cluster_id: str) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         tool: list[str | Path] = [
             "kafka.tools.StorageTool",
             "format",
             "--ignore-formatted",
             f"--cluster-id={cluster_id}",  # joined: an id may begin with a dash
             "-c",
-            settings,
+            self._settings_file,
         ]
         with self.log.open("ab") as output:
             done = subprocess.run(
-                [java(), "-XX:TieredStopAtLevel=1", *LOGGING, "-cp", class_path, *tool],
+                [java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *LOGGING, "-cp", class_path, *tool],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -137,14 +230,53 @@ class Kafka:
             )
 
 
+def made_count(home: Path) -> BrokerCount | None:
+    """How many brokers this home was made with; None for a new one."""
+    made = (count for count in COUNTS if any((_folder(home, 1 + at, count) / "data").exists() for at in range(count)))
+    return next(made, None)
+
+
+def refuse_other_count(home: Path, count: BrokerCount) -> None:
+    """Raise OtherBrokerCount where the home's data is that of another number of brokers."""
+    made = made_count(home)
+    if made not in (None, count):
+        raise OtherBrokerCount(
+            f"This stack was made with {made} broker{'s' if made == 3 else ''}, not {count}.",
+            why="The topics' replicas and the controllers' votes are laid out for that number.",
+            next_step=f"plant up --brokers {made}    (or, to start anew: plant down --delete-data)",
+        )
+
+
+def cluster_id(brokers: Sequence[Broker]) -> str:
+    """The cluster's id: what the first broker with data has, or a new one."""
+    for broker in brokers:
+        with contextlib.suppress(FileNotFoundError):
+            for line in (broker.data / "meta.properties").read_text(encoding="utf-8").splitlines():
+                if line.startswith("cluster.id="):
+                    return line.partition("=")[2].replace("\\", "")
+    return _new_id()
+
+
+def _new_id() -> str:
+    """A random id as Kafka writes it. Kafka's own never begin with a dash, which its tools would take for an option."""
+    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
+        pass
+    return made
+
+
+def _folder(home: Path, number: int, count: BrokerCount) -> Path:
+    return home / "kafka" if count == 1 else home / "kafka" / str(number)
+
+
 def _environ() -> dict[str, str]:
     """The environment, less what would change the Java that we pinned."""
     unwanted = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "JAVA_HOME"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
-def answers(port: int) -> bool:
-    """Whether a broker on this loopback port answers a metadata request and knows itself and its controller.
+def answers(port: int, *, brokers: int = 1) -> bool:
+    """Whether a broker on this loopback port answers a metadata request, and takes part: it names itself among at
+    least so many brokers that serve, and a controller.
 
     Metadata version 1, by hand: a probe needs no client library (https://kafka.apache.org/protocol, "Metadata API").
     """
@@ -153,7 +285,8 @@ def answers(port: int) -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
             (size,) = struct.unpack(">i", _read(connection, 4))
-            return _names_a_controller(_read(connection, size))
+            ports, controller = _cluster(_read(connection, size))
+            return port in ports and len(ports) >= brokers and controller >= 0
     except OSError:
         return False
 
@@ -168,16 +301,21 @@ def _read(connection: socket.socket, count: int) -> bytes:
     return received
 
 
-def _names_a_controller(answer: bytes) -> bool:
-    """Correlation id, then brokers (node id, host, port, rack), then the controller's node id."""
-    brokers: int
-    (brokers,) = struct.unpack_from(">i", answer, 4)
-    at = 8
-    for _ in range(brokers):
+def _cluster(answer: bytes) -> tuple[set[int], int]:
+    """The brokers' ports and the controller's node id.
+
+    The answer: correlation id, then brokers (node id, host, port, rack), then the controller's node id.
+    """
+    count: int
+    (count,) = struct.unpack_from(">i", answer, 4)
+    at, ports = 8, set[int]()
+    for _ in range(count):
         (host_bytes,) = struct.unpack_from(">h", answer, at + 4)
+        (port,) = struct.unpack_from(">i", answer, at + 6 + host_bytes)
+        ports.add(port)
         at += 4 + 2 + host_bytes + 4
         (rack_bytes,) = struct.unpack_from(">h", answer, at)
         at += 2 + max(0, rack_bytes)
     controller: int
     (controller,) = struct.unpack_from(">i", answer, at)
-    return brokers > 0 and controller >= 0
+    return ports, controller

@@ -93,7 +93,9 @@ def _live(record: ProcessRecord) -> psutil.Process | None:
         process = psutil.Process(record.pid)
         if abs(process.create_time() - record.started_at) > START_TIME_TOLERANCE_SECONDS:
             return None
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
+        # A child of ours that has ended but can't be reaped still has threads, and with them sockets.
+        ended = process.status() == psutil.STATUS_ZOMBIE and record.pid not in _children
+        return None if ended else process
     except psutil.NoSuchProcess:
         return None
 
@@ -103,6 +105,15 @@ def send(record: ProcessRecord | None, number: signal.Signals) -> None:
     if record is not None and (process := _live(record)) is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
+
+
+def freeze(record: ProcessRecord | None) -> None:
+    """SIGSTOP, and wait until every thread has stopped."""
+    send(record, signal.SIGSTOP)
+    for _ in ticks(KILL_PATIENCE_SECONDS):
+        process = None if record is None else _live(record)
+        if process is None or process.status() == psutil.STATUS_STOPPED:
+            return
 
 
 def kill(record: ProcessRecord | None) -> None:

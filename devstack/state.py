@@ -8,8 +8,9 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,16 +28,48 @@ HEADER = """\
 """
 
 
+class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
+    """One Kafka broker: where it listens, and its process."""
+
+    port: int | None = None
+    controller_port: int | None = None
+    process: ProcessRecord | None = None
+
+
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
     """What `stack.json` holds. Ports outlive the processes, so that addresses stay the same."""
 
     kafka_version: str
     postgres_version: str
-    kafka_port: int | None = None
-    controller_port: int | None = None
+    brokers: tuple[BrokerState, ...] = ()
+    """In the order of their numbers, the first being 1."""
     postgres_port: int | None = None
-    kafka: ProcessRecord | None = None
     postgres: ProcessRecord | None = None
+
+    @property
+    def kafka(self) -> ProcessRecord | None:
+        """The first broker's process."""
+        return self.broker(1).process
+
+    @property
+    def kafka_port(self) -> int | None:
+        """The first broker's port."""
+        return self.broker(1).port
+
+    @property
+    def controller_port(self) -> int | None:
+        """The first broker's port as a controller."""
+        return self.broker(1).controller_port
+
+    def broker(self, number: int) -> BrokerState:
+        """The broker of this number, counted from 1; an empty state where there never was one."""
+        return self.brokers[number - 1] if 0 < number <= len(self.brokers) else BrokerState()
+
+    def with_broker(self, number: int, **changes: object) -> StackState:
+        """The same but for one broker."""
+        brokers = list(self.brokers)
+        brokers[number - 1] = msgspec.structs.replace(brokers[number - 1], **changes)
+        return msgspec.structs.replace(self, brokers=tuple(brokers))
 
 
 class StateFolder:
@@ -59,13 +92,15 @@ class StateFolder:
     def read(self, fresh: StackState) -> StackState:
         """The last state; `fresh` where none was written or it can't be read."""
         try:
-            return msgspec.json.decode((self.home / STACK_FILE).read_bytes(), type=StackState)
+            written = msgspec.json.decode((self.home / STACK_FILE).read_bytes(), type=dict[str, Any])
+            return msgspec.convert(_with_brokers(written), StackState)
         except (FileNotFoundError, msgspec.DecodeError):
             return fresh
 
-    def change(self, fresh: StackState, **changes: object) -> StackState:
+    def change(self, fresh: StackState, edit: Callable[[StackState], StackState]) -> StackState:
+        """Write down what `edit` makes of the last state. Safe from several threads."""
         with self._writing:
-            state = msgspec.structs.replace(self.read(fresh), **changes)
+            state = edit(self.read(fresh))
             content = msgspec.json.format(msgspec.json.encode(state), indent=2)
             _write(self.home / STACK_FILE, content.decode() + "\n", mode=0o644)
             return state
@@ -79,11 +114,12 @@ class StateFolder:
         pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
         return {name: value for name, _, value in pairs}
 
-    def write_environ(self, kafka_port: int, postgres_port: int) -> dict[str, str]:
+    def write_environ(self, kafka_ports: Sequence[int], postgres_port: int) -> dict[str, str]:
         """Write addresses at these ports; secrets are kept from the last file, or made."""
         known = self.environ()
         lines = {
-            "PLANT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{kafka_port}",
+            "PLANT_KAFKA_BOOTSTRAP_SERVERS": ",".join(f"127.0.0.1:{port}" for port in kafka_ports),
+            **({"PLANT_TOPIC_REPLICATION_FACTOR": str(len(kafka_ports))} if len(kafka_ports) > 1 else {}),
             **{url_name(role): address(role, _secret(known, role), postgres_port) for role in ROLES},
             url_name(SUPERUSER): address(SUPERUSER, _secret(known, SUPERUSER), postgres_port, DATABASE),
             "PLANT_MASTER_KEY": known.get("PLANT_MASTER_KEY") or base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -91,6 +127,14 @@ class StateFolder:
         content = HEADER + "".join(f"{name}={value}\n" for name, value in lines.items())
         _write(self.home / ENVIRON_FILE, content, mode=0o600)
         return lines
+
+
+def _with_brokers(written: dict[str, Any]) -> dict[str, Any]:
+    """A file from before there were several brokers has the one broker's fields beside the others."""
+    if "brokers" in written or not written.keys() & {"kafka", "kafka_port"}:
+        return written
+    fields = {"port": "kafka_port", "controller_port": "controller_port", "process": "kafka"}
+    return {**written, "brokers": [{field: written.get(former) for field, former in fields.items()}]}
 
 
 def url_name(role: str) -> str:

@@ -152,11 +152,24 @@ def _topics(settings: Settings) -> Iterator[Finding]:
     from streams import topics
 
     steps = asyncio.run(topics.apply(settings, dry_run=True))
+    yield from replicas_in_sync(settings)
     missing = [step.name for step in steps if step.action == "create"]
     if missing:
         yield Finding("topics", "wrong", f"missing: {', '.join(missing)}", "plant topics apply")
     else:
         yield Finding("topics", "good", f"all {len(steps)} are there")
+
+
+def replicas_in_sync(settings: Settings) -> Iterator[Finding]:
+    """A finding where a broker is away or behind: one loss more could stop the topic."""
+    from streams import topics
+
+    found = asyncio.run(topics.describe(settings)).values()
+    behind = [
+        f"{topic.name} ({topic.in_sync} of {topic.replicas})" for topic in found if topic.in_sync < topic.replicas
+    ]
+    if behind:
+        yield Finding("replicas", "wrong", f"not all in sync: {', '.join(behind)}", "plant status")
 
 
 def _overrides(settings: Settings) -> Iterator[Finding]:

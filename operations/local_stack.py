@@ -12,6 +12,7 @@ from runtime.errors import ConfigurationError
 from runtime.settings import load_settings
 
 try:
+    from devstack.kafka import BrokerCount
     from devstack.postgres_binaries import PostgresMajor
     from devstack.progress import Progress
     from devstack.stack import Stack
@@ -23,10 +24,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-def stack_here(*, major: str | None = None, progress: Progress | None = None) -> Stack:
+def stack_here(*, major: str | None = None, brokers: str | None = None, progress: Progress | None = None) -> Stack:
     """The stack of PLANT_HOME (`.plant` in the current folder by default)."""
-    home = Path(load_settings().home)
-    return Stack(home, postgres_major=cast(PostgresMajor, int(major)) if major else None, progress=progress)
+    return Stack(
+        Path(load_settings().home),
+        postgres_major=cast(PostgresMajor, int(major)) if major else None,
+        brokers=cast(BrokerCount, int(brokers)) if brokers else None,
+        progress=progress,
+    )
 
 
 def prepare(environ: Mapping[str, str], progress: Progress) -> None:

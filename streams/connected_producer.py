@@ -39,11 +39,15 @@ from streams.connection import connection_options
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
 from streams.partitioning import partition_of
 from streams.position import Position
+from streams.silent_brokers import pass_over_silent_brokers
 
 log = structlog.get_logger(__name__)
 
 BATCH_MAX_BYTES: Final = 512 * 1024
 REQUEST_TIMEOUT_MS: Final = 10_000
+METADATA_AGE_MS: Final = 5_000
+"""A leader that is frozen tells nobody that another has taken its place; it costs little to ask."""
+
 CONNECT_TIMEOUT_SECONDS: Final = 15.0
 CLOSE_GRACE_SECONDS: Final = 2.0
 CHECK_TIMEOUT_SECONDS: Final = 2.0
@@ -121,9 +125,10 @@ class ConnectedProducer:
             compression_type="lz4",
             max_batch_size=BATCH_MAX_BYTES,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=METADATA_AGE_MS,
             **connection_options(settings),
         )
+        pass_over_silent_brokers(kafka.client)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await kafka.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,9 +18,11 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.errors import Undecodable
 from schemas.events import Event
+from schemas.external_registry import attach
 from streams.connection import connection_options
 from streams.errors import KafkaUnavailable, TopicMissing, UnknownStart
 from streams.position import Position
+from streams.silent_brokers import pass_over_silent_brokers
 from streams.start import Start, offsets_at
 from streams.tolerant_records import tolerate_odd_records
 from streams.topics import EVENTS, family
@@ -64,6 +67,7 @@ async def consume(
 
     Raises KafkaUnavailable, TopicMissing, UnknownStart.
     """
+    await asyncio.to_thread(attach, settings)
     consumer = _consumer(settings, start, group)
     tell = on_undecodable or _log_undecodable
     try:
@@ -95,14 +99,17 @@ def _consumer(settings: Settings, start: Start, group: str | None) -> AIOKafkaCo
             next_step="plant consume --from earliest",
         )
     tolerate_odd_records()
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset=start if group is not None else "none",
         isolation_level="read_committed",
         max_partition_fetch_bytes=2 * 1024 * 1024,
+        metadata_max_age_ms=30_000,
         **connection_options(settings),
     )
+    pass_over_silent_brokers(consumer._client)
+    return consumer
 
 
 async def _position(

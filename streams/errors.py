@@ -50,6 +50,10 @@ class PartitionCountChanged(StreamsError, CheckFailed):
     """A topic's partition count is not what it was made with: keys would change partition and lose their order."""
 
 
+class TooFewReplicas(StreamsError, CheckFailed):
+    """A topic is kept on fewer brokers than is asked for: the loss of a broker could lose events or stop them."""
+
+
 class TopicRefused(StreamsError):
     """Kafka refused to create the topic."""
 

@@ -19,6 +19,7 @@ from runtime import metrics
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import Event
+from schemas.external_registry import attach
 from streams.connected_producer import ConnectedProducer, Record
 from streams.deadlines import Deadlines
 from streams.errors import KafkaUnavailable, OutcomeUnknown, Overloaded, PartitionCountChanged, RecordTooLarge
@@ -82,6 +83,7 @@ class EventProducer:
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailable where no broker answers, TopicMissing where a topic is not there."""
+        await asyncio.to_thread(attach, self._settings)
         self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
         self.start_in_background()
 
@@ -105,14 +107,18 @@ class EventProducer:
         """Ask a broker for its metadata; raises KafkaUnavailable unless it answers and publishing can go on."""
         await self._usable().ask()
 
-    def submit(self, event: Event, *, source: str, traceparent: str | None = None) -> asyncio.Future[Position]:
+    def submit(
+        self, event: Event, *, source: str, traceparent: str | None = None, value: bytes | None = None
+    ) -> asyncio.Future[Position]:
         """Publish without waiting. The future is done when Kafka has acknowledged or refused the event, however late.
 
-        `source` becomes `ce_source`. Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and
-        Unencodable where the event breaks a limit of its type. Do not cancel the future: the event is sent anyway.
+        `source` becomes `ce_source`; `value` is the event's encoding, where the caller has it already. Raises
+        Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and Unencodable where the event breaks a
+        limit of its type. Do not cancel the future: the event is sent anyway.
         """
         connected = self._usable()
-        value = codec.encode(event)
+        if value is None:
+            value = codec.encode(event)
         headers = codec.headers(event, source, traceparent)
         key = codec.key(event)
         size_bytes = len(key) + len(value) + RECORD_OVERHEAD_BYTES

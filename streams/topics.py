@@ -19,7 +19,8 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from runtime.settings import Settings
 from streams.connection import connection_options
-from streams.errors import KafkaUnavailable, PartitionCountChanged, TopicRefused
+from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
+from streams.silent_brokers import pass_over_silent_brokers
 from streams.topic_identity import TopicIdentityRequest
 
 EVENTS = "genesis.events"
@@ -38,6 +39,7 @@ def family(topic: str) -> str:
 
 
 FOREVER = -1
+REPLICAS_WANTED = 3
 VISIBLE_SECONDS = 15
 RECORD_MAX_BYTES = 1024 * 1024
 
@@ -58,7 +60,8 @@ class Topic(msgspec.Struct, frozen=True):
         """Kafka's topic configuration.
 
         Timestamps are the broker's (LogAppendTime): no producer can back-date a record, and time seeks are exact.
-        With three replicas two must hold a record before it is acknowledged.
+        With three replicas two must hold a record before it is acknowledged. Where the settings leave the number of
+        replicas to the brokers', `apply` puts it in.
         """
         return {
             "cleanup.policy": "delete",
@@ -80,12 +83,16 @@ CATALOGUE: tuple[Topic, ...] = (
 
 
 class Description(msgspec.Struct, frozen=True):
-    """A topic as the brokers have it. One that was deleted and made again has another id."""
+    """A topic as the brokers have it. One that was deleted and made again has another id.
+
+    `replicas` and `in_sync` are those of the partition that has the fewest.
+    """
 
     name: str
     partitions: int
     replicas: int
     topic_id: UUID
+    in_sync: int
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -101,6 +108,7 @@ class Step(msgspec.Struct, frozen=True):
 async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """An aiokafka admin client; any failure of Kafka inside becomes KafkaUnavailable."""
     client = AIOKafkaAdminClient(request_timeout_ms=10_000, **connection_options(settings))
+    pass_over_silent_brokers(client._client)
     try:
         await client.start()
         yield client
@@ -120,12 +128,19 @@ async def describe(settings: Settings, names: Sequence[str] | None = None) -> di
 async def apply(settings: Settings, *, dry_run: bool = False, catalogue: Sequence[Topic] = CATALOGUE) -> list[Step]:
     """Create what is missing and leave the rest as it is; running it again changes nothing.
 
-    Raises PartitionCountChanged, before anything is created, where a topic has another partition count than wanted.
+    Raises, before anything is created, PartitionCountChanged where a topic has another partition count than wanted, and
+    TooFewReplicas where it has fewer replicas than the settings ask for.
     """
     async with admin(settings) as client:
         existing = await _describe(client, [topic.name for topic in catalogue])
         _refuse_other_partition_counts(settings, catalogue, existing)
+        _refuse_fewer_replicas(settings, existing)
+        settings = _with_replicas(client, settings)
         differences = await _differences(client, settings, [topic for topic in catalogue if topic.name in existing])
+        for name, found in existing.items():
+            if found.replicas < settings.topic_replication_factor:
+                few = f"it has {found.replicas} replicas, {settings.topic_replication_factor} are usual here"
+                differences[name] = (few, *differences[name])
         steps = [
             Step(
                 topic.name,
@@ -140,11 +155,17 @@ async def apply(settings: Settings, *, dry_run: bool = False, catalogue: Sequenc
         return steps
 
 
-async def _describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, Description]:
-    response = await client._send_request(TopicIdentityRequest(names))
+async def _describe(
+    client: AIOKafkaAdminClient, names: Sequence[str], node_id: int | None = None
+) -> dict[str, Description]:
+    response = await client._send_request(TopicIdentityRequest(names), node_id)
     return {
         name: Description(
-            name, len(partitions), min(len(replicas) for _, _, _, _, replicas, *_ in partitions), topic_id
+            name,
+            len(partitions),
+            min(len(replicas) for _, _, _, _, replicas, *_ in partitions),
+            topic_id,
+            min(len(in_sync) for _, _, _, _, _, in_sync, *_ in partitions),
         )
         for error, name, topic_id, _internal, partitions, *_ in response.topics
         if error == 0
@@ -162,6 +183,22 @@ def _refuse_other_partition_counts(
                 why="A partition count never changes: keys would move, and lose their order and their repeat check.",
                 next_step=f"PLANT_TOPIC_PARTITIONS={existing[topic.name].partitions} plant topics apply",
             )
+
+
+def _refuse_fewer_replicas(settings: Settings, existing: dict[str, Description]) -> None:
+    for found in existing.values():
+        if found.replicas < settings.topic_replication_factor:
+            raise TooFewReplicas(
+                f"The topic {found.name} has {found.replicas} replicas, not {settings.topic_replication_factor}.",
+                why="It was made with fewer; Plant does not move the data of topics.",
+                next_step=f"kafka-reassign-partitions.sh    (or PLANT_TOPIC_REPLICATION_FACTOR={found.replicas})",
+            )
+
+
+def _with_replicas(client: AIOKafkaAdminClient, settings: Settings) -> Settings:
+    """The settings with the number of replicas that new topics get."""
+    wanted = settings.topic_replication_factor or min(REPLICAS_WANTED, len(client._client.cluster.brokers()))
+    return msgspec.structs.replace(settings, topic_replication_factor=wanted)
 
 
 async def _differences(
@@ -206,7 +243,8 @@ async def _create(client: AIOKafkaAdminClient, settings: Settings, topics: Seque
 
 
 async def _wait_visible(client: AIOKafkaAdminClient, names: Sequence[str]) -> None:
-    """A new topic is made by the controller and known to the brokers a moment later."""
+    """A new topic is made by the controller and known to the brokers a moment later, each in its own time."""
     async with asyncio.timeout(VISIBLE_SECONDS):
-        while len(await _describe(client, names)) < len(names):  # noqa: ASYNC110 (the brokers tell nobody)
-            await asyncio.sleep(0.02)
+        for broker in client._client.cluster.brokers():
+            while len(await _describe(client, names, broker.nodeId)) < len(names):  # noqa: ASYNC110 (the brokers tell nobody)
+                await asyncio.sleep(0.02)

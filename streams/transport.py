@@ -28,6 +28,7 @@ from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.connection import connection_options
 from streams.errors import OwnershipLost, RecordUnreadable, StreamsError
+from streams.silent_brokers import pass_over_silent_brokers
 from streams.tolerant_records import tolerate_odd_records, unreadable
 from streams.topic_identity import TopicIdentityRequest, topic_ids_at_leaders
 
@@ -35,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.05
 """How long a fetch waits for records. A partition that opens meanwhile waits no longer than this for its turn."""
+
+IDENTITY_SECONDS = 3.0
+"""How long brokers may take to say what topics they have; the partitions of all others wait meanwhile."""
 
 PARTITION_FETCH_MAX_BYTES = 4 * 1024 * 1024
 """Most bytes of one partition in one fetch: 8-10 thousand events, where set-based SQL is at its best."""
@@ -79,7 +83,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         tolerate_odd_records()
         self._assignor = RoundRobinPartitionAssignor
         session_ms = settings.worker_session_timeout_seconds * 1000
-        return aiokafka.AIOKafkaConsumer(
+        consumer = aiokafka.AIOKafkaConsumer(
             **connection_options(settings),
             client_id="plant-worker",
             group_id=settings.consumer_group,
@@ -100,8 +104,12 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             rebalance_timeout_ms=2 * session_ms,
             heartbeat_interval_ms=max(200, session_ms // 5),
             request_timeout_ms=max(20_000, 2 * session_ms),
-            metadata_max_age_ms=30_000,
+            # Leaders that are frozen tell nobody that others have taken their place: what they led would wait out the
+            # request's timeout.
+            metadata_max_age_ms=5_000,
         )
+        pass_over_silent_brokers(consumer._client)
+        return consumer
 
     async def fetch_batches(self) -> list[EventBatch]:
         """The next slice of each open partition that has records; empty after POLL_SECONDS without any."""
@@ -176,8 +184,9 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         """
         client = self._ensure_consumer()._client
         try:
-            found = await topic_ids_at_leaders(client, fetched)
-        except KafkaError as error:
+            async with asyncio.timeout(IDENTITY_SECONDS):
+                found = await topic_ids_at_leaders(client, fetched)
+        except (KafkaError, TimeoutError) as error:
             log.warning("topics.not_identified", why=repr(error))
             return False
         for tp, state in opened.items():
@@ -207,8 +216,9 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         partition = TopicPartition(*tp)
         start = (await consumer.beginning_offsets([partition]))[partition]
         end = (await consumer.end_offsets([partition]))[partition]
-        node = consumer._client.get_random_node()
-        response = await consumer._client.send(node, TopicIdentityRequest([tp.topic]))
+        # The leader, since it has just answered; any other may be silent, or behind.
+        leader = consumer._client.cluster.leader_for_partition(partition)
+        response = await consumer._client.send(leader, TopicIdentityRequest([tp.topic]))
         for code, name, topic_id, _internal, partitions, *_ in response.topics:
             if code == 0 and name == tp.topic:
                 return LogBounds(start, end, len(partitions), topic_id)

@@ -13,12 +13,15 @@ from operations.cli.listing import Output, output_option, show
 
 @click.command(name="up")
 @click.option("--postgres", "major", type=click.Choice(["16", "18"]), help="Major version of Postgres.  [default: 18]")
+@click.option("--brokers", type=click.Choice(["1", "3"]), help="Kafka brokers, chosen for good.  [default: 1]")
 @output_option
-def command(major: str | None, output: Output) -> None:
+def command(major: str | None, brokers: str | None, output: Output) -> None:
     """Start Kafka and Postgres on this machine.
 
     Downloads what is missing (once a user), chooses free ports, waits until both answer, migrates the database and
     makes the topics. Running it again finds what runs and starts only what does not.
+
+    Three brokers keep each event three times and go on when one of them is lost; they take about 1.5 GB.
 
     Addresses and passwords are written to .plant/stack.env, which every other command reads.
     """
@@ -26,7 +29,7 @@ def command(major: str | None, output: Output) -> None:
     from operations.local_stack import prepare, stack_here
 
     progress = ShownProgress()
-    stack = stack_here(major=major, progress=progress)
+    stack = stack_here(major=major, brokers=brokers, progress=progress)
     services = stack.up(lambda environ: prepare(environ, progress))
     show(status_rows(services), output, columns=STATUS_COLUMNS)
     _warn_of_overrides(stack.environ)
