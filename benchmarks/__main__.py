@@ -16,7 +16,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import catch_up, connector, latency, memory, relay, repeat_check
+from benchmarks import (
+    brokers,
+    catch_up,
+    connector,
+    fuzzing,
+    latency,
+    memory,
+    relay,
+    repeat_check,
+    rotation,
+    row_level_security,
+    vectors,
+)
 from benchmarks.stage import HOME, clean_database, running_stack
 from devstack.stack import Stack
 from streams import topics
@@ -45,28 +57,39 @@ def catching_up(stack: Stack, count: int) -> list[dict[str, object]]:
     return rows
 
 
+WAYS_IN = ([], ["--batch", "500", "--requests", "2000"], ["--processes", "2"])
+
+
 def way_in(stack: Stack, count: int) -> list[dict[str, object]]:
-    """Signed webhooks a second, one process, 64 connections."""
+    """What ingress takes over 64 connections: webhooks, batches of 500, and webhooks with two processes."""
     if shutil.which("wrk") is None:
         console.print("ingress was not measured: it needs wrk, the load generator (Debian: apt install wrk)")
         return []
-    with clean_database(stack) as stage:
-        asyncio.run(topics.apply(stage.settings))
-        result = subprocess.run(
-            [sys.executable, "-m", "benchmarks.ingress"],
-            env={**stage.environ, "PLANT_HOME": str(HOME)},
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-    return [json.loads(result.stdout)]
+    rows = []
+    for arguments in WAYS_IN:
+        with clean_database(stack) as stage:
+            asyncio.run(topics.apply(stage.settings))
+            result = subprocess.run(
+                [sys.executable, "-m", "benchmarks.ingress", *arguments],
+                env={**stage.environ, "PLANT_HOME": str(HOME)},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+        rows.append(json.loads(result.stdout))
+    return rows
 
 
 # In this order: the database, latency and the way in are measured before the topic is full.
 BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "connector": lambda stack, _: connector.run(stack),
     "fairness": lambda stack, _: [connector.fairness(stack)],
+    "row-level-security": lambda stack, _: row_level_security.run(stack),
+    "vectors": lambda stack, _: vectors.run(stack),
     "latency": lambda stack, _: [latency.run(stack)],
     "ingress": way_in,
+    "rotation": lambda stack, _: rotation.run(stack),
+    "brokers": lambda *_: brokers.run(),
+    "fuzzing": lambda *_: fuzzing.run(),
     "repeat-check": lambda stack, _: repeat_check.run(stack),
     "catch-up": catching_up,
     "memory": lambda stack, count: [filled_memory(stack, 2 * count)],

@@ -1,4 +1,4 @@
-"""How many signed webhooks one ingress process takes a second: `python -m benchmarks.ingress`.
+"""How many signed webhooks, or events in batches, ingress takes a second: `python -m benchmarks.ingress`.
 
 Starts `plant ingress` and `wrk`, nothing else: Kafka and Postgres are those of the settings. Guarantees that are on:
 signature check, schema check, repeat window, idempotent producer, acks=all. Each request is distinct and signed with a
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid5
 
@@ -31,6 +32,8 @@ CONNECTIONS = 64
 READY_SECONDS = 60
 AGENTS = 10_000
 NAMESPACE = UUID("7a1b6c1e-6f0a-4b57-9a53-0d5f6f0c9a11")
+RATED = "genesis.agent.rated"
+STARTED = time.time_ns()
 SCRIPT = Path(__file__).with_name("ingress.lua")
 
 
@@ -39,81 +42,107 @@ def main() -> None:
     options.add_argument("--seconds", type=int, default=10)
     options.add_argument("--requests", type=int, default=150_000, help="distinct requests to sign beforehand")
     options.add_argument("--warm-up-seconds", type=int, default=2)
+    options.add_argument("--batch", type=int, default=1, help="events in a request; 1: a webhook each")
+    options.add_argument("--processes", type=int, default=1, help="ingress processes")
     given = options.parse_args()
     settings = load_settings()
     secret = new_secret()
     key_id = asyncio.run(add_key(settings, secret))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            result = _measure(Path(folder), secret, given.requests, given.seconds, given.warm_up_seconds)
+            result = _measure(Path(folder), secret, given)
     finally:
         asyncio.run(revoke_key(settings, key_id))
     print(json.dumps(result, indent=2))
 
 
-def _measure(folder: Path, secret: bytes, requests: int, seconds: int, warm_up_seconds: int) -> dict[str, object]:
+def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str, object]:
     ready_file = folder / "ready.json"
+    program = [str(Path(sys.executable).with_name("plant")), "ingress", "--port", "0"]
     ingress = subprocess.Popen(
-        [str(Path(sys.executable).with_name("plant")), "ingress", "--port", "0", "--ready-file", str(ready_file)],
-        env={**os.environ, "PLANT_LOG_LEVEL": "error"},
+        [*program, "--ready-file", str(ready_file), "--processes", str(given.processes)],
+        env={**os.environ, "PLANT_LOG_LEVEL": "error", "PLANT_INGRESS_PRODUCER_RATE_PER_SECOND": "10000000"},
     )
     try:
         url = wait_ready(ready_file)
         warm_up, measured = folder / "warm-up", folder / "requests"
-        _write_requests(warm_up, url, secret, requests // 5, run="warm-up")
-        _write_requests(measured, url, secret, requests, run="measured")
-        _play(url, warm_up, warm_up_seconds)
+        write = _write_webhooks if given.batch == 1 else partial(_write_batches, given.batch)
+        write(warm_up, url, secret, max(CONNECTIONS, given.requests // 5), run="warm-up")
+        write(measured, url, secret, given.requests, run="measured")
+        _play(url, warm_up, given.warm_up_seconds)
         broker = Stack(Path(load_settings().home)).state.kafka
         watched = {"ingress": psutil.Process(ingress.pid)}
         if broker is not None:
             watched["broker"] = psutil.Process(broker.pid)
         before, started = {name: _cpu_seconds(process) for name, process in watched.items()}, time.monotonic()
-        found, wrk_seconds = _play(url, measured, seconds)
+        found, wrk_seconds = _play(url, measured, given.seconds)
         elapsed = time.monotonic() - started
         cores = {name: round((_cpu_seconds(process) - before[name]) / elapsed, 2) for name, process in watched.items()}
-        memory = watched["ingress"].memory_info().rss
+        memory = sum(member.memory_info().rss for member in _with_children(watched["ingress"]))
     finally:
         ingress.terminate()
         ingress.wait(30)
     rate = found["requests"] / (found["duration_us"] / 1e6)
     return {
-        "what": "ingress: signed webhooks, acks=all, one process",
+        "what": f"ingress: signed {'webhooks' if given.batch == 1 else f'batches of {given.batch}'}, acks=all",
+        "processes": given.processes,
         "guarantees": ["signature", "schema", "repeat window", "idempotent producer", "acks=all"],
         "connections": CONNECTIONS,
         "requests_per_second": round(rate),
+        "events_per_second": round(rate * given.batch),
         "latency_ms": {name: found[f"{name}_us"] / 1000 for name in ("p50", "p90", "p99", "max")},
         "requests": found["requests"],
         "refused": found["refused"],
         "socket_errors": found["socket_errors"],
-        "every_request_distinct": found["requests"] <= requests,
+        "every_request_distinct": found["requests"] <= given.requests,
         "cores_used": {**cores, "wrk": round(wrk_seconds / elapsed, 2)},
         "cores": os.cpu_count(),
         "ingress_memory_mb": round(memory / 1e6),
     }
 
 
-def _write_requests(path: Path, url: str, secret: bytes, count: int, run: str) -> None:
-    timestamp = str(int(time.time())).encode()
+def _rating(number: int) -> dict[str, object]:
+    return {
+        "agent_id": str(uuid5(NAMESPACE, str(number % AGENTS))),
+        "rater_id": str(NAMESPACE),
+        "rating": number % 5 + 1,
+    }
+
+
+def _write_webhooks(path: Path, url: str, secret: bytes, count: int, run: str) -> None:
     occurred_at = datetime.now(UTC).isoformat()
-    host = url.removeprefix("http://")
     with path.open("wb") as file:
         for number in range(count):
-            agent_id = uuid5(NAMESPACE, str(number % AGENTS))
-            message_id = f"{run}-{time.time_ns()}-{number}".encode()
-            body = json.dumps(
-                {
-                    "type": "genesis.agent.rated",
-                    "timestamp": occurred_at,
-                    "data": {"agent_id": str(agent_id), "rater_id": str(NAMESPACE), "rating": number % 5 + 1},
-                }
-            ).encode()
-            head = (
-                f"POST /webhook/genesis/agent-rated HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nwebhook-id: {message_id.decode()}\r\n"
-                f"webhook-timestamp: {timestamp.decode()}\r\n"
-                f"webhook-signature: {sign(secret, message_id, timestamp, body).decode()}\r\n\r\n"
-            ).encode()
-            file.write(b"%d\n%b" % (len(head) + len(body), head + body))
+            payload = {"type": RATED, "timestamp": occurred_at, "data": _rating(number)}
+            request = _request("agent-rated", "application/json", url, secret, f"{run}-{number}", json.dumps(payload))
+            file.write(b"%d\n%b" % (len(request), request))
+
+
+def _write_batches(size: int, path: Path, url: str, secret: bytes, count: int, run: str) -> None:
+    known = {"specversion": "1.0", "source": "urn:benchmark", "type": RATED, "time": datetime.now(UTC).isoformat()}
+    ratings = [_rating(number) for number in range(AGENTS)]
+    with path.open("wb") as file:
+        for number in range(count):
+            first = number * size
+            events = [
+                {**known, "id": f"{run}-{STARTED}-{at}", "data": ratings[at % AGENTS]}
+                for at in range(first, first + size)
+            ]
+            kind = "application/cloudevents-batch+json"
+            request = _request("events", kind, url, secret, f"{run}-{number}", json.dumps(events))
+            file.write(b"%d\n%b" % (len(request), request))
+
+
+def _request(route: str, kind: str, url: str, secret: bytes, name: str, text: str) -> bytes:
+    """A signed request, head and body."""
+    body, timestamp, message_id = text.encode(), str(int(time.time())), f"{name}-{STARTED}"
+    signature = sign(secret, message_id.encode(), timestamp.encode(), body).decode()
+    head = (
+        f"POST /webhook/genesis/{route} HTTP/1.1\r\nhost: {url.removeprefix('http://')}\r\ncontent-type: {kind}\r\n"
+        f"content-length: {len(body)}\r\nwebhook-id: {message_id}\r\nwebhook-timestamp: {timestamp}\r\n"
+        f"webhook-signature: {signature}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def _play(url: str, requests: Path, seconds: int) -> tuple[dict[str, int], float]:
@@ -133,8 +162,12 @@ def _play(url: str, requests: Path, seconds: int) -> tuple[dict[str, int], float
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    times = [member.cpu_times() for member in _with_children(process)]
+    return float(sum(each.user + each.system for each in times))
+
+
+def _with_children(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 def wait_ready(ready_file: Path) -> str:

@@ -22,7 +22,10 @@ from runtime import metrics
 
 HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 20.0
+BODY_BYTES_PER_SECOND_MIN: Final = 64 * 1024
+"""Beyond the first seconds a body has to arrive this fast."""
 REQUEST_SECONDS: Final = 60.0
+"""For an answer, or for the next part of one."""
 IDLE_SECONDS: Final = 30
 SWEEP_EVERY_SECONDS: Final = 1.0
 HEAD_MAX_BYTES: Final = 32 * 1024
@@ -42,6 +45,7 @@ class BoundedConnection(HttpToolsProtocol):
     """One peer. `stage` says what we wait for, `since` (event-loop time) from when.
 
     `head_bytes` counts what came since the last whole request and is no body: head, chunk framing, trailers.
+    `body_bytes` counts the body.
     """
 
     connections_max: ClassVar[int] = CONNECTIONS_MAX
@@ -49,9 +53,10 @@ class BoundedConnection(HttpToolsProtocol):
     stage: Stage = "head"
     since: float = 0.0
     head_bytes: int = 0
+    body_bytes: int = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(CorkedTransport(transport, self.loop))
+        super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
         self.since = self.loop.time()
         if len(self.connections) > self.connections_max:
             self.cut_off("too_many", Problem("overloaded", "There are too many connections."))
@@ -81,6 +86,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes -= len(body)
+        self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -110,7 +116,7 @@ class BoundedConnection(HttpToolsProtocol):
             case "head":
                 return now - self.since > HEAD_SECONDS
             case "body":
-                return now - self.since > BODY_SECONDS
+                return now - self.since > BODY_SECONDS + self.body_bytes / BODY_BYTES_PER_SECOND_MIN
             case "answer":
                 return now - self.since > REQUEST_SECONDS
             case "idle":
@@ -149,8 +155,14 @@ class BoundedConnection(HttpToolsProtocol):
         self.head_bytes = 0
         self.data_received(b"%b\r\n%b" % (head, rest))
 
+    def _answered_a_part(self) -> None:
+        """A long answer goes on as long as its parts do; a peer that doesn't read them keeps them from it."""
+        if self.stage == "answer":
+            self.since = self.loop.time()
+
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
+        self.body_bytes = 0
         self.since = self.loop.time()
 
 

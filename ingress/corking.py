@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 
 class CorkedTransport(asyncio.Transport):
     """Gathers what is written in one turn of the event loop and writes it together at its end."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, written: Callable[[], None]
+    ) -> None:
+        """`written` is called whenever something was."""
         super().__init__()
+        self._written = written
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
@@ -45,3 +50,4 @@ class CorkedTransport(asyncio.Transport):
             whole = b"".join(self._pieces)
             self._pieces.clear()
             self._transport.write(whole)
+            self._written()

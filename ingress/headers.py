@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import unquote
 
 import msgspec
 
@@ -12,6 +13,9 @@ from ingress.problems import CLOSE, Problem
 
 MESSAGE_ID: Final = re.compile(rb"[!-~]{1,256}")
 LENGTH: Final = re.compile(rb"[0-9]{1,15}")
+
+Mode = Literal["webhook", "structured", "binary", "batch", "lines"]
+"""How a request carries events: a Standard Webhooks payload, or CloudEvents one by one, many, or a line each."""
 
 _WANTED: Final = frozenset(
     (
@@ -22,31 +26,55 @@ _WANTED: Final = frozenset(
         b"webhook-timestamp",
         b"webhook-signature",
         b"traceparent",
+        b"plant-producer",
     )
 )
+_ATTRIBUTES: Final = {
+    b"ce-specversion": "specversion",
+    b"ce-id": "id",
+    b"ce-source": "source",
+    b"ce-type": "type",
+    b"ce-time": "time",
+}
+_WANTED_OF_CLOUD_EVENTS: Final = _WANTED | frozenset(_ATTRIBUTES)
 _JSON_TYPE: Final = b"application/json"
-_CLOUD_EVENT_TYPE: Final = b"application/cloudevents+json"
+_CLOUD_EVENT_MODES: Final[dict[bytes, Mode]] = {
+    b"application/cloudevents+json": "structured",
+    b"application/cloudevents-batch+json": "batch",
+    b"application/x-ndjson": "lines",
+    _JSON_TYPE: "binary",
+}
+_SEND_ONE_OF: Final = (
+    "Send application/cloudevents+json, application/cloudevents-batch+json or application/x-ndjson, in UTF-8; or"
+    " application/json with the headers ce-specversion, ce-id, ce-source, ce-type and ce-time."
+)
 
 
 class RequestHeaders(msgspec.Struct, frozen=True):
     """What a webhook request says of itself, unverified."""
 
+    mode: Mode
     message_id: bytes
     timestamp: bytes
     signatures: bytes
     content_length: bytes | None
     traceparent: str | None
+    producer: str | None
+    """Whose keys to try; None: everybody's."""
+    attributes: dict[str, str] | None = None
+    """Of a binary CloudEvent, by name."""
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event: bool) -> RequestHeaders:
     """Raises Problem: malformed-headers (400) or media-type (415). None of these headers may come twice."""
     found: dict[bytes, bytes] = {}
+    wanted = _WANTED_OF_CLOUD_EVENTS if cloud_event else _WANTED
     for name, value in headers:
-        if name in _WANTED:
+        if name in wanted:
             if name in found:
                 raise _malformed(f"{name.decode('ascii')} comes more than once")
             found[name] = value
-    _check_media_type(found, _CLOUD_EVENT_TYPE if cloud_event else _JSON_TYPE)
+    mode = _cloud_event_mode(found) if cloud_event else _webhook_mode(found)
     try:
         message_id, timestamp = found[b"webhook-id"], found[b"webhook-timestamp"]
         signatures = found[b"webhook-signature"]
@@ -59,23 +87,62 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event: bool) -
     content_length = found.get(b"content-length")
     if content_length is not None and not LENGTH.fullmatch(content_length):
         raise _malformed("content-length is not a length")
-    traceparent = found.get(b"traceparent")
     return RequestHeaders(
+        mode,
         message_id,
         timestamp,
         signatures,
         content_length,
-        None if traceparent is None else traceparent.decode("latin-1"),
+        _text(found.get(b"traceparent")),
+        _text(found.get(b"plant-producer")),
+        _attributes(found, message_id) if mode == "binary" else None,
     )
 
 
-def _check_media_type(found: dict[bytes, bytes], wanted: bytes) -> None:
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _attributes(found: dict[bytes, bytes], message_id: bytes) -> dict[str, str]:
+    """The attributes of a binary CloudEvent, percent-decoded as its HTTP binding says.
+
+    The signature covers `webhook-id` and not these headers, so the event's id has to be the same: or who has seen one
+    request could send its body again as another event.
+    """
+    attributes = {}
+    for header, name in _ATTRIBUTES.items():
+        if header not in found:
+            raise _malformed(f"{header.decode('ascii')} is missing")
+        attributes[name] = unquote(found[header].decode("latin-1"), errors="replace")
+    if found[b"ce-id"] != message_id:
+        raise _malformed("ce-id must be equal to webhook-id, which is what was signed")
+    return attributes
+
+
+def _webhook_mode(found: dict[bytes, bytes]) -> Mode:
     content_type = found.get(b"content-type", b"")
-    if content_type != wanted:
-        kind, _, parameters = content_type.partition(b";")
-        charset = parameters.strip().lower().replace(b'"', b"")
-        if kind.strip().lower() != wanted or charset not in (b"", b"charset=utf-8"):
-            raise Problem("media-type", f"Send {wanted.decode('ascii')}, in UTF-8.", headers=(CLOSE,))
+    if content_type != _JSON_TYPE and _kind_in_utf8(content_type) != _JSON_TYPE:
+        raise Problem("media-type", "Send application/json, in UTF-8.", headers=(CLOSE,))
+    _refuse_encodings(found)
+    return "webhook"
+
+
+def _cloud_event_mode(found: dict[bytes, bytes]) -> Mode:
+    mode = _CLOUD_EVENT_MODES.get(_kind_in_utf8(found.get(b"content-type", b"")))
+    if mode is None or (mode == "binary" and b"ce-specversion" not in found):
+        raise Problem("media-type", _SEND_ONE_OF, headers=(CLOSE,))
+    _refuse_encodings(found)
+    return mode
+
+
+def _kind_in_utf8(content_type: bytes) -> bytes:
+    """The media type in lower case; nothing where a parameter says another charset, or anything else."""
+    kind, _, parameters = content_type.partition(b";")
+    charset = parameters.strip().lower().replace(b'"', b"")
+    return kind.strip().lower() if charset in (b"", b"charset=utf-8") else b""
+
+
+def _refuse_encodings(found: dict[bytes, bytes]) -> None:
     if found.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem("media-type", "Send the body without a content encoding.", headers=(CLOSE,))
 

@@ -1,60 +1,76 @@
-"""A webhook's way from request to Kafka's acknowledgement: the one path every event from outside takes."""
+"""A webhook's way from request to answer: the one path every event from outside takes."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from litestar.types import Receive, Scope, Send
 from prometheus_client import Counter
 
+from ingress.batches import answer_of, read_items, settle_each, submit_each
+from ingress.bulk import BulkIntake
 from ingress.headers import RequestHeaders, read_headers
 from ingress.keys import Keyring
-from ingress.limits import BodyReader, PeerGone, drain
+from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.log_budget import LogBudget
-from ingress.payloads import Incoming, read_cloud_event, read_webhook, valid_traceparent
+from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
 from ingress.problems import CLOSE, Problem, retry_after
-from ingress.repeats import IdReused, Window
-from ingress.verification import Key, Rejected, explain, verify
+from ingress.producers import ProducerPolicy
+from ingress.publishing import Publisher, accepted
+from ingress.verification import Rejected, explain
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.settings import Settings
-from schemas.errors import Unencodable
-from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
-from streams.position import Position
 from streams.producer import EventProducer
 
 log = structlog.get_logger(__name__)
 
 CLOUD_EVENTS_ROUTE: Final = "/webhook/genesis/events"
-UNAVAILABLE_RETRY_SECONDS: Final = 5
 _DEBUG, _WARNING = logging.DEBUG, logging.WARNING
 _JSON: Final = (b"content-type", b"application/json")
 
 
+class Answer(NamedTuple):
+    """What a request that was understood is answered with."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
 class Intake:
-    """Takes webhooks in. One a process; holds no request's state between requests but the window of repeats."""
+    """Takes webhooks in. One a process; holds no request's state between requests but that of its publisher."""
 
     def __init__(self, settings: Settings, keyring: Keyring, producer: EventProducer, clock: Clock) -> None:
         self._keyring = keyring
-        self._producer = producer
+        self._publisher = Publisher(producer, clock)
         self._clock = clock
         self._source = settings.ingress_source
-        self._bodies = BodyReader(settings.ingress_body_max_bytes)
-        self._window: Window[Position] = Window()
+        self._admission = Admission(settings.ingress_requests_max)
+        self._bodies = BodyReader(settings.ingress_body_max_bytes, self._admission)
+        self._batches = BodyReader(settings.ingress_batch_max_bytes, self._admission)
+        self._bulk = BulkIntake(
+            self._publisher,
+            body_max_bytes=settings.ingress_stream_max_bytes,
+            line_max_bytes=settings.ingress_body_max_bytes,
+            streams_max=settings.ingress_streams_max,
+        )
+        self._event_max_bytes = settings.ingress_body_max_bytes
         self._log_budget = LogBudget()
         self._counters: dict[tuple[str, int], Counter] = {}
         self._log_accepted = settings.log_level == "debug"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: str, event_type: str | None) -> None:
-        """Answer one request. `event_type` None: the type is said by the CloudEvent in the body."""
+        """Answer one request. `event_type` None: the type is said by each CloudEvent."""
         started = time.perf_counter()
+        held = _Held()
         try:
-            event_id, position = await self._take_in(scope, receive, event_type)
+            self._admission.enter()
+            held.entered = True
+            status = await self._take_in(scope, receive, send, event_type, held)
         except PeerGone:
             return
         except Problem as problem:
@@ -64,80 +80,69 @@ class Intake:
             log.exception("webhook.failed", route=route, error=type(error).__name__)
             await self._refuse(Problem("unexpected"), route, receive, send, started)
             return
-        body = b'{"event_id":"%b","topic":"%b","partition":%d,"offset":%d}' % (
-            event_id.encode(),
-            position.topic.encode(),
-            position.partition,
-            position.offset,
-        )
-        await _answer(send, 200, [_JSON, (b"content-length", b"%d" % len(body))], body)
-        self._count(route, 200, started)
+        finally:
+            if held.entered:
+                self._admission.leave(held.body_bytes)
+        self._count(route, status, started)
         if self._log_accepted:
-            log.debug(
-                "webhook.accepted",
-                route=route,
-                event_id=event_id,
-                position=str(position),
-                duration_ms=_milliseconds_since(started),
-            )
+            log.debug("webhook.accepted", route=route, status=status, duration_ms=_milliseconds_since(started))
 
-    async def _take_in(self, scope: Scope, receive: Receive, event_type: str | None) -> tuple[str, Position]:
+    def stop(self) -> None:
+        """Let long requests come to their end soon."""
+        self._bulk.stopping = True
+
+    async def _take_in(self, scope: Scope, receive: Receive, send: Send, event_type: str | None, held: _Held) -> int:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]  # a websocket scope has none, and no route here
             raise Problem("method", headers=((b"allow", b"POST"), CLOSE))
         headers = read_headers(scope["headers"], cloud_event=event_type is None)
-        body = await self._bodies.read(receive, headers.content_length)
-        key = self._verified(headers, body)
-        if event_type is None:
-            incoming = read_cloud_event(body, key.producer)
+        if headers.mode == "lines":
+            return await self._bulk(headers, receive, send, self._signer)
+        reader = self._batches if headers.mode == "batch" else self._bodies
+        body = await reader.read(receive, headers.content_length)
+        held.body_bytes = len(body)
+        policy = self._signer(headers, body)
+        self._publisher.let_in(policy)
+        if headers.mode == "batch":
+            answer = await self._take_batch(headers, body, policy)
         else:
-            message_id = headers.message_id.decode("ascii")
-            incoming = read_webhook(body, event_type, key.producer, message_id, self._source)
-        outcome = self._submit(incoming, headers, sha256(body).digest(), event_type)
-        try:
-            position = await self._producer.settle(outcome)
-        except StreamsError as error:
-            raise _unavailable(error) from error
-        return str(incoming.event.event_id), position
+            answer = await self._take_one(self._read(headers, body, policy, event_type), headers, policy)
+        found = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+        await _answer(send, answer.status, found, answer.body)
+        return answer.status
 
-    def _verified(self, headers: RequestHeaders, body: bytes) -> Key:
+    def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
+        """Who signed the request. Raises Problem: signature (401), starting (503)."""
         if not self._keyring.loaded:
             raise Problem("starting", "The signing keys are not loaded yet.", headers=(retry_after(1),))
-        verdict = verify(
-            self._keyring.keys,
-            headers.message_id,
-            headers.timestamp,
-            headers.signatures,
-            body,
-            self._clock.now().timestamp(),
+        verdict = self._keyring.verify(
+            headers.message_id, headers.timestamp, headers.signatures, body, headers.producer
         )
         if isinstance(verdict, Rejected):
             metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=verdict.reason).inc()
             raise Problem("signature", reason=explain(verdict.reason))
-        return verdict.key
+        return self._keyring.policy(verdict.key.producer)
 
-    def _submit(
-        self, incoming: Incoming, headers: RequestHeaders, body_digest: bytes, event_type: str | None
-    ) -> asyncio.Future[Position]:
-        """The event's publish: a new one, or that of the same message before."""
-        event_id, digest = incoming.event.event_id.bytes, body_digest + (event_type or "").encode()
-        now_seconds = self._clock.monotonic_seconds()
-        try:
-            seen = self._window.claim(event_id, digest, now_seconds)
-        except IdReused:
-            metrics.INGRESS_REPEATS.labels(outcome="refused").inc()
-            raise Problem("id-reused", "An id names one message for ever; a changed message needs a new id.") from None
-        if seen is not None:
-            metrics.INGRESS_REPEATS.labels(outcome="answered" if seen.done() else "joined").inc()
-            return seen
-        traceparent = incoming.traceparent or valid_traceparent(headers.traceparent)
-        try:
-            outcome = self._producer.submit(incoming.event, source=incoming.source, traceparent=traceparent)
-        except Unencodable as error:
-            raise Problem("event", error.reason) from error
-        except StreamsError as error:
-            raise _unavailable(error) from error
-        self._window.hold(event_id, digest, outcome, now_seconds)
-        return outcome
+    def _read(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy, event_type: str | None) -> Incoming:
+        if event_type is not None:
+            return read_webhook(body, event_type, policy.name, headers.message_id.decode("ascii"), self._source)
+        if headers.attributes is not None:
+            return read_binary(body, headers.attributes, policy.name)
+        return read_cloud_event(body, policy.name)
+
+    async def _take_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> Answer:
+        self._publisher.pay(policy, 1)
+        outcome = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
+        position = await self._publisher.settle(outcome)
+        return Answer(200, accepted(str(incoming.event.event_id), position))
+
+    async def _take_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> Answer:
+        items = read_items(body)
+        self._publisher.pay(policy, len(items))
+        submitted = submit_each(
+            self._publisher, items, policy, headers.traceparent, item_max_bytes=self._event_max_bytes
+        )
+        answer = answer_of(await settle_each(self._publisher, submitted))
+        return Answer(answer.status, answer.body, answer.headers)
 
     async def _refuse(self, problem: Problem, route: str, receive: Receive, send: Send, started: float) -> None:
         closing = CLOSE in problem.headers
@@ -168,27 +173,25 @@ class Intake:
         counter.inc()
         metrics.INGRESS_REQUEST_SECONDS.observe(time.perf_counter() - started)
 
-    def forget_old_repeats(self) -> None:
-        """Free what the window no longer needs; called now and then."""
-        self._window.forget_old(self._clock.monotonic_seconds())
+    def tidy(self) -> None:
+        """Free what is no longer needed, and show what is held; called now and then."""
+        self._publisher.forget_old_repeats()
+        self._admission.show()
+
+
+class _Held:
+    """What one request holds of the admission."""
+
+    __slots__ = ("body_bytes", "entered")
+
+    def __init__(self) -> None:
+        self.entered = False
+        self.body_bytes = 0
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, more: bool = False) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _unavailable(error: StreamsError) -> Problem:
-    if isinstance(error, RecordTooLarge):
-        return Problem("body-too-large", error.why)
-    kind = "overloaded" if isinstance(error, Overloaded) else "kafka-unavailable"
-    seconds = error.retry_after_seconds if isinstance(error, KafkaUnavailable) else UNAVAILABLE_RETRY_SECONDS
-    return Problem(
-        kind,
-        "Send it again with the same id: it is stored once.",
-        headers=(retry_after(seconds),),
-        reason=f"{type(error).__name__}: {error}",
-    )
 
 
 def _level(problem: Problem) -> int:

@@ -1,7 +1,7 @@
-"""The keys that sign webhooks: encrypted in `webhook_signatures`, decrypted in memory, read again every second.
+"""The keys that sign webhooks, in `webhook_signatures`; and those of them that can be used, in memory.
 
-A secret is stored as AES-256-GCM ciphertext under PLANT_MASTER_KEY; key id and producer are its associated data, so
-a ciphertext moved to another row does not decrypt.
+The secret of a `v1` key is stored as AES-256-GCM ciphertext under PLANT_MASTER_KEY; key id and producer are its
+associated data, so a ciphertext moved to another row does not decrypt. Of a `v1a` key only the public half is stored.
 """
 
 from __future__ import annotations
@@ -12,19 +12,30 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import msgspec
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import text
+from sqlalchemy import CursorResult, RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
-from ingress.errors import BadProducerName, KeyUnreadable, MasterKeyUnusable, UnknownKey
-from ingress.verification import Key
+from ingress import key_rows
+from ingress.errors import (
+    BadProducerName,
+    KeyUnreadable,
+    MasterKeyUnusable,
+    PublicKeyKnown,
+    TooManyKeys,
+    UnknownKey,
+)
+from ingress.key_rows import StoredKey
+from ingress.producers import ProducerPolicy, default_policy, read_policies
+from ingress.verification import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.settings import Settings
@@ -35,46 +46,9 @@ REFRESH_SECONDS: Final = 1.0
 REFRESH_TIMEOUT_SECONDS: Final = 5.0
 SECRET_BYTES: Final = 32
 NONCE_BYTES: Final = 12
+V1A_KEYS_MAX: Final = 8
+"""Most usable v1a keys of one producer: with four signatures, as many pairs as a request is checked for."""
 PRODUCER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-_USABLE: Final = text("""
-    SELECT id, producer, nonce, ciphertext, not_before, expires_at FROM webhook_signatures
-    WHERE scheme = 'v1' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-    ORDER BY created_at DESC, id
-""")
-_ALL: Final = text("""
-    SELECT id, producer, created_at, not_before, expires_at, revoked_at FROM webhook_signatures
-    ORDER BY producer, created_at, id
-""")
-_INSERT: Final = text("""
-    INSERT INTO webhook_signatures (id, producer, scheme, nonce, ciphertext, expires_at)
-    VALUES (:id, :producer, 'v1', :nonce, :ciphertext, :expires_at)
-""")
-_REVOKE: Final = text("""
-    UPDATE webhook_signatures SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL RETURNING producer
-""")
-_FIND: Final = text("""
-    SELECT id, producer, created_at, not_before, expires_at, revoked_at FROM webhook_signatures WHERE id = :id
-""")
-
-
-class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is listed: everything but its secret."""
-
-    id: UUID
-    producer: str
-    created_at: datetime
-    not_before: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-    def state(self, now: datetime) -> str:
-        """active, pending, expired or revoked."""
-        if self.revoked_at is not None:
-            return "revoked"
-        if self.expires_at is not None and self.expires_at <= now:
-            return "expired"
-        return "pending" if self.not_before > now else "active"
 
 
 class MasterKey:
@@ -117,77 +91,157 @@ class KeyStore:
         self._master_key = master_key
         self._unreadable: set[UUID] = set()
 
-    async def add(self, key_id: UUID, producer: str, secret: bytes, expires_at: datetime | None) -> None:
-        """Store a new key, usable at once."""
-        nonce, ciphertext = self._master_key.encrypt(secret, key_id, producer)
-        values = {
-            "id": key_id,
-            "producer": producer,
-            "nonce": nonce,
-            "ciphertext": ciphertext,
-            "expires_at": expires_at,
-        }
+    async def add(
+        self,
+        key_id: UUID,
+        producer: str,
+        key: bytes,
+        expires_at: datetime | None,
+        *,
+        scheme: Scheme = "v1",
+        not_before: datetime | None = None,
+    ) -> None:
+        """Store a new key, usable at once unless told. `key` is the secret (v1) or the public key (v1a).
+
+        Raises PublicKeyKnown, TooManyKeys.
+        """
         async with self._database.transaction() as connection:
-            await connection.execute(_INSERT, values)
+            await self._insert(connection, key_id, producer, key, expires_at, scheme, not_before)
+
+    async def rotate(
+        self,
+        key_id: UUID,
+        producer: str,
+        key: bytes,
+        expires_at: datetime | None,
+        *,
+        scheme: Scheme,
+        overlap: timedelta,
+    ) -> list[StoredKey]:
+        """Store a new key and let the producer's other active ones of the scheme expire after `overlap`, together.
+
+        Returns those others as they are now; one that ends earlier anyway is left as it is. Raises as `add`.
+        """
+        async with self._database.transaction() as connection:
+            await self._insert(connection, key_id, producer, key, expires_at, scheme, None)
+            values = {"id": key_id, "producer": producer, "scheme": scheme, "overlap": overlap}
+            return _stored(await connection.execute(key_rows.EXPIRE_OTHERS, values))
+
+    async def refuse_unfit(self, producer: str, key: bytes, scheme: Scheme) -> None:
+        """Raise what `add` would raise."""
+        async with self._database.transaction() as connection:
+            await _refuse_unfit(connection, producer, key, scheme)
 
     async def revoke(self, key_id: UUID) -> None:
         """Take a key back for ever; ingress stops accepting it within about a second. Again changes nothing."""
         async with self._database.transaction() as connection:
-            await connection.execute(_REVOKE, {"id": key_id})
+            await connection.execute(key_rows.REVOKE, {"id": key_id})
 
     async def find(self, key_id: UUID) -> StoredKey:
         """One key; raises UnknownKey."""
         async with self._database.transaction() as connection:
-            row = (await connection.execute(_FIND, {"id": key_id})).mappings().one_or_none()
-        if row is None:
+            found = _stored(await connection.execute(key_rows.FIND, {"id": key_id}))
+        if not found:
             raise UnknownKey(f"There is no key {key_id}.", next_step="plant keys list")
-        return StoredKey(**row)
+        return found[0]
 
     async def all(self) -> list[StoredKey]:
         """Every key there ever was, by producer, oldest first."""
         async with self._database.transaction() as connection:
-            return [StoredKey(**row) for row in (await connection.execute(_ALL)).mappings()]
+            return _stored(await connection.execute(key_rows.ALL))
 
-    async def usable(self) -> list[Key]:
-        """The keys neither revoked nor expired, decrypted, newest first; without unreadable ones, logged once each."""
-        async with self._database.transaction() as connection:
-            rows = list((await connection.execute(_USABLE)).mappings())
-        keys = []
-        for row in rows:
-            try:
-                secret = self._master_key.decrypt(row["nonce"], row["ciphertext"], row["id"], row["producer"])
-            except KeyUnreadable as error:
-                if row["id"] not in self._unreadable:
-                    self._unreadable.add(row["id"])
-                    log.error("key.unreadable", key=str(row["id"]), producer=row["producer"], why=error.why)
-                continue
-            expires_at: datetime | None = row["expires_at"]
-            keys.append(
-                Key(
-                    str(row["id"]),
-                    row["producer"],
-                    secret,
-                    row["not_before"].timestamp(),
-                    None if expires_at is None else expires_at.timestamp(),
-                )
-            )
-        return keys
+    async def load(self, default: ProducerPolicy) -> tuple[list[Key], dict[str, ProducerPolicy]]:
+        """The keys neither revoked nor expired, newest first, and the policies that have a row; of one moment.
+
+        Keys that can't be decrypted are left out, and logged once each.
+        """
+        async with self._database.transaction(isolation="REPEATABLE READ", read_only=True) as connection:
+            rows = list((await connection.execute(key_rows.USABLE)).mappings())
+            policies = await read_policies(connection, default)
+        return [key for row in rows if (key := self._key(row)) is not None], policies
+
+    async def _insert(
+        self,
+        connection: AsyncConnection,
+        key_id: UUID,
+        producer: str,
+        key: bytes,
+        expires_at: datetime | None,
+        scheme: Scheme,
+        not_before: datetime | None,
+    ) -> None:
+        await _refuse_unfit(connection, producer, key, scheme)
+        nonce, ciphertext = self._master_key.encrypt(key, key_id, producer) if scheme == "v1" else (None, None)
+        values = {
+            "id": key_id,
+            "producer": producer,
+            "scheme": scheme,
+            "nonce": nonce,
+            "ciphertext": ciphertext,
+            "public_key": key if scheme == "v1a" else None,
+            "not_before": not_before,
+            "expires_at": expires_at,
+        }
+        await connection.execute(key_rows.INSERT, values)
+
+    def _key(self, row: RowMapping) -> Key | None:
+        said = {
+            "id": str(row["id"]),
+            "producer": row["producer"],
+            # A key that was not told to begin later begins before this process's clock may say it does.
+            "not_before": row["not_before"].timestamp() if row["not_before"] > row["created_at"] else 0.0,
+            "expires_at": None if row["expires_at"] is None else row["expires_at"].timestamp(),
+        }
+        if row["scheme"] == "v1a":
+            return Ed25519Key(public_key=row["public_key"], **said)
+        try:
+            secret = self._master_key.decrypt(row["nonce"], row["ciphertext"], row["id"], row["producer"])
+        except KeyUnreadable as error:
+            if row["id"] not in self._unreadable:
+                self._unreadable.add(row["id"])
+                log.error("key.unreadable", key=str(row["id"]), producer=row["producer"], why=error.why)
+            return None
+        return HmacKey(secret=secret, **said)
 
 
 class Keyring:
-    """The usable keys in memory. When the database is away the last known keys stay in use: expiry still holds."""
+    """The usable keys and the policies in memory. When the database is away the last known ones stay: expiry holds."""
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, clock: Clock, default: ProducerPolicy | None = None) -> None:
         self._store = store
         self._clock = clock
+        self._default = default or default_policy(Settings())
+        self._policies: dict[str, ProducerPolicy] = {}
         self._task: asyncio.Task[None] | None = None
         self.keys: Sequence[Key] = ()
         self.loaded = False
 
+    def verify(
+        self, message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, producer: str | None = None
+    ) -> Verified | Rejected:
+        """Which key signed the message, if one did, by the clock. Never raises.
+
+        With `producer` (unverified) only that producer's keys are tried. The key that matched is tried first next time:
+        each HMAC key that is tried costs a hash of the body, each ed25519 key about 0.1 ms.
+        """
+        known = self.keys
+        keys = known if producer is None else [key for key in known if key.producer == producer]
+        verdict = verify(keys, message_id, timestamp, signatures, body, self._clock.now().timestamp())
+        # Large bodies are verified in a thread: what was read from the database meanwhile is not undone.
+        if isinstance(verdict, Verified) and verdict.key is not known[0] and self.keys is known:
+            self.keys = [verdict.key, *(key for key in known if key is not verdict.key)]
+        return verdict
+
+    def policy(self, producer: str) -> ProducerPolicy:
+        """What a producer may send; the defaults for one of which nothing is said."""
+        return self._policies.get(producer) or msgspec.structs.replace(self._default, name=producer)
+
     async def refresh(self) -> None:
-        """Read the keys now."""
+        """Read keys and policies now."""
         async with asyncio.timeout(REFRESH_TIMEOUT_SECONDS):  # a silent network would keep revoked keys in use
-            self.keys = await self._store.usable()
+            keys, self._policies = await self._store.load(self._default)
+        places = {key.id: place for place, key in enumerate(self.keys)}
+        self.keys = sorted(keys, key=lambda key: places.get(key.id, -1))
         self.loaded = True
         metrics.INGRESS_KEYS_LOADED.set(len(self.keys))
         metrics.INGRESS_KEYS_LOADED_AT.set(self._clock.now().timestamp())
@@ -231,6 +285,25 @@ def check_producer_name(name: str) -> str:
     if not PRODUCER_NAME.fullmatch(name):
         raise BadProducerName(f"{name!r} can't be a producer's name.", why=BadProducerName.__doc__ or "")
     return name
+
+
+async def _refuse_unfit(connection: AsyncConnection, producer: str, key: bytes, scheme: Scheme) -> None:
+    if scheme == "v1":
+        return
+    values = {"public_key": key, "producer": producer}
+    known, usable = (await connection.execute(key_rows.V1A_KEYS, values)).one()
+    if known:
+        raise PublicKeyKnown(why=PublicKeyKnown.__doc__ or "", next_step="plant keys list --output json")
+    if usable >= V1A_KEYS_MAX:
+        raise TooManyKeys(
+            f"{producer} has {usable} v1a keys.",
+            why=f"Each costs time with every request, so a producer has at most {V1A_KEYS_MAX} at a time.",
+            next_step=f"plant keys list --producer {producer}",
+        )
+
+
+def _stored(result: CursorResult[Any]) -> list[StoredKey]:
+    return [StoredKey(**row) for row in result.mappings()]
 
 
 def _bound_to(key_id: UUID, producer: str) -> bytes:

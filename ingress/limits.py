@@ -20,49 +20,85 @@ class PeerGone(Exception):
     """The peer closed the connection, or was cut off, before its request was complete."""
 
 
-class BodyReader:
-    """Reads request bodies in pieces; all unfinished ones together hold at most `held_max_bytes`."""
+class Admission:
+    """What all requests under way may hold together: their number, and the bytes of their bodies."""
 
-    def __init__(self, body_max_bytes: int, held_max_bytes: int = HELD_BODY_BYTES_MAX) -> None:
+    def __init__(self, requests_max: int, bytes_max: int = HELD_BODY_BYTES_MAX) -> None:
+        self._requests_max = requests_max
+        self._bytes_max = bytes_max
+        self._requests = 0
+        self._bytes = 0
+
+    def enter(self) -> None:
+        """Let a request in; raises Problem (503) where too many are under way. `leave` ends it."""
+        if self._requests >= self._requests_max:
+            raise Problem("overloaded", "Many requests are under way.", headers=(retry_after(1), CLOSE))
+        self._requests += 1
+
+    def leave(self, held_bytes: int) -> None:
+        """A request is answered; what it held of its body is free."""
+        self._requests -= 1
+        self._bytes -= held_bytes
+
+    def hold(self, size_bytes: int) -> None:
+        """Keep so much more of a body; raises Problem (503) where all bodies together are too large."""
+        if self._bytes + size_bytes > self._bytes_max:
+            raise Problem("overloaded", "Many large bodies arrive at once.", headers=(retry_after(1), CLOSE))
+        self._bytes += size_bytes
+
+    def free(self, size_bytes: int) -> None:
+        """A part of a body is no longer kept."""
+        self._bytes -= size_bytes
+
+    def show(self) -> None:
+        """Set the gauges; called now and then, not a request."""
+        metrics.INGRESS_BODY_BYTES_HELD.set(self._bytes)
+        metrics.INGRESS_REQUESTS_IN_FLIGHT.set(self._requests)
+
+
+class BodyReader:
+    """Reads request bodies in pieces, as far as `admission` has room for them."""
+
+    def __init__(self, body_max_bytes: int, admission: Admission) -> None:
         self._body_max_bytes = body_max_bytes
-        self._held_max_bytes = held_max_bytes
-        self._held_bytes = 0
+        self._admission = admission
 
     async def read(self, receive: Receive, declared_length: bytes | None) -> bytes:
-        """The whole body. Raises Problem (413, 503) as soon as it is too much, PeerGone when the peer left."""
+        """The whole body, whose bytes are held from now on: `leave` with as many.
+
+        Raises Problem (413, 503) as soon as it is too much, PeerGone when the peer left, and holds nothing then.
+        """
         if declared_length is not None and int(declared_length) > self._body_max_bytes:
-            raise self._too_large()
-        body, more = await _piece(receive)
+            raise too_large(self._body_max_bytes)
+        body, more = await piece(receive)
         if not more:
             if len(body) > self._body_max_bytes:
-                raise self._too_large()
+                raise too_large(self._body_max_bytes)
+            self._admission.hold(len(body))
             return body
         return await self._read_rest(receive, body)
 
     async def _read_rest(self, receive: Receive, first: bytes) -> bytes:
         pieces, held, more = [first], 0, True
         try:
-            held += self._hold(len(first))
+            self._admission.hold(len(first))
+            held = len(first)
             while more:
-                piece, more = await _piece(receive)
-                if held + len(piece) > self._body_max_bytes:
-                    raise self._too_large()
-                held += self._hold(len(piece))
-                pieces.append(piece)
-            return b"".join(pieces)
-        finally:
-            self._held_bytes -= held
-            metrics.INGRESS_BODY_BYTES_HELD.set(self._held_bytes)
+                part, more = await piece(receive)
+                if held + len(part) > self._body_max_bytes:
+                    raise too_large(self._body_max_bytes)
+                self._admission.hold(len(part))
+                held += len(part)
+                pieces.append(part)
+        except BaseException:
+            self._admission.free(held)
+            raise
+        return b"".join(pieces)
 
-    def _hold(self, size_bytes: int) -> int:
-        if self._held_bytes + size_bytes > self._held_max_bytes:
-            raise Problem("overloaded", "Many large bodies arrive at once.", headers=(retry_after(1), CLOSE))
-        self._held_bytes += size_bytes
-        metrics.INGRESS_BODY_BYTES_HELD.set(self._held_bytes)
-        return size_bytes
 
-    def _too_large(self) -> Problem:
-        return Problem("body-too-large", f"At most {self._body_max_bytes} bytes are read.", headers=(CLOSE,))
+def too_large(max_bytes: int) -> Problem:
+    """The answer to a body beyond its limit."""
+    return Problem("body-too-large", f"At most {max_bytes} bytes are read.", headers=(CLOSE,))
 
 
 async def drain(receive: Receive) -> None:
@@ -73,13 +109,14 @@ async def drain(receive: Receive) -> None:
         async with asyncio.timeout(DRAIN_SECONDS):
             more = True
             while more and left_bytes > 0 and time.monotonic() < deadline:
-                piece, more = await _piece(receive)
-                left_bytes -= len(piece)
+                part, more = await piece(receive)
+                left_bytes -= len(part)
     except (TimeoutError, PeerGone):
         return
 
 
-async def _piece(receive: Receive) -> tuple[bytes, bool]:
+async def piece(receive: Receive) -> tuple[bytes, bool]:
+    """The next part of a body, and whether more comes; raises PeerGone."""
     message = await receive()
     if message["type"] != "http.request":
         raise PeerGone

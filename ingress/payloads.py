@@ -36,17 +36,22 @@ Time = Annotated[datetime, Meta(tz=True)]
 Build = Callable[[msgspec.Struct, str, str, datetime], Event]
 
 
-class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A structured CloudEvent 1.0 in JSON; extensions other than `traceparent` are passed over.
-
-    Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
-    """
+class Attributes(msgspec.Struct, frozen=True, kw_only=True):
+    """The attributes that every CloudEvent has here."""
 
     specversion: Literal["1.0"]
     id: Annotated[str, Meta(pattern=_PLAIN_TEXT)]
     source: Annotated[str, Meta(pattern=_PLAIN_TEXT)]
     type: str
     time: Time
+
+
+class CloudEvent(Attributes, frozen=True, kw_only=True):
+    """A structured CloudEvent 1.0 in JSON; extensions other than `traceparent` are passed over.
+
+    Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+    """
+
     data: msgspec.Raw
     datacontenttype: str = "application/json"
     traceparent: str | None = None
@@ -89,13 +94,30 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
     return Incoming(event, envelope.source, valid_traceparent(envelope.traceparent))
 
 
-def read_data(event_type: str, data: bytes, producer: str, message_id: str, time: datetime) -> Event:
-    """An event from its JSON data alone. Raises Problem: malformed-body (400) or event (422).
+def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incoming:
+    """The event of a CloudEvent in binary mode. Raises Problem: malformed-headers or -body (400), event (422).
 
-    `event_type` must be one that `is_accepted` says yes to.
+    Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
+    """
+    try:
+        said = msgspec.convert(attributes, Attributes)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$.")
+        raise Problem("malformed-headers", f"ce-{path.rstrip('`')}: {what}"[:_SHOWN_MAX]) from None
+    if not is_accepted(said.type):
+        raise Problem("event", "ce-type: this event type is not known")
+    return Incoming(read_data(said.type, body, producer, said.id, said.time, under="$"), said.source)
+
+
+def read_data(
+    event_type: str, data: bytes, producer: str, message_id: str, time: datetime, under: str = "$.data"
+) -> Event:
+    """An event from its JSON data alone, which stands at `under` in the body.
+
+    `event_type` must be one that `is_accepted` says yes to. Raises Problem: malformed-body (400) or event (422).
     """
     shape = _shape(event_type)
-    return _event(shape, _decode(shape.data, data, under="$.data"), producer, message_id, time, "#/time")
+    return _event(shape, _decode(shape.data, data, under), producer, message_id, time, "#/time")
 
 
 def is_accepted(event_type: str) -> bool:
@@ -171,7 +193,9 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes, under: str = "$") -> 
         pointer = json_pointer(under + path.rstrip("`").removeprefix("$"))
         field = _FIELD_NAME.search(what)
         raise _unfit(what, f"{pointer}/{field[1]}" if field else pointer) from None
-    except (ValueError, RecursionError) as error:  # malformed JSON, bad UTF-8, nesting without end
+    except RecursionError:
+        raise Problem("malformed-body", "The body is nested too deeply.") from None
+    except ValueError as error:  # malformed JSON, bad UTF-8
         raise Problem("malformed-body", "The body is not JSON in UTF-8.", reason=type(error).__name__) from None
 
 

@@ -17,6 +17,7 @@ _TITLES: Final[dict[str, tuple[int, str]]] = {
     "malformed-body": (400, "The body is not JSON"),
     "malformed-request": (400, "The request is not HTTP"),
     "signature": (401, "The signature was not accepted"),
+    "forbidden": (403, "This producer may not send this"),
     "not-found": (404, "There is nothing here"),
     "method": (405, "This resource does not know this method"),
     "slow-request": (408, "The request did not arrive in time"),
@@ -24,6 +25,7 @@ _TITLES: Final[dict[str, tuple[int, str]]] = {
     "body-too-large": (413, "The body is too large"),
     "media-type": (415, "The content type is not supported"),
     "event": (422, "The event does not fit its schema"),
+    "rate-limited": (429, "Too many events in too short a time"),
     "headers-too-large": (431, "The request headers are too large"),
     "unexpected": (500, "Plant failed"),
     "kafka-unavailable": (503, "The event is not safely stored"),
@@ -60,14 +62,18 @@ class Problem(Exception):
         self.reason = reason or kind
         """For the log alone: may say what the sender must not know."""
 
-    def body(self) -> bytes:
-        """The JSON document."""
+    def document(self) -> dict[str, object]:
+        """What the JSON document says."""
         document: dict[str, object] = {"type": URN + self.kind, "title": self.title, "status": self.status}
         if self.detail:
             document["detail"] = self.detail
         if self.errors:
             document["errors"] = self.errors
-        return msgspec.json.encode(document)
+        return document
+
+    def body(self) -> bytes:
+        """The JSON document."""
+        return msgspec.json.encode(self.document())
 
     def header_list(self) -> list[tuple[bytes, bytes]]:
         """The response headers, with length and type."""

@@ -18,10 +18,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from database.connector import connect
+from ingress.contract_routes import contract_routes
 from ingress.health import Readiness, health_routes
 from ingress.intake import CLOUD_EVENTS_ROUTE, Intake
 from ingress.keys import Keyring, KeyStore, MasterKey
 from ingress.problems import CONTENT_TYPE, Problem
+from ingress.producers import default_policy
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
 from streams.producer import EventProducer
@@ -69,7 +71,7 @@ def build_app(settings: Settings, *, clock: Clock | None = None, producer: Event
     clock = clock or SystemClock()
     producer = producer or EventProducer(settings, topics=(EVENTS,))
     database = connect(settings, "api")
-    keyring = Keyring(KeyStore(database, MasterKey(settings)), clock)
+    keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
     intake = Intake(settings, keyring, producer, clock)
     readiness = Readiness(keyring, producer, clock)
 
@@ -92,9 +94,10 @@ def build_app(settings: Settings, *, clock: Clock | None = None, producer: Event
         route_handlers=[
             *(asgi(path, copy_scope=False)(handle) for path, handle in handlers.items()),
             *health_routes(readiness),
+            contract_routes(settings, WEBHOOK_ROUTES),
         ],
         lifespan=[serving],
-        state=State({"readiness": readiness, "keyring": keyring}),
+        state=State({"readiness": readiness, "keyring": keyring, "intake": intake}),
         exception_handlers={Problem: _answer_problem, HTTPException: _answer_http, Exception: _answer_unexpected},
         openapi_config=None,
         logging_config=None,
@@ -114,7 +117,7 @@ def _handler(path: str, event_type: str | None, intake: Intake) -> Handle:
 async def _tidy(intake: Intake) -> None:
     while True:
         await asyncio.sleep(TIDY_EVERY_SECONDS)
-        intake.forget_old_repeats()
+        intake.tidy()
 
 
 def _answer_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:

@@ -23,6 +23,7 @@ from ingress.connections import IDLE_SECONDS, BoundedConnection, make_room, swee
 from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import build_app
+from runtime.exposition import serve_metrics
 from runtime.settings import Settings
 
 BACKLOG: Final = 2048
@@ -32,19 +33,40 @@ DATABASE_RETRY_SECONDS: Final = 1.0
 READY_POLL_SECONDS: Final = 0.05
 
 
-def run(settings: Settings, *, host: str, port: int, ready_file: Path | None, say: Callable[[str], None]) -> None:
+class Address(msgspec.Struct, frozen=True):
+    """Where a process serves, as its ready file says."""
+
+    host: str
+    port: int
+    pid: int
+    url: str
+
+
+def run(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    ready_file: Path | None,
+    say: Callable[[str], None],
+    parent_pipe: int | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; then take no more connections, answer what was accepted, and return.
 
     Port 0 is any free one. `say` gets one line with the address; `ready_file` appears once webhooks can be taken and
-    holds `{"host", "port", "pid", "url"}`. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable, and
+    holds `{"host", "port", "pid", "url"}`. With `parent_pipe` the port is shared with other processes, and this one
+    ends when the pipe's other end does. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable, and
     TooMuchPrivilege where the database role could rewrite the log.
     """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # a line a bad request, and what we say ourselves
     if ready_file is not None:
-        _clear(ready_file)
+        clear_ready_file(ready_file)
     make_room()
     _collect_garbage_seldom()
-    uvloop.run(_serve(settings, _listen(host, port), ready_file, say))
+    serve_metrics(settings.ingress_metrics_address, "ingress")
+    listener = bound(host, port, shared=parent_pipe is not None)
+    listener.listen(BACKLOG)
+    uvloop.run(_serve(settings, listener, ready_file, say, parent_pipe))
 
 
 def _collect_garbage_seldom() -> None:
@@ -57,9 +79,12 @@ def _collect_garbage_seldom() -> None:
 class Server(uvicorn.Server):
     """uvicorn's server, with our way with signals (they end the process with exit code 0) and our announcement."""
 
-    def __init__(self, config: uvicorn.Config, when_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, when_started: Callable[[], None], when_ending: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._when_started = when_started
+        self._when_ending = when_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -79,15 +104,19 @@ class Server(uvicorn.Server):
     def _end(self) -> None:
         self.force_exit = self.should_exit  # a second signal waits for nobody
         self.should_exit = True
+        self._when_ending()
 
 
 async def _serve(
-    settings: Settings, listener: socket.socket, ready_file: Path | None, say: Callable[[str], None]
+    settings: Settings,
+    listener: socket.socket,
+    ready_file: Path | None,
+    say: Callable[[str], None],
+    parent_pipe: int | None,
 ) -> None:
     await _refuse_too_much_privilege(settings)
     app = build_app(settings)
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    address = address_of(listener)
     config = uvicorn.Config(
         app,
         http=BoundedConnection,
@@ -100,11 +129,12 @@ async def _serve(
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = Server(config, when_started=lambda: say(f"Listening on {url}"))
+    server = Server(config, lambda: say(f"Listening on {address.url}"), app.state.intake.stop)
     tasks = [asyncio.create_task(sweep(server.server_state), name="sweep")]
     if ready_file is not None:
-        address = {"host": host, "port": port, "pid": os.getpid(), "url": url}
         tasks.append(asyncio.create_task(_write_when_ready(app.state.readiness, ready_file, address), name="ready"))
+    if parent_pipe is not None:
+        asyncio.get_running_loop().add_reader(parent_pipe, _end_with_parent, parent_pipe)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -130,19 +160,33 @@ async def _refuse_too_much_privilege(settings: Settings) -> None:
         await database.close()
 
 
-async def _write_when_ready(readiness: Readiness, path: Path, address: dict[str, object]) -> None:
-    """Write the file when webhooks can be taken; whoever waits for it never sees half of it."""
+def _end_with_parent(pipe: int) -> None:
+    """Nobody holds the pipe's other end any more."""
+    asyncio.get_running_loop().remove_reader(pipe)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _write_when_ready(readiness: Readiness, path: Path, address: Address) -> None:
+    """Write the file when webhooks can be taken."""
     while True:
         if not await readiness.faults():
             break
         await asyncio.sleep(READY_POLL_SECONDS)
+    write_ready_file(path, address)
+
+
+def write_ready_file(path: Path, address: Address) -> None:
+    """Write where we serve; whoever waits for the file never sees half of it."""
     beside = _beside(path)
     beside.write_bytes(msgspec.json.encode(address))
     beside.replace(path)
 
 
-def _clear(path: Path) -> None:
-    """Remove an earlier ready file, and see that a new one can be written: whoever waits for it would wait for ever."""
+def clear_ready_file(path: Path) -> None:
+    """Remove an earlier ready file, and see that a new one can be written: whoever waits for it would wait for ever.
+
+    Raises ReadyFileUnwritable.
+    """
     try:
         path.unlink(missing_ok=True)
         _beside(path).touch()
@@ -157,17 +201,24 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def address_of(place: socket.socket) -> Address:
+    """The address of a bound socket."""
+    host, port = place.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return Address(host, port, os.getpid(), url)
+
+
+def bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket at the address, which others of this user may bind too if it is shared. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    place = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+        place.bind((host, port))
     except (OSError, OverflowError) as error:
-        listener.close()
+        place.close()
         raise AddressInUse(
             f"Can't listen on {host}:{port}.", why=f"{error}.", next_step="plant ingress --port 0"
         ) from error
-    listener.setblocking(False)
-    return listener
+    place.setblocking(False)
+    return place

@@ -1,8 +1,9 @@
-"""Standard Webhooks signatures, version `v1` (HMAC-SHA256). Pure: no clock, no input, no output.
+"""Standard Webhooks signatures: `v1` (HMAC-SHA256) and `v1a` (ed25519). Pure: no clock, no input, no output.
 
-    signature = "v1," + base64(HMAC-SHA256(key, id + "." + timestamp + "." + body))
+    content       = id + "." + timestamp + "." + body
+    v1 signature  = "v1,"  + base64(HMAC-SHA256(key, content))
+    v1a signature = "v1a," + base64(ed25519(private key, content))
 
-The key is what follows `whsec_` in a secret, decoded from base64.
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
@@ -11,31 +12,65 @@ from __future__ import annotations
 import binascii
 import hmac
 from collections.abc import Iterable
-from typing import Final, Literal, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 TOLERANCE_SECONDS: Final = 5 * 60
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (how a secret begins, not a secret)
 KEY_MIN_BYTES: Final = 24
 KEY_MAX_BYTES: Final = 64
 SIGNATURES_MAX: Final = 16
+ED25519_CHECKS_MAX: Final = 32
+"""Most ed25519 verifications a request may cost, about 0.1 ms each; signatures times keys that could have made them."""
 
-Reason = Literal["malformed_timestamp", "too_old", "too_new", "no_v1_signature", "too_many_signatures", "no_match"]
+Scheme = Literal["v1", "v1a"]
+Reason = Literal[
+    "malformed_timestamp",
+    "too_old",
+    "too_new",
+    "no_known_signature",
+    "too_many_signatures",
+    "too_many_checks",
+    "no_match",
+]
+
+_HMAC_UNPADDED: Final = 43
+_ED25519_UNPADDED: Final = 86
 
 
-class Key(msgspec.Struct, frozen=True):
-    """A producer's key, decrypted. Times are UTC seconds since 1970; `expires_at` None: never."""
-
+class _ProducersKey(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     producer: str
-    secret: bytes
     not_before: float = 0.0
     expires_at: float | None = None
 
     def usable(self, now_seconds: float) -> bool:
         """Whether the key may be used at this time."""
         return self.not_before <= now_seconds and (self.expires_at is None or now_seconds < self.expires_at)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id}, {self.producer})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("id", self.id), ("producer", self.producer)]
+
+
+class HmacKey(_ProducersKey, frozen=True, kw_only=True):
+    """A secret shared with a producer, for `v1`. Times are UTC seconds since 1970; `expires_at` None: never."""
+
+    secret: bytes
+
+
+class Ed25519Key(_ProducersKey, frozen=True, kw_only=True):
+    """The public half of a producer's key, for `v1a`: 32 bytes."""
+
+    public_key: bytes
+
+
+Key: TypeAlias = HmacKey | Ed25519Key
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -50,6 +85,11 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: Reason
 
 
+def signed_content(message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
+    """What both kinds of signature are made of."""
+    return b"%b.%b.%b" % (message_id, timestamp, body)
+
+
 def sign(secret: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
     """The `v1` signature of a message, as it stands in the `webhook-signature` header.
 
@@ -57,33 +97,33 @@ def sign(secret: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> byt
     >>> sign(secret, b"msg_p5jXN8AQM9LWM0D4loKWxJek", b"1614265330", b'{"test": 2432232314}')
     b'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE='
     """
-    digest = hmac.digest(secret, b"%b.%b.%b" % (message_id, timestamp, body), "sha256")
-    return b"v1," + binascii.b2a_base64(digest, newline=False)
+    return b"v1," + _hmac(secret, signed_content(message_id, timestamp, body))
 
 
 def verify(
     keys: Iterable[Key], message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, now_seconds: float
 ) -> Verified | Rejected:
-    """Which key signed the message, if one did.
+    """Which key signed the message, if one did. Never raises.
 
-    `signatures` is the header: several may stand there, parted by spaces; those of other versions are passed over.
-    Each usable key is tried against each signature, and a wrong one takes as long as a right one.
+    `signatures` is the header: several may stand there, parted by spaces; those of other versions are passed over, and
+    base64's padding may be left out. Each usable key is tried, in the given order, against the signatures of its own
+    scheme; HMAC first, where a wrong signature takes as long as a right one. Of ed25519 verifications there are at most
+    :data:`ED25519_CHECKS_MAX`; what is found only after that is refused.
     """
     fault = _timestamp_fault(timestamp, now_seconds)
     if fault is not None:
         return Rejected(fault)
-    offered = [signature for signature in signatures.split(b" ") if signature.startswith(b"v1,")]
-    if not offered:
-        return Rejected("no_v1_signature")
-    if len(offered) > SIGNATURES_MAX:
+    v1, v1a = _offered(signatures)
+    if not v1 and not v1a:
+        return Rejected("no_known_signature")
+    if len(v1) + len(v1a) > SIGNATURES_MAX:
         return Rejected("too_many_signatures")
-    for key in keys:
-        if key.usable(now_seconds):
-            expected = sign(key.secret, message_id, timestamp, body)
-            for signature in offered:
-                if hmac.compare_digest(expected, signature):
-                    return Verified(key)
-    return Rejected("no_match")
+    content = signed_content(message_id, timestamp, body)
+    usable = [key for key in keys if key.usable(now_seconds)]
+    found = _match_hmac([key for key in usable if isinstance(key, HmacKey)], v1, content)
+    if found is not None:
+        return Verified(found)
+    return _match_ed25519([key for key in usable if isinstance(key, Ed25519Key)], v1a, content)
 
 
 def decode_secret(secret: str) -> bytes:
@@ -94,10 +134,7 @@ def decode_secret(secret: str) -> bytes:
     """
     if not secret.startswith(SECRET_PREFIX):
         raise ValueError("a secret starts with whsec_")
-    try:
-        key = binascii.a2b_base64(secret[len(SECRET_PREFIX) :], strict_mode=True)
-    except ValueError:
-        raise ValueError("a secret is base64 after whsec_") from None
+    key = decode_base64("a secret", secret[len(SECRET_PREFIX) :])
     if not KEY_MIN_BYTES <= len(key) <= KEY_MAX_BYTES:
         raise ValueError(f"a secret holds {KEY_MIN_BYTES} to {KEY_MAX_BYTES} bytes")
     return key
@@ -112,6 +149,28 @@ def encode_secret(key: bytes) -> str:
     return SECRET_PREFIX + binascii.b2a_base64(key, newline=False).decode("ascii")
 
 
+def decode_base64(what: str, text: str) -> bytes:
+    """The bytes of base64 whose padding may be left out, as the public libraries have it.
+
+    Raises ValueError, which names `what` and never repeats the text, for everything that could be read in two ways:
+    other alphabets, white space, padding in part or too much, a last character whose spare bits are set.
+
+    >>> decode_base64("it", "AAE="), decode_base64("it", "AAE")
+    (b'\\x00\\x01', b'\\x00\\x01')
+    >>> decode_base64("it", "AAF")
+    Traceback (most recent call last):
+    ValueError: it is not base64: its last character says more than there are bytes
+    """
+    padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
+    try:
+        found = binascii.a2b_base64(padded, strict_mode=True)
+    except ValueError:
+        raise ValueError(f"{what} is not base64, or a part of it is missing") from None
+    if binascii.b2a_base64(found, newline=False).decode("ascii") != padded:
+        raise ValueError(f"{what} is not base64: its last character says more than there are bytes")
+    return found
+
+
 def explain(reason: Reason) -> str:
     """The reason in words, for the log."""
     match reason:
@@ -121,14 +180,67 @@ def explain(reason: Reason) -> str:
             return f"webhook-timestamp is more than {TOLERANCE_SECONDS} s in the past"
         case "too_new":
             return f"webhook-timestamp is more than {TOLERANCE_SECONDS} s in the future"
-        case "no_v1_signature":
-            return "webhook-signature holds no v1 signature"
+        case "no_known_signature":
+            return "webhook-signature holds no v1 or v1a signature"
         case "too_many_signatures":
             return f"webhook-signature holds more than {SIGNATURES_MAX} signatures"
+        case "too_many_checks":
+            return f"none of the first {ED25519_CHECKS_MAX} pairs of v1a key and signature matched, and there are more"
         case "no_match":
             return "no usable key made any of the signatures"
         case _:
             assert_never(reason)
+
+
+def _offered(signatures: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The base64 of the v1 and of the v1a signatures, padded."""
+    v1, v1a = [], []
+    for signature in signatures.split(b" "):
+        version, _, text = signature.partition(b",")
+        if version == b"v1":
+            v1.append(text + b"=" if len(text) == _HMAC_UNPADDED else text)
+        elif version == b"v1a":
+            v1a.append(text + b"==" if len(text) == _ED25519_UNPADDED else text)
+    return v1, v1a
+
+
+def _match_hmac(keys: list[HmacKey], offered: list[bytes], content: bytes) -> HmacKey | None:
+    if offered:
+        for key in keys:
+            expected = _hmac(key.secret, content)
+            for signature in offered:
+                if hmac.compare_digest(expected, signature):
+                    return key
+    return None
+
+
+def _match_ed25519(keys: list[Ed25519Key], offered: list[bytes], content: bytes) -> Verified | Rejected:
+    signatures = [signature for text in offered if (signature := _ed25519_signature(text)) is not None]
+    checks = 0
+    for key in keys:
+        for signature in signatures:
+            if checks == ED25519_CHECKS_MAX:
+                return Rejected("too_many_checks")
+            checks += 1
+            try:
+                Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature, content)
+            except (InvalidSignature, ValueError):  # ValueError: not 32 bytes, which the table refuses
+                continue
+            return Verified(key)
+    return Rejected("no_match")
+
+
+def _hmac(secret: bytes, content: bytes) -> bytes:
+    return binascii.b2a_base64(hmac.digest(secret, content, "sha256"), newline=False)
+
+
+def _ed25519_signature(text: bytes) -> bytes | None:
+    """The 64 bytes, from the one text that stands for them: changing any byte of it makes another signature."""
+    try:
+        signature = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
+    return signature if len(signature) == 64 and binascii.b2a_base64(signature, newline=False) == text else None
 
 
 def _timestamp_fault(timestamp: bytes, now_seconds: float) -> Reason | None:

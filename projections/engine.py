@@ -63,8 +63,9 @@ _PLACE = ("topic", "partition", "offset", "created_at")
 
 # LIMIT keeps this a look-up in the index for each id; as a plain join the planner may read the whole log.
 SEEN = """
-SELECT s.event_id FROM staged_event_ids AS s CROSS JOIN LATERAL (
-    SELECT FROM event_stream AS e WHERE e.event_id = s.event_id AND e.partition = {partition} AND e.topic = {topic}
+SELECT s.event_id, seen.fingerprint FROM staged_event_ids AS s CROSS JOIN LATERAL (
+    SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint FROM event_stream AS e
+    WHERE e.event_id = s.event_id AND e.partition = {partition} AND e.topic = {topic}
     AND e.disposition = 'applied' LIMIT 1
 ) AS seen
 """
@@ -187,11 +188,12 @@ class PartitionProjector:
         staged = self._staging.fill(session, events, offsets)
         return [model.apply_sql for model in self._models if model.reads & staged]
 
-    def _seen(self, session: Session, prepared: PreparedBatch) -> pl.Series:
+    def _seen(self, session: Session, prepared: PreparedBatch) -> dict[bytes, bytes]:
+        """Of the batch's event ids those that are applied, with the fingerprints of their values."""
         ids = prepared.rows["event_id"].drop_nulls()
         session.copy("staged_event_ids", pl.DataFrame({"event_id": ids}), temporary=True)
         seen = session.frame(SEEN.format(topic=literal(self.topic), partition=literal(self.partition)))
-        return seen["event_id"].cast(pl.Binary)
+        return dict(zip(seen["event_id"].cast(pl.Binary), seen["fingerprint"], strict=True))
 
     def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence) -> bytes:
         """Write log and chain; returns the chain's new head."""

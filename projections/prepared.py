@@ -8,12 +8,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy
 from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
 from schemas.block import decode_batch
+from schemas.codec import PREFIX, registered
 from schemas.columns import polars as pl
 from schemas.events import EVENTS
 from streams.batch import EventBatch
@@ -28,6 +30,8 @@ _DASHES = [8, 13, 18, 23]
 _ID_CHARACTERS = 36
 _DIGITS = [place for place in range(_ID_CHARACTERS) if place not in _DASHES]
 _NO_ID = bytes(_ID_CHARACTERS)
+
+ID_REUSED = "event_id: its producer used it before, for another event"
 
 ENTITY_DATA_COLUMN = "entity_type"
 """Amended and retired events say in this column what kind of entity they are about."""
@@ -54,32 +58,68 @@ class PreparedBatch:
             return self
         return prepare(self.batch.between(bisect_left(offsets, offset), len(offsets)))
 
-    def settle(self, seen: pl.Series | None) -> PreparedBatch:
+    def settle(self, seen: Mapping[bytes, bytes] | None) -> PreparedBatch:
         """Give each record its disposition and keep only first occurrences among `events`.
 
-        A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied.
+        A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied,
+        each with the fingerprint of its value. One that is another event is no repeat but poison: its producer gave an
+        id to two events, and the second is never applied.
         """
         ids = self.rows["event_id"]
         if seen is None and self.rows["reason"].null_count() == len(ids) == ids.n_unique():  # the usual case
             return replace(self, rows=self.rows.hstack([_constant("disposition", "applied", len(ids))]))
         known = pl.col("event_id")
         repeated = known.is_not_null() & ~known.is_first_distinct()
-        if seen is not None and len(seen):
-            repeated |= known.is_in(seen.implode()).fill_null(False)
-        disposition = pl.when(pl.col("reason").is_not_null()).then(pl.lit("poison"))
-        rows = self.rows.with_columns(
-            disposition.when(repeated).then(pl.lit("repeat")).otherwise(pl.lit("applied")).alias("disposition")
-        )
-        if "repeat" not in rows["disposition"]:
-            return replace(self, rows=rows)
-        again = rows["row"].filter(rows["disposition"] == "repeat").implode()
-        first = {name: frame.filter(~frame["row"].is_in(again)) for name, frame in self.events.items()}
+        if seen:
+            repeated |= known.is_in(pl.Series(list(seen), dtype=pl.Binary).implode()).fill_null(False)
+        again = self.rows.select(repeated & pl.col("reason").is_null()).to_series()
+        if not again.any():
+            return replace(self, rows=self.rows.with_columns(_disposition()))
+        reused = self._reused(again.arg_true().to_list(), seen or {})
+        reasons = self.rows["reason"].to_list()
+        for row in reused:
+            reasons[row] = ID_REUSED
+        rows = self.rows.with_columns(pl.Series("reason", reasons, dtype=pl.String), again.alias("repeated"))
+        rows = rows.with_columns(_disposition(repeated=pl.col("repeated"))).drop("repeated")
+        gone = rows["row"].filter(again).implode()
+        first = {name: frame.filter(~frame["row"].is_in(gone)) for name, frame in self.events.items()}
         return replace(self, rows=rows, events={name: frame for name, frame in first.items() if frame.height})
+
+    def _reused(self, again: Sequence[int], seen: Mapping[bytes, bytes]) -> list[int]:
+        """Of the rows whose event id came before, those that are another event."""
+        ids, values = self.rows["event_id"].to_list(), self.batch.values
+        wanted = {ids[row] for row in again}
+        first = dict(seen)
+        reused = []
+        for row, event_id in enumerate(ids):
+            if event_id in wanted:
+                found = fingerprint(values[row] or b"")
+                if not _same_event(first.setdefault(event_id, found), found):
+                    reused.append(row)
+        return reused
 
     def refused(self, reason: str) -> PreparedBatch:
         """The same batch, all of it poison."""
         unknown = [pl.lit(None, self.rows.schema[name]).alias(name) for name in _DECODED]
         return replace(self, rows=self.rows.with_columns(*unknown, pl.lit(reason).alias("reason")), events={})
+
+
+def fingerprint(value: bytes) -> bytes:
+    """What tells two events of one id apart: the prefix that names the schema, and the SHA-256 of the whole value."""
+    return value[: PREFIX.size] + sha256(value).digest()
+
+
+def _same_event(first: bytes, found: bytes) -> bool:
+    """Whether two fingerprints may be of one event; one that came in an older schema and a newer one has two."""
+    if first[: PREFIX.size] == found[: PREFIX.size]:
+        return first == found
+    return registered(first[: PREFIX.size]).event is registered(found[: PREFIX.size]).event
+
+
+def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:
+    poison = pl.when(pl.col("reason").is_not_null()).then(pl.lit("poison"))
+    judged = poison if repeated is None else poison.when(repeated).then(pl.lit("repeat"))
+    return judged.otherwise(pl.lit("applied")).alias("disposition")
 
 
 def prepare(batch: EventBatch) -> PreparedBatch:

@@ -18,6 +18,7 @@ from runtime import metrics
 from runtime.errors import PlantError
 from runtime.exposition import serve_metrics
 from runtime.settings import Settings
+from schemas.external_registry import attach
 from streams.agents import Worker
 from streams.topics import EVENTS, OPERATIONS
 
@@ -53,6 +54,7 @@ async def serve(
     settings: Settings, topics: Sequence[str] = TOPICS, ready: Callable[[Worker], None] | None = None
 ) -> None:
     """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, WorkerCrashed."""
+    attach(settings)
     database = connect(settings, "writer")
     try:
         await database.assert_least_privilege()

@@ -30,7 +30,11 @@ INGRESS_PEERS_CUT_OFF: Final = Counter(
     "Connections closed because the peer was too slow, too large or too many.",
     ["reason"],
 )
-INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_body_bytes_held", "Bytes of unfinished large bodies in memory.")
+INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_body_bytes_held", "Bytes of bodies of requests under way.")
+INGRESS_REQUESTS_IN_FLIGHT: Final = Gauge("plant_ingress_requests_in_flight", "Requests that are not answered yet.")
+INGRESS_EVENTS: Final = Counter("plant_ingress_events", "Events that came in, in requests of any kind.", ["outcome"])
+INGRESS_LIMITED: Final = Counter("plant_ingress_limited", "Requests refused for their producer's rate.", ["producer"])
+INGRESS_STREAMS: Final = Gauge("plant_ingress_streams", "NDJSON requests under way.")
 INGRESS_KEYS_LOADED: Final = Gauge("plant_ingress_keys_loaded", "Signing keys that can be used now.")
 INGRESS_KEYS_LOADED_AT: Final = Gauge(
     "plant_ingress_keys_loaded_timestamp_seconds", "When the signing keys were last read from the database."

@@ -21,6 +21,8 @@ PREFIX = "PLANT_"
 DatabaseRole = Literal["owner", "writer", "api", "auditor"]
 
 Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
 
 
 def _said(description: str, default: Any = msgspec.NODEFAULT) -> Any:
@@ -70,7 +72,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     topic_partitions: Positive = _said(
         "Partitions of a topic when it is made; it never grows afterwards (8 locally, 48 or more in production).", 8
     )
-    topic_replication_factor: Positive = _said("Replicas of each topic when it is made.", 1)
+    topic_replication_factor: NotNegative = _said(
+        "Replicas of each topic when it is made; 0: three, or as many as there are brokers.", 0
+    )
+
+    schema_registry_url: str = _said(
+        "Confluent-compatible schema registry whose ids records carry; empty: the ids that come with Plant.", ""
+    )
+    schema_ids_file: str = _said(
+        "File that says for ever what the external registry's ids stand for, made by `plant schemas register`.", ""
+    )
 
     consumer_group: str = _said("Kafka consumer group of the workers.", "plant-worker")
     worker_batch_max_records: Positive = _said("Most records of one fetch that become batches.", 16_000)
@@ -83,7 +94,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     ingress_host: str = _said("Address that ingress listens on.", "127.0.0.1")
     ingress_port: int = _said("Port that ingress listens on; 0: any free one.", 8080)
+    ingress_processes: Positive = _said("Ingress processes that share the port.", 1)
+    ingress_metrics_address: str = _said(
+        "Where ingress serves its metrics besides `/metrics`, `host:port`; further processes take the ports after it.",
+        "",
+    )
     ingress_body_max_bytes: Positive = _said("Largest request body that ingress reads.", 256 * 1024)
+    ingress_batch_max_bytes: Positive = _said("Largest request body of a batch of CloudEvents.", 2 * 1024 * 1024)
+    ingress_stream_max_bytes: Positive = _said("Largest NDJSON request body; kept in a file.", 64 * 1024 * 1024)
+    ingress_streams_max: Positive = _said("Most NDJSON requests at a time.", 4)
+    ingress_requests_max: Positive = _said("Most requests under way at a time.", 2_000)
+    ingress_producer_rate_per_second: PositiveFloat = _said(
+        "Events a second that a producer may send to each process, unless `plant producers set` says otherwise.",
+        10_000.0,
+    )
+    ingress_producer_burst: Positive = _said("Events that a producer may send at once, before its rate counts.", 20_000)
     ingress_source: str = _said("`ce_source` of events that come in by webhook: a URI reference.", "plant/ingress")
 
     log_level: Literal["debug", "info", "warning", "error"] = _said("Least severe log line that is written.", "info")

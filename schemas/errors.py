@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.errors import CheckFailed, PlantError
+from runtime.errors import CheckFailed, PlantError, Unreachable
 
 
 class SchemaError(PlantError):
@@ -38,3 +38,7 @@ class UnsupportedSchema(SchemaError):
 
 class SchemaCheckFailed(CheckFailed, SchemaError):
     """The schemas did not pass their check."""
+
+
+class RegistryUnreachable(Unreachable, SchemaError):
+    """The schema registry does not answer."""

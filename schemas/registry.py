@@ -22,6 +22,8 @@ from schemas.generation import Schema, full_name, schema_of
 from schemas.layout import Record, parse
 
 REGISTRY_FILE = Path(__file__).parent / "registry.json"
+OWN_IDS = (range(1, 100), range(2**30, 2**31))
+"""The ids that Plant's releases give out, now and later; an external registry's ids for them must be others."""
 
 
 class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,12 +47,25 @@ class Registered:
 
 
 class Registry:
-    """Locked versions, looked up by id. Schemas are parsed when they are first asked for."""
+    """Locked versions, looked up by id. Schemas are parsed when they are first asked for.
 
-    def __init__(self, versions: Iterable[Version], events: Mapping[str, type[Event]] = EVENTS) -> None:
+    `outside` are the ids of an external registry that records may carry, each with the bundled id it stands for;
+    `written` those of them that new records get, by bundled id. See docs/decisions/0013-external-registry.md.
+    """
+
+    def __init__(
+        self,
+        versions: Iterable[Version],
+        events: Mapping[str, type[Event]] = EVENTS,
+        *,
+        outside: Mapping[int, int] | None = None,
+        written: Mapping[int, int] | None = None,
+    ) -> None:
         self.versions = tuple(versions)
         self.events = events
         self._by_id = {version.id: version for version in self.versions}
+        self._by_id |= {other: self._by_id[own] for other, own in (outside or {}).items()}
+        self._written = dict(written or {})
         self._resolved: dict[int, Registered] = {}
 
     @cached_property
@@ -66,6 +81,10 @@ class Registry:
             known = Registered(version, event, parse(version.schema), parse(schema_of(event)))
             self._resolved[schema_id] = known
         return known
+
+    def wire_id(self, version: Version) -> int:
+        """The id that new records in this version carry."""
+        return self._written.get(version.id, version.id)
 
     def history(self, subject: str) -> list[Version]:
         """The subject's versions, oldest first."""
@@ -121,12 +140,17 @@ def next_version(registry: Registry, event: type[Event]) -> Version:
     """The version that `plant schemas lock` adds: the next id of all, the next version of the subject."""
     schema = cast(Schema, canonical(schema_of(event)))
     return Version(
-        id=max((version.id for version in registry.versions), default=0) + 1,
+        id=_next_id(version.id for version in registry.versions),
         subject=subject(event),
         version=len(registry.history(subject(event))) + 1,
         sha256=fingerprint(schema),
         schema=schema,
     )
+
+
+def _next_id(taken: Iterable[int]) -> int:
+    following = max(taken, default=0) + 1
+    return following if following in OWN_IDS[0] else max(following, OWN_IDS[1].start)
 
 
 @cache

@@ -29,7 +29,7 @@ from devstack.stack import Stack
 from projections.install import install
 from runtime.settings import Settings, load_settings
 
-pytest_plugins = ["skips", "at_home", "parallel"]
+pytest_plugins = ["skips", "at_home", "parallel", "serving"]
 
 DEFAULT_PARTITIONS = 4
 

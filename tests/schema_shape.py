@@ -22,7 +22,8 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace = '
 _AND_THE_REST = """
 UNION ALL SELECT 'trigger ' || pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE NOT tgisinternal
 UNION ALL SELECT format('policy %s %s %s %s %s %s', polrelid::regclass, polname, polcmd, polroles::regrole[],
-                        pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) FROM pg_policy
+                        pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+FROM pg_policy JOIN pg_class c ON c.oid = polrelid WHERE c.relnamespace = 'public'::regnamespace
 UNION ALL SELECT format('table %s %s security %s %s options %s', relname, relkind, relrowsecurity, relforcerowsecurity,
                         reloptions)
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')

@@ -117,8 +117,9 @@ def local_stack(name: str) -> Iterator[Stack]:
 def _end_abandoned(base: Path) -> None:
     for folder in base.iterdir():
         if folder.name.isdigit() and not psutil.pid_exists(int(folder.name)):
-            for home in folder.iterdir():
-                Stack(home).down(delete_data=True)
+            with contextlib.suppress(FileNotFoundError):  # another run has cleared it at the same time
+                for home in folder.iterdir():
+                    Stack(home).down(delete_data=True)
             shutil.rmtree(folder, ignore_errors=True)
 
 

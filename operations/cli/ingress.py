@@ -15,18 +15,37 @@ import click
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the address here, as JSON, once requests are taken.",
 )
-def command(host: str | None, port: int | None, ready_file: Path | None) -> None:
-    """Serve the webhooks that events come in by."""
+@click.option(
+    "--processes", type=click.IntRange(1, 64), help="Processes on the port.  [default: PLANT_INGRESS_PROCESSES]"
+)
+@click.option("--parent-pipe", type=int, hidden=True)
+def command(
+    host: str | None, port: int | None, ready_file: Path | None, processes: int | None, parent_pipe: int | None
+) -> None:
+    """Serve the webhooks that events come in by.
+
+    \b
+    Examples:
+      plant ingress
+      plant ingress --port 0 --ready-file ready.json
+      plant ingress --processes 4
+    """
+    from ingress.processes import run_several
     from ingress.server import run
     from runtime.logging import configure
     from runtime.settings import load_settings
 
     settings = load_settings()
     configure(settings)
-    run(
-        settings,
-        host=host or settings.ingress_host,
-        port=settings.ingress_port if port is None else port,
-        ready_file=ready_file,
-        say=lambda line: click.echo(line, err=True),
-    )
+    host, port = host or settings.ingress_host, settings.ingress_port if port is None else port
+    count = processes or settings.ingress_processes
+
+    def say(line: str) -> None:
+        if parent_pipe is None:
+            click.echo(line, err=True)
+
+    if count == 1:
+        run(settings, host=host, port=port, ready_file=ready_file, say=say, parent_pipe=parent_pipe)
+        return
+    metrics_address = settings.ingress_metrics_address
+    run_several(count, host=host, port=port, metrics_address=metrics_address, ready_file=ready_file, say=say)

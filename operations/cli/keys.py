@@ -1,4 +1,4 @@
-"""`plant keys`: the secrets that producers sign their webhooks with."""
+"""`plant keys`: what producers sign their webhooks with."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 import click
 
+from operations.cli.acting import actor_option, reason_option, with_facts
 from operations.cli.listing import Output, output_option, show
 
 if TYPE_CHECKING:
+    from ingress.key_rows import StoredKey
     from ingress.keys import KeyStore
+    from ingress.verification import Scheme
+    from operations.cli.new_keys import NewKey
     from runtime.settings import Settings
+
+OVERLAP_MAX = timedelta(days=366)
+SPANS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+public_key_option = click.option(
+    "--public-key", metavar="whpk_…", help="The producer's own public key; the private one stays with the producer."
+)
+secret_option = click.option(
+    "--output",
+    type=click.Choice(["secret", "json"]),
+    default="secret",
+    show_default=True,
+    help="The secret alone, or one object with all about the key.",
+)
 
 
 @click.group(name="keys")
@@ -25,30 +43,122 @@ def command() -> None:
 
 @command.command()
 @click.argument("producer")
+@click.option(
+    "--scheme",
+    type=click.Choice(["v1", "v1a"]),
+    help="v1: a shared secret, HMAC-SHA256. v1a: a key pair, ed25519.  [default: v1; v1a with --public-key]",
+)
+@public_key_option
+@click.option("--not-before", metavar="WHEN", help="From when on: a time or a span, as with --expires.  [default: now]")
 @click.option("--expires", metavar="WHEN", help="Until when: a time (2027-01-31T00:00Z) or a span (90d, 12h).")
-@click.option("--actor", default="", help="Account that acts.  [default: the system user]")
-@click.option("--reason", default="A producer needs a key.", show_default=True, help="Why; kept for ever.")
-def add(producer: str, expires: str | None, actor: str, reason: str) -> None:
-    """Make a key for PRODUCER and print its secret, this once."""
-    from ingress.keys import check_producer_name, new_key_id, new_secret
-    from ingress.verification import encode_secret
+@secret_option
+@actor_option
+@reason_option("A producer needs a key.")
+def add(
+    producer: str,
+    scheme: Scheme | None,
+    public_key: str | None,
+    not_before: str | None,
+    expires: str | None,
+    output: Literal["secret", "json"],
+    actor: str,
+    reason: str,
+) -> None:
+    """Make a key for PRODUCER and print its secret, this once.
+
+    \b
+    Examples:
+      plant keys add genesis --expires 90d
+      plant keys add genesis --scheme v1a
+      plant keys add genesis --public-key whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=
+    """
+    from ingress.keys import check_producer_name
     from operations.acts import Act, record
     from runtime.settings import load_settings
 
-    settings = load_settings()
+    settings, now = load_settings(), datetime.now(UTC)
     check_producer_name(producer)
-    expires_at = _moment(expires, datetime.now(UTC)) if expires else None
-    key_id, secret = new_key_id(), new_secret()
+    expires_at, begins_at = _moment("--expires", expires, now), _moment("--not-before", not_before, now)
+    if begins_at is not None and expires_at is not None and expires_at <= begins_at:
+        raise click.BadParameter("it would expire before it begins", param_hint="--expires")
+    new = _new_key(producer, scheme, public_key)
 
     async def act() -> None:
         async with _store(settings) as store:
-            await store.all()  # the database must answer before the act is recorded
-            await record(settings, Act(action="keys.add", target=f"{producer}/{key_id}", reason=reason, actor=actor))
-            await store.add(key_id, producer, secret, expires_at)
+            await store.refuse_unfit(producer, new.stored, new.scheme)  # the database must answer before anything
+            why = with_facts(reason, new.facts())
+            await record(settings, Act(action="keys.add", target=new.target, reason=why, actor=actor))
+            await store.add(new.id, producer, new.stored, expires_at, scheme=new.scheme, not_before=begins_at)
 
     asyncio.run(act())
-    click.echo(f"key {key_id} of {producer}; its secret is shown only now:", err=True)
-    click.echo(encode_secret(secret))
+    new.tell(output, expires_at=expires_at)
+
+
+@command.command()
+@click.argument("producer")
+@click.option("--overlap", default="24h", show_default=True, metavar="SPAN", help="How long the old keys still work.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["v1", "v1a"]),
+    help="Which of the producer's keys to change.  [default: that of its active keys, if they have one]",
+)
+@public_key_option
+@click.option("--expires", metavar="WHEN", help="Until when the new key works, as with `plant keys add`.")
+@click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
+@secret_option
+@actor_option
+@reason_option("Keys are changed now and then.")
+def rotate(
+    producer: str,
+    overlap: str,
+    scheme: Scheme | None,
+    public_key: str | None,
+    expires: str | None,
+    execute: bool,
+    output: Literal["secret", "json"],
+    actor: str,
+    reason: str,
+) -> None:
+    """Make PRODUCER a new key, print its secret once, and let the old ones expire after an overlap.
+
+    \b
+    Examples:
+      plant keys rotate genesis
+      plant keys rotate genesis --overlap 2h --execute
+      plant keys rotate genesis --scheme v1a --overlap 7d --execute --output json
+    """
+    from ingress.keys import check_producer_name
+    from operations.acts import Act, record
+    from runtime.settings import load_settings
+
+    settings, now = load_settings(), datetime.now(UTC)
+    check_producer_name(producer)
+    lasting, expires_at = _span("--overlap", overlap), _moment("--expires", expires, now)
+    if lasting > OVERLAP_MAX:
+        raise click.BadParameter(f"at most {OVERLAP_MAX.days}d", param_hint="--overlap")
+    if public_key is not None:
+        if scheme == "v1":
+            raise click.UsageError("A public key is of scheme v1a.")
+        scheme = "v1a"
+
+    async def act() -> None:
+        async with _store(settings) as store:
+            old = await _active(store, producer, scheme)
+            new = _new_key(producer, old[0].scheme, public_key)
+            await store.refuse_unfit(producer, new.stored, new.scheme)
+            ends = ", ".join(str(key.id) for key in old)
+            if not execute:
+                plan = f"would make {producer} a new {new.scheme} key, and let these expire in {overlap} at the latest:"
+                click.echo(f"{plan} {ends}; add --execute to do it", err=True)
+                return
+            why = with_facts(reason, [*new.facts(), f"overlap {overlap}", f"ends {ends}"])
+            await record(settings, Act(action="keys.rotate", target=new.target, reason=why, actor=actor))
+            ended = await store.rotate(new.id, producer, new.stored, expires_at, scheme=new.scheme, overlap=lasting)
+            for key in ended:
+                click.echo(f"key {key.id} of {producer} expires at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}", err=True)
+            new.tell(output, expires_at=expires_at, expiring=[_shown(key, now) for key in ended])
+
+    asyncio.run(act())
 
 
 @command.command(name="list")
@@ -60,32 +170,29 @@ def list_keys(producer: str | None, output: Output) -> None:
 
     settings = load_settings()
 
-    async def read() -> list[dict[str, object]]:
-        now = datetime.now(UTC)
+    async def read() -> list[StoredKey]:
         async with _store(settings) as store:
-            return [
-                {
-                    "id": str(key.id),
-                    "producer": key.producer,
-                    "state": key.state(now),
-                    "created_at": key.created_at,
-                    "expires_at": key.expires_at,
-                    "revoked_at": key.revoked_at,
-                }
-                for key in await store.all()
-                if producer in (None, key.producer)
-            ]
+            return await store.all()
 
-    show(asyncio.run(read()), output)
+    now = datetime.now(UTC)
+    rows = [_shown(key, now) for key in asyncio.run(read()) if producer in (None, key.producer)]
+    columns = ["id", "producer", "scheme", "state", "created_at", "not_before", "expires_at", "revoked_at"]
+    show(rows, output, columns=columns)
 
 
 @command.command()
 @click.argument("key_id", metavar="ID", type=click.UUID)
 @click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
-@click.option("--actor", default="", help="Account that acts.  [default: the system user]")
-@click.option("--reason", default="The key is no longer wanted.", show_default=True, help="Why; kept for ever.")
+@actor_option
+@reason_option("The key is no longer wanted.")
 def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
-    """Take key ID back for ever: ingress refuses it within about a second."""
+    """Take key ID back for ever: ingress refuses it within about a second.
+
+    \b
+    Examples:
+      plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1
+      plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1 --execute --reason "it got out"
+    """
     from operations.acts import Act, record
     from runtime.settings import load_settings
 
@@ -118,18 +225,68 @@ async def _store(settings: Settings) -> AsyncIterator[KeyStore]:
         await database.close()
 
 
-def _moment(given: str, now: datetime) -> datetime:
-    """A point in time to come, from a time or a span."""
-    spans = {"d": "days", "h": "hours", "m": "minutes"}
+def _new_key(producer: str, scheme: Scheme | None, public_key: str | None) -> NewKey:
+    from operations.cli.new_keys import new_key
+
     try:
-        if given[-1:] in spans and given[:-1].isdigit():
-            moment = now + timedelta(**{spans[given[-1]]: int(given[:-1])})
-        else:
-            moment = datetime.fromisoformat(given)
+        return new_key(producer, scheme, public_key)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--public-key") from None
+
+
+async def _active(store: KeyStore, producer: str, scheme: Scheme | None) -> list[StoredKey]:
+    """The keys that a new one takes over from: all of one scheme. Raises NoKeyToRotate."""
+    from ingress.errors import NoKeyToRotate
+
+    now = datetime.now(UTC)
+    active = [key for key in await store.all() if key.producer == producer and key.state(now) == "active"]
+    if scheme is None and len({key.scheme for key in active}) > 1:
+        raise click.UsageError(f"{producer} has active keys of both schemes; say which with --scheme.")
+    found = [key for key in active if scheme in (None, key.scheme)]
+    if not found:
+        raise NoKeyToRotate(
+            f"{producer} has no active {f'{scheme} ' if scheme else ''}key.",
+            why=NoKeyToRotate.__doc__ or "",
+            next_step=f"plant keys add {producer}{f' --scheme {scheme}' if scheme else ''}",
+        )
+    return found
+
+
+def _shown(key: StoredKey, now: datetime) -> dict[str, object]:
+    from ingress.ed25519 import encode_public_key
+
+    return {
+        "id": str(key.id),
+        "producer": key.producer,
+        "scheme": key.scheme,
+        "state": key.state(now),
+        "public_key": None if key.public_key is None else encode_public_key(key.public_key),
+        "created_at": key.created_at,
+        "not_before": key.not_before,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+def _span(option: str, given: str) -> timedelta:
+    try:
+        if given[:-1].isascii() and given[:-1].isdigit():
+            return timedelta(**{SPANS[given[-1]]: int(given[:-1])})
+    except (KeyError, ValueError, OverflowError):
+        pass
+    raise click.BadParameter(f"{given!r} is no span, such as 90d, 12h, 30m or 10s", param_hint=option)
+
+
+def _moment(option: str, given: str | None, now: datetime) -> datetime | None:
+    """A point in time to come, from a time or a span."""
+    if given is None:
+        return None
+    try:
+        moment = now + _span(option, given) if given[-1:] in SPANS else datetime.fromisoformat(given)
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{given!r} is neither a time nor a span", param_hint="--expires") from None
+        raise click.BadParameter(f"{given!r} is neither a time nor a span", param_hint=option) from None
     if moment.tzinfo is None:
-        raise click.BadParameter("say the time zone, such as 2027-01-31T00:00Z", param_hint="--expires")
+        raise click.BadParameter("say the time zone, such as 2027-01-31T00:00Z", param_hint=option)
     if moment <= now:
-        raise click.BadParameter("that has passed", param_hint="--expires")
+        raise click.BadParameter("that has passed", param_hint=option)
     return moment

@@ -69,6 +69,7 @@ COMMANDS: dict[str, Entry] = {
     "seed": _entry("seed", DATA, "Load ESCO's skills and occupations as entities."),
     "entities": _entry("entities", DATA, "Look after entities."),
     "keys": _entry("keys", DATA, "Manage the keys that sign webhooks."),
+    "producers": _entry("producers", DATA, "Say what each producer may send."),
     "audit": _entry("audit", DATA, "Verify the audit chain."),
     "doctor": _entry("doctor", SETUP, "Say what is missing or wrong, and what to do."),
     "settings": _entry("settings", SETUP, "Show settings and where each comes from."),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import click
 
 from operations.cli.listing import Output, output_option, show
+from operations.cli.schemas_register import command as register
 
 
 @click.group(name="schemas")
 def command() -> None:
     """Show event schemas, and refuse incompatible changes."""
+
+
+command.add_command(register)
 
 
 @command.command("list")

@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
 from database import migrate
 from devstack import processes, sql
 from devstack import stack as stack_module
-from devstack.errors import OtherVersion, StartFailed
+from devstack.errors import OtherBrokerCount, OtherVersion, StartFailed
+from devstack.kafka import BrokerCount
 from devstack.postgres import ROLES, Postgres, address, prepare
 from devstack.postgres_binaries import PUBLIC_FOLDER, system_user
 from devstack.processes import ProcessRecord
@@ -286,6 +287,31 @@ def test_postgres_16_runs_the_migrations_and_refuses_to_be_18(folder: Path) -> N
     assert Stack(folder).status()[1].version == "16"
     with pytest.raises(OtherVersion, match="made by Postgres 16"):
         Stack(folder, postgres_major=18).up()
+
+
+@pytest.mark.parametrize(("made", "asked", "data"), [(1, 3, "kafka/data"), (3, 1, "kafka/2/data")])
+def test_a_home_keeps_its_number_of_brokers(folder: Path, made: int, asked: BrokerCount, data: str) -> None:
+    """Another number than it was made with is refused, with what to run; without one, its own is taken."""
+    (folder / data).mkdir(parents=True)
+
+    with pytest.raises(OtherBrokerCount, match=f"made with {made} broker") as refused:
+        Stack(folder, brokers=asked).up()
+
+    assert refused.value.next_step.startswith(f"plant up --brokers {made} ")
+    assert refused.value.exit_code == 2
+    assert Stack(folder).broker_count == made
+
+
+def test_a_state_file_from_before_there_were_several_brokers_is_read(folder: Path) -> None:
+    """The one broker's process and ports are found in it, so that it can be stopped."""
+    folder.mkdir()
+    record = {"pid": 7, "started_at": 8.0}
+    written = {"kafka_version": "4.1.1", "postgres_version": "18", "kafka": record}
+    (folder / "stack.json").write_bytes(msgspec.json.encode({**written, "kafka_port": 9092, "controller_port": 9093}))
+
+    state = Stack(folder).state
+
+    assert (state.kafka, state.kafka_port, state.controller_port) == (ProcessRecord(7, 8.0), 9092, 9093)
 
 
 def test_private_folder_keeps_its_permissions(folder: Path) -> None:

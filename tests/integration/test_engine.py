@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from batches import BOUNDS, PARTITIONS, TOPIC, TOPIC_ID, Record, batch_of, record
 from conftest import Database
@@ -101,6 +102,29 @@ def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, sup
     projector.project(batch_of([second, third, third], token=token, start=3))
 
     assert dispositions(superuser) == ["applied", "applied", "repeat", "repeat", "applied", "repeat"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4], ids="batches of {}".format)
+def test_an_id_that_names_another_event_is_poison(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """The same event id with other content is never applied, in the same batch or later; a true repeat still is one."""
+    first, other = some(2)
+    assert isinstance(first, AgentOnboarded)
+    forged = msgspec.structs.replace(first, name="Somebody else")
+    records: list[Event] = [first, forged, first, other, forged, forged, other, first]
+    token = projector.take(BOUNDS).token
+
+    for start in range(0, len(records), size):
+        projector.project(batch_of(records[start : start + size], token=token, start=start))
+
+    assert dispositions(superuser) == [
+        "applied", "poison", "repeat", "applied", "poison", "poison", "repeat", "repeat"
+    ]  # fmt: skip
+    reasons = superuser.query("SELECT DISTINCT reason FROM event_stream WHERE disposition = 'poison'")
+    assert reasons == [("event_id: its producer used it before, for another event",)]
+    names = dict(superuser.query("SELECT agent_id::text, name FROM agents_v1.agents"))
+    assert names[str(first.agent_id)] == first.name
 
 
 def test_repeats_in_a_row_stay_exact(projector: PartitionProjector, superuser: Session) -> None:

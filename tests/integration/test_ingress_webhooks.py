@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from serving import DEADLINE_SECONDS, Serving, position_of, served
 from webhooks import (
     AVAILABLE,
     CLOUD_EVENTS,
@@ -31,15 +29,12 @@ from webhooks import (
 
 from database.connector import connect
 from ingress.keys import KeyStore, MasterKey
-from ingress.routes import IngressApp, build_app
+from ingress.routes import build_app
 from runtime.settings import Settings
 from schemas.events import AgentRated
 from schemas.identity import event_id
-from streams.position import Position
-from streams.producer import EventProducer, Limits
-from streams.topics import EVENTS
+from streams.producer import Limits
 
-DEADLINE_SECONDS = 30
 AGENT = str(uuid4())
 DATA: dict[str, dict[str, object]] = {
     "genesis.agent.onboarded": {"agent_id": AGENT, "name": "A", "skill_ids": [AGENT]},
@@ -47,62 +42,6 @@ DATA: dict[str, dict[str, object]] = {
     "genesis.agent.available": {"agent_id": AGENT, "available": False},
     "genesis.agent.rated": {"agent_id": AGENT, "rater_id": AGENT, "rating": 5},
 }
-
-
-@dataclass
-class Serving:
-    """A running application, a client of it, and a producer's key."""
-
-    app: IngressApp
-    client: httpx.AsyncClient
-    sender: Sender
-    key_id: UUID
-    settings: Settings
-    topic: str
-
-    async def post(self, path: str, body: bytes, *, message_id: str | None = None, **headers: str) -> httpx.Response:
-        """A signed request."""
-        kind = "application/cloudevents+json" if path == CLOUD_EVENTS else "application/json"
-        signed = self.sender.headers(body, message_id=message_id, content_type=kind)
-        return await self.client.post(path, content=body, headers={**signed, **headers})
-
-
-def position_of(answer: httpx.Response) -> Position:
-    document = answer.json()
-    return Position(document["topic"], document["partition"], document["offset"])
-
-
-@contextlib.asynccontextmanager
-async def served(settings: Settings, topic: str, limits: Limits | None = None) -> AsyncIterator[Serving]:
-    key_id, sender = await add_key(settings)
-    producer = EventProducer(settings, topics=(EVENTS,), events_topic=topic, limits=limits)
-    app = build_app(settings, producer=producer)
-    transport = httpx.ASGITransport(app)
-    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while await app.state.readiness.faults():
-                await asyncio.sleep(0.02)
-        yield Serving(app, client, sender, key_id, settings, topic)
-
-
-@pytest_asyncio.fixture
-async def serving(settings: Settings, topic: str) -> AsyncIterator[Serving]:
-    """In a task of its own: fixtures are set up and torn down in different ones, which a lifespan can't bear."""
-    running: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-
-    async def serve() -> None:
-        async with served(settings, topic) as made:
-            running.set_result(made)
-            await over.wait()
-
-    task = asyncio.create_task(serve())
-    await asyncio.wait([task, running], return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    yield running.result()
-    over.set()
-    await task
 
 
 @pytest.mark.parametrize("path", EVENT_TYPES)
@@ -315,7 +254,7 @@ async def test_a_fault_of_our_own_is_500_and_tells_nothing(serving: Serving, mon
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("ingress.intake.verify", broken)
+    monkeypatch.setattr("ingress.intake.read_webhook", broken)
     monkeypatch.setattr("ingress.health.generate_latest", broken)
     webhook = await serving.post(RATED, rated())
     watched = await serving.client.get("/metrics")

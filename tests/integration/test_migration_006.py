@@ -158,7 +158,7 @@ def test_checks_refuse_what_can_not_be(database: Database, table: str, changes: 
         *(("audit_log", name) for name in ("topic", "partition", '"offset"', "created_at", "previous_hash", "hash")),
         *(("partition_owners", name) for name in OWNER),
         *(("checkpoints", name) for name in CHECKPOINT),
-        *(("webhook_signatures", name) for name in SIGNATURE),
+        *(("webhook_signatures", name) for name in ("producer", "scheme")),
         *(("webhook_deliveries", name) for name in DELIVERY),
     ],
 )
@@ -222,8 +222,8 @@ def test_a_key_has_a_start_and_no_end_unless_told(database: Database) -> None:
 
 
 RIGHTS = {
-    "event_stream": {"writer": "SELECT INSERT", "api": "SELECT", "auditor": "SELECT"},
-    "audit_log": {"writer": "SELECT INSERT", "api": "SELECT", "auditor": "SELECT"},
+    "event_stream": {"writer": "SELECT INSERT", "api": "", "auditor": "SELECT"},  # 008 leaves the API some columns
+    "audit_log": {"writer": "SELECT INSERT", "api": "", "auditor": "SELECT"},
     "partition_owners": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": "SELECT"},
     "checkpoints": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": "SELECT"},
     "webhook_deliveries": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": ""},

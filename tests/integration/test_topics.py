@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiokafka.admin import NewPartitions
 
 from runtime.settings import Settings
-from streams.errors import KafkaUnavailable, PartitionCountChanged, TopicRefused
+from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
 from streams.topics import CATALOGUE, OPERATIONS, Step, Topic, admin, apply, describe
 
 
@@ -72,6 +72,18 @@ async def test_other_settings_are_told_and_left_alone(settings: Settings, catalo
     steps = await apply(settings, catalogue=wanted)
     assert steps[0].differences == ()
     assert steps[1].differences == ("retention.ms is 1000, the catalogue says -1",)
+
+
+async def test_a_topic_with_fewer_replicas_than_asked_for_is_refused(
+    settings: Settings, catalogue: list[Topic]
+) -> None:
+    """It is named before anything is made; without a number in the settings there are as many as brokers, up to 3."""
+    await apply(settings, catalogue=catalogue[:1])
+    assert settings.topic_replication_factor == 0
+    assert (await describe(settings, [catalogue[0].name]))[catalogue[0].name].replicas == 1
+    with pytest.raises(TooFewReplicas, match="has 1 replicas, not 3"):
+        await apply(msgspec.structs.replace(settings, topic_replication_factor=3), catalogue=catalogue)
+    assert list(await describe(settings, [topic.name for topic in catalogue])) == [catalogue[0].name]
 
 
 async def test_a_topic_made_again_has_another_id(settings: Settings, catalogue: list[Topic]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from database import errors
 from operations.cli.main import cli
 from operations.reference import generated
 
@@ -130,3 +131,15 @@ def test_every_page_is_in_the_index() -> None:
     folders = ("how-to", "explanation", "reference")
     pages = [page for folder in folders for page in (ROOT / "docs" / folder).glob("*.md")]
     assert [named(page) for page in pages if page not in linked] == []
+
+
+def test_every_database_error_is_in_the_how_to() -> None:
+    """docs/how-to/database.md has each error of database/errors.py that can be raised, with its exit code."""
+    page = (ROOT / "docs" / "how-to" / "database.md").read_text("utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (\d) \|", page, re.MULTILINE)
+    said = {name: int(code) for names, code in rows for name in re.findall(r"\w+", names)}
+    classes = [
+        error for error in vars(errors).values() if isinstance(error, type) and error.__module__ == errors.__name__
+    ]
+    raised = [error for error in classes if not error.__subclasses__()]
+    assert said == {error.__name__: error.exit_code for error in raised}

@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from litestar.types import Receive
 
-from ingress import log_budget, problems
+from ingress import log_budget, problems, rates
 from ingress.errors import BadProducerName, KeyUnreadable, MasterKeyUnusable
 from ingress.headers import read_headers
 from ingress.keys import MasterKey, StoredKey, check_producer_name
-from ingress.limits import BodyReader, PeerGone, drain
+from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.problems import FieldError, Problem, retry_after
 from ingress.repeats import IdReused, Window
 from operations.event_lines import Invalid, read_lines
@@ -96,7 +96,7 @@ def peer(*pieces: bytes, gone: bool = False, endless: bool = False) -> Receive:
 
 async def test_bodies_are_read_whole() -> None:
     """In one piece or several."""
-    reader = BodyReader(10)
+    reader = BodyReader(10, Admission(1))
     assert await reader.read(peer(b"0123456789"), b"10") == b"0123456789"
     assert await reader.read(peer(b"012", b"345", b"6789"), None) == b"0123456789"
 
@@ -105,16 +105,17 @@ async def test_bodies_are_read_whole() -> None:
 async def test_too_much_is_refused_as_soon_as_it_is(pieces: tuple[bytes, ...]) -> None:
     """413 comes with the first byte too many, or with the declared length."""
     with pytest.raises(Problem) as raised:
-        await BodyReader(10).read(peer(*pieces), None)
+        await BodyReader(10, Admission(1)).read(peer(*pieces), None)
     assert raised.value.status == 413
     with pytest.raises(Problem) as raised:
-        await BodyReader(10).read(peer(endless=True), b"11")
+        await BodyReader(10, Admission(1)).read(peer(endless=True), b"11")
     assert raised.value.status == 413
 
 
-async def test_unfinished_bodies_share_one_bound() -> None:
-    """Many large bodies at once are 503, and the room is free again when one has gone."""
-    reader = BodyReader(100, held_max_bytes=100)
+async def test_bodies_share_one_bound() -> None:
+    """Many large bodies at once are 503, and the room is free again when one has gone or was answered."""
+    admission = Admission(10, bytes_max=100)
+    reader = BodyReader(100, admission)
     slow = asyncio.create_task(reader.read(peer(b"x" * 60, endless=True), None))
     await asyncio.sleep(0)
     with pytest.raises(Problem) as raised:
@@ -122,13 +123,30 @@ async def test_unfinished_bodies_share_one_bound() -> None:
     assert (raised.value.status, retry_after(1) in raised.value.headers) == (503, True)
     slow.cancel()
     await asyncio.gather(slow, return_exceptions=True)
-    assert await reader.read(peer(b"y" * 30, b"y" * 30), None) == b"y" * 60
+    for _ in range(3):
+        admission.enter()
+        assert await reader.read(peer(b"y" * 30, b"y" * 30), None) == b"y" * 60
+        with pytest.raises(Problem):
+            await reader.read(peer(b"y" * 60), None)
+        admission.leave(60)
+
+
+def test_requests_share_one_bound() -> None:
+    """One more than allowed is 503; a request that was answered makes room."""
+    admission = Admission(2)
+    admission.enter()
+    admission.enter()
+    with pytest.raises(Problem) as raised:
+        admission.enter()
+    assert raised.value.status == 503
+    admission.leave(0)
+    admission.enter()
 
 
 async def test_a_peer_that_leaves_is_noticed() -> None:
     """A connection closed halfway ends the request without an answer."""
     with pytest.raises(PeerGone):
-        await BodyReader(10).read(peer(b"01", gone=True), None)
+        await BodyReader(10, Admission(1)).read(peer(b"01", gone=True), None)
 
 
 async def test_a_refused_peer_is_heard_out_for_a_while() -> None:
@@ -258,6 +276,8 @@ def test_clocks_tell_the_time() -> None:
 def test_refusals_do_not_fill_the_log() -> None:
     """The example in the module holds."""
     assert doctest.testmod(log_budget).failed == 0
+    assert doctest.testmod(rates).failed == 0
+    assert doctest.testmod(rates).attempted > 3
 
 
 def test_lines_become_events_or_reasons() -> None:

@@ -1,0 +1,105 @@
+"""Many CloudEvents in one request, each with a result of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ingress.payloads import read_cloud_event, valid_traceparent
+from ingress.problems import Problem
+from ingress.producers import ProducerPolicy
+from ingress.publishing import Publisher, accepted
+from streams.position import Position
+
+EVENTS_MAX: Final = 1_000
+
+_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+Submitted = tuple[str, asyncio.Future[Position]] | Problem
+"""An event's id and its publish, or why there is none."""
+
+
+class Result(NamedTuple):
+    """What became of one event: its JSON, and the problem if there was one."""
+
+    document: bytes
+    problem: Problem | None
+
+
+class BatchAnswer(NamedTuple):
+    """`status` 200: all are stored; 207: some can't be, whatever the sender does; 503: send all of it again."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def read_items(body: bytes) -> list[msgspec.Raw]:
+    """The events of a batch, undecoded. Raises Problem: malformed-body (400), event (422), body-too-large (413)."""
+    try:
+        items = _ITEMS.decode(body)
+    except msgspec.ValidationError:
+        raise Problem("event", "A batch is an array of CloudEvents.") from None
+    except (ValueError, RecursionError) as error:
+        raise Problem("malformed-body", "The body is not JSON in UTF-8.", reason=type(error).__name__) from None
+    if not items:
+        raise Problem("event", "A batch holds at least one CloudEvent.")
+    if len(items) > EVENTS_MAX:
+        raise Problem("body-too-large", f"A batch holds at most {EVENTS_MAX} CloudEvents, and this one {len(items)}.")
+    return items
+
+
+def submit_each(
+    publisher: Publisher,
+    items: Iterable[bytes | msgspec.Raw],
+    policy: ProducerPolicy,
+    traceparent: str | None,
+    *,
+    item_max_bytes: int,
+) -> list[Submitted]:
+    """Begin to publish every event, in order; a bad one keeps no other from it."""
+    parent = valid_traceparent(traceparent)
+    return [_submit(publisher, bytes(item), policy, parent, item_max_bytes) for item in items]
+
+
+def _submit(
+    publisher: Publisher, item: bytes, policy: ProducerPolicy, traceparent: str | None, max_bytes: int
+) -> Submitted:
+    try:
+        if len(item) > max_bytes:
+            raise Problem("body-too-large", f"An event has at most {max_bytes} bytes.")
+        incoming = read_cloud_event(item, policy.name)
+        return str(incoming.event.event_id), publisher.submit(incoming, policy, traceparent)
+    except Problem as problem:
+        return problem
+
+
+async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> list[Result]:
+    """Every event's result, in order, once all are known."""
+    results = []
+    for each in submitted:
+        if isinstance(each, Problem):
+            results.append(_refused(each))
+            continue
+        event_id, outcome = each
+        try:
+            results.append(Result(accepted(event_id, await publisher.settle(outcome)), None))
+        except Problem as problem:
+            results.append(_refused(problem))
+    return results
+
+
+def answer_of(results: Sequence[Result]) -> BatchAnswer:
+    """The answer to a batch with these results."""
+    problems = [result.problem for result in results if result.problem is not None]
+    again = [problem for problem in problems if problem.status >= 500]
+    status = 503 if again else 207 if problems else 200
+    body = b'{"results":[%b]}' % b",".join(result.document for result in results)
+    return BatchAnswer(status, again[0].headers if again else (), body)
+
+
+def _refused(problem: Problem) -> Result:
+    return Result(msgspec.json.encode({"problem": problem.document()}), problem)

@@ -1,0 +1,166 @@
+"""Bulk loads: NDJSON, a structured CloudEvent a line, answered a line each while Kafka takes them.
+
+The signature covers the whole body, so the body is kept in a file until it has been checked; then its events are
+published as fast as Kafka takes them, the producer's rate allows, and the sender reads the results. Memory holds a few
+hundred events at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import IO, Final
+
+import msgspec
+from litestar.types import Receive, Send
+
+from ingress.batches import Submitted, settle_each, submit_each
+from ingress.headers import RequestHeaders
+from ingress.limits import piece, too_large
+from ingress.problems import CLOSE, Problem, retry_after
+from ingress.producers import ProducerPolicy
+from ingress.publishing import Publisher
+from runtime import metrics
+
+CHUNK_LINES: Final = 250
+IN_FLIGHT_CHUNKS: Final = 4
+OVERLOADED_PAUSE_SECONDS: Final = 0.05
+CONTENT_TYPE: Final = (b"content-type", b"application/x-ndjson")
+
+Verify = Callable[[RequestHeaders, bytes], ProducerPolicy]
+"""Who signed; raises Problem. Called in a thread."""
+
+
+class BulkIntake:
+    """Takes NDJSON requests in, a few at a time."""
+
+    def __init__(self, publisher: Publisher, *, body_max_bytes: int, line_max_bytes: int, streams_max: int) -> None:
+        self._publisher = publisher
+        self._body_max_bytes = body_max_bytes
+        self._line_max_bytes = line_max_bytes
+        self._streams_max = streams_max
+        self._streams = 0
+        self.stopping = False
+        """Set when the process ends: streams stop between two chunks, and say where."""
+
+    async def __call__(self, headers: RequestHeaders, receive: Receive, send: Send, verify: Verify) -> int:
+        """Answer one request; returns the status. Raises Problem and PeerGone before the answer has begun."""
+        if headers.producer is None:
+            raise Problem("malformed-headers", "plant-producer is missing: it says whose key signed.", headers=(CLOSE,))
+        if self._streams >= self._streams_max:
+            raise Problem("overloaded", "Many bulk loads are under way.", headers=(retry_after(5), CLOSE))
+        self._streams += 1
+        metrics.INGRESS_STREAMS.set(self._streams)
+        try:
+            with tempfile.TemporaryFile() as spool:
+                await self._keep(spool, headers, receive)
+                with _mapped(spool) as body:
+                    policy = await asyncio.to_thread(verify, headers, body[:])
+                    self._publisher.let_in(policy)
+                    await self._publish(body, policy, headers.traceparent, send)
+        except OSError as error:
+            why = f"The body can't be kept: {error.strerror}."
+            raise Problem("overloaded", "Try again later.", headers=(retry_after(30), CLOSE), reason=why) from error
+        finally:
+            self._streams -= 1
+            metrics.INGRESS_STREAMS.set(self._streams)
+        return 200
+
+    async def _keep(self, spool: IO[bytes], headers: RequestHeaders, receive: Receive) -> None:
+        if headers.content_length is not None and int(headers.content_length) > self._body_max_bytes:
+            raise too_large(self._body_max_bytes)
+        size_bytes, more = 0, True
+        while more:
+            part, more = await piece(receive)
+            size_bytes += len(part)
+            if size_bytes > self._body_max_bytes:
+                raise too_large(self._body_max_bytes)
+            spool.write(part)
+        spool.flush()
+
+    async def _publish(
+        self, body: mmap.mmap | bytes, policy: ProducerPolicy, traceparent: str | None, send: Send
+    ) -> None:
+        """Publish every line; the last line of the answer says how many there were, and where to go on if not all."""
+        await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE]})
+        waiting: deque[list[Submitted]] = deque()
+        counts = {"accepted": 0, "refused": 0}
+        stopped: Problem | None = None
+        for lines in _chunks(body, self._line_max_bytes):
+            await self._wait_for_rate(policy)
+            self._publisher.pay(policy, len(lines))
+            waiting.append(await self._submit(lines, policy, traceparent))
+            if len(waiting) >= IN_FLIGHT_CHUNKS:
+                stopped = await self._answer(waiting.popleft(), counts, send)
+            if stopped is None and self.stopping:
+                stopped = Problem("starting", "This process is ending.")
+            if stopped is not None:
+                break
+        while waiting:
+            stopped = await self._answer(waiting.popleft(), counts, send) or stopped
+        end: dict[str, object] = {**counts, "complete": stopped is None}
+        if stopped is not None:
+            end["problem"] = stopped.document()
+        await send({"type": "http.response.body", "body": msgspec.json.encode(end) + b"\n", "more_body": False})
+
+    async def _submit(self, lines: list[bytes], policy: ProducerPolicy, traceparent: str | None) -> list[Submitted]:
+        """Begin to publish; what the producer has no room for is tried again, in its order, until it has."""
+        submitted: list[Submitted] = []
+        while len(submitted) < len(lines):
+            left = lines[len(submitted) :]
+            some = submit_each(self._publisher, left, policy, traceparent, item_max_bytes=self._line_max_bytes)
+            full = next((at for at, each in enumerate(some) if _is_overloaded(each)), None)
+            submitted += some[:full]
+            if full is not None:
+                await asyncio.sleep(OVERLOADED_PAUSE_SECONDS)
+        return submitted
+
+    async def _answer(self, submitted: list[Submitted], counts: dict[str, int], send: Send) -> Problem | None:
+        """Send the chunk's results; returns why nothing more should be tried, if so."""
+        results = await settle_each(self._publisher, submitted)
+        body = b"".join(result.document + b"\n" for result in results)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        refused = [result.problem for result in results if result.problem is not None]
+        counts["refused"] += len(refused)
+        counts["accepted"] += len(results) - len(refused)
+        return next((problem for problem in refused if problem.status >= 500), None)
+
+    async def _wait_for_rate(self, policy: ProducerPolicy) -> None:
+        while (seconds := self._publisher.wait_seconds(policy)) and not self.stopping:  # noqa: ASYNC110 (time, no event)
+            await asyncio.sleep(seconds)
+
+
+def _is_overloaded(submitted: Submitted) -> bool:
+    return isinstance(submitted, Problem) and submitted.kind == "overloaded"
+
+
+@contextlib.contextmanager
+def _mapped(spool: IO[bytes]) -> Iterator[mmap.mmap | bytes]:
+    """The file's bytes; an empty one can't be mapped."""
+    if not spool.tell():
+        yield b""
+        return
+    with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
+
+
+def _chunks(body: mmap.mmap | bytes, line_max_bytes: int) -> Iterator[list[bytes]]:
+    """The lines, some at a time, without blank ones; of a line that is too long, as much as shows that it is."""
+    chunk: list[bytes] = []
+    start, size = 0, len(body)
+    while start < size:
+        end = body.find(b"\n", start)
+        end = size if end < 0 else end
+        line = body[start : min(end, start + line_max_bytes + 1)]
+        if line.strip():
+            chunk.append(line)
+        if len(chunk) == CHUNK_LINES:
+            yield chunk
+            chunk = []
+        start = end + 1
+    if chunk:
+        yield chunk

@@ -1,0 +1,69 @@
+"""The rows of `webhook_signatures`: a key as it is listed, and the statements."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+
+from ingress.verification import Scheme
+
+USABLE: Final = text("""
+    SELECT id, producer, scheme, nonce, ciphertext, public_key, created_at, not_before, expires_at
+    FROM webhook_signatures
+    WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY created_at DESC, id
+""")
+ALL: Final = text("""
+    SELECT id, producer, scheme, public_key, created_at, not_before, expires_at, revoked_at
+    FROM webhook_signatures
+    ORDER BY producer, created_at, id
+""")
+FIND: Final = text("""
+    SELECT id, producer, scheme, public_key, created_at, not_before, expires_at, revoked_at
+    FROM webhook_signatures
+    WHERE id = :id
+""")
+INSERT: Final = text("""
+    INSERT INTO webhook_signatures (id, producer, scheme, nonce, ciphertext, public_key, not_before, expires_at)
+    VALUES (:id, :producer, :scheme, :nonce, :ciphertext, :public_key,
+            coalesce(CAST(:not_before AS timestamptz), now()), :expires_at)
+""")
+EXPIRE_OTHERS: Final = text("""
+    UPDATE webhook_signatures SET expires_at = least(expires_at, now() + CAST(:overlap AS interval))
+    WHERE producer = :producer AND scheme = :scheme AND id <> :id AND not_before <= now()
+      AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    RETURNING id, producer, scheme, public_key, created_at, not_before, expires_at, revoked_at
+""")
+REVOKE: Final = text("UPDATE webhook_signatures SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL")
+V1A_KEYS: Final = text("""
+    SELECT count(*) FILTER (WHERE public_key = :public_key),
+           count(*) FILTER (WHERE producer = :producer AND revoked_at IS NULL
+                            AND (expires_at IS NULL OR expires_at > now()))
+    FROM webhook_signatures
+    WHERE scheme = 'v1a'
+""")
+
+
+class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it is listed: everything but its secret. `public_key` is of `v1a` keys only."""
+
+    id: UUID
+    producer: str
+    scheme: Scheme = "v1"
+    public_key: bytes | None = None
+    created_at: datetime
+    not_before: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def state(self, now: datetime) -> str:
+        """active, pending, expired or revoked."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return "pending" if self.not_before > now else "active"

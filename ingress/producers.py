@@ -1,0 +1,143 @@
+"""What each producer may send: event types, events a second, and whether anything at all.
+
+A policy is a row of `producers`; a producer without one, and every column that is null, has the settings' defaults.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from database.connector import Database
+from ingress.errors import UnknownProducer
+from runtime.settings import Settings
+
+_POLICIES: Final = text("SELECT name, event_types, rate_per_second, burst, disabled_at FROM producers")
+_LIST: Final = text("""
+    SELECT name, p.event_types, p.rate_per_second, p.burst, p.created_at, p.disabled_at,
+           coalesce(k.active_keys, 0) AS active_keys
+    FROM producers AS p FULL JOIN (
+        SELECT producer AS name, count(*) FILTER (
+            WHERE revoked_at IS NULL AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
+        ) AS active_keys FROM webhook_signatures GROUP BY producer
+    ) AS k USING (name)
+    ORDER BY name
+""")
+_SET: Final = text("""
+    INSERT INTO producers AS p (name, event_types, rate_per_second, burst)
+    VALUES (:name, CAST(:event_types AS text[]), :rate_per_second, :burst)
+    ON CONFLICT (name) DO UPDATE SET
+        event_types = CASE WHEN :sets_event_types THEN EXCLUDED.event_types ELSE p.event_types END,
+        rate_per_second = CASE WHEN :sets_rate_per_second THEN EXCLUDED.rate_per_second ELSE p.rate_per_second END,
+        burst = CASE WHEN :sets_burst THEN EXCLUDED.burst ELSE p.burst END
+""")
+_DISABLE: Final = text("""
+    INSERT INTO producers AS p (name, disabled_at) VALUES (:name, now())
+    ON CONFLICT (name) DO UPDATE SET disabled_at = coalesce(p.disabled_at, EXCLUDED.disabled_at)
+""")
+_ENABLE: Final = text("UPDATE producers SET disabled_at = NULL WHERE name = :name")
+
+
+class ProducerPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a producer may send. `event_types` None: every type; the rate and the burst count events, each process."""
+
+    name: str
+    event_types: frozenset[str] | None
+    rate_per_second: float
+    burst: int
+    disabled: bool
+
+
+class PolicyChanges(msgspec.Struct, kw_only=True):
+    """What to change of a policy; None: back to the default."""
+
+    event_types: frozenset[str] | UnsetType | None = UNSET
+    rate_per_second: float | UnsetType | None = UNSET
+    burst: int | UnsetType | None = UNSET
+
+
+class StoredProducer(msgspec.Struct, frozen=True, kw_only=True):
+    """A producer as it is listed. None: the default; without `created_at` it has keys and no policy of its own."""
+
+    name: str
+    event_types: tuple[str, ...] | None
+    rate_per_second: float | None
+    burst: int | None
+    created_at: datetime | None
+    disabled_at: datetime | None
+    active_keys: int
+
+
+class ProducerStore:
+    """The table `producers`, as plant_api."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def all(self) -> list[StoredProducer]:
+        """Every producer that has a policy or ever had a key, by name."""
+        async with self._database.transaction() as connection:
+            rows = [dict(row) for row in (await connection.execute(_LIST)).mappings()]
+        return [msgspec.convert(row, StoredProducer) for row in rows]
+
+    async def find(self, name: str) -> StoredProducer:
+        """One of them; raises UnknownProducer."""
+        for producer in await self.all():
+            if producer.name == name:
+                return producer
+        raise UnknownProducer(
+            f"There is no producer {name}.",
+            why="It has neither a key nor a policy.",
+            next_step="plant producers list",
+        )
+
+    async def set(self, name: str, changes: PolicyChanges) -> None:
+        """Change a policy, or make one; what `changes` does not say stays."""
+        values: dict[str, object] = {"name": name}
+        for field in changes.__struct_fields__:
+            value = getattr(changes, field)
+            values[f"sets_{field}"] = value is not UNSET
+            values[field] = None if value is UNSET else sorted(value) if isinstance(value, frozenset) else value
+        async with self._database.transaction() as connection:
+            await connection.execute(_SET, values)
+
+    async def disable(self, name: str) -> None:
+        """Let it send nothing, whatever its keys. Again changes nothing."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_DISABLE, {"name": name})
+
+    async def enable(self, name: str) -> None:
+        """Let it send again. Again changes nothing."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_ENABLE, {"name": name})
+
+
+def default_policy(settings: Settings) -> ProducerPolicy:
+    """What a producer may send of which nothing is said; its name is empty."""
+    return ProducerPolicy(
+        name="",
+        event_types=None,
+        rate_per_second=settings.ingress_producer_rate_per_second,
+        burst=settings.ingress_producer_burst,
+        disabled=False,
+    )
+
+
+async def read_policies(connection: AsyncConnection, default: ProducerPolicy) -> dict[str, ProducerPolicy]:
+    """The policies that have a row, by name."""
+    return {row["name"]: _policy(row, default) for row in (await connection.execute(_POLICIES)).mappings()}
+
+
+def _policy(row: RowMapping, default: ProducerPolicy) -> ProducerPolicy:
+    return ProducerPolicy(
+        name=row["name"],
+        event_types=None if row["event_types"] is None else frozenset(row["event_types"]),
+        rate_per_second=default.rate_per_second if row["rate_per_second"] is None else row["rate_per_second"],
+        burst=default.burst if row["burst"] is None else row["burst"],
+        disabled=row["disabled_at"] is not None,
+    )

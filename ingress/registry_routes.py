@@ -1,0 +1,286 @@
+"""A Confluent Schema Registry, read-only: what a stock deserializer asks for, answered from the registry in use.
+
+Answers, error codes and the content type are Confluent's. Schemas by id never change, so they may be cached for ever.
+Source: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from litestar import Request, Response, Router, get, post, route
+from litestar.enums import HttpMethod
+from litestar.params import FromPath
+
+from schemas.generation import Schema
+from schemas.registry import Registry, Version, fingerprint
+
+CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+COMPATIBILITY: Final = "FULL_TRANSITIVE"
+FOREVER: Final = "public, max-age=31536000, immutable"
+A_MINUTE: Final = "public, max-age=60"
+"""A new release of Plant may add versions."""
+LOOKUP_MAX_BYTES: Final = 256 * 1024
+
+_NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
+_NUMBER_MAX: Final = 2**31 - 1
+_SHOWN_MAX: Final = 200
+_READ_ONLY: Final = "Plant's schema registry is read-only: schemas come with a release (docs/how-to/evolve-a-schema.md)"
+
+
+Asked: TypeAlias = Request[Any, Any, Any]
+
+
+class Refusal(Exception):
+    """An answer in Confluent's error format; the first three digits of `code` are the HTTP status."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = int(str(code)[:3])
+        self.message = message
+
+
+class Lookup(msgspec.Struct, frozen=True):
+    """The body that asks whether a schema is registered; other fields are passed over."""
+
+    schema: str
+    schema_type: str = msgspec.field(name="schemaType", default="AVRO")
+    references: list[object] = []
+
+
+class Catalogue:
+    """The registry in use as Confluent's data; raises Refusal for what is not there."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def subjects(self, prefix: str = "") -> list[str]:
+        """Every subject that begins so, sorted."""
+        return sorted({version.subject for version in self._registry.versions if version.subject.startswith(prefix)})
+
+    def history(self, subject: str) -> list[Version]:
+        """The subject's versions, oldest first."""
+        history = self._registry.history(subject)
+        if not history:
+            raise Refusal(40401, f"Subject '{subject[:_SHOWN_MAX]}' not found.")
+        return history
+
+    def version(self, subject: str, wanted: str) -> Version:
+        """One version: a number, or `latest`, which -1 stands for too."""
+        history = self.history(subject)
+        if wanted in ("latest", "-1"):
+            return history[-1]
+        number = _number(wanted)
+        if not number:
+            raise Refusal(
+                42202,
+                f"The specified version '{wanted[:_SHOWN_MAX]}' is not a valid version id. Allowed values are between"
+                f' [1, {_NUMBER_MAX}] and the string "latest"',
+            )
+        for version in history:
+            if version.version == number:
+                return version
+        raise Refusal(40402, f"Version {number} not found.")
+
+    def by_id(self, wanted: str) -> Version:
+        """The version that an id on the wire stands for."""
+        number = _number(wanted)
+        known = self._registry.get(number) if number is not None else None
+        if known is None:
+            raise Refusal(40403, f"Schema {wanted[:_SHOWN_MAX]} not found")
+        return known.version
+
+    def find(self, subject: str, body: bytes) -> Version | None:
+        """The subject's version with the schema of a lookup's body, if there is one."""
+        asked, wanted = _read_lookup(body)
+        if asked.schema_type not in ("AVRO", "") or asked.references:
+            return None
+        return next((known for known in self._registry.history(subject) if known.sha256 == wanted), None)
+
+    def full(self, version: Version) -> dict[str, object]:
+        """A version with its schema."""
+        return {
+            "subject": version.subject,
+            "version": version.version,
+            "id": self.wire_id(version),
+            "schema": schema_text(version.schema),
+        }
+
+    def wire_id(self, version: Version) -> int:
+        """The id that records carry."""
+        return self._registry.wire_id(version)
+
+
+def schema_text(schema: Schema) -> str:
+    """A schema as the JSON text that stands inside the answers."""
+    return msgspec.json.encode(schema).decode()
+
+
+def registry_routes(registry: Registry) -> Router:
+    """All routes of the registry; what would write is refused with Confluent's code for a read-only one."""
+    catalogue = Catalogue(registry)
+    return Router(
+        path="/",
+        route_handlers=[*_by_subject(catalogue), *_by_id(catalogue), *_settings(catalogue), *_refusals()],
+        exception_handlers={Refusal: _refuse},
+    )
+
+
+def _by_subject(catalogue: Catalogue) -> list[Any]:
+    @get("/subjects")
+    async def subjects(request: Asked) -> Response[bytes]:
+        """Every subject; `subjectPrefix` narrows it."""
+        prefix = request.query_params.get("subjectPrefix", "")
+        return _answer(request, catalogue.subjects("" if prefix == ":*:" else prefix))
+
+    @get("/subjects/{subject:str}/versions")
+    async def versions(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+        """The numbers of a subject's versions."""
+        return _answer(request, [version.version for version in catalogue.history(subject)])
+
+    @get("/subjects/{subject:str}/versions/{version:str}")
+    async def version(request: Asked, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
+        """One version of a subject."""
+        return _answer(request, catalogue.full(catalogue.version(subject, version)))
+
+    @get("/subjects/{subject:str}/versions/{version:str}/schema")
+    async def schema(request: Asked, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
+        """The schema alone."""
+        return _answer(request, catalogue.version(subject, version).schema)
+
+    @post("/subjects/{subject:str}", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
+    async def lookup(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+        """The version that has this schema."""
+        body = await request.body()
+        _read_lookup(body)
+        catalogue.history(subject)
+        found = catalogue.find(subject, body)
+        if found is None:
+            raise Refusal(40403, "Schema not found")
+        return _answer(request, catalogue.full(found), cached="no-store")
+
+    @post("/subjects/{subject:str}/versions", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
+    async def register(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+        """The id of a schema that is registered already, as producers with auto-registration ask for it."""
+        found = catalogue.find(subject, await request.body())
+        if found is None:
+            raise Refusal(42205, _READ_ONLY)
+        return _answer(request, {"id": catalogue.wire_id(found)}, cached="no-store")
+
+    return [subjects, versions, version, schema, lookup, register]
+
+
+def _by_id(catalogue: Catalogue) -> list[Any]:
+    @get("/schemas/ids/{schema_id:str}")
+    async def by_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+        """The schema of an id on the wire."""
+        return _answer(request, {"schema": schema_text(catalogue.by_id(schema_id).schema)}, cached=FOREVER)
+
+    @get("/schemas/ids/{schema_id:str}/schema")
+    async def schema_by_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+        """The schema alone."""
+        return _answer(request, catalogue.by_id(schema_id).schema, cached=FOREVER)
+
+    @get("/schemas/ids/{schema_id:str}/subjects")
+    async def subjects_of_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+        """Where the schema is registered."""
+        return _answer(request, [catalogue.by_id(schema_id).subject], cached=FOREVER)
+
+    @get("/schemas/ids/{schema_id:str}/versions")
+    async def versions_of_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+        """Where, and as which version."""
+        version = catalogue.by_id(schema_id)
+        return _answer(request, [{"subject": version.subject, "version": version.version}], cached=FOREVER)
+
+    return [by_id, schema_by_id, subjects_of_id, versions_of_id]
+
+
+def _settings(catalogue: Catalogue) -> list[Any]:
+    @get("/schemas/types")
+    async def types(request: Asked) -> Response[bytes]:
+        """Avro and nothing else."""
+        return _answer(request, ["AVRO"])
+
+    @get("/config")
+    async def config(request: Asked) -> Response[bytes]:
+        """The rule of evolution."""
+        return _answer(request, {"compatibilityLevel": COMPATIBILITY})
+
+    @get("/config/{subject:str}")
+    async def config_of(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+        """The same for every subject."""
+        catalogue.history(subject)
+        return _answer(request, {"compatibilityLevel": COMPATIBILITY})
+
+    @get("/mode")
+    async def mode(request: Asked) -> Response[bytes]:
+        """Read-only."""
+        return _answer(request, {"mode": "READONLY"})
+
+    @get("/mode/{subject:str}")
+    async def mode_of(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+        """The same for every subject."""
+        catalogue.history(subject)
+        return _answer(request, {"mode": "READONLY"})
+
+    return [types, config, config_of, mode, mode_of]
+
+
+WRITES: Final[Mapping[str, tuple[HttpMethod, ...]]] = {
+    "/subjects/{subject:str}": (HttpMethod.DELETE,),
+    "/subjects/{subject:str}/versions/{version:str}": (HttpMethod.DELETE,),
+    "/config": (HttpMethod.PUT, HttpMethod.DELETE),
+    "/config/{subject:str}": (HttpMethod.PUT, HttpMethod.DELETE),
+    "/mode": (HttpMethod.PUT,),
+    "/mode/{subject:str}": (HttpMethod.PUT, HttpMethod.DELETE),
+}
+"""What Confluent's registry would change, besides registering."""
+
+
+def _refusals() -> list[Any]:
+    def refusal(path: str, methods: tuple[HttpMethod, ...]) -> Any:
+        @route(path, http_method=list(methods), status_code=422)
+        async def refuse_write() -> Response[bytes]:
+            """A clear no."""
+            raise Refusal(42205, _READ_ONLY)
+
+        return refuse_write
+
+    return [refusal(path, methods) for path, methods in WRITES.items()]
+
+
+def _answer(request: Asked, value: object, cached: str = A_MINUTE) -> Response[bytes]:
+    body = msgspec.json.encode(value)
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"etag": etag, "cache-control": cached}
+    asked = request.headers.get("if-none-match", "")
+    if request.method == HttpMethod.GET and etag in (given.strip().removeprefix("W/") for given in asked.split(",")):
+        return Response(b"", status_code=304, headers=headers)
+    return Response(body, status_code=200, headers=headers, media_type=CONTENT_TYPE)
+
+
+def _refuse(_request: Asked, refusal: Refusal) -> Response[bytes]:
+    body = msgspec.json.encode({"error_code": refusal.code, "message": refusal.message})
+    return Response(body, status_code=refusal.status, headers={"cache-control": "no-store"}, media_type=CONTENT_TYPE)
+
+
+def _number(text: str) -> int | None:
+    number = int(text) if _NUMBER.fullmatch(text) else None
+    return number if number is not None and number <= _NUMBER_MAX else None
+
+
+def _read_lookup(body: bytes) -> tuple[Lookup, str]:
+    """The body and its schema's fingerprint."""
+    try:
+        asked = msgspec.json.decode(body, type=Lookup)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"The body is not a schema lookup: {str(error)[:_SHOWN_MAX]}") from None
+    try:
+        return asked, fingerprint(msgspec.json.decode(asked.schema))
+    except (ValueError, RecursionError):
+        raise Refusal(42201, "The schema is not Avro in JSON") from None

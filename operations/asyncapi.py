@@ -1,0 +1,127 @@
+"""The AsyncAPI 3.0 document of Plant's topics and messages, made from the topic catalogue, the event structs and the
+registry. Committed as docs/reference/asyncapi.json.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final
+
+import msgspec
+
+from schemas.events import EVENTS, Event
+from schemas.examples import examples
+from schemas.generation import full_name, schema_of
+from schemas.registry import bundled, subject
+from streams.topics import CATALOGUE, FOREVER, Topic, family
+
+Json = dict[str, Any]
+
+AVRO: Final = "application/vnd.apache.avro+json;version=1.9.0"
+_DESCRIPTION: Final = """\
+Events on Kafka. A value is Avro in the Confluent wire format: `0x00`, the schema id as a big-endian int32, Avro binary;
+`plant ingress` answers for the ids as a read-only schema registry. A key is the entity's id as 36 characters. Headers
+are CloudEvents 1.0 in binary mode. Read with `isolation.level=read_committed`. One key's records keep their order. The
+same `event_id` is the same event.
+"""
+
+
+def document_text() -> str:
+    """The document as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"
+
+
+def document() -> Json:
+    """The document as data."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Plant's topics", "version": "1", "description": _DESCRIPTION},
+        "defaultContentType": "application/vnd.confluent.avro",
+        "channels": {topic.name: _channel(topic) for topic in CATALOGUE},
+        "operations": {name: operation for topic in CATALOGUE for name, operation in _operations(topic).items()},
+        "components": {
+            "messages": {event.__name__: _message(event) for event in EVENTS.values()},
+            "messageTraits": {"cloudEvent": _headers()},
+            "schemas": _limits(),
+        },
+    }
+
+
+def _channel(topic: Topic) -> Json:
+    kept = "for ever" if topic.retention_ms == FOREVER else f"{topic.retention_ms // 1000} s"
+    kafka: Json = {"topic": topic.name, "bindingVersion": "0.5.0"}
+    if topic.partitions is not None:
+        kafka["partitions"] = topic.partitions
+    kafka["topicConfiguration"] = {"cleanup.policy": ["delete"], "retention.ms": topic.retention_ms}
+    return {
+        "address": topic.name,
+        "description": f"Keyed by {topic.key}; kept {kept}.",
+        "messages": {
+            event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in _carried(topic.name)
+        },
+        "bindings": {"kafka": kafka},
+    }
+
+
+def _operations(topic: Topic) -> Json:
+    """Plant's side of a topic: it sends, and whoever follows receives."""
+    name = "send_" + topic.name.replace(".", "_")
+    at = topic.name.replace("~", "~0").replace("/", "~1")
+    return {
+        name: {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{at}"},
+            "summary": f"Plant publishes to {topic.name}; consumers read there.",
+            "messages": [{"$ref": f"#/channels/{at}/messages/{event.__name__}"} for event in _carried(topic.name)],
+        }
+    }
+
+
+def _carried(topic: str) -> list[type[Event]]:
+    return [event for event in EVENTS.values() if event.topic == family(topic)]
+
+
+def _message(event: type[Event]) -> Json:
+    example = msgspec.to_builtins(examples()[event.event_type])
+    return {
+        "name": event.event_type,
+        "title": event.__name__,
+        "summary": inspect.cleandoc(event.__doc__ or ""),
+        "contentType": "application/vnd.confluent.avro",
+        "traits": [{"$ref": "#/components/messageTraits/cloudEvent"}],
+        "payload": {"schemaFormat": AVRO, "schema": schema_of(event)},
+        "bindings": {
+            "kafka": {
+                "key": {"type": "string", "format": "uuid", "description": f"`{event.entity_field}`."},
+                "schemaIdLocation": "payload",
+                "schemaIdPayloadEncoding": "confluent",
+                "schemaLookupStrategy": "TopicRecordNameStrategy",
+                "bindingVersion": "0.5.0",
+            }
+        },
+        "examples": [{"name": "decoded", "summary": "The fields, as JSON.", "payload": example}],
+        "x-subject": subject(event),
+        "x-schema-id": bundled().current(event).id,
+        "x-record": full_name(event),
+        "x-limits": {"$ref": f"#/components/schemas/{event.__name__}"},
+    }
+
+
+def _headers() -> Json:
+    text = {"type": "string", "minLength": 1}
+    properties = {
+        "ce_specversion": {"const": "1.0"},
+        "ce_id": {"type": "string", "format": "uuid", "description": "The event's id."},
+        "ce_type": {"enum": list(EVENTS)},
+        "ce_source": text,
+        "ce_time": {"type": "string", "format": "date-time"},
+        "traceparent": text,
+    }
+    required = [name for name in properties if name.startswith("ce_")]
+    return {"headers": {"type": "object", "properties": properties, "required": required}}
+
+
+def _limits() -> Json:
+    """Each event's fields and their limits as JSON Schema."""
+    _, found = msgspec.json.schema_components(EVENTS.values(), ref_template="#/components/schemas/{name}")
+    return dict(sorted(found.items()))

@@ -1,0 +1,228 @@
+"""`plant producers`: what each producer may send."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from operations.cli.acting import actor_option, reason_option, with_facts
+from operations.cli.listing import Output, output_option, show
+
+if TYPE_CHECKING:
+    from ingress.producers import PolicyChanges, ProducerStore, StoredProducer
+    from runtime.settings import Settings
+
+DEFAULT = "default"
+
+
+class EventTypes(click.ParamType):
+    """Event types from outside, parted by commas, or `all`. Completes the last of them."""
+
+    name = "event types"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
+        from ingress.payloads import is_accepted
+
+        found = frozenset() if value == "all" else frozenset(part.strip() for part in value.split(","))
+        for event_type in sorted(found):
+            if not is_accepted(event_type):
+                self.fail(f"no event type {event_type!r} comes in from outside", param, ctx)
+        return found
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ingress.payloads import is_accepted
+        from schemas.events import EVENTS
+
+        before, comma, last = incomplete.rpartition(",")
+        choices = [name for name in EVENTS if is_accepted(name)] + ([] if comma else ["all"])
+        return [CompletionItem(f"{before}{comma}{choice}") for choice in choices if choice.startswith(last)]
+
+
+class NumberOrDefault(click.ParamType):
+    """A number in a range, or `default`."""
+
+    name = "number"
+
+    def __init__(self, within: click.IntRange | click.FloatRange) -> None:
+        self._within = within
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | float | str:
+        if value == DEFAULT:
+            return DEFAULT
+        number: int | float = self._within.convert(value, param, ctx)
+        if math.isnan(number):  # compares with neither end of the range
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(DEFAULT)] if DEFAULT.startswith(incomplete) else []
+
+
+RATE = NumberOrDefault(click.FloatRange(min=0.001, max=1e9))
+BURST = NumberOrDefault(click.IntRange(min=1, max=1_000_000_000))
+
+
+@click.group(name="producers")
+def command() -> None:
+    """Say what each producer may send."""
+
+
+@command.command(name="list")
+@output_option
+def list_producers(output: Output) -> None:
+    """List every producer that has a key or a policy.
+
+    \b
+    Examples:
+      plant producers list
+      plant producers list --output json
+    """
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+
+    async def read() -> list[StoredProducer]:
+        async with _store(settings) as store:
+            return await store.all()
+
+    rows = [_shown(producer) for producer in asyncio.run(read())]
+    if output == "table":
+        for row in rows:
+            types = row["event_types"]
+            row["event_types"] = "all" if types is None else ",".join(map(str, types))  # type: ignore[call-overload]  # a list
+            row |= {column: DEFAULT for column in ("rate_per_second", "burst") if row[column] is None}
+    show(rows, output)
+
+
+@command.command(name="set")
+@click.argument("name")
+@click.option("--event-types", type=EventTypes(), metavar="TYPE,…|all", help="The only event types it may send.")
+@click.option("--rate", type=RATE, metavar="N|default", help="Events a second, each process.")
+@click.option("--burst", type=BURST, metavar="N|default", help="Events at once, before the rate.")
+@actor_option
+@reason_option("A producer's limits are changed.")
+def set_policy(
+    name: str,
+    event_types: frozenset[str] | None,
+    rate: float | str | None,
+    burst: int | str | None,
+    actor: str,
+    reason: str,
+) -> None:
+    """Change what producer NAME may send; what is not said stays. Ingress heeds it within about a second.
+
+    \b
+    Examples:
+      plant producers set genesis --event-types genesis.agent.rated,genesis.agent.available
+      plant producers set genesis --rate 500 --burst 2000
+      plant producers set genesis --event-types all --rate default
+    """
+    from ingress.keys import check_producer_name
+    from ingress.producers import PolicyChanges
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+    check_producer_name(name)
+    changes, facts = PolicyChanges(), []
+    if event_types is not None:
+        changes.event_types = event_types or None
+        facts.append(f"event types {','.join(sorted(event_types)) or 'all'}")
+    if rate is not None:
+        changes.rate_per_second = None if isinstance(rate, str) else rate
+        facts.append(f"rate {rate}")
+    if burst is not None:
+        changes.burst = None if isinstance(burst, str) else burst
+        facts.append(f"burst {burst}")
+    if not facts:
+        raise click.UsageError("Say what to change: --event-types, --rate or --burst.")
+    asyncio.run(_set(settings, name, changes, with_facts(reason, facts), actor))
+    click.echo(f"{name}: {'; '.join(facts)}", err=True)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
+@actor_option
+@reason_option("The producer is to send nothing for now.")
+def disable(name: str, execute: bool, actor: str, reason: str) -> None:
+    """Let producer NAME send nothing, whatever its keys, until it is enabled.
+
+    \b
+    Examples:
+      plant producers disable genesis
+      plant producers disable genesis --execute --reason "it sends nonsense"
+    """
+    from runtime.settings import load_settings
+
+    click.echo(asyncio.run(_switch(load_settings(), name, False, execute, actor, reason)), err=True)
+
+
+@command.command()
+@click.argument("name")
+@actor_option
+@reason_option("The producer may send again.")
+def enable(name: str, actor: str, reason: str) -> None:
+    """Let producer NAME send again.
+
+    \b
+    Examples:
+      plant producers enable genesis
+    """
+    from runtime.settings import load_settings
+
+    click.echo(asyncio.run(_switch(load_settings(), name, True, True, actor, reason)), err=True)
+
+
+async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: str, actor: str) -> None:
+    from operations.acts import Act, record
+
+    async with _store(settings) as store:
+        await store.all()  # the database must answer before the act is recorded
+        await record(settings, Act(action="producers.set", target=name, reason=reason, actor=actor))
+        await store.set(name, changes)
+
+
+async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor: str, reason: str) -> str:
+    from operations.acts import Act, record
+
+    verb = "enable" if on else "disable"
+    async with _store(settings) as store:
+        producer = await store.find(name)
+        if on == (producer.disabled_at is None):
+            return f"{name} is {verb}d; nothing to do"
+        if not execute:
+            return f"would {verb} {name}, which has {producer.active_keys} active keys; add --execute to do it"
+        await record(settings, Act(action=f"producers.{verb}", target=name, reason=reason, actor=actor))
+        await (store.enable(name) if on else store.disable(name))
+        return f"{verb}d {name}"
+
+
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[ProducerStore]:
+    from database.connector import connect
+    from ingress.producers import ProducerStore
+
+    database = connect(settings, "api")
+    try:
+        yield ProducerStore(database)
+    finally:
+        await database.close()
+
+
+def _shown(producer: StoredProducer) -> dict[str, object]:
+    return {
+        "name": producer.name,
+        "state": "enabled" if producer.disabled_at is None else "disabled",
+        "event_types": producer.event_types,
+        "rate_per_second": producer.rate_per_second,
+        "burst": producer.burst,
+        "active_keys": producer.active_keys,
+        "created_at": producer.created_at,
+        "disabled_at": producer.disabled_at,
+    }
