@@ -11,7 +11,13 @@ from typing import Final
 import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
@@ -20,7 +26,7 @@ from schemas.errors import Undecodable
 from schemas.events import Event
 from schemas.external_registry import attach
 from streams.connection import connection_options
-from streams.errors import KafkaUnavailable, TopicMissing, UnknownStart
+from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
 from streams.position import Position
 from streams.silent_brokers import pass_over_silent_brokers
 from streams.start import Start, offsets_at
@@ -75,7 +81,7 @@ async def consume(
         await _position(consumer, topic, start, partitions, group)
         ends = None if follow else await _ends(consumer, topic, partitions)
         while True:
-            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
+            polled = await _poll(consumer, start)
             for partition, records in polled.items():
                 for received in _read(_until(records, ends, partition), types, tell):
                     yield received
@@ -102,7 +108,8 @@ def _consumer(settings: Settings, start: Start, group: str | None) -> AIOKafkaCo
     consumer = AIOKafkaConsumer(
         group_id=group,
         enable_auto_commit=False,
-        auto_offset_reset=start if group is not None else "none",
+        # Kafka's own setting for a group without a place would also move one whose place is outside the log.
+        auto_offset_reset="none",
         isolation_level="read_committed",
         max_partition_fetch_bytes=2 * 1024 * 1024,
         metadata_max_age_ms=30_000,
@@ -143,6 +150,23 @@ async def _ends(
     return ends
 
 
+async def _poll(consumer: AIOKafkaConsumer, start: Start) -> dict[TopicPartition, list[ConsumerRecord]]:
+    """What came next; nothing where a group has just been given its first place in a partition."""
+    try:
+        polled: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
+            timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL
+        )
+    except NoOffsetForPartitionError as error:
+        (partition,) = error.args
+        with suppress(IllegalStateError):  # the group has moved it just now
+            consumer.seek(partition, (await offsets_at(consumer, [partition], start))[partition])
+        return {}
+    except OffsetOutOfRangeError as error:
+        ((partition, offset), *_) = error.args[0].items()
+        raise CheckpointOutOfLog(partition.topic, partition.partition, offset) from error
+    return polled
+
+
 def _until(
     records: Iterable[ConsumerRecord], ends: dict[TopicPartition, int] | None, partition: TopicPartition
 ) -> Iterable[ConsumerRecord]:
@@ -154,9 +178,10 @@ async def _reached(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) 
     assigned = consumer.assignment()
     for partition in assigned:
         try:
-            if await consumer.position(partition) < ends[partition]:
+            state = consumer._subscription.subscription.assignment.state_value(partition)
+            if not state.has_valid_position or await consumer.position(partition) < ends[partition]:
                 return False
-        except IllegalStateError:  # the group has moved it just now
+        except (IllegalStateError, AttributeError):  # the group has moved it just now
             return False
     return bool(assigned)
 

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,7 @@ def three_brokers() -> Iterator[Stack]:
         stack.up()
         yield stack
     finally:
+        admin_of.cache_clear()
         stack.down()
         if mounted:
             subprocess.run(["umount", data], check=True)
@@ -101,9 +103,8 @@ class Partition:
 
 def partitions(scene: Scene) -> dict[str, dict[int, Partition]]:
     """Every topic's partitions, internal topics included; empty while no broker answers."""
-    admin = AdminClient(client_of(scene))
     try:
-        metadata = admin.list_topics(timeout=ASK_SECONDS)
+        metadata = admin_of(scene.settings.kafka_address()).list_topics(timeout=ASK_SECONDS)
     except KafkaException:
         return {}
     return {
@@ -134,13 +135,15 @@ def wait_until_whole(scene: Scene) -> float:
     return until(lambda: bool(partitions(scene)) and not behind(), lambda: f"all in sync: {behind()}")
 
 
-def client_of(scene: Scene) -> dict[str, object]:
+def client_of(address: str) -> dict[str, object]:
     """Options of librdkafka: it is to find out soon who is away."""
-    return {
-        "bootstrap.servers": scene.settings.kafka_address(),
-        "socket.timeout.ms": 3000,
-        "log_level": 0,
-    }
+    return {"bootstrap.servers": address, "socket.timeout.ms": 3000, "log_level": 0}
+
+
+@lru_cache
+def admin_of(address: str) -> AdminClient:
+    """One client for all questions: they are asked again and again."""
+    return AdminClient(client_of(address))
 
 
 def stored_events(scene: Scene) -> dict[str, list[tuple[int, int]]]:
@@ -199,7 +202,7 @@ async def move_leader(scene: Scene, number: int) -> int:
         assert answer.error_code == 0, answer
     finally:
         await client.close()
-    wanted, admin = TopicPartition(scene.topic, number), AdminClient(client_of(scene))
+    wanted, admin = TopicPartition(scene.topic, number), admin_of(scene.settings.kafka_address())
 
     def elected() -> bool:
         admin.elect_leaders(ElectionType.PREFERRED, [wanted]).result(20)
@@ -213,14 +216,14 @@ def want_in_sync(scene: Scene, replicas: int) -> None:
     """Change how many in-sync replicas must hold a record of the scene's topic before it is acknowledged."""
     entry = ConfigEntry("min.insync.replicas", str(replicas), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, scene.topic, incremental_configs=[entry])
-    admin = AdminClient(client_of(scene))
+    admin = admin_of(scene.settings.kafka_address())
     (done,) = admin.incremental_alter_configs([resource]).values()
     done.result(20)
 
 
 def config_of(scene: Scene, topic: str) -> dict[str, str]:
     """A topic's configuration, defaults included."""
-    admin = AdminClient(client_of(scene))
+    admin = admin_of(scene.settings.kafka_address())
     (found,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
     return {name: entry.value for name, entry in found.result(20).items()}
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import TopicPartition
 from sqlalchemy import text
 from test_keys import PLANT, plant
 from webhooks import read_all
@@ -23,7 +25,7 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event
 from streams.consume import Received, consume
-from streams.errors import CaughtUpTooLate, KafkaUnavailable, TopicMissing, UnknownStart
+from streams.errors import CaughtUpTooLate, CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
 from streams.position import Position
 from streams.processor import GenesisEventProcessor
 from streams.producer import EventProducer
@@ -128,6 +130,27 @@ async def test_a_group_goes_on_where_it_was(settings: Settings, topic: str) -> N
         more = await publish(settings, topic, [available() for _ in range(5)])
         second = [received async for received in consume(settings, topic=topic, group=group)]
     assert (len(first), {received.position for received in second}) == (10, set(more))
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_a_group_whose_place_is_outside_the_log_is_not_moved(
+    settings: Settings, topic: str, start: Literal["earliest", "latest"]
+) -> None:
+    """Where the log does not hold what is to be read next, going on elsewhere would skip events or repeat them."""
+    group = f"test-{uuid4().hex}"
+    (position,) = await publish(settings, topic, [rated()])
+    place = TopicPartition(topic, position.partition)
+    member = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap_servers, group_id=group)
+    await member.start()
+    member.assign([place])
+    await member.commit({place: 1_000})
+    await member.stop()
+
+    with pytest.raises(CheckpointOutOfLog, match=f"{topic}/{place.partition}") as raised:
+        async with asyncio.timeout(30):
+            [_ async for _ in consume(settings, topic=topic, group=group, start=start, follow=True)]
+
+    assert "Offset 1000 is to be read next" in raised.value.why
 
 
 async def test_a_group_shares_its_partitions_and_loses_none(settings: Settings, topic: str) -> None:

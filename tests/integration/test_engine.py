@@ -105,9 +105,7 @@ def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, sup
 
 
 @pytest.mark.parametrize("size", [1, 2, 4], ids="batches of {}".format)
-def test_an_id_that_names_another_event_is_poison(
-    projector: PartitionProjector, superuser: Session, size: int
-) -> None:
+def test_an_id_that_names_another_event_is_poison(projector: PartitionProjector, superuser: Session, size: int) -> None:
     """The same event id with other content is never applied, in the same batch or later; a true repeat still is one."""
     first, other = some(2)
     assert isinstance(first, AgentOnboarded)

@@ -42,7 +42,7 @@ TABLES = (
     "team_members",
     "agent_skills",
 )
-A, B = UUID(int=0xA), UUID(int=0xB)
+A, B, C = UUID(int=0xA), UUID(int=0xB), UUID(int=0xC)
 MOMENT = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 BASE = """
     SELECT id, entity_type, external_id, deleted_at, status, amendment_history, l0_compliance_status,
@@ -112,10 +112,10 @@ async def write(connector: Database, entities: Sequence[Entity], governance: str
         return await put(connection, entities)
 
 
-async def anybody_waits(database: MigratedDatabase) -> bool:
-    """Whether a transaction waits for another's lock."""
+async def wait(database: MigratedDatabase, many: int = 1) -> bool:
+    """Whether that many transactions wait for others' locks."""
     waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    return await fetch(database.superuser_url, f"SELECT count(*) {waiting}") != [(0,)]
+    return await fetch(database.superuser_url, f"SELECT count(*) {waiting}") == [(many,)]
 
 
 async def test_doing_it_again_changes_nothing(database: MigratedDatabase, connector: Database) -> None:
@@ -299,6 +299,42 @@ async def test_concurrent_calls_that_overlap_do_not_deadlock(database: MigratedD
         await versions_of(database.superuser_url, entity.id)
 
 
+def agents(*ids: UUID, name: str = "one") -> list[Entity]:
+    return [Agent(id=each, name=name) for each in ids]
+
+
+@pytest.mark.parametrize(
+    ("there", "one", "other"),
+    [
+        ([], lambda: agents(A, B, C), lambda: agents(C, B, A)),
+        (agents(A, B, C, name="old"), lambda: agents(A, B, C), lambda: agents(C, B, A)),
+        (
+            [],
+            lambda: [Agent(id=A, name="one", team_id=C), *agents(B)],
+            lambda: [Team(id=C, name="it", description="x", member_ids={A}), *agents(B)],
+        ),
+    ],
+    ids=["new", "there", "stubs of each other"],
+)
+async def test_two_in_opposite_orders_do_not_deadlock(
+    database: MigratedDatabase,
+    connector: Database,
+    there: list[Entity],
+    one: Callable[[], list[Entity]],
+    other: Callable[[], list[Entity]],
+) -> None:
+    """Held up half-way, each with what it had taken by then, they go on one after the other."""
+    await write(connector, there)
+    async with connector.transaction("genesis") as first:
+        await put(first, agents(B, name="in the middle"))
+        tasks = []
+        for number, entities in enumerate((one, other), start=1):
+            tasks.append(asyncio.create_task(write(connector, entities())))
+            await until(partial(wait, database, number), "it has come to the middle, or waits for who has")
+    await asyncio.gather(*tasks)
+    await versions_of(database.superuser_url, A)
+
+
 async def test_two_that_refer_to_each_other_are_written_at_once(
     database: MigratedDatabase, connector: Database
 ) -> None:
@@ -308,7 +344,7 @@ async def test_two_that_refer_to_each_other_are_written_at_once(
     async with connector.transaction("genesis") as first:
         await put(first, [agent])
         second = asyncio.create_task(write(connector, [team]))
-        await until(partial(anybody_waits, database), "the second waits for the first")
+        await until(partial(wait, database), "the second waits for the first")
     assert await second == Written(created=frozenset({team.id}))
     assert await findings(database.api_url) == []
 
@@ -338,7 +374,7 @@ async def test_what_was_deleted_is_created_again(database: MigratedDatabase, con
     async with changing(database.writer_url) as connection:
         await delete(connection, agent.id)
         second = asyncio.create_task(write(connector, [agent]))
-        await until(partial(anybody_waits, database), "the call waits for the deletion")
+        await until(partial(wait, database), "the call waits for the deletion")
     assert await second == Written(created=frozenset({agent.id}))
     rows = await versions_of(database.superuser_url, agent.id)
     assert [row["operation"] for row in rows] == ["created", "deleted", "created"]
@@ -353,7 +389,7 @@ async def test_what_is_deleted_under_its_hands_is_created_again(
     async with connector.transaction("genesis") as first:
         await put(first, [awaited])
         second = asyncio.create_task(write(connector, [agent, awaited]))
-        await until(partial(anybody_waits, database), "the call has passed the one and waits for the other")
+        await until(partial(wait, database), "the call has passed the one and waits for the other")
         async with changing(database.writer_url) as connection:
             await delete(connection, agent.id)
     assert await second == Written(created=frozenset({A}), unchanged=frozenset({B}))

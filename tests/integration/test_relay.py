@@ -166,6 +166,14 @@ async def test_what_is_no_direct_change_stays_off_the_bus(settings: Settings, da
     ]
 
 
+async def test_calling_itself_a_stub_hides_no_change(settings: Settings, database: Database, topic: str) -> None:
+    """An entity that is described is published, whatever SQL makes of its status."""
+    entity_id = await made(database.writer_url)
+    async with changing(database.owner_url) as connection:
+        await connection.execute("UPDATE entities SET status = 'stub' WHERE id = $1", entity_id)
+    assert await once(settings, topic) == 2
+
+
 @pytest.mark.parametrize(
     ("role", "statement"),
     [

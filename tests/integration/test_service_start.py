@@ -123,8 +123,13 @@ async def test_a_service_refuses_to_start_with_too_much(
     process = await asyncio.create_subprocess_exec(
         PLANT, *command.split(), env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(60):
-        out, said = await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            out, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
     assert process.returncode == 2, said.decode()
     assert why in said.decode()

@@ -38,10 +38,10 @@ SET search_path = public, pg_temp AS $$
 DECLARE
     state jsonb := NEW.state::jsonb;
 BEGIN
-    IF state ->> 'status' = 'stub' OR (current_setting('plant.projecting', true) = 'on'
-                                       AND pg_has_role(session_user, 'plant_writer', 'MEMBER')
-                                       -- It is a member of every role, and projects nothing.
-                                       AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)) THEN
+    IF (state ->> 'status' = 'stub' AND NOT state ? 'name')
+       OR (current_setting('plant.projecting', true) = 'on' AND pg_has_role(session_user, 'plant_writer', 'MEMBER')
+           -- A superuser is a member of every role, and projects nothing.
+           AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)) THEN
         RETURN NULL;
     END IF;
     INSERT INTO outbox (event_type, entity_id, entity_type, version, occurred_at, state) VALUES (
