@@ -150,7 +150,7 @@ def stored_events(scene: Scene) -> dict[str, list[tuple[int, int]]]:
     """Event id to the partitions and offsets where the topic holds it, read from the first record to the last."""
     consumer = Consumer(
         {
-            **client_of(scene),
+            **client_of(scene.settings.kafka_address()),
             "group.id": secrets.token_hex(4),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
@@ -222,10 +222,13 @@ def want_in_sync(scene: Scene, replicas: int) -> None:
 
 
 def config_of(scene: Scene, topic: str) -> dict[str, str]:
-    """A topic's configuration, defaults included."""
+    """A topic's configuration, defaults included; empty while the broker that is asked does not know the topic."""
     admin = admin_of(scene.settings.kafka_address())
     (found,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
-    return {name: entry.value for name, entry in found.result(20).items()}
+    try:
+        return {name: entry.value for name, entry in found.result(20).items()}
+    except KafkaException:
+        return {}
 
 
 class ReassignResponse_v0(Response):  # type: ignore[misc]  # noqa: N801 (the protocol's own spelling)

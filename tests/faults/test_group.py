@@ -58,13 +58,13 @@ def frozen_inside_copy(scene: Scene, worker: Process) -> Iterator[list[int]]:
         blocker.script("BEGIN")
         blocker.script("LOCK TABLE event_stream IN SHARE MODE")
         fill(scene.settings, scene.topic, events(4000, seed=7))
-        until(lambda: backends(scene, worker, "a.wait_event_type = 'Lock'"), "the worker begins its COPY", 15)
+        until(lambda: backends(scene, worker, "a.wait_event_type = 'Lock'"), "the worker begins its COPY", 60)
         worker.freeze()
         blocker.script("ROLLBACK")
     finally:
         blocker.close()
     try:
-        until(lambda: backends(scene, worker, "a.wait_event = 'ClientRead'"), "the COPY waits for its client", 15)
+        until(lambda: backends(scene, worker, "a.wait_event = 'ClientRead'"), "the COPY waits for its client", 60)
         yield backends(scene, worker, "a.wait_event = 'ClientRead'")
     finally:
         worker.thaw()

@@ -254,7 +254,7 @@ async def test_a_producer_is_held_to_its_rate(serving: Serving) -> None:
     await asyncio.sleep(0.2)
     assert (await post_batch(serving, [cloud_event() for _ in range(30)])).status_code == 200
     in_debt = await post_batch(serving, [cloud_event()])
-    assert (in_debt.status_code, int(in_debt.headers["retry-after"])) == (429, 2)
+    assert (in_debt.status_code, int(in_debt.headers["retry-after"]) in (1, 2)) == (429, True)
 
 
 async def test_more_requests_at_once_than_allowed_are_503(settings: Settings, topic: str) -> None:
