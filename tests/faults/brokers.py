@@ -39,6 +39,7 @@ def three_brokers() -> Iterator[Stack]:
     home = own / f"three-{secrets.token_hex(4)}"
     data = data_of(home, SMALL)
     data.mkdir(parents=True)
+    _unmount_abandoned(own.parent)
     for folder in (own.parent, own, home):
         folder.chmod(0o755)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(data)]
@@ -55,6 +56,14 @@ def three_brokers() -> Iterator[Stack]:
         stack.down(delete_data=True)
         with suppress(OSError):
             own.rmdir()
+
+
+def _unmount_abandoned(base: Path) -> None:
+    """Runs that were killed leave a file system behind, which nobody else can remove with their folders."""
+    for mounted in {Path(partition.mountpoint) for partition in psutil.disk_partitions(all=True)}:
+        if mounted.is_relative_to(base) and not psutil.pid_exists(int(mounted.relative_to(base).parts[0])):
+            subprocess.run(["umount", "--lazy", mounted], check=True)
+            shutil.rmtree(base / mounted.relative_to(base).parts[0], ignore_errors=True)
 
 
 def data_of(home: Path, number: int) -> Path:
