@@ -10,16 +10,13 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from benchmarks.ingress import add_key, revoke_key, wait_ready
 from benchmarks.latency import _request as signed_request
-from benchmarks.stage import HOME, Stage, clean_database, process, tree_cpu_seconds
-from devstack.stack import Stack
+from benchmarks.stage import HOME, Stage, clean_database, process, running_stack, tree_cpu_seconds
 from ingress.keys import new_secret
 from streams import topics
 
@@ -29,21 +26,9 @@ REPLICAS = 3
 OWN_HOME = HOME.with_name("bench-brokers")
 
 
-@contextmanager
-def three_brokers(home: Path) -> Iterator[Stack]:
-    """A stack of three brokers, up and empty for the block."""
-    stack = Stack(home, brokers=3)
-    stack.down(delete_data=True)
-    stack.up()
-    try:
-        yield stack
-    finally:
-        stack.down(delete_data=True)
-
-
 def run(home: Path = OWN_HOME, *, rate: int = 1_000, seconds: float = 20.0) -> list[dict[str, object]]:
     """Send at `rate` for `seconds`, after a warm-up of half as long: the brokers compile their code then."""
-    with three_brokers(home) as stack, clean_database(stack) as stage, TemporaryDirectory() as folder:
+    with running_stack(home, brokers=3) as stack, clean_database(stack) as stage, TemporaryDirectory() as folder:
         steps = asyncio.run(topics.apply(stage.settings))
         kept = asyncio.run(topics.describe(stage.settings, [step.name for step in steps]))
         assert all(topic.in_sync == REPLICAS for topic in kept.values()), kept

@@ -57,9 +57,9 @@ class Stage:
 
 
 @contextmanager
-def running_stack() -> Iterator[Stack]:
+def running_stack(home: Path = HOME, *, brokers: int = 1) -> Iterator[Stack]:
     """The benchmarks' own stack, up and empty for the block."""
-    stack = Stack(HOME)
+    stack = Stack(home, brokers=brokers)
     stack.down(delete_data=True)
     stack.up()
     try:

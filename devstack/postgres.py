@@ -175,14 +175,19 @@ def refuse_other_version(home: Path, major: int) -> None:
 
 def prepare(port: int, superuser_password: str, passwords: Mapping[str, str], roles_sql: Path) -> None:
     """Make roles, passwords, the database `plant` and its vector extension. Safe to run again."""
-    statements = [roles_sql.read_text(encoding="utf-8")]
-    statements += [f"ALTER ROLE {role} PASSWORD {sql.literal(passwords[role])}" for role in ROLES]
-    sql.run(address(SUPERUSER, superuser_password, port, "postgres"), statements)
+    make_roles(address(SUPERUSER, superuser_password, port, "postgres"), passwords, roles_sql)
     create_database(address(SUPERUSER, superuser_password, port, "postgres"), DATABASE)
     sql.run(
         address(SUPERUSER, superuser_password, port, DATABASE),
         ["CREATE EXTENSION IF NOT EXISTS vector", SCHEMA_GRANT],
     )
+
+
+def make_roles(superuser_url: str, passwords: Mapping[str, str], roles_sql: Path) -> None:
+    """Make the four roles and set their passwords. Safe to run again."""
+    statements = [roles_sql.read_text(encoding="utf-8")]
+    statements += [f"ALTER ROLE {role} PASSWORD {sql.literal(passwords[role])}" for role in ROLES]
+    sql.run(superuser_url, statements)
 
 
 def create_database(superuser_url: str, name: str, *, template: str | None = None) -> None:

@@ -11,10 +11,12 @@ import msgspec
 from ingress.payloads import read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
-from ingress.publishing import Publisher, accepted
+from ingress.publishing import Answer, Publisher, accepted
 from streams.position import Position
 
 EVENTS_MAX: Final = 1_000
+
+OVERLOADED: Final = "overloaded"
 
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -27,14 +29,6 @@ class Result(NamedTuple):
 
     document: bytes
     problem: Problem | None
-
-
-class BatchAnswer(NamedTuple):
-    """`status` 200: all are stored; 207: some can't be, whatever the sender does; 503: send all of it again."""
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
 
 
 def read_items(body: bytes) -> list[msgspec.Raw]:
@@ -60,9 +54,20 @@ def submit_each(
     *,
     item_max_bytes: int,
 ) -> list[Submitted]:
-    """Begin to publish every event, in order; a bad one keeps no other from it."""
+    """Begin to publish every event, in order; a bad one keeps no other from it.
+
+    One for which there is no room keeps all that follow from it: else a later event of the same entity, if it is
+    smaller, would come before it.
+    """
     parent = valid_traceparent(traceparent)
-    return [_submit(publisher, bytes(item), policy, parent, item_max_bytes) for item in items]
+    submitted: list[Submitted] = []
+    full: Problem | None = None
+    for item in items:
+        each = full or _submit(publisher, bytes(item), policy, parent, item_max_bytes)
+        if isinstance(each, Problem) and each.kind == OVERLOADED:
+            full = each
+        submitted.append(each)
+    return submitted
 
 
 def _submit(
@@ -75,6 +80,11 @@ def _submit(
         return str(incoming.event.event_id), publisher.submit(incoming, policy, traceparent)
     except Problem as problem:
         return problem
+
+
+def is_overloaded(submitted: Submitted) -> bool:
+    """Whether there was no room for the event, or for one before it."""
+    return isinstance(submitted, Problem) and submitted.kind == OVERLOADED
 
 
 async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> list[Result]:
@@ -92,13 +102,13 @@ async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> l
     return results
 
 
-def answer_of(results: Sequence[Result]) -> BatchAnswer:
-    """The answer to a batch with these results."""
+def answer_of(results: Sequence[Result]) -> Answer:
+    """200: all are stored; 207: some can't be, whatever the sender does; 503: send all of it again."""
     problems = [result.problem for result in results if result.problem is not None]
     again = [problem for problem in problems if problem.status >= 500]
     status = 503 if again else 207 if problems else 200
     body = b'{"results":[%b]}' % b",".join(result.document for result in results)
-    return BatchAnswer(status, again[0].headers if again else (), body)
+    return Answer(status, body, again[0].headers if again else ())
 
 
 def _refused(problem: Problem) -> Result:

@@ -18,7 +18,7 @@ from typing import IO, Final
 import msgspec
 from litestar.types import Receive, Send
 
-from ingress.batches import Submitted, settle_each, submit_each
+from ingress.batches import Submitted, is_overloaded, settle_each, submit_each
 from ingress.headers import RequestHeaders
 from ingress.limits import piece, too_large
 from ingress.problems import CLOSE, Problem, retry_after
@@ -113,7 +113,7 @@ class BulkIntake:
         while len(submitted) < len(lines):
             left = lines[len(submitted) :]
             some = submit_each(self._publisher, left, policy, traceparent, item_max_bytes=self._line_max_bytes)
-            full = next((at for at, each in enumerate(some) if _is_overloaded(each)), None)
+            full = next((at for at, each in enumerate(some) if is_overloaded(each)), None)
             submitted += some[:full]
             if full is not None:
                 await asyncio.sleep(OVERLOADED_PAUSE_SECONDS)
@@ -132,10 +132,6 @@ class BulkIntake:
     async def _wait_for_rate(self, policy: ProducerPolicy) -> None:
         while (seconds := self._publisher.wait_seconds(policy)) and not self.stopping:  # noqa: ASYNC110 (time, no event)
             await asyncio.sleep(seconds)
-
-
-def _is_overloaded(submitted: Submitted) -> bool:
-    return isinstance(submitted, Problem) and submitted.kind == "overloaded"
 
 
 @contextlib.contextmanager

@@ -10,12 +10,11 @@ from litestar import Response, Router, get
 
 from ingress.openapi import document_text
 from ingress.registry_routes import A_MINUTE, registry_routes
-from runtime.settings import Settings
-from schemas.external_registry import attach
+from schemas.registry import Registry
 
 
-def contract_routes(settings: Settings, webhooks: Mapping[str, str | None]) -> Router:
-    """The routes. Attaches the process to the external registry, if there is one, and raises what `attach` raises."""
+def contract_routes(registry: Registry, webhooks: Mapping[str, str | None]) -> Router:
+    """The routes, for the registry whose ids this process writes."""
 
     @cache
     def document() -> bytes:
@@ -28,4 +27,4 @@ def contract_routes(settings: Settings, webhooks: Mapping[str, str | None]) -> R
         headers = {"etag": etag, "cache-control": A_MINUTE}
         return Response(document(), headers=headers, media_type="application/json")
 
-    return Router(path="/", route_handlers=[openapi, registry_routes(attach(settings))])
+    return Router(path="/", route_handlers=[openapi, registry_routes(registry)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from litestar.types import Receive, Scope, Send
@@ -19,7 +19,7 @@ from ingress.log_budget import LogBudget
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
-from ingress.publishing import Publisher, accepted
+from ingress.publishing import Answer, Publisher, accepted
 from ingress.verification import Rejected, explain
 from runtime import metrics
 from runtime.clock import Clock
@@ -31,14 +31,6 @@ log = structlog.get_logger(__name__)
 CLOUD_EVENTS_ROUTE: Final = "/webhook/genesis/events"
 _DEBUG, _WARNING = logging.DEBUG, logging.WARNING
 _JSON: Final = (b"content-type", b"application/json")
-
-
-class Answer(NamedTuple):
-    """What a request that was understood is answered with."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Intake:
@@ -141,8 +133,7 @@ class Intake:
         submitted = submit_each(
             self._publisher, items, policy, headers.traceparent, item_max_bytes=self._event_max_bytes
         )
-        answer = answer_of(await settle_each(self._publisher, submitted))
-        return Answer(answer.status, answer.body, answer.headers)
+        return answer_of(await settle_each(self._publisher, submitted))
 
     async def _refuse(self, problem: Problem, route: str, receive: Receive, send: Send, started: float) -> None:
         closing = CLOSE in problem.headers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from ingress.payloads import Incoming
 from ingress.problems import Problem, retry_after
@@ -20,6 +20,14 @@ from streams.position import Position
 from streams.producer import EventProducer
 
 UNAVAILABLE_RETRY_SECONDS: Final = 5
+
+
+class Answer(NamedTuple):
+    """What a request that was understood is answered with."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Publisher:

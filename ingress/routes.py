@@ -26,6 +26,7 @@ from ingress.problems import CONTENT_TYPE, Problem
 from ingress.producers import default_policy
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
+from schemas.external_registry import attach
 from streams.producer import EventProducer
 from streams.topics import EVENTS
 
@@ -66,9 +67,11 @@ class IngressApp(Litestar):
 def build_app(settings: Settings, *, clock: Clock | None = None, producer: EventProducer | None = None) -> IngressApp:
     """The application, wired. Its lifespan connects to Kafka and Postgres, and answers 503 until both have answered.
 
-    Raises ConfigurationError where an address or the master key is missing.
+    Raises ConfigurationError where an address or the master key is missing, and what `attach` raises of an external
+    registry.
     """
     clock = clock or SystemClock()
+    registry = attach(settings)
     producer = producer or EventProducer(settings, topics=(EVENTS,))
     database = connect(settings, "api")
     keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
@@ -94,7 +97,7 @@ def build_app(settings: Settings, *, clock: Clock | None = None, producer: Event
         route_handlers=[
             *(asgi(path, copy_scope=False)(handle) for path, handle in handlers.items()),
             *health_routes(readiness),
-            contract_routes(settings, WEBHOOK_ROUTES),
+            contract_routes(registry, WEBHOOK_ROUTES),
         ],
         lifespan=[serving],
         state=State({"readiness": readiness, "keyring": keyring, "intake": intake}),

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from devstack import postgres, sql
+from devstack import postgres
 from devstack.stack import ROLES_SQL, Stack
 
 ROOT = Path(__file__).parent.parent
@@ -84,8 +84,7 @@ def own_postgres(url: str) -> dict[str, str]:
     address = urlsplit(url)
     key = (address.password or "").encode()
     secrets = {role: hmac.digest(key, role.encode(), hashlib.sha256).hex() for role in postgres.ROLES}
-    passwords = [f"ALTER ROLE {role} PASSWORD {sql.literal(secret)}" for role, secret in secrets.items()]
-    sql.run(url, [ROLES_SQL.read_text(encoding="utf-8"), *passwords])
+    postgres.make_roles(url, secrets, ROLES_SQL)
     place = address.netloc.rpartition("@")[2]
     addresses = {
         role.removeprefix("plant_"): urlunsplit(address._replace(netloc=f"{role}:{secret}@{place}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +38,7 @@ from devstack.stack import Stack
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 
-ROLE_PASSWORD = secrets.token_hex(8)
+pytest_plugins = ["roles"]
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +46,6 @@ def database(stack: Services, template_database: str) -> Iterator[MigratedDataba
     """One migrated database for this module."""
     with log_rows.migrated_database(stack, template_database) as made:
         yield made
-
-
-@pytest.fixture
-def make_role(database: MigratedDatabase) -> Iterator[Callable[[str], str]]:
-    """Makes a role that may enter the database, and gives its address; it goes when the test ends."""
-    made: list[str] = []
-
-    def make(attributes: str = "") -> str:
-        name = f"plant_test_{secrets.token_hex(6)}"
-        create = f"CREATE ROLE {name} LOGIN PASSWORD '{ROLE_PASSWORD}' {attributes}"
-        sql.run(database.superuser_url, [create, f"GRANT CONNECT, TEMPORARY ON DATABASE {database.name} TO {name}"])
-        made.append(name)
-        address = urlsplit(database.superuser_url)
-        place = f"{name}:{ROLE_PASSWORD}@{address.hostname}:{address.port}"
-        return address._replace(netloc=place).geturl()
-
-    yield make
-    for name in made:
-        sql.run(database.superuser_url, [f"DROP OWNED BY {name}", f"DROP ROLE {name}"])
 
 
 async def refusal(url: str) -> str:

@@ -194,6 +194,24 @@ async def test_a_bulk_load_waits_for_room(settings: Settings, topic: str) -> Non
         assert len(await read_all(serving.settings, serving.topic)) == 600
 
 
+async def test_a_bulk_load_keeps_the_order_of_its_lines(settings: Settings, topic: str) -> None:
+    """A small event does not overtake a large one of the same entity for which the producer has no room yet."""
+    skill_id = str(uuid4())
+    texts = ["x" * 2_000 if number % 3 else "" for number in range(30)]
+    events = [
+        cloud_event(
+            type="genesis.skill.registered",
+            data={"skill_id": skill_id, "name": "A skill", "description": text, "category": "technical"},
+        )
+        for text in texts
+    ]
+    async with served(settings, topic, Limits(in_flight_bytes=3_500)) as serving:
+        _, lines = await post_lines(serving, lines_of(events))
+        assert lines[-1] == {"accepted": 30, "refused": 0, "complete": True}
+        offsets = [line["offset"] for line in lines[:-1]]
+        assert offsets == sorted(offsets)
+
+
 async def test_nothing_of_an_unsigned_bulk_load_is_read(serving: Serving) -> None:
     """Signature and size are checked before the first line is published."""
     body = lines_of([cloud_event()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,29 +21,14 @@ from runtime.settings import Settings
 ROLES_SQL = Path(__file__).parents[2] / "database" / "roles.sql"
 
 
+pytest_plugins = ["roles"]
+
+
 @pytest.fixture(scope="module")
 def database(stack: Services, template_database: str) -> Iterator[MigratedDatabase]:
     """One migrated database for this module."""
     with log_rows.migrated_database(stack, template_database) as made:
         yield made
-
-
-@pytest.fixture
-def make_role(database: MigratedDatabase) -> Iterator[Callable[[str], str]]:
-    """Makes a role that may enter the database, and gives its address; it goes when the test ends."""
-    made: list[str] = []
-
-    def make(attributes: str = "") -> str:
-        name, password = f"plant_test_{secrets.token_hex(6)}", secrets.token_hex(8)
-        create = f"CREATE ROLE {name} LOGIN PASSWORD '{password}' {attributes}"
-        sql.run(database.superuser_url, [create, f"GRANT CONNECT, TEMPORARY ON DATABASE {database.name} TO {name}"])
-        made.append(name)
-        superuser = urlsplit(database.superuser_url)
-        return superuser._replace(netloc=f"{name}:{password}@{superuser.hostname}:{superuser.port}").geturl()
-
-    yield make
-    for name in made:
-        sql.run(database.superuser_url, [f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}"])
 
 
 def test_roles_are_put_right(stack: Services, make_role: Callable[[str], str]) -> None:
