@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, TypeVar
 
 import structlog
@@ -57,15 +57,14 @@ class Database:
         """SQLAlchemy's engine. It knows of no governance boundary and of no turn to wait for: use `transaction`."""
         return self._pool.engine
 
-    @asynccontextmanager
-    async def transaction(
+    def transaction(
         self,
         governance_agent_id: str | None = None,
         *,
         isolation: Isolation = "READ COMMITTED",
         read_only: bool = False,
         replica: bool = False,
-    ) -> AsyncIterator[AsyncConnection]:
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection in a transaction: committed when the block ends, rolled back when it raises.
 
         `begin_nested` on it makes a savepoint, after whose failure the block may go on; where it goes on after any
@@ -77,11 +76,8 @@ class Database:
         """
         read_only = read_only or replica
         if replica and isolation != "SERIALIZABLE" and (pool := self._replica_to_try()) is not None:
-            async with self._on_replica(pool, governance_agent_id, isolation) as connection:
-                yield connection
-        else:
-            async with self._pool.transaction(governance_agent_id, isolation, read_only=read_only) as connection:
-                yield connection
+            return self._on_replica(pool, governance_agent_id, isolation)
+        return self._pool.transaction(governance_agent_id, isolation, read_only=read_only)
 
     @asynccontextmanager
     async def session(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine, ExceptionContext
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPICursor
 
 from database.meaning import meaning
 from runtime import metrics
@@ -30,9 +31,11 @@ class Statements:
 
     def listen(self, engine: Engine) -> None:
         """From now on, for this engine."""
+        # Events of the dialect only: with one of the engine, each connection joins all its events anew, which costs a
+        # tenth of a small transaction.
         if self._slow_seconds:
-            event.listen(engine, "before_cursor_execute", _start_clock)
-            event.listen(engine, "after_cursor_execute", self._stop_clock)
+            event.listen(engine, "do_execute", self._execute)
+            event.listen(engine, "do_executemany", self._execute_many)
         event.listen(engine, "handle_error", self._name_error)
 
     def note(self, statement: str, seconds: float) -> None:
@@ -48,15 +51,21 @@ class Statements:
             application_name=self._application_name,
         )
 
-    def _stop_clock(self, _: Connection, __: Any, statement: str, ___: Any, context: Any, ____: bool) -> None:
-        self.note(statement, time.perf_counter() - context.plant_started)
+    def _execute(self, cursor: DBAPICursor, statement: str, parameters: Any, _: object) -> Literal[True]:
+        started = time.perf_counter()
+        try:
+            cursor.execute(statement, parameters)
+        finally:
+            self.note(statement, time.perf_counter() - started)
+        return True
+
+    def _execute_many(self, cursor: DBAPICursor, statement: str, parameters: Any, _: object) -> Literal[True]:
+        started = time.perf_counter()
+        try:
+            cursor.executemany(statement, parameters)
+        finally:
+            self.note(statement, time.perf_counter() - started)
+        return True
 
     def _name_error(self, context: ExceptionContext) -> BaseException | None:
-        started = getattr(context.execution_context, "plant_started", None)
-        if started is not None and context.statement is not None:
-            self.note(context.statement, time.perf_counter() - started)
         return meaning(context.sqlalchemy_exception or context.original_exception, self._where)
-
-
-def _start_clock(_: Connection, __: Any, ___: str, ____: Any, context: Any, _____: bool) -> None:
-    context.plant_started = time.perf_counter()

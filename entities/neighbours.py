@@ -3,8 +3,9 @@
 Everything runs in the caller's transaction and sees what its governance boundary sees. Retired entities are left out,
 and so are those without an embedding. Why it is done so, and what was measured: docs/decisions/0012.
 
-A search sets three parameters for the rest of the transaction: `hnsw.iterative_scan`, `hnsw.ef_search` and
-`plan_cache_mode`.
+The connection must be the connector's: its sessions have `hnsw.iterative_scan` on, without which a filter would be
+applied to the candidates in view only, and find few or nothing in a small boundary. A long search sets
+`hnsw.ef_search` for the rest of the transaction.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ AMONG: Final = 20
 CANDIDATES_EACH: Final = 2
 """Candidates fetched for each result. The index brings them roughly in order: a nearer one may come a little later."""
 
-EF_SEARCH: Final = 64
-"""Candidates that the index keeps in view: a little more than pgvector's default of 40, for a little more recall."""
+EF_SEARCH: Final = 40
+"""Candidates that the index keeps in view, if not told otherwise: pgvector's default."""
 
 EF_SEARCH_MAX: Final = 1000
 """The most that pgvector takes."""
@@ -159,7 +160,7 @@ async def nearest_skills(
     if category is not None and category not in SKILL_CATEGORIES:
         raise SearchRefused(why=f"category must be one of {', '.join(SKILL_CATEGORIES)}.")
     given = {**_near(vector, limit, min_similarity), "without": _ids("without", without), "category": category}
-    await prepare(connection, limit)
+    await _widen(connection, limit)
     found = await connection.execute(NEAREST_SKILLS, {**given, "limit": limit})
     return [NearSkill(*row) for row in found]
 
@@ -174,7 +175,7 @@ async def nearest_industries(
 ) -> list[NearIndustry]:
     """Up to `limit` industries near `vector`; otherwise as `nearest_skills`."""
     given = {**_near(vector, limit, min_similarity), "without": _ids("without", without)}
-    await prepare(connection, limit)
+    await _widen(connection, limit)
     found = await connection.execute(NEAREST_INDUSTRIES, {**given, "limit": limit})
     return [NearIndustry(*row) for row in found]
 
@@ -197,7 +198,7 @@ async def nearest_agents(
     """
     _check_number("limit", limit, LIMIT_MAX)
     given = {**_near(vector, among, min_similarity, "among"), "without": _ids("without", without)}
-    await prepare(connection, among)
+    await _widen(connection, among)
     found = await connection.execute(NEAREST_AGENTS, {**given, "among": among, "available": available, "limit": limit})
     return [NearAgent(*row) for row in found]
 
@@ -226,20 +227,13 @@ async def agents_with(
     return [SkilledAgent(*row) for row in found]
 
 
-async def prepare(connection: AsyncConnection, limit: int) -> None:
-    """Set, until the transaction ends, how the index is searched for `limit` results.
-
-    Without the iterative scan a filter would be applied to the candidates in view, and find few or nothing in a small
-    boundary. A plan made for one boundary must not serve another: in a small one its rows are best read one by one.
-    """
-    breadth = min(EF_SEARCH_MAX, max(EF_SEARCH, CANDIDATES_EACH * limit))
-    await connection.execute(_PREPARE, {"breadth": str(breadth)})
+async def _widen(connection: AsyncConnection, limit: int) -> None:
+    """Have the index keep all candidates of `limit` results in view, until the transaction ends."""
+    if CANDIDATES_EACH * limit > EF_SEARCH:
+        await connection.execute(_WIDEN, {"breadth": str(min(EF_SEARCH_MAX, CANDIDATES_EACH * limit))})
 
 
-_PREPARE: Final = text("""
-SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :breadth, true),
-       set_config('plan_cache_mode', 'force_custom_plan', true)
-""")
+_WIDEN: Final = text("SELECT set_config('hnsw.ef_search', :breadth, true)")
 
 
 def _near(vector: Any, limit: int, min_similarity: float, name: str = "limit") -> dict[str, Any]:
