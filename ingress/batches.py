@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import msgspec
 
@@ -20,7 +21,7 @@ OVERLOADED: Final = "overloaded"
 
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
-Submitted = tuple[str, asyncio.Future[Position]] | Problem
+Submitted = tuple[UUID, asyncio.Future[Position]] | Problem
 """An event's id and its publish, or why there is none."""
 
 
@@ -77,7 +78,7 @@ def _submit(
         if len(item) > max_bytes:
             raise Problem("body-too-large", f"An event has at most {max_bytes} bytes.")
         incoming = read_cloud_event(item, policy.name)
-        return str(incoming.event.event_id), publisher.submit(incoming, policy, traceparent)
+        return incoming.event.event_id, publisher.submit(incoming, policy, traceparent)
     except Problem as problem:
         return problem
 

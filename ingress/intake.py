@@ -125,7 +125,7 @@ class Intake:
         self._publisher.pay(policy, 1)
         outcome = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
         position = await self._publisher.settle(outcome)
-        return Answer(200, accepted(str(incoming.event.event_id), position))
+        return Answer(200, accepted(incoming.event.event_id, position))
 
     async def _take_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> Answer:
         items = read_items(body)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -26,6 +26,7 @@ OUTSIDE_PREFIX: Final = "genesis."
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 _GIVEN_OTHERWISE: Final = ("event_id", "occurred_at")
+_JSON_TYPE: Final = "application/json"
 _PLAIN_TEXT: Final = r"^[!-~]{1,256}\Z"
 _FIELD_NAME: Final = re.compile(r"^Object (?:contains unknown|missing required) field `(.*)`$", re.DOTALL)
 _NUL_REFUSED: Final = f"matching regex {NO_NUL!r}"
@@ -53,7 +54,7 @@ class CloudEvent(Attributes, frozen=True, kw_only=True):
     """
 
     data: msgspec.Raw
-    datacontenttype: str = "application/json"
+    datacontenttype: str = _JSON_TYPE
     traceparent: str | None = None
 
 
@@ -66,12 +67,13 @@ class Incoming(msgspec.Struct, frozen=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """How one event type is read: its webhook, its data alone, and the fields that data has."""
+    """How one event type is read: its webhook, its data alone, its fields, and which of them are times."""
 
     kind: type[Event]
     webhook: msgspec.json.Decoder[Any]
     data: msgspec.json.Decoder[Any]
     names: tuple[str, ...]
+    times: tuple[str, ...]
 
 
 def read_webhook(body: bytes, event_type: str, producer: str, message_id: str, source: str) -> Incoming:
@@ -88,8 +90,9 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
     envelope = _decode(_CLOUD_EVENT, body)
     if not is_accepted(envelope.type):
         raise _unfit("This event type is not known", "#/type")
-    if envelope.datacontenttype.partition(";")[0].strip().lower() != "application/json":
-        raise _unfit("Expected application/json", "#/datacontenttype")
+    content_type = envelope.datacontenttype
+    if content_type != _JSON_TYPE and content_type.partition(";")[0].strip().lower() != _JSON_TYPE:
+        raise _unfit(f"Expected {_JSON_TYPE}", "#/datacontenttype")
     event = read_data(envelope.type, bytes(envelope.data), producer, envelope.id, envelope.time)
     return Incoming(event, envelope.source, valid_traceparent(envelope.traceparent))
 
@@ -160,16 +163,22 @@ def _shape(event_type: str) -> Shape:
         msgspec.json.Decoder(webhook_type),
         msgspec.json.Decoder(data_type),
         tuple(field.name for field in fields),
+        tuple(field.name for field in fields if _is_time(field.type)),
     )
+
+
+def _is_time(kind: object) -> bool:
+    """Whether a field holds a time, or may."""
+    return kind is datetime or any(map(_is_time, get_args(kind)))
 
 
 def _event(
     shape: Shape, data: msgspec.Struct, producer: str, message_id: str, time: datetime, time_pointer: str
 ) -> Event:
-    values: dict[str, Any] = {}
-    for name in shape.names:
-        value = getattr(data, name)
-        values[name] = _in_utc(value, f"#/data/{name}") if isinstance(value, datetime) else value
+    values: dict[str, Any] = {name: getattr(data, name) for name in shape.names}
+    for name in shape.times:
+        if values[name] is not None:
+            values[name] = _in_utc(values[name], f"#/data/{name}")
     values["event_id"] = event_id(producer, message_id)
     values["occurred_at"] = _in_utc(time, time_pointer)
     try:

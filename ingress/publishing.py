@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from ingress.payloads import Incoming
 from ingress.problems import Problem, retry_after
@@ -114,10 +115,10 @@ class Publisher:
         self._window.forget_old(self._clock.monotonic_seconds())
 
 
-def accepted(event_id: str, position: Position) -> bytes:
+def accepted(event_id: UUID, position: Position) -> bytes:
     """The JSON that says where an event is."""
     return b'{"event_id":"%b","topic":"%b","partition":%d,"offset":%d}' % (
-        event_id.encode(),
+        codec.text_of(event_id),
         position.topic.encode(),
         position.partition,
         position.offset,

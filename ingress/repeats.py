@@ -7,6 +7,7 @@ entries and age, and begins empty when the process starts.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
 ENTRIES_MAX: Final = 100_000
@@ -28,7 +29,8 @@ class Window(Generic[T]):
     def __init__(self, entries_max: int = ENTRIES_MAX, age_max_seconds: float = AGE_MAX_SECONDS) -> None:
         self._entries_max = entries_max
         self._age_max_seconds = age_max_seconds
-        self._entries: dict[bytes, tuple[bytes, asyncio.Future[T], float]] = {}
+        # Not a dict, whose first key takes the longer to find the more were deleted before it.
+        self._entries: OrderedDict[bytes, tuple[bytes, asyncio.Future[T], float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -53,7 +55,7 @@ class Window(Generic[T]):
         """Remember a publish; the oldest entries give way."""
         entries = self._entries
         while len(entries) >= self._entries_max:
-            del entries[next(iter(entries))]
+            entries.popitem(last=False)
         entries[event_id] = (digest, outcome, now_seconds)
 
     def forget_old(self, now_seconds: float) -> None:

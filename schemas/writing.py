@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeAlias, cast
+from operator import itemgetter
+from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 from schemas.layout import Array, Fixed, Layout, Optional, Record, Scalar
@@ -14,22 +15,28 @@ from schemas.reading import EPOCH, TIME_MAX, TIME_MIN
 Write: TypeAlias = Callable[[bytearray, object], None]
 """Appends a value's bytes. Raises ValueError for a value that the layout can't hold."""
 
+FieldsOf: TypeAlias = Callable[..., Callable[[Any], Any]]
+"""Makes, of fields' names, what gets their values from a record: `itemgetter` or `attrgetter`."""
+
 _SHORT = tuple(bytes([number]) for number in range(0x80))
 
 
-def compile_writer(layout: Layout) -> Write:
-    """A function that writes values of this layout: records are dicts, fixed values UUIDs, times aware datetimes."""
+def compile_writer(layout: Layout, fields_of: FieldsOf = itemgetter) -> Write:
+    """A function that writes values of this layout: fixed values are UUIDs, times aware datetimes.
+
+    Records are dicts, or structs where `fields_of` is `attrgetter`.
+    """
     match layout:
         case Scalar(kind=kind):
             return _SCALARS[kind]
         case Fixed():
             return _write_uuid
         case Array(items=items):
-            return _array(compile_writer(items))
+            return _array(compile_writer(items, fields_of))
         case Optional(item=item, null_index=null_index):
-            return _optional(compile_writer(item), null_index)
+            return _optional(compile_writer(item, fields_of), null_index)
         case Record():
-            return _record(layout)
+            return _record(layout, fields_of)
 
 
 def long_bytes(number: int) -> bytes:
@@ -121,16 +128,19 @@ def _optional(write: Write, null_index: int) -> Write:
     return write_optional
 
 
-def _record(layout: Record) -> Write:
-    steps = [(field.name, compile_writer(field.type)) for field in layout.fields]
+def _record(layout: Record, fields_of: FieldsOf) -> Write:
+    names = [field.name for field in layout.fields]
+    writes = [compile_writer(field.type, fields_of) for field in layout.fields]
+    get = fields_of(*names)
 
     def write_record(out: bytearray, value: object) -> None:
-        values = cast("dict[str, object]", value)
-        for name, write in steps:
-            try:
-                write(out, values[name])
-            except ValueError as error:
-                raise ValueError(f"{error} in {name}") from error
+        items = get(value) if len(names) > 1 else (get(value),)
+        name = ""
+        try:
+            for name, write, item in zip(names, writes, items, strict=True):  # noqa: B007 (the error names it)
+                write(out, item)
+        except ValueError as error:
+            raise ValueError(f"{error} in {name}") from error
 
     return write_record
 
