@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, TypeVar
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
@@ -18,9 +17,10 @@ from database.errors import DatabaseUnreachable, TooContended, TooMuchPrivilege,
 from database.pool import Pool
 from database.privileges import TOO_MUCH
 from runtime import metrics
+from runtime.logging import get_logger
 from runtime.settings import DatabaseRole, Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 0.02

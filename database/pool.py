@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.address import shown
@@ -22,9 +21,10 @@ from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
 from database.meaning import meaning
 from database.unreachable import unreachable_because
 from runtime import metrics
+from runtime.logging import get_logger
 from runtime.settings import DatabaseRole, Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ROLLBACK_SECONDS: Final = 5.0
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any, Final, Literal
 
-import structlog
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from database.meaning import meaning
 from runtime import metrics
+from runtime.logging import get_logger
 from runtime.settings import DatabaseRole
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 STATEMENT_SHOWN_CHARACTERS: Final = 500
 

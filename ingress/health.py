@@ -17,6 +17,7 @@ from streams.producer import EventProducer
 
 CHECK_EVERY_SECONDS: Final = 1.0
 CHECK_AGAIN_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.05
 
 
 class Readiness:
@@ -46,6 +47,11 @@ class Readiness:
         if not self._keyring.loaded:
             faults["keys"] = "The signing keys are not loaded yet."
         return faults
+
+    async def wait(self) -> None:
+        """Return when webhooks can be taken."""
+        while await self.faults():  # noqa: ASYNC110 (it has to ask)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _ask_kafka(self) -> str:
         try:

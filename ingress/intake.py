@@ -6,7 +6,6 @@ import logging
 import time
 from typing import Final
 
-import structlog
 from litestar.types import Receive, Scope, Send
 from prometheus_client import Counter
 
@@ -23,10 +22,11 @@ from ingress.publishing import Answer, Publisher, accepted
 from ingress.verification import Rejected, explain
 from runtime import metrics
 from runtime.clock import Clock
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.producer import EventProducer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CLOUD_EVENTS_ROUTE: Final = "/webhook/genesis/events"
 _DEBUG, _WARNING = logging.DEBUG, logging.WARNING

@@ -17,7 +17,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import msgspec
-import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import CursorResult, RowMapping
@@ -38,9 +37,10 @@ from ingress.producers import ProducerPolicy, default_policy, read_policies
 from ingress.verification import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
 from runtime import metrics
 from runtime.clock import Clock
+from runtime.logging import get_logger
 from runtime.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 REFRESH_SECONDS: Final = 1.0
 REFRESH_TIMEOUT_SECONDS: Final = 5.0

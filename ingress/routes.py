@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, cast
 
-import structlog
 from litestar import Litestar, Request, Response, asgi
 from litestar.datastructures import State
 from litestar.enums import ScopeType
@@ -25,12 +24,13 @@ from ingress.keys import Keyring, KeyStore, MasterKey
 from ingress.problems import CONTENT_TYPE, Problem
 from ingress.producers import default_policy
 from runtime.clock import Clock, SystemClock
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas.external_registry import attach
 from streams.producer import EventProducer
 from streams.topics import EVENTS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 WEBHOOK_ROUTES: Final[dict[str, str | None]] = {
     "/webhook/genesis/agent-onboarded": "genesis.agent.onboarded",
@@ -64,8 +64,16 @@ class IngressApp(Litestar):
         return await super().__call__(scope, receive, send)
 
 
-def build_app(settings: Settings, *, clock: Clock | None = None, producer: EventProducer | None = None) -> IngressApp:
+def build_app(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    producer: EventProducer | None = None,
+    ready_within_seconds: float = 0,
+) -> IngressApp:
     """The application, wired. Its lifespan connects to Kafka and Postgres, and answers 503 until both have answered.
+
+    The lifespan's start takes up to `ready_within_seconds`, if they don't answer at once: a server listens after it.
 
     Raises ConfigurationError where an address or the master key is missing, and what `attach` raises of an external
     registry.
@@ -84,6 +92,10 @@ def build_app(settings: Settings, *, clock: Clock | None = None, producer: Event
         producer.start_in_background()
         tidying = asyncio.create_task(_tidy(intake), name="tidy")
         try:
+            if ready_within_seconds:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ready_within_seconds):
+                        await readiness.wait()
             yield
         finally:
             tidying.cancel()

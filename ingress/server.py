@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +30,6 @@ BACKLOG: Final = 2048
 GRACE_SECONDS: Final = 15
 DATABASE_PATIENCE_SECONDS: Final = 30.0
 DATABASE_RETRY_SECONDS: Final = 1.0
-READY_POLL_SECONDS: Final = 0.05
 READY_SECONDS: Final = 20.0
 
 
@@ -82,17 +81,14 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        before_listening: Callable[[], Awaitable[None]],
         when_started: Callable[[], None],
         when_ending: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._before_listening = before_listening
         self._when_started = when_started
         self._when_ending = when_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._before_listening()
         await super().startup(sockets)
         self._when_started()
 
@@ -121,7 +117,8 @@ async def _serve(
     parent_pipe: int | None,
 ) -> None:
     await _refuse_too_much_privilege(settings)
-    app = build_app(settings)
+    # The others of the port answer until this process can; but not for ever, should nobody be able to.
+    app = build_app(settings, ready_within_seconds=0 if parent_pipe is None else READY_SECONDS)
     address = address_of(listener)
     config = uvicorn.Config(
         app,
@@ -136,15 +133,7 @@ async def _serve(
         timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=BACKLOG,
     )
-
-    async def before_listening() -> None:
-        """Let the others of the port answer until this process can; but not for ever, should nobody be able to."""
-        if parent_pipe is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(READY_SECONDS):
-                    await _ready(app.state.readiness)
-
-    server = Server(config, before_listening, lambda: say(f"Listening on {address.url}"), app.state.intake.stop)
+    server = Server(config, lambda: say(f"Listening on {address.url}"), app.state.intake.stop)
     tasks = [asyncio.create_task(sweep(server.server_state), name="sweep")]
     if ready_file is not None:
         tasks.append(asyncio.create_task(_write_when_ready(app.state.readiness, ready_file, address), name="ready"))
@@ -183,14 +172,8 @@ def _end_with_parent(pipe: int) -> None:
 
 async def _write_when_ready(readiness: Readiness, path: Path, address: Address) -> None:
     """Write the file when webhooks can be taken."""
-    await _ready(readiness)
+    await readiness.wait()
     write_ready_file(path, address)
-
-
-async def _ready(readiness: Readiness) -> None:
-    """Return when webhooks can be taken."""
-    while await readiness.faults():  # noqa: ASYNC110 (it has to ask)
-        await asyncio.sleep(READY_POLL_SECONDS)
 
 
 def write_ready_file(path: Path, address: Address) -> None:

@@ -24,8 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import structlog
-
 from audit.chain import extend
 from projections import checkpoints
 from projections.checkpoints import LOG, Fence
@@ -36,13 +34,14 @@ from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, literal
 from projections.staging import Staging
 from runtime import metrics
+from runtime.logging import get_logger
 from schemas.columns import polars as pl
 from streams.batch import EventBatch
 from streams.errors import DatabaseAway, LogRefused, OwnershipLost
 from streams.ownership import Taken
 from streams.transport import LogBounds
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 APPLIED_ONCE = "event_stream_applied_once"
 LOG_CONSTRAINTS = ("event_stream", "audit_log", "checkpoints", "partition_owners")

@@ -7,19 +7,18 @@ is read; a check that folds from zero into a schema of its own uses the same fun
 
 from __future__ import annotations
 
-import structlog
-
 from projections import checkpoints
 from projections.checkpoints import LOG
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
+from runtime.logging import get_logger
 from schemas.block import decode_batch
 from schemas.columns import polars as pl
 from streams.errors import LogRefused
 from streams.topics import family
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 FOLD_RECORDS = 10_000
 

@@ -9,20 +9,19 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from database.connector import connect
 from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
 from runtime import metrics
 from runtime.errors import PlantError
 from runtime.exposition import serve_metrics
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas.external_registry import attach
 from streams.agents import Worker
 from streams.topics import EVENTS, OPERATIONS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 TOPICS: Sequence[str] = (EVENTS, OPERATIONS)
 

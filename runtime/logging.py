@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -22,6 +22,24 @@ SECRET_PARTS = ("secret", "password", "master_key", "authorization", "webhook-si
 
 QUIET_LOGGERS = {"aiokafka": "WARNING", "faust": "WARNING", "mode": "WARNING", "httpx": "WARNING", "alembic": "WARNING"}
 """Libraries that write a line a step; ours says the same in one."""
+
+
+get_logger: Final = structlog.get_logger
+"""Every logger is made by this: a module that logs has thereby set where its lines go."""
+
+
+def _to_stderr() -> None:
+    """Send records to stderr for people, until `configure`: structlog itself would put them on stdout, among data."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            mask_secrets,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
 
 
 def configure(settings: Settings) -> None:
@@ -99,3 +117,6 @@ def unit_of_work(logger: Any, event: str, **fields: Any) -> Iterator[dict[str, A
         raise
     line["duration_ms"] = round((time.perf_counter() - started) * 1000, 3)
     logger.info(event, outcome="ok", **line)
+
+
+_to_stderr()

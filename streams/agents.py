@@ -12,17 +12,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import faust
-import structlog
 from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.errors import KafkaUnavailable, PartitionStopped
 from streams.ownership import OwnedPartition, PartitionWriter
 from streams.transport import RecordBatchConsumer, RecordBatchTransport
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 WriterFactory = Callable[[str, int], PartitionWriter]
 

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     CorruptRecordException,
@@ -34,6 +33,7 @@ from aiokafka.errors import (
 
 from runtime import metrics
 from runtime.errors import PlantError
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.connection import connection_options
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
@@ -41,7 +41,7 @@ from streams.partitioning import partition_of
 from streams.position import Position
 from streams.silent_brokers import pass_over_silent_brokers
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 BATCH_MAX_BYTES: Final = 512 * 1024
 REQUEST_TIMEOUT_MS: Final = 10_000

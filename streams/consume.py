@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import (
     CommitFailedError,
@@ -20,6 +19,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import TopicPartition
 
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
 from schemas.errors import Undecodable
@@ -33,7 +33,7 @@ from streams.start import Start, offsets_at
 from streams.tolerant_records import tolerate_odd_records
 from streams.topics import EVENTS, family
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 POLL_MS: Final = 250
 RECORDS_PER_POLL: Final = 2_000

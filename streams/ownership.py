@@ -22,15 +22,15 @@ from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import structlog
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.errors import CheckpointOutOfLog, DatabaseAway, OwnershipLost, PartitionStopped
 from streams.transport import LogBounds, OpenPartition, RecordBatchConsumer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

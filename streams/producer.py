@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
-import structlog
 
 from runtime import metrics
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import Event
@@ -27,7 +27,7 @@ from streams.position import Position
 from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
 
 RECORD_OVERHEAD_BYTES: Final = 64
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 TURN_EVERY_RECORDS: Final = 256
 ROOM_POLL_SECONDS: Final = 0.005

@@ -26,11 +26,10 @@ import contextlib
 import random
 from typing import Final
 
-import structlog
-
 from database.errors import DatabaseUnreachable
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.amendments import Change
 from streams.errors import AnotherRelayActive, OutboxBlocked, PartitionCountChanged
@@ -40,7 +39,7 @@ from streams.relay_round import Outcome, Publisher
 from streams.relay_session import RelaySession, relay_session
 from streams.topics import EVENTS
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ROUND_ROWS: Final = 500
 ROUND_SECONDS: Final = 2.0

@@ -11,15 +11,15 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import asyncpg
-import structlog
 
 from database.address import connection_arguments, shown, sqlalchemy_url
 from database.errors import DatabaseUnreachable, SchemaBehind
 from database.meaning import meaning
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.outbox import Outbox
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CHANNEL: Final = "plant_outbox"
 LOCK: Final = 0x504C414E5452  # "PLANTR"

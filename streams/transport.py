@@ -17,13 +17,13 @@ from typing import Any
 from uuid import UUID
 
 import aiokafka
-import structlog
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.connection import connection_options
@@ -32,7 +32,7 @@ from streams.silent_brokers import pass_over_silent_brokers
 from streams.tolerant_records import tolerate_odd_records, unreadable
 from streams.topic_identity import TopicIdentityRequest, topic_ids_at_leaders
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 POLL_SECONDS = 0.05
 """How long a fetch waits for records. A partition that opens meanwhile waits no longer than this for its turn."""

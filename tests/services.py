@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 
 from devstack import postgres
+from devstack.kafka import JAVA_OPTIONS
 from devstack.stack import ROLES_SQL, Stack
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,9 @@ OWN_POSTGRES = "PLANT_DATABASE_URL"
 """A superuser's address. The tests make Plant's roles there, and set their passwords."""
 SHARED = "PLANT_TEST_SERVICES"
 """Where the main process tells its workers what it has started, as JSON."""
+
+# Brokers of tests live for seconds or minutes: they start in half the time with one compiler.
+os.environ.setdefault(JAVA_OPTIONS, "-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:MaxDirectMemorySize=96m")
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,58 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
-from runtime.logging import configure, unit_of_work
+from runtime.logging import configure, get_logger, unit_of_work
 from runtime.settings import Settings
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     """Leave the process's logging as it was found."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, ours = root.handlers[:], root.level, structlog.get_config()
     yield
     root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    structlog.configure(**ours)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_stdout_is_left_to_data(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a command logs that is no service, and so has configured nothing, comes on stderr, without secrets."""
+    get_logger("plant").warning("query.slow", seconds=1, password="hunter2")
+
+    said = capsys.readouterr()
+
+    assert said.out == ""
+    assert "query.slow" in said.err
+    assert "hunter2" not in said.err
+
+
+def test_nothing_logs_past_it() -> None:
+    """Whoever imported structlog alone would write to stdout."""
+    packages = (
+        "audit",
+        "database",
+        "devstack",
+        "entities",
+        "ingress",
+        "operations",
+        "projections",
+        "schemas",
+        "streams",
+    )
+    modules = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert len(modules) > 100
+    assert [path.name for path in modules if "structlog" in path.read_text("utf-8")] == []
 
 
 def test_json_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
