@@ -12,8 +12,7 @@ CI ?=
 COVERAGE ?=
 # Percent of branches and lines that must have run: of all packages together, and of database and entities by themselves.
 COVERAGE_FLOOR := 90
-# Processes that run tests; each file's tests stay in one of them. Files with faults come first: they take long, and
-# mostly wait.
+# Processes that run tests; each file's tests stay in one of them.
 TEST_PROCESSES ?= 2
 DATA_COVERAGE := $(BIN)/coverage report --include='database/*,entities/*' --format=total --fail-under=$(COVERAGE_FLOOR)
 UNDER := $(if $(filter 1 true,$(CI) $(COVERAGE)),--cov-fail-under=$(COVERAGE_FLOOR),)
@@ -54,7 +53,7 @@ demo: $(VENV)/.ready-demo ## Run the main job on real input; leaves no process b
 
 test: $(VENV)/.ready-all ## Run every test. Coverage is shown; it must be 90 % with CI=true or COVERAGE=1.
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(UNDER)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term:skip-covered $(UNDER)
 	@$(if $(UNDER),echo "==> coverage of database and entities"; $(DATA_COVERAGE))
 
 faults: $(VENV)/.ready-all ## Run the fault tests in their long form: many kills, Postgres away for 30 s.
