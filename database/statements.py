@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from sqlalchemy import event
@@ -52,17 +53,16 @@ class Statements:
         )
 
     def _execute(self, cursor: DBAPICursor, statement: str, parameters: Any, _: object) -> Literal[True]:
-        started = time.perf_counter()
-        try:
-            cursor.execute(statement, parameters)
-        finally:
-            self.note(statement, time.perf_counter() - started)
-        return True
+        return self._timed(cursor.execute, statement, parameters)
 
     def _execute_many(self, cursor: DBAPICursor, statement: str, parameters: Any, _: object) -> Literal[True]:
+        return self._timed(cursor.executemany, statement, parameters)
+
+    def _timed(self, execute: Callable[[str, Any], Any], statement: str, parameters: Any) -> Literal[True]:
+        """Execute in SQLAlchemy's place, which True tells it."""
         started = time.perf_counter()
         try:
-            cursor.executemany(statement, parameters)
+            execute(statement, parameters)
         finally:
             self.note(statement, time.perf_counter() - started)
         return True

@@ -17,8 +17,6 @@ from streams.position import Position
 
 EVENTS_MAX: Final = 1_000
 
-OVERLOADED: Final = "overloaded"
-
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 Submitted = tuple[UUID, asyncio.Future[Position]] | Problem
@@ -62,10 +60,10 @@ def submit_each(
     """
     parent = valid_traceparent(traceparent)
     submitted: list[Submitted] = []
-    full: Problem | None = None
+    full: Submitted | None = None
     for item in items:
         each = full or _submit(publisher, bytes(item), policy, parent, item_max_bytes)
-        if isinstance(each, Problem) and each.kind == OVERLOADED:
+        if is_overloaded(each):
             full = each
         submitted.append(each)
     return submitted
@@ -85,7 +83,7 @@ def _submit(
 
 def is_overloaded(submitted: Submitted) -> bool:
     """Whether there was no room for the event, or for one before it."""
-    return isinstance(submitted, Problem) and submitted.kind == OVERLOADED
+    return isinstance(submitted, Problem) and submitted.kind == "overloaded"
 
 
 async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> list[Result]:

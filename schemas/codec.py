@@ -57,8 +57,7 @@ def encode(event: Event) -> bytes:
     out = bytearray(prefix)
     try:
         # A struct that was made in code has not been checked; its plain form is checked like input from outside.
-        msgspec.convert(plain, kind, builtin_types=_PLAIN)
-        write(out, event)
+        write(out, msgspec.convert(plain, kind, builtin_types=_PLAIN))
     except (msgspec.ValidationError, ValueError) as error:
         raise Unencodable(str(error)) from error
     return bytes(out)

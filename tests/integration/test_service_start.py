@@ -20,7 +20,6 @@ from runtime.settings import Settings
 
 ROLES_SQL = Path(__file__).parents[2] / "database" / "roles.sql"
 
-
 pytest_plugins = ["roles"]
 
 
