@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.address import shown
@@ -27,6 +29,9 @@ from runtime.settings import DatabaseRole, Settings
 log = get_logger(__name__)
 
 ROLLBACK_SECONDS: Final = 5.0
+
+FAREWELL_SECONDS: Final = 2.0
+"""How long a server may take to hear that the idle connections of a pool are closed."""
 
 
 class Pool:
@@ -48,6 +53,8 @@ class Pool:
         self._distrusted_before = 0.0
         self._clean_ups: set[asyncio.Task[None]] = set()
         self.engine, self._statements = make_engine(settings, role, address)
+        self._made: weakref.WeakSet[DriverConnection] = weakref.WeakSet()
+        event.listen(self.engine.sync_engine, "connect", lambda made, _: self._made.add(made.driver_connection))
         self._in_use_gauge = metrics.DATABASE_CONNECTIONS_IN_USE.labels(role)
         self._waiting_gauge = metrics.DATABASE_POOL_WAITING.labels(role)
         self._wait_histogram = metrics.DATABASE_POOL_WAIT_SECONDS.labels(role)
@@ -90,7 +97,18 @@ class Pool:
             self._ended_after_seconds = patience_seconds
             for driver in self._begun_on:
                 driver.terminate()
-        await self.engine.dispose()
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        """Close the connections, with a farewell to the server unless it has fallen silent."""
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self.engine.dispose()
+        except TimeoutError:
+            log.warning("database.silent_at_close", role=self.role, connections=len(self._made))
+            for driver in list(self._made):
+                driver.terminate()
+            await self.engine.dispose()
 
     async def _take_place(self) -> None:
         """Take one of the pool's places, first come first served."""

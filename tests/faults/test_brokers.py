@@ -108,7 +108,8 @@ class System:
         rows = applied(self.scene)
 
         def fresh() -> set[int]:
-            return {at[0] for event_id, at in list(load.accepted.items()) if event_id not in known}
+            # Threads add to it; a copy is made in one step, and a list of its items is not.
+            return {at[0] for event_id, at in load.accepted.copy().items() if event_id not in known}
 
         wanted = set(leaders(self.scene))
         seconds = until(lambda: fresh() >= wanted and applied(self.scene) > rows, lambda: f"{what}: {load.answers}")

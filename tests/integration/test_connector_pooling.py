@@ -11,10 +11,12 @@ from conftest import Database as MigratedDatabase
 from connectors import connected, until
 from prometheus_client import REGISTRY
 from services import Services
+from silent_front import silent_front
 from sqlalchemy import text
 
 from database.connector import Database
 from database.errors import DatabaseClosed, PoolExhausted
+from database.pool import FAREWELL_SECONDS
 from devstack import sql
 
 PID = text("SELECT pg_backend_pid()")
@@ -246,6 +248,18 @@ async def test_closing_does_not_wait_for_ever(database: MigratedDatabase) -> Non
             await stuck
         await until(lambda: sessions(database) == 0, "no session is left")
     assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
+
+
+async def test_closing_does_not_wait_for_a_silent_server(database: MigratedDatabase) -> None:
+    """A server that hears no farewell is left without one: all at once, and no connection stays open."""
+    async with silent_front(database.writer_url) as front:
+        async with connected(front.address, database_pool_size=5) as connector:
+            assert len(set(await asyncio.gather(*(ask(connector, 0.05) for _ in range(5))))) == 5
+            front.fall_silent()
+            async with asyncio.timeout(3 * FAREWELL_SECONDS):
+                await connector.close()
+        assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
+    await until(lambda: sessions(database) == 0, "the server has found out")
 
 
 async def test_the_pool_is_measured(database: MigratedDatabase) -> None:

@@ -344,6 +344,15 @@ async def test_a_search_leaves_nothing_behind(many: MigratedDatabase) -> None:
     assert after == ("relaxed_order", "40")
 
 
+async def test_what_a_transaction_sets_is_gone_in_the_next(database: MigratedDatabase) -> None:
+    """Iterative scans that were turned off in the session are on again: searches rely on it."""
+    async with reading(database, database_pool_size=1) as connector:
+        async with connector.transaction("genesis") as connection:
+            await connection.execute(text("SET hnsw.iterative_scan = off"))
+        async with connector.transaction("genesis") as connection:
+            assert (await connection.execute(text(PARAMETERS))).one()[0] == "relaxed_order"
+
+
 async def test_agents_near_a_vector(database: MigratedDatabase) -> None:
     """Ranked by the nearest skill they have, then by how many; filters are of the agents, bounds of their skills."""
     sow, mow, dig = skill("sow", plain(a=1)), skill("mow", plain(a=4, b=3)), skill("dig", plain(a=3, b=4))
