@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -13,13 +12,13 @@ from ingress.payloads import read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Answer, Publisher, accepted
-from streams.position import Position
+from streams.publish import Publish
 
 EVENTS_MAX: Final = 1_000
 
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
-Submitted = tuple[UUID, asyncio.Future[Position]] | Problem
+Submitted = tuple[UUID, Publish] | Problem
 """An event's id and its publish, or why there is none."""
 
 
@@ -88,16 +87,15 @@ def is_overloaded(submitted: Submitted) -> bool:
 
 async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> list[Result]:
     """Every event's result, in order, once all are known."""
+    settled = iter(await publisher.settle_each([each[1] for each in submitted if not isinstance(each, Problem)]))
     results = []
     for each in submitted:
         if isinstance(each, Problem):
             results.append(_refused(each))
-            continue
-        event_id, outcome = each
-        try:
-            results.append(Result(accepted(event_id, await publisher.settle(outcome)), None))
-        except Problem as problem:
-            results.append(_refused(problem))
+        elif isinstance(found := next(settled), Problem):
+            results.append(_refused(found))
+        else:
+            results.append(Result(accepted(each[0], found), None))
     return results
 
 

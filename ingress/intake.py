@@ -123,8 +123,8 @@ class Intake:
 
     async def _take_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> Answer:
         self._publisher.pay(policy, 1)
-        outcome = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
-        position = await self._publisher.settle(outcome)
+        publish = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
+        position = await self._publisher.settle(publish)
         return Answer(200, accepted(incoming.event.event_id, position))
 
     async def _take_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> Answer:

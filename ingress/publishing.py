@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Collection
 from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -19,6 +19,7 @@ from schemas.errors import Unencodable
 from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
 from streams.position import Position
 from streams.producer import EventProducer
+from streams.publish import Publish
 
 UNAVAILABLE_RETRY_SECONDS: Final = 5
 
@@ -37,7 +38,7 @@ class Publisher:
     def __init__(self, producer: EventProducer, clock: Clock) -> None:
         self._producer = producer
         self._clock = clock
-        self._window: Window[Position] = Window()
+        self._window = Window()
         self._rates = Rates()
         outcomes = ("accepted", "refused")
         self._accepted, self._refused = (metrics.INGRESS_EVENTS.labels(outcome) for outcome in outcomes)
@@ -64,7 +65,7 @@ class Publisher:
         """Count events of a producer that was let in."""
         self._rates.pay(policy.name, events)
 
-    def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> asyncio.Future[Position]:
+    def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> Publish:
         """The event's publish: a new one, or that of the same event before.
 
         Raises Problem: forbidden (403), id-reused (409), body-too-large (413), event (422), or 503 where nothing was
@@ -93,22 +94,28 @@ class Publisher:
             metrics.INGRESS_REPEATS.labels(outcome="answered" if seen.done() else "joined").inc()
             return seen
         try:
-            outcome = self._producer.submit(
+            publish = self._producer.submit(
                 event, source=incoming.source, traceparent=incoming.traceparent or traceparent, value=value
             )
         except StreamsError as error:
             raise unavailable(error) from error
-        self._window.hold(event_id, digest, outcome, now_seconds)
-        return outcome
+        self._window.hold(event_id, digest, publish, now_seconds)
+        return publish
 
-    async def settle(self, outcome: asyncio.Future[Position]) -> Position:
+    async def settle(self, publish: Publish) -> Position:
         """Where the event is, once Kafka has acknowledged it. Raises Problem (503) where it has not in time."""
         try:
-            position = outcome.result() if outcome.done() else await self._producer.settle(outcome)
+            position = await self._producer.settle(publish)
         except StreamsError as error:
             raise unavailable(error) from error
         self._accepted.inc()
         return position
+
+    async def settle_each(self, publishes: Collection[Publish]) -> list[Position | Problem]:
+        """The same for many, in order, in the time that one may take: each one's position or problem."""
+        settled = await self._producer.settle_each(publishes)
+        self._accepted.inc(sum(isinstance(each, Position) for each in settled))
+        return [each if isinstance(each, Position) else unavailable(each) for each in settled]
 
     def forget_old_repeats(self) -> None:
         """Free what the window no longer needs; called now and then."""

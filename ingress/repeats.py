@@ -6,21 +6,20 @@ entries and age, and begins empty when the process starts.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from typing import Final, Generic, TypeVar
+from typing import Final
+
+from streams.publish import Publish
 
 ENTRIES_MAX: Final = 100_000
 AGE_MAX_SECONDS: Final = 10 * 60.0
-
-T = TypeVar("T")
 
 
 class IdReused(Exception):
     """The same producer and id came with another body."""
 
 
-class Window(Generic[T]):
+class Window:
     """Publishes by event id; not thread-safe, one an event loop.
 
     `claim` then `hold`, without an await between them, so that two copies of a message can't both be first.
@@ -30,12 +29,12 @@ class Window(Generic[T]):
         self._entries_max = entries_max
         self._age_max_seconds = age_max_seconds
         # Not a dict, whose first key takes the longer to find the more were deleted before it.
-        self._entries: OrderedDict[bytes, tuple[bytes, asyncio.Future[T], float]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[bytes, Publish, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def claim(self, event_id: bytes, digest: bytes, now_seconds: float) -> asyncio.Future[T] | None:
+    def claim(self, event_id: bytes, digest: bytes, now_seconds: float) -> Publish | None:
         """The publish of this message if it was seen and has not failed, else None: the caller is the first.
 
         A publish still on its way is returned too, so copies share one. Raises IdReused where the digest differs.
@@ -43,20 +42,20 @@ class Window(Generic[T]):
         entry = self._entries.get(event_id)
         if entry is None:
             return None
-        seen, outcome, since_seconds = entry
-        if now_seconds - since_seconds > self._age_max_seconds or _failed(outcome):
+        seen, publish, since_seconds = entry
+        if now_seconds - since_seconds > self._age_max_seconds or publish.failed():
             del self._entries[event_id]
             return None
         if seen != digest:
             raise IdReused
-        return outcome
+        return publish
 
-    def hold(self, event_id: bytes, digest: bytes, outcome: asyncio.Future[T], now_seconds: float) -> None:
+    def hold(self, event_id: bytes, digest: bytes, publish: Publish, now_seconds: float) -> None:
         """Remember a publish; the oldest entries give way."""
         entries = self._entries
         while len(entries) >= self._entries_max:
             entries.popitem(last=False)
-        entries[event_id] = (digest, outcome, now_seconds)
+        entries[event_id] = (digest, publish, now_seconds)
 
     def forget_old(self, now_seconds: float) -> None:
         """Drop what is past its age; call it now and then."""
@@ -65,7 +64,3 @@ class Window(Generic[T]):
             if now_seconds - self._entries[oldest][2] <= self._age_max_seconds:
                 return
             del self._entries[oldest]
-
-
-def _failed(outcome: asyncio.Future[T]) -> bool:
-    return outcome.done() and (outcome.cancelled() or outcome.exception() is not None)

@@ -28,6 +28,8 @@ PREFIX = struct.Struct(">bi")
 
 _JSON: Final = msgspec.json.Encoder().encode
 
+_SPECVERSION: Final = ("ce_specversion", b"1.0")
+
 _PLAIN = (UUID, datetime, bytes)
 
 _adopted: Registry | None = None
@@ -117,7 +119,7 @@ def key(event: Event) -> bytes:
 def headers(event: Event, source: str, traceparent: str | None = None) -> list[tuple[str, bytes]]:
     """The record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then the trace's parent."""
     attributes = [
-        ("ce_specversion", b"1.0"),
+        _SPECVERSION,
         ("ce_id", text_of(event.event_id)),
         ("ce_type", event.event_type.encode()),
         ("ce_source", source.encode()),

@@ -1,7 +1,7 @@
 """One connection's life as an idempotent Kafka producer, until something spoils its sequence numbers.
 
-Batches are built here, one on its way to each partition, rather than by `AIOKafkaProducer.send`: it costs less than
-half as much a record, and one future a batch shows the broker's own base offset. (aiokafka 0.14 makes up offsets for a
+Batches are built here, one on its way to each partition, rather than by `AIOKafkaProducer.send`: it costs a fraction
+of that a record, and one future a batch shows the broker's own base offset. (aiokafka 0.14 makes up offsets for a
 batch that the broker says it had already: DuplicateSequenceNumber, offset -1.)
 
 aiokafka retries a batch for ever, which is right: the sequence number makes a repeat harmless. But a batch that the
@@ -30,6 +30,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from runtime import metrics
 from runtime.errors import PlantError
@@ -39,6 +40,7 @@ from streams.connection import connection_options
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
 from streams.partitioning import partition_of
 from streams.position import Position
+from streams.publish import Publish
 from streams.silent_brokers import pass_over_silent_brokers
 
 log = get_logger(__name__)
@@ -63,35 +65,27 @@ CERTAINLY_NOT_WRITTEN: Final = (
 )
 
 
-class Record:
-    """An event's bytes on their way to Kafka."""
+class Batch:
+    """Records that reach Kafka together, or not at all. `answer` is the place of the first."""
 
-    __slots__ = ("headers", "key", "outcome", "size_bytes", "value")
+    __slots__ = ("answer", "builder", "records", "size_bytes")
 
-    def __init__(
-        self,
-        key: bytes,
-        value: bytes,
-        headers: Sequence[tuple[str, bytes]],
-        size_bytes: int,
-        outcome: asyncio.Future[Position],
-    ) -> None:
-        self.key = key
-        self.value = value
-        self.headers = headers
-        self.size_bytes = size_bytes
-        self.outcome = outcome
+    def __init__(self, builder: BatchBuilder, answer: asyncio.Future[Position]) -> None:
+        self.builder = builder
+        self.answer = answer
+        self.records = 0
+        self.size_bytes = 0
 
 
 class Lane:
-    """A partition's records: those that gather, while `sending` says that a batch is on its way."""
+    """A partition's batches: those that gather, the last of them open, while `sending` says that one is on its way."""
 
     __slots__ = ("gathering", "partition", "sending", "topic")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
-        self.gathering: deque[Record] = deque()
+        self.gathering: deque[Batch] = deque()
         self.sending = False
 
 
@@ -142,16 +136,31 @@ class ConnectedProducer:
             raise
         return cls(kafka, counts)
 
-    def add(self, topic: str, record: Record) -> None:
-        """Put a record on its key's lane: it leaves when this turn of the event loop ends, or with the next batch."""
+    def add(
+        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], size_bytes: int
+    ) -> Publish:
+        """Put a record on its key's lane: it leaves when this turn of the event loop ends, or with the next batch.
+
+        `size_bytes` is what it counts for until it is given back.
+        """
         lanes = self._lanes[topic]
-        lane = lanes[partition_of(record.key, len(lanes))]
-        lane.gathering.append(record)
+        lane = lanes[partition_of(key, len(lanes))]
+        gathering = lane.gathering
+        batch = gathering[-1] if gathering else None
+        # A batch that is full takes no more; an empty one takes whatever may be sent at all.
+        if batch is None or batch.builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            batch = Batch(self._kafka.create_batch(), self.loop.create_future())
+            batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
+            gathering.append(batch)
+        publish = Publish(batch.answer, batch.records)
+        batch.records += 1
+        batch.size_bytes += size_bytes
         if not lane.sending:
             lane.sending = True
             if not self._ready_lanes:
                 self.loop.call_soon(self._send_ready)
             self._ready_lanes.append(lane)
+        return publish
 
     async def ask(self) -> None:
         """Ask a broker for its metadata; raises KafkaUnavailable unless it answers soon."""
@@ -205,77 +214,60 @@ class ConnectedProducer:
     async def _send(self, lane: Lane) -> None:
         """Send the lane's batches one after the other until nothing gathers."""
         while lane.gathering and not self.spoilt.is_set():
-            batch, records = self._seal(lane)
+            batch = lane.gathering.popleft()
+            batch.builder.close()
             started = time.perf_counter()
             try:
                 found = len(self._kafka.client.cluster.partitions_for_topic(lane.topic) or ())
                 if found not in (0, self.partition_counts[lane.topic]):
                     self.refuse(lane.topic, self.partition_counts[lane.topic], found)
                     raise self.refusal or KafkaUnavailable()
-                sent = await self._kafka.send_batch(batch, lane.topic, partition=lane.partition)
+                sent = await self._kafka.send_batch(batch.builder, lane.topic, partition=lane.partition)
                 answer = await sent
                 if answer.offset < 0:
                     raise KafkaError("the broker had the batch already and no longer knows where")
             except asyncio.CancelledError:
-                self._fail(records, OutcomeUnknown(why="The connection to Kafka was given up.", retry_after_seconds=2))
+                self._fail(batch, OutcomeUnknown(why="The connection to Kafka was given up.", retry_after_seconds=2))
                 raise
             except Exception as error:  # aiokafka raises bare asserts too; whatever it is, the sequence is spoilt
-                self._spoil(lane, records, error)
+                self._spoil(lane, batch, error)
                 break
-            self._succeed(lane, records, answer.offset, time.perf_counter() - started)
+            self._succeed(lane, batch, answer.offset, time.perf_counter() - started)
         lane.sending = False
 
-    def _seal(self, lane: Lane) -> tuple[object, list[Record]]:
-        """What has gathered, as one Kafka batch; the rest stays for the next."""
-        batch = self._kafka.create_batch()
-        records: list[Record] = []
-        gathering = lane.gathering
-        while gathering:
-            record = gathering[0]
-            if batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers) is None:
-                break
-            records.append(gathering.popleft())
-        batch.close()
-        return batch, records
-
-    def _succeed(self, lane: Lane, records: list[Record], base_offset: int, seconds: float) -> None:
-        size_bytes = 0
-        for index, record in enumerate(records):
-            size_bytes += record.size_bytes
-            if not record.outcome.done():
-                record.outcome.set_result(Position(lane.topic, lane.partition, base_offset + index))
-        self.give_back(len(records), size_bytes)
-        metrics.PRODUCER_BATCH_RECORDS.observe(len(records))
+    def _succeed(self, lane: Lane, batch: Batch, base_offset: int, seconds: float) -> None:
+        if not batch.answer.done():
+            batch.answer.set_result(Position(lane.topic, lane.partition, base_offset))
+        self.give_back(batch.records, batch.size_bytes)
+        metrics.PRODUCER_BATCH_RECORDS.observe(batch.records)
         metrics.PRODUCER_BATCH_SECONDS.observe(seconds)
 
-    def _spoil(self, lane: Lane, records: list[Record], error: Exception) -> None:
+    def _spoil(self, lane: Lane, batch: Batch, error: Exception) -> None:
         """A batch failed: say so to its publishers, and give up the connection."""
         log.error(
             "batch.refused",
             topic=lane.topic,
             partition=lane.partition,
-            records=len(records),
+            records=batch.records,
             error=type(error).__name__,
             why=str(error),
         )
         metrics.PRODUCER_FAILED_BATCHES.labels(error=type(error).__name__).inc()
         self.spoilt.set()
-        self._fail(records, _meaning(lane.topic, error))
+        self._fail(batch, _meaning(lane.topic, error))
         self._fail_gathering(KafkaUnavailable(why="The connection to Kafka is being renewed."))
 
     def _fail_gathering(self, error: PlantError) -> None:
         for lanes in self._lanes.values():
             for lane in lanes:
-                records = list(lane.gathering)
-                lane.gathering.clear()
-                self._fail(records, error)
+                while lane.gathering:
+                    self._fail(lane.gathering.popleft(), error)
 
-    def _fail(self, records: list[Record], error: PlantError) -> None:
-        for record in records:
-            if not record.outcome.done():
-                record.outcome.set_exception(error)
-                record.outcome.exception()  # a publisher that no longer waits is no unretrieved error
-        self.give_back(len(records), sum(record.size_bytes for record in records))
+    def _fail(self, batch: Batch, error: PlantError) -> None:
+        if not batch.answer.done():
+            batch.answer.set_exception(error)
+            batch.answer.exception()  # publishers that no longer wait are no unretrieved error
+        self.give_back(batch.records, batch.size_bytes)
 
 
 def _meaning(topic: str, error: Exception) -> PlantError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,10 +20,18 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.events import Event
 from schemas.external_registry import attach
-from streams.connected_producer import ConnectedProducer, Record
+from streams.connected_producer import ConnectedProducer
 from streams.deadlines import Deadlines
-from streams.errors import KafkaUnavailable, OutcomeUnknown, Overloaded, PartitionCountChanged, RecordTooLarge
+from streams.errors import (
+    KafkaUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+    PartitionCountChanged,
+    RecordTooLarge,
+    StreamsError,
+)
 from streams.position import Position
+from streams.publish import Publish
 from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
 
 RECORD_OVERHEAD_BYTES: Final = 64
@@ -109,12 +117,12 @@ class EventProducer:
 
     def submit(
         self, event: Event, *, source: str, traceparent: str | None = None, value: bytes | None = None
-    ) -> asyncio.Future[Position]:
-        """Publish without waiting. The future is done when Kafka has acknowledged or refused the event, however late.
+    ) -> Publish:
+        """Publish without waiting. It is done when Kafka has acknowledged or refused the event, however late.
 
         `source` becomes `ce_source`; `value` is the event's encoding, where the caller has it already. Raises
         Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and Unencodable where the event breaks a
-        limit of its type. Do not cancel the future: the event is sent anyway.
+        limit of its type.
         """
         connected = self._usable()
         if value is None:
@@ -127,9 +135,7 @@ class EventProducer:
         if size_bytes > RECORD_MAX_BYTES:
             raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
         self._take(size_bytes)
-        record = Record(key, value, headers, size_bytes, connected.loop.create_future())
-        connected.add(self._topic_of[event.topic], record)
-        return record.outcome
+        return connected.add(self._topic_of[event.topic], key, value, headers, size_bytes)
 
     async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> Position:
         """Publish and wait for Kafka's acknowledgement; returns where the event is.
@@ -139,9 +145,18 @@ class EventProducer:
         """
         return await self.settle(self.submit(event, source=source, traceparent=traceparent))
 
-    async def settle(self, outcome: asyncio.Future[Position]) -> Position:
+    async def settle(self, publish: Publish) -> Position:
         """Wait for a submitted event up to the publish timeout; raises OutcomeUnknown after that."""
-        return await self._deadlines.wait(outcome)
+        await self._deadlines.wait(publish.answer)
+        return publish.position()
+
+    async def settle_each(self, publishes: Collection[Publish]) -> list[Position | StreamsError]:
+        """Wait for all of them, up to the publish timeout; each one's position or error, in order."""
+        waiting = {publish.answer for publish in publishes if not publish.done()}
+        if waiting:
+            # Neither giving up nor cancellation touches the answers, which others share.
+            await asyncio.wait(waiting, timeout=self._limits.publish_timeout_seconds)
+        return [self._settled(publish) for publish in publishes]
 
     async def publish_many(self, events: Iterable[Event] | AsyncIterable[Event], *, source: str) -> list[Position]:
         """Publish in order, as fast as Kafka takes it; returns the positions in the same order.
@@ -154,26 +169,32 @@ class EventProducer:
         self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
     ) -> AsyncIterator[Position]:
         """As `publish_many`, but yields each position once it and all before it are known, and holds few of them."""
-        waiting: deque[asyncio.Future[Position]] = deque()
+        waiting: deque[Publish] = deque()
         async for event in _each(events):
-            while (outcome := self._submit_if_room(event, source)) is None:
+            while (publish := self._submit_if_room(event, source)) is None:
                 if waiting:
                     yield await self.settle(waiting.popleft())
                 else:  # others have filled the producer
                     await asyncio.sleep(ROOM_POLL_SECONDS)
-            waiting.append(outcome)
+            waiting.append(publish)
             while waiting and waiting[0].done():
-                yield waiting.popleft().result()
+                yield waiting.popleft().position()
         while waiting:
             yield await self.settle(waiting.popleft())
 
-    def _submit_if_room(self, event: Event, source: str) -> asyncio.Future[Position] | None:
+    def _submit_if_room(self, event: Event, source: str) -> Publish | None:
         try:
             return self.submit(event, source=source)
         except Overloaded:
             if self._records_in_flight == 0:
                 raise
             return None
+
+    def _settled(self, publish: Publish) -> Position | StreamsError:
+        try:
+            return publish.position() if publish.done() else self._no_answer()
+        except StreamsError as error:
+            return error
 
     def _no_answer(self) -> OutcomeUnknown:
         seconds = self._limits.publish_timeout_seconds

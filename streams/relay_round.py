@@ -13,8 +13,8 @@ from runtime.errors import PlantError
 from schemas.errors import Unencodable
 from streams.amendments import Change, event_of, without_values
 from streams.errors import NoEvent, OutcomeUnknown, RecordTooLarge, StreamsError
-from streams.position import Position
 from streams.producer import EventProducer
+from streams.publish import Publish
 
 ENTITY_ROWS_MAX: Final = 50
 """An entity's rows wait for each other, so one with many may have no more than these of a round."""
@@ -42,7 +42,7 @@ class Publisher:
         self._producer = producer
         self._source = source
         # What Kafka has not answered for in time may still be written: it is waited for again, not sent again.
-        self._late: dict[int, tuple[Change, asyncio.Future[Position]]] = {}
+        self._late: dict[int, tuple[Change, Publish]] = {}
 
     async def publish(self, changes: Sequence[Change], go_on: Callable[[], bool]) -> Outcome:
         """Publish rows that come by entity and age. Once `go_on` says no, only what is under way is waited for.
@@ -60,7 +60,7 @@ class Publisher:
         answered = [late for late in self._late.values() if late[1].done()]
         for change, _ in answered:
             del self._late[change.id]
-        return [change for change, answer in answered if answer.exception() is None]
+        return [change for change, publish in answered if not publish.failed()]
 
     async def _in_order(self, changes: Sequence[Change], outcome: Outcome, go_on: Callable[[], bool]) -> None:
         for number, change in enumerate(changes):
@@ -82,13 +82,13 @@ class Publisher:
             outcome.sent.append(change)
 
     async def _publish(self, change: Change) -> None:
-        _, answer = self._late.pop(change.id, (change, None))
-        if answer is None:
-            answer = self._producer.submit(event_of(change), source=self._source)
+        _, publish = self._late.pop(change.id, (change, None))
+        if publish is None:
+            publish = self._producer.submit(event_of(change), source=self._source)
         try:
-            await self._producer.settle(answer)
+            await self._producer.settle(publish)
         except OutcomeUnknown:
-            self._late[change.id] = (change, answer)
+            self._late[change.id] = (change, publish)
             raise
 
 

@@ -207,7 +207,7 @@ async def test_more_than_may_wait_is_refused_at_once(settings: Settings, topic: 
         waiting = [producer.submit(available(), source="t") for _ in range(2)]
         with pytest.raises(Overloaded):
             producer.submit(available(), source="t")
-        await asyncio.gather(*waiting)
+        await producer.settle_each(waiting)
         await producer.publish(available(), source="t")
     async with producer_for(settings, topic, in_flight_bytes=100) as producer:
         with pytest.raises(Overloaded):
@@ -270,18 +270,22 @@ async def test_a_frozen_broker_gives_unknown_outcomes_and_loses_nothing(
     process = private_stack.state.kafka
     assert process is not None
     async with producer_for(own, EVENTS, publish_timeout_seconds=0.5) as producer:
-        await asyncio.wait_for(producer.submit(available(), source="t"), DEADLINE_SECONDS)
+        await asyncio.wait({producer.submit(available(), source="t").answer}, timeout=DEADLINE_SECONDS)
         os.kill(process.pid, signal.SIGSTOP)
         try:
             event = available()
-            outcome = producer.submit(event, source="t")
+            publish = producer.submit(event, source="t")
             with pytest.raises(OutcomeUnknown):
-                await producer.settle(outcome)
+                await producer.settle(publish)
+            many = [producer.submit(available(), source="t") for _ in range(20)]
+            async with asyncio.timeout(5):  # not half a second for each
+                assert {type(each) for each in await producer.settle_each(many)} == {OutcomeUnknown}
             with pytest.raises(KafkaUnavailable):
                 await producer.check()
         finally:
             os.kill(process.pid, signal.SIGCONT)
-        position = await asyncio.wait_for(outcome, DEADLINE_SECONDS)
+        await asyncio.wait({publish.answer}, timeout=DEADLINE_SECONDS)
+        position = publish.position()
     stored = await read_all(own, EVENTS, lambda received: received.event == event)
     assert [received.position for received in stored] == [position]
 
@@ -296,9 +300,9 @@ async def test_a_killed_broker_is_waited_for(settings: Settings, private_stack: 
         await producer.publish(available(), source="t")
         private_stack.kill_kafka()
         event = available()
-        outcome = producer.submit(event, source="t")
+        publish = producer.submit(event, source="t")
         await asyncio.to_thread(private_stack.start_kafka)
-        position = await producer.settle(outcome)
+        position = await producer.settle(publish)
     stored = await read_all(own, EVENTS, lambda received: received.event == event)
     assert [received.position for received in stored] == [position]
 
@@ -315,9 +319,9 @@ async def test_stopping_while_the_broker_is_frozen_ends_soon(settings: Settings,
     await producer.start()
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        outcome = producer.submit(available(), source="t")
+        publish = producer.submit(available(), source="t")
         await asyncio.wait_for(producer.stop(), 10)
         with pytest.raises(OutcomeUnknown):
-            outcome.result()
+            publish.position()
     finally:
         os.kill(process.pid, signal.SIGCONT)

@@ -26,6 +26,8 @@ from operations.event_lines import Invalid, read_lines
 from runtime.clock import FixedClock, SystemClock
 from runtime.settings import Settings
 from schemas.events import AgentAvailable
+from streams.position import Position
+from streams.publish import Publish
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 GOOD = [
@@ -159,19 +161,19 @@ async def test_a_refused_peer_is_heard_out_for_a_while() -> None:
     assert asyncio.get_running_loop().time() - started < 3
 
 
-def future(result: int | None = None, error: Exception | None = None) -> asyncio.Future[int]:
-    made: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+def publish(offset: int | None = None, error: Exception | None = None) -> Publish:
+    answer: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
     if error is not None:
-        made.set_exception(error)
-    elif result is not None:
-        made.set_result(result)
-    return made
+        answer.set_exception(error)
+    elif offset is not None:
+        answer.set_result(Position("t", 0, offset))
+    return Publish(answer, 0)
 
 
 async def test_the_window_gives_copies_the_same_publish() -> None:
     """A message seen before gets the first one's publish, running or done; another body is refused."""
-    window: Window[int] = Window()
-    first = future()
+    window: Window = Window()
+    first = publish()
     assert window.claim(b"a", b"1", 0) is None
     window.hold(b"a", b"1", first, 0)
     assert window.claim(b"a", b"1", 1) is first
@@ -181,20 +183,20 @@ async def test_the_window_gives_copies_the_same_publish() -> None:
 
 async def test_the_window_forgets_failures() -> None:
     """A publish that failed or was dropped is tried anew, with any body."""
-    window: Window[int] = Window()
-    window.hold(b"a", b"1", future(error=OSError()), 0)
+    window: Window = Window()
+    window.hold(b"a", b"1", publish(error=OSError()), 0)
     assert window.claim(b"a", b"2", 0) is None
-    cancelled = future()
-    cancelled.cancel()
+    cancelled = publish()
+    cancelled.answer.cancel()
     window.hold(b"b", b"1", cancelled, 0)
     assert window.claim(b"b", b"1", 0) is None
 
 
 async def test_the_window_is_bounded_in_entries_and_age() -> None:
     """The oldest entries give way, and none outlives its age."""
-    window: Window[int] = Window(entries_max=2, age_max_seconds=10)
+    window: Window = Window(entries_max=2, age_max_seconds=10)
     for number, name in enumerate((b"a", b"b", b"c")):
-        window.hold(name, b"1", future(number), now_seconds=number)
+        window.hold(name, b"1", publish(number), now_seconds=number)
     assert (len(window), window.claim(b"a", b"1", 3)) == (2, None)
     assert window.claim(b"c", b"1", 12) is not None
     assert window.claim(b"b", b"1", 12) is None
