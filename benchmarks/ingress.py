@@ -29,6 +29,7 @@ from ingress.verification import sign
 from runtime.settings import Settings, load_settings
 
 CONNECTIONS = 64
+"""For each ingress process."""
 BATCH_CONNECTIONS = 8
 """Batches of 500 on more would be refused: 20,000 records may wait for Kafka."""
 READY_SECONDS = 60
@@ -71,7 +72,7 @@ def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str
         write = _write_webhooks if given.batch == 1 else partial(_write_batches, given.batch)
         write(warm_up, url, secret, max(CONNECTIONS, given.requests // 5), run="warm-up")
         write(measured, url, secret, given.requests, run="measured")
-        connections = CONNECTIONS if given.batch == 1 else BATCH_CONNECTIONS
+        connections = given.processes * (CONNECTIONS if given.batch == 1 else BATCH_CONNECTIONS)
         _play(url, warm_up, given.warm_up_seconds, connections)
         broker = Stack(Path(load_settings().home)).state.kafka
         watched = {"ingress": psutil.Process(ingress.pid)}
@@ -94,6 +95,7 @@ def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str
         "connections": connections,
         "requests_per_second": round(rate),
         "events_per_second": round(rate * given.batch),
+        "events_per_core_second": round(rate * given.batch / cores["ingress"]),
         "latency_ms": {name: found[f"{name}_us"] / 1000 for name in ("p50", "p90", "p99", "max")},
         "requests": found["requests"],
         "refused": found["refused"],
