@@ -70,6 +70,26 @@ def _headers_bytes_slow(headers: Sequence[Header]) -> bytes:
     return b"".join(parts)
 
 
+def read_headers(data: bytes) -> list[Header]:
+    """The headers of which :func:`headers_bytes` made these bytes.
+
+    >>> read_headers(headers_bytes([("a", b"1"), ("a", None)]))
+    [('a', b'1'), ('a', None)]
+    """
+    at = 4
+
+    def next_field() -> bytes | None:
+        nonlocal at
+        length, at = data[at : at + 4], at + 4
+        if length == NULL:
+            return None
+        start, at = at, at + int.from_bytes(length, "big")
+        return data[start:at]
+
+    count = int.from_bytes(data[:4], "big")
+    return [((next_field() or b"").decode("utf-8", "surrogateescape"), next_field()) for _ in range(count)]
+
+
 def prefix(topic: str, partition: int) -> bytes:
     """The part of event_data that all records of a partition share, up to the offset's length."""
     return field(DOMAIN) + field(topic.encode("utf-8")) + field(struct.pack(">i", partition))

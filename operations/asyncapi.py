@@ -55,7 +55,7 @@ def _channel(topic: Topic) -> Json:
     kafka["topicConfiguration"] = {"cleanup.policy": ["delete"], "retention.ms": topic.retention_ms}
     return {
         "address": topic.name,
-        "description": f"Keyed by {topic.key}; kept {kept}.",
+        "description": f"{topic.about} Keyed by {topic.key}; kept {kept}.",
         "messages": {
             event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in _carried(topic.name)
         },

@@ -166,7 +166,8 @@ def _created(statement: str, script: Sequence[str]) -> TableFacts | None:
         return None
     name = re.escape(match[1])
     on = re.compile(rf"CREATE (UNIQUE )?INDEX (CONCURRENTLY )?\w+ ON {name}\b")
-    facts = TableFacts(match[1], (), (), tuple(text for text in script if on.match(text)))
+    indexes = (text.replace(" CONCURRENTLY", "", 1) for text in script if on.match(text))
+    facts = TableFacts(match[1], (), (), tuple(indexes))
     for part in _parts(_inside(statement)):
         facts = _changed(facts, f"ADD {part}" if part.startswith(_TABLE_WIDE) else f"ADD COLUMN {part}")
     for text in script:

@@ -11,8 +11,10 @@ from runtime.settings import Settings
 from streams.relay import Relay
 
 
-async def serve(settings: Settings, events_topic: str, once_lock_seconds: float | None = None) -> int:
-    """Relay until SIGINT or SIGTERM, or once, waiting so long for the lock; how many rows were published.
+async def serve(
+    settings: Settings, events_topic: str, dead_topic: str, once_lock_seconds: float | None = None
+) -> Relay:
+    """Relay until SIGINT or SIGTERM, or once, waiting so long for the lock; the relay says what it has published.
 
     Raises TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
     """
@@ -21,12 +23,13 @@ async def serve(settings: Settings, events_topic: str, once_lock_seconds: float 
         await database.assert_least_privilege()
     finally:
         await database.close()
-    relay = Relay(settings, events_topic=events_topic)
+    relay = Relay(settings, events_topic=events_topic, dead_topic=dead_topic)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, relay.stop)
     if once_lock_seconds is not None:
-        return await relay.once(once_lock_seconds)
+        await relay.once(once_lock_seconds)
+        return relay
     serve_metrics(settings.relay_metrics_address, "relay")
     await relay.serve()
-    return relay.sent_rows
+    return relay

@@ -74,6 +74,9 @@ WORKER_PARTITIONS: Final = Gauge(
 RELAY_EVENTS: Final = Counter(
     "plant_relay_events", "Rows of the outbox that Kafka has acknowledged and that are marked so.", ["event_type"]
 )
+RELAY_DEAD_LETTERS: Final = Counter(
+    "plant_relay_dead_letters", "Poison records that Kafka has acknowledged on the dead-letter topic."
+)
 RELAY_PROBLEMS: Final = Counter("plant_relay_problems", "Rows of which no event can be made.")
 RELAY_SECONDS: Final = Histogram(
     "plant_relay_seconds",

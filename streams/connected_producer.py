@@ -137,14 +137,19 @@ class ConnectedProducer:
         return cls(kafka, counts)
 
     def add(
-        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], size_bytes: int
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        size_bytes: int,
     ) -> Publish:
-        """Put a record on its key's lane: it leaves when this turn of the event loop ends, or with the next batch.
+        """Put a record on its key's lane. It leaves when this turn of the event loop ends, or with the next batch.
 
-        `size_bytes` is what it counts for until it is given back.
+        One without a key goes to partition 0. `size_bytes` is what the record counts for until it is given back.
         """
         lanes = self._lanes[topic]
-        lane = lanes[partition_of(key, len(lanes))]
+        lane = lanes[0 if key is None else partition_of(key, len(lanes))]
         gathering = lane.gathering
         batch = gathering[-1] if gathering else None
         # A batch that is full takes no more; an empty one takes whatever may be sent at all.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -124,18 +124,26 @@ class EventProducer:
         Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and Unencodable where the event breaks a
         limit of its type.
         """
-        connected = self._usable()
         if value is None:
             value = codec.encode(event)
         headers = codec.headers(event, source, traceparent)
-        key = codec.key(event)
-        size_bytes = len(key) + len(value) + RECORD_OVERHEAD_BYTES
+        return self.submit_record(event.topic, codec.key(event), value, headers)
+
+    def submit_record(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
+    ) -> Publish:
+        """The same for a record as it is, to one of the producer's topics. One without a key goes to partition 0.
+
+        Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent.
+        """
+        connected = self._usable()
+        size_bytes = len(key or b"") + len(value or b"") + RECORD_OVERHEAD_BYTES
         for name, content in headers:
-            size_bytes += len(name) + len(content)
+            size_bytes += len(name) + len(content or b"")
         if size_bytes > RECORD_MAX_BYTES:
             raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
         self._take(size_bytes)
-        return connected.add(self._topic_of[event.topic], key, value, headers, size_bytes)
+        return connected.add(self._topic_of[topic], key, value, headers, size_bytes)
 
     async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> Position:
         """Publish and wait for Kafka's acknowledgement; returns where the event is.

@@ -17,6 +17,8 @@ first occurrences are in order, whatever copies follow, from whom, and however l
 entity is on its way from a relay at a time: were there two, Kafka could take the second and not the first.
 
 A row of which no event can be made holds up its entity's later ones, and no others, until an operator has decided.
+
+Dead letters go the same way, beside the rows: see `streams/dead_letters.py`.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ from runtime.clock import Clock, SystemClock
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.amendments import Change
-from streams.errors import AnotherRelayActive, OutboxBlocked, PartitionCountChanged
+from streams.dead_letters import LETTERS_MAX, publish_dead_letters
+from streams.errors import AnotherRelayActive, OutboxBlocked, PartitionCountChanged, StreamsError
 from streams.outbox import FIRST, next_after
 from streams.producer import EventProducer
 from streams.relay_round import Outcome, Publisher
 from streams.relay_session import RelaySession, relay_session
-from streams.topics import EVENTS
+from streams.topics import DEAD_EVENTS, EVENTS
 
 log = get_logger(__name__)
 
@@ -62,13 +65,17 @@ class Relay:
         settings: Settings,
         *,
         events_topic: str = EVENTS,
+        dead_topic: str = DEAD_EVENTS,
         source: str = "plant/relay",
         poll_seconds: float = POLL_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        """`events_topic` is where events of `genesis.events` go; `source` becomes their `ce_source`."""
+        """`events_topic` is where events of `genesis.events` go, `dead_topic` where what can't be applied does;
+        `source` becomes the events' `ce_source`.
+        """
         self._settings = settings
-        self._producer = EventProducer(settings, topics=(EVENTS,), events_topic=events_topic)
+        self._dead_topic = dead_topic
+        self._producer = EventProducer(settings, topics=(EVENTS, dead_topic), events_topic=events_topic)
         self._publisher = Publisher(self._producer, source)
         self._poll_seconds = poll_seconds
         self._clock = clock or SystemClock()
@@ -82,6 +89,8 @@ class Relay:
         self._sweep_after = 0
         self.sent_rows = 0
         """How many rows it has published and marked."""
+        self.dead_letters = 0
+        """How many dead letters it has published."""
 
     def stop(self) -> None:
         """End after the round that is under way."""
@@ -109,7 +118,7 @@ class Relay:
             log.info("relay.stopped", rows=self.sent_rows)
 
     async def once(self, lock_seconds: float = 10.0) -> int:
-        """Publish what waits, and return how many rows that were.
+        """Publish what waits, dead letters too, and return how many rows that were.
 
         Raises AnotherRelayActive when the lock is not free within `lock_seconds`, OutboxBlocked when rows with a
         problem are left, DatabaseUnreachable, and what publishing raises.
@@ -125,6 +134,8 @@ class Relay:
                         why=f"It has kept its lock for {lock_seconds:g} s.", next_step="plant status"
                     ) from error
                 while not self._stopping.is_set() and await self._round(session, give_up=True):
+                    pass
+                while not self._stopping.is_set() and await self._dead_letter_round(session):
                     pass
                 await session.unlock()
         finally:
@@ -144,6 +155,12 @@ class Relay:
             if self._next_entity == FIRST:
                 self._wake.clear()
             more = await self._round(session)
+            try:
+                more |= await self._dead_letter_round(session)
+            except PartitionCountChanged:
+                raise
+            except StreamsError as error:
+                log.warning("dead_letters.waiting", why=str(error))
             await self._sweep(session)
             if not more and not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -193,6 +210,15 @@ class Relay:
             return True
         self._failures = 0
         return self._go_round(changes, outcome)
+
+    async def _dead_letter_round(self, session: RelaySession) -> bool:
+        """Publish the next dead letters; whether there may be more at once. Raises StreamsError."""
+        with session.named_errors():
+            count = await publish_dead_letters(session.dead_letters, self._producer, self._dead_topic)
+        if count:
+            log.warning("dead_letters.relayed", count=count, topic=self._dead_topic)
+        self.dead_letters += count
+        return count == LETTERS_MAX
 
     async def _note(self, session: RelaySession, outcome: Outcome) -> None:
         """Mark what was sent, in one statement, and what can't be."""

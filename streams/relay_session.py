@@ -1,4 +1,4 @@
-"""The relay's own connection to Postgres: its lock, the hints that changes were committed, and the outbox.
+"""The relay's own connection to Postgres: its lock, the hints of changes, the outbox and the dead letters.
 
 It is direct: through a pooler in transaction mode neither the lock nor LISTEN would be the session's.
 """
@@ -17,6 +17,7 @@ from database.errors import DatabaseUnreachable, SchemaBehind
 from database.meaning import meaning
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from streams.dead_letters import DeadLetters
 from streams.outbox import Outbox
 
 log = get_logger(__name__)
@@ -63,6 +64,7 @@ class RelaySession:
         self._connection = connection
         self._where = where
         self.outbox = Outbox(connection)
+        self.dead_letters = DeadLetters(connection)
 
     @property
     def lost(self) -> bool:

@@ -48,6 +48,7 @@ class Topic(msgspec.Struct, frozen=True):
     """One line of the catalogue. `partitions` None: as many as the settings say when the topic is made."""
 
     name: str
+    about: str
     key: str
     partitions: int | None = None
     retention_ms: int = FOREVER
@@ -76,9 +77,14 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 CATALOGUE: tuple[Topic, ...] = (
-    Topic(EVENTS, key="entity id"),
-    Topic(DEAD_EVENTS, key="entity id"),
-    Topic(OPERATIONS, key="operation id", partitions=1),
+    Topic(EVENTS, "What happened, in order for each entity.", key="entity id"),
+    Topic(
+        DEAD_EVENTS,
+        "Records of genesis.events that could not be applied: key, value and headers as they were, whether or not that"
+        " is an event, then __connect.errors.topic, .partition, .offset and .exception.message. One may come twice.",
+        key="what the record had, or none",
+    ),
+    Topic(OPERATIONS, "What operators did.", key="operation id", partitions=1),
 )
 
 

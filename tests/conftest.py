@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +20,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -28,6 +31,7 @@ from devstack import postgres, sql
 from devstack.stack import Stack
 from projections.install import install
 from runtime.settings import Settings, load_settings
+from streams.topics import DEAD_EVENTS
 
 pytest_plugins = ["skips", "at_home", "parallel", "serving"]
 
@@ -56,9 +60,20 @@ class MakeTopic(Protocol):
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Services]:
-    """Kafka and Postgres for the whole session, with roles and passwords."""
+    """Kafka and Postgres for the whole session, with roles and passwords, and the topic that every relay needs."""
     with services() as found:
+        asyncio.run(_make_dead_topic(found))
         yield found
+
+
+async def _make_dead_topic(stack: Services) -> None:
+    client = AIOKafkaAdminClient(bootstrap_servers=stack.kafka_bootstrap_servers)
+    await client.start()
+    try:
+        with contextlib.suppress(TopicAlreadyExistsError):  # another process of this run was first
+            await client.create_topics([NewTopic(DEAD_EVENTS, DEFAULT_PARTITIONS, 1)])
+    finally:
+        await client.close()
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ COMMANDS: dict[str, Entry] = {
     "consume": _entry("consume", EVENTS, "Print events from the topic."),
     "ingress": _entry("ingress", SERVICES, "Serve the webhooks that events come in by."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
-    "relay": _entry("relay", SERVICES, "Publish changes made in the database until Ctrl-C."),
+    "relay": _entry("relay", SERVICES, "Publish direct changes, and dead letters, until Ctrl-C."),
     "db": _entry("db", DATA, "Migrate the database, and say where it is."),
     "seed": _entry("seed", DATA, "Load ESCO's skills and occupations as entities."),
     "entities": _entry("entities", DATA, "Look after entities."),

@@ -1,4 +1,4 @@
-"""`plant relay`: publish the changes of entities that were made in the database."""
+"""`plant relay`: publish the changes of entities that were made in the database, and the dead letters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ import click
     show_default=True,
     help="With --once: how long to wait while another relay is active.",
 )
-@click.option("--topic", default="genesis.events", show_default=True, help="Topic to publish to.")
-def command(once: bool, lock_seconds: float, topic: str) -> None:
-    """Publish changes made in the database until Ctrl-C.
+@click.option("--topic", default="genesis.events", show_default=True, help="Topic to publish changes to.")
+@click.option(
+    "--dead-topic", default="genesis.events.dead", show_default=True, help="Topic to publish dead letters to."
+)
+def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> None:
+    """Publish direct changes, and dead letters, until Ctrl-C.
 
-    Start several: one is active, the others stand by. A row of which no event can be made holds up its entity alone;
-    docs/how-to/direct-changes.md says what to do with it. With --once such rows are exit code 3.
+    Direct changes are those made in the database itself (docs/how-to/direct-changes.md), dead letters the records that
+    workers could not apply (docs/how-to/dead-letters.md). Start several: one is active, the others stand by. A row of
+    which no event can be made holds up its entity alone; with --once it is exit code 3.
 
     \b
     Examples:
@@ -34,6 +38,6 @@ def command(once: bool, lock_seconds: float, topic: str) -> None:
 
     settings = load_settings()
     configure(settings)
-    sent = uvloop.run(serve(settings, topic, lock_seconds if once else None))
+    relay = uvloop.run(serve(settings, topic, dead_topic, lock_seconds if once else None))
     if once:
-        click.echo(f"{sent} rows published.", err=True)
+        click.echo(f"{relay.sent_rows} rows and {relay.dead_letters} dead letters published.", err=True)

@@ -54,6 +54,10 @@ class Process:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        return self._popen.poll()
+
     def said(self, event: str) -> list[dict[str, object]]:
         """The log lines of this event so far."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
@@ -101,9 +105,9 @@ class Scene:
         """A worker of this topic; it has joined the group and taken nothing yet."""
         return self._start("worker", "--topic", self.topic, **environ)
 
-    def relay(self, **environ: str) -> Process:
+    def relay(self, *options: str, **environ: str) -> Process:
         """A relay to this topic; it is active or stands by a moment later."""
-        return self._start("relay", "--topic", self.topic, **environ)
+        return self._start("relay", "--topic", self.topic, *options, **environ)
 
     def ingress(self, port: int = 0) -> tuple[Process, int]:
         """An ingress that takes webhooks, and its port."""

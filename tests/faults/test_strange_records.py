@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
-from conftest import Database
+from conftest import Database, MakeTopic
 from evidence import assert_exactly_once, wait_until_level
+from letters import Letter, letters, offset_of, said
 from raw_records import RawRecord, append_raw
-from scene import Scene, scene_of
+from scene import Scene, scene_of, until
+from serving import served
+from webhooks import AVAILABLE, payload
 
 from benchmarks.load import events, fill
 from runtime.settings import Settings
@@ -19,6 +23,7 @@ from schemas import codec
 from schemas.events import AgentOnboarded
 
 GOOD = 600
+AGENT_ID = "0f7f6b0e-3a55-4c07-9a61-3c1b8c0de001"
 
 
 @pytest.fixture
@@ -57,8 +62,10 @@ def poison() -> dict[str, RawRecord]:
     }
 
 
-async def test_poison_costs_nothing_but_itself(scene: Scene) -> None:
-    """Each unusable record is logged as poison with its own bytes and a reason; every good one around it is applied."""
+async def test_poison_costs_nothing_but_itself(scene: Scene, make_topic: MakeTopic) -> None:
+    """Each unusable record is logged as poison with its own bytes and a reason, and becomes a dead letter; every good
+    one around it is applied.
+    """
     bad = poison()
     fill(scene.settings, scene.topic, events(GOOD))
     first = {
@@ -80,6 +87,43 @@ async def test_poison_costs_nothing_but_itself(scene: Scene) -> None:
         assert [row[:3] for row in rows] == sent
         assert all(row[3] for row in rows)
     assert worker.stop() == 0
+
+    dead = await relayed(scene, await make_topic())
+    assert sorted(repr(letter[:2]) for letter in dead) == sorted(2 * [repr((r.key, r.value)) for r in bad.values()])
+    assert {said(letter, "topic") for letter in dead} == {scene.topic.encode()}
+
+
+async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
+    scene: Scene, settings: Settings, make_topic: MakeTopic
+) -> None:
+    """In an ingress's window it is refused. One that knows nothing of the first takes it; it is not applied."""
+    first, other = (payload({"agent_id": AGENT_ID, "available": available}) for available in (True, False))
+    async with served(settings, scene.topic) as serving:
+        accepted = await serving.post(AVAILABLE, first, message_id="msg_1")
+        refused = await serving.post(AVAILABLE, other, message_id="msg_1")
+    async with served(settings, scene.topic) as serving:
+        taken = await serving.post(AVAILABLE, other, message_id="msg_1")
+        repeated = await serving.post(AVAILABLE, first, message_id="msg_1")
+    assert [answer.status_code for answer in (accepted, refused, taken, repeated)] == [200, 409, 200, 409]
+    assert taken.json()["event_id"] == accepted.json()["event_id"]
+
+    worker = scene.worker()
+    wait_until_level(scene)
+    assert worker.stop() == 0
+
+    assert assert_exactly_once(scene, [accepted.json()["event_id"]]) == {"applied": 1, "poison": 1}
+    assert scene.query("SELECT available FROM agents_v1.agents") == [(True,)]
+    (letter,) = await relayed(scene, await make_topic())
+    assert offset_of(letter) == taken.json()["offset"]
+    assert b"used it before" in (said(letter, "exception.message") or b"")
+
+
+async def relayed(scene: Scene, dead_topic: str) -> list[Letter]:
+    """What one pass of the relay puts on the topic."""
+    relay = scene.relay("--once", "--dead-topic", dead_topic)
+    await asyncio.to_thread(until, lambda: not relay.alive, "the relay is done")
+    assert relay.exit_code == 0, relay.log.read_text()
+    return await letters(scene.settings, dead_topic)
 
 
 async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> None:

@@ -28,6 +28,7 @@ from streams import outbox, relay_session
 from streams.consume import Received
 from streams.errors import AnotherRelayActive, OutboxBlocked, TopicMissing
 from streams.relay import Relay
+from streams.topics import DEAD_EVENTS
 
 StartRelay = Callable[..., Awaitable[Relay]]
 Amendment = EntityAmended | EntityRetired
@@ -198,8 +199,9 @@ async def test_a_relay_with_more_rights_than_a_service_refuses_to_start(
 ) -> None:
     """Before it publishes anything."""
     await made(database.writer_url)
+    other = msgspec.structs.replace(settings, database_writer_url=getattr(database, f"{role}_url"))
     with pytest.raises(TooMuchPrivilege):
-        await serve(msgspec.structs.replace(settings, database_writer_url=getattr(database, f"{role}_url")), topic, 0.1)
+        await serve(other, topic, DEAD_EVENTS, 0.1)
 
     assert await unsent(database) == 1
 

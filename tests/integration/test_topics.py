@@ -20,7 +20,10 @@ from streams.topics import CATALOGUE, OPERATIONS, Step, Topic, admin, apply, des
 async def catalogue(settings: Settings) -> AsyncIterator[list[Topic]]:
     """Two topics with names of this test's own."""
     mark = secrets.token_hex(4)
-    made = [Topic(f"test.{mark}.many", key="x"), Topic(f"test.{mark}.one", key="x", partitions=1, retention_ms=1000)]
+    made = [
+        Topic(f"test.{mark}.many", "x", key="x"),
+        Topic(f"test.{mark}.one", "x", key="x", partitions=1, retention_ms=1000),
+    ]
     yield made
     async with admin(settings) as client:
         await client.delete_topics([topic.name for topic in made])
@@ -105,7 +108,7 @@ async def test_a_refusal_by_the_broker_is_named(settings: Settings) -> None:
     """More replicas than brokers: the broker's reason is passed on."""
     too_many = msgspec.structs.replace(settings, topic_replication_factor=9)
     with pytest.raises(TopicRefused, match="InvalidReplicationFactor"):
-        await apply(too_many, catalogue=[Topic("test.too.many.replicas", key="x")])
+        await apply(too_many, catalogue=[Topic("test.too.many.replicas", "x", key="x")])
 
 
 async def test_no_broker_is_unreachable(settings: Settings) -> None:

@@ -1,0 +1,30 @@
+"""The index by which the relay finds poison records of the log: see streams/dead_letters.py.
+
+It is built while the log is written, so this is not a transaction: run again after a failure, it begins anew.
+"""
+
+from alembic import op
+
+revision = "010"
+down_revision = "009"
+branch_labels = None
+depends_on = None
+
+DROP = "DROP INDEX CONCURRENTLY IF EXISTS event_stream_poison"
+"""A build that failed leaves an invalid index behind."""
+
+BUILD = (
+    'CREATE INDEX CONCURRENTLY event_stream_poison ON event_stream (topic, partition, "offset")'
+    " WHERE disposition = 'poison'"
+)
+
+
+def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute(DROP)
+        op.execute(BUILD)
+
+
+def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute(DROP)

@@ -1,0 +1,38 @@
+"""Reading dead letters, as any consumer of the topic can."""
+
+from __future__ import annotations
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+from conftest import DEFAULT_PARTITIONS
+
+from runtime.settings import Settings
+
+Letter = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+"""Key, value and headers."""
+
+
+async def letters(settings: Settings, topic: str) -> list[Letter]:
+    """What is on the topic, by the place that each letter says its record has, headers without that."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_address(), enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(DEFAULT_PARTITIONS)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        ends = await consumer.end_offsets(partitions)
+        found = []
+        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += [(record.key, record.value, list(record.headers)) for record in records]
+    finally:
+        await consumer.stop()
+    return sorted(found, key=lambda letter: offset_of(letter))
+
+
+def said(letter: Letter, name: str) -> bytes | None:
+    return dict(letter[2]).get(f"__connect.errors.{name}")
+
+
+def offset_of(letter: Letter) -> int:
+    return int(said(letter, "offset") or b"-1")
