@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from ingress.payloads import read_cloud_event, valid_traceparent
+from ingress.payloads import read_cloud_event, require_utf8, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Answer, Publisher, accepted
@@ -31,6 +31,7 @@ class Result(NamedTuple):
 
 def read_items(body: bytes) -> list[msgspec.Raw]:
     """The events of a batch, undecoded. Raises Problem: malformed-body (400), event (422), body-too-large (413)."""
+    require_utf8(body)
     try:
         items = _ITEMS.decode(body)
     except msgspec.ValidationError:

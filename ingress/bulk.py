@@ -1,8 +1,8 @@
 """Bulk loads: NDJSON, a structured CloudEvent a line, answered a line each while Kafka takes them.
 
 The signature covers the whole body, so the body is kept in a file until it has been checked; then its events are
-published as fast as Kafka takes them, the producer's rate allows, and the sender reads the results. Memory holds a few
-hundred events at any time.
+published as fast as Kafka takes them, the producer's rate allows, and the sender reads the results. Memory holds a
+thousand events at any time; while the signature is checked, the body twice.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from litestar.types import Receive, Send
 
 from ingress.batches import Submitted, is_overloaded, settle_each, submit_each
 from ingress.headers import RequestHeaders
-from ingress.limits import piece, too_large
+from ingress.limits import PeerGone, piece, too_large
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Publisher
+from ingress.verification import TOLERANCE_SECONDS
 from runtime import metrics
 
 CHUNK_LINES: Final = 250
 IN_FLIGHT_CHUNKS: Final = 4
 OVERLOADED_PAUSE_SECONDS: Final = 0.05
+RATE_POLL_SECONDS: Final = 1.0
+ARRIVAL_SECONDS: Final = float(TOLERANCE_SECONDS)
+"""An upload that takes longer has a timestamp that is too old when its signature is checked."""
 CONTENT_TYPE: Final = (b"content-type", b"application/x-ndjson")
 
 Verify = Callable[[RequestHeaders, bytes], ProducerPolicy]
@@ -60,8 +64,8 @@ class BulkIntake:
                 await self._keep(spool, headers, receive)
                 with _mapped(spool) as body:
                     policy = await asyncio.to_thread(verify, headers, body[:])
-                    self._publisher.let_in(policy)
-                    await self._publish(body, policy, headers.traceparent, send)
+                    self._publisher.require_enabled(policy)  # its rate slows it down, and does not refuse it
+                    await self._answer_lines(body, policy, headers.traceparent, receive, send)
         except OSError as error:
             why = f"The body can't be kept: {error.strerror}."
             raise Problem("overloaded", "Try again later.", headers=(retry_after(30), CLOSE), reason=why) from error
@@ -74,32 +78,58 @@ class BulkIntake:
         if headers.content_length is not None and int(headers.content_length) > self._body_max_bytes:
             raise too_large(self._body_max_bytes)
         size_bytes, more = 0, True
-        while more:
-            part, more = await piece(receive)
-            size_bytes += len(part)
-            if size_bytes > self._body_max_bytes:
-                raise too_large(self._body_max_bytes)
-            spool.write(part)
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                while more:
+                    part, more = await piece(receive)
+                    size_bytes += len(part)
+                    if size_bytes > self._body_max_bytes:
+                        raise too_large(self._body_max_bytes)
+                    spool.write(part)
+        except TimeoutError:
+            why = f"A bulk load has to arrive within {ARRIVAL_SECONDS:g} s: its signature is good for no longer."
+            raise Problem("slow-request", why, headers=(CLOSE,)) from None
         spool.flush()
 
+    async def _answer_lines(
+        self, body: mmap.mmap | bytes, policy: ProducerPolicy, traceparent: str | None, receive: Receive, send: Send
+    ) -> None:
+        """Publish and answer while the peer is there; raises PeerGone when it has left."""
+        leaving = asyncio.create_task(_leaving(receive), name="bulk-peer")
+        try:
+            await self._publish(body, policy, traceparent, send, leaving)
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
     async def _publish(
-        self, body: mmap.mmap | bytes, policy: ProducerPolicy, traceparent: str | None, send: Send
+        self,
+        body: mmap.mmap | bytes,
+        policy: ProducerPolicy,
+        traceparent: str | None,
+        send: Send,
+        leaving: asyncio.Task[None],
     ) -> None:
         """Publish every line; the last line of the answer says how many there were, and where to go on if not all."""
         await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE]})
         waiting: deque[list[Submitted]] = deque()
         counts = {"accepted": 0, "refused": 0}
         stopped: Problem | None = None
-        for lines in _chunks(body, self._line_max_bytes):
-            await self._wait_for_rate(policy)
-            self._publisher.pay(policy, len(lines))
-            waiting.append(await self._submit(lines, policy, traceparent))
-            if len(waiting) >= IN_FLIGHT_CHUNKS:
+        # What a slow producer pays for a chunk is paid back in a second: it hears from us, and we from it, that often.
+        chunk_lines = max(1, min(CHUNK_LINES, int(policy.rate_per_second)))
+        for lines in _chunks(body, self._line_max_bytes, chunk_lines):
+            in_flight = 0 if self._publisher.wait_seconds(policy) else IN_FLIGHT_CHUNKS - 1
+            while stopped is None and len(waiting) > in_flight:
                 stopped = await self._answer(waiting.popleft(), counts, send)
+            await self._wait_for_rate(policy, leaving)
+            if leaving.done():
+                raise PeerGone
             if stopped is None and self.stopping:
                 stopped = Problem("starting", "This process is ending.")
             if stopped is not None:
                 break
+            self._publisher.pay(policy, len(lines))
+            waiting.append(await self._submit(lines, policy, traceparent))
         while waiting:
             stopped = await self._answer(waiting.popleft(), counts, send) or stopped
         end: dict[str, object] = {**counts, "complete": stopped is None}
@@ -129,9 +159,15 @@ class BulkIntake:
         counts["accepted"] += len(results) - len(refused)
         return next((problem for problem in refused if problem.status >= 500), None)
 
-    async def _wait_for_rate(self, policy: ProducerPolicy) -> None:
-        while (seconds := self._publisher.wait_seconds(policy)) and not self.stopping:  # noqa: ASYNC110 (time, no event)
-            await asyncio.sleep(seconds)
+    async def _wait_for_rate(self, policy: ProducerPolicy, leaving: asyncio.Task[None]) -> None:
+        while (seconds := self._publisher.wait_seconds(policy)) and not self.stopping and not leaving.done():
+            await asyncio.wait([leaving], timeout=min(seconds, RATE_POLL_SECONDS))
+
+
+async def _leaving(receive: Receive) -> None:
+    """Return when the peer has left, or has all of its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @contextlib.contextmanager
@@ -144,7 +180,7 @@ def _mapped(spool: IO[bytes]) -> Iterator[mmap.mmap | bytes]:
         yield mapped
 
 
-def _chunks(body: mmap.mmap | bytes, line_max_bytes: int) -> Iterator[list[bytes]]:
+def _chunks(body: mmap.mmap | bytes, line_max_bytes: int, chunk_lines: int) -> Iterator[list[bytes]]:
     """The lines, some at a time, without blank ones; of a line that is too long, as much as shows that it is."""
     chunk: list[bytes] = []
     start, size = 0, len(body)
@@ -154,7 +190,7 @@ def _chunks(body: mmap.mmap | bytes, line_max_bytes: int) -> Iterator[list[bytes
         line = body[start : min(end, start + line_max_bytes + 1)]
         if line.strip():
             chunk.append(line)
-        if len(chunk) == CHUNK_LINES:
+        if len(chunk) == chunk_lines:
             yield chunk
             chunk = []
         start = end + 1

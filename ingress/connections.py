@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ingress.corking import CorkedTransport
-from ingress.problems import Problem
+from ingress.problems import Problem, retry_after
 from runtime import metrics
 
 HEAD_SECONDS: Final = 10.0
@@ -59,7 +59,9 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
         self.since = self.loop.time()
         if len(self.connections) > self.connections_max:
-            self.cut_off("too_many", Problem("overloaded", "There are too many connections."))
+            self.cut_off(
+                "too_many", Problem("overloaded", "There are too many connections.", headers=(retry_after(1),))
+            )
 
     def data_received(self, data: bytes) -> None:
         if self.stage == "idle":

@@ -48,10 +48,14 @@ class Publisher:
         now_seconds = self._clock.monotonic_seconds()
         return self._rates.wait_seconds(policy.name, policy.rate_per_second, policy.burst, now_seconds)
 
-    def let_in(self, policy: ProducerPolicy) -> None:
-        """Raises Problem (403, 429) where the producer may not send, or not yet."""
+    def require_enabled(self, policy: ProducerPolicy) -> None:
+        """Raises Problem (403) where the producer may not send."""
         if policy.disabled:
             raise Problem("forbidden", "This producer is disabled.")
+
+    def let_in(self, policy: ProducerPolicy) -> None:
+        """Raises Problem (403, 429) where the producer may not send, or not yet."""
+        self.require_enabled(policy)
         wait_seconds = self.wait_seconds(policy)
         if wait_seconds:
             metrics.INGRESS_LIMITED.labels(policy.name).inc()

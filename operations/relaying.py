@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from database import migrate
 from database.connector import connect
 from runtime.exposition import serve_metrics
 from runtime.settings import Settings
@@ -16,8 +17,9 @@ async def serve(
 ) -> Relay:
     """Relay until SIGINT or SIGTERM, or once, waiting so long for the lock; the relay says what it has published.
 
-    Raises TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
+    Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
     """
+    await asyncio.to_thread(migrate.check, settings.database_address("writer"))
     database = connect(settings, "writer")
     try:
         await database.assert_least_privilege()

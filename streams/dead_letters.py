@@ -7,31 +7,49 @@ acknowledged them. So none is lost, and one may come twice: with the same topic,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from audit.canonical import read_headers
 from runtime import metrics
-from streams.errors import RecordTooLarge, StreamsError
-from streams.position import Position
+from runtime.logging import get_logger
+from runtime.settings import Settings
+from streams.errors import OutcomeUnknown, PublishRefused, RecordTooLarge, StreamsError
 from streams.producer import EventProducer
 from streams.publish import Publish
-from streams.topics import EVENTS
+from streams.topics import RECORD_MAX_BYTES
+
+log = get_logger(__name__)
 
 LETTERS_MAX: Final = 50
-"""Letters of one round. They fit into what may wait for Kafka, whatever their size."""
+"""Letters under way at a time. They fit into what may wait for Kafka, whatever their size."""
+
+ANSWER_SECONDS: Final = 0.25
+"""How long a round waits for Kafka, since changes wait meanwhile; a later one sees what has come of it."""
+
+FINISH_SECONDS: Final = 5.0
 
 KEY_MAX_BYTES: Final = 1024
 """A key that comes with a letter whose record is left out."""
 
 Headers = Sequence[tuple[str, bytes | None]]
+Place = tuple[str, int, int]
+"""Topic, partition and offset."""
 
+# What is too large for a letter is not fetched.
 UNSENT: Final = """
-SELECT letter.* FROM partition_owners AS o
+SELECT letter.topic, letter.partition, letter."offset", letter.reason, letter.size_bytes,
+    CASE WHEN letter.size_bytes <= $3 OR octet_length(letter.key) <= $4 THEN letter.key END AS key,
+    CASE WHEN letter.size_bytes <= $3 THEN letter.value END AS value,
+    CASE WHEN letter.size_bytes <= $3 THEN letter.headers END AS headers
+FROM partition_owners AS o
 LEFT JOIN checkpoints AS c
     ON c.projection = 'dead_letters' AND c.version = 0 AND c.topic = o.topic AND c.partition = o.partition
 CROSS JOIN LATERAL (
-    SELECT e.topic, e.partition, e."offset", e.key, e.value, e.headers, e.reason FROM event_stream AS e
+    SELECT e.topic, e.partition, e."offset", e.reason, e.key, e.value, e.headers,
+        coalesce(octet_length(e.key), 0) + coalesce(octet_length(e.value), 0) + octet_length(e.headers) AS size_bytes
+    FROM event_stream AS e
     WHERE e.disposition = 'poison' AND e.topic = o.topic AND e.partition = o.partition
       AND e."offset" >= coalesce(c.next_offset, 0)
     ORDER BY e."offset" LIMIT $2
@@ -46,15 +64,20 @@ ON CONFLICT (projection, version, topic, partition) DO UPDATE SET next_offset = 
 
 
 class DeadLetter(NamedTuple):
-    """A poison record, and why it is one. `headers` are canonical bytes (`audit/canonical.py`)."""
+    """A poison record, and why it is one. `headers` are canonical bytes (`audit/canonical.py`); None: left out."""
 
     topic: str
     partition: int
     offset: int
+    reason: str
+    size_bytes: int
     key: bytes | None
     value: bytes | None
-    headers: bytes
-    reason: str
+    headers: bytes | None
+
+    @property
+    def place(self) -> Place:
+        return self.topic, self.partition, self.offset
 
     @property
     def errors(self) -> list[tuple[str, bytes]]:
@@ -72,55 +95,118 @@ class DeadLetter(NamedTuple):
         return [(f"__connect.errors.{name}", text.encode()) for name, text in said.items()]
 
 
-class DeadLetters:
+class PoisonRows:
     """The poison rows through one connection in autocommit, whose errors come out as the driver raises them."""
 
     def __init__(self, connection: Any) -> None:
         """`connection` is asyncpg's, which has no types."""
         self._connection = connection
 
-    async def unsent(self, letters_max: int) -> list[DeadLetter]:
-        """What has not been published, each partition's in the order of offsets."""
-        return [DeadLetter(*row) for row in await self._connection.fetch(UNSENT, EVENTS, letters_max)]
+    async def unsent(self, family: str, letters_max: int) -> list[DeadLetter]:
+        """What has not been published of this family's topics, each partition's in the order of offsets."""
+        rows = await self._connection.fetch(UNSENT, family, letters_max, RECORD_MAX_BYTES, KEY_MAX_BYTES)
+        return [DeadLetter(**row) for row in rows]
 
     async def advance(self, topic: str, partition: int, next_offset: int) -> None:
         """Note that the partition's letters below this offset have been published."""
         await self._connection.execute(ADVANCE, topic, partition, next_offset)
 
 
-async def publish_dead_letters(letters: DeadLetters, producer: EventProducer, topic: str) -> int:
-    """Publish the next of them, and note it; how many there were. Below LETTERS_MAX, no more are left.
+class DeadLetterRelay:
+    """Publishes letters, some at a time: none again while Kafka has not said what became of it.
 
-    Raises the first StreamsError of a letter; those that were acknowledged before it, in its partition, are noted.
+    It has a producer of its own: whatever is wrong with the topic or a letter keeps nothing else from Kafka.
     """
-    waiting = await letters.unsent(LETTERS_MAX)
-    settled = await producer.settle_each([_submit(letter, producer, topic) for letter in waiting])
-    next_offsets: dict[tuple[str, int], int] = {}
-    failures: dict[tuple[str, int], StreamsError] = {}
-    for letter, outcome in zip(waiting, settled, strict=True):
-        place = (letter.topic, letter.partition)
-        if place in failures:
-            continue
-        if isinstance(outcome, Position):
-            next_offsets[place] = letter.offset + 1
-            metrics.RELAY_DEAD_LETTERS.inc()
-        else:
-            failures[place] = outcome
-    for place, next_offset in next_offsets.items():
-        await letters.advance(*place, next_offset)
-    for failure in failures.values():
-        raise failure
-    return len(waiting)
 
+    def __init__(self, settings: Settings, topic: str, family: str) -> None:
+        self._producer = EventProducer(settings, topics=(topic,))
+        self._topic = topic
+        self._family = family
+        self._under_way: list[tuple[DeadLetter, Publish]] = []
+        self._refused: set[Place] = set()
+        self.sent = 0
+        """How many it has published and noted."""
 
-def _submit(letter: DeadLetter, producer: EventProducer, topic: str) -> Publish:
-    headers: Headers = [*((_name(name), value) for name, value in read_headers(letter.headers)), *letter.errors]
-    try:
-        return producer.submit_record(topic, letter.key, letter.value, headers)
-    except RecordTooLarge as error:
+    async def start(self) -> None:
+        """Connect. Raises KafkaUnavailable or TopicMissing."""
+        await self._producer.start()
+
+    def start_in_background(self) -> None:
+        """Connect as soon as Kafka answers and the topic is there."""
+        self._producer.start_in_background()
+
+    async def stop(self) -> None:
+        """Disconnect, as `EventProducer.stop` does."""
+        await self._producer.stop()
+
+    async def round(self, rows: PoisonRows, answer_seconds: float = ANSWER_SECONDS) -> bool:
+        """Publish the next letters, or see what became of the last ones; whether there is more to do at once.
+
+        Raises StreamsError where a letter could not be published. What was, is noted all the same.
+        """
+        failure: StreamsError | None = None
+        if not self._under_way and self._producer.connected:
+            for letter in await rows.unsent(self._family, LETTERS_MAX):
+                try:
+                    self._under_way.append((letter, self._submit(letter)))
+                except StreamsError as error:
+                    failure = error
+                    break
+        waiting = {publish.answer for _, publish in self._under_way if not publish.done()}
+        if waiting and (await asyncio.wait(waiting, timeout=answer_seconds))[1]:
+            return False
+        submitted, self._under_way = self._under_way, []
+        failure = await self._note(rows, submitted) or failure
+        if failure is not None:
+            raise failure
+        return len(submitted) == LETTERS_MAX
+
+    async def finish(self, rows: PoisonRows) -> None:
+        """Publish all there is. Raises StreamsError."""
+        self._producer.check_connected()
+        while await self.round(rows, FINISH_SECONDS):
+            pass
+        if self._under_way:
+            raise OutcomeUnknown(why=f"There was no answer to dead letters within {FINISH_SECONDS:g} s.")
+
+    async def _note(self, rows: PoisonRows, submitted: Sequence[tuple[DeadLetter, Publish]]) -> StreamsError | None:
+        """Note each partition's letters up to the first that failed; why that one did."""
+        next_offsets: dict[tuple[str, int], int] = {}
+        failures: dict[tuple[str, int], StreamsError] = {}
+        for letter, publish in submitted:
+            partition = (letter.topic, letter.partition)
+            if partition in failures:
+                continue
+            try:
+                publish.position()
+            except StreamsError as error:
+                failures[partition] = error
+                if isinstance(error, PublishRefused):
+                    self._refused.add(letter.place)
+            else:
+                next_offsets[partition] = letter.offset + 1
+                self._refused.discard(letter.place)
+                self.sent += 1
+                metrics.RELAY_DEAD_LETTERS.inc()
+        for partition, next_offset in next_offsets.items():
+            await rows.advance(*partition, next_offset)
+        if next_offsets:
+            log.warning("dead_letters.relayed", count=len(submitted), topic=self._topic)
+        return next(iter(failures.values()), None)
+
+    def _submit(self, letter: DeadLetter) -> Publish:
+        if letter.headers is not None and letter.place not in self._refused:
+            headers = [*((_name(name), value) for name, value in read_headers(letter.headers)), *letter.errors]
+            try:
+                return self._producer.submit_record(self._topic, letter.key, letter.value, headers)
+            except RecordTooLarge:
+                pass
         key = letter.key if letter.key is not None and len(letter.key) <= KEY_MAX_BYTES else None
-        left_out = ("plant.left-out", f"key if long, value and headers: {error.why}".encode())
-        return producer.submit_record(topic, key, None, [*letter.errors, left_out])
+        left_out = (
+            "plant.left-out",
+            b"the value, the headers, and the key if it is long: %d bytes" % letter.size_bytes,
+        )
+        return self._producer.submit_record(self._topic, key, None, [*letter.errors, left_out])
 
 
 def _name(name: str) -> str:

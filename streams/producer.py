@@ -35,6 +35,10 @@ from streams.publish import Publish
 from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
 
 RECORD_OVERHEAD_BYTES: Final = 64
+HEADER_OVERHEAD_BYTES: Final = 10
+HEADER_NAME_BYTES: Final = 4
+"""What a character of a name takes at most. A record is never larger than it is counted."""
+
 log = get_logger(__name__)
 
 TURN_EVERY_RECORDS: Final = 256
@@ -111,6 +115,15 @@ class EventProducer:
             await connected.close(self._limits.publish_timeout_seconds)
         await asyncio.gather(*self._closings, return_exceptions=True)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a publish would be sent now."""
+        return self._refusal is None and self._connected is not None and not self._connected.spoilt.is_set()
+
+    def check_connected(self) -> None:
+        """Raises KafkaUnavailable, or PartitionCountChanged, unless a publish would be sent now."""
+        self._usable()
+
     async def check(self) -> None:
         """Ask a broker for its metadata; raises KafkaUnavailable unless it answers and publishing can go on."""
         await self._usable().ask()
@@ -139,7 +152,7 @@ class EventProducer:
         connected = self._usable()
         size_bytes = len(key or b"") + len(value or b"") + RECORD_OVERHEAD_BYTES
         for name, content in headers:
-            size_bytes += len(name) + len(content or b"")
+            size_bytes += HEADER_NAME_BYTES * len(name) + len(content or b"") + HEADER_OVERHEAD_BYTES
         if size_bytes > RECORD_MAX_BYTES:
             raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
         self._take(size_bytes)

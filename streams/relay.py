@@ -34,13 +34,13 @@ from runtime.clock import Clock, SystemClock
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.amendments import Change
-from streams.dead_letters import LETTERS_MAX, publish_dead_letters
+from streams.dead_letters import DeadLetterRelay
 from streams.errors import AnotherRelayActive, OutboxBlocked, PartitionCountChanged, StreamsError
 from streams.outbox import FIRST, next_after
 from streams.producer import EventProducer
 from streams.relay_round import Outcome, Publisher
 from streams.relay_session import RelaySession, relay_session
-from streams.topics import DEAD_EVENTS, EVENTS
+from streams.topics import DEAD_EVENTS, EVENTS, family
 
 log = get_logger(__name__)
 
@@ -74,8 +74,8 @@ class Relay:
         `source` becomes the events' `ce_source`.
         """
         self._settings = settings
-        self._dead_topic = dead_topic
-        self._producer = EventProducer(settings, topics=(EVENTS, dead_topic), events_topic=events_topic)
+        self._producer = EventProducer(settings, topics=(EVENTS,), events_topic=events_topic)
+        self._dead_letters = DeadLetterRelay(settings, dead_topic, family(events_topic))
         self._publisher = Publisher(self._producer, source)
         self._poll_seconds = poll_seconds
         self._clock = clock or SystemClock()
@@ -89,8 +89,11 @@ class Relay:
         self._sweep_after = 0
         self.sent_rows = 0
         """How many rows it has published and marked."""
-        self.dead_letters = 0
-        """How many dead letters it has published."""
+
+    @property
+    def dead_letters(self) -> int:
+        """How many dead letters it has published and noted."""
+        return self._dead_letters.sent
 
     def stop(self) -> None:
         """End after the round that is under way."""
@@ -103,6 +106,7 @@ class Relay:
         Raises PartitionCountChanged, SchemaBehind, and ConfigurationError for an address.
         """
         self._producer.start_in_background()
+        self._dead_letters.start_in_background()
         try:
             while not self._stopping.is_set():
                 try:
@@ -114,8 +118,9 @@ class Relay:
                 finally:
                     _clear_gauges()
         finally:
+            await self._dead_letters.stop()
             await self._producer.stop()
-            log.info("relay.stopped", rows=self.sent_rows)
+            log.info("relay.stopped", rows=self.sent_rows, dead_letters=self.dead_letters)
 
     async def once(self, lock_seconds: float = 10.0) -> int:
         """Publish what waits, dead letters too, and return how many rows that were.
@@ -135,10 +140,12 @@ class Relay:
                     ) from error
                 while not self._stopping.is_set() and await self._round(session, give_up=True):
                     pass
-                while not self._stopping.is_set() and await self._dead_letter_round(session):
-                    pass
+                await self._dead_letters.start()
+                with session.named_errors():
+                    await self._dead_letters.finish(session.poison_rows)
                 await session.unlock()
         finally:
+            await self._dead_letters.stop()
             await self._producer.stop()
         if self._blocked_entities:
             raise OutboxBlocked(why=f"{self._blocked_entities} entities are held up.", next_step="plant relay --help")
@@ -155,12 +162,7 @@ class Relay:
             if self._next_entity == FIRST:
                 self._wake.clear()
             more = await self._round(session)
-            try:
-                more |= await self._dead_letter_round(session)
-            except PartitionCountChanged:
-                raise
-            except StreamsError as error:
-                log.warning("dead_letters.waiting", why=str(error))
+            more |= await self._dead_letter_round(session)
             await self._sweep(session)
             if not more and not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -212,13 +214,13 @@ class Relay:
         return self._go_round(changes, outcome)
 
     async def _dead_letter_round(self, session: RelaySession) -> bool:
-        """Publish the next dead letters; whether there may be more at once. Raises StreamsError."""
-        with session.named_errors():
-            count = await publish_dead_letters(session.dead_letters, self._producer, self._dead_topic)
-        if count:
-            log.warning("dead_letters.relayed", count=count, topic=self._dead_topic)
-        self.dead_letters += count
-        return count == LETTERS_MAX
+        """Whether there may be more dead letters at once. What is wrong with them is logged, and keeps nothing else."""
+        try:
+            with session.named_errors():
+                return await self._dead_letters.round(session.poison_rows)
+        except StreamsError as error:
+            log.warning("dead_letters.waiting", why=str(error))
+            return False
 
     async def _note(self, session: RelaySession, outcome: Outcome) -> None:
         """Mark what was sent, in one statement, and what can't be."""

@@ -1,4 +1,4 @@
-"""The relay's own connection to Postgres: its lock, the hints of changes, the outbox and the dead letters.
+"""The relay's own connection to Postgres: its lock, the hints of changes, the outbox and the poison rows.
 
 It is direct: through a pooler in transaction mode neither the lock nor LISTEN would be the session's.
 """
@@ -17,7 +17,7 @@ from database.errors import DatabaseUnreachable, SchemaBehind
 from database.meaning import meaning
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from streams.dead_letters import DeadLetters
+from streams.dead_letters import PoisonRows
 from streams.outbox import Outbox
 
 log = get_logger(__name__)
@@ -64,7 +64,7 @@ class RelaySession:
         self._connection = connection
         self._where = where
         self.outbox = Outbox(connection)
-        self.dead_letters = DeadLetters(connection)
+        self.poison_rows = PoisonRows(connection)
 
     @property
     def lost(self) -> bool:

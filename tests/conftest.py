@@ -55,7 +55,9 @@ class SettingsFor(Protocol):
 
 
 class MakeTopic(Protocol):
-    async def __call__(self, partitions: int = DEFAULT_PARTITIONS, **config: str) -> str: ...
+    async def __call__(
+        self, partitions: int = DEFAULT_PARTITIONS, *, family: str = "genesis.events", **config: str
+    ) -> str: ...
 
 
 @pytest.fixture(scope="session")
@@ -157,8 +159,8 @@ async def make_topic(stack: Services) -> AsyncIterator[MakeTopic]:
     await client.start()
     made: list[str] = []
 
-    async def make(partitions: int = DEFAULT_PARTITIONS, **config: str) -> str:
-        name = f"genesis.events-{secrets.token_hex(6)}"
+    async def make(partitions: int = DEFAULT_PARTITIONS, *, family: str = "genesis.events", **config: str) -> str:
+        name = f"{family}-{secrets.token_hex(6)}"
         options = {key.replace("_", "."): value for key, value in config.items()}
         await client.create_topics([NewTopic(name, partitions, 1, topic_configs=options)])
         made.append(name)

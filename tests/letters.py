@@ -13,7 +13,7 @@ Letter = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 
 
 async def letters(settings: Settings, topic: str) -> list[Letter]:
-    """What is on the topic, by the place that each letter says its record has, headers without that."""
+    """What is on the topic, partition by partition, in the order in which it came."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_address(), enable_auto_commit=False)
     await consumer.start()
     try:
@@ -24,10 +24,16 @@ async def letters(settings: Settings, topic: str) -> list[Letter]:
         found = []
         while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
-                found += [(record.key, record.value, list(record.headers)) for record in records]
+                found += records
     finally:
         await consumer.stop()
-    return sorted(found, key=lambda letter: offset_of(letter))
+    found.sort(key=lambda record: (record.partition, record.offset))
+    return [(record.key, record.value, list(record.headers)) for record in found]
+
+
+def by_place(found: list[Letter]) -> list[Letter]:
+    """In the order of the records that they are of."""
+    return sorted(found, key=offset_of)
 
 
 def said(letter: Letter, name: str) -> bytes | None:

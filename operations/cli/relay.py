@@ -35,7 +35,12 @@ def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> Non
     from operations.relaying import serve
     from runtime.logging import configure
     from runtime.settings import load_settings
+    from streams.topics import EVENTS
 
+    if dead_topic.partition("-")[0] == EVENTS:
+        raise click.BadParameter(
+            "workers read that topic: its dead letters would become poison", param_hint="--dead-topic"
+        )
     settings = load_settings()
     configure(settings)
     relay = uvloop.run(serve(settings, topic, dead_topic, lock_seconds if once else None))

@@ -21,6 +21,7 @@ from benchmarks.load import events, fill
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentOnboarded
+from streams.topics import DEAD_EVENTS
 
 GOOD = 600
 AGENT_ID = "0f7f6b0e-3a55-4c07-9a61-3c1b8c0de001"
@@ -88,7 +89,7 @@ async def test_poison_costs_nothing_but_itself(scene: Scene, make_topic: MakeTop
         assert all(row[3] for row in rows)
     assert worker.stop() == 0
 
-    dead = await relayed(scene, await make_topic())
+    dead = await relayed(scene, await make_topic(family=DEAD_EVENTS))
     assert sorted(repr(letter[:2]) for letter in dead) == sorted(2 * [repr((r.key, r.value)) for r in bad.values()])
     assert {said(letter, "topic") for letter in dead} == {scene.topic.encode()}
 
@@ -113,7 +114,7 @@ async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
 
     assert assert_exactly_once(scene, [accepted.json()["event_id"]]) == {"applied": 1, "poison": 1}
     assert scene.query("SELECT available FROM agents_v1.agents") == [(True,)]
-    (letter,) = await relayed(scene, await make_topic())
+    (letter,) = await relayed(scene, await make_topic(family=DEAD_EVENTS))
     assert offset_of(letter) == taken.json()["offset"]
     assert b"used it before" in (said(letter, "exception.message") or b"")
 

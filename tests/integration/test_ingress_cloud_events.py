@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import msgspec
 import pytest
+from connectors import until
+from prometheus_client import REGISTRY
 from serving import DEADLINE_SECONDS, Serving, position_of, served
 from webhooks import CLOUD_EVENTS, RATED, rated, read_all, read_at
 
 from database.connector import connect
+from ingress import bulk
 from ingress.producers import PolicyChanges, ProducerStore
 from runtime.settings import Settings
 from schemas.identity import event_id
@@ -21,6 +25,10 @@ from streams.producer import Limits
 
 BATCH = "application/cloudevents-batch+json"
 LINES = "application/x-ndjson"
+
+
+def sample(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name)
 
 
 def cloud_event(**changes: object) -> dict[str, object]:
@@ -210,6 +218,63 @@ async def test_a_bulk_load_keeps_the_order_of_its_lines(settings: Settings, topi
         assert lines[-1] == {"accepted": 30, "refused": 0, "complete": True}
         offsets = [line["offset"] for line in lines[:-1]]
         assert offsets == sorted(offsets)
+
+
+async def test_a_slow_producer_is_slowed_down_and_not_refused(serving: Serving) -> None:
+    """A bulk load of one that is in debt waits for its rate, with answers all the while."""
+    await set_policy(serving, rate_per_second=40.0, burst=1)
+    assert (await post_batch(serving, [cloud_event() for _ in range(20)])).status_code == 200
+    assert (await post_batch(serving, [cloud_event()])).status_code == 429
+    started = asyncio.get_running_loop().time()
+    answer, lines = await post_lines(serving, lines_of([cloud_event() for _ in range(60)]))
+    assert (answer.status_code, lines[-1]) == (200, {"accepted": 60, "refused": 0, "complete": True})
+    assert asyncio.get_running_loop().time() - started > 1
+
+
+async def test_a_bulk_load_ends_when_the_process_does(serving: Serving) -> None:
+    """Between two chunks, with a last line that says so; what was answered before is stored."""
+    await set_policy(serving, rate_per_second=50.0, burst=1)
+    body = lines_of([cloud_event() for _ in range(3_000)])
+    load = asyncio.create_task(post_lines(serving, body))
+    await until(lambda: sample("plant_ingress_streams") == 1, "it is under way")
+    serving.app.state.intake.stop()
+    answer, lines = await load
+    end = lines.pop()
+    assert (answer.status_code, end["complete"]) == (200, False)
+    assert end["problem"]["type"] == "urn:plant:problem:starting"
+    assert end["accepted"] == len(lines) < 3_000
+    assert len(await read_all(serving.settings, serving.topic)) == len(lines)
+
+
+async def test_only_so_many_bulk_loads_at_a_time(settings: Settings, topic: str) -> None:
+    """The next one is 503 with Retry-After before its body is read; there is room again when one has ended."""
+    async with served(msgspec.structs.replace(settings, ingress_streams_max=1), topic) as serving:
+        await set_policy(serving, rate_per_second=50.0, burst=1)
+        body = lines_of([cloud_event() for _ in range(60)])
+        first = asyncio.create_task(post_lines(serving, body))
+        await until(lambda: sample("plant_ingress_streams") == 1, "the first is under way")
+        second, _ = await post_lines(serving, lines_of([cloud_event()]))
+        assert (second.status_code, "retry-after" in second.headers) == (503, True)
+        assert (await first)[1][-1]["complete"]
+        assert (await post_lines(serving, lines_of([cloud_event()])))[0].status_code == 200
+
+
+async def test_a_bulk_load_has_to_arrive_while_its_signature_is_good(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that trickles in is cut off with 408, and nothing of it is stored."""
+    monkeypatch.setattr(bulk, "ARRIVAL_SECONDS", 0.2)
+    body = lines_of([cloud_event()])
+
+    async def trickle() -> AsyncIterator[bytes]:
+        for byte in body:
+            yield bytes([byte])
+            await asyncio.sleep(0.05)
+
+    signed = serving.sender.headers(body, content_type=LINES)
+    answer = await serving.client.post(CLOUD_EVENTS, content=trickle(), headers={**signed, "plant-producer": "genesis"})
+    assert (answer.status_code, answer.json()["type"]) == (408, "urn:plant:problem:slow-request")
+    assert sample("plant_ingress_streams") == 0
 
 
 async def test_nothing_of_an_unsigned_bulk_load_is_read(serving: Serving) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -15,13 +17,16 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from connectors import until
 from ingress_process import Running, received_until_closed, request, request_head, said_to, started
 from uvicorn.config import Config
 from uvicorn.server import ServerState
-from webhooks import RATED, rated
+from webhooks import CLOUD_EVENTS, RATED, rated
 
+from database.connector import connect
 from ingress import connections
 from ingress.connections import BoundedConnection, sweep
+from ingress.producers import PolicyChanges, ProducerStore
 from runtime.settings import Settings
 
 ALIVE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -97,8 +102,27 @@ async def test_an_endless_head_is_431(running: Running) -> None:
     assert (await asyncio.to_thread(send)).startswith(b"HTTP/1.1 431 ")
 
 
+def trickled(peer: socket.socket, first: bytes, more: bytes) -> bytes:
+    """What is answered to a peer that never stops sending, and hardly sends anything."""
+    said = b""
+    peer.sendall(first)
+    peer.settimeout(0.5)
+    while True:
+        try:
+            piece = peer.recv(65536)
+        except TimeoutError:
+            with contextlib.suppress(OSError):
+                peer.sendall(more)
+        except ConnectionResetError:
+            return said
+        else:
+            if not piece:
+                return said
+            said += piece
+
+
 async def test_slow_peers_are_cut_off_and_others_are_served(running: Running) -> None:
-    """A silent peer, a slow head and a stalled body are each closed in their time, the latter two with 408."""
+    """A silent peer, a head and a body that trickle in are each closed in their time, the latter two with 408."""
 
     def silent() -> tuple[bytes, float]:
         started_at = time.monotonic()
@@ -108,16 +132,14 @@ async def test_slow_peers_are_cut_off_and_others_are_served(running: Running) ->
     def slow_head() -> tuple[bytes, float]:
         started_at = time.monotonic()
         with closing(running.connect()) as peer:
-            peer.sendall(b"POST ")
-            return received_until_closed(peer), time.monotonic() - started_at
+            return trickled(peer, b"POST /", b"x"), time.monotonic() - started_at
 
-    def stalled_body() -> tuple[bytes, float]:
+    def slow_body() -> tuple[bytes, float]:
         started_at = time.monotonic()
         with closing(running.connect()) as peer:
-            peer.sendall(request_head(running.sender, 1000) + b'{"data"')
-            return received_until_closed(peer), time.monotonic() - started_at
+            return trickled(peer, request_head(running.sender, 1000) + b'{"data"', b" "), time.monotonic() - started_at
 
-    slow = asyncio.gather(*(asyncio.to_thread(peer) for peer in (silent, slow_head, stalled_body)))
+    slow = asyncio.gather(*(asyncio.to_thread(peer) for peer in (silent, slow_head, slow_body)))
     assert (await running.post(rated())).status_code == 200
     (nothing, silent_for), (head, head_for), (body, body_for) = await slow
     assert (await running.post(rated())).status_code == 200
@@ -146,8 +168,43 @@ async def test_a_peer_that_leaves_halfway_leaves_nothing_behind(running: Running
     with closing(running.connect()) as peer:
         await asyncio.to_thread(peer.sendall, request_head(running.sender, 1000) + b"{")
     assert (await running.post(rated())).status_code == 200
+    assert "plant_ingress_body_bytes_held 0.0" in await metrics_of(running)
+
+
+async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running) -> None:
+    """A load that would go on for a minute ends when nobody reads its answer any more."""
+    database = connect(running.settings, "api")
+    await ProducerStore(database).set("genesis", PolicyChanges(rate_per_second=50.0, burst=1))
+    await database.close()
+    await until(lambda: refused_for_its_rate(running), "the rate is known")
+    event = {"specversion": "1.0", "source": "urn:test", "type": "genesis.agent.rated", "time": "2026-11-23T08:00:00Z"}
+    rating = json.loads(rated())["data"]
+    body = b"".join(json.dumps({**event, "id": str(at), "data": rating}).encode() + b"\n" for at in range(3_000))
+    kind = "application/x-ndjson"
+    headers = {
+        **running.sender.headers(body, content_type=kind),
+        "plant-producer": "genesis",
+        "content-length": len(body),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {CLOUD_EVENTS} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode()
+    with closing(running.connect()) as peer:
+        await asyncio.to_thread(peer.sendall, head + body)
+        assert (await asyncio.to_thread(peer.recv, 65536)).startswith(b"HTTP/1.1 200 ")
+        assert "plant_ingress_streams 1.0" in await metrics_of(running)
+    async with asyncio.timeout(20):
+        while "plant_ingress_streams 0.0" not in await metrics_of(running):
+            await asyncio.sleep(0.1)
+
+
+async def refused_for_its_rate(running: Running) -> bool:
+    answers = await asyncio.gather(*(running.post(rated()) for _ in range(10)))
+    return any(answer.status_code == 429 for answer in answers)
+
+
+async def metrics_of(running: Running) -> str:
     async with httpx.AsyncClient(base_url=running.url) as client:
-        assert "plant_ingress_body_bytes_held 0.0" in (await client.get("/metrics")).text
+        return (await client.get("/metrics")).text
 
 
 def statuses(said: bytes) -> list[bytes]:
@@ -157,7 +214,7 @@ def statuses(said: bytes) -> list[bytes]:
 async def test_a_peer_may_send_only_so_far_ahead(running: Running) -> None:
     """Thousands of requests sent without waiting are neither kept nor answered: a few are, then the connection ends."""
     said = await asyncio.to_thread(said_to, running, ALIVE * 20_000)
-    assert len(statuses(said)) <= connections.PIPELINED_MAX + 1
+    assert 0 < len(statuses(said)) <= connections.PIPELINED_MAX + 1
     assert (await running.post(rated())).status_code == 200
 
 

@@ -89,16 +89,20 @@ async def test_a_policy_reaches_a_running_keyring_within_two_seconds(settings: S
     store, keyring = ProducerStore(database), Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
     keyring.start()
 
+    async def loaded() -> bool:
+        return keyring.loaded
+
     async def disabled() -> bool:
-        return keyring.loaded and keyring.policy("genesis").disabled
+        return keyring.policy("genesis").disabled
 
     async def limited() -> bool:
         return keyring.policy("genesis").burst == 7
 
+    await seconds_until(loaded)
     await store.disable("genesis")
     took = [await seconds_until(disabled)]
     await store.set("genesis", PolicyChanges(burst=7))
     took.append(await seconds_until(limited))
     await keyring.stop()
     await database.close()
-    assert min(took) < REACHED_SECONDS, took
+    assert max(took) < REACHED_SECONDS, took

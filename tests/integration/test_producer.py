@@ -270,7 +270,9 @@ async def test_a_frozen_broker_gives_unknown_outcomes_and_loses_nothing(
     process = private_stack.state.kafka
     assert process is not None
     async with producer_for(own, EVENTS, publish_timeout_seconds=0.5) as producer:
-        await asyncio.wait({producer.submit(available(), source="t").answer}, timeout=DEADLINE_SECONDS)
+        first = producer.submit(available(), source="t")
+        await asyncio.wait({first.answer}, timeout=DEADLINE_SECONDS)
+        first.position()
         os.kill(process.pid, signal.SIGSTOP)
         try:
             event = available()

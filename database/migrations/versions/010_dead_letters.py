@@ -22,7 +22,10 @@ BUILD = (
 def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(DROP)
+        # The build keeps nobody from anything, and has to wait for transactions that are older.
+        op.execute("SET lock_timeout = 0")
         op.execute(BUILD)
+        op.execute("RESET lock_timeout")
 
 
 def downgrade() -> None:
