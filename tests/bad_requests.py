@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from webhooks import CLOUD_EVENTS, RATED, Sender
 
+from ingress.problems import kinds
+
 PAGE: Final = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 AGENT: Final = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
 DATA: Final = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}
@@ -51,10 +53,11 @@ class Case:
     content_type: str = JSON
     timestamp: Callable[[], str] | None = None
     change: Change | None = None
+    message_id: str = "msg_1"
 
     def headers(self, sender: Sender) -> list[tuple[bytes, bytes]]:
         """Signed as it should be, then changed."""
-        signed = sender.headers(self.body, message_id="msg_1", content_type=self.content_type)
+        signed = sender.headers(self.body, message_id=self.message_id, content_type=self.content_type)
         if self.timestamp is not None:
             signed["webhook-timestamp"] = self.timestamp()
         headers = list(signed.items()) if self.change is None else self.change(list(signed.items()))
@@ -67,6 +70,14 @@ def _with(name: str, value: str, headers: Headers) -> Headers:
 
 def _without(name: str, headers: Headers) -> Headers:
     return [header for header in headers if header[0] != name]
+
+
+def _resigned(change: Callable[[str], str], headers: Headers) -> Headers:
+    return [(name, change(value) if name == "webhook-signature" else value) for name, value in headers]
+
+
+def _twice(name: str, value: str, headers: Headers) -> Headers:
+    return [*headers, (name, value), (name, value)]
 
 
 def _again(name: str, value: str, headers: Headers) -> Headers:
@@ -124,11 +135,8 @@ def _of_headers() -> Iterator[Case]:
     yield case("a space in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg 1"))
     yield case("a letter beyond ASCII in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg_\xe9"))
     yield case("a `webhook-id` of 257 characters", detail=visible, change=partial(_with, "webhook-id", "x" * 257))
-    yield case(
-        "a `content-length` that is no number",
-        detail="content-length is not a length",
-        change=partial(_with, "content-length", "0x10"),
-    )
+    for name, value in (("plant-producer", "genesis"), ("traceparent", "00-0-0-00")):
+        yield case(f"`{name}` twice", detail=f"{name} comes more than once", change=partial(_twice, name, value))
 
 
 def _of_signatures() -> Iterator[Case]:
@@ -139,6 +147,7 @@ def _of_signatures() -> Iterator[Case]:
         ("a version and a comma", "v1,"),
         ("a signature that is not base64", "v1,%%%%"),
         ("a signature of the wrong length", "v1,AAAA"),
+        ("base64 with `-` and `_`", "v1," + "-_" * 21 + "A="),
         ("an unknown version only", "v9,AAAA"),
         ("a signature of another message", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
         ("a `v1a` signature where the producer has no such key", "v1a," + "A" * 86 + "=="),
@@ -147,8 +156,18 @@ def _of_signatures() -> Iterator[Case]:
         ("letters beyond ASCII", "v1,\xe9\xe9\xe9\xe9"),
     ):
         yield case(what, change=partial(_with, "webhook-signature", value))
+    yield case("`V1` for `v1`", change=partial(_resigned, str.upper))
+    yield case("an empty `plant-producer`", change=partial(_again, "plant-producer", ""))
     yield case("another body than was signed", change=partial(_with, "webhook-id", "msg_2"))
     yield case("another producer's name in `plant-producer`", change=partial(_again, "plant-producer", "somebody"))
+
+    for number, (what, change) in enumerate(
+        (
+            ("base64 without its padding is taken", lambda value: value.rstrip("=")),
+            ("a good signature behind a bad one is taken", "v1,AAAA {}".format),
+        )
+    ):
+        yield Case("Signatures", what, 200, change=partial(_resigned, change), message_id=f"signed_{number}")
 
 
 def _of_timestamps() -> Iterator[Case]:
@@ -195,6 +214,7 @@ def _of_json() -> Iterator[Case]:
         ("a byte order mark", b"\xef\xbb\xbf" + _payload()),
         ("UTF-16", json.dumps(PAYLOAD).encode("utf-16")),
         ("bytes that are not UTF-8", _payload().replace(b"genesis.agent", b"\xff\xfe")),
+        ("bytes that are not UTF-8, in a field that is not read", _payload(x="??").replace(b"??", b"\xff\xfe")),
         ("a comment", b"/* */ {}"),
         ("single quotes", b"{'timestamp': 1}"),
         ("a comma after the last", _payload()[:-1] + b",}"),
@@ -219,7 +239,8 @@ def _of_json() -> Iterator[Case]:
         + json.dumps(DATA).encode()
         + b"}"
     )
-    yield Case("JSON", "a key twice: the last one counts", 200, body=twice)
+    yield Case("JSON", "a key twice: the last one counts", 200, body=twice, message_id="twice")
+    yield Case("JSON", "an unknown key beside `data`: it is passed over", 200, body=_payload(x=1), message_id="unknown")
 
 
 def _of_fields() -> Iterator[Case]:
@@ -284,6 +305,39 @@ def _of_fields() -> Iterator[Case]:
         yield name(
             what, detail=detail, body=_payload(type=None, data={"agent_id": AGENT, "name": text, "skill_ids": []})
         )
+    yield name(
+        "a number for a text",
+        detail="Expected `str`, got `int`",
+        body=_payload(type=None, data={"agent_id": AGENT, "name": 1, "skill_ids": []}),
+    )
+    for what, ids, detail, pointer in (
+        ("a number in a list of ids", [AGENT, 1], "Expected `uuid`, got `int`", "#/data/skill_ids/1"),
+        ("a text that is no id in a list of ids", ["x"], "Invalid UUID", "#/data/skill_ids/0"),
+        ("an object for a list", {}, "Expected `array`, got `object`", "#/data/skill_ids"),
+    ):
+        data = {"agent_id": AGENT, "name": "A", "skill_ids": ids}
+        yield name(what, detail=detail, pointer=pointer, body=_payload(type=None, data=data))
+    truth = partial(case, path="/webhook/genesis/agent-available", pointer="#/data/available")
+    for value, got in (("true", "str"), (1, "int"), (None, "null")):
+        yield truth(
+            f"`{json.dumps(value)}` for true or false",
+            detail=f"Expected `bool`, got `{got}`",
+            body=_payload(type=None, data={"agent_id": AGENT, "available": value}),
+        )
+    score = partial(case, path="/webhook/genesis/skill-validated", pointer="#/data/score")
+    for value, limit in ((101, "<= 100"), (-1, ">= 0")):
+        yield score(
+            f"a score of {value}",
+            detail=f"Expected `int` {limit}",
+            body=_payload(type=None, data={"skill_id": AGENT, "validator_id": AGENT, "score": value}),
+        )
+    yield case(
+        "a number for a time",
+        detail="Expected `datetime`, got `int`",
+        pointer="#/timestamp",
+        body=_payload(timestamp=1),
+    )
+    yield case("a list for `data`", detail="Expected `object`, got `array`", pointer="#/data", body=_payload(data=[]))
     many = {"agent_id": AGENT, "name": "A", "skill_ids": [AGENT] * 1_001}
     yield name(
         "a list of 1,001 ids",
@@ -331,6 +385,28 @@ def _of_cloud_events() -> Iterator[Case]:
         pointer="#/data/rating",
         body=_event(data={**DATA, "rating": 9}),
     )
+    yield case("a number for `id`", detail="Expected `str`, got `int`", pointer="#/id", body=_event(id=1))
+    skill = {"skill_id": AGENT, "name": "S", "description": "", "category": "magic"}
+    yield case(
+        "a word that is none of those allowed",
+        detail="Invalid enum value 'magic'",
+        pointer="#/data/category",
+        body=_event(type="genesis.skill.registered", data=skill),
+    )
+    yield case(
+        "an amended entity without its state",
+        detail="agent must be set when entity_type is agent",
+        pointer="#/data",
+        body=_event(type="genesis.entity.amended", data={"entity_id": AGENT, "entity_type": "agent"}),
+    )
+    yield Case(
+        "CloudEvents",
+        "an extension attribute: it is passed over",
+        200,
+        path=CLOUD_EVENTS,
+        content_type=STRUCTURED,
+        body=_event(id="extended", extra="x"),
+    )
     binary = partial(
         Case, "CloudEvents", status=400, kind="malformed-headers", path=CLOUD_EVENTS, body=json.dumps(DATA).encode()
     )
@@ -338,6 +414,8 @@ def _of_cloud_events() -> Iterator[Case]:
     for name, _ in attributes[1:]:
         less = [header for header in attributes if header[0] != name]
         yield binary(f"binary mode without `{name}`", detail=f"{name} is missing", change=partial(_and, less))
+    again = [*attributes, ("ce-type", "genesis.agent.rated")]
+    yield binary("binary mode with `ce-type` twice", detail="ce-type comes more than once", change=partial(_and, again))
     other = [(name, "e1" if name == "ce-id" else value) for name, value in attributes]
     yield binary(
         "binary mode with a `ce-id` other than `webhook-id`",
@@ -387,6 +465,20 @@ def _of_resources() -> Iterator[Case]:
         yield Case("Resources", f"`{method}` on a webhook", 405, "method", method=method)
 
 
+ELSEWHERE: Final = {
+    "forbidden": "The producer is disabled, or may not send this type of event.",
+    "slow-request": "The head, the body or a bulk load did not arrive in its time.",
+    "id-reused": "The id was used for another body, in the last ten minutes and the last 100,000 messages.",
+    "rate-limited": "The producer has sent more than its rate and burst allow. `Retry-After` says when to go on.",
+    "headers-too-large": "The head has more than 32 KiB.",
+    "malformed-request": "What came is not HTTP/1.1: a length that is no number, no method, TLS on a plain port.",
+    "kafka-unavailable": "Kafka has not acknowledged the event in time. Send it again with the same id.",
+    "overloaded": "Too many requests, bytes, records or connections are under way. Send it again with the same id.",
+    "starting": "The process begins or ends. Send it again with the same id.",
+    "unexpected": "A defect of Plant's. No input is known that leads to it, and tests look for one.",
+}
+"""Problems that one request by itself does not show, and when they are answered; they have tests of their own."""
+
 HEAD: Final = """\
 # What can be wrong with a request
 
@@ -409,6 +501,10 @@ def page() -> str:
         detail = re.sub(r"([|\\])", r"\\\1", case.detail) + (f", at `{case.pointer}`" if case.pointer else "")
         kind = f"`{case.kind}`" if case.kind else ""
         text += f"| {case.what} | {case.status} | {kind} | {detail} |\n"
+    text += "\n## What depends on more than the request\n\n| when | status | problem |\n|---|---|---|\n"
+    for kind, (status, _) in sorted(kinds().items(), key=lambda each: each[1][0]):
+        if kind in ELSEWHERE:
+            text += f"| {ELSEWHERE[kind]} | {status} | `{kind}` |\n"
     return text
 
 

@@ -6,9 +6,11 @@ import json
 from typing import Any, ClassVar
 
 import pytest
-from bad_requests import PAGE, Case, cases, page
+from bad_requests import ELSEWHERE, PAGE, Case, cases, page
 from serving import Serving
 from webhooks import read_all
+
+from ingress.problems import kinds
 
 
 def said_by(answer: Any) -> tuple[str, str, str]:
@@ -44,6 +46,11 @@ async def test_every_bad_request_is_answered_as_the_catalogue_says(serving: Serv
     assert [each for each in wrong if each] == []
     stored = await read_all(serving.settings, serving.topic)
     assert len(stored) == sum(case.status in (200, 207) for case in cases())
+
+
+def test_every_kind_of_problem_is_in_the_catalogue() -> None:
+    """With a request that is answered so, or with words on when."""
+    assert {case.kind for case in cases() if case.kind} | ELSEWHERE.keys() == kinds().keys()
 
 
 def test_the_catalogues_page_is_up_to_date() -> None:

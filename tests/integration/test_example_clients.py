@@ -17,6 +17,9 @@ import pytest
 import pytest_asyncio
 from ingress_process import DEADLINE_SECONDS, Running, started
 
+from database.connector import connect
+from ingress.ed25519 import encode_private_key, new_private_key
+from ingress.keys import KeyStore, MasterKey, new_key_id
 from runtime.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -29,9 +32,9 @@ async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
         yield process
 
 
-async def produced(running: Running, *command: str) -> dict[str, Any]:
+async def produced(running: Running, *command: str, secret: str = "") -> dict[str, Any]:
     """What a producer says of the event that it sent."""
-    secret = "whsec_" + base64.b64encode(running.sender.secret).decode()
+    secret = secret or "whsec_" + base64.b64encode(running.sender.secret).decode()
     process = await asyncio.create_subprocess_exec(
         *command, running.url,
         env={**os.environ, "PLANT_WEBHOOK_SECRET": secret},
@@ -86,3 +89,22 @@ async def test_shell_producer(running: Running) -> None:
     stored = await produced(running, "bash", str(EXAMPLES / "producer.sh"))
     found = await consumed(running, "consumer_aiokafka.py", stored["event_id"])
     assert (found["type"], found["skill_ids"]) == ("genesis.agent.onboarded", [])
+
+
+async def test_javascript_producer(settings: Settings, tmp_path: Path) -> None:
+    """Node.js alone signs with a shared secret, and with a private key."""
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    private_key, database = new_private_key(), connect(settings, "api")
+    await KeyStore(database, MasterKey(settings)).add(
+        new_key_id(), "genesis", private_key.public_key, None, scheme="v1a"
+    )
+    await database.close()
+    command = ("node", str(EXAMPLES / "producer.mjs"))
+    async with started(settings, tmp_path) as running:
+        for secret in ("", encode_private_key(private_key)):
+            stored = await produced(running, *command, secret=secret)
+            found = await consumed(running, "consumer_aiokafka.py", stored["event_id"])
+            assert (found["type"], found["name"]) == ("genesis.agent.onboarded", "Example agent")
+        with pytest.raises(AssertionError, match="urn:plant:problem:signature"):
+            await produced(running, *command, secret=encode_private_key(new_private_key()))
