@@ -15,16 +15,23 @@ from collections.abc import Callable
 from typing import Final
 
 from ingress.batches import read_items
+from ingress.bulk import chunks
+from ingress.ed25519 import PrivateKey
 from ingress.headers import RequestHeaders, read_headers
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
-from ingress.verification import HmacKey, Rejected, sign, verify
+from ingress.verification import Ed25519Key, HmacKey, Rejected, sign, verify
 from schemas import codec
 from schemas.errors import Unencodable
 
 REQUESTS: Final = 1_000_000
 SECRET: Final = bytes(range(32))
-KEYS: Final = (HmacKey(id="k", producer="genesis", secret=SECRET),)
+PRIVATE_KEY: Final = PrivateKey(SECRET)
+KEYS: Final = (
+    HmacKey(id="k", producer="genesis", secret=SECRET),
+    Ed25519Key(id="e", producer="genesis", public_key=PRIVATE_KEY.public_key),
+)
+LINE_MAX_BYTES: Final = 256 * 1024
 NOW: Final = 1_763_884_800
 RATED: Final = "genesis.agent.rated"
 AGENT: Final = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
@@ -97,7 +104,8 @@ def _batch(_: RequestHeaders, body: bytes) -> list[object]:
 
 
 def _lines(_: RequestHeaders, body: bytes) -> list[object]:
-    return [read_cloud_event(line, "genesis").event for line in body.split(b"\n") if line.strip()]
+    lines = (line for chunk in chunks(body, LINE_MAX_BYTES, 2) for line in chunk)
+    return [read_cloud_event(line, "genesis").event for line in lines]
 
 
 _READ: Final[dict[str, Callable[[RequestHeaders, bytes], list[object]]]] = {
@@ -123,13 +131,25 @@ def _request(chance: random.Random) -> tuple[str, list[Header], bytes]:
         (b"content-type", kind),
         (b"webhook-id", b"e1"),
         (b"webhook-timestamp", stamp),
-        (b"webhook-signature", sign(SECRET, b"e1", stamp, body)),
+        (b"webhook-signature", _signature(stamp, body, chance)),
     ]
     if mode == "binary":
         headers += [(b"ce-" + name.encode(), str(value).encode()) for name, value in EVENT.items() if name != "data"]
     if chance.random() < 0.4:
         headers = _spoilt_headers(headers, chance)
     return mode, headers, body
+
+
+def _signature(stamp: bytes, body: bytes, chance: random.Random) -> bytes:
+    """By `v1`, by `v1a`, or both."""
+    v1 = sign(SECRET, b"e1", stamp, body)
+    match chance.randrange(8):
+        case 0:
+            return PRIVATE_KEY.sign(b"e1", stamp, body)
+        case 1:
+            return b"%b %b" % (PRIVATE_KEY.sign(b"e1", stamp, body), v1)
+        case _:
+            return v1
 
 
 def _spoilt(data: bytes, chance: random.Random) -> bytes:

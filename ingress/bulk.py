@@ -117,7 +117,7 @@ class BulkIntake:
         stopped: Problem | None = None
         # What a slow producer pays for a chunk is paid back in a second: it hears from us, and we from it, that often.
         chunk_lines = max(1, min(CHUNK_LINES, int(policy.rate_per_second)))
-        for lines in _chunks(body, self._line_max_bytes, chunk_lines):
+        for lines in chunks(body, self._line_max_bytes, chunk_lines):
             in_flight = 0 if self._publisher.wait_seconds(policy) else IN_FLIGHT_CHUNKS - 1
             while stopped is None and len(waiting) > in_flight:
                 stopped = await self._answer(waiting.popleft(), counts, send)
@@ -180,7 +180,7 @@ def _mapped(spool: IO[bytes]) -> Iterator[mmap.mmap | bytes]:
         yield mapped
 
 
-def _chunks(body: mmap.mmap | bytes, line_max_bytes: int, chunk_lines: int) -> Iterator[list[bytes]]:
+def chunks(body: mmap.mmap | bytes, line_max_bytes: int, chunk_lines: int) -> Iterator[list[bytes]]:
     """The lines, some at a time, without blank ones; of a line that is too long, as much as shows that it is."""
     chunk: list[bytes] = []
     start, size = 0, len(body)

@@ -27,6 +27,7 @@ from schemas.events import Event
 from schemas.external_registry import attach
 from streams.connection import connection_options
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
+from streams.lasting_fetches import keep_fetching
 from streams.position import Position
 from streams.silent_brokers import pass_over_silent_brokers
 from streams.start import Start, offsets_at
@@ -152,6 +153,7 @@ async def _ends(
 
 async def _poll(consumer: AIOKafkaConsumer, start: Start) -> dict[TopicPartition, list[ConsumerRecord]]:
     """What came next; nothing where a group has just been given its first place in a partition."""
+    keep_fetching(consumer)
     try:
         polled: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
             timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL

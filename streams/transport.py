@@ -28,6 +28,7 @@ from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.connection import connection_options
 from streams.errors import OwnershipLost, RecordUnreadable, StreamsError
+from streams.lasting_fetches import keep_fetching
 from streams.silent_brokers import pass_over_silent_brokers
 from streams.tolerant_records import tolerate_odd_records, unreadable
 from streams.topic_identity import TopicIdentityRequest, topic_ids_at_leaders
@@ -120,6 +121,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         fetcher = consumer._fetcher
         if fetcher._closed:
             raise driver.ConsumerStoppedError
+        keep_fetching(consumer)
         opened = {tp: state for tp, state in self._current().items() if state.flows}
         with fetcher._subscriptions.fetch_context():
             if not opened:

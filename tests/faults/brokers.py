@@ -18,12 +18,13 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 from confluent_kafka import Consumer, ElectionType, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-from scene import Scene, until
+from scene import PLANT, Scene, until
 
 from devstack.stack import Stack
 from schemas import codec
 
 BROKERS = (1, 2, 3)
+PARTITIONS = 4
 SMALL = 2
 SMALL_BYTES = 192 * 1024 * 1024
 ASK_SECONDS = 5.0
@@ -31,7 +32,7 @@ ASK_SECONDS = 5.0
 
 @contextmanager
 def three_brokers() -> Iterator[Stack]:
-    """A stack of three brokers, in a folder where the next run finds and ends it should this one be killed.
+    """What `plant up --brokers 3` starts, in a folder where the next run finds and ends it should this one be killed.
 
     Broker SMALL has a file system of its own with little room, where mounting one is permitted.
     """
@@ -45,8 +46,9 @@ def three_brokers() -> Iterator[Stack]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(data)]
     mounted = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
     stack = Stack(home, brokers=3)
+    environ = {**os.environ, "PLANT_HOME": str(home), "PLANT_TOPIC_PARTITIONS": str(PARTITIONS)}
     try:
-        stack.up()
+        subprocess.run([PLANT, "up", "--brokers", "3"], env=environ, check=True)
         yield stack
     finally:
         admin_of.cache_clear()

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 import msgspec
 import pytest
 import pytest_asyncio
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from conftest import Database, MakeTopic
 from prometheus_client import generate_latest
@@ -198,6 +200,49 @@ async def test_pauses_lose_nothing(
 
     await until(lambda: sum(done for done, _ in worker.positions().values()) == 4_000)
     assert applied(database) == 4_000
+
+
+async def test_fetching_that_has_ended_is_begun_anew(
+    settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka's fetcher ends with an error that it does not expect; the worker goes on, and nothing is missing."""
+    fill(settings, topic, events(1_000, agents=50))
+    faults = iter([True, True])
+    real = Fetcher._proc_fetch_request
+
+    async def faulty(fetcher: Fetcher, *arguments: object) -> bool:
+        if applied(database) and next(faults, False):
+            raise AssertionError("seen in aiokafka")
+        return bool(await real(fetcher, *arguments))
+
+    monkeypatch.setattr(Fetcher, "_proc_fetch_request", faulty)
+    worker = await start_worker(topic)
+    await until(lambda: applied(database) == 1_000 and next(faults, None) is None)
+    fill(settings, topic, events(1_000, agents=50, seed=2))
+
+    await until(lambda: applied(database) == 2_000)
+    assert worker.crashed is None
+
+
+async def test_a_worker_outside_its_group_gives_up(
+    settings: Settings, database: Database, topic: str, start_worker: StartWorker
+) -> None:
+    """Where what keeps it in the group has ended, it ends too, rather than live on without partitions."""
+    fill(settings, topic, events(100, agents=50))
+    worker = await start_worker(topic)
+    await until(lambda: applied(database) == 100)
+    thread = worker.app.consumer._thread
+    coordinator = thread._consumer._coordinator
+
+    async def fault() -> None:
+        raise KafkaError("seen in aiokafka")
+
+    async def end() -> None:
+        coordinator._coordination_task.cancel()
+        coordinator._coordination_task = asyncio.ensure_future(fault())
+
+    asyncio.run_coroutine_threadsafe(end(), thread.thread_loop)
+    await until(lambda: worker.crashed is not None)
 
 
 async def test_a_panic_in_a_library_is_only_a_failure(

@@ -209,3 +209,18 @@ def test_a_key_does_not_show_its_secret() -> None:
 def test_the_docstrings_are_right() -> None:
     """The examples in the module hold."""
     assert doctest.testmod(verification).failed == 0
+
+
+def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one that is offered goes through the comparison that takes as long for a wrong one as for a right one."""
+    compared: list[bytes] = []
+    real = verification.hmac.compare_digest
+
+    def counted(expected: bytes, found: bytes) -> bool:
+        compared.append(found)
+        return real(expected, found)
+
+    monkeypatch.setattr(verification.hmac, "compare_digest", counted)
+    good = sign(KEY.secret, b"msg_1", str(NOW).encode(), b"{}")
+    assert isinstance(check(signatures=b"v1,AAAA v1,BBBB " + good), Verified)
+    assert compared == [b"AAAA", b"BBBB", good.removeprefix(b"v1,")]
