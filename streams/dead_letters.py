@@ -123,7 +123,8 @@ class DeadLetterRelay:
         self._topic = topic
         self._family = family
         self._under_way: list[tuple[DeadLetter, Publish]] = []
-        self._refused: set[Place] = set()
+        self._letters_max = LETTERS_MAX
+        self._refused: Place | None = None
         self.sent = 0
         """How many it has published and noted."""
 
@@ -146,7 +147,7 @@ class DeadLetterRelay:
         """
         failure: StreamsError | None = None
         if not self._under_way and self._producer.connected:
-            for letter in await rows.unsent(self._family, LETTERS_MAX):
+            for letter in await rows.unsent(self._family, self._letters_max):
                 try:
                     self._under_way.append((letter, self._submit(letter)))
                 except StreamsError as error:
@@ -156,10 +157,12 @@ class DeadLetterRelay:
         if waiting and (await asyncio.wait(waiting, timeout=answer_seconds))[1]:
             return False
         submitted, self._under_way = self._under_way, []
+        more = len(submitted) == self._letters_max
         failure = await self._note(rows, submitted) or failure
+        self._find_refused(submitted, failure)
         if failure is not None:
             raise failure
-        return len(submitted) == LETTERS_MAX
+        return more
 
     async def finish(self, rows: PoisonRows) -> None:
         """Publish all there is. Raises StreamsError."""
@@ -181,21 +184,27 @@ class DeadLetterRelay:
                 publish.position()
             except StreamsError as error:
                 failures[partition] = error
-                if isinstance(error, PublishRefused):
-                    self._refused.add(letter.place)
             else:
                 next_offsets[partition] = letter.offset + 1
-                self._refused.discard(letter.place)
                 self.sent += 1
                 metrics.RELAY_DEAD_LETTERS.inc()
         for partition, next_offset in next_offsets.items():
             await rows.advance(*partition, next_offset)
         if next_offsets:
-            log.warning("dead_letters.relayed", count=len(submitted), topic=self._topic)
+            log.warning("dead_letters.relayed", partitions=len(next_offsets), sent=self.sent, topic=self._topic)
         return next(iter(failures.values()), None)
 
+    def _find_refused(self, submitted: Sequence[tuple[DeadLetter, Publish]], failure: StreamsError | None) -> None:
+        """Kafka refuses a batch, and not the letter in it that it does not take: that one shows when it is alone."""
+        if not isinstance(failure, PublishRefused):
+            self._letters_max = LETTERS_MAX
+        elif len(submitted) == 1:
+            self._refused = submitted[0][0].place
+        else:
+            self._letters_max = 1
+
     def _submit(self, letter: DeadLetter) -> Publish:
-        if letter.headers is not None and letter.place not in self._refused:
+        if letter.headers is not None and letter.place != self._refused:
             headers = [*((_name(name), value) for name, value in read_headers(letter.headers)), *letter.errors]
             try:
                 return self._producer.submit_record(self._topic, letter.key, letter.value, headers)
