@@ -210,7 +210,9 @@ def statements(script: str) -> list[str]:
     parts, part = [], ""
     for line in script.splitlines():
         part += f"{line}\n"
-        if line.startswith(("COMMIT;", "DROP INDEX", "CREATE INDEX CONCURRENTLY")):
+        if line.startswith(
+            ("COMMIT;", "DROP INDEX", "CREATE INDEX CONCURRENTLY", "SET lock_timeout", "RESET lock_timeout")
+        ):
             parts.append(part)
             part = ""
     return parts
