@@ -89,7 +89,7 @@ def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str
     # Of batches only those count whose every event was taken: wrk tells of a refused request, and not of its events.
     rate = (found["requests"] - found["refused"]) / (found["duration_us"] / 1e6)
     return {
-        "what": f"signed {'webhooks' if given.batch == 1 else f'batches of {given.batch}'}, acks=all, x{given.processes}",
+        "what": f"signed {'webhooks' if given.batch == 1 else f'batches of {given.batch}'}, acks=all",
         "processes": given.processes,
         "guarantees": ["signature", "schema", "repeat window", "idempotent producer", "acks=all"],
         "connections": connections,
