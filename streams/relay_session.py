@@ -42,6 +42,15 @@ SESSION: Final = {
     "enable_sort": "off",
 }
 
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # The driver has read the server's farewell, and not yet that the connection is closed (seen).
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
 _TRY_AGAIN_CLASSES: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
 
 END_SILENT_HOLDER: Final = """
@@ -105,7 +114,7 @@ class RelaySession:
         """End the session, without waiting long for a server that is silent."""
         try:
             await self._connection.close(timeout=CLOSE_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except DRIVER_ERRORS:
             self._connection.terminate()
 
 
@@ -130,7 +139,7 @@ def named_errors(where: str) -> Iterator[None]:
     """Errors of the driver as Plant's own; `where` is the address without secrets."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except DRIVER_ERRORS as error:
         sqlstate = str(getattr(error, "sqlstate", "") or "")
         if sqlstate.startswith(_TRY_AGAIN_CLASSES):
             said = error.args[0] if error.args else type(error).__name__

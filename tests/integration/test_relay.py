@@ -17,9 +17,10 @@ from conftest import Database
 from connectors import until
 from direct_changes import KINDS, backlog, changing, delete, fetch, insert, made, rename
 from prometheus_client import REGISTRY
+from silent_front import silent_front
 from webhooks import read_all
 
-from database.errors import SchemaBehind, TooMuchPrivilege
+from database.errors import DatabaseUnreachable, SchemaBehind, TooMuchPrivilege
 from operations.relaying import serve
 from runtime.settings import Settings
 from schemas.events import EntityAmended, EntityRetired
@@ -302,6 +303,19 @@ async def test_a_silent_holder_of_the_lock_is_ended(database: Database, settings
         await until(ended, "the holder has been silent for 0.2 s")
         await until(other.try_lock, "the lock is free")
         await until(lambda: holder.lost, "the holder notices")
+
+
+async def test_a_session_whose_server_has_said_farewell_is_lost(database: Database, settings: Settings) -> None:
+    """Its connection is still open, and takes no statement any more: it is left, and the relay is not."""
+    async with silent_front(database.writer_url) as front:
+        away = msgspec.structs.replace(settings, database_writer_url=front.address)
+        async with relay_session.relay_session(away) as session:
+            assert await session.try_lock()
+            front.say_farewell()
+            async with relay_session.relay_session(away) as later:
+                await later.try_lock()  # what was said before has been heard by now
+            with pytest.raises(DatabaseUnreachable):
+                await session.try_lock()
 
 
 async def test_a_row_without_an_event_holds_up_its_entity_alone(
