@@ -26,8 +26,6 @@ ROUNDS = 60
 CALLS = 50
 """Reads of one side in one round."""
 
-ALLOWED_PERCENT = 25
-
 READS = {
     "skill": "SELECT name, description, category FROM skills{copy} WHERE id = :id",
     "skill and entity": """SELECT e.external_id, e.status, s.name, s.description, s.category
@@ -82,7 +80,6 @@ async def _compare(database: Database, read: str, ids: Sequence[UUID], *, reads_
         "policies_microseconds": round(medians["policies"] * 1e6, 1),
         "open_microseconds": round(medians["open"] * 1e6, 1),
         "overhead_percent": round((medians["policies"] / medians["open"] - 1) * 100, 1),
-        "allowed_percent": ALLOWED_PERCENT,
     }
 
 

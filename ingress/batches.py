@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from ingress.payloads import read_cloud_event, require_utf8, valid_traceparent
+from ingress.payloads import NOT_JSON, read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Answer, Publisher, accepted
@@ -31,13 +31,12 @@ class Result(NamedTuple):
 
 def read_items(body: bytes) -> list[msgspec.Raw]:
     """The events of a batch, undecoded. Raises Problem: malformed-body (400), event (422), body-too-large (413)."""
-    require_utf8(body)
     try:
         items = _ITEMS.decode(body)
     except msgspec.ValidationError:
         raise Problem("event", "A batch is an array of CloudEvents.") from None
     except (ValueError, RecursionError) as error:
-        raise Problem("malformed-body", "The body is not JSON in UTF-8.", reason=type(error).__name__) from None
+        raise Problem("malformed-body", NOT_JSON, reason=type(error).__name__) from None
     if not items:
         raise Problem("event", "A batch holds at least one CloudEvent.")
     if len(items) > EVENTS_MAX:

@@ -23,6 +23,8 @@ from schemas.states import NO_NUL
 OUTSIDE_PREFIX: Final = "genesis."
 """Event types that may come from outside; Plant's own operations may not."""
 
+NOT_JSON: Final = "The body is not JSON in UTF-8."
+
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 _GIVEN_OTHERWISE: Final = ("event_id", "occurred_at")
@@ -30,7 +32,6 @@ _JSON_TYPE: Final = "application/json"
 _PLAIN_TEXT: Final = r"^[!-~]{1,256}\Z"
 _FIELD_NAME: Final = re.compile(r"^Object (?:contains unknown|missing required) field `(.*)`$", re.DOTALL)
 _NUL_REFUSED: Final = f"matching regex {NO_NUL!r}"
-_NOT_JSON: Final = "The body is not JSON in UTF-8."
 _SHOWN_MAX: Final = 200
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Shape(msgspec.Struct, frozen=True):
 def read_webhook(body: bytes, event_type: str, producer: str, message_id: str, source: str) -> Incoming:
     """The event in a webhook's body. Raises Problem: malformed-body (400) or event (422)."""
     shape = _shape(event_type)
-    require_utf8(body)
+    _require_utf8(body)
     payload = _decode(shape.webhook, body)
     if payload.type not in (None, event_type):
         raise _unfit(f"Expected {event_type}", "#/type")
@@ -89,7 +90,7 @@ def read_webhook(body: bytes, event_type: str, producer: str, message_id: str, s
 
 def read_cloud_event(body: bytes, producer: str) -> Incoming:
     """The event in a structured CloudEvent. Raises Problem: malformed-body (400) or event (422)."""
-    require_utf8(body)
+    _require_utf8(body)
     envelope = _decode(_CLOUD_EVENT, body)
     if not is_accepted(envelope.type):
         raise _unfit("This event type is not known", "#/type")
@@ -105,7 +106,7 @@ def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incom
 
     Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
     """
-    require_utf8(body)
+    _require_utf8(body)
     try:
         said = msgspec.convert(attributes, Attributes)
     except msgspec.ValidationError as error:
@@ -127,12 +128,12 @@ def read_data(
     return _event(shape, _decode(shape.data, data, under), producer, message_id, time, "#/time")
 
 
-def require_utf8(body: bytes) -> None:
+def _require_utf8(body: bytes) -> None:
     """Raises Problem (malformed-body) where it is not. Decoders don't look into fields that they pass over."""
     try:
         body.decode()
     except UnicodeDecodeError:
-        raise Problem("malformed-body", _NOT_JSON, reason="UnicodeDecodeError") from None
+        raise Problem("malformed-body", NOT_JSON, reason="UnicodeDecodeError") from None
 
 
 def is_accepted(event_type: str) -> bool:
@@ -217,7 +218,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes, under: str = "$") -> 
     except RecursionError:
         raise Problem("malformed-body", "The body is nested too deeply.") from None
     except ValueError as error:  # malformed JSON, bad UTF-8
-        raise Problem("malformed-body", _NOT_JSON, reason=type(error).__name__) from None
+        raise Problem("malformed-body", NOT_JSON, reason=type(error).__name__) from None
 
 
 def _unfit(what: str, pointer: str) -> Problem:

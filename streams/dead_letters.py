@@ -33,7 +33,6 @@ FINISH_SECONDS: Final = 5.0
 KEY_MAX_BYTES: Final = 1024
 """A key that comes with a letter whose record is left out."""
 
-Headers = Sequence[tuple[str, bytes | None]]
 Place = tuple[str, int, int]
 """Topic, partition and offset."""
 
@@ -166,9 +165,10 @@ class DeadLetterRelay:
 
     async def finish(self, rows: PoisonRows) -> None:
         """Publish all there is. Raises StreamsError."""
-        self._producer.check_connected()
-        while await self.round(rows, FINISH_SECONDS):
-            pass
+        more = True
+        while more:
+            self._producer.check_connected()
+            more = await self.round(rows, FINISH_SECONDS)
         if self._under_way:
             raise OutcomeUnknown(why=f"There was no answer to dead letters within {FINISH_SECONDS:g} s.")
 

@@ -118,7 +118,11 @@ class EventProducer:
     @property
     def connected(self) -> bool:
         """Whether a publish would be sent now."""
-        return self._refusal is None and self._connected is not None and not self._connected.spoilt.is_set()
+        try:
+            self.check_connected()
+        except StreamsError:
+            return False
+        return True
 
     def check_connected(self) -> None:
         """Raises KafkaUnavailable, or PartitionCountChanged, unless a publish would be sent now."""

@@ -15,8 +15,8 @@ from uuid import uuid4
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.structs import TopicPartition
+from fetch_faults import fail_fetches
 from sqlalchemy import text
 from test_keys import PLANT, plant
 from webhooks import read_all
@@ -95,22 +95,14 @@ async def test_following_goes_on_where_fetching_has_ended(
 ) -> None:
     """An error that aiokafka does not expect ends its fetcher; what is published afterwards comes all the same."""
     await publish(settings, topic, [rated()])
-    faults = iter([True])
-    real = Fetcher._proc_fetch_request
-
-    async def faulty(fetcher: Fetcher, *arguments: object) -> bool:
-        if next(faults, False):
-            raise AssertionError("seen in aiokafka")
-        return bool(await real(fetcher, *arguments))
-
     events = consume(settings, topic=topic, follow=True)
     async with aclosing(events), asyncio.timeout(DEADLINE_SECONDS):
         await anext(events)
-        monkeypatch.setattr(Fetcher, "_proc_fetch_request", faulty)
+        failed = fail_fetches(monkeypatch, 1)
         later = rated()
         await publish(settings, topic, [later])
         assert (await anext(events)).event == later
-    assert next(faults, None) is None
+    assert failed()
 
 
 async def test_what_is_no_event_is_told_and_passed_over(settings: Settings, topic: str) -> None:

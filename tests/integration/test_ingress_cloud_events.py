@@ -166,6 +166,18 @@ async def test_a_hundred_copies_make_one_event_each(serving: Serving) -> None:
     assert len(await read_all(serving.settings, serving.topic)) == 6
 
 
+async def test_bytes_that_are_no_text_spoil_their_own_event_alone(serving: Serving) -> None:
+    """Also in a field that nobody reads; the rest of the batch, and of a bulk load, is stored."""
+    spoilt = json.dumps(cloud_event(extra="??")).encode().replace(b"??", b"\xff\xfe")
+    good = json.dumps(cloud_event()).encode()
+    batch = await serving.post(CLOUD_EVENTS, b"[%b,%b]" % (spoilt, good), **{"content-type": BATCH})
+    assert batch.status_code == 207
+    assert [result.get("problem", {}).get("status") for result in batch.json()["results"]] == [400, None]
+    _, lines = await post_lines(serving, b"%b\n%b" % (spoilt, json.dumps(cloud_event()).encode()))
+    assert lines[-1] == {"accepted": 1, "refused": 1, "complete": True}
+    assert len(await read_all(serving.settings, serving.topic)) == 2
+
+
 async def test_a_batch_that_is_not_stored_is_to_be_sent_again(settings: Settings, topic: str) -> None:
     """Where Kafka has no room for all, the answer is 503 with Retry-After, and the repeat stores the rest once."""
     async with served(settings, topic, Limits(in_flight_records=10)) as serving:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 import msgspec
 import pytest
 import pytest_asyncio
-from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from conftest import Database, MakeTopic
+from fetch_faults import fail_fetches
 from prometheus_client import generate_latest
 
 from benchmarks.load import events, fill
@@ -207,17 +207,9 @@ async def test_fetching_that_has_ended_is_begun_anew(
 ) -> None:
     """aiokafka's fetcher ends with an error that it does not expect; the worker goes on, and nothing is missing."""
     fill(settings, topic, events(1_000, agents=50))
-    faults = iter([True, True])
-    real = Fetcher._proc_fetch_request
-
-    async def faulty(fetcher: Fetcher, *arguments: object) -> bool:
-        if applied(database) and next(faults, False):
-            raise AssertionError("seen in aiokafka")
-        return bool(await real(fetcher, *arguments))
-
-    monkeypatch.setattr(Fetcher, "_proc_fetch_request", faulty)
+    failed = fail_fetches(monkeypatch, 2, when=lambda: applied(database))
     worker = await start_worker(topic)
-    await until(lambda: applied(database) == 1_000 and next(faults, None) is None)
+    await until(lambda: applied(database) == 1_000 and failed())
     fill(settings, topic, events(1_000, agents=50, seed=2))
 
     await until(lambda: applied(database) == 2_000)
