@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from audit.heads import dump, load
-from audit.verification import heads, verify
+from audit.verifier.heads import dump, load
+from audit.verifier.verification import heads, verify
 from runtime.errors import CheckFailed, PlantError
 
 

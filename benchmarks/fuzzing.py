@@ -16,13 +16,13 @@ from typing import Final
 
 from ingress.batches import read_items
 from ingress.bulk import chunks
-from ingress.ed25519 import PrivateKey
 from ingress.headers import RequestHeaders, read_headers
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
-from ingress.verification import Ed25519Key, HmacKey, Rejected, sign, verify
 from schemas import codec
 from schemas.errors import Unencodable
+from signing.ed25519 import PrivateKey
+from signing.verification import Ed25519Key, HmacKey, Rejected, sign, verify
 
 REQUESTS: Final = 1_000_000
 SECRET: Final = bytes(range(32))

@@ -25,8 +25,8 @@ import psutil
 from database.connector import connect
 from devstack.stack import Stack
 from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
-from ingress.verification import sign
 from runtime.settings import Settings, load_settings
+from signing.verification import sign
 
 CONNECTIONS = 64
 """For each ingress process."""

@@ -11,8 +11,8 @@ import uvloop
 
 from benchmarks.stage import Stage, clean_database
 from devstack.stack import Stack
+from relay.relay import Relay
 from streams import topics
-from streams.relay import Relay
 
 ROWS = 20_000
 

@@ -24,10 +24,10 @@ from benchmarks.ingress import wait_ready
 from benchmarks.stage import clean_database, process
 from database.connector import connect
 from devstack.stack import Stack
-from ingress.ed25519 import new_private_key
 from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
-from ingress.verification import Scheme, sign
 from runtime.settings import Settings
+from signing.ed25519 import new_private_key
+from signing.verification import Scheme, sign
 from streams import topics
 
 PATH = "/webhook/genesis/agent-available"

@@ -6,7 +6,8 @@ import sys
 
 import uvloop
 
-from projections import engine, worker
+from operations.services import worker
+from projections import engine
 from projections.session import Session
 from runtime.logging import configure
 from runtime.settings import load_settings

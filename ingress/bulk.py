@@ -24,8 +24,8 @@ from ingress.limits import PeerGone, piece, too_large
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Publisher
-from ingress.verification import TOLERANCE_SECONDS
 from runtime import metrics
+from signing.verification import TOLERANCE_SECONDS
 
 CHUNK_LINES: Final = 250
 IN_FLIGHT_CHUNKS: Final = 4

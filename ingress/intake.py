@@ -19,11 +19,11 @@ from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webho
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Answer, Publisher, accepted
-from ingress.verification import Rejected, explain
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from signing.verification import Rejected, explain
 from streams.producer import EventProducer
 
 log = get_logger(__name__)

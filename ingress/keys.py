@@ -34,11 +34,11 @@ from ingress.errors import (
 )
 from ingress.key_rows import StoredKey
 from ingress.producers import ProducerPolicy, default_policy, read_policies
-from ingress.verification import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from signing.verification import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
 
 log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ import numpy
 from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
-from schemas.block import decode_batch
+from schemas.binary.block import decode_batch
 from schemas.codec import PREFIX, registered
 from schemas.columns import polars as pl
 from schemas.events import EVENTS

@@ -15,13 +15,13 @@ from uuid import UUID
 
 import msgspec
 
+from schemas.binary.layout import Record, parse
+from schemas.binary.reading import Read, compile_reader, read_whole, to_datetime
+from schemas.binary.writing import Write, compile_writer
 from schemas.errors import Undecodable, Unencodable
 from schemas.events import Event
 from schemas.generation import schema_of
-from schemas.layout import Record, parse
-from schemas.reading import Read, compile_reader, read_whole, to_datetime
 from schemas.registry import Registered, Registry, bundled
-from schemas.writing import Write, compile_writer
 
 PREFIX = struct.Struct(">bi")
 """The magic byte, always 0, and the schema's id."""

@@ -16,10 +16,10 @@ from typing import cast
 
 import msgspec
 
+from schemas.binary.layout import Record, parse
 from schemas.errors import SchemaError
 from schemas.events import EVENTS, Event
 from schemas.generation import Schema, full_name, schema_of
-from schemas.layout import Record, parse
 
 REGISTRY_FILE = Path(__file__).parent / "registry.json"
 OWN_IDS = (range(1, 100), range(2**30, 2**31))

@@ -36,12 +36,12 @@ from runtime import metrics
 from runtime.errors import PlantError
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from streams.connection import connection_options
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
+from streams.kafka.connection import connection_options
+from streams.kafka.silent_brokers import pass_over_silent_brokers
 from streams.partitioning import partition_of
 from streams.position import Position
 from streams.publish import Publish
-from streams.silent_brokers import pass_over_silent_brokers
 
 log = get_logger(__name__)
 

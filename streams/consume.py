@@ -25,13 +25,13 @@ from schemas import codec
 from schemas.errors import Undecodable
 from schemas.events import Event
 from schemas.external_registry import attach
-from streams.connection import connection_options
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
-from streams.lasting_fetches import keep_fetching
+from streams.kafka.connection import connection_options
+from streams.kafka.lasting_fetches import keep_fetching
+from streams.kafka.silent_brokers import pass_over_silent_brokers
+from streams.kafka.tolerant_records import tolerate_odd_records
 from streams.position import Position
-from streams.silent_brokers import pass_over_silent_brokers
 from streams.start import Start, offsets_at
-from streams.tolerant_records import tolerate_odd_records
 from streams.topics import EVENTS, family
 
 log = get_logger(__name__)

@@ -18,10 +18,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from runtime.settings import Settings
-from streams.connection import connection_options
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
-from streams.silent_brokers import pass_over_silent_brokers
-from streams.topic_identity import TopicIdentityRequest
+from streams.kafka.connection import connection_options
+from streams.kafka.silent_brokers import pass_over_silent_brokers
+from streams.kafka.topic_identity import TopicIdentityRequest
 
 EVENTS = "genesis.events"
 DEAD_EVENTS = "genesis.events.dead"

@@ -26,12 +26,12 @@ from faust.types import TP, ConsumerMessage
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
-from streams.connection import connection_options
 from streams.errors import OwnershipLost, RecordUnreadable, StreamsError
-from streams.lasting_fetches import keep_fetching
-from streams.silent_brokers import pass_over_silent_brokers
-from streams.tolerant_records import tolerate_odd_records, unreadable
-from streams.topic_identity import TopicIdentityRequest, topic_ids_at_leaders
+from streams.kafka.connection import connection_options
+from streams.kafka.lasting_fetches import keep_fetching
+from streams.kafka.silent_brokers import pass_over_silent_brokers
+from streams.kafka.tolerant_records import tolerate_odd_records, unreadable
+from streams.kafka.topic_identity import TopicIdentityRequest, topic_ids_at_leaders
 
 log = get_logger(__name__)
 

@@ -196,7 +196,7 @@ _EPOCH_2000_MS = 946_684_800_000
 
 
 def copied(rows: Iterable[Row]) -> bytes:
-    """What `COPY … TO STDOUT (FORMAT binary)` of audit/rows.sql gives for these rows."""
+    """What `COPY … TO STDOUT (FORMAT binary)` of audit/verifier/rows.sql gives for these rows."""
     return _COPY_HEADER + b"".join(_copied(each) for each in rows) + b"\xff\xff"
 
 

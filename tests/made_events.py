@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec import inspect as types
 
 from schemas import codec
+from schemas.binary.writing import compile_writer
 from schemas.events import EVENTS, STATE_FIELDS, EntityAmended, EntityRetired, Event
-from schemas.writing import compile_writer
 
 TEXT = st.characters(exclude_characters="\0", exclude_categories=("Cs",))
 Plain = dict[str, Any]

@@ -16,7 +16,7 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
-from streams.connection import connection_options
+from streams.kafka.connection import connection_options
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 from database.connector import connect
 from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
-from ingress.verification import sign
 from runtime.settings import Settings
+from signing.verification import sign
 from streams.consume import Received, consume
 from streams.position import Position
 

@@ -1,4 +1,4 @@
-"""All pictures of the docs; `python -m operations.reference` runs this folder and writes them beside this file."""
+"""All pictures of the docs; `python -m operations.reference.reference` writes them next to this file."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from operations.cli.listing import Output, output_option, show
 if TYPE_CHECKING:
     from ingress.key_rows import StoredKey
     from ingress.keys import KeyStore
-    from ingress.verification import Scheme
     from operations.cli.new_keys import NewKey
     from runtime.settings import Settings
+    from signing.verification import Scheme
 
 OVERLAP_MAX = timedelta(days=366)
 SPANS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -253,7 +253,7 @@ async def _active(store: KeyStore, producer: str, scheme: Scheme | None) -> list
 
 
 def _shown(key: StoredKey, now: datetime) -> dict[str, object]:
-    from ingress.ed25519 import encode_public_key
+    from signing.ed25519 import encode_public_key
 
     return {
         "id": str(key.id),

@@ -42,8 +42,8 @@ def check() -> None:
     Checked: Plant's schema rules, FULL_TRANSITIVE against all earlier versions, the `.avsc` files and the reference
     page against the structs, and the registry's ids against the last commit.
     """
+    from operations.reference.events import REFERENCE_FILE, reference
     from schemas.gate import Problem, committed_versions, problems, refuse
-    from schemas.reference import REFERENCE_FILE, reference
     from schemas.registry import bundled
 
     committed = committed_versions()
@@ -88,7 +88,7 @@ def lock() -> None:
 @command.command()
 def docs() -> None:
     """Write docs/reference/events.md from the event structs."""
-    from schemas.reference import REFERENCE_FILE, reference
+    from operations.reference.events import REFERENCE_FILE, reference
 
     REFERENCE_FILE.parent.mkdir(parents=True, exist_ok=True)
     REFERENCE_FILE.write_text(reference(), "utf-8")

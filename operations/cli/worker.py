@@ -17,7 +17,7 @@ def command(topics: tuple[str, ...]) -> None:
     """
     import uvloop
 
-    from projections.worker import TOPICS, serve
+    from operations.services.worker import TOPICS, serve
     from runtime.logging import configure
     from runtime.settings import load_settings
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from ingress.verification import sign
 from operations.demo.errors import DemoFailed
 from operations.demo.messages import Message
+from signing.verification import sign
 
 CONCURRENCY: Final = 32
 TIMEOUT_SECONDS: Final = 15.0

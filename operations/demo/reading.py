@@ -14,8 +14,8 @@ from sqlalchemy import text
 from database.connector import Database
 from entities.vocabulary import GENESIS
 from runtime.settings import Settings
-from streams.connection import connection_options
 from streams.errors import KafkaUnavailable
+from streams.kafka.connection import connection_options
 from streams.topics import describe
 
 _CHECKPOINTS = text("""

@@ -11,10 +11,9 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from audit.verification import verify
+from audit.verifier.verification import verify
 from database.connector import Database, connect
 from devstack.progress import Progress
-from ingress.verification import decode_secret
 from operations.demo import reading, tampering
 from operations.demo.catalogue import ATTRIBUTION, catalogue
 from operations.demo.display import Display
@@ -25,6 +24,7 @@ from operations.demo.outcome import AgentRow, Audit, Outcome, Part, PartitionRow
 from operations.demo.publishing import Publisher, Tally
 from operations.demo.services import Stage, stage
 from runtime.settings import Settings, load_settings
+from signing.verification import decode_secret
 from streams.topics import EVENTS, OPERATIONS
 
 PRODUCER: Final = "demo"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from confluent_kafka import Consumer, TopicPartition
 from scene import DEADLINE_SECONDS, Scene, until
 
-from audit.verification import verify
+from audit.verifier.verification import verify
 from projections.agents import AGENTS
 from projections.fold import fold_slice
 from projections.session import Session

@@ -38,9 +38,9 @@ from webhooks import add_key
 from devstack import processes
 from devstack.stack import Stack
 from operations.diagnosis import replicas_in_sync
-from streams.connection import connection_options
+from streams.kafka.connection import connection_options
+from streams.kafka.silent_brokers import pass_over_silent_brokers
 from streams.producer import EventProducer
-from streams.silent_brokers import pass_over_silent_brokers
 from streams.topics import EVENTS
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))

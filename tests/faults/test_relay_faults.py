@@ -21,8 +21,8 @@ from scene import Process, Scene, private_scene, until
 
 from devstack import processes
 from devstack.stack import Stack
+from relay.relay_session import SILENT_SECONDS
 from streams.errors import DatabaseAway
-from streams.relay_session import SILENT_SECONDS
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)

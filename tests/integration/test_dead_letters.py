@@ -25,13 +25,13 @@ from database.errors import DatabaseUnreachable
 from devstack.stack import Stack
 from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
+from relay import dead_letters, outbox, relay_session
+from relay.amendments import Change
+from relay.relay import Relay
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentAvailable, AgentRated
-from streams import dead_letters, outbox, relay_session
-from streams.amendments import Change
 from streams.errors import KafkaUnavailable
-from streams.relay import Relay
 from streams.topics import DEAD_EVENTS, RECORD_MAX_BYTES, apply
 
 REUSED = b"event_id: its producer used it before, for another event"

@@ -18,9 +18,9 @@ import pytest_asyncio
 from ingress_process import DEADLINE_SECONDS, Running, started
 
 from database.connector import connect
-from ingress.ed25519 import encode_private_key, new_private_key
 from ingress.keys import KeyStore, MasterKey, new_key_id
 from runtime.settings import Settings
+from signing.ed25519 import encode_private_key, new_private_key
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHELL_TOOLS = ("bash", "curl", "openssl", "od", "base64")

@@ -24,9 +24,9 @@ from uvicorn.server import ServerState
 from webhooks import CLOUD_EVENTS, RATED, rated
 
 from database.connector import connect
-from ingress import connections
-from ingress.connections import BoundedConnection, sweep
 from ingress.producers import PolicyChanges, ProducerStore
+from ingress.server import connections
+from ingress.server.connections import BoundedConnection, sweep
 from runtime.settings import Settings
 
 ALIVE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -305,7 +305,7 @@ def test_connections_leave_files_for_the_process_itself(hard: int, connections_m
     """The soft limit on open files is raised as far as it goes; where that is little, fewer are taken."""
     program = f"""
 import resource
-from ingress.connections import BoundedConnection, make_room
+from ingress.server.connections import BoundedConnection, make_room
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
 make_room()
 print(BoundedConnection.connections_max)

@@ -16,9 +16,9 @@ from benchmarks.rotation import Sign, SteadyLoad, new_signer
 from database.connector import connect
 from ingress.keys import Keyring, KeyStore, MasterKey
 from ingress.producers import PolicyChanges, ProducerStore
-from ingress.verification import Scheme
 from runtime.clock import SystemClock
 from runtime.settings import Settings
+from signing.verification import Scheme
 
 REACHED_SECONDS = 2.0
 DEADLINE_SECONDS = 30.0

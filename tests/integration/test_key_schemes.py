@@ -13,19 +13,19 @@ import pytest_asyncio
 from test_keys import keys_of, operations, plant
 
 from database.connector import Database, connect
-from ingress.ed25519 import (
+from ingress.errors import PublicKeyKnown, TooManyKeys
+from ingress.keys import V1A_KEYS_MAX, Keyring, KeyStore, MasterKey, new_key_id, new_secret
+from ingress.producers import default_policy
+from runtime.clock import SystemClock
+from runtime.settings import Settings
+from signing.ed25519 import (
     PrivateKey,
     decode_private_key,
     encode_private_key,
     encode_public_key,
     new_private_key,
 )
-from ingress.errors import PublicKeyKnown, TooManyKeys
-from ingress.keys import V1A_KEYS_MAX, Keyring, KeyStore, MasterKey, new_key_id, new_secret
-from ingress.producers import default_policy
-from ingress.verification import Ed25519Key, HmacKey, Rejected, Verified, sign
-from runtime.clock import SystemClock
-from runtime.settings import Settings
+from signing.verification import Ed25519Key, HmacKey, Rejected, Verified, sign
 from streams.topics import apply
 
 

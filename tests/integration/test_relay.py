@@ -21,14 +21,14 @@ from silent_front import silent_front
 from webhooks import read_all
 
 from database.errors import DatabaseUnreachable, SchemaBehind, TooMuchPrivilege
-from operations.relaying import serve
+from operations.services.relaying import serve
+from relay import outbox, relay_session
+from relay.relay import Relay
 from runtime.settings import Settings
 from schemas.events import EntityAmended, EntityRetired
 from schemas.states import AgentState, JobRoleState, TeamState
-from streams import outbox, relay_session
 from streams.consume import Received
 from streams.errors import AnotherRelayActive, OutboxBlocked, TopicMissing
-from streams.relay import Relay
 from streams.topics import DEAD_EVENTS
 
 StartRelay = Callable[..., Awaitable[Relay]]

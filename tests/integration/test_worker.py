@@ -18,10 +18,10 @@ from fetch_faults import fail_fetches
 from prometheus_client import generate_latest
 
 from benchmarks.load import events, fill
+from operations.services.worker import build_worker, observe, serve_metrics
 from projections import engine
 from projections.prepared import PreparedBatch, prepare
 from projections.session import Session
-from projections.worker import build_worker, observe, serve_metrics
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas.columns import polars as pl

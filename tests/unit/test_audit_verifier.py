@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from log_rows import Row
 
 from audit.canonical import headers_bytes
-from audit.claims import Claims, layouts, objection, proved
 from audit.vectors.generate import FILE
-from audit.verifier import GENESIS, Chain, RangeCheck
+from audit.verifier.claims import Claims, layouts, objection, proved
+from audit.verifier.verifier import GENESIS, Chain, RangeCheck
 from schemas import codec
 from schemas.registry import bundled
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from made_events import broken_values, events
 from made_schemas import corrupted, evolutions, oracle, schemas_with_values, write
 
-from schemas import block, codec
+from schemas import codec
+from schemas.binary import block
+from schemas.binary.layout import parse
+from schemas.binary.reading import compile_reader, read_whole
 from schemas.compatibility import full_transitive
 from schemas.errors import Undecodable
-from schemas.layout import parse
-from schemas.reading import compile_reader, read_whole
 
 SLOW = settings(
     deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -14,7 +14,8 @@ import numpy
 import pytest
 from made_events import unchecked_value
 
-from schemas import block, codec
+from schemas import codec
+from schemas.binary import block
 from schemas.columns import polars
 from schemas.events import (
     EVENTS,
@@ -237,7 +238,7 @@ def test_a_broken_limit_is_rejected_by_name(event: Event, changes: dict[str, obj
 @pytest.mark.parametrize("number", [-62_135_596_800_000_001, 253_402_300_800_000_000, 2**62, -(2**63)])
 def test_times_outside_the_years_1_to_9999_are_rejected(number: int) -> None:
     """Python and Postgres know no such time, so a row that has one never reaches a frame."""
-    from schemas.writing import long_bytes, to_microseconds
+    from schemas.binary.writing import long_bytes, to_microseconds
 
     value = codec.encode(onboarded())
     odd = value.replace(long_bytes(to_microseconds(NOW)), long_bytes(number), 1)
@@ -279,7 +280,7 @@ def test_a_schema_of_another_topic_is_rejected() -> None:
 
 def test_polars_runs_in_one_thread() -> None:
     """More threads would fight the broker and the database for cores."""
-    program = "import schemas.block, polars; print(polars.thread_pool_size())"
+    program = "import schemas.binary.block, polars; print(polars.thread_pool_size())"
     environ = {name: value for name, value in os.environ.items() if name != "POLARS_MAX_THREADS"}
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ)
     assert ran.stdout == "1\n"

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from ingress.openapi import document as openapi_document
+from ingress.contracts.openapi import document as openapi_document
 from ingress.payloads import read_cloud_event, read_webhook
 from ingress.problems import Problem, kinds
 from ingress.routes import WEBHOOK_ROUTES
-from operations.asyncapi import document as asyncapi_document
+from operations.reference.asyncapi import document as asyncapi_document
 from schemas import codec
 from schemas.events import EVENTS
 from schemas.examples import examples, webhook_body

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress import ed25519, verification
-from ingress.ed25519 import (
+from signing import ed25519, verification
+from signing.ed25519 import (
     PrivateKey,
     decode_private_key,
     decode_public_key,
@@ -21,7 +21,7 @@ from ingress.ed25519 import (
     encode_public_key,
     new_private_key,
 )
-from ingress.verification import (
+from signing.verification import (
     ED25519_CHECKS_MAX,
     SIGNATURES_MAX,
     Ed25519Key,

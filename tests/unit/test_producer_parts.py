@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from streams import partitioning, position, start, topics
-from streams.connection import connection_options
 from streams.deadlines import Deadlines
 from streams.errors import UnknownStart
+from streams.kafka.connection import connection_options
 from streams.start import parse_start
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from entities import references
 from entities.mapping import Row
-from operations import reference_database, reference_tables
+from operations.reference import reference_database, reference_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -9,7 +9,7 @@ import httpx
 import pytest_asyncio
 from litestar import Litestar
 
-from ingress.registry_routes import CONTENT_TYPE, registry_routes
+from ingress.contracts.registry_routes import CONTENT_TYPE, registry_routes
 from schemas.registry import bundled
 
 SUBJECT = "genesis.events-genesis.AgentRated"

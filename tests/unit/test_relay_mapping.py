@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay import amendments, outbox
+from relay.amendments import STATES, Change, event_of
+from relay.outbox import FIRST, LAST, next_after
 from schemas import codec
 from schemas.errors import Unencodable
 from schemas.events import EntityAmended, EntityRetired
-from streams import amendments, outbox
-from streams.amendments import STATES, Change, event_of
 from streams.errors import NoEvent
-from streams.outbox import FIRST, LAST, next_after
 
 SECRET = "Ada Lovelace"
 GOOD: dict[str, dict[str, object]] = {

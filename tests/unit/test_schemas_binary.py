@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_schemas import write
 
-from schemas import block
+from schemas.binary import block
+from schemas.binary.layout import parse
+from schemas.binary.reading import compile_reader, read_long, read_whole, to_datetime
+from schemas.binary.scan import ITEMS_MAX, sound_rows
+from schemas.binary.writing import compile_writer, long_bytes, to_microseconds
 from schemas.errors import Undecodable
-from schemas.layout import parse
-from schemas.reading import compile_reader, read_long, read_whole, to_datetime
-from schemas.scan import ITEMS_MAX, sound_rows
-from schemas.writing import compile_writer, long_bytes, to_microseconds
 
 MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 

@@ -149,7 +149,8 @@ def test_the_check_refuses_with_exit_code_3() -> None:
 
 def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
     """`generate`, `lock` and `docs` write the files, say which, and the second time have nothing to do."""
-    from schemas import generation, reference
+    from operations.reference import events as reference
+    from schemas import generation
 
     runner = CliRunner()
     file = tmp_path / "registry.json"

@@ -13,14 +13,15 @@ import numpy
 import pytest
 from made_versions import FIRST, Described, ThingMade, WithNote, registered
 
-from schemas import block, codec, gate, registry
+from schemas import codec, gate, registry
+from schemas.binary import block
+from schemas.binary.layout import parse
+from schemas.binary.reading import compile_reader, read_whole, to_datetime
+from schemas.binary.writing import compile_writer
 from schemas.errors import SchemaError
 from schemas.events import Event
 from schemas.generation import schema_of
-from schemas.layout import parse
-from schemas.reading import compile_reader, read_whole, to_datetime
 from schemas.registry import Registry, canonical, fingerprint, read, render
-from schemas.writing import compile_writer
 
 
 def test_the_file_is_what_render_writes() -> None:

@@ -3,7 +3,7 @@
 First of the entities' branch (001-005). Versions are written by triggers that 003 makes, once every kind has its table.
 """
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "001"
 down_revision = None

@@ -1,6 +1,6 @@
 """Skills."""
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "002"
 down_revision = "001"

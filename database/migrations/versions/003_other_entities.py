@@ -4,7 +4,7 @@ References between entities are not enforced: the tables are written from events
 against each other. `plant entities check` reports what dangles.
 """
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "003"
 down_revision = "002"

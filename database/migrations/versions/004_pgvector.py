@@ -6,7 +6,7 @@ failure, it goes on where it was.
 
 from alembic import op
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "004"
 down_revision = "003"

@@ -4,7 +4,7 @@ A transaction says whose rows it works on: `set_config('plant.governance_agent_i
 visible and nothing can be written, not even by the tables' owner.
 """
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "005"
 down_revision = "004"

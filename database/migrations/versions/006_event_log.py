@@ -3,7 +3,7 @@
 Depends on no entity table: 001-005 (the entities) are a branch of their own, and 007 joins the two.
 """
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "006"
 down_revision = None

@@ -6,7 +6,7 @@ versions have, less what workers write while they project events, and less stubs
 Since entities of every boundary come to the log by it, plant_api can no longer read there what events say.
 """
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "008"
 down_revision = "007"
@@ -28,7 +28,7 @@ CREATE TABLE outbox (
     problem      text,
     UNIQUE (entity_id, version)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, fillfactor = 80);
--- The relay goes round by entity: see streams/outbox.py.
+-- The relay goes round by entity: see relay/outbox.py.
 CREATE INDEX outbox_unsent ON outbox (entity_id, id) WHERE sent_at IS NULL;
 
 -- Only who may project can call a change its own: the setting is anybody's to make, and from others it means nothing.

@@ -3,7 +3,7 @@
 A process of before this migration reads `v1` rows only, and these are as they were.
 """
 
-from database.script import run_script
+from database.migrations.script import run_script
 
 revision = "009"
 down_revision = "008"

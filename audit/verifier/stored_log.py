@@ -1,0 +1,191 @@
+"""Reads the stored log for the verifier: which chains there are, where they end, and their rows in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from audit.verifier.errors import LogUnreachable, LogUnreadable
+from audit.verifier.heads import Head
+from audit.verifier.verifier import GENESIS, Chain, Finding, RangeCheck
+
+CONNECT_TIMEOUT_SECONDS: Final = 10
+_REPEATS_AT_ONCE: Final = 5_000
+
+# Rows are wanted in the order of the primary keys: merging two index scans needs no sort and no memory.
+_PLANNER: Final = {
+    "application_name": "plant audit",
+    "enable_hashjoin": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+}
+
+_SPANS: Final = (Path(__file__).parent / "spans.sql").read_text(encoding="utf-8")
+_ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
+
+_ENTRIES: Final = """
+SELECT count(*) FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" BETWEEN $3 AND $4
+"""
+
+_FIRST_ORPHAN: Final = """
+SELECT a."offset", a.hash FROM audit_log AS a
+WHERE a.topic = $1 AND a.partition = $2 AND a."offset" BETWEEN $3 AND $4 AND NOT EXISTS
+    (SELECT FROM event_stream AS s WHERE s.topic = $1 AND s.partition = $2 AND s."offset" = a."offset")
+ORDER BY a."offset" LIMIT 1
+"""
+
+_HASH_BEFORE: Final = """
+SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
+"""
+
+_FIRST_UNFOUNDED_REPEAT: Final = """
+SELECT r."offset" FROM unnest($3::bigint[], $4::uuid[]) AS r ("offset", event_id)
+WHERE NOT EXISTS (SELECT FROM event_stream AS e WHERE e.event_id = r.event_id AND e.topic = $1 AND e.partition = $2
+                  AND e.disposition = 'applied' AND e."offset" < r."offset")
+ORDER BY 1 LIMIT 1
+"""
+
+_LAST: Final = """
+SELECT "offset", hash FROM audit_log WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
+"""
+
+_HASH_AT: Final = 'SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" = $3'
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a chain starts and ends: the lowest and the highest offset in either table."""
+
+    chain: Chain
+    first: int
+    last: int
+
+
+class RangeVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What checking one range gave: the good entries up to its end, or to the first bad one."""
+
+    chain: Chain
+    first: int
+    last: int
+    entries: int
+    head_offset: int | None
+    head_hash: str
+    finding: Finding | None
+
+
+class StoredLog:
+    """The log behind one connection. Make it with :func:`open_log`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def spans(self) -> list[Span]:
+        """Every chain that has a row in either table, sorted."""
+        rows = await self._connection.fetch(_SPANS)
+        return [Span(chain=Chain(topic, partition), first=first, last=last) for topic, partition, first, last in rows]
+
+    async def heads(self) -> list[Head]:
+        """The head of every chain, sorted."""
+        heads = []
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            for span in await self.spans():
+                topic, partition = span.chain.topic, span.chain.partition
+                row = await self._connection.fetchrow(_LAST, topic, partition)
+                if row is not None:
+                    heads.append(Head(topic=topic, partition=partition, offset=row[0], hash=row[1].hex()))
+        return heads
+
+    async def hash_at(self, chain: Chain, offset: int) -> bytes | None:
+        """The stored hash of one entry."""
+        stored: bytes | None = await self._connection.fetchval(_HASH_AT, chain.topic, chain.partition, offset)
+        return stored
+
+    async def check(self, chain: Chain, first: int, last: int) -> RangeVerdict:
+        """Check the entries from offset `first` to `last`, both included, in one snapshot."""
+        place = (chain.topic, chain.partition, first, last)
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            before = await self._connection.fetchval(_HASH_BEFORE, *place[:3])
+            check = RangeCheck(chain, before or GENESIS)
+
+            async def take(data: bytes) -> None:
+                check.feed(data)
+
+            await self._connection.copy_from_query(_ROWS, *place, output=take, format="binary")
+            check.finish()
+            finding = _earliest(check.finding, await self._unfounded(chain, check.repeats))
+            if finding is not None or await self._connection.fetchval(_ENTRIES, *place) != check.entries:
+                finding = _earliest(finding, await self._orphan(chain, first, last))
+        return RangeVerdict(
+            chain=chain,
+            first=first,
+            last=last,
+            entries=check.entries,
+            head_offset=check.head_offset,
+            head_hash=check.head_hash.hex(),
+            finding=finding,
+        )
+
+    async def _orphan(self, chain: Chain, first: int, last: int) -> Finding | None:
+        row = await self._connection.fetchrow(_FIRST_ORPHAN, chain.topic, chain.partition, first, last)
+        if row is None:
+            return None
+        problem = "audit_log has a row that event_stream lacks"
+        return _finding(chain, row[0], problem, row[1])
+
+    async def _unfounded(self, chain: Chain, repeats: Sequence[tuple[int, bytes]]) -> Finding | None:
+        for start in range(0, len(repeats), _REPEATS_AT_ONCE):
+            offsets, ids = zip(*repeats[start : start + _REPEATS_AT_ONCE], strict=True)
+            event_ids = [UUID(bytes=event_id) for event_id in ids]
+            offset = await self._connection.fetchval(
+                _FIRST_UNFOUNDED_REPEAT, chain.topic, chain.partition, offsets, event_ids
+            )
+            if offset is not None:
+                problem = "disposition is repeat, but no earlier record with its event id was applied"
+                return _finding(chain, offset, problem, await self.hash_at(chain, offset))
+        return None
+
+
+@asynccontextmanager
+async def open_log(url: str) -> AsyncIterator[StoredLog]:
+    """A connection to the log. Raises LogUnreachable and LogUnreadable, also for what goes wrong inside the block."""
+    with _named_errors():
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=_PLANNER)
+        try:
+            yield StoredLog(connection)
+        finally:
+            await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+        raise LogUnreadable(why=f"{error}.", next_step="plant db upgrade") from error
+    except Exception as error:
+        from database.unreachable import unreachable_because  # SQLAlchemy is slow to import, and rarely needed here.
+
+        if why := unreachable_because(error):
+            raise LogUnreachable(why=why, next_step="plant status") from error
+        raise
+
+
+def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> Finding:
+    return Finding(
+        topic=chain.topic,
+        partition=chain.partition,
+        offset=offset,
+        problem=problem,
+        stored_hash=stored.hex() if stored is not None else None,
+    )
+
+
+def _earliest(*findings: Finding | None) -> Finding | None:
+    return min((finding for finding in findings if finding is not None), key=lambda found: found.offset, default=None)

@@ -1,0 +1,186 @@
+"""Verifies whole chains: cuts them into ranges, checks the ranges side by side, and puts the answers together.
+
+Each range starts from the stored hash of the entry before it, so ranges can be checked in any order and their verdicts
+together cover every link. Everything here blocks; call it from a thread where there is an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import msgspec
+
+from audit.verifier.heads import Head
+from audit.verifier.stored_log import RangeVerdict, Span, StoredLog, open_log
+from audit.verifier.verifier import Chain, Finding
+
+RANGE_OFFSETS: Final = 50_000
+_RANGES_MAX: Final = 500
+"""A chain is cut into at most this many ranges, whatever its gaps."""
+
+
+_PIECES_AT_ONCE: Final = 8
+"""So many pieces share a connection, and come back together."""
+
+
+class Piece(NamedTuple):
+    """A range of one chain; both offsets are included."""
+
+    chain: Chain
+    first: int
+    last: int
+
+
+class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about one chain now. With a finding, the head is that of the last good entry before it."""
+
+    topic: str
+    partition: int
+    entries: int
+    head_offset: int | None = None
+    head_hash: str | None = None
+    finding: Finding | None = None
+
+
+Progress = Callable[[int, int], None]
+"""Called now and then with the share of offsets that is done since last time, and the entries among them."""
+
+
+def verify(
+    url: str,
+    *,
+    chains: Sequence[Chain] | None = None,
+    topic: str | None = None,
+    partition: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
+    jobs: int | None = None,
+    expect: Sequence[Head] = (),
+    planned: Callable[[int], None] = lambda offsets: None,
+    progress: Progress = lambda offsets, entries: None,
+) -> list[ChainVerdict]:
+    """Check chains entry by entry; a verdict each, sorted.
+
+    `chains`, `topic` and `partition` choose chains (all of them by default; one that is named and has no entry gets
+    a verdict of 0 entries), `first` and `last` offsets, both included. What is appended meanwhile is left for next
+    time. `expect` holds heads kept from before: an entry that is gone or has another hash now is a finding. `planned`
+    is told once how many offsets there are to check. Raises LogUnreachable and LogUnreadable.
+    """
+
+    def chosen(chain: Chain) -> bool:
+        named = chains is None or chain in chains
+        return named and topic in (None, chain.topic) and partition in (None, chain.partition)
+
+    kept = [head for head in expect if chosen(head.chain)]
+    spans, broken = asyncio.run(_look(url, kept))
+    spans = [span for span in spans if chosen(span.chain)]
+    pieces = [piece for span in spans for piece in _pieces(span, first, last)]
+    planned(sum(piece.last - piece.first + 1 for piece in pieces))
+    verdicts = []
+    with _checks(url, pieces, jobs or os.cpu_count() or 1) as checks:
+        for verdict in checks:
+            verdicts.append(verdict)
+            progress(verdict.last - verdict.first + 1, verdict.entries)
+    every = {span.chain for span in spans} | {head.chain for head in kept} | set(chains or ())
+    return [_together(chain, verdicts, broken) for chain in sorted(every) if chosen(chain)]
+
+
+def heads(url: str) -> list[Head]:
+    """The head of every chain as it is stored now, sorted; nothing is checked."""
+
+    async def read() -> list[Head]:
+        async with open_log(url) as log:
+            return await log.heads()
+
+    return asyncio.run(read())
+
+
+async def _look(url: str, kept: Sequence[Head]) -> tuple[list[Span], list[Finding]]:
+    """What there is to check, and the kept heads that are no longer true."""
+    async with open_log(url) as log:
+        found = [finding for head in kept if (finding := await _against(log, head)) is not None]
+        return await log.spans(), found
+
+
+async def _against(log: StoredLog, head: Head) -> Finding | None:
+    stored = await log.hash_at(head.chain, head.offset)
+    if stored is not None and stored.hex() == head.hash:
+        return None
+    problem = "the entry of a kept head is gone" if stored is None else "a kept head has another hash for this entry"
+    return Finding(
+        topic=head.topic,
+        partition=head.partition,
+        offset=head.offset,
+        problem=f"{problem} ({head.hash}): the chain was cut or rewritten since",
+        stored_hash=stored.hex() if stored is not None else None,
+    )
+
+
+def _pieces(span: Span, first: int | None, last: int | None) -> Iterator[Piece]:
+    low = span.first if first is None else max(span.first, first)
+    high = span.last if last is None else min(span.last, last)
+    step = max(RANGE_OFFSETS, (high - low) // _RANGES_MAX + 1)
+    for start in range(low, high + 1, step):
+        yield Piece(span.chain, start, min(start + step - 1, high))
+
+
+def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[Finding]) -> ChainVerdict:
+    """One verdict from those of a chain's ranges: the earliest finding counts, and the good entries before it."""
+    entries, head_offset, head_hash = 0, None, None
+    findings = [finding for finding in broken if (finding.topic, finding.partition) == (chain.topic, chain.partition)]
+    for verdict in sorted((verdict for verdict in verdicts if verdict.chain == chain), key=lambda each: each.first):
+        entries += verdict.entries
+        if verdict.head_offset is not None:
+            head_offset, head_hash = verdict.head_offset, verdict.head_hash
+        if verdict.finding is not None:
+            findings.append(verdict.finding)
+            break
+    return ChainVerdict(
+        topic=chain.topic,
+        partition=chain.partition,
+        entries=entries,
+        head_offset=head_offset,
+        head_hash=head_hash,
+        finding=min(findings, key=lambda finding: finding.offset, default=None),
+    )
+
+
+@contextmanager
+def _checks(url: str, pieces: Sequence[Piece], jobs: int) -> Iterator[Iterator[RangeVerdict]]:
+    """The verdicts of the pieces as they come, from this process or from several."""
+    size = min(_PIECES_AT_ONCE, len(pieces) // (jobs * 4) + 1)
+    groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+    jobs = min(jobs, len(groups))
+    if jobs <= 1:
+        yield (verdict for group in groups for verdict in check(url, group))
+        return
+    # Spawned, not forked: this process may have threads, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_parent)
+    try:
+        checks = [pool.submit(check, url, group) for group in groups]
+        yield (verdict for done in as_completed(checks) for verdict in done.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check(url: str, pieces: Sequence[Piece]) -> list[RangeVerdict]:
+    """Check pieces one after another over one connection."""
+
+    async def work() -> list[RangeVerdict]:
+        async with open_log(url) as log:
+            return [await log.check(*piece) for piece in pieces]
+
+    return asyncio.run(work())
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent cancels what has not begun, and waits for the rest."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

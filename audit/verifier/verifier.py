@@ -1,0 +1,190 @@
+"""Checks a range of one stored chain, from the stored bytes alone. Shares no code with the writer.
+
+The formula (`docs/reference/audit-format.md`); lengths are 4 bytes, big-endian, 0xFFFFFFFF for null:
+
+    hash = sha256(previous_hash + event_data)
+    event_data = field("plant.event.v1") + field(topic) + field(int32 partition) + field(int64 offset)
+                 + field(int64 timestamp in ms) + field-or-null(key) + field-or-null(value) + headers
+
+Rows come by binary COPY, whose fields are length-prefixed in just this way, so a row's key and value are hashed as they
+came. Memory is bounded by the largest row. Checking stops at the first bad entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from audit.verifier.claims import ENTITY_ID, EVENT_ID, REPEAT, Claims, layouts, objection
+
+GENESIS: Final = bytes(32)
+
+_COPY_HEADER_BYTES: Final = 19
+_TRAILER: Final = b"\xff\xff"
+_MISSING: Final = "event_stream has a row that audit_log lacks"
+_EPOCH_2000_US: Final = 946_684_800_000_000  # Postgres counts microseconds since 2000-01-01 UTC.
+
+# Number of fields; then length and content of offset, created_at, offset, created_at, previous_hash, hash.
+_FIXED: Final = struct.Struct(">hiqiqiqiqi32si32s")
+_AFTER_FIXED: Final = _FIXED.size
+_fixed: Final = _FIXED.unpack_from
+_i32: Final = struct.Struct(">i").unpack_from
+_place: Final = struct.Struct(">IqIq").pack
+
+
+class Chain(msgspec.Struct, frozen=True, order=True):
+    """One partition's chain; written `topic/partition`."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A bad entry. Hashes are in hex; None where nothing is stored, or nothing can be recomputed."""
+
+    topic: str
+    partition: int
+    offset: int
+    problem: str
+    stored_hash: str | None = None
+    recomputed_hash: str | None = None
+
+
+class RangeCheck:
+    """Takes the binary COPY of `rows.sql`, a range of one chain, in pieces, and keeps the first finding.
+
+    `before` is the stored hash of the entry before the range, :data:`GENESIS` where there is none. Afterwards
+    `head_hash` and `head_offset` belong to the last good entry.
+    """
+
+    def __init__(self, chain: Chain, before: bytes) -> None:
+        self.chain = chain
+        self.head_hash = before
+        self.head_offset: int | None = None
+        self.entries = 0
+        self.finding: Finding | None = None
+        self.repeats: list[tuple[int, bytes]] = []
+        """Offset and event id of entries marked as repeats: an earlier one must have been applied."""
+        self._rest = b""
+        self._begun = False
+        topic, partition = chain.topic.encode(), struct.pack(">i", chain.partition)
+        self._prefix = b"".join(struct.pack(">I", len(part)) + part for part in (b"plant.event.v1", topic, partition))
+
+    def feed(self, data: bytes) -> None:
+        """Check the rows that are complete; the rest is kept for the next piece."""
+        buffer, at = self._rest + data, 0
+        if not self._begun:
+            if len(buffer) < _COPY_HEADER_BYTES:
+                self._rest = buffer
+                return
+            self._begun, at = True, _COPY_HEADER_BYTES
+        size, row = len(buffer), self._row
+        try:
+            while at + 2 < size and self.finding is None:  # The trailer is two bytes.
+                at = row(buffer, at, size)
+        except struct.error:
+            pass  # The row goes on in the next piece.
+        self._rest = buffer[at:]
+
+    def finish(self) -> None:
+        """To be called after the last piece: what is left must be the trailer alone."""
+        if self.finding is None and self._rest != _TRAILER:
+            self._found((self.head_offset or 0) + 1, "the rows end in the middle of one, or can't be read")
+
+    def _row(self, buffer: bytes, at: int, size: int) -> int:
+        """Check one row; the position after it. Raises struct.error where the row is not complete."""
+        _, _, offset, _, created_us, _, audit_offset, _, created_too, n5, previous, n6, stored = _fixed(buffer, at)
+        if audit_offset != offset or n5 != 32 or n6 != 32:
+            self._found(offset, _MISSING if audit_offset != offset else "a stored hash is not 32 bytes long")
+            return size
+        key_at = at + _AFTER_FIXED
+        value_at = _end(buffer, key_at)
+        headers_at = _end(buffer, value_at)
+        claims_at = _end(buffer, headers_at)
+        if claims_at > size:
+            raise struct.error
+        end, problem = self._claims(buffer, offset, value_at, headers_at, claims_at)
+        if end > size:
+            raise struct.error
+        timestamp_ms, odd_us = divmod(created_us + _EPOCH_2000_US, 1000)
+        place = _place(8, offset, 8, timestamp_ms)
+        key_and_value, headers = buffer[key_at:headers_at], buffer[headers_at + 4 : claims_at]
+        before = self.head_hash
+        recomputed = hashlib.sha256(b"".join((before, self._prefix, place, key_and_value, headers))).digest()
+        if previous != before:
+            problem = f"previous_hash is {previous.hex()}, but the entry before has {before.hex()}"
+        elif created_us != created_too:
+            problem = "created_at differs between event_stream and audit_log"
+        elif odd_us:
+            problem = "created_at is not a whole number of milliseconds"
+        elif recomputed != stored:
+            problem = "the hash does not fit the stored bytes"
+        if problem is not None:
+            self._found(offset, problem, stored, recomputed)
+            return size
+        self.head_hash, self.head_offset = stored, offset
+        self.entries += 1
+        return end
+
+    def _claims(
+        self, buffer: bytes, offset: int, value_at: int, headers_at: int, claims_at: int
+    ) -> tuple[int, str | None]:
+        """The row's end, and what speaks against the columns that follow its headers."""
+        value = buffer[value_at + 4 : headers_at]
+        usual = _usual(value[:5])
+        if usual is not None:
+            types, sixteen, applied = usual
+            expected = b"".join((types, sixteen, value[ENTITY_ID], sixteen, value[EVENT_ID], applied))
+            if buffer.startswith(expected, claims_at):
+                return claims_at + len(expected), None
+        fields: list[bytes | None] = []
+        at = claims_at
+        for _ in range(5):
+            end = _end(buffer, at)
+            fields.append(None if _i32(buffer, at)[0] < 0 else buffer[at + 4 : end])
+            at = end
+        event_type, entity_type, entity_id, event_id, disposition = fields
+        claims = Claims(_text(event_type), _text(entity_type), entity_id, event_id)
+        stored_value = None if _i32(buffer, value_at)[0] < 0 else value
+        problem = objection(claims, _text(disposition) or "", stored_value)
+        if problem is None and disposition == REPEAT.encode():
+            self.repeats.append((offset, event_id or b""))
+        return at, problem
+
+    def _found(self, offset: int, problem: str, stored: bytes | None = None, recomputed: bytes | None = None) -> None:
+        self.finding = Finding(
+            topic=self.chain.topic,
+            partition=self.chain.partition,
+            offset=offset,
+            problem=problem,
+            stored_hash=stored.hex() if stored is not None else None,
+            recomputed_hash=recomputed.hex() if recomputed is not None else None,
+        )
+
+
+def _end(buffer: bytes, at: int) -> int:
+    """The position after the field that begins here; null has no content."""
+    length: int = _i32(buffer, at)[0]
+    return at + 4 + length if length > 0 else at + 4
+
+
+@lru_cache(maxsize=1024)
+def _usual(start: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """The columns' bytes around the two ids in an applied record of this schema; None where the data decides."""
+    layout = layouts().get(start)
+    if layout is None or layout.entity_type is None:
+        return None
+    names = (layout.event_type.encode(), layout.entity_type.encode())
+    types = b"".join(struct.pack(">I", len(name)) + name for name in names)
+    return types, struct.pack(">I", 16), struct.pack(">I", 7) + b"applied"
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "replace")

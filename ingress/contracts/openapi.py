@@ -1,0 +1,162 @@
+"""The OpenAPI 3.1 document of ingress, made from its routes, the event structs and the problems.
+
+Served at `/openapi.json`; committed as docs/reference/openapi.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from ingress.contracts.openapi_components import OUTSIDE, Json, parameters, problem_responses, reference, schemas
+from ingress.contracts.openapi_registry import registry_paths
+from ingress.problems import kinds
+
+_NO_ANSWER_TO_A_SIGNED_POST: Final = ("not-found", "method")
+_ANY_REQUEST: Final = ("malformed-request", "slow-request", "headers-too-large", "unexpected", "overloaded")
+_CLOUD_EVENT_HEADERS: Final = ("CeSpecversion", "CeId", "CeSource", "CeType", "CeTime")
+
+_DESCRIPTION: Final = """\
+Signed webhooks in, events on Kafka out; a read-only schema registry beside it.
+
+A request is signed by [Standard Webhooks](https://www.standardwebhooks.com): `webhook-signature` holds one or more
+signatures of `webhook-id + "." + webhook-timestamp + "." + body`, parted by spaces: `v1,` and base64 of HMAC-SHA256, or
+`v1a,` and base64 of ed25519. Sending the same request again stores the event once: retry on a lost connection, 429 and
+503, after the seconds that `retry-after` names; every other answer is final.
+"""
+
+
+def document_text(webhooks: Mapping[str, str | None]) -> str:
+    """The document as indented JSON. `webhooks`: path to event type, None where the CloudEvent says it."""
+    return msgspec.json.format(msgspec.json.encode(document(webhooks)), indent=2).decode() + "\n"
+
+
+def document(webhooks: Mapping[str, str | None]) -> Json:
+    """The document as data."""
+    paths = {
+        path: {"post": _cloud_events() if event_type is None else _webhook(event_type)}
+        for path, event_type in webhooks.items()
+    }
+    paths |= {**_any_problem(registry_paths()), **_any_problem(_process_paths())}
+    responses = _share_responses(paths)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Plant ingress", "version": "1", "description": _DESCRIPTION},
+        "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
+        "tags": [{"name": "events"}, {"name": "registry"}, {"name": "process"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "parameters": parameters(),
+            "responses": responses,
+            "securitySchemes": {
+                "standardWebhooks": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "webhook-signature",
+                    "description": "One or more Standard Webhooks signatures of the id, the timestamp and the body.",
+                }
+            },
+        },
+    }
+
+
+def _webhook(event_type: str) -> Json:
+    event = OUTSIDE[event_type]
+    body = {"application/json": {"schema": reference(f"{event.__name__}Webhook")}}
+    stored = {"200": _json("The event is stored.", "Stored")}
+    return _signed(f"Send {event_type}", body, stored)
+
+
+def _cloud_events() -> Json:
+    single, results = reference("Stored"), reference("BatchAnswer")
+    answers: Json = {
+        "200": {
+            "description": "Stored: one event's place, a batch's results, or a result a line and then a summary.",
+            "content": {
+                "application/json": {"schema": {"anyOf": [single, results]}},
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
+        },
+        "207": _json("A batch of which some are stored, and some are refused for good.", "BatchAnswer"),
+    }
+    body: Json = {
+        "application/cloudevents+json": {"schema": reference("CloudEvent")},
+        "application/cloudevents-batch+json": {"schema": reference("CloudEventBatch")},
+        "application/x-ndjson": {"schema": {"type": "string", "description": "A structured CloudEvent a line."}},
+        "application/json": {
+            "schema": {"anyOf": [reference(f"{event.__name__}Data") for event in OUTSIDE.values()]},
+        },
+    }
+    operation = _signed("Send CloudEvents: structured, binary, batched, or a line each", body, answers)
+    operation["responses"]["503"]["content"]["application/json"] = {"schema": results}
+    operation["parameters"] += [{"$ref": f"#/components/parameters/{name}"} for name in _CLOUD_EVENT_HEADERS]
+    return operation
+
+
+def _signed(summary: str, body: Json, answers: Json) -> Json:
+    names = ("WebhookId", "WebhookTimestamp", "PlantProducer", "Traceparent")
+    wanted = [kind for kind in kinds() if kind not in _NO_ANSWER_TO_A_SIGNED_POST]
+    return {
+        "summary": summary,
+        "tags": ["events"],
+        "security": [{"standardWebhooks": []}],
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
+        "requestBody": {"required": True, "content": body},
+        "responses": {**answers, **problem_responses(wanted)},
+    }
+
+
+def _process_paths() -> Json:
+    status = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
+    alive = {"description": "Yes.", "content": {"application/json": {"schema": status}}}
+    text = {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    this = {"description": "OpenAPI 3.1.", "content": {"application/json": {"schema": {"type": "object"}}}}
+    ready = {"200": alive, **problem_responses(("overloaded", "starting"))}
+    return {
+        "/livez": {"get": _watched("Whether the event loop turns", {"200": alive})},
+        "/readyz": {"get": _watched("Whether webhooks can be taken", ready)},
+        "/metrics": {"get": _watched("Metrics", {"200": text})},
+        "/openapi.json": {"get": _watched("This document", {"200": this})},
+    }
+
+
+def _watched(summary: str, responses: Json) -> Json:
+    return {"summary": summary, "tags": ["process"], "responses": responses}
+
+
+def _any_problem(paths: Json) -> Json:
+    """The same paths, with the problems that any request can meet."""
+    for operations in paths.values():
+        for operation in operations.values():
+            for status, response in problem_responses(_ANY_REQUEST).items():
+                known = operation["responses"].setdefault(status, response)
+                known["content"] = {**response["content"], **known["content"]}
+    return paths
+
+
+def _share_responses(paths: Json) -> Json:
+    """Put responses that occur more than once in one place, by name, and references where they were."""
+    places: dict[bytes, list[tuple[Json, str]]] = {}
+    for operations in paths.values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                places.setdefault(status.encode() + msgspec.json.encode(response), []).append(
+                    (operation["responses"], status)
+                )
+    shared: Json = {}
+    for found in places.values():
+        if len(found) > 1:
+            status = found[0][1]
+            alike = sum(name.startswith(f"Status{status}") for name in shared)
+            name = f"Status{status}" + (f"-{alike + 1}" if alike else "")
+            shared[name] = found[0][0][status]
+            for responses, at in found:
+                responses[at] = {"$ref": f"#/components/responses/{name}"}
+    return dict(sorted(shared.items()))
+
+
+def _json(description: str, schema: str) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": reference(schema)}}}

@@ -1,0 +1,202 @@
+"""Connections that are cut off: silent, slow, endless or too many peers.
+
+uvicorn closes idle keep-alive connections and nothing else. This protocol also bounds what is read besides bodies and
+how many requests may be sent ahead of their answers, and one sweep a second over the open connections ends those whose
+head, body or whole request has been under way too long; a request that behaves pays nothing for it.
+docs/decisions/0007-uvicorn-with-our-limits.md says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import ClassVar, Final, Literal, assert_never
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from ingress.problems import Problem, retry_after
+from ingress.server.corking import CorkedTransport
+from runtime import metrics
+
+HEAD_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 20.0
+BODY_BYTES_PER_SECOND_MIN: Final = 64 * 1024
+"""Beyond the first seconds a body has to arrive this fast."""
+REQUEST_SECONDS: Final = 60.0
+"""For an answer, or for the next part of one."""
+IDLE_SECONDS: Final = 30
+SWEEP_EVERY_SECONDS: Final = 1.0
+HEAD_MAX_BYTES: Final = 32 * 1024
+PIPELINED_MAX: Final = 16
+CONNECTIONS_MAX: Final = 10_000
+OWN_FILES: Final = 200
+"""Files and sockets that the process needs for itself: Kafka, Postgres, libraries."""
+
+Stage = Literal["head", "body", "answer", "idle"]
+
+
+class TooFarAhead(Exception):
+    """The peer sends request after request and does not wait for the answers."""
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """One peer. `stage` says what we wait for, `since` (event-loop time) from when.
+
+    `head_bytes` counts what came since the last whole request and is no body: head, chunk framing, trailers.
+    `body_bytes` counts the body.
+    """
+
+    connections_max: ClassVar[int] = CONNECTIONS_MAX
+
+    stage: Stage = "head"
+    since: float = 0.0
+    head_bytes: int = 0
+    body_bytes: int = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
+        self.since = self.loop.time()
+        if len(self.connections) > self.connections_max:
+            self.cut_off(
+                "too_many", Problem("overloaded", "There are too many connections.", headers=(retry_after(1),))
+            )
+
+    def data_received(self, data: bytes) -> None:
+        if self.stage == "idle":
+            self._enter("head")
+        self.head_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except HttpParserError:
+            self.send_400_response("This is not HTTP/1.1.")
+        if self.head_bytes > HEAD_MAX_BYTES:
+            self.cut_off("large_head", Problem("headers-too-large", f"At most {HEAD_MAX_BYTES} bytes are read."))
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise TooFarAhead
+        super().on_headers_complete()
+        self.headers = []  # the request keeps its own; trailers are no part of it
+        self._enter("body")
+
+    def on_body(self, body: bytes) -> None:
+        self.head_bytes -= len(body)
+        self.body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self.head_bytes = 0
+        if self.stage == "body":  # else it was answered before its end
+            self._enter("idle" if self.cycle.response_complete else "answer")
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.stage == "answer":  # else a body is still arriving
+            self._enter("idle" if self.cycle.response_complete else "answer")
+
+    def send_400_response(self, msg: str) -> None:
+        if self.stage == "answer":  # the requests before this one are good: answer them, then close
+            metrics.INGRESS_PEERS_CUT_OFF.labels(reason="not_http").inc()
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+        else:
+            self.cut_off("not_http", Problem("malformed-request", msg))
+
+    def overdue(self, now: float) -> bool:
+        """Whether the peer, or the answer, has taken too long."""
+        match self.stage:
+            case "head":
+                return now - self.since > HEAD_SECONDS
+            case "body":
+                return now - self.since > BODY_SECONDS + self.body_bytes / BODY_BYTES_PER_SECOND_MIN
+            case "answer":
+                return now - self.since > REQUEST_SECONDS
+            case "idle":
+                return now - self.since > IDLE_SECONDS
+            case _:
+                assert_never(self.stage)
+
+    def cut_off(self, reason: str, problem: Problem | None) -> None:
+        """Close, and say why where no other answer is owed or begun; the application sees a disconnect."""
+        if self.transport.is_closing():
+            return
+        metrics.INGRESS_PEERS_CUT_OFF.labels(reason=reason).inc()
+        cycle = self.cycle
+        arriving = self.stage == "head" or (self.stage == "body" and not cycle.response_started and not self.pipeline)
+        if problem is not None and arriving:
+            self.transport.write(problem.on_the_wire())
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Take a request that offers another protocol as if it did not (RFC 9110, 7.8): Java's client offers one with
+        the first request of a connection. httptools takes the request's body for that protocol and then for the next
+        request; so another parser gets the head without the offer, and the rest.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("There is no proxy here.")
+            return
+        head = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
+        for name, value in self.headers:
+            if name not in (b"connection", b"upgrade"):
+                head += b"%b: %b\r\n" % (name, value)
+        self.parser = HttpRequestParser(self)
+        self.head_bytes = 0
+        self.data_received(b"%b\r\n%b" % (head, rest))
+
+    def _answered_a_part(self) -> None:
+        """A long answer goes on as long as its parts do; a peer that doesn't read them keeps them from it."""
+        if self.stage == "answer":
+            self.since = self.loop.time()
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        self.body_bytes = 0
+        self.since = self.loop.time()
+
+
+async def sweep(state: ServerState) -> None:
+    """Cut off overdue connections, for ever."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_SECONDS)
+        now = loop.time()
+        for connection in list(state.connections):
+            if isinstance(connection, BoundedConnection) and connection.overdue(now):
+                if connection.transport.is_closing():
+                    connection.transport.abort()
+                else:
+                    connection.cut_off(f"slow_{connection.stage}", _too_slow(connection))
+
+
+def _too_slow(connection: BoundedConnection) -> Problem | None:
+    """The answer to a slow peer; none to one that never sent a byte."""
+    if connection.stage == "head" and connection.head_bytes == 0:
+        return None
+    return Problem("slow-request", "The request took too long to arrive.")
+
+
+def make_room() -> None:
+    """Let this process open as many files as its connections need, or take fewer connections.
+
+    A full table of files would keep it from reaching Kafka and Postgres again.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        BoundedConnection.connections_max = max(1, soft - OWN_FILES)

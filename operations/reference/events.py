@@ -1,0 +1,118 @@
+"""docs/reference/events.md, made from the event structs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import inspect as types
+
+from schemas.events import EVENTS, Event
+from schemas.examples import examples, webhook_body
+from schemas.generation import description, full_name
+from schemas.registry import bundled, subject
+from schemas.states import NO_NUL, AgentState, IndustryState, JobRoleState, SkillState, TeamState
+
+REFERENCE_FILE = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
+STATES = (AgentState, SkillState, JobRoleState, IndustryState, TeamState)
+
+_INTRODUCTION = """\
+# Events
+
+Generated from `schemas/events.py` by `plant schemas docs`.
+
+A record's value is Avro in the Confluent wire format: `0x00`, the schema id as a big-endian int32, Avro binary. Its key
+is the entity's id as 36 lower-case characters. Its headers are CloudEvents 1.0 in binary mode: `ce_specversion`,
+`ce_id`, `ce_type`, `ce_source`, `ce_time`, and `traceparent` where there is a trace.
+
+Every event has an `event_id`, made from the producer's name and the message's id, so a repeat has the same one. Ingress
+sets it, and takes `occurred_at` from the body's `timestamp`; the other fields are the body's `data`. Text holds no NUL
+characters. Times lie in the years 1 to 9999, in UTC, to the microsecond. A UUID is `fixed(16)` in Avro.
+No field may hold personal data: people appear as opaque ids, since the log is kept for ever.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [_INTRODUCTION, "## Types\n\n" + "\n".join(_index()) + "\n"]
+    parts += [_section(event) for event in EVENTS.values()]
+    parts.append("## States\n\nWhat `genesis.entity.amended` and `genesis.entity.retired` carry.\n")
+    parts += [f"### {state.__name__}\n\n{_said(state)}\n\n" + _table(state) for state in STATES]
+    return "\n".join(parts)
+
+
+def _index() -> Iterator[str]:
+    yield "| event type | key | topic | schema id | meaning |"
+    yield "|---|---|---|---|---|"
+    for name, event in EVENTS.items():
+        schema_id = bundled().current(event).id
+        link = f"[`{name}`](#{name.replace('.', '')})"
+        yield f"| {link} | `{event.entity_field}` | `{event.topic}` | {schema_id} | {_said(event)} |"
+
+
+def _section(event: type[Event]) -> str:
+    example = examples()[event.event_type]
+    return (
+        f"## {event.event_type}\n\n{_said(event)}\n\n"
+        f"Key: `{event.entity_field}`. Struct: `{event.__name__}`. Avro record: `{full_name(event)}`. "
+        f"Subject: `{subject(event)}`.\n\n"
+        f"{_table(event)}\n```json\n{webhook_body(example)}\n```\n"
+    )
+
+
+def _table(struct: type[msgspec.Struct]) -> str:
+    info = types.type_info(struct)
+    assert isinstance(info, types.StructType)
+    lines = ["| field | type | limits | meaning |", "|---|---|---|---|"]
+    for field in info.fields:
+        kind = _kind(field.type) + ("" if field.required else ", may be left out")
+        lines.append(f"| `{field.name}` | {kind} | {_limits(field.type)} | {description(field.type)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _said(struct: type[msgspec.Struct]) -> str:
+    return " ".join(inspect.cleandoc(struct.__doc__ or "").split("\n"))
+
+
+def _kind(type_: types.Type) -> str:
+    match type_:
+        case types.Metadata(type=inner):
+            return _kind(inner)
+        case types.UnionType(types=members):
+            return next(_kind(member) for member in members if not isinstance(member, types.NoneType))
+        case types.VarTupleType(item_type=item):
+            return f"list of {_kind(item)}"
+        case types.StructType(cls=struct):
+            return f"[{struct.__name__}](#{struct.__name__.lower()})"
+    return _KINDS[type(type_)]
+
+
+_KINDS: dict[type[types.Type], str] = {
+    types.UUIDType: "UUID",
+    types.DateTimeType: "time",
+    types.StrType: "text",
+    types.LiteralType: "text",
+    types.IntType: "integer",
+    types.BoolType: "boolean",
+}
+
+
+def _limits(type_: types.Type) -> str:
+    match type_:
+        case types.Metadata(type=inner):
+            return _limits(inner)
+        case types.UnionType(types=members):
+            return next(_limits(member) for member in members if not isinstance(member, types.NoneType))
+        case types.StrType(min_length=least, max_length=most, pattern=pattern):
+            assert pattern == NO_NUL
+            return f"{least or 0} to {most:,} characters"
+        case types.IntType(ge=least, le=most):
+            return f"{least} to {most}"
+        case types.LiteralType(values=values):
+            return ", ".join(f"`{value}`" for value in values)
+        case types.VarTupleType(max_length=most):
+            return f"at most {most:,} items"
+        case _:
+            return ""

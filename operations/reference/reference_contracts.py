@@ -1,0 +1,14 @@
+"""The machine-readable contracts among the generated files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ingress.contracts.openapi import document_text as openapi
+from ingress.routes import WEBHOOK_ROUTES
+from operations.reference.asyncapi import document_text as asyncapi
+
+
+def contracts(reference: Path) -> dict[Path, str]:
+    """File to content, in the folder of reference pages."""
+    return {reference / "openapi.json": openapi(WEBHOOK_ROUTES), reference / "asyncapi.json": asyncapi()}

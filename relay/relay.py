@@ -1,0 +1,292 @@
+"""The relay: publishes what changes of entities left in the outbox, and marks it sent once Kafka has acknowledged it.
+
+One relay is active, by a lock of its session in Postgres; others stand by. The lock saves work. What follows does not
+rest on it, so a relay that was frozen, or cut off from Postgres, and goes on beside its successor, does no harm.
+
+**Nothing is lost.** A row is marked only after all in-sync replicas have its event. A relay that dies in between leaves
+it unmarked, and it is published again.
+
+**Nothing counts twice.** The event's id is the row's, made by the transaction of the change, and the key is the
+entity's id; so each copy has the same id on the same partition, where the first occurrence counts and the others are
+logged as repeats.
+
+**An entity's changes keep their order.** Postgres adds an entity's rows one transaction after the other, so who sees
+one sees those before it. Each relay, active or not, sends an entity's row only when the row before is marked, or has
+been acknowledged to itself; either way a copy of that one is in the partition already. So, by induction over the rows,
+first occurrences are in order, whatever copies follow, from whom, and however late. For that, at most one event of an
+entity is on its way from a relay at a time: were there two, Kafka could take the second and not the first.
+
+A row of which no event can be made holds up its entity's later ones, and no others, until an operator has decided.
+
+Dead letters go the same way, beside the rows: see `relay/dead_letters.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import Final
+
+from database.errors import DatabaseUnreachable
+from relay.amendments import Change
+from relay.dead_letters import DeadLetterRelay
+from relay.outbox import FIRST, next_after
+from relay.relay_round import Outcome, Publisher
+from relay.relay_session import RelaySession, relay_session
+from runtime import metrics
+from runtime.clock import Clock, SystemClock
+from runtime.logging import get_logger
+from runtime.settings import Settings
+from streams.errors import AnotherRelayActive, OutboxBlocked, PartitionCountChanged, StreamsError
+from streams.producer import EventProducer
+from streams.topics import DEAD_EVENTS, EVENTS, family
+
+log = get_logger(__name__)
+
+ROUND_ROWS: Final = 500
+ROUND_SECONDS: Final = 2.0
+"""After this a round sends nothing more. It begins with a question to Postgres, so what is sent is sent by a relay
+that has had its session, and its lock, not longer ago than this; one that was frozen asks first."""
+POLL_SECONDS: Final = 1.0
+STAND_BY_SECONDS: Final = 0.5
+BACKOFF_SECONDS: Final = 0.2
+BACKOFF_MAX_SECONDS: Final = 5.0
+SWEEP_SECONDS: Final = 10.0
+SWEEP_ROWS: Final = 1_000
+SWEEP_BATCHES: Final = 5
+
+
+class Relay:
+    """One relay. Run it with :meth:`serve` until :meth:`stop`, or :meth:`once`; one of the two, one time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        events_topic: str = EVENTS,
+        dead_topic: str = DEAD_EVENTS,
+        source: str = "plant/relay",
+        poll_seconds: float = POLL_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
+        """`events_topic` is where events of `genesis.events` go, `dead_topic` where what can't be applied does;
+        `source` becomes the events' `ce_source`.
+        """
+        self._settings = settings
+        self._producer = EventProducer(settings, topics=(EVENTS,), events_topic=events_topic)
+        self._dead_letters = DeadLetterRelay(settings, dead_topic, family(events_topic))
+        self._publisher = Publisher(self._producer, source)
+        self._poll_seconds = poll_seconds
+        self._clock = clock or SystemClock()
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._failures = 0
+        self._next_entity = FIRST
+        self._worked = False
+        self._blocked_entities = 0
+        self._sweep_at = 0.0
+        self._sweep_after = 0
+        self.sent_rows = 0
+        """How many rows it has published and marked."""
+
+    @property
+    def dead_letters(self) -> int:
+        """How many dead letters it has published and noted."""
+        return self._dead_letters.sent
+
+    def stop(self) -> None:
+        """End after the round that is under way."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Relay, or stand by, until stopped. Kafka or Postgres away is waited out.
+
+        Raises PartitionCountChanged, SchemaBehind, and ConfigurationError for an address.
+        """
+        self._producer.start_in_background()
+        self._dead_letters.start_in_background()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    async with relay_session(self._settings) as session:
+                        await self._in_session(session)
+                except DatabaseUnreachable as error:
+                    log.warning("relay.database_away", why=error.why)
+                    await self._back_off()
+                finally:
+                    _clear_gauges()
+        finally:
+            await self._dead_letters.stop()
+            await self._producer.stop()
+            log.info("relay.stopped", rows=self.sent_rows, dead_letters=self.dead_letters)
+
+    async def once(self, lock_seconds: float = 10.0) -> int:
+        """Publish what waits, dead letters too, and return how many rows that were.
+
+        Raises AnotherRelayActive when the lock is not free within `lock_seconds`, OutboxBlocked when rows with a
+        problem are left, DatabaseUnreachable, and what publishing raises.
+        """
+        await self._producer.start()
+        try:
+            async with relay_session(self._settings) as session:
+                try:
+                    async with asyncio.timeout(lock_seconds):
+                        await self._stand_by(session)
+                except TimeoutError as error:
+                    raise AnotherRelayActive(
+                        why=f"It has kept its lock for {lock_seconds:g} s.", next_step="plant status"
+                    ) from error
+                while not self._stopping.is_set() and await self._round(session, give_up=True):
+                    pass
+                await self._dead_letters.start()
+                with session.named_errors():
+                    await self._dead_letters.finish(session.poison_rows)
+                await session.unlock()
+        finally:
+            await self._dead_letters.stop()
+            await self._producer.stop()
+        if self._blocked_entities:
+            raise OutboxBlocked(why=f"{self._blocked_entities} entities are held up.", next_step="plant relay --help")
+        return self.sent_rows
+
+    async def _in_session(self, session: RelaySession) -> None:
+        await self._stand_by(session)
+        if self._stopping.is_set():
+            return
+        await session.listen(self._wake.set)
+        log.info("relay.active")
+        metrics.RELAY_ACTIVE.set(1)
+        while not self._stopping.is_set():
+            if self._next_entity == FIRST:
+                self._wake.clear()
+            more = await self._round(session)
+            more |= await self._dead_letter_round(session)
+            await self._sweep(session)
+            if not more and not self._stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+        await session.unlock()
+
+    async def _stand_by(self, session: RelaySession) -> None:
+        """Return with the lock, or stopping."""
+        said = False
+        while not self._stopping.is_set() and not await session.try_lock():
+            if not said:
+                log.info("relay.standing_by")
+                said = True
+            if await session.end_silent_holder():
+                log.warning("relay.ended_silent_one")
+                continue
+            await self._pause(STAND_BY_SECONDS)
+
+    async def _round(self, session: RelaySession, *, give_up: bool = False) -> bool:
+        """Publish the next stretch; whether there is more to do at once. A failure is waited out, or raised."""
+        started = self._clock.monotonic_seconds()
+        with session.named_errors():
+            changes = await session.outbox.unsent(self._next_entity, ROUND_ROWS)
+        oldest_seconds = self._age_seconds(changes)
+
+        def go_on() -> bool:
+            late = self._clock.monotonic_seconds() > started + ROUND_SECONDS
+            return not (late or session.lost or self._stopping.is_set())
+
+        outcome = await self._publisher.publish(changes, go_on)
+        await self._note(session, outcome)
+        metrics.RELAY_UNSENT_ROWS.set(len(changes))
+        metrics.RELAY_OLDEST_SECONDS.set(oldest_seconds)
+        if outcome.sent or outcome.failure:
+            (log.warning if outcome.failure else log.info)(
+                "outbox.relayed",
+                count=len(outcome.sent),
+                problems=len(outcome.problems),
+                seconds=round(self._clock.monotonic_seconds() - started, 4),
+                oldest_seconds=round(oldest_seconds, 3),
+                why=str(outcome.failure or ""),
+            )
+        if outcome.failure is not None:
+            if give_up or isinstance(outcome.failure, PartitionCountChanged):
+                raise outcome.failure
+            await self._back_off()
+            return True
+        self._failures = 0
+        return self._go_round(changes, outcome)
+
+    async def _dead_letter_round(self, session: RelaySession) -> bool:
+        """Whether there may be more dead letters at once. What is wrong with them is logged, and keeps nothing else."""
+        try:
+            with session.named_errors():
+                return await self._dead_letters.round(session.poison_rows)
+        except StreamsError as error:
+            log.warning("dead_letters.waiting", why=str(error))
+            return False
+
+    async def _note(self, session: RelaySession, outcome: Outcome) -> None:
+        """Mark what was sent, in one statement, and what can't be."""
+        with session.named_errors():
+            if outcome.sent:
+                for seconds in await session.outbox.mark_sent([change.id for change in outcome.sent]):
+                    metrics.RELAY_SECONDS.observe(seconds)
+            for change, reason in outcome.problems:
+                await session.outbox.mark_problem(change.id, reason)
+                log.error(
+                    "outbox.problem",
+                    row=change.id,
+                    entity_id=str(change.entity_id),
+                    entity_type=change.entity_type,
+                    event_type=change.event_type,
+                    why=reason,
+                )
+                metrics.RELAY_PROBLEMS.inc()
+        for change in outcome.sent:
+            metrics.RELAY_EVENTS.labels(change.event_type).inc()
+        self.sent_rows += len(outcome.sent)
+
+    def _go_round(self, changes: list[Change], outcome: Outcome) -> bool:
+        """Move on to the entities that come next; whether rows may wait there."""
+        begins, ends = self._next_entity == FIRST, len(changes) < ROUND_ROWS
+        self._blocked_entities = outcome.blocked_entities + (0 if begins else self._blocked_entities)
+        self._worked = bool(outcome.sent) or outcome.left or (self._worked and not begins)
+        self._next_entity = FIRST if ends else next_after(changes[-1].entity_id)
+        if ends:
+            metrics.RELAY_BLOCKED_ENTITIES.set(self._blocked_entities)
+        # A single round has seen all there was; while several went round, more may have come behind them.
+        return not ends or (outcome.left if begins else self._worked)
+
+    async def _sweep(self, session: RelaySession) -> None:
+        """Now and then, delete rows that were sent long ago: a few batches, and next time those that follow."""
+        if self._clock.monotonic_seconds() < self._sweep_at:
+            return
+        self._sweep_at = self._clock.monotonic_seconds() + SWEEP_SECONDS
+        deleted = 0
+        for _ in range(SWEEP_BATCHES):
+            with session.named_errors():
+                self._sweep_after, gone = await session.outbox.delete_old(
+                    self._sweep_after, SWEEP_ROWS, self._settings.relay_keep_sent_days
+                )
+            deleted += gone
+            if not self._sweep_after:
+                break
+        if deleted:
+            log.info("outbox.swept", rows=deleted)
+
+    def _age_seconds(self, changes: list[Change]) -> float:
+        waiting = [change.occurred_at for change in changes if change.problem is None]
+        return max(0.0, (self._clock.now() - min(waiting)).total_seconds()) if waiting else 0.0
+
+    async def _back_off(self) -> None:
+        """Full jitter under a bound that doubles with each failure in a row."""
+        self._failures += 1
+        bound = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures, 10))
+        await self._pause(random.uniform(bound / 4, bound))  # noqa: S311 (no secret)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _clear_gauges() -> None:
+    for gauge in (metrics.RELAY_ACTIVE, metrics.RELAY_UNSENT_ROWS, metrics.RELAY_OLDEST_SECONDS):
+        gauge.set(0)
+    metrics.RELAY_BLOCKED_ENTITIES.set(0)

@@ -1,0 +1,149 @@
+"""The relay's own connection to Postgres: its lock, the hints of changes, the outbox and the poison rows.
+
+It is direct: through a pooler in transaction mode neither the lock nor LISTEN would be the session's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from database.address import connection_arguments, shown, sqlalchemy_url
+from database.errors import DatabaseUnreachable, SchemaBehind
+from database.meaning import meaning
+from relay.dead_letters import PoisonRows
+from relay.outbox import Outbox
+from runtime.logging import get_logger
+from runtime.settings import Settings
+
+log = get_logger(__name__)
+
+CHANNEL: Final = "plant_outbox"
+LOCK: Final = 0x504C414E5452  # "PLANTR"
+SILENT_SECONDS: Final = 20
+"""A holder of the lock that has said nothing for so long is frozen: it asks at least every few seconds."""
+STATEMENT_SECONDS: Final = 10
+ANSWER_SECONDS: Final = 15.0
+CLOSE_SECONDS: Final = 2.0
+
+SESSION: Final = {
+    "statement_timeout": f"{STATEMENT_SECONDS}s",
+    "lock_timeout": f"{STATEMENT_SECONDS}s",
+    # A client whose machine is gone: the server ends its session, and so frees the lock, within these.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    # A round is to read its own stretch of the index. Where statistics say that few rows wait, the planner would read
+    # and sort all of them; and they lag behind a backlog.
+    "enable_sort": "off",
+}
+
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # The driver has read the server's farewell, and not yet that the connection is closed (seen).
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+_TRY_AGAIN_CLASSES: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
+
+END_SILENT_HOLDER: Final = """
+SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (l.classid::bigint << 32 | l.objid::bigint) = $1
+  AND a.usename = session_user AND a.state_change < clock_timestamp() - make_interval(secs => $2)
+"""
+"""A process that is stopped keeps its connection, and with it the lock, for as long as its machine runs."""
+
+
+class RelaySession:
+    """One session. Every method raises DatabaseUnreachable when the session is lost, or may work later on.
+
+    A schema without the outbox is SchemaBehind.
+    """
+
+    def __init__(self, connection: Any, where: str) -> None:
+        self._connection = connection
+        self._where = where
+        self.outbox = Outbox(connection)
+        self.poison_rows = PoisonRows(connection)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is known that the session, and so its lock, is gone."""
+        closed: bool = self._connection.is_closed()
+        return closed
+
+    async def try_lock(self) -> bool:
+        """Whether this session now is the one that may publish; it is until it ends or gives the lock back."""
+        with named_errors(self._where):
+            taken: bool = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)
+        return taken
+
+    async def unlock(self) -> None:
+        """Let another publish."""
+        with named_errors(self._where):
+            await self._connection.execute(f"SELECT pg_advisory_unlock({LOCK})")
+
+    async def end_silent_holder(self, silent_seconds: float = SILENT_SECONDS) -> bool:
+        """End the session that holds the lock if it has been silent for so long; whether there was one."""
+        with named_errors(self._where):
+            ended: bool | None = await self._connection.fetchval(END_SILENT_HOLDER, LOCK, silent_seconds)
+        return bool(ended)
+
+    async def listen(self, hint: Callable[[], None]) -> None:
+        """Call `hint` whenever a change was committed, and when the session ends."""
+        self._connection.add_termination_listener(lambda _: hint())
+        with named_errors(self._where):
+            await self._connection.add_listener(CHANNEL, lambda *_: hint())
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """What goes wrong with the outbox inside, by its name."""
+        with named_errors(self._where):
+            yield
+
+    async def close(self) -> None:
+        """End the session, without waiting long for a server that is silent."""
+        try:
+            await self._connection.close(timeout=CLOSE_SECONDS)
+        except DRIVER_ERRORS:
+            self._connection.terminate()
+
+
+@asynccontextmanager
+async def relay_session(settings: Settings) -> AsyncIterator[RelaySession]:
+    """A session as `plant_writer`. Raises DatabaseUnreachable, and ConfigurationError for a missing or bad address."""
+    address = settings.database_address("writer")
+    arguments = connection_arguments(address, application_name="plant relay", answer_seconds=ANSWER_SECONDS, **SESSION)
+    url = sqlalchemy_url(address).set(drivername="postgresql").render_as_string(hide_password=False)
+    where = shown(address)
+    with named_errors(where):
+        connection = await asyncpg.connect(url, **arguments)
+    session = RelaySession(connection, where)
+    try:
+        yield session
+    finally:
+        await asyncio.shield(session.close())
+
+
+@contextmanager
+def named_errors(where: str) -> Iterator[None]:
+    """Errors of the driver as Plant's own; `where` is the address without secrets."""
+    try:
+        yield
+    except DRIVER_ERRORS as error:
+        sqlstate = str(getattr(error, "sqlstate", "") or "")
+        if sqlstate.startswith(_TRY_AGAIN_CLASSES):
+            said = error.args[0] if error.args else type(error).__name__
+            raise DatabaseUnreachable(why=f"{where}: {said}.", next_step="plant status") from error
+        if isinstance(error, asyncpg.UndefinedTableError):
+            raise SchemaBehind(why="It has no outbox.", next_step="plant db upgrade") from error
+        raise meaning(error, where) or error from error

@@ -1,0 +1,137 @@
+"""Frames of records: UUIDs are Binary of 16 bytes, times Datetime('us', 'UTC'), arrays List, nested records Struct."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from functools import cache
+
+from schemas.binary.layout import Array, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.reading import default_of
+from schemas.binary.writing import long_bytes
+from schemas.columns import polars
+
+_SYNC = bytes(16)
+_MAGIC = b"Obj\x01"
+_SCALARS: dict[str, polars.DataType] = {
+    "boolean": polars.Boolean(),
+    "int": polars.Int32(),
+    "long": polars.Int64(),
+    "float": polars.Float32(),
+    "double": polars.Float64(),
+    "string": polars.String(),
+    "bytes": polars.Binary(),
+    "timestamp-micros": polars.Datetime("us", "UTC"),
+}
+
+
+def column_type(layout: Layout) -> polars.DataType:
+    """The type of a column of such values."""
+    match layout:
+        case Scalar(kind=kind):
+            return _SCALARS[kind]
+        case Fixed():
+            return polars.Binary()
+        case Array(items=items):
+            return polars.List(column_type(items))
+        case Optional(item=item):
+            return column_type(item)
+        case Record(fields=fields):
+            return polars.Struct([polars.Field(field.name, column_type(field.type)) for field in fields])
+
+
+@cache
+def columns(layout: Record) -> polars.Schema:
+    """The columns of a frame of such records, in field order."""
+    return polars.Schema({field.name: column_type(field.type) for field in layout.fields})
+
+
+def from_records(layout: Record, records: Sequence[dict[str, object]]) -> polars.DataFrame:
+    """A frame of records read one by one, their times as microseconds."""
+    series = [
+        polars.Series(name, [record[name] for record in records], dtype=type_, strict=True)
+        for name, type_ in columns(layout).items()
+    ]
+    return polars.DataFrame(series)
+
+
+def from_block(layout: Record, count: int, joined: bytes) -> polars.DataFrame:
+    """A frame of joined values, each of which must be exactly one record of this layout (schemas/binary/scan.py).
+
+    Joined values are what an Avro container file holds between a block's size and its sync marker, so they are read as
+    a file of one block. Raises polars.exceptions.ComputeError for invalid UTF-8.
+    """
+    block = b"".join((_header(layout), long_bytes(count), long_bytes(len(joined)), joined, _SYNC))
+    return polars.read_avro(io.BytesIO(block))
+
+
+def align(frame: polars.DataFrame, writer: Layout, reader: Layout) -> polars.DataFrame:
+    """The same rows in the reader's columns: in its order, without what it does not know, with its defaults.
+
+    The two schemas must have passed the compatibility check.
+    """
+    if writer == reader:
+        return frame
+    assert isinstance(writer, Record)
+    assert isinstance(reader, Record)
+    whole = frame.select(polars.struct(polars.all()).alias("record"))
+    return whole.select(_aligned(polars.col("record"), writer, reader).alias("record")).unnest("record")
+
+
+@cache
+def _header(layout: Record) -> bytes:
+    """A container file's header: magic, metadata as one map block, sync marker."""
+    schema = json.dumps(_Names().schema(layout)).encode()
+    metadata = ((b"avro.codec", b"null"), (b"avro.schema", schema))
+    entries = b"".join(long_bytes(len(part)) + part for entry in metadata for part in entry)
+    return _MAGIC + long_bytes(len(metadata)) + entries + long_bytes(0) + _SYNC
+
+
+class _Names:
+    """Writes a layout as the schema that the columnar reader is given; every named type gets a new name."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def schema(self, layout: Layout) -> object:
+        match layout:
+            case Scalar(kind="timestamp-micros"):
+                return {"type": "long", "logicalType": "timestamp-micros"}
+            case Scalar(kind=kind):
+                return kind
+            case Fixed(size=size):
+                return {"type": "fixed", "name": self._next(), "size": size}
+            case Array(items=items):
+                return {"type": "array", "items": self.schema(items)}
+            case Optional(item=item, null_index=null_index):
+                branches = [self.schema(item)]
+                branches.insert(null_index, "null")
+                return branches
+            case Record(fields=fields):
+                described = [{"name": field.name, "type": self.schema(field.type)} for field in fields]
+                return {"type": "record", "name": self._next(), "fields": described}
+
+    def _next(self) -> str:
+        self.used += 1
+        return f"type_{self.used}"
+
+
+def _aligned(value: polars.Expr, writer: Layout, reader: Layout) -> polars.Expr:
+    match writer, reader:
+        case _ if writer == reader:
+            return value
+        case Optional(item=item), Optional(item=wanted):
+            return _aligned(value, item, wanted)
+        case Array(items=items), Array(items=wanted):
+            return value.list.eval(_aligned(polars.element(), items, wanted))
+        case Record(fields=fields), Record(fields=wanted_fields):
+            written = {field.name: field.type for field in fields}
+            parts = [
+                _aligned(value.struct.field(field.name), written[field.name], field.type).alias(field.name)
+                if field.name in written
+                else polars.lit(default_of(field), dtype=column_type(field.type)).alias(field.name)
+                for field in wanted_fields
+            ]
+            return polars.when(value.is_not_null()).then(polars.struct(parts))
+    raise AssertionError(f"{writer} can't be read as {reader}")
