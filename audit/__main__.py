@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from audit.verifier.chains import heads, verify
 from audit.verifier.heads import dump, load
-from audit.verifier.verification import heads, verify
 from runtime.errors import CheckFailed, PlantError
 
 

@@ -22,7 +22,7 @@ from ingress.problems import Problem
 from schemas import codec
 from schemas.errors import Unencodable
 from signing.ed25519 import PrivateKey
-from signing.verification import Ed25519Key, HmacKey, Rejected, sign, verify
+from signing.signatures import Ed25519Key, HmacKey, Rejected, sign, verify
 
 REQUESTS: Final = 1_000_000
 SECRET: Final = bytes(range(32))

@@ -26,7 +26,7 @@ from database.connector import connect
 from devstack.stack import Stack
 from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
 from runtime.settings import Settings, load_settings
-from signing.verification import sign
+from signing.signatures import sign
 
 CONNECTIONS = 64
 """For each ingress process."""

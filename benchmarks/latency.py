@@ -22,7 +22,7 @@ from benchmarks.ingress import add_key, revoke_key, wait_ready
 from benchmarks.stage import clean_database, process, tree_cpu_seconds
 from devstack.stack import Stack
 from ingress.keys import new_secret
-from signing.verification import sign
+from signing.signatures import sign
 from streams import topics
 
 NAMESPACE = UUID("1c1f9b8e-93c7-4a2c-8d86-5c5f6f2e4d10")

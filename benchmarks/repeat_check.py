@@ -15,7 +15,7 @@ import psutil
 from benchmarks.stage import Stage, clean_database
 from devstack.stack import Stack
 from projections.session import Session
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 
 BATCH = 8_000
 BEFORE = 500_000

@@ -27,7 +27,7 @@ from devstack.stack import Stack
 from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
 from runtime.settings import Settings
 from signing.ed25519 import new_private_key
-from signing.verification import Scheme, sign
+from signing.signatures import Scheme, sign
 from streams import topics
 
 PATH = "/webhook/genesis/agent-available"

@@ -11,7 +11,7 @@ from projections import engine
 from projections.session import Session
 from runtime.logging import configure
 from runtime.settings import load_settings
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 
 
 class LogOnly(Session):

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from database.address import connection_arguments, shown, sqlalchemy_url
 from database.driver import DriverConnection
-from database.statements import Statements
+from database.statement_log import Statements
 from runtime import metrics
 from runtime.settings import DatabaseRole, Settings
 

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from database.address import shown
 from database.driver import DriverConnection, Isolation, beginning
 from database.engine import make_engine
+from database.error_translation import meaning
 from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
-from database.meaning import meaning
 from database.unreachable import unreachable_because
 from runtime import metrics
 from runtime.logging import get_logger

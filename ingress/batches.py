@@ -12,7 +12,7 @@ from ingress.payloads import NOT_JSON, read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Answer, Publisher, accepted
-from streams.publish import Publish
+from streams.pending_publish import Publish
 
 EVENTS_MAX: Final = 1_000
 

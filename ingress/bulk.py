@@ -25,7 +25,7 @@ from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import Publisher
 from runtime import metrics
-from signing.verification import TOLERANCE_SECONDS
+from signing.signatures import TOLERANCE_SECONDS
 
 CHUNK_LINES: Final = 250
 IN_FLIGHT_CHUNKS: Final = 4

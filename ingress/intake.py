@@ -23,7 +23,7 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from signing.verification import Rejected, explain
+from signing.signatures import Rejected, explain
 from streams.producer import EventProducer
 
 log = get_logger(__name__)

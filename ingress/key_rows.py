@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import text
 
-from signing.verification import Scheme
+from signing.signatures import Scheme
 
 USABLE: Final = text("""
     SELECT id, producer, scheme, nonce, ciphertext, public_key, created_at, not_before, expires_at

@@ -38,7 +38,7 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from signing.verification import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
+from signing.signatures import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
 
 log = get_logger(__name__)
 

@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Meta
 
 from ingress.problems import FieldError, Problem, json_pointer
+from schemas.entity_states import NO_NUL
+from schemas.event_id import event_id
 from schemas.events import EVENTS, Event
-from schemas.identity import event_id
-from schemas.states import NO_NUL
 
 OUTSIDE_PREFIX: Final = "genesis."
 """Event types that may come from outside; Plant's own operations may not."""

@@ -7,19 +7,19 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from ingress.deduplication import IdReused, Window
 from ingress.payloads import Incoming
 from ingress.problems import Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.rates import Rates, whole_seconds
-from ingress.repeats import IdReused, Window
 from runtime import metrics
 from runtime.clock import Clock
 from schemas import codec
 from schemas.errors import Unencodable
 from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
-from streams.position import Position
+from streams.pending_publish import Publish
 from streams.producer import EventProducer
-from streams.publish import Publish
+from streams.record_position import Position
 
 UNAVAILABLE_RETRY_SECONDS: Final = 5
 

@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from database.connector import connect
-from ingress.contracts.contract_routes import contract_routes
+from ingress.contracts.routes import contract_routes
 from ingress.health import Readiness, health_routes
 from ingress.intake import CLOUD_EVENTS_ROUTE, Intake
 from ingress.keys import Keyring, KeyStore, MasterKey

@@ -1,4 +1,4 @@
 """From batches to Postgres: the engine, checkpoints, staging, and a folder per read model."""
 
 # First of all: the database driver imports polars too, and the number of threads is read at the first import.
-import schemas.columns as _columns  # noqa: F401
+import schemas.polars_import as _columns  # noqa: F401

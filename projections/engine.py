@@ -35,7 +35,7 @@ from projections.session import DataRefused, Session, literal
 from projections.staging import Staging
 from runtime import metrics
 from runtime.logging import get_logger
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.errors import DatabaseAway, LogRefused, OwnershipLost
 from streams.ownership import Taken

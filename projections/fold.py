@@ -14,7 +14,7 @@ from projections.session import Session
 from projections.staging import Staging
 from runtime.logging import get_logger
 from schemas.binary.block import decode_batch
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 from streams.errors import LogRefused
 from streams.topics import family
 

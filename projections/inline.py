@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 
 Types = Mapping[str, str]
 """Postgres types by column, in the table's order."""

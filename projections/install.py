@@ -8,7 +8,7 @@ from entities.vocabulary import GENESIS
 from projections.catalogue import READ_MODELS
 from projections.read_model import ReadModel
 from projections.session import Session, literal
-from projections.statements import statements
+from projections.sql_script import statements
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""

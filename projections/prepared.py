@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from audit.canonical import headers_bytes
 from schemas.binary.block import decode_batch
 from schemas.codec import PREFIX, registered
-from schemas.columns import polars as pl
 from schemas.events import EVENTS
+from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.topics import family
 

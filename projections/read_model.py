@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
-from projections.statements import statements
+from projections.sql_script import statements
 
 
 @dataclass(frozen=True)

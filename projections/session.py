@@ -18,7 +18,7 @@ import adbc_driver_postgresql.dbapi as adbc
 from adbc_driver_manager import Error as AdbcError
 
 from entities.vocabulary import GENESIS
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 from streams.errors import DatabaseAway, LogRefused, OwnershipLost, PartitionStopped
 
 CONNECTION_PARAMETERS: Mapping[str, str] = {

@@ -7,8 +7,8 @@ from importlib.resources import files
 
 from projections.inline import subquery, with_subqueries
 from projections.session import Session
-from projections.statements import statements
-from schemas.columns import polars as pl
+from projections.sql_script import statements
+from schemas.polars_import import polars as pl
 
 _EVENT_IDS = "CREATE TEMPORARY TABLE staged_event_ids (event_id uuid) ON COMMIT DELETE ROWS"
 

@@ -16,8 +16,8 @@ from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import OutcomeUnknown, PublishRefused, RecordTooLarge, StreamsError
+from streams.pending_publish import Publish
 from streams.producer import EventProducer
-from streams.publish import Publish
 from streams.topics import RECORD_MAX_BYTES
 
 log = get_logger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from relay.amendments import Change
+from relay.outbox_mapper import Change
 
 FIRST: Final = UUID(int=0)
 LAST: Final = UUID(int=2**128 - 1)

@@ -29,11 +29,11 @@ import random
 from typing import Final
 
 from database.errors import DatabaseUnreachable
-from relay.amendments import Change
+from relay.cycle import Outcome, Publisher
 from relay.dead_letters import DeadLetterRelay
 from relay.outbox import FIRST, next_after
-from relay.relay_round import Outcome, Publisher
-from relay.relay_session import RelaySession, relay_session
+from relay.outbox_mapper import Change
+from relay.session import RelaySession, relay_session
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.logging import get_logger

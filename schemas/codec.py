@@ -15,9 +15,9 @@ from uuid import UUID
 
 import msgspec
 
-from schemas.binary.layout import Record, parse
-from schemas.binary.reading import Read, compile_reader, read_whole, to_datetime
-from schemas.binary.writing import Write, compile_writer
+from schemas.binary.avro_types import Record, parse
+from schemas.binary.reader import Read, compile_reader, read_whole, to_datetime
+from schemas.binary.writer import Write, compile_writer
 from schemas.errors import Undecodable, Unencodable
 from schemas.events import Event
 from schemas.generation import schema_of

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from schemas.states import (
+from schemas.entity_states import (
     AgentState,
     DisplayName,
     EntityType,

@@ -7,6 +7,8 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from schemas.entity_states import AgentState, IndustryState
+from schemas.event_id import NAMESPACE_PLANT, event_id
 from schemas.events import (
     AgentAvailable,
     AgentOnboarded,
@@ -21,8 +23,6 @@ from schemas.events import (
     SkillValidated,
     TeamFormed,
 )
-from schemas.identity import NAMESPACE_PLANT, event_id
-from schemas.states import AgentState, IndustryState
 
 OCCURRED_AT = datetime(2026, 1, 15, 9, 30, 0, 250_000, tzinfo=UTC)
 

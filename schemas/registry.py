@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from schemas.binary.layout import Record, parse
+from schemas.binary.avro_types import Record, parse
 from schemas.errors import SchemaError
 from schemas.events import EVENTS, Event
 from schemas.generation import Schema, full_name, schema_of

@@ -38,10 +38,10 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
 from streams.kafka.connection import connection_options
-from streams.kafka.silent_brokers import pass_over_silent_brokers
+from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
 from streams.partitioning import partition_of
-from streams.position import Position
-from streams.publish import Publish
+from streams.pending_publish import Publish
+from streams.record_position import Position
 
 log = get_logger(__name__)
 

@@ -27,10 +27,10 @@ from schemas.events import Event
 from schemas.external_registry import attach
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
 from streams.kafka.connection import connection_options
-from streams.kafka.lasting_fetches import keep_fetching
-from streams.kafka.silent_brokers import pass_over_silent_brokers
-from streams.kafka.tolerant_records import tolerate_odd_records
-from streams.position import Position
+from streams.kafka.fetcher_restart import keep_fetching
+from streams.kafka.lenient_records import tolerate_odd_records
+from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
+from streams.record_position import Position
 from streams.start import Start, offsets_at
 from streams.topics import EVENTS, family
 

@@ -14,11 +14,11 @@ from sqlalchemy import text
 from database.connector import connect
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
+from schemas.event_id import event_id
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event, SkillValidated
-from schemas.identity import event_id
 from streams.errors import CaughtUpTooLate
-from streams.position import Position
 from streams.producer import EventProducer
+from streams.record_position import Position
 from streams.topics import EVENTS
 
 FIRST_PAUSE_SECONDS: Final = 0.005

@@ -30,8 +30,8 @@ from streams.errors import (
     RecordTooLarge,
     StreamsError,
 )
-from streams.position import Position
-from streams.publish import Publish
+from streams.pending_publish import Publish
+from streams.record_position import Position
 from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
 
 RECORD_OVERHEAD_BYTES: Final = 64

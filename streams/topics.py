@@ -20,8 +20,8 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
 from streams.kafka.connection import connection_options
-from streams.kafka.silent_brokers import pass_over_silent_brokers
-from streams.kafka.topic_identity import TopicIdentityRequest
+from streams.kafka.topic_ids import TopicIdentityRequest
+from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
 
 EVENTS = "genesis.events"
 DEAD_EVENTS = "genesis.events.dead"

@@ -28,10 +28,10 @@ from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost, RecordUnreadable, StreamsError
 from streams.kafka.connection import connection_options
-from streams.kafka.lasting_fetches import keep_fetching
-from streams.kafka.silent_brokers import pass_over_silent_brokers
-from streams.kafka.tolerant_records import tolerate_odd_records, unreadable
-from streams.kafka.topic_identity import TopicIdentityRequest, topic_ids_at_leaders
+from streams.kafka.fetcher_restart import keep_fetching
+from streams.kafka.lenient_records import tolerate_odd_records, unreadable
+from streams.kafka.topic_ids import TopicIdentityRequest, topic_ids_at_leaders
+from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
 
 log = get_logger(__name__)
 

@@ -22,9 +22,9 @@ from audit.canonical import headers_bytes
 from audit.chain import GENESIS, extend
 from devstack import postgres, sql
 from schemas import codec
+from schemas.entity_states import AgentState
+from schemas.event_id import event_id
 from schemas.events import AgentOnboarded, EntityRetired, Event, OperationRecorded
-from schemas.identity import event_id
-from schemas.states import AgentState
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 STARTED_MS = 1_767_323_045_678

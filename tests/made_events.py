@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import inspect as types
 
 from schemas import codec
-from schemas.binary.writing import compile_writer
+from schemas.binary.writer import compile_writer
 from schemas.events import EVENTS, STATE_FIELDS, EntityAmended, EntityRetired, Event
 
 TEXT = st.characters(exclude_characters="\0", exclude_categories=("Cs",))

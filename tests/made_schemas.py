@@ -8,7 +8,7 @@ from typing import Any
 import fastavro
 from hypothesis import strategies as st
 
-from schemas.binary.reading import TIME_MAX, TIME_MIN
+from schemas.binary.reader import TIME_MAX, TIME_MIN
 
 Schema = Any
 FINITE = {"allow_nan": False}

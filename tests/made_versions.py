@@ -8,9 +8,9 @@ from uuid import UUID
 
 import msgspec
 
+from schemas.entity_states import NO_NUL
 from schemas.events import Event
 from schemas.registry import Registry, Version, next_version
-from schemas.states import NO_NUL
 
 Text = Annotated[str, msgspec.Meta(pattern=NO_NUL)]
 

@@ -14,8 +14,8 @@ from webhooks import CLOUD_EVENTS, Sender, add_key
 
 from ingress.routes import IngressApp, build_app
 from runtime.settings import Settings
-from streams.position import Position
 from streams.producer import EventProducer, Limits
+from streams.record_position import Position
 from streams.topics import EVENTS
 
 DEADLINE_SECONDS = 30

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 from database.connector import connect
 from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
 from runtime.settings import Settings
-from signing.verification import sign
+from signing.signatures import sign
 from streams.consume import Received, consume
-from streams.position import Position
+from streams.record_position import Position
 
 RATED = "/webhook/genesis/agent-rated"
 AVAILABLE = "/webhook/genesis/agent-available"

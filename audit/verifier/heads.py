@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from audit.verifier.chain_range import Chain
 from audit.verifier.errors import BadHeadsFile
-from audit.verifier.verifier import Chain
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 FORMAT = "plant.audit.heads/1"

@@ -11,9 +11,9 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from audit.verifier.chain_range import GENESIS, Chain, Finding, RangeCheck
 from audit.verifier.errors import LogUnreachable, LogUnreadable
 from audit.verifier.heads import Head
-from audit.verifier.verifier import GENESIS, Chain, Finding, RangeCheck
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
 _REPEATS_AT_ONCE: Final = 5_000
@@ -28,7 +28,7 @@ _PLANNER: Final = {
     "jit": "off",
 }
 
-_SPANS: Final = (Path(__file__).parent / "spans.sql").read_text(encoding="utf-8")
+_SPANS: Final = (Path(__file__).parent / "ranges.sql").read_text(encoding="utf-8")
 _ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
 
 _ENTRIES: Final = """

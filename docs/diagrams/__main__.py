@@ -1,4 +1,4 @@
-"""All pictures of the docs; `python -m operations.reference.reference` writes them next to this file."""
+"""All pictures of the docs; `python -m operations.reference.pages` writes them next to this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of the docs as SVG: `python -m operations.reference.reference` writes them beside this file.
+"""Draws the pictures of the docs as SVG: `python -m operations.reference.pages` writes them beside this file.
 
 Plain shapes on white, one font size for names and one for what is said of them, so that they read on any background.
 """

@@ -10,8 +10,8 @@ from draw import AMBER, FILL, GREEN, Drawing
 
 from entities.entity import Entity
 from entities.store import KINDS, LINKS
-from operations.reference.reference_database import sections
-from operations.reference.reference_tables import ColumnFacts, tables
+from operations.reference.database import sections
+from operations.reference.tables import ColumnFacts, tables
 
 WIDTH = 980
 ROW, HEAD, FOOT, GAP = 17, 34, 8, 44

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Final
 
 from ingress.errors import ProcessEnded
-from ingress.server.server import address_of, bound, clear_ready_file, write_ready_file
+from ingress.server.http_server import address_of, bound, clear_ready_file, write_ready_file
 
 START_SECONDS: Final = 60.0
 END_SECONDS: Final = 30.0

@@ -12,8 +12,8 @@ import click
 from operations.cli.listing import Output, output_option, show
 
 if TYPE_CHECKING:
-    from audit.verifier.verification import ChainVerdict
-    from audit.verifier.verifier import Chain
+    from audit.verifier.chain_range import Chain
+    from audit.verifier.chains import ChainVerdict
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -49,8 +49,8 @@ def verify(
     output: Output,
 ) -> None:
     """Recompute every hash from the stored bytes; exit 3 naming the first bad entry."""
+    from audit.verifier.chains import verify as run
     from audit.verifier.heads import load
-    from audit.verifier.verification import verify as run
     from runtime.settings import load_settings
 
     kept = load(expect) if expect else []
@@ -76,15 +76,15 @@ def verify(
 @command.command()
 def head() -> None:
     """Print the chain heads as JSON: keep them elsewhere, and give them to `verify --expect` later."""
+    from audit.verifier.chains import heads
     from audit.verifier.heads import dump
-    from audit.verifier.verification import heads
     from runtime.settings import load_settings
 
     click.echo(dump(heads(load_settings().database_address("auditor"))), nl=False)
 
 
 def _chain(name: str) -> Chain:
-    from audit.verifier.verifier import Chain
+    from audit.verifier.chain_range import Chain
 
     topic, _, partition = name.rpartition("/")
     if not topic or not partition.isdecimal():

@@ -13,7 +13,7 @@ from operations.cli.listing import Output, output_option, show
 if TYPE_CHECKING:
     from runtime.settings import Settings
     from streams.consume import Received
-    from streams.position import Position
+    from streams.record_position import Position
     from streams.start import Start
 
 FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jsonl."

@@ -30,8 +30,8 @@ def command(
       plant ingress --port 0 --ready-file ready.json
       plant ingress --processes 4
     """
+    from ingress.server.http_server import run
     from ingress.server.processes import run_several
-    from ingress.server.server import run
     from runtime.logging import configure
     from runtime.settings import load_settings
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ingress.keys import KeyStore
     from operations.cli.new_keys import NewKey
     from runtime.settings import Settings
-    from signing.verification import Scheme
+    from signing.signatures import Scheme
 
 OVERLAP_MAX = timedelta(days=366)
 SPANS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -73,7 +73,7 @@ def add(
       plant keys add genesis --public-key whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=
     """
     from ingress.keys import check_producer_name
-    from operations.acts import Act, record
+    from operations.operator_actions import Act, record
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -128,7 +128,7 @@ def rotate(
       plant keys rotate genesis --scheme v1a --overlap 7d --execute --output json
     """
     from ingress.keys import check_producer_name
-    from operations.acts import Act, record
+    from operations.operator_actions import Act, record
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -193,7 +193,7 @@ def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1 --execute --reason "it got out"
     """
-    from operations.acts import Act, record
+    from operations.operator_actions import Act, record
     from runtime.settings import load_settings
 
     settings = load_settings()

@@ -11,7 +11,7 @@ import msgspec
 
 from ingress.keys import new_key_id, new_secret
 from signing.ed25519 import decode_public_key, encode_private_key, encode_public_key, new_private_key
-from signing.verification import Scheme, encode_secret
+from signing.signatures import Scheme, encode_secret
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -180,7 +180,7 @@ def enable(name: str, actor: str, reason: str) -> None:
 
 
 async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: str, actor: str) -> None:
-    from operations.acts import Act, record
+    from operations.operator_actions import Act, record
 
     async with _store(settings) as store:
         await store.all()  # the database must answer before the act is recorded
@@ -189,7 +189,7 @@ async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: st
 
 
 async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor: str, reason: str) -> str:
-    from operations.acts import Act, record
+    from operations.operator_actions import Act, record
 
     verb = "enable" if on else "disable"
     async with _store(settings) as store:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from operations.event_lines import Invalid
     from runtime.settings import Settings
     from schemas.events import Event
-    from streams.position import Position
+    from streams.record_position import Position
 
 SHOWN_MAX = 20
 SAY_EVERY_SECONDS = 5.0

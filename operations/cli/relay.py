@@ -32,7 +32,7 @@ def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> Non
     """
     import uvloop
 
-    from operations.services.relaying import serve
+    from operations.services.relay import serve
     from runtime.logging import configure
     from runtime.settings import load_settings
     from streams.topics import EVENTS

@@ -43,7 +43,7 @@ def check() -> None:
     page against the structs, and the registry's ids against the last commit.
     """
     from operations.reference.events import REFERENCE_FILE, reference
-    from schemas.gate import Problem, committed_versions, problems, refuse
+    from schemas.compatibility_gate import Problem, committed_versions, problems, refuse
     from schemas.registry import bundled
 
     committed = committed_versions()
@@ -73,8 +73,8 @@ def generate() -> None:
 @command.command()
 def lock() -> None:
     """Give changed schemas the next version and registry id, after the check of their evolution."""
-    from schemas.gate import lock as versions_to_lock
-    from schemas.gate import write_lock
+    from schemas.compatibility_gate import lock as versions_to_lock
+    from schemas.compatibility_gate import write_lock
     from schemas.registry import bundled
 
     added = versions_to_lock(bundled())

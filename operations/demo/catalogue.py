@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from schemas.states import SkillCategory
+from schemas.entity_states import SkillCategory
 
 ATTRIBUTION: Final = "This service uses the ESCO classification of the European Commission."
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from audit.verifier.verification import ChainVerdict
+from audit.verifier.chains import ChainVerdict
 from operations.demo.tampering import Forgery, Refusal
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from operations.demo.errors import DemoFailed
 from operations.demo.messages import Message
-from signing.verification import sign
+from signing.signatures import sign
 
 CONCURRENCY: Final = 32
 TIMEOUT_SECONDS: Final = 15.0

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from audit.verifier.verification import verify
+from audit.verifier.chains import verify
 from database.connector import Database, connect
 from devstack.progress import Progress
 from operations.demo import reading, tampering
@@ -24,7 +24,7 @@ from operations.demo.outcome import AgentRow, Audit, Outcome, Part, PartitionRow
 from operations.demo.publishing import Publisher, Tally
 from operations.demo.services import Stage, stage
 from runtime.settings import Settings, load_settings
-from signing.verification import decode_secret
+from signing.signatures import decode_secret
 from streams.topics import EVENTS, OPERATIONS
 
 PRODUCER: Final = "demo"

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import msgspec
 
-from audit.verifier.verification import ChainVerdict, verify
-from audit.verifier.verifier import Chain
+from audit.verifier.chain_range import Chain
+from audit.verifier.chains import ChainVerdict, verify
 from database import migrate
 from devstack import postgres, sql
 from operations.demo.errors import NotAsPromised

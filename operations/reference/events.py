@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect as types
 
+from schemas.entity_states import NO_NUL, AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from schemas.events import EVENTS, Event
 from schemas.examples import examples, webhook_body
 from schemas.generation import description, full_name
 from schemas.registry import bundled, subject
-from schemas.states import NO_NUL, AgentState, IndustryState, JobRoleState, SkillState, TeamState
 
 REFERENCE_FILE = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
 STATES = (AgentState, SkillState, JobRoleState, IndustryState, TeamState)

@@ -13,14 +13,14 @@ import numpy
 from numpy.typing import NDArray
 
 from schemas import codec
+from schemas.binary.avro_types import Record
 from schemas.binary.frames import align, columns, from_block, from_records
-from schemas.binary.layout import Record
-from schemas.binary.reading import compile_reader, read_whole
-from schemas.binary.scan import sound_rows
-from schemas.columns import polars
+from schemas.binary.reader import compile_reader, read_whole
+from schemas.binary.row_scan import sound_rows
 from schemas.errors import Undecodable
 from schemas.events import Event
-from schemas.limits import first_broken
+from schemas.field_limits import first_broken
+from schemas.polars_import import polars
 from schemas.registry import Registered
 
 Rows = NDArray[numpy.int64]

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from functools import cache
 
-from schemas.binary.layout import Array, Fixed, Layout, Optional, Record, Scalar
-from schemas.binary.reading import default_of
-from schemas.binary.writing import long_bytes
-from schemas.columns import polars
+from schemas.binary.avro_types import Array, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.reader import default_of
+from schemas.binary.writer import long_bytes
+from schemas.polars_import import polars
 
 _SYNC = bytes(16)
 _MAGIC = b"Obj\x01"
@@ -57,7 +57,7 @@ def from_records(layout: Record, records: Sequence[dict[str, object]]) -> polars
 
 
 def from_block(layout: Record, count: int, joined: bytes) -> polars.DataFrame:
-    """A frame of joined values, each of which must be exactly one record of this layout (schemas/binary/scan.py).
+    """A frame of joined values, each of which must be exactly one record of this layout (schemas/binary/row_scan.py).
 
     Joined values are what an Avro container file holds between a block's size and its sync marker, so they are read as
     a file of one block. Raises polars.exceptions.ComputeError for invalid UTF-8.

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from confluent_kafka import Consumer, TopicPartition
 from scene import DEADLINE_SECONDS, Scene, until
 
-from audit.verifier.verification import verify
+from audit.verifier.chains import verify
 from projections.agents import AGENTS
 from projections.fold import fold_slice
 from projections.session import Session
+from projections.sql_script import statements
 from projections.staging import Staging
-from projections.statements import statements
 from streams.errors import DatabaseAway
 
 

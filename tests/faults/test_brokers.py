@@ -39,7 +39,7 @@ from devstack import processes
 from devstack.stack import Stack
 from operations.diagnosis import replicas_in_sync
 from streams.kafka.connection import connection_options
-from streams.kafka.silent_brokers import pass_over_silent_brokers
+from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
 from streams.producer import EventProducer
 from streams.topics import EVENTS
 

@@ -21,7 +21,7 @@ from scene import Process, Scene, private_scene, until
 
 from devstack import processes
 from devstack.stack import Stack
-from relay.relay_session import SILENT_SECONDS
+from relay.session import SILENT_SECONDS
 from streams.errors import DatabaseAway
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))

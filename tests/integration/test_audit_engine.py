@@ -6,7 +6,7 @@ import log_rows
 from batches import BOUNDS, TOPIC, Record, batch_of
 from conftest import Database
 
-from audit.verifier.verification import verify
+from audit.verifier.chains import verify
 from benchmarks.load import events
 from devstack import sql
 from projections.catalogue import READ_MODELS

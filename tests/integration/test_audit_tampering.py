@@ -10,9 +10,9 @@ from conftest import Database
 from log_rows import Row
 
 from audit.chain import GENESIS
+from audit.verifier.chain_range import Finding
+from audit.verifier.chains import ChainVerdict, heads, verify
 from audit.verifier.heads import Head
-from audit.verifier.verification import ChainVerdict, heads, verify
-from audit.verifier.verifier import Finding
 from devstack import sql
 
 pytest_plugins = ["log_fixtures"]

@@ -13,11 +13,11 @@ from conftest import Database
 from log_rows import Row
 from services import Services
 
-from audit.verifier import verification
+from audit.verifier import chains as verification
+from audit.verifier.chain_range import Chain
+from audit.verifier.chains import heads, verify
 from audit.verifier.errors import LogUnreachable, LogUnreadable
 from audit.verifier.stored_log import _PLANNER, _ROWS
-from audit.verifier.verification import heads, verify
-from audit.verifier.verifier import Chain
 from devstack import sql
 
 pytest_plugins = ["log_fixtures"]

@@ -27,9 +27,9 @@ from schemas import codec
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event
 from streams.consume import Received, consume
 from streams.errors import CaughtUpTooLate, CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
-from streams.position import Position
 from streams.processor import GenesisEventProcessor
 from streams.producer import EventProducer
+from streams.record_position import Position
 from streams.start import Start
 from streams.topics import EVENTS, apply
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import Database
 
 from devstack import sql
-from operations.reference import reference_tables
-from operations.reference.reference_database import ROLES
+from operations.reference import tables as reference_tables
+from operations.reference.database import ROLES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "database.md").read_text("utf-8")
 OURS = "nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"

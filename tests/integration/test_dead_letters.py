@@ -25,8 +25,9 @@ from database.errors import DatabaseUnreachable
 from devstack.stack import Stack
 from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
-from relay import dead_letters, outbox, relay_session
-from relay.amendments import Change
+from relay import dead_letters, outbox
+from relay import session as relay_session
+from relay.outbox_mapper import Change
 from relay.relay import Relay
 from runtime.settings import Settings
 from schemas import codec

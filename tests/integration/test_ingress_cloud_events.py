@@ -20,7 +20,7 @@ from database.connector import connect
 from ingress import bulk
 from ingress.producers import PolicyChanges, ProducerStore
 from runtime.settings import Settings
-from schemas.identity import event_id
+from schemas.event_id import event_id
 from streams.producer import Limits
 
 BATCH = "application/cloudevents-batch+json"

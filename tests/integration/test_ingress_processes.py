@@ -20,7 +20,7 @@ from ingress_process import DEADLINE_SECONDS, PLANT, Running, environ, started
 from webhooks import RATED, rated
 
 from devstack import processes
-from ingress.server.server import READY_SECONDS
+from ingress.server.http_server import READY_SECONDS
 from runtime.settings import Settings
 
 POSTS = 60

@@ -31,8 +31,8 @@ from database.connector import connect
 from ingress.keys import KeyStore, MasterKey
 from ingress.routes import build_app
 from runtime.settings import Settings
+from schemas.event_id import event_id
 from schemas.events import AgentRated
-from schemas.identity import event_id
 from streams.producer import Limits
 
 AGENT = str(uuid4())

@@ -18,7 +18,7 @@ from ingress.keys import Keyring, KeyStore, MasterKey
 from ingress.producers import PolicyChanges, ProducerStore
 from runtime.clock import SystemClock
 from runtime.settings import Settings
-from signing.verification import Scheme
+from signing.signatures import Scheme
 
 REACHED_SECONDS = 2.0
 DEADLINE_SECONDS = 30.0

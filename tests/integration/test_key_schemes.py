@@ -25,7 +25,7 @@ from signing.ed25519 import (
     encode_public_key,
     new_private_key,
 )
-from signing.verification import Ed25519Key, HmacKey, Rejected, Verified, sign
+from signing.signatures import Ed25519Key, HmacKey, Rejected, Verified, sign
 from streams.topics import apply
 
 

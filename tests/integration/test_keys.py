@@ -27,12 +27,12 @@ from devstack import sql
 from ingress.errors import UnknownKey
 from ingress.keys import Keyring, KeyStore, MasterKey, new_key_id, new_secret
 from ingress.producers import default_policy
-from operations import acts
+from operations import operator_actions as acts
 from operations.cli import main as command_line
 from runtime.clock import SystemClock
 from runtime.settings import Settings
 from schemas.events import OperationRecorded
-from signing.verification import HmacKey, decode_secret
+from signing.signatures import HmacKey, decode_secret
 from streams.topics import OPERATIONS, apply
 
 PLANT = str(Path(sys.executable).with_name("plant"))

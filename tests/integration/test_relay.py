@@ -21,12 +21,13 @@ from silent_front import silent_front
 from webhooks import read_all
 
 from database.errors import DatabaseUnreachable, SchemaBehind, TooMuchPrivilege
-from operations.services.relaying import serve
-from relay import outbox, relay_session
+from operations.services.relay import serve
+from relay import outbox
+from relay import session as relay_session
 from relay.relay import Relay
 from runtime.settings import Settings
+from schemas.entity_states import AgentState, JobRoleState, TeamState
 from schemas.events import EntityAmended, EntityRetired
-from schemas.states import AgentState, JobRoleState, TeamState
 from streams.consume import Received
 from streams.errors import AnotherRelayActive, OutboxBlocked, TopicMissing
 from streams.topics import DEAD_EVENTS

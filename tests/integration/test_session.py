@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from projections.inline import insert, subquery, with_subqueries
 from projections.session import DataRefused, Session
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 
 TYPES = {
     "number": "bigint",

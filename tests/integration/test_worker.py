@@ -24,7 +24,7 @@ from projections.prepared import PreparedBatch, prepare
 from projections.session import Session
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
-from schemas.columns import polars as pl
+from schemas.polars_import import polars as pl
 from streams import ownership
 from streams.agents import Worker
 from streams.batch import EventBatch

@@ -14,8 +14,8 @@ from log_rows import Row
 
 from audit.canonical import headers_bytes
 from audit.vectors.generate import FILE
-from audit.verifier.claims import Claims, layouts, objection, proved
-from audit.verifier.verifier import GENESIS, Chain, RangeCheck
+from audit.verifier.chain_range import GENESIS, Chain, RangeCheck
+from audit.verifier.decoded_columns import Claims, layouts, objection, proved
 from schemas import codec
 from schemas.registry import bundled
 

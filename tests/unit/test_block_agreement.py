@@ -14,8 +14,8 @@ from made_schemas import corrupted, evolutions, oracle, schemas_with_values, wri
 
 from schemas import codec
 from schemas.binary import block
-from schemas.binary.layout import parse
-from schemas.binary.reading import compile_reader, read_whole
+from schemas.binary.avro_types import parse
+from schemas.binary.reader import compile_reader, read_whole
 from schemas.compatibility import full_transitive
 from schemas.errors import Undecodable
 

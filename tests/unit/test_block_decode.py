@@ -16,7 +16,7 @@ from made_events import unchecked_value
 
 from schemas import codec
 from schemas.binary import block
-from schemas.columns import polars
+from schemas.entity_states import IndustryState
 from schemas.events import (
     EVENTS,
     AgentAvailable,
@@ -28,7 +28,7 @@ from schemas.events import (
     OperationRecorded,
 )
 from schemas.examples import examples
-from schemas.states import IndustryState
+from schemas.polars_import import polars
 
 NOW = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
 MANY = 2 * block.BLOCK_ROWS_MIN
@@ -238,7 +238,7 @@ def test_a_broken_limit_is_rejected_by_name(event: Event, changes: dict[str, obj
 @pytest.mark.parametrize("number", [-62_135_596_800_000_001, 253_402_300_800_000_000, 2**62, -(2**63)])
 def test_times_outside_the_years_1_to_9999_are_rejected(number: int) -> None:
     """Python and Postgres know no such time, so a row that has one never reaches a frame."""
-    from schemas.binary.writing import long_bytes, to_microseconds
+    from schemas.binary.writer import long_bytes, to_microseconds
 
     value = codec.encode(onboarded())
     odd = value.replace(long_bytes(to_microseconds(NOW)), long_bytes(number), 1)

@@ -14,7 +14,7 @@ import pytest
 
 from database import errors
 from operations.cli.main import cli
-from operations.reference.reference import generated
+from operations.reference.pages import generated
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,8 +57,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize(("path", "content"), [pytest.param(*item, id=named(item[0])) for item in generated().items()])
 def test_generated_files_are_up_to_date(path: Path, content: str) -> None:
-    """What is committed is what `python -m operations.reference.reference` writes."""
-    assert path.read_text("utf-8") == content, "run: python -m operations.reference.reference"
+    """What is committed is what `python -m operations.reference.pages` writes."""
+    assert path.read_text("utf-8") == content, "run: python -m operations.reference.pages"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signing import ed25519, verification
+from signing import ed25519
+from signing import signatures as verification
 from signing.ed25519 import (
     PrivateKey,
     decode_private_key,
@@ -21,7 +22,7 @@ from signing.ed25519 import (
     encode_public_key,
     new_private_key,
 )
-from signing.verification import (
+from signing.signatures import (
     ED25519_CHECKS_MAX,
     SIGNATURES_MAX,
     Ed25519Key,

@@ -17,8 +17,8 @@ from ingress import payloads, problems
 from ingress.payloads import is_accepted, read_cloud_event, read_data, read_webhook
 from ingress.problems import Problem
 from schemas import codec
+from schemas.event_id import event_id
 from schemas.events import EVENTS, AgentOnboarded, AgentRated, EntityAmended
-from schemas.identity import event_id
 
 AGENT = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
 RATED = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}

@@ -16,18 +16,18 @@ import pytest
 from litestar.types import Receive
 
 from ingress import log_budget, problems, rates
+from ingress.deduplication import IdReused, Window
 from ingress.errors import BadProducerName, KeyUnreadable, MasterKeyUnusable
 from ingress.headers import read_headers
 from ingress.keys import MasterKey, StoredKey, check_producer_name
 from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.problems import FieldError, Problem, retry_after
-from ingress.repeats import IdReused, Window
 from operations.event_lines import Invalid, read_lines
 from runtime.clock import FixedClock, SystemClock
 from runtime.settings import Settings
 from schemas.events import AgentAvailable
-from streams.position import Position
-from streams.publish import Publish
+from streams.pending_publish import Publish
+from streams.record_position import Position
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 GOOD = [

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from signing import verification
-from signing.verification import (
+from signing import signatures as verification
+from signing.signatures import (
     SIGNATURES_MAX,
     TOLERANCE_SECONDS,
     Ed25519Key,

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
-from streams import partitioning, position, start, topics
+from streams import partitioning, start, topics
+from streams import record_position as position
 from streams.deadlines import Deadlines
 from streams.errors import UnknownStart
 from streams.kafka.connection import connection_options

@@ -10,7 +10,8 @@ import pytest
 
 from entities import references
 from entities.mapping import Row
-from operations.reference import reference_database, reference_tables
+from operations.reference import database as reference_database
+from operations.reference import tables as reference_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 

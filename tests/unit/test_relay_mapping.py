@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import amendments, outbox
-from relay.amendments import STATES, Change, event_of
+from relay import outbox
+from relay import outbox_mapper as amendments
 from relay.outbox import FIRST, LAST, next_after
+from relay.outbox_mapper import STATES, Change, event_of
 from schemas import codec
 from schemas.errors import Unencodable
 from schemas.events import EntityAmended, EntityRetired

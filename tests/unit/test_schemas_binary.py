@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from made_schemas import write
 
 from schemas.binary import block
-from schemas.binary.layout import parse
-from schemas.binary.reading import compile_reader, read_long, read_whole, to_datetime
-from schemas.binary.scan import ITEMS_MAX, sound_rows
-from schemas.binary.writing import compile_writer, long_bytes, to_microseconds
+from schemas.binary.avro_types import parse
+from schemas.binary.reader import compile_reader, read_long, read_whole, to_datetime
+from schemas.binary.row_scan import ITEMS_MAX, sound_rows
+from schemas.binary.writer import compile_writer, long_bytes, to_microseconds
 from schemas.errors import Undecodable
 
 MICROS = {"type": "long", "logicalType": "timestamp-micros"}

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from made_events import events
 
 from schemas import codec
+from schemas.entity_states import IndustryState
 from schemas.errors import Undecodable, Unencodable
+from schemas.event_id import NAMESPACE_PLANT, event_id
 from schemas.events import EVENTS, AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
 from schemas.examples import examples
 from schemas.generation import schema_text
-from schemas.identity import NAMESPACE_PLANT, event_id
 from schemas.registry import bundled, subject
-from schemas.states import IndustryState
 
 NOW = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from made_versions import FIRST, Described, Mapped, ThingMade, WithNote, WithScore, registered
 
 from operations.cli.schemas import command
-from schemas import gate, registry
+from schemas import compatibility_gate as gate
+from schemas import registry
 from schemas.errors import SchemaCheckFailed
 from schemas.events import EVENTS
 from schemas.generation import schema_text

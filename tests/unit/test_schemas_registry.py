@@ -13,11 +13,12 @@ import numpy
 import pytest
 from made_versions import FIRST, Described, ThingMade, WithNote, registered
 
-from schemas import codec, gate, registry
+from schemas import codec, registry
+from schemas import compatibility_gate as gate
 from schemas.binary import block
-from schemas.binary.layout import parse
-from schemas.binary.reading import compile_reader, read_whole, to_datetime
-from schemas.binary.writing import compile_writer
+from schemas.binary.avro_types import parse
+from schemas.binary.reader import compile_reader, read_whole, to_datetime
+from schemas.binary.writer import compile_writer
 from schemas.errors import SchemaError
 from schemas.events import Event
 from schemas.generation import schema_of

@@ -13,12 +13,12 @@ import pytest
 from msgspec import Meta
 
 from operations.reference.events import REFERENCE_FILE, reference
-from schemas.binary.layout import Array, Field, Fixed, Optional, Record, Scalar, fixed_size, parse
+from schemas.binary.avro_types import Array, Field, Fixed, Optional, Record, Scalar, fixed_size, parse
 from schemas.errors import UnsupportedSchema
 from schemas.events import EVENTS, Event
 from schemas.examples import examples, webhook_body
+from schemas.field_limits import limits_of
 from schemas.generation import AVRO_FOLDER, schema_of, schema_text, stale_files
-from schemas.limits import limits_of
 
 FIXED = {"type": "fixed", "name": "F", "size": 16}
 

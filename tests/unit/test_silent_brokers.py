@@ -14,8 +14,8 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v0
 
-from streams.kafka import silent_brokers
-from streams.kafka.silent_brokers import DIAL_AGAIN_SECONDS, pass_over_silent_brokers
+from streams.kafka import unresponsive_brokers as silent_brokers
+from streams.kafka.unresponsive_brokers import DIAL_AGAIN_SECONDS, pass_over_silent_brokers
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_records import RawRecord, record_batch
 
-from streams.kafka.tolerant_records import TolerantRecords, read_records
+from streams.kafka.lenient_records import TolerantRecords, read_records
 
 BYTES = st.binary(max_size=20)
 RECORDS = st.lists(

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from audit.verifier.claims import ENTITY_ID, EVENT_ID, REPEAT, Claims, layouts, objection
+from audit.verifier.decoded_columns import ENTITY_ID, EVENT_ID, REPEAT, Claims, layouts, objection
 
 GENESIS: Final = bytes(32)
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeAlias
 
-from schemas.binary.layout import ABSENT, Array, Field, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.avro_types import ABSENT, Array, Field, Fixed, Layout, Optional, Record, Scalar
 from schemas.errors import Undecodable
 
 Read: TypeAlias = Callable[[bytes, int], tuple[object, int]]

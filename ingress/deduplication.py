@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from streams.publish import Publish
+from streams.pending_publish import Publish
 
 ENTRIES_MAX: Final = 100_000
 AGE_MAX_SECONDS: Final = 10 * 60.0

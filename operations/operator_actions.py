@@ -11,10 +11,10 @@ from uuid import uuid4
 import msgspec
 
 from runtime.settings import Settings
+from schemas.event_id import event_id
 from schemas.events import OperationRecorded
-from schemas.identity import event_id
-from streams.position import Position
 from streams.producer import EventProducer
+from streams.record_position import Position
 from streams.topics import OPERATIONS
 
 SOURCE: Final = "plant/operations"

@@ -9,8 +9,8 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from schemas.binary.layout import Array, Fixed, Layout, Optional, Record, Scalar
-from schemas.binary.reading import EPOCH, TIME_MAX, TIME_MIN
+from schemas.binary.avro_types import Array, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.reader import EPOCH, TIME_MAX, TIME_MIN
 
 Write: TypeAlias = Callable[[bytearray, Any], None]
 """Appends a value's bytes. Raises ValueError for a value that the layout can't hold."""

@@ -13,8 +13,8 @@ from typing import Any, Final
 import asyncpg
 
 from database.address import connection_arguments, shown, sqlalchemy_url
+from database.error_translation import meaning
 from database.errors import DatabaseUnreachable, SchemaBehind
-from database.meaning import meaning
 from relay.dead_letters import PoisonRows
 from relay.outbox import Outbox
 from runtime.logging import get_logger

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from audit.verifier.chain_range import Chain, Finding
 from audit.verifier.heads import Head
 from audit.verifier.stored_log import RangeVerdict, Span, StoredLog, open_log
-from audit.verifier.verifier import Chain, Finding
 
 RANGE_OFFSETS: Final = 50_000
 _RANGES_MAX: Final = 500

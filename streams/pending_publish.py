@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.position import Position
+from streams.record_position import Position
 
 
 class Publish:

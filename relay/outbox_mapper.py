@@ -9,8 +9,8 @@ from uuid import UUID
 
 import msgspec
 
+from schemas.entity_states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from schemas.events import EntityAmended, EntityRetired
-from schemas.states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from streams.errors import NoEvent
 
 State = AgentState | SkillState | JobRoleState | IndustryState | TeamState

@@ -1,4 +1,4 @@
-"""`python -m operations.reference.reference`: writes every page and picture of `docs/` that is made from code.
+"""`python -m operations.reference.pages`: writes every page and picture of `docs/` that is made from code.
 
 A test compares what is committed with what this makes.
 """
@@ -15,14 +15,14 @@ import msgspec
 from prometheus_client.metrics import MetricWrapperBase
 
 from operations.cli.main import cli
+from operations.reference.contracts import contracts
+from operations.reference.database import database_page
 from operations.reference.events import reference as events_page
-from operations.reference.reference_contracts import contracts
-from operations.reference.reference_database import database_page
 from runtime import metrics
 from runtime.settings import PREFIX, Settings, explanations
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-MADE_BY: Final = "by `python -m operations.reference.reference`."
+MADE_BY: Final = "by `python -m operations.reference.pages`."
 HELP_COLUMNS: Final = 100
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from database.meaning import meaning
+from database.error_translation import meaning
 from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import DatabaseRole

@@ -4,7 +4,7 @@ A columnar reader reads joined values one after the other: a value with a byte t
 neighbours, and one that is cut short makes the reader panic. So the joined bytes are first walked here, in numpy, with
 one cursor a row. A row is sound when its cursor, having taken every number in its shortest form, every boolean as 0 or
 1, every array as one block, ends exactly where its value ends: its recomputed encoded length equals its record's. Rows
-that are not sound are left to the strict reader (schemas/binary/reading.py), which accepts what is odd but legal.
+that are not sound are left to the strict reader (schemas/binary/reader.py), which accepts what is odd but legal.
 UTF-8 is not looked at here.
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy
 from numpy.typing import NDArray
 
-from schemas.binary.layout import Array, Fixed, Layout, Optional, Record, Scalar, fixed_size
-from schemas.binary.reading import TIME_MAX, TIME_MIN
+from schemas.binary.avro_types import Array, Fixed, Layout, Optional, Record, Scalar, fixed_size
+from schemas.binary.reader import TIME_MAX, TIME_MIN
 
 Positions = NDArray[numpy.int64]
 Mask = NDArray[numpy.bool_]

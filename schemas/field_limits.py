@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect as types
 
-from schemas.columns import polars
+from schemas.entity_states import NO_NUL
 from schemas.errors import UnsupportedSchema
 from schemas.events import STATE_FIELDS, EntityAmended, EntityRetired, Event
-from schemas.states import NO_NUL
+from schemas.polars_import import polars
 
 NUL = "\0"
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.binary.layout import parse
+from schemas.binary.avro_types import parse
 from schemas.compatibility import full_transitive
 from schemas.errors import SchemaCheckFailed, SchemaError, UnsupportedSchema
 from schemas.events import Event
+from schemas.field_limits import limits_of
 from schemas.generation import AVRO_FOLDER, Schema, schema_of, stale_files
-from schemas.limits import limits_of
 from schemas.registry import REGISTRY_FILE, Registry, Version, fingerprint, next_version, read, render, subject
 
 

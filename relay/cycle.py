@@ -9,12 +9,12 @@ from typing import Final
 
 import msgspec
 
-from relay.amendments import Change, event_of, without_values
+from relay.outbox_mapper import Change, event_of, without_values
 from runtime.errors import PlantError
 from schemas.errors import Unencodable
 from streams.errors import NoEvent, OutcomeUnknown, RecordTooLarge, StreamsError
+from streams.pending_publish import Publish
 from streams.producer import EventProducer
-from streams.publish import Publish
 
 ENTITY_ROWS_MAX: Final = 50
 """An entity's rows wait for each other, so one with many may have no more than these of a round."""
