@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from benchmarks.load import events, fill
 from benchmarks.stage import PARTITIONS, Stage, clean_database, process, tree_cpu_seconds
 from devstack.stack import Stack
 from runtime.settings import Settings, load_settings
 from streams import topics
+from tests.support.load import events, fill
 
 TOPIC = "genesis.events"
 VARIANTS: dict[str, str] = {

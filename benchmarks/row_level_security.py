@@ -16,10 +16,10 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
-from benchmarks.seeded_vectors import fill, seeded_skills
 from benchmarks.stage import Stage, clean_database
 from database.connector import Database, connect
 from devstack.stack import Stack
+from tests.support.seeded_vectors import fill, seeded_skills
 
 ROWS = 20_000
 ROUNDS = 60

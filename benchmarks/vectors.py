@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from benchmarks.seeded_vectors import SeededSkills, fill, seeded_skills
 from benchmarks.stage import Stage, clean_database
 from database.connector import Database, connect
 from devstack.stack import Stack
 from entities.embedding import direction
 from entities.neighbours import NEAREST_SKILLS, nearest_skills
+from tests.support.seeded_vectors import SeededSkills, fill, seeded_skills
 
 ROWS = 20_000
 LIMIT = 10

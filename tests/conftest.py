@@ -1,6 +1,6 @@
 """Fixtures: one Kafka and one Postgres a session; a database and topics a test.
 
-`tests/skips.py` fails a run in CI that skips what `allowed_skips.toml` does not list.
+`tests/support/skips.py` fails a run in CI that skips what `allowed_skips.toml` does not list.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,18 +20,17 @@ import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from services import Services, local_stack, services
-
 from database import migrate
 from devstack import postgres, sql
 from devstack.stack import Stack
 from projections.install import install
 from runtime.settings import Settings, load_settings
 from streams.topics import DEAD_EVENTS
+from tests.support.services import Services, local_stack, services
 
-pytest_plugins = ["skips", "at_home", "parallel", "serving"]
+pytest_plugins = [
+    f"tests.support.{name}" for name in ("skips", "at_home", "parallel", "serving", "roles", "log_fixtures")
+]
 
 DEFAULT_PARTITIONS = 4
 

@@ -19,7 +19,7 @@ from entities.entity import Entity
 from entities.mapping import Row
 from entities.store import KINDS, LINKS
 from entities.validators import RULES
-from operations.reference import tables as tables
+from operations.reference import tables as catalog
 from operations.reference.tables import ColumnFacts, TableFacts
 
 _WORDS: Final = Path(__file__).with_name("database.md")
@@ -46,7 +46,7 @@ def database_page() -> str:
 
 def unexplained() -> list[str]:
     """Columns that nothing says the meaning of, and meanings of what there is not or that a docstring gives already."""
-    facts = tables.tables()
+    facts = catalog.tables()
     missing = [f"{table.name}.{column.name}" for table in facts.values() for column in table.columns
                if not meaning(table.name, column.name)]  # fmt: skip
     given = {(table, column) for table, words in _meanings().items() for column in words if table != "*"}
@@ -122,7 +122,7 @@ def _sections() -> Iterator[str]:
 
 
 def _tables() -> Iterator[str]:
-    facts = tables.tables()
+    facts = catalog.tables()
     links = [link.row.__tablename__ for link in LINKS.values()]
     first = ["entities", *(class_.__tablename__ for class_ in KINDS.values()), *links]
     for name in [*first, *(name for name in facts if name not in first)]:
@@ -167,9 +167,9 @@ def _rules() -> Iterator[str]:
 
 def _roles() -> Iterator[str]:
     """Tables on which the roles have the same rights are in one row."""
-    facts = tables.tables()
+    facts = catalog.tables()
     rights: dict[str, dict[str, list[str]]] = {}
-    for grant in sorted(tables.grants(), key=lambda grant: _RIGHTS.index(grant.right)):
+    for grant in sorted(catalog.grants(), key=lambda grant: _RIGHTS.index(grant.right)):
         assert grant.role in ROLES, grant
         columns = [column.name for column in facts[grant.table].columns] if grant.table in facts else []
         text = f"{grant.right}{_some(grant.columns, columns)}"
@@ -192,7 +192,7 @@ def _some(granted: Sequence[str], columns: Sequence[str]) -> str:
 
 def _policies() -> Iterator[str]:
     alike: dict[tuple[str, bool], list[str]] = {}
-    for policy in tables.policies():
+    for policy in catalog.policies():
         alike.setdefault((policy.text, policy.forced), []).append(policy.table)
     for (text, forced), tables in alike.items():
         how = "forced, so that it binds the owner too" if forced else "enabled; it does not bind the owner"
@@ -202,7 +202,7 @@ def _policies() -> Iterator[str]:
 
 def _triggers() -> Iterator[str]:
     alike: dict[tuple[str, ...], list[str]] = {}
-    for table, *trigger in tables.triggers():
+    for table, *trigger in catalog.triggers():
         alike.setdefault(tuple(trigger), []).append(table)
     yield from _head("trigger", "when", "function", "on")
     for (name, when, function), tables in alike.items():

@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from at_home import PATIENCE_SECONDS, PLANT, Plant, environ_of, running_in
+
+from tests.support.at_home import PATIENCE_SECONDS, PLANT, Plant, environ_of, running_in
 
 AGENTS = 40
 SKILLS, JOB_ROLES = 877, 91

@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from at_home import PATIENCE_SECONDS, environ_of, running_in
 
-TUTORIAL = Path(__file__).parent.parent.parent / "docs" / "tutorial.md"
+from tests.support import ROOT
+from tests.support.at_home import PATIENCE_SECONDS, environ_of, running_in
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 PORT = "8080"
 
 

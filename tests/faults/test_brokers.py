@@ -15,7 +15,15 @@ from contextlib import contextmanager
 
 import pytest
 from aiokafka.client import AIOKafkaClient
-from brokers import (
+
+from devstack import processes
+from devstack.stack import Stack
+from operations.diagnosis import replicas_in_sync
+from streams.kafka.connection import connection_options
+from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
+from streams.producer import EventProducer
+from streams.topics import EVENTS
+from tests.support.faults.brokers import (
     BROKERS,
     PARTITIONS,
     SMALL,
@@ -30,18 +38,10 @@ from brokers import (
     want_in_sync,
     without_space,
 )
-from evidence import applied, assert_exactly_once, wait_until_level
-from scene import PLANT, Process, Scene, private_scene, until
-from webhook_load import WebhookLoad
-from webhooks import add_key
-
-from devstack import processes
-from devstack.stack import Stack
-from operations.diagnosis import replicas_in_sync
-from streams.kafka.connection import connection_options
-from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
-from streams.producer import EventProducer
-from streams.topics import EVENTS
+from tests.support.faults.evidence import applied, assert_exactly_once, wait_until_level
+from tests.support.faults.scene import PLANT, Process, Scene, private_scene, until
+from tests.support.faults.webhook_load import WebhookLoad
+from tests.support.webhooks import add_key
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 CONNECTIONS = 4

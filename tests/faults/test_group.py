@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from conftest import Database
-from evidence import applied, assert_exactly_once, dispositions, log_ends, wait_until_level
-from scene import Process, Scene, scene_of, until
 
-from benchmarks.load import events, fill
 from projections.session import Session
 from runtime.settings import Settings
+from tests.conftest import Database
+from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, log_ends, wait_until_level
+from tests.support.faults.scene import Process, Scene, scene_of, until
+from tests.support.load import events, fill
 
 SESSION_SECONDS = 2
 MOVES_SECONDS = 10.0

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from conftest import Database
-from evidence import assert_exactly_once, dispositions, log_ends, wait_until_level
-from scene import Scene, scene_of, until
 
-from benchmarks.load import events, fill
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import Event
+from tests.conftest import Database
+from tests.support.faults.evidence import assert_exactly_once, dispositions, log_ends, wait_until_level
+from tests.support.faults.scene import Scene, scene_of, until
+from tests.support.load import events, fill
 
 
 @pytest.fixture

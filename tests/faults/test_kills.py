@@ -14,12 +14,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from evidence import applied, assert_exactly_once, is_applied, wait_until_level
-from scene import Process, Scene, private_scene, until
-from webhook_load import WebhookLoad
-from webhooks import add_key
 
 from devstack.stack import Stack
+from tests.support.faults.evidence import applied, assert_exactly_once, is_applied, wait_until_level
+from tests.support.faults.scene import Process, Scene, private_scene, until
+from tests.support.faults.webhook_load import WebhookLoad
+from tests.support.webhooks import add_key
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)

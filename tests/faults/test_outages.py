@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from evidence import applied, assert_exactly_once, dispositions, wait_until_level
-from scene import Process, Scene, private_scene, until
-from webhook_load import WebhookLoad
-from webhooks import Sender, add_key
 
-from benchmarks.load import events, fill
 from devstack import processes, sql
 from devstack.postgres_binaries import ensure_system_user
 from devstack.stack import Stack
+from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, wait_until_level
+from tests.support.faults.scene import Process, Scene, private_scene, until
+from tests.support.faults.webhook_load import WebhookLoad
+from tests.support.load import events, fill
+from tests.support.webhooks import Sender, add_key
 
 AWAY_SECONDS = float(os.environ.get("PLANT_FAULT_AWAY_SECONDS", "6"))
 RESUMES_SECONDS = 5.0

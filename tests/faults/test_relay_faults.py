@@ -14,15 +14,15 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from change_load import ChangeLoad
-from direct_changes import backlog
-from evidence import assert_exactly_once, dispositions, wait_until_level
-from scene import Process, Scene, private_scene, until
 
 from devstack import processes
 from devstack.stack import Stack
 from relay.session import SILENT_SECONDS
 from streams.errors import DatabaseAway
+from tests.support.direct_changes import backlog
+from tests.support.faults.change_load import ChangeLoad
+from tests.support.faults.evidence import assert_exactly_once, dispositions, wait_until_level
+from tests.support.faults.scene import Process, Scene, private_scene, until
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)

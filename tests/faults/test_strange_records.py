@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
-from conftest import Database, MakeTopic
-from evidence import assert_exactly_once, wait_until_level
-from letters import Letter, letters, offset_of, said
-from raw_records import RawRecord, append_raw
-from scene import Scene, scene_of, until
-from serving import served
-from webhooks import AVAILABLE, payload
 
-from benchmarks.load import events, fill
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentOnboarded
 from streams.topics import DEAD_EVENTS
+from tests.conftest import Database, MakeTopic
+from tests.support.dead_letters import Letter, letters, offset_of, said
+from tests.support.faults.evidence import assert_exactly_once, wait_until_level
+from tests.support.faults.scene import Scene, scene_of, until
+from tests.support.load import events, fill
+from tests.support.raw_records import RawRecord, append_raw
+from tests.support.serving import served
+from tests.support.webhooks import AVAILABLE, payload
 
 GOOD = 600
 AGENT_ID = "0f7f6b0e-3a55-4c07-9a61-3c1b8c0de001"

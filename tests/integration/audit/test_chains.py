@@ -1,0 +1,164 @@
+"""Verifying ranges, several chains and in parallel; who may change the log; what the docs promise outsiders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from audit.verifier import chains as verification
+from audit.verifier.chain_range import Chain
+from audit.verifier.chains import heads, verify
+from audit.verifier.errors import LogUnreachable, LogUnreadable
+from audit.verifier.stored_log import _PLANNER, _ROWS
+from devstack import sql
+from tests.conftest import Database
+from tests.support import log_rows
+from tests.support.log_rows import Row
+from tests.support.services import Services
+
+NOWHERE = "postgresql://plant_auditor@127.0.0.1:1/plant"
+LOG = ("event_stream", "audit_log")
+
+
+def tamper(log_database: Database, statement: str) -> None:
+    sql.run(log_database.superuser_url, ["SET session_replication_role = replica", statement])
+
+
+def test_an_empty_log_has_no_chains(log_database: Database) -> None:
+    """Nothing to check is no error, and a chain that is asked for by name has 0 entries."""
+    assert verify(log_database.auditor_url, jobs=1) == []
+    assert heads(log_database.auditor_url) == []
+    (verdict,) = verify(log_database.auditor_url, jobs=1, chains=[Chain("genesis.events", 5)])
+    assert (verdict.partition, verdict.entries, verdict.head_hash, verdict.finding) == (5, 0, None, None)
+
+
+def test_gaps_of_any_size_are_accepted(log_database: Database) -> None:
+    """Offsets far apart are one chain, and checking it does not walk through every offset between."""
+    places = (0, 1, 50, 1_000_000, 1_300_000)
+    rows = [log_rows.row("t", 0, offset, log_rows.onboarded(offset)) for offset in places]
+    log_rows.store(log_database.writer_url, log_rows.linked(rows))
+    far = [log_rows.poison("t", 1, offset, None, None) for offset in (7, 2**62)]
+    log_rows.store(log_database.writer_url, log_rows.linked(far))
+    near, wide = verify(log_database.auditor_url, jobs=1)
+    assert (near.entries, near.head_offset, near.finding) == (5, 1_300_000, None)
+    assert (wide.entries, wide.head_offset, wide.finding) == (2, 2**62, None)
+
+
+def test_a_range_is_checked_from_the_entry_before_it(log_database: Database, stored_log: list[Row]) -> None:
+    """A range that starts later takes the stored hash before it; what is outside is not looked at."""
+    tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
+    (after,) = verify(log_database.auditor_url, jobs=1, first=9, last=14)
+    (before,) = verify(log_database.auditor_url, jobs=1, last=7)
+    (within,) = verify(log_database.auditor_url, jobs=1, first=5, last=8)
+    assert (after.entries, after.head_offset, after.finding) == (4, 14, None)
+    assert (before.entries, before.head_offset, before.finding) == (5, 7, None)
+    assert within.finding is not None
+    assert within.finding.offset == 8
+
+
+def test_a_range_beyond_the_end_is_empty(log_database: Database, stored_log: list[Row]) -> None:
+    """A range without entries is no finding."""
+    (verdict,) = verify(log_database.auditor_url, jobs=1, first=1000)
+    assert (verdict.entries, verdict.finding) == (0, None)
+
+
+def test_chains_are_chosen_by_topic_partition_or_name(log_database: Database) -> None:
+    """Each way to choose leaves the other chains alone."""
+    for topic, partition in (("a", 0), ("a", 1), ("b", 0)):
+        log_rows.store(log_database.writer_url, log_rows.linked([log_rows.poison(topic, partition, 0, None, None)]))
+
+    def names(**choice: Any) -> list[str]:
+        return [f"{each.topic}/{each.partition}" for each in verify(log_database.auditor_url, jobs=1, **choice)]
+
+    assert names() == ["a/0", "a/1", "b/0"]
+    assert names(topic="a") == ["a/0", "a/1"]
+    assert names(partition=0) == ["a/0", "b/0"]
+    assert names(topic="b", partition=1) == []
+    assert names(chains=[Chain("a", 1), Chain("b", 0)]) == ["a/1", "b/0"]
+    assert names(expect=heads(log_database.auditor_url), topic="b") == ["b/0"]
+
+
+@pytest.mark.parametrize("bad_offset", [None, 3, 13, 25])
+def test_parallel_equals_serial(
+    log_database: Database, stored_log: list[Row], monkeypatch: pytest.MonkeyPatch, bad_offset: int | None
+) -> None:
+    """Many small ranges over two processes give the verdicts of one range in one, good or bad."""
+    log_rows.store(log_database.writer_url, log_rows.log("genesis.events", 1))
+    if bad_offset is not None:
+        tamper(log_database, f"UPDATE event_stream SET key = 'x' WHERE \"offset\" IN ({bad_offset}, {bad_offset + 2})")
+    serial = verify(log_database.auditor_url, jobs=1)
+    monkeypatch.setattr(verification, "RANGE_OFFSETS", 5)
+    done: list[tuple[int, int]] = []
+    planned: list[int] = []
+    parallel = verify(
+        log_database.auditor_url, jobs=2, planned=planned.append, progress=lambda offsets, _: done.append((offsets, _))
+    )
+    assert parallel == serial
+    assert planned == [46]
+    assert (len(done), sum(offsets for offsets, _ in done)) == (10, 46)
+
+
+def test_rows_are_read_in_order_without_sorting(log_database: Database, stored_log: list[Row]) -> None:
+    """The plan of the big query merges two index scans: no sort, no hash table, whatever the range."""
+
+    async def plan(connection: Any) -> str:
+        return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {_ROWS}", "genesis.events", 0, 0, 10**9))
+
+    async def with_settings(connection: Any) -> str:
+        for name, value in _PLANNER.items():
+            await connection.execute(f"SET {name} = '{value}'")
+        return await plan(connection)
+
+    shown = log_rows.on_connection(log_database.auditor_url, with_settings)
+    assert "Index Scan using event_stream_pkey" in shown
+    assert "Index Scan using audit_log_pkey" in shown
+    assert "Sort" not in shown.replace("Sort Key", "")
+    assert "Hash" not in shown
+
+
+@pytest.mark.parametrize("role", ["owner", "writer", "api", "auditor"])
+@pytest.mark.parametrize("table", LOG)
+@pytest.mark.parametrize(
+    "statement", ["UPDATE {} SET partition = partition", "DELETE FROM {}", "TRUNCATE {}", "DELETE FROM {} WHERE false"]
+)
+def test_no_role_may_change_the_log(
+    log_database: Database, stored_log: list[Row], role: str, table: str, statement: str
+) -> None:
+    """UPDATE, DELETE and TRUNCATE are refused to each service role and, by trigger, to the owner; rows stay."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        sql.run(getattr(log_database, f"{role}_url"), [statement.format(table)])
+    assert sql.value(log_database.superuser_url, f"SELECT count(*) FROM {table}") == len(stored_log)
+
+
+def test_the_owner_is_told_what_to_do_instead(log_database: Database) -> None:
+    """The trigger's message names the table and the statement, and hints at a correcting event."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="audit_log is append-only: DELETE refused") as error:
+        sql.run(log_database.owner_url, ["DELETE FROM audit_log"])
+    assert "correcting event" in str(error.value.hint)  # type: ignore[attr-defined]
+
+
+def test_an_upsert_does_not_get_around_the_trigger(log_database: Database, stored_log: list[Row]) -> None:
+    """INSERT … ON CONFLICT DO UPDATE is an update, and is refused."""
+    conflict = "ON CONFLICT (topic, partition, \"offset\") DO UPDATE SET hash = sha256('x')"
+    upsert = f"INSERT INTO audit_log SELECT * FROM audit_log {conflict}"
+    for url in (log_database.owner_url, log_database.writer_url):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            sql.run(url, [upsert])
+
+
+def test_a_log_that_is_not_there_or_not_readable_is_named(
+    make_database: Callable[[], Database], stack: Services
+) -> None:
+    """No tables, no rights and no server are three different things, and none of them is a verdict."""
+    log_database = make_database()
+    with pytest.raises(LogUnreachable, match="nothing listens"):
+        verify(NOWHERE)
+    with pytest.raises(LogUnreadable, match="event_stream"):
+        verify(urlsplit(stack.superuser_url)._replace(path="/postgres").geturl())
+    sql.run(log_database.superuser_url, ["REVOKE SELECT ON event_stream FROM plant_auditor"])
+    with pytest.raises(LogUnreadable, match="permission denied"):
+        verify(log_database.auditor_url)

@@ -1,0 +1,61 @@
+"""What the page on the format promises outsiders is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from devstack import sql
+from devstack.postgres_binaries import bin_folder
+from tests.conftest import Database
+from tests.support import ROOT, log_rows
+from tests.support.log_rows import Row
+
+PAGE = (ROOT / "docs" / "reference" / "audit-format.md").read_text(encoding="utf-8")
+
+
+def tamper(log_database: Database, statement: str) -> None:
+    sql.run(log_database.superuser_url, ["SET session_replication_role = replica", statement])
+
+
+def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database, stored_log: list[Row]) -> None:
+    """The SQL on the format's page recomputes every hash, and shows the one that was changed."""
+    query = re.search(r"```sql\n(.*?)```", PAGE, re.S)
+    assert query is not None
+    recomputed = query[1].replace("partition = 3", "partition = 0")
+
+    async def rows(connection: Any) -> list[tuple[int, bool, bool]]:
+        return [tuple(row) for row in await connection.fetch(recomputed)]
+
+    good = log_rows.on_connection(log_database.auditor_url, rows)
+    assert good == [(row.offset, True, True) for row in stored_log]
+    tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
+    assert [offset for offset, fits, _ in log_rows.on_connection(log_database.auditor_url, rows) if not fits] == [8]
+
+
+def test_the_docs_pipeline_recomputes_a_hash(log_database: Database, stored_log: list[Row]) -> None:
+    """The shell lines on the format's page give the stored hash, from psql, xxd and openssl alone."""
+    if missing := [tool for tool in ("xxd", "openssl") if shutil.which(tool) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    script = re.search(r"```sh\n(.*?)```", PAGE, re.S)
+    assert script is not None
+    text = script[1].replace("partition=3 offset=41", "partition=0 offset=8")
+    address = urlsplit(log_database.auditor_url)
+    environ = {
+        "PATH": f"{bin_folder(18)}:{os.environ['PATH']}",
+        "PGHOST": str(address.hostname),
+        "PGPORT": str(address.port),
+        "PGUSER": str(address.username),
+        "PGPASSWORD": str(address.password),
+        "PGDATABASE": log_database.name,
+    }
+    done = subprocess.run(["sh", "-eu", "-c", text], env=environ, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    recomputed, stored = done.stdout.split("\n")[:2]
+    assert recomputed[:64] == stored == stored_log[5].hash.hex()

@@ -1,0 +1,158 @@
+"""`plant ingress` as a process: readiness, a frozen broker, an orderly end, refusals to start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from devstack.stack import Stack
+from runtime.settings import Settings
+from streams.topics import EVENTS
+from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, Running, environ, started
+from tests.support.webhooks import RATED, rated, read_all
+
+if TYPE_CHECKING:
+    from tests.conftest import Database, SettingsFor
+
+
+@pytest_asyncio.fixture
+async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
+    async with started(settings, tmp_path) as process:
+        yield process
+
+
+async def test_it_serves_and_ends_in_order(running: Running) -> None:
+    """Webhooks are taken over one kept connection; SIGTERM ends the process with exit code 0 and one line was said."""
+    async with httpx.AsyncClient(base_url=running.url) as client:
+        for _ in range(5):
+            body = rated()
+            answer = await client.post(RATED, content=body, headers=running.sender.headers(body))
+            assert answer.status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+    running.process.terminate()
+    _, said = await asyncio.wait_for(running.process.communicate(), DEADLINE_SECONDS)
+    assert running.process.returncode == 0
+    assert f"Listening on {running.url}" in said.decode()
+
+
+@contextmanager
+def frozen(stack: Stack) -> Iterator[None]:
+    process = stack.state.kafka
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def frozen_settings(database: Database, settings_for: SettingsFor, private_stack: Stack) -> Settings:
+    """Settings with a broker that may be frozen."""
+    return settings_for(database, kafka_bootstrap_servers=private_stack.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"])
+
+
+async def test_a_frozen_broker_means_503_and_the_retry_is_stored_once(
+    frozen_settings: Settings, private_stack: Stack, tmp_path: Path
+) -> None:
+    """Nothing is called a success while the broker is frozen; the retry gets the first one's position."""
+    async with started(frozen_settings, tmp_path) as running:
+        assert (await running.post(rated())).status_code == 200
+        body = rated()
+        headers = running.sender.headers(body, message_id="msg_frozen")
+        async with httpx.AsyncClient(base_url=running.url, timeout=DEADLINE_SECONDS) as client:
+            with frozen(private_stack):
+                first = await client.post(RATED, content=body, headers=headers)
+                ready = await client.get("/readyz")
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while (again := await client.post(RATED, content=body, headers=headers)).status_code == 503:
+                    await asyncio.sleep(0.1)
+        assert (first.status_code, ready.status_code, again.status_code) == (503, 503, 200)
+        assert int(first.headers["retry-after"]) >= 1
+        event_id = again.json()["event_id"]
+        stored = await read_all(frozen_settings, EVENTS, lambda received: str(received.event.event_id) == event_id)
+        assert [received.position.offset for received in stored] == [again.json()["offset"]]
+
+
+async def test_accepted_requests_are_answered_before_the_end(
+    frozen_settings: Settings, private_stack: Stack, tmp_path: Path
+) -> None:
+    """SIGTERM with requests under way: they get their 200 when the broker comes back, then the process ends."""
+    async with started(frozen_settings, tmp_path) as running:
+        with frozen(private_stack):
+            waiting = [asyncio.create_task(running.post(rated())) for _ in range(5)]
+            await wait_for_in_flight(running, 5)
+            running.process.terminate()
+            await refused_connection(running)
+        answers = await asyncio.gather(*waiting)
+        assert {answer.status_code for answer in answers} == {200}
+        assert await asyncio.wait_for(running.process.wait(), DEADLINE_SECONDS) == 0
+
+
+async def wait_for_in_flight(running: Running, count: int) -> None:
+    """Until so many requests have been read: their connections have nothing more to send."""
+    import psutil
+
+    process = psutil.Process(running.process.pid)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            peers = [c for c in process.net_connections() if c.status == "ESTABLISHED" and c.laddr.port == running.port]
+            if len(peers) >= count:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def refused_connection(running: Running) -> None:
+    """Until the process takes no more connections."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            try:
+                running.connect().close()
+            except OSError:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_port_in_use_is_said(running: Running) -> None:
+    """The error names the address and exits with 2."""
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "ingress", "--port", str(running.port), env=environ(running.settings), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 2
+    assert f"Can't listen on 127.0.0.1:{running.port}" in said.decode()
+
+
+async def test_a_ready_file_that_could_never_appear_is_said(running: Running, tmp_path: Path) -> None:
+    """A folder that is not there is an error at once, not a file that is waited for in vain."""
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "ingress", "--port", "0", "--ready-file", str(tmp_path / "nowhere" / "ready.json"),
+        env=environ(running.settings), stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _, said = await asyncio.wait_for(process.communicate(), 20)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 2
+    assert "ready.json can't be written" in said.decode()
+
+
+async def test_it_does_not_serve_as_a_role_with_too_many_rights(database: Database, settings: Settings) -> None:
+    """As the tables' owner it refuses to start."""
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "ingress", "--port", "0",
+        env={**environ(settings), "PLANT_DATABASE_API_URL": database.owner_url}, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode not in (0, None)
+    assert "plant_owner" in said.decode()

@@ -1,0 +1,55 @@
+"""Installing the read models: over what an earlier version made, and beside workers that write."""
+
+from __future__ import annotations
+
+from devstack import sql
+from projections.install import install
+from projections.session import Session
+from tests.conftest import Database
+from tests.support.direct_changes import fetch
+from tests.support.tenants import Attempt
+
+POLICIES = """
+SELECT relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies,
+       array_agg(attname ORDER BY attnum) AS columns
+FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+WHERE c.oid = 'agents_v1.agents'::regclass GROUP BY c.oid, relrowsecurity, relforcerowsecurity
+"""
+AGENT = "00000000-0000-4000-8000-00000000a6e7"
+
+
+async def test_a_table_of_an_earlier_version_is_put_into_its_boundary(database: Database) -> None:
+    """Rows that were there belong to `genesis` afterwards, seen by who names it and by no other."""
+    new = await fetch(database.superuser_url, POLICIES)
+    earlier = [
+        "DROP VIEW read_models.agents",
+        "DROP POLICY governance_boundary ON agents_v1.agents",
+        "ALTER TABLE agents_v1.agents NO FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE agents_v1.agents DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE agents_v1.agents DROP COLUMN governance_agent_id",
+        "CREATE VIEW read_models.agents WITH (security_invoker = true) AS SELECT * FROM agents_v1.agents",
+        f"INSERT INTO agents_v1.agents (agent_id, name) VALUES ('{AGENT}', 'from before')",
+    ]
+    sql.run(database.owner_url, earlier)
+
+    install(database.owner_url)
+
+    assert await fetch(database.superuser_url, POLICIES) == new
+    for boundary, expected in (("genesis", ["('from before',)"]), ("acme", []), (None, [])):
+        async with Attempt(database.api_url, boundary) as attempt:
+            await attempt.run("SELECT name FROM read_models.agents")
+        assert attempt.said == expected
+
+
+async def test_installing_again_waits_for_no_worker(database: Database) -> None:
+    """While a worker's transaction has rows of a read model locked, a second installation is done."""
+    before = await fetch(database.superuser_url, POLICIES)
+    worker = Session(database.writer_url)
+    try:
+        worker.begin()
+        worker.script(f"INSERT INTO agents_v1.agents (agent_id) VALUES ('{AGENT}')")
+        install(f"{database.owner_url}?options=-c%20lock_timeout%3D2s")
+        worker.commit()
+    finally:
+        worker.close()
+    assert await fetch(database.superuser_url, POLICIES) == before

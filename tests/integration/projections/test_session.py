@@ -1,0 +1,134 @@
+"""A worker's connection: statements that wait, values as text, what errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from projections.inline import insert, subquery, with_subqueries
+from projections.session import DataRefused, Session
+from schemas.polars_import import polars as pl
+from tests.conftest import Database
+
+TYPES = {
+    "number": "bigint",
+    "small": "integer",
+    "yes": "boolean",
+    "raw": "bytea",
+    "words": "text",
+    "moment": "timestamp with time zone",
+    "id": "uuid",
+}
+SCHEMA: dict[str, Any] = {
+    "number": pl.Int64,
+    "small": pl.Int32,
+    "yes": pl.Boolean,
+    "raw": pl.Binary,
+    "words": pl.String,
+    "moment": pl.Datetime("us", "UTC"),
+    "id": pl.Binary,
+}
+ROWS = st.tuples(
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.integers(-(2**31), 2**31 - 1),
+    st.none() | st.booleans(),
+    st.none() | st.binary(max_size=40),
+    st.none() | st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=40),
+    st.none() | st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)),
+    st.none() | st.binary(min_size=16, max_size=16),
+)
+
+
+@pytest.fixture
+def session(database: Database) -> Iterator[Session]:
+    made = Session(database.writer_url)
+    columns = ", ".join(f"{name} {kind}" for name, kind in TYPES.items())
+    made.script(f"CREATE TEMPORARY TABLE copied ({columns})", f"CREATE TEMPORARY TABLE written ({columns})")
+    yield made
+    made.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(ROWS, min_size=1, max_size=5))
+def test_values_as_text_are_the_values_of_a_copy(session: Session, rows: list[tuple[Any, ...]]) -> None:
+    """Quotes, backslashes, controls, ends of ranges, nulls: all ways in store the same."""
+    session.script("TRUNCATE copied", "TRUNCATE written")
+    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    session.copy("copied", frame, temporary=True)
+    columns = {column.name: column.to_list() for column in frame.iter_columns()}
+
+    session.script(insert("written", columns, TYPES))
+    known = subquery("given", frame, TYPES)
+    session.script(with_subqueries("INSERT INTO written SELECT * FROM given", [known]))
+
+    stored = [
+        sorted(map(str, session.query(f"SELECT t::text AS t FROM {table} AS t"))) for table in ("copied", "written")
+    ]
+    assert sorted(stored[0] * 2) == stored[1]
+
+
+def test_a_name_in_a_statement_means_the_rows_that_came_with_it(session: Session) -> None:
+    """A subquery hides the table of its name; one without rows has the table's columns and nothing in them."""
+    session.script("INSERT INTO copied (number) VALUES (1)")
+    given = subquery("copied", None, TYPES)
+    statement = "WITH counted AS (SELECT count(*) AS n FROM copied) SELECT n FROM counted"
+    assert session.query(statement) == [(1,)]
+    assert session.query(with_subqueries(statement, [given])) == [(0,)]
+
+
+def test_statements_wait_for_the_next_and_keep_their_order(session: Session) -> None:
+    """What waits runs before whatever comes next, once; a rollback forgets it."""
+    session.later("INSERT INTO copied (number) VALUES (1)", "UPDATE copied SET number = number + 1")
+    assert session.query("SELECT number FROM copied") == [(2,)]
+    session.later("DELETE FROM copied")
+    session.rollback()
+    assert session.query("SELECT number FROM copied") == [(2,)]
+    session.later("UPDATE copied SET number = 7")
+    session.copy("copied", pl.DataFrame({"number": [8]}), temporary=True)
+    assert session.query("SELECT number FROM copied ORDER BY 1") == [(7,), (8,)]
+
+
+def test_a_nul_character_never_cuts_a_script_short(session: Session) -> None:
+    """libpq ends a script at a NUL and reports success; here nothing of it runs."""
+    session.later(insert("written", {"words": ["a\x00b"]}, TYPES))
+    with pytest.raises(DataRefused, match="NUL"):
+        session.script("INSERT INTO written (number) VALUES (1)")
+    assert session.query("SELECT count(*) AS n FROM written") == [(0,)]
+
+
+def test_errors_name_what_was_refused_and_repeat_no_events(session: Session) -> None:
+    """Table and constraint come from the server's fields, not from a text in which an event could write them."""
+    text = 'no such offset, says "event_stream_applied_once"'
+    bad = insert(
+        "checkpoints",
+        {"projection": [text], "topic": [text], "version": [1], "partition": [0], "next_offset": [-1]},
+        {
+            **dict.fromkeys(("projection", "topic"), "text"),
+            **dict.fromkeys(("version", "partition", "next_offset"), "bigint"),
+        },
+    )
+    with pytest.raises(DataRefused) as refused:
+        session.script(bad)
+    assert refused.value.about("checkpoints")
+    assert refused.value.about("checkpoints_next_offset_check")
+    assert not refused.value.about("event_stream")
+    assert "says" not in str(refused.value)
+    with pytest.raises(DataRefused) as refused:
+        session.copy("checkpoints", pl.DataFrame({"projection": ["p"], "version": [1 << 40]}))
+    assert refused.value.about("checkpoints")
+
+
+def test_options_of_the_address_leave_the_others_in_force(database: Database) -> None:
+    """What the address sets wins; every other limit of a worker's connection stays."""
+    made = Session(f"{database.writer_url}?options=-c%20lock_timeout%3D7s")
+    try:
+        assert made.query("SHOW lock_timeout") == [("7s",)]
+        assert made.query("SHOW statement_timeout") == [("1min",)]
+        assert made.query("SHOW standard_conforming_strings") == [("on",)]
+    finally:
+        made.close()

@@ -1,0 +1,341 @@
+"""Reading events back: starts, ends, filters, groups, the command line, and `plant publish`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import TopicPartition
+from sqlalchemy import text
+
+from database.connector import connect
+from runtime.settings import Settings
+from schemas import codec
+from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event
+from streams.consume import Received, consume
+from streams.errors import CaughtUpTooLate, CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
+from streams.processor import GenesisEventProcessor
+from streams.producer import EventProducer
+from streams.record_position import Position
+from streams.start import Start
+from streams.topics import EVENTS, apply
+from tests.integration.operations.test_keys import PLANT, plant
+from tests.support.fetch_faults import fail_fetches
+from tests.support.webhooks import read_all
+
+DEADLINE_SECONDS = 60
+NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
+
+
+def available() -> AgentAvailable:
+    return AgentAvailable(event_id=uuid4(), agent_id=uuid4(), occurred_at=NOW, available=True)
+
+
+def rated() -> AgentRated:
+    return AgentRated(event_id=uuid4(), agent_id=uuid4(), occurred_at=NOW, rater_id=uuid4(), rating=3)
+
+
+async def publish(settings: Settings, topic: str, events: Sequence[Event]) -> list[Position]:
+    async with EventProducer(settings, topics=(EVENTS,), events_topic=topic) as producer:
+        return await producer.publish_many(events, source="t")
+
+
+async def read(settings: Settings, topic: str, start: Start = "earliest") -> list[Received]:
+    return [received async for received in consume(settings, topic=topic, start=start)]
+
+
+async def test_it_reads_to_the_end_and_stops(settings: Settings, topic: str) -> None:
+    """Without follow it ends by itself, an empty topic at once; every event is typed and placed."""
+    assert await read(settings, topic) == []
+    events = [available() for _ in range(300)]
+    positions = await publish(settings, topic, events)
+    found = {received.position: received.event for received in await read(settings, topic)}
+    assert found == dict(zip(positions, events, strict=True))
+
+
+async def test_it_starts_where_it_is_told(settings: Settings, topic: str) -> None:
+    """latest, an offset, a time before, between and after."""
+    before = await publish(settings, topic, [available() for _ in range(20)])
+    last = max([received.timestamp for received in await read(settings, topic)])
+    after = await publish(settings, topic, [available() for _ in range(20)])
+    assert await read(settings, topic, "latest") == []
+    assert {r.position for r in await read(settings, topic, 2)} == {p for p in before + after if p.offset >= 2}
+    assert {r.position for r in await read(settings, topic, 10**12)} == set()
+    between = {r.position for r in await read(settings, topic, last + timedelta(milliseconds=1))}
+    assert between <= set(after)
+    assert {r.position for r in await read(settings, topic, datetime(2020, 1, 1, tzinfo=UTC))} == set(before + after)
+    assert await read(settings, topic, datetime(2100, 1, 1, tzinfo=UTC)) == []
+
+
+async def test_it_follows_and_filters(settings: Settings, topic: str) -> None:
+    """With follow it goes on; only the wanted types are passed."""
+    await publish(settings, topic, [available(), rated()])
+    events = consume(settings, topic=topic, types=["genesis.agent.rated"], follow=True)
+    async with aclosing(events), asyncio.timeout(DEADLINE_SECONDS):
+        first = await anext(events)
+        later = rated()
+        await publish(settings, topic, [available(), later])
+        second = await anext(events)
+    assert isinstance(first.event, AgentRated)
+    assert second.event == later
+
+
+async def test_following_goes_on_where_fetching_has_ended(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that aiokafka does not expect ends its fetcher; what is published afterwards comes all the same."""
+    await publish(settings, topic, [rated()])
+    events = consume(settings, topic=topic, follow=True)
+    async with aclosing(events), asyncio.timeout(DEADLINE_SECONDS):
+        await anext(events)
+        failed = fail_fetches(monkeypatch, 1)
+        later = rated()
+        await publish(settings, topic, [later])
+        assert (await anext(events)).event == later
+    assert failed()
+
+
+async def test_what_is_no_event_is_told_and_passed_over(settings: Settings, topic: str) -> None:
+    """Undecodable records are given to the callback, or logged, and the rest is read."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(topic, b"junk", partition=0)
+    await producer.stop()
+    await publish(settings, topic, [available()])
+    told: list[tuple[Position, str]] = []
+
+    def tell(position: Position, reason: str) -> None:
+        told.append((position, reason))
+
+    events = consume(settings, topic=topic, on_undecodable=tell)
+    assert len([received async for received in events]) == 1
+    assert told == [(Position(topic, 0, 0), "too short for a schema id")]
+    assert len(await read(settings, topic)) == 1
+
+
+async def test_odd_headers_are_read_and_printed(settings: Settings) -> None:
+    """A header without a value and one that is not UTF-8 stop neither reading nor printing."""
+    await apply(settings)
+    event = available()
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(
+        EVENTS, codec.encode(event), key=codec.key(event), headers=[("a", None), ("b", b"\xff")]
+    )
+    await producer.stop()
+    rows = [row for row in consumed(settings, "--output", "jsonl") if row["event"]["event_id"] == str(event.event_id)]  # type: ignore[index]
+    assert [row["headers"] for row in rows] == [[["a", None], ["b", "\\xff"]]]
+
+
+async def test_a_group_goes_on_where_it_was(settings: Settings, topic: str) -> None:
+    """What one run has worked through the next does not see; what it had not, it does."""
+    group = f"test-{uuid4().hex}"
+    await publish(settings, topic, [available() for _ in range(10)])
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        first = [received async for received in consume(settings, topic=topic, group=group)]
+        more = await publish(settings, topic, [available() for _ in range(5)])
+        second = [received async for received in consume(settings, topic=topic, group=group)]
+    assert (len(first), {received.position for received in second}) == (10, set(more))
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_a_group_whose_place_is_outside_the_log_is_not_moved(
+    settings: Settings, topic: str, start: Literal["earliest", "latest"]
+) -> None:
+    """Where the log does not hold what is to be read next, going on elsewhere would skip events or repeat them."""
+    group = f"test-{uuid4().hex}"
+    (position,) = await publish(settings, topic, [rated()])
+    place = TopicPartition(topic, position.partition)
+    # Not by itself too: when it stops, it would commit where it reads.
+    member = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, group_id=group, enable_auto_commit=False
+    )
+    await member.start()
+    member.assign([place])
+    await member.commit({place: 1_000})
+    await member.stop()
+
+    with pytest.raises(CheckpointOutOfLog, match=f"{topic}/{place.partition}") as raised:
+        async with asyncio.timeout(30):
+            [_ async for _ in consume(settings, topic=topic, group=group, start=start, follow=True)]
+
+    assert "Offset 1000 is to be read next" in raised.value.why
+
+
+async def test_a_group_shares_its_partitions_and_loses_none(settings: Settings, topic: str) -> None:
+    """A second member joins while the first is at work: both go on, and between them every event is read."""
+    group = f"test-{uuid4().hex}"
+    positions = await publish(settings, topic, [available() for _ in range(3000)])
+    seen: list[set[Position]] = [set(), set()]
+
+    async def member(number: int) -> None:
+        events = consume(settings, topic=topic, group=group, follow=True)
+        async with aclosing(events):
+            async for received in events:
+                seen[number].add(received.position)
+                await asyncio.sleep(0.002)
+
+    members = [asyncio.create_task(member(0))]
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(seen[0]) < 20:
+                await asyncio.sleep(0.05)
+            members.append(asyncio.create_task(member(1)))
+            while not seen[1] or seen[0] | seen[1] != set(positions):
+                assert not any(task.done() for task in members), "a member has ended"
+                await asyncio.sleep(0.05)
+    finally:
+        for task in members:
+            task.cancel()
+        await asyncio.gather(*members, return_exceptions=True)
+
+
+async def test_impossible_reads_are_named(settings: Settings, topic: str) -> None:
+    """A group from an offset, a partition or topic that is not there, no broker."""
+    with pytest.raises(UnknownStart):
+        [_ async for _ in consume(settings, topic=topic, group="g", start=3)]
+    with pytest.raises(UnknownStart, match="has no partition 99"):
+        [_ async for _ in consume(settings, topic=topic, partitions=[99])]
+    with pytest.raises(TopicMissing):
+        [_ async for _ in consume(settings, topic="genesis.events-nowhere")]
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        with pytest.raises(TopicMissing):
+            [_ async for _ in consume(settings, topic="genesis.events-nowhere", group="g", follow=True)]
+    away = msgspec.structs.replace(settings, kafka_bootstrap_servers="127.0.0.1:1")
+    with pytest.raises(KafkaUnavailable):
+        [_ async for _ in consume(away, topic=topic)]
+
+
+async def test_the_processor_publishes_all_four(settings: Settings, topic: str) -> None:
+    """Each call publishes its event; the same message id is the same event."""
+    agent, skill, someone = uuid4(), uuid4(), uuid4()
+    async with GenesisEventProcessor(settings, events_topic=topic) as processor:
+        await processor.process_agent_onboarded(agent, skill_ids=[skill])
+        await processor.process_skill_validated(skill, validator_id=someone, score=80, agent_id=agent)
+        await processor.process_agent_rated(agent, rater_id=someone, rating=5, occurred_at=NOW)
+        await processor.process_agent_available(agent, message_id="m1")
+        await processor.process_agent_available(agent, message_id="m1")
+    events = [received.event for received in await read_all(settings, topic)]
+    assert sorted(event.event_type for event in events) == [
+        "genesis.agent.available",
+        "genesis.agent.available",
+        "genesis.agent.onboarded",
+        "genesis.agent.rated",
+        "genesis.skill.validated",
+    ]
+    assert len({event.event_id for event in events}) == 4
+    assert [event.name for event in events if isinstance(event, AgentOnboarded)] == [str(agent)]
+
+
+async def test_waiting_for_a_read_model(settings: Settings, topic: str) -> None:
+    """wait_for returns when the checkpoint has passed the position, and gives up in time."""
+    position = Position(topic, 0, 5)
+    writer = connect(settings, "writer")
+
+    async def advance(next_offset: int) -> None:
+        async with writer.transaction() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO checkpoints VALUES ('agents', 1, :topic, 0, :next)"
+                    " ON CONFLICT (projection, version, topic, partition) DO UPDATE SET next_offset = :next"
+                ),
+                {"topic": topic, "next": next_offset},
+            )
+
+    async with GenesisEventProcessor(settings, events_topic=topic) as processor:
+        with pytest.raises(CaughtUpTooLate, match="It is at offset 0"):
+            await processor.wait_for(position, timeout_seconds=0.05)
+        await advance(5)
+        waiting = asyncio.create_task(processor.wait_for(position, timeout_seconds=DEADLINE_SECONDS))
+        await asyncio.wait([waiting], timeout=0.1)
+        assert not waiting.done()
+        await advance(6)
+        await waiting
+    await writer.close()
+
+
+def lines(*events: dict[str, object]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def line(**changes: object) -> dict[str, object]:
+    return {
+        "type": "genesis.agent.available",
+        "data": {"agent_id": str(uuid4()), "available": True},
+        "timestamp": "2026-11-23T08:00:00Z",
+        **changes,
+    }
+
+
+def consumed(settings: Settings, *arguments: str) -> list[dict[str, object]]:
+    done = plant(settings, "consume", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(row) for row in done.stdout.splitlines()]
+
+
+async def test_a_file_is_published_and_consumed(settings: Settings, tmp_path: Path) -> None:
+    """Every line arrives; publishing the file again gives the same event ids."""
+    await apply(settings)
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(lines(line(id=uuid4().hex), line(), line()) + b"\n")
+    first = plant(settings, "publish", str(file), "--output", "json")
+    assert first.returncode == 0, first.stderr
+    assert "published 3 events" in first.stderr
+    plant(settings, "publish", str(file))
+    agents = [json.loads(row)["data"]["agent_id"] for row in file.read_text().splitlines() if row]
+    rows = [row for row in consumed(settings, "--output", "jsonl") if row["event"]["agent_id"] in agents]  # type: ignore[index]
+    assert len(rows) == 6
+    assert len({row["event"]["event_id"] for row in rows}) == 3  # type: ignore[index]
+
+
+async def test_bad_lines_stop_everything_or_are_left_out(settings: Settings) -> None:
+    """One bad line sends nothing and is named by number; --skip-invalid sends the rest. From stdin too."""
+    await apply(settings)
+    content = lines(line(), {"type": "genesis.agent.available"}, line(data={"x": 1}), line(type="no.such"), line())
+    given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = [PLANT, "publish", "-", *arguments]
+        return subprocess.run(command, input=content, env=given, capture_output=True, timeout=120, check=False)
+
+    refused = run()
+    assert refused.returncode == 3
+    assert [word in refused.stderr.decode() for word in ("line 2", "line 3", "line 4", "Nothing was sent")] == [
+        True
+    ] * 4
+    assert b"published 2 events" in run("--skip-invalid").stderr
+
+
+async def test_events_are_printed_for_people_and_programs(settings: Settings) -> None:
+    """A table, a JSON array, a limit; impossible combinations are usage errors."""
+    await apply(settings)
+    async with EventProducer(settings) as producer:
+        await producer.publish_many([available(), available()], source="t")
+    table = plant(settings, "consume", "--limit", "1", "--type", "genesis.agent.available")
+    assert len(table.stdout.splitlines()) == 2
+    array = json.loads(plant(settings, "consume", "--output", "json", "--limit", "2", "--follow").stdout)
+    assert {"topic", "partition", "offset", "timestamp", "type", "event", "headers"} == set(array[0])
+    assert plant(settings, "consume", "--follow", "--output", "json").returncode == 2
+    assert plant(settings, "consume", "--type", "nope").returncode == 2
+    assert plant(settings, "consume", "--from", "soon").returncode == 2
+
+
+async def test_topics_are_listed_and_applied(settings: Settings) -> None:
+    """The command line tells what is there, makes what is missing, and refuses another count with exit code 3."""
+    assert plant(settings, "topics", "apply").returncode == 0
+    again = plant(settings, "topics", "apply", "--dry-run")
+    assert "0 to create" in again.stderr
+    listed = json.loads(plant(settings, "topics", "list", "--topic", EVENTS, "--output", "json").stdout)
+    assert [(row["topic"], row["state"], row["partitions"]) for row in listed] == [(EVENTS, "present", 4)]
+    other = msgspec.structs.replace(settings, topic_partitions=5)
+    assert plant(other, "topics", "apply").returncode == 3

@@ -1,0 +1,130 @@
+"""What a fault must leave behind: each record logged once, whole chains, a read model equal to a fold from zero."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from confluent_kafka import Consumer, TopicPartition
+
+from audit.verifier.chains import verify
+from projections.agents import AGENTS
+from projections.fold import fold_slice
+from projections.session import Session
+from projections.sql_script import statements
+from projections.staging import Staging
+from streams.errors import DatabaseAway
+from tests.support.faults.scene import DEADLINE_SECONDS, Scene, until
+
+
+def log_ends(scene: Scene) -> dict[int, int]:
+    """Each partition's end on the broker, control records included."""
+    consumer = Consumer({"bootstrap.servers": scene.settings.kafka_address(), "group.id": secrets.token_hex(4)})
+    try:
+        partitions = consumer.list_topics(scene.topic, timeout=20).topics[scene.topic].partitions
+        return {
+            partition: consumer.get_watermark_offsets(TopicPartition(scene.topic, partition), timeout=20)[1]
+            for partition in partitions
+        }
+    finally:
+        consumer.close()
+
+
+def checkpoints(scene: Scene) -> dict[int, int]:
+    """Each partition's lowest checkpoint, of those that follow the log."""
+    sql = """
+        SELECT partition, min(next_offset) FROM checkpoints
+        WHERE topic = $1 AND projection <> 'dead_letters' GROUP BY 1
+    """
+    rows = scene.query(sql, (scene.topic,))
+    return {int(str(partition)): int(str(offset)) for partition, offset in rows}
+
+
+def wait_until_level(scene: Scene, seconds: float = DEADLINE_SECONDS) -> float:
+    """Wait until every checkpoint has reached its partition's end; the seconds it took. Nothing may be publishing."""
+    ends = {partition: end for partition, end in log_ends(scene).items() if end}
+    return until(
+        lambda: ends.items() <= checkpoints(scene).items(),
+        lambda: f"checkpoints at {ends}, they are at {checkpoints(scene)}",
+        seconds,
+    )
+
+
+def dispositions(scene: Scene) -> Counter[str]:
+    """How many rows of the log have each disposition."""
+    rows = scene.query("SELECT disposition, count(*) FROM event_stream WHERE topic = $1 GROUP BY 1", (scene.topic,))
+    return Counter({str(disposition): int(str(count)) for disposition, count in rows})
+
+
+def applied(scene: Scene) -> int:
+    """How many events are applied, or -1 while the database is away."""
+    try:
+        return dispositions(scene)["applied"]
+    except DatabaseAway:
+        return -1
+
+
+def is_applied(scene: Scene, event_id: str) -> bool:
+    """Whether this event is; False while the database is away."""
+    sql = "SELECT 1 AS found FROM event_stream WHERE event_id = $1::uuid AND disposition = 'applied'"
+    try:
+        return bool(scene.query(sql, (event_id,)))
+    except DatabaseAway:
+        return False
+
+
+def assert_exactly_once(scene: Scene, accepted: Iterable[str], gaps: bool = False) -> Counter[str]:
+    """Check everything that a fault must not touch; the dispositions found.
+
+    `accepted` are the event ids that were acknowledged. Without `gaps` every offset of the topic must have its row.
+    """
+    found = dispositions(scene)
+    rows = scene.query(
+        "SELECT event_id::text, count(*) FROM event_stream WHERE topic = $1 AND disposition = 'applied' GROUP BY 1",
+        (scene.topic,),
+    )
+    applied = {str(event_id): int(str(count)) for event_id, count in rows}
+    wrong = {event_id: applied.get(event_id, 0) for event_id in accepted if applied.get(event_id, 0) != 1}
+    assert not wrong, f"{len(wrong)} accepted events are not applied exactly once: {list(wrong.items())[:5]}"
+    assert max(applied.values(), default=1) == 1
+    if not gaps:
+        assert found.total() == sum(log_ends(scene).values())
+    assert_chains_whole(scene, found.total())
+    assert_equal_to_fold(scene)
+    return found
+
+
+def assert_chains_whole(scene: Scene, rows: int) -> None:
+    """Every chain verifies, by the auditor's own code, and covers every row."""
+    url = scene.settings.database_address("auditor")
+    with ThreadPoolExecutor(1) as pool:  # the verifier runs an event loop of its own
+        verdicts = pool.submit(lambda: verify(url, topic=scene.topic, jobs=1)).result()
+    assert [verdict.finding for verdict in verdicts if verdict.finding is not None] == []
+    assert sum(verdict.entries for verdict in verdicts) == rows
+
+
+def assert_equal_to_fold(scene: Scene) -> None:
+    """The live read model is, row for row, what a fold of the log from zero gives."""
+    schema = f"refold_{secrets.token_hex(4)}"
+    session = Session(scene.environ["PLANT_DATABASE_SUPERUSER_URL"])
+    try:
+        session.execute(f"CREATE SCHEMA {schema}")
+        for statement in statements(AGENTS.tables_in(schema)):
+            session.execute(statement)
+        staging = Staging()
+        staging.open(session)
+        for partition, end in checkpoints(scene).items():
+            at = 0
+            while at < end:
+                session.begin()
+                at = fold_slice(session, staging, AGENTS, schema, (scene.topic, partition), (at, end))
+                session.commit()
+        live, fresh = f"SELECT * FROM {AGENTS.schema}.agents", f"SELECT * FROM {schema}.agents"
+        for one, other in ((live, fresh), (fresh, live)):
+            ((differing,),) = session.query(f"SELECT count(*) FROM ({one} EXCEPT {other}) AS d")
+            assert differing == 0, f"{differing} rows of the read model differ from a fold from zero"
+        session.execute(f"DROP SCHEMA {schema} CASCADE")
+    finally:
+        session.close()

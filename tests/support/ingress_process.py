@@ -1,0 +1,111 @@
+"""`plant ingress` as a process, and what a raw socket says to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from runtime.settings import Settings
+from streams.topics import apply
+from tests.support.webhooks import RATED, Sender, add_key
+
+PLANT = str(Path(sys.executable).with_name("plant"))
+DEADLINE_SECONDS = 60
+
+
+@dataclass
+class Running:
+    """A `plant ingress` process."""
+
+    url: str
+    port: int
+    process: asyncio.subprocess.Process
+    settings: Settings
+    sender: Sender
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_SECONDS)
+
+    async def post(self, body: bytes, **options: object) -> httpx.Response:
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as client:
+            return await client.post(self.url + RATED, content=body, headers=self.sender.headers(body))
+
+
+def environ(settings: Settings) -> dict[str, str]:
+    given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
+    return {**os.environ, **given}
+
+
+@asynccontextmanager
+async def started(settings: Settings, folder: Path, *arguments: str) -> AsyncIterator[Running]:
+    await apply(settings)
+    _, sender = await add_key(settings)
+    ready = folder / "ready.json"
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "ingress", "--port", "0", "--ready-file", str(ready), *arguments,
+        env=environ(settings), stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not ready.exists():
+                assert process.returncode is None, "plant ingress ended"
+                await asyncio.sleep(0.05)
+        address = json.loads(ready.read_text())
+        assert address["pid"] == process.pid
+        yield Running(address["url"], address["port"], process, settings, sender)
+    finally:
+        await ended(process)
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+
+
+def received_until_closed(peer: socket.socket) -> bytes:
+    pieces = []
+    try:
+        while piece := peer.recv(65536):
+            pieces.append(piece)
+    except ConnectionResetError:
+        pass
+    return b"".join(pieces)
+
+
+def request_head(sender: Sender, length: int) -> bytes:
+    headers = {**sender.headers(b""), "host": "x", "content-length": str(length)}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {RATED} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def request(sender: Sender, body: bytes, more: bytes = b"") -> bytes:
+    """A whole signed request; `more` are header lines."""
+    headers = {**sender.headers(body), "host": "x", "content-length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {RATED} HTTP/1.1\r\n{lines}".encode() + more + b"\r\n" + body
+
+
+def said_to(running: Running, *pieces: bytes) -> bytes:
+    """What is answered until the process closes the connection; the peer's own breaking off is passed over."""
+    with closing(running.connect()) as peer:
+        try:
+            for piece in pieces:
+                peer.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return received_until_closed(peer)

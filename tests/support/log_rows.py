@@ -1,0 +1,216 @@
+"""Rows of the log for tests: built by the writer's side from real events, stored as `plant_writer`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import struct
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+
+from audit.canonical import headers_bytes
+from audit.chain import GENESIS, extend
+from devstack import postgres, sql
+from schemas import codec
+from schemas.entity_states import AgentState
+from schemas.event_id import event_id
+from schemas.events import AgentOnboarded, EntityRetired, Event, OperationRecorded
+from tests.conftest import Database
+from tests.support.services import Services
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+STARTED_MS = 1_767_323_045_678
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of event_stream and the row of audit_log beside it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    disposition: str
+    event_id: UUID | None
+    key: bytes | None
+    value: bytes | None
+    headers: bytes
+    reason: str | None
+    entity_type: str | None
+    entity_id: UUID | None
+    event_type: str | None
+    previous_hash: bytes = GENESIS
+    hash: bytes = GENESIS
+
+    @property
+    def created_at(self) -> datetime:
+        return EPOCH + timedelta(milliseconds=self.timestamp_ms)
+
+    @property
+    def in_stream(self) -> tuple[Any, ...]:
+        place = (self.topic, self.partition, self.offset, self.created_at)
+        return (*place, self.disposition, self.event_id, self.key, self.value, self.headers, self.reason)
+
+    @property
+    def in_audit(self) -> tuple[Any, ...]:
+        place = (self.topic, self.partition, self.offset, self.created_at)
+        return (*place, self.entity_type, self.entity_id, self.event_type, self.previous_hash, self.hash)
+
+
+def onboarded(number: int) -> AgentOnboarded:
+    return AgentOnboarded(
+        event_id=event_id("test", f"onboarded {number}"),
+        agent_id=UUID(int=number + 1),
+        occurred_at=EPOCH,
+        name=f"Agent {number}",
+        skill_ids=(),
+    )
+
+
+def retired(number: int) -> EntityRetired:
+    agent = AgentState(name="Agent", skill_ids=(), status="retired", available=False)
+    identity = event_id("test", f"retired {number}")
+    return EntityRetired(
+        event_id=identity, entity_id=UUID(int=number + 1), occurred_at=EPOCH, entity_type="agent", agent=agent
+    )
+
+
+def operation(number: int) -> OperationRecorded:
+    return OperationRecorded(
+        event_id=event_id("test", f"operation {number}"),
+        operation_id=UUID(int=number + 1),
+        occurred_at=EPOCH,
+        actor="an operator",
+        action="keys add",
+        target="genesis",
+        reason="a test",
+    )
+
+
+def row(topic: str, partition: int, offset: int, event: Event, disposition: str = "applied") -> Row:
+    """An event's record as the worker stores it; not linked yet."""
+    return Row(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=STARTED_MS + offset % 1_000_000,
+        disposition=disposition,
+        event_id=event.event_id,
+        key=codec.key(event),
+        value=codec.encode(event),
+        headers=headers_bytes(codec.headers(event, "test")),
+        reason=None,
+        entity_type=event.entity_type,
+        entity_id=event.entity_id,
+        event_type=event.event_type,
+    )
+
+
+def poison(topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None) -> Row:
+    """An undecodable record as the worker stores it; not linked yet."""
+    place = (topic, partition, offset, STARTED_MS + offset % 1_000_000)
+    return Row(*place, "poison", None, key, value, headers_bytes([("h", None)]), "a test", None, None, None)
+
+
+def linked(rows: Iterable[Row], before: bytes = GENESIS) -> list[Row]:
+    """The rows with their hashes, by the writer's code."""
+    linked_rows = []
+    for each in rows:
+        parts = ([each.offset], [each.timestamp_ms], [each.key], [each.value], [each.headers])
+        (after,) = extend(each.topic, each.partition, before, *parts)
+        linked_rows.append(replace(each, previous_hash=before, hash=after))
+        before = after
+    return linked_rows
+
+
+def log(topic: str = "genesis.events", partition: int = 0) -> list[Row]:
+    """A chain of 20 entries with gaps: events, a repeat, an entity that retired, and records that are no events."""
+    rows = [row(topic, partition, offset, onboarded(offset)) for offset in (*range(3, 10), *range(12, 20))]
+    rows.append(row(topic, partition, 21, onboarded(3), disposition="repeat"))
+    rows.append(row(topic, partition, 22, retired(4)))
+    rows.append(poison(topic, partition, 23, None, b"\x00\x00\x00\x00\x01 no event"))
+    rows.append(poison(topic, partition, 24, b"", None))
+    rows.append(row(topic, partition, 25, onboarded(25)))
+    return linked(rows)
+
+
+def store(url: str, rows: Sequence[Row]) -> None:
+    """Append rows to both tables."""
+
+    async def work(connection: Any) -> None:
+        async with connection.transaction():
+            await connection.copy_records_to_table("event_stream", records=[each.in_stream for each in rows])
+            await connection.copy_records_to_table("audit_log", records=[each.in_audit for each in rows])
+
+    on_connection(url, work)
+
+
+@contextmanager
+def migrated_database(stack: Services, template: str) -> Iterator[Database]:
+    """A database for the tests of one module: a copy of the template, which is slow to make for each test."""
+    name = f"plant_log_{secrets.token_hex(6)}"
+    postgres.create_database(stack.superuser_url, name, template=template)
+    try:
+        yield addresses(stack, name)
+    finally:
+        postgres.drop_database(stack.superuser_url, name)
+
+
+def addresses(stack: Services, name: str) -> Database:
+    """A database of this name, by role."""
+    roles = ("owner", "writer", "api", "auditor", "superuser")
+    urls = [urlsplit(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"]) for role in roles]
+    return Database(name, *(url._replace(path=f"/{name}").geturl() for url in urls))
+
+
+def empty(database: Database) -> None:
+    """Remove every row of the log, as nobody but a superuser can."""
+    statements = ["SET session_replication_role = replica", "TRUNCATE event_stream, audit_log"]
+    sql.run(database.superuser_url, statements)
+
+
+def on_connection(url: str, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    """Run work on a connection of its own, from plain code."""
+
+    async def whole() -> Any:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            return await work(connection)
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(whole())).result()
+
+
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_EPOCH_2000_MS = 946_684_800_000
+
+
+def copied(rows: Iterable[Row]) -> bytes:
+    """What `COPY … TO STDOUT (FORMAT binary)` of audit/verifier/rows.sql gives for these rows."""
+    return _COPY_HEADER + b"".join(_copied(each) for each in rows) + b"\xff\xff"
+
+
+def _copied(each: Row) -> bytes:
+    created = (each.timestamp_ms - _EPOCH_2000_MS) * 1000
+    fields: list[bytes | None] = [struct.pack(">q", number) for number in (each.offset, created, each.offset, created)]
+    fields += [each.previous_hash, each.hash, each.key, each.value, each.headers]
+    fields += [None if text is None else text.encode() for text in (each.event_type, each.entity_type)]
+    fields += [None if identity is None else identity.bytes for identity in (each.entity_id, each.event_id)]
+    fields.append(each.disposition.encode())
+    shown = [b"\xff\xff\xff\xff" if data is None else struct.pack(">i", len(data)) + data for data in fields]
+    return struct.pack(">h", len(fields)) + b"".join(shown)
+
+
+def different(rows: Sequence[Row], index: int, **changes: Any) -> list[Row]:
+    """The rows with one of them changed."""
+    return [replace(each, **changes) if at == index else each for at, each in enumerate(rows)]

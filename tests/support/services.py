@@ -1,0 +1,157 @@
+"""Where the tests' Kafka and Postgres come from.
+
+Four ways, in this order: addresses of all in the environment; a Postgres of one's own, PLANT_DATABASE_URL, beside a
+Kafka that the project starts; containers, where a Docker engine answers and PLANT_TEST_CONTAINERS=1 asks for them; else
+a stack that the project starts itself, for this run alone. Workers of pytest-xdist use what the main process started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+
+from devstack import postgres
+from devstack.kafka import JAVA_OPTIONS, ONE_OF_SEVERAL
+from devstack.stack import ROLES_SQL, Stack
+from tests.support import ROOT
+
+COMPOSE_FILE = "docker-compose.kafka.yml"
+NEEDED = ("PLANT_KAFKA_BOOTSTRAP_SERVERS", "PLANT_DATABASE_SUPERUSER_URL")
+"""The superuser makes a database a test; the roles' passwords are in their own addresses."""
+OWN_POSTGRES = "PLANT_DATABASE_URL"
+"""A superuser's address. The tests make Plant's roles there, and set their passwords."""
+SHARED = "PLANT_TEST_SERVICES"
+"""Where the main process tells its workers what it has started, as JSON."""
+
+# Brokers of tests live for seconds or minutes, beside others: they start in half the time with one compiler.
+os.environ.setdefault(JAVA_OPTIONS, shlex.join(ONE_OF_SEVERAL))
+
+
+@dataclass(frozen=True)
+class Services:
+    """A Kafka and a Postgres with Plant's roles. `local` is there when the project itself runs them."""
+
+    environ: Mapping[str, str]
+    local: Stack | None = None
+
+    @property
+    def kafka_bootstrap_servers(self) -> str:
+        return self.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"]
+
+    @property
+    def superuser_url(self) -> str:
+        return self.environ["PLANT_DATABASE_SUPERUSER_URL"]
+
+
+@contextlib.contextmanager
+def services() -> Iterator[Services]:
+    """The services of one test session."""
+    if SHARED in os.environ:
+        yield Services(json.loads(os.environ[SHARED]))
+    elif all(os.environ.get(name) for name in NEEDED):
+        yield Services({name: value for name, value in os.environ.items() if name.startswith("PLANT_")})
+    elif os.environ.get(OWN_POSTGRES):
+        with local_stack("session") as stack:
+            yield Services({**stack.environ, **own_postgres(os.environ[OWN_POSTGRES])})
+    elif os.environ.get("PLANT_TEST_CONTAINERS") == "1":
+        with _containers() as environ:
+            yield Services(environ)
+    else:
+        with local_stack("session") as stack:
+            yield Services(stack.environ, stack)
+
+
+@contextlib.contextmanager
+def shared_services() -> Iterator[None]:
+    """The services of a run whose tests are in other processes."""
+    with services() as found:
+        os.environ[SHARED] = json.dumps(dict(found.environ))
+        try:
+            yield
+        finally:
+            del os.environ[SHARED]
+
+
+def own_postgres(url: str) -> dict[str, str]:
+    """Make Plant's roles on a server, with passwords that follow from its superuser's; everyone's address there."""
+    address = urlsplit(url)
+    key = (address.password or "").encode()
+    secrets = {role: hmac.digest(key, role.encode(), hashlib.sha256).hex() for role in postgres.ROLES}
+    postgres.make_roles(url, secrets, ROLES_SQL)
+    place = address.netloc.rpartition("@")[2]
+    addresses = {
+        role.removeprefix("plant_"): urlunsplit(address._replace(netloc=f"{role}:{secret}@{place}"))
+        for role, secret in secrets.items()
+    }
+    return {f"PLANT_DATABASE_{name.upper()}_URL": found for name, found in {**addresses, "superuser": url}.items()}
+
+
+@contextlib.contextmanager
+def local_stack(name: str) -> Iterator[Stack]:
+    """A stack of our own in a folder named by our pid, so that one whose test run was killed can be told and ended."""
+    base = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}"
+    base.mkdir(exist_ok=True)
+    base.chmod(0o755)
+    _end_abandoned(base)
+    own = base / str(os.getpid())
+    own.mkdir(exist_ok=True)
+    own.chmod(0o755)
+    stack = Stack(own / name)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down(delete_data=True)
+        with contextlib.suppress(OSError):
+            own.rmdir()
+
+
+def _end_abandoned(base: Path) -> None:
+    for folder in base.iterdir():
+        if folder.name.isdigit() and not psutil.pid_exists(int(folder.name)):
+            with contextlib.suppress(FileNotFoundError):  # another run has cleared it at the same time
+                for home in folder.iterdir():
+                    Stack(home).down(delete_data=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _containers() -> Iterator[dict[str, str]]:
+    """Kafka and Postgres of the compose file, through testcontainers."""
+    from testcontainers.compose import DockerCompose
+
+    compose = DockerCompose(ROOT, compose_file_name=COMPOSE_FILE, services=["kafka", "postgres"], wait=True)
+    with compose:
+        yield dict(compose_addresses(os.environ))
+
+
+def compose_addresses(environ: Mapping[str, str]) -> dict[str, str]:
+    """The addresses that the compose file publishes, by its own defaults."""
+    kafka_port = environ.get("PLANT_KAFKA_PORT", "9092")
+    postgres_port = environ.get("PLANT_POSTGRES_PORT", "5432")
+    passwords = {
+        role: environ.get(f"PLANT_{role.upper()}_PASSWORD", f"plant-{role}-development")
+        for role in ("owner", "writer", "api", "auditor")
+    }
+    urls = {
+        f"PLANT_DATABASE_{role.upper()}_URL": f"postgresql://plant_{role}:{password}@127.0.0.1:{postgres_port}/plant"
+        for role, password in passwords.items()
+    }
+    superuser_password = environ.get("PLANT_SUPERUSER_PASSWORD", "plant-superuser-development")
+    return {
+        "PLANT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{kafka_port}",
+        "PLANT_DATABASE_SUPERUSER_URL": f"postgresql://postgres:{superuser_password}@127.0.0.1:{postgres_port}/plant",
+        **urls,
+    }

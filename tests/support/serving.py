@@ -1,0 +1,77 @@
+"""The application of ingress in this process, on real Kafka and Postgres: fixture `serving`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import httpx
+import pytest_asyncio
+
+from ingress.routes import IngressApp, build_app
+from runtime.settings import Settings
+from streams.producer import EventProducer, Limits
+from streams.record_position import Position
+from streams.topics import EVENTS
+from tests.support.webhooks import CLOUD_EVENTS, Sender, add_key
+
+DEADLINE_SECONDS = 30
+
+
+@dataclass
+class Serving:
+    """A running application, a client of it, and a producer's key."""
+
+    app: IngressApp
+    client: httpx.AsyncClient
+    sender: Sender
+    key_id: UUID
+    settings: Settings
+    topic: str
+
+    async def post(self, path: str, body: bytes, *, message_id: str | None = None, **headers: str) -> httpx.Response:
+        """A signed request."""
+        kind = "application/cloudevents+json" if path == CLOUD_EVENTS else "application/json"
+        signed = self.sender.headers(body, message_id=message_id, content_type=kind)
+        return await self.client.post(path, content=body, headers={**signed, **headers})
+
+
+def position_of(answer: httpx.Response) -> Position:
+    document = answer.json()
+    return Position(document["topic"], document["partition"], document["offset"])
+
+
+@contextlib.asynccontextmanager
+async def served(settings: Settings, topic: str, limits: Limits | None = None) -> AsyncIterator[Serving]:
+    key_id, sender = await add_key(settings)
+    producer = EventProducer(settings, topics=(EVENTS,), events_topic=topic, limits=limits)
+    app = build_app(settings, producer=producer)
+    transport = httpx.ASGITransport(app)
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await app.state.readiness.faults():
+                await asyncio.sleep(0.02)
+        yield Serving(app, client, sender, key_id, settings, topic)
+
+
+@pytest_asyncio.fixture
+async def serving(settings: Settings, topic: str) -> AsyncIterator[Serving]:
+    """In a task of its own: fixtures are set up and torn down in different ones, which a lifespan can't bear."""
+    running: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        async with served(settings, topic) as made:
+            running.set_result(made)
+            await over.wait()
+
+    task = asyncio.create_task(serve())
+    await asyncio.wait([task, running], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    yield running.result()
+    over.set()
+    await task

@@ -1,0 +1,200 @@
+"""The verifier's reading of stored bytes: any cut of the stream, every wrong column, and what values prove."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit.canonical import headers_bytes
+from audit.vectors.generate import FILE
+from audit.verifier.chain_range import GENESIS, Chain, RangeCheck
+from audit.verifier.decoded_columns import Claims, layouts, objection, proved
+from schemas import codec
+from schemas.registry import bundled
+from tests.support import log_rows
+from tests.support.log_rows import Row
+
+VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["chains"]
+ROWS = log_rows.log()
+CHAIN = Chain("genesis.events", 0)
+
+
+def check(rows: list[Row], *, piece_bytes: int = 1 << 20, before: bytes = GENESIS) -> RangeCheck:
+    """Feed the COPY of the rows in pieces of a size."""
+    checked = RangeCheck(Chain(rows[0].topic, rows[0].partition) if rows else CHAIN, before)
+    data = log_rows.copied(rows)
+    for start in range(0, len(data), piece_bytes):
+        checked.feed(data[start : start + piece_bytes])
+    checked.finish()
+    return checked
+
+
+def problem(rows: list[Row]) -> str:
+    finding = check(rows).finding
+    assert finding is not None
+    return finding.problem
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_vectors_are_accepted(vector: dict) -> None:  # type: ignore[type-arg]
+    """The verifier finds every vector's chain good, and its head is the vector's last hash."""
+    rows, previous = [], bytes.fromhex(vector["previous_hash"])
+    for record in vector["records"]:
+        key, value = (None if record[name] is None else bytes.fromhex(record[name]) for name in ("key", "value"))
+        row = log_rows.poison(vector["topic"], vector["partition"], record["offset"], key, value)
+        digest, headers = bytes.fromhex(record["hash"]), bytes.fromhex(record["headers_bytes"])
+        stamped = replace(row, timestamp_ms=record["timestamp_ms"], headers=headers)
+        rows.append(replace(stamped, previous_hash=previous, hash=digest))
+        previous = digest
+    checked = check(rows)
+    assert checked.finding is None
+    assert (checked.entries, checked.head_hash) == (len(rows), previous)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 900))
+def test_any_cut_of_the_stream_gives_the_same_verdict(piece_bytes: int) -> None:
+    """Pieces of any size, which cut rows anywhere, change nothing."""
+    whole, cut = check(ROWS), check(ROWS, piece_bytes=piece_bytes)
+    assert whole.finding is None
+    assert (cut.finding, cut.entries, cut.head_hash) == (None, len(ROWS), ROWS[-1].hash)
+    assert (cut.head_offset, cut.repeats) == (whole.head_offset, whole.repeats)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 900), st.integers(0, len(ROWS) - 1))
+def test_any_cut_finds_the_same_bad_entry(piece_bytes: int, index: int) -> None:
+    """A changed value is found at its own offset with both hashes, however the stream is cut."""
+    rows = log_rows.different(ROWS, index, headers=headers_bytes([("forged", b"")]))
+    finding = check(rows, piece_bytes=piece_bytes).finding
+    assert finding is not None
+    assert finding.offset == ROWS[index].offset
+    assert finding.stored_hash == ROWS[index].hash.hex()
+    assert finding.recomputed_hash != finding.stored_hash
+
+
+def test_nothing_is_good() -> None:
+    """A range without rows is good and leaves the head where it was."""
+    checked = check([], before=b"h" * 32)
+    assert (checked.finding, checked.entries, checked.head_hash) == (None, 0, b"h" * 32)
+
+
+def test_a_stream_that_breaks_off_is_a_finding() -> None:
+    """Rows that end in the middle of one are not taken for the end."""
+    checked = RangeCheck(CHAIN, GENESIS)
+    checked.feed(log_rows.copied(ROWS)[:-10])
+    checked.finish()
+    assert checked.finding is not None
+    assert "middle" in checked.finding.problem
+
+
+def test_what_comes_after_a_finding_is_not_read() -> None:
+    """After the first bad entry the rest of the stream is ignored."""
+    checked = check(log_rows.different(ROWS, 2, hash=b"x" * 32))
+    before = checked.finding
+    checked.feed(b"anything")
+    assert checked.finding is before
+    assert checked.entries == 2
+
+
+def test_a_later_range_starts_from_the_entry_before() -> None:
+    """A range in the middle is good with the stored hash before it, and not with another."""
+    assert check(ROWS[5:], before=ROWS[4].hash).finding is None
+    assert "previous_hash" in (finding.problem if (finding := check(ROWS[5:]).finding) else "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hash": b"x" * 32}, "hash does not fit"),
+        ({"hash": b"short"}, "32 bytes"),
+        ({"previous_hash": b"x" * 32}, "previous_hash is 7878"),
+        ({"previous_hash": b""}, "32 bytes"),
+        ({"key": b"other"}, "hash does not fit"),
+        ({"key": None}, "hash does not fit"),
+        ({"timestamp_ms": 1}, "hash does not fit"),
+        ({"headers": b""}, "hash does not fit"),
+        (
+            {"event_type": "genesis.agent.rated"},
+            "event_type is genesis.agent.rated, but the value says genesis.agent.o",
+        ),
+        ({"event_type": None}, "event_type is empty"),
+        ({"entity_type": "team"}, "entity_type is team, but the value says agent"),
+        ({"entity_id": UUID(int=0)}, "entity_id is 0000"),
+        ({"event_id": UUID(int=0)}, "event_id is 0000"),
+        ({"event_id": None}, "event_id is empty"),
+    ],
+    ids=str,
+)
+def test_a_wrong_column_is_named(change: dict[str, object], said: str) -> None:
+    """Each column that can be checked is, and the finding says what is wrong with it."""
+    assert said in problem(log_rows.different(ROWS, 4, **change))
+
+
+def test_repeats_are_handed_on() -> None:
+    """An entry marked as a repeat is kept with its event id, for the look-up of the first one."""
+    repeat = next(row for row in ROWS if row.disposition == "repeat")
+    assert repeat.event_id is not None
+    assert check(ROWS).repeats == [(repeat.offset, repeat.event_id.bytes)]
+
+
+def test_every_bundled_schema_begins_with_the_two_ids() -> None:
+    """What the verifier takes from values by position holds for every schema in the registry."""
+    assert len(layouts()) == len(json.loads((FILE.parents[2] / "schemas" / "registry.json").read_text()))
+
+
+@pytest.mark.parametrize("event", [log_rows.onboarded(1), log_rows.retired(2), log_rows.operation(3)], ids=repr)
+def test_values_prove_what_they_hold(event: log_rows.Event) -> None:
+    """The ids and the types read from a value's bytes are those of the event."""
+    found = proved(codec.encode(event))
+    assert found == Claims(event.event_type, event.entity_type, event.entity_id.bytes, event.event_id.bytes)
+
+
+def test_event_types_are_those_of_the_registry() -> None:
+    """Every schema id stands for the event type that the writer's registry gives it."""
+    for start, layout in layouts().items():
+        known = bundled().get(int.from_bytes(start[1:], "big"))
+        assert known is not None
+        assert layout.event_type == known.event.event_type
+
+
+EMPTY = Claims(None, None, None, None)
+UNKNOWN_SCHEMA = b"\x00\x7f\xff\xff\xff" + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("claims", "disposition", "value", "said"),
+    [
+        (EMPTY, "applied", None, "holds no event"),
+        (EMPTY, "repeat", b"\x00\x00\x00\x00\x01 short", "holds no event"),
+        (EMPTY, "parked", b"\x01" + bytes(50), "holds no event"),
+        (EMPTY._replace(entity_type="agent"), "poison", b"no event", "proves none"),
+        (EMPTY._replace(event_id=bytes(16)), "poison", codec.encode(log_rows.onboarded(1)), "event_id is 0000"),
+        (EMPTY._replace(entity_type="team"), "applied", codec.encode(log_rows.retired(1)), "event_type is empty"),
+    ],
+)
+def test_columns_that_the_value_contradicts_are_refused(
+    claims: Claims, disposition: str, value: bytes | None, said: str
+) -> None:
+    """Whatever a column says has to follow from the value, and an applied record has to hold an event."""
+    assert said in (objection(claims, disposition, value) or "")
+
+
+@pytest.mark.parametrize(
+    ("claims", "disposition", "value"),
+    [
+        (EMPTY, "poison", None),
+        (EMPTY, "poison", codec.encode(log_rows.onboarded(1))),
+        (proved(codec.encode(log_rows.onboarded(1))), "poison", codec.encode(log_rows.onboarded(1))),
+        (proved(codec.encode(log_rows.retired(1))), "applied", codec.encode(log_rows.retired(1))),
+        (Claims("a.new.type", "new", bytes(16), bytes(16)), "applied", UNKNOWN_SCHEMA),
+    ],
+)
+def test_columns_that_nothing_speaks_against_are_accepted(claims: Claims, disposition: str, value: bytes) -> None:
+    """Poison may say nothing or the truth; a schema newer than the verifier's proves nothing."""
+    assert objection(claims, disposition, value) is None

@@ -1,0 +1,101 @@
+"""The compose file, read by the parser that Docker Compose itself uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from devstack.kafka_jars import KAFKA_VERSION
+from tests.support import ROOT
+from tests.support.services import COMPOSE_FILE, compose_addresses
+
+PARSER = ROOT / "tests" / "support" / "compose_parser"
+BUILD_PATIENCE_SECONDS = 300
+SERVICES = {"kafka", "postgres", "registry", "temporal", "migrate", "ingress", "worker"}
+
+
+def parser() -> Path:
+    """The parser, built from its sources once a user."""
+    sources = b"".join((PARSER / name).read_bytes() for name in ("main.go", "go.mod", "go.sum"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plant"
+    binary = cache / f"compose-parser-{hashlib.sha256(sources).hexdigest()[:16]}"
+    if not binary.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = binary.with_suffix(f".{os.getpid()}")
+        build = ["go", "build", "-mod=readonly", "-o", part, "."]
+        subprocess.run(build, cwd=PARSER, check=True, timeout=BUILD_PATIENCE_SECONDS)
+        part.replace(binary)
+    return binary
+
+
+def resolved(**environ: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [parser(), ROOT / COMPOSE_FILE], capture_output=True, text=True, check=True, env={"PATH": "", **environ}
+    )
+    project: dict[str, Any] = json.loads(done.stdout)
+    return project
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")
+def test_compose_file_is_valid_for_docker_compose() -> None:
+    """Docker Compose's parser accepts the file, and finds every service with an image and a health check."""
+    services = resolved()["services"]
+
+    assert set(services) == SERVICES
+    for name, service in services.items():
+        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+        assert ":" in service["image"], name
+        assert not service["image"].endswith(":latest"), name
+        for port in service.get("ports", []):
+            assert port["host_ip"] == "127.0.0.1", name
+    for name in ("ingress", "worker"):
+        assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    assert services["kafka"]["image"].endswith(f":{KAFKA_VERSION}")
+    changed = resolved(PLANT_KAFKA_PORT="19999", PLANT_API_PASSWORD="other")["services"]
+    assert "OUTSIDE://127.0.0.1:19999" in changed["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert "plant_api:other@" in changed["ingress"]["environment"]["PLANT_DATABASE_API_URL"]
+
+
+def test_passwords_of_the_compose_file_can_all_be_set() -> None:
+    """No password is written in clear without a variable that replaces it."""
+    services = yaml.safe_load((ROOT / COMPOSE_FILE).read_text(encoding="utf-8"))["services"]
+    secrets = {
+        f"{name}.{variable}": value
+        for name, service in services.items()
+        for variable, value in service.get("environment", {}).items()
+        if any(part in variable for part in ("PASSWORD", "MASTER_KEY", "DATABASE"))
+    }
+
+    assert len(secrets) >= 9
+    assert [name for name, value in secrets.items() if "${PLANT_" not in value] == []
+
+
+def test_files_that_the_compose_file_mounts_exist() -> None:
+    """Bind mounts and the Dockerfile are where the compose file says."""
+    services = yaml.safe_load((ROOT / COMPOSE_FILE).read_text(encoding="utf-8"))["services"]
+    mounts = [mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])]
+    files = [mount for mount in mounts if mount.startswith("./")] + [services["ingress"]["build"]["dockerfile"]]
+
+    assert len(files) == 3
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_test_addresses_agree_with_the_compose_file() -> None:
+    """What the tests expect of containers are the defaults that the compose file writes."""
+    text = (ROOT / COMPOSE_FILE).read_text(encoding="utf-8")
+    addresses = compose_addresses({})
+
+    for role in ("superuser", "owner", "writer", "api", "auditor"):
+        assert f"${{PLANT_{role.upper()}_PASSWORD:-plant-{role}-development}}" in text
+        assert f":plant-{role}-development@127.0.0.1:5432/plant" in addresses[f"PLANT_DATABASE_{role.upper()}_URL"]
+    assert compose_addresses({"PLANT_KAFKA_PORT": "9", "PLANT_POSTGRES_PORT": "5"})[
+        "PLANT_KAFKA_BOOTSTRAP_SERVERS"
+    ].endswith(":9")

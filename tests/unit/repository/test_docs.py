@@ -1,0 +1,145 @@
+"""The documents: links lead somewhere, snippets are sound, commands exist, and generated files are up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from database import errors
+from operations.cli.main import cli
+from operations.reference.pages import generated
+from tests.support import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+INLINE = re.compile(r"`(plant [^`]+)`")
+INDENTED = re.compile(r"^ {4}(plant .+)$", re.MULTILINE)
+ENDS_A_COMMAND = {"|", "&", "&&", ";", ">", "2>", "<"}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page in one of these languages."""
+    return [text for language, text in FENCE.findall(page.read_text("utf-8")) if language in languages]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every call of `plant` on a page, as words; the generated help is none."""
+    text = page.read_text("utf-8")
+    prose = FENCE.sub("", text)
+    shell = "\n".join(blocks(page, "sh"))
+    lines = [
+        *INLINE.findall(prose),
+        *INDENTED.findall(prose),
+        *re.findall(r"(?:^|\$\()(plant [^\n]+)", shell, re.MULTILINE),
+    ]
+    for line in lines:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
+        lexer.whitespace_split = True
+        words = []
+        for word in lexer:
+            if word in ENDS_A_COMMAND or word == ")":
+                break
+            words.append(word)
+        yield words
+
+
+@pytest.mark.parametrize(("path", "content"), [pytest.param(*item, id=named(item[0])) for item in generated().items()])
+def test_generated_files_are_up_to_date(path: Path, content: str) -> None:
+    """What is committed is what `python -m operations.reference.pages` writes."""
+    assert path.read_text("utf-8") == content, "run: python -m operations.reference.pages"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link and picture is a file or folder of the repository."""
+    targets = [target for target in LINK.findall(page.read_text("utf-8")) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_snippets_are_sound(page: Path) -> None:
+    """JSON parses, Python imports what it names and compiles, shell lines are well formed."""
+    for text in blocks(page, "json"):
+        json.loads(text)
+    for text in blocks(page, "python"):
+        exec(compile(text, named(page), "exec"), {"__name__": "docs"})
+    for text in blocks(page, "sh"):
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert done.stderr == "", text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_exist(page: Path) -> None:
+    """Every `plant …` on a page names a command and options that there are."""
+    for words in commands(page):
+        refuse_unknown(words)
+
+
+def refuse_unknown(words: list[str]) -> None:
+    """Fail where a call names a subcommand or an option that does not exist."""
+    command: click.Command = cli
+    context = click.Context(cli, info_name="plant")
+    names = {"-h", "--help", *option_names(command)}
+    for word in words[1:]:
+        if word.startswith("-") and word != "-":
+            assert word.partition("=")[0] in names, words
+        elif isinstance(command, click.Group):
+            if word in ("…", "..."):
+                return
+            below = command.get_command(context, word)
+            assert below is not None, words
+            command, context = below, click.Context(below, info_name=word, parent=context)
+            names |= option_names(command)
+
+
+def option_names(command: click.Command) -> set[str]:
+    return {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
+
+
+@pytest.mark.parametrize("call", ["plant stauts", "plant consume --since 3", "plant audit prove"])
+def test_a_wrong_command_is_noticed(call: str) -> None:
+    """The check above fails for a command or an option that is not there."""
+    with pytest.raises(AssertionError):
+        refuse_unknown(call.split())
+
+
+def test_make_targets_exist() -> None:
+    """Every `make …` in README and tutorial is a target."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for page in (ROOT / "README.md", ROOT / "docs" / "tutorial.md"):
+        used = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)
+        assert used
+        assert set(used) <= targets
+
+
+def test_every_page_is_in_the_index() -> None:
+    """How-tos, explanations and reference pages are all reached from docs/index.md."""
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in LINK.findall(index.read_text("utf-8"))}
+    folders = ("how-to", "explanation", "reference")
+    pages = [page for folder in folders for page in (ROOT / "docs" / folder).glob("*.md")]
+    assert [named(page) for page in pages if page not in linked] == []
+
+
+def test_every_database_error_is_in_the_how_to() -> None:
+    """docs/how-to/database.md has each error of database/errors.py that can be raised, with its exit code."""
+    page = (ROOT / "docs" / "how-to" / "database.md").read_text("utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (\d) \|", page, re.MULTILINE)
+    said = {name: int(code) for names, code in rows for name in re.findall(r"\w+", names)}
+    classes = [
+        error for error in vars(errors).values() if isinstance(error, type) and error.__module__ == errors.__name__
+    ]
+    raised = [error for error in classes if not error.__subclasses__()]
+    assert said == {error.__name__: error.exit_code for error in raised}

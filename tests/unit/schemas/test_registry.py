@@ -1,0 +1,130 @@
+"""The bundled registry, fingerprints, and values in older versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+import numpy
+import pytest
+
+from schemas import codec, registry
+from schemas import compatibility_gate as gate
+from schemas.binary import block
+from schemas.binary.avro_types import parse
+from schemas.binary.reader import compile_reader, read_whole, to_datetime
+from schemas.binary.writer import compile_writer
+from schemas.errors import SchemaError
+from schemas.events import Event
+from schemas.generation import schema_of
+from schemas.registry import Registry, canonical, fingerprint, read, render
+from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, registered
+
+
+def test_the_file_is_what_render_writes() -> None:
+    """The registry file has one version a line and survives being read and written."""
+    text = registry.REGISTRY_FILE.read_text("utf-8")
+    assert render(read(text)) == text
+    with pytest.raises(SchemaError, match="can't be read"):
+        read('[{"id": 1}]')
+
+
+def test_a_fingerprint_leaves_out_descriptions_alone() -> None:
+    """A description changes nothing; a default, a name or an order does."""
+    schema: Any = schema_of(ThingMade)
+    assert fingerprint(schema) == fingerprint(canonical(schema)) == fingerprint(schema_of(Described))
+    assert "doc" not in json.dumps(canonical(schema))
+    assert fingerprint({**schema, "fields": schema["fields"][::-1]}) != fingerprint(schema)
+    defaulted = [{**field, "default": {"doc": 1}} for field in schema["fields"]]
+    assert fingerprint({**schema, "fields": defaulted}) != fingerprint(schema)
+
+
+def test_an_unlocked_type_has_no_current_version() -> None:
+    """Nothing is encoded in a schema that no id stands for."""
+    with pytest.raises(SchemaError, match="is not locked"):
+        registered().current(ThingMade)
+
+
+@pytest.fixture
+def two_versions() -> Iterator[Registry]:
+    """A registry in which WithNote is today's struct and ThingMade wrote before it."""
+    reg = registered(FIRST, *gate.lock(registered(FIRST, event=WithNote)), event=WithNote)
+    with patch.object(codec, "bundled", lambda: reg), patch.object(block, "_READERS", {}):
+        codec._reader.cache_clear()
+        yield reg
+    codec._reader.cache_clear()
+
+
+def written(struct: type[Event], schema_id: int, number: int) -> bytes:
+    plain = {
+        "event_id": UUID(int=number),
+        "thing_id": UUID(int=number),
+        "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "name": f"thing {number}",
+        "note": "new",
+    }
+    out = bytearray(codec.PREFIX.pack(0, schema_id))
+    compile_writer(parse(schema_of(struct)))(out, plain)
+    return bytes(out)
+
+
+def test_older_values_are_decoded_into_todays_struct(two_versions: Registry) -> None:
+    """A value without the new field is read with its default."""
+    old, new = codec.decode(written(ThingMade, 1, 1)), codec.decode(written(WithNote, 2, 2))
+    assert isinstance(old, WithNote)
+    assert isinstance(new, WithNote)
+    assert (old.note, old.name, new.note, new.name) == (None, "thing 1", "new", "thing 2")
+
+
+@pytest.mark.parametrize("least", [1, 10**9], ids=["block", "one by one"])
+def test_versions_of_one_type_share_a_frame(two_versions: Registry, least: int) -> None:
+    """Rows written in different versions come in one frame of today's columns, in the batch's order."""
+    values: list[bytes | None] = [
+        written(WithNote, 2, number) if number % 3 else written(ThingMade, 1, number) for number in range(30)
+    ]
+    with patch.object(block, "BLOCK_ROWS_MIN", least):
+        decoded, rejected = block.decode_batch(values)
+    assert rejected == []
+    assert len(decoded) == 1
+    frame = decoded[0].frame
+    assert decoded[0].rows.tolist() == list(range(30))
+    assert frame.columns == ["event_id", "note", "thing_id", "occurred_at", "name"]
+    assert frame["name"].to_list() == [f"thing {number}" for number in range(30)]
+    assert frame["note"].to_list() == ["new" if number % 3 else None for number in range(30)]
+
+
+def test_defaults_of_records_and_bytes_fill_old_values() -> None:
+    """A record's default may leave fields to their own defaults; bytes stand in JSON as Latin-1."""
+    inner = {"type": "record", "name": "I", "fields": [{"name": "x", "type": "long", "default": 3}]}
+    old: Any = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}
+    new = {
+        **old,
+        "fields": [
+            {"name": "i", "type": inner, "default": {}},
+            {"name": "b", "type": "bytes", "default": "\u00ff"},
+            {"name": "a", "type": "long"},
+            {"name": "l", "type": {"type": "array", "items": "bytes"}, "default": ["\u0001"]},
+        ],
+    }
+    read_record = compile_reader(parse(old), parse(new), to_datetime)
+    wanted = {"i": {"x": 3}, "b": b"\xff", "a": 1, "l": [b"\x01"]}
+    assert read_whole(read_record, b"\x02", 0) == wanted
+    values = [b"\x02", b"\x04"]
+    reader = block.BlockReader(parse(old), parse(new))
+    _, one_by_one, _ = reader.read_records(values, 0, numpy.arange(2))
+    with patch.object(block, "BLOCK_ROWS_MIN", 1):
+        _, as_block, _ = reader.read(values, 0)
+    assert as_block.equals(one_by_one)
+    assert as_block.row(0, named=True) == wanted
+
+
+def test_versions_that_do_not_fit_are_never_resolved() -> None:
+    """The gate keeps such a pair out; should one come in, it is an error at once and no wrong value."""
+    one: Any = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}
+    other: Any = {"type": "record", "name": "R", "fields": [{"name": "a", "type": ["null", "long"]}]}
+    with pytest.raises(AssertionError, match="can't be read as"):
+        compile_reader(parse(one), parse(other))
