@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from audit.verifier.chains import heads, verify
+from audit.verifier.chains import read_heads, verify_chains
 from audit.verifier.heads import dump, load
 from runtime.errors import CheckFailed, PlantError
 
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.heads:
-            sys.stdout.write(dump(heads(given.url)))
+            sys.stdout.write(dump(read_heads(given.url)))
             return 0
-        verdicts = verify(
+        verdicts = verify_chains(
             given.url,
             topic=given.topic,
             partition=given.partition,

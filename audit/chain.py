@@ -15,7 +15,7 @@ from typing import Final
 
 from audit.canonical import NULL, SHORT, field, positions, prefix
 
-GENESIS: Final = bytes(32)
+CHAIN_START: Final = bytes(32)
 """The previous hash of a partition's first record."""
 
 _prefix = lru_cache(maxsize=4096)(prefix)
@@ -34,10 +34,10 @@ def extend(
 ) -> list[bytes]:
     """The hash of each record of a slice of one partition, in order; the last one is the chain's new head.
 
-    `previous_hash` is the head so far (:data:`GENESIS` for an empty chain). The sequences run side by side, offsets
+    `previous_hash` is the head so far (:data:`CHAIN_START` for an empty chain). The sequences run side by side, offsets
     ascending; `headers` holds what :func:`audit.canonical.headers_bytes` made of each record's headers.
 
-    >>> first, second = extend("t", 0, GENESIS, [0, 5], [1, 1], [None, b""], [b"v", b"v"], [bytes(4), bytes(4)])
+    >>> first, second = extend("t", 0, CHAIN_START, [0, 5], [1, 1], [None, b""], [b"v", b"v"], [bytes(4), bytes(4)])
     >>> [second] == extend("t", 0, first, [5], [1], [b""], [b"v"], [bytes(4)])
     True
     """

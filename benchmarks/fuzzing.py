@@ -16,13 +16,13 @@ from typing import Final
 
 from ingress.batches import read_items
 from ingress.bulk import chunks
-from ingress.headers import RequestHeaders, read_headers
+from ingress.headers import RequestHeaders, read_request_headers
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
 from schemas import codec
 from schemas.errors import Unencodable
 from signing.ed25519 import PrivateKey
-from signing.signatures import Ed25519Key, HmacKey, Rejected, sign, verify
+from signing.signatures import Ed25519Key, HmacKey, SignatureRejected, sign, verify_signature
 
 REQUESTS: Final = 1_000_000
 SECRET: Final = bytes(range(32))
@@ -70,9 +70,9 @@ def fuzz(count: int, seed: int) -> Counter[str]:
 def _outcome(chance: random.Random) -> str:
     mode, headers, body = _request(chance)
     try:
-        read = read_headers(headers, cloud_event=mode != "webhook")
-        verdict = verify(KEYS, read.message_id, read.timestamp, read.signatures, body, NOW)
-        if isinstance(verdict, Rejected) and chance.random() < 0.5:
+        read = read_request_headers(headers, cloud_event=mode != "webhook")
+        verdict = verify_signature(KEYS, read.message_id, read.timestamp, read.signatures, body, NOW)
+        if isinstance(verdict, SignatureRejected) and chance.random() < 0.5:
             return "401"
         for event in _READ[read.mode](read, body):
             codec.encode_checked(event)

@@ -31,7 +31,7 @@ def main() -> None:
         worker.READ_MODELS = ()
     settings = load_settings()
     configure(settings)
-    uvloop.run(worker.serve(settings, ["genesis.events"]))
+    uvloop.run(worker.serve_worker(settings, ["genesis.events"]))
 
 
 if __name__ == "__main__":

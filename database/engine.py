@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from database.address import connection_arguments, shown, sqlalchemy_url
 from database.driver import DriverConnection
-from database.statement_log import Statements
+from database.statement_log import StatementLog
 from runtime import metrics
 from runtime.settings import DatabaseRole, Settings
 
@@ -20,7 +20,7 @@ CLIENT_CHECK_SECONDS: Final = 2
 """How often a server that runs a statement looks whether its client is still there."""
 
 
-def make_engine(settings: Settings, role: DatabaseRole, address: str) -> tuple[AsyncEngine, Statements]:
+def make_engine(settings: Settings, role: DatabaseRole, address: str) -> tuple[AsyncEngine, StatementLog]:
     """The engine, and what it notes statements with. Does not connect yet. Raises BadDatabaseAddress."""
     arguments = connection_arguments(
         address,
@@ -50,6 +50,6 @@ def make_engine(settings: Settings, role: DatabaseRole, address: str) -> tuple[A
     event.listen(engine.sync_engine, "close", lambda *_: gauge.dec())
     event.listen(engine.sync_engine, "close_detached", lambda *_: gauge.dec())
     name = arguments["server_settings"]["application_name"]
-    statements = Statements(role, name, shown(address), settings.database_slow_query_milliseconds / 1000)
+    statements = StatementLog(role, name, shown(address), settings.database_slow_query_milliseconds / 1000)
     statements.listen(engine.sync_engine)
     return engine, statements

@@ -24,7 +24,7 @@ from runtime.errors import PlantError
 RUN_AGAIN = "await database.run(work)    # calls work anew after a conflict"
 
 
-def meaning(error: BaseException, where: str) -> PlantError | None:
+def translate_error(error: BaseException, where: str) -> PlantError | None:
     """The error to raise instead, `where` being the database's address without secrets; None: raise it as it is.
 
     What is said never holds a value of a row: only names of tables and constraints. Where the driver's own error holds

@@ -99,7 +99,7 @@ def heads() -> tuple[str, ...]:
     return tuple(sorted(ScriptDirectory.from_config(_config(None)).get_heads()))
 
 
-def check(url: str) -> None:
+def require_current_schema(url: str) -> None:
     """Return when the database is at :func:`heads`; raise SchemaBehind when it isn't. Any role may ask."""
     found, needed = current(url), heads()
     if found != needed:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from database.address import shown
 from database.driver import DriverConnection, Isolation, beginning
 from database.engine import make_engine
-from database.error_translation import meaning
+from database.error_translation import translate_error
 from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
 from database.unreachable import unreachable_because
 from runtime import metrics
@@ -207,7 +207,7 @@ class Pool:
         try:
             yield
         except Exception as error:
-            if (named := meaning(error, self.where)) is not None:
+            if (named := translate_error(error, self.where)) is not None:
                 raise named from error
             raise
 

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from database.error_translation import meaning
+from database.error_translation import translate_error
 from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import DatabaseRole
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 STATEMENT_SHOWN_CHARACTERS: Final = 500
 
 
-class Statements:
+class StatementLog:
     """Listens to an engine's statements. Parameters are never looked at."""
 
     def __init__(self, role: DatabaseRole, application_name: str, where: str, slow_seconds: float) -> None:
@@ -68,4 +68,4 @@ class Statements:
         return True
 
     def _name_error(self, context: ExceptionContext) -> BaseException | None:
-        return meaning(context.sqlalchemy_exception or context.original_exception, self._where)
+        return translate_error(context.sqlalchemy_exception or context.original_exception, self._where)

@@ -32,8 +32,8 @@ from entities.validators import accept
 from entities.vocabulary import (
     ACTIVE,
     ALIGNMENTS,
+    DEFAULT_TENANT,
     ENTITY_TYPES,
-    GENESIS,
     NAME_MAX_CHARACTERS,
     RETIRED,
     STUB,
@@ -101,7 +101,7 @@ class Entity(Row):
 
     # Relationships; the children are those whose parent this is: `child_ids`.
     parent_id: Mapped[UUID | None]
-    governance_agent_id: Mapped[Token] = mapped_column(default=GENESIS, server_default=GENESIS)
+    governance_agent_id: Mapped[Token] = mapped_column(default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
     """The governance boundary: only transactions of that boundary see the row."""
 
     __table_args__: Any = (

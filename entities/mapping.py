@@ -10,7 +10,7 @@ from sqlalchemy import CheckConstraint, DateTime, ForeignKeyConstraint, MetaData
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
-from entities.vocabulary import GENESIS
+from entities.vocabulary import DEFAULT_TENANT
 
 # What Postgres itself would name them: the migrations leave the names to it.
 _NAMES = {
@@ -27,7 +27,7 @@ JsonObject = Annotated[dict[str, Any], mapped_column(JSONB, default=dict, server
 Name = Annotated[str, mapped_column(Text)]
 LongText = Annotated[str, mapped_column(Text, default="", server_default="")]
 Identity = Annotated[UUID, mapped_column(primary_key=True)]
-Boundary = Annotated[str, mapped_column(Text(collation="C"), default=GENESIS, server_default=GENESIS)]
+Boundary = Annotated[str, mapped_column(Text(collation="C"), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)]
 
 
 class Row(DeclarativeBase):

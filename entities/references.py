@@ -18,7 +18,7 @@ from entities.validators import holds_address
 from entities.versions import EntityVersion, first_break
 
 
-class Finding(NamedTuple):
+class EntityFault(NamedTuple):
     """One thing that does not fit. `finding` is what kind of thing it is: see docs/reference/database.md."""
 
     finding: str
@@ -98,14 +98,14 @@ _HEADS: Final = text("""
 VERSIONS_AT_ONCE: Final = 1_000
 
 
-async def check(connection: AsyncConnection) -> list[Finding]:
+async def check_entities(connection: AsyncConnection) -> list[EntityFault]:
     """All that does not fit in the transaction's boundary, as of one moment; empty when all is well.
 
     Give it a REPEATABLE READ transaction where others write meanwhile.
     """
-    findings: list[Finding] = []
+    findings: list[EntityFault] = []
     for query in (_DANGLING, _NAMES, _ROWS, _HEADS):
-        findings += [Finding(*row) for row in await connection.execute(query)]
+        findings += [EntityFault(*row) for row in await connection.execute(query)]
     async for chain in _chains(connection):
         findings += _in_chain(chain)
     return findings
@@ -128,10 +128,10 @@ async def _chains(connection: AsyncConnection) -> AsyncIterator[list[EntityVersi
         yield chain
 
 
-def _in_chain(chain: Sequence[EntityVersion]) -> Iterator[Finding]:
+def _in_chain(chain: Sequence[EntityVersion]) -> Iterator[EntityFault]:
     """What is wrong with one entity's versions: recomputed here, from what is stored."""
     newest = chain[-1]
     if found := first_break(chain):
-        yield Finding("broken chain", newest.entity_type, found.entity_id, f"version {found.version}: {found.why}")
+        yield EntityFault("broken chain", newest.entity_type, found.entity_id, f"version {found.version}: {found.why}")
     if newest.operation != "deleted" and holds_address(newest.state):
-        yield Finding("rule broken", newest.entity_type, newest.entity_id, "L0-05: it holds an e-mail address")
+        yield EntityFault("rule broken", newest.entity_type, newest.entity_id, "L0-05: it holds an e-mail address")

@@ -25,11 +25,11 @@ from entities.vocabulary import (
     TEXT_MAX_CHARACTERS,
 )
 
-Check = Callable[[Any], str]
+StructureCheck = Callable[[Any], str]
 """What is wrong with a value, or nothing."""
 
 
-def _text(longest: int, *, shortest: int = 0) -> Check:
+def _text(longest: int, *, shortest: int = 0) -> StructureCheck:
     def check(value: Any) -> str:
         if not isinstance(value, str):
             return "must be a text"
@@ -48,11 +48,11 @@ def _unwritable(text: str) -> str:
 _UNWRITABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
-def _optional(check: Check) -> Check:
+def _optional(check: StructureCheck) -> StructureCheck:
     return lambda value: "" if value is None else check(value)
 
 
-def _one_of(*values: str) -> Check:
+def _one_of(*values: str) -> StructureCheck:
     return lambda value: "" if isinstance(value, str) and value in values else f"must be one of {', '.join(values)}"
 
 
@@ -146,7 +146,7 @@ def _bool(value: Any) -> str:
     return "" if isinstance(value, bool) else "must be true or false"
 
 
-CHECKS: Final[Mapping[str, Check]] = {
+CHECKS: Final[Mapping[str, StructureCheck]] = {
     "id": _id,
     "entity_type": _one_of(*ENTITY_TYPES),
     "external_id": _optional(_text(NAME_MAX_CHARACTERS, shortest=1)),

@@ -63,7 +63,7 @@ class EntityVersion(Row):
     )
 
 
-class Break(NamedTuple):
+class ChainBreak(NamedTuple):
     """Where a chain of versions stops being one."""
 
     entity_id: UUID
@@ -113,13 +113,13 @@ def chain_hash(
     return hashlib.sha256(previous_hash + entry).digest()
 
 
-def first_break(versions: Iterable[EntityVersion]) -> Break | None:
+def first_break(versions: Iterable[EntityVersion]) -> ChainBreak | None:
     """The first version that does not follow from the one before, of one entity's versions in order; else None."""
     previous_hash = BEFORE_FIRST
     for number, row in enumerate(versions, start=1):
         why = _flaw(row, number, previous_hash)
         if why:
-            return Break(row.entity_id, row.version, why)
+            return ChainBreak(row.entity_id, row.version, why)
         previous_hash = row.hash
     return None
 

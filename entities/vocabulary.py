@@ -15,7 +15,7 @@ RETIRED: Final = "retired"
 STUB: Final = "stub"
 """Referred to before anything else was heard of it."""
 
-GENESIS: Final = "genesis"
+DEFAULT_TENANT: Final = "genesis"
 """The governance boundary of what no other is said of."""
 
 NAME_MAX_CHARACTERS: Final = 200

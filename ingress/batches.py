@@ -11,18 +11,18 @@ import msgspec
 from ingress.payloads import NOT_JSON, read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
-from ingress.publishing import Answer, Publisher, accepted
-from streams.pending_publish import Publish
+from ingress.publishing import HttpAnswer, IngressPublisher, accepted
+from streams.pending_publish import PendingPublish
 
 EVENTS_MAX: Final = 1_000
 
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
-Submitted = tuple[UUID, Publish] | Problem
+Submitted = tuple[UUID, PendingPublish] | Problem
 """An event's id and its publish, or why there is none."""
 
 
-class Result(NamedTuple):
+class BatchItem(NamedTuple):
     """What became of one event: its JSON, and the problem if there was one."""
 
     document: bytes
@@ -45,7 +45,7 @@ def read_items(body: bytes) -> list[msgspec.Raw]:
 
 
 def submit_each(
-    publisher: Publisher,
+    publisher: IngressPublisher,
     items: Iterable[bytes | msgspec.Raw],
     policy: ProducerPolicy,
     traceparent: str | None,
@@ -69,7 +69,7 @@ def submit_each(
 
 
 def _submit(
-    publisher: Publisher, item: bytes, policy: ProducerPolicy, traceparent: str | None, max_bytes: int
+    publisher: IngressPublisher, item: bytes, policy: ProducerPolicy, traceparent: str | None, max_bytes: int
 ) -> Submitted:
     try:
         if len(item) > max_bytes:
@@ -85,7 +85,7 @@ def is_overloaded(submitted: Submitted) -> bool:
     return isinstance(submitted, Problem) and submitted.kind == "overloaded"
 
 
-async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> list[Result]:
+async def settle_each(publisher: IngressPublisher, submitted: Sequence[Submitted]) -> list[BatchItem]:
     """Every event's result, in order, once all are known."""
     settled = iter(await publisher.settle_each([each[1] for each in submitted if not isinstance(each, Problem)]))
     results = []
@@ -95,18 +95,18 @@ async def settle_each(publisher: Publisher, submitted: Sequence[Submitted]) -> l
         elif isinstance(found := next(settled), Problem):
             results.append(_refused(found))
         else:
-            results.append(Result(accepted(each[0], found), None))
+            results.append(BatchItem(accepted(each[0], found), None))
     return results
 
 
-def answer_of(results: Sequence[Result]) -> Answer:
+def answer_of(results: Sequence[BatchItem]) -> HttpAnswer:
     """200: all are stored; 207: some can't be, whatever the sender does; 503: send all of it again."""
     problems = [result.problem for result in results if result.problem is not None]
     again = [problem for problem in problems if problem.status >= 500]
     status = 503 if again else 207 if problems else 200
     body = b'{"results":[%b]}' % b",".join(result.document for result in results)
-    return Answer(status, body, again[0].headers if again else ())
+    return HttpAnswer(status, body, again[0].headers if again else ())
 
 
-def _refused(problem: Problem) -> Result:
-    return Result(msgspec.json.encode({"problem": problem.document()}), problem)
+def _refused(problem: Problem) -> BatchItem:
+    return BatchItem(msgspec.json.encode({"problem": problem.document()}), problem)

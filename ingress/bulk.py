@@ -23,7 +23,7 @@ from ingress.headers import RequestHeaders
 from ingress.limits import PeerGone, piece, too_large
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
-from ingress.publishing import Publisher
+from ingress.publishing import IngressPublisher
 from runtime import metrics
 from signing.signatures import TOLERANCE_SECONDS
 
@@ -42,7 +42,9 @@ Verify = Callable[[RequestHeaders, bytes], ProducerPolicy]
 class BulkIntake:
     """Takes NDJSON requests in, a few at a time."""
 
-    def __init__(self, publisher: Publisher, *, body_max_bytes: int, line_max_bytes: int, streams_max: int) -> None:
+    def __init__(
+        self, publisher: IngressPublisher, *, body_max_bytes: int, line_max_bytes: int, streams_max: int
+    ) -> None:
         self._publisher = publisher
         self._body_max_bytes = body_max_bytes
         self._line_max_bytes = line_max_bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from streams.pending_publish import Publish
+from streams.pending_publish import PendingPublish
 
 ENTRIES_MAX: Final = 100_000
 AGE_MAX_SECONDS: Final = 10 * 60.0
@@ -19,7 +19,7 @@ class IdReused(Exception):
     """The same producer and id came with another body."""
 
 
-class Window:
+class DeduplicationCache:
     """Publishes by event id; not thread-safe, one an event loop.
 
     `claim` then `hold`, without an await between them, so that two copies of a message can't both be first.
@@ -29,12 +29,12 @@ class Window:
         self._entries_max = entries_max
         self._age_max_seconds = age_max_seconds
         # Not a dict, whose first key takes the longer to find the more were deleted before it.
-        self._entries: OrderedDict[bytes, tuple[bytes, Publish, float]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[bytes, PendingPublish, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def claim(self, event_id: bytes, digest: bytes, now_seconds: float) -> Publish | None:
+    def claim(self, event_id: bytes, digest: bytes, now_seconds: float) -> PendingPublish | None:
         """The publish of this message if it was seen and has not failed, else None: the caller is the first.
 
         A publish still on its way is returned too, so copies share one. Raises IdReused where the digest differs.
@@ -50,7 +50,7 @@ class Window:
             raise IdReused
         return publish
 
-    def hold(self, event_id: bytes, digest: bytes, publish: Publish, now_seconds: float) -> None:
+    def hold(self, event_id: bytes, digest: bytes, publish: PendingPublish, now_seconds: float) -> None:
         """Remember a publish; the oldest entries give way."""
         entries = self._entries
         while len(entries) >= self._entries_max:

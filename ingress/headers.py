@@ -65,7 +65,7 @@ class RequestHeaders(msgspec.Struct, frozen=True):
     """Of a binary CloudEvent, by name."""
 
 
-def read_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event: bool) -> RequestHeaders:
+def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event: bool) -> RequestHeaders:
     """Raises Problem: malformed-headers (400) or media-type (415). None of these headers may come twice."""
     found: dict[bytes, bytes] = {}
     wanted = _WANTED_OF_CLOUD_EVENTS if cloud_event else _WANTED

@@ -11,19 +11,19 @@ from prometheus_client import Counter
 
 from ingress.batches import answer_of, read_items, settle_each, submit_each
 from ingress.bulk import BulkIntake
-from ingress.headers import RequestHeaders, read_headers
+from ingress.headers import RequestHeaders, read_request_headers
 from ingress.keys import Keyring
 from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.log_budget import LogBudget
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
-from ingress.publishing import Answer, Publisher, accepted
+from ingress.publishing import HttpAnswer, IngressPublisher, accepted
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from signing.signatures import Rejected, explain
+from signing.signatures import SignatureRejected, explain
 from streams.producer import EventProducer
 
 log = get_logger(__name__)
@@ -38,7 +38,7 @@ class Intake:
 
     def __init__(self, settings: Settings, keyring: Keyring, producer: EventProducer, clock: Clock) -> None:
         self._keyring = keyring
-        self._publisher = Publisher(producer, clock)
+        self._publisher = IngressPublisher(producer, clock)
         self._clock = clock
         self._source = settings.ingress_source
         self._admission = Admission(settings.ingress_requests_max)
@@ -86,7 +86,7 @@ class Intake:
     async def _take_in(self, scope: Scope, receive: Receive, send: Send, event_type: str | None, held: _Held) -> int:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]  # a websocket scope has none, and no route here
             raise Problem("method", headers=((b"allow", b"POST"), CLOSE))
-        headers = read_headers(scope["headers"], cloud_event=event_type is None)
+        headers = read_request_headers(scope["headers"], cloud_event=event_type is None)
         if headers.mode == "lines":
             return await self._bulk(headers, receive, send, self._signer)
         reader = self._batches if headers.mode == "batch" else self._bodies
@@ -109,7 +109,7 @@ class Intake:
         verdict = self._keyring.verify(
             headers.message_id, headers.timestamp, headers.signatures, body, headers.producer
         )
-        if isinstance(verdict, Rejected):
+        if isinstance(verdict, SignatureRejected):
             metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=verdict.reason).inc()
             raise Problem("signature", reason=explain(verdict.reason))
         return self._keyring.policy(verdict.key.producer)
@@ -121,13 +121,13 @@ class Intake:
             return read_binary(body, headers.attributes, policy.name)
         return read_cloud_event(body, policy.name)
 
-    async def _take_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> Answer:
+    async def _take_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> HttpAnswer:
         self._publisher.pay(policy, 1)
         publish = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
         position = await self._publisher.settle(publish)
-        return Answer(200, accepted(incoming.event.event_id, position))
+        return HttpAnswer(200, accepted(incoming.event.event_id, position))
 
-    async def _take_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> Answer:
+    async def _take_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> HttpAnswer:
         items = read_items(body)
         self._publisher.pay(policy, len(items))
         submitted = submit_each(

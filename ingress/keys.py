@@ -38,7 +38,7 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from signing.signatures import Ed25519Key, HmacKey, Key, Rejected, Scheme, Verified, verify
+from signing.signatures import Ed25519Key, HmacKey, Key, Scheme, SignatureRejected, Verified, verify_signature
 
 log = get_logger(__name__)
 
@@ -218,7 +218,7 @@ class Keyring:
 
     def verify(
         self, message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, producer: str | None = None
-    ) -> Verified | Rejected:
+    ) -> Verified | SignatureRejected:
         """Which key signed the message, if one did, by the clock. Never raises.
 
         With `producer` (unverified) only that producer's keys are tried. The key that matched is tried first next time:
@@ -226,7 +226,7 @@ class Keyring:
         """
         known = self.keys
         keys = known if producer is None else [key for key in known if key.producer == producer]
-        verdict = verify(keys, message_id, timestamp, signatures, body, self._clock.now().timestamp())
+        verdict = verify_signature(keys, message_id, timestamp, signatures, body, self._clock.now().timestamp())
         # Large bodies are verified in a thread: what was read from the database meanwhile is not undone.
         if isinstance(verdict, Verified) and verdict.key is not known[0] and self.keys is known:
             self.keys = [verdict.key, *(key for key in known if key is not verdict.key)]

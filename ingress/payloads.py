@@ -18,7 +18,7 @@ from msgspec import Meta
 from ingress.problems import FieldError, Problem, json_pointer
 from schemas.entity_states import NO_NUL
 from schemas.event_id import event_id
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 
 OUTSIDE_PREFIX: Final = "genesis."
 """Event types that may come from outside; Plant's own operations may not."""
@@ -138,7 +138,7 @@ def _require_utf8(body: bytes) -> None:
 
 def is_accepted(event_type: str) -> bool:
     """Whether events of this type may come from outside."""
-    return event_type in EVENTS and event_type.startswith(OUTSIDE_PREFIX)
+    return event_type in EVENT_TYPES and event_type.startswith(OUTSIDE_PREFIX)
 
 
 def valid_traceparent(traceparent: str | None) -> str | None:
@@ -156,7 +156,7 @@ _CLOUD_EVENT: Final = msgspec.json.Decoder(CloudEvent)
 
 @cache
 def _shape(event_type: str) -> Shape:
-    kind = EVENTS[event_type]
+    kind = EVENT_TYPES[event_type]
     fields = [field for field in msgspec.structs.fields(kind) if field.name not in _GIVEN_OTHERWISE]
     data_type = msgspec.defstruct(
         f"{kind.__name__}Data",

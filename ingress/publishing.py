@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from ingress.deduplication import IdReused, Window
+from ingress.deduplication import DeduplicationCache, IdReused
 from ingress.payloads import Incoming
 from ingress.problems import Problem, retry_after
 from ingress.producers import ProducerPolicy
@@ -17,14 +17,14 @@ from runtime.clock import Clock
 from schemas import codec
 from schemas.errors import Unencodable
 from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
-from streams.pending_publish import Publish
+from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
-from streams.record_position import Position
+from streams.record_position import RecordPosition
 
 UNAVAILABLE_RETRY_SECONDS: Final = 5
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What a request that was understood is answered with."""
 
     status: int
@@ -32,13 +32,13 @@ class Answer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class Publisher:
+class IngressPublisher:
     """Publishes what producers may send. One a process: it holds the window of repeats and the producers' rates."""
 
     def __init__(self, producer: EventProducer, clock: Clock) -> None:
         self._producer = producer
         self._clock = clock
-        self._window = Window()
+        self._window = DeduplicationCache()
         self._rates = Rates()
         outcomes = ("accepted", "refused")
         self._accepted, self._refused = (metrics.INGRESS_EVENTS.labels(outcome) for outcome in outcomes)
@@ -69,7 +69,7 @@ class Publisher:
         """Count events of a producer that was let in."""
         self._rates.pay(policy.name, events)
 
-    def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> Publish:
+    def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> PendingPublish:
         """The event's publish: a new one, or that of the same event before.
 
         Raises Problem: forbidden (403), id-reused (409), body-too-large (413), event (422), or 503 where nothing was
@@ -106,7 +106,7 @@ class Publisher:
         self._window.hold(event_id, digest, publish, now_seconds)
         return publish
 
-    async def settle(self, publish: Publish) -> Position:
+    async def settle(self, publish: PendingPublish) -> RecordPosition:
         """Where the event is, once Kafka has acknowledged it. Raises Problem (503) where it has not in time."""
         try:
             position = await self._producer.settle(publish)
@@ -115,18 +115,18 @@ class Publisher:
         self._accepted.inc()
         return position
 
-    async def settle_each(self, publishes: Collection[Publish]) -> list[Position | Problem]:
+    async def settle_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | Problem]:
         """The same for many, in order, in the time that one may take: each one's position or problem."""
         settled = await self._producer.settle_each(publishes)
-        self._accepted.inc(sum(isinstance(each, Position) for each in settled))
-        return [each if isinstance(each, Position) else unavailable(each) for each in settled]
+        self._accepted.inc(sum(isinstance(each, RecordPosition) for each in settled))
+        return [each if isinstance(each, RecordPosition) else unavailable(each) for each in settled]
 
     def forget_old_repeats(self) -> None:
         """Free what the window no longer needs; called now and then."""
         self._window.forget_old(self._clock.monotonic_seconds())
 
 
-def accepted(event_id: UUID, position: Position) -> bytes:
+def accepted(event_id: UUID, position: RecordPosition) -> bytes:
     """The JSON that says where an event is."""
     return b'{"event_id":"%b","topic":"%b","partition":%d,"offset":%d}' % (
         codec.text_of(event_id),

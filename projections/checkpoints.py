@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from audit.chain import GENESIS
-from projections.session import Session, literal
+from audit.chain import CHAIN_START
+from projections.session import Session, sql_literal
 from streams.errors import OwnershipLost, PartitionCountGrew, TopicRecreated
 
 LOG: Final = "log/0"
@@ -116,11 +116,13 @@ def take(
 
 def fence(session: Session, topic: str, partition: int, token: int) -> Fence:
     """Lock the token for this transaction and read what stands behind it. Raises OwnershipLost when it is not ours."""
-    rows = session.query(_FENCE.format(topic=literal(topic), partition=literal(partition), token=literal(token)))
+    rows = session.query(
+        _FENCE.format(topic=sql_literal(topic), partition=sql_literal(partition), token=sql_literal(token))
+    )
     if not rows:
         raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current.")
     _, checkpoints, head = rows[0]
-    return Fence(token, json.loads(checkpoints) if checkpoints else {}, head or GENESIS)
+    return Fence(token, json.loads(checkpoints) if checkpoints else {}, head or CHAIN_START)
 
 
 def hold(topic: str, partition: int, token: int, next_offset: int) -> str:
@@ -128,15 +130,15 @@ def hold(topic: str, partition: int, token: int, next_offset: int) -> str:
 
     Running it raises OwnershipLost when the token is no longer ours, or the log ends elsewhere.
     """
-    given = ", ".join(literal(value) for value in (topic, partition, token, next_offset))
+    given = ", ".join(sql_literal(value) for value in (topic, partition, token, next_offset))
     return f"SELECT hold_partition({given})"
 
 
 def advance(topic: str, partition: int, names: Iterable[str], next_offset: int) -> str:
     """The statement that moves checkpoints forward; it runs in the transaction that wrote the rows."""
     return _ADVANCE.format(
-        topic=literal(topic),
-        partition=literal(partition),
-        names=literal(",".join(names)),
-        next_offset=literal(next_offset),
+        topic=sql_literal(topic),
+        partition=sql_literal(partition),
+        names=sql_literal(",".join(names)),
+        next_offset=sql_literal(next_offset),
     )

@@ -31,7 +31,7 @@ from projections.fold import catch_up
 from projections.inline import insert
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
-from projections.session import DataRefused, Session, literal
+from projections.session import DataRefused, Session, sql_literal
 from projections.staging import Staging
 from runtime import metrics
 from runtime.logging import get_logger
@@ -39,7 +39,7 @@ from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.errors import DatabaseAway, LogRefused, OwnershipLost
 from streams.ownership import Taken
-from streams.transport import LogBounds
+from streams.transport import Watermarks
 
 log = get_logger(__name__)
 
@@ -84,7 +84,7 @@ class PartitionProjector:
         self._staging = Staging()
         self._look_ups_left = 0
 
-    def take(self, bounds: LogBounds) -> Taken:
+    def take(self, bounds: Watermarks) -> Taken:
         """Open a fresh connection, fence off former owners, and bring lagging read models level with the log."""
         self.close()
         session = self._session = Session(self._url)
@@ -191,7 +191,7 @@ class PartitionProjector:
         """Of the batch's event ids those that are applied, with the fingerprints of their values."""
         ids = prepared.rows["event_id"].drop_nulls()
         session.copy("staged_event_ids", pl.DataFrame({"event_id": ids}), temporary=True)
-        seen = session.frame(SEEN.format(topic=literal(self.topic), partition=literal(self.partition)))
+        seen = session.frame(SEEN.format(topic=sql_literal(self.topic), partition=sql_literal(self.partition)))
         return dict(zip(seen["event_id"].cast(pl.Binary), seen["fingerprint"], strict=True))
 
     def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence) -> bytes:

@@ -16,7 +16,7 @@ from runtime.logging import get_logger
 from schemas.binary.block import decode_batch
 from schemas.polars_import import polars as pl
 from streams.errors import LogRefused
-from streams.topics import family
+from streams.topics import logical_topic
 
 log = get_logger(__name__)
 
@@ -45,7 +45,7 @@ def fold_slice(
     topic, partition = place
     rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
     if rows.height:
-        decoded, _ = decode_batch(rows["value"].to_list(), topic=family(topic))
+        decoded, _ = decode_batch(rows["value"].to_list(), topic=logical_topic(topic))
         events = {
             group.event_type: group.frame.with_columns(pl.Series("row", group.rows, dtype=pl.Int64))
             for group in decoded

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from entities.vocabulary import GENESIS
+from entities.vocabulary import DEFAULT_TENANT
 from projections.catalogue import READ_MODELS
 from projections.read_model import ReadModel
-from projections.session import Session, literal
-from projections.sql_script import statements
+from projections.session import Session, sql_literal
+from projections.sql_script import split_statements
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""
@@ -52,7 +52,7 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> None:
 
 def _install(session: Session, model: ReadModel) -> None:
     session.execute(f"CREATE SCHEMA IF NOT EXISTS {model.schema}")
-    for statement in statements(model.tables_sql):
+    for statement in split_statements(model.tables_sql):
         session.execute(statement)
     session.execute(f"GRANT USAGE ON SCHEMA {model.schema} TO plant_writer, plant_api, plant_auditor")
     for name in model.tables:
@@ -68,10 +68,11 @@ def _install(session: Session, model: ReadModel) -> None:
 
 def _guard(session: Session, table: str) -> None:
     """Put each row of a table into a governance boundary, and keep the boundaries apart."""
-    ((guarded, divided),) = session.query(_GUARDED.format(table=literal(table)))
+    ((guarded, divided),) = session.query(_GUARDED.format(table=sql_literal(table)))
     if not divided:
         session.execute(
-            f'ALTER TABLE {table} ADD COLUMN governance_agent_id text COLLATE "C" NOT NULL DEFAULT {literal(GENESIS)}'
+            f'ALTER TABLE {table} ADD COLUMN governance_agent_id text COLLATE "C" NOT NULL'
+            f" DEFAULT {sql_literal(DEFAULT_TENANT)}"
         )
     if not guarded:
         session.script(_GUARD.format(table=table))

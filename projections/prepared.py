@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from audit.canonical import headers_bytes
 from schemas.binary.block import decode_batch
 from schemas.codec import PREFIX, registered
-from schemas.events import EVENTS
+from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.topics import family
+from streams.topics import logical_topic
 
 _DECODED = ("event_id", "entity_type", "entity_id", "event_type")
 _IDENTITY = {
@@ -93,7 +93,7 @@ class PreparedBatch:
         reused = []
         for row, event_id in enumerate(ids):
             if event_id in wanted:
-                found = fingerprint(values[row] or b"")
+                found = content_fingerprint(values[row] or b"")
                 if not _same_event(first.setdefault(event_id, found), found):
                     reused.append(row)
         return reused
@@ -104,7 +104,7 @@ class PreparedBatch:
         return replace(self, rows=self.rows.with_columns(*unknown, pl.lit(reason).alias("reason")), events={})
 
 
-def fingerprint(value: bytes) -> bytes:
+def content_fingerprint(value: bytes) -> bytes:
     """What tells two events of one id apart: the prefix that names the schema, and the SHA-256 of the whole value."""
     return value[: PREFIX.size] + sha256(value).digest()
 
@@ -124,11 +124,11 @@ def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:
 
 def prepare(batch: EventBatch) -> PreparedBatch:
     """Decode and judge every record of a batch. No record can make this raise."""
-    decoded, rejected = decode_batch(batch.values, topic=family(batch.topic))
+    decoded, rejected = decode_batch(batch.values, topic=logical_topic(batch.topic))
     reasons: dict[int, str] = {refusal.row: refusal.reason for refusal in rejected}
     identities, events = [], {}
     for group in decoded:
-        kind = EVENTS[group.event_type]
+        kind = EVENT_TYPES[group.event_type]
         frame = group.frame.insert_column(0, pl.Series("row", group.rows, dtype=pl.Int64))
         identity = [
             frame["row"],

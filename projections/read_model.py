@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
-from projections.sql_script import statements
+from projections.sql_script import split_statements
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ReadModel:
 
     def apply_in(self, schema: str) -> str:
         """The fold, into another schema's tables."""
-        (statement,) = statements(self._read("apply.sql"))
+        (statement,) = split_statements(self._read("apply.sql"))
         return statement.replace("__schema__", schema)
 
     def _read(self, name: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import adbc_driver_postgresql.dbapi as adbc
 from adbc_driver_manager import Error as AdbcError
 
-from entities.vocabulary import GENESIS
+from entities.vocabulary import DEFAULT_TENANT
 from schemas.polars_import import polars as pl
 from streams.errors import DatabaseAway, LogRefused, OwnershipLost, PartitionStopped
 
@@ -33,7 +33,7 @@ CONNECTION_PARAMETERS: Mapping[str, str] = {
     "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=30s"
     " -c client_min_messages=warning -c jit=off -c standard_conforming_strings=on"
     # The governance boundary of all that is folded from events: they carry none.
-    f" -c plant.governance_agent_id={GENESIS}",
+    f" -c plant.governance_agent_id={DEFAULT_TENANT}",
 }
 
 _RETRY_CLASSES = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -70,7 +70,7 @@ class Session:
             # Results of a few rows come cheaper without the COPY that ADBC puts around a query.
             self._small = self._connection.cursor(adbc_stmt_kwargs={"adbc.postgresql.use_copy": "false"})
         except AdbcError as error:
-            raise meaning(error) from error
+            raise translate_adbc_error(error) from error
         self._waiting: list[str] = []
 
     def later(self, *statements: str) -> None:
@@ -83,7 +83,7 @@ class Session:
         try:
             self._cursor.execute(sql, parameters or None)
         except AdbcError as error:
-            raise meaning(error) from error
+            raise translate_adbc_error(error) from error
 
     def script(self, *statements: str) -> None:
         """Run statements without parameters in one round trip: a third of what `execute` costs, which prepares each."""
@@ -94,7 +94,7 @@ class Session:
         try:
             self._cursor.executescript(text)
         except AdbcError as error:
-            raise meaning(error) from error
+            raise translate_adbc_error(error) from error
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and fetch its few rows; column names must differ."""
@@ -115,7 +115,7 @@ class Session:
             found: pl.DataFrame = cursor.fetch_polars()
             return found
         except AdbcError as error:
-            raise meaning(error) from error
+            raise translate_adbc_error(error) from error
 
     def copy(self, table: str, frame: pl.DataFrame, *, temporary: bool = False) -> None:
         """Append a frame to a table, columns by name."""
@@ -123,7 +123,7 @@ class Session:
         try:
             self._cursor.adbc_ingest(table, frame, mode="append", temporary=temporary)
         except AdbcError as error:
-            raise meaning(error) from error
+            raise translate_adbc_error(error) from error
 
     def begin(self) -> None:
         """Start a transaction."""
@@ -147,7 +147,7 @@ class Session:
             self._connection.close()
 
 
-def meaning(error: AdbcError) -> Exception:
+def translate_adbc_error(error: AdbcError) -> Exception:
     """What a driver error asks for: to try again, to take the partition anew, to look for the row, or a named stop."""
     sqlstate = error.sqlstate or ""
     # The driver's own text repeats the statement, events and all; what the server said comes apart from it.
@@ -167,7 +167,7 @@ def meaning(error: AdbcError) -> Exception:
     return ProjectionBroken(why=text, next_step="plant db upgrade")
 
 
-def literal(value: str | int) -> str:
+def sql_literal(value: str | int) -> str:
     """A text or number as an SQL literal, for statements that go without parameters.
 
     >>> literal("o'clock"), literal(7)

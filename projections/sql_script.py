@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def statements(text: str) -> list[str]:
+def split_statements(text: str) -> list[str]:
     """The statements of a file of plain DDL: comments stand on lines of their own, statements end with `;`.
 
     >>> statements("-- a; b\\nSELECT 1;\\nSELECT 2;\\n")

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from projections.inline import subquery, with_subqueries
 from projections.session import Session
-from projections.sql_script import statements
+from projections.sql_script import split_statements
 from schemas.polars_import import polars as pl
 
 _EVENT_IDS = "CREATE TEMPORARY TABLE staged_event_ids (event_id uuid) ON COMMIT DELETE ROWS"
@@ -41,7 +41,7 @@ class Staging:
     def open(self, session: Session) -> None:
         """Create the staging tables on a fresh connection."""
         session.later(_EVENT_IDS)
-        session.later(*statements((files("projections") / "staged.sql").read_text(encoding="utf-8")))
+        session.later(*split_statements((files("projections") / "staged.sql").read_text(encoding="utf-8")))
         self.types = {}
         for table, column, kind in session.query(_COLUMNS):
             self.types.setdefault(table, {})[column] = kind

@@ -16,7 +16,7 @@ from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import OutcomeUnknown, PublishRefused, RecordTooLarge, StreamsError
-from streams.pending_publish import Publish
+from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
 from streams.topics import RECORD_MAX_BYTES
 
@@ -33,7 +33,7 @@ FINISH_SECONDS: Final = 5.0
 KEY_MAX_BYTES: Final = 1024
 """A key that comes with a letter whose record is left out."""
 
-Place = tuple[str, int, int]
+PoisonPosition = tuple[str, int, int]
 """Topic, partition and offset."""
 
 # What is too large for a letter is not fetched.
@@ -75,7 +75,7 @@ class DeadLetter(NamedTuple):
     headers: bytes | None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> PoisonPosition:
         return self.topic, self.partition, self.offset
 
     @property
@@ -121,9 +121,9 @@ class DeadLetterRelay:
         self._producer = EventProducer(settings, topics=(topic,))
         self._topic = topic
         self._family = family
-        self._under_way: list[tuple[DeadLetter, Publish]] = []
+        self._under_way: list[tuple[DeadLetter, PendingPublish]] = []
         self._letters_max = LETTERS_MAX
-        self._refused: Place | None = None
+        self._refused: PoisonPosition | None = None
         self.sent = 0
         """How many it has published and noted."""
 
@@ -172,7 +172,9 @@ class DeadLetterRelay:
         if self._under_way:
             raise OutcomeUnknown(why=f"There was no answer to dead letters within {FINISH_SECONDS:g} s.")
 
-    async def _note(self, rows: PoisonRows, submitted: Sequence[tuple[DeadLetter, Publish]]) -> StreamsError | None:
+    async def _note(
+        self, rows: PoisonRows, submitted: Sequence[tuple[DeadLetter, PendingPublish]]
+    ) -> StreamsError | None:
         """Note each partition's letters up to the first that failed; why that one did."""
         next_offsets: dict[tuple[str, int], int] = {}
         failures: dict[tuple[str, int], StreamsError] = {}
@@ -194,7 +196,9 @@ class DeadLetterRelay:
             log.warning("dead_letters.relayed", partitions=len(next_offsets), sent=self.sent, topic=self._topic)
         return next(iter(failures.values()), None)
 
-    def _find_refused(self, submitted: Sequence[tuple[DeadLetter, Publish]], failure: StreamsError | None) -> None:
+    def _find_refused(
+        self, submitted: Sequence[tuple[DeadLetter, PendingPublish]], failure: StreamsError | None
+    ) -> None:
         """Kafka refuses a batch, and not the letter in it that it does not take: that one shows when it is alone."""
         if not isinstance(failure, PublishRefused):
             self._letters_max = LETTERS_MAX
@@ -203,7 +207,7 @@ class DeadLetterRelay:
         else:
             self._letters_max = 1
 
-    def _submit(self, letter: DeadLetter) -> Publish:
+    def _submit(self, letter: DeadLetter) -> PendingPublish:
         if letter.headers is not None and letter.place != self._refused:
             headers = [*((_name(name), value) for name, value in read_headers(letter.headers)), *letter.errors]
             try:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from relay.outbox_mapper import Change
+from relay.outbox_mapper import OutboxRow
 
 FIRST: Final = UUID(int=0)
 LAST: Final = UUID(int=2**128 - 1)
@@ -48,7 +48,7 @@ FROM stretch
 """
 
 
-class Sweep(NamedTuple):
+class Purge(NamedTuple):
     """What one batch of deleting did. `after_id` is where the next goes on; 0: nothing old is left."""
 
     after_id: int
@@ -62,10 +62,10 @@ class Outbox:
         """`connection` is asyncpg's, which has no types."""
         self._connection = connection
 
-    async def unsent(self, from_entity_id: UUID, rows_max: int) -> list[Change]:
+    async def unsent(self, from_entity_id: UUID, rows_max: int) -> list[OutboxRow]:
         """Unsent rows of the entities from this id on, by entity and then by age; those with a problem too."""
         rows = await self._connection.fetch(UNSENT, from_entity_id, rows_max)
-        return [Change(**row) for row in rows]
+        return [OutboxRow(**row) for row in rows]
 
     async def mark_sent(self, ids: Sequence[int]) -> list[float]:
         """Note that Kafka has them; for each, how many seconds after its change. In one statement."""
@@ -75,10 +75,10 @@ class Outbox:
         """Note why no event can be made of a row: it and its entity's later rows wait for an operator."""
         await self._connection.execute(MARK_PROBLEM, row_id, reason)
 
-    async def delete_old(self, after_id: int, rows: int, keep_days: int) -> Sweep:
+    async def delete_old(self, after_id: int, rows: int, keep_days: int) -> Purge:
         """Delete what was sent longer ago than that, among the next rows."""
         last_id, any_old, deleted = await self._connection.fetchrow(DELETE_OLD, after_id, rows, keep_days)
-        return Sweep(last_id if any_old else 0, deleted)
+        return Purge(last_id if any_old else 0, deleted)
 
 
 def next_after(entity_id: UUID) -> UUID:

@@ -11,11 +11,11 @@ import msgspec
 
 from schemas.entity_states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from schemas.events import EntityAmended, EntityRetired
-from streams.errors import NoEvent
+from streams.errors import UnmappableRow
 
 State = AgentState | SkillState | JobRoleState | IndustryState | TeamState
 
-STATES: Final[Mapping[str, type[State]]] = {
+ENTITY_STATES: Final[Mapping[str, type[State]]] = {
     "agent": AgentState,
     "skill": SkillState,
     "job_role": JobRoleState,
@@ -24,7 +24,7 @@ STATES: Final[Mapping[str, type[State]]] = {
 }
 """Entity type to the struct of its full state."""
 
-EVENT_TYPES: Final[Mapping[str, type[EntityAmended] | type[EntityRetired]]] = {
+OUTBOX_EVENT_TYPES: Final[Mapping[str, type[EntityAmended] | type[EntityRetired]]] = {
     event.event_type: event for event in (EntityAmended, EntityRetired)
 }
 
@@ -32,7 +32,7 @@ _TELLING: Final = ("Expected `", "Object missing required field `", "Invalid UUI
 """How the messages of msgspec begin that hold names and types of ours; others may hold the value itself."""
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the outbox that has not been sent."""
 
     id: int
@@ -50,23 +50,23 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Why no event could be made of it."""
 
 
-def event_of(change: Change) -> EntityAmended | EntityRetired:
+def event_of(change: OutboxRow) -> EntityAmended | EntityRetired:
     """The event of a change. Raises NoEvent with a reason that names fields and never a value."""
-    kind = EVENT_TYPES.get(change.event_type)
+    kind = OUTBOX_EVENT_TYPES.get(change.event_type)
     if kind is None:
-        raise NoEvent("event_type: neither genesis.entity.amended nor genesis.entity.retired")
-    state_type = STATES.get(change.entity_type)
+        raise UnmappableRow("event_type: neither genesis.entity.amended nor genesis.entity.retired")
+    state_type = ENTITY_STATES.get(change.entity_type)
     if state_type is None:
-        raise NoEvent(f"entity_type: not one of {', '.join(STATES)}")
+        raise UnmappableRow(f"entity_type: not one of {', '.join(ENTITY_STATES)}")
     try:
         found = msgspec.json.decode(change.state, type=dict[str, object])
         state = msgspec.convert(
             {name: found[name] for name in state_type.__struct_fields__ if name in found}, state_type
         )
     except msgspec.ValidationError as error:
-        raise NoEvent(without_values(str(error), change.entity_type)) from error
+        raise UnmappableRow(without_values(str(error), change.entity_type)) from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise NoEvent("state: not an object in JSON, or one that is nested too deeply") from error
+        raise UnmappableRow("state: not an object in JSON, or one that is nested too deeply") from error
     return kind(
         event_id=change.event_id,
         entity_id=change.entity_id,

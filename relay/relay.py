@@ -29,10 +29,10 @@ import random
 from typing import Final
 
 from database.errors import DatabaseUnreachable
-from relay.cycle import Outcome, Publisher
+from relay.cycle import CycleOutcome, OutboxPublisher
 from relay.dead_letters import DeadLetterRelay
 from relay.outbox import FIRST, next_after
-from relay.outbox_mapper import Change
+from relay.outbox_mapper import OutboxRow
 from relay.session import RelaySession, relay_session
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
@@ -40,7 +40,7 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import AnotherRelayActive, OutboxBlocked, PartitionCountChanged, StreamsError
 from streams.producer import EventProducer
-from streams.topics import DEAD_EVENTS, EVENTS, family
+from streams.topics import DEAD_EVENTS_TOPIC, EVENTS_TOPIC, logical_topic
 
 log = get_logger(__name__)
 
@@ -64,8 +64,8 @@ class Relay:
         self,
         settings: Settings,
         *,
-        events_topic: str = EVENTS,
-        dead_topic: str = DEAD_EVENTS,
+        events_topic: str = EVENTS_TOPIC,
+        dead_topic: str = DEAD_EVENTS_TOPIC,
         source: str = "plant/relay",
         poll_seconds: float = POLL_SECONDS,
         clock: Clock | None = None,
@@ -74,9 +74,9 @@ class Relay:
         `source` becomes the events' `ce_source`.
         """
         self._settings = settings
-        self._producer = EventProducer(settings, topics=(EVENTS,), events_topic=events_topic)
-        self._dead_letters = DeadLetterRelay(settings, dead_topic, family(events_topic))
-        self._publisher = Publisher(self._producer, source)
+        self._producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=events_topic)
+        self._dead_letters = DeadLetterRelay(settings, dead_topic, logical_topic(events_topic))
+        self._publisher = OutboxPublisher(self._producer, source)
         self._poll_seconds = poll_seconds
         self._clock = clock or SystemClock()
         self._stopping = asyncio.Event()
@@ -222,7 +222,7 @@ class Relay:
             log.warning("dead_letters.waiting", why=str(error))
             return False
 
-    async def _note(self, session: RelaySession, outcome: Outcome) -> None:
+    async def _note(self, session: RelaySession, outcome: CycleOutcome) -> None:
         """Mark what was sent, in one statement, and what can't be."""
         with session.named_errors():
             if outcome.sent:
@@ -243,7 +243,7 @@ class Relay:
             metrics.RELAY_EVENTS.labels(change.event_type).inc()
         self.sent_rows += len(outcome.sent)
 
-    def _go_round(self, changes: list[Change], outcome: Outcome) -> bool:
+    def _go_round(self, changes: list[OutboxRow], outcome: CycleOutcome) -> bool:
         """Move on to the entities that come next; whether rows may wait there."""
         begins, ends = self._next_entity == FIRST, len(changes) < ROUND_ROWS
         self._blocked_entities = outcome.blocked_entities + (0 if begins else self._blocked_entities)
@@ -271,7 +271,7 @@ class Relay:
         if deleted:
             log.info("outbox.swept", rows=deleted)
 
-    def _age_seconds(self, changes: list[Change]) -> float:
+    def _age_seconds(self, changes: list[OutboxRow]) -> float:
         waiting = [change.occurred_at for change in changes if change.problem is None]
         return max(0.0, (self._clock.now() - min(waiting)).total_seconds()) if waiting else 0.0
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 
 from database.address import connection_arguments, shown, sqlalchemy_url
-from database.error_translation import meaning
+from database.error_translation import translate_error
 from database.errors import DatabaseUnreachable, SchemaBehind
 from relay.dead_letters import PoisonRows
 from relay.outbox import Outbox
@@ -146,4 +146,4 @@ def named_errors(where: str) -> Iterator[None]:
             raise DatabaseUnreachable(why=f"{where}: {said}.", next_step="plant status") from error
         if isinstance(error, asyncpg.UndefinedTableError):
             raise SchemaBehind(why="It has no outbox.", next_step="plant db upgrade") from error
-        raise meaning(error, where) or error from error
+        raise translate_error(error, where) or error from error

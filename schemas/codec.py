@@ -35,12 +35,12 @@ _PLAIN = (UUID, datetime, bytes)
 _adopted: Registry | None = None
 
 
-def in_use() -> Registry:
+def active_registry() -> Registry:
     """The registry whose ids records carry: the bundled one, unless the process adopted another at its start."""
     return bundled() if _adopted is None else _adopted
 
 
-def adopt(registry: Registry | None) -> None:
+def activate(registry: Registry | None) -> None:
     """Use this registry's ids from now on in this process; None: the bundled ones."""
     global _adopted
     _adopted = registry
@@ -103,7 +103,7 @@ def registered(value: bytes | None, topic: str | None = None) -> Registered:
     magic, schema_id = PREFIX.unpack_from(value)
     if magic != 0:
         raise Undecodable(f"the first byte is {magic & 0xFF}, not 0")
-    known = in_use().get(schema_id)
+    known = active_registry().get(schema_id)
     if known is None:
         raise Undecodable(f"no schema has the id {schema_id}")
     if topic is not None and known.event.topic != topic:
@@ -140,20 +140,20 @@ def text_of(value: UUID | datetime) -> bytes:
 
 
 @cache
-def layout_of(kind: type[Event]) -> Record:
+def avro_type_of(kind: type[Event]) -> Record:
     """Today's layout of an event type."""
     return parse(schema_of(kind))
 
 
 @cache
 def _writer(kind: type[Event]) -> tuple[bytes, Write]:
-    registry = in_use()
+    registry = active_registry()
     prefix = PREFIX.pack(0, registry.wire_id(registry.current(kind)))
-    return prefix, compile_writer(layout_of(kind), attrgetter)
+    return prefix, compile_writer(avro_type_of(kind), attrgetter)
 
 
 @cache
 def _reader(schema_id: int) -> Read:
-    known = in_use().get(schema_id)
+    known = active_registry().get(schema_id)
     assert known is not None
     return compile_reader(known.writer, known.reader, to_datetime)

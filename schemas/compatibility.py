@@ -25,7 +25,7 @@ PROMOTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Incompatibility:
     """One reason why the reader can't read what the writer wrote; `field` is a path such as `agent.skill_ids[]`."""
 
     field: str
@@ -36,30 +36,30 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
+class VersionBreak:
     """A finding against one earlier version; backward: the new schema can't read old data; forward: the reverse."""
 
     version: int
     direction: Direction
-    finding: Finding
+    finding: Incompatibility
 
 
-def findings(reader: object, writer: object) -> list[Finding]:
+def incompatibilities(reader: object, writer: object) -> list[Incompatibility]:
     """Every reason why the reader's schema can't read the writer's data; empty: it can, whatever the values are."""
     return list(_Comparison(reader, writer).compare(reader, writer, "", "", ""))
 
 
-def full_transitive(candidate: object, earlier: Sequence[object]) -> list[Break]:
+def full_transitive(candidate: object, earlier: Sequence[object]) -> list[VersionBreak]:
     """What keeps a new schema from being FULL_TRANSITIVE: each reads the other, for all earlier versions, 1 first.
 
     Plant asks more than Avro in two places, since values are read in columns: a logical type must not change, and
     string and bytes must not stand for each other (bytes need not be UTF-8).
     """
-    breaks: list[Break] = []
+    breaks: list[VersionBreak] = []
     for version, old in enumerate(earlier, start=1):
-        breaks += [Break(version, "backward", finding) for finding in findings(candidate, old)]
-        breaks += [Break(version, "forward", finding) for finding in findings(old, candidate)]
-        breaks += [Break(version, "backward", finding) for finding in _meaning_changes(candidate, old, "")]
+        breaks += [VersionBreak(version, "backward", finding) for finding in incompatibilities(candidate, old)]
+        breaks += [VersionBreak(version, "forward", finding) for finding in incompatibilities(old, candidate)]
+        breaks += [VersionBreak(version, "backward", finding) for finding in _meaning_changes(candidate, old, "")]
     return breaks
 
 
@@ -71,7 +71,9 @@ class _Comparison:
         self.writer_names = dict(_named_types(writer, ""))
         self.under_way: set[tuple[str, str]] = set()
 
-    def compare(self, reader: object, writer: object, where: str, rspace: str, wspace: str) -> Iterator[Finding]:
+    def compare(
+        self, reader: object, writer: object, where: str, rspace: str, wspace: str
+    ) -> Iterator[Incompatibility]:
         reader, rspace = _resolve(reader, self.reader_names, rspace)
         writer, wspace = _resolve(writer, self.writer_names, wspace)
         if isinstance(writer, list):
@@ -80,26 +82,32 @@ class _Comparison:
             return
         if isinstance(reader, list):
             if all(list(self.compare(branch, writer, where, rspace, wspace)) for branch in reader):
-                yield Finding(where or "schema", f"the reader's union has no branch for {_label(writer)}")
+                yield Incompatibility(where or "schema", f"the reader's union has no branch for {_label(writer)}")
             return
         assert isinstance(reader, dict)
         assert isinstance(writer, dict)
         yield from self._compare_one(reader, writer, where, rspace, wspace)
 
-    def _compare_one(self, reader: Named, writer: Named, where: str, rspace: str, wspace: str) -> Iterator[Finding]:
+    def _compare_one(
+        self, reader: Named, writer: Named, where: str, rspace: str, wspace: str
+    ) -> Iterator[Incompatibility]:
         kind, written = str(reader["type"]), str(writer["type"])
         here = where or "schema"
         if kind != written:
             if kind not in PROMOTIONS.get(written, ()):
-                yield Finding(here, f"{_label(writer)} can't be read as {_label(reader)}")
+                yield Incompatibility(here, f"{_label(writer)} can't be read as {_label(reader)}")
         elif kind in ("record", "fixed", "enum") and _short_name(reader) != _short_name(writer):
-            yield Finding(here, f"the {kind}'s name changed from {_short_name(writer)} to {_short_name(reader)}")
+            yield Incompatibility(
+                here, f"the {kind}'s name changed from {_short_name(writer)} to {_short_name(reader)}"
+            )
         elif kind == "fixed" and reader["size"] != writer["size"]:
-            yield Finding(here, f"the fixed's size changed from {writer['size']} to {reader['size']}")
+            yield Incompatibility(here, f"the fixed's size changed from {writer['size']} to {reader['size']}")
         elif kind == "enum":
             missing = [symbol for symbol in _listed(writer, "symbols") if symbol not in _listed(reader, "symbols")]
             if missing and "default" not in reader:
-                yield Finding(here, f"the reader's enum lacks {', '.join(map(str, missing))} and has no default")
+                yield Incompatibility(
+                    here, f"the reader's enum lacks {', '.join(map(str, missing))} and has no default"
+                )
         elif kind == "array":
             yield from self.compare(reader["items"], writer["items"], f"{where}[]", rspace, wspace)
         elif kind == "map":
@@ -107,7 +115,9 @@ class _Comparison:
         elif kind == "record":
             yield from self._compare_records(reader, writer, where, rspace, wspace)
 
-    def _compare_records(self, reader: Named, writer: Named, where: str, rspace: str, wspace: str) -> Iterator[Finding]:
+    def _compare_records(
+        self, reader: Named, writer: Named, where: str, rspace: str, wspace: str
+    ) -> Iterator[Incompatibility]:
         pair = (_full_name(reader, rspace), _full_name(writer, wspace))
         if pair in self.under_way:
             return
@@ -119,11 +129,13 @@ class _Comparison:
             if field["name"] in written:
                 yield from self.compare(field["type"], written[field["name"]]["type"], path, rspace, wspace)
             elif "default" not in field:
-                yield Finding(path, "the reader has this field without a default, and the writer does not write it")
+                yield Incompatibility(
+                    path, "the reader has this field without a default, and the writer does not write it"
+                )
         self.under_way.discard(pair)
 
 
-def _meaning_changes(new: object, old: object, where: str) -> Iterator[Finding]:
+def _meaning_changes(new: object, old: object, where: str) -> Iterator[Incompatibility]:
     """Changes that Avro lets pass and Plant does not. Named references are left out: Plant's schemas have none."""
     new, old = _plain(new), _plain(old)
     here = where or "schema"
@@ -134,9 +146,11 @@ def _meaning_changes(new: object, old: object, where: str) -> Iterator[Finding]:
     if not isinstance(new, dict) or not isinstance(old, dict):
         return
     if {new["type"], old["type"]} == {"string", "bytes"}:
-        yield Finding(here, "string and bytes must not stand for each other")
+        yield Incompatibility(here, "string and bytes must not stand for each other")
     if new.get("logicalType") != old.get("logicalType"):
-        yield Finding(here, f"the logical type changed from {old.get('logicalType')} to {new.get('logicalType')}")
+        yield Incompatibility(
+            here, f"the logical type changed from {old.get('logicalType')} to {new.get('logicalType')}"
+        )
     for part, mark in (("items", "[]"), ("values", "{}")):
         if part in new and part in old:
             yield from _meaning_changes(new[part], old[part], where + mark)

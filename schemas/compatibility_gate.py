@@ -13,11 +13,20 @@ from schemas.errors import SchemaCheckFailed, SchemaError, UnsupportedSchema
 from schemas.events import Event
 from schemas.field_limits import limits_of
 from schemas.generation import AVRO_FOLDER, Schema, schema_of, stale_files
-from schemas.registry import REGISTRY_FILE, Registry, Version, fingerprint, next_version, read, render, subject
+from schemas.registry import (
+    REGISTRY_FILE,
+    Registry,
+    Version,
+    next_version,
+    read,
+    render_registry,
+    schema_fingerprint,
+    subject,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class SchemaProblem:
     """One refusal: in which subject or file, at which field, by which rule."""
 
     where: str
@@ -28,7 +37,9 @@ class Problem:
         return f"{self.where}: {self.field}: {self.rule}" if self.field else f"{self.where}: {self.rule}"
 
 
-def problems(registry: Registry, committed: Sequence[Version] | None, avro_folder: Path = AVRO_FOLDER) -> list[Problem]:
+def schema_problems(
+    registry: Registry, committed: Sequence[Version] | None, avro_folder: Path = AVRO_FOLDER
+) -> list[SchemaProblem]:
     """Everything that is wrong with the structs, their files and the registry; empty: all is well.
 
     `committed` are the versions in the last commit, or None where there is none to compare with.
@@ -41,26 +52,30 @@ def problems(registry: Registry, committed: Sequence[Version] | None, avro_folde
         found += broken
         if not broken:
             found += _unlocked(registry, event)
-    found += [Problem(path.name, "", _stale(text)) for path, text in stale_files(avro_folder, registry.events).items()]
+    found += [
+        SchemaProblem(path.name, "", _stale(text)) for path, text in stale_files(avro_folder, registry.events).items()
+    ]
     return found
 
 
-def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -> list[Problem]:
+def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -> list[SchemaProblem]:
     """What keeps this schema from being the subject's next version: schema rules first, then FULL_TRANSITIVE."""
     where = subject(event)
     try:
         parse(schema)
         limits_of(event)
     except UnsupportedSchema as error:
-        return [Problem(where, error.field, error.rule)]
+        return [SchemaProblem(where, error.field, error.rule)]
     earlier = [version.schema for version in registry.history(where)]
     return [
-        Problem(where, broken.finding.field, f"{broken.finding.rule} ({broken.direction}, version {broken.version})")
+        SchemaProblem(
+            where, broken.finding.field, f"{broken.finding.rule} ({broken.direction}, version {broken.version})"
+        )
         for broken in full_transitive(schema, earlier)
     ]
 
 
-def lock(registry: Registry) -> list[Version]:
+def lock_schemas(registry: Registry) -> list[Version]:
     """The versions to add so that every event type's schema has an id; raises SchemaCheckFailed if one may not be."""
     added: list[Version] = []
     for event in registry.events.values():
@@ -71,7 +86,7 @@ def lock(registry: Registry) -> list[Version]:
     return added
 
 
-def refuse(found: Sequence[Problem]) -> None:
+def refuse(found: Sequence[SchemaProblem]) -> None:
     """Raise SchemaCheckFailed naming every problem, if there is one."""
     if found:
         raise SchemaCheckFailed(
@@ -93,45 +108,47 @@ def committed_versions(file: Path = REGISTRY_FILE) -> list[Version] | None:
 
 def write_lock(added: Sequence[Version], file: Path = REGISTRY_FILE) -> None:
     """Add versions to the registry file; what is there stays as it is."""
-    file.write_text(render([*read(file.read_text("utf-8")), *added]), "utf-8")
+    file.write_text(render_registry([*read(file.read_text("utf-8")), *added]), "utf-8")
 
 
-def _registry_problems(registry: Registry) -> Iterator[Problem]:
+def _registry_problems(registry: Registry) -> Iterator[SchemaProblem]:
     seen: set[int] = set()
     known = {subject(event) for event in registry.events.values()}
     for version in registry.versions:
         where = f"registry id {version.id}"
         if version.id in seen or version.id < 1:
-            yield Problem(where, "", "each id is positive and used once")
+            yield SchemaProblem(where, "", "each id is positive and used once")
         seen.add(version.id)
-        if version.sha256 != fingerprint(version.schema):
-            yield Problem(where, "", "its schema does not match its sha256; a locked schema never changes")
+        if version.sha256 != schema_fingerprint(version.schema):
+            yield SchemaProblem(where, "", "its schema does not match its sha256; a locked schema never changes")
         if version.subject not in known:
-            yield Problem(where, "", f"no event type has the subject {version.subject}; its records must stay readable")
+            yield SchemaProblem(
+                where, "", f"no event type has the subject {version.subject}; its records must stay readable"
+            )
         try:
             parse(version.schema)
         except UnsupportedSchema as error:
-            yield Problem(where, error.field, error.rule)
+            yield SchemaProblem(where, error.field, error.rule)
     for name in sorted({version.subject for version in registry.versions}):
         numbers = [version.version for version in registry.history(name)]
         if numbers != list(range(1, len(numbers) + 1)):
-            yield Problem(name, "", f"versions count 1, 2, 3, ..., and are {numbers}")
+            yield SchemaProblem(name, "", f"versions count 1, 2, 3, ..., and are {numbers}")
 
 
-def _changed_versions(versions: Sequence[Version], committed: Sequence[Version]) -> Iterator[Problem]:
+def _changed_versions(versions: Sequence[Version], committed: Sequence[Version]) -> Iterator[SchemaProblem]:
     now: Mapping[int, Version] = {version.id: version for version in versions}
     for version in committed:
         if version.id not in now:
-            yield Problem(f"registry id {version.id}", "", "removed, but committed ids stand for ever")
+            yield SchemaProblem(f"registry id {version.id}", "", "removed, but committed ids stand for ever")
         elif now[version.id] != version:
-            yield Problem(f"registry id {version.id}", "", "changed, but committed ids stand for ever")
+            yield SchemaProblem(f"registry id {version.id}", "", "changed, but committed ids stand for ever")
 
 
-def _unlocked(registry: Registry, event: type[Event]) -> Iterator[Problem]:
+def _unlocked(registry: Registry, event: type[Event]) -> Iterator[SchemaProblem]:
     try:
         registry.current(event)
     except SchemaError:
-        yield Problem(subject(event), "", "no registry id stands for this schema; run: plant schemas lock")
+        yield SchemaProblem(subject(event), "", "no registry id stands for this schema; run: plant schemas lock")
 
 
 def _stale(text: str) -> str:

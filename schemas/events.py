@@ -252,7 +252,7 @@ class OperationRecorded(Event, frozen=True, kw_only=True):
     reason: Annotated[Reason, Meta(description="Why it was done.")]
 
 
-EVENTS: dict[str, type[Event]] = {
+EVENT_TYPES: dict[str, type[Event]] = {
     event.event_type: event
     for event in (
         AgentOnboarded,

@@ -19,7 +19,7 @@ from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas import codec
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, SchemaError
-from schemas.registry import OWN_IDS, Registry, Version, bundled, fingerprint
+from schemas.registry import OWN_IDS, Registry, Version, bundled, schema_fingerprint
 
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 REQUEST_SECONDS: Final = 5.0
@@ -46,7 +46,7 @@ class OutsideId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _attached: tuple[tuple[str, str], Registry] | None = None
 
 
-def attach(settings: Settings) -> Registry:
+def activate_registry(settings: Settings) -> Registry:
     """The registry that this process uses, adopted by the codec. Call it before the first event; again costs nothing.
 
     Does nothing without PLANT_SCHEMA_REGISTRY_URL and PLANT_SCHEMA_IDS_FILE. With the address, looks every bundled
@@ -58,16 +58,16 @@ def attach(settings: Settings) -> Registry:
     """
     global _attached
     if not settings.schema_registry_url and not settings.schema_ids_file:
-        return codec.in_use()
+        return codec.active_registry()
     asked = (settings.schema_registry_url, settings.schema_ids_file)
-    if _attached is not None and _attached == (asked, codec.in_use()):
-        return codec.in_use()
+    if _attached is not None and _attached == (asked, codec.active_registry()):
+        return codec.active_registry()
     locked = read_ids(Path(settings.schema_ids_file)) if settings.schema_ids_file else ()
     check_clashes(locked)
     written = _ids_for_writing(settings.schema_registry_url, locked) if settings.schema_registry_url else {}
     outside = {entry.id: entry.own_id for entry in locked}
     registry = Registry(bundled().versions, outside=outside, written=written)
-    codec.adopt(registry)
+    codec.activate(registry)
     _attached = asked, registry
     return registry
 
@@ -91,12 +91,12 @@ def register(url: str, file: Path | None) -> list[OutsideId]:
         raise ConfigurationError("PLANT_SCHEMA_IDS_FILE must be set: the registry's ids are not the bundled ones.")
     if added and file is not None:
         beside = file.with_name(file.name + ".new")
-        beside.write_text(render([*before, *added]), "utf-8")
+        beside.write_text(render_ids([*before, *added]), "utf-8")
         beside.replace(file)
     return added
 
 
-def render(entries: Iterable[OutsideId]) -> str:
+def render_ids(entries: Iterable[OutsideId]) -> str:
     """The ids file: one id a line, ascending."""
     lines = [msgspec.json.encode(entry).decode() for entry in sorted(entries, key=lambda entry: entry.id)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
@@ -295,7 +295,7 @@ def _whole(answer: Any, name: str) -> int | None:
 def _fingerprint_in(answer: Any) -> str:
     """The fingerprint of an answer's schema; empty where it holds none."""
     try:
-        return fingerprint(msgspec.json.decode(answer["schema"]))
+        return schema_fingerprint(msgspec.json.decode(answer["schema"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""
 

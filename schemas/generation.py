@@ -11,7 +11,7 @@ import msgspec
 from msgspec import inspect as types
 
 from schemas.errors import UnsupportedSchema
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 
 AVRO_FOLDER = Path(__file__).parent / "avro"
 
@@ -34,7 +34,7 @@ def full_name(event: type[Event]) -> str:
     return f"{event.event_type.partition('.')[0]}.{event.__name__}"
 
 
-def stale_files(folder: Path = AVRO_FOLDER, events: Mapping[str, type[Event]] = EVENTS) -> dict[Path, str]:
+def stale_files(folder: Path = AVRO_FOLDER, events: Mapping[str, type[Event]] = EVENT_TYPES) -> dict[Path, str]:
     """Each `.avsc` file that differs from its struct, with what it should hold; an empty text: it should not exist."""
     wanted = {folder / f"{name}.avsc": schema_text(event) for name, event in events.items()}
     stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}

@@ -18,7 +18,7 @@ import msgspec
 
 from schemas.binary.avro_types import Record, parse
 from schemas.errors import SchemaError
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 from schemas.generation import Schema, full_name, schema_of
 
 REGISTRY_FILE = Path(__file__).parent / "registry.json"
@@ -56,7 +56,7 @@ class Registry:
     def __init__(
         self,
         versions: Iterable[Version],
-        events: Mapping[str, type[Event]] = EVENTS,
+        events: Mapping[str, type[Event]] = EVENT_TYPES,
         *,
         outside: Mapping[int, int] | None = None,
         written: Mapping[int, int] | None = None,
@@ -93,7 +93,7 @@ class Registry:
     def current(self, event: type[Event]) -> Version:
         """The version that events of this type are written in; raises SchemaError if none is locked."""
         history = self.history(subject(event))
-        if not history or history[-1].sha256 != fingerprint(schema_of(event)):
+        if not history or history[-1].sha256 != schema_fingerprint(schema_of(event)):
             raise SchemaError(
                 f"The schema of {event.event_type} is not locked.",
                 why="Its struct has changed, or is new, and no registry id stands for it.",
@@ -116,7 +116,7 @@ def canonical(schema: object) -> object:
     return schema
 
 
-def fingerprint(schema: object) -> str:
+def schema_fingerprint(schema: object) -> str:
     """SHA-256, in hex, of the canonical form as JSON with sorted keys and no spaces."""
     text = json.dumps(canonical(schema), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -130,7 +130,7 @@ def read(text: str) -> list[Version]:
         raise SchemaError("The registry file can't be read.", why=f"{error}.") from error
 
 
-def render(versions: Iterable[Version]) -> str:
+def render_registry(versions: Iterable[Version]) -> str:
     """The registry file: one version a line, in the order of ids."""
     lines = [msgspec.json.encode(version).decode() for version in sorted(versions, key=lambda version: version.id)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
@@ -143,7 +143,7 @@ def next_version(registry: Registry, event: type[Event]) -> Version:
         id=_next_id(version.id for version in registry.versions),
         subject=subject(event),
         version=len(registry.history(subject(event))) + 1,
-        sha256=fingerprint(schema),
+        sha256=schema_fingerprint(schema),
         schema=schema,
     )
 

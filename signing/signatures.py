@@ -27,7 +27,7 @@ ED25519_CHECKS_MAX: Final = 32
 """Most ed25519 verifications a request may cost, about 0.1 ms each; signatures times keys that could have made them."""
 
 Scheme = Literal["v1", "v1a"]
-Reason = Literal[
+RejectionReason = Literal[
     "malformed_timestamp",
     "too_old",
     "too_new",
@@ -79,10 +79,10 @@ class Verified(msgspec.Struct, frozen=True):
     key: Key
 
 
-class Rejected(msgspec.Struct, frozen=True):
+class SignatureRejected(msgspec.Struct, frozen=True):
     """The message was not accepted; the reason is for the log, never for the sender."""
 
-    reason: Reason
+    reason: RejectionReason
 
 
 def signed_content(message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
@@ -100,9 +100,9 @@ def sign(secret: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> byt
     return b"v1," + _hmac(secret, signed_content(message_id, timestamp, body))
 
 
-def verify(
+def verify_signature(
     keys: Iterable[Key], message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, now_seconds: float
-) -> Verified | Rejected:
+) -> Verified | SignatureRejected:
     """Which key signed the message, if one did. Never raises.
 
     `signatures` is the header: several may stand there, parted by spaces; those of other versions are passed over, and
@@ -112,12 +112,12 @@ def verify(
     """
     fault = _timestamp_fault(timestamp, now_seconds)
     if fault is not None:
-        return Rejected(fault)
+        return SignatureRejected(fault)
     v1, v1a = _offered(signatures)
     if not v1 and not v1a:
-        return Rejected("no_known_signature")
+        return SignatureRejected("no_known_signature")
     if len(v1) + len(v1a) > SIGNATURES_MAX:
-        return Rejected("too_many_signatures")
+        return SignatureRejected("too_many_signatures")
     content = signed_content(message_id, timestamp, body)
     usable = [key for key in keys if key.usable(now_seconds)]
     found = _match_hmac([key for key in usable if isinstance(key, HmacKey)], v1, content)
@@ -171,7 +171,7 @@ def decode_base64(what: str, text: str) -> bytes:
     return found
 
 
-def explain(reason: Reason) -> str:
+def explain(reason: RejectionReason) -> str:
     """The reason in words, for the log."""
     match reason:
         case "malformed_timestamp":
@@ -214,20 +214,20 @@ def _match_hmac(keys: list[HmacKey], offered: list[bytes], content: bytes) -> Hm
     return None
 
 
-def _match_ed25519(keys: list[Ed25519Key], offered: list[bytes], content: bytes) -> Verified | Rejected:
+def _match_ed25519(keys: list[Ed25519Key], offered: list[bytes], content: bytes) -> Verified | SignatureRejected:
     signatures = [signature for text in offered if (signature := _ed25519_signature(text)) is not None]
     checks = 0
     for key in keys:
         for signature in signatures:
             if checks == ED25519_CHECKS_MAX:
-                return Rejected("too_many_checks")
+                return SignatureRejected("too_many_checks")
             checks += 1
             try:
                 Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature, content)
             except (InvalidSignature, ValueError):  # ValueError: not 32 bytes, which the table refuses
                 continue
             return Verified(key)
-    return Rejected("no_match")
+    return SignatureRejected("no_match")
 
 
 def _hmac(secret: bytes, content: bytes) -> bytes:
@@ -243,7 +243,7 @@ def _ed25519_signature(text: bytes) -> bytes | None:
     return signature if len(signature) == 64 and binascii.b2a_base64(signature, newline=False) == text else None
 
 
-def _timestamp_fault(timestamp: bytes, now_seconds: float) -> Reason | None:
+def _timestamp_fault(timestamp: bytes, now_seconds: float) -> RejectionReason | None:
     """None for a timestamp within the tolerance. Digits only: no sign, space, fraction or exponent."""
     if not timestamp.isdigit() or len(timestamp) > 12:
         return "malformed_timestamp"

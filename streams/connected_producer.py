@@ -38,10 +38,10 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
 from streams.kafka.connection import connection_options
-from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
+from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
 from streams.partitioning import partition_of
-from streams.pending_publish import Publish
-from streams.record_position import Position
+from streams.pending_publish import PendingPublish
+from streams.record_position import RecordPosition
 
 log = get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Batch:
 
     __slots__ = ("answer", "builder", "records", "size_bytes")
 
-    def __init__(self, builder: BatchBuilder, answer: asyncio.Future[Position]) -> None:
+    def __init__(self, builder: BatchBuilder, answer: asyncio.Future[RecordPosition]) -> None:
         self.builder = builder
         self.answer = answer
         self.records = 0
@@ -122,7 +122,7 @@ class ConnectedProducer:
             metadata_max_age_ms=METADATA_AGE_MS,
             **connection_options(settings),
         )
-        pass_over_silent_brokers(kafka.client)
+        skip_unresponsive_brokers(kafka.client)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await kafka.start()
@@ -143,7 +143,7 @@ class ConnectedProducer:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
         size_bytes: int,
-    ) -> Publish:
+    ) -> PendingPublish:
         """Put a record on its key's lane. It leaves when this turn of the event loop ends, or with the next batch.
 
         One without a key goes to partition 0. `size_bytes` is what the record counts for until it is given back.
@@ -157,7 +157,7 @@ class ConnectedProducer:
             batch = Batch(self._kafka.create_batch(), self.loop.create_future())
             batch.builder.append(timestamp=None, key=key, value=value, headers=headers)
             gathering.append(batch)
-        publish = Publish(batch.answer, batch.records)
+        publish = PendingPublish(batch.answer, batch.records)
         batch.records += 1
         batch.size_bytes += size_bytes
         if not lane.sending:
@@ -242,7 +242,7 @@ class ConnectedProducer:
 
     def _succeed(self, lane: Lane, batch: Batch, base_offset: int, seconds: float) -> None:
         if not batch.answer.done():
-            batch.answer.set_result(Position(lane.topic, lane.partition, base_offset))
+            batch.answer.set_result(RecordPosition(lane.topic, lane.partition, base_offset))
         self.give_back(batch.records, batch.size_bytes)
         metrics.PRODUCER_BATCH_RECORDS.observe(batch.records)
         metrics.PRODUCER_BATCH_SECONDS.observe(seconds)

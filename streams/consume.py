@@ -24,29 +24,29 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.errors import Undecodable
 from schemas.events import Event
-from schemas.external_registry import attach
+from schemas.external_registry import activate_registry
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
 from streams.kafka.connection import connection_options
-from streams.kafka.fetcher_restart import keep_fetching
-from streams.kafka.lenient_records import tolerate_odd_records
-from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
-from streams.record_position import Position
+from streams.kafka.fetcher_restart import restart_fetcher
+from streams.kafka.lenient_records import parse_leniently
+from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
+from streams.record_position import RecordPosition
 from streams.start import Start, offsets_at
-from streams.topics import EVENTS, family
+from streams.topics import EVENTS_TOPIC, logical_topic
 
 log = get_logger(__name__)
 
 POLL_MS: Final = 250
 RECORDS_PER_POLL: Final = 2_000
 
-OnUndecodable = Callable[[Position, str], None]
+OnUndecodable = Callable[[RecordPosition, str], None]
 
 
 class Received(msgspec.Struct, frozen=True):
     """An event as it was read. `timestamp` is the broker's, from when the record was appended."""
 
     event: Event
-    position: Position
+    position: RecordPosition
     timestamp: datetime
     headers: tuple[tuple[str, bytes | None], ...]
     """In the record's order. A name that is not UTF-8 is in `surrogateescape` form."""
@@ -58,7 +58,7 @@ async def consume(
     types: Collection[str] | None = None,
     start: Start = "earliest",
     follow: bool = False,
-    topic: str = EVENTS,
+    topic: str = EVENTS_TOPIC,
     partitions: Collection[int] | None = None,
     group: str | None = None,
     on_undecodable: OnUndecodable | None = None,
@@ -74,7 +74,7 @@ async def consume(
 
     Raises KafkaUnavailable, TopicMissing, UnknownStart.
     """
-    await asyncio.to_thread(attach, settings)
+    await asyncio.to_thread(activate_registry, settings)
     consumer = _consumer(settings, start, group)
     tell = on_undecodable or _log_undecodable
     try:
@@ -105,7 +105,7 @@ def _consumer(settings: Settings, start: Start, group: str | None) -> AIOKafkaCo
             why="Its members go on where the group was; an offset or a time would move the others.",
             next_step="plant consume --from earliest",
         )
-    tolerate_odd_records()
+    parse_leniently()
     consumer = AIOKafkaConsumer(
         group_id=group,
         enable_auto_commit=False,
@@ -116,7 +116,7 @@ def _consumer(settings: Settings, start: Start, group: str | None) -> AIOKafkaCo
         metadata_max_age_ms=30_000,
         **connection_options(settings),
     )
-    pass_over_silent_brokers(consumer._client)
+    skip_unresponsive_brokers(consumer._client)
     return consumer
 
 
@@ -153,7 +153,7 @@ async def _ends(
 
 async def _poll(consumer: AIOKafkaConsumer, start: Start) -> dict[TopicPartition, list[ConsumerRecord]]:
     """What came next; nothing where a group has just been given its first place in a partition."""
-    keep_fetching(consumer)
+    restart_fetcher(consumer)
     try:
         polled: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
             timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL
@@ -199,7 +199,7 @@ async def _keep_place(consumer: AIOKafkaConsumer, places: dict[TopicPartition, i
 
 def _read(records: Iterable[ConsumerRecord], types: Collection[str] | None, tell: OnUndecodable) -> Iterable[Received]:
     for record in records:
-        position, carried = Position(record.topic, record.partition, record.offset), family(record.topic)
+        position, carried = RecordPosition(record.topic, record.partition, record.offset), logical_topic(record.topic)
         try:
             if types is not None and codec.registered(record.value, carried).event.event_type not in types:
                 continue
@@ -210,5 +210,5 @@ def _read(records: Iterable[ConsumerRecord], types: Collection[str] | None, tell
         yield Received(event, position, datetime.fromtimestamp(record.timestamp / 1000, UTC), tuple(record.headers))
 
 
-def _log_undecodable(position: Position, reason: str) -> None:
+def _log_undecodable(position: RecordPosition, reason: str) -> None:
     log.warning("record.undecodable", position=str(position), reason=reason)

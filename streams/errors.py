@@ -66,7 +66,7 @@ class CaughtUpTooLate(StreamsError):
     """The read model has not reached the position in time; a worker may be down or behind."""
 
 
-class NoEvent(StreamsError):
+class UnmappableRow(StreamsError):
     """No event can be made of a row of the outbox."""
 
     def __init__(self, reason: str) -> None:

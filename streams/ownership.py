@@ -28,7 +28,7 @@ from faust.types import TP
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.errors import CheckpointOutOfLog, DatabaseAway, OwnershipLost, PartitionStopped
-from streams.transport import LogBounds, OpenPartition, RecordBatchConsumer
+from streams.transport import OpenPartition, RecordBatchConsumer, Watermarks
 
 log = get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Taken(msgspec.Struct, frozen=True):
 class PartitionWriter(Protocol):
     """Postgres's side of one partition. Calls block and come from one thread, one at a time."""
 
-    def take(self, bounds: LogBounds) -> Taken:
+    def take(self, bounds: Watermarks) -> Taken:
         """Fence off every former owner. Raises PartitionStopped where the topic is not the one that was read."""
 
     def project(self, batch: EventBatch) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.record_position import Position
+from streams.record_position import RecordPosition
 
 
-class Publish:
+class PendingPublish:
     """What becomes of one event that was submitted. Events of a batch share its answer; a future each costs more."""
 
     __slots__ = ("answer", "index")
 
-    def __init__(self, answer: asyncio.Future[Position], index: int) -> None:
+    def __init__(self, answer: asyncio.Future[RecordPosition], index: int) -> None:
         """`answer` is done when Kafka has acknowledged or refused the batch, with the place of its first record. Do not
         cancel it: the batch is sent anyway.
         """
@@ -27,7 +27,7 @@ class Publish:
         """Whether it is known that the event was not acknowledged."""
         return self.answer.done() and (self.answer.cancelled() or self.answer.exception() is not None)
 
-    def position(self) -> Position:
+    def position(self) -> RecordPosition:
         """Where the event is. Raises StreamsError where Kafka refused it, InvalidStateError unless it is done."""
         first = self.answer.result()
-        return Position(first.topic, first.partition, first.offset + self.index)
+        return RecordPosition(first.topic, first.partition, first.offset + self.index)

@@ -18,8 +18,8 @@ from schemas.event_id import event_id
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event, SkillValidated
 from streams.errors import CaughtUpTooLate
 from streams.producer import EventProducer
-from streams.record_position import Position
-from streams.topics import EVENTS
+from streams.record_position import RecordPosition
+from streams.topics import EVENTS_TOPIC
 
 FIRST_PAUSE_SECONDS: Final = 0.005
 LONGEST_PAUSE_SECONDS: Final = 0.2
@@ -48,10 +48,10 @@ class GenesisEventProcessor:
         *,
         producer_name: str = "processor",
         source: str = "plant/processor",
-        events_topic: str = EVENTS,
+        events_topic: str = EVENTS_TOPIC,
         clock: Clock | None = None,
     ) -> None:
-        self._producer = EventProducer(settings, topics=(EVENTS,), events_topic=events_topic)
+        self._producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=events_topic)
         self._database = connect(settings, "api")
         self._producer_name = producer_name
         self._source = source
@@ -78,7 +78,7 @@ class GenesisEventProcessor:
         team_id: UUID | None = None,
         message_id: str = "",
         occurred_at: datetime | None = None,
-    ) -> Position:
+    ) -> RecordPosition:
         """An agent joined. Its name is its id where none is given."""
         return await self._publish(
             AgentOnboarded(
@@ -102,7 +102,7 @@ class GenesisEventProcessor:
         agent_id: UUID | None = None,
         message_id: str = "",
         occurred_at: datetime | None = None,
-    ) -> Position:
+    ) -> RecordPosition:
         """A skill was tested, of one agent or as such; `score` is 0 to 100."""
         return await self._publish(
             SkillValidated(
@@ -123,7 +123,7 @@ class GenesisEventProcessor:
         available_from: datetime | None = None,
         message_id: str = "",
         occurred_at: datetime | None = None,
-    ) -> Position:
+    ) -> RecordPosition:
         """An agent's availability changed, either way."""
         return await self._publish(
             AgentAvailable(
@@ -144,7 +144,7 @@ class GenesisEventProcessor:
         skill_id: UUID | None = None,
         message_id: str = "",
         occurred_at: datetime | None = None,
-    ) -> Position:
+    ) -> RecordPosition:
         """Someone rated an agent's work, from 1 to 5."""
         return await self._publish(
             AgentRated(
@@ -157,7 +157,9 @@ class GenesisEventProcessor:
             )
         )
 
-    async def wait_for(self, position: Position, projection: str = "agents", timeout_seconds: float = 10.0) -> None:
+    async def wait_for(
+        self, position: RecordPosition, projection: str = "agents", timeout_seconds: float = 10.0
+    ) -> None:
         """Return when the read model has taken in the event at this position. Raises CaughtUpTooLate."""
         deadline = self._clock.monotonic_seconds() + timeout_seconds
         pause_seconds = FIRST_PAUSE_SECONDS
@@ -171,12 +173,12 @@ class GenesisEventProcessor:
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 1.5, LONGEST_PAUSE_SECONDS)
 
-    async def _next_offset(self, position: Position, projection: str) -> int:
+    async def _next_offset(self, position: RecordPosition, projection: str) -> int:
         values = {"projection": projection, "topic": position.topic, "partition": position.partition}
         async with self._database.transaction() as connection:
             return (await connection.execute(_NEXT_OFFSET, values)).scalar_one() or 0
 
-    async def _publish(self, event: Event) -> Position:
+    async def _publish(self, event: Event) -> RecordPosition:
         return await self._producer.publish(event, source=self._source)
 
     def _event_id(self, message_id: str) -> UUID:

@@ -19,7 +19,7 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import Event
-from schemas.external_registry import attach
+from schemas.external_registry import activate_registry
 from streams.connected_producer import ConnectedProducer
 from streams.deadlines import Deadlines
 from streams.errors import (
@@ -30,9 +30,9 @@ from streams.errors import (
     RecordTooLarge,
     StreamsError,
 )
-from streams.pending_publish import Publish
-from streams.record_position import Position
-from streams.topics import EVENTS, OPERATIONS, RECORD_MAX_BYTES
+from streams.pending_publish import PendingPublish
+from streams.record_position import RecordPosition
+from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC, RECORD_MAX_BYTES
 
 RECORD_OVERHEAD_BYTES: Final = 64
 HEADER_OVERHEAD_BYTES: Final = 10
@@ -65,15 +65,15 @@ class EventProducer:
         self,
         settings: Settings,
         *,
-        topics: Iterable[str] = (EVENTS, OPERATIONS),
-        events_topic: str = EVENTS,
+        topics: Iterable[str] = (EVENTS_TOPIC, OPERATIONS_TOPIC),
+        events_topic: str = EVENTS_TOPIC,
         limits: Limits | None = None,
     ) -> None:
         """`topics` must exist and are connected to; `events_topic` is where events of `genesis.events` go, which is
         another name in a later generation of the topic.
         """
         self._settings = settings
-        self._topic_of = {topic: events_topic if topic == EVENTS else topic for topic in topics}
+        self._topic_of = {topic: events_topic if topic == EVENTS_TOPIC else topic for topic in topics}
         self._limits = limits or Limits()
         self._partition_counts: dict[str, int] = {}
         self._connected: ConnectedProducer | None = None
@@ -82,7 +82,7 @@ class EventProducer:
         self._closings: set[asyncio.Task[None]] = set()
         self._records_in_flight = 0
         self._bytes_in_flight = 0
-        self._deadlines: Deadlines[Position] = Deadlines(self._limits.publish_timeout_seconds, self._no_answer)
+        self._deadlines: Deadlines[RecordPosition] = Deadlines(self._limits.publish_timeout_seconds, self._no_answer)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -95,7 +95,7 @@ class EventProducer:
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailable where no broker answers, TopicMissing where a topic is not there."""
-        await asyncio.to_thread(attach, self._settings)
+        await asyncio.to_thread(activate_registry, self._settings)
         self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
         self.start_in_background()
 
@@ -134,7 +134,7 @@ class EventProducer:
 
     def submit(
         self, event: Event, *, source: str, traceparent: str | None = None, value: bytes | None = None
-    ) -> Publish:
+    ) -> PendingPublish:
         """Publish without waiting. It is done when Kafka has acknowledged or refused the event, however late.
 
         `source` becomes `ce_source`; `value` is the event's encoding, where the caller has it already. Raises
@@ -148,7 +148,7 @@ class EventProducer:
 
     def submit_record(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
-    ) -> Publish:
+    ) -> PendingPublish:
         """The same for a record as it is, to one of the producer's topics. One without a key goes to partition 0.
 
         Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent.
@@ -162,7 +162,7 @@ class EventProducer:
         self._take(size_bytes)
         return connected.add(self._topic_of[topic], key, value, headers, size_bytes)
 
-    async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> Position:
+    async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> RecordPosition:
         """Publish and wait for Kafka's acknowledgement; returns where the event is.
 
         Raises what `submit` raises; OutcomeUnknown when Kafka has not answered in time: the event may have been
@@ -170,12 +170,12 @@ class EventProducer:
         """
         return await self.settle(self.submit(event, source=source, traceparent=traceparent))
 
-    async def settle(self, publish: Publish) -> Position:
+    async def settle(self, publish: PendingPublish) -> RecordPosition:
         """Wait for a submitted event up to the publish timeout; raises OutcomeUnknown after that."""
         await self._deadlines.wait(publish.answer)
         return publish.position()
 
-    async def settle_each(self, publishes: Collection[Publish]) -> list[Position | StreamsError]:
+    async def settle_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | StreamsError]:
         """Wait for all of them, up to the publish timeout; each one's position or error, in order."""
         waiting = {publish.answer for publish in publishes if not publish.done()}
         if waiting:
@@ -183,7 +183,9 @@ class EventProducer:
             await asyncio.wait(waiting, timeout=self._limits.publish_timeout_seconds)
         return [self._settled(publish) for publish in publishes]
 
-    async def publish_many(self, events: Iterable[Event] | AsyncIterable[Event], *, source: str) -> list[Position]:
+    async def publish_many(
+        self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
+    ) -> list[RecordPosition]:
         """Publish in order, as fast as Kafka takes it; returns the positions in the same order.
 
         Raises at the first event that fails; those before it and some after it may have been written.
@@ -192,9 +194,9 @@ class EventProducer:
 
     async def publish_each(
         self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
-    ) -> AsyncIterator[Position]:
+    ) -> AsyncIterator[RecordPosition]:
         """As `publish_many`, but yields each position once it and all before it are known, and holds few of them."""
-        waiting: deque[Publish] = deque()
+        waiting: deque[PendingPublish] = deque()
         async for event in _each(events):
             while (publish := self._submit_if_room(event, source)) is None:
                 if waiting:
@@ -207,7 +209,7 @@ class EventProducer:
         while waiting:
             yield await self.settle(waiting.popleft())
 
-    def _submit_if_room(self, event: Event, source: str) -> Publish | None:
+    def _submit_if_room(self, event: Event, source: str) -> PendingPublish | None:
         try:
             return self.submit(event, source=source)
         except Overloaded:
@@ -215,7 +217,7 @@ class EventProducer:
                 raise
             return None
 
-    def _settled(self, publish: Publish) -> Position | StreamsError:
+    def _settled(self, publish: PendingPublish) -> RecordPosition | StreamsError:
         try:
             return publish.position() if publish.done() else self._no_answer()
         except StreamsError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 
-class Position(msgspec.Struct, frozen=True, order=True):
+class RecordPosition(msgspec.Struct, frozen=True, order=True):
     """A record's place: what a publish returns, what `wait_for` waits for.
 
-    >>> str(Position("genesis.events", 3, 42))
+    >>> str(RecordPosition("genesis.events", 3, 42))
     'genesis.events/3@42'
     """
 

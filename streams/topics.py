@@ -20,25 +20,25 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
 from streams.kafka.connection import connection_options
-from streams.kafka.topic_ids import TopicIdentityRequest
-from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
+from streams.kafka.topic_ids import TopicIdsRequest
+from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
 
-EVENTS = "genesis.events"
-DEAD_EVENTS = "genesis.events.dead"
-OPERATIONS = "plant.operations"
+EVENTS_TOPIC = "genesis.events"
+DEAD_EVENTS_TOPIC = "genesis.events.dead"
+OPERATIONS_TOPIC = "plant.operations"
 
 
-def family(topic: str) -> str:
+def logical_topic(topic: str) -> str:
     """The topic whose events a topic carries: what follows a dash names a later generation; dead letters are events.
 
-    >>> family("genesis.events-2"), family("genesis.events.dead"), family("plant.operations")
+    >>> logical_topic("genesis.events-2"), logical_topic("genesis.events.dead"), logical_topic("plant.operations")
     ('genesis.events', 'genesis.events', 'plant.operations')
     """
     name = topic.partition("-")[0]
-    return EVENTS if name == DEAD_EVENTS else name
+    return EVENTS_TOPIC if name == DEAD_EVENTS_TOPIC else name
 
 
-FOREVER = -1
+RETENTION_FOREVER = -1
 REPLICAS_WANTED = 3
 VISIBLE_SECONDS = 15
 RECORD_MAX_BYTES = 1024 * 1024
@@ -51,7 +51,7 @@ class Topic(msgspec.Struct, frozen=True):
     about: str
     key: str
     partitions: int | None = None
-    retention_ms: int = FOREVER
+    retention_ms: int = RETENTION_FOREVER
 
     def partition_count(self, settings: Settings) -> int:
         """How many partitions this topic is made with, and has for ever after."""
@@ -77,14 +77,14 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 CATALOGUE: tuple[Topic, ...] = (
-    Topic(EVENTS, "What happened, in order for each entity.", key="entity id"),
+    Topic(EVENTS_TOPIC, "What happened, in order for each entity.", key="entity id"),
     Topic(
-        DEAD_EVENTS,
+        DEAD_EVENTS_TOPIC,
         "Records of genesis.events that could not be applied: key, value and headers as they were, whether or not that"
         " is an event, then __connect.errors.topic, .partition, .offset and .exception.message. One may come twice.",
         key="what the record had, or none",
     ),
-    Topic(OPERATIONS, "What operators did.", key="operation id", partitions=1),
+    Topic(OPERATIONS_TOPIC, "What operators did.", key="operation id", partitions=1),
 )
 
 
@@ -114,7 +114,7 @@ class Step(msgspec.Struct, frozen=True):
 async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """An aiokafka admin client; any failure of Kafka inside becomes KafkaUnavailable."""
     client = AIOKafkaAdminClient(request_timeout_ms=10_000, **connection_options(settings))
-    pass_over_silent_brokers(client._client)
+    skip_unresponsive_brokers(client._client)
     try:
         await client.start()
         yield client
@@ -164,7 +164,7 @@ async def apply(settings: Settings, *, dry_run: bool = False, catalogue: Sequenc
 async def _describe(
     client: AIOKafkaAdminClient, names: Sequence[str], node_id: int | None = None
 ) -> dict[str, Description]:
-    response = await client._send_request(TopicIdentityRequest(names), node_id)
+    response = await client._send_request(TopicIdsRequest(names), node_id)
     return {
         name: Description(
             name,

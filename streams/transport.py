@@ -28,10 +28,10 @@ from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost, RecordUnreadable, StreamsError
 from streams.kafka.connection import connection_options
-from streams.kafka.fetcher_restart import keep_fetching
-from streams.kafka.lenient_records import tolerate_odd_records, unreadable
-from streams.kafka.topic_ids import TopicIdentityRequest, topic_ids_at_leaders
-from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
+from streams.kafka.fetcher_restart import restart_fetcher
+from streams.kafka.lenient_records import parse_leniently, unreadable
+from streams.kafka.topic_ids import TopicIdsRequest, topic_ids_at_leaders
+from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
 
 log = get_logger(__name__)
 
@@ -65,7 +65,7 @@ class OpenPartition:
 
 
 @dataclass(frozen=True, slots=True)
-class LogBounds:
+class Watermarks:
     """What the broker says of a partition: its first offset, the one after its last, its topic's id and size."""
 
     start: int
@@ -81,7 +81,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
 
     def _create_worker_consumer(self, transport: RecordBatchTransport) -> aiokafka.AIOKafkaConsumer:
         settings = transport.settings
-        tolerate_odd_records()
+        parse_leniently()
         self._assignor = RoundRobinPartitionAssignor
         session_ms = settings.worker_session_timeout_seconds * 1000
         consumer = aiokafka.AIOKafkaConsumer(
@@ -109,7 +109,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             # request's timeout.
             metadata_max_age_ms=5_000,
         )
-        pass_over_silent_brokers(consumer._client)
+        skip_unresponsive_brokers(consumer._client)
         return consumer
 
     async def fetch_batches(self) -> list[EventBatch]:
@@ -121,7 +121,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         fetcher = consumer._fetcher
         if fetcher._closed:
             raise driver.ConsumerStoppedError
-        keep_fetching(consumer)
+        restart_fetcher(consumer)
         opened = {tp: state for tp, state in self._current().items() if state.flows}
         with fetcher._subscriptions.fetch_context():
             if not opened:
@@ -205,7 +205,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         consumer.seek(tp, position)
         return consumer._subscription.subscription.assignment.state_value(tp)
 
-    async def bounds(self, tp: TP) -> LogBounds:
+    async def bounds(self, tp: TP) -> Watermarks:
         """First and last offsets and topic id of an assigned partition, from the broker.
 
         Asked beside the thread's queue of calls: a partition without a leader takes long to say so, and the fetches of
@@ -213,17 +213,17 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._bounds(tp), self.thread_loop))
 
-    async def _bounds(self, tp: TP) -> LogBounds:
+    async def _bounds(self, tp: TP) -> Watermarks:
         consumer = self._ensure_consumer()
         partition = TopicPartition(*tp)
         start = (await consumer.beginning_offsets([partition]))[partition]
         end = (await consumer.end_offsets([partition]))[partition]
         # The leader, since it has just answered; any other may be silent, or behind.
         leader = consumer._client.cluster.leader_for_partition(partition)
-        response = await consumer._client.send(leader, TopicIdentityRequest([tp.topic]))
+        response = await consumer._client.send(leader, TopicIdsRequest([tp.topic]))
         for code, name, topic_id, _internal, partitions, *_ in response.topics:
             if code == 0 and name == tp.topic:
-                return LogBounds(start, end, len(partitions), topic_id)
+                return Watermarks(start, end, len(partitions), topic_id)
         raise UnknownTopicOrPartitionError(tp.topic)
 
     async def commit_hints(self, positions: Mapping[TP, int]) -> bool:
@@ -321,7 +321,7 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
         self.open.pop(tp, None)
         self.done.pop(tp, None)
 
-    async def bounds(self, tp: TP) -> LogBounds:
+    async def bounds(self, tp: TP) -> Watermarks:
         """What the broker says of a partition."""
         return await self._thread.bounds(tp)
 

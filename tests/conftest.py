@@ -25,7 +25,7 @@ from devstack import postgres, sql
 from devstack.stack import Stack
 from projections.install import install
 from runtime.settings import Settings, load_settings
-from streams.topics import DEAD_EVENTS
+from streams.topics import DEAD_EVENTS_TOPIC
 from tests.support.services import Services, local_stack, services
 
 pytest_plugins = [
@@ -70,7 +70,7 @@ async def _make_dead_topic(stack: Services) -> None:
     await client.start()
     try:
         with contextlib.suppress(TopicAlreadyExistsError):  # another process of this run was first
-            await client.create_topics([NewTopic(DEAD_EVENTS, DEFAULT_PARTITIONS, 1)])
+            await client.create_topics([NewTopic(DEAD_EVENTS_TOPIC, DEFAULT_PARTITIONS, 1)])
     finally:
         await client.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from audit.canonical import Header, event_data, field, headers_bytes
-from audit.chain import GENESIS, extend
+from audit.chain import CHAIN_START, extend
 
 FILE: Final = Path(__file__).parent / "chain.json"
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "audit-format.md"
@@ -101,12 +101,12 @@ def text() -> str:
 def _chain(name: str, topic: str, partition: int, cases: tuple[Case, ...]) -> dict[str, Any]:
     headers = [headers_bytes(case.headers) for case in cases]
     offsets, timestamps_ms, keys, values, _ = zip(*cases, strict=True)
-    hashes = extend(topic, partition, GENESIS, offsets, timestamps_ms, keys, values, headers)
+    hashes = extend(topic, partition, CHAIN_START, offsets, timestamps_ms, keys, values, headers)
     return {
         "name": name,
         "topic": topic,
         "partition": partition,
-        "previous_hash": GENESIS.hex(),
+        "previous_hash": CHAIN_START.hex(),
         "records": [
             {
                 "offset": case.offset,
@@ -131,7 +131,7 @@ def worked_example() -> str:
     """The bytes of one vector, a line a field, as Markdown."""
     topic, partition, (case,) = CHAINS[SHOWN]
     (record,) = _chain(SHOWN, topic, partition, (case,))["records"]
-    lines = [("previous_hash", GENESIS), ("domain", field(b"plant.event.v1")), ("topic", field(topic.encode()))]
+    lines = [("previous_hash", CHAIN_START), ("domain", field(b"plant.event.v1")), ("topic", field(topic.encode()))]
     lines += [("partition", field(struct.pack(">i", partition))), ("offset", field(struct.pack(">q", case.offset)))]
     lines += [("timestamp in ms", field(struct.pack(">q", case.timestamp_ms)))]
     lines += [("key", field(case.key or b"")), ("value", field(case.value or b""))]
@@ -140,7 +140,7 @@ def worked_example() -> str:
         lines += [(f"{name}: name", field(name.encode())), (f"{name}: value", field(value or b""))]
     assert b"".join(data for _, data in lines[1:]).hex() == record["event_data"]
     width = max(len(name) for name, _ in lines)
-    shown = [f"{name:{width}}  {data.hex() if data == GENESIS else _spaced(data)}" for name, data in lines]
+    shown = [f"{name:{width}}  {data.hex() if data == CHAIN_START else _spaced(data)}" for name, data in lines]
     return "\n".join(["```text", *shown, "", f"{'hash':{width}}  {record['hash']}", "```", ""])
 
 

@@ -19,9 +19,9 @@ from typing import Final
 
 import msgspec
 
-from audit.verifier.decoded_columns import ENTITY_ID, EVENT_ID, REPEAT, Claims, layouts, objection
+from audit.verifier.decoded_columns import ENTITY_ID, EVENT_ID, REPEAT, DecodedColumns, id_offsets, mismatch
 
-GENESIS: Final = bytes(32)
+CHAIN_START: Final = bytes(32)
 
 _COPY_HEADER_BYTES: Final = 19
 _TRAILER: Final = b"\xff\xff"
@@ -46,7 +46,7 @@ class Chain(msgspec.Struct, frozen=True, order=True):
         return f"{self.topic}/{self.partition}"
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class ChainFault(msgspec.Struct, frozen=True, kw_only=True):
     """A bad entry. Hashes are in hex; None where nothing is stored, or nothing can be recomputed."""
 
     topic: str
@@ -60,7 +60,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class RangeCheck:
     """Takes the binary COPY of `rows.sql`, a range of one chain, in pieces, and keeps the first finding.
 
-    `before` is the stored hash of the entry before the range, :data:`GENESIS` where there is none. Afterwards
+    `before` is the stored hash of the entry before the range, :data:`CHAIN_START` where there is none. Afterwards
     `head_hash` and `head_offset` belong to the last good entry.
     """
 
@@ -69,7 +69,7 @@ class RangeCheck:
         self.head_hash = before
         self.head_offset: int | None = None
         self.entries = 0
-        self.finding: Finding | None = None
+        self.finding: ChainFault | None = None
         self.repeats: list[tuple[int, bytes]] = []
         """Offset and event id of entries marked as repeats: an earlier one must have been applied."""
         self._rest = b""
@@ -151,15 +151,15 @@ class RangeCheck:
             fields.append(None if _i32(buffer, at)[0] < 0 else buffer[at + 4 : end])
             at = end
         event_type, entity_type, entity_id, event_id, disposition = fields
-        claims = Claims(_text(event_type), _text(entity_type), entity_id, event_id)
+        claims = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
         stored_value = None if _i32(buffer, value_at)[0] < 0 else value
-        problem = objection(claims, _text(disposition) or "", stored_value)
+        problem = mismatch(claims, _text(disposition) or "", stored_value)
         if problem is None and disposition == REPEAT.encode():
             self.repeats.append((offset, event_id or b""))
         return at, problem
 
     def _found(self, offset: int, problem: str, stored: bytes | None = None, recomputed: bytes | None = None) -> None:
-        self.finding = Finding(
+        self.finding = ChainFault(
             topic=self.chain.topic,
             partition=self.chain.partition,
             offset=offset,
@@ -178,7 +178,7 @@ def _end(buffer: bytes, at: int) -> int:
 @lru_cache(maxsize=1024)
 def _usual(start: bytes) -> tuple[bytes, bytes, bytes] | None:
     """The columns' bytes around the two ids in an applied record of this schema; None where the data decides."""
-    layout = layouts().get(start)
+    layout = id_offsets().get(start)
     if layout is None or layout.entity_type is None:
         return None
     names = (layout.event_type.encode(), layout.entity_type.encode())

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from audit.verifier.chain_range import Chain, Finding
+from audit.verifier.chain_range import Chain, ChainFault
 from audit.verifier.heads import Head
-from audit.verifier.stored_log import RangeVerdict, Span, StoredLog, open_log
+from audit.verifier.stored_log import RangeVerdict, StoredLog, StoredRange, open_log
 
 RANGE_OFFSETS: Final = 50_000
 _RANGES_MAX: Final = 500
@@ -30,7 +30,7 @@ _PIECES_AT_ONCE: Final = 8
 """So many pieces share a connection, and come back together."""
 
 
-class Piece(NamedTuple):
+class ChainSlice(NamedTuple):
     """A range of one chain; both offsets are included."""
 
     chain: Chain
@@ -46,14 +46,14 @@ class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     head_offset: int | None = None
     head_hash: str | None = None
-    finding: Finding | None = None
+    finding: ChainFault | None = None
 
 
 Progress = Callable[[int, int], None]
 """Called now and then with the share of offsets that is done since last time, and the entries among them."""
 
 
-def verify(
+def verify_chains(
     url: str,
     *,
     chains: Sequence[Chain] | None = None,
@@ -92,7 +92,7 @@ def verify(
     return [_together(chain, verdicts, broken) for chain in sorted(every) if chosen(chain)]
 
 
-def heads(url: str) -> list[Head]:
+def read_heads(url: str) -> list[Head]:
     """The head of every chain as it is stored now, sorted; nothing is checked."""
 
     async def read() -> list[Head]:
@@ -102,19 +102,19 @@ def heads(url: str) -> list[Head]:
     return asyncio.run(read())
 
 
-async def _look(url: str, kept: Sequence[Head]) -> tuple[list[Span], list[Finding]]:
+async def _look(url: str, kept: Sequence[Head]) -> tuple[list[StoredRange], list[ChainFault]]:
     """What there is to check, and the kept heads that are no longer true."""
     async with open_log(url) as log:
         found = [finding for head in kept if (finding := await _against(log, head)) is not None]
         return await log.spans(), found
 
 
-async def _against(log: StoredLog, head: Head) -> Finding | None:
+async def _against(log: StoredLog, head: Head) -> ChainFault | None:
     stored = await log.hash_at(head.chain, head.offset)
     if stored is not None and stored.hex() == head.hash:
         return None
     problem = "the entry of a kept head is gone" if stored is None else "a kept head has another hash for this entry"
-    return Finding(
+    return ChainFault(
         topic=head.topic,
         partition=head.partition,
         offset=head.offset,
@@ -123,15 +123,15 @@ async def _against(log: StoredLog, head: Head) -> Finding | None:
     )
 
 
-def _pieces(span: Span, first: int | None, last: int | None) -> Iterator[Piece]:
+def _pieces(span: StoredRange, first: int | None, last: int | None) -> Iterator[ChainSlice]:
     low = span.first if first is None else max(span.first, first)
     high = span.last if last is None else min(span.last, last)
     step = max(RANGE_OFFSETS, (high - low) // _RANGES_MAX + 1)
     for start in range(low, high + 1, step):
-        yield Piece(span.chain, start, min(start + step - 1, high))
+        yield ChainSlice(span.chain, start, min(start + step - 1, high))
 
 
-def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[Finding]) -> ChainVerdict:
+def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[ChainFault]) -> ChainVerdict:
     """One verdict from those of a chain's ranges: the earliest finding counts, and the good entries before it."""
     entries, head_offset, head_hash = 0, None, None
     findings = [finding for finding in broken if (finding.topic, finding.partition) == (chain.topic, chain.partition)]
@@ -153,7 +153,7 @@ def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[F
 
 
 @contextmanager
-def _checks(url: str, pieces: Sequence[Piece], jobs: int) -> Iterator[Iterator[RangeVerdict]]:
+def _checks(url: str, pieces: Sequence[ChainSlice], jobs: int) -> Iterator[Iterator[RangeVerdict]]:
     """The verdicts of the pieces as they come, from this process or from several."""
     size = min(_PIECES_AT_ONCE, len(pieces) // (jobs * 4) + 1)
     groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
@@ -171,7 +171,7 @@ def _checks(url: str, pieces: Sequence[Piece], jobs: int) -> Iterator[Iterator[R
         pool.shutdown(cancel_futures=True)
 
 
-def check(url: str, pieces: Sequence[Piece]) -> list[RangeVerdict]:
+def check(url: str, pieces: Sequence[ChainSlice]) -> list[RangeVerdict]:
     """Check pieces one after another over one connection."""
 
     async def work() -> list[RangeVerdict]:

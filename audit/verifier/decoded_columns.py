@@ -25,8 +25,8 @@ APPLIED, REPEAT, PARKED = "applied", "repeat", "parked"
 HOLDS_AN_EVENT: Final = (APPLIED, REPEAT, PARKED)
 
 
-class Claims(NamedTuple):
-    """What the log's columns say about a record; or, from :func:`proved`, what they should say."""
+class DecodedColumns(NamedTuple):
+    """What the log's columns say about a record; or, from :func:`expected_columns`, what they should say."""
 
     event_type: str | None
     entity_type: str | None
@@ -40,38 +40,38 @@ class _Layout(NamedTuple):
     """None: it stands in the data, after the ids and a time."""
 
 
-def proved(value: bytes | None) -> Claims | None:
+def expected_columns(value: bytes | None) -> DecodedColumns | None:
     """What a value proves; None where its schema is not in the registry, or it is too short for one."""
     if value is None or len(value) < _AFTER_IDS:
         return None
-    layout = layouts().get(value[:5])
+    layout = id_offsets().get(value[:5])
     if layout is None:
         return None
     entity_type = layout.entity_type or _entity_type_in(value)
-    return Claims(layout.event_type, entity_type, value[ENTITY_ID], value[EVENT_ID])
+    return DecodedColumns(layout.event_type, entity_type, value[ENTITY_ID], value[EVENT_ID])
 
 
-def objection(claims: Claims, disposition: str, value: bytes | None) -> str | None:
+def mismatch(claims: DecodedColumns, disposition: str, value: bytes | None) -> str | None:
     """Why the columns can't be true of this value; None where nothing speaks against them.
 
     A record that was not applied may leave columns empty; what it fills in must still be right. A schema that is not
     in the registry (newer than this verifier) proves nothing.
     """
-    truth = proved(value)
+    truth = expected_columns(value)
     if truth is None:
         if disposition in HOLDS_AN_EVENT and (value is None or len(value) < _AFTER_IDS or value[0] != 0):
             return f"disposition is {disposition}, but the value holds no event"
         if disposition not in HOLDS_AN_EVENT and any(claim is not None for claim in claims):
             return f"disposition is {disposition}, and the value proves none of what the columns say"
         return None
-    for name, claim, true in zip(Claims._fields, claims, truth, strict=True):
+    for name, claim, true in zip(DecodedColumns._fields, claims, truth, strict=True):
         if claim != true and (claim is not None or disposition in HOLDS_AN_EVENT):
             return f"{name} is {_shown(claim)}, but the value says {_shown(true)}"
     return None
 
 
 @cache
-def layouts() -> dict[bytes, _Layout]:
+def id_offsets() -> dict[bytes, _Layout]:
     """The first five bytes of a value to its event type, for schemas that begin with the two ids."""
     names = {}
     for file in sorted((SCHEMAS / "avro").glob("*.avsc")):

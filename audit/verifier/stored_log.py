@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from audit.verifier.chain_range import GENESIS, Chain, Finding, RangeCheck
+from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeCheck
 from audit.verifier.errors import LogUnreachable, LogUnreadable
 from audit.verifier.heads import Head
 
@@ -60,7 +60,7 @@ SELECT "offset", hash FROM audit_log WHERE topic = $1 AND partition = $2 ORDER B
 _HASH_AT: Final = 'SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" = $3'
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True):
+class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
     """Where a chain starts and ends: the lowest and the highest offset in either table."""
 
     chain: Chain
@@ -77,7 +77,7 @@ class RangeVerdict(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     head_offset: int | None
     head_hash: str
-    finding: Finding | None
+    finding: ChainFault | None
 
 
 class StoredLog:
@@ -86,10 +86,12 @@ class StoredLog:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def spans(self) -> list[Span]:
+    async def spans(self) -> list[StoredRange]:
         """Every chain that has a row in either table, sorted."""
         rows = await self._connection.fetch(_SPANS)
-        return [Span(chain=Chain(topic, partition), first=first, last=last) for topic, partition, first, last in rows]
+        return [
+            StoredRange(chain=Chain(topic, partition), first=first, last=last) for topic, partition, first, last in rows
+        ]
 
     async def heads(self) -> list[Head]:
         """The head of every chain, sorted."""
@@ -112,7 +114,7 @@ class StoredLog:
         place = (chain.topic, chain.partition, first, last)
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             before = await self._connection.fetchval(_HASH_BEFORE, *place[:3])
-            check = RangeCheck(chain, before or GENESIS)
+            check = RangeCheck(chain, before or CHAIN_START)
 
             async def take(data: bytes) -> None:
                 check.feed(data)
@@ -132,14 +134,14 @@ class StoredLog:
             finding=finding,
         )
 
-    async def _orphan(self, chain: Chain, first: int, last: int) -> Finding | None:
+    async def _orphan(self, chain: Chain, first: int, last: int) -> ChainFault | None:
         row = await self._connection.fetchrow(_FIRST_ORPHAN, chain.topic, chain.partition, first, last)
         if row is None:
             return None
         problem = "audit_log has a row that event_stream lacks"
         return _finding(chain, row[0], problem, row[1])
 
-    async def _unfounded(self, chain: Chain, repeats: Sequence[tuple[int, bytes]]) -> Finding | None:
+    async def _unfounded(self, chain: Chain, repeats: Sequence[tuple[int, bytes]]) -> ChainFault | None:
         for start in range(0, len(repeats), _REPEATS_AT_ONCE):
             offsets, ids = zip(*repeats[start : start + _REPEATS_AT_ONCE], strict=True)
             event_ids = [UUID(bytes=event_id) for event_id in ids]
@@ -177,8 +179,8 @@ def _named_errors() -> Iterator[None]:
         raise
 
 
-def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> Finding:
-    return Finding(
+def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> ChainFault:
+    return ChainFault(
         topic=chain.topic,
         partition=chain.partition,
         offset=offset,
@@ -187,5 +189,5 @@ def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> F
     )
 
 
-def _earliest(*findings: Finding | None) -> Finding | None:
+def _earliest(*findings: ChainFault | None) -> ChainFault | None:
     return min((finding for finding in findings if finding is not None), key=lambda found: found.offset, default=None)

@@ -28,12 +28,12 @@ signatures of `webhook-id + "." + webhook-timestamp + "." + body`, parted by spa
 """
 
 
-def document_text(webhooks: Mapping[str, str | None]) -> str:
+def openapi_text(webhooks: Mapping[str, str | None]) -> str:
     """The document as indented JSON. `webhooks`: path to event type, None where the CloudEvent says it."""
-    return msgspec.json.format(msgspec.json.encode(document(webhooks)), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(openapi_document(webhooks)), indent=2).decode() + "\n"
 
 
-def document(webhooks: Mapping[str, str | None]) -> Json:
+def openapi_document(webhooks: Mapping[str, str | None]) -> Json:
     """The document as data."""
     paths = {
         path: {"post": _cloud_events() if event_type is None else _webhook(event_type)}

@@ -10,14 +10,14 @@ import msgspec
 from ingress.batches import EVENTS_MAX
 from ingress.payloads import OUTSIDE_PREFIX
 from ingress.problems import URN, FieldError, kinds
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 
 Json = dict[str, Any]
 
 REF: Final = "#/components/schemas/"
 VISIBLE: Final = "^[!-~]{1,256}$"
 OUTSIDE: Final[Mapping[str, type[Event]]] = {
-    name: event for name, event in EVENTS.items() if name.startswith(OUTSIDE_PREFIX)
+    name: event for name, event in EVENT_TYPES.items() if name.startswith(OUTSIDE_PREFIX)
 }
 """The event types that may come from outside."""
 _GIVEN_OTHERWISE: Final = ("event_id", "occurred_at")

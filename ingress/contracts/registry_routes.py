@@ -17,7 +17,7 @@ from litestar.enums import HttpMethod
 from litestar.params import FromPath
 
 from schemas.generation import Schema
-from schemas.registry import Registry, Version, fingerprint
+from schemas.registry import Registry, Version, schema_fingerprint
 
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY: Final = "FULL_TRANSITIVE"
@@ -35,7 +35,7 @@ _READ_ONLY: Final = "Plant's schema registry is read-only: schemas come with a r
 Asked: TypeAlias = Request[Any, Any, Any]
 
 
-class Refusal(Exception):
+class RegistryRefusal(Exception):
     """An answer in Confluent's error format; the first three digits of `code` are the HTTP status."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -53,7 +53,7 @@ class Lookup(msgspec.Struct, frozen=True):
     references: list[object] = []
 
 
-class Catalogue:
+class SubjectCatalogue:
     """The registry in use as Confluent's data; raises Refusal for what is not there."""
 
     def __init__(self, registry: Registry) -> None:
@@ -67,7 +67,7 @@ class Catalogue:
         """The subject's versions, oldest first."""
         history = self._registry.history(subject)
         if not history:
-            raise Refusal(40401, f"Subject '{subject[:_SHOWN_MAX]}' not found.")
+            raise RegistryRefusal(40401, f"Subject '{subject[:_SHOWN_MAX]}' not found.")
         return history
 
     def version(self, subject: str, wanted: str) -> Version:
@@ -77,7 +77,7 @@ class Catalogue:
             return history[-1]
         number = _number(wanted)
         if not number:
-            raise Refusal(
+            raise RegistryRefusal(
                 42202,
                 f"The specified version '{wanted[:_SHOWN_MAX]}' is not a valid version id. Allowed values are between"
                 f' [1, {_NUMBER_MAX}] and the string "latest"',
@@ -85,14 +85,14 @@ class Catalogue:
         for version in history:
             if version.version == number:
                 return version
-        raise Refusal(40402, f"Version {number} not found.")
+        raise RegistryRefusal(40402, f"Version {number} not found.")
 
     def by_id(self, wanted: str) -> Version:
         """The version that an id on the wire stands for."""
         number = _number(wanted)
         known = self._registry.get(number) if number is not None else None
         if known is None:
-            raise Refusal(40403, f"Schema {wanted[:_SHOWN_MAX]} not found")
+            raise RegistryRefusal(40403, f"Schema {wanted[:_SHOWN_MAX]} not found")
         return known.version
 
     def find(self, subject: str, body: bytes) -> Version | None:
@@ -123,15 +123,15 @@ def schema_text(schema: Schema) -> str:
 
 def registry_routes(registry: Registry) -> Router:
     """All routes of the registry; what would write is refused with Confluent's code for a read-only one."""
-    catalogue = Catalogue(registry)
+    catalogue = SubjectCatalogue(registry)
     return Router(
         path="/",
         route_handlers=[*_by_subject(catalogue), *_by_id(catalogue), *_settings(catalogue), *_refusals()],
-        exception_handlers={Refusal: _refuse},
+        exception_handlers={RegistryRefusal: _refuse},
     )
 
 
-def _by_subject(catalogue: Catalogue) -> list[Any]:
+def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/subjects")
     async def subjects(request: Asked) -> Response[bytes]:
         """Every subject; `subjectPrefix` narrows it."""
@@ -161,7 +161,7 @@ def _by_subject(catalogue: Catalogue) -> list[Any]:
         catalogue.history(subject)
         found = catalogue.find(subject, body)
         if found is None:
-            raise Refusal(40403, "Schema not found")
+            raise RegistryRefusal(40403, "Schema not found")
         return _answer(request, catalogue.full(found), cached="no-store")
 
     @post("/subjects/{subject:str}/versions", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
@@ -169,13 +169,13 @@ def _by_subject(catalogue: Catalogue) -> list[Any]:
         """The id of a schema that is registered already, as producers with auto-registration ask for it."""
         found = catalogue.find(subject, await request.body())
         if found is None:
-            raise Refusal(42205, _READ_ONLY)
+            raise RegistryRefusal(42205, _READ_ONLY)
         return _answer(request, {"id": catalogue.wire_id(found)}, cached="no-store")
 
     return [subjects, versions, version, schema, lookup, register]
 
 
-def _by_id(catalogue: Catalogue) -> list[Any]:
+def _by_id(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/schemas/ids/{schema_id:str}")
     async def by_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
         """The schema of an id on the wire."""
@@ -200,7 +200,7 @@ def _by_id(catalogue: Catalogue) -> list[Any]:
     return [by_id, schema_by_id, subjects_of_id, versions_of_id]
 
 
-def _settings(catalogue: Catalogue) -> list[Any]:
+def _settings(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/schemas/types")
     async def types(request: Asked) -> Response[bytes]:
         """Avro and nothing else."""
@@ -247,7 +247,7 @@ def _refusals() -> list[Any]:
         @route(path, http_method=list(methods), status_code=422)
         async def refuse_write() -> Response[bytes]:
             """A clear no."""
-            raise Refusal(42205, _READ_ONLY)
+            raise RegistryRefusal(42205, _READ_ONLY)
 
         return refuse_write
 
@@ -264,7 +264,7 @@ def _answer(request: Asked, value: object, cached: str = A_MINUTE) -> Response[b
     return Response(body, status_code=200, headers=headers, media_type=CONTENT_TYPE)
 
 
-def _refuse(_request: Asked, refusal: Refusal) -> Response[bytes]:
+def _refuse(_request: Asked, refusal: RegistryRefusal) -> Response[bytes]:
     body = msgspec.json.encode({"error_code": refusal.code, "message": refusal.message})
     return Response(body, status_code=refusal.status, headers={"cache-control": "no-store"}, media_type=CONTENT_TYPE)
 
@@ -279,8 +279,8 @@ def _read_lookup(body: bytes) -> tuple[Lookup, str]:
     try:
         asked = msgspec.json.decode(body, type=Lookup)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"The body is not a schema lookup: {str(error)[:_SHOWN_MAX]}") from None
+        raise RegistryRefusal(400, f"The body is not a schema lookup: {str(error)[:_SHOWN_MAX]}") from None
     try:
-        return asked, fingerprint(msgspec.json.decode(asked.schema))
+        return asked, schema_fingerprint(msgspec.json.decode(asked.schema))
     except (ValueError, RecursionError):
-        raise Refusal(42201, "The schema is not Avro in JSON") from None
+        raise RegistryRefusal(42201, "The schema is not Avro in JSON") from None

@@ -8,7 +8,7 @@ from functools import cache
 
 from litestar import Response, Router, get
 
-from ingress.contracts.openapi import document_text
+from ingress.contracts.openapi import openapi_text
 from ingress.contracts.registry_routes import A_MINUTE, registry_routes
 from schemas.registry import Registry
 
@@ -18,7 +18,7 @@ def contract_routes(registry: Registry, webhooks: Mapping[str, str | None]) -> R
 
     @cache
     def document() -> bytes:
-        return document_text(webhooks).encode()
+        return openapi_text(webhooks).encode()
 
     @get("/openapi.json")
     async def openapi() -> Response[bytes]:

@@ -168,7 +168,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.since = self.loop.time()
 
 
-async def sweep(state: ServerState) -> None:
+async def reap_idle(state: ServerState) -> None:
     """Cut off overdue connections, for ever."""
     loop = asyncio.get_running_loop()
     while True:
@@ -189,7 +189,7 @@ def _too_slow(connection: BoundedConnection) -> Problem | None:
     return Problem("slow-request", "The request took too long to arrive.")
 
 
-def make_room() -> None:
+def raise_fd_limit() -> None:
     """Let this process open as many files as its connections need, or take fewer connections.
 
     A full table of files would keep it from reaching Kafka and Postgres again.

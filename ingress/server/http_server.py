@@ -22,7 +22,7 @@ from database.errors import DatabaseUnreachable
 from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import build_app
-from ingress.server.connections import IDLE_SECONDS, BoundedConnection, make_room, sweep
+from ingress.server.connections import IDLE_SECONDS, BoundedConnection, raise_fd_limit, reap_idle
 from runtime.exposition import serve_metrics
 from runtime.settings import Settings
 
@@ -61,10 +61,10 @@ def run(
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # a line a bad request, and what we say ourselves
     if ready_file is not None:
         clear_ready_file(ready_file)
-    make_room()
+    raise_fd_limit()
     _collect_garbage_seldom()
     serve_metrics(settings.ingress_metrics_address, "ingress")
-    listener = bound(host, port, shared=parent_pipe is not None)
+    listener = bind_socket(host, port, shared=parent_pipe is not None)
     uvloop.run(_serve(settings, listener, ready_file, say, parent_pipe))
 
 
@@ -134,7 +134,7 @@ async def _serve(
         backlog=BACKLOG,
     )
     server = Server(config, lambda: say(f"Listening on {address.url}"), app.state.intake.stop)
-    tasks = [asyncio.create_task(sweep(server.server_state), name="sweep")]
+    tasks = [asyncio.create_task(reap_idle(server.server_state), name="sweep")]
     if ready_file is not None:
         tasks.append(asyncio.create_task(_write_when_ready(app.state.readiness, ready_file, address), name="ready"))
     if parent_pipe is not None:
@@ -209,7 +209,7 @@ def address_of(place: socket.socket) -> Address:
     return Address(host, port, os.getpid(), url)
 
 
-def bound(host: str, port: int, *, shared: bool) -> socket.socket:
+def bind_socket(host: str, port: int, *, shared: bool) -> socket.socket:
     """A socket at the address, which others of this user may bind too if it is shared. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family, socket.SOCK_STREAM)

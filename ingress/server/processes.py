@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Final
 
 from ingress.errors import ProcessEnded
-from ingress.server.http_server import address_of, bound, clear_ready_file, write_ready_file
+from ingress.server.http_server import address_of, bind_socket, clear_ready_file, write_ready_file
 
 START_SECONDS: Final = 60.0
 END_SECONDS: Final = 30.0
@@ -131,7 +131,7 @@ def run_several(
     if ready_file is not None:
         clear_ready_file(ready_file)
     # Bound and never listened on: it keeps the port for the others, whatever happens to them.
-    with contextlib.closing(bound(host, port, shared=True)) as place, tempfile.TemporaryDirectory() as folder:
+    with contextlib.closing(bind_socket(host, port, shared=True)) as place, tempfile.TemporaryDirectory() as folder:
         address = address_of(place)
 
         def command(number: int, pipe: int, ready: Path) -> tuple[list[str], Mapping[str, str]]:

@@ -49,7 +49,7 @@ def verify(
     output: Output,
 ) -> None:
     """Recompute every hash from the stored bytes; exit 3 naming the first bad entry."""
-    from audit.verifier.chains import verify as run
+    from audit.verifier.chains import verify_chains as run
     from audit.verifier.heads import load
     from runtime.settings import load_settings
 
@@ -76,11 +76,11 @@ def verify(
 @command.command()
 def head() -> None:
     """Print the chain heads as JSON: keep them elsewhere, and give them to `verify --expect` later."""
-    from audit.verifier.chains import heads
+    from audit.verifier.chains import read_heads
     from audit.verifier.heads import dump
     from runtime.settings import load_settings
 
-    click.echo(dump(heads(load_settings().database_address("auditor"))), nl=False)
+    click.echo(dump(read_heads(load_settings().database_address("auditor"))), nl=False)
 
 
 def _chain(name: str) -> Chain:

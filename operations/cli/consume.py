@@ -13,7 +13,7 @@ from operations.cli.listing import Output, output_option, show
 if TYPE_CHECKING:
     from runtime.settings import Settings
     from streams.consume import Received
-    from streams.record_position import Position
+    from streams.record_position import RecordPosition
     from streams.start import Start
 
 FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jsonl."
@@ -40,12 +40,12 @@ def command(
 ) -> None:
     """Print events from the topic."""
     from runtime.settings import load_settings
-    from schemas.events import EVENTS
+    from schemas.events import EVENT_TYPES
     from streams.start import parse_start
 
-    unknown = [name for name in types if name not in EVENTS]
+    unknown = [name for name in types if name not in EVENT_TYPES]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(EVENTS)}", param_hint="--type")
+        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
     if follow and output == "json" and limit is None:
         raise click.UsageError(FOLLOWED_JSON)
     printer = _Printer(output)
@@ -144,5 +144,5 @@ def _header(name: str, value: bytes | None) -> tuple[str, str | None]:
     return shown, None if value is None else value.decode("utf-8", "backslashreplace")
 
 
-def _tell_undecodable(position: Position, reason: str) -> None:
+def _tell_undecodable(position: RecordPosition, reason: str) -> None:
     click.echo(f"{position}: not an event: {reason}", err=True)

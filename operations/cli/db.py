@@ -45,7 +45,7 @@ def check() -> None:
     """Exit 3 unless the database is at the revision that this version of Plant needs."""
     from database import migrate
 
-    migrate.check(_owner_url())
+    migrate.require_current_schema(_owner_url())
     click.echo(_named(migrate.heads()))
 
 

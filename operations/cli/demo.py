@@ -14,7 +14,7 @@ import click
 from operations.cli.listing import show
 
 if TYPE_CHECKING:
-    from operations.demo.outcome import Outcome, Part
+    from operations.demo.outcome import DemoOutcome, Part
 
 STARTED = time.monotonic()
 
@@ -128,7 +128,7 @@ def _show_forgery(part: Any) -> None:
     click.echo(f"  recomputed hash  {part.recomputed_hash}")
 
 
-def _show_end(outcome: Outcome) -> None:
+def _show_end(outcome: DemoOutcome) -> None:
     stays = (
         "The stack was up before and stays up." if outcome.stack_stays_up else "Nothing is left running; data is kept."
     )

@@ -19,10 +19,10 @@ def command(context: click.Context, output: Output) -> None:
     Looks at this machine, the local stack's programs, the services that settings name, the database's revision and the
     topics. Changes nothing. Exit 3 when something is wrong; a note is no fault.
     """
-    from operations.diagnosis import Finding, examine
+    from operations.diagnosis import Diagnosis, examine
     from runtime.settings import load_settings
 
-    findings: list[Finding] = []
+    findings: list[Diagnosis] = []
     for finding in examine(load_settings()):
         findings.append(finding)
         if output == "table":

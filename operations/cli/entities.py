@@ -30,13 +30,13 @@ def check(governance: str, output: Output) -> None:
     """
     from database.connector import connect
     from entities.errors import EntitiesInconsistent
-    from entities.references import Finding
-    from entities.references import check as find
+    from entities.references import EntityFault
+    from entities.references import check_entities as find
     from runtime.settings import load_settings
 
     settings = load_settings()
 
-    async def work() -> list[Finding]:
+    async def work() -> list[EntityFault]:
         database = connect(settings, "api")
         try:
             await database.assert_least_privilege()

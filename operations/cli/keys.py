@@ -73,7 +73,7 @@ def add(
       plant keys add genesis --public-key whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=
     """
     from ingress.keys import check_producer_name
-    from operations.operator_actions import Act, record
+    from operations.operator_actions import OperatorAction, record
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -87,7 +87,7 @@ def add(
         async with _store(settings) as store:
             await store.refuse_unfit(producer, new.stored, new.scheme)  # the database must answer before anything
             why = with_facts(reason, new.facts())
-            await record(settings, Act(action="keys.add", target=new.target, reason=why, actor=actor))
+            await record(settings, OperatorAction(action="keys.add", target=new.target, reason=why, actor=actor))
             await store.add(new.id, producer, new.stored, expires_at, scheme=new.scheme, not_before=begins_at)
 
     asyncio.run(act())
@@ -128,7 +128,7 @@ def rotate(
       plant keys rotate genesis --scheme v1a --overlap 7d --execute --output json
     """
     from ingress.keys import check_producer_name
-    from operations.operator_actions import Act, record
+    from operations.operator_actions import OperatorAction, record
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -152,7 +152,7 @@ def rotate(
                 click.echo(f"{plan} {ends}; add --execute to do it", err=True)
                 return
             why = with_facts(reason, [*new.facts(), f"overlap {overlap}", f"ends {ends}"])
-            await record(settings, Act(action="keys.rotate", target=new.target, reason=why, actor=actor))
+            await record(settings, OperatorAction(action="keys.rotate", target=new.target, reason=why, actor=actor))
             ended = await store.rotate(new.id, producer, new.stored, expires_at, scheme=new.scheme, overlap=lasting)
             for key in ended:
                 click.echo(f"key {key.id} of {producer} expires at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}", err=True)
@@ -193,7 +193,7 @@ def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1 --execute --reason "it got out"
     """
-    from operations.operator_actions import Act, record
+    from operations.operator_actions import OperatorAction, record
     from runtime.settings import load_settings
 
     settings = load_settings()
@@ -206,7 +206,7 @@ def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
             if not execute:
                 return f"would revoke key {key_id} of {key.producer}; add --execute to do it"
             target = f"{key.producer}/{key_id}"
-            await record(settings, Act(action="keys.revoke", target=target, reason=reason, actor=actor))
+            await record(settings, OperatorAction(action="keys.revoke", target=target, reason=reason, actor=actor))
             await store.revoke(key_id)
             return f"revoked key {key_id} of {key.producer}"
 

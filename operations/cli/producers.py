@@ -37,10 +37,10 @@ class EventTypes(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ingress.payloads import is_accepted
-        from schemas.events import EVENTS
+        from schemas.events import EVENT_TYPES
 
         before, comma, last = incomplete.rpartition(",")
-        choices = [name for name in EVENTS if is_accepted(name)] + ([] if comma else ["all"])
+        choices = [name for name in EVENT_TYPES if is_accepted(name)] + ([] if comma else ["all"])
         return [CompletionItem(f"{before}{comma}{choice}") for choice in choices if choice.startswith(last)]
 
 
@@ -180,16 +180,16 @@ def enable(name: str, actor: str, reason: str) -> None:
 
 
 async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: str, actor: str) -> None:
-    from operations.operator_actions import Act, record
+    from operations.operator_actions import OperatorAction, record
 
     async with _store(settings) as store:
         await store.all()  # the database must answer before the act is recorded
-        await record(settings, Act(action="producers.set", target=name, reason=reason, actor=actor))
+        await record(settings, OperatorAction(action="producers.set", target=name, reason=reason, actor=actor))
         await store.set(name, changes)
 
 
 async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor: str, reason: str) -> str:
-    from operations.operator_actions import Act, record
+    from operations.operator_actions import OperatorAction, record
 
     verb = "enable" if on else "disable"
     async with _store(settings) as store:
@@ -198,7 +198,7 @@ async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor:
             return f"{name} is {verb}d; nothing to do"
         if not execute:
             return f"would {verb} {name}, which has {producer.active_keys} active keys; add --execute to do it"
-        await record(settings, Act(action=f"producers.{verb}", target=name, reason=reason, actor=actor))
+        await record(settings, OperatorAction(action=f"producers.{verb}", target=name, reason=reason, actor=actor))
         await (store.enable(name) if on else store.disable(name))
         return f"{verb}d {name}"
 

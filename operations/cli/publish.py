@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from operations.event_lines import Invalid
     from runtime.settings import Settings
     from schemas.events import Event
-    from streams.record_position import Position
+    from streams.record_position import RecordPosition
 
 SHOWN_MAX = 20
 SAY_EVERY_SECONDS = 5.0
@@ -66,14 +66,14 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output) -> Non
 async def _send(settings: Settings, lines: IO[bytes], producer: str, now: datetime, tally: Tally) -> None:
     from operations.event_lines import Invalid, read_lines
     from streams.producer import EventProducer
-    from streams.topics import EVENTS
+    from streams.topics import EVENTS_TOPIC
 
     def good() -> Iterator[Event]:
         for read in read_lines(lines, producer, now):
             if not isinstance(read, Invalid):
                 yield read
 
-    async with EventProducer(settings, topics=(EVENTS,)) as kafka:
+    async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
         async for position in kafka.publish_each(good(), source=SOURCE):
             tally.add(position)
 
@@ -114,7 +114,7 @@ class Tally:
         self._started = self._said_at = 0.0
         self._partitions: dict[int, tuple[int, int, int]] = {}
 
-    def add(self, position: Position) -> None:
+    def add(self, position: RecordPosition) -> None:
         count, first, last = self._partitions.get(position.partition, (0, position.offset, position.offset))
         bounds = min(first, position.offset), max(last, position.offset)
         self._partitions[position.partition] = (count + 1, *bounds)

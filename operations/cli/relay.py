@@ -32,17 +32,17 @@ def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> Non
     """
     import uvloop
 
-    from operations.services.relay import serve
+    from operations.services.relay import serve_relay
     from runtime.logging import configure
     from runtime.settings import load_settings
-    from streams.topics import EVENTS
+    from streams.topics import EVENTS_TOPIC
 
-    if dead_topic.partition("-")[0] == EVENTS:
+    if dead_topic.partition("-")[0] == EVENTS_TOPIC:
         raise click.BadParameter(
             "workers read that topic: its dead letters would become poison", param_hint="--dead-topic"
         )
     settings = load_settings()
     configure(settings)
-    relay = uvloop.run(serve(settings, topic, dead_topic, lock_seconds if once else None))
+    relay = uvloop.run(serve_relay(settings, topic, dead_topic, lock_seconds if once else None))
     if once:
         click.echo(f"{relay.sent_rows} rows and {relay.dead_letters} dead letters published.", err=True)

@@ -43,16 +43,16 @@ def check() -> None:
     page against the structs, and the registry's ids against the last commit.
     """
     from operations.reference.events import REFERENCE_FILE, reference
-    from schemas.compatibility_gate import Problem, committed_versions, problems, refuse
+    from schemas.compatibility_gate import SchemaProblem, committed_versions, refuse, schema_problems
     from schemas.registry import bundled
 
     committed = committed_versions()
     if committed is None:
         click.echo("No committed registry to compare ids with.", err=True)
-    refuse(problems(bundled(), committed))
+    refuse(schema_problems(bundled(), committed))
     # An installed package comes without the docs folder.
     if REFERENCE_FILE.exists() and REFERENCE_FILE.read_text("utf-8") != reference():
-        refuse([Problem(REFERENCE_FILE.name, "", "differs from the structs; run: plant schemas docs")])
+        refuse([SchemaProblem(REFERENCE_FILE.name, "", "differs from the structs; run: plant schemas docs")])
     click.echo(f"{len(bundled().versions)} schemas are compatible, locked and up to date.", err=True)
 
 
@@ -73,7 +73,7 @@ def generate() -> None:
 @command.command()
 def lock() -> None:
     """Give changed schemas the next version and registry id, after the check of their evolution."""
-    from schemas.compatibility_gate import lock as versions_to_lock
+    from schemas.compatibility_gate import lock_schemas as versions_to_lock
     from schemas.compatibility_gate import write_lock
     from schemas.registry import bundled
 

@@ -20,7 +20,7 @@ def command() -> None:
 def list_topics(names: tuple[str, ...], output: Output) -> None:
     """List the catalogue's topics, and how the brokers have them."""
     from runtime.settings import load_settings
-    from streams.topics import CATALOGUE, FOREVER, describe
+    from streams.topics import CATALOGUE, RETENTION_FOREVER, describe
 
     settings = load_settings()
     found = asyncio.run(describe(settings))
@@ -36,7 +36,9 @@ def list_topics(names: tuple[str, ...], output: Output) -> None:
                 "partitions": real.partitions if real else None,
                 "replicas": real.replicas if real else None,
                 "key": topic.key,
-                "kept": "for ever" if topic.retention_ms == FOREVER else f"{topic.retention_ms // 86_400_000} days",
+                "kept": "for ever"
+                if topic.retention_ms == RETENTION_FOREVER
+                else f"{topic.retention_ms // 86_400_000} days",
                 "id": str(real.topic_id) if real else None,
             }
         )

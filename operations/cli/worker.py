@@ -17,10 +17,10 @@ def command(topics: tuple[str, ...]) -> None:
     """
     import uvloop
 
-    from operations.services.worker import TOPICS, serve
+    from operations.services.worker import TOPICS, serve_worker
     from runtime.logging import configure
     from runtime.settings import load_settings
 
     settings = load_settings()
     configure(settings)
-    uvloop.run(serve(settings, topics or TOPICS))
+    uvloop.run(serve_worker(settings, topics or TOPICS))

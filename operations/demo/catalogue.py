@@ -19,7 +19,7 @@ ATTRIBUTION: Final = "This service uses the ESCO classification of the European 
 _CATEGORIES: Final[dict[str, SkillCategory]] = {"skill": "technical", "knowledge": "domain_expertise"}
 
 
-class Skill(msgspec.Struct, frozen=True):
+class DemoSkill(msgspec.Struct, frozen=True):
     """An ESCO skill."""
 
     id: UUID
@@ -29,7 +29,7 @@ class Skill(msgspec.Struct, frozen=True):
     category: SkillCategory
 
 
-class JobRole(msgspec.Struct, frozen=True):
+class DemoJobRole(msgspec.Struct, frozen=True):
     """An ESCO occupation, with those of its skills that are in the catalogue."""
 
     id: UUID
@@ -39,11 +39,11 @@ class JobRole(msgspec.Struct, frozen=True):
     skill_ids: tuple[UUID, ...]
 
 
-class Catalogue(msgspec.Struct, frozen=True):
+class DemoCatalogue(msgspec.Struct, frozen=True):
     """What the demo publishes of ESCO, in the files' order."""
 
-    skills: tuple[Skill, ...]
-    job_roles: tuple[JobRole, ...]
+    skills: tuple[DemoSkill, ...]
+    job_roles: tuple[DemoJobRole, ...]
 
     def names(self) -> dict[UUID, str]:
         """Skill and job role ids to their names."""
@@ -52,15 +52,15 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 @cache
-def catalogue() -> Catalogue:
+def catalogue() -> DemoCatalogue:
     """The catalogue, read once a process."""
     skills = tuple(
-        Skill(_id(row["uri"]), row["uri"], row["label"], row["description"], _CATEGORIES[row["skill_type"]])
+        DemoSkill(_id(row["uri"]), row["uri"], row["label"], row["description"], _CATEGORIES[row["skill_type"]])
         for row in _rows("skills.csv")
     )
     ids = {skill.name: skill.id for skill in skills}
     job_roles = tuple(
-        JobRole(
+        DemoJobRole(
             _id(row["uri"]),
             row["uri"],
             row["label"],
@@ -69,7 +69,7 @@ def catalogue() -> Catalogue:
         )
         for row in _rows("occupations.csv")
     )
-    return Catalogue(skills, job_roles)
+    return DemoCatalogue(skills, job_roles)
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:

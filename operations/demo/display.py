@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 import click
 
-from operations.demo.publishing import Tally
+from operations.demo.publishing import DemoTally
 
 LINE_EVERY_SECONDS: Final = 2.0
 
@@ -16,7 +16,7 @@ LINE_EVERY_SECONDS: Final = 2.0
 class Display:
     """Shows how much is published and projected. Used as a context manager around the work."""
 
-    def __init__(self, total: int, tally: Tally) -> None:
+    def __init__(self, total: int, tally: DemoTally) -> None:
         self._total = total
         self._tally = tally
         self._bars: Any = None

@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 
-from operations.demo.catalogue import Catalogue
+from operations.demo.catalogue import DemoCatalogue
 from operations.demo.messages import Message, webhook
 
 SKILLS_MIN: Final = 4
@@ -26,7 +26,7 @@ RATING_WEIGHTS: Final = (1, 2, 4, 6, 4)
 VALIDATIONS_MAX: Final = 3
 
 
-class Agent(msgspec.Struct, frozen=True):
+class DemoAgent(msgspec.Struct, frozen=True):
     """An agent that does not exist; never a person."""
 
     id: UUID
@@ -38,18 +38,18 @@ class Agent(msgspec.Struct, frozen=True):
 class Population:
     """The agents of one run, and what happens to them. Each kind of event must be sent before the next."""
 
-    def __init__(self, catalogue: Catalogue, *, agents: int, seed: int, run: int, now: datetime) -> None:
+    def __init__(self, catalogue: DemoCatalogue, *, agents: int, seed: int, run: int, now: datetime) -> None:
         self._random = random.Random(f"{seed}/{run}")  # noqa: S311 (made-up data, no secret)
         self._prefix = f"demo/{seed}/{run}"
         self._now = now
         roles = [role for role in catalogue.job_roles if len(role.skill_ids) >= SKILLS_MIN]
         self.agents = tuple(self._agent(number, roles, run) for number in range(1, agents + 1))
 
-    def _agent(self, number: int, roles: list[Any], run: int) -> Agent:
+    def _agent(self, number: int, roles: list[Any], run: int) -> DemoAgent:
         role = self._random.choice(roles)
         count = self._random.randint(SKILLS_MIN, min(SKILLS_MAX, len(role.skill_ids)))
         skills = tuple(self._random.sample(role.skill_ids, count))
-        return Agent(self._id(f"agent/{number}"), f"agent {run}-{number:04}", role.id, skills)
+        return DemoAgent(self._id(f"agent/{number}"), f"agent {run}-{number:04}", role.id, skills)
 
     def onboarded(self) -> Iterator[Message]:
         """Each agent joins."""
@@ -92,7 +92,7 @@ class Population:
                 }
                 yield self._message("genesis.skill.validated", agent, number, data)
 
-    def _message(self, event_type: str, agent: Agent, number: int, data: dict[str, Any]) -> Message:
+    def _message(self, event_type: str, agent: DemoAgent, number: int, data: dict[str, Any]) -> Message:
         return webhook(f"{self._prefix}/{event_type}/{agent.id}/{number}", event_type, self._now, data)
 
     def _id(self, what: str) -> UUID:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from ingress.intake import CLOUD_EVENTS_ROUTE
-from operations.demo.catalogue import Catalogue
+from operations.demo.catalogue import DemoCatalogue
 
 CATALOGUE_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """A fixed time: the catalogue's messages are the same bytes at each run, so a second run's are repeats."""
@@ -47,7 +47,7 @@ def webhook(message_id: str, event_type: str, time: datetime, data: dict[str, An
     return Message(message_id, event_type, f"/webhook/genesis/{entity}-{what}", "application/json", body)
 
 
-def catalogue_messages(catalogue: Catalogue) -> Iterator[Message]:
+def catalogue_messages(catalogue: DemoCatalogue) -> Iterator[Message]:
     """Each ESCO skill registered, each ICT occupation defined as a job role."""
     for skill in catalogue.skills:
         data: dict[str, Any] = {

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from audit.verifier.chains import ChainVerdict
-from operations.demo.tampering import Forgery, Refusal
+from operations.demo.tampering import Forgery, RefusedStatement
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     chains: list[ChainVerdict]
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """All of it."""
 
     esco: str
@@ -71,11 +71,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     read_model: ReadModelPart
     partitions: list[PartitionRow]
     audit: Audit
-    refused: list[Refusal]
+    refused: list[RefusedStatement]
     found: Forgery
     stack_stays_up: bool
     total_seconds: float
     next: list[str]
 
 
-Part = Published | ReadModelPart | list[PartitionRow] | Audit | list[Refusal] | Forgery
+Part = Published | ReadModelPart | list[PartitionRow] | Audit | list[RefusedStatement] | Forgery

@@ -22,7 +22,7 @@ ATTEMPTS_MAX: Final = 6
 PAUSE_MAX_SECONDS: Final = 5.0
 
 
-class Tally:
+class DemoTally:
     """What has been acknowledged, by event type and by place in Kafka."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Tally:
     def below(self, next_offsets: Mapping[int, int]) -> int:
         """How many of this run's records lie below these checkpoints.
 
-        >>> tally = Tally()
+        >>> tally = DemoTally()
         >>> tally.add("t", 0, 7), tally.add("t", 0, 9), tally.add("t", 1, 2)
         (None, None, None)
         >>> tally.below({0: 9, 1: 0})
@@ -59,10 +59,10 @@ class Tally:
         return sum(bisect_left(offsets, next_offsets.get(partition, 0)) for partition, offsets in self._offsets.items())
 
 
-class Publisher:
+class DemoPublisher:
     """Sends messages to one ingress, signed with one producer's secret. `alive` raises when there is no point left."""
 
-    def __init__(self, url: str, secret: bytes, tally: Tally, alive: Callable[[], None]) -> None:
+    def __init__(self, url: str, secret: bytes, tally: DemoTally, alive: Callable[[], None]) -> None:
         self._secret = secret
         self._tally = tally
         self._alive = alive

@@ -12,7 +12,7 @@ from aiokafka.structs import TopicPartition
 from sqlalchemy import text
 
 from database.connector import Database
-from entities.vocabulary import GENESIS
+from entities.vocabulary import DEFAULT_TENANT
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable
 from streams.kafka.connection import connection_options
@@ -55,7 +55,7 @@ async def dispositions(database: Database, topic: str, first_offsets: Mapping[in
 
 async def agents(database: Database, ids: Sequence[UUID]) -> list[Any]:
     """Rows of the read model `agents`, by name."""
-    async with database.transaction(GENESIS, read_only=True) as connection:
+    async with database.transaction(DEFAULT_TENANT, read_only=True) as connection:
         return list((await connection.execute(_AGENTS, {"ids": list(ids)})).all())
 
 

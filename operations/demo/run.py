@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from audit.verifier.chains import verify
+from audit.verifier.chains import verify_chains
 from database.connector import Database, connect
 from devstack.progress import Progress
 from operations.demo import reading, tampering
@@ -20,12 +20,12 @@ from operations.demo.display import Display
 from operations.demo.errors import DemoFailed, NotAsPromised
 from operations.demo.generation import Population
 from operations.demo.messages import Message, catalogue_messages
-from operations.demo.outcome import AgentRow, Audit, Outcome, Part, PartitionRow, Published, ReadModelPart
-from operations.demo.publishing import Publisher, Tally
+from operations.demo.outcome import AgentRow, Audit, DemoOutcome, Part, PartitionRow, Published, ReadModelPart
+from operations.demo.publishing import DemoPublisher, DemoTally
 from operations.demo.services import Stage, stage
 from runtime.settings import Settings, load_settings
 from signing.signatures import decode_secret
-from streams.topics import EVENTS, OPERATIONS
+from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
 
 PRODUCER: Final = "demo"
 POLL_SECONDS: Final = 0.1
@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, options: Options, own: Stage, progress: Progress) -> None:
         self.options = options
-        self.tally = Tally()
+        self.tally = DemoTally()
         self.number = 0
         self.population: Population
         self._stage = own
@@ -85,7 +85,7 @@ class Run:
         return uvloop.run(self._publish(url, decode_secret(added.strip()), phases, total))
 
     async def _publish(self, url: str, secret: bytes, phases: list[list[Message]], total: int) -> Published:
-        publisher = Publisher(url, secret, self.tally, self._stage.alive)
+        publisher = DemoPublisher(url, secret, self.tally, self._stage.alive)
         database = connect(self.settings, "auditor")
         try:
             with Display(total, self.tally) as display:
@@ -95,7 +95,7 @@ class Run:
                 finally:
                     sending.cancel()
                     await asyncio.gather(sending, return_exceptions=True)
-            logged = await reading.dispositions(database, EVENTS, self.tally.first_offsets)
+            logged = await reading.dispositions(database, EVENTS_TOPIC, self.tally.first_offsets)
         finally:
             await publisher.close()
             await database.close()
@@ -118,7 +118,7 @@ class Run:
                 sending.result()
             reached = await reading.checkpoints(database)
             projected = self.tally.below(
-                {partition: min(both) for (topic, partition), both in reached.items() if topic == EVENTS}
+                {partition: min(both) for (topic, partition), both in reached.items() if topic == EVENTS_TOPIC}
             )
             display.show(projected)
             if sending.done() and projected >= total:
@@ -153,7 +153,7 @@ class Run:
             self._stage.alive()
 
     async def _partitions(self) -> list[PartitionRow]:
-        ends = await reading.log_ends(self.settings, (EVENTS, OPERATIONS))
+        ends = await reading.log_ends(self.settings, (EVENTS_TOPIC, OPERATIONS_TOPIC))
         reached = await self._with("auditor", reading.checkpoints)
         return [
             _partition_row(topic, partition, end, reached.get((topic, partition), (0, 0)))
@@ -163,7 +163,7 @@ class Run:
     def audit(self) -> Audit:
         """The real verifier, over every chain, as plant_auditor."""
         # One process: more of them pay from about a million entries on.
-        chains = verify(self.settings.database_address("auditor"), jobs=1)
+        chains = verify_chains(self.settings.database_address("auditor"), jobs=1)
         bad = [chain for chain in chains if chain.finding is not None]
         if bad:
             raise NotAsPromised(
@@ -173,12 +173,12 @@ class Run:
             )
         return Audit(verdict="good", entries=sum(chain.entries for chain in chains), chains=chains)
 
-    def tamper(self) -> tuple[list[tampering.Refusal], tampering.Place]:
+    def tamper(self) -> tuple[list[tampering.RefusedStatement], tampering.TamperedRow]:
         """Try to change an entry of this run where it is."""
         place = tampering.choose(self.settings.database_address("auditor"), self.tally.first_offsets)
         return tampering.refused(self.settings, place), place
 
-    def tamper_copy(self, place: tampering.Place) -> tampering.Forgery:
+    def tamper_copy(self, place: tampering.TamperedRow) -> tampering.Forgery:
         """Change it on a copy."""
         return tampering.found(self._stage.stack.environ, place)
 
@@ -190,7 +190,7 @@ class Run:
             await database.close()
 
 
-def run(options: Options, progress: Progress, show: Callable[[Part], None], started: float) -> Outcome:
+def run(options: Options, progress: Progress, show: Callable[[Part], None], started: float) -> DemoOutcome:
     """Run the demo; `show` gets each part when it is known, `started` is the monotonic time it counts from.
 
     Nothing that it started is left when it returns or raises.
@@ -213,7 +213,7 @@ def run(options: Options, progress: Progress, show: Callable[[Part], None], star
         progress.say("Changing one byte of a copy, as superuser with the triggers off")
         found = demo.tamper_copy(place)
         show(found)
-    return Outcome(
+    return DemoOutcome(
         esco=ATTRIBUTION,
         generated=said_generated(options.seed, published.run),
         published=published,
@@ -236,7 +236,7 @@ def said_generated(seed: int, number: int) -> str:
     )
 
 
-async def _in_order(publisher: Publisher, phases: list[list[Message]]) -> None:
+async def _in_order(publisher: DemoPublisher, phases: list[list[Message]]) -> None:
     """A phase is acknowledged before the next begins: an agent is onboarded before it is rated."""
     for phase in phases:
         await publisher.publish(phase)

@@ -12,14 +12,14 @@ import asyncpg
 import msgspec
 
 from audit.verifier.chain_range import Chain
-from audit.verifier.chains import ChainVerdict, verify
+from audit.verifier.chains import ChainVerdict, verify_chains
 from database import migrate
 from devstack import postgres, sql
 from operations.demo.errors import NotAsPromised
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentRated
-from streams.topics import EVENTS
+from streams.topics import EVENTS_TOPIC
 
 COPY: Final = "plant_demo_copy"
 TABLES: Final = ("event_stream", "audit_log")
@@ -38,7 +38,7 @@ UPDATE event_stream SET value = $1 WHERE topic = $2 AND partition = $3 AND "offs
 """
 
 
-class Place(msgspec.Struct, frozen=True):
+class TamperedRow(msgspec.Struct, frozen=True):
     """An entry of the log that somebody would like to be another one."""
 
     partition: int
@@ -46,7 +46,7 @@ class Place(msgspec.Struct, frozen=True):
     event: AgentRated
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class RefusedStatement(msgspec.Struct, frozen=True):
     """What Postgres said to a change."""
 
     role: str
@@ -70,15 +70,15 @@ class Forgery(msgspec.Struct, frozen=True, kw_only=True):
     recomputed_hash: str
 
 
-def choose(auditor_url: str, first_offsets: Mapping[int, int]) -> Place:
+def choose(auditor_url: str, first_offsets: Mapping[int, int]) -> TamperedRow:
     """The worst rating of this run in the first partition that has one; partitions are read from these offsets on."""
 
-    async def search() -> Place:
+    async def search() -> TamperedRow:
         connection = await asyncpg.connect(auditor_url)
         try:
             for partition, first in sorted(first_offsets.items()):
-                rows = await connection.fetch(_RATED, EVENTS, partition, first)
-                places = [Place(partition, row["offset"], _rating(row["value"])) for row in rows]
+                rows = await connection.fetch(_RATED, EVENTS_TOPIC, partition, first)
+                places = [TamperedRow(partition, row["offset"], _rating(row["value"])) for row in rows]
                 worst = min(places, key=lambda place: place.event.rating, default=None)
                 if worst is not None and worst.event.rating < BEST_RATING:
                     return worst
@@ -97,14 +97,14 @@ def _rating(value: bytes) -> AgentRated:
     return event
 
 
-def refused(settings: Settings, place: Place) -> list[Refusal]:
+def refused(settings: Settings, place: TamperedRow) -> list[RefusedStatement]:
     """Try to change the log as the role that writes it, and as its owner. Raises NotAsPromised if it works."""
     statement = (
-        f"UPDATE event_stream SET value = '\\x00' WHERE topic = '{EVENTS}' AND partition = {place.partition} "  # noqa: S608
+        f"UPDATE event_stream SET value = '\\x00' WHERE topic = '{EVENTS_TOPIC}' AND partition = {place.partition} "  # noqa: S608
         f'AND "offset" = {place.offset}'
     )
     return [
-        Refusal(f"plant_{role}", statement, _attempt(settings.database_address(role), statement))
+        RefusedStatement(f"plant_{role}", statement, _attempt(settings.database_address(role), statement))
         for role in ("writer", "owner")
     ]
 
@@ -125,7 +125,7 @@ def _attempt(url: str, statement: str) -> str:
     return asyncio.run(attempt())
 
 
-def found(environ: Mapping[str, str], place: Place) -> Forgery:
+def found(environ: Mapping[str, str], place: TamperedRow) -> Forgery:
     """Copy the chain, change one byte as superuser with the triggers off, and have the verifier look at both.
 
     The copy is a database of its own, migrated like the real one, and is dropped at the end. Raises NotAsPromised
@@ -135,7 +135,7 @@ def found(environ: Mapping[str, str], place: Place) -> Forgery:
     auditor_url = environ["PLANT_DATABASE_AUDITOR_URL"]
     postgres.drop_database(superuser_url, COPY)  # of a demo that was killed
     try:
-        chain = Chain(EVENTS, place.partition)
+        chain = Chain(EVENTS_TOPIC, place.partition)
         _copy_chain(superuser_url, environ["PLANT_DATABASE_OWNER_URL"], chain)
         before = _verdict(_in_copy(auditor_url), chain)
         if before.finding is not None or not before.entries:
@@ -162,7 +162,7 @@ def found(environ: Mapping[str, str], place: Place) -> Forgery:
 
 
 def _verdict(url: str, chain: Chain) -> ChainVerdict:
-    return verify(url, chains=[chain], jobs=1)[0]
+    return verify_chains(url, chains=[chain], jobs=1)[0]
 
 
 def _copy_chain(superuser_url: str, owner_url: str, chain: Chain) -> None:
@@ -195,7 +195,7 @@ async def _copy_rows(source: Any, target: Any, table: str, chain: Chain, rows: I
     await target.copy_to_table(table, source=rows, format="binary")
 
 
-def _change_one_byte(superuser_url: str, place: Place) -> tuple[int, int, int]:
+def _change_one_byte(superuser_url: str, place: TamperedRow) -> tuple[int, int, int]:
     """Which byte of the value was changed, from what to what."""
     old = codec.encode(place.event)
     new = codec.encode(msgspec.structs.replace(place.event, rating=BEST_RATING))
@@ -206,7 +206,7 @@ def _change_one_byte(superuser_url: str, place: Place) -> tuple[int, int, int]:
         connection = await asyncpg.connect(superuser_url)
         try:
             await connection.execute("SET session_replication_role = replica")  # switches the triggers off
-            done = await connection.execute(_CHANGE, new, EVENTS, place.partition, place.offset, old)
+            done = await connection.execute(_CHANGE, new, EVENTS_TOPIC, place.partition, place.offset, old)
             assert done == "UPDATE 1", done
         finally:
             await connection.close()

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
-from streams.topics import CATALOGUE, FOREVER, Topic, family
+from streams.topics import CATALOGUE, RETENTION_FOREVER, Topic, logical_topic
 
 Json = dict[str, Any]
 
@@ -26,12 +26,12 @@ same `event_id` is the same event.
 """
 
 
-def document_text() -> str:
+def asyncapi_text() -> str:
     """The document as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(asyncapi_document()), indent=2).decode() + "\n"
 
 
-def document() -> Json:
+def asyncapi_document() -> Json:
     """The document as data."""
     return {
         "asyncapi": "3.0.0",
@@ -40,7 +40,7 @@ def document() -> Json:
         "channels": {topic.name: _channel(topic) for topic in CATALOGUE},
         "operations": {name: operation for topic in CATALOGUE for name, operation in _operations(topic).items()},
         "components": {
-            "messages": {event.__name__: _message(event) for event in EVENTS.values()},
+            "messages": {event.__name__: _message(event) for event in EVENT_TYPES.values()},
             "messageTraits": {"cloudEvent": _headers()},
             "schemas": _limits(),
         },
@@ -48,7 +48,7 @@ def document() -> Json:
 
 
 def _channel(topic: Topic) -> Json:
-    kept = "for ever" if topic.retention_ms == FOREVER else f"{topic.retention_ms // 1000} s"
+    kept = "for ever" if topic.retention_ms == RETENTION_FOREVER else f"{topic.retention_ms // 1000} s"
     kafka: Json = {"topic": topic.name, "bindingVersion": "0.5.0"}
     if topic.partitions is not None:
         kafka["partitions"] = topic.partitions
@@ -78,7 +78,7 @@ def _operations(topic: Topic) -> Json:
 
 
 def _carried(topic: str) -> list[type[Event]]:
-    return [event for event in EVENTS.values() if event.topic == family(topic)]
+    return [event for event in EVENT_TYPES.values() if event.topic == logical_topic(topic)]
 
 
 def _message(event: type[Event]) -> Json:
@@ -112,7 +112,7 @@ def _headers() -> Json:
     properties = {
         "ce_specversion": {"const": "1.0"},
         "ce_id": {"type": "string", "format": "uuid", "description": "The event's id."},
-        "ce_type": {"enum": list(EVENTS)},
+        "ce_type": {"enum": list(EVENT_TYPES)},
         "ce_source": text,
         "ce_time": {"type": "string", "format": "date-time"},
         "traceparent": text,
@@ -123,5 +123,5 @@ def _headers() -> Json:
 
 def _limits() -> Json:
     """Each event's fields and their limits as JSON Schema."""
-    _, found = msgspec.json.schema_components(EVENTS.values(), ref_template="#/components/schemas/{name}")
+    _, found = msgspec.json.schema_components(EVENT_TYPES.values(), ref_template="#/components/schemas/{name}")
     return dict(sorted(found.items()))

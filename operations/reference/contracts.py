@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ingress.contracts.openapi import document_text as openapi
+from ingress.contracts.openapi import openapi_text as openapi
 from ingress.routes import WEBHOOK_ROUTES
-from operations.reference.asyncapi import document_text as asyncapi
+from operations.reference.asyncapi import asyncapi_text as asyncapi
 
 
 def contracts(reference: Path) -> dict[Path, str]:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect as types
 
 from schemas.entity_states import NO_NUL, AgentState, IndustryState, JobRoleState, SkillState, TeamState
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples, webhook_body
 from schemas.generation import description, full_name
 from schemas.registry import bundled, subject
@@ -37,7 +37,7 @@ No field may hold personal data: people appear as opaque ids, since the log is k
 def reference() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, "## Types\n\n" + "\n".join(_index()) + "\n"]
-    parts += [_section(event) for event in EVENTS.values()]
+    parts += [_section(event) for event in EVENT_TYPES.values()]
     parts.append("## States\n\nWhat `genesis.entity.amended` and `genesis.entity.retired` carry.\n")
     parts += [f"### {state.__name__}\n\n{_said(state)}\n\n" + _table(state) for state in STATES]
     return "\n".join(parts)
@@ -46,7 +46,7 @@ def reference() -> str:
 def _index() -> Iterator[str]:
     yield "| event type | key | topic | schema id | meaning |"
     yield "|---|---|---|---|---|"
-    for name, event in EVENTS.items():
+    for name, event in EVENT_TYPES.items():
         schema_id = bundled().current(event).id
         link = f"[`{name}`](#{name.replace('.', '')})"
         yield f"| {link} | `{event.entity_field}` | `{event.topic}` | {schema_id} | {_said(event)} |"

@@ -12,14 +12,14 @@ from runtime.exposition import serve_metrics
 from runtime.settings import Settings
 
 
-async def serve(
+async def serve_relay(
     settings: Settings, events_topic: str, dead_topic: str, once_lock_seconds: float | None = None
 ) -> Relay:
     """Relay until SIGINT or SIGTERM, or once, waiting so long for the lock; the relay says what it has published.
 
     Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
     """
-    await asyncio.to_thread(migrate.check, settings.database_address("writer"))
+    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("writer"))
     database = connect(settings, "writer")
     try:
         await database.assert_least_privilege()

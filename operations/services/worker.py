@@ -17,13 +17,13 @@ from runtime.errors import PlantError
 from runtime.exposition import serve_metrics
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from schemas.external_registry import attach
+from schemas.external_registry import activate_registry
 from streams.agents import Worker
-from streams.topics import EVENTS, OPERATIONS
+from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
 
 log = get_logger(__name__)
 
-TOPICS: Sequence[str] = (EVENTS, OPERATIONS)
+TOPICS: Sequence[str] = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 
 
 COLLECTOR_THRESHOLD = 500_000
@@ -49,11 +49,11 @@ def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
     return Worker(settings, topics, writer_for)
 
 
-async def serve(
+async def serve_worker(
     settings: Settings, topics: Sequence[str] = TOPICS, ready: Callable[[Worker], None] | None = None
 ) -> None:
     """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, WorkerCrashed."""
-    attach(settings)
+    activate_registry(settings)
     database = connect(settings, "writer")
     try:
         await database.assert_least_privilege()

@@ -42,14 +42,14 @@ class Fixed:
 class Array:
     """Any number of items."""
 
-    items: Layout
+    items: AvroType
 
 
 @dataclass(frozen=True, slots=True)
 class Optional:
     """A union of null and one other type; `null_index` is null's place in it."""
 
-    item: Layout
+    item: AvroType
     null_index: int
 
 
@@ -58,7 +58,7 @@ class Field:
     """One field; `default` is as in the schema's JSON."""
 
     name: str
-    type: Layout
+    type: AvroType
     default: object = field(hash=False)
 
 
@@ -70,7 +70,7 @@ class Record:
     fields: tuple[Field, ...]
 
 
-Layout: TypeAlias = Scalar | Fixed | Array | Optional | Record
+AvroType: TypeAlias = Scalar | Fixed | Array | Optional | Record
 
 
 def parse(schema: Mapping[str, object]) -> Record:
@@ -86,7 +86,7 @@ class _Parser:
     def __init__(self) -> None:
         self.names: set[str] = set()
 
-    def parse(self, schema: object, where: str, namespace: str) -> Layout:
+    def parse(self, schema: object, where: str, namespace: str) -> AvroType:
         if isinstance(schema, list):
             return self._union(schema, where, namespace)
         if isinstance(schema, str):
@@ -175,7 +175,7 @@ def _scalar(schema: Mapping[str, object], where: str) -> Scalar:
     raise UnsupportedSchema(where, f"no logical type {logical} on {kind}; a time is a long with timestamp-micros")
 
 
-def fixed_size(layout: Layout) -> int | None:
+def fixed_size(layout: AvroType) -> int | None:
     """The encoded size where it is the same for all values; None where it is not."""
     match layout:
         case Fixed(size=size):
@@ -191,7 +191,7 @@ def fixed_size(layout: Layout) -> int | None:
             return None
 
 
-def fits(layout: Layout, default: object) -> bool:
+def fits(layout: AvroType, default: object) -> bool:
     """Whether a field's default, as in the schema's JSON, is a value of the type (of a union's first branch)."""
     match layout:
         case Scalar(kind=kind):

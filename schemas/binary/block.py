@@ -16,7 +16,7 @@ from schemas import codec
 from schemas.binary.avro_types import Record
 from schemas.binary.frames import align, columns, from_block, from_records
 from schemas.binary.reader import compile_reader, read_whole
-from schemas.binary.row_scan import sound_rows
+from schemas.binary.row_scan import valid_rows
 from schemas.errors import Undecodable
 from schemas.events import Event
 from schemas.field_limits import first_broken
@@ -30,7 +30,7 @@ BLOCK_ROWS_MIN = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedEvents:
     """The events of one type: `rows` are the places of their values in the batch, ascending, `frame` their fields."""
 
     event_type: str
@@ -39,29 +39,31 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedValue:
     """A value that is no event, by its place in the batch."""
 
     row: int
     reason: str
 
 
-def decode_batch(values: Sequence[bytes | None], topic: str | None = None) -> tuple[list[Decoded], list[Rejected]]:
+def decode_batch(
+    values: Sequence[bytes | None], topic: str | None = None
+) -> tuple[list[DecodedEvents], list[RejectedValue]]:
     """Every value is in the result once: in one frame, in the columns of today's schema, or rejected with a reason.
 
     Accepts exactly what :func:`schemas.codec.decode` accepts. With `topic`, values whose schema is not registered for
     that topic are rejected. Rejected rows come in ascending order, frames in the order of their first value.
     """
-    rejected: list[Rejected] = []
+    rejected: list[RejectedValue] = []
     parts: dict[type[Event], list[tuple[Rows, polars.DataFrame]]] = {}
     for known, rows in _by_schema(values, topic, rejected):
         reader = reader_of(known)
         kept, frame, refused = reader.read([values[row] or b"" for row in rows], codec.PREFIX.size)
         places = numpy.asarray(rows, dtype=numpy.int64)
-        rejected += [Rejected(rows[place], reason) for place, reason in refused.items()]
+        rejected += [RejectedValue(rows[place], reason) for place, reason in refused.items()]
         if len(kept):
             parts.setdefault(known.event, []).append((places[kept], frame))
-    decoded: list[Decoded] = []
+    decoded: list[DecodedEvents] = []
     for event, pieces in parts.items():
         found = _within_limits(event, *_merge(pieces), rejected)
         if len(found.rows):
@@ -87,7 +89,7 @@ class BlockReader:
         records = [value[start:] for value in values]
         lengths = numpy.fromiter(map(len, records), dtype=numpy.int64, count=len(records))
         joined = b"".join(records)
-        sound = sound_rows(self.writer, joined, lengths)
+        sound = valid_rows(self.writer, joined, lengths)
         if sound.all():
             return self._read_block(values, start, numpy.arange(len(values)), joined)
         places = numpy.flatnonzero(sound)
@@ -149,18 +151,20 @@ def _merge(pieces: Sequence[tuple[Rows, polars.DataFrame]]) -> tuple[Rows, polar
     return rows[order], frame[order]
 
 
-def _within_limits(event: type[Event], rows: Rows, frame: polars.DataFrame, rejected: list[Rejected]) -> Decoded:
+def _within_limits(
+    event: type[Event], rows: Rows, frame: polars.DataFrame, rejected: list[RejectedValue]
+) -> DecodedEvents:
     broken = first_broken(event, frame)
     if broken:
-        rejected += [Rejected(int(rows[place]), reason) for place, reason in broken.items()]
+        rejected += [RejectedValue(int(rows[place]), reason) for place, reason in broken.items()]
         good = numpy.ones(len(rows), dtype=numpy.bool_)
         good[list(broken)] = False
         rows, frame = rows[good], frame.filter(polars.Series(good))
-    return Decoded(event.event_type, rows, frame)
+    return DecodedEvents(event.event_type, rows, frame)
 
 
 def _by_schema(
-    values: Sequence[bytes | None], topic: str | None, rejected: list[Rejected]
+    values: Sequence[bytes | None], topic: str | None, rejected: list[RejectedValue]
 ) -> list[tuple[Registered, list[int]]]:
     """Rows by the schema they name; rows that name none are rejected."""
     by_prefix: dict[bytes | None, list[int]] = {}
@@ -175,7 +179,7 @@ def _by_schema(
         try:
             groups.append((codec.registered(prefix, topic), rows))
         except Undecodable as error:
-            rejected += [Rejected(row, error.reason) for row in rows]
+            rejected += [RejectedValue(row, error.reason) for row in rows]
     return groups
 
 
@@ -192,4 +196,4 @@ def reader_of(known: Registered) -> BlockReader:
 
 def empty_frame(event: type[Event]) -> polars.DataFrame:
     """A frame without rows in the columns that :func:`decode_batch` gives for this type."""
-    return columns(codec.layout_of(event)).to_frame()
+    return columns(codec.avro_type_of(event)).to_frame()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 
-from schemas.binary.avro_types import Array, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.avro_types import Array, AvroType, Fixed, Optional, Record, Scalar
 from schemas.binary.reader import default_of
 from schemas.binary.writer import long_bytes
 from schemas.polars_import import polars
@@ -26,7 +26,7 @@ _SCALARS: dict[str, polars.DataType] = {
 }
 
 
-def column_type(layout: Layout) -> polars.DataType:
+def column_type(layout: AvroType) -> polars.DataType:
     """The type of a column of such values."""
     match layout:
         case Scalar(kind=kind):
@@ -66,7 +66,7 @@ def from_block(layout: Record, count: int, joined: bytes) -> polars.DataFrame:
     return polars.read_avro(io.BytesIO(block))
 
 
-def align(frame: polars.DataFrame, writer: Layout, reader: Layout) -> polars.DataFrame:
+def align(frame: polars.DataFrame, writer: AvroType, reader: AvroType) -> polars.DataFrame:
     """The same rows in the reader's columns: in its order, without what it does not know, with its defaults.
 
     The two schemas must have passed the compatibility check.
@@ -94,7 +94,7 @@ class _Names:
     def __init__(self) -> None:
         self.used = 0
 
-    def schema(self, layout: Layout) -> object:
+    def schema(self, layout: AvroType) -> object:
         match layout:
             case Scalar(kind="timestamp-micros"):
                 return {"type": "long", "logicalType": "timestamp-micros"}
@@ -117,7 +117,7 @@ class _Names:
         return f"type_{self.used}"
 
 
-def _aligned(value: polars.Expr, writer: Layout, reader: Layout) -> polars.Expr:
+def _aligned(value: polars.Expr, writer: AvroType, reader: AvroType) -> polars.Expr:
     match writer, reader:
         case _ if writer == reader:
             return value

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeAlias
 
-from schemas.binary.avro_types import ABSENT, Array, Field, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.avro_types import ABSENT, Array, AvroType, Field, Fixed, Optional, Record, Scalar
 from schemas.errors import Undecodable
 
 Read: TypeAlias = Callable[[bytes, int], tuple[object, int]]
@@ -75,7 +75,7 @@ def read_long(buffer: bytes, position: int, where: str) -> tuple[int, int]:
     return (number >> 1) ^ -(number & 1), position
 
 
-def _compile(writer: Layout, reader: Layout, where: str, time: Time) -> Read:
+def _compile(writer: AvroType, reader: AvroType, where: str, time: Time) -> Read:
     match writer, reader:
         case Scalar(kind=kind), Scalar():
             return _scalar(kind, where, time)
@@ -222,7 +222,7 @@ def _record(writer: Record, reader: Record, where: str, time: Time) -> Read:
     return read_record
 
 
-def _step(field: Field, wanted: Layout | None, where: str, time: Time) -> tuple[str, Read]:
+def _step(field: Field, wanted: AvroType | None, where: str, time: Time) -> tuple[str, Read]:
     """A field that the reader does not know is read as written, and dropped."""
     return field.name, _compile(field.type, field.type if wanted is None else wanted, where, time)
 
@@ -233,7 +233,7 @@ def default_of(field: Field) -> object:
     return _default(field.type, field.default)
 
 
-def _default(layout: Layout, default: object) -> object:
+def _default(layout: AvroType, default: object) -> object:
     match layout:
         case Fixed() | Scalar(kind="bytes"):
             return str(default).encode("latin-1")

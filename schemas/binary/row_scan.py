@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy
 from numpy.typing import NDArray
 
-from schemas.binary.avro_types import Array, Fixed, Layout, Optional, Record, Scalar, fixed_size
+from schemas.binary.avro_types import Array, AvroType, Fixed, Optional, Record, Scalar, fixed_size
 from schemas.binary.reader import TIME_MAX, TIME_MIN
 
 Positions = NDArray[numpy.int64]
@@ -26,7 +26,7 @@ _NUMBER_BYTES_MAX = 9
 _PADDING = bytes(_NUMBER_BYTES_MAX + 8)
 
 
-def sound_rows(layout: Record, joined: bytes, lengths: Positions) -> Mask:
+def valid_rows(layout: Record, joined: bytes, lengths: Positions) -> Mask:
     """Which of the values, given joined and by their lengths, are exactly one record of this layout."""
     body = numpy.frombuffer(joined + _PADDING, dtype=numpy.uint8)
     ends = numpy.cumsum(lengths)
@@ -45,7 +45,7 @@ class _Walk:
         self.end = end
         self.sound: Mask = numpy.ones(len(position), dtype=numpy.bool_)
 
-    def take(self, layout: Layout) -> None:
+    def take(self, layout: AvroType) -> None:
         """Move every cursor over one value."""
         size = fixed_size(layout)
         match layout:
@@ -122,7 +122,7 @@ class _Walk:
         self._refuse(numpy.isnan(number))
         self._advance(size)
 
-    def _take_optional(self, item: Layout, null_index: int) -> None:
+    def _take_optional(self, item: AvroType, null_index: int) -> None:
         branch = self.body[self.position]
         present = branch == 2 * (1 - null_index)
         self._refuse(~present & (branch != 2 * null_index))
@@ -132,7 +132,7 @@ class _Walk:
         else:
             self._take_in(numpy.flatnonzero(present & self.sound), item)
 
-    def _take_array(self, items: Layout) -> None:
+    def _take_array(self, items: AvroType) -> None:
         count = self._take_number()
         # Every item takes a byte at least, so a larger count is wrong; it would also overflow below.
         self._refuse((count < 0) | (count > self.end - self.position))
@@ -148,7 +148,7 @@ class _Walk:
             self.sound[filled] &= self.body[self.position[filled]] == 0
             self._advance((count > 0).astype(numpy.int64))
 
-    def _take_in(self, rows: Positions, layout: Layout) -> None:
+    def _take_in(self, rows: Positions, layout: AvroType) -> None:
         """Move only these rows' cursors."""
         if not len(rows):
             return

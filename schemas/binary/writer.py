@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from schemas.binary.avro_types import Array, Fixed, Layout, Optional, Record, Scalar
+from schemas.binary.avro_types import Array, AvroType, Fixed, Optional, Record, Scalar
 from schemas.binary.reader import EPOCH, TIME_MAX, TIME_MIN
 
 Write: TypeAlias = Callable[[bytearray, Any], None]
@@ -26,7 +26,7 @@ _PAIRS = tuple(bytes([number & 0x7F | 0x80, number >> 7 | 0x80]) for number in r
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def compile_writer(layout: Layout, fields_of: FieldsOf = itemgetter) -> Write:
+def compile_writer(layout: AvroType, fields_of: FieldsOf = itemgetter) -> Write:
     """A function that writes values of this layout: fixed values are UUIDs, times aware datetimes.
 
     Records are dicts, or structs where `fields_of` is `attrgetter`.

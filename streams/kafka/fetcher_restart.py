@@ -15,7 +15,7 @@ from runtime.logging import get_logger
 log = get_logger(__name__)
 
 
-def keep_fetching(consumer: AIOKafkaConsumer) -> None:
+def restart_fetcher(consumer: AIOKafkaConsumer) -> None:
     """Begin anew if fetching has ended; call it before each poll, in the consumer's loop.
 
     Positions move when records are delivered, so what was fetched and not delivered is fetched again. Raises KafkaError

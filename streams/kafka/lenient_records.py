@@ -34,7 +34,7 @@ class TolerantRecord(NamedTuple):
     checksum: None = None
 
 
-def tolerate_odd_records() -> None:
+def parse_leniently() -> None:
     """Make this process's aiokafka consumers read them. A batch costs a microsecond more, a good record little."""
     fetcher.MemoryRecords = TolerantRecords
 

@@ -91,7 +91,7 @@ class MetadataRequest_v12(RequestStruct):  # type: ignore[misc]  # noqa: N801
     )
 
 
-class TopicIdentityRequest(Request[MetadataRequest_v12]):  # type: ignore[misc]
+class TopicIdsRequest(Request[MetadataRequest_v12]):  # type: ignore[misc]
     """Ask for topics by name; the answer's `topics` begin (error_code, name, topic_id, ...). Kafka 3.1 or later."""
 
     API_KEY = 3
@@ -110,6 +110,6 @@ async def topic_ids_at_leaders(client: AIOKafkaClient, partitions: Iterable[Topi
         names.setdefault(client.cluster.leader_for_partition(partition), set()).add(partition.topic)
     found: dict[str, UUID] = {}
     for leader, topics in names.items():
-        answer = await client.send(leader, TopicIdentityRequest(sorted(topics)))
+        answer = await client.send(leader, TopicIdsRequest(sorted(topics)))
         found |= {name: topic_id for code, name, topic_id, *_ in answer.topics if code == 0}
     return found

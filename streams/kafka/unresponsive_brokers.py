@@ -35,7 +35,7 @@ AVOID_SECONDS: Final = 10.0
 BOOTSTRAP: Final = "bootstrap"
 
 
-def pass_over_silent_brokers(client: AIOKafkaClient) -> None:
+def skip_unresponsive_brokers(client: AIOKafkaClient) -> None:
     """Change a client that has not been started yet, so that silent brokers are passed over."""
     patient = _Patient(client)
     client._get_conn_lock_value = nullcontext()  # one lock for all brokers; `get_conn` has one for each

@@ -20,9 +20,9 @@ from devstack import processes
 from devstack.stack import Stack
 from operations.diagnosis import replicas_in_sync
 from streams.kafka.connection import connection_options
-from streams.kafka.unresponsive_brokers import pass_over_silent_brokers
+from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
 from streams.producer import EventProducer
-from streams.topics import EVENTS
+from streams.topics import EVENTS_TOPIC
 from tests.support.faults.brokers import (
     BROKERS,
     PARTITIONS,
@@ -128,7 +128,7 @@ def test_three_brokers_are_one_stack(system: System) -> None:
     assert scene.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"].count("127.0.0.1:") == 3
     until(lambda: "__consumer_offsets" in partitions(scene), "the worker's group has its topic")
     found = partitions(scene)
-    assert {EVENTS, "__consumer_offsets"} <= found.keys()
+    assert {EVENTS_TOPIC, "__consumer_offsets"} <= found.keys()
     assert {len(partition.replicas) for topic in found.values() for partition in topic.values()} == {3}
     for topic in found:
         until(lambda topic=topic: config_of(scene, topic), f"{topic} is known")  # type: ignore[misc]
@@ -231,7 +231,7 @@ def test_clients_pass_over_a_frozen_broker(system: System) -> None:
     async def look() -> None:
         async with EventProducer(system.scene.settings) as producer:
             client = AIOKafkaClient(**connection_options(system.scene.settings), request_timeout_ms=20_000)
-            pass_over_silent_brokers(client)
+            skip_unresponsive_brokers(client)
             await client.bootstrap()
             await client.force_metadata_update()
             connected = {node_id for node_id, _ in client._conns}

@@ -13,7 +13,7 @@ from aiokafka.structs import TopicPartition
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentOnboarded
-from streams.topics import DEAD_EVENTS
+from streams.topics import DEAD_EVENTS_TOPIC
 from tests.conftest import Database, MakeTopic
 from tests.support.dead_letters import Letter, letters, offset_of, said
 from tests.support.faults.evidence import assert_exactly_once, wait_until_level
@@ -89,7 +89,7 @@ async def test_poison_costs_nothing_but_itself(scene: Scene, make_topic: MakeTop
         assert all(row[3] for row in rows)
     assert worker.stop() == 0
 
-    dead = await relayed(scene, await make_topic(family=DEAD_EVENTS))
+    dead = await relayed(scene, await make_topic(family=DEAD_EVENTS_TOPIC))
     assert sorted(repr(letter[:2]) for letter in dead) == sorted(2 * [repr((r.key, r.value)) for r in bad.values()])
     assert {said(letter, "topic") for letter in dead} == {scene.topic.encode()}
 
@@ -114,7 +114,7 @@ async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
 
     assert assert_exactly_once(scene, [accepted.json()["event_id"]]) == {"applied": 1, "poison": 1}
     assert scene.query("SELECT available FROM agents_v1.agents") == [(True,)]
-    (letter,) = await relayed(scene, await make_topic(family=DEAD_EVENTS))
+    (letter,) = await relayed(scene, await make_topic(family=DEAD_EVENTS_TOPIC))
     assert offset_of(letter) == taken.json()["offset"]
     assert b"used it before" in (said(letter, "exception.message") or b"")
 

@@ -21,7 +21,7 @@ from entities.job_role import JobRole
 from entities.skill import Skill
 from entities.store import put
 from entities.team import Team
-from entities.vocabulary import EMBEDDING_DIMENSIONS, GENESIS, SENIORITIES, SKILL_CATEGORIES
+from entities.vocabulary import DEFAULT_TENANT, EMBEDDING_DIMENSIONS, SENIORITIES, SKILL_CATEGORIES
 
 Into = AsyncConnection | AsyncSession
 Made = TypeVar("Made", bound=Entity)
@@ -107,7 +107,7 @@ async def make_agent(into: Into, *, linked: bool = False, **fields: Any) -> Agen
 
 
 def _boundary(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"governance_agent_id": fields.get("governance_agent_id", GENESIS)}
+    return {"governance_agent_id": fields.get("governance_agent_id", DEFAULT_TENANT)}
 
 
 async def _written(into: Into, entity: Made) -> Made:

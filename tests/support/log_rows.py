@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from audit.canonical import headers_bytes
-from audit.chain import GENESIS, extend
+from audit.chain import CHAIN_START, extend
 from devstack import postgres, sql
 from schemas import codec
 from schemas.entity_states import AgentState
@@ -47,8 +47,8 @@ class Row:
     entity_type: str | None
     entity_id: UUID | None
     event_type: str | None
-    previous_hash: bytes = GENESIS
-    hash: bytes = GENESIS
+    previous_hash: bytes = CHAIN_START
+    hash: bytes = CHAIN_START
 
     @property
     def created_at(self) -> datetime:
@@ -120,7 +120,7 @@ def poison(topic: str, partition: int, offset: int, key: bytes | None, value: by
     return Row(*place, "poison", None, key, value, headers_bytes([("h", None)]), "a test", None, None, None)
 
 
-def linked(rows: Iterable[Row], before: bytes = GENESIS) -> list[Row]:
+def linked(rows: Iterable[Row], before: bytes = CHAIN_START) -> list[Row]:
     """The rows with their hashes, by the writer's code."""
     linked_rows = []
     for each in rows:

@@ -12,7 +12,7 @@ from msgspec import inspect as types
 
 from schemas import codec
 from schemas.binary.writer import compile_writer
-from schemas.events import EVENTS, STATE_FIELDS, EntityAmended, EntityRetired, Event
+from schemas.events import EVENT_TYPES, STATE_FIELDS, EntityAmended, EntityRetired, Event
 
 TEXT = st.characters(exclude_characters="\0", exclude_categories=("Cs",))
 Plain = dict[str, Any]
@@ -21,7 +21,7 @@ Plain = dict[str, Any]
 def events(kind: type[Event] | None = None) -> st.SearchStrategy[Event]:
     """Events of one type, or of any."""
     if kind is None:
-        return st.sampled_from(list(EVENTS.values())).flatmap(events)
+        return st.sampled_from(list(EVENT_TYPES.values())).flatmap(events)
     fields = _fields(kind)
     if issubclass(kind, (EntityAmended, EntityRetired)):
         return st.sampled_from(STATE_FIELDS).flatmap(
@@ -42,7 +42,7 @@ def unchecked_value(kind: type[Event], plain: Plain) -> bytes:
     """What a writer without Plant's limits would write."""
     version = codec.bundled().current(kind)
     out = bytearray(codec.PREFIX.pack(0, version.id))
-    compile_writer(codec.layout_of(kind))(out, plain)
+    compile_writer(codec.avro_type_of(kind))(out, plain)
     return bytes(out)
 
 

@@ -14,8 +14,8 @@ import pytest_asyncio
 from ingress.routes import IngressApp, build_app
 from runtime.settings import Settings
 from streams.producer import EventProducer, Limits
-from streams.record_position import Position
-from streams.topics import EVENTS
+from streams.record_position import RecordPosition
+from streams.topics import EVENTS_TOPIC
 from tests.support.webhooks import CLOUD_EVENTS, Sender, add_key
 
 DEADLINE_SECONDS = 30
@@ -39,15 +39,15 @@ class Serving:
         return await self.client.post(path, content=body, headers={**signed, **headers})
 
 
-def position_of(answer: httpx.Response) -> Position:
+def position_of(answer: httpx.Response) -> RecordPosition:
     document = answer.json()
-    return Position(document["topic"], document["partition"], document["offset"])
+    return RecordPosition(document["topic"], document["partition"], document["offset"])
 
 
 @contextlib.asynccontextmanager
 async def served(settings: Settings, topic: str, limits: Limits | None = None) -> AsyncIterator[Serving]:
     key_id, sender = await add_key(settings)
-    producer = EventProducer(settings, topics=(EVENTS,), events_topic=topic, limits=limits)
+    producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic, limits=limits)
     app = build_app(settings, producer=producer)
     transport = httpx.ASGITransport(app)
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:

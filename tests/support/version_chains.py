@@ -13,7 +13,7 @@ import asyncpg
 
 from database.connector import connect
 from entities import references
-from entities.references import Finding
+from entities.references import EntityFault
 from entities.versions import EntityVersion, first_break
 from runtime.settings import Settings
 from tests.support.direct_changes import fetch
@@ -61,11 +61,11 @@ async def names_of(superuser_url: str, entity_id: UUID) -> list[str | None]:
     return [state.get("name") for state in await states_of(superuser_url, entity_id)]
 
 
-async def findings(api_url: str, governance: str = "genesis") -> list[Finding]:
+async def findings(api_url: str, governance: str = "genesis") -> list[EntityFault]:
     """What `plant entities check` finds in a boundary."""
     database = connect(Settings(database_api_url=api_url), "api")
     try:
         async with database.transaction(governance, isolation="REPEATABLE READ", read_only=True) as connection:
-            return await references.check(connection)
+            return await references.check_entities(connection)
     finally:
         await database.close()

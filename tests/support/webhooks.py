@@ -13,7 +13,7 @@ from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
 from runtime.settings import Settings
 from signing.signatures import sign
 from streams.consume import Received, consume
-from streams.record_position import Position
+from streams.record_position import RecordPosition
 
 RATED = "/webhook/genesis/agent-rated"
 AVAILABLE = "/webhook/genesis/agent-available"
@@ -71,7 +71,7 @@ async def add_key(settings: Settings, producer: str = "genesis") -> tuple[UUID, 
     return key_id, Sender(secret)
 
 
-async def read_at(settings: Settings, position: Position) -> Received:
+async def read_at(settings: Settings, position: RecordPosition) -> Received:
     """The event at a position."""
     events = consume(settings, topic=position.topic, partitions=[position.partition], start=position.offset)
     async with aclosing(events):

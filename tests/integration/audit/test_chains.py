@@ -11,7 +11,7 @@ import pytest
 
 from audit.verifier import chains as verification
 from audit.verifier.chain_range import Chain
-from audit.verifier.chains import heads, verify
+from audit.verifier.chains import read_heads, verify_chains
 from audit.verifier.errors import LogUnreachable, LogUnreadable
 from audit.verifier.stored_log import _PLANNER, _ROWS
 from devstack import sql
@@ -30,9 +30,9 @@ def tamper(log_database: Database, statement: str) -> None:
 
 def test_an_empty_log_has_no_chains(log_database: Database) -> None:
     """Nothing to check is no error, and a chain that is asked for by name has 0 entries."""
-    assert verify(log_database.auditor_url, jobs=1) == []
-    assert heads(log_database.auditor_url) == []
-    (verdict,) = verify(log_database.auditor_url, jobs=1, chains=[Chain("genesis.events", 5)])
+    assert verify_chains(log_database.auditor_url, jobs=1) == []
+    assert read_heads(log_database.auditor_url) == []
+    (verdict,) = verify_chains(log_database.auditor_url, jobs=1, chains=[Chain("genesis.events", 5)])
     assert (verdict.partition, verdict.entries, verdict.head_hash, verdict.finding) == (5, 0, None, None)
 
 
@@ -43,7 +43,7 @@ def test_gaps_of_any_size_are_accepted(log_database: Database) -> None:
     log_rows.store(log_database.writer_url, log_rows.linked(rows))
     far = [log_rows.poison("t", 1, offset, None, None) for offset in (7, 2**62)]
     log_rows.store(log_database.writer_url, log_rows.linked(far))
-    near, wide = verify(log_database.auditor_url, jobs=1)
+    near, wide = verify_chains(log_database.auditor_url, jobs=1)
     assert (near.entries, near.head_offset, near.finding) == (5, 1_300_000, None)
     assert (wide.entries, wide.head_offset, wide.finding) == (2, 2**62, None)
 
@@ -51,9 +51,9 @@ def test_gaps_of_any_size_are_accepted(log_database: Database) -> None:
 def test_a_range_is_checked_from_the_entry_before_it(log_database: Database, stored_log: list[Row]) -> None:
     """A range that starts later takes the stored hash before it; what is outside is not looked at."""
     tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
-    (after,) = verify(log_database.auditor_url, jobs=1, first=9, last=14)
-    (before,) = verify(log_database.auditor_url, jobs=1, last=7)
-    (within,) = verify(log_database.auditor_url, jobs=1, first=5, last=8)
+    (after,) = verify_chains(log_database.auditor_url, jobs=1, first=9, last=14)
+    (before,) = verify_chains(log_database.auditor_url, jobs=1, last=7)
+    (within,) = verify_chains(log_database.auditor_url, jobs=1, first=5, last=8)
     assert (after.entries, after.head_offset, after.finding) == (4, 14, None)
     assert (before.entries, before.head_offset, before.finding) == (5, 7, None)
     assert within.finding is not None
@@ -62,7 +62,7 @@ def test_a_range_is_checked_from_the_entry_before_it(log_database: Database, sto
 
 def test_a_range_beyond_the_end_is_empty(log_database: Database, stored_log: list[Row]) -> None:
     """A range without entries is no finding."""
-    (verdict,) = verify(log_database.auditor_url, jobs=1, first=1000)
+    (verdict,) = verify_chains(log_database.auditor_url, jobs=1, first=1000)
     assert (verdict.entries, verdict.finding) == (0, None)
 
 
@@ -72,14 +72,14 @@ def test_chains_are_chosen_by_topic_partition_or_name(log_database: Database) ->
         log_rows.store(log_database.writer_url, log_rows.linked([log_rows.poison(topic, partition, 0, None, None)]))
 
     def names(**choice: Any) -> list[str]:
-        return [f"{each.topic}/{each.partition}" for each in verify(log_database.auditor_url, jobs=1, **choice)]
+        return [f"{each.topic}/{each.partition}" for each in verify_chains(log_database.auditor_url, jobs=1, **choice)]
 
     assert names() == ["a/0", "a/1", "b/0"]
     assert names(topic="a") == ["a/0", "a/1"]
     assert names(partition=0) == ["a/0", "b/0"]
     assert names(topic="b", partition=1) == []
     assert names(chains=[Chain("a", 1), Chain("b", 0)]) == ["a/1", "b/0"]
-    assert names(expect=heads(log_database.auditor_url), topic="b") == ["b/0"]
+    assert names(expect=read_heads(log_database.auditor_url), topic="b") == ["b/0"]
 
 
 @pytest.mark.parametrize("bad_offset", [None, 3, 13, 25])
@@ -90,11 +90,11 @@ def test_parallel_equals_serial(
     log_rows.store(log_database.writer_url, log_rows.log("genesis.events", 1))
     if bad_offset is not None:
         tamper(log_database, f"UPDATE event_stream SET key = 'x' WHERE \"offset\" IN ({bad_offset}, {bad_offset + 2})")
-    serial = verify(log_database.auditor_url, jobs=1)
+    serial = verify_chains(log_database.auditor_url, jobs=1)
     monkeypatch.setattr(verification, "RANGE_OFFSETS", 5)
     done: list[tuple[int, int]] = []
     planned: list[int] = []
-    parallel = verify(
+    parallel = verify_chains(
         log_database.auditor_url, jobs=2, planned=planned.append, progress=lambda offsets, _: done.append((offsets, _))
     )
     assert parallel == serial
@@ -156,9 +156,9 @@ def test_a_log_that_is_not_there_or_not_readable_is_named(
     """No tables, no rights and no server are three different things, and none of them is a verdict."""
     log_database = make_database()
     with pytest.raises(LogUnreachable, match="nothing listens"):
-        verify(NOWHERE)
+        verify_chains(NOWHERE)
     with pytest.raises(LogUnreadable, match="event_stream"):
-        verify(urlsplit(stack.superuser_url)._replace(path="/postgres").geturl())
+        verify_chains(urlsplit(stack.superuser_url)._replace(path="/postgres").geturl())
     sql.run(log_database.superuser_url, ["REVOKE SELECT ON event_stream FROM plant_auditor"])
     with pytest.raises(LogUnreadable, match="permission denied"):
-        verify(log_database.auditor_url)
+        verify_chains(log_database.auditor_url)

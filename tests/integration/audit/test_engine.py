@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit.verifier.chains import verify
+from audit.verifier.chains import verify_chains
 from devstack import sql
 from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
@@ -26,7 +26,7 @@ def test_what_the_engine_writes_is_accepted(log_database: Database) -> None:
         projector.project(batch_of([*batch, *batch[100:120]], token=token))
     finally:
         projector.close()
-    (verdict,) = verify(log_database.auditor_url, jobs=1)
+    (verdict,) = verify_chains(log_database.auditor_url, jobs=1)
     assert (verdict.entries, verdict.finding) == (526, None)
     counted = "SELECT count(*) FROM event_stream WHERE disposition = '{}'"
     assert sql.value(log_database.superuser_url, counted.format("repeat")) == 20

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from audit.chain import GENESIS
-from audit.verifier.chain_range import Finding
-from audit.verifier.chains import ChainVerdict, heads, verify
+from audit.chain import CHAIN_START
+from audit.verifier.chain_range import ChainFault
+from audit.verifier.chains import ChainVerdict, read_heads, verify_chains
 from audit.verifier.heads import Head
 from devstack import sql
 from tests.conftest import Database
@@ -26,11 +26,11 @@ def tamper(log_database: Database, *statements: str) -> None:
 
 
 def verified(log_database: Database, expect: Sequence[Head] = ()) -> ChainVerdict:
-    (verdict,) = verify(log_database.auditor_url, jobs=1, expect=expect)
+    (verdict,) = verify_chains(log_database.auditor_url, jobs=1, expect=expect)
     return verdict
 
 
-def found(log_database: Database, expect: Sequence[Head] = ()) -> Finding:
+def found(log_database: Database, expect: Sequence[Head] = ()) -> ChainFault:
     finding = verified(log_database, expect).finding
     assert finding is not None
     assert (finding.topic, finding.partition) == ("genesis.events", 0)
@@ -50,7 +50,7 @@ def test_operations_are_chained_like_events(log_database: Database) -> None:
     acts = [log_rows.row("plant.operations", 0, offset, log_rows.operation(offset)) for offset in range(3)]
     log_rows.store(log_database.writer_url, log_rows.linked(acts))
     log_rows.store(log_database.writer_url, log_rows.log())
-    verdicts = verify(log_database.auditor_url, jobs=1)
+    verdicts = verify_chains(log_database.auditor_url, jobs=1)
     assert [(each.topic, each.entries, each.finding) for each in verdicts] == [
         ("genesis.events", 20, None),
         ("plant.operations", 3, None),
@@ -89,7 +89,7 @@ def test_a_change_of_any_column_is_found(
 ) -> None:
     """A single changed cell is found at its own offset, whichever column it is in."""
     tamper(log_database, f"UPDATE {table} SET {change} {AT} = 8")
-    verdicts = verify(log_database.auditor_url, jobs=1)
+    verdicts = verify_chains(log_database.auditor_url, jobs=1)
     (finding,) = (each.finding for each in verdicts if each.topic == "genesis.events" and each.partition == 0)
     assert finding is not None
     assert finding.offset == 8
@@ -152,7 +152,7 @@ def test_an_entry_deleted_from_both_tables_is_found(
 
 def test_a_cut_tail_is_found_by_a_kept_head(log_database: Database, stored_log: list[Row]) -> None:
     """The chain alone can't tell that its end is missing; a head kept from before can."""
-    kept = heads(log_database.auditor_url)
+    kept = read_heads(log_database.auditor_url)
     tamper(log_database, *(f"DELETE FROM {table} {AT} >= 22" for table in BOTH))
     assert verified(log_database).finding is None
     finding = found(log_database, kept)
@@ -162,7 +162,7 @@ def test_a_cut_tail_is_found_by_a_kept_head(log_database: Database, stored_log: 
 
 def test_a_chain_rewritten_as_a_whole_is_found_by_a_kept_head(log_database: Database, stored_log: list[Row]) -> None:
     """A superuser who recomputes every hash after a change leaves a good chain, but not the kept one."""
-    kept = heads(log_database.auditor_url)
+    kept = read_heads(log_database.auditor_url)
     other = log_rows.row(*CHAIN, stored_log[5].offset, log_rows.onboarded(500))
     forged = log_rows.linked([*stored_log[:5], other, *stored_log[6:]])
     tamper(log_database, "TRUNCATE event_stream, audit_log")
@@ -175,15 +175,15 @@ def test_a_chain_rewritten_as_a_whole_is_found_by_a_kept_head(log_database: Data
 
 def test_a_chain_that_is_gone_is_found_by_a_kept_head(log_database: Database, stored_log: list[Row]) -> None:
     """An emptied log has no chain to be wrong; the kept head misses it."""
-    kept = heads(log_database.auditor_url)
+    kept = read_heads(log_database.auditor_url)
     tamper(log_database, "TRUNCATE event_stream, audit_log")
-    assert verify(log_database.auditor_url, jobs=1) == []
+    assert verify_chains(log_database.auditor_url, jobs=1) == []
     assert "gone" in found(log_database, kept).problem
 
 
 def test_a_kept_head_stays_true_while_the_log_grows(log_database: Database, stored_log: list[Row]) -> None:
     """Entries after a kept head are no finding."""
-    kept = heads(log_database.auditor_url)
+    kept = read_heads(log_database.auditor_url)
     more = [log_rows.row(*CHAIN, 30, log_rows.onboarded(30))]
     log_rows.store(log_database.writer_url, log_rows.linked(more, stored_log[-1].hash))
     assert (verified(log_database, kept).finding, verified(log_database, kept).entries) == (None, 21)
@@ -215,7 +215,7 @@ def test_a_chain_that_does_not_start_from_zeros_is_found(log_database: Database)
     """The first entry has nothing before it, so its previous hash has to be zeros."""
     log_rows.store(log_database.writer_url, log_rows.linked(log_rows.log()[:3], before=b"x" * 32))
     assert found(log_database).offset == 3
-    assert GENESIS.hex() in found(log_database).problem
+    assert CHAIN_START.hex() in found(log_database).problem
 
 
 def test_the_first_of_several_findings_counts(log_database: Database, stored_log: list[Row]) -> None:

@@ -237,10 +237,10 @@ def test_upgrade_goes_to_the_newest_and_stays_there(bare_database: Database) -> 
     url = bare_database.owner_url
     assert migrate.current(url) == ()
     with pytest.raises(SchemaBehind, match="no revision"):
-        migrate.check(url)
+        migrate.require_current_schema(url)
     assert migrate.upgrade(url) == migrate.upgrade(url) == migrate.current(url) == migrate.heads()
     for role in ("owner", "writer", "api", "auditor"):
-        migrate.check(getattr(bare_database, f"{role}_url"))
+        migrate.require_current_schema(getattr(bare_database, f"{role}_url"))
 
 
 async def test_upgrade_works_inside_an_event_loop(bare_database: Database) -> None:

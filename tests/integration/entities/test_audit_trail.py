@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from entities.references import Finding
+from entities.references import EntityFault
 from entities.vectors.generate import vectors
 from entities.versions import BEFORE_FIRST, chain_hash, version_hash
 from tests.conftest import Database
@@ -196,7 +196,7 @@ async def test_services_can_not_add_versions_and_a_forged_one_is_found(database:
     async with changing(database.owner_url) as connection:
         await connection.execute(ADD_VERSION, forged)
     assert await findings(database.api_url) == [
-        Finding("tampered", "skill", entity_id, "has hashes that are not those of its newest version")
+        EntityFault("tampered", "skill", entity_id, "has hashes that are not those of its newest version")
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from entities.references import Finding
+from entities.references import EntityFault
 from tests.conftest import Database
 from tests.support.direct_changes import changing, delete, fetch, made
 from tests.support.version_chains import findings
@@ -145,7 +145,7 @@ async def test_an_entity_that_came_back_after_its_deletion_is_found(database: Da
     put_back = f"INSERT INTO entities SELECT * FROM jsonb_populate_record(NULL::entities, '{row}')"
     await tamper(database, put_back, f"INSERT INTO skills VALUES ('{entity_id}', 'genesis', 'x', '', 'technical')")
     assert await findings(database.api_url) == [
-        Finding("tampered", "skill", entity_id, "is there, and its newest version says that it was deleted")
+        EntityFault("tampered", "skill", entity_id, "is there, and its newest version says that it was deleted")
     ]
 
 

@@ -24,7 +24,7 @@ from signing.ed25519 import (
     encode_public_key,
     new_private_key,
 )
-from signing.signatures import Ed25519Key, HmacKey, Rejected, Verified, sign
+from signing.signatures import Ed25519Key, HmacKey, SignatureRejected, Verified, sign
 from streams.topics import apply
 from tests.integration.operations.test_keys import keys_of, operations, plant
 
@@ -234,4 +234,4 @@ async def test_the_key_that_matched_is_tried_first(store: KeyStore) -> None:
     await keyring.refresh()
     assert [key.producer for key in keyring.keys] == ["new", "p1", "p3", "p2", "p0"]
     empty = keyring.verify(b"m", b"1", b"", b"{}")
-    assert isinstance(empty, Rejected)
+    assert isinstance(empty, SignatureRejected)

@@ -31,7 +31,7 @@ from runtime.clock import SystemClock
 from runtime.settings import Settings
 from schemas.events import OperationRecorded
 from signing.signatures import HmacKey, decode_secret
-from streams.topics import OPERATIONS, apply
+from streams.topics import OPERATIONS_TOPIC, apply
 from tests.conftest import Database
 from tests.support.webhooks import read_all
 
@@ -49,7 +49,7 @@ async def operations(settings: Settings, target: str) -> list[OperationRecorded]
     """The acts recorded about a target."""
     return [
         received.event
-        for received in await read_all(settings, OPERATIONS)
+        for received in await read_all(settings, OPERATIONS_TOPIC)
         if isinstance(received.event, OperationRecorded) and received.event.target.startswith(target)
     ]
 
@@ -144,7 +144,7 @@ async def test_an_account_without_a_name_acts_by_its_number(
     monkeypatch.setattr(getpass, "getuser", nameless)
     await apply(settings)
     target = new_key_id().hex
-    await acts.record(settings, acts.Act(action="keys.add", target=target, reason="r"))
+    await acts.record(settings, acts.OperatorAction(action="keys.add", target=target, reason="r"))
     assert [act.actor for act in await operations(settings, target)] == [f"uid {os.getuid()}"]
 
 

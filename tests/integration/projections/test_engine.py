@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit.chain import GENESIS
+from audit.chain import CHAIN_START
 from projections import engine
 from projections.agents import AGENTS
 from projections.catalogue import READ_MODELS
 from projections.engine import SEEN, PartitionProjector
-from projections.session import Session, literal
+from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event
 from streams.errors import (
@@ -25,7 +25,7 @@ from streams.errors import (
     PartitionCountGrew,
     TopicRecreated,
 )
-from streams.transport import LogBounds
+from streams.transport import Watermarks
 from tests.conftest import Database
 from tests.support.batches import BOUNDS, PARTITIONS, TOPIC, TOPIC_ID, Record, batch_of, record
 from tests.support.load import events
@@ -86,7 +86,7 @@ def test_a_batch_becomes_log_rows_chain_links_and_agents(projector: PartitionPro
     assert after == 300
     assert dispositions(superuser) == ["applied"] * 300
     links = superuser.query('SELECT previous_hash, hash FROM audit_log ORDER BY "offset"')
-    assert links[0][0] == GENESIS
+    assert links[0][0] == CHAIN_START
     assert all(link[0] == before[1] for before, link in itertools.pairwise(links))
     names = dict(superuser.query("SELECT agent_id::text, name FROM agents_v1.agents"))
     last = {str(event.agent_id): event.name for event in batch if isinstance(event, AgentOnboarded)}
@@ -145,11 +145,11 @@ def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, super
     superuser.execute("ANALYZE event_stream")
     superuser.script("CREATE TEMPORARY TABLE staged_event_ids (event_id uuid)")
     superuser.script("INSERT INTO staged_event_ids SELECT event_id FROM event_stream")
-    look_up = SEEN.format(topic=literal(TOPIC), partition=0)
+    look_up = SEEN.format(topic=sql_literal(TOPIC), partition=0)
 
     superuser.script(
         f"CREATE FUNCTION plan() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE "
-        f"'EXPLAIN ' || {literal(look_up)}; END $$"
+        f"'EXPLAIN ' || {sql_literal(look_up)}; END $$"
     )
     plan = "\n".join(row[0] for row in superuser.query("SELECT plan() AS line"))
 
@@ -348,13 +348,13 @@ def test_a_topic_made_again_stops_the_partition(projector: PartitionProjector) -
     projector.take(BOUNDS)
 
     with pytest.raises(TopicRecreated):
-        projector.take(LogBounds(0, 10, PARTITIONS, type(TOPIC_ID)(int=TOPIC_ID.int + 1)))
+        projector.take(Watermarks(0, 10, PARTITIONS, type(TOPIC_ID)(int=TOPIC_ID.int + 1)))
 
 
 def test_a_topic_that_grew_stops_its_partitions(make_projector: MakeProjector, projector: PartitionProjector) -> None:
     """Keys change partition when a topic grows, old partitions and new ones alike."""
     projector.take(BOUNDS)
-    grown = LogBounds(0, 10, PARTITIONS + 4, TOPIC_ID)
+    grown = Watermarks(0, 10, PARTITIONS + 4, TOPIC_ID)
     fresh = make_projector(PARTITIONS)
 
     with pytest.raises(PartitionCountGrew):

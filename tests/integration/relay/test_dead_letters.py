@@ -20,13 +20,13 @@ from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
 from relay import dead_letters, outbox
 from relay import session as relay_session
-from relay.outbox_mapper import Change
+from relay.outbox_mapper import OutboxRow
 from relay.relay import Relay
 from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentAvailable, AgentRated
 from streams.errors import KafkaUnavailable
-from streams.topics import DEAD_EVENTS, RECORD_MAX_BYTES, apply
+from streams.topics import DEAD_EVENTS_TOPIC, RECORD_MAX_BYTES, apply
 from tests.conftest import Database, MakeTopic
 from tests.support.batches import BOUNDS, TOPIC, Record, batch_of
 from tests.support.connectors import until
@@ -199,7 +199,7 @@ async def test_a_silent_broker_is_waited_for(
     assert process is not None
     rounds, real = 0, outbox.Outbox.unsent
 
-    async def counted(self: outbox.Outbox, from_entity_id: UUID, rows_max: int) -> list[Change]:
+    async def counted(self: outbox.Outbox, from_entity_id: UUID, rows_max: int) -> list[OutboxRow]:
         nonlocal rounds
         rounds += 1
         return await real(self, from_entity_id, rows_max)
@@ -221,7 +221,7 @@ async def test_a_silent_broker_is_waited_for(
         os.kill(process.pid, signal.SIGCONT)
         relay.stop()
         await running
-    assert sorted(map(offset_of, await letters(own, DEAD_EVENTS))) == [0, 1, 2, 3]
+    assert sorted(map(offset_of, await letters(own, DEAD_EVENTS_TOPIC))) == [0, 1, 2, 3]
 
 
 async def test_a_record_that_is_too_large_leaves_its_place(

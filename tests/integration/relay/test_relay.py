@@ -16,7 +16,7 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 
 from database.errors import DatabaseUnreachable, SchemaBehind, TooMuchPrivilege
-from operations.services.relay import serve
+from operations.services.relay import serve_relay
 from relay import outbox
 from relay import session as relay_session
 from relay.relay import Relay
@@ -25,7 +25,7 @@ from schemas.entity_states import AgentState, JobRoleState, TeamState
 from schemas.events import EntityAmended, EntityRetired
 from streams.consume import Received
 from streams.errors import AnotherRelayActive, OutboxBlocked, TopicMissing
-from streams.topics import DEAD_EVENTS
+from streams.topics import DEAD_EVENTS_TOPIC
 from tests.conftest import Database
 from tests.support.connectors import until
 from tests.support.direct_changes import KINDS, backlog, changing, delete, fetch, insert, made, rename
@@ -203,7 +203,7 @@ async def test_a_relay_with_more_rights_than_a_service_refuses_to_start(
     await made(database.writer_url)
     other = msgspec.structs.replace(settings, database_writer_url=getattr(database, f"{role}_url"))
     with pytest.raises(TooMuchPrivilege):
-        await serve(other, topic, DEAD_EVENTS, 0.1)
+        await serve_relay(other, topic, DEAD_EVENTS_TOPIC, 0.1)
 
     assert await unsent(database) == 1
 

@@ -19,9 +19,9 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.errors import SchemaCheckFailed
 from schemas.events import AgentOnboarded, AgentRated
-from schemas.external_registry import attach, planned, read_ids, register
+from schemas.external_registry import activate_registry, planned, read_ids, register
 from schemas.registry import bundled
-from streams.topics import EVENTS
+from streams.topics import EVENTS_TOPIC
 from tests.support.apicurio import apicurio
 from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, environ, started
 from tests.support.stock_consumer import read_record
@@ -38,7 +38,7 @@ JSON = {"content-type": "application/vnd.schemaregistry.v1+json"}
 def _bundled_again() -> Iterator[None]:
     """Each test leaves this process with the bundled ids."""
     yield
-    codec.adopt(None)
+    codec.activate(None)
 
 
 async def test_an_empty_registry_gets_the_bundled_ids(
@@ -90,8 +90,8 @@ async def test_a_registry_in_use_gives_ids_of_its_own(
         outside = next(line.id for line in read_ids(file) if line.own_id == RATED.id)
         assert codec.PREFIX.unpack_from(value) == (0, outside)
         assert await asyncio.to_thread(decoded, url, value) == agent_id
-    attach(settings_for(database, schema_ids_file=str(file)))
-    event = codec.decode(value, EVENTS)
+    activate_registry(settings_for(database, schema_ids_file=str(file)))
+    event = codec.decode(value, EVENTS_TOPIC)
     assert isinstance(event, AgentRated)
     assert event.agent_id == agent_id
 
@@ -111,7 +111,7 @@ async def published(settings: Settings, folder: Path, also_serves: bool = False)
 def decoded(url: str, value: bytes) -> UUID:
     """The agent's id in a rating, by a stock deserializer with this registry."""
     with SchemaRegistryClient({"url": url}) as client:
-        fields: Any = AvroDeserializer(client)(value, SerializationContext(EVENTS, MessageField.VALUE))
+        fields: Any = AvroDeserializer(client)(value, SerializationContext(EVENTS_TOPIC, MessageField.VALUE))
     return UUID(bytes=fields["agent_id"])
 
 

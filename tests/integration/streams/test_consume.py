@@ -26,9 +26,9 @@ from streams.consume import Received, consume
 from streams.errors import CaughtUpTooLate, CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
 from streams.processor import GenesisEventProcessor
 from streams.producer import EventProducer
-from streams.record_position import Position
+from streams.record_position import RecordPosition
 from streams.start import Start
-from streams.topics import EVENTS, apply
+from streams.topics import EVENTS_TOPIC, apply
 from tests.integration.operations.test_keys import PLANT, plant
 from tests.support.fetch_faults import fail_fetches
 from tests.support.webhooks import read_all
@@ -45,8 +45,8 @@ def rated() -> AgentRated:
     return AgentRated(event_id=uuid4(), agent_id=uuid4(), occurred_at=NOW, rater_id=uuid4(), rating=3)
 
 
-async def publish(settings: Settings, topic: str, events: Sequence[Event]) -> list[Position]:
-    async with EventProducer(settings, topics=(EVENTS,), events_topic=topic) as producer:
+async def publish(settings: Settings, topic: str, events: Sequence[Event]) -> list[RecordPosition]:
+    async with EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic) as producer:
         return await producer.publish_many(events, source="t")
 
 
@@ -112,14 +112,14 @@ async def test_what_is_no_event_is_told_and_passed_over(settings: Settings, topi
     await producer.send_and_wait(topic, b"junk", partition=0)
     await producer.stop()
     await publish(settings, topic, [available()])
-    told: list[tuple[Position, str]] = []
+    told: list[tuple[RecordPosition, str]] = []
 
-    def tell(position: Position, reason: str) -> None:
+    def tell(position: RecordPosition, reason: str) -> None:
         told.append((position, reason))
 
     events = consume(settings, topic=topic, on_undecodable=tell)
     assert len([received async for received in events]) == 1
-    assert told == [(Position(topic, 0, 0), "too short for a schema id")]
+    assert told == [(RecordPosition(topic, 0, 0), "too short for a schema id")]
     assert len(await read(settings, topic)) == 1
 
 
@@ -130,7 +130,7 @@ async def test_odd_headers_are_read_and_printed(settings: Settings) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
     await producer.start()
     await producer.send_and_wait(
-        EVENTS, codec.encode(event), key=codec.key(event), headers=[("a", None), ("b", b"\xff")]
+        EVENTS_TOPIC, codec.encode(event), key=codec.key(event), headers=[("a", None), ("b", b"\xff")]
     )
     await producer.stop()
     rows = [row for row in consumed(settings, "--output", "jsonl") if row["event"]["event_id"] == str(event.event_id)]  # type: ignore[index]
@@ -176,7 +176,7 @@ async def test_a_group_shares_its_partitions_and_loses_none(settings: Settings, 
     """A second member joins while the first is at work: both go on, and between them every event is read."""
     group = f"test-{uuid4().hex}"
     positions = await publish(settings, topic, [available() for _ in range(3000)])
-    seen: list[set[Position]] = [set(), set()]
+    seen: list[set[RecordPosition]] = [set(), set()]
 
     async def member(number: int) -> None:
         events = consume(settings, topic=topic, group=group, follow=True)
@@ -239,7 +239,7 @@ async def test_the_processor_publishes_all_four(settings: Settings, topic: str) 
 
 async def test_waiting_for_a_read_model(settings: Settings, topic: str) -> None:
     """wait_for returns when the checkpoint has passed the position, and gives up in time."""
-    position = Position(topic, 0, 5)
+    position = RecordPosition(topic, 0, 5)
     writer = connect(settings, "writer")
 
     async def advance(next_offset: int) -> None:
@@ -335,7 +335,7 @@ async def test_topics_are_listed_and_applied(settings: Settings) -> None:
     assert plant(settings, "topics", "apply").returncode == 0
     again = plant(settings, "topics", "apply", "--dry-run")
     assert "0 to create" in again.stderr
-    listed = json.loads(plant(settings, "topics", "list", "--topic", EVENTS, "--output", "json").stdout)
-    assert [(row["topic"], row["state"], row["partitions"]) for row in listed] == [(EVENTS, "present", 4)]
+    listed = json.loads(plant(settings, "topics", "list", "--topic", EVENTS_TOPIC, "--output", "json").stdout)
+    assert [(row["topic"], row["state"], row["partitions"]) for row in listed] == [(EVENTS_TOPIC, "present", 4)]
     other = msgspec.structs.replace(settings, topic_partitions=5)
     assert plant(other, "topics", "apply").returncode == 3

@@ -33,7 +33,7 @@ from streams.errors import (
 )
 from streams.partitioning import partition_of
 from streams.producer import EventProducer, Limits
-from streams.topics import EVENTS, admin, apply
+from streams.topics import EVENTS_TOPIC, admin, apply
 from tests.support.webhooks import read_all, read_at
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def available(agent_id: UUID | None = None, available: bool = True) -> AgentAvai
 
 def producer_for(settings: Settings, topic: str, **limits: float) -> EventProducer:
     made = msgspec.convert(limits, Limits)
-    return EventProducer(settings, topics=(EVENTS,), events_topic=topic, limits=made)
+    return EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic, limits=made)
 
 
 async def until(condition: object, what: str) -> None:
@@ -269,7 +269,7 @@ async def test_a_frozen_broker_gives_unknown_outcomes_and_loses_nothing(
     await apply(own)
     process = private_stack.state.kafka
     assert process is not None
-    async with producer_for(own, EVENTS, publish_timeout_seconds=0.5) as producer:
+    async with producer_for(own, EVENTS_TOPIC, publish_timeout_seconds=0.5) as producer:
         first = producer.submit(available(), source="t")
         await asyncio.wait({first.answer}, timeout=DEADLINE_SECONDS)
         first.position()
@@ -288,7 +288,7 @@ async def test_a_frozen_broker_gives_unknown_outcomes_and_loses_nothing(
             os.kill(process.pid, signal.SIGCONT)
         await asyncio.wait({publish.answer}, timeout=DEADLINE_SECONDS)
         position = publish.position()
-    stored = await read_all(own, EVENTS, lambda received: received.event == event)
+    stored = await read_all(own, EVENTS_TOPIC, lambda received: received.event == event)
     assert [received.position for received in stored] == [position]
 
 
@@ -298,14 +298,14 @@ async def test_a_killed_broker_is_waited_for(settings: Settings, private_stack: 
         settings, kafka_bootstrap_servers=private_stack.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"]
     )
     await apply(own)
-    async with producer_for(own, EVENTS, publish_timeout_seconds=60) as producer:
+    async with producer_for(own, EVENTS_TOPIC, publish_timeout_seconds=60) as producer:
         await producer.publish(available(), source="t")
         private_stack.kill_kafka()
         event = available()
         publish = producer.submit(event, source="t")
         await asyncio.to_thread(private_stack.start_kafka)
         position = await producer.settle(publish)
-    stored = await read_all(own, EVENTS, lambda received: received.event == event)
+    stored = await read_all(own, EVENTS_TOPIC, lambda received: received.event == event)
     assert [received.position for received in stored] == [position]
 
 
@@ -317,7 +317,7 @@ async def test_stopping_while_the_broker_is_frozen_ends_soon(settings: Settings,
     await apply(own)
     process = private_stack.state.kafka
     assert process is not None
-    producer = producer_for(own, EVENTS, publish_timeout_seconds=0.3)
+    producer = producer_for(own, EVENTS_TOPIC, publish_timeout_seconds=0.3)
     await producer.start()
     os.kill(process.pid, signal.SIGSTOP)
     try:

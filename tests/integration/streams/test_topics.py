@@ -13,7 +13,7 @@ from aiokafka.admin import NewPartitions
 
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
-from streams.topics import CATALOGUE, OPERATIONS, Step, Topic, admin, apply, describe
+from streams.topics import CATALOGUE, OPERATIONS_TOPIC, Step, Topic, admin, apply, describe
 
 
 @pytest_asyncio.fixture
@@ -121,6 +121,6 @@ async def test_no_broker_is_unreachable(settings: Settings) -> None:
 def test_the_catalogue_keeps_what_must_be_kept() -> None:
     """Events and operations are kept for ever, operations in one partition; losing a replica loses nothing."""
     assert all(topic.retention_ms == -1 for topic in CATALOGUE)
-    assert {topic.name: topic.partitions for topic in CATALOGUE}[OPERATIONS] == 1
+    assert {topic.name: topic.partitions for topic in CATALOGUE}[OPERATIONS_TOPIC] == 1
     config = CATALOGUE[0].config(Settings(topic_replication_factor=3))
     assert (config["min.insync.replicas"], config["unclean.leader.election.enable"]) == ("2", "false")

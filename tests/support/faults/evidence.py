@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import Consumer, TopicPartition
 
-from audit.verifier.chains import verify
+from audit.verifier.chains import verify_chains
 from projections.agents import AGENTS
 from projections.fold import fold_slice
 from projections.session import Session
-from projections.sql_script import statements
+from projections.sql_script import split_statements
 from projections.staging import Staging
 from streams.errors import DatabaseAway
 from tests.support.faults.scene import DEADLINE_SECONDS, Scene, until
@@ -100,7 +100,7 @@ def assert_chains_whole(scene: Scene, rows: int) -> None:
     """Every chain verifies, by the auditor's own code, and covers every row."""
     url = scene.settings.database_address("auditor")
     with ThreadPoolExecutor(1) as pool:  # the verifier runs an event loop of its own
-        verdicts = pool.submit(lambda: verify(url, topic=scene.topic, jobs=1)).result()
+        verdicts = pool.submit(lambda: verify_chains(url, topic=scene.topic, jobs=1)).result()
     assert [verdict.finding for verdict in verdicts if verdict.finding is not None] == []
     assert sum(verdict.entries for verdict in verdicts) == rows
 
@@ -111,7 +111,7 @@ def assert_equal_to_fold(scene: Scene) -> None:
     session = Session(scene.environ["PLANT_DATABASE_SUPERUSER_URL"])
     try:
         session.execute(f"CREATE SCHEMA {schema}")
-        for statement in statements(AGENTS.tables_in(schema)):
+        for statement in split_statements(AGENTS.tables_in(schema)):
             session.execute(statement)
         staging = Staging()
         staging.open(session)

@@ -21,7 +21,7 @@ from devstack.stack import Stack
 from projections.install import install
 from projections.session import Session
 from runtime.settings import Settings, load_settings
-from streams.topics import EVENTS, apply
+from streams.topics import EVENTS_TOPIC, apply
 
 PLANT = str(Path(sys.executable).with_name("plant"))
 DEADLINE_SECONDS = 60.0
@@ -154,7 +154,7 @@ def private_scene(stack: Stack, folder: Path) -> Iterator[Scene]:
     migrate.upgrade(stack.environ["PLANT_DATABASE_OWNER_URL"])
     install(stack.environ["PLANT_DATABASE_OWNER_URL"])
     short = {"PLANT_TOPIC_PARTITIONS": "4", "PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "2"}
-    scene = Scene({"PLANT_HOME": str(folder), **stack.environ, **short}, EVENTS, folder)
+    scene = Scene({"PLANT_HOME": str(folder), **stack.environ, **short}, EVENTS_TOPIC, folder)
     asyncio.run(apply(scene.settings))
     try:
         yield scene

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from audit import canonical, chain
 from audit.canonical import event_data, headers_bytes
-from audit.chain import GENESIS, extend
+from audit.chain import CHAIN_START, extend
 from audit.vectors.generate import FILE, PAGE, page, text
 
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["chains"]
@@ -87,7 +87,7 @@ def test_vectors_are_all_different() -> None:
 @given(st.text(max_size=12), st.integers(0, 2**31 - 1), st.lists(records, max_size=4))
 def test_any_chain_is_hashed_as_the_format_says(topic: str, partition: int, chain_records: list) -> None:  # type: ignore[type-arg]
     """For any records, the fast writer agrees with the plain reading, and event_data with both."""
-    expected, previous = [], GENESIS
+    expected, previous = [], CHAIN_START
     for record in chain_records:
         data = plain_event_data(topic, partition, *record)
         assert event_data(topic, partition, *record[:4], headers_bytes(record[4])) == data
@@ -95,21 +95,21 @@ def test_any_chain_is_hashed_as_the_format_says(topic: str, partition: int, chai
         expected.append(previous)
     columns = [[record[at] for record in chain_records] for at in range(4)]
     headers = [headers_bytes(record[4]) for record in chain_records]
-    assert extend(topic, partition, GENESIS, *columns, headers) == expected
+    assert extend(topic, partition, CHAIN_START, *columns, headers) == expected
 
 
 def test_a_chain_can_be_extended_in_parts() -> None:
     """Extending in two steps from the head gives the same links as extending at once."""
     columns = (list(range(6)), [5] * 6, [b"k"] * 6, [None, b"", b"v"] * 2, [headers_bytes([])] * 6)
-    whole = extend("t", 0, GENESIS, *columns)
-    first = extend("t", 0, GENESIS, *(column[:2] for column in columns))
+    whole = extend("t", 0, CHAIN_START, *columns)
+    first = extend("t", 0, CHAIN_START, *(column[:2] for column in columns))
     assert first + extend("t", 0, first[-1], *(column[2:] for column in columns)) == whole
 
 
 def test_columns_of_unequal_length_are_refused() -> None:
     """A slice whose columns don't line up raises instead of leaving records out of the chain."""
     with pytest.raises(ValueError, match="zip"):
-        extend("t", 0, GENESIS, [0, 1], [5], [b"k"], [b"v"], [bytes(4)])
+        extend("t", 0, CHAIN_START, [0, 1], [5], [b"k"], [b"v"], [bytes(4)])
 
 
 def test_header_names_keep_bytes_that_are_not_utf8() -> None:

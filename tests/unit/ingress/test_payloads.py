@@ -18,7 +18,7 @@ from ingress.payloads import is_accepted, read_cloud_event, read_data, read_webh
 from ingress.problems import Problem
 from schemas import codec
 from schemas.event_id import event_id
-from schemas.events import EVENTS, AgentOnboarded, AgentRated, EntityAmended
+from schemas.events import EVENT_TYPES, AgentOnboarded, AgentRated, EntityAmended
 
 AGENT = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
 RATED = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}
@@ -180,7 +180,7 @@ def test_rules_over_several_fields_hold() -> None:
 
 def test_plants_own_operations_do_not_come_from_outside() -> None:
     """Only genesis events are accepted."""
-    assert [name for name in EVENTS if not is_accepted(name)] == ["plant.operation.recorded"]
+    assert [name for name in EVENT_TYPES if not is_accepted(name)] == ["plant.operation.recorded"]
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

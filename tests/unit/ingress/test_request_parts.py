@@ -16,9 +16,9 @@ import pytest
 from litestar.types import Receive
 
 from ingress import log_budget, problems, rates
-from ingress.deduplication import IdReused, Window
+from ingress.deduplication import DeduplicationCache, IdReused
 from ingress.errors import BadProducerName, KeyUnreadable, MasterKeyUnusable
-from ingress.headers import read_headers
+from ingress.headers import read_request_headers
 from ingress.keys import MasterKey, StoredKey, check_producer_name
 from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.problems import FieldError, Problem, retry_after
@@ -26,8 +26,8 @@ from operations.event_lines import Invalid, read_lines
 from runtime.clock import FixedClock, SystemClock
 from runtime.settings import Settings
 from schemas.events import AgentAvailable
-from streams.pending_publish import Publish
-from streams.record_position import Position
+from streams.pending_publish import PendingPublish
+from streams.record_position import RecordPosition
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 GOOD = [
@@ -48,7 +48,7 @@ def without(name: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]
 )
 def test_good_headers_are_read(kind: bytes) -> None:
     """JSON in UTF-8 is accepted however it is spelled."""
-    headers = read_headers(without(b"content-type", (b"content-type", kind)), cloud_event=False)
+    headers = read_request_headers(without(b"content-type", (b"content-type", kind)), cloud_event=False)
     assert (headers.message_id, headers.signatures, headers.content_length) == (b"msg_1", b"v1,abc", None)
 
 
@@ -75,7 +75,7 @@ def test_good_headers_are_read(kind: bytes) -> None:
 def test_bad_headers_are_refused(headers: list[tuple[bytes, bytes]], status: int) -> None:
     """Missing, doubled and malformed headers are 400; other content types and encodings 415."""
     with pytest.raises(Problem) as raised:
-        read_headers(headers, cloud_event=False)
+        read_request_headers(headers, cloud_event=False)
     assert raised.value.status == status
 
 
@@ -161,18 +161,18 @@ async def test_a_refused_peer_is_heard_out_for_a_while() -> None:
     assert asyncio.get_running_loop().time() - started < 3
 
 
-def publish(offset: int | None = None, error: Exception | None = None) -> Publish:
-    answer: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+def publish(offset: int | None = None, error: Exception | None = None) -> PendingPublish:
+    answer: asyncio.Future[RecordPosition] = asyncio.get_running_loop().create_future()
     if error is not None:
         answer.set_exception(error)
     elif offset is not None:
-        answer.set_result(Position("t", 0, offset))
-    return Publish(answer, 0)
+        answer.set_result(RecordPosition("t", 0, offset))
+    return PendingPublish(answer, 0)
 
 
 async def test_the_window_gives_copies_the_same_publish() -> None:
     """A message seen before gets the first one's publish, running or done; another body is refused."""
-    window: Window = Window()
+    window: DeduplicationCache = DeduplicationCache()
     first = publish()
     assert window.claim(b"a", b"1", 0) is None
     window.hold(b"a", b"1", first, 0)
@@ -183,7 +183,7 @@ async def test_the_window_gives_copies_the_same_publish() -> None:
 
 async def test_the_window_forgets_failures() -> None:
     """A publish that failed or was dropped is tried anew, with any body."""
-    window: Window = Window()
+    window: DeduplicationCache = DeduplicationCache()
     window.hold(b"a", b"1", publish(error=OSError()), 0)
     assert window.claim(b"a", b"2", 0) is None
     cancelled = publish()
@@ -194,7 +194,7 @@ async def test_the_window_forgets_failures() -> None:
 
 async def test_the_window_is_bounded_in_entries_and_age() -> None:
     """The oldest entries give way, and none outlives its age."""
-    window: Window = Window(entries_max=2, age_max_seconds=10)
+    window: DeduplicationCache = DeduplicationCache(entries_max=2, age_max_seconds=10)
     for number, name in enumerate((b"a", b"b", b"c")):
         window.hold(name, b"1", publish(number), now_seconds=number)
     assert (len(window), window.claim(b"a", b"1", 3)) == (2, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from projections import prepared
-from projections.prepared import _same_event, fingerprint
+from projections.prepared import _same_event, content_fingerprint
 from schemas.codec import PREFIX
 from schemas.events import AgentAvailable, AgentRated
 from schemas.registry import bundled
@@ -15,13 +15,13 @@ RATED, AVAILABLE = (PREFIX.pack(0, bundled().current(kind).id) for kind in (Agen
 
 def test_the_same_schema_means_the_same_bytes() -> None:
     """Within a schema an event has one encoding."""
-    assert _same_event(fingerprint(RATED + b"a"), fingerprint(RATED + b"a"))
-    assert not _same_event(fingerprint(RATED + b"a"), fingerprint(RATED + b"b"))
+    assert _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(RATED + b"a"))
+    assert not _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(RATED + b"b"))
 
 
 def test_another_event_type_is_another_event() -> None:
     """Whatever else the bytes are."""
-    assert not _same_event(fingerprint(RATED + b"a"), fingerprint(AVAILABLE + b"a"))
+    assert not _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(AVAILABLE + b"a"))
 
 
 def test_another_schema_of_the_type_may_be_the_same_event(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,5 +29,5 @@ def test_another_schema_of_the_type_may_be_the_same_event(monkeypatch: pytest.Mo
     newer = PREFIX.pack(0, 99)
     known = prepared.registered
     monkeypatch.setattr(prepared, "registered", lambda value: known(RATED if value == newer else value))
-    assert _same_event(fingerprint(RATED + b"a"), fingerprint(newer + b"a, and a new field"))
-    assert not _same_event(fingerprint(AVAILABLE + b"a"), fingerprint(newer + b"a"))
+    assert _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(newer + b"a, and a new field"))
+    assert not _same_event(content_fingerprint(AVAILABLE + b"a"), content_fingerprint(newer + b"a"))

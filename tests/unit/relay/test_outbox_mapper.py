@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from relay import outbox
 from relay import outbox_mapper as amendments
 from relay.outbox import FIRST, LAST, next_after
-from relay.outbox_mapper import STATES, Change, event_of
+from relay.outbox_mapper import ENTITY_STATES, OutboxRow, event_of
 from schemas import codec
 from schemas.errors import Unencodable
 from schemas.events import EntityAmended, EntityRetired
-from streams.errors import NoEvent
+from streams.errors import UnmappableRow
 from tests.support import made_events
 
 SECRET = "Ada Lovelace"
@@ -32,9 +32,9 @@ GOOD: dict[str, dict[str, object]] = {
 NOT_CARRIED = {"tags": ["x"], "custom_attributes": {"deep": {"er": 1}}, "deleted_at": None, "parent_id": None}
 
 
-def change(entity_type: str, state: object, **changes: object) -> Change:
+def change(entity_type: str, state: object, **changes: object) -> OutboxRow:
     """A row of the outbox."""
-    row = Change(
+    row = OutboxRow(
         id=1,
         event_id=uuid4(),
         event_type="genesis.entity.amended",
@@ -66,11 +66,11 @@ def test_a_row_becomes_the_event_that_says_the_same(event: EntityAmended | Entit
     assert codec.decode(codec.encode(made)) == event
 
 
-@pytest.mark.parametrize("entity_type", STATES)
+@pytest.mark.parametrize("entity_type", ENTITY_STATES)
 def test_a_state_that_lacks_its_name_is_none(entity_type: str) -> None:
     """As when only the row in `entities` was written."""
     event_of(change(entity_type, GOOD[entity_type]))
-    with pytest.raises(NoEvent, match=f"^.*{entity_type}: Object missing required field `name`$"):
+    with pytest.raises(UnmappableRow, match=f"^.*{entity_type}: Object missing required field `name`$"):
         event_of(change(entity_type, {name: value for name, value in GOOD[entity_type].items() if name != "name"}))
 
 
@@ -88,7 +88,7 @@ def test_a_state_that_lacks_its_name_is_none(entity_type: str) -> None:
 )
 def test_a_reason_names_the_field_and_no_value(entity_type: str, wrong: dict[str, object], reason: str) -> None:
     """Reasons are logged and kept, and a value may be anything."""
-    with pytest.raises(NoEvent) as raised:
+    with pytest.raises(UnmappableRow) as raised:
         event_of(change(entity_type, {**GOOD[entity_type], **wrong}))
 
     assert raised.value.reason == reason
@@ -109,7 +109,7 @@ def test_a_row_that_the_trigger_never_writes_has_a_reason_too(
     entity_type: str, state: object, changes: dict[str, object], reason: str
 ) -> None:
     """Whatever a row holds, the answer is an event or a reason."""
-    with pytest.raises(NoEvent) as raised:
+    with pytest.raises(UnmappableRow) as raised:
         event_of(change(entity_type, state, **changes))
 
     assert reason in raised.value.reason
@@ -118,9 +118,9 @@ def test_a_row_that_the_trigger_never_writes_has_a_reason_too(
 
 @settings(deadline=None)
 @given(
-    st.sampled_from(list(STATES)),
+    st.sampled_from(list(ENTITY_STATES)),
     st.dictionaries(
-        st.sampled_from(sorted({name for state in STATES.values() for name in state.__struct_fields__})),
+        st.sampled_from(sorted({name for state in ENTITY_STATES.values() for name in state.__struct_fields__})),
         st.none() | st.booleans() | st.text(max_size=5) | st.lists(st.uuids().map(str), max_size=2) | st.integers(),
     ),
 )
@@ -128,7 +128,7 @@ def test_any_state_gives_an_event_that_can_be_encoded_or_a_reason(entity_type: s
     """No state makes anything else of the relay's round."""
     try:
         event = event_of(change(entity_type, {**GOOD[entity_type], **state}))
-    except NoEvent:
+    except UnmappableRow:
         return
     codec.encode(event)
 

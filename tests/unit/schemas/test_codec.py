@@ -17,7 +17,7 @@ from schemas import codec
 from schemas.entity_states import IndustryState
 from schemas.errors import Undecodable, Unencodable
 from schemas.event_id import NAMESPACE_PLANT, event_id
-from schemas.events import EVENTS, AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
+from schemas.events import EVENT_TYPES, AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
 from schemas.examples import examples
 from schemas.generation import schema_text
 from schemas.registry import bundled, subject
@@ -41,7 +41,7 @@ def industry(**changes: Any) -> IndustryDefined:
 def serializers() -> dict[str, AvroSerializer]:
     """confluent_kafka's own serializers on its in-process registry, which counts ids from 1 like the bundled one."""
     client = SchemaRegistryClient.new_client({"url": "mock://"})
-    by_subject = {subject(event): event for event in EVENTS.values()}
+    by_subject = {subject(event): event for event in EVENT_TYPES.values()}
     made = {}
     for version in sorted(bundled().versions, key=lambda version: version.id):
         event = by_subject[version.subject]

@@ -10,7 +10,7 @@ import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from hypothesis import given, settings
 
-from schemas.compatibility import Finding, findings, full_transitive
+from schemas.compatibility import Incompatibility, full_transitive, incompatibilities
 from tests.support.made_schemas import evolutions, plain, schemas
 
 Schema = Any
@@ -112,14 +112,14 @@ def apache_agrees(reader: Schema, writer: Schema) -> bool:
 @pytest.mark.parametrize(("reader", "writer"), READABLE, ids=str)
 def test_what_avro_lets_a_reader_read(reader: Schema, writer: Schema) -> None:
     """Each permitted difference passes, here and in Apache Avro's checker."""
-    assert findings(reader, writer) == []
+    assert incompatibilities(reader, writer) == []
     assert apache_agrees(reader, writer)
 
 
 @pytest.mark.parametrize(("reader", "writer", "where", "rule"), UNREADABLE, ids=str)
 def test_what_avro_refuses_is_named(reader: Schema, writer: Schema, where: str, rule: str) -> None:
     """Each refused difference is found, at its field and by its rule; Apache Avro's checker refuses it too."""
-    found = findings(reader, writer)
+    found = incompatibilities(reader, writer)
     assert [finding.field for finding in found] == [where]
     assert rule in found[0].rule
     assert not apache_agrees(reader, writer)
@@ -127,7 +127,7 @@ def test_what_avro_refuses_is_named(reader: Schema, writer: Schema, where: str, 
 
 def test_every_finding_is_reported() -> None:
     """Several breaches in one schema are all named, not only the first."""
-    found = findings(record(field("int"), field("int", "b")), record(field("string"), field("string", "b")))
+    found = incompatibilities(record(field("int"), field("int", "b")), record(field("string"), field("string", "b")))
     assert [str(finding) for finding in found] == [
         "a: string can't be read as int",
         "b: string can't be read as int",
@@ -137,23 +137,26 @@ def test_every_finding_is_reported() -> None:
 def test_named_types_are_followed() -> None:
     """A reference stands for its definition, by short or by full name, on either side."""
     defined = record(field(fixed(4), "x"), field("n.F", "y"))
-    assert findings(record(field(fixed(4), "x"), field("F", "y")), defined) == []
-    assert [finding.field for finding in findings(record(field(fixed(8), "x"), field("F", "y")), defined)] == ["x", "y"]
+    assert incompatibilities(record(field(fixed(4), "x"), field("F", "y")), defined) == []
+    assert [finding.field for finding in incompatibilities(record(field(fixed(8), "x"), field("F", "y")), defined)] == [
+        "x",
+        "y",
+    ]
 
 
 def test_recursive_schemas_come_to_an_end() -> None:
     """A type that holds itself is compared once."""
     one = record(field("int"), field(["null", "R"], "next", default=None))
     other = record(field("string"), field(["null", "n.R"], "next", default=None))
-    assert findings(one, one) == []
-    assert Finding("a", "string can't be read as int") in findings(one, other)
+    assert incompatibilities(one, one) == []
+    assert Incompatibility("a", "string can't be read as int") in incompatibilities(one, other)
 
 
 @settings(deadline=None, max_examples=60)
 @given(schemas(), schemas())
 def test_verdicts_on_unrelated_schemas_are_apaches(reader: Schema, writer: Schema) -> None:
     """On generated pairs the verdict equals Apache Avro's."""
-    assert (findings(plain(reader), plain(writer)) == []) == apache_agrees(plain(reader), plain(writer))
+    assert (incompatibilities(plain(reader), plain(writer)) == []) == apache_agrees(plain(reader), plain(writer))
 
 
 @settings(deadline=None, max_examples=60)

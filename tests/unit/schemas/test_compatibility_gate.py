@@ -16,26 +16,35 @@ from operations.cli.schemas import command
 from schemas import compatibility_gate as gate
 from schemas import registry
 from schemas.errors import SchemaCheckFailed
-from schemas.events import EVENTS
+from schemas.events import EVENT_TYPES
 from schemas.generation import schema_text
-from schemas.registry import Registry, Version, bundled, fingerprint, next_version, read, render, subject
+from schemas.registry import (
+    Registry,
+    Version,
+    bundled,
+    next_version,
+    read,
+    render_registry,
+    schema_fingerprint,
+    subject,
+)
 from tests.support.made_versions import FIRST, Described, Mapped, ThingMade, WithNote, WithScore, registered
 
 
 def rules(reg: Registry, committed: list[Version] | None, folder: Path) -> list[str]:
     for event in reg.events.values():
         (folder / f"{event.event_type}.avsc").write_text(schema_text(event), "utf-8")
-    return [str(problem) for problem in gate.problems(reg, committed, folder)]
+    return [str(problem) for problem in gate.schema_problems(reg, committed, folder)]
 
 
 def test_the_bundled_registry_passes_its_check() -> None:
     """Ids count from 1, and every event type's schema is locked under its subject."""
     assert [version.id for version in bundled().versions] == list(range(1, len(bundled().versions) + 1))
-    assert gate.problems(bundled(), None) == []
-    for event in EVENTS.values():
+    assert gate.schema_problems(bundled(), None) == []
+    for event in EVENT_TYPES.values():
         assert bundled().current(event).subject == f"{event.topic}-{subject(event).rpartition('-')[2]}"
-    assert subject(EVENTS["genesis.agent.onboarded"]) == "genesis.events-genesis.AgentOnboarded"
-    assert subject(EVENTS["plant.operation.recorded"]) == "plant.operations-plant.OperationRecorded"
+    assert subject(EVENT_TYPES["genesis.agent.onboarded"]) == "genesis.events-genesis.AgentOnboarded"
+    assert subject(EVENT_TYPES["plant.operation.recorded"]) == "plant.operations-plant.OperationRecorded"
 
 
 def test_a_compatible_change_is_refused_until_it_is_locked(tmp_path: Path) -> None:
@@ -44,10 +53,10 @@ def test_a_compatible_change_is_refused_until_it_is_locked(tmp_path: Path) -> No
     assert rules(reg, None, tmp_path) == [
         "genesis.events-test.ThingMade: no registry id stands for this schema; run: plant schemas lock"
     ]
-    added = gate.lock(reg)
+    added = gate.lock_schemas(reg)
     assert [(version.id, version.version) for version in added] == [(2, 2)]
     assert rules(registered(FIRST, *added, event=WithNote), [FIRST], tmp_path) == []
-    assert gate.lock(registered(FIRST, *added, event=WithNote)) == []
+    assert gate.lock_schemas(registered(FIRST, *added, event=WithNote)) == []
 
 
 def test_a_description_needs_no_new_version(tmp_path: Path) -> None:
@@ -64,7 +73,7 @@ def test_an_incompatible_change_is_refused_by_field_and_rule(tmp_path: Path) -> 
     )
     assert rules(reg, None, tmp_path) == [wanted]
     with pytest.raises(SchemaCheckFailed) as refused:
-        gate.lock(reg)
+        gate.lock_schemas(reg)
     assert refused.value.why == wanted
     assert refused.value.exit_code == 3
 
@@ -92,7 +101,7 @@ def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:
     gap = msgspec.structs.replace(FIRST, version=3)
     orphan = msgspec.structs.replace(FIRST, id=4, subject="elsewhere-test.Gone")
     enum = {**schema, "fields": [{"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["A"]}}]}
-    ruled = msgspec.structs.replace(FIRST, id=5, version=2, schema=enum, sha256=fingerprint(enum))
+    ruled = msgspec.structs.replace(FIRST, id=5, version=2, schema=enum, sha256=schema_fingerprint(enum))
     found = "\n".join(rules(registered(edited, gap, orphan, ruled), None, tmp_path))
     assert "registry id 1: its schema does not match its sha256" in found
     assert "registry id 1: each id is positive and used once" in found
@@ -105,7 +114,7 @@ def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:
 def test_stale_files_are_refused(tmp_path: Path) -> None:
     """A `.avsc` file that is missing, differs or has no event type is named."""
     (tmp_path / "gone.avsc").write_text("{}", "utf-8")
-    found = [str(problem) for problem in gate.problems(registered(FIRST), None, tmp_path)]
+    found = [str(problem) for problem in gate.schema_problems(registered(FIRST), None, tmp_path)]
     assert found == [
         "test.thing.made.avsc: differs from its struct; run: plant schemas generate",
         "gone.avsc: no event type has this file",
@@ -115,7 +124,7 @@ def test_stale_files_are_refused(tmp_path: Path) -> None:
 def test_committed_versions_come_from_the_last_commit(tmp_path: Path) -> None:
     """The check compares with what is committed, and with nothing where there is no repository."""
     file = tmp_path / "registry.json"
-    file.write_text(render([FIRST]), "utf-8")
+    file.write_text(render_registry([FIRST]), "utf-8")
     assert gate.committed_versions(file) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
@@ -155,7 +164,7 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
 
     runner = CliRunner()
     file = tmp_path / "registry.json"
-    file.write_text(render(bundled().versions[:-1]), "utf-8")
+    file.write_text(render_registry(bundled().versions[:-1]), "utf-8")
     folder = tmp_path / "avro"
     folder.mkdir()
     (folder / "gone.avsc").write_text("{}", "utf-8")
@@ -164,7 +173,7 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
     with (
         patch.object(registry, "bundled", lambda: short),
         patch.object(gate.write_lock, "__defaults__", (file,)),
-        patch.object(generation.stale_files, "__defaults__", (folder, EVENTS)),
+        patch.object(generation.stale_files, "__defaults__", (folder, EVENT_TYPES)),
         patch.object(generation, "AVRO_FOLDER", folder),
         patch.object(reference, "REFERENCE_FILE", page),
     ):
@@ -174,7 +183,7 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
             "1",
         ]
         generated = runner.invoke(command, ["generate"], catch_exceptions=False).stdout.split()
-        assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in EVENTS)])
+        assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in EVENT_TYPES)])
         assert runner.invoke(command, ["generate"], catch_exceptions=False).stdout == ""
         assert runner.invoke(command, ["docs"], catch_exceptions=False).stdout.strip() == str(page)
     assert read(file.read_text("utf-8")) == list(bundled().versions)

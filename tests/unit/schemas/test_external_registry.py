@@ -18,7 +18,7 @@ from schemas.binary.block import decode_batch
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable
 from schemas.events import AgentRated
 from schemas.examples import examples
-from schemas.external_registry import OutsideId, attach, check_clashes, register, render
+from schemas.external_registry import OutsideId, activate_registry, check_clashes, register, render_ids
 from schemas.registry import OWN_IDS, Registry, bundled, next_version, subject
 
 RATED = examples()["genesis.agent.rated"]
@@ -29,7 +29,7 @@ VERSION = bundled().current(AgentRated)
 def _bundled_again() -> Iterator[None]:
     """Each test leaves the process with the bundled ids."""
     yield
-    codec.adopt(None)
+    codec.activate(None)
 
 
 def entry(outside: int, **changes: object) -> OutsideId:
@@ -44,13 +44,13 @@ def with_settings(**changes: object) -> Settings:
 
 def test_nothing_happens_without_an_external_registry() -> None:
     """Without its settings the very bundled registry stays in use."""
-    assert attach(with_settings()) is bundled() is codec.in_use()
+    assert activate_registry(with_settings()) is bundled() is codec.active_registry()
 
 
 def test_the_codec_reads_both_ids_and_writes_the_external_one() -> None:
     """Records with the bundled id stay readable, by value and by block, while new ones carry the external id."""
     before = codec.encode(RATED)
-    codec.adopt(Registry(bundled().versions, outside={140: VERSION.id}, written={VERSION.id: 140}))
+    codec.activate(Registry(bundled().versions, outside={140: VERSION.id}, written={VERSION.id: 140}))
     after = codec.encode(RATED)
     assert (before[1:5], after[1:5]) == (VERSION.id.to_bytes(4, "big"), (140).to_bytes(4, "big"))
     assert before[5:] == after[5:]
@@ -63,11 +63,11 @@ def test_the_codec_reads_both_ids_and_writes_the_external_one() -> None:
 def test_the_ids_file_alone_is_enough_to_read(tmp_path: Path) -> None:
     """With the file and no registry, records with external ids are read; new ones carry bundled ids."""
     file = tmp_path / "ids.json"
-    file.write_text(render([entry(140)]))
+    file.write_text(render_ids([entry(140)]))
     value = codec.PREFIX.pack(0, 140) + codec.encode(RATED)[5:]
     with pytest.raises(Undecodable):
         codec.decode(value)
-    attach(with_settings(schema_ids_file=str(file)))
+    activate_registry(with_settings(schema_ids_file=str(file)))
     assert codec.decode(value) == RATED
     assert codec.encode(RATED)[1:5] == VERSION.id.to_bytes(4, "big")
 
@@ -114,7 +114,7 @@ def test_a_bad_ids_file_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         file.write_text(content)
     with pytest.raises(ConfigurationError, match=r"ids\.json"):
-        attach(with_settings(schema_ids_file=str(file)))
+        activate_registry(with_settings(schema_ids_file=str(file)))
 
 
 @contextmanager
@@ -173,11 +173,11 @@ def test_a_peer_that_is_no_registry_is_named(answer: bytes, why: str, monkeypatc
     """Whatever answers, or does not, the process ends with exit code 4 and says why, without the password."""
     monkeypatch.setattr(external_registry, "REQUEST_SECONDS", 0.5)
     with peer(answer) as url, pytest.raises(RegistryUnreachable) as failed:
-        attach(with_settings(schema_registry_url=url))
+        activate_registry(with_settings(schema_registry_url=url))
     assert why in failed.value.why
     assert "s3cret" not in str(failed.value)
     assert failed.value.exit_code == 4
-    assert codec.in_use() is bundled()
+    assert codec.active_registry() is bundled()
 
 
 def test_nobody_there_is_exit_code_4() -> None:
@@ -185,6 +185,6 @@ def test_nobody_there_is_exit_code_4() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(RegistryUnreachable, match="does not answer"):
-        attach(with_settings(schema_registry_url=f"http://127.0.0.1:{port}"))
+        activate_registry(with_settings(schema_registry_url=f"http://127.0.0.1:{port}"))
     with pytest.raises(ConfigurationError, match="PLANT_SCHEMA_REGISTRY_URL"):
         register("ftp://registry", None)

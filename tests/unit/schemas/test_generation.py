@@ -15,7 +15,7 @@ from msgspec import Meta
 from operations.reference.events import REFERENCE_FILE, reference
 from schemas.binary.avro_types import Array, Field, Fixed, Optional, Record, Scalar, fixed_size, parse
 from schemas.errors import UnsupportedSchema
-from schemas.events import EVENTS, Event
+from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples, webhook_body
 from schemas.field_limits import limits_of
 from schemas.generation import AVRO_FOLDER, schema_of, schema_text, stale_files
@@ -132,16 +132,16 @@ def test_sizes_are_known_where_they_do_not_vary() -> None:
     assert fixed_size(parse(record(FIXED, "long"))) is None
 
 
-@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("name", EVENT_TYPES)
 def test_every_event_follows_the_rules(name: str) -> None:
     """Each event's schema is columnar, has checkable limits, parses in fastavro, and says what its fields mean."""
-    schema = schema_of(EVENTS[name])
+    schema = schema_of(EVENT_TYPES[name])
     parse(schema)
-    limits_of(EVENTS[name])
-    assert fastavro.parse_schema(schema)["name"] == f"{name.split('.')[0]}.{EVENTS[name].__name__}"
+    limits_of(EVENT_TYPES[name])
+    assert fastavro.parse_schema(schema)["name"] == f"{name.split('.')[0]}.{EVENT_TYPES[name].__name__}"
     assert schema["doc"]
     fields: Any = schema["fields"]
-    assert [field["name"] for field in fields] == list(EVENTS[name].__struct_fields__)
+    assert [field["name"] for field in fields] == list(EVENT_TYPES[name].__struct_fields__)
     assert all(field["doc"] for field in fields)
     assert [field["name"] for field in fields][::2][:2] == ["event_id", "occurred_at"]
 
@@ -149,12 +149,12 @@ def test_every_event_follows_the_rules(name: str) -> None:
 def test_avro_files_are_those_of_the_structs() -> None:
     """The committed `.avsc` files are what `plant schemas generate` writes."""
     assert stale_files() == {}
-    assert sorted(path.stem for path in AVRO_FOLDER.glob("*.avsc")) == sorted(EVENTS)
+    assert sorted(path.stem for path in AVRO_FOLDER.glob("*.avsc")) == sorted(EVENT_TYPES)
 
 
 def test_stale_missing_and_foreign_files_are_found(tmp_path: Path) -> None:
     """A file that differs, is missing, or has no event type is named with what it should hold."""
-    rated = {"genesis.agent.rated": EVENTS["genesis.agent.rated"]}
+    rated = {"genesis.agent.rated": EVENT_TYPES["genesis.agent.rated"]}
     path = tmp_path / "genesis.agent.rated.avsc"
     wanted = schema_text(rated["genesis.agent.rated"])
     assert stale_files(tmp_path, rated) == {path: wanted}
@@ -173,7 +173,7 @@ def test_the_reference_page_is_that_of_the_structs() -> None:
 def test_the_page_names_every_event_and_its_limits() -> None:
     """Types, keys, limits and a body are on the page."""
     page = reference()
-    assert all(f"## {name}\n" in page for name in EVENTS)
+    assert all(f"## {name}\n" in page for name in EVENT_TYPES)
     assert "| `rating` | integer | 1 to 5 |" in page
     assert "| `seniority` | text, may be left out | `junior`, `mid`, `senior` |" in page
     assert "| `agent` | [AgentState](#agentstate), may be left out |" in page
@@ -191,7 +191,7 @@ def test_example_bodies_are_events_again() -> None:
 def test_unknown_fields_are_refused_in_json() -> None:
     """A misspelt field is an error, not silence."""
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
-        msgspec.convert({"skil_ids": []}, EVENTS["genesis.agent.onboarded"])
+        msgspec.convert({"skil_ids": []}, EVENT_TYPES["genesis.agent.onboarded"])
 
 
 class Tagged(Event, frozen=True, kw_only=True):

@@ -21,14 +21,14 @@ from schemas.binary.writer import compile_writer
 from schemas.errors import SchemaError
 from schemas.events import Event
 from schemas.generation import schema_of
-from schemas.registry import Registry, canonical, fingerprint, read, render
+from schemas.registry import Registry, canonical, read, render_registry, schema_fingerprint
 from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, registered
 
 
 def test_the_file_is_what_render_writes() -> None:
     """The registry file has one version a line and survives being read and written."""
     text = registry.REGISTRY_FILE.read_text("utf-8")
-    assert render(read(text)) == text
+    assert render_registry(read(text)) == text
     with pytest.raises(SchemaError, match="can't be read"):
         read('[{"id": 1}]')
 
@@ -36,11 +36,13 @@ def test_the_file_is_what_render_writes() -> None:
 def test_a_fingerprint_leaves_out_descriptions_alone() -> None:
     """A description changes nothing; a default, a name or an order does."""
     schema: Any = schema_of(ThingMade)
-    assert fingerprint(schema) == fingerprint(canonical(schema)) == fingerprint(schema_of(Described))
+    assert (
+        schema_fingerprint(schema) == schema_fingerprint(canonical(schema)) == schema_fingerprint(schema_of(Described))
+    )
     assert "doc" not in json.dumps(canonical(schema))
-    assert fingerprint({**schema, "fields": schema["fields"][::-1]}) != fingerprint(schema)
+    assert schema_fingerprint({**schema, "fields": schema["fields"][::-1]}) != schema_fingerprint(schema)
     defaulted = [{**field, "default": {"doc": 1}} for field in schema["fields"]]
-    assert fingerprint({**schema, "fields": defaulted}) != fingerprint(schema)
+    assert schema_fingerprint({**schema, "fields": defaulted}) != schema_fingerprint(schema)
 
 
 def test_an_unlocked_type_has_no_current_version() -> None:
@@ -52,7 +54,7 @@ def test_an_unlocked_type_has_no_current_version() -> None:
 @pytest.fixture
 def two_versions() -> Iterator[Registry]:
     """A registry in which WithNote is today's struct and ThingMade wrote before it."""
-    reg = registered(FIRST, *gate.lock(registered(FIRST, event=WithNote)), event=WithNote)
+    reg = registered(FIRST, *gate.lock_schemas(registered(FIRST, event=WithNote)), event=WithNote)
     with patch.object(codec, "bundled", lambda: reg), patch.object(block, "_READERS", {}):
         codec._reader.cache_clear()
         yield reg

@@ -28,11 +28,11 @@ from signing.signatures import (
     Ed25519Key,
     HmacKey,
     Key,
-    Rejected,
+    SignatureRejected,
     Verified,
     decode_secret,
     sign,
-    verify,
+    verify_signature,
 )
 
 FOLDER = Path(verification.__file__).parent / "vectors"
@@ -53,8 +53,8 @@ def public(pair: PrivateKey, key_id: str = "k") -> Ed25519Key:
     return Ed25519Key(id=key_id, producer="genesis", public_key=pair.public_key)
 
 
-def check(keys: list[Key], *signatures: bytes, body: bytes = b"{}") -> Verified | Rejected:
-    return verify(keys, b"msg_1", TIMESTAMP, b" ".join(signatures), body, NOW)
+def check(keys: list[Key], *signatures: bytes, body: bytes = b"{}") -> Verified | SignatureRejected:
+    return verify_signature(keys, b"msg_1", TIMESTAMP, b" ".join(signatures), body, NOW)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -62,7 +62,7 @@ def test_the_vectors_are_judged_as_they_say(vector: dict[str, str]) -> None:
     """Each vector is accepted or refused as it says; a valid one of a single signature is what we make, too."""
     key = Ed25519Key(id="k", producer="p", public_key=decode_public_key(vector["public_key"]))
     message = [vector[part].encode() for part in ("id", "timestamp", "body")]
-    verdict = verify([key], *message[:2], vector["signature"].encode(), message[2], int(vector["timestamp"]))
+    verdict = verify_signature([key], *message[:2], vector["signature"].encode(), message[2], int(vector["timestamp"]))
     assert isinstance(verdict, Verified) == vector["valid"]
     if vector["valid"]:
         made = decode_private_key(vector["private_key"]).sign(*message).decode()
@@ -113,7 +113,7 @@ def test_every_byte_of_a_signed_message_counts(at: int, flip: int) -> None:
             message[place] = part[:at] + bytes([part[at] ^ flip]) + part[at + 1 :]
             break
         at -= len(part)
-    assert isinstance(verify([public(PAIR)], *message, NOW), Rejected)
+    assert isinstance(verify_signature([public(PAIR)], *message, NOW), SignatureRejected)
 
 
 def test_a_key_of_one_scheme_never_verifies_the_other() -> None:
@@ -121,8 +121,8 @@ def test_a_key_of_one_scheme_never_verifies_the_other() -> None:
     shared = PAIR.public_key
     secret, key = HmacKey(id="s", producer="p", secret=shared), public(PAIR)
     hmac, signature = sign(shared, b"msg_1", TIMESTAMP, b"{}"), PAIR.sign(b"msg_1", TIMESTAMP, b"{}")
-    assert check([key], hmac) == check([secret], signature) == Rejected("no_match")
-    assert check([key], b"v1a," + hmac[3:]) == check([secret], b"v1," + signature[4:]) == Rejected("no_match")
+    assert check([key], hmac) == check([secret], signature) == SignatureRejected("no_match")
+    assert check([key], b"v1a," + hmac[3:]) == check([secret], b"v1," + signature[4:]) == SignatureRejected("no_match")
     assert check([key, secret], hmac) == Verified(secret)
     assert check([secret, key], signature) == Verified(key)
 
@@ -163,7 +163,7 @@ def test_a_request_costs_a_bounded_number_of_verifications(monkeypatch: pytest.M
     wrong = [PrivateKey(bytes([number]) * 32).sign(b"msg_1", TIMESTAMP, b"{}") for number in range(SIGNATURES_MAX - 1)]
     made = counted(monkeypatch)
     right = PAIR.sign(b"msg_1", TIMESTAMP, b"{}")
-    assert check([*keys, public(PAIR)], *wrong, right) == Rejected("too_many_checks")
+    assert check([*keys, public(PAIR)], *wrong, right) == SignatureRejected("too_many_checks")
     assert len(made) == ED25519_CHECKS_MAX
     assert check([public(PAIR), *keys], *wrong, right) == Verified(public(PAIR))
 
@@ -174,7 +174,7 @@ def test_at_the_bound_everything_is_still_tried(monkeypatch: pytest.MonkeyPatch)
     made = counted(monkeypatch)
     right = PAIR.sign(b"msg_1", TIMESTAMP, b"{}")
     assert check([*keys, public(PAIR)], right) == Verified(public(PAIR))
-    assert check([*keys, public(new_private_key())], right) == Rejected("no_match")
+    assert check([*keys, public(new_private_key())], right) == SignatureRejected("no_match")
     assert len(made) == 2 * ED25519_CHECKS_MAX
 
 
@@ -182,7 +182,7 @@ def test_what_can_not_be_a_signature_costs_no_verification(monkeypatch: pytest.M
     """Wrong lengths and wrong base64 are found out first."""
     made = counted(monkeypatch)
     bad = [b"", b"=" * 88, b"A" * 85, b"A" * 87, base64.b64encode(bytes(63)), base64.b64encode(bytes(65)), b"!" * 88]
-    assert check([public(PAIR)], *(b"v1a," + text for text in bad)) == Rejected("no_match")
+    assert check([public(PAIR)], *(b"v1a," + text for text in bad)) == SignatureRejected("no_match")
     assert made == []
 
 
@@ -191,7 +191,7 @@ def test_both_versions_together_are_counted_against_the_flood() -> None:
     right = PAIR.sign(b"msg_1", TIMESTAMP, b"{}")
     several = [b"v1,A"] * (SIGNATURES_MAX // 2) + [b"v1a,A"] * (SIGNATURES_MAX // 2 - 1)
     assert check([public(PAIR)], *several, *[b"v3,A"] * 40, right) == Verified(public(PAIR))
-    assert check([public(PAIR)], *several, b"v1,A", right) == Rejected("too_many_signatures")
+    assert check([public(PAIR)], *several, b"v1,A", right) == SignatureRejected("too_many_signatures")
 
 
 def test_a_pair_does_not_show_its_private_half() -> None:

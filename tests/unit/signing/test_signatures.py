@@ -22,14 +22,14 @@ from signing.signatures import (
     Ed25519Key,
     HmacKey,
     Key,
-    Reason,
-    Rejected,
+    RejectionReason,
+    SignatureRejected,
     Verified,
     decode_secret,
     encode_secret,
     explain,
     sign,
-    verify,
+    verify_signature,
 )
 
 VECTORS = json.loads((Path(verification.__file__).parent / "vectors" / "standard_webhooks.json").read_text())["cases"]
@@ -49,17 +49,17 @@ def check(
     signatures: bytes | None = None,
     body: bytes = b"{}",
     now: float = NOW,
-) -> Verified | Rejected:
+) -> Verified | SignatureRejected:
     if signatures is None:
         signatures = sign(KEY.secret, message_id, timestamp, body)
-    return verify([KEY] if keys is None else keys, message_id, timestamp, signatures, body, now)
+    return verify_signature([KEY] if keys is None else keys, message_id, timestamp, signatures, body, now)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_the_vectors_are_judged_as_they_say(vector: dict[str, str]) -> None:
     """Each vector is accepted or refused as it says."""
     key = key_of(decode_secret(vector["secret"]))
-    verdict = verify(
+    verdict = verify_signature(
         [key],
         vector["id"].encode(),
         vector["timestamp"].encode(),
@@ -98,7 +98,7 @@ def test_a_changed_body_never_passes(body: bytes, at: int, flip: int) -> None:
     signature = sign(KEY.secret, b"msg_1", str(NOW).encode(), body)
     changed = bytearray(body or b"x")
     changed[at % len(changed)] ^= flip if body else 0
-    assert check(signatures=signature, body=bytes(changed)) == Rejected("no_match")
+    assert check(signatures=signature, body=bytes(changed)) == SignatureRejected("no_match")
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_a_changed_body_never_passes(body: bytes, at: int, flip: int) -> None:
 def test_the_timestamp_is_tolerated_for_five_minutes_both_ways(age_seconds: int, reason: str | None) -> None:
     """Five minutes either way pass, a second more does not."""
     verdict = check(now=NOW + age_seconds)
-    assert (verdict.reason if isinstance(verdict, Rejected) else None) == reason
+    assert (verdict.reason if isinstance(verdict, SignatureRejected) else None) == reason
 
 
 @pytest.mark.parametrize("timestamp", [b"", b"1763884800.0", b"+1763884800", b"-1", b" 1763884800", b"1e9", b"1" * 13])
 def test_only_whole_seconds_are_timestamps(timestamp: bytes) -> None:
     """Signs, fractions, exponents, spaces and absurd lengths are malformed, though they were signed."""
-    assert check(timestamp=timestamp) == Rejected("malformed_timestamp")
+    assert check(timestamp=timestamp) == SignatureRejected("malformed_timestamp")
 
 
 def test_any_of_several_keys_and_signatures_may_match() -> None:
@@ -133,25 +133,25 @@ def test_keys_count_only_in_their_time() -> None:
     """A key is refused before it begins and from the moment it expires."""
     key = HmacKey(id="k", producer="p", secret=KEY.secret, not_before=NOW, expires_at=NOW + 10)
     assert isinstance(check([key], now=NOW + 9), Verified)
-    assert check([key], now=NOW + 10) == Rejected("no_match")
-    assert check([key], now=NOW - 1) == Rejected("no_match")
+    assert check([key], now=NOW + 10) == SignatureRejected("no_match")
+    assert check([key], now=NOW - 1) == SignatureRejected("no_match")
 
 
 def test_a_flood_of_signatures_is_refused_unread() -> None:
     """More signatures than anyone needs are refused, though one is right."""
     good = sign(KEY.secret, b"msg_1", str(NOW).encode(), b"{}")
-    assert check(signatures=b"v1,A " * SIGNATURES_MAX + good) == Rejected("too_many_signatures")
+    assert check(signatures=b"v1,A " * SIGNATURES_MAX + good) == SignatureRejected("too_many_signatures")
 
 
 def test_no_key_means_no_match() -> None:
     """Without keys nothing passes."""
-    assert check([]) == Rejected("no_match")
-    assert check(signatures=b"v2,abc") == Rejected("no_known_signature")
+    assert check([]) == SignatureRejected("no_match")
+    assert check(signatures=b"v2,abc") == SignatureRejected("no_known_signature")
 
 
 def test_every_reason_is_explained() -> None:
     """The log has words of its own for each reason."""
-    reasons: tuple[Reason, ...] = get_args(Reason)
+    reasons: tuple[RejectionReason, ...] = get_args(RejectionReason)
     assert len({explain(reason) for reason in reasons}) == len(reasons) == 7
 
 
@@ -181,8 +181,8 @@ def test_verifying_never_raises(
 ) -> None:
     """Whatever bytes come in, even as keys, the answer is a verdict, and no secret ever vouches for them."""
     public = [Ed25519Key(id="k", producer="p", public_key=key.secret) for key in keys]
-    verdict = verify([*keys, *public], message_id, times[0], signatures, body, times[1])
-    assert isinstance(verdict, Rejected) or isinstance(verdict.key, Ed25519Key)
+    verdict = verify_signature([*keys, *public], message_id, times[0], signatures, body, times[1])
+    assert isinstance(verdict, SignatureRejected) or isinstance(verdict.key, Ed25519Key)
 
 
 @given(at=st.integers(min_value=0, max_value=10_000), flip=st.integers(min_value=1, max_value=255))
@@ -195,7 +195,7 @@ def test_every_byte_of_a_signed_message_counts(at: int, flip: int) -> None:
             message[place] = part[:at] + bytes([part[at] ^ flip]) + part[at + 1 :]
             break
         at -= len(part)
-    assert isinstance(verify([KEY], *message, NOW), Rejected)
+    assert isinstance(verify_signature([KEY], *message, NOW), SignatureRejected)
 
 
 def test_a_key_does_not_show_its_secret() -> None:

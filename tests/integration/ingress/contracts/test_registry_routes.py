@@ -18,10 +18,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from runtime.settings import Settings
 from schemas.codec import decode
-from schemas.events import EVENTS
+from schemas.events import EVENT_TYPES
 from schemas.examples import examples
 from schemas.registry import bundled
-from streams.topics import EVENTS as TOPIC
+from streams.topics import EVENT_TYPES as TOPIC
 from tests.support.ingress_process import Running, started
 from tests.support.stock_consumer import read_record
 from tests.support.webhooks import rated
@@ -58,7 +58,7 @@ async def test_stock_clients_find_what_they_ask_for(running: Running) -> None:
     def round_trips() -> None:
         with SchemaRegistryClient({"url": running.url}) as client:
             for event_type, event in examples().items():
-                known = bundled().current(EVENTS[event_type])
+                known = bundled().current(EVENT_TYPES[event_type])
                 strategy = {"auto.register.schemas": True, "subject.name.strategy": topic_record_subject_name_strategy}
                 serialize = AvroSerializer(client, json.dumps(known.schema), lambda given, _: given, strategy)
                 fields = in_avro(event)

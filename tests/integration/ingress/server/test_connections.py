@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 from database.connector import connect
 from ingress.producers import PolicyChanges, ProducerStore
 from ingress.server import connections
-from ingress.server.connections import BoundedConnection, sweep
+from ingress.server.connections import BoundedConnection, reap_idle
 from runtime.settings import Settings
 from tests.support.connectors import until
 from tests.support.ingress_process import Running, received_until_closed, request, request_head, said_to, started
@@ -290,7 +290,7 @@ async def test_a_peer_that_never_reads_its_answer_is_let_go(monkeypatch: pytest.
     loop, state = asyncio.get_running_loop(), ServerState()
     config = Config(large, http=BoundedConnection, ws="none", log_config=None, timeout_keep_alive=1)
     server = await loop.create_server(lambda: BoundedConnection(config, state, {}), "127.0.0.1", 0)
-    sweeping = asyncio.create_task(sweep(state))
+    sweeping = asyncio.create_task(reap_idle(state))
     with closing(socket.create_connection(server.sockets[0].getsockname())) as peer:
         peer.sendall(ALIVE)
         async with asyncio.timeout(20):

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from devstack.stack import Stack
 from runtime.settings import Settings
-from streams.topics import EVENTS
+from streams.topics import EVENTS_TOPIC
 from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, Running, environ, started
 from tests.support.webhooks import RATED, rated, read_all
 
@@ -79,7 +79,9 @@ async def test_a_frozen_broker_means_503_and_the_retry_is_stored_once(
         assert (first.status_code, ready.status_code, again.status_code) == (503, 503, 200)
         assert int(first.headers["retry-after"]) >= 1
         event_id = again.json()["event_id"]
-        stored = await read_all(frozen_settings, EVENTS, lambda received: str(received.event.event_id) == event_id)
+        stored = await read_all(
+            frozen_settings, EVENTS_TOPIC, lambda received: str(received.event.event_id) == event_id
+        )
         assert [received.position.offset for received in stored] == [again.json()["offset"]]
 
 

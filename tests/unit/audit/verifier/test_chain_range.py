@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from audit.canonical import headers_bytes
 from audit.vectors.generate import FILE
-from audit.verifier.chain_range import GENESIS, Chain, RangeCheck
-from audit.verifier.decoded_columns import Claims, layouts, objection, proved
+from audit.verifier.chain_range import CHAIN_START, Chain, RangeCheck
+from audit.verifier.decoded_columns import DecodedColumns, expected_columns, id_offsets, mismatch
 from schemas import codec
 from schemas.registry import bundled
 from tests.support import log_rows
@@ -24,7 +24,7 @@ ROWS = log_rows.log()
 CHAIN = Chain("genesis.events", 0)
 
 
-def check(rows: list[Row], *, piece_bytes: int = 1 << 20, before: bytes = GENESIS) -> RangeCheck:
+def check(rows: list[Row], *, piece_bytes: int = 1 << 20, before: bytes = CHAIN_START) -> RangeCheck:
     """Feed the COPY of the rows in pieces of a size."""
     checked = RangeCheck(Chain(rows[0].topic, rows[0].partition) if rows else CHAIN, before)
     data = log_rows.copied(rows)
@@ -86,7 +86,7 @@ def test_nothing_is_good() -> None:
 
 def test_a_stream_that_breaks_off_is_a_finding() -> None:
     """Rows that end in the middle of one are not taken for the end."""
-    checked = RangeCheck(CHAIN, GENESIS)
+    checked = RangeCheck(CHAIN, CHAIN_START)
     checked.feed(log_rows.copied(ROWS)[:-10])
     checked.finish()
     assert checked.finding is not None
@@ -145,25 +145,25 @@ def test_repeats_are_handed_on() -> None:
 
 def test_every_bundled_schema_begins_with_the_two_ids() -> None:
     """What the verifier takes from values by position holds for every schema in the registry."""
-    assert len(layouts()) == len(json.loads((FILE.parents[2] / "schemas" / "registry.json").read_text()))
+    assert len(id_offsets()) == len(json.loads((FILE.parents[2] / "schemas" / "registry.json").read_text()))
 
 
 @pytest.mark.parametrize("event", [log_rows.onboarded(1), log_rows.retired(2), log_rows.operation(3)], ids=repr)
 def test_values_prove_what_they_hold(event: log_rows.Event) -> None:
     """The ids and the types read from a value's bytes are those of the event."""
-    found = proved(codec.encode(event))
-    assert found == Claims(event.event_type, event.entity_type, event.entity_id.bytes, event.event_id.bytes)
+    found = expected_columns(codec.encode(event))
+    assert found == DecodedColumns(event.event_type, event.entity_type, event.entity_id.bytes, event.event_id.bytes)
 
 
 def test_event_types_are_those_of_the_registry() -> None:
     """Every schema id stands for the event type that the writer's registry gives it."""
-    for start, layout in layouts().items():
+    for start, layout in id_offsets().items():
         known = bundled().get(int.from_bytes(start[1:], "big"))
         assert known is not None
         assert layout.event_type == known.event.event_type
 
 
-EMPTY = Claims(None, None, None, None)
+EMPTY = DecodedColumns(None, None, None, None)
 UNKNOWN_SCHEMA = b"\x00\x7f\xff\xff\xff" + bytes(40)
 
 
@@ -179,10 +179,10 @@ UNKNOWN_SCHEMA = b"\x00\x7f\xff\xff\xff" + bytes(40)
     ],
 )
 def test_columns_that_the_value_contradicts_are_refused(
-    claims: Claims, disposition: str, value: bytes | None, said: str
+    claims: DecodedColumns, disposition: str, value: bytes | None, said: str
 ) -> None:
     """Whatever a column says has to follow from the value, and an applied record has to hold an event."""
-    assert said in (objection(claims, disposition, value) or "")
+    assert said in (mismatch(claims, disposition, value) or "")
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,13 @@ def test_columns_that_the_value_contradicts_are_refused(
     [
         (EMPTY, "poison", None),
         (EMPTY, "poison", codec.encode(log_rows.onboarded(1))),
-        (proved(codec.encode(log_rows.onboarded(1))), "poison", codec.encode(log_rows.onboarded(1))),
-        (proved(codec.encode(log_rows.retired(1))), "applied", codec.encode(log_rows.retired(1))),
-        (Claims("a.new.type", "new", bytes(16), bytes(16)), "applied", UNKNOWN_SCHEMA),
+        (expected_columns(codec.encode(log_rows.onboarded(1))), "poison", codec.encode(log_rows.onboarded(1))),
+        (expected_columns(codec.encode(log_rows.retired(1))), "applied", codec.encode(log_rows.retired(1))),
+        (DecodedColumns("a.new.type", "new", bytes(16), bytes(16)), "applied", UNKNOWN_SCHEMA),
     ],
 )
-def test_columns_that_nothing_speaks_against_are_accepted(claims: Claims, disposition: str, value: bytes) -> None:
+def test_columns_that_nothing_speaks_against_are_accepted(
+    claims: DecodedColumns, disposition: str, value: bytes
+) -> None:
     """Poison may say nothing or the truth; a schema newer than the verifier's proves nothing."""
-    assert objection(claims, disposition, value) is None
+    assert mismatch(claims, disposition, value) is None

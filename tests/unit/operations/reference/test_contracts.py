@@ -14,20 +14,20 @@ import msgspec
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from ingress.contracts.openapi import document as openapi_document
+from ingress.contracts.openapi import openapi_document as openapi_document
 from ingress.payloads import read_cloud_event, read_webhook
 from ingress.problems import Problem, kinds
 from ingress.routes import WEBHOOK_ROUTES
-from operations.reference.asyncapi import document as asyncapi_document
+from operations.reference.asyncapi import asyncapi_document as asyncapi_document
 from schemas import codec
-from schemas.events import EVENTS
+from schemas.events import EVENT_TYPES
 from schemas.examples import examples, webhook_body
 from schemas.registry import bundled
-from streams.topics import CATALOGUE, family
+from streams.topics import CATALOGUE, logical_topic
 
 OPENAPI = openapi_document(WEBHOOK_ROUTES)
 ASYNCAPI = asyncapi_document()
-OUTSIDE = [name for name in EVENTS if name.startswith("genesis.")]
+OUTSIDE = [name for name in EVENT_TYPES if name.startswith("genesis.")]
 WEBHOOKS = {path: event_type for path, event_type in WEBHOOK_ROUTES.items() if event_type is not None}
 
 
@@ -99,7 +99,7 @@ def test_every_problem_is_described() -> None:
 @pytest.mark.parametrize(("path", "event_type"), WEBHOOKS.items())
 def test_webhook_bodies_are_those_that_are_read(path: str, event_type: str) -> None:
     """The example is valid by the document and is read; without a required field neither holds."""
-    name = EVENTS[event_type].__name__
+    name = EVENT_TYPES[event_type].__name__
     content = OPENAPI["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert content["schema"] == {"$ref": f"#/components/schemas/{name}Webhook"}
     payload = json.loads(webhook_body(examples()[event_type]))
@@ -132,14 +132,14 @@ def test_asyncapi_knows_every_topic_and_event() -> None:
     assert set(ASYNCAPI["channels"]) == {topic.name for topic in CATALOGUE}
     messages = ASYNCAPI["components"]["messages"]
     for topic in CATALOGUE:
-        carried = {event.__name__ for event in EVENTS.values() if event.topic == family(topic.name)}
+        carried = {event.__name__ for event in EVENT_TYPES.values() if event.topic == logical_topic(topic.name)}
         assert set(ASYNCAPI["channels"][topic.name]["messages"]) == carried
-    for event_type, event in EVENTS.items():
+    for event_type, event in EVENT_TYPES.items():
         message = messages[event.__name__]
         assert (message["name"], message["x-schema-id"]) == (event_type, bundled().current(event).id)
 
 
-@pytest.mark.parametrize("event_type", list(EVENTS))
+@pytest.mark.parametrize("event_type", list(EVENT_TYPES))
 def test_asyncapi_describes_the_records(event_type: str) -> None:
     """A record decodes by the message's Avro schema, its headers fit, and its fields fit the JSON Schema."""
     event = examples()[event_type]

@@ -17,7 +17,7 @@ from schemas import codec
 from schemas.binary import block
 from schemas.entity_states import IndustryState
 from schemas.events import (
-    EVENTS,
+    EVENT_TYPES,
     AgentAvailable,
     AgentOnboarded,
     AgentRated,
@@ -52,7 +52,7 @@ def unchecked(event: Event, **changes: object) -> bytes:
 
 
 @pytest.mark.parametrize("least", [1, 10**9], ids=["block", "one by one"])
-@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("name", EVENT_TYPES)
 def test_frames_hold_the_fields_of_each_type(name: str, least: int) -> None:
     """Every type's frame has its struct's fields, with UUIDs as 16 bytes and times in UTC microseconds."""
     event = examples()[name]

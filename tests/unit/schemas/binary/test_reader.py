@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas.binary import block
 from schemas.binary.avro_types import parse
 from schemas.binary.reader import compile_reader, read_long, read_whole, to_datetime
-from schemas.binary.row_scan import ITEMS_MAX, sound_rows
+from schemas.binary.row_scan import ITEMS_MAX, valid_rows
 from schemas.binary.writer import compile_writer, long_bytes, to_microseconds
 from schemas.errors import Undecodable
 from tests.support.made_schemas import write
@@ -122,13 +122,13 @@ def test_a_scan_finds_what_a_joined_reader_would_shift() -> None:
     """Two values that are whole only when joined are both unsound."""
     layout = parse(record("string"))
     lengths = numpy.array([2, 2, 4], dtype=numpy.int64)
-    assert sound_rows(layout, b"\x06abc\x06abc", lengths).tolist() == [False, False, True]
+    assert valid_rows(layout, b"\x06abc\x06abc", lengths).tolist() == [False, False, True]
 
 
 def test_a_scan_of_nothing_is_empty() -> None:
     """No rows, no verdicts."""
     layout = parse(record({"type": "array", "items": "string"}))
-    assert sound_rows(layout, b"", numpy.array([], dtype=numpy.int64)).tolist() == []
+    assert valid_rows(layout, b"", numpy.array([], dtype=numpy.int64)).tolist() == []
 
 
 def test_values_that_no_layout_holds_are_not_written() -> None:

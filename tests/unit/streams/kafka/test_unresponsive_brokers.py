@@ -15,14 +15,14 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v0
 
 from streams.kafka import unresponsive_brokers as silent_brokers
-from streams.kafka.unresponsive_brokers import DIAL_AGAIN_SECONDS, pass_over_silent_brokers
+from streams.kafka.unresponsive_brokers import DIAL_AGAIN_SECONDS, skip_unresponsive_brokers
 
 
 @asynccontextmanager
 async def client_of(*ports: int) -> AsyncIterator[AIOKafkaClient]:
     """A client that knows a broker on each port, by numbers from 0 on."""
     client = AIOKafkaClient(bootstrap_servers=[f"127.0.0.1:{port}" for port in ports], request_timeout_ms=30_000)
-    pass_over_silent_brokers(client)
+    skip_unresponsive_brokers(client)
     client.cluster.update_metadata(
         MetadataResponse_v0([(number, "127.0.0.1", port) for number, port in enumerate(ports)], [])
     )
