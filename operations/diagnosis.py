@@ -22,7 +22,7 @@ from runtime.settings import Settings
 
 DISK_WANTED_GB = 5.0
 MEMORY_WANTED_GB = 2.0
-PROGRAM_PATIENCE_SECONDS = 30
+PROGRAM_TIMEOUT_SECONDS = 30
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ DiagnosisCheck = Callable[[Settings], Iterator[Diagnosis]]
 
 
 def examine(settings: Settings) -> Iterator[Diagnosis]:
-    """Run every check; one that itself fails is a finding, too."""
+    """Run every check and yield its findings; a check that itself fails is a finding, too."""
     for check in CHECKS:
         try:
             yield from check(settings)
@@ -103,7 +103,7 @@ def _programs_of_the_local_stack(_: Settings) -> Iterator[Diagnosis]:
 def _runs(name: str, argv: list[str | Path], user: str | None) -> Diagnosis:
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, check=True, timeout=PROGRAM_PATIENCE_SECONDS, user=user, cwd="/"
+            argv, capture_output=True, text=True, check=True, timeout=PROGRAM_TIMEOUT_SECONDS, user=user, cwd="/"
         )
     except (OSError, subprocess.SubprocessError) as error:
         return Diagnosis(name, "wrong", f"{argv[0]} does not run: {error}", "make clean setup")
@@ -163,7 +163,7 @@ def _topics(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def replicas_in_sync(settings: Settings) -> Iterator[Diagnosis]:
-    """A finding where a broker is away or behind: one loss more could stop the topic."""
+    """Yield a finding where a broker is down or behind: one more loss could stop the topic."""
     from streams import topics
 
     found = asyncio.run(topics.describe(settings)).values()

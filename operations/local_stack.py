@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 
 
 def stack_here(*, major: str | None = None, brokers: str | None = None, progress: Progress | None = None) -> Stack:
-    """The stack of PLANT_HOME (`.plant` in the current folder by default)."""
+    """Return the stack of PLANT_HOME (`.plant` in the current folder by default)."""
     return Stack(
         Path(load_settings().home),
         postgres_major=cast(PostgresMajor, int(major)) if major else None,
@@ -34,8 +34,8 @@ def stack_here(*, major: str | None = None, brokers: str | None = None, progress
     )
 
 
-def prepare(environ: Mapping[str, str], progress: Progress) -> None:
-    """Migrate a stack's database and make its topics. `environ` goes before the process's own."""
+def prepare_stack(environ: Mapping[str, str], progress: Progress) -> None:
+    """Migrate a stack's database and make its topics. `environ` takes precedence over the process's own."""
     from database import migrate
     from projections.install import install
     from streams import topics

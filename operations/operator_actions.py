@@ -1,23 +1,29 @@
-"""Operators' acts: recorded on `plant.operations` before they take effect, and chained there like any other event."""
+"""Operator actions: recorded on `plant.operations` before they take effect, and chained there like any other event.
+
+Also the options that each command that acts takes: who acts, and why.
+"""
 
 from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
+import click
 import msgspec
 
-from runtime.settings import Settings
-from schemas.event_id import event_id
-from schemas.events import OperationRecorded
-from streams.producer import EventProducer
-from streams.record_position import RecordPosition
-from streams.topics import OPERATIONS_TOPIC
+if TYPE_CHECKING:
+    from runtime.settings import Settings
+    from streams.record_position import RecordPosition
 
-SOURCE: Final = "plant/operations"
+ACTIONS_SOURCE: Final = "plant/operations"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+actor_option = click.option("--actor", default="", help="Account that acts.  [default: the system user]")
 
 
 class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,27 +35,47 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
 
 
-async def record(settings: Settings, act: OperatorAction) -> RecordPosition:
-    """Record an act; returns when Kafka has it safely, and only then may the act be done.
+def reason_option(default: str) -> Callable[[F], F]:
+    """Return the option `--reason`, with the reason that is recorded where none is given."""
+    return click.option("--reason", default=default, show_default=True, help="Why; kept permanently.")
+
+
+def with_facts(reason: str, facts: Sequence[str]) -> str:
+    """Return the reason as it is recorded: the details of the action follow it in brackets.
+
+    >>> with_facts("It is time.", ["scheme v1a", "overlap 24h"])
+    'It is time. [scheme v1a; overlap 24h]'
+    """
+    return f"{reason} [{'; '.join(facts)}]" if facts else reason
+
+
+async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
+    """Record an action. It may be done only once this has returned: Kafka then has the record safely.
 
     Raises KafkaUnavailable, and then nothing must be done. Waits a little for a broker that is only starting.
     """
+    # The commands' help needs none of these, and they are slow to import.
+    from schemas.event_id import event_id
+    from schemas.events import OperationRecorded
+    from streams.producer import EventProducer
+    from streams.topics import OPERATIONS_TOPIC
+
     operation_id = uuid4()
     event = OperationRecorded(
         event_id=event_id("plant.operations", str(operation_id)),
         operation_id=operation_id,
         occurred_at=datetime.now(UTC),
-        actor=act.actor or _account(),
-        action=act.action,
-        target=act.target,
-        reason=act.reason,
+        actor=action.actor or _account(),
+        action=action.action,
+        target=action.target,
+        reason=action.reason,
     )
     async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
-        return await producer.publish(event, source=SOURCE)
+        return await producer.publish(event, source=ACTIONS_SOURCE)
 
 
 def _account() -> str:
-    """The system user; in a container it may have a number only."""
+    """Return the system user's name; in a container the user may have a number only."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

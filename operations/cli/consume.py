@@ -26,7 +26,7 @@ FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jso
 )
 @click.option("--partition", "partitions", type=int, multiple=True, help="Only this partition.")
 @click.option("--topic", default="genesis.events", show_default=True, help="Topic to read.")
-@click.option("--follow", is_flag=True, help="Go on when the end is reached.")
+@click.option("--follow", is_flag=True, help="Keep reading when the end is reached.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many events.")
 @output_option
 def command(
@@ -119,9 +119,9 @@ class _Printer:
         if not self._headed:
             self._headed = True
             click.secho(f"{'position':<12}  {'appended':<23}  {'type':<26}  {'entity':<36}  event id", bold=True)
-        place = f"{position.partition}@{position.offset}"
+        shown_position = f"{position.partition}@{position.offset}"
         appended = received.timestamp.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        click.echo(f"{place:<12}  {appended}  {event.event_type:<26}  {event.entity_id}  {event.event_id}")
+        click.echo(f"{shown_position:<12}  {appended}  {event.event_type:<26}  {event.entity_id}  {event.event_id}")
 
 
 def _row(received: Received) -> dict[str, object]:
@@ -139,7 +139,7 @@ def _row(received: Received) -> dict[str, object]:
 
 
 def _header(name: str, value: bytes | None) -> tuple[str, str | None]:
-    """Printable, whatever a producer put there."""
+    """Return the header in printable form, whatever bytes a producer put there."""
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return shown, None if value is None else value.decode("utf-8", "backslashreplace")
 

@@ -52,7 +52,7 @@ def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
 
 
 def _show_part(part: Part) -> None:
-    """One section on stdout."""
+    """Print one section to stdout."""
     import msgspec
 
     from operations.demo.outcome import Audit, Published, ReadModelPart
@@ -83,7 +83,7 @@ def _show_part(part: Part) -> None:
 
 def _show_published(part: Any) -> None:
     from operations.demo.catalogue import ATTRIBUTION
-    from operations.demo.run import said_generated
+    from operations.demo.run import generated_note
 
     _head(f"Published {part.published:,} events by signed webhooks")
     show([{"event_type": name, "events": count} for name, count in part.by_type.items()], "table")
@@ -94,7 +94,7 @@ def _show_published(part: Any) -> None:
     if part.dispositions.get("repeat"):
         click.echo("           (repeats: events of an earlier run; they are logged, and change nothing)")
     click.echo(ATTRIBUTION)
-    click.echo(said_generated(part.seed, part.run))
+    click.echo(generated_note(part.seed, part.run))
 
 
 def _show_read_model(part: Any) -> None:
@@ -142,7 +142,7 @@ def _show_end(outcome: DemoOutcome) -> None:
 
 
 def _program() -> str:
-    """How a person calls this very program from here: `plant`, or its path where that is not on the PATH."""
+    """Return how a person calls this program from here: `plant`, or its path where that is not on the PATH."""
     here = os.path.realpath(sys.argv[0])
     if os.path.realpath(shutil.which("plant") or "") == here:
         return "plant"

@@ -16,7 +16,7 @@ def command(delete_data: bool) -> None:
 
     stack = stack_here()
     stopped = stack.down(delete_data=delete_data)
-    said = " and ".join([part for part in (", ".join(stopped[:-1]), *stopped[-1:]) if part])
-    click.echo(f"Stopped {said}." if said else "Nothing was running.", err=True)
+    names = " and ".join([part for part in (", ".join(stopped[:-1]), *stopped[-1:]) if part])
+    click.echo(f"Stopped {names}." if names else "Nothing was running.", err=True)
     if delete_data:
         click.echo(f"Removed the data of {stack.home}.", err=True)

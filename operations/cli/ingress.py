@@ -22,7 +22,7 @@ import click
 def command(
     host: str | None, port: int | None, ready_file: Path | None, processes: int | None, parent_pipe: int | None
 ) -> None:
-    """Serve the webhooks that events come in by.
+    """Serve the webhooks that bring events in.
 
     \b
     Examples:

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import click
 
-from operations.cli.acting import actor_option, reason_option, with_facts
 from operations.cli.listing import Output, output_option, show
+from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
 if TYPE_CHECKING:
     from ingress.key_rows import StoredKey
@@ -73,7 +73,6 @@ def add(
       plant keys add genesis --public-key whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=
     """
     from ingress.keys import check_producer_name
-    from operations.operator_actions import OperatorAction, record
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -85,13 +84,13 @@ def add(
 
     async def act() -> None:
         async with _store(settings) as store:
-            await store.refuse_unfit(producer, new.stored, new.scheme)  # the database must answer before anything
+            await store.refuse_unfit(producer, new.stored, new.scheme)  # the database must answer before the record
             why = with_facts(reason, new.facts())
             await record(settings, OperatorAction(action="keys.add", target=new.target, reason=why, actor=actor))
             await store.add(new.id, producer, new.stored, expires_at, scheme=new.scheme, not_before=begins_at)
 
     asyncio.run(act())
-    new.tell(output, expires_at=expires_at)
+    new.show(output, expires_at=expires_at)
 
 
 @command.command()
@@ -107,7 +106,7 @@ def add(
 @click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
 @secret_option
 @actor_option
-@reason_option("Keys are changed now and then.")
+@reason_option("Keys are rotated regularly.")
 def rotate(
     producer: str,
     overlap: str,
@@ -128,13 +127,12 @@ def rotate(
       plant keys rotate genesis --scheme v1a --overlap 7d --execute --output json
     """
     from ingress.keys import check_producer_name
-    from operations.operator_actions import OperatorAction, record
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
     check_producer_name(producer)
-    lasting, expires_at = _span("--overlap", overlap), _moment("--expires", expires, now)
-    if lasting > OVERLAP_MAX:
+    window, expires_at = _span("--overlap", overlap), _moment("--expires", expires, now)
+    if window > OVERLAP_MAX:
         raise click.BadParameter(f"at most {OVERLAP_MAX.days}d", param_hint="--overlap")
     if public_key is not None:
         if scheme == "v1":
@@ -153,10 +151,10 @@ def rotate(
                 return
             why = with_facts(reason, [*new.facts(), f"overlap {overlap}", f"ends {ends}"])
             await record(settings, OperatorAction(action="keys.rotate", target=new.target, reason=why, actor=actor))
-            ended = await store.rotate(new.id, producer, new.stored, expires_at, scheme=new.scheme, overlap=lasting)
+            ended = await store.rotate(new.id, producer, new.stored, expires_at, scheme=new.scheme, overlap=window)
             for key in ended:
                 click.echo(f"key {key.id} of {producer} expires at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}", err=True)
-            new.tell(output, expires_at=expires_at, expiring=[_shown(key, now) for key in ended])
+            new.show(output, expires_at=expires_at, expiring=[_shown(key, now) for key in ended])
 
     asyncio.run(act())
 
@@ -186,14 +184,13 @@ def list_keys(producer: str | None, output: Output) -> None:
 @actor_option
 @reason_option("The key is no longer wanted.")
 def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
-    """Take key ID back for ever: ingress refuses it within about a second.
+    """Revoke key ID permanently: ingress refuses it within about a second.
 
     \b
     Examples:
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1 --execute --reason "it got out"
     """
-    from operations.operator_actions import OperatorAction, record
     from runtime.settings import load_settings
 
     settings = load_settings()
@@ -235,21 +232,21 @@ def _new_key(producer: str, scheme: Scheme | None, public_key: str | None) -> Ne
 
 
 async def _active(store: KeyStore, producer: str, scheme: Scheme | None) -> list[StoredKey]:
-    """The keys that a new one takes over from: all of one scheme. Raises NoKeyToRotate."""
+    """Return the keys that a new one replaces: all of one scheme. Raises NoKeyToRotate."""
     from ingress.errors import NoKeyToRotate
 
     now = datetime.now(UTC)
     active = [key for key in await store.all() if key.producer == producer and key.state(now) == "active"]
     if scheme is None and len({key.scheme for key in active}) > 1:
         raise click.UsageError(f"{producer} has active keys of both schemes; say which with --scheme.")
-    found = [key for key in active if scheme in (None, key.scheme)]
-    if not found:
+    replaced = [key for key in active if scheme in (None, key.scheme)]
+    if not replaced:
         raise NoKeyToRotate(
             f"{producer} has no active {f'{scheme} ' if scheme else ''}key.",
             why=NoKeyToRotate.__doc__ or "",
             next_step=f"plant keys add {producer}{f' --scheme {scheme}' if scheme else ''}",
         )
-    return found
+    return replaced
 
 
 def _shown(key: StoredKey, now: datetime) -> dict[str, object]:
@@ -268,23 +265,23 @@ def _shown(key: StoredKey, now: datetime) -> dict[str, object]:
     }
 
 
-def _span(option: str, given: str) -> timedelta:
+def _span(option: str, text: str) -> timedelta:
     try:
-        if given[:-1].isascii() and given[:-1].isdigit():
-            return timedelta(**{SPANS[given[-1]]: int(given[:-1])})
+        if text[:-1].isascii() and text[:-1].isdigit():
+            return timedelta(**{SPANS[text[-1]]: int(text[:-1])})
     except (KeyError, ValueError, OverflowError):
         pass
-    raise click.BadParameter(f"{given!r} is no span, such as 90d, 12h, 30m or 10s", param_hint=option)
+    raise click.BadParameter(f"{text!r} is no span, such as 90d, 12h, 30m or 10s", param_hint=option)
 
 
-def _moment(option: str, given: str | None, now: datetime) -> datetime | None:
-    """A point in time to come, from a time or a span."""
-    if given is None:
+def _moment(option: str, text: str | None, now: datetime) -> datetime | None:
+    """Return a point in the future, from a time or a span."""
+    if text is None:
         return None
     try:
-        moment = now + _span(option, given) if given[-1:] in SPANS else datetime.fromisoformat(given)
+        moment = now + _span(option, text) if text[-1:] in SPANS else datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{given!r} is neither a time nor a span", param_hint=option) from None
+        raise click.BadParameter(f"{text!r} is neither a time nor a span", param_hint=option) from None
     if moment.tzinfo is None:
         raise click.BadParameter("say the time zone, such as 2027-01-31T00:00Z", param_hint=option)
     if moment <= now:

@@ -31,7 +31,7 @@ def show(rows: Sequence[Mapping[str, Any]], output: Output, *, columns: Sequence
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Plain aligned columns: they read well on a terminal and cut well with standard tools."""
+    """Print plain aligned columns, which a terminal shows well and standard tools cut well."""
     heads = [column.replace("_", " ") for column in columns]
     cells = [[_shown(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[at]) for line in [heads, *cells]) for at in range(len(columns))]

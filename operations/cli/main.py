@@ -1,4 +1,4 @@
-"""The command `plant`: finds subcommands, and turns whatever they raise into three lines and an exit code.
+"""The command `plant`: finds subcommands, and turns every error that they raise into three lines and an exit code.
 
 A subcommand's module is imported only when it is run, so `plant --help` stays quick. Add one by a line in COMMANDS
 and a module that holds a click command or group called `command`.
@@ -62,7 +62,7 @@ COMMANDS: dict[str, Entry] = {
     "schemas": _entry("schemas", EVENTS, "Show event schemas, and refuse incompatible changes."),
     "publish": _entry("publish", EVENTS, "Publish events from a file."),
     "consume": _entry("consume", EVENTS, "Print events from the topic."),
-    "ingress": _entry("ingress", SERVICES, "Serve the webhooks that events come in by."),
+    "ingress": _entry("ingress", SERVICES, "Serve the webhooks that bring events in."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
     "relay": _entry("relay", SERVICES, "Publish direct changes, and dead letters, until Ctrl-C."),
     "db": _entry("db", DATA, "Migrate the database, and say where it is."),
@@ -87,12 +87,12 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        found = importlib.import_module(entry.module).command
-        assert isinstance(found, click.Command)
-        return found
+        command = importlib.import_module(entry.module).command
+        assert isinstance(command, click.Command)
+        return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names and lines from the table: completing a command imports none."""
+        """Return names and lines from the table: completing a command imports no module."""
         names = [
             CompletionItem(name, help=entry.line) for name, entry in COMMANDS.items() if name.startswith(incomplete)
         ]
@@ -125,12 +125,11 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process with its code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(given))
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     try:
         result = cli.main(args=arguments, prog_name="plant", standalone_mode=False)
         sys.stdout.flush()
@@ -139,7 +138,7 @@ def run(arguments: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
     except click.ClickException as error:
-        return _tell_usage(error)
+        return _show_usage_error(error)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return EXIT_INTERRUPTED
@@ -150,14 +149,14 @@ def run(arguments: list[str]) -> int:
             return _reader_gone()
         raise
     except PlantError as error:
-        return _tell(arguments, error.what, error.why, error.next_step, error.exit_code)
+        return _show_error(arguments, error.what, error.why, error.next_step, error.exit_code)
     except Exception as error:
         again = f"plant --debug {shlex.join(arguments)}"
-        return _tell(arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED)
+        return _show_error(arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED)
 
 
 def _reader_gone() -> int:
-    """The reader has seen enough (`plant consume | head`). Python would complain again when it flushes at exit."""
+    """End well when the reader has closed the pipe (`plant consume | head`): keep Python from failing again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -167,14 +166,14 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _tell_usage(error: click.ClickException) -> int:
+def _show_usage_error(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "plant"
     _print_error(error.format_message(), "", f"{path} --help")
     return error.exit_code
 
 
-def _tell(arguments: list[str], what: str, why: str, next_step: str, exit_code: int) -> int:
+def _show_error(arguments: list[str], what: str, why: str, next_step: str, exit_code: int) -> int:
     if "--debug" in arguments or os.environ.get("PLANT_DEBUG"):
         traceback.print_exc()
     _print_error(what, why, next_step)
@@ -182,7 +181,7 @@ def _tell(arguments: list[str], what: str, why: str, next_step: str, exit_code: 
 
 
 def _print_error(what: str, why: str, next_step: str) -> None:
-    """What went wrong, why, and one command to run next."""
+    """Print what went wrong, why, and one command to run next."""
     click.echo(f"{click.style('error', fg='red', bold=True)}: {what}", err=True)
     if why:
         click.echo(f"  why: {why}", err=True)

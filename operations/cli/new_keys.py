@@ -1,4 +1,4 @@
-"""A key that is being made: what is stored of it, what is recorded, and what is shown this once."""
+"""A new key: what is stored of it, what is recorded, and what is shown once."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def target(self) -> str:
-        """How the act that makes it names it."""
+        """The target of the operator action that makes the key."""
         return f"{self.producer}/{self.id}"
 
     @property
     def public_key(self) -> str | None:
-        """Of a v1a key."""
+        """The public key in its `whpk_…` form, of a v1a key only."""
         return encode_public_key(self.stored) if self.scheme == "v1a" else None
 
     def facts(self) -> list[str]:
-        """What is recorded beside the reason."""
+        """Return the facts that are recorded next to the reason."""
         return [] if self.public_key is None else [f"public key {self.public_key}"]
 
-    def tell(self, output: Literal["secret", "json"], **more: datetime | object) -> None:
-        """Print it: the secret to stdout, or all of it as JSON."""
+    def show(self, output: Literal["secret", "json"], **more: datetime | object) -> None:
+        """Print the secret to stdout, or everything as JSON."""
         if output == "json":
             document = {
                 "id": str(self.id),
@@ -50,18 +50,18 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
             }
             click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
             return
-        said = f"key {self.id} of {self.producer}"
+        line = f"key {self.id} of {self.producer}"
         if self.public_key is not None:
-            said += f", public key {self.public_key}"
+            line += f", public key {self.public_key}"
         if self.secret is None:
-            click.echo(said, err=True)
+            click.echo(line, err=True)
         else:
-            click.echo(f"{said}; its secret is shown only now:", err=True)
+            click.echo(f"{line}; its secret is shown only now:", err=True)
             click.echo(self.secret)
 
 
 def new_key(producer: str, scheme: Scheme | None, public_key: str | None) -> NewKey:
-    """A key of random bytes, or of a producer's own public key. Raises ValueError where that is not one."""
+    """Make a key of random bytes, or of a producer's own public key. Raises ValueError where that is not one."""
     key_id = new_key_id()
     if public_key is not None:
         if scheme == "v1":

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from operations.cli.acting import actor_option, reason_option, with_facts
 from operations.cli.listing import Output, output_option, show
+from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
 if TYPE_CHECKING:
     from ingress.producers import PolicyChanges, ProducerStore, StoredProducer
@@ -29,11 +29,11 @@ class EventTypes(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
         from ingress.payloads import is_accepted
 
-        found = frozenset() if value == "all" else frozenset(part.strip() for part in value.split(","))
-        for event_type in sorted(found):
+        event_types = frozenset() if value == "all" else frozenset(part.strip() for part in value.split(","))
+        for event_type in sorted(event_types):
             if not is_accepted(event_type):
                 self.fail(f"no event type {event_type!r} comes in from outside", param, ctx)
-        return found
+        return event_types
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from ingress.payloads import is_accepted
@@ -115,7 +115,7 @@ def set_policy(
     actor: str,
     reason: str,
 ) -> None:
-    """Change what producer NAME may send; what is not said stays. Ingress heeds it within about a second.
+    """Change what producer NAME may send; what is not named stays. Ingress applies it within about a second.
 
     \b
     Examples:
@@ -180,16 +180,14 @@ def enable(name: str, actor: str, reason: str) -> None:
 
 
 async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: str, actor: str) -> None:
-    from operations.operator_actions import OperatorAction, record
 
     async with _store(settings) as store:
-        await store.all()  # the database must answer before the act is recorded
+        await store.all()  # the database must answer before the action is recorded
         await record(settings, OperatorAction(action="producers.set", target=name, reason=reason, actor=actor))
         await store.set(name, changes)
 
 
 async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor: str, reason: str) -> str:
-    from operations.operator_actions import OperatorAction, record
 
     verb = "enable" if on else "disable"
     async with _store(settings) as store:

@@ -41,25 +41,25 @@ class TerminalBar:
 
 
 class LineBar:
-    """A line now and then; advanced from several threads."""
+    """A line every few seconds; several threads may advance it."""
 
     def __init__(self, total_bytes: int) -> None:
         self._total_bytes = total_bytes
         self._done_bytes = 0
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
         self._lock = threading.Lock()
 
     def advance(self, size_bytes: int) -> None:
         with self._lock:
             self._done_bytes += size_bytes
-            if time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
-                self._said_at = time.monotonic()
+            if time.monotonic() - self._printed_at >= LINE_EVERY_SECONDS:
+                self._printed_at = time.monotonic()
                 click.echo(f"  {self._done_bytes / 1e6:.0f} of {self._total_bytes / 1e6:.0f} MB", err=True)
 
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Progress in things rather than bytes: a bar on a terminal, one line at the end elsewhere."""
+    """Show progress in items rather than bytes: a bar on a terminal, one line at the end elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _: None
         click.echo(f"· {title}: {total:,} done", err=True)

@@ -23,12 +23,12 @@ def list_topics(names: tuple[str, ...], output: Output) -> None:
     from streams.topics import CATALOGUE, RETENTION_FOREVER, describe
 
     settings = load_settings()
-    found = asyncio.run(describe(settings))
+    described = asyncio.run(describe(settings))
     rows = []
     for topic in CATALOGUE:
         if names and topic.name not in names:
             continue
-        real = found.get(topic.name)
+        real = described.get(topic.name)
         rows.append(
             {
                 "topic": topic.name,
@@ -36,7 +36,7 @@ def list_topics(names: tuple[str, ...], output: Output) -> None:
                 "partitions": real.partitions if real else None,
                 "replicas": real.replicas if real else None,
                 "key": topic.key,
-                "kept": "for ever"
+                "kept": "permanently"
                 if topic.retention_ms == RETENTION_FOREVER
                 else f"{topic.retention_ms // 86_400_000} days",
                 "id": str(real.topic_id) if real else None,

@@ -26,11 +26,11 @@ def command(major: str | None, brokers: str | None, output: Output) -> None:
     Addresses and passwords are written to .plant/stack.env, which every other command reads.
     """
     from operations.cli.progress import ShownProgress
-    from operations.local_stack import prepare, stack_here
+    from operations.local_stack import prepare_stack, stack_here
 
     progress = ShownProgress()
     stack = stack_here(major=major, brokers=brokers, progress=progress)
-    services = stack.up(lambda environ: prepare(environ, progress))
+    services = stack.up(lambda environ: prepare_stack(environ, progress))
     show(status_rows(services), output, columns=STATUS_COLUMNS)
     _warn_of_overrides(stack.environ)
     progress.say(f"Ready. Logs: {stack.home / 'logs'}. Next: plant status, plant demo, plant down.")
@@ -40,7 +40,7 @@ STATUS_COLUMNS = ("service", "state", "version", "address", "pid", "uptime_secon
 
 
 def status_rows(services: list[Any]) -> list[dict[str, Any]]:
-    """One row a service, for `up` and `status`."""
+    """Return one row a service, for `up` and `status`."""
     return [
         {
             "service": service.name,

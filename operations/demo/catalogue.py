@@ -46,14 +46,14 @@ class DemoCatalogue(msgspec.Struct, frozen=True):
     job_roles: tuple[DemoJobRole, ...]
 
     def names(self) -> dict[UUID, str]:
-        """Skill and job role ids to their names."""
+        """Return the names of skills and job roles by id."""
         names = {skill.id: skill.name for skill in self.skills}
         return names | {role.id: role.name for role in self.job_roles}
 
 
 @cache
 def catalogue() -> DemoCatalogue:
-    """The catalogue, read once a process."""
+    """Return the catalogue, read once a process."""
     skills = tuple(
         DemoSkill(_id(row["uri"]), row["uri"], row["label"], row["description"], _CATEGORIES[row["skill_type"]])
         for row in _rows("skills.csv")

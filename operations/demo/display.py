@@ -21,12 +21,12 @@ class Display:
         self._tally = tally
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
-        self._started = self._said_at = time.monotonic()
+        self._started = self._printed_at = time.monotonic()
         self._last_at: dict[str, float] = {}
         self._last: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        self._started = self._said_at = time.monotonic()
+        self._started = self._printed_at = time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,11 +45,11 @@ class Display:
             self._bars.stop()
 
     def seconds(self, name: str) -> float:
-        """Until the last time that this count grew."""
+        """Return the seconds from the start to the last growth of this count."""
         return max(0.001, self._last_at.get(name, self._started) - self._started)
 
     def show(self, projected: int) -> None:
-        """Take the counts as they are now."""
+        """Show the current counts."""
         now = time.monotonic()
         counts = {"published": self._tally.published, "projected": projected}
         for name, count in counts.items():
@@ -58,10 +58,10 @@ class Display:
         if self._bars is not None:
             for name, count in counts.items():
                 self._bars.update(self._tasks[name], completed=count, rate=f"{self._rate(name):,.0f}/s")
-        elif now - self._said_at >= LINE_EVERY_SECONDS:
-            self._said_at = now
-            said = ", ".join(f"{name} {count:,} ({self._rate(name):,.0f}/s)" for name, count in counts.items())
-            click.echo(f"  {said} of {self._total:,}", err=True)
+        elif now - self._printed_at >= LINE_EVERY_SECONDS:
+            self._printed_at = now
+            line = ", ".join(f"{name} {count:,} ({self._rate(name):,.0f}/s)" for name, count in counts.items())
+            click.echo(f"  {line} of {self._total:,}", err=True)
 
     def _rate(self, name: str) -> float:
         return self._last.get(name, 0) / self.seconds(name)

@@ -52,7 +52,7 @@ class Population:
         return DemoAgent(self._id(f"agent/{number}"), f"agent {run}-{number:04}", role.id, skills)
 
     def onboarded(self) -> Iterator[Message]:
-        """Each agent joins."""
+        """Yield an onboarding of each agent."""
         for agent in self.agents:
             data = {
                 "agent_id": agent.id,
@@ -63,7 +63,7 @@ class Population:
             yield self._message("genesis.agent.onboarded", agent, 0, data)
 
     def available(self) -> Iterator[Message]:
-        """Most agents are available now, the others later."""
+        """Yield an availability of each agent: most are available now, the others later."""
         for agent in self.agents:
             data: dict[str, Any] = {"agent_id": agent.id, "available": self._random.random() < AVAILABLE_SHARE}
             if not data["available"]:
@@ -71,7 +71,7 @@ class Population:
             yield self._message("genesis.agent.available", agent, 0, data)
 
     def judged(self) -> Iterator[Message]:
-        """Each agent is rated a few times, and some of its skills are put to the test."""
+        """Yield a few ratings of each agent, and validations of some of its skills."""
         for agent in self.agents:
             for number in range(self._random.randint(1, RATINGS_MAX)):
                 data: dict[str, Any] = {

@@ -16,7 +16,7 @@ CATALOGUE_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One signed request to be. The id stands for it for ever: sent again, it is stored once."""
+    """A request before it is signed. Its id is permanent: sent again, it is stored once."""
 
     id: str
     event_type: str
@@ -26,7 +26,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def cloud_event(message_id: str, event_type: str, time: datetime, data: dict[str, Any]) -> Message:
-    """A structured CloudEvent."""
+    """Make a structured CloudEvent."""
     envelope = {
         "specversion": "1.0",
         "id": message_id,
@@ -41,14 +41,14 @@ def cloud_event(message_id: str, event_type: str, time: datetime, data: dict[str
 
 
 def webhook(message_id: str, event_type: str, time: datetime, data: dict[str, Any]) -> Message:
-    """A Standard Webhooks payload, to the event type's own route."""
+    """Make a Standard Webhooks payload, to the event type's own route."""
     _, entity, what = event_type.split(".")
     body = msgspec.json.encode({"type": event_type, "timestamp": time, "data": data})
     return Message(message_id, event_type, f"/webhook/genesis/{entity}-{what}", "application/json", body)
 
 
 def catalogue_messages(catalogue: DemoCatalogue) -> Iterator[Message]:
-    """Each ESCO skill registered, each ICT occupation defined as a job role."""
+    """Yield a registration of each ESCO skill, and a job role for each ICT occupation."""
     for skill in catalogue.skills:
         data: dict[str, Any] = {
             "skill_id": skill.id,

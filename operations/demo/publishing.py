@@ -23,7 +23,7 @@ PAUSE_MAX_SECONDS: Final = 5.0
 
 
 class DemoTally:
-    """What has been acknowledged, by event type and by place in Kafka."""
+    """What has been acknowledged, by event type and by record position."""
 
     def __init__(self) -> None:
         self.by_type: Counter[str] = Counter()
@@ -48,7 +48,7 @@ class DemoTally:
         insort(self._offsets.setdefault(partition, []), offset)
 
     def below(self, next_offsets: Mapping[int, int]) -> int:
-        """How many of this run's records lie below these checkpoints.
+        """Count this run's records below these checkpoints.
 
         >>> tally = DemoTally()
         >>> tally.add("t", 0, 7), tally.add("t", 0, 9), tally.add("t", 1, 2)

@@ -1,4 +1,4 @@
-"""The demo, from nothing to the last word."""
+"""The demo, from an empty machine to its outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
 
 PRODUCER: Final = "demo"
 POLL_SECONDS: Final = 0.1
-STALLED_SECONDS: Final = 30.0
+STALL_TIMEOUT_SECONDS: Final = 30.0
 SAMPLE_ROWS: Final = 8
 SAMPLE_SKILLS: Final = 2
 
@@ -126,16 +126,16 @@ class Run:
             if projected > best or not sending.done():
                 best, grew_at = projected, time.monotonic()
             self._stage.alive()
-            if time.monotonic() - grew_at > STALLED_SECONDS:
+            if time.monotonic() - grew_at > STALL_TIMEOUT_SECONDS:
                 raise DemoFailed(
                     "The worker has stopped projecting.",
-                    why=f"{projected} of {total} events are projected, and no more came in {STALLED_SECONDS:.0f} s.",
+                    why=f"{projected} of {total} are projected; no more came in {STALL_TIMEOUT_SECONDS:.0f} s.",
                     next_step=f"tail -50 {self._stage.logs / 'worker.log'}",
                 )
             await asyncio.sleep(POLL_SECONDS)
 
     def read_model(self) -> ReadModelPart:
-        """This run's agents as readers see them."""
+        """Return this run's agents as readers see them."""
         ids = [agent.id for agent in self.population.agents]
         rows = uvloop.run(self._with("api", lambda database: reading.agents(database, ids)))
         if len(rows) != len(ids):
@@ -144,8 +144,8 @@ class Run:
         return ReadModelPart(agents=len(rows), available=sum(bool(row.available) for row in rows), rows=shown)
 
     def partitions(self) -> list[PartitionRow]:
-        """Where each partition stands, once all that is in Kafka is in Postgres."""
-        deadline = time.monotonic() + STALLED_SECONDS
+        """Return the checkpoints of each partition, once everything in Kafka is in Postgres."""
+        deadline = time.monotonic() + STALL_TIMEOUT_SECONDS
         while True:
             rows = uvloop.run(self._partitions())
             if sum(row.lag for row in rows) == 0 or time.monotonic() > deadline:
@@ -161,7 +161,7 @@ class Run:
         ]
 
     def audit(self) -> Audit:
-        """The real verifier, over every chain, as plant_auditor."""
+        """Run the real verifier over every chain, as plant_auditor."""
         # One process: more of them pay from about a million entries on.
         chains = verify_chains(self.settings.database_address("auditor"), jobs=1)
         bad = [chain for chain in chains if chain.finding is not None]
@@ -174,7 +174,7 @@ class Run:
         return Audit(verdict="good", entries=sum(chain.entries for chain in chains), chains=chains)
 
     def tamper(self) -> tuple[list[tampering.RefusedStatement], tampering.TamperedRow]:
-        """Try to change an entry of this run where it is."""
+        """Try to change an entry of this run in the log itself."""
         place = tampering.choose(self.settings.database_address("auditor"), self.tally.first_offsets)
         return tampering.refused(self.settings, place), place
 
@@ -215,7 +215,7 @@ def run(options: Options, progress: Progress, show: Callable[[Part], None], star
         show(found)
     return DemoOutcome(
         esco=ATTRIBUTION,
-        generated=said_generated(options.seed, published.run),
+        generated=generated_note(options.seed, published.run),
         published=published,
         read_model=read_model,
         partitions=partitions,
@@ -228,8 +228,8 @@ def run(options: Options, progress: Progress, show: Callable[[Part], None], star
     )
 
 
-def said_generated(seed: int, number: int) -> str:
-    """What is not real in what the demo shows."""
+def generated_note(seed: int, number: int) -> str:
+    """Return the sentence that says which of the shown data is generated."""
     return (
         f"Skills and job roles are ESCO's. Agents, their availability, ratings and validations are generated "
         f"(seed {seed}, run {number})."
@@ -237,7 +237,7 @@ def said_generated(seed: int, number: int) -> str:
 
 
 async def _in_order(publisher: DemoPublisher, phases: list[list[Message]]) -> None:
-    """A phase is acknowledged before the next begins: an agent is onboarded before it is rated."""
+    """Publish phase after phase: an agent is onboarded before it is rated."""
     for phase in phases:
         await publisher.publish(phase)
 

@@ -20,7 +20,7 @@ from devstack.processes import ProcessRecord
 from devstack.progress import Progress
 from devstack.stack import Stack
 from operations.demo.errors import DemoFailed, ServiceEnded
-from operations.local_stack import prepare, stack_here
+from operations.local_stack import prepare_stack, stack_here
 
 READY_PATIENCE_SECONDS: Final = 60.0
 END_PATIENCE_SECONDS: Final = 20.0
@@ -129,7 +129,7 @@ def stage(progress: Progress) -> Iterator[tuple[Stage, bool]]:
         was_up = any(service.state != "stopped" for service in stack.status())
         own = Stage(stack)
         try:
-            stack.up(lambda environ: prepare(environ, progress))
+            stack.up(lambda environ: prepare_stack(environ, progress))
             yield own, was_up
         finally:
             with _undisturbed():

@@ -9,7 +9,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from ingress.payloads import is_accepted
-from operations.cli import acting
+from operations import operator_actions
 from operations.cli.main import cli
 from operations.cli.producers import BURST, RATE, EventTypes
 
@@ -58,4 +58,4 @@ def test_event_types_are_types_that_come_in(text: str) -> None:
 
 def test_the_docstrings_are_right() -> None:
     """The example in the module holds."""
-    assert doctest.testmod(acting).failed == 0
+    assert doctest.testmod(operator_actions).failed == 0
