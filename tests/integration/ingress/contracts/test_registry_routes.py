@@ -21,7 +21,7 @@ from schemas.codec import decode
 from schemas.events import EVENT_TYPES
 from schemas.examples import examples
 from schemas.registry import bundled
-from streams.topics import EVENT_TYPES as TOPIC
+from streams.topics import EVENTS_TOPIC as TOPIC
 from tests.support.ingress_process import Running, started
 from tests.support.stock_consumer import read_record
 from tests.support.webhooks import rated
