@@ -1,4 +1,4 @@
-"""What an error of the driver means to Plant: one of its own errors, with what to do next."""
+"""The translator of asyncpg's errors, bare or wrapped by SQLAlchemy, into Plant's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
+from sqlalchemy.exc import DBAPIError
 
 from database.errors import (
     ConstraintRefused,
@@ -18,17 +19,17 @@ from database.errors import (
     TransactionConflict,
     ValueRefused,
 )
-from database.unreachable import driver_error, unreachable_because
+from database.sqlstates import UNREACHABLE, is_one_of
 from runtime.errors import PlantError
 
 RUN_AGAIN = "await database.run(work)    # calls work anew after a conflict"
 
 
 def translate_error(error: BaseException, where: str) -> PlantError | None:
-    """The error to raise instead, `where` being the database's address without secrets; None: raise it as it is.
+    """Return the error to raise instead; None: raise it as it is. `where` is the database's address without secrets.
 
-    What is said never holds a value of a row: only names of tables and constraints. Where the driver's own error holds
-    one it is taken out, since a traceback shows that error too.
+    Its message holds names of tables and constraints and never a value of a row. A value in the driver's own error is
+    taken out, since a traceback shows that error too.
     """
     if isinstance(error, PlantError):
         return None
@@ -41,8 +42,34 @@ def translate_error(error: BaseException, where: str) -> PlantError | None:
     return None
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """Return asyncpg's error, out of SQLAlchemy's wrapping."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig.__cause__ or error.orig
+    return error
+
+
+def unreachable_because(error: BaseException) -> str | None:
+    """Return one sentence on why the database can't be reached; None when the error means something else."""
+    cause = driver_error(error)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return f"the connection was lost: {cause}."
+    if isinstance(cause, asyncpg.InterfaceError) and "closed" in str(cause):
+        return f"the connection was lost: {cause}."
+    if isinstance(cause, asyncpg.InternalClientError) and "cannot switch to state" in str(cause):
+        # The driver has read that the server ends the session, and not yet that the connection is closed.
+        return "the connection was lost: the server has ended the session."
+    if isinstance(cause, ConnectionRefusedError):
+        return "nothing listens there."
+    if isinstance(cause, TimeoutError):
+        return "no answer in time."
+    if isinstance(cause, OSError) or is_one_of(getattr(cause, "sqlstate", None), UNREACHABLE):
+        return f"{str(cause) or type(cause).__name__}."
+    return None
+
+
 def _conflict(error: BaseException) -> TransactionConflict | StatementTimedOut | LockTimedOut | None:
-    """What another time, or another moment, may not happen."""
+    """Return the error for a failure that another attempt may not meet."""
     cause = driver_error(error)
     if isinstance(cause, asyncpg.SerializationError):
         return SerializationFailed(why=_sentence(cause), next_step=RUN_AGAIN)
@@ -56,18 +83,18 @@ def _conflict(error: BaseException) -> TransactionConflict | StatementTimedOut |
 
 
 def _refusal(error: BaseException) -> ConstraintRefused | ValueRefused | RowRefused | None:
-    """What the row itself is refused for."""
+    """Return the error for a row that is refused."""
     cause = driver_error(error)
     if isinstance(cause, asyncpg.IntegrityConstraintViolationError):
-        _silence(error)
+        _remove_values(error)
         table = cause.table_name
         return ConstraintRefused(
             why=_constraint(cause), next_step=f"psql -c '\\d {table}'" if table else cause.hint or ""
         )
     if isinstance(cause, asyncpg.DataError):
-        said = _value(cause)
-        _silence(error, said)
-        return ValueRefused(why=said, next_step="check what was sent against the column's type")
+        why = _value(cause)
+        _remove_values(error, why)
+        return ValueRefused(why=why, next_step="check what was sent against the column's type")
     if isinstance(cause, asyncpg.InsufficientPrivilegeError) and "row-level security" in str(cause):
         next_step = "begin the transaction with the governance_agent_id that the row has"
         return RowRefused(why=_sentence(cause), next_step=next_step)
@@ -84,7 +111,7 @@ def _constraint(cause: asyncpg.PostgresError) -> str:
 
 
 def _value(cause: asyncpg.DataError) -> str:
-    """The error's kind in words, and which argument it is about; the server's words hold the value.
+    """Return the error's kind in words, and the argument that it is about; the server's own text holds the value.
 
     >>> _value(asyncpg.DataError("invalid input for query argument $2: 'a word' (an integer is required)"))
     'Data, argument $2 (SQLSTATE 22000).'
@@ -94,15 +121,15 @@ def _value(cause: asyncpg.DataError) -> str:
     return f"{kind}{f', argument {argument[1]}' if argument else ''} (SQLSTATE {cause.sqlstate})."
 
 
-def _silence(error: BaseException, said: str = "") -> None:
-    """Take values of rows out of the driver's error and SQLAlchemy's wrapping of it, which then say `said`."""
+def _remove_values(error: BaseException, message: str = "") -> None:
+    """Take values of rows out of the driver's error and SQLAlchemy's wrapping of it; `message` replaces theirs."""
     for each in (driver_error(error), getattr(error, "orig", None)):
         if isinstance(each, asyncpg.PostgresError | AsyncAdapt_asyncpg_dbapi.Error):
             each.detail = None
-            if said:
-                each.args = (said,)
+            if message:
+                each.args = (message,)
 
 
 def _sentence(cause: BaseException) -> str:
-    """The server's own words; its DETAIL, which may show values, is left out."""
+    """Return the server's message without its DETAIL, which may show values."""
     return f"{cause.args[0] if cause.args else type(cause).__name__}."

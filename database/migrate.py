@@ -27,6 +27,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from database.address import connection_arguments, shown, sqlalchemy_url
+from database.error_translation import driver_error, unreachable_because
 from database.errors import (
     DatabaseUnreachable,
     ExtensionMissing,
@@ -35,7 +36,6 @@ from database.errors import (
     SchemaBehind,
     UnknownRevision,
 )
-from database.unreachable import driver_error, unreachable_because
 
 LOCK_TIMEOUT_SECONDS: Final = 10
 WAIT_FOR_OTHER_UPGRADE_SECONDS: Final = 120

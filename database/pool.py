@@ -19,9 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from database.address import shown
 from database.driver import DriverConnection, Isolation, beginning
 from database.engine import make_engine
-from database.error_translation import translate_error
+from database.error_translation import translate_error, unreachable_because
 from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
-from database.unreachable import unreachable_because
 from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import DatabaseRole, Settings

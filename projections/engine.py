@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from audit.chain import extend
+from database.errors import DatabaseUnreachable
 from projections import checkpoints
 from projections.checkpoints import LOG, Fence
 from projections.fold import catch_up
@@ -37,7 +38,7 @@ from runtime import metrics
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.errors import DatabaseAway, LogRefused, OwnershipLost
+from streams.errors import LogRefused, OwnershipLost
 from streams.ownership import Taken
 from streams.transport import Watermarks
 
@@ -100,8 +101,8 @@ class PartitionProjector:
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and advance the checkpoints; returns the next offset.
 
-        Raises OwnershipLost (the fence is gone, or records before this batch are missing), DatabaseAway, or a named
-        stop. After any of them the connection is closed and the partition has to be taken again.
+        Raises OwnershipLost (the fence is gone, or records before this batch are missing), DatabaseUnreachable, or a
+        named stop. After any of them the connection is closed and the partition has to be taken again.
         """
         started = time.perf_counter()
         with self._closing_on_error():
@@ -251,12 +252,12 @@ class PartitionProjector:
 
     def _require_fence(self) -> Fence:
         if self._fence is None:
-            raise DatabaseAway(why="The connection was closed.")
+            raise DatabaseUnreachable(why="The connection was closed.")
         return self._fence
 
     def _require_session(self) -> Session:
         if self._session is None:
-            raise DatabaseAway(why="The connection was closed.")
+            raise DatabaseUnreachable(why="The connection was closed.")
         return self._session
 
 

@@ -17,9 +17,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import adbc_driver_postgresql.dbapi as adbc
 from adbc_driver_manager import Error as AdbcError
 
+from database.errors import DatabaseUnreachable
+from database.sqlstates import DATA, FENCED, INSUFFICIENT_PRIVILEGE, RETRYABLE, is_one_of
 from entities.vocabulary import DEFAULT_TENANT
 from schemas.polars_import import polars as pl
-from streams.errors import DatabaseAway, LogRefused, OwnershipLost, PartitionStopped
+from streams.errors import LogRefused, OwnershipLost, PartitionStopped
 
 CONNECTION_PARAMETERS: Mapping[str, str] = {
     "application_name": "plant-worker",
@@ -35,12 +37,6 @@ CONNECTION_PARAMETERS: Mapping[str, str] = {
     # The governance boundary of all that is folded from events: they carry none.
     f" -c plant.governance_agent_id={DEFAULT_TENANT}",
 }
-
-_RETRY_CLASSES = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_DATA_CLASSES = ("22", "23")
-
-FENCED = "PL001"
-"""What the database function `hold_partition` raises where the fence is gone."""
 
 
 class DataRefused(Exception):
@@ -130,7 +126,7 @@ class Session:
         self.script("BEGIN")
 
     def commit(self) -> None:
-        """Commit; when this raises DatabaseAway the outcome is unknown until the checkpoint is read again."""
+        """Commit; when this raises DatabaseUnreachable the outcome is unknown until the checkpoint is read again."""
         self.script("COMMIT")
 
     def rollback(self) -> None:
@@ -153,16 +149,16 @@ def translate_adbc_error(error: AdbcError) -> Exception:
     # The driver's own text repeats the statement, events and all; what the server said comes apart from it.
     said = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
     text = said.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].splitlines()[0]
-    if not sqlstate or sqlstate.startswith(_RETRY_CLASSES):
-        return DatabaseAway(why=text)
-    if sqlstate.startswith(_DATA_CLASSES):
+    if not sqlstate or is_one_of(sqlstate, RETRYABLE):
+        return DatabaseUnreachable(why=text)
+    if is_one_of(sqlstate, DATA):
         table = (
             said.get("PG_DIAG_TABLE_NAME") or said.get("PG_DIAG_CONTEXT", "").partition("COPY ")[2].partition(",")[0]
         )
         return DataRefused(sqlstate, text, [table, said.get("PG_DIAG_CONSTRAINT_NAME", "")])
     if sqlstate == FENCED:
         return OwnershipLost(why=text)
-    if sqlstate == "42501":
+    if sqlstate == INSUFFICIENT_PRIVILEGE:
         return LogRefused(why=text, next_step="plant doctor")
     return ProjectionBroken(why=text, next_step="plant db upgrade")
 

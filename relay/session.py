@@ -15,6 +15,7 @@ import asyncpg
 from database.address import connection_arguments, shown, sqlalchemy_url
 from database.error_translation import translate_error
 from database.errors import DatabaseUnreachable, SchemaBehind
+from database.sqlstates import RETRYABLE, is_one_of
 from relay.dead_letters import PoisonRows
 from relay.outbox import Outbox
 from runtime.logging import get_logger
@@ -50,8 +51,6 @@ DRIVER_ERRORS: Final = (
     OSError,
     TimeoutError,
 )
-
-_TRY_AGAIN_CLASSES: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
 
 END_SILENT_HOLDER: Final = """
 SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
@@ -140,8 +139,7 @@ def named_errors(where: str) -> Iterator[None]:
     try:
         yield
     except DRIVER_ERRORS as error:
-        sqlstate = str(getattr(error, "sqlstate", "") or "")
-        if sqlstate.startswith(_TRY_AGAIN_CLASSES):
+        if is_one_of(getattr(error, "sqlstate", None), RETRYABLE):
             said = error.args[0] if error.args else type(error).__name__
             raise DatabaseUnreachable(why=f"{where}: {said}.", next_step="plant status") from error
         if isinstance(error, asyncpg.UndefinedTableError):

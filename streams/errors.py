@@ -82,10 +82,6 @@ class AnotherRelayActive(Unreachable, StreamsError):
     """Another relay is active, and one at a time publishes."""
 
 
-class DatabaseAway(Unreachable, StreamsError):
-    """Postgres does not answer; the partition waits and tries again."""
-
-
 class OwnershipLost(StreamsError):
     """Another worker has taken the partition; what this one was writing has no effect."""
 

@@ -25,9 +25,10 @@ import msgspec
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from database.errors import DatabaseUnreachable
 from runtime.logging import get_logger
 from streams.batch import EventBatch
-from streams.errors import CheckpointOutOfLog, DatabaseAway, OwnershipLost, PartitionStopped
+from streams.errors import CheckpointOutOfLog, OwnershipLost, PartitionStopped
 from streams.transport import OpenPartition, RecordBatchConsumer, Watermarks
 
 log = get_logger(__name__)
@@ -65,7 +66,7 @@ class PartitionWriter(Protocol):
         """Fence off every former owner. Raises PartitionStopped where the topic is not the one that was read."""
 
     def project(self, batch: EventBatch) -> int:
-        """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseAway, PartitionStopped."""
+        """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseUnreachable, PartitionStopped."""
 
     def close(self) -> None:
         """Drop the connection; never raises."""
@@ -148,7 +149,7 @@ class OwnedPartition:
                 self._close()
                 self._log.warning("ownership.lost", why=str(error))
                 await asyncio.sleep(self._heartbeat_seconds)
-            except (DatabaseAway, KafkaError) as error:
+            except (DatabaseUnreachable, KafkaError) as error:
                 self._close()
                 pause = self._pause_seconds()
                 self._log.warning("partition.waiting", why=str(error) or repr(error), retry_seconds=pause)

@@ -71,7 +71,7 @@ def verify_chains(
     `chains`, `topic` and `partition` choose chains (all of them by default; one that is named and has no entry gets
     a verdict of 0 entries), `first` and `last` offsets, both included. What is appended meanwhile is left for next
     time. `expect` holds heads kept from before: an entry that is gone or has another hash now is a finding. `planned`
-    is told once how many offsets there are to check. Raises LogUnreachable and LogUnreadable.
+    is told once how many offsets there are to check. Raises DatabaseUnreachable and LogUnreadable.
     """
 
     def chosen(chain: Chain) -> bool:

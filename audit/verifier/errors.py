@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from runtime.errors import CheckFailed, ConfigurationError, Unreachable
+from runtime.errors import CheckFailed, ConfigurationError
 
 
 class ChainBroken(CheckFailed):
     """The stored log does not agree with its audit chain."""
-
-
-class LogUnreachable(Unreachable):
-    """The database with the log does not answer."""
 
 
 class BadHeadsFile(ConfigurationError):

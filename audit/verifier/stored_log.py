@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeCheck
-from audit.verifier.errors import LogUnreachable, LogUnreadable
+from audit.verifier.errors import LogUnreadable
 from audit.verifier.heads import Head
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
@@ -156,8 +156,8 @@ class StoredLog:
 
 @asynccontextmanager
 async def open_log(url: str) -> AsyncIterator[StoredLog]:
-    """A connection to the log. Raises LogUnreachable and LogUnreadable, also for what goes wrong inside the block."""
-    with _named_errors():
+    """Open a connection to the log. Raises DatabaseUnreachable and LogUnreadable, also for errors inside the block."""
+    with _translated_errors(url):
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=_PLANNER)
         try:
             yield StoredLog(connection)
@@ -166,16 +166,18 @@ async def open_log(url: str) -> AsyncIterator[StoredLog]:
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def _translated_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
         raise LogUnreadable(why=f"{error}.", next_step="plant db upgrade") from error
     except Exception as error:
-        from database.unreachable import unreachable_because  # SQLAlchemy is slow to import, and rarely needed here.
+        # SQLAlchemy is slow to import, and rarely needed here.
+        from database.address import shown
+        from database.error_translation import translate_error
 
-        if why := unreachable_because(error):
-            raise LogUnreachable(why=why, next_step="plant status") from error
+        if translated := translate_error(error, shown(url)):
+            raise translated from error
         raise
 
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from database.errors import DatabaseUnreachable
 from devstack import processes
 from devstack.stack import Stack
 from relay.session import SILENT_SECONDS
-from streams.errors import DatabaseAway
 from tests.support.direct_changes import backlog
 from tests.support.faults.change_load import ChangeLoad
 from tests.support.faults.evidence import assert_exactly_once, dispositions, wait_until_level
@@ -78,7 +78,7 @@ def unsent_rows(scene: Scene) -> int:
 def _count(scene: Scene, condition: str) -> int:
     try:
         return int(str(scene.query(f"SELECT count(*) AS n FROM outbox WHERE {condition}")[0][0]))
-    except DatabaseAway:
+    except DatabaseUnreachable:
         return -1
 
 

@@ -12,8 +12,9 @@ import pytest
 from audit.verifier import chains as verification
 from audit.verifier.chain_range import Chain
 from audit.verifier.chains import read_heads, verify_chains
-from audit.verifier.errors import LogUnreachable, LogUnreadable
+from audit.verifier.errors import LogUnreadable
 from audit.verifier.stored_log import _PLANNER, _ROWS
+from database.errors import DatabaseUnreachable
 from devstack import sql
 from tests.conftest import Database
 from tests.support import log_rows
@@ -155,7 +156,7 @@ def test_a_log_that_is_not_there_or_not_readable_is_named(
 ) -> None:
     """No tables, no rights and no server are three different things, and none of them is a verdict."""
     log_database = make_database()
-    with pytest.raises(LogUnreachable, match="nothing listens"):
+    with pytest.raises(DatabaseUnreachable, match="nothing listens"):
         verify_chains(NOWHERE)
     with pytest.raises(LogUnreadable, match="event_stream"):
         verify_chains(urlsplit(stack.superuser_url)._replace(path="/postgres").geturl())

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.chain import CHAIN_START
+from database.errors import DatabaseUnreachable
 from projections import engine
 from projections.agents import AGENTS
 from projections.catalogue import READ_MODELS
@@ -19,7 +20,6 @@ from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event
 from streams.errors import (
-    DatabaseAway,
     LogRefused,
     OwnershipLost,
     PartitionCountGrew,
@@ -200,7 +200,7 @@ def test_an_older_token_writes_nothing(
     stale = former.take(BOUNDS).token
     current = projector.take(BOUNDS).token
 
-    with pytest.raises((OwnershipLost, DatabaseAway)):
+    with pytest.raises((OwnershipLost, DatabaseUnreachable)):
         former.project(batch_of(some(5), token=stale))
     with pytest.raises(OwnershipLost):
         projector.project(batch_of(some(5), token=stale))
@@ -238,7 +238,7 @@ def test_taking_terminates_a_backend_that_holds_the_lock(
     taken = projector.take(BOUNDS)
 
     assert taken.token == token + 1
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseUnreachable):
         frozen.execute("SELECT 1")
 
 

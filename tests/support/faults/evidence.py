@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from confluent_kafka import Consumer, TopicPartition
 
 from audit.verifier.chains import verify_chains
+from database.errors import DatabaseUnreachable
 from projections.agents import AGENTS
 from projections.fold import fold_slice
 from projections.session import Session
 from projections.sql_script import split_statements
 from projections.staging import Staging
-from streams.errors import DatabaseAway
 from tests.support.faults.scene import DEADLINE_SECONDS, Scene, until
 
 
@@ -62,7 +62,7 @@ def applied(scene: Scene) -> int:
     """How many events are applied, or -1 while the database is away."""
     try:
         return dispositions(scene)["applied"]
-    except DatabaseAway:
+    except DatabaseUnreachable:
         return -1
 
 
@@ -71,7 +71,7 @@ def is_applied(scene: Scene, event_id: str) -> bool:
     sql = "SELECT 1 AS found FROM event_stream WHERE event_id = $1::uuid AND disposition = 'applied'"
     try:
         return bool(scene.query(sql, (event_id,)))
-    except DatabaseAway:
+    except DatabaseUnreachable:
         return False
 
 

@@ -1,0 +1,34 @@
+"""Postgres's SQLSTATE codes on which Plant acts: one table, whichever driver reports them.
+
+An entry is a whole code, or a class: its first two characters. All codes are listed at
+https://www.postgresql.org/docs/current/errcodes-appendix.html.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNREACHABLE: Final = ("08", "28", "3D000", "53300", "57P01", "57P02", "57P03")
+"""The session can't be opened, or the server has ended it: connection lost, login refused, database missing, too many
+connections, shutdown, crash, start-up."""
+
+RETRYABLE: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
+"""The same statement may work later, in a new session at the latest: connection, transaction state, conflict,
+resources, locks, operator intervention, input and output, internal error."""
+
+DATA: Final = ("22", "23")
+"""The values of a row are refused: a data exception, or an integrity constraint."""
+
+INSUFFICIENT_PRIVILEGE: Final = "42501"
+
+FENCED: Final = "PL001"
+"""Plant's own: the database function `hold_partition` raises it where the fence is gone."""
+
+
+def is_one_of(sqlstate: str | None, codes: tuple[str, ...]) -> bool:
+    """Return whether a SQLSTATE is one of these codes, or in one of these classes.
+
+    >>> is_one_of("57014", RETRYABLE), is_one_of("57014", UNREACHABLE), is_one_of(None, DATA)
+    (True, False, False)
+    """
+    return (sqlstate or "").startswith(codes)
