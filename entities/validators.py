@@ -1,4 +1,4 @@
-"""What is asked of an entity before it is written: its structure, and the constitution's rules.
+"""Validators of an entity before it is written: its structure, and the constitution's rules.
 
 Pure functions of an entity's fields. Writes through the mapped classes and through `entities/store.py` call
 :func:`accept`. What reaches the tables otherwise meets the closed sets and the limits of texts and of `tags` again as
@@ -9,16 +9,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from entities.errors import ConstitutionBroken, EntityInvalid, listed
 from entities.structure import CHECKS, nodes
 from entities.vocabulary import RETIRED, STUB
 
-if TYPE_CHECKING:
-    from entities.entity import Entity
-
 Amendments = Sequence[dict[str, Any]]
+
+
+class ValidatedEntity(Protocol):
+    """The part of an entity that is validated, and the fields that keep the verdicts."""
+
+    governance_agent_id: str
+    append_only: bool
+    tamper_proof: bool
+    amendment_history: list[dict[str, Any]]
+    status: str
+    deleted_at: datetime | None
+    l0_compliance_status: dict[str, Any]
+    amendment_alignment: str
+    drift_detector: dict[str, Any]
+
+    @property
+    def is_stub(self) -> bool:
+        """Whether only its id and kind are known."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return its fields by name, as far as they are loaded."""
 
 
 class Violation(NamedTuple):
@@ -43,41 +62,41 @@ class Verdict(NamedTuple):
 class Rule(NamedTuple):
     """A rule of the constitution. L0 may never be broken; what breaks L1 is written, and marked as drifted.
 
-    `objection` is told the entity and the amendments it had before, and returns why it objects, or nothing.
+    `objection` takes the entity and the amendments it had before, and returns why the rule is broken, or nothing.
     """
 
     name: str
     level: Literal["L0", "L1"]
     meaning: str
-    objection: Callable[[Entity, Amendments], str]
+    objection: Callable[[ValidatedEntity, Amendments], str]
 
 
-def violations(entity: Entity) -> list[Violation]:
-    """What is structurally wrong; fields that are not loaded are not looked at."""
+def violations(entity: ValidatedEntity) -> list[Violation]:
+    """Return what is structurally wrong; fields that are not loaded are not examined."""
     fields = entity.fields()
-    found = [
+    wrong = [
         Violation(name, problem)
         for name, check in CHECKS.items()
         if name in fields and (problem := check(fields[name]))
     ]
     if fields.get("parent_id") is not None and fields["parent_id"] == fields.get("id"):
-        found.append(Violation("parent_id", "must not be the entity itself"))
+        wrong.append(Violation("parent_id", "must not be the entity itself"))
     if entity.is_stub == hasattr(entity, "name"):
-        found.append(Violation("status", f"must be {STUB} where nothing else is known, and only there"))
-    return found
+        wrong.append(Violation("status", f"must be {STUB} where nothing else is known, and only there"))
+    return wrong
 
 
-def judge(entity: Entity, amendments_before: Amendments = ()) -> list[Verdict]:
-    """Every rule's verdict, in the order of :data:`RULES`."""
+def judge(entity: ValidatedEntity, amendments_before: Amendments = ()) -> list[Verdict]:
+    """Return every rule's verdict, in the order of :data:`RULES`."""
     objections = [(rule, rule.objection(entity, amendments_before)) for rule in RULES]
     return [Verdict(rule.name, rule.level, not reason, reason) for rule, reason in objections]
 
 
-def accept(entity: Entity, amendments_before: Amendments = ()) -> None:
-    """Let an entity be written, with the verdicts noted on it.
+def accept(entity: ValidatedEntity, amendments_before: Amendments = ()) -> None:
+    """Validate an entity that is about to be written, and note the verdicts on it.
 
     Raises EntityInvalid for its structure and ConstitutionBroken for an L0 rule. An L1 rule that is broken makes it
-    `drifted`, with the reason in `drift_detector`. Of a stub there is nothing to judge yet.
+    `drifted`, with the reason in `drift_detector`. A stub has nothing to judge yet.
     """
     if wrong := violations(entity):
         raise EntityInvalid(f"{entity!r} can't be written.", why=listed([str(violation) for violation in wrong]))
@@ -92,19 +111,19 @@ def accept(entity: Entity, amendments_before: Amendments = ()) -> None:
     entity.drift_detector = drift
 
 
-def _governed(entity: Entity, _: Amendments) -> str:
+def _governed(entity: ValidatedEntity, _: Amendments) -> str:
     return "" if entity.governance_agent_id else "nobody governs it"
 
 
-def _keeps_versions(entity: Entity, _: Amendments) -> str:
+def _keeps_versions(entity: ValidatedEntity, _: Amendments) -> str:
     return "" if entity.append_only is True else "append_only is not true"
 
 
-def _tamper_proof(entity: Entity, _: Amendments) -> str:
+def _tamper_proof(entity: ValidatedEntity, _: Amendments) -> str:
     return "" if entity.tamper_proof is True else "tamper_proof is not true"
 
 
-def _amendments_kept(entity: Entity, before: Amendments) -> str:
+def _amendments_kept(entity: ValidatedEntity, before: Amendments) -> str:
     kept = list(entity.amendment_history)[: len(before)]
     return "" if kept == list(before) else "amendments that it had before are gone or changed"
 
@@ -113,7 +132,7 @@ _ADDRESS: Final = re.compile(r"\w@\w[\w-]*(?:\.[\w-]+)*\.[^\W\d_]{2}")
 
 
 def holds_address(text: str) -> bool:
-    """Whether there is an e-mail address in a text.
+    """Return whether a text holds an e-mail address.
 
     >>> [holds_address(text) for text in ("write to ada@example.org", "package@1.2.3", "an @ sign")]
     [True, False, False]
@@ -121,13 +140,13 @@ def holds_address(text: str) -> bool:
     return _ADDRESS.search(text) is not None
 
 
-def _impersonal(entity: Entity, _: Amendments) -> str:
+def _impersonal(entity: ValidatedEntity, _: Amendments) -> str:
     texts = (node for value in entity.fields().values() for _, node in nodes(value) if isinstance(node, str))
     found = any(map(holds_address, texts))
-    return "it holds an e-mail address, and what is written is kept for ever" if found else ""
+    return "it holds an e-mail address, and what is written is kept permanently" if found else ""
 
 
-def _amendments_explained(entity: Entity, _: Amendments) -> str:
+def _amendments_explained(entity: ValidatedEntity, _: Amendments) -> str:
     for number, amendment in enumerate(entity.amendment_history, start=1):
         missing = [name for name in ("at", "by", "reason") if not amendment.get(name)]
         if missing:
@@ -135,13 +154,13 @@ def _amendments_explained(entity: Entity, _: Amendments) -> str:
     return ""
 
 
-def _retirement_dated(entity: Entity, _: Amendments) -> str:
+def _retirement_dated(entity: ValidatedEntity, _: Amendments) -> str:
     if (entity.status == RETIRED) == (entity.deleted_at is not None):
         return ""
     return "it is retired without a date" if entity.status == RETIRED else "it has a deleted_at and is not retired"
 
 
-def _described(entity: Entity, _: Amendments) -> str:
+def _described(entity: ValidatedEntity, _: Amendments) -> str:
     return "it has no description" if entity.fields().get("description") == "" else ""
 
 
