@@ -15,9 +15,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from runtime.settings import Settings
+from runtime.settings import MASK, Settings
 
-MASK = "********"
 SECRET_PARTS = ("secret", "password", "master_key", "authorization", "webhook-signature", "webhook_signature")
 
 QUIET_LOGGERS = {"aiokafka": "WARNING", "faust": "WARNING", "mode": "WARNING", "httpx": "WARNING", "alembic": "WARNING"}

@@ -10,9 +10,6 @@ import click
 
 from operations.cli.listing import Output, output_option, show
 
-SECRET_NAMES = frozenset({"master_key", "kafka_sasl_password"})
-MASK = "********"
-
 
 @click.command(name="settings")
 @output_option
@@ -27,11 +24,12 @@ def command(output: Output) -> None:
 def settings_rows() -> list[dict[str, Any]]:
     from pathlib import Path
 
-    from runtime.settings import PREFIX, Settings, explanations, load_settings
+    from runtime.settings import PREFIX, Settings, descriptions, load_settings, masked
 
     settings = load_settings()
     file = Path(settings.home) / "stack.env"
     in_file = file.read_text(encoding="utf-8") if file.exists() else ""
+    explained = descriptions()
     rows = []
     for name in Settings.__struct_fields__:
         variable = PREFIX + name.upper()
@@ -42,19 +40,5 @@ def settings_rows() -> list[dict[str, Any]]:
         else:
             source = "default"
         value = masked(name, getattr(settings, name))
-        rows.append({"setting": variable, "value": value, "source": source, "explanation": explanations()[name]})
+        rows.append({"setting": variable, "value": value, "source": source, "explanation": explained[name]})
     return rows
-
-
-def masked(name: str, value: Any) -> Any:
-    """The value without its secret part.
-
-    >>> masked("database_url", "postgresql://plant_api:s3cret@db:5432/plant")
-    'postgresql://plant_api:********@db:5432/plant'
-    """
-    if not isinstance(value, str) or not value:
-        return value
-    if name in SECRET_NAMES:
-        return MASK
-    without_userinfo = re.sub(r"(?<=://)([^:@/]*):[^@]*(?=@)", rf"\1:{MASK}", value)
-    return re.sub(r"(?i)(password=)[^&\s]*", rf"\1{MASK}", without_userinfo)

@@ -19,7 +19,7 @@ from operations.reference.contracts import contracts
 from operations.reference.database import database_page
 from operations.reference.events import reference as events_page
 from runtime import metrics
-from runtime.settings import PREFIX, Settings, explanations
+from runtime.settings import PREFIX, Settings, descriptions
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 MADE_BY: Final = "by `python -m operations.reference.pages`."
@@ -27,7 +27,7 @@ HELP_COLUMNS: Final = 100
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and its content."""
+    """Return the content of every generated file by its path."""
     pages = {
         DOCS / "reference" / "settings.md": settings_page(),
         DOCS / "reference" / "cli.md": cli_page(),
@@ -42,7 +42,7 @@ def generated() -> dict[Path, str]:
 
 
 def settings_page() -> str:
-    """One row a setting."""
+    """Return a table with a row a setting."""
     lines = [
         "# Settings",
         "",
@@ -55,22 +55,24 @@ def settings_page() -> str:
         "|---|---|---|---|",
     ]
     hints = get_type_hints(Settings)
+    explained = descriptions()
     for field in msgspec.structs.fields(Settings):
         default = f"`{field.default}`" if field.default != "" else ""
-        meaning = explanations()[field.name]
-        lines.append(f"| `{PREFIX}{field.name.upper()}` | {_kind(hints[field.name])} | {default} | {meaning} |")
+        lines.append(
+            f"| `{PREFIX}{field.name.upper()}` | {_kind(hints[field.name])} | {default} | {explained[field.name]} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def _kind(hint: Any) -> str:
-    """A type as people say it."""
+    """Return a type in plain words."""
     if get_args(hint) and get_origin(hint) is not None and all(isinstance(value, str) for value in get_args(hint)):
         return ", ".join(f"`{value}`" for value in get_args(hint))
     return {str: "text", int: "number", float: "number"}[hint]
 
 
 def cli_page() -> str:
-    """The help of `plant` and of every command."""
+    """Return the help of `plant` and of every command."""
     parts = ["# Command line\n", f"Generated from the commands' own help {MADE_BY}\n"]
     for path, text in _helps(cli, ("plant",), None):
         parts.append(f"{'#' * min(4, len(path) + 1)} {' '.join(path)}\n\n```text\n{text}\n```\n")
@@ -93,7 +95,7 @@ def _helps(
 
 
 def metrics_page() -> str:
-    """One row a metric, in the order in which they are declared."""
+    """Return a table with a row a metric, in the order in which they are declared."""
     lines = [
         "# Metrics",
         "",

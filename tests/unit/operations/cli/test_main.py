@@ -15,8 +15,8 @@ import pytest
 
 from operations.cli import main as frame
 from operations.cli.main import COMMANDS, cli, run
-from operations.cli.settings import MASK, masked
 from runtime.errors import CheckFailed, ConfigurationError, PlantError, Unreachable
+from runtime.settings import MASK, masked
 
 PLANT = str(Path(sys.executable).with_name("plant"))
 HELP_LIMIT_SECONDS = 0.3
