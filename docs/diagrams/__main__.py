@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import demo_picture
 import draw
 import entity_diagram
 
 
 def drawings() -> dict[str, str]:
-    """File name to its content."""
-    return draw.drawings() | entity_diagram.drawings()
+    """Return each picture by its file name."""
+    return demo_picture.drawings() | draw.drawings() | entity_diagram.drawings()

@@ -1,6 +1,6 @@
-"""Draws the pictures of the docs as SVG: `python -m operations.reference.pages` writes them beside this file.
+"""Draws the pictures of the docs as SVG: `python -m operations.reference.pages` writes them next to this file.
 
-Plain shapes on white, one font size for names and one for what is said of them, so that they read on any background.
+Plain shapes on white, with one font size for names and one for descriptions, so that they read on any background.
 """
 
 from __future__ import annotations
@@ -9,29 +9,31 @@ from html import escape
 
 INK, SOFT, LINE, FILL = "#1c2733", "#536471", "#7b8a97", "#f4f7f9"
 GREEN, AMBER, RED = "#e3f4e7", "#fff3d6", "#fde4e1"
+DARK, PALE, WHITE = "#10161d", "#c9d4de", "#ffffff"
+MONOSPACE = "font-family='ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace'"
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
 
 
 class Drawing:
-    """Shapes on a white page, in the order in which they are added."""
+    """Shapes on a white page, or on a dark one as terminals are, in the order in which they are added."""
 
-    def __init__(self, width: int, height: int, title: str) -> None:
+    def __init__(self, width: int, height: int, title: str, *, terminal: bool = False) -> None:
         self._parts = [
             f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' "
             f"height='{height}' role='img' {FONT}>",
             f"<title>{escape(title)}</title>",
             "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' "
             f"orient='auto'><path d='M0 0 L8 4 L0 8 z' fill='{LINE}'/></marker></defs>",
-            f"<rect width='{width}' height='{height}' rx='8' fill='white'/>",
+            f"<rect width='{width}' height='{height}' rx='8' fill='{DARK if terminal else WHITE}'/>",
         ]
 
-    def box(self, x: int, y: int, width: int, height: int, name: str, *said: str, fill: str = FILL) -> None:
-        """A box with a name and lines under it."""
+    def box(self, x: int, y: int, width: int, height: int, name: str, *lines: str, fill: str = FILL) -> None:
+        """Draw a box with a name and lines under it."""
         self._parts.append(
             f"<rect x='{x}' y='{y}' width='{width}' height='{height}' rx='6' fill='{fill}' stroke='{LINE}'/>"
         )
         self.text(x + width // 2, y + 22, name, bold=True, middle=True)
-        for number, line in enumerate(said):
+        for number, line in enumerate(lines):
             self.text(x + width // 2, y + 41 + 16 * number, line, soft=True, middle=True)
 
     def text(
@@ -46,7 +48,7 @@ class Drawing:
         middle: bool = False,
         right: bool = False,
     ) -> None:
-        """One line; its left end, its middle or its right end is at x."""
+        """Write one line; its left end, its middle or its right end is at x."""
         weight = " font-weight='600'" if bold else ""
         anchor = " text-anchor='middle'" if middle else " text-anchor='end'" if right else ""
         colour, size = SOFT if soft else INK, 12 if soft or small else 14
@@ -55,7 +57,7 @@ class Drawing:
         )
 
     def arrow(self, *points: tuple[int, int], dashed: bool = False, head: bool = True) -> None:
-        """A line through the points, with a head at its end unless it runs into another line."""
+        """Draw a line through the points, with a head at its end unless it runs into another line."""
         path = " ".join(f"{x},{y}" for x, y in points)
         dashes = " stroke-dasharray='4 4'" if dashed else ""
         marker = " marker-end='url(#head)'" if head else ""
@@ -63,16 +65,26 @@ class Drawing:
             f"<polyline points='{path}' fill='none' stroke='{LINE}' stroke-width='1.5'{dashes}{marker}/>"
         )
 
+    def code(self, x: int, y: int, line: str, *, bold: bool = False) -> None:
+        """Write one line of a terminal, as wide as its characters."""
+        if line:
+            weight, colour = (" font-weight='600'", WHITE) if bold else ("", PALE)
+            self._parts.append(
+                f"<text x='{x}' y='{y}' font-size='12' fill='{colour}'{weight} xml:space='preserve' {MONOSPACE}>"
+                f"{escape(line)}</text>"
+            )
+
     def svg(self) -> str:
+        """Return the whole picture."""
         return "\n".join([*self._parts, "</svg>"]) + "\n"
 
 
 def flow() -> str:
-    """An event's way through Plant."""
+    """Draw an event's way through Plant."""
     page = Drawing(980, 352, "An event's way: producer, ingress, Kafka, worker, Postgres, readers")
     page.box(16, 20, 150, 92, "producers", "sign each request", "(Standard Webhooks)")
     page.box(220, 20, 150, 92, "plant ingress", "signature, limits,", "schema; 200 when", "Kafka has it")
-    page.box(424, 20, 150, 92, "Kafka", "genesis.events", "kept for ever:", "the source of truth", fill=AMBER)
+    page.box(424, 20, 150, 92, "Kafka", "genesis.events", "never deleted:", "the source of truth", fill=AMBER)
     page.box(628, 20, 150, 92, "plant worker", "record batches,", "decoded in columns,", "chained")
     page.box(812, 20, 150, 92, "auditors", "plant audit verify", "recomputes every", "hash")
     page.arrow((166, 66), (218, 66))
@@ -98,21 +110,21 @@ def flow() -> str:
         354,
         76,
         "operators",
-        "what they do (plant keys …) goes to plant.operations",
-        "first, and is logged and chained like any event",
+        "their actions (plant keys …) go to plant.operations",
+        "first, and are logged and chained like any event",
     )
     page.arrow((370, 204), (396, 204), (396, 90), (422, 90), dashed=True)
     return page.svg()
 
 
 def exactly_once() -> str:
-    """Two workers and one partition: what the fence is for."""
+    """Draw two workers and one partition: what the fence is for."""
     page = Drawing(980, 480, "A frozen worker, its successor, and the fencing token between them")
     columns = {"worker A": 20, "Postgres": 350, "worker B": 680}
     for name, x in columns.items():
         page.text(x + 140, 30, name, bold=True, middle=True)
     left, middle, right = columns.values()
-    page.box(left, 46, 280, 50, "takes the partition", "token 7, reads on at offset 0")
+    page.box(left, 46, 280, 50, "acquires the partition", "token 7, reads on at offset 0")
     page.box(middle, 46, 280, 50, "owner: A, token 7", "checkpoint 0", fill=AMBER)
     page.arrow((300, 71), (348, 71))
     page.box(left, 112, 280, 50, "batch 0–99", "locks token 7, writes rows, commits", fill=GREEN)
@@ -127,7 +139,7 @@ def exactly_once() -> str:
         280,
         66,
         "the group gives B the partition",
-        "ends A's backend, takes token 8,",
+        "ends A's backend, gets token 8,",
         "reads checkpoint 100, seeks there",
     )
     page.box(middle, 252, 280, 50, "owner: B, token 8", "checkpoint 100", fill=AMBER)
@@ -151,5 +163,5 @@ def exactly_once() -> str:
 
 
 def drawings() -> dict[str, str]:
-    """File name to its content."""
+    """Return each picture by its file name."""
     return {"flow.svg": flow(), "exactly-once.svg": exactly_once()}
