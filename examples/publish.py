@@ -7,8 +7,6 @@ python examples/publish.py http://127.0.0.1:8080
 from __future__ import annotations
 
 import json
-import os
-import sys
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -20,7 +18,7 @@ def onboard(url: str, secret: str, message_id: str, agent: dict[str, object]) ->
     now, body = datetime.now(UTC), json.dumps({"timestamp": "2026-11-23T08:00:00Z", "data": agent})
     headers = {
         "content-type": "application/json",
-        "webhook-id": message_id,  # the same id again is the same event
+        "webhook-id": message_id,  # the same id and body again are the same event
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(secret).sign(message_id, now, body),
     }
@@ -29,5 +27,8 @@ def onboard(url: str, secret: str, message_id: str, agent: dict[str, object]) ->
 
 
 if __name__ == "__main__":
+    import os
+    import sys
+
     agent: dict[str, object] = {"agent_id": str(uuid4()), "name": "Example agent", "skill_ids": []}
     print(onboard(sys.argv[1], os.environ["PLANT_WEBHOOK_SECRET"], str(uuid4()), agent))
