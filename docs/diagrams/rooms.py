@@ -7,6 +7,7 @@ written here; how an arrow runs around other rooms is searched.
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from itertools import pairwise, product
@@ -66,15 +67,18 @@ class Room(NamedTuple):
 
 
 def layers() -> list[list[str]]:
-    """Return the rows of packages, the highest first, as the import contract has them; others stand in the first."""
+    """Return the rows of packages, the highest first, as the import contract has them; others stand in the first.
+
+    A package in parentheses is one that need not exist.
+    """
     options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
     packages = set(options["root_packages"])
     for contract in options["contracts"]:
         if contract["type"] == "layers" and "containers" not in contract:
-            rows = [[name.strip(" ()") for name in row.replace(":", "|").split("|")] for row in contract["layers"]]
-            if {name for row in rows for name in row} <= packages:
-                aside = packages - {name for row in rows for name in row}
-                return [[*rows[0], *sorted(aside)], *rows[1:]]
+            rows = [re.findall(r"\w+", row) for row in contract["layers"]]
+            rows = [[name for name in row if name in packages] for row in rows]
+            aside = packages.difference(*rows)
+            return [[*rows[0], *sorted(aside)], *(row for row in rows[1:] if row)]
     raise LookupError("pyproject.toml has no contract on the layers of the packages")
 
 
