@@ -2,11 +2,13 @@
 # The package index is the environment's: PIP_INDEX_URL, UV_DEFAULT_INDEX, SSL_CERT_FILE and proxies are respected.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test faults check bench clean
+.PHONY: help setup up down demo test faults check bench mutants clean
 .SUFFIXES:
 
 VENV := .venv
 BIN := $(VENV)/bin
+MUTANTS := $(VENV)-mutants
+MODULES ?=
 PYTHON ?=
 CI ?=
 COVERAGE ?=
@@ -67,9 +69,12 @@ check: $(VENV)/.ready-all ## Check style, types and import contracts.
 bench: $(VENV)/.ready-all ## Measure; a table and JSON.
 	@$(BIN)/python -m benchmarks
 
+mutants: $(MUTANTS)/.ready ## Put small faults into the code and count those that tests catch (MODULES=..., hours for all).
+	@$(MUTANTS)/bin/python -m tests.support.mutants $(MODULES)
+
 clean: ## Stop the local stack; remove its data, .venv and caches of this folder.
 	@if [ -x $(BIN)/plant ]; then $(BIN)/plant down --delete-data; fi
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	rm -rf $(VENV) $(MUTANTS) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 
 $(BIN)/uv: .ci/uv.txt .ci/make-venv
 	@.ci/make-venv $(VENV) $(PYTHON)
@@ -82,3 +87,11 @@ $(VENV)/.ready-demo: uv.lock pyproject.toml $(BIN)/uv
 $(VENV)/.ready-all: uv.lock pyproject.toml $(BIN)/uv
 	$(call install,everything,--all-groups)
 	@touch $(VENV)/.ready-demo
+
+# Apart from .venv: mutmut wants a newer click than faust-streaming allows.
+$(MUTANTS)/.ready: .ci/mutants.txt $(VENV)/.ready-all
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(MUTANTS)
+	@$(UV) pip install --quiet --python $(MUTANTS)/bin/python --require-hashes --requirements $(VENV)/requirements.txt
+	@$(UV) pip install --quiet --python $(MUTANTS)/bin/python --require-hashes --requirements .ci/mutants.txt
+	@$(UV) pip install --quiet --python $(MUTANTS)/bin/python --no-deps --editable .
+	@touch $@
