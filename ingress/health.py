@@ -55,7 +55,7 @@ class Readiness:
 
     async def _ask_kafka(self) -> str:
         try:
-            await self._producer.check()
+            await self._producer.ping()
         except StreamsError as error:
             return str(error)
         return ""

@@ -109,7 +109,7 @@ class IngressPublisher:
     async def settle(self, publish: PendingPublish) -> RecordPosition:
         """Where the event is, once Kafka has acknowledged it. Raises Problem (503) where it has not in time."""
         try:
-            position = await self._producer.settle(publish)
+            position = await self._producer.await_acknowledgement(publish)
         except StreamsError as error:
             raise unavailable(error) from error
         self._accepted.inc()
@@ -117,7 +117,7 @@ class IngressPublisher:
 
     async def settle_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | Problem]:
         """The same for many, in order, in the time that one may take: each one's position or problem."""
-        settled = await self._producer.settle_each(publishes)
+        settled = await self._producer.await_each(publishes)
         self._accepted.inc(sum(isinstance(each, RecordPosition) for each in settled))
         return [each if isinstance(each, RecordPosition) else unavailable(each) for each in settled]
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from audit.chain import CHAIN_START
 from projections.session import Session, sql_literal
-from streams.errors import OwnershipLost, PartitionCountGrew, TopicRecreated
+from streams.errors import OwnershipLost, PartitionCountChanged, TopicRecreated
 
 LOG: Final = "log/0"
 """Projection zero: event_stream and audit_log."""
@@ -96,13 +96,13 @@ def take(
 
     `partitions` and `topic_id` are what the broker says of the topic; `names` lists the projections as `name/version`.
     The former owner's backend is terminated first: one frozen inside COPY would keep its locks past every timeout.
-    Raises TopicRecreated and PartitionCountGrew before anything is changed.
+    Raises TopicRecreated and PartitionCountChanged before anything is changed.
     """
     recorded = str(topic_id) if topic_id is not None else None
     session.execute(_FIRST, (topic, partitions, recorded))
     known, mine, id_then = session.query(_KNOWN, (topic, partition))[0]
     if not mine or known != partitions:
-        raise PartitionCountGrew(topic, partition, known, partitions)
+        raise PartitionCountChanged(topic, known, partitions)
     if id_then is not None and recorded is not None and id_then != recorded:
         raise TopicRecreated(topic, partition, UUID(id_then), UUID(recorded))
     session.query(_TERMINATE, (topic, partition))

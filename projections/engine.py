@@ -39,8 +39,8 @@ from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.errors import LogRefused, OwnershipLost
-from streams.ownership import Taken
-from streams.transport import Watermarks
+from streams.ownership import Acquired
+from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
 
@@ -85,18 +85,18 @@ class PartitionProjector:
         self._staging = Staging()
         self._look_ups_left = 0
 
-    def take(self, bounds: Watermarks) -> Taken:
+    def acquire(self, watermarks: Watermarks) -> Acquired:
         """Open a fresh connection, fence off former owners, and bring lagging read models level with the log."""
         self.close()
         session = self._session = Session(self._url)
         with self._closing_on_error():
             fence = self._fence = checkpoints.take(
-                session, self.topic, self.partition, bounds.partitions, bounds.topic_id, self._names
+                session, self.topic, self.partition, watermarks.partition_count, watermarks.topic_id, self._names
             )
             self._staging.open(session)
             for model in self._models:
                 catch_up(session, self._staging, model, self.topic, self.partition, fence.token)
-        return Taken(fence.token, fence.checkpoints[LOG])
+        return Acquired(fence.token, fence.checkpoints[LOG])
 
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and advance the checkpoints; returns the next offset.

@@ -86,7 +86,7 @@ class OutboxPublisher:
         if publish is None:
             publish = self._producer.submit(event_of(change), source=self._source)
         try:
-            await self._producer.settle(publish)
+            await self._producer.await_acknowledgement(publish)
         except OutcomeUnknown:
             self._late[change.id] = (change, publish)
             raise

@@ -19,6 +19,7 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.errors import KafkaUnavailable, PartitionStopped
+from streams.kafka.clients import check_repairs
 from streams.ownership import OwnedPartition, PartitionWriter
 from streams.transport import RecordBatchConsumer, RecordBatchTransport
 
@@ -31,6 +32,8 @@ class Worker:
     """A running Faust app and the partitions it owns. Build it inside the event loop that will run it."""
 
     def __init__(self, settings: Settings, topics: Sequence[str], writer_for: WriterFactory) -> None:
+        """Raises RepairMisfit, and ConfigurationError where no broker address is known."""
+        check_repairs()
         self.settings = settings
         self.partitions: dict[TP, OwnedPartition] = {}
         self._writer_for = writer_for
@@ -57,15 +60,15 @@ class Worker:
 
     @property
     def crashed(self) -> BaseException | None:
-        """Why Faust gave up, if it did."""
+        """The error with which Faust gave up, if it did."""
         return cast("BaseException | None", self.app.crash_reason)
 
     def stopped_partitions(self) -> dict[TP, PartitionStopped]:
-        """Partitions that wait for an operator, with the reason."""
+        """Return the partitions that wait for an operator, with the reason."""
         return {tp: owned.stopped for tp, owned in self.partitions.items() if owned.stopped is not None}
 
     def positions(self) -> dict[TP, tuple[int, int]]:
-        """Each owned partition's checkpoint and the end of its log as of the last fetch."""
+        """Return each owned partition's checkpoint and the end of its log as of the last fetch."""
         consumer = cast(RecordBatchConsumer, self.app.consumer)
         return {tp: (offset, max(_log_end(consumer, tp), offset)) for tp, offset in list(consumer.done.items())}
 
@@ -81,8 +84,8 @@ class Worker:
                 self.partitions[tp].revoke()
 
     async def _assigned(self, _app: Any, **_: Any) -> None:
-        # Every assigned partition is taken anew, kept ones too: what was in flight when the rebalance began was
-        # dropped on the way, and taking is what makes reading resume at the checkpoint.
+        # Every assigned partition is acquired again, kept ones too: batches in flight when the rebalance began were
+        # dropped on the way, and acquiring makes reading resume at the checkpoint.
         if self._stopping:
             return
         consumer = cast(RecordBatchConsumer, self.app.consumer)

@@ -32,7 +32,7 @@ class EventBatch:
         return len(self.offsets)
 
     def followed_by(self, later: EventBatch) -> EventBatch:
-        """Both as one batch; `later` must be what was read next, under the same token."""
+        """Return both as one batch; `later` must be what was read next, under the same token."""
         if later.fetched_from != self.next_offset or later.token != self.token:
             raise ValueError("the batches do not follow each other")
         return EventBatch(
@@ -49,7 +49,7 @@ class EventBatch:
         )
 
     def between(self, start: int, stop: int) -> EventBatch:
-        """The records whose index is in `start:stop`; a gap goes with the record behind it."""
+        """Return the records whose index is in `start:stop`; a gap goes with the record behind it."""
         first = self.fetched_from if start == 0 else self.offsets[start - 1] + 1
         last = first if stop == start else self.offsets[stop - 1] + 1
         if stop >= len(self):

@@ -1,4 +1,4 @@
-"""Reading events downstream, typed: `async for received in consume(settings, ...)`."""
+"""Typed consuming of events: `async for received in consume(settings, ...)`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import ConsumerRecord
 from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
@@ -26,17 +26,15 @@ from schemas.errors import Undecodable
 from schemas.events import Event
 from schemas.external_registry import activate_registry
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
-from streams.kafka.connection import connection_options
-from streams.kafka.fetcher_restart import restart_fetcher
-from streams.kafka.lenient_records import parse_leniently
-from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
+from streams.kafka.clients import make_consumer
+from streams.kafka.consumer import RepairedConsumer
 from streams.record_position import RecordPosition
 from streams.start import Start, offsets_at
 from streams.topics import EVENTS_TOPIC, logical_topic
 
 log = get_logger(__name__)
 
-POLL_MS: Final = 250
+POLL_TIMEOUT_MS: Final = 250
 RECORDS_PER_POLL: Final = 2_000
 
 OnUndecodable = Callable[[RecordPosition, str], None]
@@ -63,14 +61,14 @@ async def consume(
     group: str | None = None,
     on_undecodable: OnUndecodable | None = None,
 ) -> AsyncGenerator[Received]:
-    """Events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) if you stop early.
+    """Yield events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) to stop early.
 
-    Without `follow` it ends where the topic ended when it began. Undecodable records are passed over and logged, or
-    given to `on_undecodable`. Repeats are passed on: an event's id tells them.
+    Without `follow` it ends where the topic ended when it began. Undecodable records are skipped and logged, or handed
+    to `on_undecodable`. Repeats are yielded too: an event's id tells them.
 
     Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
-    partitions, go on where the group was (at `start`, earliest or latest, where it never was), and the group's place
-    is kept after the events before it have been worked through: at least once.
+    partitions and read on from the group's committed offsets (from `start`, earliest or latest, where it has none). An
+    offset is committed after the events before it have been worked through: at least once.
 
     Raises KafkaUnavailable, TopicMissing, UnknownStart.
     """
@@ -87,9 +85,7 @@ async def consume(
                 for received in _read(_until(records, ends, partition), types, tell):
                     yield received
             if group is not None and polled:
-                await _keep_place(
-                    consumer, {partition: records[-1].offset + 1 for partition, records in polled.items()}
-                )
+                await _commit(consumer, {partition: records[-1].offset + 1 for partition, records in polled.items()})
             if ends is not None and await _reached(consumer, ends):
                 return
     except (KafkaError, TimeoutError) as error:
@@ -98,30 +94,27 @@ async def consume(
         await consumer.stop()
 
 
-def _consumer(settings: Settings, start: Start, group: str | None) -> AIOKafkaConsumer:
+def _consumer(settings: Settings, start: Start, group: str | None) -> RepairedConsumer:
     if group is not None and start not in ("earliest", "latest"):
         raise UnknownStart(
             "A group starts at earliest or latest.",
             why="Its members go on where the group was; an offset or a time would move the others.",
             next_step="plant consume --from earliest",
         )
-    parse_leniently()
-    consumer = AIOKafkaConsumer(
+    return make_consumer(
+        settings,
         group_id=group,
         enable_auto_commit=False,
-        # Kafka's own setting for a group without a place would also move one whose place is outside the log.
+        # Kafka's own setting for a group without a committed offset would also move one whose offset left the log.
         auto_offset_reset="none",
         isolation_level="read_committed",
         max_partition_fetch_bytes=2 * 1024 * 1024,
         metadata_max_age_ms=30_000,
-        **connection_options(settings),
     )
-    skip_unresponsive_brokers(consumer._client)
-    return consumer
 
 
 async def _position(
-    consumer: AIOKafkaConsumer, topic: str, start: Start, partitions: Collection[int] | None, group: str | None
+    consumer: RepairedConsumer, topic: str, start: Start, partitions: Collection[int] | None, group: str | None
 ) -> None:
     assigned = await _partitions(consumer, topic, partitions)
     if group is not None:
@@ -133,11 +126,11 @@ async def _position(
 
 
 async def _partitions(
-    consumer: AIOKafkaConsumer, topic: str, partitions: Collection[int] | None
+    consumer: RepairedConsumer, topic: str, partitions: Collection[int] | None
 ) -> list[TopicPartition]:
     if topic not in await consumer.topics():
         raise TopicMissing(f"The topic {topic} does not exist.", next_step="plant topics apply")
-    known = sorted(await consumer._client._wait_on_metadata(topic))
+    known = await consumer.partition_numbers(topic)
     unknown = sorted(set(partitions or ()) - set(known))
     if unknown:
         raise UnknownStart(f"{topic} has no partition {unknown[0]}.", why=f"It has partitions 0 to {known[-1]}.")
@@ -145,18 +138,17 @@ async def _partitions(
 
 
 async def _ends(
-    consumer: AIOKafkaConsumer, topic: str, partitions: Collection[int] | None
+    consumer: RepairedConsumer, topic: str, partitions: Collection[int] | None
 ) -> dict[TopicPartition, int]:
     ends: dict[TopicPartition, int] = await consumer.end_offsets(await _partitions(consumer, topic, partitions))
     return ends
 
 
-async def _poll(consumer: AIOKafkaConsumer, start: Start) -> dict[TopicPartition, list[ConsumerRecord]]:
-    """What came next; nothing where a group has just been given its first place in a partition."""
-    restart_fetcher(consumer)
+async def _poll(consumer: RepairedConsumer, start: Start) -> dict[TopicPartition, list[ConsumerRecord]]:
+    """Return the next records; none where a group has just got its first position in a partition."""
     try:
         polled: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
-            timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL
+            timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_PER_POLL
         )
     except NoOffsetForPartitionError as error:
         (partition,) = error.args
@@ -175,26 +167,26 @@ def _until(
     return records if ends is None else [record for record in records if record.offset < ends[partition]]
 
 
-async def _reached(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
-    """Whether every partition that is ours has been read to its end; False while a group gives us none."""
+async def _reached(consumer: RepairedConsumer, ends: dict[TopicPartition, int]) -> bool:
+    """Return whether every assigned partition has been read to its end; False while a group assigns none."""
     assigned = consumer.assignment()
     for partition in assigned:
         try:
-            state = consumer._subscription.subscription.assignment.state_value(partition)
-            if not state.has_valid_position or await consumer.position(partition) < ends[partition]:
+            state = consumer.fetch_state(partition)
+            if state is None or not state.has_valid_position or await consumer.position(partition) < ends[partition]:
                 return False
-        except (IllegalStateError, AttributeError):  # the group has moved it just now
+        except IllegalStateError:  # the group has moved it just now
             return False
     return bool(assigned)
 
 
-async def _keep_place(consumer: AIOKafkaConsumer, places: dict[TopicPartition, int]) -> None:
-    """Commit the group's place in the partitions that are still ours. What has moved, its new member reads again."""
+async def _commit(consumer: RepairedConsumer, offsets: dict[TopicPartition, int]) -> None:
+    """Commit the group's offsets in partitions that are still assigned. Those that moved are read again elsewhere."""
     assigned = consumer.assignment()
-    places = {partition: offset for partition, offset in places.items() if partition in assigned}
-    if places:
+    offsets = {partition: offset for partition, offset in offsets.items() if partition in assigned}
+    if offsets:
         with suppress(CommitFailedError, IllegalStateError):
-            await consumer.commit(places)
+            await consumer.commit(offsets)
 
 
 def _read(records: Iterable[ConsumerRecord], types: Collection[str] | None, tell: OnUndecodable) -> Iterable[Received]:

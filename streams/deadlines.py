@@ -1,4 +1,4 @@
-"""Giving up on many futures after the same time, with one timer: a tenth of what a timeout for each costs."""
+"""Deadlines of many futures after the same time, with one timer: a tenth of the cost of a timeout for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Deadlines(Generic[T]):
-    """Waits for futures that others share, up to `seconds`; `expired()` makes the error that a waiter then gets."""
+    """Deadlines for waiters on shared futures: each waits up to `seconds`; `expired()` makes the error it then gets."""
 
     def __init__(self, seconds: float, expired: Callable[[], Exception]) -> None:
         self._seconds = seconds
@@ -21,7 +21,7 @@ class Deadlines(Generic[T]):
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, shared: asyncio.Future[T]) -> T:
-        """The shared future's result. Neither giving up nor cancellation touches the shared future."""
+        """Return the shared future's result. Neither giving up nor cancellation touches the shared future."""
         if shared.done():
             return shared.result()
         loop = shared.get_loop()

@@ -26,6 +26,13 @@ class KafkaUnavailable(Unreachable, StreamsError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class RepairMisfit(StreamsError, ConfigurationError):
+    """A repair of Plant's does not fit the installed version of aiokafka."""
+
+    def __init__(self, what: str = "", *, why: str = "", next_step: str = "uv sync") -> None:
+        super().__init__(what, why=why, next_step=next_step)
+
+
 class OutcomeUnknown(KafkaUnavailable):
     """Kafka has not acknowledged the event in time; it may still be written. Publish it again with the same id."""
 
@@ -44,10 +51,6 @@ class PublishRefused(StreamsError):
 
 class TopicMissing(StreamsError, ConfigurationError):
     """The topic does not exist."""
-
-
-class PartitionCountChanged(StreamsError, CheckFailed):
-    """A topic's partition count is not what it was made with: keys would change partition and lose their order."""
 
 
 class TooFewReplicas(StreamsError, CheckFailed):
@@ -130,12 +133,12 @@ class LogRefused(PartitionStopped):
     """Postgres refused a row of the log itself, which is never the record's fault."""
 
 
-class PartitionCountGrew(PartitionStopped):
-    """A topic has more partitions than when it was made: keys have moved, out of order and past the repeat check."""
+class PartitionCountChanged(PartitionStopped, CheckFailed):
+    """A topic's partition count is not the one that it was made with."""
 
-    def __init__(self, topic: str, partition: int, known: int, found: int) -> None:
+    def __init__(self, topic: str, expected: int, actual: int, *, next_step: str = "") -> None:
         super().__init__(
-            f"The topic {topic} has another number of partitions than when it was first read.",
-            why=f"It had {known} and has {found}, so keys have changed partition; {topic}/{partition} is not read.",
-            next_step=f"plant topics list --topic {topic}",
+            f"The topic {topic} has {actual} partitions, not {expected}.",
+            why="A partition count never changes: keys change partition, and lose their order and their repeat check.",
+            next_step=next_step or f"plant topics list --topic {topic}",
         )

@@ -2,15 +2,15 @@
 
 A partition that the group assigns to this worker goes through one loop, `OwnedPartition.run`:
 
-    ask       Kafka for the log's bounds, the partition count and the topic's id
-    take      in Postgres: terminate the former owner's backend, take the next token, read the checkpoint;
-              a topic or a checkpoint that does not fit what Kafka said stops the partition
+    ask       Kafka for the log's watermarks, the partition count and the topic's id
+    acquire   in Postgres: terminate the former owner's backend, take the next token, read the checkpoint;
+              a topic or a checkpoint that does not fit Kafka's answer stops the partition
     open      seek to the checkpoint and let records flow
     project   batch by batch; each one is a transaction that begins by locking the token
 
-Whatever goes wrong while projecting (the fence is gone, Postgres is away, a hole before a batch) ends in the same
-place: the partition is closed and taken again, and reading resumes at the checkpoint. Nothing else is remembered, so
-nothing can be remembered wrongly.
+Whatever goes wrong while projecting (the fence is gone, Postgres is away, a hole before a batch), the same follows: the
+partition is closed and acquired again, and reading resumes at the checkpoint. Nothing else is remembered, so nothing
+can be remembered wrongly.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from database.errors import DatabaseUnreachable
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.errors import CheckpointOutOfLog, OwnershipLost, PartitionStopped
-from streams.transport import OpenPartition, RecordBatchConsumer, Watermarks
+from streams.open_partition import OpenPartition
+from streams.transport import RecordBatchConsumer
+from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
 
 QUEUED_RECORDS_MAX = 16_000
-"""Records that wait while a batch is projected; past that the partition is not fetched."""
+"""Records that wait while a batch is projected; from that on the partition is not fetched."""
 
 QUEUED_BYTES_MAX = 32 * 1024 * 1024
 """The same in bytes of values: events are small, but nothing keeps a record from having a megabyte."""
@@ -45,15 +47,15 @@ BATCH_SECONDS_MIN = 0.005
 """Batches of a partition begin no closer together: under a steady load that makes fewer, larger transactions, and there
 is CPU time left for the rest. An event that comes after a pause does not wait."""
 
-IDLE_SECONDS = 1.0
-"""A partition without records for this long looks for what may keep them from coming."""
+IDLE_TIMEOUT_SECONDS = 1.0
+"""After this without records a partition's owner looks for a stop reason, and for records that were cut off."""
 
-RETRY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-"""Pauses after failures in a row, with no batch projected between them; the last one repeats."""
+RETRY_DELAYS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Delays after failures in a row, with no batch projected between them; the last one repeats."""
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """What taking a partition gives: the fencing token and the offset to read next."""
+class Acquired(msgspec.Struct, frozen=True):
+    """A partition that was acquired: the fencing token and the offset to read next."""
 
     token: int
     next_offset: int
@@ -62,7 +64,7 @@ class Taken(msgspec.Struct, frozen=True):
 class PartitionWriter(Protocol):
     """Postgres's side of one partition. Calls block and come from one thread, one at a time."""
 
-    def take(self, bounds: Watermarks) -> Taken:
+    def acquire(self, watermarks: Watermarks) -> Acquired:
         """Fence off every former owner. Raises PartitionStopped where the topic is not the one that was read."""
 
     def project(self, batch: EventBatch) -> int:
@@ -94,7 +96,7 @@ class OwnedPartition:
         self._log = log.bind(topic=tp.topic, partition=tp.partition)
 
     def assign(self) -> None:
-        """Begin to take the partition, after whatever its thread is still doing."""
+        """Begin to acquire the partition, after the call that its thread is still running."""
         self._cancel()
         self.stopped = None
         self._task = asyncio.create_task(self._run(), name=f"own {self.tp.topic}/{self.tp.partition}")
@@ -106,7 +108,7 @@ class OwnedPartition:
         self._thread.submit(self._writer.close)
 
     async def shut_down(self) -> None:
-        """Stop, wait for the running batch or the taking under way (statements are bounded), and end the thread."""
+        """Stop, wait for the running batch or acquisition (statements are bounded), and end the thread."""
         self.revoke()
         await asyncio.to_thread(self._thread.shutdown)
 
@@ -136,7 +138,7 @@ class OwnedPartition:
     async def _run(self) -> None:
         while True:
             try:
-                self._open = await self._take()
+                self._open = await self._acquire()
                 await self._project(self._open)
             except PartitionStopped as error:
                 self.stopped = error
@@ -145,37 +147,37 @@ class OwnedPartition:
                 return
             except OwnershipLost as error:
                 # Another worker holds the token. If the group has moved the partition, its next heartbeat says so;
-                # taking it back at once would only take it from its rightful owner.
+                # acquiring it at once would only take it from its rightful owner.
                 self._close()
                 self._log.warning("ownership.lost", why=str(error))
                 await asyncio.sleep(self._heartbeat_seconds)
             except (DatabaseUnreachable, KafkaError) as error:
                 self._close()
-                pause = self._pause_seconds()
-                self._log.warning("partition.waiting", why=str(error) or repr(error), retry_seconds=pause)
-                await asyncio.sleep(pause)
+                delay = self._next_delay_seconds()
+                self._log.warning("partition.waiting", why=str(error) or repr(error), retry_seconds=delay)
+                await asyncio.sleep(delay)
             except Exception:
-                # A defect, ours or a library's. Trying again is safe and may help; a partition that is silent does not.
+                # A defect, ours or a library's. Trying again is safe and may help; doing nothing does not.
                 self._close()
-                pause = self._pause_seconds()
-                self._log.exception("partition.failed", retry_seconds=pause)
-                await asyncio.sleep(pause)
+                delay = self._next_delay_seconds()
+                self._log.exception("partition.failed", retry_seconds=delay)
+                await asyncio.sleep(delay)
 
-    def _pause_seconds(self) -> float:
-        pause = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+    def _next_delay_seconds(self) -> float:
+        delay = RETRY_DELAYS_SECONDS[min(self._failures, len(RETRY_DELAYS_SECONDS) - 1)]
         self._failures += 1
-        return pause
+        return delay
 
-    async def _take(self) -> OpenPartition:
-        bounds = await self._consumer.bounds(self.tp)
-        taken = await self._blocking(self._writer.take, bounds)
-        if not bounds.start <= taken.next_offset <= bounds.end:
-            # A former owner may have gone on until the moment of the taking: past the end that Kafka gave before it.
-            bounds = await self._consumer.bounds(self.tp)
-        if not bounds.start <= taken.next_offset <= bounds.end:
-            raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, taken.next_offset, bounds.start, bounds.end)
-        opened = await self._consumer.open_partition(self.tp, taken.token, taken.next_offset, bounds.topic_id)
-        self._log.info("partition.taken", token=taken.token, next_offset=taken.next_offset, log_end=bounds.end)
+    async def _acquire(self) -> OpenPartition:
+        log = await self._consumer.watermarks(self.tp)
+        acquired = await self._blocking(self._writer.acquire, log)
+        if not log.low <= acquired.next_offset <= log.high:
+            # A former owner may have gone on until the partition was acquired: past the end that Kafka gave before it.
+            log = await self._consumer.watermarks(self.tp)
+        if not log.low <= acquired.next_offset <= log.high:
+            raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, acquired.next_offset, log.low, log.high)
+        opened = await self._consumer.open_partition(self.tp, acquired.token, acquired.next_offset, log.topic_id)
+        self._log.info("partition.acquired", token=acquired.token, next_offset=acquired.next_offset, log_end=log.high)
         return opened
 
     async def _project(self, opened: OpenPartition) -> None:
@@ -191,11 +193,11 @@ class OwnedPartition:
             await asyncio.sleep(started + BATCH_SECONDS_MIN - loop.time())
 
     async def _next_batch(self, opened: OpenPartition) -> EventBatch | None:
-        """All that waits, as one batch; None after IDLE_SECONDS without any."""
+        """Return all that waits, as one batch; None after IDLE_TIMEOUT_SECONDS without any."""
         try:
             # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation of this task, which then goes on
-            # beside its successor; each drops the other's slices, and the partition stands still (seen).
-            async with asyncio.timeout(IDLE_SECONDS):
+            # next to its successor; each drops the other's slices, and the partition stands still (seen).
+            async with asyncio.timeout(IDLE_TIMEOUT_SECONDS):
                 waiting = [await self._queue.get()]
         except TimeoutError:
             return None
@@ -208,9 +210,9 @@ class OwnedPartition:
         return reduce(EventBatch.followed_by, current) if current else None
 
     def _check_idle(self, opened: OpenPartition) -> None:
-        """Raise what keeps records from coming, if something does."""
-        if opened.obstacle is not None:
-            raise opened.obstacle
+        """Raise the stop reason if there is one, and OwnershipLost where fetched records have not arrived."""
+        if opened.stop_reason is not None:
+            raise opened.stop_reason
         done = self._consumer.done[self.tp]
         if opened.position > done and self._missing_from == done:
             # A rebalance can cut off slices on their way from the fetch to the queue.
@@ -223,5 +225,5 @@ class OwnedPartition:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
         except (Exception, asyncio.CancelledError):
             raise
-        except BaseException as error:  # a panic inside polars, which must not end the partition without a word
+        except BaseException as error:  # a panic inside polars, which must not end the partition without a log line
             raise RuntimeError(f"{type(error).__name__}: {error}") from error

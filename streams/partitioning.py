@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: the murmur2 of Kafka's Java client, so every producer of a topic agrees.
+"""The partition of a key: the murmur2 of Kafka's Java client, so every producer of a topic agrees.
 
 Source: org.apache.kafka.common.utils.Utils.murmur2 and BuiltInPartitioner. aiokafka's own goes by the byte and takes
 twice as long.
@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 KEYS_REMEMBERED: Final = 50_000
-"""Entities come again and again; to look one up costs a twentieth of what hashing does."""
+"""Entities come again and again; to look one up costs a twentieth of hashing."""
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
@@ -21,7 +21,7 @@ _UUID_WORDS: Final = struct.Struct("<9I").unpack
 
 @lru_cache(KEYS_REMEMBERED)
 def partition_of(key: bytes, partition_count: int) -> int:
-    """The partition of a key in a topic that has this many.
+    """Return the partition of a key in a topic that has this many.
 
     >>> partition_of(b"72d76358-5032-530d-b5a7-ee89ea19f5a4", 8)
     6
@@ -30,7 +30,7 @@ def partition_of(key: bytes, partition_count: int) -> int:
 
 
 def murmur2(key: bytes) -> int:
-    """32-bit MurmurHash2 with Kafka's seed, unsigned.
+    """Return the 32-bit MurmurHash2 with Kafka's seed, unsigned.
 
     >>> murmur2(b"21")
     3321034988

@@ -1,7 +1,7 @@
-"""Publishing events: idempotent, acknowledged by all in-sync replicas, many publishes to a Kafka batch.
+"""The producer of events: idempotent, acknowledged by all in-sync replicas, many publishes to a Kafka batch.
 
-While a partition's batch is on its way, what is published to it gathers into the next one. So batches grow with the
-load by themselves, nothing lingers when there is none, and a partition's events keep the order of their publishing.
+While a partition's batch is on its way, the accumulator collects events for the next one. So batches grow with the load
+by themselves, an event waits for nothing when there is no load, and a partition's events keep the order of publishing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from streams.errors import (
     RecordTooLarge,
     StreamsError,
 )
+from streams.kafka.clients import check_repairs
 from streams.pending_publish import PendingPublish
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC, RECORD_MAX_BYTES
@@ -37,7 +38,7 @@ from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC, RECORD_MAX_BYTES
 RECORD_OVERHEAD_BYTES: Final = 64
 HEADER_OVERHEAD_BYTES: Final = 10
 HEADER_NAME_BYTES: Final = 4
-"""What a character of a name takes at most. A record is never larger than it is counted."""
+"""The most bytes that a character of a name takes. A record is never larger than it is counted."""
 
 log = get_logger(__name__)
 
@@ -46,12 +47,12 @@ ROOM_POLL_SECONDS: Final = 0.005
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may wait for Kafka, and for how long."""
+    """Bounds on the records that wait for Kafka, and on the time that they wait."""
 
     in_flight_records: int = 20_000
     in_flight_bytes: int = 64 * 1024 * 1024
     publish_timeout_seconds: float = 5.0
-    """How long one publish waits for Kafka's word."""
+    """How long one publish waits for Kafka's acknowledgement."""
     reconnect_backoff_seconds: float = 0.5
 
 
@@ -69,20 +70,21 @@ class EventProducer:
         events_topic: str = EVENTS_TOPIC,
         limits: Limits | None = None,
     ) -> None:
-        """`topics` must exist and are connected to; `events_topic` is where events of `genesis.events` go, which is
-        another name in a later generation of the topic.
+        """`topics` must exist and are connected to; `events_topic` is the topic for events of `genesis.events`, which
+        has another name in a later generation. Raises RepairMisfit.
         """
         self._settings = settings
         self._topic_of = {topic: events_topic if topic == EVENTS_TOPIC else topic for topic in topics}
         self._limits = limits or Limits()
         self._partition_counts: dict[str, int] = {}
         self._connected: ConnectedProducer | None = None
-        self._refusal: PartitionCountChanged | None = None
+        self._fatal_error: PartitionCountChanged | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closings: set[asyncio.Task[None]] = set()
         self._records_in_flight = 0
         self._bytes_in_flight = 0
-        self._deadlines: Deadlines[RecordPosition] = Deadlines(self._limits.publish_timeout_seconds, self._no_answer)
+        check_repairs()
+        self._deadlines: Deadlines[RecordPosition] = Deadlines(self._limits.publish_timeout_seconds, self._timed_out)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -94,13 +96,13 @@ class EventProducer:
         await self.stop()
 
     async def start(self) -> None:
-        """Connect. Raises KafkaUnavailable where no broker answers, TopicMissing where a topic is not there."""
+        """Connect. Raises KafkaUnavailable where no broker answers, TopicMissing where a topic does not exist."""
         await asyncio.to_thread(activate_registry, self._settings)
-        self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
+        self._use(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
         self.start_in_background()
 
     def start_in_background(self) -> None:
-        """Connect as soon as Kafka answers, and again whenever the connection is spoilt; publishes fail meanwhile."""
+        """Connect as soon as Kafka answers, and again after a fatal error; publishes fail meanwhile."""
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_connected(), name="producer-connection")
 
@@ -125,12 +127,12 @@ class EventProducer:
         return True
 
     def check_connected(self) -> None:
-        """Raises KafkaUnavailable, or PartitionCountChanged, unless a publish would be sent now."""
+        """Raise KafkaUnavailable, or PartitionCountChanged, unless a publish would be sent now."""
         self._usable()
 
-    async def check(self) -> None:
-        """Ask a broker for its metadata; raises KafkaUnavailable unless it answers and publishing can go on."""
-        await self._usable().ask()
+    async def ping(self) -> None:
+        """Ask a broker for its metadata; raise KafkaUnavailable unless it answers and publishing can go on."""
+        await self._usable().ping()
 
     def submit(
         self, event: Event, *, source: str, traceparent: str | None = None, value: bytes | None = None
@@ -149,7 +151,7 @@ class EventProducer:
     def submit_record(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
     ) -> PendingPublish:
-        """The same for a record as it is, to one of the producer's topics. One without a key goes to partition 0.
+        """Publish a record as it is, to one of the producer's topics, without waiting. Without a key: to partition 0.
 
         Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent.
         """
@@ -159,34 +161,37 @@ class EventProducer:
             size_bytes += HEADER_NAME_BYTES * len(name) + len(content or b"") + HEADER_OVERHEAD_BYTES
         if size_bytes > RECORD_MAX_BYTES:
             raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
-        self._take(size_bytes)
+        self._reserve(size_bytes)
         return connected.add(self._topic_of[topic], key, value, headers, size_bytes)
 
     async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> RecordPosition:
-        """Publish and wait for Kafka's acknowledgement; returns where the event is.
+        """Publish and wait for Kafka's acknowledgement; return the event's position.
 
         Raises what `submit` raises; OutcomeUnknown when Kafka has not answered in time: the event may have been
         written, so publish it again with the same event id; PublishRefused when it was certainly not written.
         """
-        return await self.settle(self.submit(event, source=source, traceparent=traceparent))
+        return await self.await_acknowledgement(self.submit(event, source=source, traceparent=traceparent))
 
-    async def settle(self, publish: PendingPublish) -> RecordPosition:
-        """Wait for a submitted event up to the publish timeout; raises OutcomeUnknown after that."""
+    async def await_acknowledgement(self, publish: PendingPublish) -> RecordPosition:
+        """Return a submitted event's position once Kafka has acknowledged it.
+
+        Raises OutcomeUnknown after the publish timeout, and what `publish` raises where Kafka refused it.
+        """
         await self._deadlines.wait(publish.answer)
         return publish.position()
 
-    async def settle_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | StreamsError]:
-        """Wait for all of them, up to the publish timeout; each one's position or error, in order."""
+    async def await_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | StreamsError]:
+        """Wait for all of them, up to the publish timeout; return each one's position or error, in order."""
         waiting = {publish.answer for publish in publishes if not publish.done()}
         if waiting:
             # Neither giving up nor cancellation touches the answers, which others share.
             await asyncio.wait(waiting, timeout=self._limits.publish_timeout_seconds)
-        return [self._settled(publish) for publish in publishes]
+        return [self._outcome(publish) for publish in publishes]
 
     async def publish_many(
         self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
     ) -> list[RecordPosition]:
-        """Publish in order, as fast as Kafka takes it; returns the positions in the same order.
+        """Publish in order, as fast as Kafka takes it; return the positions in the same order.
 
         Raises at the first event that fails; those before it and some after it may have been written.
         """
@@ -195,19 +200,19 @@ class EventProducer:
     async def publish_each(
         self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
     ) -> AsyncIterator[RecordPosition]:
-        """As `publish_many`, but yields each position once it and all before it are known, and holds few of them."""
+        """Publish as `publish_many` does; yield each position once it and all before it are known, and hold few."""
         waiting: deque[PendingPublish] = deque()
         async for event in _each(events):
             while (publish := self._submit_if_room(event, source)) is None:
                 if waiting:
-                    yield await self.settle(waiting.popleft())
+                    yield await self.await_acknowledgement(waiting.popleft())
                 else:  # others have filled the producer
                     await asyncio.sleep(ROOM_POLL_SECONDS)
             waiting.append(publish)
             while waiting and waiting[0].done():
                 yield waiting.popleft().position()
         while waiting:
-            yield await self.settle(waiting.popleft())
+            yield await self.await_acknowledgement(waiting.popleft())
 
     def _submit_if_room(self, event: Event, source: str) -> PendingPublish | None:
         try:
@@ -217,24 +222,24 @@ class EventProducer:
                 raise
             return None
 
-    def _settled(self, publish: PendingPublish) -> RecordPosition | StreamsError:
+    def _outcome(self, publish: PendingPublish) -> RecordPosition | StreamsError:
         try:
-            return publish.position() if publish.done() else self._no_answer()
+            return publish.position() if publish.done() else self._timed_out()
         except StreamsError as error:
             return error
 
-    def _no_answer(self) -> OutcomeUnknown:
+    def _timed_out(self) -> OutcomeUnknown:
         seconds = self._limits.publish_timeout_seconds
         return OutcomeUnknown(why=f"There was no answer within {seconds:g} s.", retry_after_seconds=2)
 
     def _usable(self) -> ConnectedProducer:
-        if self._refusal is not None:
-            raise self._refusal
-        if self._connected is None or self._connected.spoilt.is_set():
+        if self._fatal_error is not None:
+            raise self._fatal_error
+        if self._connected is None or self._connected.fatal.is_set():
             raise KafkaUnavailable(why="Plant is not connected to Kafka at the moment.")
         return self._connected
 
-    def _take(self, size_bytes: int) -> None:
+    def _reserve(self, size_bytes: int) -> None:
         if (
             self._records_in_flight >= self._limits.in_flight_records
             or self._bytes_in_flight + size_bytes > self._limits.in_flight_bytes
@@ -243,39 +248,39 @@ class EventProducer:
         self._records_in_flight += 1
         self._bytes_in_flight += size_bytes
 
-    def _give_back(self, records: int, size_bytes: int) -> None:
+    def _release(self, records: int, size_bytes: int) -> None:
         self._records_in_flight -= records
         self._bytes_in_flight -= size_bytes
         metrics.PRODUCER_RECORDS_IN_FLIGHT.set(self._records_in_flight)
         metrics.PRODUCER_BYTES_IN_FLIGHT.set(self._bytes_in_flight)
 
-    def _adopt(self, connected: ConnectedProducer) -> None:
-        """Use a new connection, unless a topic has another number of partitions than when we first saw it."""
+    def _use(self, connected: ConnectedProducer) -> None:
+        """Use a new connection, unless a topic's partition count differs from that of the first connection."""
         for topic, count in connected.partition_counts.items():
-            known = self._partition_counts.setdefault(topic, count)
-            if known != count:
-                connected.refuse(topic, known, count)
-        connected.give_back = self._give_back
+            expected = self._partition_counts.setdefault(topic, count)
+            if expected != count:
+                connected.fail_permanently(PartitionCountChanged(topic, expected, count))
+        connected.release = self._release
         self._connected = connected
         metrics.PRODUCER_CONNECTS.inc()
 
     async def _keep_connected(self) -> None:
-        said = ""
-        while self._refusal is None:
+        last_error = ""
+        while self._fatal_error is None:
             if self._connected is None:
                 try:
-                    self._adopt(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
+                    self._use(await ConnectedProducer.connect(self._settings, self._topic_of.values()))
                 except Exception as error:  # the next attempt may succeed; publishes say KafkaUnavailable meanwhile
-                    if (why := str(error) or repr(error)) != said:
+                    if (why := str(error) or repr(error)) != last_error:
                         log.warning("producer.not_connected", why=why)
-                        said = why
+                        last_error = why
                     await asyncio.sleep(self._limits.reconnect_backoff_seconds)
                     continue
-            said = ""
+            last_error = ""
             connected = self._connected
             assert connected is not None
-            await connected.spoilt.wait()
-            self._refusal = connected.refusal
+            await connected.fatal.wait()
+            self._fatal_error = connected.fatal_error
             self._connected = None
             closing = asyncio.create_task(connected.close(0), name="producer-close")
             self._closings.add(closing)
@@ -283,7 +288,7 @@ class EventProducer:
 
 
 async def _each(events: Iterable[Event] | AsyncIterable[Event]) -> AsyncIterator[Event]:
-    """Every event; a plain iterable lets the event loop turn now and then, so that batches leave meanwhile."""
+    """Yield every event; yield to the event loop every TURN_EVERY_RECORDS, so that batches leave meanwhile."""
     if isinstance(events, AsyncIterable):
         async for event in events:
             yield event

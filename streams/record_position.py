@@ -1,4 +1,4 @@
-"""Where an event is in Kafka."""
+"""A record's position: topic, partition, offset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class RecordPosition(msgspec.Struct, frozen=True, order=True):
-    """A record's place: what a publish returns, what `wait_for` waits for.
+    """A record's position, which a publish returns and `wait_for` waits for.
 
     >>> str(RecordPosition("genesis.events", 3, 42))
     'genesis.events/3@42'

@@ -15,26 +15,26 @@ Start = Literal["earliest", "latest"] | datetime | int
 """`earliest`, `latest`, a time (the first record at or after it), or an offset (the same in every partition)."""
 
 
-def parse_start(given: str) -> Start:
-    """A start from its text; raises UnknownStart.
+def parse_start(start: str) -> Start:
+    """Return a start from its text; raise UnknownStart.
 
     >>> parse_start("42")
     42
     >>> parse_start("2026-11-23T08:00Z").isoformat()
     '2026-11-23T08:00:00+00:00'
     """
-    match given:
+    match start:
         case "earliest":
             return "earliest"
         case "latest":
             return "latest"
-    if given.isascii() and given.isdigit():
-        return int(given)
+    if start.isascii() and start.isdigit():
+        return int(start)
     try:
-        time = datetime.fromisoformat(given)
+        time = datetime.fromisoformat(start)
     except ValueError:
         raise UnknownStart(
-            f"{given!r} is no place to start from.",
+            f"{start!r} is no start.",
             why="It is not earliest, latest, an offset, or a time such as 2026-11-23T08:00Z.",
             next_step="plant consume --from earliest",
         ) from None
@@ -44,7 +44,7 @@ def parse_start(given: str) -> Start:
 async def offsets_at(
     consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], start: Start
 ) -> dict[TopicPartition, int]:
-    """The first offset to read in each partition, within what the log holds."""
+    """Return the first offset to read in each partition, within what the log holds."""
     first = await consumer.beginning_offsets(partitions)
     end = await consumer.end_offsets(partitions)
     if start == "earliest":
@@ -52,10 +52,10 @@ async def offsets_at(
     if start == "latest":
         return dict(end)
     if isinstance(start, datetime):
-        timestamp_ms = max(0, int(start.timestamp() * 1000))  # Kafka knows no time before 1970
-        found = await consumer.offsets_for_times(dict.fromkeys(partitions, timestamp_ms))
+        timestamp_ms = max(0, int(start.timestamp() * 1000))  # Kafka takes no time before 1970
+        first_at = await consumer.offsets_for_times(dict.fromkeys(partitions, timestamp_ms))
         return {
-            partition: end[partition] if found[partition] is None else found[partition].offset
+            partition: end[partition] if first_at[partition] is None else first_at[partition].offset
             for partition in partitions
         }
     assert isinstance(start, int)

@@ -13,15 +13,14 @@ from typing import Literal
 from uuid import UUID
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
-from streams.kafka.connection import connection_options
-from streams.kafka.topic_ids import TopicIdsRequest
-from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
+from streams.kafka.admin import RepairedAdmin
+from streams.kafka.clients import make_admin
 
 EVENTS_TOPIC = "genesis.events"
 DEAD_EVENTS_TOPIC = "genesis.events.dead"
@@ -29,7 +28,7 @@ OPERATIONS_TOPIC = "plant.operations"
 
 
 def logical_topic(topic: str) -> str:
-    """The topic whose events a topic carries: what follows a dash names a later generation; dead letters are events.
+    """Return the topic whose events a topic carries: a dash begins a generation's number; dead letters are events.
 
     >>> logical_topic("genesis.events-2"), logical_topic("genesis.events.dead"), logical_topic("plant.operations")
     ('genesis.events', 'genesis.events', 'plant.operations')
@@ -40,7 +39,7 @@ def logical_topic(topic: str) -> str:
 
 RETENTION_FOREVER = -1
 REPLICAS_WANTED = 3
-VISIBLE_SECONDS = 15
+VISIBLE_TIMEOUT_SECONDS = 15
 RECORD_MAX_BYTES = 1024 * 1024
 
 
@@ -54,11 +53,11 @@ class Topic(msgspec.Struct, frozen=True):
     retention_ms: int = RETENTION_FOREVER
 
     def partition_count(self, settings: Settings) -> int:
-        """How many partitions this topic is made with, and has for ever after."""
+        """Return how many partitions this topic is made with, and keeps."""
         return self.partitions or settings.topic_partitions
 
     def config(self, settings: Settings) -> dict[str, str]:
-        """Kafka's topic configuration.
+        """Return Kafka's topic configuration.
 
         Timestamps are the broker's (LogAppendTime): no producer can back-date a record, and time seeks are exact.
         With three replicas two must hold a record before it is acknowledged. Where the settings leave the number of
@@ -111,10 +110,9 @@ class Step(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An aiokafka admin client; any failure of Kafka inside becomes KafkaUnavailable."""
-    client = AIOKafkaAdminClient(request_timeout_ms=10_000, **connection_options(settings))
-    skip_unresponsive_brokers(client._client)
+async def admin(settings: Settings) -> AsyncIterator[RepairedAdmin]:
+    """Yield an admin client that is connected; any failure of Kafka inside becomes KafkaUnavailable."""
+    client = make_admin(settings, request_timeout_ms=10_000)
     try:
         await client.start()
         yield client
@@ -125,7 +123,7 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def describe(settings: Settings, names: Sequence[str] | None = None) -> dict[str, Description]:
-    """The named topics that exist (all of the catalogue's by default), by name."""
+    """Return the named topics that exist (all of the catalogue's by default), by name."""
     names = [topic.name for topic in CATALOGUE] if names is None else names
     async with admin(settings) as client:
         return await _describe(client, names)
@@ -162,9 +160,8 @@ async def apply(settings: Settings, *, dry_run: bool = False, catalogue: Sequenc
 
 
 async def _describe(
-    client: AIOKafkaAdminClient, names: Sequence[str], node_id: int | None = None
+    client: RepairedAdmin, names: Sequence[str], broker_id: int | None = None
 ) -> dict[str, Description]:
-    response = await client._send_request(TopicIdsRequest(names), node_id)
     return {
         name: Description(
             name,
@@ -173,7 +170,7 @@ async def _describe(
             topic_id,
             min(len(in_sync) for _, _, _, _, _, in_sync, *_ in partitions),
         )
-        for error, name, topic_id, _internal, partitions, *_ in response.topics
+        for error, name, topic_id, _internal, partitions, *_ in await client.topics(names, broker_id)
         if error == 0
     }
 
@@ -184,11 +181,9 @@ def _refuse_other_partition_counts(
     for topic in catalogue:
         wanted = topic.partition_count(settings)
         if topic.name in existing and existing[topic.name].partitions != wanted:
-            raise PartitionCountChanged(
-                f"The topic {topic.name} has {existing[topic.name].partitions} partitions, not {wanted}.",
-                why="A partition count never changes: keys would move, and lose their order and their repeat check.",
-                next_step=f"PLANT_TOPIC_PARTITIONS={existing[topic.name].partitions} plant topics apply",
-            )
+            actual = existing[topic.name].partitions
+            step = f"PLANT_TOPIC_PARTITIONS={actual} plant topics apply"
+            raise PartitionCountChanged(topic.name, wanted, actual, next_step=step)
 
 
 def _refuse_fewer_replicas(settings: Settings, existing: dict[str, Description]) -> None:
@@ -201,16 +196,16 @@ def _refuse_fewer_replicas(settings: Settings, existing: dict[str, Description])
             )
 
 
-def _with_replicas(client: AIOKafkaAdminClient, settings: Settings) -> Settings:
-    """The settings with the number of replicas that new topics get."""
-    wanted = settings.topic_replication_factor or min(REPLICAS_WANTED, len(client._client.cluster.brokers()))
+def _with_replicas(client: RepairedAdmin, settings: Settings) -> Settings:
+    """Return the settings with the number of replicas that new topics get."""
+    wanted = settings.topic_replication_factor or min(REPLICAS_WANTED, len(client.broker_ids()))
     return msgspec.structs.replace(settings, topic_replication_factor=wanted)
 
 
 async def _differences(
-    client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]
+    client: RepairedAdmin, settings: Settings, topics: Sequence[Topic]
 ) -> dict[str, tuple[str, ...]]:
-    """Per topic, the configuration entries that are not the catalogue's."""
+    """Return, per topic, the configuration entries that are not the catalogue's."""
     if not topics:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
@@ -228,7 +223,7 @@ async def _differences(
     }
 
 
-async def _create(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> None:
+async def _create(client: RepairedAdmin, settings: Settings, topics: Sequence[Topic]) -> None:
     if not topics:
         return
     new = [
@@ -248,9 +243,9 @@ async def _create(client: AIOKafkaAdminClient, settings: Settings, topics: Seque
     await _wait_visible(client, [topic.name for topic in topics])
 
 
-async def _wait_visible(client: AIOKafkaAdminClient, names: Sequence[str]) -> None:
-    """A new topic is made by the controller and known to the brokers a moment later, each in its own time."""
-    async with asyncio.timeout(VISIBLE_SECONDS):
-        for broker in client._client.cluster.brokers():
-            while len(await _describe(client, names, broker.nodeId)) < len(names):  # noqa: ASYNC110 (the brokers tell nobody)
+async def _wait_visible(client: RepairedAdmin, names: Sequence[str]) -> None:
+    """Wait until every broker has the new topics: the controller makes them, and each broker learns of them later."""
+    async with asyncio.timeout(VISIBLE_TIMEOUT_SECONDS):
+        for broker_id in client.broker_ids():
+            while len(await _describe(client, names, broker_id)) < len(names):  # noqa: ASYNC110 (brokers push nothing)
                 await asyncio.sleep(0.02)

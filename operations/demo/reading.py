@@ -1,4 +1,4 @@
-"""What the demo reads back: checkpoints, log ends, dispositions, the read model."""
+"""The demo's queries: checkpoints, log ends, dispositions, the read model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from sqlalchemy import text
@@ -15,7 +14,7 @@ from database.connector import Database
 from entities.vocabulary import DEFAULT_TENANT
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable
-from streams.kafka.connection import connection_options
+from streams.kafka.clients import make_consumer
 from streams.topics import describe
 
 _CHECKPOINTS = text("""
@@ -40,37 +39,37 @@ _DEMO_KEYS = text("SELECT count(*) FROM webhook_signatures WHERE producer = :pro
 
 
 async def checkpoints(database: Database) -> dict[tuple[str, int], tuple[int, int]]:
-    """Topic and partition to the next offset of the log and of the read model `agents`."""
+    """Return, by topic and partition, the next offsets of the log and of the read model `agents`."""
     async with database.transaction() as connection:
         rows = (await connection.execute(_CHECKPOINTS)).all()
     return {(row.topic, row.partition): (row.log or 0, row.agents or 0) for row in rows}
 
 
 async def dispositions(database: Database, topic: str, first_offsets: Mapping[int, int]) -> dict[str, int]:
-    """How the records from these offsets on were logged."""
+    """Count the records from these offsets on by disposition."""
     values = {"topic": topic, "partitions": list(first_offsets), "offsets": list(first_offsets.values())}
     async with database.transaction() as connection:
         return {row.disposition: row.records for row in await connection.execute(_DISPOSITIONS, values)}
 
 
 async def agents(database: Database, ids: Sequence[UUID]) -> list[Any]:
-    """Rows of the read model `agents`, by name."""
+    """Return rows of the read model `agents`, by name."""
     async with database.transaction(DEFAULT_TENANT, read_only=True) as connection:
         return list((await connection.execute(_AGENTS, {"ids": list(ids)})).all())
 
 
 async def keys_made(database: Database, producer: str) -> int:
-    """How many keys a producer has had. As plant_api."""
+    """Count the keys that a producer has had. As plant_api."""
     async with database.transaction() as connection:
         count: int = (await connection.execute(_DEMO_KEYS, {"producer": producer})).scalar_one()
     return count
 
 
 async def log_ends(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Topic and partition to the offset after the last record, from the broker."""
+    """Return, by topic and partition, the offset after the last record, from the broker."""
     known = await describe(settings, topics)
     partitions = [TopicPartition(topic, number) for topic in topics for number in range(known[topic].partitions)]
-    consumer = AIOKafkaConsumer(isolation_level="read_committed", **connection_options(settings))
+    consumer = make_consumer(settings, isolation_level="read_committed")
     try:
         await consumer.start()
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)

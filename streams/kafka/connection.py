@@ -1,4 +1,4 @@
-"""How a process reaches the brokers: settings into aiokafka's keyword arguments."""
+"""Connection options: settings into aiokafka's keyword arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runtime.settings import Settings
 
 
 def connection_options(settings: Settings) -> dict[str, object]:
-    """Keyword arguments that every aiokafka client (producer, consumer, admin) takes.
+    """Return keyword arguments that every aiokafka client (producer, consumer, admin) takes.
 
     Raises ConfigurationError where no broker address is known.
     """

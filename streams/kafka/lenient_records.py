@@ -1,28 +1,51 @@
-"""Reading record batches that aiokafka's parser gives up on, though the broker took them.
+"""A lenient parser of record batches, for those that aiokafka's own rejects though the broker took them.
 
 The broker checks little of a record's inside. A header name that is not UTF-8, or bits set in a record's attributes
-byte, make aiokafka raise, at the same offset for ever: one such record would end every worker that reads it. Such a
+byte, make aiokafka raise, at the same offset each time: one such record would end every worker that reads it. Such a
 batch is read again here, by the format alone (https://kafka.apache.org/documentation/#recordbatch).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record import default_records
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
-from aiokafka.structs import TopicPartition
+
+from streams.kafka.repair import Repair
+
+REPAIR: Final = Repair(
+    name="lenient records",
+    needed_by="aiokafka 0.14.0",
+    reason="A header name that is not UTF-8, or bits set in a record's attributes byte, make the parser raise, though"
+    " brokers take such records; every consumer would stop at that offset.",
+    until="aiokafka reads them: header names as bytes, and attributes ignored.",
+    touches=(
+        "aiokafka.consumer.fetcher:MemoryRecords",
+        "aiokafka.record.memory_records:MemoryRecords.has_next()",
+        "aiokafka.record.memory_records:MemoryRecords.next_batch()",
+        "aiokafka.record.memory_records:MemoryRecords.size_in_bytes()",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy._buffer",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy._maybe_uncompress()",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy._num_records",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy._pos",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy.base_offset",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy.first_timestamp",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy.max_timestamp",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy.timestamp_type",
+    ),
+)
 
 _LENGTH = slice(8, 12)
-_BEFORE_LENGTH_ENDS = 12
+_LENGTH_END = 12
 _LOG_APPEND_TIME = 1
 
 
-class TolerantRecord(NamedTuple):
+class LenientRecord(NamedTuple):
     """A record with the attributes of aiokafka's. Names of headers that are not UTF-8 are in `surrogateescape` form."""
 
     offset: int
@@ -35,23 +58,11 @@ class TolerantRecord(NamedTuple):
 
 
 def parse_leniently() -> None:
-    """Make this process's aiokafka consumers read them. A batch costs a microsecond more, a good record little."""
-    fetcher.MemoryRecords = TolerantRecords
+    """Make this process's aiokafka consumers read them. It costs a microsecond a batch, and little a record."""
+    fetcher.MemoryRecords = LenientRecords
 
 
-def unreadable(fetcher: Any, among: Collection[TopicPartition]) -> TopicPartition | None:
-    """The one of these partitions whose fetched records have just raised while they were unpacked."""
-    for tp, result in fetcher._records.items():
-        if tp not in among:  # it may be one that raised earlier, and has stopped
-            continue
-        iterator = getattr(getattr(result, "_partition_records", None), "_records_iterator", None)
-        if iterator is not None and iterator.gi_frame is None:
-            assert isinstance(tp, TopicPartition)
-            return tp
-    return None
-
-
-class TolerantRecords:
+class LenientRecords:
     """The batches of one fetch of one partition, in place of aiokafka's MemoryRecords."""
 
     def __init__(self, data: bytes) -> None:
@@ -61,18 +72,18 @@ class TolerantRecords:
         self.has_next = self._records.has_next
         self.size_in_bytes = self._records.size_in_bytes
 
-    def next_batch(self) -> TolerantBatch:
-        """The next batch; call it only after `has_next`."""
+    def next_batch(self) -> LenientBatch:
+        """Return the next batch; call this only after `has_next`."""
         start = self._at
         length = int.from_bytes(self._data[start:][_LENGTH], "big")
-        self._at = start + _BEFORE_LENGTH_ENDS + length
-        return TolerantBatch(self._records.next_batch(), self._data[start : self._at])
+        self._at = start + _LENGTH_END + length
+        return LenientBatch(self._records.next_batch(), self._data[start : self._at])
 
 
-class TolerantBatch:
-    """A batch of aiokafka's, whose iteration falls back on our reading.
+class LenientBatch:
+    """A batch of aiokafka's, whose iteration falls back on `read_records`.
 
-    What aiokafka gave before it gave up comes a second time; its fetcher passes over offsets that it has had.
+    Records that aiokafka yielded before it raised come a second time; its fetcher skips offsets that it has had.
     """
 
     def __init__(self, batch: Any, data: memoryview) -> None:
@@ -95,9 +106,9 @@ class TolerantBatch:
         yield from read_records(self._data)
 
 
-def read_records(data: memoryview) -> Iterator[TolerantRecord]:
-    """The records of a batch of format 2. Raises CorruptRecordException where the bytes don't fit the format."""
-    batch = _DefaultRecordBatchPy(data)
+def read_records(data: memoryview) -> Iterator[LenientRecord]:
+    """Yield the records of a batch of format 2. Raises CorruptRecordException where the bytes don't fit the format."""
+    batch = default_records._DefaultRecordBatchPy(data)
     batch._maybe_uncompress()
     content, at = batch._buffer, batch._pos
     try:
@@ -109,26 +120,26 @@ def read_records(data: memoryview) -> Iterator[TolerantRecord]:
         raise CorruptRecordException(f"unreadable record in the batch at offset {batch.base_offset}") from error
 
 
-def _read(batch: Any, record: bytearray) -> TolerantRecord:
-    # The first byte holds attributes. None is defined, so it says nothing.
+def _read(batch: Any, record: bytearray) -> LenientRecord:
+    # The first byte holds attributes, and Kafka defines none.
     timestamp_delta, at = decode_varint(record, 1)
     offset_delta, at = decode_varint(record, at)
-    key, at = _sized(record, at)
-    value, at = _sized(record, at)
+    key, at = _field(record, at)
+    value, at = _field(record, at)
     count, at = decode_varint(record, at)
     headers = []
     for _ in range(count):
-        name, at = _sized(record, at)
-        content, at = _sized(record, at)
+        name, at = _field(record, at)
+        content, at = _field(record, at)
         headers.append(((name or b"").decode("utf-8", "surrogateescape"), content))
     if at != len(record):
         raise ValueError("bytes are left over")
     appended = batch.timestamp_type == _LOG_APPEND_TIME
     timestamp = batch.max_timestamp if appended else batch.first_timestamp + timestamp_delta
-    return TolerantRecord(batch.base_offset + offset_delta, timestamp, batch.timestamp_type, key, value, headers)
+    return LenientRecord(batch.base_offset + offset_delta, timestamp, batch.timestamp_type, key, value, headers)
 
 
-def _sized(record: bytearray, at: int) -> tuple[bytes | None, int]:
+def _field(record: bytearray, at: int) -> tuple[bytes | None, int]:
     length, at = decode_varint(record, at)
     if length < 0:
         return None, at

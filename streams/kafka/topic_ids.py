@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import BytesIO
+from typing import Final
 from uuid import UUID
 
 from aiokafka.client import AIOKafkaClient
@@ -14,6 +15,26 @@ from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 from aiokafka.structs import TopicPartition
+
+from streams.kafka.repair import Repair
+
+REPAIR: Final = Repair(
+    name="topic ids",
+    needed_by="aiokafka 0.14.0",
+    reason="Its Metadata request stops at version 5, whose answers have no topic ids; it fetches by name, so a topic"
+    " that was deleted and made again would be read on at the same offsets.",
+    until="aiokafka has Metadata 12, or fetches by topic id (Fetch 13).",
+    touches=(
+        "aiokafka.client:AIOKafkaClient.cluster",
+        "aiokafka.client:AIOKafkaClient.send(node_id, request)",
+        "aiokafka.cluster:ClusterMetadata.leader_for_partition(partition)",
+        "aiokafka.protocol.api:Request.build(request_struct_class)",
+        "aiokafka.protocol.api:RequestStruct.FLEXIBLE_VERSION",
+        "aiokafka.protocol.abstract:AbstractType.encode(value)",
+        "aiokafka.protocol.types:CompactArray",
+        "aiokafka.protocol.types:TaggedFields",
+    ),
+)
 
 _ANY_ID = UUID(int=0)
 
@@ -104,12 +125,12 @@ class TopicIdsRequest(Request[MetadataRequest_v12]):  # type: ignore[misc]
 
 
 async def topic_ids_at_leaders(client: AIOKafkaClient, partitions: Iterable[TopicPartition]) -> dict[str, UUID]:
-    """The ids of these partitions' topics, as the partitions' leaders know them; a topic that is gone is missing."""
+    """Ask the partitions' leaders for the ids of their topics, by name; a topic that was deleted is missing."""
     names: dict[int, set[str]] = {}
     for partition in partitions:
         names.setdefault(client.cluster.leader_for_partition(partition), set()).add(partition.topic)
-    found: dict[str, UUID] = {}
+    ids: dict[str, UUID] = {}
     for leader, topics in names.items():
         answer = await client.send(leader, TopicIdsRequest(sorted(topics)))
-        found |= {name: topic_id for code, name, topic_id, *_ in answer.topics if code == 0}
-    return found
+        ids |= {name: topic_id for code, name, topic_id, *_ in answer.topics if code == 0}
+    return ids

@@ -243,7 +243,7 @@ def test_clients_pass_over_a_frozen_broker(system: System) -> None:
                     assert await client.ready(other)
                 assert not opening.done()
                 for _ in range(10):
-                    await producer.check()
+                    await producer.ping()
                 async with asyncio.timeout(SOON_SECONDS):
                     assert await client.force_metadata_update()
             finally:

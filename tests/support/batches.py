@@ -8,12 +8,12 @@ from uuid import UUID
 from schemas import codec
 from schemas.events import Event
 from streams.batch import EventBatch
-from streams.transport import Watermarks
+from streams.watermarks import Watermarks
 
 TOPIC = "genesis.events"
 PARTITIONS = 4
 TOPIC_ID = UUID("6f1d3c3e-4f0a-4a53-9c57-2d0a0a6a7c11")
-BOUNDS = Watermarks(start=0, end=10_000_000, partitions=PARTITIONS, topic_id=TOPIC_ID)
+WATERMARKS = Watermarks(low=0, high=10_000_000, partition_count=PARTITIONS, topic_id=TOPIC_ID)
 
 Record = tuple[bytes | None, bytes | None]
 """A key and a value."""

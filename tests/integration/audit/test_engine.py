@@ -10,7 +10,7 @@ from schemas import codec
 from schemas.events import Event
 from tests.conftest import Database
 from tests.support import log_rows
-from tests.support.batches import BOUNDS, TOPIC, Record, batch_of
+from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.load import events
 
 
@@ -22,7 +22,7 @@ def test_what_the_engine_writes_is_accepted(log_database: Database) -> None:
     batch += [(None, None), (b"", b""), (None, b"\x00\x00\x00\x00\x01"), misplaced, trailing]
     projector = PartitionProjector(log_database.writer_url, TOPIC, 0, READ_MODELS)
     try:
-        token = projector.take(BOUNDS).token
+        token = projector.acquire(WATERMARKS).token
         projector.project(batch_of([*batch, *batch[100:120]], token=token))
     finally:
         projector.close()

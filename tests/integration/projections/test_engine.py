@@ -22,12 +22,12 @@ from schemas.events import AgentOnboarded, Event
 from streams.errors import (
     LogRefused,
     OwnershipLost,
-    PartitionCountGrew,
+    PartitionCountChanged,
     TopicRecreated,
 )
-from streams.transport import Watermarks
+from streams.watermarks import Watermarks
 from tests.conftest import Database
-from tests.support.batches import BOUNDS, PARTITIONS, TOPIC, TOPIC_ID, Record, batch_of, record
+from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, Record, batch_of, record
 from tests.support.load import events
 
 AGENT_ROWS = "SELECT to_json(a)::text AS row FROM agents_v1.agents AS a ORDER BY agent_id"
@@ -79,7 +79,7 @@ def some(count: int, seed: int = 1, agents: int = 20) -> list[Event]:
 def test_a_batch_becomes_log_rows_chain_links_and_agents(projector: PartitionProjector, superuser: Session) -> None:
     """Every record has one row in each log table, and the read model holds each agent's last state."""
     batch = some(300)
-    taken = projector.take(BOUNDS)
+    taken = projector.acquire(WATERMARKS)
 
     after = projector.project(batch_of(batch, token=taken.token))
 
@@ -96,7 +96,7 @@ def test_a_batch_becomes_log_rows_chain_links_and_agents(projector: PartitionPro
 def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, superuser: Session) -> None:
     """An event id that was applied before, in the same batch or an earlier one, is a repeat."""
     first, second, third = some(3)
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     projector.project(batch_of([first, second, first], token=token))
     projector.project(batch_of([second, third, third], token=token, start=3))
@@ -111,7 +111,7 @@ def test_an_id_that_names_another_event_is_poison(projector: PartitionProjector,
     assert isinstance(first, AgentOnboarded)
     forged = msgspec.structs.replace(first, name="Somebody else")
     records: list[Event] = [first, forged, first, other, forged, forged, other, first]
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     for start in range(0, len(records), size):
         projector.project(batch_of(records[start : start + size], token=token, start=start))
@@ -128,7 +128,7 @@ def test_an_id_that_names_another_event_is_poison(projector: PartitionProjector,
 def test_repeats_in_a_row_stay_exact(projector: PartitionProjector, superuser: Session) -> None:
     """Batches that look up their ids first find repeats and fresh events alike."""
     batch = some(50)
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(batch[:40], token=token))
 
     for start in (40, 90, 140):
@@ -140,7 +140,7 @@ def test_repeats_in_a_row_stay_exact(projector: PartitionProjector, superuser: S
 
 def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, superuser: Session) -> None:
     """However large the log is, the look-up never reads it whole."""
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some(3000), token=token))
     superuser.execute("ANALYZE event_stream")
     superuser.script("CREATE TEMPORARY TABLE staged_event_ids (event_id uuid)")
@@ -160,7 +160,7 @@ def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, super
 def test_a_batch_that_was_applied_already_changes_nothing(projector: PartitionProjector, superuser: Session) -> None:
     """Reading again from an old hint trims what is below the checkpoint."""
     batch = some(20)
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(batch[:10], token=token))
 
     again = projector.project(batch_of(batch[:10], token=token))
@@ -173,7 +173,7 @@ def test_a_batch_that_was_applied_already_changes_nothing(projector: PartitionPr
 def test_a_hole_before_a_batch_is_refused(projector: PartitionProjector, superuser: Session) -> None:
     """A slice that starts above the checkpoint means that records were missed: nothing of it is applied."""
     batch = some(10)
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     with pytest.raises(OwnershipLost, match="were not read"):
         projector.project(batch_of(batch, token=token, start=5))
@@ -183,7 +183,7 @@ def test_a_hole_before_a_batch_is_refused(projector: PartitionProjector, superus
 
 def test_gaps_inside_the_log_are_normal(projector: PartitionProjector, superuser: Session) -> None:
     """Offsets that transaction markers take are skipped, and the checkpoint passes them."""
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     batch = batch_of(some(4), token=token)
     gappy = type(batch)(**{**_fields(batch), "offsets": [0, 1, 5, 6], "next_offset": 9})
 
@@ -197,8 +197,8 @@ def test_an_older_token_writes_nothing(
 ) -> None:
     """Once another worker has taken the partition, the former one's batch is dropped."""
     former = make_projector(0)
-    stale = former.take(BOUNDS).token
-    current = projector.take(BOUNDS).token
+    stale = former.acquire(WATERMARKS).token
+    current = projector.acquire(WATERMARKS).token
 
     with pytest.raises((OwnershipLost, DatabaseUnreachable)):
         former.project(batch_of(some(5), token=stale))
@@ -211,14 +211,14 @@ def test_an_older_token_writes_nothing(
 
 def test_every_batch_is_fenced(projector: PartitionProjector, superuser: Session) -> None:
     """The token and the log's end are checked in each transaction, whatever the writer remembers of them."""
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some(5), token=token))
     superuser.execute("UPDATE partition_owners SET token = token + 1")
 
     with pytest.raises(OwnershipLost, match="not current"):
         projector.project(batch_of(some(5, seed=2), token=token, start=5))
 
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     superuser.execute("UPDATE checkpoints SET next_offset = 4")
     with pytest.raises(OwnershipLost, match="ends at 4"):
         projector.project(batch_of(some(5, seed=2), token=token, start=5))
@@ -230,12 +230,12 @@ def test_taking_terminates_a_backend_that_holds_the_lock(
 ) -> None:
     """A former owner that stopped in the middle of a transaction does not hold up its successor."""
     former = make_projector(0)
-    token = former.take(BOUNDS).token
+    token = former.acquire(WATERMARKS).token
     frozen = former._require_session()
     frozen.begin()
     frozen.query("SELECT token FROM partition_owners WHERE topic = $1 AND partition = 0 FOR UPDATE", (TOPIC,))
 
-    taken = projector.take(BOUNDS)
+    taken = projector.acquire(WATERMARKS)
 
     assert taken.token == token + 1
     with pytest.raises(DatabaseUnreachable):
@@ -268,7 +268,7 @@ def test_poison_is_logged_and_the_rest_applied(
     """A record that can't be used costs nothing but itself."""
     batch: list[Event | Record] = [*some(40, seed=3)]
     batch.insert(17, bad)
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     projector.project(batch_of(batch, token=token))
 
@@ -291,7 +291,7 @@ def test_a_forged_record_inside_a_field_is_only_a_field(projector: PartitionProj
         name=inner,
         skill_ids=(),
     )
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     projector.project(batch_of([*some(30, seed=3), forged, *some(30, seed=4)], token=token))
 
@@ -305,7 +305,7 @@ def test_what_the_checks_let_through_is_found_by_halving(projector: PartitionPro
     superuser.execute("ALTER TABLE agents_v1.agents ADD CONSTRAINT odd CHECK (name <> 'agent 7')")
     batch = [event for event in some(60, agents=60) if isinstance(event, AgentOnboarded)]
     odd = [index for index, event in enumerate(batch) if event.name == "agent 7"]
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     projector.project(batch_of(batch, token=token))
 
@@ -321,7 +321,7 @@ def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superu
         " VALUES ($1, 0, 2, now(), 'poison', '\\x00000000', 'put there by hand')",
         (TOPIC,),
     )
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
 
     with pytest.raises(LogRefused):
         projector.project(batch_of(some(5), token=token))
@@ -331,13 +331,13 @@ def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superu
 
 def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: PartitionProjector, superuser: Session) -> None:
     """A model whose checkpoint lags is folded from event_stream before its partition is read on."""
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([*some(200), *some(3)], token=token))
     live = superuser.query(AGENT_ROWS)
     superuser.execute("TRUNCATE agents_v1.agents")
     superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
 
-    projector.take(BOUNDS)
+    projector.acquire(WATERMARKS)
 
     assert superuser.query(AGENT_ROWS) == live
     assert superuser.query("SELECT DISTINCT next_offset FROM checkpoints WHERE partition = 0") == [(203,)]
@@ -345,22 +345,22 @@ def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: Partitio
 
 def test_a_topic_made_again_stops_the_partition(projector: PartitionProjector) -> None:
     """Offsets of a topic that was deleted and made again mean other records."""
-    projector.take(BOUNDS)
+    projector.acquire(WATERMARKS)
 
     with pytest.raises(TopicRecreated):
-        projector.take(Watermarks(0, 10, PARTITIONS, type(TOPIC_ID)(int=TOPIC_ID.int + 1)))
+        projector.acquire(Watermarks(0, 10, PARTITIONS, type(TOPIC_ID)(int=TOPIC_ID.int + 1)))
 
 
 def test_a_topic_that_grew_stops_its_partitions(make_projector: MakeProjector, projector: PartitionProjector) -> None:
     """Keys change partition when a topic grows, old partitions and new ones alike."""
-    projector.take(BOUNDS)
+    projector.acquire(WATERMARKS)
     grown = Watermarks(0, 10, PARTITIONS + 4, TOPIC_ID)
     fresh = make_projector(PARTITIONS)
 
-    with pytest.raises(PartitionCountGrew):
-        projector.take(grown)
-    with pytest.raises(PartitionCountGrew):
-        fresh.take(grown)
+    with pytest.raises(PartitionCountChanged):
+        projector.acquire(grown)
+    with pytest.raises(PartitionCountChanged):
+        fresh.acquire(grown)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -390,7 +390,7 @@ def _folded(projector: PartitionProjector, superuser: Session, pieces: list[list
         *(f"{AGENTS.schema}.{t}" for t in AGENTS.tables),
     ):
         superuser.execute(f"DELETE FROM {table}")
-    token = projector.take(BOUNDS).token
+    token = projector.acquire(WATERMARKS).token
     start = 0
     for piece in pieces:
         projector.project(batch_of(piece, token=token, start=start))

@@ -28,7 +28,7 @@ from schemas.events import AgentAvailable, AgentRated
 from streams.errors import KafkaUnavailable
 from streams.topics import DEAD_EVENTS_TOPIC, RECORD_MAX_BYTES, apply
 from tests.conftest import Database, MakeTopic
-from tests.support.batches import BOUNDS, TOPIC, Record, batch_of
+from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.connectors import until
 from tests.support.dead_letters import by_place, letters, offset_of, said
 from tests.support.direct_changes import backlog, fetch
@@ -55,7 +55,7 @@ def poison(count: int) -> list[Record]:
 
 
 def log(projector: PartitionProjector, records: list[Record], start: int = 0, **changes: object) -> None:
-    batch = batch_of(records, token=projector.take(BOUNDS).token, start=start)
+    batch = batch_of(records, token=projector.acquire(WATERMARKS).token, start=start)
     for name, value in changes.items():
         object.__setattr__(batch, name, value)
     projector.project(batch)

@@ -207,7 +207,7 @@ async def test_more_than_may_wait_is_refused_at_once(settings: Settings, topic: 
         waiting = [producer.submit(available(), source="t") for _ in range(2)]
         with pytest.raises(Overloaded):
             producer.submit(available(), source="t")
-        await producer.settle_each(waiting)
+        await producer.await_each(waiting)
         await producer.publish(available(), source="t")
     async with producer_for(settings, topic, in_flight_bytes=100) as producer:
         with pytest.raises(Overloaded):
@@ -233,7 +233,7 @@ async def test_no_broker_is_unavailable(settings: Settings) -> None:
     with pytest.raises(KafkaUnavailable):
         producer.submit(available(), source="t")
     with pytest.raises(KafkaUnavailable):
-        await producer.check()
+        await producer.ping()
     await producer.stop()
 
 
@@ -278,12 +278,12 @@ async def test_a_frozen_broker_gives_unknown_outcomes_and_loses_nothing(
             event = available()
             publish = producer.submit(event, source="t")
             with pytest.raises(OutcomeUnknown):
-                await producer.settle(publish)
+                await producer.await_acknowledgement(publish)
             many = [producer.submit(available(), source="t") for _ in range(20)]
             async with asyncio.timeout(5):  # not half a second for each
-                assert {type(each) for each in await producer.settle_each(many)} == {OutcomeUnknown}
+                assert {type(each) for each in await producer.await_each(many)} == {OutcomeUnknown}
             with pytest.raises(KafkaUnavailable):
-                await producer.check()
+                await producer.ping()
         finally:
             os.kill(process.pid, signal.SIGCONT)
         await asyncio.wait({publish.answer}, timeout=DEADLINE_SECONDS)
@@ -304,13 +304,13 @@ async def test_a_killed_broker_is_waited_for(settings: Settings, private_stack: 
         event = available()
         publish = producer.submit(event, source="t")
         await asyncio.to_thread(private_stack.start_kafka)
-        position = await producer.settle(publish)
+        position = await producer.await_acknowledgement(publish)
     stored = await read_all(own, EVENTS_TOPIC, lambda received: received.event == event)
     assert [received.position for received in stored] == [position]
 
 
 async def test_stopping_while_the_broker_is_frozen_ends_soon(settings: Settings, private_stack: Stack) -> None:
-    """A producer stops within its time; what it could not settle has an unknown outcome."""
+    """A producer stops within its time; what was not acknowledged has an unknown outcome."""
     own = msgspec.structs.replace(
         settings, kafka_bootstrap_servers=private_stack.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"]
     )

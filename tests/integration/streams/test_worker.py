@@ -25,7 +25,8 @@ from schemas.polars_import import polars as pl
 from streams import ownership
 from streams.agents import Worker
 from streams.batch import EventBatch
-from streams.transport import OpenPartition, RecordBatchThread
+from streams.open_partition import OpenPartition
+from streams.transport import RecordBatchThread
 from tests.conftest import Database, MakeTopic
 from tests.support.fetch_faults import fail_fetches
 from tests.support.load import events, fill
@@ -202,7 +203,7 @@ async def test_pauses_lose_nothing(
     assert applied(database) == 4_000
 
 
-async def test_fetching_that_has_ended_is_begun_anew(
+async def test_a_fetcher_that_has_ended_is_restarted(
     settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka's fetcher ends with an error that it does not expect; the worker goes on, and nothing is missing."""

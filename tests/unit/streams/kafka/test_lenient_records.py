@@ -9,7 +9,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.lenient_records import TolerantRecords, read_records
+from streams.kafka.lenient_records import LenientRecords, read_records
 from tests.support.raw_records import RawRecord, record_batch
 
 BYTES = st.binary(max_size=20)
@@ -24,7 +24,7 @@ RECORDS = st.lists(
     min_size=1,
     max_size=6,
 )
-ODD = RawRecord(b"k", b"v", [(b"caf\xe9", b"1")])
+MALFORMED = RawRecord(b"k", b"v", [(b"caf\xe9", b"1")])
 
 
 def as_given(headers: list[tuple[str, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
@@ -44,7 +44,7 @@ def test_every_record_comes_back_as_it_was_written(records: list[RawRecord]) -> 
 def test_a_good_batch_is_read_by_aiokafka_itself() -> None:
     """The records are those of aiokafka's own reader, and the next batch follows."""
     data = record_batch([RawRecord(b"k", b"v", [(b"a", b"1")]), RawRecord(None, None)])
-    ours, theirs = TolerantRecords(data + data), MemoryRecords(data)
+    ours, theirs = LenientRecords(data + data), MemoryRecords(data)
     for _ in range(2):
         assert ours.has_next()
         found = [(r.offset, r.key, r.value, r.headers) for r in ours.next_batch()]
@@ -53,12 +53,12 @@ def test_a_good_batch_is_read_by_aiokafka_itself() -> None:
     assert [(r.offset, r.key) for r in theirs.next_batch()] == [(0, b"k"), (1, None)]
 
 
-def test_an_odd_record_costs_the_others_nothing() -> None:
+def test_a_malformed_record_costs_the_others_nothing() -> None:
     """Those before it may come twice, for the caller drops offsets that it has had; none is missing."""
-    data = record_batch([RawRecord(b"0", b"v"), ODD, RawRecord(b"2", b"v")])
+    data = record_batch([RawRecord(b"0", b"v"), MALFORMED, RawRecord(b"2", b"v")])
     with pytest.raises(UnicodeDecodeError):
         list(MemoryRecords(data).next_batch())
-    batch = TolerantRecords(data).next_batch()
+    batch = LenientRecords(data).next_batch()
     assert [record.key for record in batch][-3:] == [b"0", b"k", b"2"]
     assert batch.base_offset == 0
 
@@ -77,7 +77,7 @@ def test_compressed_batches_are_read_too() -> None:
 @pytest.mark.parametrize("cut", [1, 2, 5])
 def test_bytes_that_do_not_fit_the_format_are_an_error(cut: int) -> None:
     """A batch that ends too early, or a field longer than its record, is said to be corrupt; nothing is made up."""
-    data = record_batch([ODD])
+    data = record_batch([MALFORMED])
     with pytest.raises(CorruptRecordException):
         list(read_records(memoryview(data[:-cut])))
     key_length = data.rindex(b"k") - 1

@@ -1,0 +1,61 @@
+"""The one place where Kafka clients are made. Each comes with the settings' connection options and with every repair.
+
+`REPAIRS` lists the repairs of aiokafka. Each stands in its module with the version that needs it, the reason, and when
+it can go. `check_repairs` says which one does not fit the installed version.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from runtime.settings import Settings
+from streams.kafka import admin, consumer, fetcher_restart, lenient_records, producer, topic_ids, unresponsive_brokers
+from streams.kafka.admin import RepairedAdmin
+from streams.kafka.connection import connection_options
+from streams.kafka.consumer import RepairedConsumer
+from streams.kafka.lenient_records import parse_leniently
+from streams.kafka.producer import RepairedProducer
+from streams.kafka.repair import Repair, check
+from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
+
+REPAIRS: Final[tuple[Repair, ...]] = (
+    unresponsive_brokers.REPAIR,
+    fetcher_restart.REPAIR,
+    lenient_records.REPAIR,
+    topic_ids.REPAIR,
+    consumer.REPAIR,
+    producer.REPAIR,
+    admin.REPAIR,
+)
+
+
+@cache
+def check_repairs() -> None:
+    """Raise RepairMisfit where a repair does not fit the installed aiokafka. It connects to nothing."""
+    check(REPAIRS)
+
+
+def make_producer(settings: Settings, **options: Any) -> RepairedProducer:
+    """Return a producer that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
+    check_repairs()
+    producer = RepairedProducer(**options, **connection_options(settings))
+    skip_unresponsive_brokers(producer.client)
+    return producer
+
+
+def make_consumer(settings: Settings, **options: Any) -> RepairedConsumer:
+    """Return a consumer that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
+    check_repairs()
+    parse_leniently()
+    consumer = RepairedConsumer(**options, **connection_options(settings))
+    skip_unresponsive_brokers(consumer.client)
+    return consumer
+
+
+def make_admin(settings: Settings, **options: Any) -> RepairedAdmin:
+    """Return an admin client that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
+    check_repairs()
+    admin = RepairedAdmin(**options, **connection_options(settings))
+    skip_unresponsive_brokers(admin.client)
+    return admin

@@ -1,0 +1,133 @@
+"""aiokafka's consumer, with the parts that workers and readers need of its inside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.structs import TopicPartition
+
+from streams.kafka.fetcher_restart import restart_fetcher
+from streams.kafka.repair import Repair
+from streams.kafka.topic_ids import TopicIdsRequest, topic_ids_at_leaders
+from streams.watermarks import Watermarks
+
+REPAIR: Final = Repair(
+    name="consumer inside",
+    needed_by="aiokafka 0.14.0",
+    reason="`getmany` wraps each record in a ConsumerRecord, 1.2 us of the 6.5 us that a fetch costs; nothing public"
+    " tells one assignment of a partition from the next, or which partition's records can't be read.",
+    until="aiokafka yields record batches, and its errors name the partition.",
+    touches=(
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._client",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._fetcher",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._subscription",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._max_poll_records",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer.getmany(partitions, timeout_ms, max_records)",
+        "aiokafka.consumer.fetcher:Fetcher._closed",
+        "aiokafka.consumer.fetcher:Fetcher._records",
+        "aiokafka.consumer.fetcher:Fetcher._subscriptions",
+        "aiokafka.consumer.fetcher:Fetcher.fetched_records(partitions, timeout, max_records)",
+        "aiokafka.consumer.fetcher:FetchResult._partition_records",
+        "aiokafka.consumer.fetcher:PartitionRecords._records_iterator",
+        "aiokafka.consumer.fetcher:PartitionRecords._consumer_record(tp, record)",
+        "aiokafka.consumer.subscription_state:SubscriptionState.fetch_context()",
+        "aiokafka.consumer.subscription_state:SubscriptionState.subscription",
+        "aiokafka.consumer.subscription_state:Subscription.assignment",
+        "aiokafka.consumer.subscription_state:Assignment.state_value(tp)",
+        "aiokafka.consumer.subscription_state:TopicPartitionState.position",
+        "aiokafka.consumer.subscription_state:TopicPartitionState.has_valid_position",
+        "aiokafka.client:AIOKafkaClient._wait_on_metadata(topic)",
+    ),
+)
+
+
+class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not type-checked here
+    """A consumer whose fetching is restarted when it has ended. Made by `streams.kafka.clients.make_consumer`."""
+
+    @property
+    def client(self) -> AIOKafkaClient:
+        """The connections to the brokers."""
+        return self._client
+
+    @property
+    def fetching_closed(self) -> bool:
+        """Whether the consumer has been stopped."""
+        closed: bool = self._fetcher._closed
+        return closed
+
+    async def getmany(self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None) -> Any:
+        """Return records by partition as aiokafka's own method does."""
+        restart_fetcher(self)
+        return await super().getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
+
+    def poll_context(self) -> AbstractContextManager[None]:
+        """Return a context that counts as a poll for the consumer's group; the fetcher runs when it is entered."""
+        restart_fetcher(self)
+        context: AbstractContextManager[None] = self._fetcher._subscriptions.fetch_context()
+        return context
+
+    async def fetch_raw(
+        self, partitions: Collection[TopicPartition], timeout_seconds: float
+    ) -> dict[TopicPartition, list[Any]]:
+        """Return fetched records by partition, without wrapping those that are here already.
+
+        Records that arrive later are wrapped; both kinds have the attributes that a batch needs.
+        """
+        for result in self._fetcher._records.values():
+            unpacking = getattr(result, "_partition_records", None)
+            if unpacking is not None:
+                unpacking._consumer_record = _raw_record
+        fetched: dict[TopicPartition, list[Any]] = await self._fetcher.fetched_records(
+            set(partitions), timeout=timeout_seconds, max_records=self._max_poll_records
+        )
+        return fetched
+
+    def failing_partition(self, among: Collection[TopicPartition]) -> TopicPartition | None:
+        """Return the one of these partitions whose records have just raised while they were unpacked."""
+        for partition, result in self._fetcher._records.items():
+            if partition not in among:  # it may be one that raised earlier, and has stopped
+                continue
+            iterator = getattr(getattr(result, "_partition_records", None), "_records_iterator", None)
+            if iterator is not None and iterator.gi_frame is None:
+                assert isinstance(partition, TopicPartition)
+                return partition
+        return None
+
+    def fetch_state(self, partition: TopicPartition) -> Any:
+        """Return aiokafka's state of a partition under its present assignment; None where it is not assigned.
+
+        A new assignment has a new state; its `position` is the offset that is delivered next.
+        """
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(partition) if assignment is not None else None
+
+    async def partition_numbers(self, topic: str) -> list[int]:
+        """Return the numbers of a topic's partitions, ascending. Raises KafkaError where it has none."""
+        return sorted(await self._client._wait_on_metadata(topic))
+
+    async def topic_ids(self, partitions: Iterable[TopicPartition]) -> dict[str, UUID]:
+        """Return the ids of these partitions' topics by name, as `topic_ids_at_leaders` does."""
+        return await topic_ids_at_leaders(self._client, partitions)
+
+    async def watermarks(self, partition: TopicPartition) -> Watermarks:
+        """Ask a partition's leader for its first and last offsets, and for its topic's id and partition count."""
+        low = (await self.beginning_offsets([partition]))[partition]
+        high = (await self.end_offsets([partition]))[partition]
+        # The leader, since it has just answered; any other may be unresponsive, or behind.
+        leader = self._client.cluster.leader_for_partition(partition)
+        response = await self._client.send(leader, TopicIdsRequest([partition.topic]))
+        for code, name, topic_id, _internal, partitions, *_ in response.topics:
+            if code == 0 and name == partition.topic:
+                return Watermarks(low, high, len(partitions), topic_id)
+        raise UnknownTopicOrPartitionError(partition.topic)
+
+
+def _raw_record(_partition: TopicPartition, record: Any) -> Any:
+    return record

@@ -1,0 +1,161 @@
+"""The factory of Kafka clients: every repair on every client, and a look at whether the repairs fit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.consumer import AIOKafkaConsumer
+
+from runtime.settings import Settings
+from streams.agents import Worker
+from streams.errors import RepairMisfit
+from streams.kafka import clients
+from streams.kafka.clients import REPAIRS, check_repairs, make_admin, make_consumer, make_producer
+from streams.kafka.lenient_records import LenientRecords
+from streams.kafka.repair import Repair, check, misfits
+from streams.producer import EventProducer
+
+SETTINGS = Settings(kafka_bootstrap_servers="127.0.0.1:1")
+FAKE = "tests_fake_client"
+REPAIR = Repair(name="a", needed_by="a 1", reason="a", until="a", touches=())
+
+
+class Client:
+    """A client of a library that does not exist."""
+
+    limit = 1
+
+    def __init__(self) -> None:
+        self._task: object = None
+
+    async def _connect(self, node_id: int, *, hint: bool = False) -> None:
+        self.node_id = node_id
+
+
+@pytest.fixture(autouse=True)
+def _look_again() -> Iterator[None]:
+    """A process looks once; each test begins and ends without that."""
+    check_repairs.cache_clear()
+    yield
+    check_repairs.cache_clear()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module that has a client."""
+    module = ModuleType(FAKE)
+    module.Client = Client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, FAKE, module)
+    return module
+
+
+@asynccontextmanager
+async def closing(client: Any) -> AsyncIterator[Any]:
+    """A client that was not started, and is stopped in the end."""
+    try:
+        yield client
+    finally:
+        await client.stop()
+
+
+def touching(*parts: str) -> Repair:
+    return msgspec.structs.replace(REPAIR, touches=tuple(f"{FAKE}:{part}" for part in parts))
+
+
+def test_the_repairs_fit_the_installed_version() -> None:
+    """Each part of aiokafka that a repair touches is there, with the parameters that it takes."""
+    assert [problem for repair in REPAIRS for problem in misfits(repair)] == []
+
+
+@pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.name)
+def test_each_repair_names_the_installed_version(repair: Repair) -> None:
+    """A new version of aiokafka asks for a look at each repair (`until`); one that stays then names that version."""
+    assert repair.needed_by == f"aiokafka {version('aiokafka')}"
+    assert repair.reason
+    assert repair.until
+    assert repair.touches
+
+
+def test_parts_that_are_there_fit(fake: ModuleType) -> None:
+    """Methods, attributes of the class, and attributes that methods assign."""
+    repair = touching("Client", "Client.limit", "Client._task", "Client.node_id", "Client._connect(node_id, hint)")
+    assert list(misfits(repair)) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ("Client._sender", f"{FAKE}.Client has no _sender"),
+        ("Client._connect(node_id, group)", f"{FAKE}.Client._connect takes no group"),
+        ("Consumer.limit", f"there is no class {FAKE}.Consumer"),
+        ("records", f"{FAKE} has no records"),
+    ],
+)
+def test_parts_that_are_missing_are_named(fake: ModuleType, part: str, problem: str) -> None:
+    """The error says which repair and which part, and gives the command that installs the version that fits."""
+    with pytest.raises(RepairMisfit) as caught:
+        check([REPAIR, touching(part)])
+    assert caught.value.why == f"a: {problem}."
+    assert caught.value.next_step == "uv sync"
+
+
+def test_a_module_that_is_missing_is_named() -> None:
+    """As where aiokafka has moved it."""
+    assert list(misfits(touching("Client.limit"))) == [f"there is no module {FAKE}"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: make_producer(SETTINGS),
+        lambda: make_consumer(SETTINGS),
+        lambda: make_admin(SETTINGS),
+        lambda: EventProducer(SETTINGS),
+        lambda: Worker(SETTINGS, ["t"], lambda topic, partition: pytest.fail("nothing is assigned")),
+    ],
+    ids=["producer", "consumer", "admin", "EventProducer", "Worker"],
+)
+async def test_whatever_makes_clients_looks_first(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that makes clients ends with the named error before it connects."""
+    monkeypatch.setattr(clients, "REPAIRS", [touching("Client.limit")])
+    check_repairs.cache_clear()
+    with pytest.raises(RepairMisfit):
+        make()
+
+
+async def test_every_client_skips_unresponsive_brokers() -> None:
+    """Producer, consumer and admin client alike, with the settings' address."""
+    async with closing(make_producer(SETTINGS)) as producer, closing(make_consumer(SETTINGS)) as consumer:
+        for client in (producer.client, consumer.client, make_admin(SETTINGS).client):
+            assert client.get_random_node.__self__._client is client
+            assert [host[:2] for host in client.hosts] == [("127.0.0.1", 1)]
+
+
+async def test_consumers_read_leniently() -> None:
+    """The parser is the lenient one as soon as a consumer has been made."""
+    async with closing(make_consumer(SETTINGS)):
+        pass
+    assert fetcher.MemoryRecords is LenientRecords
+
+
+async def test_a_consumer_restarts_its_fetcher_before_it_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`getmany` does so too, which aiokafka's own consumer does not."""
+    calls: list[str] = []
+
+    async def getmany(_consumer: AIOKafkaConsumer, **_: object) -> dict[object, object]:
+        calls.append("getmany")
+        return {}
+
+    async with closing(make_consumer(SETTINGS)) as consumer:
+        monkeypatch.setattr(AIOKafkaConsumer, "getmany", getmany)
+        monkeypatch.setattr("streams.kafka.consumer.restart_fetcher", lambda _: calls.append("restart"))
+        assert await consumer.getmany() == {}
+    assert calls == ["restart", "getmany"]
