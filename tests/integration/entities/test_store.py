@@ -10,10 +10,12 @@ from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from database.connector import Database
 from database.errors import ConstraintRefused, RowRefused
@@ -347,6 +349,61 @@ async def test_two_that_refer_to_each_other_are_written_at_once(
         await until(partial(wait, database), "the second waits for the first")
     assert await second == Written(created=frozenset({team.id}))
     assert await findings(database.api_url) == []
+
+
+async def overtaken(
+    database: MigratedDatabase, connector: Database, mine: Entity, theirs: Entity
+) -> asyncio.Task[Written]:
+    """Put `mine`, and commit `theirs` under the same id after the call has seen the row, before it has locked it."""
+    async with connector.transaction("genesis") as theirs_in:
+        pid = (await theirs_in.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        async with connector.transaction("genesis") as first:
+            await put(first, agents(C, name="awaited"))
+            call = asyncio.create_task(write(connector, [mine, *agents(C, name="awaited")]))
+            await until(partial(wait, database), "the call has seen the row, and waits for another")
+            await put(theirs_in, [theirs])
+        await until(partial(waits_for, database, pid), "the call waits for who has changed the row")
+    return call
+
+
+async def waits_for(database: MigratedDatabase, pid: int) -> bool:
+    """Whether a transaction waits for this backend's."""
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))"
+    return await fetch(database.superuser_url, blocked, pid) == [(1,)]
+
+
+async def test_a_stub_is_described_once(database: MigratedDatabase, connector: Database) -> None:
+    """Of two calls that describe a stub, the later one reads what the other wrote, and counts as a change."""
+    await write(connector, [Agent(id=A, name="one", team_id=B)])
+    mine, theirs = (Team(id=B, name=name, description="x") for name in ("mine", "theirs"))
+    call = await overtaken(database, connector, mine, theirs)
+    assert B in (await call).changed
+    states = await states_of(database.superuser_url, B)
+    assert [state.get("name") for state in states] == [None, "theirs", "mine"]
+
+
+async def test_amendments_of_a_call_that_runs_are_kept(database: MigratedDatabase, connector: Database) -> None:
+    """A call is validated against the amendments that others have committed by then, not against older ones."""
+    mine, theirs = ({"at": "now", "by": name, "reason": "A test."} for name in ("me", "them"))
+    await write(connector, [Agent(id=A, name="one")])
+    changes = (Agent(id=A, name="one", amendment_history=[amendment]) for amendment in (mine, theirs))
+    call = await overtaken(database, connector, *changes)
+    with pytest.raises(ConstitutionBroken, match="L0-04"):
+        await call
+    states = await states_of(database.superuser_url, A)
+    assert [state["amendment_history"] for state in states] == [[], [theirs]]
+
+
+async def test_a_call_leaves_the_keys_of_its_entities_unlocked(database: MigratedDatabase, connector: Database) -> None:
+    """Its lock is the one that a foreign key's check passes; a second call's would not pass it."""
+    await write(connector, agents(A))
+    locked = "SELECT id FROM entities WHERE id = $1"
+    async with connector.transaction("genesis") as first:
+        assert await put(first, agents(A)) == Written(unchanged=frozenset({A}))
+        async with changing(database.writer_url) as connection:
+            assert await connection.fetchval(f"{locked} FOR KEY SHARE NOWAIT", A) == A
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await connection.execute(f"{locked} FOR NO KEY UPDATE NOWAIT".replace("$1", f"'{A}'"))
 
 
 async def test_an_id_of_another_boundary_is_refused(database: MigratedDatabase, connector: Database) -> None:
