@@ -8,10 +8,10 @@ import tempfile
 import faust
 from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, Text, Uuid
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from database.address import sqlalchemy_url
 from runtime.settings import load_settings
 from schemas import codec
 from schemas.events import AgentAvailable, AgentOnboarded
@@ -41,7 +41,8 @@ class AgentRow(Base):
 
 def build() -> faust.App:
     settings = load_settings()
-    engine = create_async_engine(sqlalchemy_url(settings.database_address("writer")))
+    url = make_url(settings.database_address("writer")).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url)
     app = faust.App(
         settings.consumer_group,
         broker=f"kafka://{settings.kafka_address()}",

@@ -26,7 +26,7 @@ ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 0.02
 BACKOFF_MAX_SECONDS: Final = 1.0
 REPLICA_PAUSE_SECONDS: Final = 5.0
-CLOSE_PATIENCE_SECONDS: Final = 10.0
+CLOSE_TIMEOUT_SECONDS: Final = 10.0
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ class Database:
     """A role's connections. Made by :func:`connect`; close it when done. Connects when it is first used.
 
     Every session has a statement, a lock and an idle-in-transaction timeout. A transaction sees and writes the rows of
-    the governance boundary that it names, and without a name no row that has one.
+    the tenant that it names, and without a name no row that has one.
 
     All methods that run a transaction raise DatabaseUnreachable, PoolExhausted, DatabaseClosed; and, already at the
     statement, StatementTimedOut, LockTimedOut, ConstraintRefused, ValueRefused, RowRefused, TransactionConflict. None
@@ -49,53 +49,51 @@ class Database:
 
     @property
     def role(self) -> DatabaseRole:
-        """Which of Plant's roles it connects as."""
+        """The role of Plant's as which it connects."""
         return self._pool.role
 
     @property
     def engine(self) -> AsyncEngine:
-        """SQLAlchemy's engine. It knows of no governance boundary and of no turn to wait for: use `transaction`."""
+        """SQLAlchemy's engine. It knows of no tenant and of no queue of waiters: use `transaction`."""
         return self._pool.engine
 
     def transaction(
         self,
-        governance_agent_id: str | None = None,
+        tenant: str | None = None,
         *,
         isolation: Isolation = "READ COMMITTED",
         read_only: bool = False,
         replica: bool = False,
     ) -> AbstractAsyncContextManager[AsyncConnection]:
-        """A connection in a transaction: committed when the block ends, rolled back when it raises.
+        """Return a connection in a transaction: committed when the block ends, rolled back when it raises.
 
         `begin_nested` on it makes a savepoint, after whose failure the block may go on; where it goes on after any
         other failed statement, its end raises TransactionAborted. After `commit` or `rollback` on it the block can do
         no more: TransactionEnded.
 
-        `replica` says that the block only reads, and may be told of a moment ago: it goes to the read replica, if there
-        is one and it answers. A replica can't do SERIALIZABLE, so that goes to the primary.
+        With `replica` the block only reads, and may read slightly stale rows: it goes to the read replica, if there is
+        one and it answers. A replica can't do SERIALIZABLE, so that goes to the primary.
         """
         read_only = read_only or replica
         if replica and isolation != "SERIALIZABLE" and (pool := self._replica_to_try()) is not None:
-            return self._on_replica(pool, governance_agent_id, isolation)
-        return self._pool.transaction(governance_agent_id, isolation, read_only=read_only)
+            return self._on_replica(pool, tenant, isolation)
+        return self._pool.transaction(tenant, isolation, read_only=read_only)
 
     @asynccontextmanager
     async def session(
         self,
-        governance_agent_id: str | None = None,
+        tenant: str | None = None,
         *,
         isolation: Isolation = "READ COMMITTED",
         read_only: bool = False,
         replica: bool = False,
     ) -> AsyncIterator[AsyncSession]:
-        """As `transaction`, for mapped classes: flushed and committed when the block ends, and not before.
+        """Yield a session for mapped classes in a transaction: flushed and committed when the block ends, not before.
 
         `commit` on the session only flushes; `rollback` undoes all of the block. Objects can be read afterwards.
         """
-        async with self.transaction(
-            governance_agent_id, isolation=isolation, read_only=read_only, replica=replica
-        ) as connection:
-            await connection.begin()  # Says to the session that the transaction is not its own.
+        async with self.transaction(tenant, isolation=isolation, read_only=read_only, replica=replica) as connection:
+            await connection.begin()  # So the session knows that the transaction is not its own.
             async with AsyncSession(
                 connection, expire_on_commit=False, join_transaction_mode="rollback_only"
             ) as session:
@@ -105,20 +103,20 @@ class Database:
     async def run(
         self,
         work: Callable[[AsyncConnection], Awaitable[Result]],
-        governance_agent_id: str | None = None,
+        tenant: str | None = None,
         *,
         isolation: Isolation = "READ COMMITTED",
         attempts: int = ATTEMPTS,
     ) -> Result:
-        """What `work` returns, in a transaction that is committed.
+        """Return the result of `work`, in a transaction that is committed.
 
-        After a serialization failure or a deadlock, `work` is called anew in a fresh transaction, after a pause that
+        After a serialization failure or a deadlock, `work` is called again in a fresh transaction, after a pause that
         doubles and is jittered, so it must do nothing that a rollback does not undo. Raises TooContended after
         `attempts` calls.
         """
 
         async def once() -> Result:
-            async with self.transaction(governance_agent_id, isolation=isolation) as connection:
+            async with self.transaction(tenant, isolation=isolation) as connection:
                 return await work(connection)
 
         return await self._again_after_conflicts(once, attempts)
@@ -126,15 +124,15 @@ class Database:
     async def run_session(
         self,
         work: Callable[[AsyncSession], Awaitable[Result]],
-        governance_agent_id: str | None = None,
+        tenant: str | None = None,
         *,
         isolation: Isolation = "READ COMMITTED",
         attempts: int = ATTEMPTS,
     ) -> Result:
-        """As `run`, for work on mapped classes; each call of `work` gets a session of its own."""
+        """Return the result of work on mapped classes, as `run` does; each call of `work` gets a session of its own."""
 
         async def once() -> Result:
-            async with self.session(governance_agent_id, isolation=isolation) as session:
+            async with self.session(tenant, isolation=isolation) as session:
                 return await work(session)
 
         return await self._again_after_conflicts(once, attempts)
@@ -154,15 +152,15 @@ class Database:
                 next_step=f"export PLANT_DATABASE_{self.role.upper()}_URL=postgresql://plant_{self.role}:…@host/plant",
             )
 
-    async def close(self, patience_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
+    async def close(self, timeout_seconds: float = CLOSE_TIMEOUT_SECONDS) -> None:
         """Refuse new transactions, wait for those that run, and close every connection.
 
-        A transaction that still runs after `patience_seconds` is ended: it is rolled back, and raises DatabaseClosed.
+        A transaction that still runs after `timeout_seconds` is ended: it is rolled back, and raises DatabaseClosed.
         """
         pools = [pool for pool in (self._pool, self._replica) if pool is not None]
         for pool in pools:
             pool.refuse()
-        await asyncio.gather(*(pool.close(patience_seconds) for pool in pools))
+        await asyncio.gather(*(pool.close(timeout_seconds) for pool in pools))
 
     async def _again_after_conflicts(self, once: Callable[[], Awaitable[Result]], attempts: int) -> Result:
         for attempt in range(1, attempts + 1):
@@ -178,7 +176,7 @@ class Database:
         raise ValueError("attempts must be at least 1")
 
     def _replica_to_try(self) -> Pool | None:
-        """The replica's pool, unless it was found gone a moment ago. Of all who ask then, one tries it again."""
+        """Return the replica's pool, unless it did not answer a moment ago; after the pause one caller tries again."""
         if self._replica is None or not self._replica_again_at:
             return self._replica
         if time.monotonic() < self._replica_again_at:
@@ -188,31 +186,31 @@ class Database:
 
     @asynccontextmanager
     async def _on_replica(
-        self, replica: Pool, governance_agent_id: str | None, isolation: Isolation
+        self, replica: Pool, tenant: str | None, isolation: Isolation
     ) -> AsyncIterator[AsyncConnection]:
-        """A transaction on the replica; if none can be begun there, on the primary."""
+        """Yield a transaction on the replica; if none can be begun there, on the primary."""
         async with AsyncExitStack() as stack:
             try:
-                transaction = replica.transaction(governance_agent_id, isolation, read_only=True)
+                transaction = replica.transaction(tenant, isolation, read_only=True)
                 connection = await stack.enter_async_context(transaction)
                 self._replica_again_at = 0.0
             except DatabaseUnreachable as error:
                 self._replica_again_at = time.monotonic() + REPLICA_PAUSE_SECONDS
                 log.warning("replica.unreachable", role=self.role, why=error.why)
-                transaction = self._pool.transaction(governance_agent_id, isolation, read_only=True)
+                transaction = self._pool.transaction(tenant, isolation, read_only=True)
                 connection = await stack.enter_async_context(transaction)
             yield connection
 
 
 def connect(settings: Settings, role: DatabaseRole) -> Database:
-    """The database as `plant_<role>`; does not connect yet. Raises ConfigurationError for a missing or bad address."""
+    """Return the database as `plant_<role>`, not connected yet. Raises ConfigurationError without a good address."""
     pool = Pool(settings, role, settings.database_address(role))
     address = settings.database_api_replica_url if role == "api" else ""
     return Database(pool, Pool(settings, role, address) if address else None)
 
 
 def backoff_seconds(attempt: int) -> float:
-    """How long to wait after the attempt of this number, from 1: full jitter under a bound that doubles.
+    """Return how long to wait after the attempt of this number, from 1: full jitter under a bound that doubles.
 
     After https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/.
     """

@@ -1,8 +1,9 @@
 """asyncpg's connection as Plant uses it: a transaction begins in one round trip, before SQLAlchemy asks for one.
 
-SQLAlchemy begins a transaction when the first statement comes, and has no place for what else a beginning needs: that
-costs round trips. Here the pool begins it, and when SQLAlchemy asks for a transaction it is given the one that is
-open. So both know of the same transaction, and what commits or rolls back through SQLAlchemy really does.
+By hand, since SQLAlchemy 2.1 begins a transaction at the first statement, with a `BEGIN` of asyncpg's own: the reset of
+the session and the tenant would cost further round trips. Here the pool begins the transaction in one script, and
+SQLAlchemy, when it asks for a transaction, gets the one that is open. Both use the same transaction, so a commit or a
+rollback through SQLAlchemy takes effect.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from database.errors import TransactionAborted, TransactionEnded
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
-BEGIN_SECONDS: Final = 10
+BEGIN_TIMEOUT_SECONDS: Final = 10
 """How long a server may take to begin a transaction before its connection counts as lost."""
 
 _CLEAN: Final = "RESET ALL; CLOSE ALL; DISCARD TEMP"
 
 
 class DriverConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg comes without types
-    """A connection on which a block of the pool's has a transaction, or nobody has."""
+    """A connection with the transaction of one block of the pool, or with none."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -31,8 +32,8 @@ class DriverConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg com
         self.in_block = False
 
     async def begin(self, script: str) -> None:
-        """Begin the block's transaction with what :func:`beginning` gave."""
-        await self.execute(script, timeout=BEGIN_SECONDS)
+        """Begin the block's transaction with the script that :func:`beginning` made."""
+        await self.execute(script, timeout=BEGIN_TIMEOUT_SECONDS)
         self.in_block = True
 
     async def commit(self) -> None:
@@ -51,7 +52,7 @@ class DriverConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg com
             await self.execute("ROLLBACK")
 
     def transaction(self, **_: object) -> _Transaction:
-        """What SQLAlchemy calls before a statement, where it knows of no transaction."""
+        """Return the open transaction: SQLAlchemy calls this before a statement, where it knows of none."""
         return _Transaction(self)
 
     def _is_over(self) -> bool:
@@ -80,23 +81,23 @@ class _Transaction:
             await self._connection.rollback()
 
 
-def beginning(governance_agent_id: str | None, isolation: Isolation, read_only: bool) -> str:
-    """What a transaction begins with: one script, one round trip.
+def beginning(tenant: str | None, isolation: Isolation, read_only: bool) -> str:
+    """Return the script that begins a transaction: one round trip.
 
-    The boundary is always set, if to nothing. Settings, cursors and temporary tables that a block before left in the
-    session are gone: they would show what it saw to a block in another boundary.
+    The tenant is always set, if to nothing. Settings, cursors and temporary tables that a block before left in the
+    session are gone: they would show its rows to a block of another tenant.
 
     >>> beginning("o'clock", "READ COMMITTED", True).split("; ")  # doctest: +NORMALIZE_WHITESPACE
     ['BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY', 'RESET ALL', 'CLOSE ALL', 'DISCARD TEMP',
      "SELECT set_config('plant.governance_agent_id', 'o''clock', true)"]
 
-    Raises ValueError for an empty id, which would mean nothing, and for one that Postgres's text can't hold.
+    Raises ValueError for an empty tenant, which would mean none, and for one that Postgres's text can't hold.
     """
-    if governance_agent_id == "":
-        raise ValueError("a governance agent's id must not be empty")
-    if "\x00" in (governance_agent_id or ""):
-        raise ValueError("a governance agent's id holds no NUL")
+    if tenant == "":
+        raise ValueError("a tenant must not be empty")
+    if "\x00" in (tenant or ""):
+        raise ValueError("a tenant holds no NUL")
     mode = f"{isolation} READ ONLY" if read_only else isolation
     # Backslashes are text: every session is made with standard_conforming_strings on.
-    quoted = (governance_agent_id or "").replace("'", "''")
+    quoted = (tenant or "").replace("'", "''")
     return f"BEGIN ISOLATION LEVEL {mode}; {_CLEAN}; SELECT set_config('plant.governance_agent_id', '{quoted}', true)"

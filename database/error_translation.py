@@ -37,9 +37,13 @@ def translate_error(error: BaseException, where: str) -> PlantError | None:
         return conflict
     if (refusal := _refusal(error)) is not None:
         return refusal
-    if why := unreachable_because(error):
-        return DatabaseUnreachable(why=f"{where}: {why}", next_step="plant status")
-    return None
+    return translate_unreachable(error, where)
+
+
+def translate_unreachable(error: BaseException, where: str) -> DatabaseUnreachable | None:
+    """Return the error for a database that can't be reached; None when the error means something else."""
+    why = _unreachable_because(error)
+    return DatabaseUnreachable(why=f"{where}: {why}", next_step="plant status") if why else None
 
 
 def driver_error(error: BaseException) -> BaseException:
@@ -49,7 +53,7 @@ def driver_error(error: BaseException) -> BaseException:
     return error
 
 
-def unreachable_because(error: BaseException) -> str | None:
+def _unreachable_because(error: BaseException) -> str | None:
     """Return one sentence on why the database can't be reached; None when the error means something else."""
     cause = driver_error(error)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -96,7 +100,7 @@ def _refusal(error: BaseException) -> ConstraintRefused | ValueRefused | RowRefu
         _remove_values(error, why)
         return ValueRefused(why=why, next_step="check what was sent against the column's type")
     if isinstance(cause, asyncpg.InsufficientPrivilegeError) and "row-level security" in str(cause):
-        next_step = "begin the transaction with the governance_agent_id that the row has"
+        next_step = "begin the transaction with the tenant that the row has"
         return RowRefused(why=_sentence(cause), next_step=next_step)
     return None
 

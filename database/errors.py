@@ -1,4 +1,4 @@
-"""What goes wrong between Plant and its database, on purpose."""
+"""Errors between Plant and its database."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class TransactionEnded(PlantError):
 
     def __init__(self) -> None:
         super().__init__(
-            why="A new one would not know its governance boundary.",
+            why="A new one would not know its tenant.",
             next_step="async with database.transaction(…):    # another block for what comes after",
         )
 
@@ -103,8 +103,8 @@ class ConstraintRefused(PlantError):
 
 
 class ValueRefused(PlantError):
-    """The database can't take a value as what it is meant to be."""
+    """The database can't take a value as the type of its column."""
 
 
 class RowRefused(PlantError):
-    """The database refused a row of another governance boundary than the transaction's."""
+    """The database refused a row of another tenant than the transaction's."""

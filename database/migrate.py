@@ -1,7 +1,7 @@
-"""Brings the schema to a revision: Alembic without an ini file, one migration at a time a database.
+"""Migrations of the schema: Alembic without an ini file, one migration at a time a database.
 
 Runs as `plant_owner`. Two upgrades at once wait for each other; a table that somebody holds makes the upgrade give up
-after :data:`LOCK_TIMEOUT_SECONDS` instead of standing in front of everyone who comes after.
+after :data:`LOCK_TIMEOUT_SECONDS` instead of blocking every later session.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from sqlalchemy import pool
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from database.address import connection_arguments, shown, sqlalchemy_url
-from database.error_translation import driver_error, unreachable_because
+from database.address import connect_arguments, shown
+from database.error_translation import driver_error, translate_unreachable
 from database.errors import (
-    DatabaseUnreachable,
     ExtensionMissing,
     MigrationLocked,
     RolesMissing,
@@ -38,7 +37,7 @@ from database.errors import (
 )
 
 LOCK_TIMEOUT_SECONDS: Final = 10
-WAIT_FOR_OTHER_UPGRADE_SECONDS: Final = 120
+OTHER_UPGRADE_TIMEOUT_SECONDS: Final = 120
 _ADVISORY_LOCK: Final = 0x504C414E54  # "PLANT"
 _POLL_SECONDS: Final = 0.1
 
@@ -46,7 +45,7 @@ T = TypeVar("T")
 
 
 def upgrade(url: str, revision: str = "heads") -> tuple[str, ...]:
-    """Migrate up to `revision`, a transaction a migration; the revisions that the database is at afterwards.
+    """Migrate up to `revision`, a transaction a migration; return the revisions that the database is at afterwards.
 
     Doing it again changes nothing; after a failure it goes on with the migration that failed. Raises
     DatabaseUnreachable, MigrationLocked, RolesMissing, ExtensionMissing.
@@ -75,12 +74,12 @@ def downgrade(url: str, revision: str) -> tuple[str, ...]:
 
 
 def current(url: str) -> tuple[str, ...]:
-    """The revisions that the database is at, sorted; empty before the first migration."""
+    """Return the revisions that the database is at, sorted; empty before the first migration."""
     return _run(partial(_with_connection, url, _current))
 
 
 def sql(revision: str = "heads", *, since: str = "") -> str:
-    """The statements of an upgrade from `since` (default: from nothing) to `revision`; no database is asked.
+    """Return the statements of an upgrade from `since` (default: from nothing) to `revision`; no database is asked.
 
     Raises UnknownRevision.
     """
@@ -95,16 +94,16 @@ def sql(revision: str = "heads", *, since: str = "") -> str:
 
 
 def heads() -> tuple[str, ...]:
-    """The revisions that this version of Plant needs, sorted."""
+    """Return the revisions that this version of Plant needs, sorted."""
     return tuple(sorted(ScriptDirectory.from_config(_config(None)).get_heads()))
 
 
 def require_current_schema(url: str) -> None:
     """Return when the database is at :func:`heads`; raise SchemaBehind when it isn't. Any role may ask."""
-    found, needed = current(url), heads()
-    if found != needed:
+    actual, needed = current(url), heads()
+    if actual != needed:
         raise SchemaBehind(
-            why=f"It is at {', '.join(found) or 'no revision'}; {', '.join(needed)} is needed.",
+            why=f"It is at {', '.join(actual) or 'no revision'}; {', '.join(needed)} is needed.",
             next_step="plant db upgrade",
         )
 
@@ -126,12 +125,12 @@ def _current(connection: Connection) -> tuple[str, ...]:
 
 def _one_at_a_time(connection: Connection) -> None:
     """Hold the session's advisory lock; polled, since waiting inside Postgres blocks concurrent index builds."""
-    deadline = time.monotonic() + WAIT_FOR_OTHER_UPGRADE_SECONDS
+    deadline = time.monotonic() + OTHER_UPGRADE_TIMEOUT_SECONDS
     while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})").scalar_one():
         connection.rollback()
         if time.monotonic() > deadline:
             raise MigrationLocked(
-                why=f"Another migration has been running for {WAIT_FOR_OTHER_UPGRADE_SECONDS} s.",
+                why=f"Another migration has been running for {OTHER_UPGRADE_TIMEOUT_SECONDS} s.",
                 next_step="plant db current",
             )
         time.sleep(_POLL_SECONDS)
@@ -139,10 +138,12 @@ def _one_at_a_time(connection: Connection) -> None:
 
 
 async def _with_connection(url: str, work: Callable[[Connection], T]) -> T:
-    arguments = connection_arguments(url, application_name="plant migrate", lock_timeout=f"{LOCK_TIMEOUT_SECONDS}s")
-    engine = create_async_engine(sqlalchemy_url(url), poolclass=pool.NullPool, connect_args=arguments)
+    arguments = connect_arguments(url, application_name="plant migrate", lock_timeout=f"{LOCK_TIMEOUT_SECONDS}s")
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=partial(asyncpg.connect, **arguments), poolclass=pool.NullPool
+    )
     try:
-        with _named_errors(url):
+        with _translated_errors(url):
             async with engine.connect() as connection:
                 return await connection.run_sync(work)
     finally:
@@ -150,7 +151,7 @@ async def _with_connection(url: str, work: Callable[[Connection], T]) -> T:
 
 
 @contextmanager
-def _named_errors(url: str) -> Iterator[None]:
+def _translated_errors(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -166,9 +167,8 @@ def _named_errors(url: str) -> Iterator[None]:
             raise ExtensionMissing(why=f"{cause}.", next_step='psql -c "CREATE EXTENSION vector"') from error
         if isinstance(error, CommandError):
             raise UnknownRevision(why=f"{error}.", next_step="plant db current") from error
-        why = unreachable_because(error)
-        if why is not None:
-            raise DatabaseUnreachable(why=f"{shown(url)}: {why}", next_step="plant status") from error
+        if unreachable := translate_unreachable(error, shown(url)):
+            raise unreachable from error
         raise
 
 

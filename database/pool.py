@@ -1,7 +1,10 @@
 """A bounded pool of connections to one server, and transactions on them in few round trips.
 
-A transaction costs one round trip to begin, with its row-level context, and one to commit. That first one is also the
-ping: nothing has been done before it, so a connection that turns out to be dead is replaced and nobody notices.
+A transaction costs one round trip to begin, with its row-level context, and one to commit. The first one is also the
+ping: nothing was done before it, so a dead connection is replaced without an error.
+
+By hand, since SQLAlchemy's pool pings in a round trip of its own (`pool_pre_ping`), serves waiters out of order, and
+has no close that waits for transactions.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from database.address import shown
 from database.driver import DriverConnection, Isolation, beginning
 from database.engine import make_engine
-from database.error_translation import translate_error, unreachable_because
+from database.error_translation import translate_error, translate_unreachable
 from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
 from runtime import metrics
 from runtime.logging import get_logger
@@ -27,10 +30,10 @@ from runtime.settings import DatabaseRole, Settings
 
 log = get_logger(__name__)
 
-ROLLBACK_SECONDS: Final = 5.0
+ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
 
-FAREWELL_SECONDS: Final = 2.0
-"""How long a server may take to hear that the idle connections of a pool are closed."""
+GRACEFUL_CLOSE_TIMEOUT_SECONDS: Final = 2.0
+"""How long a graceful close of a pool's idle connections may take."""
 
 
 class Pool:
@@ -41,7 +44,7 @@ class Pool:
         self.where = shown(address)
         self._size = settings.database_pool_size
         self._wait_seconds = settings.database_pool_wait_seconds
-        # SQLAlchemy's own queue lets who has just given a connection back take it again before those who wait.
+        # SQLAlchemy's own queue lets the task that has just returned a connection take it again before those that wait.
         self._gate = asyncio.Semaphore(self._size)
         self._closed = False
         self._ended_after_seconds: float | None = None
@@ -60,15 +63,15 @@ class Pool:
 
     @asynccontextmanager
     async def transaction(
-        self, governance_agent_id: str | None, isolation: Isolation, *, read_only: bool
+        self, tenant: str | None, isolation: Isolation, *, read_only: bool
     ) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction: committed when the block ends, rolled back when it raises or is cancelled."""
-        script = beginning(governance_agent_id, isolation, read_only)
-        await self._take_place()
+        """Yield a connection in a transaction: committed when the block ends, rolled back when it fails."""
+        script = beginning(tenant, isolation, read_only)
+        await self._acquire_slot()
         try:
             connection, driver = await self._begun(script)
         except BaseException:
-            self._leave_place()
+            self._release_slot()
             raise
         try:
             yield connection
@@ -79,43 +82,43 @@ class Pool:
                 why = f"The transaction had not ended {self._ended_after_seconds} s after the process began to close."
                 raise DatabaseClosed(why=why, next_step="plant doctor") from error
             raise
-        await self._give_back(connection, driver)
+        await self._check_in(connection, driver)
 
     def refuse(self) -> None:
-        """Take no more transactions from now on; who waits for a connection is refused too."""
+        """Take no more transactions from now on; tasks that wait for a connection are refused too."""
         self._closed = True
 
-    async def close(self, patience_seconds: float) -> None:
+    async def close(self, timeout_seconds: float) -> None:
         """Wait for the transactions that run, then end those that still do, and close every connection."""
         self.refuse()
         try:
-            async with asyncio.timeout(patience_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("database.closed_in_use", role=self.role, transactions=self._in_use)
-            self._ended_after_seconds = patience_seconds
+            self._ended_after_seconds = timeout_seconds
             for driver in self._begun_on:
                 driver.terminate()
         await self._close_idle()
 
     async def _close_idle(self) -> None:
-        """Close the connections, with a farewell to the server unless it has fallen silent."""
+        """Close the connections gracefully; abort them when the server is unresponsive."""
         try:
-            async with asyncio.timeout(FAREWELL_SECONDS):
+            async with asyncio.timeout(GRACEFUL_CLOSE_TIMEOUT_SECONDS):
                 await self.engine.dispose()
         except TimeoutError:
-            log.warning("database.silent_at_close", role=self.role, connections=len(self._made))
+            log.warning("database.unresponsive_at_close", role=self.role, connections=len(self._made))
             for driver in list(self._made):
                 driver.terminate()
             await self.engine.dispose()
 
-    async def _take_place(self) -> None:
-        """Take one of the pool's places, first come first served."""
+    async def _acquire_slot(self) -> None:
+        """Acquire one of the pool's slots, in the order of the callers."""
         started = time.perf_counter()
         if self._closed:
-            raise DatabaseClosed(why=f"{self.where} is being left.", next_step="plant status")
+            raise DatabaseClosed(why=f"{self.where} is being closed.", next_step="plant status")
         if self._gate.locked():
-            await self._wait_for_place()
+            await self._wait_for_slot()
         else:
             await self._gate.acquire()
         self._wait_histogram.observe(time.perf_counter() - started)
@@ -123,7 +126,7 @@ class Pool:
         self._in_use_gauge.inc()
         self._idle.clear()
 
-    async def _wait_for_place(self) -> None:
+    async def _wait_for_slot(self) -> None:
         self._waiting_gauge.inc()
         try:
             async with asyncio.timeout(self._wait_seconds):
@@ -138,9 +141,9 @@ class Pool:
             self._waiting_gauge.dec()
         if self._closed:
             self._gate.release()
-            raise DatabaseClosed(why=f"{self.where} is being left.", next_step="plant status")
+            raise DatabaseClosed(why=f"{self.where} is being closed.", next_step="plant status")
 
-    def _leave_place(self) -> None:
+    def _release_slot(self) -> None:
         self._in_use -= 1
         self._in_use_gauge.dec()
         if not self._in_use:
@@ -148,8 +151,8 @@ class Pool:
         self._gate.release()
 
     async def _begun(self, script: str) -> tuple[AsyncConnection, DriverConnection]:
-        """A connection on which the transaction has begun; dead ones are passed over, as many as the pool may hold."""
-        with self._named_errors():
+        """Return a connection on which the transaction has begun; skip dead ones, as many as the pool may hold."""
+        with self._translated_errors():
             for left in range(self._size, -1, -1):
                 connection = await self.engine.connect()
                 driver = _driver(connection)
@@ -160,10 +163,10 @@ class Pool:
                         return connection, driver
                 except BaseException as error:
                     await self._finish(_discard(connection, driver))
-                    if not left or not isinstance(error, Exception) or unreachable_because(error) is None:
+                    if not left or not isinstance(error, Exception) or translate_unreachable(error, self.where) is None:
                         raise
                     if isinstance(error, TimeoutError):
-                        # A server that has gone silent has left all its connections silent: don't wait for each.
+                        # All connections to an unresponsive server are: don't wait for each.
                         self._distrusted_before = time.monotonic()
                 else:
                     await self._finish(_discard(connection, driver))
@@ -171,43 +174,43 @@ class Pool:
 
     async def _commit(self, driver: DriverConnection) -> None:
         started = time.perf_counter()
-        with self._named_errors():
+        with self._translated_errors():
             await driver.commit()
         self._statements.note("COMMIT", time.perf_counter() - started)
 
-    async def _give_back(self, connection: AsyncConnection, driver: DriverConnection) -> None:
+    async def _check_in(self, connection: AsyncConnection, driver: DriverConnection) -> None:
         driver.in_block = False
         self._begun_on.discard(driver)
         try:
             await connection.close()
         finally:
-            self._leave_place()
+            self._release_slot()
 
     async def _abandon(self, connection: AsyncConnection, driver: DriverConnection) -> None:
-        """Roll back and give the connection back; where that does not work, drop it: the server rolls back then."""
+        """Roll back and check the connection in; where that fails, drop it: the server rolls back then."""
         try:
             if not connection.invalidated:
-                async with asyncio.timeout(ROLLBACK_SECONDS):
+                async with asyncio.timeout(ROLLBACK_TIMEOUT_SECONDS):
                     await driver.rollback()
         except Exception:
             await _discard(connection, driver)
         finally:
-            await self._give_back(connection, driver)
+            await self._check_in(connection, driver)
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it to the end: a second cancellation must not leave a connection checked out."""
+        """Run the clean-up to its end: a second cancellation must not leave a connection checked out."""
         task = asyncio.create_task(work)
         self._clean_ups.add(task)
         task.add_done_callback(self._clean_ups.discard)
         await asyncio.shield(task)
 
     @contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if (named := translate_error(error, self.where)) is not None:
-                raise named from error
+            if (translated := translate_error(error, self.where)) is not None:
+                raise translated from error
             raise
 
 
@@ -221,7 +224,7 @@ def _driver(connection: AsyncConnection) -> DriverConnection:
 
 
 async def _discard(connection: AsyncConnection, driver: DriverConnection) -> None:
-    """Give a connection up for good: it is not used again, and its place in the pool is free."""
+    """Discard a connection: it is not used again, and its slot in the pool is free."""
     driver.terminate()
     if not connection.invalidated and not connection.closed:
         await connection.invalidate()

@@ -1,12 +1,12 @@
-"""What a session may do that no service may."""
+"""Privileges that no service may have."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# What this session may do, or may come to do through roles it is a member of (`pg_has_role` says yes to all of them
-# for a superuser). The owner of a schema or database may drop what others own in it; who may create something in a
-# schema can put it where ours is looked for; and who begins in a governance boundary need not name one.
+# Privileges of this session, and those that it may gain through roles it is a member of (`pg_has_role` says yes to all
+# of them for a superuser). The owner of a schema or database may drop what others own in it; who may create something
+# in a schema can put it where ours is looked for; and whose session begins in a tenant need not name one.
 TOO_MUCH: Final = """
 WITH mine AS (
     SELECT * FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')

@@ -1,4 +1,4 @@
-"""What is noted of every statement: one that is slow is logged, and an error gets Plant's name."""
+"""A log of slow statements, and the translation of errors that statements raise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATEMENT_SHOWN_CHARACTERS: Final = 500
 
 
 class StatementLog:
-    """Listens to an engine's statements. Parameters are never looked at."""
+    """A listener to an engine's statements. It never reads their parameters."""
 
     def __init__(self, role: DatabaseRole, application_name: str, where: str, slow_seconds: float) -> None:
         """`where` is the server's address without secrets; with `slow_seconds` 0 no statement is slow."""
@@ -31,13 +31,13 @@ class StatementLog:
         self._slow_seconds = slow_seconds
 
     def listen(self, engine: Engine) -> None:
-        """From now on, for this engine."""
-        # Events of the dialect only: with one of the engine, each connection joins all its events anew, which costs a
+        """Listen to this engine from now on."""
+        # Events of the dialect only: with one of the engine, each connection joins all its events again, which costs a
         # tenth of a small transaction.
         if self._slow_seconds:
             event.listen(engine, "do_execute", self._execute)
             event.listen(engine, "do_executemany", self._execute_many)
-        event.listen(engine, "handle_error", self._name_error)
+        event.listen(engine, "handle_error", self._translate)
 
     def note(self, statement: str, seconds: float) -> None:
         """Log a statement if it was slow."""
@@ -59,7 +59,7 @@ class StatementLog:
         return self._timed(cursor.executemany, statement, parameters)
 
     def _timed(self, execute: Callable[[str, Any], Any], statement: str, parameters: Any) -> Literal[True]:
-        """Execute in SQLAlchemy's place, which True tells it."""
+        """Execute instead of SQLAlchemy; True means that it was done."""
         started = time.perf_counter()
         try:
             execute(statement, parameters)
@@ -67,5 +67,5 @@ class StatementLog:
             self.note(statement, time.perf_counter() - started)
         return True
 
-    def _name_error(self, context: ExceptionContext) -> BaseException | None:
+    def _translate(self, context: ExceptionContext) -> BaseException | None:
         return translate_error(context.sqlalchemy_exception or context.original_exception, self._where)

@@ -1,4 +1,8 @@
-"""TLS to the server, from the parameters that libpq's addresses have."""
+"""TLS to the server, from the parameters that libpq's addresses have.
+
+By hand, since asyncpg reads certificates only as it connects, fails then with errors that name no file, wants
+`~/.postgresql/root.crt` for `verify-full` rather than the system's authorities, and has no `sslrootcert=system`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ PARAMETERS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
 def ssl_argument(parameters: Mapping[str, str]) -> ssl.SSLContext | str | bool:
-    """What asyncpg's `ssl` is to be. Without `sslmode`: TLS if the server has it, as libpq does.
+    """Return asyncpg's argument `ssl`. Without `sslmode`: TLS if the server has it, as libpq does.
 
     `require` encrypts and, with `sslrootcert`, checks the certificate; `verify-ca` checks it; `verify-full` checks the
     host's name too. `sslrootcert=system` means the system's authorities, as does its absence. As in libpq, see
@@ -48,7 +52,7 @@ def _trusting(root: str) -> ssl.SSLContext:
 
 def _identify(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
     try:
-        # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
+        # Without a password, OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         raise _unusable("sslcert or sslkey", certificate, error) from error

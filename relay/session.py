@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from database.address import connection_arguments, shown, sqlalchemy_url
+from database.address import connect_arguments, shown
 from database.error_translation import translate_error
 from database.errors import DatabaseUnreachable, SchemaBehind
 from database.sqlstates import RETRYABLE, is_one_of
@@ -121,11 +121,12 @@ class RelaySession:
 async def relay_session(settings: Settings) -> AsyncIterator[RelaySession]:
     """A session as `plant_writer`. Raises DatabaseUnreachable, and ConfigurationError for a missing or bad address."""
     address = settings.database_address("writer")
-    arguments = connection_arguments(address, application_name="plant relay", answer_seconds=ANSWER_SECONDS, **SESSION)
-    url = sqlalchemy_url(address).set(drivername="postgresql").render_as_string(hide_password=False)
+    arguments = connect_arguments(
+        address, application_name="plant relay", answer_timeout_seconds=ANSWER_SECONDS, **SESSION
+    )
     where = shown(address)
     with named_errors(where):
-        connection = await asyncpg.connect(url, **arguments)
+        connection = await asyncpg.connect(**arguments)
     session = RelaySession(connection, where)
     try:
         yield session

@@ -1,4 +1,4 @@
-"""A front of a Postgres that can fall silent or say farewell, as a server does whose machine or network is gone."""
+"""A front of a Postgres that can become unresponsive, as a lost machine does, or end sessions, as a shutdown does."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-FAREWELL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+SHUTDOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 
 
-class SilentFront:
-    """Passes bytes on; while `silent`, connections are accepted and kept, and nothing passes."""
+class UnresponsiveFront:
+    """A proxy that passes bytes on; while it is unresponsive, connections are accepted and kept, and nothing passes."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
         self._ways: set[asyncio.Task[None]] = set()
         self._clients: list[asyncio.StreamWriter] = []
-        self._heard = asyncio.Event()
-        self._heard.set()
+        self._responding = asyncio.Event()
+        self._responding.set()
         self.port = 0
 
     @property
@@ -28,27 +28,29 @@ class SilentFront:
         url = self._upstream
         return url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{self.port}").geturl()
 
-    def fall_silent(self) -> None:
-        """For every connection that there is, for good, and for new ones until `speak`."""
-        self._heard.clear()
+    def stop_responding(self) -> None:
+        """Pass nothing on: on the connections that exist never again, on new ones until `respond`."""
+        self._responding.clear()
 
-    def speak(self) -> None:
-        """To those who connect from now on."""
-        self._heard = asyncio.Event()
-        self._heard.set()
+    def respond(self) -> None:
+        """Pass bytes on for connections made from now on."""
+        self._responding = asyncio.Event()
+        self._responding.set()
 
-    def say_farewell(self) -> None:
-        """To all clients, as a server does that is shut down; their connections stay open a little longer."""
+    def end_sessions(self) -> None:
+        """Send to all clients the message of a server's shutdown; their connections stay open a little longer."""
         for client in self._clients:
-            client.write(b"E" + (len(FAREWELL) + 4).to_bytes(4, "big") + FAREWELL)
+            client.write(b"E" + (len(SHUTDOWN) + 4).to_bytes(4, "big") + SHUTDOWN)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard = self._heard
+        responding = self._responding
         self._clients.append(writer)
         with contextlib.suppress(OSError):
-            there_reader, there_writer = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
-            for way in ((reader, there_writer), (there_reader, writer)):
-                task = asyncio.create_task(_pump(*way, heard))
+            upstream_reader, upstream_writer = await asyncio.open_connection(
+                self._upstream.hostname, self._upstream.port
+            )
+            for way in ((reader, upstream_writer), (upstream_reader, writer)):
+                task = asyncio.create_task(_pump(*way, responding))
                 self._ways.add(task)
                 task.add_done_callback(self._ways.discard)
 
@@ -58,11 +60,11 @@ class SilentFront:
         await asyncio.gather(*self._ways, return_exceptions=True)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: asyncio.Event) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, responding: asyncio.Event) -> None:
     try:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await heard.wait()
+                await responding.wait()
                 writer.write(data)
                 await writer.drain()
     finally:
@@ -70,9 +72,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hear
 
 
 @asynccontextmanager
-async def silent_front(upstream: str) -> AsyncIterator[SilentFront]:
-    """Listens on a loopback port for the block."""
-    front = SilentFront(upstream)
+async def unresponsive_front(upstream: str) -> AsyncIterator[UnresponsiveFront]:
+    """Listen on a loopback port for the block."""
+    front = UnresponsiveFront(upstream)
     server = await asyncio.start_server(front.serve, "127.0.0.1", 0)
     front.port = server.sockets[0].getsockname()[1]
     try:

@@ -15,12 +15,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from alembic.script import ScriptDirectory
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import entities.store
 import entities.versions  # noqa: F401 (all classes are mapped now)
 from database import migrate
-from database.address import sqlalchemy_url
 from database.errors import (
     DatabaseUnreachable,
     ExtensionMissing,
@@ -113,7 +113,7 @@ def test_models_and_migrations_make_the_same_tables(bare_database: Database, sta
     with bare(stack) as made:
 
         async def create() -> None:
-            engine = create_async_engine(sqlalchemy_url(made.owner_url))
+            engine = create_async_engine(make_url(made.owner_url).set(drivername="postgresql+asyncpg"))
             async with engine.begin() as connection:
                 await connection.run_sync(metadata.create_all)
             await engine.dispose()
@@ -257,7 +257,7 @@ def test_concurrent_upgrades_wait_for_each_other(bare_database: Database) -> Non
 
 def test_an_upgrade_gives_up_waiting_for_another(bare_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration that never ends is named, after a deadline."""
-    monkeypatch.setattr(migrate, "WAIT_FOR_OTHER_UPGRADE_SECONDS", 0)
+    monkeypatch.setattr(migrate, "OTHER_UPGRADE_TIMEOUT_SECONDS", 0)
 
     async def while_locked(connection: Any) -> None:
         await connection.execute(f"SELECT pg_advisory_lock({migrate._ADVISORY_LOCK})")

@@ -11,13 +11,13 @@ from sqlalchemy import text
 
 from database.connector import Database
 from database.errors import DatabaseClosed, PoolExhausted
-from database.pool import FAREWELL_SECONDS
+from database.pool import GRACEFUL_CLOSE_TIMEOUT_SECONDS
 from devstack import sql
 from tests.conftest import Database as MigratedDatabase
 from tests.support import log_rows
 from tests.support.connectors import connected, until
 from tests.support.services import Services
-from tests.support.unresponsive_front import silent_front
+from tests.support.unresponsive_front import unresponsive_front
 
 PID = text("SELECT pg_backend_pid()")
 
@@ -243,7 +243,7 @@ async def test_closing_does_not_wait_for_ever(database: MigratedDatabase) -> Non
     async with connected(database.writer_url) as connector:
         stuck = asyncio.create_task(ask(connector, 60))
         await until(lambda: sessions(database, "active") == 1, "it runs")
-        await connector.close(patience_seconds=0.1)
+        await connector.close(timeout_seconds=0.1)
         with pytest.raises(DatabaseClosed, match=r"had not ended 0\.1 s after"):
             await stuck
         await until(lambda: sessions(database) == 0, "no session is left")
@@ -252,11 +252,11 @@ async def test_closing_does_not_wait_for_ever(database: MigratedDatabase) -> Non
 
 async def test_closing_does_not_wait_for_a_silent_server(database: MigratedDatabase) -> None:
     """A server that hears no farewell is left without one: all at once, and no connection stays open."""
-    async with silent_front(database.writer_url) as front:
+    async with unresponsive_front(database.writer_url) as front:
         async with connected(front.address, database_pool_size=5) as connector:
             assert len(set(await asyncio.gather(*(ask(connector, 0.05) for _ in range(5))))) == 5
-            front.fall_silent()
-            async with asyncio.timeout(3 * FAREWELL_SECONDS):
+            front.stop_responding()
+            async with asyncio.timeout(3 * GRACEFUL_CLOSE_TIMEOUT_SECONDS):
                 await connector.close()
         assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
     await until(lambda: sessions(database) == 0, "the server has found out")

@@ -36,7 +36,7 @@ from tests.support.connectors import connected, until
 from tests.support.services import Services
 from tests.support.standby import standby
 from tests.support.tls_front import make_certificate, tls_front
-from tests.support.unresponsive_front import silent_front
+from tests.support.unresponsive_front import unresponsive_front
 
 
 @pytest.fixture(scope="module")
@@ -314,45 +314,48 @@ async def test_connections_that_died_unseen_are_replaced(database: MigratedDatab
         await asyncio.gather(*(ask() for _ in range(3)))
 
 
-async def test_a_server_that_falls_silent_is_named_and_left(
+async def test_an_unresponsive_server_is_named_and_left(
     database: MigratedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a statement nor a beginning waits for ever; once a server speaks again, old connections cost nothing."""
-    monkeypatch.setattr(engine, "SILENCE_SECONDS", -0.5)
-    monkeypatch.setattr(driver, "BEGIN_SECONDS", 0.3)
+    """Neither a statement nor a beginning waits forever; once a server responds again, old connections cost nothing."""
+    monkeypatch.setattr(engine, "CANCEL_TIMEOUT_SECONDS", -0.5)
+    monkeypatch.setattr(driver, "BEGIN_TIMEOUT_SECONDS", 0.3)
 
     async def ask(connector: Database) -> None:
         async with connector.transaction() as connection:
             await connection.execute(text("SELECT pg_sleep(0.05)"))
 
-    async def fall_silent_within(connector: Database) -> None:
+    async def stop_responding_within(connector: Database) -> None:
         async with connector.transaction() as connection:
             await connection.execute(text("SELECT 1"))
-            front.fall_silent()
+            front.stop_responding()
             await connection.execute(text("SELECT 1"))
 
-    async with silent_front(database.writer_url) as front:
+    async with unresponsive_front(database.writer_url) as front:
         settings = {"database_pool_size": 4, "database_statement_timeout_seconds": 1}
         async with connected(f"{front.address}?connect_timeout=1", **settings) as connector:
             await asyncio.gather(*(ask(connector) for _ in range(4)))
             with pytest.raises(DatabaseUnreachable, match="no answer in time"):
-                await fall_silent_within(connector)
+                await stop_responding_within(connector)
             with pytest.raises(DatabaseUnreachable, match="no answer in time"):
                 await ask(connector)
-            front.speak()
+            front.respond()
             await asyncio.gather(*(ask(connector) for _ in range(8)))
 
 
-async def test_a_farewell_that_was_not_heard_out_costs_nothing(database: MigratedDatabase) -> None:
+async def test_sessions_that_the_server_is_ending_cost_nothing(database: MigratedDatabase) -> None:
     """A server has ended idle sessions, and the end of their connections is still under way: others are made."""
-    async with silent_front(database.writer_url) as front, connected(front.address, database_pool_size=2) as connector:
+    async with (
+        unresponsive_front(database.writer_url) as front,
+        connected(front.address, database_pool_size=2) as connector,
+    ):
 
         async def ask() -> int:
             async with connector.transaction() as connection:
                 return (await connection.execute(text("SELECT pg_backend_pid() FROM pg_sleep(0.05)"))).scalar_one()
 
         before = set(await asyncio.gather(ask(), ask()))
-        front.say_farewell()
+        front.end_sessions()
         assert not before & set(await asyncio.gather(ask(), ask()))
 
 

@@ -29,7 +29,7 @@ from streams.topics import DEAD_EVENTS_TOPIC
 from tests.conftest import Database
 from tests.support.connectors import until
 from tests.support.direct_changes import KINDS, backlog, changing, delete, fetch, insert, made, rename
-from tests.support.unresponsive_front import silent_front
+from tests.support.unresponsive_front import unresponsive_front
 from tests.support.webhooks import read_all
 
 StartRelay = Callable[..., Awaitable[Relay]]
@@ -308,11 +308,11 @@ async def test_a_silent_holder_of_the_lock_is_ended(database: Database, settings
 
 async def test_a_session_whose_server_has_said_farewell_is_lost(database: Database, settings: Settings) -> None:
     """Its connection is still open, and takes no statement any more: it is left, and the relay is not."""
-    async with silent_front(database.writer_url) as front:
+    async with unresponsive_front(database.writer_url) as front:
         away = msgspec.structs.replace(settings, database_writer_url=front.address)
         async with relay_session.relay_session(away) as session:
             assert await session.try_lock()
-            front.say_farewell()
+            front.end_sessions()
             async with relay_session.relay_session(away) as later:
                 await later.try_lock()  # what was said before has been heard by now
             with pytest.raises(DatabaseUnreachable):
