@@ -3,7 +3,8 @@
 aiokafka 0.14 asks one broker at random for metadata, and waits out its whole request timeout where that broker is
 unresponsive, though the answer would be that another one leads now. While it opens a connection to an unresponsive
 broker, it opens none to any other. Requests that may go to any broker go to the unresponsive one again and again. And
-it connects to a broker that refuses connections, and logs that, dozens of times a second.
+it connects to a broker that refuses connections, and logs that, dozens of times a second. A request that is under way
+to a broker which the cluster has given up waits out its whole timeout, while another broker leads already.
 """
 
 from __future__ import annotations
@@ -151,9 +152,11 @@ class _SkippingClient:
         if not metadata.brokers:  # a topic is being created: the answer says nothing yet
             return False
         cluster.update_metadata(metadata)
-        first = (BOOTSTRAP, ConnectionGroup.DEFAULT)
-        if first in self._client._conns and self._client.cluster.brokers():
-            self._client._conns.pop(first).close()
+        # The connection to an address comes to its end once brokers are known, and so do those to brokers that the
+        # cluster no longer lists: a request to a frozen one would otherwise wait out its whole timeout (0017).
+        listed = {broker.nodeId for broker in cluster.brokers()}
+        for key in [key for key in self._client._conns if key[0] not in listed]:
+            self._client._conns.pop(key).close()
         return True
 
     def _nodes(self) -> list[object]:

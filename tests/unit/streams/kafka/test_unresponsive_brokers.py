@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v0
 
@@ -78,3 +79,29 @@ async def test_unresponsive_addresses_are_skipped(
             with pytest.raises(KafkaConnectionError):
                 await client.bootstrap()
         assert client._request_timeout_ms == 600_000
+
+
+async def test_connections_to_brokers_that_are_no_longer_listed_are_closed(unresponsive_port: int) -> None:
+    """A request to a broker that the cluster has given up fails; the connection to a listed one stays open."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = unresponsive_port, int(other.getsockname()[1])
+        async with client_of(*ports) as client:
+            kept, given_up = [AIOKafkaConnection("127.0.0.1", port, request_timeout_ms=600_000) for port in ports]
+            # Each waits for the broker's versions, which do not come for as long as nobody answers.
+            waiting = [asyncio.create_task(connection.connect()) for connection in (kept, given_up)]
+            async with asyncio.timeout(120):
+                while not (kept.connected() and given_up.connected()):
+                    await asyncio.sleep(0)
+            client._conns[0, ConnectionGroup.DEFAULT] = kept
+            client._conns[1, ConnectionGroup.COORDINATION] = given_up
+
+            skipping = client._metadata_update.__self__
+            skipping._update(client.cluster, MetadataResponse_v0([(0, "127.0.0.1", ports[0])], []))
+
+            with pytest.raises(KafkaConnectionError):
+                await asyncio.wait_for(waiting[1], 120)
+            assert kept.connected()
+            assert list(client._conns) == [(0, ConnectionGroup.DEFAULT)]
+            kept.close()
+            with pytest.raises(KafkaConnectionError):
+                await waiting[0]
