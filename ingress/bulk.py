@@ -20,7 +20,7 @@ from litestar.types import Receive, Send
 
 from ingress.batches import Submitted, is_overloaded, settle_each, submit_each
 from ingress.headers import RequestHeaders
-from ingress.limits import PeerGone, piece, too_large
+from ingress.limits import PeerGone, receive_part, too_large
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import IngressPublisher
@@ -83,7 +83,7 @@ class BulkIntake:
         try:
             async with asyncio.timeout(ARRIVAL_SECONDS):
                 while more:
-                    part, more = await piece(receive)
+                    part, more = await receive_part(receive)
                     size_bytes += len(part)
                     if size_bytes > self._body_max_bytes:
                         raise too_large(self._body_max_bytes)

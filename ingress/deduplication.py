@@ -1,7 +1,7 @@
-"""The window of webhooks seen lately: the same message answers at once, with the same position.
+"""The cache of webhooks that came lately: a copy of a message is answered at once, with the first one's position.
 
-It saves work and is not the guarantee: the partition's owner drops repeats exactly, for ever. The window is bounded in
-entries and age, and begins empty when the process starts.
+It saves work and guarantees nothing: the partition's owner drops repeats exactly, however old. The cache is bounded in
+entries and in age, and is empty when the process starts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class IdReused(Exception):
 
 
 class DeduplicationCache:
-    """Publishes by event id; not thread-safe, one an event loop.
+    """Pending publishes by event id; not thread-safe, one an event loop.
 
-    `claim` then `hold`, without an await between them, so that two copies of a message can't both be first.
+    Call `get`, then `put`, without an await between them, so that two copies of a message can't both be first.
     """
 
     def __init__(self, entries_max: int = ENTRIES_MAX, age_max_seconds: float = AGE_MAX_SECONDS) -> None:
@@ -34,10 +34,11 @@ class DeduplicationCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def claim(self, event_id: bytes, digest: bytes, now_seconds: float) -> PendingPublish | None:
-        """The publish of this message if it was seen and has not failed, else None: the caller is the first.
+    def get(self, event_id: bytes, digest: bytes, now_seconds: float) -> PendingPublish | None:
+        """Return the publish of this message, or None where there is none or it failed: then the caller publishes it.
 
-        A publish still on its way is returned too, so copies share one. Raises IdReused where the digest differs.
+        A publish that is still pending is returned too, so that copies share one. Raises IdReused where the digest
+        differs.
         """
         entry = self._entries.get(event_id)
         if entry is None:
@@ -50,15 +51,15 @@ class DeduplicationCache:
             raise IdReused
         return publish
 
-    def hold(self, event_id: bytes, digest: bytes, publish: PendingPublish, now_seconds: float) -> None:
-        """Remember a publish; the oldest entries give way."""
+    def put(self, event_id: bytes, digest: bytes, publish: PendingPublish, now_seconds: float) -> None:
+        """Keep a publish; the oldest entries are dropped where there are too many."""
         entries = self._entries
         while len(entries) >= self._entries_max:
             entries.popitem(last=False)
         entries[event_id] = (digest, publish, now_seconds)
 
-    def forget_old(self, now_seconds: float) -> None:
-        """Drop what is past its age; call it now and then."""
+    def evict_expired(self, now_seconds: float) -> None:
+        """Drop the entries that are past their age; call it every few seconds."""
         while self._entries:
             oldest = next(iter(self._entries))
             if now_seconds - self._entries[oldest][2] <= self._age_max_seconds:

@@ -13,8 +13,7 @@ from ingress.batches import answer_of, read_items, settle_each, submit_each
 from ingress.bulk import BulkIntake
 from ingress.headers import RequestHeaders, read_request_headers
 from ingress.keys import Keyring
-from ingress.limits import Admission, BodyReader, PeerGone, drain
-from ingress.log_budget import LogBudget
+from ingress.limits import Admission, BodyReader, LogBudget, PeerGone, drain
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
@@ -143,7 +142,7 @@ class Intake:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._count(route, problem.status, started)
         level = _level(problem)
-        left_out = self._log_budget.take(self._clock.monotonic_seconds()) if level > _DEBUG else 0
+        left_out = self._log_budget.consume(self._clock.monotonic_seconds()) if level > _DEBUG else 0
         if left_out is None:
             return
         log.log(
@@ -164,10 +163,13 @@ class Intake:
         counter.inc()
         metrics.INGRESS_REQUEST_SECONDS.observe(time.perf_counter() - started)
 
-    def tidy(self) -> None:
-        """Free what is no longer needed, and show what is held; called now and then."""
-        self._publisher.forget_old_repeats()
-        self._admission.show()
+    def evict_expired(self) -> None:
+        """Drop the entries of the deduplication cache that are past their age."""
+        self._publisher.evict_expired()
+
+    def update_gauges(self) -> None:
+        """Set the gauges of the requests under way."""
+        self._admission.update_gauges()
 
 
 class _Held:

@@ -1,4 +1,4 @@
-"""Bounds on what a request may cost before it is known to be signed."""
+"""Limits on the memory, the time and the log lines that requests may cost, signed or not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from litestar.types import Receive
 from ingress.problems import CLOSE, Problem, retry_after
 from runtime import metrics
 
-HELD_BODY_BYTES_MAX: Final = 64 * 1024 * 1024
-DRAIN_BYTES_MAX: Final = 1024 * 1024
-DRAIN_SECONDS: Final = 1.0
+BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
+DRAIN_MAX_BYTES: Final = 1024 * 1024
+DRAIN_TIMEOUT_SECONDS: Final = 1.0
+LOG_LINES_PER_SECOND: Final = 20
 
 
 class PeerGone(Exception):
@@ -21,103 +22,134 @@ class PeerGone(Exception):
 
 
 class Admission:
-    """What all requests under way may hold together: their number, and the bytes of their bodies."""
+    """The limits of all requests under way together: their number, and the bytes of their bodies."""
 
-    def __init__(self, requests_max: int, bytes_max: int = HELD_BODY_BYTES_MAX) -> None:
+    def __init__(self, requests_max: int, bytes_max: int = BODIES_MAX_BYTES) -> None:
         self._requests_max = requests_max
         self._bytes_max = bytes_max
         self._requests = 0
         self._bytes = 0
 
     def enter(self) -> None:
-        """Let a request in; raises Problem (503) where too many are under way. `leave` ends it."""
+        """Count a request; raises Problem (503) where too many are under way. Call `leave` when it is answered."""
         if self._requests >= self._requests_max:
             raise Problem("overloaded", "Many requests are under way.", headers=(retry_after(1), CLOSE))
         self._requests += 1
 
-    def leave(self, held_bytes: int) -> None:
-        """A request is answered; what it held of its body is free."""
+    def leave(self, reserved_bytes: int) -> None:
+        """End a request, and release what is still reserved for its body."""
         self._requests -= 1
-        self._bytes -= held_bytes
+        self._bytes -= reserved_bytes
 
-    def hold(self, size_bytes: int) -> None:
-        """Keep so much more of a body; raises Problem (503) where all bodies together are too large."""
+    def reserve(self, size_bytes: int) -> None:
+        """Reserve memory for so much more of a body; raises Problem (503) where all bodies together are too large."""
         if self._bytes + size_bytes > self._bytes_max:
             raise Problem("overloaded", "Many large bodies arrive at once.", headers=(retry_after(1), CLOSE))
         self._bytes += size_bytes
 
-    def free(self, size_bytes: int) -> None:
-        """A part of a body is no longer kept."""
+    def release(self, size_bytes: int) -> None:
+        """Release memory that was reserved and is no longer used."""
         self._bytes -= size_bytes
 
-    def show(self) -> None:
-        """Set the gauges; called now and then, not a request."""
+    def update_gauges(self) -> None:
+        """Set the gauges; call it every few seconds, not with each request."""
         metrics.INGRESS_BODY_BYTES_HELD.set(self._bytes)
         metrics.INGRESS_REQUESTS_IN_FLIGHT.set(self._requests)
 
 
 class BodyReader:
-    """Reads request bodies in pieces, as far as `admission` has room for them."""
+    """Reader of request bodies up to a size, and within the limits of all requests under way."""
 
     def __init__(self, body_max_bytes: int, admission: Admission) -> None:
         self._body_max_bytes = body_max_bytes
         self._admission = admission
 
     async def read(self, receive: Receive, declared_length: bytes | None) -> bytes:
-        """The whole body, whose bytes are held from now on: `leave` with as many.
+        """Read a whole body, and reserve its bytes until `Admission.leave` is called with their number.
 
-        Raises Problem (413, 503) as soon as it is too much, PeerGone when the peer left, and holds nothing then.
+        Raises Problem (413, 503) at the first byte too many, and PeerGone when the connection closes; then nothing
+        stays reserved.
         """
         if declared_length is not None and int(declared_length) > self._body_max_bytes:
             raise too_large(self._body_max_bytes)
-        body, more = await piece(receive)
+        body, more = await receive_part(receive)
         if not more:
             if len(body) > self._body_max_bytes:
                 raise too_large(self._body_max_bytes)
-            self._admission.hold(len(body))
+            self._admission.reserve(len(body))
             return body
         return await self._read_rest(receive, body)
 
     async def _read_rest(self, receive: Receive, first: bytes) -> bytes:
-        pieces, held, more = [first], 0, True
+        parts, reserved_bytes, more = [first], 0, True
         try:
-            self._admission.hold(len(first))
-            held = len(first)
+            self._admission.reserve(len(first))
+            reserved_bytes = len(first)
             while more:
-                part, more = await piece(receive)
-                if held + len(part) > self._body_max_bytes:
+                part, more = await receive_part(receive)
+                if reserved_bytes + len(part) > self._body_max_bytes:
                     raise too_large(self._body_max_bytes)
-                self._admission.hold(len(part))
-                held += len(part)
-                pieces.append(part)
+                self._admission.reserve(len(part))
+                reserved_bytes += len(part)
+                parts.append(part)
         except BaseException:
-            self._admission.free(held)
+            self._admission.release(reserved_bytes)
             raise
-        return b"".join(pieces)
+        return b"".join(parts)
 
 
 def too_large(max_bytes: int) -> Problem:
-    """The answer to a body beyond its limit."""
+    """Return the answer to a body beyond its limit."""
     return Problem("body-too-large", f"At most {max_bytes} bytes are read.", headers=(CLOSE,))
 
 
 async def drain(receive: Receive) -> None:
-    """Read and drop what a refused peer still sends, for a while, so that it sees the answer and not a reset."""
-    deadline = time.monotonic() + DRAIN_SECONDS
-    left_bytes = DRAIN_BYTES_MAX
+    """Read and drop the rest of a refused body, up to a size and a timeout, so that the peer sees the answer.
+
+    Else it would see the reset of a connection that closes while bytes arrive.
+    """
+    deadline = time.monotonic() + DRAIN_TIMEOUT_SECONDS
+    left_bytes = DRAIN_MAX_BYTES
     try:
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
             more = True
             while more and left_bytes > 0 and time.monotonic() < deadline:
-                part, more = await piece(receive)
+                part, more = await receive_part(receive)
                 left_bytes -= len(part)
     except (TimeoutError, PeerGone):
         return
 
 
-async def piece(receive: Receive) -> tuple[bytes, bool]:
-    """The next part of a body, and whether more comes; raises PeerGone."""
+async def receive_part(receive: Receive) -> tuple[bytes, bool]:
+    """Receive the next part of a body, and whether more comes. Raises PeerGone."""
     message = await receive()
     if message["type"] != "http.request":
         raise PeerGone
     return message.get("body", b""), message.get("more_body", False)
+
+
+class LogBudget:
+    """A limit on log lines, so that whoever sends bad requests can't fill the disk. It counts the lines left out."""
+
+    def __init__(self, lines_per_second: int = LOG_LINES_PER_SECOND) -> None:
+        self._lines_per_second = lines_per_second
+        self._second = -1
+        self._written = 0
+        self._left_out = 0
+
+    def consume(self, now_seconds: float) -> int | None:
+        """Count a line. Return None where it is to be left out, else the number of lines left out before it.
+
+        >>> budget = LogBudget(1)
+        >>> budget.consume(0.0), budget.consume(0.5), budget.consume(1.0)
+        (0, None, 1)
+        """
+        second = int(now_seconds)
+        if second != self._second:
+            self._second, self._written = second, 0
+        if self._written >= self._lines_per_second:
+            self._left_out += 1
+            return None
+        self._written += 1
+        left_out, self._left_out = self._left_out, 0
+        return left_out

@@ -38,7 +38,7 @@ class IngressPublisher:
     def __init__(self, producer: EventProducer, clock: Clock) -> None:
         self._producer = producer
         self._clock = clock
-        self._window = DeduplicationCache()
+        self._cache = DeduplicationCache()
         self._rates = Rates()
         outcomes = ("accepted", "refused")
         self._accepted, self._refused = (metrics.INGRESS_EVENTS.labels(outcome) for outcome in outcomes)
@@ -89,7 +89,7 @@ class IngressPublisher:
         event_id, digest = event.event_id.bytes, sha256(value).digest()
         now_seconds = self._clock.monotonic_seconds()
         try:
-            seen = self._window.claim(event_id, digest, now_seconds)
+            seen = self._cache.get(event_id, digest, now_seconds)
         except IdReused:
             metrics.INGRESS_REPEATS.labels(outcome="refused").inc()
             self._refused.inc()
@@ -103,7 +103,7 @@ class IngressPublisher:
             )
         except StreamsError as error:
             raise unavailable(error) from error
-        self._window.hold(event_id, digest, publish, now_seconds)
+        self._cache.put(event_id, digest, publish, now_seconds)
         return publish
 
     async def settle(self, publish: PendingPublish) -> RecordPosition:
@@ -121,9 +121,9 @@ class IngressPublisher:
         self._accepted.inc(sum(isinstance(each, RecordPosition) for each in settled))
         return [each if isinstance(each, RecordPosition) else unavailable(each) for each in settled]
 
-    def forget_old_repeats(self) -> None:
-        """Free what the window no longer needs; called now and then."""
-        self._window.forget_old(self._clock.monotonic_seconds())
+    def evict_expired(self) -> None:
+        """Drop the entries of the deduplication cache that are past their age."""
+        self._cache.evict_expired(self._clock.monotonic_seconds())
 
 
 def accepted(event_id: UUID, position: RecordPosition) -> bytes:

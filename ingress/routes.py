@@ -1,34 +1,25 @@
-"""The Litestar application: routes, what they are wired to, and how its errors are answered.
+"""The Litestar application: its routes, and how its errors are answered.
 
 The webhook routes are plain ASGI handlers: they read raw bytes, which the signature covers, and are the hot path.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, cast
 
 from litestar import Litestar, Request, Response, asgi
-from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from database.connector import connect
 from ingress.contracts.routes import contract_routes
 from ingress.health import Readiness, health_routes
 from ingress.intake import CLOUD_EVENTS_ROUTE, Intake
-from ingress.keys import Keyring, KeyStore, MasterKey
 from ingress.problems import CONTENT_TYPE, Problem
-from ingress.producers import default_policy
-from runtime.clock import Clock, SystemClock
 from runtime.logging import get_logger
-from runtime.settings import Settings
-from schemas.external_registry import activate_registry
-from streams.producer import EventProducer
-from streams.topics import EVENTS_TOPIC
+from schemas.registry import Registry
 
 log = get_logger(__name__)
 
@@ -40,8 +31,7 @@ WEBHOOK_ROUTES: Final[dict[str, str | None]] = {
     CLOUD_EVENTS_ROUTE: None,
 }
 Handle = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-TIDY_EVERY_SECONDS: Final = 10.0
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
 class IngressApp(Litestar):
@@ -64,46 +54,8 @@ class IngressApp(Litestar):
         return await super().__call__(scope, receive, send)
 
 
-def build_app(
-    settings: Settings,
-    *,
-    clock: Clock | None = None,
-    producer: EventProducer | None = None,
-    ready_within_seconds: float = 0,
-) -> IngressApp:
-    """The application, wired. Its lifespan connects to Kafka and Postgres, and answers 503 until both have answered.
-
-    The lifespan's start takes up to `ready_within_seconds`, if they don't answer at once: a server listens after it.
-
-    Raises ConfigurationError where an address or the master key is missing, and what `attach` raises of an external
-    registry.
-    """
-    clock = clock or SystemClock()
-    registry = activate_registry(settings)
-    producer = producer or EventProducer(settings, topics=(EVENTS_TOPIC,))
-    database = connect(settings, "api")
-    keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
-    intake = Intake(settings, keyring, producer, clock)
-    readiness = Readiness(keyring, producer, clock)
-
-    @contextlib.asynccontextmanager
-    async def serving(_app: Litestar) -> AsyncIterator[None]:
-        keyring.start()
-        producer.start_in_background()
-        tidying = asyncio.create_task(_tidy(intake), name="tidy")
-        try:
-            if ready_within_seconds:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ready_within_seconds):
-                        await readiness.wait()
-            yield
-        finally:
-            tidying.cancel()
-            await asyncio.gather(tidying, return_exceptions=True)
-            await producer.stop()
-            await keyring.stop()
-            await database.close()
-
+def make_app(registry: Registry, intake: Intake, readiness: Readiness, lifespan: Lifespan) -> IngressApp:
+    """Return the application on these parts; `lifespan` starts and stops them."""
     handlers = {path: _handler(path, event_type, intake) for path, event_type in WEBHOOK_ROUTES.items()}
     app = IngressApp(
         route_handlers=[
@@ -111,8 +63,7 @@ def build_app(
             *health_routes(readiness),
             contract_routes(registry, WEBHOOK_ROUTES),
         ],
-        lifespan=[serving],
-        state=State({"readiness": readiness, "keyring": keyring, "intake": intake}),
+        lifespan=[lifespan],
         exception_handlers={Problem: _answer_problem, HTTPException: _answer_http, Exception: _answer_unexpected},
         openapi_config=None,
         logging_config=None,
@@ -127,12 +78,6 @@ def _handler(path: str, event_type: str | None, intake: Intake) -> Handle:
         await intake(scope, receive, send, path, event_type)
 
     return receive_webhook
-
-
-async def _tidy(intake: Intake) -> None:
-    while True:
-        await asyncio.sleep(TIDY_EVERY_SECONDS)
-        intake.tidy()
 
 
 def _answer_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:

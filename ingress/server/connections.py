@@ -1,15 +1,14 @@
-"""Connections that are cut off: silent, slow, endless or too many peers.
+"""Connections that are cut off, because their peers are idle, slow, endless or too many.
 
-uvicorn closes idle keep-alive connections and nothing else. This protocol also bounds what is read besides bodies and
-how many requests may be sent ahead of their answers, and one sweep a second over the open connections ends those whose
-head, body or whole request has been under way too long; a request that behaves pays nothing for it.
+uvicorn closes idle keep-alive connections and nothing else. This protocol also bounds the bytes that are read besides
+bodies, and the number of requests that may be sent ahead of their answers. Once a second a task looks at the open
+connections and closes those whose head, body or answer is overdue; other requests cost nothing more.
 docs/decisions/0007-uvicorn-with-our-limits.md says why.
 """
 
 from __future__ import annotations
 
 import asyncio
-import resource
 from typing import ClassVar, Final, Literal, assert_never
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -19,15 +18,16 @@ from uvicorn.server import ServerState
 from ingress.problems import Problem, retry_after
 from ingress.server.corking import CorkedTransport
 from runtime import metrics
+from runtime.lifecycle import raise_fd_limit
 
-HEAD_SECONDS: Final = 10.0
-BODY_SECONDS: Final = 20.0
+HEAD_TIMEOUT_SECONDS: Final = 10.0
+BODY_TIMEOUT_SECONDS: Final = 20.0
 BODY_BYTES_PER_SECOND_MIN: Final = 64 * 1024
 """Beyond the first seconds a body has to arrive this fast."""
-REQUEST_SECONDS: Final = 60.0
+REQUEST_TIMEOUT_SECONDS: Final = 60.0
 """For an answer, or for the next part of one."""
-IDLE_SECONDS: Final = 30
-SWEEP_EVERY_SECONDS: Final = 1.0
+IDLE_TIMEOUT_SECONDS: Final = 30
+CLOSE_OVERDUE_EVERY_SECONDS: Final = 1.0
 HEAD_MAX_BYTES: Final = 32 * 1024
 PIPELINED_MAX: Final = 16
 CONNECTIONS_MAX: Final = 10_000
@@ -116,13 +116,13 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether the peer, or the answer, has taken too long."""
         match self.stage:
             case "head":
-                return now - self.since > HEAD_SECONDS
+                return now - self.since > HEAD_TIMEOUT_SECONDS
             case "body":
-                return now - self.since > BODY_SECONDS + self.body_bytes / BODY_BYTES_PER_SECOND_MIN
+                return now - self.since > BODY_TIMEOUT_SECONDS + self.body_bytes / BODY_BYTES_PER_SECOND_MIN
             case "answer":
-                return now - self.since > REQUEST_SECONDS
+                return now - self.since > REQUEST_TIMEOUT_SECONDS
             case "idle":
-                return now - self.since > IDLE_SECONDS
+                return now - self.since > IDLE_TIMEOUT_SECONDS
             case _:
                 assert_never(self.stage)
 
@@ -168,11 +168,11 @@ class BoundedConnection(HttpToolsProtocol):
         self.since = self.loop.time()
 
 
-async def reap_idle(state: ServerState) -> None:
-    """Cut off overdue connections, for ever."""
+async def close_overdue(state: ServerState) -> None:
+    """Cut off overdue connections, once a second, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(SWEEP_EVERY_SECONDS)
+        await asyncio.sleep(CLOSE_OVERDUE_EVERY_SECONDS)
         now = loop.time()
         for connection in list(state.connections):
             if isinstance(connection, BoundedConnection) and connection.overdue(now):
@@ -189,14 +189,11 @@ def _too_slow(connection: BoundedConnection) -> Problem | None:
     return Problem("slow-request", "The request took too long to arrive.")
 
 
-def raise_fd_limit() -> None:
+def limit_connections() -> None:
     """Let this process open as many files as its connections need, or take fewer connections.
 
     A full table of files would keep it from reaching Kafka and Postgres again.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + OWN_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        BoundedConnection.connections_max = max(1, soft - OWN_FILES)
+    files = raise_fd_limit(CONNECTIONS_MAX + OWN_FILES)
+    if files is not None:
+        BoundedConnection.connections_max = max(1, min(CONNECTIONS_MAX, files - OWN_FILES))

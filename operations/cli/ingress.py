@@ -1,4 +1,4 @@
-"""`plant ingress`: the process that takes webhooks in."""
+"""`plant ingress`: the process that receives webhooks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def command(
       plant ingress --port 0 --ready-file ready.json
       plant ingress --processes 4
     """
-    from ingress.server.http_server import run
-    from ingress.server.processes import run_several
+    from operations.services.ingress import serve_ingress, serve_several
     from runtime.logging import configure
     from runtime.settings import load_settings
 
@@ -45,7 +44,6 @@ def command(
             click.echo(line, err=True)
 
     if count == 1:
-        run(settings, host=host, port=port, ready_file=ready_file, say=say, parent_pipe=parent_pipe)
-        return
-    metrics_address = settings.ingress_metrics_address
-    run_several(count, host=host, port=port, metrics_address=metrics_address, ready_file=ready_file, say=say)
+        serve_ingress(settings, host=host, port=port, ready_file=ready_file, say=say, parent_pipe=parent_pipe)
+    else:
+        serve_several(settings, count, host=host, port=port, ready_file=ready_file, say=say)

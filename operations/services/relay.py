@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 from database import migrate
-from database.connector import connect
+from operations.services.least_privilege import require_least_privilege
 from relay.relay import Relay
-from runtime.exposition import serve_metrics
+from runtime.lifecycle import serve_metrics, stop_on_signals
 from runtime.settings import Settings
+
+
+def build_relay(settings: Settings, events_topic: str, dead_topic: str) -> Relay:
+    """Return a relay of changes to `events_topic` and of dead letters to `dead_topic`; it has not started."""
+    return Relay(settings, events_topic=events_topic, dead_topic=dead_topic)
 
 
 async def serve_relay(
@@ -20,18 +24,12 @@ async def serve_relay(
     Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
     """
     await asyncio.to_thread(migrate.require_current_schema, settings.database_address("writer"))
-    database = connect(settings, "writer")
-    try:
-        await database.assert_least_privilege()
-    finally:
-        await database.close()
-    relay = Relay(settings, events_topic=events_topic, dead_topic=dead_topic)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, relay.stop)
-    if once_lock_seconds is not None:
-        await relay.once(once_lock_seconds)
-        return relay
-    serve_metrics(settings.relay_metrics_address, "relay")
-    await relay.serve()
+    await require_least_privilege(settings, "writer")
+    relay = build_relay(settings, events_topic, dead_topic)
+    with stop_on_signals(relay.stop):
+        if once_lock_seconds is not None:
+            await relay.once(once_lock_seconds)
+            return relay
+        serve_metrics(settings.relay_metrics_address, "relay")
+        await relay.serve()
     return relay

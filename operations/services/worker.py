@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from database.connector import connect
+from operations.services.least_privilege import require_least_privilege
 from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
 from runtime import metrics
 from runtime.errors import PlantError
-from runtime.exposition import serve_metrics
+from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
@@ -26,13 +24,17 @@ log = get_logger(__name__)
 TOPICS: Sequence[str] = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 
 
-COLLECTOR_THRESHOLD = 500_000
-"""Objects between two runs of Python's cycle collector. A fetch makes some 100,000 that all live on for a moment; at
-the default of 700 the collector looks at them again and again, which took half of the fetch's time (measured)."""
+GC_THRESHOLDS = (500_000, 20, 50)
+"""The first is the number of objects between two runs of Python's cycle collector. A fetch makes some 100,000 that all
+live on for a moment; at the default of 700 the collector looks at them again and again, which took half of the fetch's
+time (measured)."""
 
 
 SWITCH_SECONDS = 0.001
-"""How long a thread may hold the interpreter while others wait: fetching, the loop and each partition have one."""
+"""How long a thread may keep the interpreter while others wait: fetching, the loop and each partition have one."""
+
+OBSERVE_EVERY_SECONDS = 0.5
+"""How often gauges are updated, and a crash is noticed."""
 
 
 class WorkerCrashed(PlantError):
@@ -40,7 +42,7 @@ class WorkerCrashed(PlantError):
 
 
 def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
-    """A worker that keeps the event log, the audit chain and every read model. Call it inside the event loop."""
+    """Return a worker that keeps the event log, the audit chain and every read model. Call it inside the event loop."""
     url = settings.database_address("writer")
 
     def writer_for(topic: str, partition: int) -> PartitionProjector:
@@ -54,37 +56,30 @@ async def serve_worker(
 ) -> None:
     """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, WorkerCrashed."""
     activate_registry(settings)
-    database = connect(settings, "writer")
-    try:
-        await database.assert_least_privilege()
-    finally:
-        await database.close()
+    await require_least_privilege(settings, "writer")
     serve_metrics(settings.worker_metrics_address)
-    gc.freeze()
-    gc.set_threshold(COLLECTOR_THRESHOLD, 20, 50)
+    tune_gc(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    worker = build_worker(settings, topics)
-    await worker.start()
-    if ready is not None:
-        ready(worker)
-    try:
-        while not stop.is_set() and worker.crashed is None:
-            observe(worker)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), timeout=0.5)
-    finally:
-        log.info("worker.stopping")
-        await worker.stop()
+    with stop_on_signals(stop.set):
+        worker = build_worker(settings, topics)
+        await worker.start()
+        if ready is not None:
+            ready(worker)
+        try:
+            while not stop.is_set() and worker.crashed is None:
+                observe(worker)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), timeout=OBSERVE_EVERY_SECONDS)
+        finally:
+            log.info("worker.stopping")
+            await worker.stop()
     if worker.crashed is not None:
         raise WorkerCrashed(why=repr(worker.crashed), next_step="plant worker") from worker.crashed
 
 
 def observe(worker: Worker) -> None:
-    """Bring the gauges up to date."""
+    """Update the gauges."""
     positions = worker.positions()
     for (topic, partition), (next_offset, log_end) in positions.items():
         metrics.WORKER_NEXT_OFFSET.labels(topic, partition).set(next_offset)

@@ -11,21 +11,21 @@ from uuid import UUID
 import httpx
 import pytest_asyncio
 
-from ingress.routes import IngressApp, build_app
+from operations.services.ingress import Ingress, build_ingress
 from runtime.settings import Settings
 from streams.producer import EventProducer, Limits
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
 from tests.support.webhooks import CLOUD_EVENTS, Sender, add_key
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 180
 
 
 @dataclass
 class Serving:
     """A running application, a client of it, and a producer's key."""
 
-    app: IngressApp
+    ingress: Ingress
     client: httpx.AsyncClient
     sender: Sender
     key_id: UUID
@@ -48,13 +48,13 @@ def position_of(answer: httpx.Response) -> RecordPosition:
 async def served(settings: Settings, topic: str, limits: Limits | None = None) -> AsyncIterator[Serving]:
     key_id, sender = await add_key(settings)
     producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic, limits=limits)
-    app = build_app(settings, producer=producer)
-    transport = httpx.ASGITransport(app)
-    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:
+    ingress = build_ingress(settings, producer=producer)
+    transport = httpx.ASGITransport(ingress.app)
+    async with ingress.app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while await app.state.readiness.faults():
+            while await ingress.readiness.faults():
                 await asyncio.sleep(0.02)
-        yield Serving(app, client, sender, key_id, settings, topic)
+        yield Serving(ingress, client, sender, key_id, settings, topic)
 
 
 @pytest_asyncio.fixture

@@ -249,7 +249,7 @@ async def test_a_bulk_load_ends_when_the_process_does(serving: Serving) -> None:
     body = lines_of([cloud_event() for _ in range(3_000)])
     load = asyncio.create_task(post_lines(serving, body))
     await until(lambda: sample("plant_ingress_streams") == 1, "it is under way")
-    serving.app.state.intake.stop()
+    serving.ingress.intake.stop()
     answer, lines = await load
     end = lines.pop()
     assert (answer.status_code, end["complete"]) == (200, False)
@@ -322,7 +322,7 @@ async def set_policy(serving: Serving, **policy: Any) -> None:
         await database.close()
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not all(
-            getattr(serving.app.state.keyring.policy("genesis"), name) == value for name, value in policy.items()
+            getattr(serving.ingress.keyring.policy("genesis"), name) == value for name, value in policy.items()
         ):
             await asyncio.sleep(0.05)
 

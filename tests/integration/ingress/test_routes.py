@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from database.connector import connect
 from ingress.keys import KeyStore, MasterKey
-from ingress.routes import build_app
+from operations.services.ingress import build_ingress
 from runtime.settings import Settings
 from schemas.event_id import event_id
 from schemas.events import AgentRated
@@ -108,7 +108,7 @@ async def test_two_producers_may_use_the_same_id(serving: Serving) -> None:
     """Ids are each producer's own."""
     _, other = await add_key(serving.settings, "other")
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while len(serving.app.state.keyring.keys) < 2:
+        while len(serving.ingress.keyring.keys) < 2:
             await asyncio.sleep(0.05)
     mine = await serving.post(RATED, rated(), message_id="msg_3")
     body = rated()
@@ -237,7 +237,7 @@ async def test_without_kafka_and_keys_it_is_alive_but_not_ready(settings: Settin
     away = msgspec.structs.replace(
         settings, kafka_bootstrap_servers="127.0.0.1:1", database_api_url="postgresql://plant_api:x@127.0.0.1:1/plant"
     )
-    app = build_app(away)
+    app = build_ingress(away).app
     async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://i") as client:
         body = rated()
         webhook = await client.post(RATED, content=body, headers=Sender(bytes(32)).headers(body))
@@ -246,6 +246,13 @@ async def test_without_kafka_and_keys_it_is_alive_but_not_ready(settings: Settin
     assert (webhook.status_code, ready.status_code, alive.status_code) == (503, 503, 200)
     assert "kafka" in ready.json()["detail"]
     assert "keys" in ready.json()["detail"]
+
+
+async def test_a_start_waits_no_longer_than_until_it_is_ready(settings: Settings) -> None:
+    """With Kafka and Postgres there the lifespan begins as soon as both have answered, long before its timeout."""
+    ingress = build_ingress(settings, ready_timeout_seconds=3600)
+    async with asyncio.timeout(DEADLINE_SECONDS), ingress.app.lifespan():
+        assert await ingress.readiness.faults() == {}
 
 
 async def test_a_fault_of_our_own_is_500_and_tells_nothing(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from litestar.types import Receive
 
-from ingress import log_budget, problems, rates
+from ingress import limits, problems, rates
 from ingress.deduplication import DeduplicationCache, IdReused
 from ingress.errors import BadProducerName, KeyUnreadable, MasterKeyUnusable
 from ingress.headers import read_request_headers
@@ -174,35 +174,35 @@ async def test_the_window_gives_copies_the_same_publish() -> None:
     """A message seen before gets the first one's publish, running or done; another body is refused."""
     window: DeduplicationCache = DeduplicationCache()
     first = publish()
-    assert window.claim(b"a", b"1", 0) is None
-    window.hold(b"a", b"1", first, 0)
-    assert window.claim(b"a", b"1", 1) is first
+    assert window.get(b"a", b"1", 0) is None
+    window.put(b"a", b"1", first, 0)
+    assert window.get(b"a", b"1", 1) is first
     with pytest.raises(IdReused):
-        window.claim(b"a", b"2", 1)
+        window.get(b"a", b"2", 1)
 
 
 async def test_the_window_forgets_failures() -> None:
     """A publish that failed or was dropped is tried anew, with any body."""
     window: DeduplicationCache = DeduplicationCache()
-    window.hold(b"a", b"1", publish(error=OSError()), 0)
-    assert window.claim(b"a", b"2", 0) is None
+    window.put(b"a", b"1", publish(error=OSError()), 0)
+    assert window.get(b"a", b"2", 0) is None
     cancelled = publish()
     cancelled.answer.cancel()
-    window.hold(b"b", b"1", cancelled, 0)
-    assert window.claim(b"b", b"1", 0) is None
+    window.put(b"b", b"1", cancelled, 0)
+    assert window.get(b"b", b"1", 0) is None
 
 
 async def test_the_window_is_bounded_in_entries_and_age() -> None:
     """The oldest entries give way, and none outlives its age."""
     window: DeduplicationCache = DeduplicationCache(entries_max=2, age_max_seconds=10)
     for number, name in enumerate((b"a", b"b", b"c")):
-        window.hold(name, b"1", publish(number), now_seconds=number)
-    assert (len(window), window.claim(b"a", b"1", 3)) == (2, None)
-    assert window.claim(b"c", b"1", 12) is not None
-    assert window.claim(b"b", b"1", 12) is None
-    window.forget_old(12)
+        window.put(name, b"1", publish(number), now_seconds=number)
+    assert (len(window), window.get(b"a", b"1", 3)) == (2, None)
+    assert window.get(b"c", b"1", 12) is not None
+    assert window.get(b"b", b"1", 12) is None
+    window.evict_expired(12)
     assert len(window) == 1
-    window.forget_old(13)
+    window.evict_expired(13)
     assert len(window) == 0
 
 
@@ -277,7 +277,7 @@ def test_clocks_tell_the_time() -> None:
 
 def test_refusals_do_not_fill_the_log() -> None:
     """The example in the module holds."""
-    assert doctest.testmod(log_budget).failed == 0
+    assert doctest.testmod(limits).failed == 0
     assert doctest.testmod(rates).failed == 0
     assert doctest.testmod(rates).attempted > 3
 

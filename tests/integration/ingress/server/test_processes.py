@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ import psutil
 import pytest_asyncio
 
 from devstack import processes
-from ingress.server.http_server import READY_SECONDS
 from runtime.settings import Settings
 from tests.support.connectors import until
 from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, Running, environ, started
@@ -74,13 +72,6 @@ async def test_connections_are_spread_over_the_processes(running: Running) -> No
     counted = await served_by_each(running)
     assert sum(counted) == POSTS
     assert min(counted) > 0
-
-
-async def test_they_are_ready_before_they_would_give_up_waiting(settings: Settings, tmp_path: Path) -> None:
-    """A process waits before it listens, until it can answer; with a Kafka that does answer, that is soon."""
-    began = time.monotonic()
-    async with started(msgspec.structs.replace(settings, ingress_processes=2), tmp_path):
-        assert time.monotonic() - began < 2 * READY_SECONDS
 
 
 async def test_a_killed_process_is_replaced(running: Running) -> None:

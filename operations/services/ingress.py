@@ -1,0 +1,186 @@
+"""Wiring of ingress: settings in, a process that serves webhooks out, or several on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import uvloop
+from litestar import Litestar
+
+from database.connector import connect
+from ingress.health import Readiness
+from ingress.intake import Intake
+from ingress.keys import Keyring, KeyStore, MasterKey
+from ingress.producers import default_policy
+from ingress.routes import IngressApp, make_app
+from ingress.server.connections import limit_connections
+from ingress.server.http_server import (
+    address_of,
+    bind_socket,
+    clear_ready_file,
+    end_with_parent,
+    serve_http,
+    write_ready_file,
+)
+from ingress.server.processes import ProcessStart, run_several
+from operations.services.least_privilege import require_least_privilege
+from runtime.clock import Clock, SystemClock
+from runtime.lifecycle import serve_metrics, tune_gc
+from runtime.settings import Settings
+from schemas.external_registry import activate_registry
+from streams.producer import EventProducer
+from streams.topics import EVENTS_TOPIC
+
+GC_THRESHOLDS: Final = (50_000, 50, 1000)
+"""Full collections walk the deduplication cache, for a tenth of a second each: have a hundredth as many."""
+DATABASE_TIMEOUT_SECONDS: Final = 30.0
+READY_TIMEOUT_SECONDS: Final = 20.0
+EVICT_EVERY_SECONDS: Final = 10.0
+
+
+class Ingress(NamedTuple):
+    """An application and the parts that it is wired to. Its lifespan starts and stops them."""
+
+    app: IngressApp
+    intake: Intake
+    keyring: Keyring
+    readiness: Readiness
+
+
+def build_ingress(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    producer: EventProducer | None = None,
+    ready_timeout_seconds: float = 0,
+) -> Ingress:
+    """Return ingress, wired. It connects to Kafka and Postgres when the application's lifespan begins.
+
+    Webhooks are answered with 503 until both have answered. The lifespan's start takes up to `ready_timeout_seconds`
+    if they don't answer at once: a server listens after it.
+
+    Raises ConfigurationError where an address or the master key is missing, and what `activate_registry` raises.
+    """
+    clock = clock or SystemClock()
+    registry = activate_registry(settings)
+    producer = producer or EventProducer(settings, topics=(EVENTS_TOPIC,))
+    database = connect(settings, "api")
+    keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
+    intake = Intake(settings, keyring, producer, clock)
+    readiness = Readiness(keyring, producer, clock)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        keyring.start()
+        producer.start_in_background()
+        evicting = asyncio.create_task(_evict_expired(intake), name="evict-expired")
+        try:
+            if ready_timeout_seconds:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ready_timeout_seconds):
+                        await readiness.wait()
+            yield
+        finally:
+            evicting.cancel()
+            await asyncio.gather(evicting, return_exceptions=True)
+            await producer.stop()
+            await keyring.stop()
+            await database.close()
+
+    return Ingress(make_app(registry, intake, readiness, lifespan), intake, keyring, readiness)
+
+
+def serve_ingress(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    ready_file: Path | None,
+    say: Callable[[str], None],
+    parent_pipe: int | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; then take no more connections, answer what was accepted, and return.
+
+    Port 0 is any free one. `say` gets one line with the address; `ready_file` appears once webhooks can be taken and
+    holds `{"host", "port", "pid", "url"}`. With `parent_pipe` the port is shared with other processes, and this one
+    ends when the pipe's other end does. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable, and
+    TooMuchPrivilege where the database role could rewrite the log.
+    """
+    if ready_file is not None:
+        clear_ready_file(ready_file)
+    limit_connections()
+    tune_gc(*GC_THRESHOLDS)
+    serve_metrics(settings.ingress_metrics_address, "ingress")
+    listener = bind_socket(host, port, shared=parent_pipe is not None)
+    uvloop.run(_serve(settings, listener, ready_file, say, parent_pipe))
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    ready_file: Path | None,
+    say: Callable[[str], None],
+    parent_pipe: int | None,
+) -> None:
+    await require_least_privilege(settings, "api", DATABASE_TIMEOUT_SECONDS)
+    # The others of the port answer until this process can; but not without end, should nobody be able to.
+    ready_timeout_seconds = 0 if parent_pipe is None else READY_TIMEOUT_SECONDS
+    ingress = build_ingress(settings, ready_timeout_seconds=ready_timeout_seconds)
+    if parent_pipe is not None:
+        end_with_parent(parent_pipe)
+    await serve_http(
+        ingress.app,
+        listener,
+        readiness=ingress.readiness,
+        ready_file=ready_file,
+        when_started=lambda: say(f"Listening on {address_of(listener).url}"),
+        when_ending=ingress.intake.stop,
+    )
+
+
+def serve_several(
+    settings: Settings, count: int, *, host: str, port: int, ready_file: Path | None, say: Callable[[str], None]
+) -> None:
+    """Serve with so many processes until SIGTERM or SIGINT; then they answer what they accepted.
+
+    The first one serves its metrics at the address of the settings; the others take the ports after it. Raises
+    AddressInUse, ReadyFileUnwritable, ProcessEnded.
+    """
+    if ready_file is not None:
+        clear_ready_file(ready_file)
+    # Bound and never listened on: it keeps the port for the others, whatever happens to them.
+    with contextlib.closing(bind_socket(host, port, shared=True)) as bound_socket:
+        address = address_of(bound_socket)
+
+        def command(start: ProcessStart) -> tuple[list[str], Mapping[str, str]]:
+            program = [sys.executable, "-m", "operations", "ingress", "--host", host, "--port", str(address.port)]
+            options = ["--ready-file", str(start.ready_file), "--processes", "1", "--parent-pipe", str(start.pipe)]
+            metrics_address = _metrics_address(settings.ingress_metrics_address, start.number)
+            return [*program, *options], {"PLANT_INGRESS_METRICS_ADDRESS": metrics_address}
+
+        def when_ready() -> None:
+            say(f"Listening on {address.url} with {count} processes")
+            if ready_file is not None:
+                write_ready_file(ready_file, address)
+
+        run_several(count, command, when_ready)
+
+
+async def _evict_expired(intake: Intake) -> None:
+    while True:
+        await asyncio.sleep(EVICT_EVERY_SECONDS)
+        intake.evict_expired()
+        intake.update_gauges()
+
+
+def _metrics_address(first: str, number: int) -> str:
+    if not first:
+        return ""
+    host, _, port = first.rpartition(":")
+    return f"{host}:{int(port) + number}" if port.isdecimal() else first

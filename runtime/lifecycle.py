@@ -1,0 +1,77 @@
+"""What every service process does besides its work: metrics, signals, garbage collector, file limits, whole files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import start_http_server
+
+from runtime.errors import ConfigurationError
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in the running event loop at each SIGINT and SIGTERM, as long as the block lasts."""
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def tune_gc(threshold_objects: int, *later_thresholds: int) -> None:
+    """Collect garbage once, exempt what is left from collection, and collect at these thresholds from now on.
+
+    The thresholds are those of `gc.set_threshold`: new objects until the youngest generation is collected, then the
+    collections of each generation until that of the next.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(threshold_objects, *later_thresholds)
+
+
+def raise_fd_limit(wanted_files: int) -> int | None:
+    """Let this process open as many files as wanted, if its hard limit allows so many.
+
+    Returns how many it may open, None where there is no limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted_files:
+        soft = wanted_files if hard == resource.RLIM_INFINITY else min(hard, wanted_files)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def temp_path(path: Path) -> Path:
+    """Return this process's temporary name for a file, in the same folder: write it, then rename it to `path`."""
+    return path.with_name(f"{path.name}.{os.getpid()}")
+
+
+def serve_metrics(address: str, service: str = "worker") -> WSGIServer | None:
+    """Serve Prometheus metrics at `host:port`, in a thread; nowhere if empty. Raises ConfigurationError."""
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    try:
+        server, _ = start_http_server(int(port), host or "127.0.0.1")
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(
+            f"The {service}'s metrics can't be served.",
+            why=f"PLANT_{service.upper()}_METRICS_ADDRESS is {address}: {error}.",
+            next_step="plant settings",
+        ) from error
+    return server
