@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from ingress.payloads import NOT_JSON, read_cloud_event, valid_traceparent
+from ingress.payloads import BODY_NOT_JSON, read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, accepted
@@ -36,7 +36,7 @@ def read_items(body: bytes) -> list[msgspec.Raw]:
     except msgspec.ValidationError:
         raise Problem("event", "A batch is an array of CloudEvents.") from None
     except (ValueError, RecursionError) as error:
-        raise Problem("malformed-body", NOT_JSON, reason=type(error).__name__) from None
+        raise Problem("malformed-body", BODY_NOT_JSON, reason=type(error).__name__) from None
     if not items:
         raise Problem("event", "A batch holds at least one CloudEvent.")
     if len(items) > EVENTS_MAX:

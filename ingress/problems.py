@@ -105,15 +105,3 @@ def kinds() -> dict[str, tuple[int, str]]:
 def retry_after(seconds: int) -> tuple[bytes, bytes]:
     """The Retry-After header."""
     return (b"retry-after", b"%d" % max(1, seconds))
-
-
-def json_pointer(path: str) -> str:
-    """msgspec's path (`$.data.skill_ids[3]`) as a JSON pointer fragment.
-
-    >>> json_pointer("$.data.skill_ids[3]")
-    '#/data/skill_ids/3'
-    >>> json_pointer("$")
-    '#'
-    """
-    parts = path.removeprefix("$").replace("[", ".").replace("]", "").split(".")
-    return "#" + "".join("/" + part for part in parts if part)

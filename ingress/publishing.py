@@ -129,7 +129,7 @@ class IngressPublisher:
 def accepted(event_id: UUID, position: RecordPosition) -> bytes:
     """The JSON that says where an event is."""
     return b'{"event_id":"%b","topic":"%b","partition":%d,"offset":%d}' % (
-        codec.text_of(event_id),
+        codec.json_text(event_id),
         position.topic.encode(),
         position.partition,
         position.offset,

@@ -8,56 +8,55 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta
 
-from ingress.payloads import is_accepted, read_data
-from ingress.problems import Problem
+from schemas.entity_states import Time
+from schemas.errors import InvalidEvent
 from schemas.events import Event
+from schemas.json_events import MessageId, decode_json, is_accepted, read_json_event, unfit
 
 LINE_MAX_BYTES: Final = 1024 * 1024
 
 
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EventLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One event as it is written in a file."""
 
     type: str
     data: msgspec.Raw
-    id: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[!-~]+\Z")] | None = None
-    timestamp: Annotated[datetime, Meta(tz=True)] | None = None
+    id: MessageId | None = None
+    timestamp: Time | None = None
 
 
-class Invalid(msgspec.Struct, frozen=True):
+class InvalidLine(msgspec.Struct, frozen=True):
     """A line that is no event, and why."""
 
     number: int
     reason: str
 
 
-def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator[Event | Invalid]:
-    """Each line's event, or why it is none; empty lines are passed over. `now` stands in for a missing timestamp."""
+def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator[Event | InvalidLine]:
+    """Yield each line's event, or why it is none; empty lines are skipped. `now` replaces a missing timestamp."""
     for number, line in enumerate(lines, 1):
         content = line.strip()
-        if content:
-            yield _read(number, content, producer, now)
+        if not content:
+            continue
+        if len(content) > LINE_MAX_BYTES:
+            yield InvalidLine(number, f"longer than {LINE_MAX_BYTES} bytes")
+            continue
+        try:
+            yield _read_line(content, producer, now)
+        except InvalidEvent as error:
+            yield InvalidLine(number, f"The line is {error.detail}." if error.pointer is None else error.reason)
 
 
-def _read(number: int, content: bytes, producer: str, now: datetime) -> Event | Invalid:
-    if len(content) > LINE_MAX_BYTES:
-        return Invalid(number, f"longer than {LINE_MAX_BYTES} bytes")
-    try:
-        line = _DECODER.decode(content)
-    except (ValueError, RecursionError) as error:
-        return Invalid(number, str(error) or type(error).__name__)
+def _read_line(content: bytes, producer: str, now: datetime) -> Event:
+    line = decode_json(_DECODER, content)
     if not is_accepted(line.type):
-        return Invalid(number, f"the event type {line.type[:80]!r} is not known")
+        raise unfit(f"The event type {line.type[:80]!r} is not known", "#/type")
     message_id = line.id or f"line-{sha256(content).hexdigest()[:32]}"
-    try:
-        return read_data(line.type, bytes(line.data), producer, message_id, line.timestamp or now)
-    except Problem as problem:
-        return Invalid(number, problem.reason)
+    return read_json_event(line.type, bytes(line.data), producer, message_id, line.timestamp or now)
 
 
-_DECODER: Final = msgspec.json.Decoder(Line)
+_DECODER: Final = msgspec.json.Decoder(EventLine)

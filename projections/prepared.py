@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
 from schemas.binary.block import decode_batch
-from schemas.codec import PREFIX, registered
+from schemas.codec import WIRE_PREFIX, registered
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
@@ -106,14 +106,14 @@ class PreparedBatch:
 
 def content_fingerprint(value: bytes) -> bytes:
     """What tells two events of one id apart: the prefix that names the schema, and the SHA-256 of the whole value."""
-    return value[: PREFIX.size] + sha256(value).digest()
+    return value[: WIRE_PREFIX.size] + sha256(value).digest()
 
 
 def _same_event(first: bytes, found: bytes) -> bool:
     """Whether two fingerprints may be of one event; one that came in an older schema and a newer one has two."""
-    if first[: PREFIX.size] == found[: PREFIX.size]:
+    if first[: WIRE_PREFIX.size] == found[: WIRE_PREFIX.size]:
         return first == found
-    return registered(first[: PREFIX.size]).event is registered(found[: PREFIX.size]).event
+    return registered(first[: WIRE_PREFIX.size]).event is registered(found[: WIRE_PREFIX.size]).event
 
 
 def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:

@@ -18,7 +18,7 @@ from schemas.registry import (
     Registry,
     Version,
     next_version,
-    read,
+    read_registry,
     render_registry,
     schema_fingerprint,
     subject,
@@ -103,12 +103,12 @@ def committed_versions(file: Path = REGISTRY_FILE) -> list[Version] | None:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except FileNotFoundError:
         return None
-    return read(shown.stdout) if shown.returncode == 0 else None
+    return read_registry(shown.stdout) if shown.returncode == 0 else None
 
 
 def write_lock(added: Sequence[Version], file: Path = REGISTRY_FILE) -> None:
     """Add versions to the registry file; what is there stays as it is."""
-    file.write_text(render_registry([*read(file.read_text("utf-8")), *added]), "utf-8")
+    file.write_text(render_registry([*read_registry(file.read_text("utf-8")), *added]), "utf-8")
 
 
 def _registry_problems(registry: Registry) -> Iterator[SchemaProblem]:

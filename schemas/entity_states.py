@@ -12,8 +12,8 @@ from msgspec import Meta
 NO_NUL = r"^[^\x00]*$"
 """Postgres text holds no NUL characters."""
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
-Description = Annotated[str, Meta(max_length=10_000, pattern=NO_NUL)]
+ShortStateText = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+LongStateText = Annotated[str, Meta(max_length=10_000, pattern=NO_NUL)]
 Reason = Annotated[str, Meta(min_length=1, max_length=10_000, pattern=NO_NUL)]
 Ids = Annotated[tuple[UUID, ...], Meta(max_length=1_000)]
 Time = Annotated[datetime, Meta(tz=True)]
@@ -30,9 +30,11 @@ TeamId = Annotated[UUID, Meta(description="Team it is part of.")]
 SkillIds = Annotated[Ids, Meta(description="Skills it has.")]
 RequiredSkillIds = Annotated[Ids, Meta(description="Skills the job role asks for.")]
 MemberIds = Annotated[Ids, Meta(description="Agents in the team.")]
-DisplayName = Annotated[Name, Meta(description="Name shown to people; never a person's name.")]
-Text = Annotated[Description, Meta(description="What it is, in words; nothing about a person.")]
-ExternalId = Annotated[Name, Meta(description="Its identifier in the catalogue it comes from, such as an ESCO URI.")]
+DisplayName = Annotated[ShortStateText, Meta(description="Name shown to people; never a person's name.")]
+EntityDescription = Annotated[LongStateText, Meta(description="What it is, in words; nothing about a person.")]
+ExternalId = Annotated[
+    ShortStateText, Meta(description="Its identifier in the catalogue it comes from, such as an ESCO URI.")
+]
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +45,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     job_role_id: JobRoleId | None = None
     team_id: TeamId | None = None
     skill_ids: SkillIds
-    status: Annotated[Name, Meta(description="Where it stands in its life, such as `onboarded`.")]
+    status: Annotated[ShortStateText, Meta(description="Where it stands in its life, such as `onboarded`.")]
     available: Annotated[bool, Meta(description="Whether it takes work now.")]
 
 
@@ -51,7 +53,7 @@ class SkillState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Everything known of a skill at one moment."""
 
     name: DisplayName
-    description: Text
+    description: EntityDescription
     category: Annotated[SkillCategory, Meta(description="Kind of skill.")]
     external_id: ExternalId | None = None
 
@@ -60,7 +62,7 @@ class JobRoleState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Everything known of a job role at one moment."""
 
     name: DisplayName
-    description: Text
+    description: EntityDescription
     seniority: Annotated[Seniority, Meta(description="How senior it is.")] | None = None
     industry_id: IndustryId | None = None
     required_skill_ids: RequiredSkillIds
@@ -71,7 +73,7 @@ class IndustryState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Everything known of an industry at one moment."""
 
     name: DisplayName
-    description: Text
+    description: EntityDescription
     external_id: ExternalId | None = None
 
 
@@ -79,7 +81,7 @@ class TeamState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Everything known of a team at one moment."""
 
     name: DisplayName
-    description: Text
+    description: EntityDescription
     job_role_id: JobRoleId | None = None
     industry_id: IndustryId | None = None
     member_ids: MemberIds

@@ -25,6 +25,26 @@ class Unencodable(SchemaError):
         super().__init__(why=reason)
 
 
+class InvalidEvent(SchemaError):
+    """The JSON is not one event within the limits of its type.
+
+    `pointer` is a JSON pointer to what does not fit (RFC 6901, as a URI fragment). It is None where the bytes are no
+    JSON: `cause` then names the decoder's error, if there was one.
+    """
+
+    def __init__(self, detail: str, pointer: str | None = None, *, cause: str = "") -> None:
+        self.detail = detail
+        self.pointer = pointer
+        self.cause = cause
+        # The message stands here, since reading it from the docstring costs as much as reading the event.
+        super().__init__("The JSON is not one event within the limits of its type.", why=self.reason)
+
+    @property
+    def reason(self) -> str:
+        """The detail, and where it stands."""
+        return self.detail if self.pointer is None else f"{self.detail} at {self.pointer}"
+
+
 class UnsupportedSchema(SchemaError):
     """The schema breaks one of Plant's schema rules."""
 

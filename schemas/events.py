@@ -16,6 +16,7 @@ from msgspec import Meta
 from schemas.entity_states import (
     AgentState,
     DisplayName,
+    EntityDescription,
     EntityType,
     EventId,
     ExternalId,
@@ -24,17 +25,16 @@ from schemas.entity_states import (
     JobRoleId,
     JobRoleState,
     MemberIds,
-    Name,
     OccurredAt,
     Reason,
     RequiredSkillIds,
     Seniority,
+    ShortStateText,
     SkillCategory,
     SkillIds,
     SkillState,
     TeamId,
     TeamState,
-    Text,
     Time,
 )
 
@@ -138,7 +138,7 @@ class SkillRegistered(Event, frozen=True, kw_only=True):
     skill_id: Annotated[UUID, Meta(description="The new skill.")]
     occurred_at: OccurredAt
     name: DisplayName
-    description: Text
+    description: EntityDescription
     category: Annotated[SkillCategory, Meta(description="Kind of skill.")]
     external_id: ExternalId | None = None
 
@@ -153,7 +153,7 @@ class JobRoleDefined(Event, frozen=True, kw_only=True):
     job_role_id: Annotated[UUID, Meta(description="The new job role.")]
     occurred_at: OccurredAt
     name: DisplayName
-    description: Text
+    description: EntityDescription
     seniority: Annotated[Seniority, Meta(description="How senior it is.")] | None = None
     industry_id: IndustryId | None = None
     required_skill_ids: RequiredSkillIds
@@ -170,7 +170,7 @@ class IndustryDefined(Event, frozen=True, kw_only=True):
     industry_id: Annotated[UUID, Meta(description="The new industry.")]
     occurred_at: OccurredAt
     name: DisplayName
-    description: Text
+    description: EntityDescription
     external_id: ExternalId | None = None
 
 
@@ -184,7 +184,7 @@ class TeamFormed(Event, frozen=True, kw_only=True):
     team_id: Annotated[UUID, Meta(description="The new team.")]
     occurred_at: OccurredAt
     name: DisplayName
-    description: Text
+    description: EntityDescription
     job_role_id: JobRoleId | None = None
     industry_id: IndustryId | None = None
     member_ids: MemberIds
@@ -246,9 +246,9 @@ class OperationRecorded(Event, frozen=True, kw_only=True):
 
     operation_id: Annotated[UUID, Meta(description="The act.")]
     occurred_at: OccurredAt
-    actor: Annotated[Name, Meta(description="Who acted: an account, not a person's name.")]
-    action: Annotated[Name, Meta(description="What was done, such as `keys.add`.")]
-    target: Annotated[Name, Meta(description="What it was done to.")]
+    actor: Annotated[ShortStateText, Meta(description="Who acted: an account, not a person's name.")]
+    action: Annotated[ShortStateText, Meta(description="What was done, such as `keys.add`.")]
+    target: Annotated[ShortStateText, Meta(description="What it was done to.")]
     reason: Annotated[Reason, Meta(description="Why it was done.")]
 
 

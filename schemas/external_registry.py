@@ -21,19 +21,19 @@ from schemas import codec
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, SchemaError
 from schemas.registry import OWN_IDS, Registry, Version, bundled, schema_fingerprint
 
-CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
-REQUEST_SECONDS: Final = 5.0
-WHOLE_SECONDS: Final = 30.0
+REGISTRY_MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+REGISTRY_REQUEST_TIMEOUT_SECONDS: Final = 5.0
+REGISTRY_TOTAL_TIMEOUT_SECONDS: Final = 30.0
 ANSWER_MAX_BYTES: Final = 1024 * 1024
 ID_MAX: Final = 2**31 - 1
 NOT_FOUND: Final = (40401, 40402, 40403)
 """No such subject, version or schema; any other 404 comes from something that is no registry."""
 VERSIONS_MAX: Final = 100
-PAGE: Final = "see docs/decisions/0013-external-registry.md"
-REGISTER: Final = "plant schemas register"
+DECISION_PAGE: Final = "see docs/decisions/0013-external-registry.md"
+REGISTER_COMMAND: Final = "plant schemas register"
 
 
-class OutsideId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ExternalSchemaId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an external id stands for, for ever. One line of the ids file; `own_id` is the bundled id."""
 
     id: int
@@ -43,7 +43,7 @@ class OutsideId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-_attached: tuple[tuple[str, str], Registry] | None = None
+_activated: tuple[tuple[str, str], Registry] | None = None
 
 
 def activate_registry(settings: Settings) -> Registry:
@@ -56,29 +56,29 @@ def activate_registry(settings: Settings) -> Registry:
     Raises RegistryUnreachable (exit 4), SchemaCheckFailed (exit 3: the registry refuses a schema, an id clashes or is
     not in the file), ConfigurationError (exit 2).
     """
-    global _attached
+    global _activated
     if not settings.schema_registry_url and not settings.schema_ids_file:
         return codec.active_registry()
     asked = (settings.schema_registry_url, settings.schema_ids_file)
-    if _attached is not None and _attached == (asked, codec.active_registry()):
+    if _activated is not None and _activated == (asked, codec.active_registry()):
         return codec.active_registry()
     locked = read_ids(Path(settings.schema_ids_file)) if settings.schema_ids_file else ()
-    check_clashes(locked)
+    refuse_clashes(locked)
     written = _ids_for_writing(settings.schema_registry_url, locked) if settings.schema_registry_url else {}
     outside = {entry.id: entry.own_id for entry in locked}
     registry = Registry(bundled().versions, outside=outside, written=written)
     codec.activate(registry)
-    _attached = asked, registry
+    _activated = asked, registry
     return registry
 
 
-def planned(url: str) -> list[tuple[Version, int | None]]:
+def plan_registration(url: str) -> list[tuple[Version, int | None]]:
     """Every bundled schema with its id in the external registry; None: not registered yet. Changes nothing."""
-    with External(url) as external:
+    with ExternalRegistryClient(url) as external:
         return [(version, external.find(version)) for version in bundled().versions]
 
 
-def register(url: str, file: Path | None) -> list[OutsideId]:
+def register_missing(url: str, file: Path | None) -> list[ExternalSchemaId]:
     """Register what is missing, and add ids that are not bundled ones to the file; the lines added.
 
     Lines never go away: records may carry their ids. Raises SchemaCheckFailed before the file is touched, and
@@ -86,7 +86,7 @@ def register(url: str, file: Path | None) -> list[OutsideId]:
     """
     before = read_ids(file) if file is not None and file.exists() else ()
     added = [entry for entry in _find_or_register(url) if entry.id != entry.own_id and entry not in before]
-    check_clashes([*before, *added])
+    refuse_clashes([*before, *added])
     if added and file is None:
         raise ConfigurationError("PLANT_SCHEMA_IDS_FILE must be set: the registry's ids are not the bundled ones.")
     if added and file is not None:
@@ -96,26 +96,26 @@ def register(url: str, file: Path | None) -> list[OutsideId]:
     return added
 
 
-def render_ids(entries: Iterable[OutsideId]) -> str:
+def render_ids(entries: Iterable[ExternalSchemaId]) -> str:
     """The ids file: one id a line, ascending."""
     lines = [msgspec.json.encode(entry).decode() for entry in sorted(entries, key=lambda entry: entry.id)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def read_ids(file: Path) -> tuple[OutsideId, ...]:
+def read_ids(file: Path) -> tuple[ExternalSchemaId, ...]:
     """The ids file; raises ConfigurationError where it is absent or no such file."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=tuple[OutsideId, ...])
+        return msgspec.json.decode(file.read_bytes(), type=tuple[ExternalSchemaId, ...])
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(
-            f"PLANT_SCHEMA_IDS_FILE can't be read: {file}.", why=f"{error}.", next_step=REGISTER
+            f"PLANT_SCHEMA_IDS_FILE can't be read: {file}.", why=f"{error}.", next_step=REGISTER_COMMAND
         ) from error
 
 
-def check_clashes(entries: Sequence[OutsideId]) -> None:
+def refuse_clashes(entries: Sequence[ExternalSchemaId]) -> None:
     """Raises SchemaCheckFailed where an id has two meanings, now or with a later release of Plant."""
     own = {version.id: version for version in bundled().versions}
-    seen: dict[int, OutsideId] = {}
+    seen: dict[int, ExternalSchemaId] = {}
     faults = []
     for entry in entries:
         meant = own.get(entry.own_id)
@@ -135,11 +135,11 @@ def check_clashes(entries: Sequence[OutsideId]) -> None:
         raise SchemaCheckFailed(
             "The external registry's ids can't be used.",
             why="; ".join(faults) + ".",
-            next_step=PAGE,
+            next_step=DECISION_PAGE,
         )
 
 
-def _ids_for_writing(url: str, locked: Sequence[OutsideId]) -> Mapping[int, int]:
+def _ids_for_writing(url: str, locked: Sequence[ExternalSchemaId]) -> Mapping[int, int]:
     """Bundled id to external id, where they differ; raises SchemaCheckFailed where one could not be read for ever."""
     others = [entry for entry in _find_or_register(url) if entry.id != entry.own_id]
     missing = [
@@ -151,28 +151,28 @@ def _ids_for_writing(url: str, locked: Sequence[OutsideId]) -> Mapping[int, int]
         raise SchemaCheckFailed(
             "The external registry has ids that could not be read without it.",
             why="; ".join(missing) + ". PLANT_SCHEMA_IDS_FILE does not hold them.",
-            next_step=f"{REGISTER} --execute",
+            next_step=f"{REGISTER_COMMAND} --execute",
         )
     return {entry.own_id: entry.id for entry in others}
 
 
-def _find_or_register(url: str) -> list[OutsideId]:
+def _find_or_register(url: str) -> list[ExternalSchemaId]:
     """In the order of bundled ids, so that an empty registry which counts from 1 gives the same ids.
 
     Stops at the first id that clashes: what is registered once may keep its id for ever.
     """
-    found: list[OutsideId] = []
-    with External(url) as external:
+    found: list[ExternalSchemaId] = []
+    with ExternalRegistryClient(url) as external:
         for version in sorted(bundled().versions, key=lambda version: version.id):
             outside = external.find(version)
             if outside is None:
                 outside = external.register(version)
-            found.append(OutsideId(outside, version.id, version.subject, version.version, version.sha256))
-            check_clashes(found)
+            found.append(ExternalSchemaId(outside, version.id, version.subject, version.version, version.sha256))
+            refuse_clashes(found)
     return found
 
 
-class External:
+class ExternalRegistryClient:
     """A client of a Confluent-compatible registry, for one start: bounded in time and in what it reads."""
 
     def __init__(self, url: str) -> None:
@@ -184,15 +184,15 @@ class External:
                 "PLANT_SCHEMA_REGISTRY_URL is no http or https address.", next_step="plant settings"
             )
         self._shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        self._deadline = time.monotonic() + WHOLE_SECONDS
+        self._deadline = time.monotonic() + REGISTRY_TOTAL_TIMEOUT_SECONDS
         self._failures = (httpx.HTTPError, httpx.InvalidURL)
         self._client = httpx.Client(
             base_url=url.rstrip("/") + "/",
-            timeout=REQUEST_SECONDS,
-            headers={"accept": f"{CONTENT_TYPE}, application/json"},
+            timeout=REGISTRY_REQUEST_TIMEOUT_SECONDS,
+            headers={"accept": f"{REGISTRY_MEDIA_TYPE}, application/json"},
         )
 
-    def __enter__(self) -> External:
+    def __enter__(self) -> ExternalRegistryClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -214,7 +214,7 @@ class External:
         status, answer = self._ask("POST", f"{_path(version)}/versions", body)
         if status != 200:
             raise self._refused(version, status, answer)
-        return self._verified(version, _whole(answer, "id"))
+        return self._verified(version, _integer_in(answer, "id"))
 
     def _registered(self, version: Version) -> Iterator[tuple[int, str]]:
         """Id and fingerprint of what is registered under the version's subject, newest first."""
@@ -226,7 +226,7 @@ class External:
         counted = [number for number in numbers if isinstance(number, int)]
         for number in sorted(counted, reverse=True)[:VERSIONS_MAX]:
             status, answer = self._ask("GET", f"{_path(version)}/versions/{number}")
-            outside = _whole(answer, "id")
+            outside = _integer_in(answer, "id")
             if status == 200 and outside is not None:
                 yield outside, _fingerprint_in(answer)
 
@@ -239,21 +239,21 @@ class External:
             raise SchemaCheckFailed(
                 f"The external registry gives another schema for the id {outside}.",
                 why=f"{version.subject} version {version.version} was registered under it at {self._shown}.",
-                next_step=PAGE,
+                next_step=DECISION_PAGE,
             )
         return outside
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
         left_seconds = self._deadline - time.monotonic()
         if left_seconds <= 0:
-            raise self._unreachable(f"it took longer than {WHOLE_SECONDS:.0f} s in all")
+            raise self._unreachable(f"it took longer than {REGISTRY_TOTAL_TIMEOUT_SECONDS:.0f} s in all")
         try:
             with self._client.stream(
                 method,
                 path,
                 content=body,
-                headers={"content-type": CONTENT_TYPE} if body else {},
-                timeout=min(REQUEST_SECONDS, left_seconds),
+                headers={"content-type": REGISTRY_MEDIA_TYPE} if body else {},
+                timeout=min(REGISTRY_REQUEST_TIMEOUT_SECONDS, left_seconds),
             ) as response:
                 received = b""
                 for piece in response.iter_bytes():
@@ -279,7 +279,7 @@ class External:
         return SchemaCheckFailed(
             f"The external registry refuses {version.subject} version {version.version}.",
             why=f"{self._shown} answered {status}: {message[:500]}",
-            next_step=PAGE,
+            next_step=DECISION_PAGE,
         )
 
 
@@ -287,7 +287,7 @@ def _path(version: Version) -> str:
     return f"subjects/{quote(version.subject, safe='')}"
 
 
-def _whole(answer: Any, name: str) -> int | None:
+def _integer_in(answer: Any, name: str) -> int | None:
     value = answer.get(name) if isinstance(answer, dict) else None
     return value if isinstance(value, int) else None
 

@@ -24,7 +24,7 @@ def schema_of(event: type[Event]) -> Schema:
     return _record(event, namespace)
 
 
-def schema_text(event: type[Event]) -> str:
+def avro_file_text(event: type[Event]) -> str:
     """The content of the event type's `.avsc` file."""
     return json.dumps(schema_of(event), indent=2, ensure_ascii=False) + "\n"
 
@@ -36,7 +36,7 @@ def full_name(event: type[Event]) -> str:
 
 def stale_files(folder: Path = AVRO_FOLDER, events: Mapping[str, type[Event]] = EVENT_TYPES) -> dict[Path, str]:
     """Each `.avsc` file that differs from its struct, with what it should hold; an empty text: it should not exist."""
-    wanted = {folder / f"{name}.avsc": schema_text(event) for name, event in events.items()}
+    wanted = {folder / f"{name}.avsc": avro_file_text(event) for name, event in events.items()}
     stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}
     return stale | {path: "" for path in sorted(folder.glob("*.avsc")) if path not in wanted}
 

@@ -122,7 +122,7 @@ def schema_fingerprint(schema: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read(text: str) -> list[Version]:
+def read_registry(text: str) -> list[Version]:
     """The versions in a registry file; raises SchemaError if it does not have the right form."""
     try:
         return msgspec.json.decode(text, type=list[Version])
@@ -156,4 +156,4 @@ def _next_id(taken: Iterable[int]) -> int:
 @cache
 def bundled() -> Registry:
     """The registry that comes with Plant; read once a process."""
-    return Registry(read(REGISTRY_FILE.read_text("utf-8")))
+    return Registry(read_registry(REGISTRY_FILE.read_text("utf-8")))

@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from ingress.batches import EVENTS_MAX
-from ingress.payloads import OUTSIDE_PREFIX
 from ingress.problems import URN, FieldError, kinds
 from schemas.events import EVENT_TYPES, Event
+from schemas.json_events import OUTSIDE_PREFIX
 
 Json = dict[str, Any]
 

@@ -27,7 +27,7 @@ class EventTypes(click.ParamType):
     name = "event types"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
-        from ingress.payloads import is_accepted
+        from schemas.json_events import is_accepted
 
         event_types = frozenset() if value == "all" else frozenset(part.strip() for part in value.split(","))
         for event_type in sorted(event_types):
@@ -36,8 +36,8 @@ class EventTypes(click.ParamType):
         return event_types
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from ingress.payloads import is_accepted
         from schemas.events import EVENT_TYPES
+        from schemas.json_events import is_accepted
 
         before, comma, last = incomplete.rpartition(",")
         choices = [name for name in EVENT_TYPES if is_accepted(name)] + ([] if comma else ["all"])

@@ -17,7 +17,7 @@ from operations.cli.listing import Output, output_option, show
 from runtime.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from operations.event_lines import Invalid
+    from operations.event_lines import InvalidLine
     from runtime.settings import Settings
     from schemas.events import Event
     from streams.record_position import RecordPosition
@@ -64,13 +64,13 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output) -> Non
 
 
 async def _send(settings: Settings, lines: IO[bytes], producer: str, now: datetime, tally: Tally) -> None:
-    from operations.event_lines import Invalid, read_lines
+    from operations.event_lines import InvalidLine, read_lines
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
     def good() -> Iterator[Event]:
         for read in read_lines(lines, producer, now):
-            if not isinstance(read, Invalid):
+            if not isinstance(read, InvalidLine):
                 yield read
 
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
@@ -78,13 +78,13 @@ async def _send(settings: Settings, lines: IO[bytes], producer: str, now: dateti
             tally.add(position)
 
 
-def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[Invalid]]:
+def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[InvalidLine]]:
     """How many lines are events, and those that are not."""
-    from operations.event_lines import Invalid, read_lines
+    from operations.event_lines import InvalidLine, read_lines
 
     count, invalid = 0, []
     for read in read_lines(lines, producer, now):
-        if isinstance(read, Invalid):
+        if isinstance(read, InvalidLine):
             invalid.append(read)
         else:
             count += 1

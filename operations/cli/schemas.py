@@ -1,19 +1,17 @@
-"""`plant schemas`."""
+"""`plant schemas`: list, check and lock schemas, and register them with an external registry."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
 from operations.cli.listing import Output, output_option, show
-from operations.cli.schemas_register import command as register
 
 
 @click.group(name="schemas")
 def command() -> None:
     """Show event schemas, and refuse incompatible changes."""
-
-
-command.add_command(register)
 
 
 @command.command("list")
@@ -35,14 +33,14 @@ def list_schemas(output: Output) -> None:
     show(rows, output, columns=("id", "subject", "version", "sha256"))
 
 
-@command.command()
-def check() -> None:
+@command.command("check")
+def check_schemas() -> None:
     """Refuse schemas that would make a record unreadable; exit 3 names field and rule.
 
     Checked: Plant's schema rules, FULL_TRANSITIVE against all earlier versions, the `.avsc` files and the reference
     page against the structs, and the registry's ids against the last commit.
     """
-    from operations.reference.events import REFERENCE_FILE, reference
+    from operations.reference.events import REFERENCE_FILE, events_page
     from schemas.compatibility_gate import SchemaProblem, committed_versions, refuse, schema_problems
     from schemas.registry import bundled
 
@@ -51,13 +49,13 @@ def check() -> None:
         click.echo("No committed registry to compare ids with.", err=True)
     refuse(schema_problems(bundled(), committed))
     # An installed package comes without the docs folder.
-    if REFERENCE_FILE.exists() and REFERENCE_FILE.read_text("utf-8") != reference():
+    if REFERENCE_FILE.exists() and REFERENCE_FILE.read_text("utf-8") != events_page():
         refuse([SchemaProblem(REFERENCE_FILE.name, "", "differs from the structs; run: plant schemas docs")])
     click.echo(f"{len(bundled().versions)} schemas are compatible, locked and up to date.", err=True)
 
 
-@command.command()
-def generate() -> None:
+@command.command("generate")
+def generate_files() -> None:
     """Write the `.avsc` files from the event structs."""
     from schemas.generation import AVRO_FOLDER, stale_files
 
@@ -70,14 +68,13 @@ def generate() -> None:
         click.echo(path.name)
 
 
-@command.command()
-def lock() -> None:
+@command.command("lock")
+def lock_versions() -> None:
     """Give changed schemas the next version and registry id, after the check of their evolution."""
-    from schemas.compatibility_gate import lock_schemas as versions_to_lock
-    from schemas.compatibility_gate import write_lock
+    from schemas.compatibility_gate import lock_schemas, write_lock
     from schemas.registry import bundled
 
-    added = versions_to_lock(bundled())
+    added = lock_schemas(bundled())
     write_lock(added)
     for version in added:
         click.echo(f"{version.id}\t{version.subject}\t{version.version}")
@@ -85,11 +82,47 @@ def lock() -> None:
         click.echo("Every schema is locked already.", err=True)
 
 
-@command.command()
-def docs() -> None:
+@command.command("docs")
+def write_page() -> None:
     """Write docs/reference/events.md from the event structs."""
-    from operations.reference.events import REFERENCE_FILE, reference
+    from operations.reference.events import REFERENCE_FILE, events_page
 
     REFERENCE_FILE.parent.mkdir(parents=True, exist_ok=True)
-    REFERENCE_FILE.write_text(reference(), "utf-8")
+    REFERENCE_FILE.write_text(events_page(), "utf-8")
     click.echo(str(REFERENCE_FILE))
+
+
+@command.command("register")
+@click.option("--execute", is_flag=True, help="Register, and write the ids file; without it only the plan is shown.")
+@output_option
+def register_schemas(execute: bool, output: Output) -> None:
+    """Register the schemas with PLANT_SCHEMA_REGISTRY_URL.
+
+    Ids that differ from the bundled ones are added to PLANT_SCHEMA_IDS_FILE. Keep that file as long as the log: it says
+    what the ids in the records stand for, whatever becomes of the registry.
+    """
+    from runtime.errors import ConfigurationError
+    from runtime.settings import load_settings
+    from schemas.external_registry import plan_registration, register_missing
+
+    settings = load_settings()
+    file = Path(settings.schema_ids_file) if settings.schema_ids_file else None
+    if not settings.schema_registry_url:
+        raise ConfigurationError(
+            "No external registry to register with.",
+            why="PLANT_SCHEMA_REGISTRY_URL is not set.",
+            next_step="plant settings",
+        )
+    if execute:
+        added = register_missing(settings.schema_registry_url, file)
+        rows = [{"id": entry.id, "own_id": entry.own_id, "subject": entry.subject} for entry in added]
+        show(rows, output, columns=("id", "own_id", "subject"))
+        click.echo(f"{len(added)} ids were added to the ids file.", err=True)
+        return
+    plan = plan_registration(settings.schema_registry_url)
+    rows = [
+        {"id": outside, "own_id": version.id, "subject": version.subject, "action": "keep" if outside else "register"}
+        for version, outside in plan
+    ]
+    show(rows, output, columns=("id", "own_id", "subject", "action"))
+    click.echo("Nothing was changed; add --execute.", err=True)

@@ -15,7 +15,7 @@ from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
 from streams.topics import CATALOGUE, RETENTION_FOREVER, Topic, logical_topic
 
-Json = dict[str, Any]
+AsyncApiPart = dict[str, Any]
 
 AVRO: Final = "application/vnd.apache.avro+json;version=1.9.0"
 _DESCRIPTION: Final = """\
@@ -31,7 +31,7 @@ def asyncapi_text() -> str:
     return msgspec.json.format(msgspec.json.encode(asyncapi_document()), indent=2).decode() + "\n"
 
 
-def asyncapi_document() -> Json:
+def asyncapi_document() -> AsyncApiPart:
     """The document as data."""
     return {
         "asyncapi": "3.0.0",
@@ -47,9 +47,9 @@ def asyncapi_document() -> Json:
     }
 
 
-def _channel(topic: Topic) -> Json:
+def _channel(topic: Topic) -> AsyncApiPart:
     kept = "for ever" if topic.retention_ms == RETENTION_FOREVER else f"{topic.retention_ms // 1000} s"
-    kafka: Json = {"topic": topic.name, "bindingVersion": "0.5.0"}
+    kafka: AsyncApiPart = {"topic": topic.name, "bindingVersion": "0.5.0"}
     if topic.partitions is not None:
         kafka["partitions"] = topic.partitions
     kafka["topicConfiguration"] = {"cleanup.policy": ["delete"], "retention.ms": topic.retention_ms}
@@ -63,7 +63,7 @@ def _channel(topic: Topic) -> Json:
     }
 
 
-def _operations(topic: Topic) -> Json:
+def _operations(topic: Topic) -> AsyncApiPart:
     """Plant's side of a topic: it sends, and whoever follows receives."""
     name = "send_" + topic.name.replace(".", "_")
     at = topic.name.replace("~", "~0").replace("/", "~1")
@@ -81,7 +81,7 @@ def _carried(topic: str) -> list[type[Event]]:
     return [event for event in EVENT_TYPES.values() if event.topic == logical_topic(topic)]
 
 
-def _message(event: type[Event]) -> Json:
+def _message(event: type[Event]) -> AsyncApiPart:
     example = msgspec.to_builtins(examples()[event.event_type])
     return {
         "name": event.event_type,
@@ -107,7 +107,7 @@ def _message(event: type[Event]) -> Json:
     }
 
 
-def _headers() -> Json:
+def _headers() -> AsyncApiPart:
     text = {"type": "string", "minLength": 1}
     properties = {
         "ce_specversion": {"const": "1.0"},
@@ -121,7 +121,7 @@ def _headers() -> Json:
     return {"headers": {"type": "object", "properties": properties, "required": required}}
 
 
-def _limits() -> Json:
+def _limits() -> AsyncApiPart:
     """Each event's fields and their limits as JSON Schema."""
     _, found = msgspec.json.schema_components(EVENT_TYPES.values(), ref_template="#/components/schemas/{name}")
     return dict(sorted(found.items()))

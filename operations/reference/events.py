@@ -16,7 +16,7 @@ from schemas.generation import description, full_name
 from schemas.registry import bundled, subject
 
 REFERENCE_FILE = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
-STATES = (AgentState, SkillState, JobRoleState, IndustryState, TeamState)
+STATE_STRUCTS = (AgentState, SkillState, JobRoleState, IndustryState, TeamState)
 
 _INTRODUCTION = """\
 # Events
@@ -34,12 +34,12 @@ No field may hold personal data: people appear as opaque ids, since the log is k
 """
 
 
-def reference() -> str:
+def events_page() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, "## Types\n\n" + "\n".join(_index()) + "\n"]
     parts += [_section(event) for event in EVENT_TYPES.values()]
     parts.append("## States\n\nWhat `genesis.entity.amended` and `genesis.entity.retired` carry.\n")
-    parts += [f"### {state.__name__}\n\n{_said(state)}\n\n" + _table(state) for state in STATES]
+    parts += [f"### {state.__name__}\n\n{_said(state)}\n\n" + _table(state) for state in STATE_STRUCTS]
     return "\n".join(parts)
 
 

@@ -17,7 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from operations.cli.main import cli
 from operations.reference.contracts import contracts
 from operations.reference.database import database_page
-from operations.reference.events import reference as events_page
+from operations.reference.events import events_page
 from runtime import metrics
 from runtime.settings import PREFIX, Settings, descriptions
 

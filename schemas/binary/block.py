@@ -58,7 +58,7 @@ def decode_batch(
     parts: dict[type[Event], list[tuple[Rows, polars.DataFrame]]] = {}
     for known, rows in _by_schema(values, topic, rejected):
         reader = reader_of(known)
-        kept, frame, refused = reader.read([values[row] or b"" for row in rows], codec.PREFIX.size)
+        kept, frame, refused = reader.read([values[row] or b"" for row in rows], codec.WIRE_PREFIX.size)
         places = numpy.asarray(rows, dtype=numpy.int64)
         rejected += [RejectedValue(rows[place], reason) for place, reason in refused.items()]
         if len(kept):
@@ -169,7 +169,7 @@ def _by_schema(
     """Rows by the schema they name; rows that name none are rejected."""
     by_prefix: dict[bytes | None, list[int]] = {}
     for row, value in enumerate(values):
-        prefix = None if value is None else value[: codec.PREFIX.size]
+        prefix = None if value is None else value[: codec.WIRE_PREFIX.size]
         if prefix in by_prefix:
             by_prefix[prefix].append(row)
         else:

@@ -19,10 +19,10 @@ from schemas.errors import Undecodable
 
 Read: TypeAlias = Callable[[bytes, int], tuple[object, int]]
 """Reads a value at a position; returns it and the position after it. Raises Undecodable."""
-Time: TypeAlias = Callable[[int], object]
+MakeTime: TypeAlias = Callable[[int], object]
 """Makes a time of microseconds since 1970."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_MIN = -62_135_596_800_000_000
 TIME_MAX = 253_402_300_799_999_999
 """Microseconds of the first and the last moment of the years 1 to 9999, which Python and Postgres both know."""
@@ -30,10 +30,10 @@ TIME_MAX = 253_402_300_799_999_999
 
 def to_datetime(microseconds: int) -> datetime:
     """An aware datetime of microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=microseconds)
+    return UNIX_EPOCH + timedelta(microseconds=microseconds)
 
 
-def compile_reader(writer: Record, reader: Record, time: Time = int) -> Read:
+def compile_reader(writer: Record, reader: Record, time: MakeTime = int) -> Read:
     """A function that reads a record written in one schema as a dict in the other's fields and order.
 
     The two must have passed the compatibility check. Fixed values stay bytes; times go through `time`.
@@ -75,7 +75,7 @@ def read_long(buffer: bytes, position: int, where: str) -> tuple[int, int]:
     return (number >> 1) ^ -(number & 1), position
 
 
-def _compile(writer: AvroType, reader: AvroType, where: str, time: Time) -> Read:
+def _compile(writer: AvroType, reader: AvroType, where: str, time: MakeTime) -> Read:
     match writer, reader:
         case Scalar(kind=kind), Scalar():
             return _scalar(kind, where, time)
@@ -90,7 +90,7 @@ def _compile(writer: AvroType, reader: AvroType, where: str, time: Time) -> Read
     raise AssertionError(f"{where}: {writer} can't be read as {reader}")
 
 
-def _scalar(kind: str, where: str, time: Time) -> Read:
+def _scalar(kind: str, where: str, time: MakeTime) -> Read:
     match kind:
         case "boolean":
             return partial(_read_boolean, where)
@@ -124,7 +124,7 @@ def _read_int(where: str, buffer: bytes, position: int) -> tuple[object, int]:
     return number, position
 
 
-def _read_time(time: Time, where: str, buffer: bytes, position: int) -> tuple[object, int]:
+def _read_time(time: MakeTime, where: str, buffer: bytes, position: int) -> tuple[object, int]:
     number, position = read_long(buffer, position, where)
     if not TIME_MIN <= number <= TIME_MAX:
         raise Undecodable(f"a time outside the years 1 to 9999 in {where}")
@@ -203,7 +203,7 @@ def _array(read: Read, where: str) -> Read:
     return read_array
 
 
-def _record(writer: Record, reader: Record, where: str, time: Time) -> Read:
+def _record(writer: Record, reader: Record, where: str, time: MakeTime) -> Read:
     wanted = {field.name: field.type for field in reader.fields}
     steps = [_step(field, wanted.get(field.name), f"{where}.{field.name}".lstrip("."), time) for field in writer.fields]
     written = {field.name for field in writer.fields}
@@ -222,7 +222,7 @@ def _record(writer: Record, reader: Record, where: str, time: Time) -> Read:
     return read_record
 
 
-def _step(field: Field, wanted: AvroType | None, where: str, time: Time) -> tuple[str, Read]:
+def _step(field: Field, wanted: AvroType | None, where: str, time: MakeTime) -> tuple[str, Read]:
     """A field that the reader does not know is read as written, and dropped."""
     return field.name, _compile(field.type, field.type if wanted is None else wanted, where, time)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from schemas.binary.avro_types import Array, AvroType, Fixed, Optional, Record, Scalar
-from schemas.binary.reader import EPOCH, TIME_MAX, TIME_MIN
+from schemas.binary.reader import TIME_MAX, TIME_MIN, UNIX_EPOCH
 
 Write: TypeAlias = Callable[[bytearray, Any], None]
 """Appends a value's bytes. Raises ValueError for a value that the layout can't hold."""
@@ -64,7 +64,7 @@ def long_bytes(number: int) -> bytes:
 
 def to_microseconds(time: datetime) -> int:
     """Microseconds since 1970; raises ValueError outside the years 1 to 9999 in UTC."""
-    number = (time - EPOCH) // _MICROSECOND
+    number = (time - UNIX_EPOCH) // _MICROSECOND
     if not TIME_MIN <= number <= TIME_MAX:
         raise ValueError("a time outside the years 1 to 9999")
     return number

@@ -19,7 +19,7 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.errors import SchemaCheckFailed
 from schemas.events import AgentOnboarded, AgentRated
-from schemas.external_registry import activate_registry, planned, read_ids, register
+from schemas.external_registry import activate_registry, plan_registration, read_ids, register_missing
 from schemas.registry import bundled
 from streams.topics import EVENTS_TOPIC
 from tests.support.apicurio import apicurio
@@ -48,11 +48,11 @@ async def test_an_empty_registry_gets_the_bundled_ids(
     with apicurio(tmp_path) as url:
         settings = settings_for(database, schema_registry_url=url)
         agent_id, stored = await published(settings, tmp_path)
-        assert planned(url) == [(version, version.id) for version in bundled().versions]
+        assert plan_registration(url) == [(version, version.id) for version in bundled().versions]
         value = await asyncio.to_thread(read_record, settings, stored)
-        assert codec.PREFIX.unpack_from(value) == (0, RATED.id)
+        assert codec.WIRE_PREFIX.unpack_from(value) == (0, RATED.id)
         assert await asyncio.to_thread(decoded, url, value) == agent_id
-        register(url, None)  # nothing to add, so no file is needed
+        register_missing(url, None)  # nothing to add, so no file is needed
     code, said = await refused(settings, tmp_path)
     assert (code, "does not answer" in said) == (4, True), said
 
@@ -65,16 +65,16 @@ async def test_a_registry_in_use_gives_ids_of_its_own(
     with apicurio(tmp_path) as url, httpx.Client(base_url=url, headers=JSON) as client:
         fill(client, "early", 3)
         with pytest.raises(SchemaCheckFailed) as clash:
-            register(url, file)
+            register_missing(url, file)
         assert "one of Plant's own ids" in clash.value.why
-        assert [found for _, found in planned(url)] == [4] + [None] * (len(bundled().versions) - 1)
+        assert [found for _, found in plan_registration(url)] == [4] + [None] * (len(bundled().versions) - 1)
 
         fill(client, "later", 100)
         add(client, ONBOARDED.subject, {**ONBOARDED.schema, "doc": "Once more, for an id that can be used."})
         add(client, RATED.subject, {"type": "record", "name": "AgentRated", "namespace": "genesis", "fields": []})
         client.put(f"/config/{RATED.subject}", json={"compatibility": "FULL_TRANSITIVE"}).raise_for_status()
         with pytest.raises(SchemaCheckFailed, match=f"refuses {RATED.subject}"):
-            register(url, file)
+            register_missing(url, file)
         assert not file.exists()
 
         client.put(f"/config/{RATED.subject}", json={"compatibility": "NONE"}).raise_for_status()
@@ -82,13 +82,13 @@ async def test_a_registry_in_use_gives_ids_of_its_own(
         code, said = await refused(settings, tmp_path)
         assert (code, "plant schemas register --execute" in said) == (3, True), said
 
-        assert {line.own_id for line in register(url, file)} == {version.id for version in bundled().versions}
-        assert register(url, file) == []
+        assert {line.own_id for line in register_missing(url, file)} == {version.id for version in bundled().versions}
+        assert register_missing(url, file) == []
         settings = settings_for(database, schema_registry_url=url, schema_ids_file=str(file))
         agent_id, stored = await published(settings, tmp_path, also_serves=True)
         value = await asyncio.to_thread(read_record, settings, stored)
         outside = next(line.id for line in read_ids(file) if line.own_id == RATED.id)
-        assert codec.PREFIX.unpack_from(value) == (0, outside)
+        assert codec.WIRE_PREFIX.unpack_from(value) == (0, outside)
         assert await asyncio.to_thread(decoded, url, value) == agent_id
     activate_registry(settings_for(database, schema_ids_file=str(file)))
     event = codec.decode(value, EVENTS_TOPIC)

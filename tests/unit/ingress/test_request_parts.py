@@ -22,10 +22,8 @@ from ingress.headers import read_request_headers
 from ingress.keys import MasterKey, StoredKey, check_producer_name
 from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.problems import FieldError, Problem, retry_after
-from operations.event_lines import Invalid, read_lines
 from runtime.clock import FixedClock, SystemClock
 from runtime.settings import Settings
-from schemas.events import AgentAvailable
 from streams.pending_publish import PendingPublish
 from streams.record_position import RecordPosition
 
@@ -280,17 +278,3 @@ def test_refusals_do_not_fill_the_log() -> None:
     assert doctest.testmod(limits).failed == 0
     assert doctest.testmod(rates).failed == 0
     assert doctest.testmod(rates).attempted > 3
-
-
-def test_lines_become_events_or_reasons() -> None:
-    """Good lines are events with ids of their own or from their content; bad ones carry number and reason."""
-    data = b'{"agent_id":"72d76358-5032-530d-b5a7-ee89ea19f5a4","available":true}'
-    good = b'{"type":"genesis.agent.available","data":%b}' % data
-    bad = [b"nope", b'{"type":"x.y","data":{}}', good.replace(b"true", b"1"), b'{"a":' + b"[" * 100_000, b"x" * 2**21]
-    read = list(read_lines([good + b"\n", b"\n", *bad, good], "cli", NOW))
-    first, last = read[0], read[-1]
-    assert isinstance(first, AgentAvailable)
-    assert isinstance(last, AgentAvailable)
-    assert first == last
-    assert first.occurred_at == NOW
-    assert [line.number for line in read if isinstance(line, Invalid)] == [3, 4, 5, 6, 7]

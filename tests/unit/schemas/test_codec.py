@@ -19,7 +19,7 @@ from schemas.errors import Undecodable, Unencodable
 from schemas.event_id import NAMESPACE_PLANT, event_id
 from schemas.events import EVENT_TYPES, AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
 from schemas.examples import examples
-from schemas.generation import schema_text
+from schemas.generation import avro_file_text
 from schemas.registry import bundled, subject
 from tests.support.made_events import events
 
@@ -45,7 +45,7 @@ def serializers() -> dict[str, AvroSerializer]:
     made = {}
     for version in sorted(bundled().versions, key=lambda version: version.id):
         event = by_subject[version.subject]
-        schema = Schema(schema_text(event), "AVRO")
+        schema = Schema(avro_file_text(event), "AVRO")
         assert client.register_schema(version.subject, schema) == version.id
         conf = {"auto.register.schemas": False, "subject.name.strategy": topic_record_subject_name_strategy}
         made[event.event_type] = AvroSerializer(client, schema, conf=conf)

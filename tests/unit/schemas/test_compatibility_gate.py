@@ -17,13 +17,13 @@ from schemas import compatibility_gate as gate
 from schemas import registry
 from schemas.errors import SchemaCheckFailed
 from schemas.events import EVENT_TYPES
-from schemas.generation import schema_text
+from schemas.generation import avro_file_text
 from schemas.registry import (
     Registry,
     Version,
     bundled,
     next_version,
-    read,
+    read_registry,
     render_registry,
     schema_fingerprint,
     subject,
@@ -33,7 +33,7 @@ from tests.support.made_versions import FIRST, Described, Mapped, ThingMade, Wit
 
 def rules(reg: Registry, committed: list[Version] | None, folder: Path) -> list[str]:
     for event in reg.events.values():
-        (folder / f"{event.event_type}.avsc").write_text(schema_text(event), "utf-8")
+        (folder / f"{event.event_type}.avsc").write_text(avro_file_text(event), "utf-8")
     return [str(problem) for problem in gate.schema_problems(reg, committed, folder)]
 
 
@@ -131,7 +131,7 @@ def test_committed_versions_come_from_the_last_commit(tmp_path: Path) -> None:
         subprocess.run([*git, *arguments], check=True)
     gate.write_lock([msgspec.structs.replace(FIRST, id=2, version=2)], file)
     assert gate.committed_versions(file) == [FIRST]
-    assert [version.id for version in read(file.read_text("utf-8"))] == [1, 2]
+    assert [version.id for version in read_registry(file.read_text("utf-8"))] == [1, 2]
     with patch.dict("os.environ", {"PATH": str(tmp_path)}):
         assert gate.committed_versions(file) is None
 
@@ -186,6 +186,6 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
         assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in EVENT_TYPES)])
         assert runner.invoke(command, ["generate"], catch_exceptions=False).stdout == ""
         assert runner.invoke(command, ["docs"], catch_exceptions=False).stdout.strip() == str(page)
-    assert read(file.read_text("utf-8")) == list(bundled().versions)
-    assert page.read_text("utf-8") == reference.reference()
+    assert read_registry(file.read_text("utf-8")) == list(bundled().versions)
+    assert page.read_text("utf-8") == reference.events_page()
     assert "locked already" in runner.invoke(command, ["lock"], catch_exceptions=False).stderr

@@ -18,7 +18,7 @@ from schemas.binary.block import decode_batch
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable
 from schemas.events import AgentRated
 from schemas.examples import examples
-from schemas.external_registry import OutsideId, activate_registry, check_clashes, register, render_ids
+from schemas.external_registry import ExternalSchemaId, activate_registry, refuse_clashes, register_missing, render_ids
 from schemas.registry import OWN_IDS, Registry, bundled, next_version, subject
 
 RATED = examples()["genesis.agent.rated"]
@@ -32,9 +32,9 @@ def _bundled_again() -> Iterator[None]:
     codec.activate(None)
 
 
-def entry(outside: int, **changes: object) -> OutsideId:
+def entry(outside: int, **changes: object) -> ExternalSchemaId:
     """The line of the ids file that gives AgentRated this id."""
-    line = OutsideId(outside, VERSION.id, VERSION.subject, VERSION.version, VERSION.sha256)
+    line = ExternalSchemaId(outside, VERSION.id, VERSION.subject, VERSION.version, VERSION.sha256)
     return msgspec.structs.replace(line, **changes)
 
 
@@ -64,7 +64,7 @@ def test_the_ids_file_alone_is_enough_to_read(tmp_path: Path) -> None:
     """With the file and no registry, records with external ids are read; new ones carry bundled ids."""
     file = tmp_path / "ids.json"
     file.write_text(render_ids([entry(140)]))
-    value = codec.PREFIX.pack(0, 140) + codec.encode(RATED)[5:]
+    value = codec.WIRE_PREFIX.pack(0, 140) + codec.encode(RATED)[5:]
     with pytest.raises(Undecodable):
         codec.decode(value)
     activate_registry(with_settings(schema_ids_file=str(file)))
@@ -85,17 +85,17 @@ def test_the_ids_file_alone_is_enough_to_read(tmp_path: Path) -> None:
         ([entry(140, own_id=77)], "another schema"),
     ],
 )
-def test_ids_with_two_meanings_are_refused(entries: list[OutsideId], why: str) -> None:
+def test_ids_with_two_meanings_are_refused(entries: list[ExternalSchemaId], why: str) -> None:
     """An external id must never be one that a release of Plant gives, and means one locked schema."""
     with pytest.raises(SchemaCheckFailed, match="can't be used") as refused:
-        check_clashes(entries)
+        refuse_clashes(entries)
     assert why in refused.value.why
     assert refused.value.exit_code == 3
 
 
 def test_good_ids_are_accepted() -> None:
     """The bundled id itself, and any id outside Plant's own ranges; a schema may have several."""
-    check_clashes([entry(VERSION.id), entry(100), entry(140), entry(2**30 - 1)])
+    refuse_clashes([entry(VERSION.id), entry(100), entry(140), entry(2**30 - 1)])
 
 
 def test_new_bundled_ids_stay_in_their_ranges() -> None:
@@ -171,7 +171,7 @@ def http(status: str, body: bytes) -> bytes:
 )
 def test_a_peer_that_is_no_registry_is_named(answer: bytes, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever answers, or does not, the process ends with exit code 4 and says why, without the password."""
-    monkeypatch.setattr(external_registry, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(external_registry, "REGISTRY_REQUEST_TIMEOUT_SECONDS", 0.5)
     with peer(answer) as url, pytest.raises(RegistryUnreachable) as failed:
         activate_registry(with_settings(schema_registry_url=url))
     assert why in failed.value.why
@@ -187,4 +187,4 @@ def test_nobody_there_is_exit_code_4() -> None:
     with pytest.raises(RegistryUnreachable, match="does not answer"):
         activate_registry(with_settings(schema_registry_url=f"http://127.0.0.1:{port}"))
     with pytest.raises(ConfigurationError, match="PLANT_SCHEMA_REGISTRY_URL"):
-        register("ftp://registry", None)
+        register_missing("ftp://registry", None)

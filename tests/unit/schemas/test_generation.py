@@ -12,13 +12,13 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from operations.reference.events import REFERENCE_FILE, reference
+from operations.reference.events import REFERENCE_FILE, events_page
 from schemas.binary.avro_types import Array, Field, Fixed, Optional, Record, Scalar, fixed_size, parse
 from schemas.errors import UnsupportedSchema
 from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples, webhook_body
 from schemas.field_limits import limits_of
-from schemas.generation import AVRO_FOLDER, schema_of, schema_text, stale_files
+from schemas.generation import AVRO_FOLDER, avro_file_text, schema_of, stale_files
 
 FIXED = {"type": "fixed", "name": "F", "size": 16}
 
@@ -156,7 +156,7 @@ def test_stale_missing_and_foreign_files_are_found(tmp_path: Path) -> None:
     """A file that differs, is missing, or has no event type is named with what it should hold."""
     rated = {"genesis.agent.rated": EVENT_TYPES["genesis.agent.rated"]}
     path = tmp_path / "genesis.agent.rated.avsc"
-    wanted = schema_text(rated["genesis.agent.rated"])
+    wanted = avro_file_text(rated["genesis.agent.rated"])
     assert stale_files(tmp_path, rated) == {path: wanted}
     path.write_text(wanted, "utf-8")
     (tmp_path / "gone.avsc").write_text("{}", "utf-8")
@@ -167,12 +167,12 @@ def test_stale_missing_and_foreign_files_are_found(tmp_path: Path) -> None:
 
 def test_the_reference_page_is_that_of_the_structs() -> None:
     """docs/reference/events.md is what `plant schemas docs` writes."""
-    assert REFERENCE_FILE.read_text("utf-8") == reference()
+    assert REFERENCE_FILE.read_text("utf-8") == events_page()
 
 
 def test_the_page_names_every_event_and_its_limits() -> None:
     """Types, keys, limits and a body are on the page."""
-    page = reference()
+    page = events_page()
     assert all(f"## {name}\n" in page for name in EVENT_TYPES)
     assert "| `rating` | integer | 1 to 5 |" in page
     assert "| `seniority` | text, may be left out | `junior`, `mid`, `senior` |" in page

@@ -21,16 +21,16 @@ from schemas.binary.writer import compile_writer
 from schemas.errors import SchemaError
 from schemas.events import Event
 from schemas.generation import schema_of
-from schemas.registry import Registry, canonical, read, render_registry, schema_fingerprint
+from schemas.registry import Registry, canonical, read_registry, render_registry, schema_fingerprint
 from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, registered
 
 
 def test_the_file_is_what_render_writes() -> None:
     """The registry file has one version a line and survives being read and written."""
     text = registry.REGISTRY_FILE.read_text("utf-8")
-    assert render_registry(read(text)) == text
+    assert render_registry(read_registry(text)) == text
     with pytest.raises(SchemaError, match="can't be read"):
-        read('[{"id": 1}]')
+        read_registry('[{"id": 1}]')
 
 
 def test_a_fingerprint_leaves_out_descriptions_alone() -> None:
@@ -69,7 +69,7 @@ def written(struct: type[Event], schema_id: int, number: int) -> bytes:
         "name": f"thing {number}",
         "note": "new",
     }
-    out = bytearray(codec.PREFIX.pack(0, schema_id))
+    out = bytearray(codec.WIRE_PREFIX.pack(0, schema_id))
     compile_writer(parse(schema_of(struct)))(out, plain)
     return bytes(out)
 

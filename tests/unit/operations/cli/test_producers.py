@@ -8,10 +8,10 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
-from ingress.payloads import is_accepted
 from operations import operator_actions
 from operations.cli.main import cli
 from operations.cli.producers import BURST, RATE, EventTypes
+from schemas.json_events import is_accepted
 
 
 def completed(*words: str) -> list[str]:

@@ -146,7 +146,7 @@ def test_asyncapi_describes_the_records(event_type: str) -> None:
     message = ASYNCAPI["components"]["messages"][type(event).__name__]
     parsed = fastavro.parse_schema(message["payload"]["schema"])
     value = codec.encode(event)
-    fields = fastavro.schemaless_reader(BytesIO(value[codec.PREFIX.size :]), parsed, None)
+    fields = fastavro.schemaless_reader(BytesIO(value[codec.WIRE_PREFIX.size :]), parsed, None)
     assert fields["event_id"] == event.event_id.bytes
     headers = {name: held.decode() for name, held in codec.headers(event, "/tests")}
     described = ASYNCAPI["components"]["messageTraits"]["cloudEvent"]["headers"]

@@ -123,7 +123,7 @@ def test_two_records_back_to_back_are_one_rejected_value() -> None:
     """A second record in a value is never read as a row: it would shift every row after it."""
     batch = [onboarded(f"Agent {number}") for number in range(MANY)]
     values = [codec.encode(event) for event in batch]
-    values[3] += codec.encode(onboarded("Forged"))[codec.PREFIX.size :]
+    values[3] += codec.encode(onboarded("Forged"))[codec.WIRE_PREFIX.size :]
     values[4] = values[4][:-1]
     decoded, rejected = block.decode_batch(values)
 
@@ -137,7 +137,7 @@ def test_a_short_value_does_not_borrow_its_neighbours_bytes() -> None:
     values = [codec.encode(onboarded()) for _ in range(MANY)]
     whole = values[5]
     cut = len(whole) // 2
-    values[5:6] = [whole[:cut], whole[: codec.PREFIX.size] + whole[cut:]]
+    values[5:6] = [whole[:cut], whole[: codec.WIRE_PREFIX.size] + whole[cut:]]
     decoded, rejected = block.decode_batch(values)
 
     assert [refusal.row for refusal in rejected] == [5, 6]
