@@ -13,7 +13,7 @@ from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
 from runtime.logging import get_logger
-from schemas.binary.block import decode_batch
+from schemas.batch_decoder import decode_batch
 from schemas.polars_import import polars as pl
 from streams.errors import LogRefused
 from streams.topics import logical_topic

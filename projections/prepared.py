@@ -14,7 +14,7 @@ import numpy
 from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
-from schemas.binary.block import decode_batch
+from schemas.batch_decoder import decode_batch
 from schemas.codec import WIRE_PREFIX, registered
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl

@@ -141,7 +141,7 @@ def json_text(value: UUID | datetime) -> bytes:
 
 @cache
 def avro_type_of(kind: type[Event]) -> Record:
-    """Today's layout of an event type."""
+    """Return the Avro type that events of this type are written in today."""
     return parse(schema_of(kind))
 
 

@@ -38,7 +38,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What a schema id means: the layout its values were written in and the one they are read into."""
+    """What a schema id means: the Avro type its values were written in and the one they are read into."""
 
     version: Version
     event: type[Event]

@@ -175,9 +175,9 @@ def _scalar(schema: Mapping[str, object], where: str) -> Scalar:
     raise UnsupportedSchema(where, f"no logical type {logical} on {kind}; a time is a long with timestamp-micros")
 
 
-def fixed_size(layout: AvroType) -> int | None:
+def fixed_size(avro_type: AvroType) -> int | None:
     """The encoded size where it is the same for all values; None where it is not."""
-    match layout:
+    match avro_type:
         case Fixed(size=size):
             return size
         case Scalar(kind="float"):
@@ -191,9 +191,9 @@ def fixed_size(layout: AvroType) -> int | None:
             return None
 
 
-def fits(layout: AvroType, default: object) -> bool:
+def fits(avro_type: AvroType, default: object) -> bool:
     """Whether a field's default, as in the schema's JSON, is a value of the type (of a union's first branch)."""
-    match layout:
+    match avro_type:
         case Scalar(kind=kind):
             return _scalar_fits(kind, default)
         case Fixed(size=size):

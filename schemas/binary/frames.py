@@ -26,9 +26,9 @@ _SCALARS: dict[str, polars.DataType] = {
 }
 
 
-def column_type(layout: AvroType) -> polars.DataType:
+def column_type(avro_type: AvroType) -> polars.DataType:
     """The type of a column of such values."""
-    match layout:
+    match avro_type:
         case Scalar(kind=kind):
             return _SCALARS[kind]
         case Fixed():
@@ -42,27 +42,27 @@ def column_type(layout: AvroType) -> polars.DataType:
 
 
 @cache
-def columns(layout: Record) -> polars.Schema:
+def columns(avro_type: Record) -> polars.Schema:
     """The columns of a frame of such records, in field order."""
-    return polars.Schema({field.name: column_type(field.type) for field in layout.fields})
+    return polars.Schema({field.name: column_type(field.type) for field in avro_type.fields})
 
 
-def from_records(layout: Record, records: Sequence[dict[str, object]]) -> polars.DataFrame:
+def from_records(avro_type: Record, records: Sequence[dict[str, object]]) -> polars.DataFrame:
     """A frame of records read one by one, their times as microseconds."""
     series = [
         polars.Series(name, [record[name] for record in records], dtype=type_, strict=True)
-        for name, type_ in columns(layout).items()
+        for name, type_ in columns(avro_type).items()
     ]
     return polars.DataFrame(series)
 
 
-def from_block(layout: Record, count: int, joined: bytes) -> polars.DataFrame:
-    """A frame of joined values, each of which must be exactly one record of this layout (schemas/binary/row_scan.py).
+def from_block(avro_type: Record, count: int, joined: bytes) -> polars.DataFrame:
+    """A frame of joined values, each of which must be exactly one record of this type (schemas/binary/row_scan.py).
 
     Joined values are what an Avro container file holds between a block's size and its sync marker, so they are read as
     a file of one block. Raises polars.exceptions.ComputeError for invalid UTF-8.
     """
-    block = b"".join((_header(layout), long_bytes(count), long_bytes(len(joined)), joined, _SYNC))
+    block = b"".join((_header(avro_type), long_bytes(count), long_bytes(len(joined)), joined, _SYNC))
     return polars.read_avro(io.BytesIO(block))
 
 
@@ -80,22 +80,22 @@ def align(frame: polars.DataFrame, writer: AvroType, reader: AvroType) -> polars
 
 
 @cache
-def _header(layout: Record) -> bytes:
+def _header(avro_type: Record) -> bytes:
     """A container file's header: magic, metadata as one map block, sync marker."""
-    schema = json.dumps(_Names().schema(layout)).encode()
+    schema = json.dumps(_Names().schema(avro_type)).encode()
     metadata = ((b"avro.codec", b"null"), (b"avro.schema", schema))
     entries = b"".join(long_bytes(len(part)) + part for entry in metadata for part in entry)
     return _MAGIC + long_bytes(len(metadata)) + entries + long_bytes(0) + _SYNC
 
 
 class _Names:
-    """Writes a layout as the schema that the columnar reader is given; every named type gets a new name."""
+    """Writes a avro_type as the schema that the columnar reader is given; every named type gets a new name."""
 
     def __init__(self) -> None:
         self.used = 0
 
-    def schema(self, layout: AvroType) -> object:
-        match layout:
+    def schema(self, avro_type: AvroType) -> object:
+        match avro_type:
             case Scalar(kind="timestamp-micros"):
                 return {"type": "long", "logicalType": "timestamp-micros"}
             case Scalar(kind=kind):

@@ -233,8 +233,8 @@ def default_of(field: Field) -> object:
     return _default(field.type, field.default)
 
 
-def _default(layout: AvroType, default: object) -> object:
-    match layout:
+def _default(avro_type: AvroType, default: object) -> object:
+    match avro_type:
         case Fixed() | Scalar(kind="bytes"):
             return str(default).encode("latin-1")
         case Array(items=items):

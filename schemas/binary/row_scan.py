@@ -26,12 +26,12 @@ _NUMBER_BYTES_MAX = 9
 _PADDING = bytes(_NUMBER_BYTES_MAX + 8)
 
 
-def valid_rows(layout: Record, joined: bytes, lengths: Positions) -> Mask:
-    """Which of the values, given joined and by their lengths, are exactly one record of this layout."""
+def valid_rows(avro_type: Record, joined: bytes, lengths: Positions) -> Mask:
+    """Which of the values, given joined and by their lengths, are exactly one record of this avro_type."""
     body = numpy.frombuffer(joined + _PADDING, dtype=numpy.uint8)
     ends = numpy.cumsum(lengths)
     walk = _Walk(body, ends - lengths, ends)
-    walk.take(layout)
+    walk.take(avro_type)
     walk.sound &= walk.position == walk.end
     return walk.sound
 
@@ -45,10 +45,10 @@ class _Walk:
         self.end = end
         self.sound: Mask = numpy.ones(len(position), dtype=numpy.bool_)
 
-    def take(self, layout: AvroType) -> None:
+    def take(self, avro_type: AvroType) -> None:
         """Move every cursor over one value."""
-        size = fixed_size(layout)
-        match layout:
+        size = fixed_size(avro_type)
+        match avro_type:
             case Scalar(kind="float" | "double"):
                 self._take_float(8 if size == 8 else 4)
             case Fixed(size=fixed):
@@ -148,15 +148,15 @@ class _Walk:
             self.sound[filled] &= self.body[self.position[filled]] == 0
             self._advance((count > 0).astype(numpy.int64))
 
-    def _take_in(self, rows: Positions, layout: AvroType) -> None:
+    def _take_in(self, rows: Positions, avro_type: AvroType) -> None:
         """Move only these rows' cursors."""
         if not len(rows):
             return
         if len(rows) == len(self.position):
-            self.take(layout)
+            self.take(avro_type)
             return
         part = _Walk(self.body, self.position[rows], self.end[rows])
-        part.take(layout)
+        part.take(avro_type)
         self.position[rows] = part.position
         self.sound[rows] = part.sound
 

@@ -13,7 +13,7 @@ from schemas.binary.avro_types import Array, AvroType, Fixed, Optional, Record, 
 from schemas.binary.reader import TIME_MAX, TIME_MIN, UNIX_EPOCH
 
 Write: TypeAlias = Callable[[bytearray, Any], None]
-"""Appends a value's bytes. Raises ValueError for a value that the layout can't hold."""
+"""Appends a value's bytes. Raises ValueError for a value that the avro_type can't hold."""
 
 FieldsOf: TypeAlias = Callable[..., Callable[[Any], Any]]
 """Makes, of fields' names, what gets their values from a record: `itemgetter` or `attrgetter`."""
@@ -26,12 +26,12 @@ _PAIRS = tuple(bytes([number & 0x7F | 0x80, number >> 7 | 0x80]) for number in r
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def compile_writer(layout: AvroType, fields_of: FieldsOf = itemgetter) -> Write:
-    """A function that writes values of this layout: fixed values are UUIDs, times aware datetimes.
+def compile_writer(avro_type: AvroType, fields_of: FieldsOf = itemgetter) -> Write:
+    """A function that writes values of this avro_type: fixed values are UUIDs, times aware datetimes.
 
     Records are dicts, or structs where `fields_of` is `attrgetter`.
     """
-    match layout:
+    match avro_type:
         case Scalar(kind=kind):
             return _SCALARS[kind]
         case Fixed():
@@ -41,7 +41,7 @@ def compile_writer(layout: AvroType, fields_of: FieldsOf = itemgetter) -> Write:
         case Optional(item=item, null_index=null_index):
             return _optional(compile_writer(item, fields_of), null_index)
         case Record():
-            return _record(layout, fields_of)
+            return _record(avro_type, fields_of)
 
 
 def long_bytes(number: int) -> bytes:
@@ -127,9 +127,9 @@ def _optional(write: Write, null_index: int) -> Write:
     return write_optional
 
 
-def _record(layout: Record, fields_of: FieldsOf) -> Write:
-    names = [field.name for field in layout.fields]
-    writes = [compile_writer(field.type, fields_of) for field in layout.fields]
+def _record(avro_type: Record, fields_of: FieldsOf) -> Write:
+    names = [field.name for field in avro_type.fields]
+    writes = [compile_writer(field.type, fields_of) for field in avro_type.fields]
     get = fields_of(*names)
 
     def write_record(out: bytearray, value: object) -> None:

@@ -14,7 +14,7 @@ import pytest
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings, load_settings
 from schemas import codec, external_registry
-from schemas.binary.block import decode_batch
+from schemas.batch_decoder import decode_batch
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable
 from schemas.events import AgentRated
 from schemas.examples import examples

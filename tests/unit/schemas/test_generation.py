@@ -115,13 +115,13 @@ def test_a_default_that_fits_is_kept(type_: Any, default: Any) -> None:
 
 def test_layouts_follow_the_schema() -> None:
     """A schema's tree has its names, sizes and branches."""
-    layout = parse(record(FIXED, ["string", "null"], {"type": "array", "items": "boolean"}))
-    assert layout == Record(
+    avro_type = parse(record(FIXED, ["string", "null"], {"type": "array", "items": "boolean"}))
+    assert avro_type == Record(
         "n.R",
         (
-            Field("f0", Fixed("n.F", 16), layout.fields[0].default),
-            Field("f1", Optional(Scalar("string"), 1), layout.fields[0].default),
-            Field("f2", Array(Scalar("boolean")), layout.fields[0].default),
+            Field("f0", Fixed("n.F", 16), avro_type.fields[0].default),
+            Field("f1", Optional(Scalar("string"), 1), avro_type.fields[0].default),
+            Field("f2", Array(Scalar("boolean")), avro_type.fields[0].default),
         ),
     )
 

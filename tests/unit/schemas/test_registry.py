@@ -12,7 +12,7 @@ from uuid import UUID
 import numpy
 import pytest
 
-from schemas import codec, registry
+from schemas import batch_decoder, codec, registry
 from schemas import compatibility_gate as gate
 from schemas.binary import block
 from schemas.binary.avro_types import parse
@@ -55,7 +55,7 @@ def test_an_unlocked_type_has_no_current_version() -> None:
 def two_versions() -> Iterator[Registry]:
     """A registry in which WithNote is today's struct and ThingMade wrote before it."""
     reg = registered(FIRST, *gate.lock_schemas(registered(FIRST, event=WithNote)), event=WithNote)
-    with patch.object(codec, "bundled", lambda: reg), patch.object(block, "_READERS", {}):
+    with patch.object(codec, "bundled", lambda: reg), patch.object(batch_decoder, "_READERS", {}):
         codec._reader.cache_clear()
         yield reg
     codec._reader.cache_clear()
@@ -89,7 +89,7 @@ def test_versions_of_one_type_share_a_frame(two_versions: Registry, least: int) 
         written(WithNote, 2, number) if number % 3 else written(ThingMade, 1, number) for number in range(30)
     ]
     with patch.object(block, "BLOCK_ROWS_MIN", least):
-        decoded, rejected = block.decode_batch(values)
+        decoded, rejected = batch_decoder.decode_batch(values)
     assert rejected == []
     assert len(decoded) == 1
     frame = decoded[0].frame

@@ -10,7 +10,7 @@ import numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas import codec
+from schemas import batch_decoder, codec
 from schemas.binary import block
 from schemas.binary.avro_types import parse
 from schemas.binary.reader import compile_reader, read_whole
@@ -42,10 +42,10 @@ def both_ways(reader: block.BlockReader, values: Sequence[bytes], start: int = 0
 def test_valid_values_are_read_as_written(made: tuple[Any, list[Any]]) -> None:
     """Values of any columnar schema come out of both ways as fastavro reads them."""
     schema, values = made
-    layout = parse(schema)
+    avro_type = parse(schema)
     data = [write(schema, value) for value in values]
-    _, _, refused = both_ways(block.BlockReader(layout, layout), data)
-    read = compile_reader(layout, layout)
+    _, _, refused = both_ways(block.BlockReader(avro_type, avro_type), data)
+    read = compile_reader(avro_type, avro_type)
     assert not refused
     assert [read_whole(read, value, 0) for value in data] == [oracle(schema, schema, value) for value in data]
 
@@ -55,11 +55,11 @@ def test_valid_values_are_read_as_written(made: tuple[Any, list[Any]]) -> None:
 def test_corrupted_values_never_shift_their_neighbours(data: st.DataObject) -> None:
     """Bytes flipped, added, cut or doubled in some values leave the others as they were."""
     schema, values = data.draw(schemas_with_values())
-    layout = parse(schema)
+    avro_type = parse(schema)
     whole = [write(schema, value) for value in values]
     harmed = [data.draw(corrupted(value)) for value in whole]
-    places, frame, _ = both_ways(block.BlockReader(layout, layout), harmed)
-    _, untouched, _ = both_ways(block.BlockReader(layout, layout), whole)
+    places, frame, _ = both_ways(block.BlockReader(avro_type, avro_type), harmed)
+    _, untouched, _ = both_ways(block.BlockReader(avro_type, avro_type), whole)
     for place in range(len(whole)):
         if harmed[place] == whole[place]:
             at = places.tolist().index(place)
@@ -83,9 +83,9 @@ def test_older_values_are_read_into_the_newer_columns(made: tuple[Any, Any, list
 def test_batches_agree_with_single_values(values: list[bytes | None]) -> None:
     """A batch of events of any type, some breaking limits, is accepted as its values would be one at a time."""
     with patch.object(block, "BLOCK_ROWS_MIN", 1):
-        decoded, rejected = block.decode_batch(values)
+        decoded, rejected = batch_decoder.decode_batch(values)
     with patch.object(block, "BLOCK_ROWS_MIN", ONE_BY_ONE):
-        one_by_one, rejected_one_by_one = block.decode_batch(values)
+        one_by_one, rejected_one_by_one = batch_decoder.decode_batch(values)
     assert rejected == rejected_one_by_one
     assert [part.event_type for part in decoded] == [part.event_type for part in one_by_one]
     for part, other in zip(decoded, one_by_one, strict=True):

@@ -120,19 +120,19 @@ def test_what_is_legal_though_odd_is_read(type_: Any, odd: bytes, wanted: Any) -
 
 def test_a_scan_finds_what_a_joined_reader_would_shift() -> None:
     """Two values that are whole only when joined are both unsound."""
-    layout = parse(record("string"))
+    avro_type = parse(record("string"))
     lengths = numpy.array([2, 2, 4], dtype=numpy.int64)
-    assert valid_rows(layout, b"\x06abc\x06abc", lengths).tolist() == [False, False, True]
+    assert valid_rows(avro_type, b"\x06abc\x06abc", lengths).tolist() == [False, False, True]
 
 
 def test_a_scan_of_nothing_is_empty() -> None:
     """No rows, no verdicts."""
-    layout = parse(record({"type": "array", "items": "string"}))
-    assert valid_rows(layout, b"", numpy.array([], dtype=numpy.int64)).tolist() == []
+    avro_type = parse(record({"type": "array", "items": "string"}))
+    assert valid_rows(avro_type, b"", numpy.array([], dtype=numpy.int64)).tolist() == []
 
 
 def test_values_that_no_layout_holds_are_not_written() -> None:
-    """NaN and numbers of more than 64 bits are refused by field; the rest is written in its layout."""
+    """NaN and numbers of more than 64 bits are refused by field; the rest is written in its avro_type."""
     fields = [{"name": "d", "type": "double"}, {"name": "b", "type": "bytes"}, {"name": "n", "type": "long"}]
     schema: Any = {"type": "record", "name": "R", "fields": fields}
     write_record = compile_writer(parse(schema))

@@ -1,4 +1,4 @@
-"""Decoding a Kafka batch in columns: what is in the frames, what is rejected and why, whose neighbours never shift."""
+"""A batch decoded in columns: its frames, and rejected values that leave their neighbours as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 import numpy
 import pytest
 
-from schemas import codec
+from schemas import batch_decoder, codec
 from schemas.binary import block
 from schemas.entity_states import IndustryState
 from schemas.events import (
@@ -57,7 +57,7 @@ def test_frames_hold_the_fields_of_each_type(name: str, least: int) -> None:
     """Every type's frame has its struct's fields, with UUIDs as 16 bytes and times in UTC microseconds."""
     event = examples()[name]
     with patch.object(block, "BLOCK_ROWS_MIN", least):
-        decoded, rejected = block.decode_batch([codec.encode(event)] * 3)
+        decoded, rejected = batch_decoder.decode_batch([codec.encode(event)] * 3)
 
     assert rejected == []
     assert [part.event_type for part in decoded] == [name]
@@ -65,7 +65,7 @@ def test_frames_hold_the_fields_of_each_type(name: str, least: int) -> None:
     assert decoded[0].rows.tolist() == [0, 1, 2]
     assert decoded[0].rows.dtype == numpy.int64
     assert tuple(frame.columns) == event.__struct_fields__
-    assert frame.schema == block.empty_frame(type(event)).schema
+    assert frame.schema == batch_decoder.empty_frame(type(event)).schema
     assert frame["event_id"].to_list() == [event.event_id.bytes] * 3
     assert frame[event.entity_field].to_list() == [event.entity_id.bytes] * 3
     assert frame["occurred_at"].to_list() == [event.occurred_at] * 3
@@ -87,7 +87,7 @@ def _bytes_for_uuids(value: object) -> object:
 
 def test_an_empty_batch_gives_nothing() -> None:
     """No values, no frames, nothing rejected."""
-    assert block.decode_batch([]) == ([], [])
+    assert batch_decoder.decode_batch([]) == ([], [])
 
 
 @pytest.mark.parametrize("count", [1, MANY])
@@ -95,7 +95,7 @@ def test_types_are_parted_and_rows_stay_in_order(count: int) -> None:
     """Each type has one frame, whose rows ascend and name the values' places in the batch."""
     pair = [onboarded(), AgentAvailable(event_id=uuid4(), agent_id=uuid4(), occurred_at=NOW, available=True)]
     batch = pair * count
-    decoded, rejected = block.decode_batch([codec.encode(event) for event in batch])
+    decoded, rejected = batch_decoder.decode_batch([codec.encode(event) for event in batch])
 
     assert rejected == []
     assert [part.event_type for part in decoded] == ["genesis.agent.onboarded", "genesis.agent.available"]
@@ -109,7 +109,7 @@ def test_trailing_bytes_reject_one_row_alone(harm: bytes) -> None:
     batch = [onboarded(f"Agent {number}") for number in range(MANY)]
     values = [codec.encode(event) for event in batch]
     values[7] += harm
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert [(refusal.row, refusal.reason) for refusal in rejected] == [
         (7, f"{len(harm)} unread bytes after the record")
@@ -125,7 +125,7 @@ def test_two_records_back_to_back_are_one_rejected_value() -> None:
     values = [codec.encode(event) for event in batch]
     values[3] += codec.encode(onboarded("Forged"))[codec.WIRE_PREFIX.size :]
     values[4] = values[4][:-1]
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert [refusal.row for refusal in rejected] == [3, 4]
     assert "Forged" not in decoded[0].frame["name"].to_list()
@@ -138,7 +138,7 @@ def test_a_short_value_does_not_borrow_its_neighbours_bytes() -> None:
     whole = values[5]
     cut = len(whole) // 2
     values[5:6] = [whole[:cut], whole[: codec.WIRE_PREFIX.size] + whole[cut:]]
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert [refusal.row for refusal in rejected] == [5, 6]
     assert len(decoded[0].rows) == MANY - 1
@@ -148,7 +148,7 @@ def test_a_record_inside_a_text_stays_a_text() -> None:
     """A text whose content is a whole valid value is read as that text."""
     forged = codec.encode(industry("inner")).decode("latin-1").replace("\0", "\x01")
     values = [codec.encode(industry(forged)) for _ in range(MANY)]
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert rejected == []
     assert decoded[0].frame["description"].to_list() == [forged] * MANY
@@ -162,7 +162,7 @@ def test_an_array_in_sized_blocks_is_read() -> None:
     start = value.index(ids) - 1
     sized = value[:start] + b"\x03\x40" + ids[:32] + b"\x02" + ids[32:] + b"\x00"
     values = [value] * MANY + [sized] + [value] * MANY
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert rejected == []
     assert decoded[0].frame.n_unique() == 1
@@ -174,7 +174,7 @@ def test_invalid_utf_8_rejects_its_rows_alone() -> None:
     values = [codec.encode(industry(f"text {number}")) for number in range(10 * MANY)]
     for row in (11, 12, 9 * MANY):
         values[row] = values[row].replace(b"text", b"te\xff\xfe")
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert [(refusal.row, refusal.reason) for refusal in rejected] == [
         (row, "invalid UTF-8 in description") for row in (11, 12, 9 * MANY)
@@ -187,7 +187,7 @@ def test_invalid_utf_8_rejects_its_rows_alone() -> None:
 def test_a_group_without_one_sound_row_is_read_one_by_one() -> None:
     """A batch of which every value is harmed gives a reason for each."""
     values = [codec.encode(onboarded()) + b"\x00"] * MANY
-    decoded, rejected = block.decode_batch(values)
+    decoded, rejected = batch_decoder.decode_batch(values)
 
     assert decoded == []
     assert {refusal.reason for refusal in rejected} == {"1 unread bytes after the record"}
@@ -228,7 +228,7 @@ LIMITS = [
 def test_a_broken_limit_is_rejected_by_name(event: Event, changes: dict[str, object], reason: str, count: int) -> None:
     """A value outside its struct's limits is rejected with its field; the rows beside it are kept."""
     good = codec.encode(event)
-    decoded, rejected = block.decode_batch([*[good] * count, unchecked(event, **changes), good])
+    decoded, rejected = batch_decoder.decode_batch([*[good] * count, unchecked(event, **changes), good])
 
     assert [(refusal.row, refusal.reason) for refusal in rejected] == [(count, reason)]
     assert decoded[0].rows.tolist() == [*range(count), count + 1]
@@ -242,7 +242,7 @@ def test_times_outside_the_years_1_to_9999_are_rejected(number: int) -> None:
 
     value = codec.encode(onboarded())
     odd = value.replace(long_bytes(to_microseconds(NOW)), long_bytes(number), 1)
-    decoded, rejected = block.decode_batch([*[value] * MANY, odd])
+    decoded, rejected = batch_decoder.decode_batch([*[value] * MANY, odd])
 
     assert [(refusal.row, refusal.reason) for refusal in rejected] == [
         (MANY, "a time outside the years 1 to 9999 in occurred_at")
@@ -253,7 +253,7 @@ def test_times_outside_the_years_1_to_9999_are_rejected(number: int) -> None:
 def test_values_that_name_no_schema_are_rejected() -> None:
     """Null, short, foreign and unregistered values are rejected each with its reason."""
     good = codec.encode(onboarded())
-    _, rejected = block.decode_batch([None, b"", b"\x00\x00", b"{}....", b"\x00\x00\x00\x27\x0f", good])
+    _, rejected = batch_decoder.decode_batch([None, b"", b"\x00\x00", b"{}....", b"\x00\x00\x00\x27\x0f", good])
 
     assert [refusal.row for refusal in rejected] == [0, 1, 2, 3, 4]
     assert [refusal.reason for refusal in rejected] == [
@@ -270,7 +270,7 @@ def test_a_schema_of_another_topic_is_rejected() -> None:
     act = examples()["plant.operation.recorded"]
     assert isinstance(act, OperationRecorded)
     values = [codec.encode(act), codec.encode(onboarded())]
-    decoded, rejected = block.decode_batch(values, topic="genesis.events")
+    decoded, rejected = batch_decoder.decode_batch(values, topic="genesis.events")
 
     assert [part.event_type for part in decoded] == ["genesis.agent.onboarded"]
     assert [(refusal.row, refusal.reason) for refusal in rejected] == [
@@ -280,7 +280,7 @@ def test_a_schema_of_another_topic_is_rejected() -> None:
 
 def test_polars_runs_in_one_thread() -> None:
     """More threads would fight the broker and the database for cores."""
-    program = "import schemas.binary.block, polars; print(polars.thread_pool_size())"
+    program = "import schemas.batch_decoder, polars; print(polars.thread_pool_size())"
     environ = {name: value for name, value in os.environ.items() if name != "POLARS_MAX_THREADS"}
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ)
     assert ran.stdout == "1\n"
@@ -288,8 +288,8 @@ def test_polars_runs_in_one_thread() -> None:
 
 def test_ratings_and_amendments_have_the_right_columns() -> None:
     """Whole numbers are Int64 and a state that is not set is null."""
-    assert block.empty_frame(AgentRated).schema["rating"] == polars.Int64()
-    decoded, _ = block.decode_batch([codec.encode(examples()["genesis.entity.amended"])])
+    assert batch_decoder.empty_frame(AgentRated).schema["rating"] == polars.Int64()
+    decoded, _ = batch_decoder.decode_batch([codec.encode(examples()["genesis.entity.amended"])])
     assert decoded[0].event_type == EntityAmended.event_type
     assert decoded[0].frame["team"].null_count() == 1
     assert decoded[0].frame["agent"].struct.field("status").to_list() == ["onboarded"]
