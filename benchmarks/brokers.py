@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 from benchmarks.ingress import add_key, revoke_key, wait_ready
 from benchmarks.latency import _request as signed_request
 from benchmarks.stage import HOME, Stage, clean_database, process, running_stack, tree_cpu_seconds
-from ingress.keys import new_secret
+from signing.hmac_secrets import new_secret
 from streams import topics
 
 CONNECTIONS = 64

@@ -28,8 +28,8 @@ REQUESTS: Final = 1_000_000
 SECRET: Final = bytes(range(32))
 PRIVATE_KEY: Final = PrivateKey(SECRET)
 KEYS: Final = (
-    HmacKey(id="k", producer="genesis", secret=SECRET),
-    Ed25519Key(id="e", producer="genesis", public_key=PRIVATE_KEY.public_key),
+    HmacKey(id="k", owner="genesis", secret=SECRET),
+    Ed25519Key(id="e", owner="genesis", public_key=PRIVATE_KEY.public_key),
 )
 LINE_MAX_BYTES: Final = 256 * 1024
 NOW: Final = 1_763_884_800

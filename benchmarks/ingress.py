@@ -24,8 +24,10 @@ import psutil
 
 from database.connector import connect
 from devstack.stack import Stack
-from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
+from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings, load_settings
+from signing.hmac_secrets import new_secret
+from signing.master_key import MasterKey
 from signing.signatures import sign
 
 CONNECTIONS = 64

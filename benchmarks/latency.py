@@ -21,7 +21,7 @@ import asyncpg
 from benchmarks.ingress import add_key, revoke_key, wait_ready
 from benchmarks.stage import clean_database, process, tree_cpu_seconds
 from devstack.stack import Stack
-from ingress.keys import new_secret
+from signing.hmac_secrets import new_secret
 from signing.signatures import sign
 from streams import topics
 

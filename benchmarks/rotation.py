@@ -24,9 +24,11 @@ from benchmarks.ingress import wait_ready
 from benchmarks.stage import clean_database, process
 from database.connector import connect
 from devstack.stack import Stack
-from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
+from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings
 from signing.ed25519 import new_private_key
+from signing.hmac_secrets import new_secret
+from signing.master_key import MasterKey
 from signing.signatures import Scheme, sign
 from streams import topics
 

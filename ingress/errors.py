@@ -1,4 +1,4 @@
-"""What can go wrong on the way in, apart from the answers to bad requests (those are problems.py)."""
+"""The errors of ingress, apart from the answers to bad requests (those are problems.py)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from runtime.errors import CheckFailed, ConfigurationError, PlantError
 
 
 class IngressError(PlantError):
-    """The way in can't work like this."""
-
-
-class MasterKeyUnusable(IngressError, ConfigurationError):
-    """The master key is missing or is not 32 bytes in base64."""
-
-
-class KeyUnreadable(IngressError):
-    """A stored key can't be decrypted: it was written under another master key, or changed since."""
+    """Ingress can't work like this."""
 
 
 class UnknownKey(IngressError, CheckFailed):

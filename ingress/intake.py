@@ -111,7 +111,7 @@ class Intake:
         if isinstance(verdict, SignatureRejected):
             metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=verdict.reason).inc()
             raise Problem("signature", reason=explain(verdict.reason))
-        return self._keyring.policy(verdict.key.producer)
+        return self._keyring.policy(verdict.key.owner)
 
     def _read(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy, event_type: str | None) -> Incoming:
         if event_type is not None:

@@ -1,24 +1,19 @@
-"""The keys that sign webhooks, in `webhook_signatures`; and those of them that can be used, in memory.
+"""The keys that sign webhooks: all of them in the table `webhook_signatures`, the usable ones in memory.
 
-The secret of a `v1` key is stored as AES-256-GCM ciphertext under PLANT_MASTER_KEY; key id and producer are its
-associated data, so a ciphertext moved to another row does not decrypt. Of a `v1a` key only the public half is stored.
+The secret of a `v1` key is stored encrypted (`signing/master_key.py`), with the key's id and producer as associated
+data: moved to another row, it does not decrypt. Of a `v1a` key only the public half is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
-import binascii
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import CursorResult, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,8 +21,6 @@ from database.connector import Database
 from ingress import key_rows
 from ingress.errors import (
     BadProducerName,
-    KeyUnreadable,
-    MasterKeyUnusable,
     PublicKeyKnown,
     TooManyKeys,
     UnknownKey,
@@ -38,49 +31,17 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from signing.errors import SecretUnreadable
+from signing.master_key import MasterKey
 from signing.signatures import Ed25519Key, HmacKey, Key, Scheme, SignatureRejected, Verified, verify_signature
 
 log = get_logger(__name__)
 
 REFRESH_SECONDS: Final = 1.0
 REFRESH_TIMEOUT_SECONDS: Final = 5.0
-SECRET_BYTES: Final = 32
-NONCE_BYTES: Final = 12
 V1A_KEYS_MAX: Final = 8
 """Most usable v1a keys of one producer: with four signatures, as many pairs as a request is checked for."""
 PRODUCER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-
-class MasterKey:
-    """Encrypts and decrypts the producers' secrets."""
-
-    def __init__(self, settings: Settings) -> None:
-        try:
-            key = binascii.a2b_base64(settings.master_key, strict_mode=True)
-        except ValueError:
-            key = b""
-        if len(key) != 32:
-            raise MasterKeyUnusable(
-                why="PLANT_MASTER_KEY must hold 32 random bytes in base64.",
-                next_step="export PLANT_MASTER_KEY=$(head -c 32 /dev/urandom | base64)",
-            )
-        self._cipher = AESGCM(key)
-
-    def encrypt(self, secret: bytes, key_id: UUID, producer: str) -> tuple[bytes, bytes]:
-        """A fresh nonce and the ciphertext."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce, self._cipher.encrypt(nonce, secret, _bound_to(key_id, producer))
-
-    def decrypt(self, nonce: bytes, ciphertext: bytes, key_id: UUID, producer: str) -> bytes:
-        """The secret. Raises KeyUnreadable."""
-        try:
-            return self._cipher.decrypt(nonce, ciphertext, _bound_to(key_id, producer))
-        except InvalidTag:
-            raise KeyUnreadable(
-                f"The key {key_id} of {producer} can't be decrypted.",
-                why="It was written under another PLANT_MASTER_KEY, or changed since.",
-                next_step=f"plant keys revoke {key_id} --execute",
-            ) from None
 
 
 class KeyStore:
@@ -101,7 +62,7 @@ class KeyStore:
         scheme: Scheme = "v1",
         not_before: datetime | None = None,
     ) -> None:
-        """Store a new key, usable at once unless told. `key` is the secret (v1) or the public key (v1a).
+        """Store a new key, usable from `not_before` on, or at once. `key` is the secret (v1) or the public key (v1a).
 
         Raises PublicKeyKnown, TooManyKeys.
         """
@@ -120,7 +81,7 @@ class KeyStore:
     ) -> list[StoredKey]:
         """Store a new key and let the producer's other active ones of the scheme expire after `overlap`, together.
 
-        Returns those others as they are now; one that ends earlier anyway is left as it is. Raises as `add`.
+        Returns those others as they are now; one that expires earlier is left as it is. Raises as `add`.
         """
         async with self._database.transaction() as connection:
             await self._insert(connection, key_id, producer, key, expires_at, scheme, None)
@@ -133,32 +94,32 @@ class KeyStore:
             await _refuse_unfit(connection, producer, key, scheme)
 
     async def revoke(self, key_id: UUID) -> None:
-        """Take a key back for ever; ingress stops accepting it within about a second. Again changes nothing."""
+        """Revoke a key permanently; ingress stops accepting it within about a second. Again changes nothing."""
         async with self._database.transaction() as connection:
             await connection.execute(key_rows.REVOKE, {"id": key_id})
 
     async def find(self, key_id: UUID) -> StoredKey:
-        """One key; raises UnknownKey."""
+        """Return one key. Raises UnknownKey."""
         async with self._database.transaction() as connection:
-            found = _stored(await connection.execute(key_rows.FIND, {"id": key_id}))
-        if not found:
+            keys = _stored(await connection.execute(key_rows.FIND, {"id": key_id}))
+        if not keys:
             raise UnknownKey(f"There is no key {key_id}.", next_step="plant keys list")
-        return found[0]
+        return keys[0]
 
     async def all(self) -> list[StoredKey]:
-        """Every key there ever was, by producer, oldest first."""
+        """Return every key there ever was, by producer, oldest first."""
         async with self._database.transaction() as connection:
             return _stored(await connection.execute(key_rows.ALL))
 
     async def load(self, default: ProducerPolicy) -> tuple[list[Key], dict[str, ProducerPolicy]]:
-        """The keys neither revoked nor expired, newest first, and the policies that have a row; of one moment.
+        """Return the keys neither revoked nor expired, newest first, and the policies that have a row; of one moment.
 
         Keys that can't be decrypted are left out, and logged once each.
         """
         async with self._database.transaction(isolation="REPEATABLE READ", read_only=True) as connection:
             rows = list((await connection.execute(key_rows.USABLE)).mappings())
             policies = await read_policies(connection, default)
-        return [key for row in rows if (key := self._key(row)) is not None], policies
+        return [key for row in rows if (key := self._usable_key(row)) is not None], policies
 
     async def _insert(
         self,
@@ -171,7 +132,9 @@ class KeyStore:
         not_before: datetime | None,
     ) -> None:
         await _refuse_unfit(connection, producer, key, scheme)
-        nonce, ciphertext = self._master_key.encrypt(key, key_id, producer) if scheme == "v1" else (None, None)
+        nonce, ciphertext = (
+            self._master_key.encrypt(key, _associated_data(key_id, producer)) if scheme == "v1" else (None, None)
+        )
         values = {
             "id": key_id,
             "producer": producer,
@@ -184,28 +147,30 @@ class KeyStore:
         }
         await connection.execute(key_rows.INSERT, values)
 
-    def _key(self, row: RowMapping) -> Key | None:
-        said = {
+    def _usable_key(self, row: RowMapping) -> Key | None:
+        """Return the key of a row of `USABLE`, or None where its secret can't be decrypted."""
+        fields = {
             "id": str(row["id"]),
-            "producer": row["producer"],
-            # A key that was not told to begin later begins before this process's clock may say it does.
+            "owner": row["producer"],
+            # Without a later beginning the key is valid at once, also where this process's clock is behind Postgres's.
             "not_before": row["not_before"].timestamp() if row["not_before"] > row["created_at"] else 0.0,
             "expires_at": None if row["expires_at"] is None else row["expires_at"].timestamp(),
         }
         if row["scheme"] == "v1a":
-            return Ed25519Key(public_key=row["public_key"], **said)
+            return Ed25519Key(public_key=row["public_key"], **fields)
         try:
-            secret = self._master_key.decrypt(row["nonce"], row["ciphertext"], row["id"], row["producer"])
-        except KeyUnreadable as error:
+            associated_data = _associated_data(row["id"], row["producer"])
+            secret = self._master_key.decrypt(row["nonce"], row["ciphertext"], associated_data)
+        except SecretUnreadable as error:
             if row["id"] not in self._unreadable:
                 self._unreadable.add(row["id"])
                 log.error("key.unreadable", key=str(row["id"]), producer=row["producer"], why=error.why)
             return None
-        return HmacKey(secret=secret, **said)
+        return HmacKey(secret=secret, **fields)
 
 
 class Keyring:
-    """The usable keys and the policies in memory. When the database is away the last known ones stay: expiry holds."""
+    """The usable keys and the policies in memory. They stay while the database is not reachable; keys still expire."""
 
     def __init__(self, store: KeyStore, clock: Clock, default: ProducerPolicy | None = None) -> None:
         self._store = store
@@ -219,13 +184,13 @@ class Keyring:
     def verify(
         self, message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, producer: str | None = None
     ) -> Verified | SignatureRejected:
-        """Which key signed the message, if one did, by the clock. Never raises.
+        """Return the key that signed the message, or why none is accepted, by the clock. Never raises.
 
         With `producer` (unverified) only that producer's keys are tried. The key that matched is tried first next time:
         each HMAC key that is tried costs a hash of the body, each ed25519 key about 0.1 ms.
         """
         known = self.keys
-        keys = known if producer is None else [key for key in known if key.producer == producer]
+        keys = known if producer is None else [key for key in known if key.owner == producer]
         verdict = verify_signature(keys, message_id, timestamp, signatures, body, self._clock.now().timestamp())
         # Large bodies are verified in a thread: what was read from the database meanwhile is not undone.
         if isinstance(verdict, Verified) and verdict.key is not known[0] and self.keys is known:
@@ -233,25 +198,25 @@ class Keyring:
         return verdict
 
     def policy(self, producer: str) -> ProducerPolicy:
-        """What a producer may send; the defaults for one of which nothing is said."""
+        """Return the policy of a producer; the default one where it has none of its own."""
         return self._policies.get(producer) or msgspec.structs.replace(self._default, name=producer)
 
     async def refresh(self) -> None:
-        """Read keys and policies now."""
-        async with asyncio.timeout(REFRESH_TIMEOUT_SECONDS):  # a silent network would keep revoked keys in use
+        """Read keys and policies from the database now."""
+        async with asyncio.timeout(REFRESH_TIMEOUT_SECONDS):  # an unresponsive network would keep revoked keys in use
             keys, self._policies = await self._store.load(self._default)
-        places = {key.id: place for place, key in enumerate(self.keys)}
-        self.keys = sorted(keys, key=lambda key: places.get(key.id, -1))
+        ranks = {key.id: rank for rank, key in enumerate(self.keys)}
+        self.keys = sorted(keys, key=lambda key: ranks.get(key.id, -1))
         self.loaded = True
         metrics.INGRESS_KEYS_LOADED.set(len(self.keys))
         metrics.INGRESS_KEYS_LOADED_AT.set(self._clock.now().timestamp())
 
     def start(self) -> None:
-        """Keep reading, every second."""
+        """Refresh every second, in a task."""
         self._task = asyncio.create_task(self._keep_fresh(), name="keyring")
 
     async def stop(self) -> None:
-        """Stop reading."""
+        """Stop refreshing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -270,18 +235,13 @@ class Keyring:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def new_secret() -> bytes:
-    """Random key bytes."""
-    return secrets.token_bytes(SECRET_BYTES)
-
-
 def new_key_id() -> UUID:
-    """A random id."""
+    """Return a random id."""
     return uuid4()
 
 
 def check_producer_name(name: str) -> str:
-    """The name, if it can be a producer's; raises BadProducerName."""
+    """Return the name, if it can be a producer's. Raises BadProducerName."""
     if not PRODUCER_NAME.fullmatch(name):
         raise BadProducerName(f"{name!r} can't be a producer's name.", why=BadProducerName.__doc__ or "")
     return name
@@ -306,5 +266,6 @@ def _stored(result: CursorResult[Any]) -> list[StoredKey]:
     return [StoredKey(**row) for row in result.mappings()]
 
 
-def _bound_to(key_id: UUID, producer: str) -> bytes:
+def _associated_data(key_id: UUID, producer: str) -> bytes:
+    """Return the name of a key's row, which its ciphertext is bound to."""
     return f"plant.webhook_signatures.v1\n{key_id}\n{producer}".encode()

@@ -25,17 +25,17 @@ _D: Final = -121665 * pow(121666, -1, _PRIME) % _PRIME
 
 
 class PrivateKey(msgspec.Struct, frozen=True):
-    """A pair, from its seed. It shows itself without it."""
+    """A key pair, made from its seed. Its repr shows the public key only."""
 
     seed: bytes
 
     @property
     def public_key(self) -> bytes:
-        """The other half: 32 bytes."""
+        """The public key: 32 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
 
     def sign(self, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-        """The `v1a` signature of a message, as it stands in the `webhook-signature` header.
+        """Return the `v1a` signature of a message, as it stands in the `webhook-signature` header.
 
         >>> PrivateKey(bytes(32)).sign(b"msg_1", b"1763884800", b"{}")[:24]
         b'v1a,B+Q5IlPwRN5er1MBX5Zh'
@@ -52,12 +52,12 @@ class PrivateKey(msgspec.Struct, frozen=True):
 
 
 def new_private_key() -> PrivateKey:
-    """A random pair."""
+    """Return a random pair."""
     return PrivateKey(Ed25519PrivateKey.generate().private_bytes_raw())
 
 
 def encode_private_key(key: PrivateKey) -> str:
-    """The `whsk_…` form, of 64 bytes.
+    """Return the `whsk_…` form, of 64 bytes.
 
     >>> encode_private_key(PrivateKey(bytes(32)))
     'whsk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA7aie8zrakLWKjqNAqbw1zZTIVdx3iQ6Y6wEihi1naKQ=='
@@ -66,24 +66,24 @@ def encode_private_key(key: PrivateKey) -> str:
 
 
 def decode_private_key(text: str) -> PrivateKey:
-    """The pair of a `whsk_…` text; raises ValueError where it is not one, without repeating it.
+    """Return the pair of a `whsk_…` text. Raises ValueError, which does not repeat it, where it is not one.
 
     >>> decode_private_key(encode_private_key(PrivateKey(bytes(32)))) == PrivateKey(bytes(32))
     True
     """
     if not text.startswith(PRIVATE_PREFIX):
         raise ValueError("a private key starts with whsk_")
-    held = decode_base64("a private key", text[len(PRIVATE_PREFIX) :])
-    if len(held) not in (BYTES, 2 * BYTES):
+    decoded = decode_base64("a private key", text[len(PRIVATE_PREFIX) :])
+    if len(decoded) not in (BYTES, 2 * BYTES):
         raise ValueError(f"a private key holds {BYTES} or {2 * BYTES} bytes")
-    key = PrivateKey(held[:BYTES])
-    if held[BYTES:] not in (b"", key.public_key):
+    key = PrivateKey(decoded[:BYTES])
+    if decoded[BYTES:] not in (b"", key.public_key):
         raise ValueError("a private key of 64 bytes ends in its own public key")
     return key
 
 
 def encode_public_key(public_key: bytes) -> str:
-    """The `whpk_…` form of 32 bytes.
+    """Return the `whpk_…` form of 32 bytes.
 
     >>> encode_public_key(PrivateKey(bytes(32)).public_key)
     'whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik='
@@ -92,24 +92,24 @@ def encode_public_key(public_key: bytes) -> str:
 
 
 def decode_public_key(text: str) -> bytes:
-    """The 32 bytes of a `whpk_…` text. Raises ValueError, which does not repeat the text: it may be a private key.
+    """Return the 32 bytes of a `whpk_…` text. Raises ValueError, which does not repeat it: it may be a private key.
 
-    Refused are bytes that no private key belongs to, and the few keys that verify signatures nobody made.
+    Bytes that no private key belongs to are refused, and so are the few keys that verify signatures nobody made.
     """
     if text.startswith(PRIVATE_PREFIX):
-        raise ValueError("a public key starts with whpk_; this is a private key, which its producer keeps")
+        raise ValueError("a public key starts with whpk_; this is a private key, which its owner keeps")
     if not text.startswith(PUBLIC_PREFIX):
         raise ValueError("a public key starts with whpk_")
     public_key = decode_base64("a public key", text[len(PUBLIC_PREFIX) :])
     if len(public_key) != BYTES:
         raise ValueError(f"a public key holds {BYTES} bytes")
-    if not _is_sound(public_key):
+    if not _is_valid_point(public_key):
         raise ValueError("a public key is a point of the curve, and not one of small order")
     return public_key
 
 
-def _is_sound(public_key: bytes) -> bool:
-    """Whether it is a point of ed25519, in its one encoding, whose order is not 1, 2, 4 or 8. RFC 8032, 5.1.3."""
+def _is_valid_point(public_key: bytes) -> bool:
+    """Return whether it is the one encoding of a point whose order is not 1, 2, 4 or 8. RFC 8032, 5.1.3."""
     y = int.from_bytes(public_key, "little") & (2**255 - 1)
     if y >= _PRIME:
         return False
@@ -122,5 +122,5 @@ def _is_sound(public_key: bytes) -> bool:
     return y != 1
 
 
-def _base64(held: bytes) -> str:
-    return binascii.b2a_base64(held, newline=False).decode("ascii")
+def _base64(decoded: bytes) -> str:
+    return binascii.b2a_base64(decoded, newline=False).decode("ascii")

@@ -19,9 +19,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 TOLERANCE_SECONDS: Final = 5 * 60
-SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (how a secret begins, not a secret)
-KEY_MIN_BYTES: Final = 24
-KEY_MAX_BYTES: Final = 64
 SIGNATURES_MAX: Final = 16
 ED25519_CHECKS_MAX: Final = 32
 """Most ed25519 verifications a request may cost, about 0.1 ms each; signatures times keys that could have made them."""
@@ -41,31 +38,31 @@ _HMAC_UNPADDED: Final = 43
 _ED25519_UNPADDED: Final = 86
 
 
-class _ProducersKey(msgspec.Struct, frozen=True, kw_only=True):
+class _OwnedKey(msgspec.Struct, frozen=True, kw_only=True):
     id: str
-    producer: str
+    owner: str
     not_before: float = 0.0
     expires_at: float | None = None
 
     def usable(self, now_seconds: float) -> bool:
-        """Whether the key may be used at this time."""
+        """Return whether the key may be used at this time."""
         return self.not_before <= now_seconds and (self.expires_at is None or now_seconds < self.expires_at)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.id}, {self.producer})"
+        return f"{type(self).__name__}({self.id}, {self.owner})"
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
-        return [("id", self.id), ("producer", self.producer)]
+        return [("id", self.id), ("owner", self.owner)]
 
 
-class HmacKey(_ProducersKey, frozen=True, kw_only=True):
-    """A secret shared with a producer, for `v1`. Times are UTC seconds since 1970; `expires_at` None: never."""
+class HmacKey(_OwnedKey, frozen=True, kw_only=True):
+    """A secret shared with its owner, for `v1`. Times are UTC seconds since 1970; `expires_at` None: never."""
 
     secret: bytes
 
 
-class Ed25519Key(_ProducersKey, frozen=True, kw_only=True):
-    """The public half of a producer's key, for `v1a`: 32 bytes."""
+class Ed25519Key(_OwnedKey, frozen=True, kw_only=True):
+    """The public half of its owner's key pair, for `v1a`: 32 bytes."""
 
     public_key: bytes
 
@@ -74,26 +71,26 @@ Key: TypeAlias = HmacKey | Ed25519Key
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """The message was signed by this key's producer."""
+    """A message that the owner of this key signed."""
 
     key: Key
 
 
 class SignatureRejected(msgspec.Struct, frozen=True):
-    """The message was not accepted; the reason is for the log, never for the sender."""
+    """A message that was not accepted. The reason is for the log, never for the sender."""
 
     reason: RejectionReason
 
 
 def signed_content(message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-    """What both kinds of signature are made of."""
+    """Return the bytes that both kinds of signature cover."""
     return b"%b.%b.%b" % (message_id, timestamp, body)
 
 
 def sign(secret: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-    """The `v1` signature of a message, as it stands in the `webhook-signature` header.
+    """Return the `v1` signature of a message, as it stands in the `webhook-signature` header.
 
-    >>> secret = decode_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    >>> secret = decode_base64("the secret", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     >>> sign(secret, b"msg_p5jXN8AQM9LWM0D4loKWxJek", b"1614265330", b'{"test": 2432232314}')
     b'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE='
     """
@@ -103,12 +100,12 @@ def sign(secret: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> byt
 def verify_signature(
     keys: Iterable[Key], message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, now_seconds: float
 ) -> Verified | SignatureRejected:
-    """Which key signed the message, if one did. Never raises.
+    """Return the key that signed the message, or why none is accepted. Never raises.
 
-    `signatures` is the header: several may stand there, parted by spaces; those of other versions are passed over, and
-    base64's padding may be left out. Each usable key is tried, in the given order, against the signatures of its own
-    scheme; HMAC first, where a wrong signature takes as long as a right one. Of ed25519 verifications there are at most
-    :data:`ED25519_CHECKS_MAX`; what is found only after that is refused.
+    `signatures` is the header: it may hold several, separated by spaces. Those of other versions are skipped, and
+    base64's padding may be left out. Each usable key is tried, in the order of `keys`, against the signatures of its
+    own scheme; HMAC first, where a wrong signature takes as long as a right one. There are at most
+    :data:`ED25519_CHECKS_MAX` ed25519 verifications; a message that would need more is not accepted.
     """
     fault = _timestamp_fault(timestamp, now_seconds)
     if fault is not None:
@@ -120,40 +117,17 @@ def verify_signature(
         return SignatureRejected("too_many_signatures")
     content = signed_content(message_id, timestamp, body)
     usable = [key for key in keys if key.usable(now_seconds)]
-    found = _match_hmac([key for key in usable if isinstance(key, HmacKey)], v1, content)
-    if found is not None:
-        return Verified(found)
+    hmac_key = _match_hmac([key for key in usable if isinstance(key, HmacKey)], v1, content)
+    if hmac_key is not None:
+        return Verified(hmac_key)
     return _match_ed25519([key for key in usable if isinstance(key, Ed25519Key)], v1a, content)
 
 
-def decode_secret(secret: str) -> bytes:
-    """The key bytes of a `whsec_…` secret; raises ValueError where it is not one, without repeating it.
-
-    >>> len(decode_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"))
-    24
-    """
-    if not secret.startswith(SECRET_PREFIX):
-        raise ValueError("a secret starts with whsec_")
-    key = decode_base64("a secret", secret[len(SECRET_PREFIX) :])
-    if not KEY_MIN_BYTES <= len(key) <= KEY_MAX_BYTES:
-        raise ValueError(f"a secret holds {KEY_MIN_BYTES} to {KEY_MAX_BYTES} bytes")
-    return key
-
-
-def encode_secret(key: bytes) -> str:
-    """The `whsec_…` form of key bytes.
-
-    >>> encode_secret(bytes(24))
-    'whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'
-    """
-    return SECRET_PREFIX + binascii.b2a_base64(key, newline=False).decode("ascii")
-
-
 def decode_base64(what: str, text: str) -> bytes:
-    """The bytes of base64 whose padding may be left out, as the public libraries have it.
+    """Return the bytes of base64, whose padding may be left out, as the public libraries allow.
 
-    Raises ValueError, which names `what` and never repeats the text, for everything that could be read in two ways:
-    other alphabets, white space, padding in part or too much, a last character whose spare bits are set.
+    Raises ValueError, which names `what` and never repeats the text, for every text that could be read in two ways:
+    other alphabets, white space, some padding or too much, a last character whose spare bits are set.
 
     >>> decode_base64("it", "AAE="), decode_base64("it", "AAE")
     (b'\\x00\\x01', b'\\x00\\x01')
@@ -163,16 +137,16 @@ def decode_base64(what: str, text: str) -> bytes:
     """
     padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
     try:
-        found = binascii.a2b_base64(padded, strict_mode=True)
+        decoded = binascii.a2b_base64(padded, strict_mode=True)
     except ValueError:
         raise ValueError(f"{what} is not base64, or a part of it is missing") from None
-    if binascii.b2a_base64(found, newline=False).decode("ascii") != padded:
+    if binascii.b2a_base64(decoded, newline=False).decode("ascii") != padded:
         raise ValueError(f"{what} is not base64: its last character says more than there are bytes")
-    return found
+    return decoded
 
 
 def explain(reason: RejectionReason) -> str:
-    """The reason in words, for the log."""
+    """Return the reason in words, for the log."""
     match reason:
         case "malformed_timestamp":
             return "webhook-timestamp is not a whole number of seconds"
@@ -193,7 +167,7 @@ def explain(reason: RejectionReason) -> str:
 
 
 def _offered(signatures: bytes) -> tuple[list[bytes], list[bytes]]:
-    """The base64 of the v1 and of the v1a signatures, padded."""
+    """Return the base64 of the v1 signatures and of the v1a signatures, padded."""
     v1, v1a = [], []
     for signature in signatures.split(b" "):
         version, _, text = signature.partition(b",")
@@ -235,7 +209,7 @@ def _hmac(secret: bytes, content: bytes) -> bytes:
 
 
 def _ed25519_signature(text: bytes) -> bytes | None:
-    """The 64 bytes, from the one text that stands for them: changing any byte of it makes another signature."""
+    """Return the 64 bytes of a signature, or None: only one text stands for them, so that no byte of it can change."""
     try:
         signature = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
@@ -244,7 +218,7 @@ def _ed25519_signature(text: bytes) -> bytes | None:
 
 
 def _timestamp_fault(timestamp: bytes, now_seconds: float) -> RejectionReason | None:
-    """None for a timestamp within the tolerance. Digits only: no sign, space, fraction or exponent."""
+    """Return None for a timestamp within the tolerance. It has digits only: no sign, space, fraction or exponent."""
     if not timestamp.isdigit() or len(timestamp) > 12:
         return "malformed_timestamp"
     age_seconds = now_seconds - int(timestamp)

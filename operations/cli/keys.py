@@ -213,7 +213,8 @@ def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
 @asynccontextmanager
 async def _store(settings: Settings) -> AsyncIterator[KeyStore]:
     from database.connector import connect
-    from ingress.keys import KeyStore, MasterKey
+    from ingress.keys import KeyStore
+    from signing.master_key import MasterKey
 
     database = connect(settings, "api")
     try:

@@ -9,9 +9,10 @@ from uuid import UUID
 import click
 import msgspec
 
-from ingress.keys import new_key_id, new_secret
+from ingress.keys import new_key_id
 from signing.ed25519 import decode_public_key, encode_private_key, encode_public_key, new_private_key
-from signing.signatures import Scheme, encode_secret
+from signing.hmac_secrets import encode_secret, new_secret
+from signing.signatures import Scheme
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from operations.demo.outcome import AgentRow, Audit, DemoOutcome, Part, Partitio
 from operations.demo.publishing import DemoPublisher, DemoTally
 from operations.demo.services import Stage, stage
 from runtime.settings import Settings, load_settings
-from signing.signatures import decode_secret
+from signing.hmac_secrets import decode_secret
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
 
 PRODUCER: Final = "demo"

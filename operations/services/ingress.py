@@ -16,7 +16,7 @@ from litestar import Litestar
 from database.connector import connect
 from ingress.health import Readiness
 from ingress.intake import Intake
-from ingress.keys import Keyring, KeyStore, MasterKey
+from ingress.keys import Keyring, KeyStore
 from ingress.producers import default_policy
 from ingress.routes import IngressApp, make_app
 from ingress.server.connections import limit_connections
@@ -34,6 +34,7 @@ from runtime.clock import Clock, SystemClock
 from runtime.lifecycle import serve_metrics, tune_gc
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
+from signing.master_key import MasterKey
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 

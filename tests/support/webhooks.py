@@ -9,8 +9,10 @@ from contextlib import aclosing
 from uuid import UUID, uuid4
 
 from database.connector import connect
-from ingress.keys import KeyStore, MasterKey, new_key_id, new_secret
+from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings
+from signing.hmac_secrets import new_secret
+from signing.master_key import MasterKey
 from signing.signatures import sign
 from streams.consume import Received, consume
 from streams.record_position import RecordPosition

@@ -17,9 +17,10 @@ import pytest
 import pytest_asyncio
 
 from database.connector import connect
-from ingress.keys import KeyStore, MasterKey, new_key_id
+from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings
 from signing.ed25519 import encode_private_key, new_private_key
+from signing.master_key import MasterKey
 from tests.support import ROOT
 from tests.support.ingress_process import DEADLINE_SECONDS, Running, started
 

@@ -12,10 +12,11 @@ import pytest_asyncio
 
 from benchmarks.rotation import Sign, SteadyLoad, new_signer
 from database.connector import connect
-from ingress.keys import Keyring, KeyStore, MasterKey
+from ingress.keys import Keyring, KeyStore
 from ingress.producers import PolicyChanges, ProducerStore
 from runtime.clock import SystemClock
 from runtime.settings import Settings
+from signing.master_key import MasterKey
 from signing.signatures import Scheme
 from tests.support.ingress_process import Running, started
 from tests.support.webhooks import add_key

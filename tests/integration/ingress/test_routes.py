@@ -15,11 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from database.connector import connect
-from ingress.keys import KeyStore, MasterKey
+from ingress.keys import KeyStore
 from operations.services.ingress import build_ingress
 from runtime.settings import Settings
 from schemas.event_id import event_id
 from schemas.events import AgentRated
+from signing.master_key import MasterKey
 from streams.producer import Limits
 from tests.support.serving import DEADLINE_SECONDS, Serving, position_of, served
 from tests.support.webhooks import (

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from database.connector import Database, connect
 from ingress.errors import PublicKeyKnown, TooManyKeys
-from ingress.keys import V1A_KEYS_MAX, Keyring, KeyStore, MasterKey, new_key_id, new_secret
+from ingress.keys import V1A_KEYS_MAX, Keyring, KeyStore, new_key_id
 from ingress.producers import default_policy
 from runtime.clock import SystemClock
 from runtime.settings import Settings
@@ -24,6 +24,8 @@ from signing.ed25519 import (
     encode_public_key,
     new_private_key,
 )
+from signing.hmac_secrets import new_secret
+from signing.master_key import MasterKey
 from signing.signatures import Ed25519Key, HmacKey, SignatureRejected, Verified, sign
 from streams.topics import apply
 from tests.integration.operations.test_keys import keys_of, operations, plant
@@ -54,7 +56,7 @@ def verified(keyring: Keyring, key: PrivateKey | bytes, producer: str | None = N
     message = (b"msg_1", str(int(time.time())).encode(), b"{}")
     signature = key.sign(*message) if isinstance(key, PrivateKey) else sign(key, *message)
     verdict = keyring.verify(message[0], message[1], signature, message[2], producer)
-    return verdict.key.producer if isinstance(verdict, Verified) else ""
+    return verdict.key.owner if isinstance(verdict, Verified) else ""
 
 
 async def test_a_pair_is_made_and_its_private_half_shown_once(settings: Settings, store: KeyStore) -> None:
@@ -227,11 +229,11 @@ async def test_the_key_that_matched_is_tried_first(store: KeyStore) -> None:
     for number, secret in enumerate(secrets):
         await store.add(new_key_id(), f"p{number}", secret, None)
     keyring = await loaded(store)
-    assert [key.producer for key in keyring.keys] == ["p3", "p2", "p1", "p0"]
+    assert [key.owner for key in keyring.keys] == ["p3", "p2", "p1", "p0"]
     assert verified(keyring, secrets[1]) == "p1"
-    assert [key.producer for key in keyring.keys] == ["p1", "p3", "p2", "p0"]
+    assert [key.owner for key in keyring.keys] == ["p1", "p3", "p2", "p0"]
     await store.add(new_key_id(), "new", new_secret(), None)
     await keyring.refresh()
-    assert [key.producer for key in keyring.keys] == ["new", "p1", "p3", "p2", "p0"]
+    assert [key.owner for key in keyring.keys] == ["new", "p1", "p3", "p2", "p0"]
     empty = keyring.verify(b"m", b"1", b"", b"{}")
     assert isinstance(empty, SignatureRejected)

@@ -23,14 +23,16 @@ from structlog.testing import capture_logs
 from database.connector import connect
 from devstack import sql
 from ingress.errors import UnknownKey
-from ingress.keys import Keyring, KeyStore, MasterKey, new_key_id, new_secret
+from ingress.keys import Keyring, KeyStore, new_key_id
 from ingress.producers import default_policy
 from operations import operator_actions as acts
 from operations.cli import main as command_line
 from runtime.clock import SystemClock
 from runtime.settings import Settings
 from schemas.events import OperationRecorded
-from signing.signatures import HmacKey, decode_secret
+from signing.hmac_secrets import decode_secret, new_secret
+from signing.master_key import MasterKey
+from signing.signatures import HmacKey
 from streams.topics import OPERATIONS_TOPIC, apply
 from tests.conftest import Database
 from tests.support.webhooks import read_all
@@ -170,7 +172,7 @@ async def test_the_keyring_holds_what_is_usable(settings: Settings) -> None:
         await connection.execute(text("UPDATE webhook_signatures SET producer = 'x' WHERE id = :id"), {"id": moved})
     keyring = Keyring(store, SystemClock())
     await keyring.refresh()
-    assert [(key.producer, key.secret) for key in keyring.keys if isinstance(key, HmacKey)] == [
+    assert [(key.owner, key.secret) for key in keyring.keys if isinstance(key, HmacKey)] == [
         ("second", secrets[second]),
         ("first", secrets[first]),
     ]

@@ -10,11 +10,12 @@ import pytest
 
 from database.connector import connect
 from devstack import sql
-from ingress.keys import Keyring, KeyStore, MasterKey
+from ingress.keys import Keyring, KeyStore
 from ingress.producers import PolicyChanges, ProducerPolicy, ProducerStore, default_policy
 from operations.cli import main as command_line
 from runtime.clock import SystemClock
 from runtime.settings import Settings
+from signing.master_key import MasterKey
 from streams.topics import apply
 from tests.conftest import Database
 from tests.integration.operations.test_keys import operations, plant

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import doctest
-import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from litestar.types import Receive
 
 from ingress import limits, problems, rates
 from ingress.deduplication import DeduplicationCache, IdReused
-from ingress.errors import BadProducerName, KeyUnreadable, MasterKeyUnusable
+from ingress.errors import BadProducerName
 from ingress.headers import read_request_headers
-from ingress.keys import MasterKey, StoredKey, check_producer_name
+from ingress.keys import StoredKey, check_producer_name
 from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.problems import FieldError, Problem, retry_after
 from runtime.clock import FixedClock, SystemClock
-from runtime.settings import Settings
 from streams.pending_publish import PendingPublish
 from streams.record_position import RecordPosition
 
@@ -220,32 +217,6 @@ def test_every_problem_is_in_the_reference() -> None:
     page = (Path(problems.__file__).parent.parent / "docs" / "reference" / "http.md").read_text()
     for kind, (status, _) in problems.kinds().items():
         assert f"| {status} | `{problems.URN}{kind}` |" in page
-
-
-def master_key(key: bytes | None = None) -> MasterKey:
-    return MasterKey(Settings(master_key=base64.b64encode(key or secrets.token_bytes(32)).decode()))
-
-
-def test_secrets_are_bound_to_their_row_and_master_key() -> None:
-    """A ciphertext opens with its master key, for its key id and producer, and nowhere else."""
-    master, key_id, secret = master_key(), uuid4(), secrets.token_bytes(32)
-    nonce, ciphertext = master.encrypt(secret, key_id, "genesis")
-    assert master.decrypt(nonce, ciphertext, key_id, "genesis") == secret
-    assert secret not in ciphertext
-    for other, moved_id, producer in (
-        (master, uuid4(), "genesis"),
-        (master, key_id, "x"),
-        (master_key(), key_id, "genesis"),
-    ):
-        with pytest.raises(KeyUnreadable):
-            other.decrypt(nonce, ciphertext, moved_id, producer)
-
-
-@pytest.mark.parametrize("value", ["", "short", base64.b64encode(bytes(31)).decode(), "!" * 44])
-def test_a_bad_master_key_is_refused(value: str) -> None:
-    """Only 32 bytes in base64 are a master key."""
-    with pytest.raises(MasterKeyUnusable):
-        MasterKey(Settings(master_key=value))
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a b", "a\n", "x" * 64])

@@ -22,6 +22,7 @@ from signing.ed25519 import (
     encode_public_key,
     new_private_key,
 )
+from signing.hmac_secrets import decode_secret
 from signing.signatures import (
     ED25519_CHECKS_MAX,
     SIGNATURES_MAX,
@@ -30,7 +31,6 @@ from signing.signatures import (
     Key,
     SignatureRejected,
     Verified,
-    decode_secret,
     sign,
     verify_signature,
 )
@@ -46,11 +46,11 @@ DECODE: dict[str, Callable[[str], bytes]] = {
 NOW = 1_763_884_800
 TIMESTAMP = str(NOW).encode()
 PAIR = PrivateKey(bytes(range(32)))
-SECRET = HmacKey(id="hmac", producer="genesis", secret=bytes(range(32)))
+SECRET = HmacKey(id="hmac", owner="genesis", secret=bytes(range(32)))
 
 
 def public(pair: PrivateKey, key_id: str = "k") -> Ed25519Key:
-    return Ed25519Key(id=key_id, producer="genesis", public_key=pair.public_key)
+    return Ed25519Key(id=key_id, owner="genesis", public_key=pair.public_key)
 
 
 def check(keys: list[Key], *signatures: bytes, body: bytes = b"{}") -> Verified | SignatureRejected:
@@ -60,7 +60,7 @@ def check(keys: list[Key], *signatures: bytes, body: bytes = b"{}") -> Verified 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_the_vectors_are_judged_as_they_say(vector: dict[str, str]) -> None:
     """Each vector is accepted or refused as it says; a valid one of a single signature is what we make, too."""
-    key = Ed25519Key(id="k", producer="p", public_key=decode_public_key(vector["public_key"]))
+    key = Ed25519Key(id="k", owner="p", public_key=decode_public_key(vector["public_key"]))
     message = [vector[part].encode() for part in ("id", "timestamp", "body")]
     verdict = verify_signature([key], *message[:2], vector["signature"].encode(), message[2], int(vector["timestamp"]))
     assert isinstance(verdict, Verified) == vector["valid"]
@@ -119,7 +119,7 @@ def test_every_byte_of_a_signed_message_counts(at: int, flip: int) -> None:
 def test_a_key_of_one_scheme_never_verifies_the_other() -> None:
     """The same 32 bytes as secret and as public key: each signature is its own scheme's alone."""
     shared = PAIR.public_key
-    secret, key = HmacKey(id="s", producer="p", secret=shared), public(PAIR)
+    secret, key = HmacKey(id="s", owner="p", secret=shared), public(PAIR)
     hmac, signature = sign(shared, b"msg_1", TIMESTAMP, b"{}"), PAIR.sign(b"msg_1", TIMESTAMP, b"{}")
     assert check([key], hmac) == check([secret], signature) == SignatureRejected("no_match")
     assert check([key], b"v1a," + hmac[3:]) == check([secret], b"v1," + signature[4:]) == SignatureRejected("no_match")
@@ -138,7 +138,7 @@ def test_keys_count_only_in_their_time() -> None:
     """A key is refused before it begins and from the moment it expires."""
     signature = PAIR.sign(b"msg_1", TIMESTAMP, b"{}")
     for not_before, expires_at, good in ((NOW, NOW + 1, True), (NOW + 1, None, False), (0, NOW, False)):
-        key = Ed25519Key(id="k", producer="p", public_key=PAIR.public_key, not_before=not_before, expires_at=expires_at)
+        key = Ed25519Key(id="k", owner="p", public_key=PAIR.public_key, not_before=not_before, expires_at=expires_at)
         assert isinstance(check([key], signature), Verified) == good
 
 

@@ -15,7 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from signing import hmac_secrets
 from signing import signatures as verification
+from signing.hmac_secrets import decode_secret, encode_secret
 from signing.signatures import (
     SIGNATURES_MAX,
     TOLERANCE_SECONDS,
@@ -25,8 +27,6 @@ from signing.signatures import (
     RejectionReason,
     SignatureRejected,
     Verified,
-    decode_secret,
-    encode_secret,
     explain,
     sign,
     verify_signature,
@@ -34,12 +34,12 @@ from signing.signatures import (
 
 VECTORS = json.loads((Path(verification.__file__).parent / "vectors" / "standard_webhooks.json").read_text())["cases"]
 NOW = 1_763_884_800
-KEY = HmacKey(id="k1", producer="genesis", secret=bytes(range(32)))
-OTHER = HmacKey(id="k2", producer="other", secret=bytes(32))
+KEY = HmacKey(id="k1", owner="genesis", secret=bytes(range(32)))
+OTHER = HmacKey(id="k2", owner="other", secret=bytes(32))
 
 
 def key_of(secret: bytes) -> HmacKey:
-    return HmacKey(id="k", producer="p", secret=secret)
+    return HmacKey(id="k", owner="p", secret=secret)
 
 
 def check(
@@ -131,7 +131,7 @@ def test_any_of_several_keys_and_signatures_may_match() -> None:
 
 def test_keys_count_only_in_their_time() -> None:
     """A key is refused before it begins and from the moment it expires."""
-    key = HmacKey(id="k", producer="p", secret=KEY.secret, not_before=NOW, expires_at=NOW + 10)
+    key = HmacKey(id="k", owner="p", secret=KEY.secret, not_before=NOW, expires_at=NOW + 10)
     assert isinstance(check([key], now=NOW + 9), Verified)
     assert check([key], now=NOW + 10) == SignatureRejected("no_match")
     assert check([key], now=NOW - 1) == SignatureRejected("no_match")
@@ -180,7 +180,7 @@ def test_verifying_never_raises(
     keys: list[HmacKey], message_id: bytes, times: tuple[bytes, float], signatures: bytes, body: bytes
 ) -> None:
     """Whatever bytes come in, even as keys, the answer is a verdict, and no secret ever vouches for them."""
-    public = [Ed25519Key(id="k", producer="p", public_key=key.secret) for key in keys]
+    public = [Ed25519Key(id="k", owner="p", public_key=key.secret) for key in keys]
     verdict = verify_signature([*keys, *public], message_id, times[0], signatures, body, times[1])
     assert isinstance(verdict, SignatureRejected) or isinstance(verdict.key, Ed25519Key)
 
@@ -209,6 +209,7 @@ def test_a_key_does_not_show_its_secret() -> None:
 def test_the_docstrings_are_right() -> None:
     """The examples in the module hold."""
     assert doctest.testmod(verification).failed == 0
+    assert doctest.testmod(hmac_secrets).failed == 0
 
 
 def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
