@@ -1,6 +1,6 @@
 """The connector beside bare asyncpg doing the same, and how long tasks wait for a connection.
 
-Both sides have a pool of the same size. A unit of work is a transaction that names its governance boundary, runs one
+Both sides have a pool of the same size. A unit of work is a transaction that names its tenant, runs one
 statement and commits. The machine is noisy, so sides take short turns in one run, and the overhead is the median of
 what each pair of turns gave.
 """

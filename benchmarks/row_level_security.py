@@ -1,6 +1,6 @@
 """What row-level security costs a point read: the tables with their policies beside copies without any.
 
-Both sides are read by the same connector, as `plant_api`, in transactions that name a governance boundary, with the
+Both sides are read by the same connector, as `plant_api`, in transactions that name a tenant, with the
 same statement but for the tables' names: a transaction a read, and many reads in one, where nothing hides the cost.
 Sides take turns; medians are compared.
 """
@@ -53,7 +53,7 @@ async def _measure(stage: Stage) -> list[dict[str, object]]:
     for table in ("entities", "skills"):
         for statement in COPY:
             stage.execute(statement.format(table=table))
-    ids = [each for each, of in zip(skills.ids, skills.boundaries, strict=True) if of == "genesis"]
+    ids = [each for each, of in zip(skills.ids, skills.tenants, strict=True) if of == "genesis"]
     database = connect(stage.settings, "api")
     try:
         return [

@@ -39,16 +39,16 @@ Search = Callable[[NDArray[np.float32]], Awaitable[list[UUID]]]
 
 
 class Scene(NamedTuple):
-    """What is searched: a boundary, and a category of skills if any."""
+    """What is searched: a tenant, and a category of skills if any."""
 
     name: str
-    boundary: str
+    tenant: str
     category: str | None = None
 
 
 SCENES = (
     Scene("98 % of the rows", "genesis"),
-    Scene("a boundary with 2 %", "small"),
+    Scene("a tenant with 2 %", "small"),
     Scene("a category with 3 %", "genesis", "soft_skill"),
 )
 
@@ -71,13 +71,13 @@ async def _measure(stage: Stage) -> list[dict[str, object]]:
 
 async def _scene(database: Database, skills: SeededSkills, scene: Scene) -> dict[str, object]:
     async def ours(query: NDArray[np.float32]) -> list[UUID]:
-        async with database.transaction(scene.boundary) as connection:
+        async with database.transaction(scene.tenant) as connection:
             found = await nearest_skills(connection, query, limit=LIMIT, category=scene.category)
         return [each.id for each in found]
 
     async def exact(query: NDArray[np.float32]) -> list[UUID]:
         given = {"vector": direction(query).tolist(), "category": scene.category, "without": [], "farthest": 2.0}
-        async with database.transaction(scene.boundary) as connection:
+        async with database.transaction(scene.tenant) as connection:
             found = await connection.execute(EXACT, {**given, "candidates": LIMIT, "limit": LIMIT})
             return [row.id for row in found]
 

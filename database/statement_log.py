@@ -24,7 +24,7 @@ class StatementLog:
     """A listener to an engine's statements. It never reads their parameters."""
 
     def __init__(self, role: DatabaseRole, application_name: str, where: str, slow_seconds: float) -> None:
-        """`where` is the server's address without secrets; with `slow_seconds` 0 no statement is slow."""
+        """Set up; `where` is the server's address without secrets; with `slow_seconds` 0 no statement is slow."""
         self._role = role
         self._application_name = application_name
         self._where = where

@@ -9,7 +9,7 @@ from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from entities.entity import Entity
-from entities.mapping import Boundary, Identity, Name, Row, length, of_entity
+from entities.mapping import Identity, Name, Row, Tenant, length, of_entity
 from entities.vocabulary import NAME_MAX_CHARACTERS
 
 
@@ -20,7 +20,7 @@ class AgentSkill(Row):
 
     agent_id: Mapped[Identity]
     skill_id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
 
     __table_args__ = (of_entity("agent_id"), Index("agent_skills_skill", "skill_id"))
 
@@ -30,13 +30,13 @@ def _had(skill_id: UUID) -> AgentSkill:
 
 
 class Agent(Entity):
-    """Something that can be given work: its skills, job role, team and industry, and whether it takes work now."""
+    """A taker of work: its skills, job role, team and industry, and whether it takes work now."""
 
     __tablename__ = "agents"
     id_lists = {"skill_ids": "skill_links"}
 
     id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
     name: Mapped[Name]
     """Name shown to people; never a person's name."""
     job_role_id: Mapped[UUID | None]

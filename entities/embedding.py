@@ -1,6 +1,6 @@
-"""Embeddings: the port through which texts become vectors, and what a vector has to be to be compared with others.
+"""Embeddings: the port through which texts become vectors, and the checks of a vector.
 
-No adapter is here yet: whoever has a model implements :class:`Embedder`.
+No adapter exists yet: a service with a model implements :class:`Embedder`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LENGTH_TOLERANCE: Final = 1e-3
 
 
 class Embedder(Protocol):
-    """What turns texts into vectors whose cosine says how near their meanings are."""
+    """A model that turns texts into vectors whose cosine is high where their meanings are near."""
 
     @property
     def model(self) -> str:
@@ -30,7 +30,7 @@ class Embedder(Protocol):
         ...
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Row i is the embedding of text i: float32, n x 384, finite, of length 1. No texts give 0 x 384.
+        """Return the texts' embeddings in rows: float32, n x 384, finite, of length 1. No texts give 0 x 384.
 
         The same model gives equal texts equal vectors, up to rounding, whatever else is in the call. A text that is too
         long for the model counts as far as the model reads. The event loop is not held up. All texts are embedded, or
@@ -40,17 +40,17 @@ class Embedder(Protocol):
 
 
 async def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """What the embedder makes of the texts, held to its promise. Raises EmbedderBroken."""
+    """Return the embeddings of the texts, after checks of the embedder's contract. Raises EmbedderBroken."""
     vectors = await embedder.embed(texts)
-    if problem := _broken_promise(vectors, len(texts)):
-        raise EmbedderBroken(why=f"{embedder.model} was given {len(texts)} texts: {problem}.")
+    if problem := _broken_contract(vectors, len(texts)):
+        raise EmbedderBroken(why=f"{embedder.model} got {len(texts)} texts: {problem}.")
     return vectors
 
 
 def direction(vector: Any) -> Vectors:
-    """A vector of 384 numbers, scaled to length 1: cosine distances are the same, and no square over- or underflows.
+    """Return a vector of 384 numbers scaled to length 1: cosine distances stay, and no square over- or underflows.
 
-    Raises VectorRefused for what is no vector of 384 finite numbers, and for zero, which has no direction.
+    Raises VectorRefused for anything but a vector of 384 finite numbers, and for zero, which has no direction.
     """
     try:
         numbers = np.asarray(vector, dtype=np.float64)
@@ -69,9 +69,9 @@ def direction(vector: Any) -> Vectors:
     return scaled
 
 
-def _broken_promise(vectors: Vectors, count: int) -> str:
+def _broken_contract(vectors: Vectors, count: int) -> str:
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
-        return "what came back is no array of float32"
+        return "the result is no array of float32"
     if vectors.shape != (count, EMBEDDING_DIMENSIONS):
         return f"the shape is {vectors.shape}"
     if not np.isfinite(vectors).all():

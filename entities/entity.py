@@ -1,4 +1,7 @@
-"""The base entity: what all kinds have in common, in seven sections."""
+"""The base entity, with the fields that all kinds have in common, in seven sections.
+
+Its tenant stands in the column `governance_agent_id`.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,9 @@ def _json(column: str, kind: str) -> CheckConstraint:
 
 
 class Entity(Row):
-    """An entity of any kind. Times are UTC; ids are made here unless given; hashes are written by the database.
+    """An entity of any kind. Times are UTC; ids are made here unless passed; hashes are written by the database.
 
-    A row whose status is `stub` was referred to before anything else was heard of it, and has no row of its kind: it is
+    A row whose status is `stub` was referred to before anything else was known of it, and has no row of its kind: it is
     loaded as an `Entity`, not as a `Skill` or `Agent`, and `entities/store.py` describes it.
     """
 
@@ -62,7 +65,7 @@ class Entity(Row):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=func.gen_random_uuid())
     entity_type: Mapped[Token] = mapped_column()
     external_id: Mapped[Token | None]
-    """Its identifier in the catalogue it comes from, such as an ESCO URI; unique in its boundary when set."""
+    """Its identifier in the catalogue it comes from, such as an ESCO URI; unique in its tenant when set."""
 
     # Lifecycle
     created_at: Mapped[Moment] = mapped_column(server_default=func.now())
@@ -102,7 +105,7 @@ class Entity(Row):
     # Relationships; the children are those whose parent this is: `child_ids`.
     parent_id: Mapped[UUID | None]
     governance_agent_id: Mapped[Token] = mapped_column(default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
-    """The governance boundary: only transactions of that boundary see the row."""
+    """The tenant, under the name that its column has: only transactions of that tenant see the row."""
 
     __table_args__: Any = (
         one_of("entity_type", ENTITY_TYPES),
@@ -143,7 +146,7 @@ class Entity(Row):
     def __init__(self, **values: Any) -> None:
         """Give every field its default at once, so that an entity can be judged before it is written.
 
-        Of no kind in particular it is a stub, and has to be told its `entity_type`.
+        An `Entity` of no kind is a stub, and needs its `entity_type`.
         """
         mapper = inspect(type(self))
         if mapper.polymorphic_identity == STUB:
@@ -151,8 +154,8 @@ class Entity(Row):
         else:
             values.setdefault("entity_type", mapper.polymorphic_identity)
         for column in mapper.columns:
-            if isinstance(column, Column) and column.key not in values and (given := _default(column)) is not _LATER:
-                values[column.key] = given
+            if isinstance(column, Column) and column.key not in values and (default := _default(column)) is not _LATER:
+                values[column.key] = default
         # Through the proxy each id would be compared with all before it.
         for ids, links in self.id_lists.items():
             proxy: Any = mapper.all_orm_descriptors[ids]
@@ -168,25 +171,25 @@ class Entity(Row):
         return self.status == STUB
 
     def fields(self) -> dict[str, Any]:
-        """Its fields by name, ids of what it is linked to included, as far as they are loaded. Asks no database."""
+        """Return its fields by name, lists of ids included, as far as they are loaded. Asks no database."""
         state = inspect(self)
         names = [each.key for each in state.mapper.column_attrs if isinstance(each.columns[0], Column)]
-        found = {name: getattr(self, name) for name in names if name not in state.unloaded}
+        columns = {name: getattr(self, name) for name in names if name not in state.unloaded}
         lists = {name for name, links in self.id_lists.items() if links not in state.unloaded}
-        return found | {name: set(getattr(self, name)) for name in lists}
+        return columns | {name: set(getattr(self, name)) for name in lists}
 
     def amend(self, *, at: datetime, by: str, reason: str) -> None:
-        """Note an amendment. To change `amendment_history` in place would not be noticed."""
+        """Add an amendment. SQLAlchemy does not notice a change of `amendment_history` in place."""
         self.amendment_history = [*self.amendment_history, {"at": at.isoformat(), "by": by, "reason": reason}]
 
     def retire(self, at: datetime) -> None:
-        """It is no longer in use from now on; its row and its versions stay."""
+        """Retire the entity: it is no longer in use; its row and its versions stay."""
         self.deleted_at = at
         self.status = RETIRED
 
 
 _LATER: Final = object()
-"""Of a column that the database fills, or that is not loaded unless asked for."""
+"""The default of a column that the database fills, or that is loaded only on demand."""
 
 
 def _default(column: Column[Any]) -> Any:
@@ -206,6 +209,6 @@ for _moment in ("before_insert", "before_update"):
 
 
 async def child_ids(session: AsyncSession, entity: Entity) -> list[UUID]:
-    """Ids of the entities whose parent this one is, sorted; retired ones included."""
-    found = await session.scalars(select(Entity.id).where(Entity.parent_id == entity.id).order_by(Entity.id))
-    return list(found)
+    """Return the ids of the entities whose parent this one is, sorted; retired ones included."""
+    ids = await session.scalars(select(Entity.id).where(Entity.parent_id == entity.id).order_by(Entity.id))
+    return list(ids)

@@ -1,4 +1,4 @@
-"""What entities and writes to them can be refused for."""
+"""Errors of entities, and of writes and searches of them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class SearchRefused(PlantError):
 
 
 class EmbedderBroken(PlantError):
-    """What computes embeddings did not keep its promise; nothing it returned is used."""
+    """The embedder broke its contract; nothing that it returned is used."""
 
 
 def listed(problems: Sequence[str], most: int = 5) -> str:
-    """Problems as one sentence; past the first few, only how many more.
+    """Return problems as one sentence; past the first few, only how many more.
 
     >>> listed(["a", "b"])
     'a; b.'

@@ -9,7 +9,7 @@ from sqlalchemy import Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from entities.entity import Entity
-from entities.mapping import Boundary, Identity, LongText, Name, length, of_entity
+from entities.mapping import Identity, LongText, Name, Tenant, length, of_entity
 from entities.vocabulary import EMBEDDING_DIMENSIONS, NAME_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
 
 
@@ -19,7 +19,7 @@ class Industry(Entity):
     __tablename__ = "industries"
 
     id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
     name: Mapped[Name]
     description: Mapped[LongText]
     embedding: Mapped[Any] = mapped_column(VECTOR(EMBEDDING_DIMENSIONS), nullable=True, deferred=True)

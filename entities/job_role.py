@@ -9,7 +9,7 @@ from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import Mapped, relationship
 
 from entities.entity import Entity
-from entities.mapping import Boundary, Identity, LongText, Name, Row, Token, length, of_entity, one_of
+from entities.mapping import Identity, LongText, Name, Row, Tenant, Token, length, of_entity, one_of
 from entities.vocabulary import NAME_MAX_CHARACTERS, SENIORITIES, TEXT_MAX_CHARACTERS
 
 
@@ -20,7 +20,7 @@ class JobRoleSkill(Row):
 
     job_role_id: Mapped[Identity]
     skill_id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
 
     __table_args__ = (of_entity("job_role_id"), Index("job_role_skills_skill", "skill_id"))
 
@@ -36,7 +36,7 @@ class JobRole(Entity):
     id_lists = {"required_skill_ids": "skill_links"}
 
     id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
     name: Mapped[Name]
     description: Mapped[LongText]
     seniority: Mapped[Token | None]

@@ -1,4 +1,4 @@
-"""What the classes of the tables share: their registry, names of constraints, and column types."""
+"""The shared parts of the mapped classes: registry, names of constraints, and column types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from entities.vocabulary import DEFAULT_TENANT
 
-# What Postgres itself would name them: the migrations leave the names to it.
+# The names that Postgres itself makes: the migrations leave them to it.
 _NAMES = {
     "pk": "%(table_name)s_pkey",
     "uq": "%(table_name)s_%(column_0_N_name)s_key",
@@ -27,7 +27,7 @@ JsonObject = Annotated[dict[str, Any], mapped_column(JSONB, default=dict, server
 Name = Annotated[str, mapped_column(Text)]
 LongText = Annotated[str, mapped_column(Text, default="", server_default="")]
 Identity = Annotated[UUID, mapped_column(primary_key=True)]
-Boundary = Annotated[str, mapped_column(Text(collation="C"), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)]
+Tenant = Annotated[str, mapped_column(Text(collation="C"), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)]
 
 
 class Row(DeclarativeBase):
@@ -37,13 +37,13 @@ class Row(DeclarativeBase):
 
 
 def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    """A closed set."""
+    """Return the constraint of a closed set."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 def length(column: str, longest: int, *, shortest: int = 0) -> CheckConstraint:
-    """Characters of a text."""
+    """Return the constraint of a text's length in characters."""
     size = f"char_length({column})"
     return CheckConstraint(
         f"{size} BETWEEN {shortest} AND {longest}" if shortest else f"{size} <= {longest}", name=column
@@ -51,12 +51,12 @@ def length(column: str, longest: int, *, shortest: int = 0) -> CheckConstraint:
 
 
 def of_hash(column: str) -> CheckConstraint:
-    """SHA-256."""
+    """Return the constraint of a SHA-256."""
     return CheckConstraint(f"octet_length({column}) = 32", name=column)
 
 
 def of_entity(column: str = "id") -> ForeignKeyConstraint:
-    """A row that belongs to an entity, and so to its boundary, and goes with it."""
+    """Return the foreign key of a row that belongs to an entity, has its tenant, and is deleted with it."""
     return ForeignKeyConstraint(
         [column, "governance_agent_id"], ["entities.id", "entities.governance_agent_id"], ondelete="CASCADE"
     )

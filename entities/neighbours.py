@@ -1,10 +1,10 @@
 """Nearest neighbours by the cosine of embeddings: skills and industries near a vector, and agents by their skills.
 
-Everything runs in the caller's transaction and sees what its governance boundary sees. Retired entities are left out,
+Everything runs in the caller's transaction and sees what its tenant sees. Retired entities are left out,
 and so are those without an embedding. Why it is done so, and what was measured: docs/decisions/0012.
 
 The connection must be the connector's: its sessions have `hnsw.iterative_scan` on, without which a filter would be
-applied to the candidates in view only, and find few or nothing in a small boundary. A long search sets
+applied to the candidates in view only, and find few or nothing in a small tenant. A long search sets
 `hnsw.ef_search` for the rest of the transaction.
 """
 
@@ -31,7 +31,7 @@ CANDIDATES_EACH: Final = 2
 """Candidates fetched for each result. The index brings them roughly in order: a nearer one may come a little later."""
 
 EF_SEARCH: Final = 40
-"""Candidates that the index keeps in view, if not told otherwise: pgvector's default."""
+"""Candidates that the index keeps in view, by default: pgvector's default."""
 
 EF_SEARCH_MAX: Final = 1000
 """The most that pgvector takes."""
@@ -152,17 +152,17 @@ async def nearest_skills(
     without: Collection[UUID] = (),
     min_similarity: float = -1.0,
 ) -> list[NearSkill]:
-    """Up to `limit` skills near `vector`, nearest first, equally near ones by id; only of `category`, if it is given.
+    """Return up to `limit` skills near `vector`, nearest first, then by id; only of `category`, if it is not None.
 
-    `vector` is 384 numbers, of any length but zero. `without` are ids that are not wanted, and below `min_similarity`
-    nothing is. Raises VectorRefused, SearchRefused.
+    `vector` is 384 numbers, of any length but zero. Skills with ids in `without` and those below `min_similarity` are
+    left out. Raises VectorRefused, SearchRefused.
     """
     if category is not None and category not in SKILL_CATEGORIES:
         raise SearchRefused(why=f"category must be one of {', '.join(SKILL_CATEGORIES)}.")
-    given = {**_near(vector, limit, min_similarity), "without": _ids("without", without), "category": category}
+    parameters = {**_near(vector, limit, min_similarity), "without": _ids("without", without), "category": category}
     await _widen(connection, limit)
-    found = await connection.execute(NEAREST_SKILLS, {**given, "limit": limit})
-    return [NearSkill(*row) for row in found]
+    rows = await connection.execute(NEAREST_SKILLS, {**parameters, "limit": limit})
+    return [NearSkill(*row) for row in rows]
 
 
 async def nearest_industries(
@@ -173,11 +173,11 @@ async def nearest_industries(
     without: Collection[UUID] = (),
     min_similarity: float = -1.0,
 ) -> list[NearIndustry]:
-    """Up to `limit` industries near `vector`; otherwise as `nearest_skills`."""
-    given = {**_near(vector, limit, min_similarity), "without": _ids("without", without)}
+    """Return up to `limit` industries near `vector`; otherwise as `nearest_skills`."""
+    parameters = {**_near(vector, limit, min_similarity), "without": _ids("without", without)}
     await _widen(connection, limit)
-    found = await connection.execute(NEAREST_INDUSTRIES, {**given, "limit": limit})
-    return [NearIndustry(*row) for row in found]
+    rows = await connection.execute(NEAREST_INDUSTRIES, {**parameters, "limit": limit})
+    return [NearIndustry(*row) for row in rows]
 
 
 async def nearest_agents(
@@ -190,17 +190,19 @@ async def nearest_agents(
     without: Collection[UUID] = (),
     min_similarity: float = -1.0,
 ) -> list[NearAgent]:
-    """Up to `limit` agents that have one of the `among` skills nearest to `vector`, ranked by the nearest they have.
+    """Return up to `limit` agents that have one of the `among` skills nearest to `vector`, ranked by their nearest.
 
-    Of those equally near, who has more of these skills comes first, then the lower id. `available` asks for those that
-    take work now, or don't; `without` are ids of agents; `min_similarity` is of skills. Raises VectorRefused,
+    Of equally near agents the one with more of these skills comes first, then the lower id. `available` selects those
+    that take work now, or don't; `without` are ids of agents; `min_similarity` is of skills. Raises VectorRefused,
     SearchRefused.
     """
     _check_number("limit", limit, LIMIT_MAX)
-    given = {**_near(vector, among, min_similarity, "among"), "without": _ids("without", without)}
+    parameters = {**_near(vector, among, min_similarity, "among"), "without": _ids("without", without)}
     await _widen(connection, among)
-    found = await connection.execute(NEAREST_AGENTS, {**given, "among": among, "available": available, "limit": limit})
-    return [NearAgent(*row) for row in found]
+    rows = await connection.execute(
+        NEAREST_AGENTS, {**parameters, "among": among, "available": available, "limit": limit}
+    )
+    return [NearAgent(*row) for row in rows]
 
 
 async def agents_with(
@@ -211,7 +213,7 @@ async def agents_with(
     available: bool | None = None,
     limit: int = 10,
 ) -> list[SkilledAgent]:
-    """Up to `limit` agents that have all these skills, or `at_least` so many; who has most first, then the lower id.
+    """Return up to `limit` agents that have all these skills, or `at_least` so many; most skills first, then by id.
 
     Raises SearchRefused.
     """
@@ -221,14 +223,14 @@ async def agents_with(
     _check_number("limit", limit, LIMIT_MAX)
     needed = len(wanted) if at_least is None else at_least
     _check_number("at_least", needed, len(wanted))
-    found = await connection.execute(
+    rows = await connection.execute(
         AGENTS_WITH, {"skills": wanted, "at_least": needed, "available": available, "limit": limit}
     )
-    return [SkilledAgent(*row) for row in found]
+    return [SkilledAgent(*row) for row in rows]
 
 
 async def _widen(connection: AsyncConnection, limit: int) -> None:
-    """Have the index keep all candidates of `limit` results in view, until the transaction ends."""
+    """Make the index keep all candidates of `limit` results in view, until the transaction ends."""
     if CANDIDATES_EACH * limit > EF_SEARCH:
         await connection.execute(_WIDEN, {"breadth": str(min(EF_SEARCH_MAX, CANDIDATES_EACH * limit))})
 

@@ -1,8 +1,8 @@
-"""What does not fit together in one governance boundary: references, names, kinds, rules, and chains of versions.
+"""Checks of one tenant's entities: references, names, kinds, rules, and chains of versions.
 
-Events tell of entities in any order, so references and names are not enforced when they are written; tampering passes
-by what is enforced. All of that is looked for afterwards. Who rewrites an entity and all its versions alike is not
-found here: the events in the log are the evidence then.
+Events describe entities in any order, so references and names are not enforced when they are written; tampering evades
+what is enforced. These checks look for both afterwards. They do not detect an entity that was rewritten together with
+all its versions: the events in the log are the evidence then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from entities.versions import EntityVersion, first_break
 
 
 class EntityFault(NamedTuple):
-    """One thing that does not fit. `finding` is what kind of thing it is: see docs/reference/database.md."""
+    """One fault. `finding` is its kind, as docs/reference/database.md lists them."""
 
     finding: str
     entity_type: str
@@ -99,9 +99,9 @@ VERSIONS_AT_ONCE: Final = 1_000
 
 
 async def check_entities(connection: AsyncConnection) -> list[EntityFault]:
-    """All that does not fit in the transaction's boundary, as of one moment; empty when all is well.
+    """Return all faults of the transaction's tenant, as of one moment; empty when all is well.
 
-    Give it a REPEATABLE READ transaction where others write meanwhile.
+    Pass a REPEATABLE READ transaction where others write meanwhile.
     """
     findings: list[EntityFault] = []
     for query in (_DANGLING, _NAMES, _ROWS, _HEADS):
@@ -112,7 +112,7 @@ async def check_entities(connection: AsyncConnection) -> list[EntityFault]:
 
 
 async def _chains(connection: AsyncConnection) -> AsyncIterator[list[EntityVersion]]:
-    """Each entity's versions, in order."""
+    """Yield each entity's versions, in order."""
     rows = await connection.stream(
         select(*EntityVersion.__table__.columns).order_by(EntityVersion.entity_id, EntityVersion.version),
         execution_options={"yield_per": VERSIONS_AT_ONCE},
@@ -129,9 +129,11 @@ async def _chains(connection: AsyncConnection) -> AsyncIterator[list[EntityVersi
 
 
 def _in_chain(chain: Sequence[EntityVersion]) -> Iterator[EntityFault]:
-    """What is wrong with one entity's versions: recomputed here, from what is stored."""
+    """Yield the faults of one entity's versions: hashes are recomputed from the stored states."""
     newest = chain[-1]
-    if found := first_break(chain):
-        yield EntityFault("broken chain", newest.entity_type, found.entity_id, f"version {found.version}: {found.why}")
+    if broken := first_break(chain):
+        yield EntityFault(
+            "broken chain", newest.entity_type, broken.entity_id, f"version {broken.version}: {broken.why}"
+        )
     if newest.operation != "deleted" and holds_address(newest.state):
         yield EntityFault("rule broken", newest.entity_type, newest.entity_id, "L0-05: it holds an e-mail address")

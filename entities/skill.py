@@ -9,7 +9,7 @@ from sqlalchemy import Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from entities.entity import Entity
-from entities.mapping import Boundary, Identity, LongText, Name, Token, length, of_entity, one_of
+from entities.mapping import Identity, LongText, Name, Tenant, Token, length, of_entity, one_of
 from entities.vocabulary import EMBEDDING_DIMENSIONS, NAME_MAX_CHARACTERS, SKILL_CATEGORIES, TEXT_MAX_CHARACTERS
 
 
@@ -19,7 +19,7 @@ class Skill(Entity):
     __tablename__ = "skills"
 
     id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
     name: Mapped[Name]
     description: Mapped[LongText]
     category: Mapped[Token]

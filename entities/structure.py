@@ -1,4 +1,4 @@
-"""What is asked of each field of an entity, whichever kinds have it: pure functions of a value."""
+"""Checks of the structure of each field, whichever kinds have it: pure functions of a value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from entities.vocabulary import (
 )
 
 StructureCheck = Callable[[Any], str]
-"""What is wrong with a value, or nothing."""
+"""A function that returns the problem of a value, or nothing."""
 
 
 def _text(longest: int, *, shortest: int = 0) -> StructureCheck:
@@ -41,7 +41,7 @@ def _text(longest: int, *, shortest: int = 0) -> StructureCheck:
 
 
 def _unwritable(text: str) -> str:
-    """Why Postgres can't hold a text. Lone surrogates have no UTF-8."""
+    """Return why Postgres can't hold a text. Lone surrogates have no UTF-8."""
     return "must not hold NUL characters or half a character" if _UNWRITABLE.search(text) else ""
 
 
@@ -92,7 +92,7 @@ def _amendments(value: Any) -> str:
 
 
 def _tree(value: Any) -> str:
-    """What is wrong with something that is to be JSON."""
+    """Return the problem of a value that must be JSON."""
     for count, (depth, node) in enumerate(nodes(value)):
         if depth == ATTRIBUTES_DEPTH_MAX and isinstance(node, dict | list):
             return f"must be nested at most {ATTRIBUTES_DEPTH_MAX} deep"
@@ -116,7 +116,7 @@ def _node(value: Any) -> str:
 
 
 def nodes(value: Any, depth: int = 0) -> Iterator[tuple[int, Any]]:
-    """A value with its depth, then all names and values in it. Does not look into what is nested too deeply."""
+    """Yield a value with its depth, then all names and values in it; skip values that are nested too deeply."""
     yield depth, value
     if depth == ATTRIBUTES_DEPTH_MAX:
         return

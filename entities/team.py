@@ -9,7 +9,7 @@ from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import Mapped, relationship
 
 from entities.entity import Entity
-from entities.mapping import Boundary, Identity, LongText, Name, Row, length, of_entity
+from entities.mapping import Identity, LongText, Name, Row, Tenant, length, of_entity
 from entities.vocabulary import NAME_MAX_CHARACTERS, TEXT_MAX_CHARACTERS
 
 
@@ -20,7 +20,7 @@ class TeamMember(Row):
 
     team_id: Mapped[Identity]
     agent_id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
 
     __table_args__ = (of_entity("team_id"), Index("team_members_agent", "agent_id"))
 
@@ -36,7 +36,7 @@ class Team(Entity):
     id_lists = {"member_ids": "member_links"}
 
     id: Mapped[Identity]
-    governance_agent_id: Mapped[Boundary]
+    governance_agent_id: Mapped[Tenant]
     name: Mapped[Name]
     description: Mapped[LongText]
     job_role_id: Mapped[UUID | None]

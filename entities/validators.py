@@ -142,8 +142,8 @@ def holds_address(text: str) -> bool:
 
 def _impersonal(entity: ValidatedEntity, _: Amendments) -> str:
     texts = (node for value in entity.fields().values() for _, node in nodes(value) if isinstance(node, str))
-    found = any(map(holds_address, texts))
-    return "it holds an e-mail address, and what is written is kept permanently" if found else ""
+    personal = any(map(holds_address, texts))
+    return "it holds an e-mail address, and what is written is kept permanently" if personal else ""
 
 
 def _amendments_explained(entity: ValidatedEntity, _: Amendments) -> str:

@@ -1,4 +1,4 @@
-"""An entity's versions: what it was after each change, each hashed together with the one before.
+"""An entity's versions: its state after each change, each hashed together with the version before.
 
     version_hash = sha256(state)
     hash         = sha256(previous_hash || entry)
@@ -8,8 +8,8 @@ recorded_at (8: microseconds since 1970), recorded_by, governance_agent_id and s
 numbers are big-endian, texts UTF-8. The first `previous_hash` is 32 zero bytes. `state` is JSON as the database wrote
 it.
 
-The database writes versions (triggers of migrations 001 and 003) and refuses any that breaks the chain; this is how
-somebody else checks them. `entities/vectors/versions.json` has examples for other languages.
+The database writes versions (triggers of migrations 001 and 003) and refuses any that breaks the chain; this module
+checks them without it. `entities/vectors/versions.json` has examples for other languages.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EntityVersion(Row):
     operation: Mapped[Token]
     recorded_at: Mapped[Moment]
     recorded_by: Mapped[Token]
-    """The role that the change was made as."""
+    """The role as which the change was made."""
     state: Mapped[str] = mapped_column(Text)
     """JSON text; of a deleted entity, its last state."""
     version_hash: Mapped[bytes] = mapped_column(LargeBinary)
@@ -64,7 +64,7 @@ class EntityVersion(Row):
 
 
 class ChainBreak(NamedTuple):
-    """Where a chain of versions stops being one."""
+    """The version at which a chain breaks."""
 
     entity_id: UUID
     version: int
@@ -72,7 +72,7 @@ class ChainBreak(NamedTuple):
 
 
 def version_hash(state: str) -> bytes:
-    """SHA-256 of a state, as UTF-8.
+    """Return the SHA-256 of a state, as UTF-8.
 
     >>> version_hash("{}").hex()[:16]
     '44136fa355b3678a'
@@ -92,7 +92,7 @@ def chain_hash(
     governance_agent_id: str,
     state: str,
 ) -> bytes:
-    """The link of one version; the formula is at the top of this file.
+    """Return the hash of one version; the formula is at the top of this file.
 
     >>> chain_hash(BEFORE_FIRST, entity_id=UUID(int=1), version=1, entity_type="skill", operation="created",
     ...     recorded_at=_EPOCH, recorded_by="plant_writer", governance_agent_id="genesis", state="{}").hex()[:16]
@@ -114,7 +114,7 @@ def chain_hash(
 
 
 def first_break(versions: Iterable[EntityVersion]) -> ChainBreak | None:
-    """The first version that does not follow from the one before, of one entity's versions in order; else None."""
+    """Return the first of an entity's versions, in order, that does not follow from the one before; else None."""
     previous_hash = BEFORE_FIRST
     for number, row in enumerate(versions, start=1):
         why = _flaw(row, number, previous_hash)

@@ -13,10 +13,10 @@ SENIORITIES: Final = ("junior", "mid", "senior")
 ACTIVE: Final = "active"
 RETIRED: Final = "retired"
 STUB: Final = "stub"
-"""Referred to before anything else was heard of it."""
+"""Referred to before anything else was known of it."""
 
 DEFAULT_TENANT: Final = "genesis"
-"""The governance boundary of what no other is said of."""
+"""The tenant of entities that name no other."""
 
 NAME_MAX_CHARACTERS: Final = 200
 TEXT_MAX_CHARACTERS: Final = 10_000

@@ -18,8 +18,8 @@ BATCH: Final = 100
 
 
 def esco(governance_agent_id: str) -> list[Entity]:
-    """The catalogue's entities: skills first, in its files' order. Ids and external ids are ESCO's own."""
-    found = catalogue()
+    """Return the catalogue's entities: skills first, in its files' order. Ids and external ids are ESCO's own."""
+    esco_catalogue = catalogue()
     skills: list[Entity] = [
         Skill(
             id=skill.id,
@@ -30,7 +30,7 @@ def esco(governance_agent_id: str) -> list[Entity]:
             tags=["esco"],
             governance_agent_id=governance_agent_id,
         )
-        for skill in found.skills
+        for skill in esco_catalogue.skills
     ]
     return skills + [
         JobRole(
@@ -42,14 +42,14 @@ def esco(governance_agent_id: str) -> list[Entity]:
             tags=["esco"],
             governance_agent_id=governance_agent_id,
         )
-        for role in found.job_roles
+        for role in esco_catalogue.job_roles
     ]
 
 
 async def seed(database: Database, entities: Sequence[Entity], advance: Callable[[int], None]) -> Written:
-    """Write entities of one governance boundary, a transaction a batch; what is there and equal stays untouched.
+    """Write entities of one tenant, a transaction a batch; equal ones stay untouched.
 
-    Interrupted, it can be run again. `advance` is told how many more entities are done.
+    Interrupted, it can be run again. `advance` takes the number of entities that were done since the last call.
     """
     total = Written()
     for start in range(0, len(entities), BATCH):

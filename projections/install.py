@@ -67,7 +67,7 @@ def _install(session: Session, model: ReadModel) -> None:
 
 
 def _guard(session: Session, table: str) -> None:
-    """Put each row of a table into a governance boundary, and keep the boundaries apart."""
+    """Put each row of a table into a tenant, and keep the tenants apart."""
     ((guarded, divided),) = session.query(_GUARDED.format(table=sql_literal(table)))
     if not divided:
         session.execute(

@@ -34,7 +34,7 @@ CONNECTION_PARAMETERS: Mapping[str, str] = {
     # loses its transaction. One frozen inside COPY is terminated by the partition's next owner.
     "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=30s"
     " -c client_min_messages=warning -c jit=off -c standard_conforming_strings=on"
-    # The governance boundary of all that is folded from events: they carry none.
+    # The tenant of all that is folded from events: they carry none.
     f" -c plant.governance_agent_id={DEFAULT_TENANT}",
 }
 

@@ -1,4 +1,4 @@
-"""Time, passed in: whoever needs the hour is given a clock, so tests choose it."""
+"""Time, passed in: code that needs the time takes a clock, so tests choose it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Clock(Protocol):
     """Where time comes from."""
 
     def now(self) -> datetime:
-        """The time of day, in UTC."""
+        """Return the time of day, in UTC."""
 
     def monotonic_seconds(self) -> float:
-        """Seconds since some fixed moment; never goes back. For ages and deadlines."""
+        """Return seconds since some fixed moment; never goes back. For ages and deadlines."""
 
 
 class SystemClock:
@@ -28,7 +28,7 @@ class SystemClock:
 
 
 class FixedClock:
-    """A clock that moves when told to."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now

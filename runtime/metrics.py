@@ -1,4 +1,4 @@
-"""Every metric Plant exposes, in one place. `docs/reference/metrics.md` is generated from this file.
+"""Every metric Plant exposes, in one file. `docs/reference/metrics.md` is generated from this file.
 
 Values are set where the work happens; nothing here queries anything when it is scraped.
 """
@@ -12,10 +12,12 @@ from prometheus_client import Counter, Gauge, Histogram
 _LATENCY_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECORDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
-# The way in.
+# Ingress.
 INGRESS_REQUESTS: Final = Counter("plant_ingress_requests", "Requests answered.", ["route", "status"])
 INGRESS_REQUEST_SECONDS: Final = Histogram(
-    "plant_ingress_request_seconds", "From the first look at a webhook to its answer.", buckets=_LATENCY_SECONDS
+    "plant_ingress_request_duration_seconds",
+    "From a webhook's intake to its answer.",
+    buckets=_LATENCY_SECONDS,
 )
 INGRESS_SIGNATURES_REJECTED: Final = Counter(
     "plant_ingress_signatures_rejected", "Webhooks whose signature was not accepted.", ["reason"]
@@ -30,7 +32,7 @@ INGRESS_PEERS_CUT_OFF: Final = Counter(
     "Connections closed because the peer was too slow, too large or too many.",
     ["reason"],
 )
-INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_body_bytes_held", "Bytes of bodies of requests under way.")
+INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_held_body_bytes", "Bytes of bodies of requests under way.")
 INGRESS_REQUESTS_IN_FLIGHT: Final = Gauge("plant_ingress_requests_in_flight", "Requests that are not answered yet.")
 INGRESS_EVENTS: Final = Counter("plant_ingress_events", "Events that came in, in requests of any kind.", ["outcome"])
 INGRESS_LIMITED: Final = Counter("plant_ingress_limited", "Requests refused for their producer's rate.", ["producer"])
@@ -42,29 +44,33 @@ INGRESS_KEYS_LOADED_AT: Final = Gauge(
 
 # The producer.
 PRODUCER_RECORDS_IN_FLIGHT: Final = Gauge(
-    "plant_producer_records_in_flight", "Records that Kafka has not answered for."
+    "plant_producer_in_flight_records", "Records that Kafka has not answered for."
 )
-PRODUCER_BYTES_IN_FLIGHT: Final = Gauge("plant_producer_bytes_in_flight", "Their bytes.")
+PRODUCER_BYTES_IN_FLIGHT: Final = Gauge("plant_producer_in_flight_bytes", "Their bytes.")
 PRODUCER_BATCH_RECORDS: Final = Histogram(
-    "plant_producer_batch_records", "Records that rode one Kafka batch.", buckets=_RECORDS
+    "plant_producer_batch_records", "Records of one Kafka batch.", buckets=_RECORDS
 )
 PRODUCER_BATCH_SECONDS: Final = Histogram(
-    "plant_producer_batch_seconds", "From sealing a batch to Kafka's acknowledgement.", buckets=_LATENCY_SECONDS
+    "plant_producer_batch_duration_seconds",
+    "From sealing a batch to Kafka's acknowledgement.",
+    buckets=_LATENCY_SECONDS,
 )
 PRODUCER_FAILED_BATCHES: Final = Counter("plant_producer_failed_batches", "Batches that Kafka refused.", ["error"])
-PRODUCER_CONNECTS: Final = Counter("plant_producer_connects", "Times a producer was connected anew.")
+PRODUCER_CONNECTS: Final = Counter("plant_producer_connects", "Times a producer connected again.")
 
 # The worker.
 WORKER_RECORDS: Final = Counter("plant_worker_records", "Records written to the log.", ["topic", "disposition"])
 WORKER_BATCH_RECORDS: Final = Histogram("plant_worker_batch_records", "Records of one transaction.", buckets=_RECORDS)
 WORKER_BATCH_SECONDS: Final = Histogram(
-    "plant_worker_batch_seconds", "From decoding a batch to its commit.", buckets=_LATENCY_SECONDS
+    "plant_worker_batch_duration_seconds", "From decoding a batch to its commit.", buckets=_LATENCY_SECONDS
 )
 WORKER_NEXT_OFFSET: Final = Gauge(
     "plant_worker_next_offset", "The checkpoint of an owned partition.", ["topic", "partition"]
 )
 WORKER_LOG_END: Final = Gauge(
-    "plant_worker_log_end_offset", "The end of an owned partition's log, as of the last fetch.", ["topic", "partition"]
+    "plant_worker_high_watermark",
+    "The high watermark of an owned partition, as of the last fetch.",
+    ["topic", "partition"],
 )
 WORKER_PARTITIONS: Final = Gauge(
     "plant_worker_partitions", "Partitions of this worker: owned, or stopped and in need of an operator.", ["state"]
@@ -77,19 +83,19 @@ RELAY_EVENTS: Final = Counter(
 RELAY_DEAD_LETTERS: Final = Counter(
     "plant_relay_dead_letters", "Poison records that Kafka has acknowledged on the dead-letter topic."
 )
-RELAY_PROBLEMS: Final = Counter("plant_relay_problems", "Rows of which no event can be made.")
+RELAY_PROBLEMS: Final = Counter("plant_relay_unmappable_rows", "Rows that map to no event.")
 RELAY_SECONDS: Final = Histogram(
-    "plant_relay_seconds",
+    "plant_relay_delay_seconds",
     "From a change's commit to the mark that Kafka has acknowledged its event.",
     buckets=(*_LATENCY_SECONDS, 60.0, 600.0, 3600.0),
 )
-RELAY_ACTIVE: Final = Gauge("plant_relay_active", "1: this relay publishes; 0: it stands by.")
-RELAY_UNSENT_ROWS: Final = Gauge("plant_relay_unsent_rows", "Unsent rows that the last round found: at most 500.")
+RELAY_ACTIVE: Final = Gauge("plant_relay_active", "1: this relay publishes; 0: it is a standby.")
+RELAY_UNSENT_ROWS: Final = Gauge("plant_relay_unsent_rows", "Unsent rows in the last cycle: at most 500.")
 RELAY_OLDEST_SECONDS: Final = Gauge(
-    "plant_relay_oldest_seconds", "Age of the oldest change that the last round found, of those that can be published."
+    "plant_relay_oldest_change_age_seconds", "Age of the oldest change of the last cycle that can be published."
 )
 RELAY_BLOCKED_ENTITIES: Final = Gauge(
-    "plant_relay_blocked_entities", "Entities whose changes wait for an operator, as of the last time round."
+    "plant_relay_blocked_keys", "Entities whose changes wait for an operator, as of the last cycle."
 )
 
 # The database's connections, by role.
@@ -111,7 +117,7 @@ DATABASE_POOL_TIMEOUTS: Final = Counter(
 )
 DATABASE_RETRIES: Final = Counter(
     "plant_database_retries",
-    "Transactions that were rolled back for another one's sake: `serialization` or `deadlock`.",
+    "Transactions that were rolled back after a conflict: `serialization` or `deadlock`.",
     ["role", "reason"],
 )
 DATABASE_SLOW_QUERIES: Final = Counter(

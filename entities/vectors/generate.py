@@ -24,7 +24,7 @@ SKILL_STATE: Final = '{"name": "SQL", "status": "active", "category": "technical
 
 
 class Case(NamedTuple):
-    """What one version holds; its number is its place in the chain."""
+    """The content of one version; its number is its rank in the chain."""
 
     state: str
     operation: str = "changed"
@@ -73,7 +73,7 @@ CHAINS: Final[dict[str, tuple[UUID, tuple[Case, ...]]]] = {
 
 
 def vectors() -> dict[str, Any]:
-    """What the file holds."""
+    """Return the content of the file."""
     return {
         "format": "plant.entity.version.vectors/1",
         "about": ABOUT,
@@ -82,7 +82,7 @@ def vectors() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The file's text, line for line."""
+    """Return the file's text, line for line."""
     return json.dumps(vectors(), indent=1, ensure_ascii=False) + "\n"
 
 

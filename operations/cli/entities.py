@@ -1,4 +1,4 @@
-"""`plant entities`: the entities of one governance boundary."""
+"""`plant entities`: the entities of one tenant."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--governance", default="genesis", show_default=True, help="Governance boundary to look at.")
+@click.option("--tenant", "--governance", "tenant", default="genesis", show_default=True, help="Tenant to look at.")
 @output_option
-def check(governance: str, output: Output) -> None:
+def check(tenant: str, output: Output) -> None:
     """Report what does not fit together; exit 3 where something does not.
 
     References to what is missing, retired, never described or of another kind; names that several have; rows of a wrong
@@ -26,7 +26,7 @@ def check(governance: str, output: Output) -> None:
     \b
     Examples:
       plant entities check
-      plant entities check --governance acme --output json
+      plant entities check --tenant acme --output json
     """
     from database.connector import connect
     from entities.errors import EntitiesInconsistent
@@ -40,7 +40,7 @@ def check(governance: str, output: Output) -> None:
         database = connect(settings, "api")
         try:
             await database.assert_least_privilege()
-            async with database.transaction(governance, isolation="REPEATABLE READ", read_only=True) as connection:
+            async with database.transaction(tenant, isolation="REPEATABLE READ", read_only=True) as connection:
                 return await find(connection)
         finally:
             await database.close()
@@ -49,7 +49,7 @@ def check(governance: str, output: Output) -> None:
     show([{**finding._asdict(), "entity_id": str(finding.entity_id)} for finding in findings], output)
     if findings:
         raise EntitiesInconsistent(
-            why=f"{len(findings)} findings in the boundary {governance}.",
+            why=f"{len(findings)} findings of the tenant {tenant}.",
             next_step="plant entities check --output json",
         )
-    click.echo(f"all entities of {governance} fit together", err=True)
+    click.echo(f"all entities of {tenant} fit together", err=True)

@@ -10,17 +10,19 @@ from operations.cli.listing import Output, output_option, show
 
 
 @click.command(name="seed")
-@click.option("--governance", default="genesis", show_default=True, help="Governance boundary that they belong to.")
+@click.option(
+    "--tenant", "--governance", "tenant", default="genesis", show_default=True, help="Tenant that they belong to."
+)
 @output_option
-def command(governance: str, output: Output) -> None:
+def command(tenant: str, output: Output) -> None:
     """Load ESCO's skills and occupations as entities.
 
-    Doing it again changes nothing. Their ids are ESCO's own, so only one governance boundary can have them.
+    Doing it again changes nothing. Their ids are ESCO's own, so only one tenant can have them.
 
     \b
     Examples:
       plant seed
-      plant seed --governance acme --output json
+      plant seed --tenant acme --output json
 
     This service uses the ESCO classification of the European Commission.
     """
@@ -31,7 +33,7 @@ def command(governance: str, output: Output) -> None:
     from runtime.settings import load_settings
 
     settings = load_settings()
-    entities = esco(governance)
+    entities = esco(tenant)
 
     async def work() -> Written:
         database = connect(settings, "writer")

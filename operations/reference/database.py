@@ -24,13 +24,13 @@ from operations.reference.tables import ColumnFacts, TableFacts
 
 _WORDS: Final = Path(__file__).with_name("database.md")
 _MEANINGS: Final = Path(__file__).with_name("database.toml")
-_PLACE: Final = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
+_MARKER: Final = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 ROLES: Final = ("plant_writer", "plant_api", "plant_auditor")
 _RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 def database_page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts: dict[str, Callable[[], Iterator[str]]] = {
         "kinds": _kinds,
         "sections": _sections,
@@ -41,23 +41,23 @@ def database_page() -> str:
         "policies": _policies,
         "triggers": _triggers,
     }
-    return _PLACE.sub(lambda place: "\n".join(parts[place[1]]()), _WORDS.read_text("utf-8"))
+    return _MARKER.sub(lambda marker: "\n".join(parts[marker[1]]()), _WORDS.read_text("utf-8"))
 
 
 def unexplained() -> list[str]:
-    """Columns that nothing says the meaning of, and meanings of what there is not or that a docstring gives already."""
+    """Return columns without a meaning, and meanings of unknown columns or of those with a docstring."""
     facts = catalog.tables()
     missing = [f"{table.name}.{column.name}" for table in facts.values() for column in table.columns
                if not meaning(table.name, column.name)]  # fmt: skip
-    given = {(table, column) for table, words in _meanings().items() for column in words if table != "*"}
+    written = {(table, column) for table, words in _meanings().items() for column in words if table != "*"}
     columns = {(table.name, column.name) for table in facts.values() for column in table.columns}
     about = {(table, "about") for table in facts if table not in _classes()}
-    said_twice = {place for place in given if place[1] in _docstrings().get(place[0], {})}
-    return missing + [f"{table}.{column}" for table, column in sorted(given - columns - about | said_twice)]
+    written_twice = {each for each in written if each[1] in _docstrings().get(each[0], {})}
+    return missing + [f"{table}.{column}" for table, column in sorted(written - columns - about | written_twice)]
 
 
 def meaning(table: str, column: str) -> str:
-    """What a column is for; empty where nothing says it."""
+    """Return the meaning of a column; empty where none is written."""
     words = _meanings()
     docstring = _docstrings().get(table, {}).get(column, "")
     return docstring or words.get(table, {}).get(column, "") or words["*"].get(column, "")
@@ -65,14 +65,14 @@ def meaning(table: str, column: str) -> str:
 
 @cache
 def sections() -> dict[str, list[str]]:
-    """The base entity's sections, by the comments in its class, and the columns of each."""
-    found: dict[str, list[str]] = {}
+    """Return the base entity's sections, by the comments in its class, and the columns of each."""
+    by_section: dict[str, list[str]] = {}
     for line in inspect.getsource(Entity).splitlines():
         if heading := re.match(r"    # ([\w ]+)", line):
-            found[heading[1]] = []
-        elif (column := re.match(r"    (\w+): Mapped\[", line)) and found:
-            list(found.values())[-1].append(column[1])
-    return found
+            by_section[heading[1]] = []
+        elif (column := re.match(r"    (\w+): Mapped\[", line)) and by_section:
+            list(by_section.values())[-1].append(column[1])
+    return by_section
 
 
 @cache
@@ -87,7 +87,7 @@ def _classes() -> dict[str, type[Row]]:
 
 @cache
 def _docstrings() -> dict[str, dict[str, str]]:
-    """Table to column to the text that stands below the column in its class."""
+    """Return, by table and column, the text that stands below the column in its class."""
     return {table: dict(_below(row)) for table, row in _classes().items()}
 
 
@@ -166,7 +166,7 @@ def _rules() -> Iterator[str]:
 
 
 def _roles() -> Iterator[str]:
-    """Tables on which the roles have the same rights are in one row."""
+    """Return a row for all tables on which the roles have the same rights."""
     facts = catalog.tables()
     rights: dict[str, dict[str, list[str]]] = {}
     for grant in sorted(catalog.grants(), key=lambda grant: _RIGHTS.index(grant.right)):
@@ -183,7 +183,7 @@ def _roles() -> Iterator[str]:
 
 
 def _some(granted: Sequence[str], columns: Sequence[str]) -> str:
-    """Which columns a right is on: those, or all but those, whichever is shorter; nothing for all."""
+    """Return the columns of a right: those, or all but those, whichever is shorter; nothing for all."""
     if not granted:
         return ""
     others = [column for column in columns if column not in granted]
@@ -210,7 +210,7 @@ def _triggers() -> Iterator[str]:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Each once, as code."""
+    """Return each name once, as code."""
     return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
 
 

@@ -68,35 +68,35 @@ _INSTALLED: Final = (
     "GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO plant_writer",
     "GRANT SELECT ON {table}, {view} TO plant_api, plant_auditor",
     "ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
-    "CREATE POLICY governance_boundary ON {table} USING ({boundary}) WITH CHECK ({boundary})",
+    "CREATE POLICY governance_boundary ON {table} USING ({tenant}) WITH CHECK ({tenant})",
 )
-_BOUNDARY: Final = "governance_agent_id = (SELECT nullif(current_setting('plant.governance_agent_id', true), ''))"
+_TENANT: Final = "governance_agent_id = (SELECT nullif(current_setting('plant.governance_agent_id', true), ''))"
 _NAMED: Final = re.compile(r"^CONSTRAINT \w+ ")
 _TABLE_WIDE: Final = ("CONSTRAINT", "PRIMARY KEY", "UNIQUE", "FOREIGN KEY", "CHECK")
 
 
 @cache
 def tables() -> dict[str, TableFacts]:
-    """Every table of a migrated database by name: those of the mapped classes, then the others."""
+    """Return every table of a migrated database by name: those of the mapped classes, then the others."""
     script = statements()
-    from_sql = {found.name: found for text in script if (found := _created(text, script)) is not None}
+    from_sql = {table.name: table for text in script if (table := _created(text, script)) is not None}
     mapped = {table.name: mapped_table(table) for table in Row.metadata.sorted_tables}
     return mapped | {name: facts for name, facts in from_sql.items() if name not in mapped}
 
 
 @cache
 def statements() -> tuple[str, ...]:
-    """All statements that make the schema and the read models, on one line each, without comments."""
+    """Return all statements that make the schema and the read models, on one line each, without comments."""
     return tuple(map(_one_line, (*_statements(migrate.sql()), migrate._LET_SERVICES_CHECK, *_read_models())))
 
 
 def mapped_table(table: Table) -> TableFacts:
-    """The facts of a mapped class's table."""
+    """Return the facts of a mapped class's table."""
     own = {_column_of(each, table): _one_line(str(each.sqltext)) for each in _checks(table)}
     columns = []
     for column in table.columns:
-        found = _column(_one_line(str(CreateColumn(column).compile(dialect=_DIALECT))))
-        columns.append(found._replace(limits=own.get(column.name, "")))
+        one = _column(_one_line(str(CreateColumn(column).compile(dialect=_DIALECT))))
+        columns.append(one._replace(limits=own.get(column.name, "")))
     created = _one_line(str(CreateTable(table).compile(dialect=_DIALECT)))
     checked = {f"CHECK ({limits})" for name, limits in own.items() if name}
     body = [
@@ -111,29 +111,29 @@ def mapped_table(table: Table) -> TableFacts:
 
 
 def grants() -> list[Grant]:
-    """The rights of roles on tables that are left when all is granted and revoked, in the order of the grants."""
-    found: list[Grant] = []
+    """Return the rights of roles on tables after all grants and revocations, in the order of the grants."""
+    held: list[Grant] = []
     pattern = re.compile(r"(GRANT|REVOKE) (.+) ON (?!FUNCTION|SCHEMA)(?:TABLE )?(.+) (?:TO|FROM) (.+)")
     for match in filter(None, map(pattern.fullmatch, statements())):
         for right, columns in _rights(match[2]):
             places = product(match[3].split(", "), match[4].split(", "))
-            said = [Grant(table, role, right, columns) for table, role in places]
+            named = [Grant(table, role, right, columns) for table, role in places]
             if match[1] == "GRANT":
-                found += said
+                held += named
             else:
-                found = [grant for grant in found if grant not in said]
-    return found
+                held = [grant for grant in held if grant not in named]
+    return held
 
 
 def policies() -> list[Policy]:
-    """Every policy, in the order in which they are made."""
+    """Return every policy, in the order in which they are made."""
     forced = {match[1] for text in statements() if (match := re.match(r"ALTER TABLE (\S+) FORCE ROW LEVEL", text))}
     matches = [match for text in statements() if (match := re.match(r"CREATE POLICY \w+ ON (\S+) (.+)", text))]
     return [Policy(match[1], match[2], match[1] in forced) for match in matches]
 
 
 def triggers() -> list[tuple[str, str, str, str]]:
-    """Table, name, when it runs, and the function that it calls, of each trigger."""
+    """Return each trigger: table, name, when it runs, and the function that it calls."""
     pattern = re.compile(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+) (.+) ON (\S+) (.*)EXECUTE FUNCTION (\w+)\(")
     matches = [match for text in statements() if (match := pattern.match(text))]
     return [
@@ -143,12 +143,12 @@ def triggers() -> list[tuple[str, str, str, str]]:
 
 
 def _read_models() -> Iterator[str]:
-    """What projections/install.py does for a build that is not there yet."""
+    """Yield the statements of projections/install.py for a build that does not exist yet."""
     for model in READ_MODELS:
         yield from _statements(model.tables_sql)
         for name in model.tables:
             table = f"{model.schema}.{name}"
-            yield from (text.format(table=table, view=f"{VIEWS}.{name}", boundary=_BOUNDARY) for text in _INSTALLED)
+            yield from (text.format(table=table, view=f"{VIEWS}.{name}", tenant=_TENANT) for text in _INSTALLED)
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _created(statement: str, script: Sequence[str]) -> TableFacts | None:
-    """The table that a statement creates, after all that later statements do to it."""
+    """Return the table that a statement creates, as later statements leave it."""
     match = re.match(r"CREATE TABLE (?:IF NOT EXISTS )?([\w.]+) \(", statement)
     if match is None:
         return None
@@ -178,7 +178,7 @@ def _created(statement: str, script: Sequence[str]) -> TableFacts | None:
 
 
 def _changed(facts: TableFacts, action: str) -> TableFacts:
-    """A table after one action of ALTER TABLE; those that no migration has need no case, and a test finds new ones."""
+    """Return a table after one action of ALTER TABLE. A test finds actions that have no case here."""
     if added := re.match(r"ADD COLUMN (?:IF NOT EXISTS )?(.+)", action):
         column = _column(added[1])
         own = [f"{kind} ({added[1].split()[0]})" for kind in ("PRIMARY KEY", "UNIQUE") if f" {kind}" in added[1]]
@@ -214,7 +214,7 @@ def _checks(table: Table) -> list[CheckConstraint]:
 
 
 def _column_of(check: CheckConstraint, table: Table) -> str:
-    """The column that a CHECK is named after; empty where it is the table's."""
+    """Return the column that a CHECK is named after; empty where it is the table's."""
     name = str(check.name).removeprefix(f"{table.name}_").removesuffix("_check")
     return name if name in table.columns else ""
 
@@ -226,24 +226,24 @@ def _rights(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _inside(statement: str) -> str:
-    """What stands in the first brackets of a statement."""
+    """Return the text in the first brackets of a statement."""
     start = statement.index("(")
     depth = 0
-    for place in range(start, len(statement)):
-        depth += {"(": 1, ")": -1}.get(statement[place], 0)
+    for index in range(start, len(statement)):
+        depth += {"(": 1, ")": -1}.get(statement[index], 0)
         if not depth:
-            return statement[start + 1 : place].strip()
+            return statement[start + 1 : index].strip()
     raise AssertionError(statement)
 
 
 def _parts(text: str) -> Iterator[str]:
     """Cut at the commas that are in no brackets."""
     depth = start = 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)
         if character == "," and not depth:
-            yield text[start:place].strip()
-            start = place + 1
+            yield text[start:index].strip()
+            start = index + 1
     yield text[start:].strip()
 
 

@@ -15,6 +15,6 @@ CREATE TABLE IF NOT EXISTS __schema__.agents (
     available_from       timestamptz,
     availability_offset  bigint,
     availability_changed_at timestamptz,
-    -- Events carry no boundary: what is folded from them belongs to the first one.
+    -- Events carry no tenant: what is folded from them belongs to the first one.
     governance_agent_id  text COLLATE "C" NOT NULL DEFAULT 'genesis'
 ) WITH (fillfactor = 60);

@@ -24,7 +24,7 @@ LINKS["team"] = ("team_members", "agent_id")
 
 @asynccontextmanager
 async def changing(url: str, *, projecting: bool = False) -> AsyncIterator[asyncpg.Connection]:
-    """A transaction on a connection of its own, in the boundary `genesis`."""
+    """A transaction on a connection of its own, in the tenant `genesis`."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():

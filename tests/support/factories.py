@@ -1,7 +1,7 @@
 """Makes valid entities for tests, written at once: `await make_skill(connection, name="Weaving")`.
 
 Every field has a default, drawn from a seed: the first skill of a test run is the same in every run. With `linked=True`
-what an entity refers to is made too, in its boundary; else it refers to nothing. Into a session an entity goes by
+what an entity refers to is made too, in its tenant; else it refers to nothing. Into a session an entity goes by
 `flush`, into a connection by `entities.store.put`; both leave the commit to the caller.
 """
 
@@ -75,7 +75,7 @@ async def make_job_role(into: Into, *, linked: bool = False, **fields: Any) -> J
     defaults = {"name": draw.name("job role"), "description": draw.description()}
     defaults["seniority"] = draw.random.choice(SENIORITIES)
     if linked:
-        where = _boundary(fields)
+        where = _tenant(fields)
         fields.setdefault("industry_id", (await make_industry(into, **where)).id)
         fields.setdefault("required_skill_ids", {(await make_skill(into, **where)).id for _ in range(2)})
     return await _written(into, JobRole(**{"id": draw.id(), **defaults, **fields}))
@@ -86,7 +86,7 @@ async def make_team(into: Into, *, linked: bool = False, **fields: Any) -> Team:
     draw = Draw(next(_NUMBERS))
     defaults = {"name": draw.name("team"), "description": draw.description()}
     if linked:
-        where = _boundary(fields)
+        where = _tenant(fields)
         fields.setdefault("industry_id", (await make_industry(into, **where)).id)
         fields.setdefault("job_role_id", (await make_job_role(into, **where)).id)
         fields.setdefault("member_ids", {(await make_agent(into, **where)).id for _ in range(2)})
@@ -98,7 +98,7 @@ async def make_agent(into: Into, *, linked: bool = False, **fields: Any) -> Agen
     draw = Draw(next(_NUMBERS))
     defaults = {"name": draw.name("agent"), "available": draw.random.random() < 0.5}
     if linked:
-        where = _boundary(fields)
+        where = _tenant(fields)
         fields.setdefault("industry_id", (await make_industry(into, **where)).id)
         fields.setdefault("job_role_id", (await make_job_role(into, **where)).id)
         fields.setdefault("team_id", (await make_team(into, **where)).id)
@@ -106,7 +106,7 @@ async def make_agent(into: Into, *, linked: bool = False, **fields: Any) -> Agen
     return await _written(into, Agent(**{"id": draw.id(), **defaults, **fields}))
 
 
-def _boundary(fields: dict[str, Any]) -> dict[str, Any]:
+def _tenant(fields: dict[str, Any]) -> dict[str, Any]:
     return {"governance_agent_id": fields.get("governance_agent_id", DEFAULT_TENANT)}
 
 

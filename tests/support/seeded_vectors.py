@@ -22,7 +22,7 @@ SPREAD = 1.0
 """Of a cluster's members round its centre, where 1 is the spread of the centres themselves."""
 SCATTER = 0.05
 
-BOUNDARIES = {"genesis": 0.98, "small": 0.02}
+TENANTS = {"genesis": 0.98, "small": 0.02}
 CATEGORIES = {"technical": 0.67, "domain_expertise": 0.30, "soft_skill": 0.03}
 
 
@@ -31,13 +31,13 @@ class SeededSkills(NamedTuple):
 
     ids: Sequence[UUID]
     vectors: NDArray[np.float32]
-    boundaries: Sequence[str]
+    tenants: Sequence[str]
     categories: Sequence[str]
     queries: NDArray[np.float32]
 
-    def nearest(self, queries: NDArray[np.float32], limit: int, boundary: str, category: str = "") -> list[list[UUID]]:
+    def nearest(self, queries: NDArray[np.float32], limit: int, tenant: str, category: str = "") -> list[list[UUID]]:
         """The exact nearest neighbours of each query by cosine, nearest first: every vector is compared."""
-        fits = np.asarray(self.boundaries) == boundary
+        fits = np.asarray(self.tenants) == tenant
         if category:
             fits &= np.asarray(self.categories) == category
         places = np.flatnonzero(fits)
@@ -46,7 +46,7 @@ class SeededSkills(NamedTuple):
 
 
 def seeded_skills(count: int, *, queries: int = 200, seed: int = 1) -> SeededSkills:
-    """The same skills for the same numbers, in the shares of :data:`BOUNDARIES` and :data:`CATEGORIES`."""
+    """The same skills for the same numbers, in the shares of :data:`TENANTS` and :data:`CATEGORIES`."""
     chance = np.random.default_rng(seed)
     turn = chance.standard_normal((DIRECTIONS, EMBEDDING_DIMENSIONS))
     centres = chance.standard_normal((CLUSTERS, DIRECTIONS))
@@ -58,7 +58,7 @@ def seeded_skills(count: int, *, queries: int = 200, seed: int = 1) -> SeededSki
     return SeededSkills(
         ids=[UUID(bytes=chance.bytes(16), version=4) for _ in range(count)],
         vectors=vectors[:count],
-        boundaries=_drawn(chance, BOUNDARIES, count),
+        tenants=_drawn(chance, TENANTS, count),
         categories=_drawn(chance, CATEGORIES, count),
         queries=vectors[count:],
     )
@@ -74,10 +74,10 @@ async def fill(superuser_url: str, skills: SeededSkills) -> None:
         await connection.execute("DROP INDEX skills_embedding")
         await connection.copy_records_to_table(
             "entities",
-            records=[(each, "skill", of) for each, of in zip(skills.ids, skills.boundaries, strict=True)],
+            records=[(each, "skill", of) for each, of in zip(skills.ids, skills.tenants, strict=True)],
             columns=["id", "entity_type", "governance_agent_id"],
         )
-        rows = zip(skills.ids, skills.boundaries, skills.categories, skills.vectors, strict=True)
+        rows = zip(skills.ids, skills.tenants, skills.categories, skills.vectors, strict=True)
         await connection.copy_records_to_table(
             "skills",
             records=[

@@ -1,4 +1,4 @@
-"""Ways to write into another governance boundary, as statements."""
+"""Ways to write into another tenant, as statements."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ WRITABLE: Final = ("entities", *KINDS.values(), *LINKS, READ_MODEL)
 Rows = Mapping[str, Mapping[str, str]]
 
 
-def rows(boundary: str) -> Rows:
-    """A row for each table that would fit into a boundary: as SQL literals, under ids that are not taken."""
-    own = ids(boundary)
+def rows(tenant: str) -> Rows:
+    """A row for each table that would fit into a tenant: as SQL literals, under ids that are not taken."""
+    own = ids(tenant)
     made: dict[str, dict[str, str]] = {"entities": {"id": FRESH, "entity_type": "skill"}}
     made |= {table: {"id": str(own.stub), "name": "written"} for table in KINDS.values()}
     made["skills"]["category"] = "technical"
     for table, (owner, other) in LINKS.items():
         made[table] = {owner: str(own.of(table)[0]), other: FRESH}
     made[READ_MODEL] = {"agent_id": FRESH, "name": "written"}
-    return {table: {**row, "governance_agent_id": boundary} for table, row in made.items()}
+    return {table: {**row, "governance_agent_id": tenant} for table, row in made.items()}
 
 
 def key(table: str) -> str:
@@ -108,7 +108,7 @@ WRITES: Final[Mapping[str, Callable[[str], Iterator[str]]]] = {
     "INSERT": lambda table: iter((_insert(table, rows(THEIRS)[table]) + " RETURNING *",)),
     "INSERT ON CONFLICT": _upsert,
     "UPDATE": _update,
-    "UPDATE of the boundary": _steal,
+    "UPDATE of the tenant": _steal,
     "DELETE": _delete,
     "MERGE": _merge,
     "COPY FROM": _copy,

@@ -1,4 +1,4 @@
-"""Two governance boundaries with something in every table, and what one may try to get at the other's."""
+"""Two tenants with something in every table, and what one may try to get at the other's."""
 
 from __future__ import annotations
 
@@ -34,62 +34,62 @@ DIVIDED: Final = (*ENTITY_TABLES, READ_MODEL)
 
 @dataclass(frozen=True)
 class Ids:
-    """The ids of one boundary's entities by kind; `stub` has no row of any kind."""
+    """The ids of one tenant's entities by kind; `stub` has no row of any kind."""
 
     by_kind: Mapping[str, UUID]
     stub: UUID
 
     def of(self, link: str) -> tuple[UUID, UUID]:
-        """The ids in a boundary's row of a table of links."""
+        """The ids in a tenant's row of a table of links."""
         owner, other = LINKS[link]
         return self.by_kind[owner.removesuffix("_id")], self.by_kind[other.removesuffix("_id")]
 
 
-def ids(boundary: str) -> Ids:
+def ids(tenant: str) -> Ids:
     """The same ids every time."""
-    base = 1 if boundary == MINE else 2
+    base = 1 if tenant == MINE else 2
     numbered = {kind: UUID(int=base << 64 | number) for number, kind in enumerate(KINDS, 1)}
     return Ids(numbered, UUID(int=base << 64 | 99))
 
 
-async def fill(writer_url: str, boundary: str) -> None:
+async def fill(writer_url: str, tenant: str) -> None:
     """One entity of each kind with a link of each sort, a stub, and a row of the read model, as the writer."""
-    own = ids(boundary)
-    async with Attempt(writer_url, boundary) as attempt:
+    own = ids(tenant)
+    async with Attempt(writer_url, tenant) as attempt:
         connection = attempt.connection
         for kind, entity_id in {**own.by_kind, "agent ": own.stub}.items():
             await connection.execute(
                 "INSERT INTO entities (id, entity_type, governance_agent_id, external_id, governance_notes)"
                 " VALUES ($1, $2, $3, $4, $4)",
-                entity_id, kind.strip(), boundary, f"{kind} of {boundary}",
+                entity_id, kind.strip(), tenant, f"{kind} of {tenant}",
             )  # fmt: skip
         for kind, table in KINDS.items():
-            extra = ("category", "'technical'") if kind == "skill" else ("governance_agent_id", f"'{boundary}'")
-            columns = {"id": f"'{own.by_kind[kind]}'", "name": f"'{kind} of {boundary}'", extra[0]: extra[1]}
-            columns["governance_agent_id"] = f"'{boundary}'"
+            extra = ("category", "'technical'") if kind == "skill" else ("governance_agent_id", f"'{tenant}'")
+            columns = {"id": f"'{own.by_kind[kind]}'", "name": f"'{kind} of {tenant}'", extra[0]: extra[1]}
+            columns["governance_agent_id"] = f"'{tenant}'"
             names, values = ", ".join(columns), ", ".join(columns.values())
             await connection.execute(f"INSERT INTO {table} ({names}) VALUES ({values})")
         for table, columns_of in LINKS.items():
             await connection.execute(
                 f"INSERT INTO {table} ({', '.join(columns_of)}, governance_agent_id) VALUES ($1, $2, $3)",
-                *own.of(table), boundary,
+                *own.of(table), tenant,
             )  # fmt: skip
         await connection.execute(
             f"INSERT INTO {READ_MODEL} (agent_id, name, governance_agent_id) VALUES ($1, $2, $3)",
-            own.by_kind["agent"], f"agent of {boundary}", boundary,
+            own.by_kind["agent"], f"agent of {tenant}", tenant,
         )  # fmt: skip
 
 
 class Attempt:
-    """A transaction in a boundary on a connection of its own, which keeps all that the server says.
+    """A transaction in a tenant on a connection of its own, which keeps all that the server says.
 
     `said` has rows, notices and errors, details included, as text. A statement that fails does not end the
     transaction; a commit that fails is only noted.
     """
 
-    def __init__(self, url: str, boundary: str | None, *, commit: bool = True) -> None:
+    def __init__(self, url: str, tenant: str | None, *, commit: bool = True) -> None:
         self._url = url
-        self._boundary = boundary
+        self._tenant = tenant
         self._commit = commit
         self.said: list[str] = []
         self.refusals: list[asyncpg.PostgresError] = []
@@ -99,8 +99,8 @@ class Attempt:
         self.connection.add_log_listener(lambda _, message: self.said.append(_everything(message)))
         self._transaction = self.connection.transaction()
         await self._transaction.start()
-        if self._boundary is not None:
-            await self.connection.execute("SELECT set_config('plant.governance_agent_id', $1, true)", self._boundary)
+        if self._tenant is not None:
+            await self.connection.execute("SELECT set_config('plant.governance_agent_id', $1, true)", self._tenant)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -168,7 +168,7 @@ $$ BEGIN RAISE NOTICE '%', given; RETURN true; END $$
 
 READS: Final[Mapping[str, tuple[str, ...]]] = {
     "SELECT": ("SELECT * FROM {table}",),
-    "SELECT by the boundary": ("SELECT * FROM {table} WHERE governance_agent_id = '{theirs}'",),
+    "SELECT by the tenant": ("SELECT * FROM {table} WHERE governance_agent_id = '{theirs}'",),
     "SELECT in a subquery": ("SELECT (SELECT string_agg(t::text, ' ') FROM {table} AS t)",),
     "SELECT FOR KEY SHARE": ("SELECT * FROM {table} FOR KEY SHARE",),
     "SELECT FOR UPDATE": ("SELECT * FROM {table} FOR UPDATE",),

@@ -62,7 +62,7 @@ async def names_of(superuser_url: str, entity_id: UUID) -> list[str | None]:
 
 
 async def findings(api_url: str, governance: str = "genesis") -> list[EntityFault]:
-    """What `plant entities check` finds in a boundary."""
+    """What `plant entities check` finds in a tenant."""
     database = connect(Settings(database_api_url=api_url), "api")
     try:
         async with database.transaction(governance, isolation="REPEATABLE READ", read_only=True) as connection:

@@ -24,7 +24,7 @@ EXAMPLES = ROOT / "examples"
 HOW_TO = (ROOT / "docs" / "how-to" / "database.md").read_text("utf-8")
 
 
-def test_boundaries(database: Database, tmp_path: Path) -> None:
+def test_tenants(database: Database, tmp_path: Path) -> None:
     """It prints what the how-to shows: acme alone sees its skill. Two versions of that are there."""
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PLANT_")},
@@ -32,7 +32,7 @@ def test_boundaries(database: Database, tmp_path: Path) -> None:
         "PLANT_DATABASE_WRITER_URL": database.writer_url,
         "PLANT_DATABASE_API_URL": database.api_url,
     }
-    command = [sys.executable, str(EXAMPLES / "boundaries.py")]
+    command = [sys.executable, str(EXAMPLES / "tenants.py")]
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("acme: Hand soldering\ngenesis: nothing\nNone: nothing\ngenesis can't write")

@@ -1,6 +1,6 @@
-"""Row-level security: whatever statement a role thinks of, the other governance boundary stays out of reach.
+"""Row-level security: whatever statement a role thinks of, the other tenant stays out of reach.
 
-Attacks and what they are tried on stand in `boundaries.py` and `boundary_writes.py`. Each is also run as a superuser,
+Attacks and what they are tried on stand in `tenants.py` and `tenant_writes.py`. Each is also run as a superuser,
 whom no policy binds, to see that it would work.
 """
 
@@ -46,10 +46,10 @@ ROLES = ("owner", "writer", "api", "auditor")
 
 @pytest_asyncio.fixture(scope="module")
 async def database(stack: Services, template_database: str) -> AsyncIterator[MigratedDatabase]:
-    """A migrated database with both boundaries filled, and analysed."""
+    """A migrated database with both tenants filled, and analysed."""
     with log_rows.migrated_database(stack, template_database) as made:
-        for boundary in (MINE, THEIRS):
-            await fill(made.writer_url, boundary)
+        for tenant in (MINE, THEIRS):
+            await fill(made.writer_url, tenant)
         sql.run(made.superuser_url, ["ANALYZE"])
         yield made
 
@@ -59,7 +59,7 @@ def address(database: MigratedDatabase, role: str) -> str:
 
 
 async def theirs(connection: asyncpg.Connection) -> list[str]:
-    """All rows of the other boundary, as a superuser sees them."""
+    """All rows of the other tenant, as a superuser sees them."""
     queries = [
         f"SELECT '{table} ' || to_jsonb(t)::text FROM {table} AS t WHERE governance_agent_id = '{THEIRS}'"
         for table in DIVIDED
@@ -80,8 +80,8 @@ def shown(said: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("way", READS)
 @pytest.mark.parametrize("role", ROLES)
-async def test_no_way_to_read_shows_another_boundary(database: MigratedDatabase, role: str, way: str) -> None:
-    """Rows, notices, plans, statistics and error messages hold nothing of the other boundary."""
+async def test_no_way_to_read_shows_another_tenant(database: MigratedDatabase, role: str, way: str) -> None:
+    """Rows, notices, plans, statistics and error messages hold nothing of the other tenant."""
     async with Attempt(address(database, role), MINE, commit=False) as attempt:
         await attempt.run(*reads(way, (*DIVIDED, *VIEWS)))
 
@@ -90,7 +90,7 @@ async def test_no_way_to_read_shows_another_boundary(database: MigratedDatabase,
 
 @pytest.mark.parametrize("way", READS)
 async def test_each_way_to_read_would_work_without_policies(database: MigratedDatabase, way: str) -> None:
-    """The same statements as a superuser show every table's rows of the other boundary."""
+    """The same statements as a superuser show every table's rows of the other tenant."""
     tables_only = way in ("TABLESAMPLE", "statistics", "COPY TO")
     async with Attempt(database.superuser_url, MINE, commit=False) as attempt:
         for relation in DIVIDED if tables_only else (*DIVIDED, *VIEWS):
@@ -101,8 +101,8 @@ async def test_each_way_to_read_would_work_without_policies(database: MigratedDa
 
 @pytest.mark.parametrize("way", WRITES)
 @pytest.mark.parametrize("role", ROLES)
-async def test_no_way_to_write_changes_another_boundary(database: MigratedDatabase, role: str, way: str) -> None:
-    """Nothing is added to, changed in, taken from or moved to the other boundary, and nothing of it is shown."""
+async def test_no_way_to_write_changes_another_tenant(database: MigratedDatabase, role: str, way: str) -> None:
+    """Nothing is added to, changed in, taken from or moved to the other tenant, and nothing of it is shown."""
     before = await theirs_now(database)
 
     async with Attempt(address(database, role), MINE) as attempt:
@@ -115,9 +115,9 @@ async def test_no_way_to_write_changes_another_boundary(database: MigratedDataba
 
 @pytest.mark.parametrize("way", WRITES)
 async def test_each_way_to_write_would_work_without_policies(database: MigratedDatabase, way: str) -> None:
-    """The same statements as a superuser change every table's rows of the other boundary, where no key refuses that."""
+    """The same statements as a superuser change every table's rows of the other tenant, where no key refuses that."""
     refused_by_keys = {
-        "UPDATE of the boundary": {*KINDS.values(), *LINKS, "entities"},
+        "UPDATE of the tenant": {*KINDS.values(), *LINKS, "entities"},
         "INSERT ON CONFLICT": {*KINDS.values(), *LINKS},
     }
     async with Attempt(database.superuser_url, MINE, commit=False) as attempt:
@@ -145,10 +145,10 @@ async def test_nothing_can_be_emptied(database: MigratedDatabase, role: str) -> 
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_without_a_boundary_nothing_is_visible(database: MigratedDatabase, role: str) -> None:
-    """A role that names no boundary, or an empty one, sees no row of any table or view that has boundaries."""
-    for boundary in (None, ""):
-        async with Attempt(address(database, role), boundary) as attempt:
+async def test_without_a_tenant_nothing_is_visible(database: MigratedDatabase, role: str) -> None:
+    """A role that names no tenant, or an empty one, sees no row of any table or view that has tenants."""
+    for tenant in (None, ""):
+        async with Attempt(address(database, role), tenant) as attempt:
             await attempt.run(*reads("SELECT", (*DIVIDED, *VIEWS)))
         assert [text for text in attempt.said if MINE in text or THEIRS in text] == []
 
@@ -157,8 +157,8 @@ async def test_without_a_boundary_nothing_is_visible(database: MigratedDatabase,
     assert len([text for text in attempt.said if MINE in text]) >= len((*DIVIDED, *VIEWS))
 
 
-async def test_without_a_boundary_nothing_is_written(database: MigratedDatabase) -> None:
-    """Neither a row of the default boundary nor one of an empty boundary can be added by who names none."""
+async def test_without_a_tenant_nothing_is_written(database: MigratedDatabase) -> None:
+    """Neither a row of the default tenant nor one of an empty tenant can be added by who names none."""
     async with Attempt(database.writer_url, None) as attempt:
         for column, value in (("", ""), (", governance_agent_id", ", ''")):
             await attempt.run(
@@ -171,8 +171,8 @@ async def test_without_a_boundary_nothing_is_written(database: MigratedDatabase)
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_a_boundary_is_what_it_is_called(database: MigratedDatabase, role: str) -> None:
-    """No pattern, list, other case, blank or quote in the setting's value stands for the other boundary."""
+async def test_a_tenant_is_what_it_is_called(database: MigratedDatabase, role: str) -> None:
+    """No pattern, list, other case, blank or quote in the setting's value stands for the other tenant."""
     tricks = [
         "%", "*", THEIRS.upper(), f"{THEIRS} ", f" {THEIRS}", f"{MINE},{THEIRS}", f"{{{MINE},{THEIRS}}}", "NULL",
         f"{MINE}' OR 'a'='a", f"{THEIRS}\t", THEIRS[:-1], "_" * len(THEIRS), f".*{THEIRS}", THEIRS.replace("a", "а"),
@@ -186,8 +186,8 @@ async def test_a_boundary_is_what_it_is_called(database: MigratedDatabase, role:
     assert [text for text in attempt.said if text.startswith("(") and not text.startswith("(0,")] == []
 
 
-async def test_what_a_savepoint_or_reset_leaves_is_never_another_boundary(database: MigratedDatabase) -> None:
-    """Rolling back to a savepoint gives the boundary from before it; RESET gives none at all."""
+async def test_what_a_savepoint_or_reset_leaves_is_never_another_tenant(database: MigratedDatabase) -> None:
+    """Rolling back to a savepoint gives the tenant from before it; RESET gives none at all."""
     async with Attempt(database.api_url, MINE) as attempt:
         connection = attempt.connection
         await connection.execute("SAVEPOINT before")
@@ -205,7 +205,7 @@ async def test_what_a_savepoint_or_reset_leaves_is_never_another_boundary(databa
 async def test_what_a_block_leaves_in_its_session_does_not_reach_the_next(
     database: MigratedDatabase, role: str
 ) -> None:
-    """A boundary set for the session, a search path, temporary tables and open cursors are gone for the next block."""
+    """A tenant set for the session, a search path, temporary tables and open cursors are gone for the next block."""
     async with connected(address(database, role), database_pool_size=1) as connector:
         async with connector.transaction(THEIRS) as connection:
             for statement in (
@@ -215,8 +215,8 @@ async def test_what_a_block_leaves_in_its_session_does_not_reach_the_next(
                 "DECLARE kept CURSOR WITH HOLD FOR SELECT * FROM public.entity_versions",
             ):
                 await connection.execute(text(statement))
-        for boundary, expected in ((None, set()), (MINE, {MINE})):
-            async with connector.transaction(boundary) as connection:
+        for tenant, expected in ((None, set()), (MINE, {MINE})):
+            async with connector.transaction(tenant) as connection:
                 query = "SELECT DISTINCT governance_agent_id FROM entity_versions"
                 assert set((await connection.execute(text(query))).scalars()) == expected
         with pytest.raises(DBAPIError, match="kept"):
@@ -224,8 +224,8 @@ async def test_what_a_block_leaves_in_its_session_does_not_reach_the_next(
                 await connection.execute(text("FETCH ALL FROM kept"))
 
 
-async def test_a_plan_made_in_one_boundary_is_right_in_another(database: MigratedDatabase) -> None:
-    """Prepared statements and functions whose plans are kept ask for the boundary each time they run."""
+async def test_a_plan_made_in_one_tenant_is_right_in_another(database: MigratedDatabase) -> None:
+    """Prepared statements and functions whose plans are kept ask for the tenant each time they run."""
     connection = await asyncpg.connect(database.api_url)
     try:
         await connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -235,19 +235,19 @@ async def test_a_plan_made_in_one_boundary_is_right_in_another(database: Migrate
         )
         queries = ["SELECT name FROM skills", "SELECT name FROM read_models.agents", "SELECT pg_temp.names()"]
         prepared = [await connection.prepare(query) for query in queries]
-        for boundary in (MINE, THEIRS, MINE, ""):
+        for tenant in (MINE, THEIRS, MINE, ""):
             async with connection.transaction():
-                await connection.execute("SELECT set_config('plant.governance_agent_id', $1, true)", boundary)
+                await connection.execute("SELECT set_config('plant.governance_agent_id', $1, true)", tenant)
                 for statement in prepared:
                     found = [row[0] for _ in range(7) for row in await statement.fetch()]
-                    assert len(found) == (7 if boundary else 0)
-                    assert all(boundary in name for name in found)
+                    assert len(found) == (7 if tenant else 0)
+                    assert all(tenant in name for name in found)
     finally:
         await connection.close()
 
 
-async def test_keys_do_not_tell_what_another_boundary_has(database: MigratedDatabase) -> None:
-    """Under the other boundary's ids, a row of a kind or a link is refused in the same words, be it there or not.
+async def test_keys_do_not_tell_what_another_tenant_has(database: MigratedDatabase) -> None:
+    """Under the other tenant's ids, a row of a kind or a link is refused in the same words, be it there or not.
 
     What can be told is that an entity's id is taken: ids are one to a log, since events are ordered by them.
     """
@@ -279,8 +279,8 @@ async def test_keys_do_not_tell_what_another_boundary_has(database: MigratedData
         assert own.stub != other.stub
 
 
-async def test_an_external_id_is_free_in_each_boundary(database: MigratedDatabase) -> None:
-    """What another boundary calls its entities clashes with nothing here."""
+async def test_an_external_id_is_free_in_each_tenant(database: MigratedDatabase) -> None:
+    """What another tenant calls its entities clashes with nothing here."""
     async with Attempt(database.writer_url, MINE, commit=False) as attempt:
         await attempt.run(
             f"INSERT INTO entities (id, entity_type, external_id, governance_agent_id)"
@@ -302,7 +302,7 @@ async def test_plans_tell_no_more_than_counts(database: MigratedDatabase, role: 
 
 
 async def test_the_connector_names_a_refused_row_without_showing_it(database: MigratedDatabase) -> None:
-    """A row for another boundary is RowRefused, and says nothing of its values."""
+    """A row for another tenant is RowRefused, and says nothing of its values."""
     async with connected(database.writer_url) as connector:
         with pytest.raises(RowRefused) as error:
             async with connector.transaction(MINE) as connection:

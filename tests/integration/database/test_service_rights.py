@@ -26,7 +26,7 @@ UNDIVIDED = {
     "public.webhook_deliveries": {"writer", "api"},
     "public.webhook_signatures": {"api"},
 }
-"""Tables without governance boundaries, and who may read whole rows. A table that stands nowhere has no decision."""
+"""Tables without tenants, and who may read whole rows. A table that stands nowhere has no decision."""
 
 DEFINER, INVOKER = "as its owner", "as its caller"
 FUNCTIONS = {
@@ -54,10 +54,10 @@ NO_EXTENSION = "NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = {oid} AND
 
 @pytest_asyncio.fixture(scope="module")
 async def database(stack: Services, template_database: str) -> AsyncIterator[MigratedDatabase]:
-    """A migrated database with both boundaries filled."""
+    """A migrated database with both tenants filled."""
     with log_rows.migrated_database(stack, template_database) as made:
-        for boundary in (MINE, THEIRS):
-            await fill(made.writer_url, boundary)
+        for tenant in (MINE, THEIRS):
+            await fill(made.writer_url, tenant)
         yield made
 
 
@@ -87,7 +87,7 @@ async def test_every_table_is_divided_or_said_not_to_be(database: MigratedDataba
     assert {tuple(policies) for _, forced, policies in tables if forced} == {("t * {0} t t",)}
 
 
-async def test_rows_without_boundaries_are_read_by_who_needs_them(database: MigratedDatabase) -> None:
+async def test_rows_without_tenants_are_read_by_who_needs_them(database: MigratedDatabase) -> None:
     """Whole rows of the log, the outbox and the keys can be read by the roles in the list here and by no other."""
     tables = [name for name in UNDIVIDED if await column(database, f"SELECT 1 WHERE to_regclass('{name}') IS NOT NULL")]
     for table in tables:
@@ -126,8 +126,8 @@ async def test_every_function_has_a_decision(database: MigratedDatabase) -> None
 
 
 @pytest.mark.parametrize("role", SERVICES)
-async def test_functions_show_nothing_of_another_boundary(database: MigratedDatabase, role: str) -> None:
-    """Called with the other boundary's ids, a function gives nothing or is refused."""
+async def test_functions_show_nothing_of_another_tenant(database: MigratedDatabase, role: str) -> None:
+    """Called with the other tenant's ids, a function gives nothing or is refused."""
     other = ids(THEIRS)
     async with Attempt(address(database, role), MINE) as attempt:
         for function in FUNCTIONS:
@@ -257,8 +257,8 @@ async def test_large_objects_are_their_makers(database: MigratedDatabase) -> Non
         assert [error.sqlstate for error in attempt.refusals] == ["42501"] * 4
 
 
-async def test_the_queue_and_the_log_are_not_read_from_inside_a_boundary(database: MigratedDatabase) -> None:
-    """The outbox, which has rows of both, shows none to who works in a boundary; the API reads no event's content."""
+async def test_the_queue_and_the_log_are_not_read_from_inside_a_tenant(database: MigratedDatabase) -> None:
+    """The outbox, which has rows of both, shows none to who works in a tenant; the API reads no event's content."""
     query = "SELECT state FROM outbox"
     async with Attempt(database.writer_url, MINE) as attempt:
         await attempt.run(query, "UPDATE outbox SET problem = 'mine' RETURNING id", "DELETE FROM outbox RETURNING id")

@@ -65,7 +65,7 @@ def test_roles_are_put_right(stack: Services, make_role: Callable[[str], str]) -
 async def test_rights_that_lead_round_the_policies_are_refused(
     database: MigratedDatabase, make_role: Callable[[str], str], given: str, said: str
 ) -> None:
-    """The check at start finds what would let a service step over a boundary, or begin in one that it did not name."""
+    """The check at start finds what would let a service step over a tenant, or begin in one that it did not name."""
     url = make_role("")
     role = urlsplit(url).username
     async with connected(url) as connector:

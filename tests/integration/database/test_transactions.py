@@ -32,7 +32,7 @@ from tests.support.services import Services
 ADD = text("INSERT INTO checkpoints VALUES (:name, 1, 't', 0, :next_offset)")
 READ = text("SELECT next_offset FROM checkpoints WHERE projection = :name")
 SET = text("UPDATE checkpoints SET next_offset = :next_offset WHERE projection = :name")
-BOUNDARY = text("SELECT coalesce(current_setting('plant.governance_agent_id', true), '')")
+TENANT = text("SELECT coalesce(current_setting('plant.governance_agent_id', true), '')")
 
 
 @pytest.fixture(scope="module")
@@ -333,70 +333,70 @@ async def test_a_transaction_that_idles_too_long_is_ended(database: MigratedData
 
 
 @pytest.mark.parametrize(
-    "boundary",
+    "tenant",
     ["genesis", "o'clock", "'; SELECT 1; --", "\\'; SELECT 1; --", "back\\slash", "%s $1 :x", "ünï", "a" * 200],
 )
-async def test_the_boundary_is_the_transactions_own(database: MigratedDatabase, boundary: str) -> None:
+async def test_the_tenant_is_the_transactions_own(database: MigratedDatabase, tenant: str) -> None:
     """What a transaction names holds in it to the letter, and is gone for the next one on the same session."""
     async with connected(database.writer_url, database_pool_size=1) as connector:
-        async with connector.transaction(boundary) as connection:
-            assert (await connection.execute(BOUNDARY)).scalar_one() == boundary
+        async with connector.transaction(tenant) as connection:
+            assert (await connection.execute(TENANT)).scalar_one() == tenant
         async with connector.transaction() as connection:
-            assert (await connection.execute(BOUNDARY)).scalar_one() == ""
+            assert (await connection.execute(TENANT)).scalar_one() == ""
 
 
-async def test_a_boundary_is_quoted_whatever_the_database_says(database: MigratedDatabase) -> None:
+async def test_a_tenant_is_quoted_whatever_the_database_says(database: MigratedDatabase) -> None:
     """Where a database makes backslashes escape quotes, the connector's sessions don't."""
     alter = f"ALTER DATABASE {database.name}"
     sql.run(database.superuser_url, [f"{alter} SET standard_conforming_strings = off"])
     hostile = "\\'; DROP TABLE checkpoints; --"
     try:
         async with connected(database.writer_url) as connector, connector.transaction(hostile) as connection:
-            assert (await connection.execute(BOUNDARY)).scalar_one() == hostile
+            assert (await connection.execute(TENANT)).scalar_one() == hostile
     finally:
         sql.run(database.superuser_url, [f"{alter} RESET standard_conforming_strings"])
 
 
-async def test_a_boundary_does_not_outlive_its_block(database: MigratedDatabase) -> None:
+async def test_a_tenant_does_not_outlive_its_block(database: MigratedDatabase) -> None:
     """Not even one that was set for the whole session, behind the connector's back."""
     set_for_session = text("SELECT set_config('plant.governance_agent_id', 'genesis', false)")
     async with connected(database.writer_url, database_pool_size=1) as connector:
         async with connector.transaction() as connection:
             await connection.execute(set_for_session)
         async with connector.transaction() as connection:
-            assert (await connection.execute(BOUNDARY)).scalar_one() == ""
+            assert (await connection.execute(TENANT)).scalar_one() == ""
 
 
-@pytest.mark.parametrize(("boundary", "said"), [("a\x00b", "NUL"), ("", "empty")])
-async def test_a_boundary_that_can_be_none_is_refused(database: MigratedDatabase, boundary: str, said: str) -> None:
-    """Postgres's text ends at a NUL, and an empty boundary would be the same as none."""
+@pytest.mark.parametrize(("tenant", "said"), [("a\x00b", "NUL"), ("", "empty")])
+async def test_a_tenant_that_can_be_none_is_refused(database: MigratedDatabase, tenant: str, said: str) -> None:
+    """Postgres's text ends at a NUL, and an empty tenant would be the same as none."""
     async with connected(database.writer_url) as connector:
         with pytest.raises(ValueError, match=said):
-            async with connector.transaction(boundary):
+            async with connector.transaction(tenant):
                 raise AssertionError("never begun")
 
 
-async def test_rows_of_another_boundary_are_neither_seen_nor_written(database: MigratedDatabase) -> None:
-    """A transaction has its own boundary's rows only, one without a boundary has none; a write across is refused."""
-    row = text("INSERT INTO entities (id, entity_type, governance_agent_id) VALUES (:id, 'team', :boundary)")
+async def test_rows_of_another_tenant_are_neither_seen_nor_written(database: MigratedDatabase) -> None:
+    """A transaction has its own tenant's rows only, one without a tenant has none; a write across is refused."""
+    row = text("INSERT INTO entities (id, entity_type, governance_agent_id) VALUES (:id, 'team', :tenant)")
     count = text("SELECT count(*) FROM entities WHERE id = :id")
     new = uuid4()
 
-    async def write(connector: Database, boundary: str | None) -> None:
-        async with connector.transaction(boundary) as connection:
-            await connection.execute(row, {"id": new, "boundary": "genesis"})
+    async def write(connector: Database, tenant: str | None) -> None:
+        async with connector.transaction(tenant) as connection:
+            await connection.execute(row, {"id": new, "tenant": "genesis"})
 
-    async def seen(connector: Database, boundary: str | None) -> int:
-        async with connector.transaction(boundary) as connection:
+    async def seen(connector: Database, tenant: str | None) -> int:
+        async with connector.transaction(tenant) as connection:
             found: int = (await connection.execute(count, {"id": new})).scalar_one()
             return found
 
     async with connected(database.writer_url) as connector:
-        for boundary in ("other", None):
+        for tenant in ("other", None):
             with pytest.raises(RowRefused, match="row-level security"):
-                await write(connector, boundary)
+                await write(connector, tenant)
         await write(connector, "genesis")
-        assert [await seen(connector, boundary) for boundary in ("genesis", "other", None)] == [1, 0, 0]
+        assert [await seen(connector, tenant) for tenant in ("genesis", "other", None)] == [1, 0, 0]
 
 
 async def test_a_read_only_transaction_writes_nothing(database: MigratedDatabase, name: str) -> None:

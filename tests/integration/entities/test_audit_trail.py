@@ -45,7 +45,7 @@ def urls(database: Database) -> dict[str, str]:
 
 
 async def refused(url: str, statement: str, *values: object) -> asyncpg.PostgresError:
-    """The error of a statement in the boundary `genesis`, with constraints checked at once."""
+    """The error of a statement in the tenant `genesis`, with constraints checked at once."""
     with pytest.raises(asyncpg.PostgresError) as caught:  # noqa: PT012
         async with changing(url) as connection:
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -82,12 +82,12 @@ async def test_the_database_and_the_vectors_agree(shared: Database) -> None:
         for vector in vectors()["chains"]:
             for row in vector["versions"]:
                 names = ("entity_type", "operation", "recorded_by", "governance_agent_id", "state")
-                entity_type, operation, recorded_by, boundary, state = (row[name] for name in names)
+                entity_type, operation, recorded_by, tenant, state = (row[name] for name in names)
                 previous, moment = bytes.fromhex(row["previous_hash"]), datetime.fromisoformat(row["recorded_at"])
                 found = await connection.fetchval(
                     "SELECT entity_version_hash($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                     *(previous, UUID(row["entity_id"]), row["version"], entity_type, operation, moment),
-                    *(recorded_by, boundary, state),
+                    *(recorded_by, tenant, state),
                 )
                 assert found.hex() == row["hash"]
     finally:
@@ -219,7 +219,7 @@ async def test_services_can_not_add_versions_and_a_forged_one_is_found(database:
     ],
 )
 async def test_what_never_changes_is_refused_to_every_role(shared: Database, change: str) -> None:
-    """Id, kind, time of creation, boundary, hashes and earlier amendments stay as they are, for a superuser too."""
+    """Id, kind, time of creation, tenant, hashes and earlier amendments stay as they are, for a superuser too."""
     async with changing(shared.writer_url) as connection:
         entity_id = await insert(connection, "skill", amendment_history="[1, 2]")
     before = await fetch(shared.superuser_url, "SELECT * FROM entities WHERE id = $1", entity_id)
@@ -272,7 +272,7 @@ async def test_what_is_rolled_back_leaves_no_version(database: Database) -> None
 
 
 async def test_versions_can_be_had_before_the_commit(database: Database) -> None:
-    """After `SET CONSTRAINTS ALL IMMEDIATE` each statement is a version, and the boundary set before still is."""
+    """After `SET CONSTRAINTS ALL IMMEDIATE` each statement is a version, and the tenant set before still is."""
     async with changing(database.writer_url) as connection:
         entity_id = await insert(connection, "skill")
         count = "SELECT count(*) FROM entity_versions"
@@ -351,7 +351,7 @@ async def test_embeddings_are_no_versions(database: Database) -> None:
 
 
 async def test_a_change_can_not_hide_from_its_version(database: Database) -> None:
-    """Nor by leaving the boundary in the statement itself, nor by tables of these names that only the session sees."""
+    """Nor by leaving the tenant in the statement itself, nor by tables of these names that only the session sees."""
     entity_id = await made(database.writer_url)
     async with changing(database.writer_url) as connection:
         leave = "RETURNING set_config('plant.governance_agent_id', 'acme', true)"

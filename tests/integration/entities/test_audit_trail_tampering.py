@@ -101,7 +101,7 @@ TAMPERING = {
         ["UPDATE entities SET entity_type = 'industry'"],
         [("wrong row", "has a row as skill"), ("tampered", "is not what its newest version says")],
     ),
-    "its boundary altered": (
+    "its tenant altered": (
         ["UPDATE entities SET governance_agent_id = 'acme'"],
         [
             ("wrong row", "has a row as skill and is no entity"),
@@ -150,7 +150,7 @@ async def test_an_entity_that_came_back_after_its_deletion_is_found(database: Da
 
 
 async def test_all_tampering_is_told_and_the_rest_is_left_alone(database: Database) -> None:
-    """Every entity that was tampered with is in one report, those that were not are not, and boundaries stay apart."""
+    """Every entity that was tampered with is in one report, those that were not are not, and tenants stay apart."""
     ids = sorted([await made(database.writer_url, names=["second", f"the {number}th"]) for number in range(5)])
     by_id = [f"WHERE entity_id = '{each}'" for each in ids]
     await tamper(

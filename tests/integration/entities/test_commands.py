@@ -63,12 +63,12 @@ def plant(database: MigratedDatabase, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def write(database: MigratedDatabase, *entities: Entity) -> None:
-    """Write entities in their boundary, from plain code."""
+    """Write entities in their tenant, from plain code."""
 
     async def work() -> None:
         async with connected(database.writer_url) as connector:
-            boundary = entities[0].governance_agent_id
-            async with connector.transaction(boundary) as connection:
+            tenant = entities[0].governance_agent_id
+            async with connector.transaction(tenant) as connection:
                 await put(connection, entities)
 
     asyncio.run(work())
@@ -82,7 +82,7 @@ def csv_rows(name: str) -> list[dict[str, str]]:
 def test_nothing_to_find_is_success(plant: Plant) -> None:
     """Exit 0, nothing on stdout but an empty list where JSON is asked for, and a line for people."""
     assert plant("entities", "check") == Ended(0, "", "all entities of genesis fit together\n")
-    found = plant("entities", "check", "--governance", "acme", "--output", "json")
+    found = plant("entities", "check", "--tenant", "acme", "--output", "json")
     assert (found.code, found.rows, found.err) == (0, [], "all entities of acme fit together\n")
 
 
@@ -183,14 +183,14 @@ FINDINGS: dict[str, tuple[list[Entity], list[str], list[dict[str, str]]]] = {
 
 @pytest.mark.parametrize("what", FINDINGS)
 def test_each_kind_of_finding_is_told(plant: Plant, database: MigratedDatabase, what: str) -> None:
-    """Exit 3, the finding as JSON on stdout, and what to do next on stderr; in another boundary there is none."""
+    """Exit 3, the finding as JSON on stdout, and what to do next on stderr; in another tenant there is none."""
     entities, statements, expected = FINDINGS[what]
     write(database, *entities)
     if statements:
         sql.run(database.superuser_url, statements)
     found = plant("entities", "check", "--output", "json")
     assert (found.code, found.rows) == (3, expected)
-    assert "1 findings in the boundary genesis." in found.err
+    assert "1 findings of the tenant genesis." in found.err
     assert "plant entities check --output json" in found.err
     assert plant("entities", "check", "--governance", "acme").code == 0
 
@@ -213,7 +213,7 @@ def test_what_is_retired_may_refer_to_anything(plant: Plant, database: MigratedD
 def test_a_check_with_too_many_rights_is_refused(
     plant: Plant, database: MigratedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who passes by the policies would see all boundaries as one: exit 2."""
+    """Who passes by the policies would see all tenants as one: exit 2."""
     monkeypatch.setenv("PLANT_DATABASE_API_URL", database.superuser_url)
     assert plant("entities", "check").code == 2
 
@@ -243,9 +243,9 @@ def test_seeding_twice_changes_nothing(plant: Plant, database: MigratedDatabase)
     assert (second.code, second.rows) == (0, [{"created": 0, "changed": 0, "unchanged": total}])
     assert sql.value(database.superuser_url, rows) == before
     assert plant("entities", "check").code == 0
-    elsewhere = plant("seed", "--governance", "acme")
+    elsewhere = plant("seed", "--tenant", "acme")
     assert elsewhere.code == 1
-    assert "not of this boundary" in elsewhere.err
+    assert "not of this tenant" in elsewhere.err
 
 
 async def test_an_interrupted_seeding_goes_on(database: MigratedDatabase, settings_for: SettingsFor) -> None:

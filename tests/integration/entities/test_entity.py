@@ -176,7 +176,7 @@ async def test_what_may_not_be_written_is_refused_before_it_is(database: Databas
     [(Agent, "skill_ids", 1000), (JobRole, "required_skill_ids", 1000), (Team, "member_ids", 1000)],
 )
 async def test_lists_of_ids_are_sets(database: Database, kind: type[Entity], field: str, limit: int) -> None:
-    """Ids are added and taken away as from any set, in the entity's boundary, and one too many is refused."""
+    """Ids are added and taken away as from any set, in the entity's tenant, and one too many is refused."""
     first, second, third = (uuid4() for _ in range(3))
     async with database.session("acme") as session:
         made = await MAKERS[kind](session, governance_agent_id="acme", **{field: [first, second, first]})
@@ -245,8 +245,8 @@ async def test_embeddings_are_loaded_when_asked_for(database: Database, kind: ty
             await MAKERS[kind](session, embedding=[1.0])
 
 
-async def test_external_ids_are_unique_in_their_boundary(database: Database) -> None:
-    """Across kinds; another boundary may have the same one, and any number have none."""
+async def test_external_ids_are_unique_in_their_tenant(database: Database) -> None:
+    """Across kinds; another tenant may have the same one, and any number have none."""
     async with database.session("genesis") as session:
         await make_skill(session, external_id="once")
         await make_skill(session)
@@ -257,8 +257,8 @@ async def test_external_ids_are_unique_in_their_boundary(database: Database) -> 
             await make_agent(session, external_id="once")
 
 
-async def test_an_entity_is_written_only_in_its_boundary(database: Database) -> None:
-    """A transaction of another boundary can't write it, nor see it."""
+async def test_an_entity_is_written_only_in_its_tenant(database: Database) -> None:
+    """A transaction of another tenant can't write it, nor see it."""
     with pytest.raises(RowRefused):
         async with database.session("genesis") as session:
             await make_skill(session, governance_agent_id="acme")
@@ -337,7 +337,7 @@ async def test_every_kind_is_mapped_and_made(database: Database, migrated: Migra
 async def test_factories_make_valid_entities_into_sessions_and_connections(
     database: Database, migrated: MigratedDatabase
 ) -> None:
-    """Linked or not, in any boundary: all of what they make fits together, and names and ids are each their own."""
+    """Linked or not, in any tenant: all of what they make fits together, and names and ids are each their own."""
     made: list[Entity] = []
     async with database.session("made") as session:
         made += [await make(session, governance_agent_id="made") for make in MAKERS.values()]

@@ -59,7 +59,7 @@ WHERE statement LIKE '%near AS MATERIALIZED%'"""
 
 @pytest.fixture(scope="module")
 def skills() -> SeededSkills:
-    """20,000 skills: 2 % are of the boundary `small`, 3 % are soft skills."""
+    """20,000 skills: 2 % are of the tenant `small`, 3 % are soft skills."""
     return seeded_skills(ROWS)
 
 
@@ -95,29 +95,29 @@ def plain(**parts: float) -> list[float]:
     return vector
 
 
-def skill(name: str, embedding: Sequence[float] | None = None, boundary: str = "genesis") -> Skill:
-    made = Skill(name=name, category="technical", description="Of a test.", governance_agent_id=boundary)
+def skill(name: str, embedding: Sequence[float] | None = None, tenant: str = "genesis") -> Skill:
+    made = Skill(name=name, category="technical", description="Of a test.", governance_agent_id=tenant)
     if embedding is not None:
         made.embedding = list(embedding)
     return made
 
 
-async def write(database: MigratedDatabase, *entities: Entity, boundary: str = "genesis") -> None:
-    async with connected(database.writer_url) as connector, connector.transaction(boundary) as connection:
+async def write(database: MigratedDatabase, *entities: Entity, tenant: str = "genesis") -> None:
+    async with connected(database.writer_url) as connector, connector.transaction(tenant) as connection:
         await put(connection, entities)
 
 
-async def names(connector: Database, vector: object, boundary: str | None = "genesis", limit: int = 10) -> list[str]:
-    async with connector.transaction(boundary) as connection:
+async def names(connector: Database, vector: object, tenant: str | None = "genesis", limit: int = 10) -> list[str]:
+    async with connector.transaction(tenant) as connection:
         return [found.name for found in await nearest_skills(connection, vector, limit=limit)]
 
 
-async def recall(connector: Database, skills: SeededSkills, boundary: str, category: str = "", knob: str = "") -> float:
+async def recall(connector: Database, skills: SeededSkills, tenant: str, category: str = "", knob: str = "") -> float:
     """The share of the true ten nearest neighbours that searches find. `knob` is SQL that comes before each."""
     queries = skills.queries[:QUERIES]
     found = 0
-    for query, true in zip(queries, skills.nearest(queries, 10, boundary, category), strict=True):
-        async with connector.transaction(boundary) as connection:
+    for query, true in zip(queries, skills.nearest(queries, 10, tenant, category), strict=True):
+        async with connector.transaction(tenant) as connection:
             if knob:
                 await connection.execute(text(knob))
             near = await nearest_skills(connection, query, category=category or None)
@@ -260,8 +260,8 @@ async def test_recall_of_the_index(api: Database, skills: SeededSkills) -> None:
 
 
 @pytest.mark.parametrize("knob", ["", BY_THE_INDEX], ids=["as planned", "by the index"])
-async def test_recall_in_a_small_boundary(api: Database, skills: SeededSkills, knob: str) -> None:
-    """A boundary with 2 % of the rows keeps its recall, also where the plan is to filter what the index finds."""
+async def test_recall_in_a_small_tenant(api: Database, skills: SeededSkills, knob: str) -> None:
+    """A tenant with 2 % of the rows keeps its recall, also where the plan is to filter what the index finds."""
     assert await recall(api, skills, "small", knob=knob) >= AT_LEAST_RECALL
 
 
@@ -283,19 +283,19 @@ async def test_filtered_results_are_in_order(api: Database, skills: SeededSkills
         assert np.allclose(distances, [1 - vectors[each.id] @ query for each in found], atol=1e-6)
 
 
-async def test_other_boundaries_stay_out(api: Database, skills: SeededSkills) -> None:
-    """Who searches with the very vector of another boundary's skill doesn't find it; without a boundary, nothing."""
-    of = dict(zip(skills.ids, skills.boundaries, strict=True))
-    theirs = skills.boundaries.index("genesis")
-    for boundary, others in (("small", False), ("genesis", True), (None, False)):
-        async with api.transaction(boundary) as connection:
+async def test_other_tenants_stay_out(api: Database, skills: SeededSkills) -> None:
+    """Who searches with the very vector of another tenant's skill doesn't find it; without a tenant, nothing."""
+    of = dict(zip(skills.ids, skills.tenants, strict=True))
+    theirs = skills.tenants.index("genesis")
+    for tenant, others in (("small", False), ("genesis", True), (None, False)):
+        async with api.transaction(tenant) as connection:
             found = await nearest_skills(connection, skills.vectors[theirs])
         assert (skills.ids[theirs] in {each.id for each in found}) is others
-        assert {of[each.id] for each in found} == ({boundary} if boundary else set())
+        assert {of[each.id] for each in found} == ({tenant} if tenant else set())
 
 
 async def test_the_plan_uses_the_index(api: Database, skills: SeededSkills) -> None:
-    """With policies on: where most rows are the boundary's own. A sort that the index can't give reads every row."""
+    """With policies on: where most rows are the tenant's own. A sort that the index can't give reads every row."""
     vector = "CAST(CAST(:vector AS real[]) AS vector(384))"
     by_no_index = f"ORDER BY 1 - (1 - (k.embedding <=> {vector})) LIMIT"
     exact = NEAREST_SKILLS.text.replace("ORDER BY distance LIMIT", by_no_index)
@@ -310,8 +310,8 @@ async def test_the_plan_uses_the_index(api: Database, skills: SeededSkills) -> N
     assert "skills_embedding" not in compared
 
 
-async def test_each_boundary_has_its_own_plan(many: MigratedDatabase, skills: SeededSkills) -> None:
-    """One session serves a large and a small boundary in turn, and no plan of one is kept for the other."""
+async def test_each_tenant_has_its_own_plan(many: MigratedDatabase, skills: SeededSkills) -> None:
+    """One session serves a large and a small tenant in turn, and no plan of one is kept for the other."""
     async with reading(many, database_pool_size=1) as connector:
         for query in skills.queries[:10]:
             await names(connector, query)
@@ -363,7 +363,7 @@ async def test_agents_near_a_vector(database: MigratedDatabase) -> None:
     await write(database, sow, mow, dig, both, one, far, gone, Agent(name="idle"))
     theirs = skill("theirs", plain(a=1), "other")
     await write(
-        database, theirs, Agent(name="theirs", skill_ids={theirs.id}, governance_agent_id="other"), boundary="other"
+        database, theirs, Agent(name="theirs", skill_ids={theirs.id}, governance_agent_id="other"), tenant="other"
     )
 
     async with reading(database) as connector, connector.transaction("genesis") as connection:
@@ -412,7 +412,7 @@ async def test_the_index_follows_changes(database: MigratedDatabase) -> None:
     skills = seeded_skills(900)
     await fill(database.superuser_url, skills)
     moved = seeded_skills(900, seed=2).vectors
-    own = [number for number, of in enumerate(skills.boundaries) if of == "genesis"]
+    own = [number for number, of in enumerate(skills.tenants) if of == "genesis"]
     change = text("UPDATE skills SET embedding = CAST(CAST(:vector AS real[]) AS vector) WHERE id = :id")
     async with connected(database.writer_url) as connector, connector.transaction("genesis") as connection:
         await connection.execute(change, [{"vector": moved[n].tolist(), "id": skills.ids[n]} for n in own[::3]])
@@ -443,7 +443,7 @@ async def test_searches_go_on_while_skills_are_added(database: MigratedDatabase)
     """Every search during the writing finds what was there before; what was committed is found at once."""
     skills = seeded_skills(1_000)
     await fill(database.superuser_url, skills)
-    known = next(number for number, of in enumerate(skills.boundaries) if of == "genesis")
+    known = next(number for number, of in enumerate(skills.tenants) if of == "genesis")
     done = asyncio.Event()
     searches = 0
 

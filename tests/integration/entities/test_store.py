@@ -162,7 +162,7 @@ async def test_what_differs_is_changed_and_the_rest_is_not(
 async def test_what_is_referred_to_is_a_stub_until_it_is_described(
     database: MigratedDatabase, connector: Database
 ) -> None:
-    """A stub of the right kind and boundary; described, it counts as created and goes on in its chain."""
+    """A stub of the right kind and tenant; described, it counts as created and goes on in its chain."""
     skill = Skill(name="SQL", description="Asks for rows.", category="technical")
     agent = Agent(name="one", skill_ids={skill.id}, team_id=uuid4(), job_role_id=uuid4(), industry_id=uuid4())
     assert await write(connector, [agent]) == Written(created=frozenset({agent.id}))
@@ -406,7 +406,7 @@ async def test_a_call_leaves_the_keys_of_its_entities_unlocked(database: Migrate
                 await connection.execute(f"{locked} FOR NO KEY UPDATE NOWAIT".replace("$1", f"'{A}'"))
 
 
-async def test_an_id_of_another_boundary_is_refused(database: MigratedDatabase, connector: Database) -> None:
+async def test_an_id_of_another_tenant_is_refused(database: MigratedDatabase, connector: Database) -> None:
     """An entity there can't be replaced from here, nor is anything told of it; nor can it be written from there."""
     theirs = Agent(name="theirs", governance_agent_id="acme")
     await write(connector, [theirs], "acme")
@@ -418,7 +418,7 @@ async def test_an_id_of_another_boundary_is_refused(database: MigratedDatabase, 
 
 
 async def test_an_external_id_of_another_entity_is_refused(connector: Database) -> None:
-    """It is unique in its boundary: the constraint is named."""
+    """It is unique in its tenant: the constraint is named."""
     await write(connector, [Agent(name="one", external_id="same")])
     with pytest.raises(ConstraintRefused, match="entities_external_id"):
         await write(connector, [Agent(name="two", external_id="same")])

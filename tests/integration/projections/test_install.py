@@ -18,7 +18,7 @@ WHERE c.oid = 'agents_v1.agents'::regclass GROUP BY c.oid, relrowsecurity, relfo
 AGENT = "00000000-0000-4000-8000-00000000a6e7"
 
 
-async def test_a_table_of_an_earlier_version_is_put_into_its_boundary(database: Database) -> None:
+async def test_a_table_of_an_earlier_version_is_put_into_its_tenant(database: Database) -> None:
     """Rows that were there belong to `genesis` afterwards, seen by who names it and by no other."""
     new = await fetch(database.superuser_url, POLICIES)
     earlier = [
@@ -35,8 +35,8 @@ async def test_a_table_of_an_earlier_version_is_put_into_its_boundary(database: 
     install(database.owner_url)
 
     assert await fetch(database.superuser_url, POLICIES) == new
-    for boundary, expected in (("genesis", ["('from before',)"]), ("acme", []), (None, [])):
-        async with Attempt(database.api_url, boundary) as attempt:
+    for tenant, expected in (("genesis", ["('from before',)"]), ("acme", []), (None, [])):
+        async with Attempt(database.api_url, tenant) as attempt:
             await attempt.run("SELECT name FROM read_models.agents")
         assert attempt.said == expected
 

@@ -228,15 +228,15 @@ async def test_a_hint_wakes_the_relay(database: Database, start_relay: StartRela
     """A change is published long before the next poll."""
     relay = await start_relay(poll_seconds=600)
     await until(lambda: REGISTRY.get_sample_value("plant_relay_active") == 1, "the relay is active")
-    before = _sum("plant_relay_seconds_count"), _sum("plant_relay_seconds_sum")
+    before = _sum("plant_relay_delay_seconds_count"), _sum("plant_relay_delay_seconds_sum")
 
     for _ in range(3):
         rows = relay.sent_rows
         await made(database.writer_url)
         await until(lambda: relay.sent_rows == rows + 1, "the change is published")  # noqa: B023
 
-    assert _sum("plant_relay_seconds_count") - before[0] == 3
-    assert _sum("plant_relay_seconds_sum") - before[1] < 10
+    assert _sum("plant_relay_delay_seconds_count") - before[0] == 3
+    assert _sum("plant_relay_delay_seconds_sum") - before[1] < 10
 
 
 def _sum(name: str) -> float:
@@ -328,7 +328,7 @@ async def test_a_row_without_an_event_holds_up_its_entity_alone(
     async with changing(database.writer_url) as connection:
         await connection.execute("DELETE FROM agent_skills WHERE agent_id = $1", blocked)
     other = await made(database.writer_url)
-    problems = _sum("plant_relay_problems_total")
+    problems = _sum("plant_relay_unmappable_rows_total")
 
     for _ in range(2):
         with pytest.raises(OutboxBlocked, match="1 entities"):
@@ -340,8 +340,8 @@ async def test_a_row_without_an_event_holds_up_its_entity_alone(
     rows = await fetch(database.writer_url, "SELECT problem, sent_at FROM outbox WHERE entity_id = $1", blocked)
     assert [row["problem"] for row in rows] == ["agent.skill_ids: Expected `array` of length <= 1000", None]
     assert [row["sent_at"] for row in rows] == [None, None]
-    assert _sum("plant_relay_problems_total") - problems == 1
-    assert _sum("plant_relay_blocked_entities") == 1
+    assert _sum("plant_relay_unmappable_rows_total") - problems == 1
+    assert _sum("plant_relay_blocked_keys") == 1
     assert await names_of(settings, topic, other) == ["first"]
 
     await fetch(database.writer_url, "DELETE FROM outbox WHERE problem IS NOT NULL")

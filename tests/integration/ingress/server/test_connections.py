@@ -163,7 +163,7 @@ async def test_a_peer_that_leaves_halfway_leaves_nothing_behind(running: Running
     with closing(running.connect()) as peer:
         await asyncio.to_thread(peer.sendall, request_head(running.sender, 1000) + b"{")
     assert (await running.post(rated())).status_code == 200
-    assert "plant_ingress_body_bytes_held 0.0" in await metrics_of(running)
+    assert "plant_ingress_held_body_bytes 0.0" in await metrics_of(running)
 
 
 async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running) -> None:

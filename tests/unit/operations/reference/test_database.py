@@ -47,7 +47,7 @@ def test_the_base_entity_has_its_seven_sections() -> None:
 def test_every_finding_of_the_check_is_on_the_page() -> None:
     """The table of findings has those that entities/references.py can report, and no others."""
     source = inspect.getsource(references)
-    first = re.findall(r"SELECT '([\w ]+)' AS finding", source) + re.findall(r'EntityFault\("([\w ]+)"', source)
+    first = re.findall(r"SELECT '([\w ]+)' AS finding", source) + re.findall(r'EntityFault\(\s*"([\w ]+)"', source)
     (cases,) = re.findall(r"SELECT (CASE WHEN [^;]*?) END AS finding", source)
     reported = {*first, *re.findall(r"(?:THEN|ELSE) '([\w ]+)'", cases)}
     words = reference_database.database_page().partition("## Findings")[2].partition("\n## ")[0]

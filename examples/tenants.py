@@ -1,9 +1,9 @@
-"""Write and read entities through Plant's connector, inside a governance boundary and outside it.
+"""Write and read entities through Plant's connector, inside a tenant and outside it.
 
     plant up
-    python examples/boundaries.py
+    python examples/tenants.py
 
-A transaction names its boundary and sees the rows of that boundary alone; Postgres's policies see to it, whatever the
+A transaction names its tenant and sees the rows of that tenant alone; Postgres's policies see to it, whatever the
 query. Here `acme` writes a skill and renames it, and everybody looks.
 """
 
@@ -45,9 +45,9 @@ async def rename(writer: Database, skill_id: UUID) -> None:
     await writer.run_session(work, "acme", isolation="REPEATABLE READ")
 
 
-async def look(reader: Database, boundary: str | None, skill_id: UUID) -> str:
-    """What a reader of a boundary sees, on the read replica if there is one."""
-    async with reader.session(boundary, replica=True) as session:
+async def look(reader: Database, tenant: str | None, skill_id: UUID) -> str:
+    """What a reader of a tenant sees, on the read replica if there is one."""
+    async with reader.session(tenant, replica=True) as session:
         name = await session.scalar(select(Skill.name).where(Skill.id == skill_id))
     return name or "nothing"
 
@@ -58,8 +58,8 @@ async def main() -> None:
     try:
         skill_id = await write(writer)
         await rename(writer, skill_id)
-        for boundary in ("acme", "genesis", None):
-            print(f"{boundary}: {await look(reader, boundary, skill_id)}")
+        for tenant in ("acme", "genesis", None):
+            print(f"{tenant}: {await look(reader, tenant, skill_id)}")
         try:
             async with writer.session("genesis") as session:
                 session.add(Skill(name="Welding", category="technical", governance_agent_id="acme"))
