@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -16,18 +17,19 @@ from uuid import UUID
 
 from audit.chain import CHAIN_START
 from projections.session import Session, sql_literal
+from streams.batch import EventBatch
 from streams.errors import OwnershipLost, PartitionCountChanged, TopicRecreated
 
 LOG: Final = "log/0"
 """Projection zero: event_stream and audit_log."""
 
-_KNOWN = """
-SELECT count(*) AS known, count(*) FILTER (WHERE partition = $2) AS mine,
+_OWNERS = """
+SELECT count(*) AS owners, count(*) FILTER (WHERE partition = $2) AS own,
        max(topic_id::text) FILTER (WHERE partition = $2) AS topic_id
 FROM partition_owners WHERE topic = $1
 """
 
-# Only the very session that took the partition is terminated: a backend's start time tells it from a later one that
+# Only the very session that acquired the partition is terminated: a backend's start time tells it from a later one that
 # happens to have the same process id. The wait makes sure its locks are gone before we ask for them.
 _TERMINATE = """
 SELECT pg_terminate_backend(a.pid, 5000)
@@ -36,14 +38,14 @@ JOIN pg_stat_activity AS a ON a.pid = o.backend_pid AND a.backend_start = o.back
 WHERE o.topic = $1 AND o.partition = $2 AND a.pid <> pg_backend_pid()
 """
 
-_FIRST = """
+_INSERT_OWNERS = """
 INSERT INTO partition_owners (topic, partition, token, worker, backend_pid, backend_started_at, topic_id)
 SELECT $1, partition, 1, '', 0, '-infinity', $3::uuid FROM generate_series(0, $2::int - 1) AS partition
 WHERE NOT EXISTS (SELECT FROM partition_owners WHERE topic = $1)
 ON CONFLICT DO NOTHING
 """
 
-_TAKE = """
+_ADVANCE_OWNER = """
 UPDATE partition_owners SET token = token + 1, worker = $3, topic_id = coalesce(topic_id, $4::uuid),
     backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
     backend_started_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
@@ -51,7 +53,7 @@ WHERE topic = $1 AND partition = $2
 RETURNING token
 """
 
-_CHECKPOINTS = """
+_INSERT_CHECKPOINTS = """
 INSERT INTO checkpoints (projection, version, topic, partition, next_offset)
 SELECT split_part(name, '/', 1), split_part(name, '/', 2)::int, $1, $2, 0
 FROM unnest(string_to_array($3, ',')) AS name
@@ -79,9 +81,9 @@ WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
 
 @dataclass(frozen=True)
 class Fence:
-    """What stands behind a token: checkpoints by `name/version`, the last hash.
+    """A token, and what its owner alone writes: the checkpoints by `name/version`, and the head of the chain.
 
-    Only the token's holder writes either, so what it has committed itself needs no reading again.
+    Nobody else moves either, so an owner needs no reading of what it has committed itself.
     """
 
     token: int
@@ -89,33 +91,33 @@ class Fence:
     head: bytes
 
 
-def take(
+def acquire(
     session: Session, topic: str, partition: int, partitions: int, topic_id: UUID | None, names: Iterable[str]
 ) -> Fence:
     """Make this session the partition's only writer.
 
-    `partitions` and `topic_id` are what the broker says of the topic; `names` lists the projections as `name/version`.
-    The former owner's backend is terminated first: one frozen inside COPY would keep its locks past every timeout.
+    `partitions` and `topic_id` come from the broker; `names` lists the projections as `name/version`. The former
+    owner's backend is terminated first: one frozen inside COPY would keep its locks past every timeout.
     Raises TopicRecreated and PartitionCountChanged before anything is changed.
     """
     recorded = str(topic_id) if topic_id is not None else None
-    session.execute(_FIRST, (topic, partitions, recorded))
-    known, mine, id_then = session.query(_KNOWN, (topic, partition))[0]
-    if not mine or known != partitions:
-        raise PartitionCountChanged(topic, known, partitions)
-    if id_then is not None and recorded is not None and id_then != recorded:
-        raise TopicRecreated(topic, partition, UUID(id_then), UUID(recorded))
+    session.execute(_INSERT_OWNERS, (topic, partitions, recorded))
+    owners, own, former_id = session.query(_OWNERS, (topic, partition))[0]
+    if not own or owners != partitions:
+        raise PartitionCountChanged(topic, owners, partitions)
+    if former_id is not None and recorded is not None and former_id != recorded:
+        raise TopicRecreated(topic, partition, UUID(former_id), UUID(recorded))
     session.query(_TERMINATE, (topic, partition))
     session.begin()
-    token = session.query(_TAKE, (topic, partition, WORKER, recorded))[0][0]
-    session.execute(_CHECKPOINTS, (topic, partition, ",".join(names)))
-    taken = fence(session, topic, partition, token)
+    token = session.query(_ADVANCE_OWNER, (topic, partition, WORKER, recorded))[0][0]
+    session.execute(_INSERT_CHECKPOINTS, (topic, partition, ",".join(names)))
+    fence = lock_fence(session, topic, partition, token)
     session.commit()
-    return taken
+    return fence
 
 
-def fence(session: Session, topic: str, partition: int, token: int) -> Fence:
-    """Lock the token for this transaction and read what stands behind it. Raises OwnershipLost when it is not ours."""
+def lock_fence(session: Session, topic: str, partition: int, token: int) -> Fence:
+    """Lock the token for this transaction and read the fence. Raises OwnershipLost when the token is not ours."""
     rows = session.query(
         _FENCE.format(topic=sql_literal(topic), partition=sql_literal(partition), token=sql_literal(token))
     )
@@ -125,17 +127,34 @@ def fence(session: Session, topic: str, partition: int, token: int) -> Fence:
     return Fence(token, json.loads(checkpoints) if checkpoints else {}, head or CHAIN_START)
 
 
-def hold(topic: str, partition: int, token: int, next_offset: int) -> str:
-    """The statement that locks the token for its transaction, where the log ends at `next_offset`.
+def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:
+    """Return the part of a batch at and after the log's checkpoint; None when all of it is applied already.
+
+    Raises OwnershipLost where the batch was fetched under another token, or records before it are missing. Cheap, and
+    no substitute for the statement of `lock_statement`: another owner may have the partition by now.
+    """
+    next_offset = fence.checkpoints[LOG]
+    if batch.token != fence.token:
+        raise OwnershipLost(why=f"The batch was fetched under token {batch.token}, not {fence.token}.")
+    if batch.next_offset <= next_offset:
+        return None
+    if batch.fetched_from > next_offset:
+        raise OwnershipLost(why=f"Offsets {next_offset} to {batch.fetched_from} were not read; reading resumes there.")
+    first = bisect_left(batch.offsets, next_offset)
+    return batch.between(first, len(batch)) if first else batch
+
+
+def lock_statement(topic: str, partition: int, token: int, next_offset: int) -> str:
+    """Return the statement that locks the token for its transaction, where the log ends at `next_offset`.
 
     Running it raises OwnershipLost when the token is no longer ours, or the log ends elsewhere.
     """
-    given = ", ".join(sql_literal(value) for value in (topic, partition, token, next_offset))
-    return f"SELECT hold_partition({given})"
+    arguments = ", ".join(sql_literal(value) for value in (topic, partition, token, next_offset))
+    return f"SELECT hold_partition({arguments})"
 
 
-def advance(topic: str, partition: int, names: Iterable[str], next_offset: int) -> str:
-    """The statement that moves checkpoints forward; it runs in the transaction that wrote the rows."""
+def advance_statement(topic: str, partition: int, names: Iterable[str], next_offset: int) -> str:
+    """Return the statement that moves checkpoints forward; it runs in the transaction that wrote the rows."""
     return _ADVANCE.format(
         topic=sql_literal(topic),
         partition=sql_literal(partition),

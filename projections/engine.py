@@ -1,14 +1,15 @@
 """The engine: one partition's batches into the event log, the audit chain and the read models, exactly once.
 
-A batch is one transaction:
+Before anything is decoded, a batch's token and offsets are compared with what this owner has committed itself, and
+what is applied already is cut off. Then it is one transaction:
 
-    lock the fencing token
+    lock the fencing token, and compare the log's end
     COPY event_stream and audit_log; COPY the decoded events to the staging tables
     run each read model's apply.sql
     advance the checkpoints
 
 A small batch is the same in one round trip, its rows written out in the statements. Checkpoints and chain head are read
-when the partition is taken; after that nobody else can move them.
+when the partition is acquired; after that nobody else can move them.
 
 The repeat check costs no look-up while there are no repeats: every record goes in as `applied`, and the unique index
 on applied event ids refuses a batch that holds a repeat. That batch is then rolled back and looked up first, as are
@@ -38,7 +39,7 @@ from runtime import metrics
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.errors import LogRefused, OwnershipLost
+from streams.errors import LogRefused
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -59,7 +60,7 @@ INLINE_BYTES_MAX = 1024 * 1024
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Column = Sequence[Any] | pl.Series
-_PLACE = ("topic", "partition", "offset", "created_at")
+_POSITION = ("topic", "partition", "offset", "created_at")
 
 # LIMIT keeps this a look-up in the index for each id; as a plain join the planner may read the whole log.
 SEEN = """
@@ -72,7 +73,7 @@ SELECT s.event_id, seen.fingerprint FROM staged_event_ids AS s CROSS JOIN LATERA
 
 
 class PartitionProjector:
-    """Postgres's side of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
+    """The Postgres side of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
 
     def __init__(self, url: str, topic: str, partition: int, models: Sequence[ReadModel]) -> None:
         self.topic = topic
@@ -82,34 +83,48 @@ class PartitionProjector:
         self._session: Session | None = None
         self._fence: Fence | None = None
         self._names = [LOG, *(model.key for model in models)]
-        self._staging = Staging()
+        self._staging = Staging(models)
+        self._log_types: dict[str, dict[str, str]] = {}
         self._look_ups_left = 0
 
     def acquire(self, watermarks: Watermarks) -> Acquired:
-        """Open a fresh connection, fence off former owners, and bring lagging read models level with the log."""
+        """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
         self.close()
         session = self._session = Session(self._url)
         with self._closing_on_error():
-            fence = self._fence = checkpoints.take(
+            fence = self._fence = checkpoints.acquire(
                 session, self.topic, self.partition, watermarks.partition_count, watermarks.topic_id, self._names
             )
             self._staging.open(session)
+            self._log_types = {table: session.column_types(table) for table in ("event_stream", "audit_log")}
             for model in self._models:
                 catch_up(session, self._staging, model, self.topic, self.partition, fence.token)
         return Acquired(fence.token, fence.checkpoints[LOG])
 
     def project(self, batch: EventBatch) -> int:
-        """Apply a batch and advance the checkpoints; returns the next offset.
+        """Apply a batch, advance the checkpoints and return the next offset.
 
         Raises OwnershipLost (the fence is gone, or records before this batch are missing), DatabaseUnreachable, or a
-        named stop. After any of them the connection is closed and the partition has to be taken again.
+        named stop. After any of them the connection is closed and the partition has to be acquired again.
         """
         started = time.perf_counter()
         with self._closing_on_error():
-            after = self._project(batch)
-        metrics.WORKER_BATCH_SECONDS.observe(time.perf_counter() - started)
+            dispositions = self._project(batch)
+        seconds, next_offset = time.perf_counter() - started, self._require_fence().checkpoints[LOG]
+        metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
-        return after
+        for disposition, count in dispositions.items():
+            metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
+        # Small batches come by the hundred each second; a line is seen at the usual level where one needs a look.
+        (log.debug if dispositions.keys() <= {"applied"} else log.info)(
+            "batch.projected",
+            topic=self.topic,
+            partition=self.partition,
+            next_offset=next_offset,
+            duration_ms=round(seconds * 1000, 3),
+            **dispositions,
+        )
+        return next_offset
 
     def close(self) -> None:
         """Drop the connection; the server rolls back what was open."""
@@ -128,25 +143,28 @@ class PartitionProjector:
             self.close()
             raise
 
-    def _project(self, batch: EventBatch) -> int:
+    def _project(self, batch: EventBatch) -> Counter[str]:
+        """Apply what is new of a batch; returns how many records have each disposition."""
+        remainder = checkpoints.remainder(batch, self._require_fence())
+        if remainder is None:
+            return Counter()
+        prepared = prepare(remainder)
         try:
-            return self._write(prepare(batch))
+            return self._write(prepared)
         except DataRefused as error:
             if error.about(*LOG_CONSTRAINTS):
                 raise
             self._require_session().rollback()
-            if len(batch) == 1:
-                return self._write(prepare(batch).refused(f"refused by the database: {error.sqlstate}"))
-            # The last resort: the checks let something through that Postgres does not take. Halve until it is found.
-            log.warning(
-                "batch.bisected", topic=self.topic, partition=self.partition, records=len(batch), why=str(error)
-            )
-            middle = len(batch) // 2
-            self._project(batch.between(0, middle))
-            return self._project(batch.between(middle, len(batch)))
+            count = len(remainder)
+            if count <= 1:
+                return self._write(prepared.refused(f"refused by the database: {error.sqlstate}"))
+            # The last resort: the checks let something through that Postgres refuses. Halve until the record is alone.
+            log.warning("batch.bisected", topic=self.topic, partition=self.partition, records=count, why=str(error))
+            first, second = remainder.between(0, count // 2), remainder.between(count // 2, count)
+            return self._project(first) + self._project(second)
 
-    def _write(self, prepared: PreparedBatch) -> int:
-        """The transaction; a second time, with look-ups, where the first met a repeat."""
+    def _write(self, prepared: PreparedBatch) -> Counter[str]:
+        """Run the transaction; a second time, with look-ups, where the first met a repeat."""
         if self._look_ups_left == 0:
             try:
                 return self._transaction(prepared, look_up=False)
@@ -158,44 +176,36 @@ class PartitionProjector:
         self._look_ups_left -= 1
         return self._transaction(prepared, look_up=True)
 
-    def _transaction(self, prepared: PreparedBatch, *, look_up: bool) -> int:
-        session, fence, batch = self._require_session(), self._require_fence(), prepared.batch
-        done = fence.checkpoints[LOG]
-        if batch.token != fence.token:
-            raise OwnershipLost(why=f"The batch was fetched under token {batch.token}, not {fence.token}.")
-        if done >= batch.next_offset:
-            return done
-        if done < batch.fetched_from:
-            raise OwnershipLost(why=f"Offsets {done} to {batch.fetched_from} were not read; reading resumes there.")
-        session.later("BEGIN", checkpoints.hold(self.topic, self.partition, fence.token, done))
-        prepared = prepared.from_offset(done)
-        prepared = prepared.settle(self._seen(session, prepared) if look_up else None)
-        head = self._write_log(session, prepared, fence)
-        folds = self._folds(session, prepared)
-        advance = checkpoints.advance(self.topic, self.partition, self._names, batch.next_offset)
+    def _transaction(self, prepared: PreparedBatch, *, look_up: bool) -> Counter[str]:
+        session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
+        lock = checkpoints.lock_statement(self.topic, self.partition, fence.token, fence.checkpoints[LOG])
+        session.later("BEGIN", lock)
+        prepared = prepared.with_dispositions(self._seen(session, prepared) if look_up else None)
+        head = self._write_log(session, prepared, fence, inline)
+        folds = self._folds(session, prepared, inline)
+        next_offset = prepared.batch.next_offset
+        advance = checkpoints.advance_statement(self.topic, self.partition, self._names, next_offset)
         session.script(*folds, advance, "COMMIT")
-        self._fence = Fence(fence.token, dict.fromkeys(self._names, batch.next_offset), head)
-        for disposition, count in Counter(prepared.rows["disposition"].to_list()).items():
-            metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
-        return batch.next_offset
+        self._fence = Fence(fence.token, dict.fromkeys(self._names, next_offset), head)
+        return Counter(prepared.rows["disposition"].to_list())
 
-    def _folds(self, session: Session, prepared: PreparedBatch) -> list[str]:
-        """The read models' statements, where they have something to fold."""
-        events, offsets = prepared.events, prepared.batch.offsets
-        if goes_inline(prepared):
-            found = [self._staging.inline(model.apply_sql, model.reads, events, offsets) for model in self._models]
-            return [statement for statement in found if statement is not None]
-        staged = self._staging.fill(session, events, offsets)
-        return [model.apply_sql for model in self._models if model.reads & staged]
+    def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
+        """Return the statements of the read models that have something to fold, their rows staged or inline."""
+        frames = self._staging.frames(prepared.events, prepared.batch.offsets)
+        if inline:
+            statements = [self._staging.inline(model, frames) for model in self._models]
+            return [statement for statement in statements if statement is not None]
+        self._staging.fill(session, frames)
+        return [model.apply_sql for model in self._models if model.reads & frames.keys()]
 
     def _seen(self, session: Session, prepared: PreparedBatch) -> dict[bytes, bytes]:
-        """Of the batch's event ids those that are applied, with the fingerprints of their values."""
+        """Return the batch's event ids that are applied already, with the fingerprints of their values."""
         ids = prepared.rows["event_id"].drop_nulls()
         session.copy("staged_event_ids", pl.DataFrame({"event_id": ids}), temporary=True)
         seen = session.frame(SEEN.format(topic=sql_literal(self.topic), partition=sql_literal(self.partition)))
         return dict(zip(seen["event_id"].cast(pl.Binary), seen["fingerprint"], strict=True))
 
-    def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence) -> bytes:
+    def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence, inline: bool) -> bytes:
         """Write log and chain; returns the chain's new head."""
         batch = prepared.batch
         if not len(batch):
@@ -204,8 +214,7 @@ class PartitionProjector:
             self.topic, self.partition, fence.head,
             batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers,
         )  # fmt: skip
-        inline = goes_inline(prepared)
-        rows, place = prepared.rows, self._place(batch, inline)
+        rows, position = prepared.rows, self._position(batch, inline)
         stream: dict[str, Column] = {
             "disposition": rows["disposition"],
             "event_id": rows["event_id"],
@@ -221,17 +230,17 @@ class PartitionProjector:
             "previous_hash": [fence.head, *hashes[:-1]],
             "hash": hashes,
         }
-        self._append(session, "event_stream", {**place, **stream}, inline)
-        self._append(session, "audit_log", {**place, **audit}, inline)
+        self._append(session, "event_stream", {**position, **stream}, inline)
+        self._append(session, "audit_log", {**position, **audit}, inline)
         return hashes[-1]
 
-    def _place(self, batch: EventBatch, inline: bool) -> dict[str, Column]:
-        """The columns that say where each record stands; as lists where they go inline."""
+    def _position(self, batch: EventBatch, inline: bool) -> dict[str, Column]:
+        """Return the columns of each record's position and time; as lists where they go inline."""
         count = len(batch)
         if inline:
             created_at = [EPOCH + timedelta(milliseconds=ms) for ms in batch.timestamps_ms]
             lists: list[Column] = [[self.topic] * count, [self.partition] * count, batch.offsets, created_at]
-            return dict(zip(_PLACE, lists, strict=True))
+            return dict(zip(_POSITION, lists, strict=True))
         # Put together from whole columns: an expression costs 50 us however few the rows.
         microseconds = [ms * 1000 for ms in batch.timestamps_ms]
         columns: list[Column] = [
@@ -240,12 +249,12 @@ class PartitionProjector:
             pl.Series(batch.offsets, dtype=pl.Int64),
             pl.Series(microseconds, dtype=pl.Datetime("us", "UTC")),
         ]
-        return dict(zip(_PLACE, columns, strict=True))
+        return dict(zip(_POSITION, columns, strict=True))
 
     def _append(self, session: Session, table: str, columns: Mapping[str, Column], inline: bool) -> None:
         if inline:
             values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}
-            session.later(insert(table, values, self._staging.types[table]))
+            session.later(insert(table, values, self._log_types[table]))
             return
         series = [v.alias(n) if isinstance(v, pl.Series) else pl.Series(n, v, pl.Binary) for n, v in columns.items()]
         session.copy(table, pl.DataFrame(series))
@@ -262,7 +271,7 @@ class PartitionProjector:
 
 
 def goes_inline(prepared: PreparedBatch) -> bool:
-    """Whether the batch is small enough to go to Postgres as text."""
+    """Return whether the batch is small enough to go to Postgres as text."""
     values, headers = prepared.batch.values, prepared.headers
     if len(values) > INLINE_RECORDS_MAX:
         return False

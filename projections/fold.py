@@ -21,6 +21,7 @@ from streams.topics import logical_topic
 log = get_logger(__name__)
 
 FOLD_RECORDS = 10_000
+"""Records of a slice, which is one transaction."""
 
 _APPLIED = """
 SELECT "offset", value FROM event_stream
@@ -34,33 +35,34 @@ def fold_slice(
     staging: Staging,
     model: ReadModel,
     schema: str,
-    place: tuple[str, int],
+    topic: str,
+    partition: int,
     offsets: tuple[int, int],
-    limit: int = FOLD_RECORDS,
 ) -> int:
-    """Fold up to `limit` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
+    """Fold up to FOLD_RECORDS applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
 
     Runs in the caller's transaction. Returns the offset to go on from; `offsets[1]` when nothing is left.
     """
-    topic, partition = place
-    rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
+    rows = session.frame(_APPLIED, (topic, partition, *offsets, FOLD_RECORDS))
     if rows.height:
         decoded, _ = decode_batch(rows["value"].to_list(), topic=logical_topic(topic))
         events = {
             group.event_type: group.frame.with_columns(pl.Series("row", group.rows, dtype=pl.Int64))
             for group in decoded
         }
-        if staging.fill(session, events, rows["offset"].to_list()) & model.reads:
+        frames = staging.frames(events, rows["offset"].to_list())
+        if model.reads & frames.keys():
+            staging.fill(session, frames)
             session.script(model.apply_in(schema))
-    return int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
+    return int(rows["offset"][-1]) + 1 if rows.height == FOLD_RECORDS else offsets[1]
 
 
 def catch_up(session: Session, staging: Staging, model: ReadModel, topic: str, partition: int, token: int) -> None:
-    """Bring a read model level with the log, slice by slice, each in a transaction under the fence."""
+    """Bring a read model up to the log's end, slice by slice, each in a transaction under the fence."""
     while True:
         session.begin()
-        reached = checkpoints.fence(session, topic, partition, token).checkpoints
-        start, stop = reached[model.key], reached[LOG]
+        next_offsets = checkpoints.lock_fence(session, topic, partition, token).checkpoints
+        start, stop = next_offsets[model.key], next_offsets[LOG]
         if start > stop:
             raise LogRefused(
                 f"The read model {model.name} is ahead of the log on {topic}/{partition}.",
@@ -69,6 +71,6 @@ def catch_up(session: Session, staging: Staging, model: ReadModel, topic: str, p
         if start == stop:
             session.rollback()
             return
-        after = fold_slice(session, staging, model, model.schema, (topic, partition), (start, stop))
-        session.script(checkpoints.advance(topic, partition, [model.key], after), "COMMIT")
+        after = fold_slice(session, staging, model, model.schema, topic, partition, (start, stop))
+        session.script(checkpoints.advance_statement(topic, partition, [model.key], after), "COMMIT")
         log.info("model.caught_up", model=model.name, topic=topic, partition=partition, next_offset=after)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from entities.vocabulary import DEFAULT_TENANT
-from projections.catalogue import READ_MODELS
-from projections.read_model import ReadModel
+from projections.read_model import READ_MODELS, ReadModel, split_statements
 from projections.session import Session, sql_literal
-from projections.sql_script import split_statements
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""

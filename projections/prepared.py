@@ -5,7 +5,6 @@ Everything here is a function of the records alone, so a batch that has to be tr
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -22,13 +21,13 @@ from streams.batch import EventBatch
 from streams.topics import logical_topic
 
 _DECODED = ("event_id", "entity_type", "entity_id", "event_type")
-_IDENTITY = {
+_ID_COLUMNS = {
     "row": pl.Int64, "event_id": pl.Binary, "entity_type": pl.String, "entity_id": pl.Binary, "event_type": pl.String
 }  # fmt: skip
 
 _DASHES = [8, 13, 18, 23]
 _ID_CHARACTERS = 36
-_DIGITS = [place for place in range(_ID_CHARACTERS) if place not in _DASHES]
+_DIGITS = [index for index in range(_ID_CHARACTERS) if index not in _DASHES]
 _NO_ID = bytes(_ID_CHARACTERS)
 
 ID_REUSED = "event_id: its producer used it before, for another event"
@@ -51,19 +50,12 @@ class PreparedBatch:
     rows: pl.DataFrame
     events: Mapping[str, pl.DataFrame]
 
-    def from_offset(self, offset: int) -> PreparedBatch:
-        """The part at and after an offset; the batch itself when that is all of it."""
-        offsets = self.batch.offsets
-        if not offsets or offsets[0] >= offset:
-            return self
-        return prepare(self.batch.between(bisect_left(offsets, offset), len(offsets)))
-
-    def settle(self, seen: Mapping[bytes, bytes] | None) -> PreparedBatch:
+    def with_dispositions(self, seen: Mapping[bytes, bytes] | None) -> PreparedBatch:
         """Give each record its disposition and keep only first occurrences among `events`.
 
         A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied,
-        each with the fingerprint of its value. One that is another event is no repeat but poison: its producer gave an
-        id to two events, and the second is never applied.
+        each with its event's content fingerprint. One with another event's content is poison: its producer used the
+        id twice, and the second event is never applied.
         """
         ids = self.rows["event_id"]
         if seen is None and self.rows["reason"].null_count() == len(ids) == ids.n_unique():  # the usual case
@@ -86,34 +78,34 @@ class PreparedBatch:
         return replace(self, rows=rows, events={name: frame for name, frame in first.items() if frame.height})
 
     def _reused(self, again: Sequence[int], seen: Mapping[bytes, bytes]) -> list[int]:
-        """Of the rows whose event id came before, those that are another event."""
+        """Return the rows whose event id came before, with another event."""
         ids, values = self.rows["event_id"].to_list(), self.batch.values
         wanted = {ids[row] for row in again}
         first = dict(seen)
         reused = []
         for row, event_id in enumerate(ids):
             if event_id in wanted:
-                found = content_fingerprint(values[row] or b"")
-                if not _same_event(first.setdefault(event_id, found), found):
+                fingerprint = content_fingerprint(values[row] or b"")
+                if not _same_event(first.setdefault(event_id, fingerprint), fingerprint):
                     reused.append(row)
         return reused
 
     def refused(self, reason: str) -> PreparedBatch:
-        """The same batch, all of it poison."""
+        """Return the same batch, all of it poison."""
         unknown = [pl.lit(None, self.rows.schema[name]).alias(name) for name in _DECODED]
         return replace(self, rows=self.rows.with_columns(*unknown, pl.lit(reason).alias("reason")), events={})
 
 
 def content_fingerprint(value: bytes) -> bytes:
-    """What tells two events of one id apart: the prefix that names the schema, and the SHA-256 of the whole value."""
+    """Return the prefix that names a value's schema and the SHA-256 of the value: they tell events of one id apart."""
     return value[: WIRE_PREFIX.size] + sha256(value).digest()
 
 
-def _same_event(first: bytes, found: bytes) -> bool:
-    """Whether two fingerprints may be of one event; one that came in an older schema and a newer one has two."""
-    if first[: WIRE_PREFIX.size] == found[: WIRE_PREFIX.size]:
-        return first == found
-    return registered(first[: WIRE_PREFIX.size]).event is registered(found[: WIRE_PREFIX.size]).event
+def _same_event(first: bytes, second: bytes) -> bool:
+    """Return whether two fingerprints may be one event's: in an older and in a newer schema it has two."""
+    if first[: WIRE_PREFIX.size] == second[: WIRE_PREFIX.size]:
+        return first == second
+    return registered(first[: WIRE_PREFIX.size]).event is registered(second[: WIRE_PREFIX.size]).event
 
 
 def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:
@@ -126,7 +118,7 @@ def prepare(batch: EventBatch) -> PreparedBatch:
     """Decode and judge every record of a batch. No record can make this raise."""
     decoded, rejected = decode_batch(batch.values, topic=logical_topic(batch.topic))
     reasons: dict[int, str] = {refusal.row: refusal.reason for refusal in rejected}
-    identities, events = [], {}
+    decoded_ids, events = [], {}
     for group in decoded:
         kind = EVENT_TYPES[group.event_type]
         frame = group.frame.insert_column(0, pl.Series("row", group.rows, dtype=pl.Int64))
@@ -139,9 +131,9 @@ def prepare(batch: EventBatch) -> PreparedBatch:
             frame[kind.entity_field].alias("entity_id"),
             _constant("event_type", group.event_type, frame.height),
         ]
-        identities.append(pl.DataFrame(identity))
+        decoded_ids.append(pl.DataFrame(identity))
         events[group.event_type] = frame
-    known = _in_order(identities)
+    known = _in_order(decoded_ids)
     misplaced = known["row"].filter(pl.Series(_misplaced(batch.keys, known)))
     if len(misplaced):
         reasons |= dict.fromkeys(misplaced, "key: not the id of the entity that the event is about")
@@ -157,24 +149,24 @@ def _constant(name: str, value: str | None, count: int) -> pl.Series:
 
 
 def _misplaced(keys: Sequence[bytes | None], known: pl.DataFrame) -> NDArray[numpy.bool_]:
-    """Which decoded records have a key other than their entity's id, whose events they would be out of order with."""
-    given = [key if key is not None and len(key) == _ID_CHARACTERS else _NO_ID for key in keys]
+    """Return which decoded records have another key than their entity's id, and so might overtake its events."""
+    texts = [key if key is not None and len(key) == _ID_CHARACTERS else _NO_ID for key in keys]
     if known.height < len(keys):
-        given = [given[row] for row in known["row"]]
-    key = numpy.frombuffer(b"".join(given), numpy.uint8).reshape(-1, _ID_CHARACTERS)
+        texts = [texts[row] for row in known["row"]]
+    key = numpy.frombuffer(b"".join(texts), numpy.uint8).reshape(-1, _ID_CHARACTERS)
     ids = b"".join(known["entity_id"].to_list())
     digits = numpy.frombuffer(ids.hex().encode(), numpy.uint8).reshape(-1, 32)
     right: NDArray[numpy.bool_] = (key[:, _DIGITS] == digits).all(axis=1) & (key[:, _DASHES] == ord("-")).all(axis=1)
     return numpy.logical_not(right)
 
 
-def _in_order(identities: list[pl.DataFrame]) -> pl.DataFrame:
-    """What is known of the decoded records, in the batch's order."""
-    if not identities:
-        return pl.DataFrame(schema=_IDENTITY)
-    if len(identities) == 1:
-        return identities[0]
-    together = pl.concat(identities)
+def _in_order(decoded_ids: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return the decoded records' ids and types in the batch's order."""
+    if not decoded_ids:
+        return pl.DataFrame(schema=_ID_COLUMNS)
+    if len(decoded_ids) == 1:
+        return decoded_ids[0]
+    together = pl.concat(decoded_ids)
     return together[together["row"].arg_sort()]
 
 
@@ -182,9 +174,9 @@ def _rows(batch: EventBatch, known: pl.DataFrame, reasons: Mapping[int, str]) ->
     if not reasons:
         return known.hstack([_constant("reason", None, known.height)])
     every = pl.DataFrame({"row": pl.int_range(len(batch), dtype=pl.Int64, eager=True)})
-    said = pl.DataFrame(
+    rejected = pl.DataFrame(
         {"row": list(reasons), "reason": [text.replace("\x00", "\\0") for text in reasons.values()]},
         schema={"row": pl.Int64, "reason": pl.String},
     )
     rows = every.join(known, on="row", how="left", maintain_order="left")
-    return rows.join(said, on="row", how="left", maintain_order="left")
+    return rows.join(rejected, on="row", how="left", maintain_order="left")

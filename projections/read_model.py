@@ -1,4 +1,4 @@
-"""What a read model is: a name, a version, tables, and one statement that folds a batch into them."""
+"""Read models: a name, a version, tables and a statement that folds a batch into them; and those that workers keep."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-
-from projections.sql_script import split_statements
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,18 @@ class ReadModel:
 
     @property
     def key(self) -> str:
-        """Its name in the checkpoints."""
+        """Name in the checkpoints."""
         return f"{self.name}/{self.version}"
 
     @cached_property
     def reads(self) -> frozenset[str]:
-        """The staging tables that its statement reads."""
-        return frozenset(re.findall(r"\bstaged_\w+", self.apply_sql))
+        """Names of the staging tables that its statement reads."""
+        return frozenset(word for word in self.words if word.startswith("staged_"))
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Words of its statement, names of columns among them."""
+        return frozenset(re.findall(r"\w+", self.apply_sql))
 
     @cached_property
     def tables_sql(self) -> str:
@@ -46,17 +50,34 @@ class ReadModel:
 
     @cached_property
     def apply_sql(self) -> str:
-        """The fold, into the live build."""
+        """Fold into the live build."""
         return self.apply_in(self.schema)
 
     def tables_in(self, schema: str) -> str:
-        """DDL of the tables in another schema."""
+        """Return the DDL of the tables in another schema."""
         return self._read("tables.sql").replace("__schema__", schema)
 
     def apply_in(self, schema: str) -> str:
-        """The fold, into another schema's tables."""
+        """Return the fold into another schema's tables."""
         (statement,) = split_statements(self._read("apply.sql"))
         return statement.replace("__schema__", schema)
 
     def _read(self, name: str) -> str:
         return (files(self.folder) / name).read_text(encoding="utf-8")
+
+
+def split_statements(text: str) -> list[str]:
+    """Return the statements of plain DDL: comments are lines of their own, statements end with `;`.
+
+    >>> split_statements("-- a; b\\nSELECT 1;\\nSELECT 2;\\n")
+    ['SELECT 1', 'SELECT 2']
+    """
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith("--"))
+    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
+
+
+AGENTS: Final = ReadModel(name="agents", version=1, tables=("agents",), folder="projections.agents")
+"""Identity, industry, job role, skills, status and availability of each agent."""
+
+READ_MODELS: tuple[ReadModel, ...] = (AGENTS,)
+"""The read models that workers keep."""

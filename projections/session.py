@@ -39,6 +39,12 @@ CONNECTION_PARAMETERS: Mapping[str, str] = {
 }
 
 
+_COLUMN_TYPES = """
+SELECT attname::text AS "column", format_type(atttypid, atttypmod) AS "type" FROM pg_attribute
+WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+
+
 class DataRefused(Exception):
     """Postgres refused the values of some row of a batch; `names` are the table and the constraint, where it says."""
 
@@ -99,6 +105,10 @@ class Session:
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one statement and fetch its many rows as a frame."""
         return self._fetch(self._cursor, sql, parameters)
+
+    def column_types(self, table: str) -> dict[str, str]:
+        """Return the Postgres types of a table's columns, by name and in order."""
+        return dict(self.query(_COLUMN_TYPES, (table,)))
 
     def _run_waiting(self) -> None:
         if self._waiting:

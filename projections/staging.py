@@ -1,84 +1,139 @@
-"""The staging tables of one connection: `staged.sql`, and the frames that go into it."""
+"""The staging tables of one connection: made from the event structs, one for each type that a read model reads.
+
+A batch is decoded once, and each read model's apply.sql reads it under the names of these tables. A table has the
+offset and those fields of its event that some statement names; `agent__name` is the field `name` of the nested record
+`agent`. Lists of ids come as array literals, which the statement casts to uuid[].
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import inspect as types
 
 from projections.inline import subquery, with_subqueries
+from projections.read_model import ReadModel
 from projections.session import Session
-from projections.sql_script import split_statements
+from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
+
+OFFSET = "offset"
 
 _EVENT_IDS = "CREATE TEMPORARY TABLE staged_event_ids (event_id uuid) ON COMMIT DELETE ROWS"
 
-# The log's own tables stand with the staging tables: small batches are written as text, which needs the types.
-_COLUMNS = """
-SELECT c.relname::text AS "table", a.attname::text AS "column", format_type(a.atttypid, a.atttypmod) AS "type"
-FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
-WHERE (c.relnamespace = pg_my_temp_schema() AND c.relname LIKE 'staged\\_%'
-       OR c.oid IN ('event_stream'::regclass, 'audit_log'::regclass))
-  AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
-"""
+_POSTGRES_TYPES: Mapping[type[types.Type], str] = {
+    types.BoolType: "boolean",
+    types.DateTimeType: "timestamp with time zone",
+    types.IntType: "bigint",
+    types.LiteralType: "text",
+    types.StrType: "text",
+    types.UUIDType: "uuid",
+    types.VarTupleType: "text",
+}
+
+
+class StagedColumn(NamedTuple):
+    """A column of a staging table, with its Postgres type."""
+
+    name: str
+    type: str
+    required: bool
 
 
 def table_of(event_type: str) -> str:
-    """The staging table of an event type: `genesis.agent.onboarded` waits in `staged_agent_onboarded`."""
+    """Return the staging table of an event type.
+
+    >>> table_of("genesis.agent.onboarded")
+    'staged_agent_onboarded'
+    """
     return "staged_" + event_type.partition(".")[2].replace(".", "_")
 
 
-class Staging:
-    """Which event types are staged on a connection, and in which columns.
+def staged_columns(struct: type[msgspec.Struct], record: str = "", *, required: bool = True) -> Iterator[StagedColumn]:
+    """Yield the columns of an event struct's fields, in their order; fields of a nested record are prefixed."""
+    info = types.type_info(struct)
+    assert isinstance(info, types.StructType)
+    for field in info.fields:
+        kind, optional = _plain_type(field.type)
+        name = record + field.name
+        if isinstance(kind, types.StructType):
+            yield from staged_columns(kind.cls, f"{name}__", required=required and not optional)
+        else:
+            yield StagedColumn(name, _POSTGRES_TYPES[type(kind)], required and not optional)
 
-    Read models find a batch's rows under the names of the staging tables: in the tables, once :meth:`fill` has copied
+
+def _plain_type(kind: types.Type) -> tuple[types.Type, bool]:
+    """Return a field's type without its limits, and whether it may be null."""
+    if isinstance(kind, types.Metadata):
+        return _plain_type(kind.type)
+    if isinstance(kind, types.UnionType):
+        (inner,) = (each for each in kind.types if not isinstance(each, types.NoneType))
+        return _plain_type(inner)[0], True
+    return kind, False
+
+
+def staging_tables(models: Sequence[ReadModel]) -> dict[str, list[StagedColumn]]:
+    """Return the columns of each staging table that a model reads: the offset, and those that statements name."""
+    tables = {}
+    for event_type, struct in EVENT_TYPES.items():
+        table = table_of(event_type)
+        words: set[str] = set().union(*(model.words for model in models if table in model.reads))
+        if words:
+            columns = [column for column in staged_columns(struct) if column.name in words]
+            tables[table] = [StagedColumn(OFFSET, "bigint", required=True), *columns]
+    return tables
+
+
+class Staging:
+    """The staging tables of the read models on one connection.
+
+    Read models read a batch's rows under the names of the staging tables: in the tables, once :meth:`fill` has copied
     them there, or in a statement's own WITH clause from :meth:`inline`, which is cheaper for a few rows.
     """
 
-    def __init__(self) -> None:
-        self.types: dict[str, dict[str, str]] = {}
-        """Postgres types by table and column: of the staging tables and of the log's."""
+    def __init__(self, models: Sequence[ReadModel]) -> None:
+        self._tables = staging_tables(models)
+        self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
     def open(self, session: Session) -> None:
         """Create the staging tables on a fresh connection."""
         session.later(_EVENT_IDS)
-        session.later(*split_statements((files("projections") / "staged.sql").read_text(encoding="utf-8")))
-        self.types = {}
-        for table, column, kind in session.query(_COLUMNS):
-            self.types.setdefault(table, {})[column] = kind
+        for table, columns in self._tables.items():
+            ddl = ", ".join(f'"{name}" {kind}{" NOT NULL" if required else ""}' for name, kind, required in columns)
+            session.later(f"CREATE TEMPORARY TABLE {table} ({ddl}) ON COMMIT DELETE ROWS")
 
-    def fill(self, session: Session, events: Mapping[str, pl.DataFrame], offsets: Sequence[int]) -> frozenset[str]:
-        """Copy decoded events to their staging tables; returns the tables that have rows now.
+    def frames(self, events: Mapping[str, pl.DataFrame], offsets: Sequence[int]) -> dict[str, pl.DataFrame]:
+        """Return the rows of each staging table that has some.
 
-        `events` holds frames with a `row` column, an index into `offsets`. Types without a table are left out.
+        `events` holds decoded frames with a `row` column, an index into `offsets`. Types without a table are left out.
         """
-        staged = self._staged(events, offsets)
-        for table, frame in staged.items():
-            session.copy(table, frame, temporary=True)
-        return frozenset(staged)
-
-    def inline(
-        self, statement: str, reads: frozenset[str], events: Mapping[str, pl.DataFrame], offsets: Sequence[int]
-    ) -> str | None:
-        """A read model's statement that carries its rows with it; None when it would have none. Fills no table."""
-        staged = self._staged(events, offsets)
-        if not reads & staged.keys():
-            return None
-        return with_subqueries(statement, [subquery(table, staged.get(table), self.types[table]) for table in reads])
-
-    def _staged(self, events: Mapping[str, pl.DataFrame], offsets: Sequence[int]) -> dict[str, pl.DataFrame]:
         staged = {}
         for event_type, frame in events.items():
             table = table_of(event_type)
-            types = self.types.get(table)
-            if types is None or not frame.height:
+            if table not in self._types or not frame.height:
                 continue
-            place = pl.Series("offset", [offsets[row] for row in frame["row"]], dtype=pl.Int64)
-            staged[table] = pl.DataFrame([place if name == "offset" else _column(name, frame) for name in types])
+            offset = pl.Series(OFFSET, [offsets[row] for row in frame["row"]], dtype=pl.Int64)
+            columns = [offset if name == OFFSET else _column(name, frame) for name in self._types[table]]
+            staged[table] = pl.DataFrame(columns)
         return staged
+
+    def fill(self, session: Session, frames: Mapping[str, pl.DataFrame]) -> None:
+        """Copy rows to their staging tables, where they stay until the transaction ends."""
+        for table, frame in frames.items():
+            session.copy(table, frame, temporary=True)
+
+    def inline(self, model: ReadModel, frames: Mapping[str, pl.DataFrame]) -> str | None:
+        """Return a read model's statement that carries its rows with it, and fills no table; None when it has none."""
+        if not model.reads & frames.keys():
+            return None
+        rows = [subquery(table, frames.get(table), self._types[table]) for table in sorted(model.reads)]
+        return with_subqueries(model.apply_sql, rows)
 
 
 def _column(name: str, frame: pl.DataFrame) -> pl.Series:
-    """A staged column: `agent__name` is field `name` of the record `agent`."""
+    """Return a staged column: `agent__name` is field `name` of the record `agent`."""
     record, _, field = name.partition("__")
     column = frame[record]
     if field and column.dtype == pl.Struct:
@@ -89,7 +144,7 @@ def _column(name: str, frame: pl.DataFrame) -> pl.Series:
 
 
 def _array_literal(ids: pl.Expr) -> pl.Expr:
-    """An array of ids as a Postgres array literal, in hex without dashes.
+    """Return an array of ids as a Postgres array literal, in hex without dashes.
 
     COPY would give bytea[], which has no cast to uuid[]; casting text costs a third of converting each element in SQL.
     """

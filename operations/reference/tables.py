@@ -18,8 +18,8 @@ import entities.store
 import entities.versions  # noqa: F401 (all classes are mapped now)
 from database import migrate
 from entities.mapping import Row
-from projections.catalogue import READ_MODELS
 from projections.install import VIEWS
+from projections.read_model import READ_MODELS
 
 
 class ColumnFacts(NamedTuple):

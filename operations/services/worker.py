@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from operations.services.least_privilege import require_least_privilege
-from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
+from projections.read_model import READ_MODELS
 from runtime import metrics
 from runtime.errors import PlantError
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from audit.verifier.chains import verify_chains
 from devstack import sql
-from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
+from projections.read_model import READ_MODELS
 from schemas import codec
 from schemas.events import Event
 from tests.conftest import Database

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
 from projections import engine
-from projections.agents import AGENTS
-from projections.catalogue import READ_MODELS
 from projections.engine import SEEN, PartitionProjector
+from projections.read_model import AGENTS, READ_MODELS
 from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event

@@ -16,8 +16,8 @@ import pytest
 from audit.canonical import headers_bytes
 from database.errors import DatabaseUnreachable
 from devstack.stack import Stack
-from projections.catalogue import READ_MODELS
 from projections.engine import PartitionProjector
+from projections.read_model import READ_MODELS
 from relay import dead_letters, outbox
 from relay import session as relay_session
 from relay.outbox_mapper import OutboxRow

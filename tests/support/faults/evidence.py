@@ -11,10 +11,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from audit.verifier.chains import verify_chains
 from database.errors import DatabaseUnreachable
-from projections.agents import AGENTS
 from projections.fold import fold_slice
+from projections.read_model import AGENTS, split_statements
 from projections.session import Session
-from projections.sql_script import split_statements
 from projections.staging import Staging
 from tests.support.faults.scene import DEADLINE_SECONDS, Scene, until
 
@@ -113,13 +112,13 @@ def assert_equal_to_fold(scene: Scene) -> None:
         session.execute(f"CREATE SCHEMA {schema}")
         for statement in split_statements(AGENTS.tables_in(schema)):
             session.execute(statement)
-        staging = Staging()
+        staging = Staging([AGENTS])
         staging.open(session)
         for partition, end in checkpoints(scene).items():
             at = 0
             while at < end:
                 session.begin()
-                at = fold_slice(session, staging, AGENTS, schema, (scene.topic, partition), (at, end))
+                at = fold_slice(session, staging, AGENTS, schema, scene.topic, partition, (at, end))
                 session.commit()
         live, fresh = f"SELECT * FROM {AGENTS.schema}.agents", f"SELECT * FROM {schema}.agents"
         for one, other in ((live, fresh), (fresh, live)):
