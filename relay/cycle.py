@@ -1,4 +1,4 @@
-"""One round of the relay: a stretch of unsent rows is published, each entity's one after the other."""
+"""One cycle of the relay: a page of unsent rows is published, each entity's one after the other."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
 
 ENTITY_ROWS_MAX: Final = 50
-"""An entity's rows wait for each other, so one with many may have no more than these of a round."""
+"""An entity's rows wait for each other, so one with many has no more than these in a cycle."""
 
 
 class CycleOutcome(msgspec.Struct):
-    """What became of a round's rows."""
+    """The outcome of a cycle's rows."""
 
     sent: list[OutboxRow] = msgspec.field(default_factory=list)
     """Acknowledged by Kafka."""
     problems: list[tuple[OutboxRow, str]] = msgspec.field(default_factory=list)
-    """Rows of which no event can be made, and why."""
+    """Unmappable rows, and why they are."""
     blocked_entities: int = 0
-    """Entities whose oldest row had a problem before, and those that have one now."""
+    """How many entities have a problem with their oldest row, from before or from this cycle."""
     left: bool = False
-    """Whether rows were left for another round though nothing is wrong with them."""
+    """Whether rows were left for another cycle though they have no problem."""
     failure: PlantError | None = None
-    """The first thing that kept a row from being published, without being the row's fault."""
+    """The first error that kept a row from being published, and is not the row's fault."""
 
 
 class OutboxPublisher:
@@ -41,59 +41,64 @@ class OutboxPublisher:
     def __init__(self, producer: EventProducer, source: str) -> None:
         self._producer = producer
         self._source = source
-        # What Kafka has not answered for in time may still be written: it is waited for again, not sent again.
-        self._late: dict[int, tuple[OutboxRow, PendingPublish]] = {}
+        # A publish whose outcome is unknown may still be written: its answer is awaited, and it is not sent again.
+        self._unanswered: dict[int, tuple[OutboxRow, PendingPublish]] = {}
 
-    async def publish(self, changes: Sequence[OutboxRow], go_on: Callable[[], bool]) -> CycleOutcome:
-        """Publish rows that come by entity and age. Once `go_on` says no, only what is under way is waited for.
+    async def publish(self, page: Sequence[OutboxRow], may_continue: Callable[[], bool]) -> CycleOutcome:
+        """Publish rows that come by entity and age. Once `may_continue` returns False, nothing more is sent.
 
-        Among those sent are rows of rounds before, if Kafka has acknowledged them since.
+        Among those sent are rows of earlier cycles, if Kafka has acknowledged them since.
         """
         outcome = CycleOutcome()
-        entities = [list(rows) for _, rows in groupby(changes, key=lambda change: change.entity_id)]
-        await asyncio.gather(*(self._in_order(rows, outcome, go_on) for rows in entities))
-        outcome.sent += self._answered_late()
+        entities = [list(rows) for _, rows in groupby(page, key=lambda row: row.entity_id)]
+        await asyncio.gather(*(self._in_order(rows, outcome, may_continue) for rows in entities))
+        outcome.sent += self._take_answered()
         return outcome
 
-    def _answered_late(self) -> list[OutboxRow]:
-        """Take out what has its answer by now; what was acknowledged. Its row may come rounds later, or never."""
-        answered = [late for late in self._late.values() if late[1].done()]
-        for change, _ in answered:
-            del self._late[change.id]
-        return [change for change, publish in answered if not publish.failed()]
+    def _take_answered(self) -> list[OutboxRow]:
+        """Take out publishes that have their answer by now; return the rows of those that were acknowledged.
 
-    async def _in_order(self, changes: Sequence[OutboxRow], outcome: CycleOutcome, go_on: Callable[[], bool]) -> None:
-        for number, change in enumerate(changes):
-            if change.problem is not None:
+        Such a row may be in a page many cycles later, or never.
+        """
+        answered = [each for each in self._unanswered.values() if each[1].done()]
+        for row, _ in answered:
+            del self._unanswered[row.id]
+        return [row for row, publish in answered if not publish.failed()]
+
+    async def _in_order(
+        self, rows: Sequence[OutboxRow], outcome: CycleOutcome, may_continue: Callable[[], bool]
+    ) -> None:
+        for number, row in enumerate(rows):
+            if row.problem is not None:
                 outcome.blocked_entities += 1
                 return
-            if outcome.failure is not None or number == ENTITY_ROWS_MAX or not go_on():
+            if outcome.failure is not None or number == ENTITY_ROWS_MAX or not may_continue():
                 outcome.left = True
                 return
             try:
-                await self._publish(change)
+                await self._publish(row)
             except (UnmappableRow, Unencodable, RecordTooLarge) as error:
-                outcome.problems.append((change, _reason(error)))
+                outcome.problems.append((row, _reason(error)))
                 outcome.blocked_entities += 1
                 return
             except StreamsError as error:
                 outcome.failure = outcome.failure or error
                 return
-            outcome.sent.append(change)
+            outcome.sent.append(row)
 
-    async def _publish(self, change: OutboxRow) -> None:
-        _, publish = self._late.pop(change.id, (change, None))
+    async def _publish(self, row: OutboxRow) -> None:
+        _, publish = self._unanswered.pop(row.id, (row, None))
         if publish is None:
-            publish = self._producer.submit(event_of(change), source=self._source)
+            publish = self._producer.submit(event_of(row), source=self._source)
         try:
             await self._producer.await_acknowledgement(publish)
         except OutcomeUnknown:
-            self._late[change.id] = (change, publish)
+            self._unanswered[row.id] = (row, publish)
             raise
 
 
 def _reason(error: UnmappableRow | Unencodable | RecordTooLarge) -> str:
-    """Why no event can be made, without a value of the row."""
+    """Return why no event can be made, without a value of the row."""
     match error:
         case UnmappableRow():
             return error.reason

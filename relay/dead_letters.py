@@ -1,129 +1,55 @@
 """Dead letters: records that the log holds as poison, published as they are on a topic of their own, with the reason.
 
-A poison record's row in `event_stream` is its dead letter: the transaction that passes over the record writes it, and
-it is kept for ever. How far a partition's have been published is a checkpoint, `dead_letters/0`, moved once Kafka has
-acknowledged them. So none is lost, and one may come twice: with the same topic, partition and offset in its headers.
+The checkpoint of a partition's dead letters (`projections/poison_rows.py`) advances once Kafka has acknowledged them.
+So none is lost, and one may come twice: with the same topic, partition and offset in its headers.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from audit.canonical import read_headers
+from projections.poison_rows import PoisonRow, PoisonRows
 from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import OutcomeUnknown, PublishRefused, RecordTooLarge, StreamsError
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
+from streams.record_position import RecordPosition
 from streams.topics import RECORD_MAX_BYTES
 
 log = get_logger(__name__)
 
-LETTERS_MAX: Final = 50
-"""Letters under way at a time. They fit into what may wait for Kafka, whatever their size."""
+DEAD_LETTERS_MAX: Final = 50
+"""Dead letters under way at a time. They fit into what may wait for Kafka, whatever their size."""
 
-ANSWER_SECONDS: Final = 0.25
-"""How long a round waits for Kafka, since changes wait meanwhile; a later one sees what has come of it."""
+CYCLE_TIMEOUT_SECONDS: Final = 0.25
+"""How long a cycle waits for Kafka, since changes wait meanwhile; a later one sees the outcome."""
 
-FINISH_SECONDS: Final = 5.0
+FINISH_TIMEOUT_SECONDS: Final = 5.0
 
 KEY_MAX_BYTES: Final = 1024
-"""A key that comes with a letter whose record is left out."""
+"""The longest key of a dead letter whose record is left out."""
 
-PoisonPosition = tuple[str, int, int]
-"""Topic, partition and offset."""
-
-# What is too large for a letter is not fetched.
-UNSENT: Final = """
-SELECT letter.topic, letter.partition, letter."offset", letter.reason, letter.size_bytes,
-    CASE WHEN letter.size_bytes <= $3 OR octet_length(letter.key) <= $4 THEN letter.key END AS key,
-    CASE WHEN letter.size_bytes <= $3 THEN letter.value END AS value,
-    CASE WHEN letter.size_bytes <= $3 THEN letter.headers END AS headers
-FROM partition_owners AS o
-LEFT JOIN checkpoints AS c
-    ON c.projection = 'dead_letters' AND c.version = 0 AND c.topic = o.topic AND c.partition = o.partition
-CROSS JOIN LATERAL (
-    SELECT e.topic, e.partition, e."offset", e.reason, e.key, e.value, e.headers,
-        coalesce(octet_length(e.key), 0) + coalesce(octet_length(e.value), 0) + octet_length(e.headers) AS size_bytes
-    FROM event_stream AS e
-    WHERE e.disposition = 'poison' AND e.topic = o.topic AND e.partition = o.partition
-      AND e."offset" >= coalesce(c.next_offset, 0)
-    ORDER BY e."offset" LIMIT $2
-) AS letter
-WHERE split_part(o.topic, '-', 1) = $1 LIMIT $2
-"""
-
-ADVANCE: Final = """
-INSERT INTO checkpoints AS c (projection, version, topic, partition, next_offset) VALUES ('dead_letters', 0, $1, $2, $3)
-ON CONFLICT (projection, version, topic, partition) DO UPDATE SET next_offset = greatest(c.next_offset, $3)
-"""
-
-
-class DeadLetter(NamedTuple):
-    """A poison record, and why it is one. `headers` are canonical bytes (`audit/canonical.py`); None: left out."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    size_bytes: int
-    key: bytes | None
-    value: bytes | None
-    headers: bytes | None
-
-    @property
-    def place(self) -> PoisonPosition:
-        return self.topic, self.partition, self.offset
-
-    @property
-    def errors(self) -> list[tuple[str, bytes]]:
-        """What a dead letter says of its record, in the headers that Kafka Connect gives to its own.
-
-        Source: org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter
-        """
-        said = {
-            "topic": self.topic,
-            "partition": str(self.partition),
-            "offset": str(self.offset),
-            "connector.name": "plant",
-            "exception.message": self.reason,
-        }
-        return [(f"__connect.errors.{name}", text.encode()) for name, text in said.items()]
-
-
-class PoisonRows:
-    """The poison rows through one connection in autocommit, whose errors come out as the driver raises them."""
-
-    def __init__(self, connection: Any) -> None:
-        """`connection` is asyncpg's, which has no types."""
-        self._connection = connection
-
-    async def unsent(self, family: str, letters_max: int) -> list[DeadLetter]:
-        """What has not been published of this family's topics, each partition's in the order of offsets."""
-        rows = await self._connection.fetch(UNSENT, family, letters_max, RECORD_MAX_BYTES, KEY_MAX_BYTES)
-        return [DeadLetter(**row) for row in rows]
-
-    async def advance(self, topic: str, partition: int, next_offset: int) -> None:
-        """Note that the partition's letters below this offset have been published."""
-        await self._connection.execute(ADVANCE, topic, partition, next_offset)
+Submitted = tuple[PoisonRow, PendingPublish]
 
 
 class DeadLetterRelay:
-    """Publishes letters, some at a time: none again while Kafka has not said what became of it.
+    """Publishes dead letters, some at a time; none again while its outcome is unknown.
 
-    It has a producer of its own: whatever is wrong with the topic or a letter keeps nothing else from Kafka.
+    It has a producer of its own: an error of the topic or of a dead letter keeps nothing else from Kafka.
     """
 
-    def __init__(self, settings: Settings, topic: str, family: str) -> None:
-        self._producer = EventProducer(settings, topics=(topic,))
-        self._topic = topic
-        self._family = family
-        self._under_way: list[tuple[DeadLetter, PendingPublish]] = []
-        self._letters_max = LETTERS_MAX
-        self._refused: PoisonPosition | None = None
+    def __init__(self, settings: Settings, dead_topic: str, logical_topic: str) -> None:
+        self._producer = EventProducer(settings, topics=(dead_topic,))
+        self._dead_topic = dead_topic
+        self._logical_topic = logical_topic
+        self._under_way: list[Submitted] = []
+        self._rows_max = DEAD_LETTERS_MAX
+        self._refused: RecordPosition | None = None
         self.sent = 0
         """How many it has published and noted."""
 
@@ -132,33 +58,28 @@ class DeadLetterRelay:
         await self._producer.start()
 
     def start_in_background(self) -> None:
-        """Connect as soon as Kafka answers and the topic is there."""
+        """Connect as soon as Kafka answers and the topic exists."""
         self._producer.start_in_background()
 
     async def stop(self) -> None:
         """Disconnect, as `EventProducer.stop` does."""
         await self._producer.stop()
 
-    async def round(self, rows: PoisonRows, answer_seconds: float = ANSWER_SECONDS) -> bool:
-        """Publish the next letters, or see what became of the last ones; whether there is more to do at once.
+    async def run_cycle(self, rows: PoisonRows, timeout_seconds: float = CYCLE_TIMEOUT_SECONDS) -> bool:
+        """Publish the next dead letters, or await those under way; return whether there may be more at once.
 
-        Raises StreamsError where a letter could not be published. What was, is noted all the same.
+        Raises StreamsError where one could not be published. Those before it in its partition are noted all the same.
         """
-        failure: StreamsError | None = None
+        failure = None
         if not self._under_way and self._producer.connected:
-            for letter in await rows.unsent(self._family, self._letters_max):
-                try:
-                    self._under_way.append((letter, self._submit(letter)))
-                except StreamsError as error:
-                    failure = error
-                    break
+            failure = await self._submit_next(rows)
         waiting = {publish.answer for _, publish in self._under_way if not publish.done()}
-        if waiting and (await asyncio.wait(waiting, timeout=answer_seconds))[1]:
+        if waiting and (await asyncio.wait(waiting, timeout=timeout_seconds))[1]:
             return False
         submitted, self._under_way = self._under_way, []
-        more = len(submitted) == self._letters_max
+        more = len(submitted) == self._rows_max
         failure = await self._note(rows, submitted) or failure
-        self._find_refused(submitted, failure)
+        self._isolate_refused(submitted, failure)
         if failure is not None:
             raise failure
         return more
@@ -168,18 +89,28 @@ class DeadLetterRelay:
         more = True
         while more:
             self._producer.check_connected()
-            more = await self.round(rows, FINISH_SECONDS)
+            more = await self.run_cycle(rows, FINISH_TIMEOUT_SECONDS)
         if self._under_way:
-            raise OutcomeUnknown(why=f"There was no answer to dead letters within {FINISH_SECONDS:g} s.")
+            raise OutcomeUnknown(why=f"There was no answer to dead letters within {FINISH_TIMEOUT_SECONDS:g} s.")
 
-    async def _note(
-        self, rows: PoisonRows, submitted: Sequence[tuple[DeadLetter, PendingPublish]]
-    ) -> StreamsError | None:
-        """Note each partition's letters up to the first that failed; why that one did."""
+    async def _submit_next(self, rows: PoisonRows) -> StreamsError | None:
+        """Submit the next dead letters up to the first that can't be; return its error."""
+        unsent = await rows.unsent(
+            self._logical_topic, self._rows_max, size_max_bytes=RECORD_MAX_BYTES, key_max_bytes=KEY_MAX_BYTES
+        )
+        for row in unsent:
+            try:
+                self._under_way.append((row, self._submit(row)))
+            except StreamsError as error:
+                return error
+        return None
+
+    async def _note(self, rows: PoisonRows, submitted: Sequence[Submitted]) -> StreamsError | None:
+        """Advance each partition's checkpoint up to its first dead letter that failed; return the first error."""
         next_offsets: dict[tuple[str, int], int] = {}
         failures: dict[tuple[str, int], StreamsError] = {}
-        for letter, publish in submitted:
-            partition = (letter.topic, letter.partition)
+        for row, publish in submitted:
+            partition = (row.topic, row.partition)
             if partition in failures:
                 continue
             try:
@@ -187,41 +118,59 @@ class DeadLetterRelay:
             except StreamsError as error:
                 failures[partition] = error
             else:
-                next_offsets[partition] = letter.offset + 1
+                next_offsets[partition] = row.offset + 1
                 self.sent += 1
                 metrics.RELAY_DEAD_LETTERS.inc()
         for partition, next_offset in next_offsets.items():
             await rows.advance(*partition, next_offset)
         if next_offsets:
-            log.warning("dead_letters.relayed", partitions=len(next_offsets), sent=self.sent, topic=self._topic)
+            log.warning("dead_letters.relayed", partitions=len(next_offsets), sent=self.sent, topic=self._dead_topic)
         return next(iter(failures.values()), None)
 
-    def _find_refused(
-        self, submitted: Sequence[tuple[DeadLetter, PendingPublish]], failure: StreamsError | None
-    ) -> None:
-        """Kafka refuses a batch, and not the letter in it that it does not take: that one shows when it is alone."""
-        if not isinstance(failure, PublishRefused):
-            self._letters_max = LETTERS_MAX
-        elif len(submitted) == 1:
-            self._refused = submitted[0][0].place
-        else:
-            self._letters_max = 1
+    def _isolate_refused(self, submitted: Sequence[Submitted], failure: StreamsError | None) -> None:
+        """Find the dead letter that Kafka refuses, by publishing one at a time.
 
-    def _submit(self, letter: DeadLetter) -> PendingPublish:
-        if letter.headers is not None and letter.place != self._refused:
-            headers = [*((_name(name), value) for name, value in read_headers(letter.headers)), *letter.errors]
+        Kafka refuses a batch without naming a record in it. So after a refusal dead letters go one by one, until one is
+        refused alone: that one is sent without its record.
+        """
+        if not isinstance(failure, PublishRefused):
+            self._rows_max = DEAD_LETTERS_MAX
+        elif len(submitted) == 1:
+            self._refused = _position(submitted[0][0])
+        else:
+            self._rows_max = 1
+
+    def _submit(self, row: PoisonRow) -> PendingPublish:
+        if row.headers is not None and _position(row) != self._refused:
+            headers = [*((_utf8(name), value) for name, value in read_headers(row.headers)), *error_headers(row)]
             try:
-                return self._producer.submit_record(self._topic, letter.key, letter.value, headers)
+                return self._producer.submit_record(self._dead_topic, row.key, row.value, headers)
             except RecordTooLarge:
                 pass
-        key = letter.key if letter.key is not None and len(letter.key) <= KEY_MAX_BYTES else None
-        left_out = (
-            "plant.left-out",
-            b"the value, the headers, and the key if it is long: %d bytes" % letter.size_bytes,
-        )
-        return self._producer.submit_record(self._topic, key, None, [*letter.errors, left_out])
+        key = row.key if row.key is not None and len(row.key) <= KEY_MAX_BYTES else None
+        left_out = ("plant.left-out", b"the value, the headers, and the key if it is long: %d bytes" % row.size_bytes)
+        return self._producer.submit_record(self._dead_topic, key, None, [*error_headers(row), left_out])
 
 
-def _name(name: str) -> str:
-    """A header's name as clients can write it: they take no bytes that are not UTF-8."""
+def error_headers(row: PoisonRow) -> list[tuple[str, bytes]]:
+    """Return the headers by which a dead letter names its record, as Kafka Connect names its own.
+
+    Source: org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter
+    """
+    texts = {
+        "topic": row.topic,
+        "partition": str(row.partition),
+        "offset": str(row.offset),
+        "connector.name": "plant",
+        "exception.message": row.reason,
+    }
+    return [(f"__connect.errors.{name}", text.encode()) for name, text in texts.items()]
+
+
+def _position(row: PoisonRow) -> RecordPosition:
+    return RecordPosition(row.topic, row.partition, row.offset)
+
+
+def _utf8(name: str) -> str:
+    """Return a header's name as clients can write it: they take no bytes that are not UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""From a row of the outbox to the event that says the same: `genesis.entity.amended` or `.retired`, with the state."""
+"""The outbox mapper: from a row to its event, `genesis.entity.amended` or `.retired`, with the entity's state."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ OUTBOX_EVENT_TYPES: Final[Mapping[str, type[EntityAmended] | type[EntityRetired]
     event.event_type: event for event in (EntityAmended, EntityRetired)
 }
 
-_TELLING: Final = ("Expected `", "Object missing required field `", "Invalid UUID")
-"""How the messages of msgspec begin that hold names and types of ours; others may hold the value itself."""
+_WITHOUT_VALUES: Final = ("Expected `", "Object missing required field `", "Invalid UUID")
+"""Beginnings of messages of msgspec that hold names and types of ours; others may hold the value itself."""
 
 
 class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the outbox that has not been sent."""
 
     id: int
-    """Grows with each change of an entity."""
+    """It grows with each change of an entity."""
     event_id: UUID
     """The same however often the row is published."""
     event_type: str
@@ -50,34 +50,34 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     """Why no event could be made of it."""
 
 
-def event_of(change: OutboxRow) -> EntityAmended | EntityRetired:
-    """The event of a change. Raises NoEvent with a reason that names fields and never a value."""
-    kind = OUTBOX_EVENT_TYPES.get(change.event_type)
+def event_of(row: OutboxRow) -> EntityAmended | EntityRetired:
+    """Return the event of a row. Raises UnmappableRow with a reason that names fields and never a value."""
+    kind = OUTBOX_EVENT_TYPES.get(row.event_type)
     if kind is None:
         raise UnmappableRow("event_type: neither genesis.entity.amended nor genesis.entity.retired")
-    state_type = ENTITY_STATES.get(change.entity_type)
+    state_type = ENTITY_STATES.get(row.entity_type)
     if state_type is None:
         raise UnmappableRow(f"entity_type: not one of {', '.join(ENTITY_STATES)}")
     try:
-        found = msgspec.json.decode(change.state, type=dict[str, object])
+        stored = msgspec.json.decode(row.state, type=dict[str, object])
         state = msgspec.convert(
-            {name: found[name] for name in state_type.__struct_fields__ if name in found}, state_type
+            {name: stored[name] for name in state_type.__struct_fields__ if name in stored}, state_type
         )
     except msgspec.ValidationError as error:
-        raise UnmappableRow(without_values(str(error), change.entity_type)) from error
+        raise UnmappableRow(without_values(str(error), row.entity_type)) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise UnmappableRow("state: not an object in JSON, or one that is nested too deeply") from error
     return kind(
-        event_id=change.event_id,
-        entity_id=change.entity_id,
-        occurred_at=change.occurred_at,
-        entity_type=change.entity_type,  # type: ignore[arg-type]  # a key of STATES, which are the literal's values
-        **{change.entity_type: state},  # type: ignore[arg-type]  # the one field of that name
+        event_id=row.event_id,
+        entity_id=row.entity_id,
+        occurred_at=row.occurred_at,
+        entity_type=row.entity_type,  # type: ignore[arg-type]  # a key of STATES, which are the literal's values
+        **{row.entity_type: state},  # type: ignore[arg-type]  # the one field of that name
     )
 
 
 def without_values(message: str, under: str = "") -> str:
-    """A message of msgspec as `field: what is wrong`, without the value that is wrong.
+    """Return a message of msgspec as `field: problem`, without the wrong value.
 
     >>> without_values("Expected `array` of length <= 1000 - at `$.skill_ids`", "agent")
     'agent.skill_ids: Expected `array` of length <= 1000'
@@ -87,6 +87,6 @@ def without_values(message: str, under: str = "") -> str:
     wrong, _, path = message.rpartition(" - at `$")
     field = under + path.removesuffix("`") if wrong else under
     text = wrong or message
-    if not text.startswith(_TELLING):
+    if not text.startswith(_WITHOUT_VALUES):
         text = "not a value it may have"
     return f"{field.removeprefix('.')}: {text}" if field else text

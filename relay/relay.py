@@ -1,7 +1,7 @@
-"""The relay: publishes what changes of entities left in the outbox, and marks it sent once Kafka has acknowledged it.
+"""The relay: publishes the outbox's rows, and marks them sent once Kafka has acknowledged them.
 
-One relay is active, by a lock of its session in Postgres; others stand by. The lock saves work. What follows does not
-rest on it, so a relay that was frozen, or cut off from Postgres, and goes on beside its successor, does no harm.
+One relay is active, by a lock of its session in Postgres; others stand by. The lock saves work. The guarantees below do
+not rest on it, so a relay that was frozen, or cut off from Postgres, and goes on next to its successor, does no harm.
 
 **Nothing is lost.** A row is marked only after all in-sync replicas have its event. A relay that dies in between leaves
 it unmarked, and it is published again.
@@ -16,9 +16,9 @@ been acknowledged to itself; either way a copy of that one is in the partition a
 first occurrences are in order, whatever copies follow, from whom, and however late. For that, at most one event of an
 entity is on its way from a relay at a time: were there two, Kafka could take the second and not the first.
 
-A row of which no event can be made holds up its entity's later ones, and no others, until an operator has decided.
+An unmappable row blocks its entity's later ones, and no others, until an operator has decided.
 
-Dead letters go the same way, beside the rows: see `relay/dead_letters.py`.
+Dead letters are published next to the rows: see `relay/dead_letters.py`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from streams.topics import DEAD_EVENTS_TOPIC, EVENTS_TOPIC, logical_topic
 
 log = get_logger(__name__)
 
-ROUND_ROWS: Final = 500
-ROUND_SECONDS: Final = 2.0
-"""After this a round sends nothing more. It begins with a question to Postgres, so what is sent is sent by a relay
-that has had its session, and its lock, not longer ago than this; one that was frozen asks first."""
-POLL_SECONDS: Final = 1.0
-STAND_BY_SECONDS: Final = 0.5
+PAGE_ROWS: Final = 500
+CYCLE_TIMEOUT_SECONDS: Final = 2.0
+"""After this a cycle sends nothing more. It begins with a query, so rows are sent only by a relay that had its session,
+and its lock, not longer ago than this; one that was frozen queries first."""
+POLL_INTERVAL_SECONDS: Final = 1.0
+STANDBY_INTERVAL_SECONDS: Final = 0.5
 BACKOFF_SECONDS: Final = 0.2
 BACKOFF_MAX_SECONDS: Final = 5.0
-SWEEP_SECONDS: Final = 10.0
-SWEEP_ROWS: Final = 1_000
-SWEEP_BATCHES: Final = 5
+PURGE_INTERVAL_SECONDS: Final = 10.0
+PURGE_ROWS: Final = 1_000
+PURGE_BATCHES: Final = 5
 
 
 class Relay:
@@ -67,11 +67,11 @@ class Relay:
         events_topic: str = EVENTS_TOPIC,
         dead_topic: str = DEAD_EVENTS_TOPIC,
         source: str = "plant/relay",
-        poll_seconds: float = POLL_SECONDS,
+        poll_seconds: float = POLL_INTERVAL_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        """`events_topic` is where events of `genesis.events` go, `dead_topic` where what can't be applied does;
-        `source` becomes the events' `ce_source`.
+        """`events_topic` is the topic for events of `genesis.events`, `dead_topic` the one for dead letters; `source`
+        becomes the events' `ce_source`.
         """
         self._settings = settings
         self._producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=events_topic)
@@ -83,10 +83,10 @@ class Relay:
         self._wake = asyncio.Event()
         self._failures = 0
         self._next_entity = FIRST
-        self._worked = False
+        self._any_sent = False
         self._blocked_entities = 0
-        self._sweep_at = 0.0
-        self._sweep_after = 0
+        self._purge_at = 0.0
+        self._purge_after = 0
         self.sent_rows = 0
         """How many rows it has published and marked."""
 
@@ -96,12 +96,12 @@ class Relay:
         return self._dead_letters.sent
 
     def stop(self) -> None:
-        """End after the round that is under way."""
+        """End after the cycle that is under way."""
         self._stopping.set()
         self._wake.set()
 
     async def serve(self) -> None:
-        """Relay, or stand by, until stopped. Kafka or Postgres away is waited out.
+        """Relay, or stand by, until stopped. While Kafka or Postgres is unreachable, wait.
 
         Raises PartitionCountChanged, SchemaBehind, and ConfigurationError for an address.
         """
@@ -113,7 +113,7 @@ class Relay:
                     async with relay_session(self._settings) as session:
                         await self._in_session(session)
                 except DatabaseUnreachable as error:
-                    log.warning("relay.database_away", why=error.why)
+                    log.warning("relay.database_unreachable", why=error.why)
                     await self._back_off()
                 finally:
                     _clear_gauges()
@@ -122,33 +122,33 @@ class Relay:
             await self._producer.stop()
             log.info("relay.stopped", rows=self.sent_rows, dead_letters=self.dead_letters)
 
-    async def once(self, lock_seconds: float = 10.0) -> int:
-        """Publish what waits, dead letters too, and return how many rows that were.
+    async def once(self, lock_timeout_seconds: float = 10.0) -> int:
+        """Publish all unsent rows and dead letters; return how many rows that were.
 
-        Raises AnotherRelayActive when the lock is not free within `lock_seconds`, OutboxBlocked when rows with a
-        problem are left, DatabaseUnreachable, and what publishing raises.
+        Raises AnotherRelayActive when the lock is not free within `lock_timeout_seconds`, OutboxBlocked when rows with
+        a problem are left, DatabaseUnreachable, and what publishing raises.
         """
         await self._producer.start()
         try:
             async with relay_session(self._settings) as session:
                 try:
-                    async with asyncio.timeout(lock_seconds):
+                    async with asyncio.timeout(lock_timeout_seconds):
                         await self._stand_by(session)
                 except TimeoutError as error:
                     raise AnotherRelayActive(
-                        why=f"It has kept its lock for {lock_seconds:g} s.", next_step="plant status"
+                        why=f"It has kept its lock for {lock_timeout_seconds:g} s.", next_step="plant status"
                     ) from error
-                while not self._stopping.is_set() and await self._round(session, give_up=True):
+                while not self._stopping.is_set() and await self._run_cycle(session, give_up=True):
                     pass
                 await self._dead_letters.start()
-                with session.named_errors():
+                with session.translated_errors():
                     await self._dead_letters.finish(session.poison_rows)
                 await session.unlock()
         finally:
             await self._dead_letters.stop()
             await self._producer.stop()
         if self._blocked_entities:
-            raise OutboxBlocked(why=f"{self._blocked_entities} entities are held up.", next_step="plant relay --help")
+            raise OutboxBlocked(why=f"{self._blocked_entities} entities are blocked.", next_step="plant relay --help")
         return self.sent_rows
 
     async def _in_session(self, session: RelaySession) -> None:
@@ -161,40 +161,40 @@ class Relay:
         while not self._stopping.is_set():
             if self._next_entity == FIRST:
                 self._wake.clear()
-            more = await self._round(session)
-            more |= await self._dead_letter_round(session)
-            await self._sweep(session)
+            more = await self._run_cycle(session)
+            more |= await self._run_dead_letter_cycle(session)
+            await self._purge(session)
             if not more and not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
         await session.unlock()
 
     async def _stand_by(self, session: RelaySession) -> None:
-        """Return with the lock, or stopping."""
-        said = False
+        """Wait for the lock; return once it is held, or the relay is stopping."""
+        logged = False
         while not self._stopping.is_set() and not await session.try_lock():
-            if not said:
+            if not logged:
                 log.info("relay.standing_by")
-                said = True
-            if await session.end_silent_holder():
-                log.warning("relay.ended_silent_one")
+                logged = True
+            if await session.end_unresponsive_holder():
+                log.warning("relay.ended_unresponsive_holder")
                 continue
-            await self._pause(STAND_BY_SECONDS)
+            await self._pause(STANDBY_INTERVAL_SECONDS)
 
-    async def _round(self, session: RelaySession, *, give_up: bool = False) -> bool:
-        """Publish the next stretch; whether there is more to do at once. A failure is waited out, or raised."""
+    async def _run_cycle(self, session: RelaySession, *, give_up: bool = False) -> bool:
+        """Publish the next page; return whether there is more to do at once. After a failure back off, or raise it."""
         started = self._clock.monotonic_seconds()
-        with session.named_errors():
-            changes = await session.outbox.unsent(self._next_entity, ROUND_ROWS)
-        oldest_seconds = self._age_seconds(changes)
+        with session.translated_errors():
+            page = await session.outbox.unsent(self._next_entity, PAGE_ROWS)
+        oldest_seconds = self._age_seconds(page)
 
-        def go_on() -> bool:
-            late = self._clock.monotonic_seconds() > started + ROUND_SECONDS
+        def may_continue() -> bool:
+            late = self._clock.monotonic_seconds() > started + CYCLE_TIMEOUT_SECONDS
             return not (late or session.lost or self._stopping.is_set())
 
-        outcome = await self._publisher.publish(changes, go_on)
+        outcome = await self._publisher.publish(page, may_continue)
         await self._note(session, outcome)
-        metrics.RELAY_UNSENT_ROWS.set(len(changes))
+        metrics.RELAY_UNSENT_ROWS.set(len(page))
         metrics.RELAY_OLDEST_SECONDS.set(oldest_seconds)
         if outcome.sent or outcome.failure:
             (log.warning if outcome.failure else log.info)(
@@ -211,72 +211,72 @@ class Relay:
             await self._back_off()
             return True
         self._failures = 0
-        return self._go_round(changes, outcome)
+        return self._turn_page(page, outcome)
 
-    async def _dead_letter_round(self, session: RelaySession) -> bool:
-        """Whether there may be more dead letters at once. What is wrong with them is logged, and keeps nothing else."""
+    async def _run_dead_letter_cycle(self, session: RelaySession) -> bool:
+        """Publish dead letters; return whether there may be more at once. Their errors are logged and stop nothing."""
         try:
-            with session.named_errors():
-                return await self._dead_letters.round(session.poison_rows)
+            with session.translated_errors():
+                return await self._dead_letters.run_cycle(session.poison_rows)
         except StreamsError as error:
             log.warning("dead_letters.waiting", why=str(error))
             return False
 
     async def _note(self, session: RelaySession, outcome: CycleOutcome) -> None:
-        """Mark what was sent, in one statement, and what can't be."""
-        with session.named_errors():
+        """Mark the rows that were sent, in one statement, and those that are unmappable."""
+        with session.translated_errors():
             if outcome.sent:
-                for seconds in await session.outbox.mark_sent([change.id for change in outcome.sent]):
+                for seconds in await session.outbox.mark_sent([row.id for row in outcome.sent]):
                     metrics.RELAY_SECONDS.observe(seconds)
-            for change, reason in outcome.problems:
-                await session.outbox.mark_problem(change.id, reason)
+            for row, reason in outcome.problems:
+                await session.outbox.mark_problem(row.id, reason)
                 log.error(
                     "outbox.problem",
-                    row=change.id,
-                    entity_id=str(change.entity_id),
-                    entity_type=change.entity_type,
-                    event_type=change.event_type,
+                    row=row.id,
+                    entity_id=str(row.entity_id),
+                    entity_type=row.entity_type,
+                    event_type=row.event_type,
                     why=reason,
                 )
                 metrics.RELAY_PROBLEMS.inc()
-        for change in outcome.sent:
-            metrics.RELAY_EVENTS.labels(change.event_type).inc()
+        for row in outcome.sent:
+            metrics.RELAY_EVENTS.labels(row.event_type).inc()
         self.sent_rows += len(outcome.sent)
 
-    def _go_round(self, changes: list[OutboxRow], outcome: CycleOutcome) -> bool:
-        """Move on to the entities that come next; whether rows may wait there."""
-        begins, ends = self._next_entity == FIRST, len(changes) < ROUND_ROWS
+    def _turn_page(self, page: list[OutboxRow], outcome: CycleOutcome) -> bool:
+        """Move on to the next page of entities; return whether rows may wait there."""
+        begins, ends = self._next_entity == FIRST, len(page) < PAGE_ROWS
         self._blocked_entities = outcome.blocked_entities + (0 if begins else self._blocked_entities)
-        self._worked = bool(outcome.sent) or outcome.left or (self._worked and not begins)
-        self._next_entity = FIRST if ends else next_after(changes[-1].entity_id)
+        self._any_sent = bool(outcome.sent) or outcome.left or (self._any_sent and not begins)
+        self._next_entity = FIRST if ends else next_after(page[-1].entity_id)
         if ends:
             metrics.RELAY_BLOCKED_ENTITIES.set(self._blocked_entities)
-        # A single round has seen all there was; while several went round, more may have come behind them.
-        return not ends or (outcome.left if begins else self._worked)
+        # One page holds all there was; while several were published, more rows may have come on earlier ones.
+        return not ends or (outcome.left if begins else self._any_sent)
 
-    async def _sweep(self, session: RelaySession) -> None:
-        """Now and then, delete rows that were sent long ago: a few batches, and next time those that follow."""
-        if self._clock.monotonic_seconds() < self._sweep_at:
+    async def _purge(self, session: RelaySession) -> None:
+        """Every PURGE_INTERVAL_SECONDS delete a few batches of rows that were sent long ago."""
+        if self._clock.monotonic_seconds() < self._purge_at:
             return
-        self._sweep_at = self._clock.monotonic_seconds() + SWEEP_SECONDS
+        self._purge_at = self._clock.monotonic_seconds() + PURGE_INTERVAL_SECONDS
         deleted = 0
-        for _ in range(SWEEP_BATCHES):
-            with session.named_errors():
-                self._sweep_after, gone = await session.outbox.delete_old(
-                    self._sweep_after, SWEEP_ROWS, self._settings.relay_keep_sent_days
+        for _ in range(PURGE_BATCHES):
+            with session.translated_errors():
+                self._purge_after, purged = await session.outbox.purge(
+                    self._purge_after, PURGE_ROWS, self._settings.relay_keep_sent_days
                 )
-            deleted += gone
-            if not self._sweep_after:
+            deleted += purged
+            if not self._purge_after:
                 break
         if deleted:
-            log.info("outbox.swept", rows=deleted)
+            log.info("outbox.purged", rows=deleted)
 
-    def _age_seconds(self, changes: list[OutboxRow]) -> float:
-        waiting = [change.occurred_at for change in changes if change.problem is None]
+    def _age_seconds(self, page: list[OutboxRow]) -> float:
+        waiting = [row.occurred_at for row in page if row.problem is None]
         return max(0.0, (self._clock.now() - min(waiting)).total_seconds()) if waiting else 0.0
 
     async def _back_off(self) -> None:
-        """Full jitter under a bound that doubles with each failure in a row."""
+        """Pause with full jitter, under a bound that doubles with each failure in a row."""
         self._failures += 1
         bound = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures, 10))
         await self._pause(random.uniform(bound / 4, bound))  # noqa: S311 (no secret)

@@ -1,6 +1,6 @@
-"""The relay's own connection to Postgres: its lock, the hints of changes, the outbox and the poison rows.
+"""The relay's own session in Postgres: its lock, the hints of changes, the outbox and the poison rows.
 
-It is direct: through a pooler in transaction mode neither the lock nor LISTEN would be the session's.
+The connection is direct: through a pooler in transaction mode neither the lock nor LISTEN would be the session's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from database.address import connect_arguments, shown
 from database.error_translation import translate_error
 from database.errors import DatabaseUnreachable, SchemaBehind
 from database.sqlstates import RETRYABLE, is_one_of
-from relay.dead_letters import PoisonRows
+from projections.poison_rows import PoisonRows
 from relay.outbox import Outbox
 from runtime.logging import get_logger
 from runtime.settings import Settings
@@ -25,34 +25,34 @@ log = get_logger(__name__)
 
 CHANNEL: Final = "plant_outbox"
 LOCK: Final = 0x504C414E5452  # "PLANTR"
-SILENT_SECONDS: Final = 20
-"""A holder of the lock that has said nothing for so long is frozen: it asks at least every few seconds."""
-STATEMENT_SECONDS: Final = 10
-ANSWER_SECONDS: Final = 15.0
-CLOSE_SECONDS: Final = 2.0
+UNRESPONSIVE_TIMEOUT_SECONDS: Final = 20
+"""A holder of the lock that has sent no statement for so long is frozen: it sends one at least every few seconds."""
+STATEMENT_TIMEOUT_SECONDS: Final = 10
+ANSWER_TIMEOUT_SECONDS: Final = 15.0
+CLOSE_TIMEOUT_SECONDS: Final = 2.0
 
 SESSION: Final = {
-    "statement_timeout": f"{STATEMENT_SECONDS}s",
-    "lock_timeout": f"{STATEMENT_SECONDS}s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+    "lock_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
     # A client whose machine is gone: the server ends its session, and so frees the lock, within these.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
-    # A round is to read its own stretch of the index. Where statistics say that few rows wait, the planner would read
-    # and sort all of them; and they lag behind a backlog.
+    # A cycle is to read its own page of the index. Where statistics say that few rows wait, the planner would read and
+    # sort all of them; and statistics lag behind a backlog.
     "enable_sort": "off",
 }
 
 DRIVER_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    # The driver has read the server's farewell, and not yet that the connection is closed (seen).
+    # The driver has read the message that the server shuts down, and not yet that the connection is closed (seen).
     asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
 
-END_SILENT_HOLDER: Final = """
+END_UNRESPONSIVE_HOLDER: Final = """
 SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -81,51 +81,51 @@ class RelaySession:
         return closed
 
     async def try_lock(self) -> bool:
-        """Whether this session now is the one that may publish; it is until it ends or gives the lock back."""
-        with named_errors(self._where):
-            taken: bool = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)
-        return taken
+        """Return whether this session now holds the lock; it does until it ends or unlocks."""
+        with translated_errors(self._where):
+            locked: bool = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)
+        return locked
 
     async def unlock(self) -> None:
-        """Let another publish."""
-        with named_errors(self._where):
+        """Release the lock."""
+        with translated_errors(self._where):
             await self._connection.execute(f"SELECT pg_advisory_unlock({LOCK})")
 
-    async def end_silent_holder(self, silent_seconds: float = SILENT_SECONDS) -> bool:
-        """End the session that holds the lock if it has been silent for so long; whether there was one."""
-        with named_errors(self._where):
-            ended: bool | None = await self._connection.fetchval(END_SILENT_HOLDER, LOCK, silent_seconds)
+    async def end_unresponsive_holder(self, timeout_seconds: float = UNRESPONSIVE_TIMEOUT_SECONDS) -> bool:
+        """End the session that holds the lock if it has sent no statement for so long; return whether there was one."""
+        with translated_errors(self._where):
+            ended: bool | None = await self._connection.fetchval(END_UNRESPONSIVE_HOLDER, LOCK, timeout_seconds)
         return bool(ended)
 
     async def listen(self, hint: Callable[[], None]) -> None:
         """Call `hint` whenever a change was committed, and when the session ends."""
         self._connection.add_termination_listener(lambda _: hint())
-        with named_errors(self._where):
+        with translated_errors(self._where):
             await self._connection.add_listener(CHANNEL, lambda *_: hint())
 
     @contextmanager
-    def named_errors(self) -> Iterator[None]:
-        """What goes wrong with the outbox inside, by its name."""
-        with named_errors(self._where):
+    def translated_errors(self) -> Iterator[None]:
+        """Raise the driver's errors inside as Plant's own."""
+        with translated_errors(self._where):
             yield
 
     async def close(self) -> None:
-        """End the session, without waiting long for a server that is silent."""
+        """End the session, without waiting long for an unresponsive server."""
         try:
-            await self._connection.close(timeout=CLOSE_SECONDS)
+            await self._connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
         except DRIVER_ERRORS:
             self._connection.terminate()
 
 
 @asynccontextmanager
 async def relay_session(settings: Settings) -> AsyncIterator[RelaySession]:
-    """A session as `plant_writer`. Raises DatabaseUnreachable, and ConfigurationError for a missing or bad address."""
+    """Yield a session as `plant_writer`. Raises DatabaseUnreachable, and ConfigurationError for an address."""
     address = settings.database_address("writer")
     arguments = connect_arguments(
-        address, application_name="plant relay", answer_timeout_seconds=ANSWER_SECONDS, **SESSION
+        address, application_name="plant relay", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS, **SESSION
     )
     where = shown(address)
-    with named_errors(where):
+    with translated_errors(where):
         connection = await asyncpg.connect(**arguments)
     session = RelaySession(connection, where)
     try:
@@ -135,14 +135,14 @@ async def relay_session(settings: Settings) -> AsyncIterator[RelaySession]:
 
 
 @contextmanager
-def named_errors(where: str) -> Iterator[None]:
-    """Errors of the driver as Plant's own; `where` is the address without secrets."""
+def translated_errors(where: str) -> Iterator[None]:
+    """Raise the driver's errors inside as Plant's own; `where` is the address without secrets."""
     try:
         yield
     except DRIVER_ERRORS as error:
         if is_one_of(getattr(error, "sqlstate", None), RETRYABLE):
-            said = error.args[0] if error.args else type(error).__name__
-            raise DatabaseUnreachable(why=f"{where}: {said}.", next_step="plant status") from error
+            message = error.args[0] if error.args else type(error).__name__
+            raise DatabaseUnreachable(why=f"{where}: {message}.", next_step="plant status") from error
         if isinstance(error, asyncpg.UndefinedTableError):
             raise SchemaBehind(why="It has no outbox.", next_step="plant db upgrade") from error
         raise translate_error(error, where) or error from error

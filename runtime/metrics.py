@@ -56,7 +56,7 @@ PRODUCER_BATCH_SECONDS: Final = Histogram(
     buckets=_LATENCY_SECONDS,
 )
 PRODUCER_FAILED_BATCHES: Final = Counter("plant_producer_failed_batches", "Batches that Kafka refused.", ["error"])
-PRODUCER_CONNECTS: Final = Counter("plant_producer_connects", "Times a producer connected again.")
+PRODUCER_CONNECTS: Final = Counter("plant_producer_connects", "Times a producer connected.")
 
 # The worker.
 WORKER_RECORDS: Final = Counter("plant_worker_records", "Records written to the log.", ["topic", "disposition"])

@@ -62,7 +62,7 @@ class TopicRefused(StreamsError):
 
 
 class UnknownStart(StreamsError, ConfigurationError):
-    """The place to start from is not earliest, latest, a time or an offset."""
+    """The start is not earliest, latest, a time or an offset."""
 
 
 class CaughtUpTooLate(StreamsError):

@@ -1,4 +1,4 @@
-"""The one place where Kafka clients are made. Each comes with the settings' connection options and with every repair.
+"""The factory of Kafka clients. Each comes with the settings' connection options and with every repair.
 
 `REPAIRS` lists the repairs of aiokafka. Each stands in its module with the version that needs it, the reason, and when
 it can go. `check_repairs` says which one does not fit the installed version.

@@ -1,4 +1,4 @@
-"""aiokafka's fetching in the background, kept going: it ends for good with the first error that it does not expect.
+"""The restart of aiokafka's fetcher, which ends permanently with the first error that it does not expect.
 
 Seen: a broker died while partitions had no position yet, two answers said so of one of them, and the second tripped
 over the first. The consumer stayed in its group and delivered nothing any more, and nothing was logged.

@@ -18,7 +18,7 @@ import pytest
 from database.errors import DatabaseUnreachable
 from devstack import processes
 from devstack.stack import Stack
-from relay.session import SILENT_SECONDS
+from relay.session import UNRESPONSIVE_TIMEOUT_SECONDS
 from tests.support.direct_changes import backlog
 from tests.support.faults.change_load import ChangeLoad
 from tests.support.faults.evidence import assert_exactly_once, dispositions, wait_until_level
@@ -57,7 +57,9 @@ def relays(scene: Scene) -> list[Process]:
 def state_of(relay: Process) -> str:
     """What a relay has last said of itself."""
     said = [
-        line for event in ("relay.active", "relay.standing_by", "relay.database_away") for line in relay.said(event)
+        line
+        for event in ("relay.active", "relay.standing_by", "relay.database_unreachable")
+        for line in relay.said(event)
     ]
     return str(max(said, key=lambda line: str(line["time"]))["event"]) if said else ""
 
@@ -143,7 +145,7 @@ def test_a_relay_that_was_frozen_does_no_harm(scene: Scene, relays: list[Process
             took = until(
                 lambda: len(other.said("relay.active")) > active_before,  # noqa: B023
                 "the other takes over",
-                SILENT_SECONDS + TAKES_OVER_SECONDS,
+                UNRESPONSIVE_TIMEOUT_SECONDS + TAKES_OVER_SECONDS,
             )
             goes_on(scene)
             stood_by = len(frozen.said("relay.standing_by"))

@@ -1,4 +1,4 @@
-"""The index by which the relay finds poison records of the log: see relay/dead_letters.py.
+"""The index by which the relay finds poison records of the log: see projections/poison_rows.py.
 
 It is built while the log is written, so this is not a transaction: run again after a failure, it begins anew.
 """

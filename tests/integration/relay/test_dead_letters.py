@@ -16,6 +16,7 @@ import pytest
 from audit.canonical import headers_bytes
 from database.errors import DatabaseUnreachable
 from devstack.stack import Stack
+from projections import poison_rows
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
 from relay import dead_letters, outbox
@@ -113,9 +114,9 @@ async def test_an_id_that_names_another_event_is_a_dead_letter(
 async def test_each_is_published_once_and_in_order(
     settings: Settings, topic: str, projector: PartitionProjector
 ) -> None:
-    """More than fit a round, in several batches of the log: each once, those of a key in the order of the log."""
+    """More than fit a cycle, in several batches of the log: each once, those of a key in the order of the log."""
     key = str(uuid4()).encode()
-    many = [(key, b"nothing %d" % number) for number in range(2 * dead_letters.LETTERS_MAX + 10)]
+    many = [(key, b"nothing %d" % number) for number in range(2 * dead_letters.DEAD_LETTERS_MAX + 10)]
     log(projector, many[:60])
     assert await relayed(settings, topic) == 60
     assert await relayed(settings, topic) == 0
@@ -127,7 +128,7 @@ async def test_each_is_published_once_and_in_order(
     assert all(offset_of(before) + 1 == offset_of(after) for before, after in pairwise(found))
 
 
-async def test_a_running_relay_publishes_them_beside_changes(
+async def test_a_running_relay_publishes_them_next_to_changes(
     settings: Settings, database: Database, topic: str, projector: PartitionProjector
 ) -> None:
     """As they come, without a restart, and the outbox goes on as well."""
@@ -147,15 +148,15 @@ async def test_a_running_relay_publishes_them_beside_changes(
 async def test_a_relay_that_dies_before_its_mark_sends_them_again(
     settings: Settings, database: Database, topic: str, projector: PartitionProjector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None is lost; a copy has the same place in its headers, by which it is told."""
+    """None is lost; a copy has the same position in its headers, by which it is recognized."""
     log(projector, poison(3))
-    real = dead_letters.ADVANCE
+    real = poison_rows.ADVANCE
     monkeypatch.setattr(
-        dead_letters, "ADVANCE", "SELECT pg_terminate_backend(pg_backend_pid()), $1, $2::int, $3::bigint"
+        poison_rows, "ADVANCE", "SELECT pg_terminate_backend(pg_backend_pid()), $1, $2::int, $3::bigint"
     )
     with pytest.raises(DatabaseUnreachable):
         await relayed(settings, topic)
-    monkeypatch.setattr(dead_letters, "ADVANCE", real)
+    monkeypatch.setattr(poison_rows, "ADVANCE", real)
 
     assert await relayed(settings, topic) == 3
 
@@ -187,21 +188,21 @@ async def test_they_wait_for_kafka(
     assert await relayed(settings, topic) == 1
 
 
-async def test_a_silent_broker_is_waited_for(
+async def test_an_unresponsive_broker_is_waited_for(
     settings: Settings, projector: PartitionProjector, private_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While Kafka does not answer no letter is sent again, and the outbox is looked at all the while."""
+    """While Kafka does not answer no dead letter is sent again, and cycles of the outbox go on."""
     own = msgspec.structs.replace(
         settings, kafka_bootstrap_servers=private_stack.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"], topic_partitions=4
     )
     await apply(own)
     process = private_stack.state.kafka
     assert process is not None
-    rounds, real = 0, outbox.Outbox.unsent
+    cycles, real = 0, outbox.Outbox.unsent
 
     async def counted(self: outbox.Outbox, from_entity_id: UUID, rows_max: int) -> list[OutboxRow]:
-        nonlocal rounds
-        rounds += 1
+        nonlocal cycles
+        cycles += 1
         return await real(self, from_entity_id, rows_max)
 
     monkeypatch.setattr(outbox.Outbox, "unsent", counted)
@@ -213,8 +214,8 @@ async def test_a_silent_broker_is_waited_for(
         os.kill(process.pid, signal.SIGSTOP)
         log(projector, poison(3), start=1)
         await until(lambda: len(relay._dead_letters._under_way) == 3, "three are under way")
-        before = rounds
-        await until(lambda: rounds > before + 5, "rounds go on")
+        before = cycles
+        await until(lambda: cycles > before + 5, "cycles go on")
         os.kill(process.pid, signal.SIGCONT)
         await until(lambda: relay.dead_letters == 4, "all are out")
     finally:
@@ -224,10 +225,10 @@ async def test_a_silent_broker_is_waited_for(
     assert sorted(map(offset_of, await letters(own, DEAD_EVENTS_TOPIC))) == [0, 1, 2, 3]
 
 
-async def test_a_record_that_is_too_large_leaves_its_place(
+async def test_a_record_that_is_too_large_leaves_its_position(
     settings: Settings, topic: str, projector: PartitionProjector
 ) -> None:
-    """With the reason it would not fit: the letter says so, and where the record is. Letters after it go on."""
+    """With the reason it would not fit: the dead letter says so, and names the record's position. Later ones go on."""
     value = b"x" * RECORD_MAX_BYTES
     records: list[Record] = [(b"k" * 2_000, value), (b"k", value), (b"k", b"small"), (b"k", b"headers")]
     # In the log these are below the limit; as a record, with what each name may take, they are not.
@@ -245,7 +246,7 @@ async def test_a_record_that_is_too_large_leaves_its_place(
 async def test_a_letter_that_kafka_refuses_is_sent_without_its_record(
     settings: Settings, make_topic: MakeTopic, projector: PartitionProjector
 ) -> None:
-    """It holds up nothing for good: neither the letters behind it nor changes, which have a producer of their own."""
+    """It blocks neither the dead letters behind it nor changes, which have a producer of their own."""
     narrow = await make_topic(max_message_bytes="2000")
     log(projector, [(b"k", b"first"), (b"k", os.urandom(5_000)), (b"k", b"third")])
     relay = Relay(settings, events_topic=narrow, dead_topic=narrow, poll_seconds=0.05)
@@ -273,7 +274,7 @@ async def test_a_log_without_poison_is_not_read(settings: Settings, database: Da
     """
     await fetch(database.superuser_url, owners)
     async with relay_session.relay_session(settings) as session:
-        rows = await session._connection.fetch(f"EXPLAIN {dead_letters.UNSENT}", "genesis.events", 50, 1, 1)
+        rows = await session._connection.fetch(f"EXPLAIN {poison_rows.UNSENT}", "genesis.events", 50, 1, 1)
     plan = "\n".join(row[0] for row in rows)
     assert "event_stream_poison" in plan
     assert "event_stream_pkey" not in plan

@@ -209,7 +209,7 @@ async def test_a_relay_with_more_rights_than_a_service_refuses_to_start(
 
 
 async def test_an_entitys_changes_come_in_order(settings: Settings, database: Database, topic: str) -> None:
-    """More changes than one entity may have of a round, in among others."""
+    """More changes than one entity may have in a cycle, in among others."""
     await backlog(database.superuser_url, 1_300, versions=130)
     chosen = await made(database.writer_url, names=[f"{number}" for number in range(70)])
 
@@ -262,7 +262,7 @@ async def test_one_relay_is_active_and_another_takes_over(
     await until(lambda: first.sent_rows + second.sent_rows == 1, "one of them publishes")
     standing_by, active = sorted((first, second), key=lambda relay: relay.sent_rows)
     with pytest.raises(AnotherRelayActive):
-        await Relay(settings, events_topic=topic).once(lock_seconds=0.3)
+        await Relay(settings, events_topic=topic).once(lock_timeout_seconds=0.3)
 
     active.stop()
     await made(database.writer_url)
@@ -291,22 +291,22 @@ async def test_a_relay_whose_session_ends_takes_the_lock_again(
     assert await names_of(settings, topic, entity_id) == ["first", "second"]
 
 
-async def test_a_silent_holder_of_the_lock_is_ended(database: Database, settings: Settings) -> None:
+async def test_an_unresponsive_holder_of_the_lock_is_ended(database: Database, settings: Settings) -> None:
     """A frozen process keeps its session; who stands by ends it, and leaves one that still asks alone."""
     async with relay_session.relay_session(settings) as holder, relay_session.relay_session(settings) as other:
         assert await holder.try_lock()
-        assert not await other.end_silent_holder(60)
+        assert not await other.end_unresponsive_holder(60)
         assert not await other.try_lock()
 
         async def ended() -> bool:
-            return await other.end_silent_holder(0.2)
+            return await other.end_unresponsive_holder(0.2)
 
-        await until(ended, "the holder has been silent for 0.2 s")
+        await until(ended, "the holder has sent nothing for 0.2 s")
         await until(other.try_lock, "the lock is free")
         await until(lambda: holder.lost, "the holder notices")
 
 
-async def test_a_session_whose_server_has_said_farewell_is_lost(database: Database, settings: Settings) -> None:
+async def test_a_session_whose_server_shuts_down_is_lost(database: Database, settings: Settings) -> None:
     """Its connection is still open, and takes no statement any more: it is left, and the relay is not."""
     async with unresponsive_front(database.writer_url) as front:
         away = msgspec.structs.replace(settings, database_writer_url=front.address)
@@ -314,7 +314,7 @@ async def test_a_session_whose_server_has_said_farewell_is_lost(database: Databa
             assert await session.try_lock()
             front.end_sessions()
             async with relay_session.relay_session(away) as later:
-                await later.try_lock()  # what was said before has been heard by now
+                await later.try_lock()  # the earlier message has arrived by now
             with pytest.raises(DatabaseUnreachable):
                 await session.try_lock()
 
@@ -352,7 +352,7 @@ async def test_a_row_without_an_event_holds_up_its_entity_alone(
 async def test_more_blocked_entities_than_a_round_takes_hold_up_nobody(
     settings: Settings, database: Database, topic: str
 ) -> None:
-    """Rows that wait for an operator fill rounds, and the relay goes round all of them."""
+    """Rows that wait for an operator fill pages, and the relay goes on to the pages behind them."""
     await backlog(database.superuser_url, 1_200)
     await fetch(database.superuser_url, "UPDATE outbox SET problem = 'seen before' WHERE id % 12 <> 0")
 
@@ -379,7 +379,7 @@ async def test_old_rows_go_and_others_stay(database: Database, start_relay: Star
     await start_relay()
     found: list[list[object]] = []
 
-    async def swept() -> bool:
+    async def purged() -> bool:
         rows = await fetch(
             database.writer_url,
             "SELECT count(*) FILTER (WHERE sent_at < now() - interval '7 days'), count(sent_at), count(*) FROM outbox",
@@ -387,11 +387,11 @@ async def test_old_rows_go_and_others_stay(database: Database, start_relay: Star
         found[:] = [list(rows[0])]
         return found == [[0, 1251, 1351]]
 
-    await until(swept, f"old rows are gone: {found}")
+    await until(purged, f"old rows are gone: {found}")
 
 
 async def test_unsent_rows_are_found_by_their_index(database: Database, settings: Settings) -> None:
-    """However many rows were sent, a round reads a stretch of a small index, and next to nothing when none waits.
+    """However many rows were sent, a cycle reads a page of a small index, and next to nothing when none waits.
 
     So it does when a backlog has come of which statistics say nothing.
     """
@@ -403,7 +403,7 @@ async def test_unsent_rows_are_found_by_their_index(database: Database, settings
     await fetch(database.superuser_url, "UPDATE outbox SET sent_at = now() WHERE sent_at IS NULL")
     await fetch(database.superuser_url, "VACUUM ANALYZE outbox")
     empty = await _plan(database, outbox.UNSENT, outbox.FIRST, 500)
-    sweep = await _plan(database, outbox.DELETE_OLD, 0, 1_000, 7)
+    purge = await _plan(database, outbox.PURGE, 0, 1_000, 7)
     await fetch(database.superuser_url, "UPDATE outbox SET sent_at = NULL")
     unforeseen = await _plan(database, outbox.UNSENT, outbox.FIRST, 500)
 
@@ -414,8 +414,8 @@ async def test_unsent_rows_are_found_by_their_index(database: Database, settings
     assert _blocks(full) < 1_500
     assert _blocks(unforeseen) < 5_000
     assert _blocks(empty) < 10
-    assert not [node for node in _nodes(sweep) if node["Node Type"] == "Seq Scan"]
-    assert _blocks(sweep) < 4_000
+    assert not [node for node in _nodes(purge) if node["Node Type"] == "Seq Scan"]
+    assert _blocks(purge) < 4_000
 
 
 async def _plan(database: Database, statement: str, *values: object) -> dict[str, object]:

@@ -181,7 +181,7 @@ async def test_records_beyond_the_limit_are_refused(settings: Settings, topic: s
             await producer.publish(available(), source="x" * 1_100_000)
 
 
-async def test_what_the_broker_refuses_is_not_written_and_spoils_nothing(
+async def test_what_the_broker_refuses_is_not_written_and_harms_nothing_else(
     settings: Settings, make_topic: MakeTopic
 ) -> None:
     """After a refusal the producer renews itself and goes on."""

@@ -119,7 +119,7 @@ async def test_no_broker_is_unreachable(settings: Settings) -> None:
 
 
 def test_the_catalogue_keeps_what_must_be_kept() -> None:
-    """Events and operations are kept for ever, operations in one partition; losing a replica loses nothing."""
+    """Events and operations are kept permanently, operations in one partition; losing a replica loses nothing."""
     assert all(topic.retention_ms == -1 for topic in CATALOGUE)
     assert {topic.name: topic.partitions for topic in CATALOGUE}[OPERATIONS_TOPIC] == 1
     config = CATALOGUE[0].config(Settings(topic_replication_factor=3))

@@ -125,7 +125,7 @@ def test_a_row_that_the_trigger_never_writes_has_a_reason_too(
     ),
 )
 def test_any_state_gives_an_event_that_can_be_encoded_or_a_reason(entity_type: str, state: dict[str, object]) -> None:
-    """No state makes anything else of the relay's round."""
+    """No state ends the relay's cycle with another error."""
     try:
         event = event_of(change(entity_type, {**GOOD[entity_type], **state}))
     except UnmappableRow:
