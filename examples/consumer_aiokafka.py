@@ -22,18 +22,18 @@ from aiokafka import AIOKafkaConsumer
 
 TOPIC = "genesis.events"
 PREFIX = struct.Struct(">bi")
-"""The first byte is 0, then comes the schema's id. Avro binary follows."""
+"""A byte 0, then the schema's id. Avro binary follows."""
 
 
 class Schemas:
-    """Schemas by id. One never changes, so each is asked for once."""
+    """Schemas by id. A schema never changes, so each is requested once."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         self._known: dict[int, Any] = {}
 
     async def get(self, schema_id: int) -> Any:
-        """The parsed schema; raises KeyError for an id that the registry does not know."""
+        """Return the parsed schema; raise KeyError for an id that the registry does not know."""
         if schema_id not in self._known:
             answer = await self._client.get(f"/schemas/ids/{schema_id}")
             if answer.status_code == 404:
@@ -67,7 +67,7 @@ async def follow(brokers: str, registry: str) -> None:
 
 
 async def read(value: bytes | None, schemas: Schemas) -> dict[str, Any]:
-    """The fields of a record's value."""
+    """Return the fields of a record's value."""
     magic, schema_id = PREFIX.unpack_from(value or b"")
     if magic != 0:
         raise ValueError("the first byte is not 0")
@@ -79,7 +79,7 @@ async def read(value: bytes | None, schemas: Schemas) -> dict[str, Any]:
 
 
 def as_text(value: object) -> str:
-    """UUIDs are 16 bytes in Avro; times come as datetimes."""
+    """Return a value as text: UUIDs are 16 bytes in Avro, times are datetimes."""
     return str(UUID(bytes=value)) if isinstance(value, bytes) and len(value) == 16 else str(value)
 
 

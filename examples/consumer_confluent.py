@@ -54,7 +54,7 @@ def follow(brokers: str, registry: str) -> None:
 
 
 def as_text(value: object) -> str:
-    """UUIDs are 16 bytes in Avro; times come as datetimes."""
+    """Return a value as text: UUIDs are 16 bytes in Avro, times are datetimes."""
     return str(UUID(bytes=value)) if isinstance(value, bytes) and len(value) == 16 else str(value)
 
 

@@ -3,15 +3,15 @@
 //     export PLANT_WEBHOOK_SECRET=$(plant keys add example --scheme v1a)   // or a v1 secret, without --scheme
 //     node examples/producer.mjs http://127.0.0.1:8080
 //
-// Sending the same id and body again stores the event once, so: retry on a lost connection, 429 and 503; any other answer
+// Sending the same id and body again stores the event once, so retry on a lost connection, 429 and 503; any other answer
 // is final.
 import { createHmac, createPrivateKey, randomUUID, sign } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const ATTEMPTS = 5;
-const PKCS8_ED25519 = Buffer.from("302e020100300506032b657004220420", "hex"); // what stands before the 32 bytes of a seed
+const PKCS8_ED25519 = Buffer.from("302e020100300506032b657004220420", "hex"); // the bytes before the 32 of a seed
 
-/** The signature of a message: v1a with a private key (whsk_), v1 with a shared secret (whsec_). */
+/** Return the signature of a message: v1a with a private key (whsk_), v1 with a shared secret (whsec_). */
 function signature(secret, content) {
   const [, prefix, encoded] = secret.match(/^(whsk_|whsec_)?(.*)$/);
   const key = Buffer.from(encoded, "base64");

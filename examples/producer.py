@@ -3,8 +3,8 @@
     export PLANT_WEBHOOK_SECRET=$(plant keys add example)
     python examples/producer.py http://127.0.0.1:8080
 
-Whatever the network does, sending the same message again (same id, same body) stores it once. So: retry on a lost
-connection, 429 and 503, after the seconds that Retry-After names; any other answer is final.
+Sending the same message again (same id, same body) stores it once. So retry on a lost connection, 429 and 503, after
+the seconds that Retry-After names; any other answer is final.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ATTEMPTS = 5
 
 
 def send(url: str, secret: str, event_type: str, data: dict[str, object]) -> dict[str, object]:
-    """Send one event until it is stored; returns its id and position."""
+    """Send one event until it is stored; return its id and position."""
     message_id = f"msg_{uuid4().hex}"
     body = json.dumps({"type": event_type, "timestamp": datetime.now(UTC).isoformat(), "data": data})
     path = event_type.removeprefix("genesis.").replace(".", "-")

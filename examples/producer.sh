@@ -4,7 +4,7 @@
 #     export PLANT_WEBHOOK_SECRET=$(plant keys add example)
 #     examples/producer.sh http://127.0.0.1:8080
 #
-# Sending the same id and body again stores the event once, so: retry on a lost connection, 429 and 503; any other answer
+# Sending the same id and body again stores the event once, so retry on a lost connection, 429 and 503; any other answer
 # is final. openssl gets the key as an argument, which other users of this machine can see while it runs.
 set -euo pipefail
 

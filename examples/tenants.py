@@ -3,8 +3,8 @@
     plant up
     python examples/tenants.py
 
-A transaction names its tenant and sees the rows of that tenant alone; Postgres's policies see to it, whatever the
-query. Here `acme` writes a skill and renames it, and everybody looks.
+A transaction names its tenant and sees the rows of that tenant alone; Postgres's policies hold this for any query.
+Here `acme` writes a skill and renames it, and others look for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtime.settings import load_settings
 
 
 async def write(writer: Database) -> UUID:
-    """One skill of acme; its first version is written as the transaction commits."""
+    """Write one skill of acme; its first version is written as the transaction commits."""
     skill = Skill(
         id=uuid4(),
         name="Soldering",
@@ -36,7 +36,7 @@ async def write(writer: Database) -> UUID:
 
 
 async def rename(writer: Database, skill_id: UUID) -> None:
-    """Work given to `run_session` is called anew after a serialization failure or a deadlock."""
+    """Rename it; `run_session` calls the work again after a serialization failure or a deadlock."""
 
     async def work(session: AsyncSession) -> None:
         skill = await session.get_one(Skill, skill_id)
@@ -46,7 +46,7 @@ async def rename(writer: Database, skill_id: UUID) -> None:
 
 
 async def look(reader: Database, tenant: str | None, skill_id: UUID) -> str:
-    """What a reader of a tenant sees, on the read replica if there is one."""
+    """Return what a reader of a tenant sees, on the read replica if there is one."""
     async with reader.session(tenant, replica=True) as session:
         name = await session.scalar(select(Skill.name).where(Skill.id == skill_id))
     return name or "nothing"
