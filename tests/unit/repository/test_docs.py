@@ -6,7 +6,9 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -22,6 +24,14 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 INLINE = re.compile(r"`(plant [^`]+)`")
 INDENTED = re.compile(r"^ {4}(plant .+)$", re.MULTILINE)
+CODE = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|sql|md|json|csv|toml|txt|yml|mjs|sh|lock|avsc)")
+HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()}
+"""Folders of the repository's root: a path in prose begins with one of them, or it is somebody else's."""
+MADE_BY_RUNNING = {".plant", ".venv", ".hypothesis"}
+WRITTEN = {"stack.env", "stack.json", "heads.json", "events.jsonl"}
+"""Files that commands of the docs write."""
 ENDS_A_COMMAND = {"|", "&", "&&", ";", ">", "2>", "<"}
 
 
@@ -66,6 +76,66 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Each relative link and picture is a file or folder of the repository."""
     targets = [target for target in LINK.findall(page.read_text("utf-8")) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links, as GitHub makes it."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text("utf-8")))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_to_headings_lead_somewhere(page: Path) -> None:
+    """Each link to a part of a page names one of its headings."""
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8"))
+    local = [(page if not target else page.parent / target, part) for target, part in links if "://" not in target]
+    assert [(target.name, part) for target, part in local if part not in anchors(target)] == []
+
+
+def paths(page: Path) -> Iterator[str]:
+    """The files and folders of the repository that a page's prose names in code marks."""
+    for code in CODE.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if PATH.fullmatch(code) and (code.partition("/")[0] in FOLDERS - MADE_BY_RUNNING or "/" not in code):
+            yield code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_paths_exist(page: Path) -> None:
+    """A path in code marks is there; a file's name alone is that of some file, or of one that a command writes."""
+    missing = [path for path in paths(page) if not exists(path)]
+    assert missing == []
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder of this path, or for a bare name some file, is in the repository."""
+    return (ROOT / path).exists() if "/" in path else path in file_names() | WRITTEN
+
+
+@cache
+def file_names() -> set[str]:
+    """The names of all files in the root and in its folders, but for those that tools make."""
+    folders = [ROOT / name for name in FOLDERS if not name.startswith(".")]
+    return {path.name for path in [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]}
+
+
+@pytest.mark.parametrize("path", ["streams/no_such_file.py", "no_such_file.py"])
+def test_a_wrong_path_is_noticed(path: str) -> None:
+    """The check above fails for a file that is not there."""
+    assert not exists(path)
+
+
+def test_snippets_of_the_readme_are_examples() -> None:
+    """Each Python snippet of the README is a part of a file in examples/, which test_readme.py runs."""
+    examples = [path.read_text("utf-8") for path in sorted((ROOT / "examples").glob("*.py"))]
+    snippets = blocks(ROOT / "README.md", "python")
+    assert len(snippets) == 3
+    assert [text for text in snippets if not any(text in example for example in examples)] == []
+
+
+def test_the_captured_demo_names_no_machine() -> None:
+    """What the picture of the demo is made from holds no absolute path and no address."""
+    text = (ROOT / "docs" / "diagrams" / "demo.txt").read_text("utf-8")
+    assert re.findall(r"(?:^|\s)/\w+|127\.0\.0\.1|localhost|://", text) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -125,12 +195,20 @@ def test_make_targets_exist() -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    """How-tos, explanations and reference pages are all reached from docs/index.md."""
+    """How-tos, explanations, reference pages and decisions are all reached from docs/index.md."""
     index = ROOT / "docs" / "index.md"
     linked = {(index.parent / target).resolve() for target in LINK.findall(index.read_text("utf-8"))}
-    folders = ("how-to", "explanation", "reference")
+    folders = ("how-to", "explanation", "reference", "decisions")
     pages = [page for folder in folders for page in (ROOT / "docs" / folder).glob("*.md")]
     assert [named(page) for page in pages if page not in linked] == []
+
+
+def test_every_package_is_in_the_architecture() -> None:
+    """docs/explanation/architecture.md has a row for each package that may be imported."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    packages = options["tool"]["importlinter"]["root_packages"]
+    assert sorted(re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE)) == sorted(packages)
 
 
 def test_every_database_error_is_in_the_how_to() -> None:
