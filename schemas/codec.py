@@ -36,7 +36,7 @@ _activated: Registry | None = None
 
 
 def active_registry() -> Registry:
-    """The registry whose ids records carry: the bundled one, unless the process adopted another at its start."""
+    """Return the registry whose ids records carry: the bundled one, unless the process activated another."""
     return bundled() if _activated is None else _activated
 
 
@@ -49,7 +49,7 @@ def activate(registry: Registry | None) -> None:
 
 
 def encode(event: Event) -> bytes:
-    """The value of the event's record, in the newest locked schema of its type.
+    """Encode an event as its record's value, in the newest locked schema of its type.
 
     Raises Unencodable, naming the field, if the event breaks a limit of its type: such a record would be poison.
     """
@@ -66,7 +66,7 @@ def encode(event: Event) -> bytes:
 
 
 def encode_checked(event: Event) -> bytes:
-    """The same for an event whose fields were checked when it was decoded; a third of the time.
+    """Encode an event whose fields were checked when it was decoded, in a third of the time of `encode`.
 
     Raises Unencodable for what Avro can't hold.
     """
@@ -80,10 +80,10 @@ def encode_checked(event: Event) -> bytes:
 
 
 def decode(value: bytes | None, topic: str | None = None) -> Event:
-    """The event in a record's value; values in older schemas are read into today's struct.
+    """Decode the event in a record's value; values in older schemas become today's struct.
 
-    Raises Undecodable with the reason if the value is not exactly one event within its limits, or if `topic` is given
-    and the value's schema is not registered for it.
+    Raises Undecodable with the reason if the value is not exactly one event within its limits, or if its schema is not
+    registered for `topic`, where that is not None.
     """
     known = registered(value, topic)
     assert value is not None
@@ -95,7 +95,7 @@ def decode(value: bytes | None, topic: str | None = None) -> Event:
 
 
 def registered(value: bytes | None, topic: str | None = None) -> Registered:
-    """The schema that a value names; raises Undecodable if it names none that is known on this topic."""
+    """Return the schema that a value names; raises Undecodable if it names none that is known on this topic."""
     if value is None:
         raise Undecodable("no value")
     if len(value) < WIRE_PREFIX.size:
@@ -112,12 +112,12 @@ def registered(value: bytes | None, topic: str | None = None) -> Registered:
 
 
 def key(event: Event) -> bytes:
-    """The record's key: the entity's id as 36 lower-case characters, which is Kafka's own UUIDSerializer form."""
+    """Return the record's key: the entity's id as 36 lower-case characters, as Kafka's UUIDSerializer writes it."""
     return json_text(event.entity_id)
 
 
 def headers(event: Event, source: str, traceparent: str | None = None) -> list[tuple[str, bytes]]:
-    """The record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then the trace's parent."""
+    """Return the record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then `traceparent`."""
     attributes = [
         _SPECVERSION,
         ("ce_id", json_text(event.event_id)),
@@ -131,7 +131,7 @@ def headers(event: Event, source: str, traceparent: str | None = None) -> list[t
 
 
 def json_text(value: UUID | datetime) -> bytes:
-    """The text of an id, or of a time in RFC 3339, as in JSON; in a third of the time that Python's own takes.
+    """Return the text of an id, or of a time in RFC 3339, as in JSON; three times as fast as Python's own.
 
     >>> json_text(datetime(2026, 1, 2, 3, 4, 5, 600, tzinfo=UTC))
     b'2026-01-02T03:04:05.000600Z'

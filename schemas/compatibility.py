@@ -1,6 +1,7 @@
-"""Whether data written in one Avro schema can be read in another, by Avro 1.12's "Schema Resolution", and Plant's gate.
+"""The rules by which data written in one Avro schema can be read in another, and FULL_TRANSITIVE evolution.
 
-Pure functions over schemas as JSON data; any Avro schema can be given, not only the part of Avro that Plant uses.
+Pure functions over schemas as JSON data, for all of Avro and not only the part that Plant uses. The rules are those of
+Avro 1.12, "Schema Resolution".
 Source: https://avro.apache.org/docs/1.12.0/specification/#schema-resolution. Aliases are not followed: Plant's schemas
 have none.
 """
@@ -21,12 +22,12 @@ PROMOTIONS = {
     "string": {"bytes"},
     "bytes": {"string"},
 }
-"""What each primitive may be read as, besides itself."""
+"""The other primitives that each one may be read as."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incompatibility:
-    """One reason why the reader can't read what the writer wrote; `field` is a path such as `agent.skill_ids[]`."""
+    """One reason why the reader can't read the writer's data; `field` is a path such as `agent.skill_ids[]`."""
 
     field: str
     rule: str
@@ -37,7 +38,7 @@ class Incompatibility:
 
 @dataclass(frozen=True, slots=True)
 class VersionBreak:
-    """A finding against one earlier version; backward: the new schema can't read old data; forward: the reverse."""
+    """An incompatibility with an earlier version; backward: new can't read old data; forward: old can't read new."""
 
     version: int
     direction: Direction
@@ -45,12 +46,12 @@ class VersionBreak:
 
 
 def incompatibilities(reader: object, writer: object) -> list[Incompatibility]:
-    """Every reason why the reader's schema can't read the writer's data; empty: it can, whatever the values are."""
+    """Return every reason why the reader's schema can't read the writer's data; empty: it can read all of it."""
     return list(_Comparison(reader, writer).compare(reader, writer, "", "", ""))
 
 
 def full_transitive(candidate: object, earlier: Sequence[object]) -> list[VersionBreak]:
-    """What keeps a new schema from being FULL_TRANSITIVE: each reads the other, for all earlier versions, 1 first.
+    """Return the breaks of FULL_TRANSITIVE: a schema and each earlier version, 1 first, must read each other.
 
     Plant asks more than Avro in two places, since values are read in columns: a logical type must not change, and
     string and bytes must not stand for each other (bytes need not be UTF-8).
@@ -136,7 +137,7 @@ class _Comparison:
 
 
 def _meaning_changes(new: object, old: object, where: str) -> Iterator[Incompatibility]:
-    """Changes that Avro lets pass and Plant does not. Named references are left out: Plant's schemas have none."""
+    """Yield the changes that Avro allows and Plant does not. Plant's schemas have no named references to follow."""
     new, old = _plain(new), _plain(old)
     here = where or "schema"
     if isinstance(new, list) and isinstance(old, list):
@@ -162,7 +163,7 @@ def _meaning_changes(new: object, old: object, where: str) -> Iterator[Incompati
 
 
 def _plain(schema: object) -> object:
-    """`"string"` and `{"type": {"type": "string"}}` as `{"type": "string"}`."""
+    """Return `"string"` and `{"type": {"type": "string"}}` as `{"type": "string"}`."""
     if isinstance(schema, str):
         return {"type": schema}
     if isinstance(schema, dict) and isinstance(schema.get("type"), (dict, list)):
@@ -171,7 +172,7 @@ def _plain(schema: object) -> object:
 
 
 def _resolve(schema: object, names: Mapping[str, Named], namespace: str) -> tuple[object, str]:
-    """A definition in the place of a name, and the namespace that its own names are in."""
+    """Return the definition that a name stands for, and the namespace of the names in it."""
     schema = _plain(schema)
     if isinstance(schema, dict):
         name = str(schema["type"])

@@ -1,4 +1,4 @@
-"""What `plant schemas check` refuses: everything that would make records of the past or of today unreadable."""
+"""The compatibility gate of `plant schemas check`: it refuses all that would make a record unreadable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from schemas.registry import (
 
 @dataclass(frozen=True, slots=True)
 class SchemaProblem:
-    """One refusal: in which subject or file, at which field, by which rule."""
+    """A rule that a subject or file breaks, and at which field."""
 
     where: str
     field: str
@@ -40,26 +40,26 @@ class SchemaProblem:
 def schema_problems(
     registry: Registry, committed: Sequence[Version] | None, avro_folder: Path = AVRO_FOLDER
 ) -> list[SchemaProblem]:
-    """Everything that is wrong with the structs, their files and the registry; empty: all is well.
+    """Return every problem of the structs, their files and the registry; empty: all is well.
 
     `committed` are the versions in the last commit, or None where there is none to compare with.
     """
-    found = list(_registry_problems(registry))
+    problems = list(_registry_problems(registry))
     if committed is not None:
-        found += _changed_versions(registry.versions, committed)
+        problems += _changed_versions(registry.versions, committed)
     for event in registry.events.values():
         broken = evolution_problems(registry, event, schema_of(event))
-        found += broken
+        problems += broken
         if not broken:
-            found += _unlocked(registry, event)
-    found += [
+            problems += _unlocked(registry, event)
+    problems += [
         SchemaProblem(path.name, "", _stale(text)) for path, text in stale_files(avro_folder, registry.events).items()
     ]
-    return found
+    return problems
 
 
 def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -> list[SchemaProblem]:
-    """What keeps this schema from being the subject's next version: schema rules first, then FULL_TRANSITIVE."""
+    """Return why this schema can't be its subject's next version: schema rules first, then FULL_TRANSITIVE."""
     where = subject(event)
     try:
         parse(schema)
@@ -76,7 +76,7 @@ def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -
 
 
 def lock_schemas(registry: Registry) -> list[Version]:
-    """The versions to add so that every event type's schema has an id; raises SchemaCheckFailed if one may not be."""
+    """Return the versions to add so that every schema has an id; raises SchemaCheckFailed where a rule is broken."""
     added: list[Version] = []
     for event in registry.events.values():
         refuse(evolution_problems(registry, event, schema_of(event)))
@@ -86,18 +86,18 @@ def lock_schemas(registry: Registry) -> list[Version]:
     return added
 
 
-def refuse(found: Sequence[SchemaProblem]) -> None:
+def refuse(problems: Sequence[SchemaProblem]) -> None:
     """Raise SchemaCheckFailed naming every problem, if there is one."""
-    if found:
+    if problems:
         raise SchemaCheckFailed(
-            f"The schemas can't be used: {len(found)} problem{'s' if len(found) > 1 else ''}.",
-            why="; ".join(map(str, found)),
+            f"The schemas can't be used: {len(problems)} problem{'s' if len(problems) > 1 else ''}.",
+            why="; ".join(map(str, problems)),
             next_step="see docs/how-to/evolve-a-schema.md",
         )
 
 
 def committed_versions(file: Path = REGISTRY_FILE) -> list[Version] | None:
-    """The registry as it is in the last commit; None outside a repository, or before its first commit of the file."""
+    """Return the registry of the last commit; None outside a repository, or before the file's first commit."""
     command = ["git", "-C", str(file.parent), "show", f"HEAD:./{file.name}"]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -107,7 +107,7 @@ def committed_versions(file: Path = REGISTRY_FILE) -> list[Version] | None:
 
 
 def write_lock(added: Sequence[Version], file: Path = REGISTRY_FILE) -> None:
-    """Add versions to the registry file; what is there stays as it is."""
+    """Add versions to the registry file; those in it stay as they are."""
     file.write_text(render_registry([*read_registry(file.read_text("utf-8")), *added]), "utf-8")
 
 
@@ -139,9 +139,9 @@ def _changed_versions(versions: Sequence[Version], committed: Sequence[Version])
     now: Mapping[int, Version] = {version.id: version for version in versions}
     for version in committed:
         if version.id not in now:
-            yield SchemaProblem(f"registry id {version.id}", "", "removed, but committed ids stand for ever")
+            yield SchemaProblem(f"registry id {version.id}", "", "removed, but committed ids are permanent")
         elif now[version.id] != version:
-            yield SchemaProblem(f"registry id {version.id}", "", "changed, but committed ids stand for ever")
+            yield SchemaProblem(f"registry id {version.id}", "", "changed, but committed ids are permanent")
 
 
 def _unlocked(registry: Registry, event: type[Event]) -> Iterator[SchemaProblem]:

@@ -18,7 +18,7 @@ PRODUCERS_REMEMBERED: Final = 1_000
 
 
 def event_id(producer: str, message_id: str) -> UUID:
-    r"""UUIDv5(NAMESPACE_PLANT, producer + "\n" + message_id), by RFC 9562 section 5.5.
+    r"""Return UUIDv5(NAMESPACE_PLANT, producer + "\n" + message_id), by RFC 9562 section 5.5.
 
     `message_id` is the message's `webhook-id` or its CloudEvents `id`, so a repeat gets the same event id. A producer's
     name must hold no newline; otherwise two pairs could share an id.

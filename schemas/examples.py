@@ -28,7 +28,7 @@ OCCURRED_AT = datetime(2026, 1, 15, 9, 30, 0, 250_000, tzinfo=UTC)
 
 
 def webhook_body(event: Event) -> str:
-    """The JSON body that a webhook would bring the event in: type, timestamp, and the other fields as data."""
+    """Return the JSON body of a webhook with this event: type, timestamp, and the other fields as data."""
     fields = msgspec.to_builtins(event)
     data = {name: fields[name] for name in event.__struct_fields__ if name not in ("event_id", "occurred_at")}
     body = {"type": event.event_type, "timestamp": fields["occurred_at"], "data": data}
@@ -36,7 +36,7 @@ def webhook_body(event: Event) -> str:
 
 
 def examples() -> dict[str, Event]:
-    """Event type to an example of it."""
+    """Return an example of each event type, by its name."""
     return {event.event_type: event for event in (*_of_agents(), *_of_the_catalogue(), *_of_any_entity())}
 
 

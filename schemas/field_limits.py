@@ -18,12 +18,12 @@ from schemas.polars_import import polars
 NUL = "\0"
 
 FEW_ROWS = 24
-"""Up to this many rows, looking at each value is faster than an expression that finds nothing."""
+"""Up to this many rows a loop over the values is faster than an expression."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`broken` is true where a row breaks the limit; `reason` names the field; a null `column` breaks nothing.
+    """A limit as an expression: `broken` is true where a row breaks it. `reason` names the field; null breaks nothing.
 
     `breaks` says the same of one value of the field at `path`, if it isn't null; a limit on several fields has none.
     """
@@ -35,20 +35,21 @@ class Limit:
 
     @property
     def column(self) -> str:
+        """The event's field that the limit is on, or in."""
         return self.path[0]
 
 
 @cache
 def limits_of(event: type[Event]) -> tuple[Limit, ...]:
-    """The limits of an event type, in field order; raises UnsupportedSchema for one that columns can't check."""
-    found = list(_struct_limits(event, None, ""))
+    """Return the limits of an event type, in field order; raises UnsupportedSchema for one that columns can't check."""
+    limits = list(_struct_limits(event, None, ""))
     if issubclass(event, (EntityAmended, EntityRetired)):
-        found += _one_state_limits()
-    return tuple(found)
+        limits += _one_state_limits()
+    return tuple(limits)
 
 
 def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
-    """Row of the frame to the reason of the first limit it breaks; rows within their limits are left out."""
+    """Return, by row of the frame, the reason of the first limit it breaks; rows within their limits are left out."""
     empty = {column.name for column in frame.iter_columns() if column.null_count() == frame.height}
     limits = [limit for limit in limits_of(event) if limit.column not in empty]
     if not limits or (frame.height <= FEW_ROWS and not any(_is_broken(limit, frame) for limit in limits)):
@@ -63,7 +64,7 @@ def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
 
 
 def _is_broken(limit: Limit, frame: polars.DataFrame) -> bool:
-    """Whether some row may break the limit."""
+    """Return whether some row may break the limit."""
     breaks = limit.breaks
     if breaks is None:
         return True
@@ -74,7 +75,7 @@ def _is_broken(limit: Limit, frame: polars.DataFrame) -> bool:
 
 
 def _struct_limits(struct: type[msgspec.Struct], parent: polars.Expr | None, path: str) -> Iterator[Limit]:
-    """`path` names the struct within the event: empty, or `agent.`."""
+    """Yield the limits of a struct's fields; `path` names the struct within the event: empty, or `agent.`."""
     info = types.type_info(struct)
     assert isinstance(info, types.StructType)
     for field in info.fields:

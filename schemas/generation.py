@@ -19,30 +19,30 @@ Schema = dict[str, object]
 
 
 def schema_of(event: type[Event]) -> Schema:
-    """The Avro schema of an event type, as JSON data; its full name is `<namespace>.<class name>`."""
+    """Return the Avro schema of an event type, as JSON data; its full name is `<namespace>.<class name>`."""
     namespace = event.event_type.partition(".")[0]
     return _record(event, namespace)
 
 
 def avro_file_text(event: type[Event]) -> str:
-    """The content of the event type's `.avsc` file."""
+    """Return the content of the event type's `.avsc` file."""
     return json.dumps(schema_of(event), indent=2, ensure_ascii=False) + "\n"
 
 
 def full_name(event: type[Event]) -> str:
-    """The record's full name, such as `genesis.AgentOnboarded`."""
+    """Return the record's full name, such as `genesis.AgentOnboarded`."""
     return f"{event.event_type.partition('.')[0]}.{event.__name__}"
 
 
 def stale_files(folder: Path = AVRO_FOLDER, events: Mapping[str, type[Event]] = EVENT_TYPES) -> dict[Path, str]:
-    """Each `.avsc` file that differs from its struct, with what it should hold; an empty text: it should not exist."""
+    """Return each `.avsc` file that differs from its struct, with its right content; an empty text: it must go."""
     wanted = {folder / f"{name}.avsc": avro_file_text(event) for name, event in events.items()}
     stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}
     return stale | {path: "" for path in sorted(folder.glob("*.avsc")) if path not in wanted}
 
 
 def _record(struct: type[msgspec.Struct], namespace: str | None) -> Schema:
-    """Namespace is given on the outermost record only; the rest inherit it."""
+    """Return a record's schema; the outermost record alone has a namespace, and the others inherit it."""
     info = types.type_info(struct)
     assert isinstance(info, types.StructType)
     fields = [_field(struct.__name__, field) for field in info.fields]
@@ -53,7 +53,7 @@ def _record(struct: type[msgspec.Struct], namespace: str | None) -> Schema:
 
 
 def _field(owner: str, field: types.Field) -> Schema:
-    """Each fixed is named after its record and field, so no name is used twice."""
+    """Return a field's schema; a fixed is named after its record and field, so no name is used twice."""
     schema: Schema = {"name": field.name, "type": _type(owner + _camel(field.name), field.type)}
     text = description(field.type)
     if text:
@@ -95,11 +95,10 @@ _PRIMITIVES: Mapping[type[types.Type], str] = {
 
 
 def description(type_: types.Type) -> str:
-    """The description given by `Meta`, looked for inside an optional too."""
+    """Return the description in `Meta`, also where it stands inside an optional."""
     match type_:
         case types.Metadata(type=inner, extra_json_schema=extra):
-            said = (extra or {}).get("description", "")
-            return str(said) or description(inner)
+            return str((extra or {}).get("description", "")) or description(inner)
         case types.UnionType(types=members):
             return next((text for text in map(description, members) if text), "")
         case types.StructType(cls=struct):

@@ -1,6 +1,6 @@
-"""The bundled registry: which schema each id stands for. Ids are locked in `registry.json` and stand for ever.
+"""The bundled registry: the schema that each id stands for. Ids are locked in `registry.json` permanently.
 
-Subjects follow TopicRecordNameStrategy: `<topic>-<record full name>`. What is locked of a schema is its canonical form
+Subjects follow TopicRecordNameStrategy: `<topic>-<record full name>`. A schema is locked in its canonical form
 (:func:`canonical`), so a changed description needs no new version.
 """
 
@@ -38,7 +38,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What a schema id means: the Avro type its values were written in and the one they are read into."""
+    """The meaning of a schema id: the Avro type its values were written in and the one they are read into."""
 
     version: Version
     event: type[Event]
@@ -49,7 +49,7 @@ class Registered:
 class Registry:
     """Locked versions, looked up by id. Schemas are parsed when they are first asked for.
 
-    `outside` are the ids of an external registry that records may carry, each with the bundled id it stands for;
+    `external_ids` are the ids of an external registry that records may carry, each with the bundled id it stands for;
     `written` those of them that new records get, by bundled id. See docs/decisions/0013-external-registry.md.
     """
 
@@ -58,13 +58,13 @@ class Registry:
         versions: Iterable[Version],
         events: Mapping[str, type[Event]] = EVENT_TYPES,
         *,
-        outside: Mapping[int, int] | None = None,
+        external_ids: Mapping[int, int] | None = None,
         written: Mapping[int, int] | None = None,
     ) -> None:
         self.versions = tuple(versions)
         self.events = events
         self._by_id = {version.id: version for version in self.versions}
-        self._by_id |= {other: self._by_id[own] for other, own in (outside or {}).items()}
+        self._by_id |= {other: self._by_id[own] for other, own in (external_ids or {}).items()}
         self._written = dict(written or {})
         self._resolved: dict[int, Registered] = {}
 
@@ -73,7 +73,7 @@ class Registry:
         return {subject(event): event for event in self.events.values()}
 
     def get(self, schema_id: int) -> Registered | None:
-        """What the id means; None if nothing is registered under it."""
+        """Return the meaning of an id; None if nothing is registered under it."""
         known = self._resolved.get(schema_id)
         if known is None and schema_id in self._by_id:
             version = self._by_id[schema_id]
@@ -83,15 +83,15 @@ class Registry:
         return known
 
     def wire_id(self, version: Version) -> int:
-        """The id that new records in this version carry."""
+        """Return the id that new records in this version carry."""
         return self._written.get(version.id, version.id)
 
     def history(self, subject: str) -> list[Version]:
-        """The subject's versions, oldest first."""
+        """Return the subject's versions, oldest first."""
         return sorted((v for v in self.versions if v.subject == subject), key=lambda version: version.version)
 
     def current(self, event: type[Event]) -> Version:
-        """The version that events of this type are written in; raises SchemaError if none is locked."""
+        """Return the version that events of this type are written in; raises SchemaError if none is locked."""
         history = self.history(subject(event))
         if not history or history[-1].sha256 != schema_fingerprint(schema_of(event)):
             raise SchemaError(
@@ -103,12 +103,17 @@ class Registry:
 
 
 def subject(event: type[Event]) -> str:
-    """TopicRecordNameStrategy: `<topic>-<record full name>`."""
+    """Return the subject by TopicRecordNameStrategy: `<topic>-<record full name>`."""
     return f"{event.topic}-{full_name(event)}"
 
 
+def is_own_id(schema_id: int) -> bool:
+    """Return whether Plant's releases give out this id, now or later."""
+    return any(schema_id in ids for ids in OWN_IDS)
+
+
 def canonical(schema: object) -> object:
-    """The schema without what changes no byte and no default: descriptions. Namespaces and order stay."""
+    """Return the schema without its descriptions, which change no byte and no default. Namespaces and order stay."""
     if isinstance(schema, list):
         return [canonical(item) for item in schema]
     if isinstance(schema, dict):
@@ -117,13 +122,16 @@ def canonical(schema: object) -> object:
 
 
 def schema_fingerprint(schema: object) -> str:
-    """SHA-256, in hex, of the canonical form as JSON with sorted keys and no spaces."""
+    """Return the SHA-256, in hex, of the schema's canonical form: as JSON with sorted keys, without spaces, in ASCII.
+
+    Two schemas have the same fingerprint where they differ in descriptions alone.
+    """
     text = json.dumps(canonical(schema), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_registry(text: str) -> list[Version]:
-    """The versions in a registry file; raises SchemaError if it does not have the right form."""
+    """Read the versions in a registry file; raises SchemaError if it does not have the right form."""
     try:
         return msgspec.json.decode(text, type=list[Version])
     except msgspec.DecodeError as error:
@@ -131,13 +139,13 @@ def read_registry(text: str) -> list[Version]:
 
 
 def render_registry(versions: Iterable[Version]) -> str:
-    """The registry file: one version a line, in the order of ids."""
+    """Return the registry file's text: one version a line, in the order of ids."""
     lines = [msgspec.json.encode(version).decode() for version in sorted(versions, key=lambda version: version.id)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
 def next_version(registry: Registry, event: type[Event]) -> Version:
-    """The version that `plant schemas lock` adds: the next id of all, the next version of the subject."""
+    """Return the version that `plant schemas lock` adds: the next id of all, the next version of the subject."""
     schema = cast(Schema, canonical(schema_of(event)))
     return Version(
         id=_next_id(version.id for version in registry.versions),
@@ -155,5 +163,5 @@ def _next_id(taken: Iterable[int]) -> int:
 
 @cache
 def bundled() -> Registry:
-    """The registry that comes with Plant; read once a process."""
+    """Return the registry that comes with Plant; read once a process."""
     return Registry(read_registry(REGISTRY_FILE.read_text("utf-8")))

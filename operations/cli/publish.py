@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from streams.record_position import RecordPosition
 
 SHOWN_MAX = 20
-SAY_EVERY_SECONDS = 5.0
+PROGRESS_EVERY_SECONDS = 5.0
 SOURCE = "plant/cli"
 
 
 @click.command(name="publish")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--producer", default="cli", show_default=True, help="Whose events these are; part of their ids.")
+@click.option("--producer", default="cli", show_default=True, help="Producer of the events; part of their ids.")
 @click.option("--skip-invalid", is_flag=True, help="Publish the good lines though others are bad.")
 @output_option
 def command(file: str, producer: str, skip_invalid: bool, output: Output) -> None:
@@ -68,18 +68,18 @@ async def _send(settings: Settings, lines: IO[bytes], producer: str, now: dateti
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
-    def good() -> Iterator[Event]:
+    def valid_events() -> Iterator[Event]:
         for read in read_lines(lines, producer, now):
             if not isinstance(read, InvalidLine):
                 yield read
 
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
-        async for position in kafka.publish_each(good(), source=SOURCE):
+        async for position in kafka.publish_each(valid_events(), source=SOURCE):
             tally.add(position)
 
 
 def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[InvalidLine]]:
-    """How many lines are events, and those that are not."""
+    """Return how many lines are events, and the lines that are not."""
     from operations.event_lines import InvalidLine, read_lines
 
     count, invalid = 0, []
@@ -93,25 +93,25 @@ def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[In
 
 @contextmanager
 def _opened(file: str) -> Iterator[IO[bytes]]:
-    """The file, to be read twice; stdin is kept beside for that."""
+    """Open the file, which is read twice; stdin is copied to a temporary file for that."""
     if file != "-":
         with open(file, "rb") as lines:
             yield lines
         return
-    with tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as copy:
         for line in sys.stdin.buffer:
-            kept.write(line)
-        kept.seek(0)
-        yield kept
+            copy.write(line)
+        copy.seek(0)
+        yield copy
 
 
 class Tally:
-    """Counts what Kafka has acknowledged, says so now and then, and sums it up by partition."""
+    """The count of acknowledged events, in all and by partition; it shows progress every few seconds."""
 
     def __init__(self, expected: int) -> None:
         self._expected = expected
         self._count = 0
-        self._started = self._said_at = 0.0
+        self._started = self._shown_at = 0.0
         self._partitions: dict[int, tuple[int, int, int]] = {}
 
     def add(self, position: RecordPosition) -> None:
@@ -121,9 +121,9 @@ class Tally:
         self._count += 1
         now = time.monotonic()
         if self._count == 1:
-            self._started = self._said_at = now
-        if now - self._said_at >= SAY_EVERY_SECONDS:
-            self._said_at = now
+            self._started = self._shown_at = now
+        if now - self._shown_at >= PROGRESS_EVERY_SECONDS:
+            self._shown_at = now
             rate = self._count / (now - self._started)
             left = (self._expected - self._count) / rate
             click.echo(f"  {self._count:,} of {self._expected:,}, {rate:,.0f}/s, {left:.0f} s left", err=True)

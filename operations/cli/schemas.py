@@ -98,8 +98,8 @@ def write_page() -> None:
 def register_schemas(execute: bool, output: Output) -> None:
     """Register the schemas with PLANT_SCHEMA_REGISTRY_URL.
 
-    Ids that differ from the bundled ones are added to PLANT_SCHEMA_IDS_FILE. Keep that file as long as the log: it says
-    what the ids in the records stand for, whatever becomes of the registry.
+    Ids that differ from the bundled ones are added to PLANT_SCHEMA_IDS_FILE. Keep that file as long as the log: it
+    names the schemas that the ids in the records stand for, even where the registry is gone.
     """
     from runtime.errors import ConfigurationError
     from runtime.settings import load_settings
@@ -121,8 +121,13 @@ def register_schemas(execute: bool, output: Output) -> None:
         return
     plan = plan_registration(settings.schema_registry_url)
     rows = [
-        {"id": outside, "own_id": version.id, "subject": version.subject, "action": "keep" if outside else "register"}
-        for version, outside in plan
+        {
+            "id": external_id,
+            "own_id": version.id,
+            "subject": version.subject,
+            "action": "keep" if external_id else "register",
+        }
+        for version, external_id in plan
     ]
     show(rows, output, columns=("id", "own_id", "subject", "action"))
     click.echo("Nothing was changed; add --execute.", err=True)

@@ -27,12 +27,12 @@ same `event_id` is the same event.
 
 
 def asyncapi_text() -> str:
-    """The document as indented JSON."""
+    """Return the document as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(asyncapi_document()), indent=2).decode() + "\n"
 
 
 def asyncapi_document() -> AsyncApiPart:
-    """The document as data."""
+    """Return the document as data."""
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Plant's topics", "version": "1", "description": _DESCRIPTION},
@@ -48,7 +48,7 @@ def asyncapi_document() -> AsyncApiPart:
 
 
 def _channel(topic: Topic) -> AsyncApiPart:
-    kept = "for ever" if topic.retention_ms == RETENTION_FOREVER else f"{topic.retention_ms // 1000} s"
+    kept = "permanently" if topic.retention_ms == RETENTION_FOREVER else f"{topic.retention_ms // 1000} s"
     kafka: AsyncApiPart = {"topic": topic.name, "bindingVersion": "0.5.0"}
     if topic.partitions is not None:
         kafka["partitions"] = topic.partitions
@@ -64,15 +64,15 @@ def _channel(topic: Topic) -> AsyncApiPart:
 
 
 def _operations(topic: Topic) -> AsyncApiPart:
-    """Plant's side of a topic: it sends, and whoever follows receives."""
+    """Return Plant's side of a topic: it sends, and consumers receive."""
     name = "send_" + topic.name.replace(".", "_")
-    at = topic.name.replace("~", "~0").replace("/", "~1")
+    escaped = topic.name.replace("~", "~0").replace("/", "~1")
     return {
         name: {
             "action": "send",
-            "channel": {"$ref": f"#/channels/{at}"},
+            "channel": {"$ref": f"#/channels/{escaped}"},
             "summary": f"Plant publishes to {topic.name}; consumers read there.",
-            "messages": [{"$ref": f"#/channels/{at}/messages/{event.__name__}"} for event in _carried(topic.name)],
+            "messages": [{"$ref": f"#/channels/{escaped}/messages/{event.__name__}"} for event in _carried(topic.name)],
         }
     }
 
@@ -122,6 +122,6 @@ def _headers() -> AsyncApiPart:
 
 
 def _limits() -> AsyncApiPart:
-    """Each event's fields and their limits as JSON Schema."""
-    _, found = msgspec.json.schema_components(EVENT_TYPES.values(), ref_template="#/components/schemas/{name}")
-    return dict(sorted(found.items()))
+    """Return each event's fields and their limits as JSON Schema."""
+    _, components = msgspec.json.schema_components(EVENT_TYPES.values(), ref_template="#/components/schemas/{name}")
+    return dict(sorted(components.items()))

@@ -30,16 +30,16 @@ is the entity's id as 36 lower-case characters. Its headers are CloudEvents 1.0 
 Every event has an `event_id`, made from the producer's name and the message's id, so a repeat has the same one. Ingress
 sets it, and takes `occurred_at` from the body's `timestamp`; the other fields are the body's `data`. Text holds no NUL
 characters. Times lie in the years 1 to 9999, in UTC, to the microsecond. A UUID is `fixed(16)` in Avro.
-No field may hold personal data: people appear as opaque ids, since the log is kept for ever.
+No field may hold personal data: people appear as opaque ids, since the log is permanent.
 """
 
 
 def events_page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [_INTRODUCTION, "## Types\n\n" + "\n".join(_index()) + "\n"]
     parts += [_section(event) for event in EVENT_TYPES.values()]
-    parts.append("## States\n\nWhat `genesis.entity.amended` and `genesis.entity.retired` carry.\n")
-    parts += [f"### {state.__name__}\n\n{_said(state)}\n\n" + _table(state) for state in STATE_STRUCTS]
+    parts.append("## Entity states\n\nCarried by `genesis.entity.amended` and `genesis.entity.retired`.\n")
+    parts += [f"### {state.__name__}\n\n{_summary(state)}\n\n" + _table(state) for state in STATE_STRUCTS]
     return "\n".join(parts)
 
 
@@ -49,13 +49,13 @@ def _index() -> Iterator[str]:
     for name, event in EVENT_TYPES.items():
         schema_id = bundled().current(event).id
         link = f"[`{name}`](#{name.replace('.', '')})"
-        yield f"| {link} | `{event.entity_field}` | `{event.topic}` | {schema_id} | {_said(event)} |"
+        yield f"| {link} | `{event.entity_field}` | `{event.topic}` | {schema_id} | {_summary(event)} |"
 
 
 def _section(event: type[Event]) -> str:
     example = examples()[event.event_type]
     return (
-        f"## {event.event_type}\n\n{_said(event)}\n\n"
+        f"## {event.event_type}\n\n{_summary(event)}\n\n"
         f"Key: `{event.entity_field}`. Struct: `{event.__name__}`. Avro record: `{full_name(event)}`. "
         f"Subject: `{subject(event)}`.\n\n"
         f"{_table(event)}\n```json\n{webhook_body(example)}\n```\n"
@@ -72,7 +72,7 @@ def _table(struct: type[msgspec.Struct]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _said(struct: type[msgspec.Struct]) -> str:
+def _summary(struct: type[msgspec.Struct]) -> str:
     return " ".join(inspect.cleandoc(struct.__doc__ or "").split("\n"))
 
 

@@ -17,7 +17,7 @@ SCALARS = frozenset(("boolean", "int", "long", "float", "double", "string", "byt
 
 
 class Absent:
-    """Stands where a field has no default."""
+    """The default of a field that has none."""
 
 
 ABSENT = Absent()
@@ -47,7 +47,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Optional:
-    """A union of null and one other type; `null_index` is null's place in it."""
+    """A union of null and one other type; `null_index` is the index of null's branch."""
 
     item: AvroType
     null_index: int
@@ -74,7 +74,7 @@ AvroType: TypeAlias = Scalar | Fixed | Array | Optional | Record
 
 
 def parse(schema: Mapping[str, object]) -> Record:
-    """The tree of a record schema; raises UnsupportedSchema naming the field and the rule it breaks."""
+    """Parse a record schema into its tree; raises UnsupportedSchema naming the field and the rule it breaks."""
     parser = _Parser()
     parsed = parser.parse(schema, str(schema.get("name", "schema")), "")
     if not isinstance(parsed, Record):
@@ -105,7 +105,7 @@ class _Parser:
         if kind == "record":
             return self._record(schema, where, namespace)
         raise UnsupportedSchema(
-            where, _REFUSED.get(str(kind), f"no reference to a named type ({kind}); define it in place")
+            where, _REFUSED.get(str(kind), f"no reference to a named type ({kind}); define it where it is used")
         )
 
     def _union(self, branches: list[object], where: str, namespace: str) -> Optional:
@@ -176,7 +176,7 @@ def _scalar(schema: Mapping[str, object], where: str) -> Scalar:
 
 
 def fixed_size(avro_type: AvroType) -> int | None:
-    """The encoded size where it is the same for all values; None where it is not."""
+    """Return the encoded size where all values have the same; else None."""
     match avro_type:
         case Fixed(size=size):
             return size
@@ -192,7 +192,7 @@ def fixed_size(avro_type: AvroType) -> int | None:
 
 
 def fits(avro_type: AvroType, default: object) -> bool:
-    """Whether a field's default, as in the schema's JSON, is a value of the type (of a union's first branch)."""
+    """Return whether a field's default, as in the schema's JSON, is a value of the type (of a union's first branch)."""
     match avro_type:
         case Scalar(kind=kind):
             return _scalar_fits(kind, default)

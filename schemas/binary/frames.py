@@ -27,7 +27,7 @@ _SCALARS: dict[str, polars.DataType] = {
 
 
 def column_type(avro_type: AvroType) -> polars.DataType:
-    """The type of a column of such values."""
+    """Return the polars type of a column of such values."""
     match avro_type:
         case Scalar(kind=kind):
             return _SCALARS[kind]
@@ -43,12 +43,12 @@ def column_type(avro_type: AvroType) -> polars.DataType:
 
 @cache
 def columns(avro_type: Record) -> polars.Schema:
-    """The columns of a frame of such records, in field order."""
+    """Return the columns of a frame of such records, in field order."""
     return polars.Schema({field.name: column_type(field.type) for field in avro_type.fields})
 
 
 def from_records(avro_type: Record, records: Sequence[dict[str, object]]) -> polars.DataFrame:
-    """A frame of records read one by one, their times as microseconds."""
+    """Return a frame of records that were read one by one; their times are microseconds."""
     series = [
         polars.Series(name, [record[name] for record in records], dtype=type_, strict=True)
         for name, type_ in columns(avro_type).items()
@@ -57,7 +57,7 @@ def from_records(avro_type: Record, records: Sequence[dict[str, object]]) -> pol
 
 
 def from_block(avro_type: Record, count: int, joined: bytes) -> polars.DataFrame:
-    """A frame of joined values, each of which must be exactly one record of this type (schemas/binary/row_scan.py).
+    """Return a frame of joined values. Each must be exactly one record of this type (schemas/binary/row_scan.py).
 
     Joined values are what an Avro container file holds between a block's size and its sync marker, so they are read as
     a file of one block. Raises polars.exceptions.ComputeError for invalid UTF-8.
@@ -67,7 +67,7 @@ def from_block(avro_type: Record, count: int, joined: bytes) -> polars.DataFrame
 
 
 def align(frame: polars.DataFrame, writer: AvroType, reader: AvroType) -> polars.DataFrame:
-    """The same rows in the reader's columns: in its order, without what it does not know, with its defaults.
+    """Return the same rows in the reader's columns: in its order, without fields that it lacks, with its defaults.
 
     The two schemas must have passed the compatibility check.
     """
@@ -81,7 +81,7 @@ def align(frame: polars.DataFrame, writer: AvroType, reader: AvroType) -> polars
 
 @cache
 def _header(avro_type: Record) -> bytes:
-    """A container file's header: magic, metadata as one map block, sync marker."""
+    """Return a container file's header: magic, metadata as one map block, sync marker."""
     schema = json.dumps(_Names().schema(avro_type)).encode()
     metadata = ((b"avro.codec", b"null"), (b"avro.schema", schema))
     entries = b"".join(long_bytes(len(part)) + part for entry in metadata for part in entry)
@@ -89,7 +89,7 @@ def _header(avro_type: Record) -> bytes:
 
 
 class _Names:
-    """Writes a avro_type as the schema that the columnar reader is given; every named type gets a new name."""
+    """Writes an Avro type as the schema that the columnar reader is given; every named type gets a new name."""
 
     def __init__(self) -> None:
         self.used = 0

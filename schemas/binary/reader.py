@@ -1,8 +1,8 @@
-"""Strict reading of Avro binary, record by record: what is accepted here is what is accepted anywhere.
+"""The strict reader of Avro binary, record by record: no other way of reading accepts more, or less.
 
-Accepted is what Avro's specification allows a writer to write, and nothing more: arrays in any number of blocks, with
-or without sizes, but no overlong number, no boolean but 0 and 1, no union branch that does not exist, no length beyond
-the value, no invalid UTF-8, no NaN, no time outside the years 1 to 9999.
+It accepts what Avro's specification allows a writer to write: arrays in any number of blocks, with or without sizes. It
+refuses overlong numbers, booleans other than 0 and 1, union branches that do not exist, lengths beyond the value,
+invalid UTF-8, NaN, and times outside the years 1 to 9999.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from schemas.binary.avro_types import ABSENT, Array, AvroType, Field, Fixed, Opt
 from schemas.errors import Undecodable
 
 Read: TypeAlias = Callable[[bytes, int], tuple[object, int]]
-"""Reads a value at a position; returns it and the position after it. Raises Undecodable."""
+"""Reads a value at a byte index; returns it and the index after it. Raises Undecodable, or IndexError at the end."""
 MakeTime: TypeAlias = Callable[[int], object]
-"""Makes a time of microseconds since 1970."""
+"""Makes a time from microseconds since 1970."""
 
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_MIN = -62_135_596_800_000_000
@@ -29,20 +29,20 @@ TIME_MAX = 253_402_300_799_999_999
 
 
 def to_datetime(microseconds: int) -> datetime:
-    """An aware datetime of microseconds since 1970."""
+    """Return the aware datetime of microseconds since 1970."""
     return UNIX_EPOCH + timedelta(microseconds=microseconds)
 
 
-def compile_reader(writer: Record, reader: Record, time: MakeTime = int) -> Read:
-    """A function that reads a record written in one schema as a dict in the other's fields and order.
+def compile_reader(writer: Record, reader: Record, make_time: MakeTime = int) -> Read:
+    """Return a function that reads a record of the writer's schema as a dict in the reader's fields and order.
 
-    The two must have passed the compatibility check. Fixed values stay bytes; times go through `time`.
+    The two must have passed the compatibility check. Fixed values stay bytes; times go through `make_time`.
     """
-    return _record(writer, reader, "", time)
+    return _record(writer, reader, "", make_time)
 
 
 def read_whole(read: Read, value: bytes, start: int) -> object:
-    """One value that begins at `start` and ends where the bytes end; raises Undecodable."""
+    """Read one value that begins at `start` and ends where the bytes end; raises Undecodable."""
     try:
         decoded, position = read(value, start)
     except IndexError:
@@ -53,7 +53,7 @@ def read_whole(read: Read, value: bytes, start: int) -> object:
 
 
 def read_long(buffer: bytes, position: int, where: str) -> tuple[int, int]:
-    """A zigzag varint of at most 64 bits in its shortest form."""
+    """Read a zigzag varint of at most 64 bits in its shortest form."""
     byte = buffer[position]
     position += 1
     if byte < 0x80:
@@ -75,22 +75,22 @@ def read_long(buffer: bytes, position: int, where: str) -> tuple[int, int]:
     return (number >> 1) ^ -(number & 1), position
 
 
-def _compile(writer: AvroType, reader: AvroType, where: str, time: MakeTime) -> Read:
+def _compile(writer: AvroType, reader: AvroType, where: str, make_time: MakeTime) -> Read:
     match writer, reader:
         case Scalar(kind=kind), Scalar():
-            return _scalar(kind, where, time)
+            return _scalar(kind, where, make_time)
         case Fixed(size=size), Fixed():
             return partial(_read_fixed, size)
         case Array(items=items), Array(items=wanted):
-            return _array(_compile(items, wanted, f"{where}[]", time), where)
+            return _array(_compile(items, wanted, f"{where}[]", make_time), where)
         case Optional(item=item, null_index=null_index), Optional(item=wanted):
-            return _optional(_compile(item, wanted, where, time), null_index, where)
+            return _optional(_compile(item, wanted, where, make_time), null_index, where)
         case Record(), Record():
-            return _record(writer, reader, where, time)
+            return _record(writer, reader, where, make_time)
     raise AssertionError(f"{where}: {writer} can't be read as {reader}")
 
 
-def _scalar(kind: str, where: str, time: MakeTime) -> Read:
+def _scalar(kind: str, where: str, make_time: MakeTime) -> Read:
     match kind:
         case "boolean":
             return partial(_read_boolean, where)
@@ -99,7 +99,7 @@ def _scalar(kind: str, where: str, time: MakeTime) -> Read:
         case "long":
             return lambda buffer, position: read_long(buffer, position, where)
         case "timestamp-micros":
-            return partial(_read_time, time, where)
+            return partial(_read_time, make_time, where)
         case "float":
             return partial(_read_float, struct.Struct("<f"), where)
         case "double":
@@ -124,11 +124,11 @@ def _read_int(where: str, buffer: bytes, position: int) -> tuple[object, int]:
     return number, position
 
 
-def _read_time(time: MakeTime, where: str, buffer: bytes, position: int) -> tuple[object, int]:
+def _read_time(make_time: MakeTime, where: str, buffer: bytes, position: int) -> tuple[object, int]:
     number, position = read_long(buffer, position, where)
     if not TIME_MIN <= number <= TIME_MAX:
         raise Undecodable(f"a time outside the years 1 to 9999 in {where}")
-    return time(number), position
+    return make_time(number), position
 
 
 def _read_float(form: struct.Struct, where: str, buffer: bytes, position: int) -> tuple[object, int]:
@@ -203,9 +203,11 @@ def _array(read: Read, where: str) -> Read:
     return read_array
 
 
-def _record(writer: Record, reader: Record, where: str, time: MakeTime) -> Read:
+def _record(writer: Record, reader: Record, where: str, make_time: MakeTime) -> Read:
     wanted = {field.name: field.type for field in reader.fields}
-    steps = [_step(field, wanted.get(field.name), f"{where}.{field.name}".lstrip("."), time) for field in writer.fields]
+    steps = [
+        _step(field, wanted.get(field.name), f"{where}.{field.name}".lstrip("."), make_time) for field in writer.fields
+    ]
     written = {field.name for field in writer.fields}
     missing = {field.name: default_of(field) for field in reader.fields if field.name not in written}
     in_order = tuple(field.name for field in reader.fields)
@@ -222,13 +224,13 @@ def _record(writer: Record, reader: Record, where: str, time: MakeTime) -> Read:
     return read_record
 
 
-def _step(field: Field, wanted: AvroType | None, where: str, time: MakeTime) -> tuple[str, Read]:
-    """A field that the reader does not know is read as written, and dropped."""
-    return field.name, _compile(field.type, field.type if wanted is None else wanted, where, time)
+def _step(field: Field, wanted: AvroType | None, where: str, make_time: MakeTime) -> tuple[str, Read]:
+    """Return a field's name and reader; a field that the reader's schema lacks is read as written, and dropped."""
+    return field.name, _compile(field.type, field.type if wanted is None else wanted, where, make_time)
 
 
 def default_of(field: Field) -> object:
-    """The value a reader gives to a field that was not written; bytes are Latin-1 text in a schema's JSON."""
+    """Return the value of a field that was not written; bytes are Latin-1 text in a schema's JSON."""
     assert field.default is not ABSENT, f"{field.name} has no default"
     return _default(field.type, field.default)
 

@@ -1,4 +1,7 @@
-"""Writing Avro binary from the plain values of an event: numbers in their shortest form, an array as one block."""
+"""The writer of Avro binary: numbers in their shortest form, an array as one block.
+
+`compile_writer` turns an Avro type into a function once; that function appends one value's bytes at each call.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,24 @@ from schemas.binary.avro_types import Array, AvroType, Fixed, Optional, Record, 
 from schemas.binary.reader import TIME_MAX, TIME_MIN, UNIX_EPOCH
 
 Write: TypeAlias = Callable[[bytearray, Any], None]
-"""Appends a value's bytes. Raises ValueError for a value that the avro_type can't hold."""
+"""Appends a value's bytes. Raises ValueError for a value that its Avro type can't hold."""
 
 FieldsOf: TypeAlias = Callable[..., Callable[[Any], Any]]
-"""Makes, of fields' names, what gets their values from a record: `itemgetter` or `attrgetter`."""
+"""`itemgetter` or `attrgetter`: called with field names, it returns a function that gets their values from a record."""
 
 _SHORT = tuple(bytes([number]) for number in range(0x80))
 
 _PAIRS = tuple(bytes([number & 0x7F | 0x80, number >> 7 | 0x80]) for number in range(0x4000))
-"""Two bytes of a varint that goes on after them, by their 14 bits: a time takes three."""
+"""The two bytes for each 14 bits of a varint that more bytes follow. A time takes three such pairs."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def compile_writer(avro_type: AvroType, fields_of: FieldsOf = itemgetter) -> Write:
-    """A function that writes values of this avro_type: fixed values are UUIDs, times aware datetimes.
+    """Return a function that writes values of this type.
 
-    Records are dicts, or structs where `fields_of` is `attrgetter`.
+    Its values are plain: UUIDs for fixed, aware datetimes for times, dicts for records. Records are structs where
+    `fields_of` is `attrgetter`.
     """
     match avro_type:
         case Scalar(kind=kind):
@@ -45,7 +49,7 @@ def compile_writer(avro_type: AvroType, fields_of: FieldsOf = itemgetter) -> Wri
 
 
 def long_bytes(number: int) -> bytes:
-    """A zigzag varint.
+    """Return a number as a zigzag varint (Avro 1.12, "Binary encoding").
 
     >>> long_bytes(-65).hex()
     '8101'
@@ -63,7 +67,7 @@ def long_bytes(number: int) -> bytes:
 
 
 def to_microseconds(time: datetime) -> int:
-    """Microseconds since 1970; raises ValueError outside the years 1 to 9999 in UTC."""
+    """Return the microseconds since 1970; raises ValueError outside the years 1 to 9999 in UTC."""
     number = (time - UNIX_EPOCH) // _MICROSECOND
     if not TIME_MIN <= number <= TIME_MAX:
         raise ValueError("a time outside the years 1 to 9999")

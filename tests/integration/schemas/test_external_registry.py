@@ -87,8 +87,8 @@ async def test_a_registry_in_use_gives_ids_of_its_own(
         settings = settings_for(database, schema_registry_url=url, schema_ids_file=str(file))
         agent_id, stored = await published(settings, tmp_path, also_serves=True)
         value = await asyncio.to_thread(read_record, settings, stored)
-        outside = next(line.id for line in read_ids(file) if line.own_id == RATED.id)
-        assert codec.WIRE_PREFIX.unpack_from(value) == (0, outside)
+        external_id = next(line.id for line in read_ids(file) if line.own_id == RATED.id)
+        assert codec.WIRE_PREFIX.unpack_from(value) == (0, external_id)
         assert await asyncio.to_thread(decoded, url, value) == agent_id
     activate_registry(settings_for(database, schema_ids_file=str(file)))
     event = codec.decode(value, EVENTS_TOPIC)

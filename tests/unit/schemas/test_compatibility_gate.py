@@ -1,4 +1,4 @@
-"""The gate in front of the registry, and `plant schemas`."""
+"""The compatibility gate in front of the registry, and `plant schemas`."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def test_a_struct_that_breaks_a_rule_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_committed_ids_stand_for_ever(tmp_path: Path) -> None:
+def test_committed_ids_are_permanent(tmp_path: Path) -> None:
     """An id that is gone, or stands for something else than in the last commit, is refused."""
     second = msgspec.structs.replace(next_version(registered(FIRST), ThingMade), id=2)
     moved = msgspec.structs.replace(FIRST, id=3)
     found = rules(registered(moved), [FIRST, msgspec.structs.replace(second, id=3)], tmp_path)
-    assert "registry id 1: removed, but committed ids stand for ever" in found
-    assert "registry id 3: changed, but committed ids stand for ever" in found
+    assert "registry id 1: removed, but committed ids are permanent" in found
+    assert "registry id 3: changed, but committed ids are permanent" in found
 
 
 def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings, load_settings
-from schemas import codec, external_registry
+from schemas import codec, registry_client
 from schemas.batch_decoder import decode_batch
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable
 from schemas.events import AgentRated
@@ -32,9 +32,9 @@ def _bundled_again() -> Iterator[None]:
     codec.activate(None)
 
 
-def entry(outside: int, **changes: object) -> ExternalSchemaId:
+def entry(external_id: int, **changes: object) -> ExternalSchemaId:
     """The line of the ids file that gives AgentRated this id."""
-    line = ExternalSchemaId(outside, VERSION.id, VERSION.subject, VERSION.version, VERSION.sha256)
+    line = ExternalSchemaId(external_id, VERSION.id, VERSION.subject, VERSION.version, VERSION.sha256)
     return msgspec.structs.replace(line, **changes)
 
 
@@ -50,7 +50,7 @@ def test_nothing_happens_without_an_external_registry() -> None:
 def test_the_codec_reads_both_ids_and_writes_the_external_one() -> None:
     """Records with the bundled id stay readable, by value and by block, while new ones carry the external id."""
     before = codec.encode(RATED)
-    codec.activate(Registry(bundled().versions, outside={140: VERSION.id}, written={VERSION.id: 140}))
+    codec.activate(Registry(bundled().versions, external_ids={140: VERSION.id}, written={VERSION.id: 140}))
     after = codec.encode(RATED)
     assert (before[1:5], after[1:5]) == (VERSION.id.to_bytes(4, "big"), (140).to_bytes(4, "big"))
     assert before[5:] == after[5:]
@@ -171,7 +171,7 @@ def http(status: str, body: bytes) -> bytes:
 )
 def test_a_peer_that_is_no_registry_is_named(answer: bytes, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever answers, or does not, the process ends with exit code 4 and says why, without the password."""
-    monkeypatch.setattr(external_registry, "REGISTRY_REQUEST_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(registry_client, "REGISTRY_REQUEST_TIMEOUT_SECONDS", 0.5)
     with peer(answer) as url, pytest.raises(RegistryUnreachable) as failed:
         activate_registry(with_settings(schema_registry_url=url))
     assert why in failed.value.why
