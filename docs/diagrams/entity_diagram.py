@@ -1,7 +1,7 @@
-"""Draws the tables of the entities from their classes. What refers to what is read; where a table stands is not.
+"""Draws the tables of the entities from their classes: references are read, positions of tables are set here.
 
-Left the base entity and its versions, then the kinds, then the tables behind lists of ids. A solid line is a foreign
-key. A dashed line is an id that nothing enforces: it runs down a lane of its target, beside the boxes.
+The base entity and its versions are on the left, then the kinds, then the tables behind lists of ids. A solid line is a
+foreign key. A dashed line is an id that nothing enforces: it runs down a track of its target, next to the boxes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BUS_X = 314
 KIND_ORDER = ("team", "agent", "job_role", "industry")
 LINK_ORDER = ("team", "agent", "job_role")
 ASIDE = "skill"
-"""Stands under the tables of lists, most of which refer to it."""
-LANES = {"entities": 18, "industries": 592, "job_roles": 612, "teams": 632, "agents": 652, "skills": 940}
+"""Drawn under the tables of lists: most of them refer to it."""
+TRACKS = {"entities": 18, "industries": 592, "job_roles": 612, "teams": 632, "agents": 652, "skills": 940}
 VERSIONS = "entity_versions"
 TOP = 20
 
-Place = tuple[int, int]
+Corner = tuple[int, int]
 
 
 class Diagram(Drawing):
@@ -34,7 +34,7 @@ class Diagram(Drawing):
 
     def __init__(self, height: int) -> None:
         super().__init__(WIDTH, height, "The entities' tables and how they refer to each other")
-        self.rows: dict[tuple[str, str], Place] = {}
+        self.rows: dict[tuple[str, str], Corner] = {}
 
     def table(self, name: str, x: int, y: int, width: int, fill: str) -> None:
         """Draw a table, and remember where its columns are."""
@@ -53,7 +53,7 @@ class Diagram(Drawing):
 
 
 def grouped(name: str) -> dict[str, list[ColumnFacts]]:
-    """Its columns; those of the base entity by section."""
+    """Return a table's columns; those of the base entity by section."""
     columns = tables()[name].columns
     if name != Entity.__tablename__:
         return {"": list(columns)}
@@ -61,7 +61,7 @@ def grouped(name: str) -> dict[str, list[ColumnFacts]]:
 
 
 def keys(name: str) -> tuple[str, ...]:
-    """Columns of its primary key."""
+    """Return the columns of a table's primary key."""
     (key,) = (line for line in tables()[name].constraints if line.startswith("PRIMARY KEY"))
     return tuple(key.removeprefix("PRIMARY KEY (").removesuffix(")").split(", "))
 
@@ -78,7 +78,7 @@ def box_height(name: str) -> int:
 
 
 def references() -> list[tuple[str, str, str]]:
-    """Table, column and table referred to, of every id that nothing enforces: a column is named after the kind."""
+    """Return table, column and target of every id that nothing enforces: a column is named after the kind."""
     base = Entity.__tablename__
     found = [(base, "parent_id", base), (VERSIONS, "entity_id", base)]
     links = [link.row.__tablename__ for link in LINKS.values()]
@@ -91,27 +91,27 @@ def references() -> list[tuple[str, str, str]]:
     return found
 
 
-def places() -> dict[str, Place]:
-    """Where each table's upper left corner is."""
+def corners() -> dict[str, Corner]:
+    """Return the upper left corner of each table."""
     kinds = [KINDS[kind].__tablename__ for kind in KIND_ORDER]
     links = [LINKS[kind].row.__tablename__ for kind in LINK_ORDER]
     aside = KINDS[ASIDE].__tablename__
-    assert {*kinds, aside} == {kind.__tablename__ for kind in KINDS.values()}, "a kind has no place in the picture"
-    assert len(links) == len(LINKS), "a list of ids has no place in the picture"
+    assert {*kinds, aside} == {kind.__tablename__ for kind in KINDS.values()}, "a kind has no corner in the picture"
+    assert len(links) == len(LINKS), "a list of ids has no corner in the picture"
     base = Entity.__tablename__
     found = {base: (BASE_X, TOP), VERSIONS: (BASE_X, TOP + box_height(base) + GAP)}
     y = TOP
-    for name, beside in zip(kinds, [*links, aside], strict=True):
+    for name, neighbour in zip(kinds, [*links, aside], strict=True):
         found[name] = (KIND_X, y)
         y += box_height(name) + GAP
-        # Its first line is level with the gap, through which its foreign key reaches the base entity.
-        found[beside] = (LINK_X, y - GAP // 2 - HEAD - ROW + 4)
+        # Its first line is at the height of the gap, through which its foreign key reaches the base entity.
+        found[neighbour] = (LINK_X, y - GAP // 2 - HEAD - ROW + 4)
     return found
 
 
 def entity_tables() -> str:
-    """The picture."""
-    found = places()
+    """Return the picture."""
+    found = corners()
     lower = max(y + box_height(name) for name, (_, y) in found.items())
     page = Diagram(lower + 44)
     kinds = {kind.__tablename__ for kind in KINDS.values()}
@@ -125,7 +125,7 @@ def entity_tables() -> str:
 
 
 def belonging(page: Diagram, names: list[str]) -> None:
-    """Foreign keys: all join one line beside the base entity."""
+    """Draw foreign keys: all join one line next to the base entity."""
     base_y = page.rows["entities", "id"][1]
     joins = [page.rows[name, keys(name)[0]] for name in names]
     for x, y in joins:
@@ -136,28 +136,28 @@ def belonging(page: Diagram, names: list[str]) -> None:
 
 
 def referring(page: Diagram) -> None:
-    """Ids that nothing enforces: those of one target run down one lane and arrive together."""
-    for target, lane in LANES.items():
+    """Draw ids that nothing enforces: those of one target run down one track and arrive together."""
+    for target, track in TRACKS.items():
         x, arrival = page.rows[target, "id"]
         levels = [arrival]
         for name, column, _ in (found for found in references() if found[2] == target):
             from_x, from_y = page.rows[name, column]
             levels.append(from_y)
             page.arrow(
-                (from_x if lane < from_x else from_x + BOX_WIDTH, from_y), (lane, from_y), dashed=True, head=False
+                (from_x if track < from_x else from_x + BOX_WIDTH, from_y), (track, from_y), dashed=True, head=False
             )
-        page.arrow((lane, min(levels)), (lane, max(levels)), dashed=True, head=False)
-        page.arrow((lane, arrival), (x - 2 if lane < x else x + BOX_WIDTH + 2, arrival), dashed=True)
+        page.arrow((track, min(levels)), (track, max(levels)), dashed=True, head=False)
+        page.arrow((track, arrival), (x - 2 if track < x else x + BOX_WIDTH + 2, arrival), dashed=True)
 
 
 def legend(page: Diagram, y: int) -> None:
     page.arrow((36, y), (70, y))
-    page.text(78, y + 4, "foreign key to (id, governance_agent_id): belongs to the entity, goes with it", soft=True)
-    page.arrow((540, y), (574, y), dashed=True)
-    page.text(582, y + 4, "an id that nothing enforces", soft=True)
+    page.text(78, y + 4, "foreign key to (id, governance_agent_id), deleted with the entity", soft=True)
+    page.arrow((520, y), (554, y), dashed=True)
+    page.text(562, y + 4, "an id that nothing enforces", soft=True)
     page.text(780, y + 4, "bold: primary key", soft=True)
 
 
 def drawings() -> dict[str, str]:
-    """File name to its content."""
+    """Return the picture by its file name."""
     return {"entities.svg": entity_tables()}

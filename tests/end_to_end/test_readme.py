@@ -1,9 +1,10 @@
-"""The README's three snippets run as they stand, on a real ingress, worker, broker and database."""
+"""The README's snippets, and SQL of how-tos, run as they stand on real services."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import runpy
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from devstack import sql
 from runtime.settings import Settings
 from streams.topics import EVENTS_TOPIC, apply
 from tests.conftest import Database
@@ -56,3 +58,12 @@ async def test_publish_consume_and_query(
                 await asyncio.sleep(0.05)
     assert f'"offset":{line.partition(":")[0].split("@")[1]}' in answer.replace(" ", "")
     assert rows[name] == "onboarded"
+
+
+@pytest.mark.parametrize("page", ["consume.md", "dead-letters.md"])
+def test_sql_of_how_tos(database: Database, page: str) -> None:
+    """Postgres runs each query that a how-to shows, as plant_auditor."""
+    text = (ROOT / "docs" / "how-to" / page).read_text("utf-8")
+    snippets = re.findall(r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert snippets
+    sql.run(database.auditor_url, snippets)
