@@ -23,14 +23,17 @@ Submitted = tuple[UUID, PendingPublish] | Problem
 
 
 class BatchItem(NamedTuple):
-    """What became of one event: its JSON, and the problem if there was one."""
+    """The result of one event: its JSON, and the problem if there was one."""
 
     document: bytes
     problem: Problem | None
 
 
 def read_items(body: bytes) -> list[msgspec.Raw]:
-    """The events of a batch, undecoded. Raises Problem: malformed-body (400), event (422), body-too-large (413)."""
+    """Return the events of a batch, undecoded.
+
+    Raises Problem: malformed-body (400), event (422), body-too-large (413).
+    """
     try:
         items = _ITEMS.decode(body)
     except msgspec.ValidationError:
@@ -52,10 +55,10 @@ def submit_each(
     *,
     item_max_bytes: int,
 ) -> list[Submitted]:
-    """Begin to publish every event, in order; a bad one keeps no other from it.
+    """Begin to publish every event, in order; a bad one does not stop those after it.
 
-    One for which there is no room keeps all that follow from it: else a later event of the same entity, if it is
-    smaller, would come before it.
+    An event for which there is no room does stop them: else a later event of the same entity, if it is smaller, would
+    come before it.
     """
     parent = valid_traceparent(traceparent)
     submitted: list[Submitted] = []
@@ -81,31 +84,31 @@ def _submit(
 
 
 def is_overloaded(submitted: Submitted) -> bool:
-    """Whether there was no room for the event, or for one before it."""
+    """Return whether there was no room for the event, or for one before it."""
     return isinstance(submitted, Problem) and submitted.kind == "overloaded"
 
 
-async def settle_each(publisher: IngressPublisher, submitted: Sequence[Submitted]) -> list[BatchItem]:
-    """Every event's result, in order, once all are known."""
-    settled = iter(await publisher.settle_each([each[1] for each in submitted if not isinstance(each, Problem)]))
+async def await_results(publisher: IngressPublisher, submitted: Sequence[Submitted]) -> list[BatchItem]:
+    """Return every event's result, in order, once all are known."""
+    outcomes = iter(await publisher.await_each([each[1] for each in submitted if not isinstance(each, Problem)]))
     results = []
     for each in submitted:
         if isinstance(each, Problem):
             results.append(_refused(each))
-        elif isinstance(found := next(settled), Problem):
-            results.append(_refused(found))
+        elif isinstance(outcome := next(outcomes), Problem):
+            results.append(_refused(outcome))
         else:
-            results.append(BatchItem(accepted(each[0], found), None))
+            results.append(BatchItem(accepted(each[0], outcome), None))
     return results
 
 
 def answer_of(results: Sequence[BatchItem]) -> HttpAnswer:
-    """200: all are stored; 207: some can't be, whatever the sender does; 503: send all of it again."""
+    """Return the answer to a batch. 200: all are stored; 207: some never can be; 503: all should be sent again."""
     problems = [result.problem for result in results if result.problem is not None]
-    again = [problem for problem in problems if problem.status >= 500]
-    status = 503 if again else 207 if problems else 200
+    retryable = [problem for problem in problems if problem.status >= 500]
+    status = 503 if retryable else 207 if problems else 200
     body = b'{"results":[%b]}' % b",".join(result.document for result in results)
-    return HttpAnswer(status, body, again[0].headers if again else ())
+    return HttpAnswer(status, body, retryable[0].headers if retryable else ())
 
 
 def _refused(problem: Problem) -> BatchItem:

@@ -18,7 +18,7 @@ from typing import IO, Final
 import msgspec
 from litestar.types import Receive, Send
 
-from ingress.batches import Submitted, is_overloaded, settle_each, submit_each
+from ingress.batches import Submitted, await_results, is_overloaded, submit_each
 from ingress.headers import RequestHeaders
 from ingress.limits import PeerGone, receive_part, too_large
 from ingress.problems import CLOSE, Problem, retry_after
@@ -29,18 +29,18 @@ from signing.signatures import TOLERANCE_SECONDS
 
 CHUNK_LINES: Final = 250
 IN_FLIGHT_CHUNKS: Final = 4
-OVERLOADED_PAUSE_SECONDS: Final = 0.05
-RATE_POLL_SECONDS: Final = 1.0
-ARRIVAL_SECONDS: Final = float(TOLERANCE_SECONDS)
+OVERLOADED_DELAY_SECONDS: Final = 0.05
+RATE_POLL_EVERY_SECONDS: Final = 1.0
+ARRIVAL_TIMEOUT_SECONDS: Final = float(TOLERANCE_SECONDS)
 """An upload that takes longer has a timestamp that is too old when its signature is checked."""
 CONTENT_TYPE: Final = (b"content-type", b"application/x-ndjson")
 
 Verify = Callable[[RequestHeaders, bytes], ProducerPolicy]
-"""Who signed; raises Problem. Called in a thread."""
+"""Returns the policy of the producer that signed. Raises Problem. Called in a thread."""
 
 
 class BulkIntake:
-    """Takes NDJSON requests in, a few at a time."""
+    """Receiver of NDJSON requests, a few at a time."""
 
     def __init__(
         self, publisher: IngressPublisher, *, body_max_bytes: int, line_max_bytes: int, streams_max: int
@@ -51,10 +51,10 @@ class BulkIntake:
         self._streams_max = streams_max
         self._streams = 0
         self.stopping = False
-        """Set when the process ends: streams stop between two chunks, and say where."""
+        """Set when the process ends: bulk loads stop between two chunks, and their last line says so."""
 
     async def __call__(self, headers: RequestHeaders, receive: Receive, send: Send, verify: Verify) -> int:
-        """Answer one request; returns the status. Raises Problem and PeerGone before the answer has begun."""
+        """Answer one request and return the status. Raises Problem and PeerGone before the answer has begun."""
         if headers.producer is None:
             raise Problem("malformed-headers", "plant-producer is missing: it says whose key signed.", headers=(CLOSE,))
         if self._streams >= self._streams_max:
@@ -63,7 +63,7 @@ class BulkIntake:
         metrics.INGRESS_STREAMS.set(self._streams)
         try:
             with tempfile.TemporaryFile() as spool:
-                await self._keep(spool, headers, receive)
+                await self._spool(spool, headers, receive)
                 with _mapped(spool) as body:
                     policy = await asyncio.to_thread(verify, headers, body[:])
                     self._publisher.require_enabled(policy)  # its rate slows it down, and does not refuse it
@@ -76,12 +76,12 @@ class BulkIntake:
             metrics.INGRESS_STREAMS.set(self._streams)
         return 200
 
-    async def _keep(self, spool: IO[bytes], headers: RequestHeaders, receive: Receive) -> None:
+    async def _spool(self, spool: IO[bytes], headers: RequestHeaders, receive: Receive) -> None:
         if headers.content_length is not None and int(headers.content_length) > self._body_max_bytes:
             raise too_large(self._body_max_bytes)
         size_bytes, more = 0, True
         try:
-            async with asyncio.timeout(ARRIVAL_SECONDS):
+            async with asyncio.timeout(ARRIVAL_TIMEOUT_SECONDS):
                 while more:
                     part, more = await receive_part(receive)
                     size_bytes += len(part)
@@ -89,14 +89,16 @@ class BulkIntake:
                         raise too_large(self._body_max_bytes)
                     spool.write(part)
         except TimeoutError:
-            why = f"A bulk load has to arrive within {ARRIVAL_SECONDS:g} s: its signature is good for no longer."
+            why = (
+                f"A bulk load has to arrive within {ARRIVAL_TIMEOUT_SECONDS:g} s: its signature is good for no longer."
+            )
             raise Problem("slow-request", why, headers=(CLOSE,)) from None
         spool.flush()
 
     async def _answer_lines(
         self, body: mmap.mmap | bytes, policy: ProducerPolicy, traceparent: str | None, receive: Receive, send: Send
     ) -> None:
-        """Publish and answer while the peer is there; raises PeerGone when it has left."""
+        """Publish and answer while the connection is open. Raises PeerGone when it closes."""
         leaving = asyncio.create_task(_leaving(receive), name="bulk-peer")
         try:
             await self._publish(body, policy, traceparent, send, leaving)
@@ -112,12 +114,12 @@ class BulkIntake:
         send: Send,
         leaving: asyncio.Task[None],
     ) -> None:
-        """Publish every line; the last line of the answer says how many there were, and where to go on if not all."""
+        """Publish every line. The last line of the answer counts them, and says whether that was all."""
         await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE]})
         waiting: deque[list[Submitted]] = deque()
         counts = {"accepted": 0, "refused": 0}
         stopped: Problem | None = None
-        # What a slow producer pays for a chunk is paid back in a second: it hears from us, and we from it, that often.
+        # At most what a slow producer may send in a second: so often it gets an answer, and a closed peer is noticed.
         chunk_lines = max(1, min(CHUNK_LINES, int(policy.rate_per_second)))
         for lines in chunks(body, self._line_max_bytes, chunk_lines):
             in_flight = 0 if self._publisher.wait_seconds(policy) else IN_FLIGHT_CHUNKS - 1
@@ -130,7 +132,7 @@ class BulkIntake:
                 stopped = Problem("starting", "This process is ending.")
             if stopped is not None:
                 break
-            self._publisher.pay(policy, len(lines))
+            self._publisher.consume(policy, len(lines))
             waiting.append(await self._submit(lines, policy, traceparent))
         while waiting:
             stopped = await self._answer(waiting.popleft(), counts, send) or stopped
@@ -140,20 +142,20 @@ class BulkIntake:
         await send({"type": "http.response.body", "body": msgspec.json.encode(end) + b"\n", "more_body": False})
 
     async def _submit(self, lines: list[bytes], policy: ProducerPolicy, traceparent: str | None) -> list[Submitted]:
-        """Begin to publish; what the producer has no room for is tried again, in its order, until it has."""
+        """Begin to publish lines in order; a line for which there is no room is tried again until there is."""
         submitted: list[Submitted] = []
         while len(submitted) < len(lines):
-            left = lines[len(submitted) :]
-            some = submit_each(self._publisher, left, policy, traceparent, item_max_bytes=self._line_max_bytes)
+            rest = lines[len(submitted) :]
+            some = submit_each(self._publisher, rest, policy, traceparent, item_max_bytes=self._line_max_bytes)
             full = next((at for at, each in enumerate(some) if is_overloaded(each)), None)
             submitted += some[:full]
             if full is not None:
-                await asyncio.sleep(OVERLOADED_PAUSE_SECONDS)
+                await asyncio.sleep(OVERLOADED_DELAY_SECONDS)
         return submitted
 
     async def _answer(self, submitted: list[Submitted], counts: dict[str, int], send: Send) -> Problem | None:
-        """Send the chunk's results; returns why nothing more should be tried, if so."""
-        results = await settle_each(self._publisher, submitted)
+        """Send the chunk's results. Return a problem where nothing more should be tried."""
+        results = await await_results(self._publisher, submitted)
         body = b"".join(result.document + b"\n" for result in results)
         await send({"type": "http.response.body", "body": body, "more_body": True})
         refused = [result.problem for result in results if result.problem is not None]
@@ -163,18 +165,18 @@ class BulkIntake:
 
     async def _wait_for_rate(self, policy: ProducerPolicy, leaving: asyncio.Task[None]) -> None:
         while (seconds := self._publisher.wait_seconds(policy)) and not self.stopping and not leaving.done():
-            await asyncio.wait([leaving], timeout=min(seconds, RATE_POLL_SECONDS))
+            await asyncio.wait([leaving], timeout=min(seconds, RATE_POLL_EVERY_SECONDS))
 
 
 async def _leaving(receive: Receive) -> None:
-    """Return when the peer has left, or has all of its answer."""
+    """Return when the connection closes, or the whole answer was sent."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @contextlib.contextmanager
 def _mapped(spool: IO[bytes]) -> Iterator[mmap.mmap | bytes]:
-    """The file's bytes; an empty one can't be mapped."""
+    """Map the file's bytes; an empty file can't be mapped."""
     if not spool.tell():
         yield b""
         return
@@ -183,7 +185,7 @@ def _mapped(spool: IO[bytes]) -> Iterator[mmap.mmap | bytes]:
 
 
 def chunks(body: mmap.mmap | bytes, line_max_bytes: int, chunk_lines: int) -> Iterator[list[bytes]]:
-    """The lines, some at a time, without blank ones; of a line that is too long, as much as shows that it is."""
+    """Yield the lines in chunks, without blank ones; a line that is too long is cut one byte after the limit."""
     chunk: list[bytes] = []
     start, size = 0, len(body)
     while start < size:

@@ -51,7 +51,7 @@ _SEND_ONE_OF: Final = (
 
 
 class RequestHeaders(msgspec.Struct, frozen=True):
-    """What a webhook request says of itself, unverified."""
+    """The headers of a webhook request, unverified."""
 
     mode: Mode
     message_id: bytes
@@ -66,25 +66,28 @@ class RequestHeaders(msgspec.Struct, frozen=True):
 
 
 def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event: bool) -> RequestHeaders:
-    """Raises Problem: malformed-headers (400) or media-type (415). None of these headers may come twice."""
-    found: dict[bytes, bytes] = {}
+    """Read the headers of a webhook request. None of them may come twice.
+
+    Raises Problem: malformed-headers (400) or media-type (415).
+    """
+    values: dict[bytes, bytes] = {}
     wanted = _WANTED_OF_CLOUD_EVENTS if cloud_event else _WANTED
     for name, value in headers:
         if name in wanted:
-            if name in found:
+            if name in values:
                 raise _malformed(f"{name.decode('ascii')} comes more than once")
-            found[name] = value
-    mode = _cloud_event_mode(found) if cloud_event else _webhook_mode(found)
+            values[name] = value
+    mode = _cloud_event_mode(values) if cloud_event else _webhook_mode(values)
     try:
-        message_id, timestamp = found[b"webhook-id"], found[b"webhook-timestamp"]
-        signatures = found[b"webhook-signature"]
+        message_id, timestamp = values[b"webhook-id"], values[b"webhook-timestamp"]
+        signatures = values[b"webhook-signature"]
     except KeyError as missing:
         raise _malformed(f"{missing.args[0].decode('ascii')} is missing") from None
     if not MESSAGE_ID.fullmatch(message_id):
         raise _malformed("webhook-id must be 1 to 256 visible ASCII characters")
     if not timestamp.isdigit():
         raise _malformed("webhook-timestamp must be a whole number of seconds since 1970")
-    content_length = found.get(b"content-length")
+    content_length = values.get(b"content-length")
     if content_length is not None and not LENGTH.fullmatch(content_length):
         raise _malformed("content-length is not a length")
     return RequestHeaders(
@@ -93,9 +96,9 @@ def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event:
         timestamp,
         signatures,
         content_length,
-        _text(found.get(b"traceparent")),
-        _text(found.get(b"plant-producer")),
-        _attributes(found, message_id) if mode == "binary" else None,
+        _text(values.get(b"traceparent")),
+        _text(values.get(b"plant-producer")),
+        _attributes(values, message_id) if mode == "binary" else None,
     )
 
 
@@ -103,47 +106,47 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-def _attributes(found: dict[bytes, bytes], message_id: bytes) -> dict[str, str]:
-    """The attributes of a binary CloudEvent, percent-decoded as its HTTP binding says.
+def _attributes(values: dict[bytes, bytes], message_id: bytes) -> dict[str, str]:
+    """Return the attributes of a binary CloudEvent, percent-decoded as its HTTP binding says.
 
-    The signature covers `webhook-id` and not these headers, so the event's id has to be the same: or who has seen one
-    request could send its body again as another event.
+    The signature covers `webhook-id` and not these headers, so the event's id must be equal to it. Else whoever has
+    seen one request could send its body again as another event.
     """
     attributes = {}
     for header, name in _ATTRIBUTES.items():
-        if header not in found:
+        if header not in values:
             raise _malformed(f"{header.decode('ascii')} is missing")
-        attributes[name] = unquote(found[header].decode("latin-1"), errors="replace")
-    if found[b"ce-id"] != message_id:
+        attributes[name] = unquote(values[header].decode("latin-1"), errors="replace")
+    if values[b"ce-id"] != message_id:
         raise _malformed("ce-id must be equal to webhook-id, which is what was signed")
     return attributes
 
 
-def _webhook_mode(found: dict[bytes, bytes]) -> Mode:
-    content_type = found.get(b"content-type", b"")
+def _webhook_mode(values: dict[bytes, bytes]) -> Mode:
+    content_type = values.get(b"content-type", b"")
     if content_type != _JSON_TYPE and _kind_in_utf8(content_type) != _JSON_TYPE:
         raise Problem("media-type", "Send application/json, in UTF-8.", headers=(CLOSE,))
-    _refuse_encodings(found)
+    _refuse_encodings(values)
     return "webhook"
 
 
-def _cloud_event_mode(found: dict[bytes, bytes]) -> Mode:
-    mode = _CLOUD_EVENT_MODES.get(_kind_in_utf8(found.get(b"content-type", b"")))
-    if mode is None or (mode == "binary" and b"ce-specversion" not in found):
+def _cloud_event_mode(values: dict[bytes, bytes]) -> Mode:
+    mode = _CLOUD_EVENT_MODES.get(_kind_in_utf8(values.get(b"content-type", b"")))
+    if mode is None or (mode == "binary" and b"ce-specversion" not in values):
         raise Problem("media-type", _SEND_ONE_OF, headers=(CLOSE,))
-    _refuse_encodings(found)
+    _refuse_encodings(values)
     return mode
 
 
 def _kind_in_utf8(content_type: bytes) -> bytes:
-    """The media type in lower case; nothing where a parameter says another charset, or anything else."""
+    """Return the media type in lower case; nothing where it has another charset or another parameter."""
     kind, _, parameters = content_type.partition(b";")
     charset = parameters.strip().lower().replace(b'"', b"")
     return kind.strip().lower() if charset in (b"", b"charset=utf-8") else b""
 
 
-def _refuse_encodings(found: dict[bytes, bytes]) -> None:
-    if found.get(b"content-encoding", b"identity").lower() != b"identity":
+def _refuse_encodings(values: dict[bytes, bytes]) -> None:
+    if values.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Problem("media-type", "Send the body without a content encoding.", headers=(CLOSE,))
 
 

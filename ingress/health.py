@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/metrics`: for what watches the process."""
+"""`/livez`, `/readyz`, `/metrics`: the routes that monitoring reads."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from streams.producer import EventProducer
 
 CHECK_EVERY_SECONDS: Final = 1.0
 CHECK_AGAIN_SECONDS: Final = 0.1
-POLL_SECONDS: Final = 0.05
+READY_POLL_EVERY_SECONDS: Final = 0.05
 
 
 class Readiness:
-    """Whether webhooks can be taken: Kafka answers and the keys are loaded.
+    """Readiness for webhooks: Kafka answers and the keys are loaded.
 
-    Kafka is asked once a second at most, more often while it is away.
+    Kafka is checked once a second at most, more often while it does not answer.
     """
 
     def __init__(self, keyring: Keyring, producer: EventProducer, clock: Clock) -> None:
         self._keyring = keyring
         self._producer = producer
         self._clock = clock
-        self._asked_at = float("-inf")
-        self._kafka = "not asked yet"
-        self._asking = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._kafka = "not checked yet"
+        self._checking = asyncio.Lock()
 
     async def faults(self) -> dict[str, str]:
-        """What is missing, by part; empty when ready."""
+        """Return what is missing, by part; empty when ready."""
         faults = {}
-        async with self._asking:
-            age_seconds = self._clock.monotonic_seconds() - self._asked_at
+        async with self._checking:
+            age_seconds = self._clock.monotonic_seconds() - self._checked_at
             if age_seconds >= (CHECK_EVERY_SECONDS if not self._kafka else CHECK_AGAIN_SECONDS):
-                self._kafka = await self._ask_kafka()
-                self._asked_at = self._clock.monotonic_seconds()
+                self._kafka = await self._check_kafka()
+                self._checked_at = self._clock.monotonic_seconds()
         if self._kafka:
             faults["kafka"] = self._kafka
         if not self._keyring.loaded:
@@ -49,11 +49,11 @@ class Readiness:
         return faults
 
     async def wait(self) -> None:
-        """Return when webhooks can be taken."""
-        while await self.faults():  # noqa: ASYNC110 (it has to ask)
-            await asyncio.sleep(POLL_SECONDS)
+        """Return when webhooks can be accepted."""
+        while await self.faults():  # noqa: ASYNC110 (there is no event to wait for)
+            await asyncio.sleep(READY_POLL_EVERY_SECONDS)
 
-    async def _ask_kafka(self) -> str:
+    async def _check_kafka(self) -> str:
         try:
             await self._producer.ping()
         except StreamsError as error:
@@ -62,7 +62,7 @@ class Readiness:
 
 
 def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
-    """The three routes."""
+    """Return the three routes."""
 
     @get("/livez")
     async def livez() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A webhook's way from request to answer: the one path every event from outside takes."""
+"""The intake of webhooks, from request to answer: the one path of every event from outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from litestar.types import Receive, Scope, Send
 from prometheus_client import Counter
 
-from ingress.batches import answer_of, read_items, settle_each, submit_each
+from ingress.batches import answer_of, await_results, read_items, submit_each
 from ingress.bulk import BulkIntake
 from ingress.headers import RequestHeaders, read_request_headers
 from ingress.keys import Keyring
@@ -33,7 +33,7 @@ _JSON: Final = (b"content-type", b"application/json")
 
 
 class Intake:
-    """Takes webhooks in. One a process; holds no request's state between requests but that of its publisher."""
+    """Receiver of webhooks. One a process; between requests only its publisher keeps state."""
 
     def __init__(self, settings: Settings, keyring: Keyring, producer: EventProducer, clock: Clock) -> None:
         self._keyring = keyring
@@ -52,16 +52,19 @@ class Intake:
         self._event_max_bytes = settings.ingress_body_max_bytes
         self._log_budget = LogBudget()
         self._counters: dict[tuple[str, int], Counter] = {}
-        self._log_accepted = settings.log_level == "debug"
+        self._log_every = 1 if settings.log_level == "debug" else settings.ingress_log_every
+        self._accepted_log_budget = LogBudget()
+        self._accepted_until_logged = 1  # the first one is logged
+        self._accepted_left_out = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: str, event_type: str | None) -> None:
-        """Answer one request. `event_type` None: the type is said by each CloudEvent."""
+        """Answer one request. `event_type` None: each CloudEvent names its own."""
         started = time.perf_counter()
-        held = _Held()
+        state = _RequestState()
         try:
             self._admission.enter()
-            held.entered = True
-            status = await self._take_in(scope, receive, send, event_type, held)
+            state.entered = True
+            status = await self._receive(scope, receive, send, event_type, state)
         except PeerGone:
             return
         except Problem as problem:
@@ -72,37 +75,40 @@ class Intake:
             await self._refuse(Problem("unexpected"), route, receive, send, started)
             return
         finally:
-            if held.entered:
-                self._admission.leave(held.body_bytes)
+            if state.entered:
+                self._admission.leave(state.body_bytes)
         self._count(route, status, started)
-        if self._log_accepted:
-            log.debug("webhook.accepted", route=route, status=status, duration_ms=_milliseconds_since(started))
+        self._log_accepted(route, status, state, started)
 
     def stop(self) -> None:
-        """Let long requests come to their end soon."""
+        """End bulk loads at their next chunk."""
         self._bulk.stopping = True
 
-    async def _take_in(self, scope: Scope, receive: Receive, send: Send, event_type: str | None, held: _Held) -> int:
+    async def _receive(
+        self, scope: Scope, receive: Receive, send: Send, event_type: str | None, state: _RequestState
+    ) -> int:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]  # a websocket scope has none, and no route here
             raise Problem("method", headers=((b"allow", b"POST"), CLOSE))
         headers = read_request_headers(scope["headers"], cloud_event=event_type is None)
         if headers.mode == "lines":
+            state.producer = headers.producer or ""
             return await self._bulk(headers, receive, send, self._signer)
         reader = self._batches if headers.mode == "batch" else self._bodies
         body = await reader.read(receive, headers.content_length)
-        held.body_bytes = len(body)
+        state.body_bytes = len(body)
         policy = self._signer(headers, body)
-        self._publisher.let_in(policy)
+        state.producer = policy.name
+        self._publisher.check(policy)
         if headers.mode == "batch":
-            answer = await self._take_batch(headers, body, policy)
+            answer = await self._publish_batch(headers, body, policy)
         else:
-            answer = await self._take_one(self._read(headers, body, policy, event_type), headers, policy)
-        found = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-        await _answer(send, answer.status, found, answer.body)
+            answer = await self._publish_one(self._read(headers, body, policy, event_type), headers, policy)
+        response_headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+        await _answer(send, answer.status, response_headers, answer.body)
         return answer.status
 
     def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
-        """Who signed the request. Raises Problem: signature (401), starting (503)."""
+        """Return the policy of the producer that signed. Raises Problem: signature (401), starting (503)."""
         if not self._keyring.loaded:
             raise Problem("starting", "The signing keys are not loaded yet.", headers=(retry_after(1),))
         verdict = self._keyring.verify(
@@ -120,19 +126,19 @@ class Intake:
             return read_binary(body, headers.attributes, policy.name)
         return read_cloud_event(body, policy.name)
 
-    async def _take_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> HttpAnswer:
-        self._publisher.pay(policy, 1)
+    async def _publish_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> HttpAnswer:
+        self._publisher.consume(policy, 1)
         publish = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
-        position = await self._publisher.settle(publish)
+        position = await self._publisher.await_acknowledgement(publish)
         return HttpAnswer(200, accepted(incoming.event.event_id, position))
 
-    async def _take_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> HttpAnswer:
+    async def _publish_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> HttpAnswer:
         items = read_items(body)
-        self._publisher.pay(policy, len(items))
+        self._publisher.consume(policy, len(items))
         submitted = submit_each(
             self._publisher, items, policy, headers.traceparent, item_max_bytes=self._event_max_bytes
         )
-        return answer_of(await settle_each(self._publisher, submitted))
+        return answer_of(await await_results(self._publisher, submitted))
 
     async def _refuse(self, problem: Problem, route: str, receive: Receive, send: Send, started: float) -> None:
         closing = CLOSE in problem.headers
@@ -156,6 +162,32 @@ class Intake:
             duration_ms=_milliseconds_since(started),
         )
 
+    def _log_accepted(self, route: str, status: int, state: _RequestState, started: float) -> None:
+        """Log one in so many webhooks, if the budget allows it, with the number of those left out before it."""
+        if not self._log_every:
+            return
+        self._accepted_until_logged -= 1
+        if self._accepted_until_logged > 0 or not self._may_log_accepted():
+            self._accepted_left_out += 1
+            return
+        self._accepted_until_logged = self._log_every
+        left_out, self._accepted_left_out = self._accepted_left_out, 0
+        log.info(
+            "webhook.accepted",
+            route=route,
+            status=status,
+            producer=state.producer,
+            body_bytes=state.body_bytes,
+            left_out=left_out,
+            duration_ms=_milliseconds_since(started),
+        )
+
+    def _may_log_accepted(self) -> bool:
+        """Return whether the budget has a line left; every webhook is logged where that is wanted."""
+        if self._log_every == 1:
+            return True
+        return self._accepted_log_budget.consume(self._clock.monotonic_seconds()) is not None
+
     def _count(self, route: str, status: int, started: float) -> None:
         counter = self._counters.get((route, status))
         if counter is None:
@@ -172,14 +204,15 @@ class Intake:
         self._admission.update_gauges()
 
 
-class _Held:
-    """What one request holds of the admission."""
+class _RequestState:
+    """The state of one request: what it has reserved of the admission, and who signed it."""
 
-    __slots__ = ("body_bytes", "entered")
+    __slots__ = ("body_bytes", "entered", "producer")
 
     def __init__(self) -> None:
         self.entered = False
         self.body_bytes = 0
+        self.producer = ""
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, more: bool = False) -> None:
@@ -188,7 +221,7 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
 
 
 def _level(problem: Problem) -> int:
-    """Warning for what an operator should see, debug for what a sender can do any time."""
+    """Return warning for what an operator should see, debug for what a sender can cause any time."""
     return _WARNING if problem.status >= 500 or problem.status == 401 else _DEBUG
 
 

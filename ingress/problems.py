@@ -1,4 +1,4 @@
-"""Answers that say no: RFC 9457 problem details, `application/problem+json`.
+"""Problems: answers to requests that failed, as RFC 9457 has them, `application/problem+json`.
 
 `type` is a URN of Plant's; each is listed in docs/reference/http.md.
 """
@@ -63,7 +63,7 @@ class Problem(Exception):
         """For the log alone: may say what the sender must not know."""
 
     def document(self) -> dict[str, object]:
-        """What the JSON document says."""
+        """Return the JSON document as data."""
         document: dict[str, object] = {"type": URN + self.kind, "title": self.title, "status": self.status}
         if self.detail:
             document["detail"] = self.detail
@@ -72,11 +72,11 @@ class Problem(Exception):
         return document
 
     def body(self) -> bytes:
-        """The JSON document."""
+        """Return the JSON document."""
         return msgspec.json.encode(self.document())
 
     def header_list(self) -> list[tuple[bytes, bytes]]:
-        """The response headers, with length and type."""
+        """Return the response headers, with length and type."""
         return [
             (b"content-type", CONTENT_TYPE),
             (b"content-length", b"%d" % len(self.body())),
@@ -84,7 +84,7 @@ class Problem(Exception):
         ]
 
     def on_the_wire(self) -> bytes:
-        """A whole HTTP/1.1 response that closes the connection, for peers that never became a request."""
+        """Return a whole HTTP/1.1 response that closes the connection, where there is no request to answer."""
         head = b"".join(b"%b: %b\r\n" % header for header in self.header_list())
         return b"HTTP/1.1 %d %b\r\n%bconnection: close\r\n\r\n%b" % (
             self.status,
@@ -98,10 +98,10 @@ CLOSE: Final = (b"connection", b"close")
 
 
 def kinds() -> dict[str, tuple[int, str]]:
-    """Every kind with its status and title, for the reference page."""
+    """Return every kind with its status and title, for the reference page."""
     return dict(_TITLES)
 
 
 def retry_after(seconds: int) -> tuple[bytes, bytes]:
-    """The Retry-After header."""
+    """Return the Retry-After header."""
     return (b"retry-after", b"%d" % max(1, seconds))

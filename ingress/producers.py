@@ -80,13 +80,13 @@ class ProducerStore:
         self._database = database
 
     async def all(self) -> list[StoredProducer]:
-        """Every producer that has a policy or ever had a key, by name."""
+        """Return every producer that has a policy or ever had a key, by name."""
         async with self._database.transaction() as connection:
             rows = [dict(row) for row in (await connection.execute(_LIST)).mappings()]
         return [msgspec.convert(row, StoredProducer) for row in rows]
 
     async def find(self, name: str) -> StoredProducer:
-        """One of them; raises UnknownProducer."""
+        """Return one of them. Raises UnknownProducer."""
         for producer in await self.all():
             if producer.name == name:
                 return producer
@@ -97,7 +97,7 @@ class ProducerStore:
         )
 
     async def set(self, name: str, changes: PolicyChanges) -> None:
-        """Change a policy, or make one; what `changes` does not say stays."""
+        """Change a policy, or make one; fields of `changes` that are not set stay as they are."""
         values: dict[str, object] = {"name": name}
         for field in changes.__struct_fields__:
             value = getattr(changes, field)
@@ -107,18 +107,18 @@ class ProducerStore:
             await connection.execute(_SET, values)
 
     async def disable(self, name: str) -> None:
-        """Let it send nothing, whatever its keys. Again changes nothing."""
+        """Disable a producer, whatever its keys. Again changes nothing."""
         async with self._database.transaction() as connection:
             await connection.execute(_DISABLE, {"name": name})
 
     async def enable(self, name: str) -> None:
-        """Let it send again. Again changes nothing."""
+        """Enable a producer. Again changes nothing."""
         async with self._database.transaction() as connection:
             await connection.execute(_ENABLE, {"name": name})
 
 
 def default_policy(settings: Settings) -> ProducerPolicy:
-    """What a producer may send of which nothing is said; its name is empty."""
+    """Return the policy of a producer that has no row; its name is empty."""
     return ProducerPolicy(
         name="",
         event_types=None,
@@ -129,7 +129,7 @@ def default_policy(settings: Settings) -> ProducerPolicy:
 
 
 async def read_policies(connection: AsyncConnection, default: ProducerPolicy) -> dict[str, ProducerPolicy]:
-    """The policies that have a row, by name."""
+    """Return the policies that have a row, by name."""
     return {row["name"]: _policy(row, default) for row in (await connection.execute(_POLICIES)).mappings()}
 
 

@@ -1,4 +1,4 @@
-"""From an event that came in to Kafka's acknowledgement, whatever kind of request brought it."""
+"""Publishing an event from outside: limits, deduplication, Kafka's acknowledgement, whatever request brought it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNAVAILABLE_RETRY_SECONDS: Final = 5
 
 
 class HttpAnswer(NamedTuple):
-    """What a request that was understood is answered with."""
+    """The answer to a request that was read whole."""
 
     status: int
     body: bytes
@@ -33,7 +33,7 @@ class HttpAnswer(NamedTuple):
 
 
 class IngressPublisher:
-    """Publishes what producers may send. One a process: it holds the window of repeats and the producers' rates."""
+    """Publisher of what producers may send. One a process, with the deduplication cache and the producers' rates."""
 
     def __init__(self, producer: EventProducer, clock: Clock) -> None:
         self._producer = producer
@@ -44,17 +44,17 @@ class IngressPublisher:
         self._accepted, self._refused = (metrics.INGRESS_EVENTS.labels(outcome) for outcome in outcomes)
 
     def wait_seconds(self, policy: ProducerPolicy) -> float:
-        """How long until the producer may send again; 0: now."""
+        """Return how long until the producer may send again; 0: now."""
         now_seconds = self._clock.monotonic_seconds()
         return self._rates.wait_seconds(policy.name, policy.rate_per_second, policy.burst, now_seconds)
 
     def require_enabled(self, policy: ProducerPolicy) -> None:
-        """Raises Problem (403) where the producer may not send."""
+        """Raise Problem (403) where the producer is disabled."""
         if policy.disabled:
             raise Problem("forbidden", "This producer is disabled.")
 
-    def let_in(self, policy: ProducerPolicy) -> None:
-        """Raises Problem (403, 429) where the producer may not send, or not yet."""
+    def check(self, policy: ProducerPolicy) -> None:
+        """Raise Problem (403, 429) where the producer is disabled or over its rate."""
         self.require_enabled(policy)
         wait_seconds = self.wait_seconds(policy)
         if wait_seconds:
@@ -65,12 +65,12 @@ class IngressPublisher:
                 headers=(retry_after(whole_seconds(wait_seconds)),),
             )
 
-    def pay(self, policy: ProducerPolicy, events: int) -> None:
-        """Count events of a producer that was let in."""
-        self._rates.pay(policy.name, events)
+    def consume(self, policy: ProducerPolicy, events: int) -> None:
+        """Count events against the rate of a producer that was checked."""
+        self._rates.consume(policy.name, events)
 
     def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> PendingPublish:
-        """The event's publish: a new one, or that of the same event before.
+        """Begin to publish an event. Return its pending publish: a new one, or that of the same event before.
 
         Raises Problem: forbidden (403), id-reused (409), body-too-large (413), event (422), or 503 where nothing was
         sent.
@@ -89,14 +89,14 @@ class IngressPublisher:
         event_id, digest = event.event_id.bytes, sha256(value).digest()
         now_seconds = self._clock.monotonic_seconds()
         try:
-            seen = self._cache.get(event_id, digest, now_seconds)
+            earlier = self._cache.get(event_id, digest, now_seconds)
         except IdReused:
             metrics.INGRESS_REPEATS.labels(outcome="refused").inc()
             self._refused.inc()
-            raise Problem("id-reused", "An id names one message for ever; a changed message needs a new id.") from None
-        if seen is not None:
-            metrics.INGRESS_REPEATS.labels(outcome="answered" if seen.done() else "joined").inc()
-            return seen
+            raise Problem("id-reused", "An id names one message; a changed message needs a new id.") from None
+        if earlier is not None:
+            metrics.INGRESS_REPEATS.labels(outcome="answered" if earlier.done() else "joined").inc()
+            return earlier
         try:
             publish = self._producer.submit(
                 event, source=incoming.source, traceparent=incoming.traceparent or traceparent, value=value
@@ -106,8 +106,8 @@ class IngressPublisher:
         self._cache.put(event_id, digest, publish, now_seconds)
         return publish
 
-    async def settle(self, publish: PendingPublish) -> RecordPosition:
-        """Where the event is, once Kafka has acknowledged it. Raises Problem (503) where it has not in time."""
+    async def await_acknowledgement(self, publish: PendingPublish) -> RecordPosition:
+        """Return the event's position once Kafka has acknowledged it in time. Raises Problem (503)."""
         try:
             position = await self._producer.await_acknowledgement(publish)
         except StreamsError as error:
@@ -115,11 +115,11 @@ class IngressPublisher:
         self._accepted.inc()
         return position
 
-    async def settle_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | Problem]:
-        """The same for many, in order, in the time that one may take: each one's position or problem."""
-        settled = await self._producer.await_each(publishes)
-        self._accepted.inc(sum(isinstance(each, RecordPosition) for each in settled))
-        return [each if isinstance(each, RecordPosition) else unavailable(each) for each in settled]
+    async def await_each(self, publishes: Collection[PendingPublish]) -> list[RecordPosition | Problem]:
+        """Do the same for many, within the time that one may take. Return each one's position or problem, in order."""
+        outcomes = await self._producer.await_each(publishes)
+        self._accepted.inc(sum(isinstance(each, RecordPosition) for each in outcomes))
+        return [each if isinstance(each, RecordPosition) else unavailable(each) for each in outcomes]
 
     def evict_expired(self) -> None:
         """Drop the entries of the deduplication cache that are past their age."""
@@ -127,7 +127,7 @@ class IngressPublisher:
 
 
 def accepted(event_id: UUID, position: RecordPosition) -> bytes:
-    """The JSON that says where an event is."""
+    """Return the JSON of an event's id and position."""
     return b'{"event_id":"%b","topic":"%b","partition":%d,"offset":%d}' % (
         codec.json_text(event_id),
         position.topic.encode(),
@@ -137,7 +137,7 @@ def accepted(event_id: UUID, position: RecordPosition) -> bytes:
 
 
 def unavailable(error: StreamsError) -> Problem:
-    """What a failed publish is answered with."""
+    """Return the answer to a publish that failed."""
     if isinstance(error, RecordTooLarge):
         return Problem("body-too-large", error.why)
     kind = "overloaded" if isinstance(error, Overloaded) else "kafka-unavailable"

@@ -160,6 +160,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ingress_source: Annotated[
         str, Meta(description="`ce_source` of events that come in by webhook: a URI reference.")
     ] = "plant/ingress"
+    ingress_log_every: Annotated[
+        NotNegative,
+        Meta(description="One in so many accepted webhooks is logged, with the number of those left out; 0: none is."),
+    ] = 1_000
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log line that is written.")

@@ -275,7 +275,7 @@ async def test_a_bulk_load_has_to_arrive_while_its_signature_is_good(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that trickles in is cut off with 408, and nothing of it is stored."""
-    monkeypatch.setattr(bulk, "ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(bulk, "ARRIVAL_TIMEOUT_SECONDS", 0.2)
     body = lines_of([cloud_event()])
 
     async def trickle() -> AsyncIterator[bytes]:

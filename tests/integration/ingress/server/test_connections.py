@@ -159,11 +159,14 @@ async def test_pipelined_requests_are_answered_in_order(running: Running) -> Non
 
 
 async def test_a_peer_that_leaves_halfway_leaves_nothing_behind(running: Running) -> None:
-    """A connection closed inside a body is forgotten, and the next request is served."""
-    with closing(running.connect()) as peer:
-        await asyncio.to_thread(peer.sendall, request_head(running.sender, 1000) + b"{")
-    assert (await running.post(rated())).status_code == 200
+    """A connection closed inside a body is counted until then and not afterwards; the next request is served."""
+    peer = running.connect()
+    await asyncio.to_thread(peer.sendall, request_head(running.sender, 1000) + b"{")
+    await until(lambda: shows(running, "plant_ingress_requests_in_flight 1.0"), "the request is counted")
+    peer.close()
+    await until(lambda: shows(running, "plant_ingress_requests_in_flight 0.0"), "nothing is counted any more")
     assert "plant_ingress_held_body_bytes 0.0" in await metrics_of(running)
+    assert (await running.post(rated())).status_code == 200
 
 
 async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running) -> None:
@@ -200,6 +203,10 @@ async def refused_for_its_rate(running: Running) -> bool:
 async def metrics_of(running: Running) -> str:
     async with httpx.AsyncClient(base_url=running.url) as client:
         return (await client.get("/metrics")).text
+
+
+async def shows(running: Running, line: str) -> bool:
+    return line in await metrics_of(running)
 
 
 def statuses(said: bytes) -> list[bytes]:

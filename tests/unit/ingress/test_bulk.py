@@ -1,0 +1,120 @@
+"""Bulk loads before their first line is published: sizes, places, signers, and how a body is cut into lines."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from litestar.types import Receive
+
+from ingress import bulk
+from ingress.bulk import BulkIntake, chunks
+from ingress.headers import RequestHeaders
+from ingress.limits import PeerGone
+from ingress.problems import Problem
+from ingress.producers import ProducerPolicy
+from ingress.publishing import IngressPublisher
+from runtime.clock import FixedClock
+from runtime.settings import Settings
+from streams.producer import EventProducer
+from streams.topics import EVENTS_TOPIC
+from tests.support.asgi_peers import Answered, peer
+
+POLICY = ProducerPolicy(name="genesis", event_types=None, rate_per_second=1e6, burst=10_000, disabled=False)
+SETTINGS = Settings(kafka_bootstrap_servers="127.0.0.1:1")
+
+
+def intake(streams_max: int = 1) -> BulkIntake:
+    producer = EventProducer(SETTINGS, topics=(EVENTS_TOPIC,))
+    publisher = IngressPublisher(producer, FixedClock(datetime(2026, 11, 23, tzinfo=UTC)))
+    return BulkIntake(publisher, body_max_bytes=100, line_max_bytes=50, streams_max=streams_max)
+
+
+def headers(content_length: bytes | None = None, producer: str | None = "genesis") -> RequestHeaders:
+    return RequestHeaders("lines", b"msg_1", b"1763884800", b"v1,abc", content_length, None, producer)
+
+
+async def problem_of(receiver: BulkIntake, receive: Receive, content_length: bytes | None = None) -> Problem:
+    """The problem of a load whose signature is good; it must not come after the signature was checked."""
+
+    def verify(_headers: RequestHeaders, _body: bytes) -> ProducerPolicy:
+        raise AssertionError("verified")
+
+    with pytest.raises(Problem) as raised:
+        await receiver(headers(content_length), receive, Answered(), verify)
+    return raised.value
+
+
+async def test_a_declared_length_beyond_the_limit_is_refused_unread() -> None:
+    """413 without a byte of the body."""
+    assert (await problem_of(intake(), peer(endless=True), b"101")).status == 413
+
+
+@pytest.mark.parametrize("pieces", [(b"x" * 101,), (b"x" * 60, b"x" * 41), (b"x" * 50, b"x" * 50, b"x")])
+async def test_a_chunked_body_is_refused_at_the_first_byte_too_many(pieces: tuple[bytes, ...]) -> None:
+    """Without a declared length, while the rest still arrives."""
+    assert (await problem_of(intake(), peer(*pieces, endless=True))).status == 413
+
+
+async def test_a_body_of_just_the_limit_is_verified_whole() -> None:
+    """The signature is checked over every byte that came."""
+    verified: list[bytes] = []
+
+    def verify(_headers: RequestHeaders, body: bytes) -> ProducerPolicy:
+        verified.append(body)
+        raise Problem("signature")
+
+    with pytest.raises(Problem) as raised:
+        await intake()(headers(b"100"), peer(b"x" * 60, b"y" * 40), Answered(), verify)
+    assert (raised.value.status, verified) == (401, [b"x" * 60 + b"y" * 40])
+
+
+async def test_a_load_that_ends_early_leaves_its_place_to_the_next() -> None:
+    """After a refusal, and after a closed connection, the one place is free; while a load arrives it is not."""
+    receiver = intake(streams_max=1)
+    for _ in range(3):
+        assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
+        with pytest.raises(PeerGone):
+            await receiver(headers(), peer(b"x", gone=True), Answered(), lambda *_: POLICY)
+    arriving = asyncio.create_task(receiver(headers(), peer(b"x", endless=True), Answered(), lambda *_: POLICY))
+    await asyncio.sleep(0)
+    problem = await problem_of(receiver, peer(b"x"))
+    assert (problem.kind, dict(problem.headers)[b"retry-after"]) == ("overloaded", b"5")
+    arriving.cancel()
+    await asyncio.gather(arriving, return_exceptions=True)
+    assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
+
+
+async def test_a_load_has_to_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stalls is 408."""
+    monkeypatch.setattr(bulk, "ARRIVAL_TIMEOUT_SECONDS", 0.05)
+    assert (await problem_of(intake(), peer(b"x", endless=True))).status == 408
+
+
+async def test_a_load_needs_a_producer_that_may_send() -> None:
+    """400 without a name, 403 for a disabled one."""
+    with pytest.raises(Problem) as nameless:
+        await intake()(headers(producer=None), peer(b""), Answered(), lambda *_: POLICY)
+    disabled = ProducerPolicy(name="genesis", event_types=None, rate_per_second=1, burst=1, disabled=True)
+    with pytest.raises(Problem) as forbidden:
+        await intake()(headers(), peer(b"{}"), Answered(), lambda *_: disabled)
+    assert (nameless.value.status, forbidden.value.status) == (400, 403)
+
+
+async def test_an_ending_process_stops_before_the_next_chunk() -> None:
+    """The last line counts what was published, and says why that is not all."""
+    receiver = intake()
+    receiver.stopping = True
+    answered = Answered()
+    assert await receiver(headers(), peer(b"{}\n{}\n"), answered, lambda *_: POLICY) == 200
+    assert answered.body.startswith(b'{"accepted":0,"refused":0,"complete":false,"problem":{"type":"urn:plant:problem:')
+    assert answered.body.count(b"\n") == 1
+
+
+def test_a_body_is_cut_into_chunks_of_lines() -> None:
+    """Blank lines are left out, the last line needs no newline, and a long one is cut one byte after the limit."""
+    body = b"a\r\n\n  \nbb\n" + b"c" * 9 + b"\n" + b"d" * 6 + b"\ne"
+    assert list(chunks(body, 5, 2)) == [[b"a\r", b"bb"], [b"c" * 6, b"d" * 6], [b"e"]]
+    assert list(chunks(b"", 5, 2)) == []
+    assert list(chunks(b"\n\n", 5, 2)) == []

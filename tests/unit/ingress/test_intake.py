@@ -1,0 +1,167 @@
+"""The intake without Kafka and Postgres: what a request reserves, releases, counts and logs, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import structlog
+from litestar.types import Receive
+from prometheus_client import REGISTRY
+
+from database.connector import connect
+from ingress.intake import Intake
+from ingress.keys import Keyring, KeyStore
+from ingress.producers import default_policy
+from runtime.clock import FixedClock
+from runtime.settings import Settings
+from signing.master_key import MasterKey
+from signing.signatures import HmacKey
+from streams.producer import EventProducer
+from streams.topics import EVENTS_TOPIC
+from tests.support.asgi_peers import Answered, peer, post_scope
+from tests.support.webhooks import RATED, Sender, rated
+
+NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+SECRET = bytes(range(32))
+SENDER = Sender(SECRET)
+
+
+def intake_of(loaded: bool = True, **changes: Any) -> Intake:
+    """An intake that knows one key, on a producer and a database that are not there."""
+    settings = Settings(
+        kafka_bootstrap_servers="127.0.0.1:1",
+        database_url="postgresql://plant_api:x@127.0.0.1:1/plant",
+        master_key=base64.b64encode(bytes(32)).decode(),
+        **changes,
+    )
+    clock = FixedClock(NOW)
+    keyring = Keyring(KeyStore(connect(settings, "api"), MasterKey(settings)), clock, default_policy(settings))
+    keyring.keys, keyring.loaded = [HmacKey(id="k", owner="genesis", secret=SECRET)], loaded
+    return Intake(settings, keyring, EventProducer(settings, topics=(EVENTS_TOPIC,)), clock)
+
+
+async def post(intake: Intake, body: bytes, receive: Receive | None = None) -> Answered:
+    """Send a signed rating to the intake."""
+    answered = Answered()
+    headers = SENDER.headers(body, timestamp=int(NOW.timestamp()))
+    await intake(post_scope(headers), receive or peer(body), answered, RATED, "genesis.agent.rated")
+    return answered
+
+
+def gauges(intake: Intake) -> tuple[float | None, float | None]:
+    """Requests in flight, and bytes of their bodies."""
+    intake.update_gauges()
+    names = ("plant_ingress_requests_in_flight", "plant_ingress_held_body_bytes")
+    requests, body_bytes = (REGISTRY.get_sample_value(name) for name in names)
+    return requests, body_bytes
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_an_answered_request_releases_its_body(loaded: bool) -> None:
+    """Many times the memory of all bodies together passes through, and each is answered as the first one was."""
+    intake = intake_of(loaded)
+    body = b'"' + b"x" * 256_000 + b'"'
+    kinds = {(await post(intake, body)).kind for _ in range(600)}
+    assert kinds == ({"event"} if loaded else {"starting"})
+    assert gauges(intake) == (0, 0)
+
+
+async def test_a_peer_that_closes_halfway_leaves_nothing_reserved() -> None:
+    """While its body arrives it is counted; when the connection is closed nothing is, and no answer was sent."""
+    intake = intake_of()
+    arriving = asyncio.create_task(post(intake, b"", peer(b"x" * 500, b"x" * 500, endless=True)))
+    await asyncio.sleep(0)
+    assert gauges(intake) == (1, 1_000)
+    arriving.cancel()
+    await asyncio.gather(arriving, return_exceptions=True)
+    assert gauges(intake) == (0, 0)
+    for _ in range(10):
+        assert (await post(intake, b"", peer(b"x" * 500, gone=True))).status == 0
+    assert gauges(intake) == (0, 0)
+
+
+async def test_refused_requests_leave_the_count_of_those_under_way() -> None:
+    """With room for one, a thousand that are refused one after another keep none from the next."""
+    intake = intake_of(ingress_requests_max=1)
+    wrong = {"content-type": "application/json"}
+    for _ in range(1_000):
+        answered = Answered()
+        await intake(post_scope(wrong), peer(b""), answered, RATED, "genesis.agent.rated")
+        assert answered.status == 400
+    assert (await post(intake, b"{}")).status == 422
+
+
+async def test_a_request_beyond_the_bound_is_not_counted_out() -> None:
+    """Who is refused for the bound on requests frees no place: the bound holds for those that follow."""
+    intake = intake_of(ingress_requests_max=1)
+    arriving = asyncio.create_task(post(intake, b"", peer(b"x", endless=True)))
+    await asyncio.sleep(0)
+    assert [(await post(intake, b"{}")).kind for _ in range(3)] == ["overloaded"] * 3
+    assert gauges(intake) == (1, 1)
+    arriving.cancel()
+    await asyncio.gather(arriving, return_exceptions=True)
+    assert (await post(intake, b"{}")).status == 422
+
+
+async def test_a_signature_is_checked_before_anything_is_parsed() -> None:
+    """A body that is no JSON, with another one's signature, is 401 and not 400."""
+    answered = Answered()
+    headers = SENDER.headers(b"{}", timestamp=int(NOW.timestamp()))
+    await intake_of()(post_scope(headers), peer(b"["), answered, RATED, "genesis.agent.rated")
+    assert answered.status == 401
+
+
+async def test_a_producer_is_refused_before_its_body_is_parsed() -> None:
+    """Beyond its burst a producer is 429, whatever it sends; what does not fit its schema is not counted."""
+    intake = intake_of(ingress_producer_rate_per_second=1.0, ingress_producer_burst=2)
+    statuses = [(await post(intake, body)).status for body in (b"{}", b"{}", b"{}", rated(), rated(), b"{}")]
+    assert statuses == [422, 422, 422, 503, 503, 429]
+
+
+@pytest.fixture
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What is logged by the intake."""
+    with structlog.testing.capture_logs() as lines:
+        monkeypatch.setattr("ingress.intake.log", structlog.get_logger())
+        yield lines  # type: ignore[misc]
+
+
+def accept(intake: Intake, count: int) -> None:
+    """Log so many accepted webhooks, at one moment."""
+    from ingress.intake import _RequestState
+
+    state = _RequestState()
+    state.producer, state.body_bytes = "genesis", 17
+    for _ in range(count):
+        intake._log_accepted(RATED, 200, state, 0.0)
+
+
+def test_one_in_so_many_accepted_webhooks_is_logged(log_lines: list[dict[str, Any]]) -> None:
+    """The first, and then one in ten, with who sent it, its size, and how many were left out before it."""
+    accept(intake_of(ingress_log_every=10), 25)
+    assert [line["left_out"] for line in log_lines] == [0, 9, 9]
+    first = log_lines[0]
+    assert (first["event"], first["log_level"]) == ("webhook.accepted", "info")
+    assert (first["route"], first["status"], first["producer"], first["body_bytes"]) == (RATED, 200, "genesis", 17)
+
+
+@pytest.mark.parametrize(("every", "level", "lines"), [(0, "info", 0), (1, "info", 200), (1000, "debug", 200)])
+def test_none_or_all_accepted_webhooks_are_logged(
+    log_lines: list[dict[str, Any]], every: int, level: str, lines: int
+) -> None:
+    """None where the setting is 0; all where it is 1, and at level debug."""
+    accept(intake_of(ingress_log_every=every, log_level=level), 200)
+    assert len(log_lines) == lines
+
+
+def test_sampled_lines_keep_to_the_log_budget(log_lines: list[dict[str, Any]]) -> None:
+    """At one moment no more than a second's budget is written, and none left out is forgotten."""
+    intake = intake_of(ingress_log_every=2)
+    accept(intake, 1_000)
+    assert len(log_lines) == 20
+    assert sum(line["left_out"] + 1 for line in log_lines) + intake._accepted_left_out == 1_000
