@@ -219,3 +219,19 @@ def test_a_changed_logical_type_is_refused(old: Schema, new: Schema) -> None:
     broken = full_transitive(record(field(new)), [record(field(old))])
     assert ["the logical type changed" in found.finding.rule for found in broken] == [True]
     assert broken[0].finding.field.startswith("a")
+
+
+def test_each_use_of_a_named_type_is_compared() -> None:
+    """A type that is used in two fields is reported at both."""
+
+    def twice(kind: str) -> Schema:
+        return record(field(record(field(kind, "x"), name="I"), "one"), field("I", "two"))
+
+    assert [finding.field for finding in incompatibilities(twice("int"), twice("string"))] == ["one.x", "two.x"]
+
+
+def test_a_fixed_may_neither_grow_nor_shrink() -> None:
+    """Any other size shifts the bytes after it."""
+    for reader, writer in ((4, 5), (5, 4)):
+        (finding,) = incompatibilities(fixed(reader), fixed(writer))
+        assert finding.rule == f"the fixed's size changed from {writer} to {reader}"

@@ -1,8 +1,7 @@
-"""The compatibility gate in front of the registry, and `plant schemas`."""
+"""The compatibility gate in front of the registry."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,8 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from click.testing import CliRunner
 
-from operations.cli.schemas import command
 from schemas import compatibility_gate as gate
-from schemas import registry
 from schemas.errors import SchemaCheckFailed
 from schemas.events import EVENT_TYPES
 from schemas.generation import avro_file_text
@@ -111,6 +107,26 @@ def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:
     assert "versions count 1, 2, 3, ..., and are [1, 3]" in "\n".join(rules(registered(FIRST, gap), None, tmp_path))
 
 
+def test_ids_are_positive(tmp_path: Path) -> None:
+    """An id of 0 or less is refused: readers take 0 for no id."""
+    for number in (0, -1):
+        zero = msgspec.structs.replace(FIRST, id=number)
+        assert f"registry id {number}: each id is positive and used once" in rules(registered(zero), None, tmp_path)
+
+
+def test_a_committed_id_keeps_its_subject_and_version(tmp_path: Path) -> None:
+    """Not the schema alone is committed: another version number under the same id is a change."""
+    moved = msgspec.structs.replace(FIRST, version=2)
+    assert "registry id 1: changed, but committed ids are permanent" in rules(registered(moved), [FIRST], tmp_path)
+
+
+def test_two_new_types_get_two_ids() -> None:
+    """Each version that is locked counts when the next one gets its id."""
+    other = type("OtherMade", (ThingMade,), {"__module__": __name__, "event_type": "test.other.made", "__doc__": "x."})
+    added = gate.lock_schemas(Registry([], {"test.thing.made": ThingMade, "test.other.made": other}))
+    assert [(version.id, version.version) for version in added] == [(1, 1), (2, 1)]
+
+
 def test_stale_files_are_refused(tmp_path: Path) -> None:
     """A `.avsc` file that is missing, differs or has no event type is named."""
     (tmp_path / "gone.avsc").write_text("{}", "utf-8")
@@ -134,58 +150,3 @@ def test_committed_versions_come_from_the_last_commit(tmp_path: Path) -> None:
     assert [version.id for version in read_registry(file.read_text("utf-8"))] == [1, 2]
     with patch.dict("os.environ", {"PATH": str(tmp_path)}):
         assert gate.committed_versions(file) is None
-
-
-def test_the_commands_list_and_check() -> None:
-    """`list` prints every version as data; `check` says that all is well and writes nothing to stdout."""
-    runner = CliRunner()
-    listed = runner.invoke(command, ["list", "--output", "json"], catch_exceptions=False)
-    assert [row["id"] for row in json.loads(listed.stdout)] == [version.id for version in bundled().versions]
-    checked = runner.invoke(command, ["check"], catch_exceptions=False)
-    assert checked.exit_code == 0
-    assert checked.stdout == ""
-    assert "compatible, locked and up to date" in checked.stderr
-
-
-def test_the_check_refuses_with_exit_code_3() -> None:
-    """A refused schema ends `plant schemas check` with field and rule."""
-    reg = Registry([FIRST], {"test.thing.made": WithScore})
-    with patch.object(registry, "bundled", lambda: reg):
-        result = CliRunner().invoke(command, ["check"])
-    assert isinstance(result.exception, SchemaCheckFailed)
-    assert result.exception.exit_code == 3
-    assert "score: the reader has this field without a default" in result.exception.why
-
-
-def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
-    """`generate`, `lock` and `docs` write the files, say which, and the second time have nothing to do."""
-    from operations.reference import events as reference
-    from schemas import generation
-
-    runner = CliRunner()
-    file = tmp_path / "registry.json"
-    file.write_text(render_registry(bundled().versions[:-1]), "utf-8")
-    folder = tmp_path / "avro"
-    folder.mkdir()
-    (folder / "gone.avsc").write_text("{}", "utf-8")
-    page = tmp_path / "docs" / "events.md"
-    short = Registry(bundled().versions[:-1])
-    with (
-        patch.object(registry, "bundled", lambda: short),
-        patch.object(gate.write_lock, "__defaults__", (file,)),
-        patch.object(generation.stale_files, "__defaults__", (folder, EVENT_TYPES)),
-        patch.object(generation, "AVRO_FOLDER", folder),
-        patch.object(reference, "REFERENCE_FILE", page),
-    ):
-        assert runner.invoke(command, ["lock"], catch_exceptions=False).stdout.split() == [
-            "11",
-            "plant.operations-plant.OperationRecorded",
-            "1",
-        ]
-        generated = runner.invoke(command, ["generate"], catch_exceptions=False).stdout.split()
-        assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in EVENT_TYPES)])
-        assert runner.invoke(command, ["generate"], catch_exceptions=False).stdout == ""
-        assert runner.invoke(command, ["docs"], catch_exceptions=False).stdout.strip() == str(page)
-    assert read_registry(file.read_text("utf-8")) == list(bundled().versions)
-    assert page.read_text("utf-8") == reference.events_page()
-    assert "locked already" in runner.invoke(command, ["lock"], catch_exceptions=False).stderr

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+import msgspec
 import numpy
 import pytest
 
@@ -21,7 +22,7 @@ from schemas.binary.writer import compile_writer
 from schemas.errors import SchemaError
 from schemas.events import Event
 from schemas.generation import schema_of
-from schemas.registry import Registry, canonical, read_registry, render_registry, schema_fingerprint
+from schemas.registry import Registry, canonical, next_version, read_registry, render_registry, schema_fingerprint
 from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, registered
 
 
@@ -130,3 +131,19 @@ def test_versions_that_do_not_fit_are_never_resolved() -> None:
     other: Any = {"type": "record", "name": "R", "fields": [{"name": "a", "type": ["null", "long"]}]}
     with pytest.raises(AssertionError, match="can't be read as"):
         compile_reader(parse(one), parse(other))
+
+
+def test_versions_count_within_their_subject() -> None:
+    """The first id is 1; a version's number is that of its subject, its id that of the whole registry."""
+    assert (FIRST.id, FIRST.version) == (1, 1)
+    elsewhere = msgspec.structs.replace(FIRST, id=7, subject="elsewhere-test.Thing")
+    following = next_version(registered(FIRST, elsewhere, event=WithNote), WithNote)
+    assert (following.id, following.version) == (8, 2)
+
+
+def test_history_is_oldest_first_in_any_order_of_the_file() -> None:
+    """The current version is the last of its subject, wherever it stands in the registry."""
+    second = next_version(registered(FIRST, event=WithNote), WithNote)
+    reg = registered(second, FIRST, event=WithNote)
+    assert reg.history(FIRST.subject) == [FIRST, second]
+    assert reg.current(WithNote) == second

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.binary import block
 from schemas.binary.avro_types import parse
-from schemas.binary.reader import compile_reader, read_long, read_whole, to_datetime
+from schemas.binary.reader import TIME_MAX, TIME_MIN, compile_reader, read_long, read_whole, to_datetime
 from schemas.binary.row_scan import ITEMS_MAX, valid_rows
 from schemas.binary.writer import compile_writer, long_bytes, to_microseconds
 from schemas.errors import Undecodable
@@ -63,6 +63,10 @@ def test_times_survive_their_microseconds(time: datetime) -> None:
         ("long", b"\x84\x80\x00", "not canonical: an overlong number in f"),
         ("long", b"\xff" * 9 + b"\x02", "a number of more than 64 bits in f"),
         ("long", b"\xff" * 10 + b"\x01", "a number of more than 64 bits in f"),
+        ("long", b"\x80" * 9 + b"\x02", "a number of more than 64 bits in f"),
+        ("int", long_bytes(-(2**31) - 1), "a number of more than 32 bits in f"),
+        (MICROS, long_bytes(TIME_MIN - 1), "a time outside the years 1 to 9999 in f"),
+        (MICROS, long_bytes(TIME_MAX + 1), "a time outside the years 1 to 9999 in f"),
         (MICROS, long_bytes(2**62), "a time outside the years 1 to 9999 in f"),
         ("float", struct.pack("<f", float("nan")), "NaN in f"),
         ("double", struct.pack("<d", float("nan")), "NaN in f"),
@@ -101,13 +105,28 @@ def _some(type_: Any) -> Any:
     ("type_", "odd", "wanted"),
     [
         ("long", long_bytes(-(2**63)), -(2**63)),
+        ("int", long_bytes(2**31 - 1), 2**31 - 1),
+        ("int", long_bytes(-(2**31)), -(2**31)),
+        (MICROS, long_bytes(TIME_MAX), datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)),
+        (MICROS, long_bytes(TIME_MIN), datetime(1, 1, 1, tzinfo=UTC)),
         ("double", struct.pack("<d", float("-inf")), float("-inf")),
         ({"type": "array", "items": "long"}, b"\x01\x02\x02\x02\x04\x00", [1, 2]),
         ({"type": "array", "items": "long"}, b"\x02\x02\x02\x04\x00", [1, 2]),
         ({"type": "array", "items": "boolean"}, b"\x40" + b"\x01" * 32 + b"\x42" + b"\x00" * 33 + b"\x00", None),
         ({"type": "array", "items": "string"}, long_bytes(ITEMS_MAX + 1) + b"\x02a" * (ITEMS_MAX + 1) + b"\x00", None),
     ],
-    ids=["ten bytes", "infinity", "sized blocks", "two blocks", "two blocks as long as one", "many items"],
+    ids=[
+        "ten bytes",
+        "largest int",
+        "least int",
+        "last time",
+        "first time",
+        "infinity",
+        "sized blocks",
+        "two blocks",
+        "two blocks as long as one",
+        "many items",
+    ],
 )
 def test_what_is_legal_though_odd_is_read(type_: Any, odd: bytes, wanted: Any) -> None:
     """What the scan leaves to the strict reader is read like the rest."""
@@ -119,7 +138,7 @@ def test_what_is_legal_though_odd_is_read(type_: Any, odd: bytes, wanted: Any) -
 
 
 def test_a_scan_finds_what_a_joined_reader_would_shift() -> None:
-    """Two values that are whole only when joined are both unsound."""
+    """Two values that are whole only when joined are both invalid."""
     avro_type = parse(record("string"))
     lengths = numpy.array([2, 2, 4], dtype=numpy.int64)
     assert valid_rows(avro_type, b"\x06abc\x06abc", lengths).tolist() == [False, False, True]
@@ -131,8 +150,8 @@ def test_a_scan_of_nothing_is_empty() -> None:
     assert valid_rows(avro_type, b"", numpy.array([], dtype=numpy.int64)).tolist() == []
 
 
-def test_values_that_no_layout_holds_are_not_written() -> None:
-    """NaN and numbers of more than 64 bits are refused by field; the rest is written in its avro_type."""
+def test_values_that_no_avro_type_holds_are_not_written() -> None:
+    """NaN and numbers of more than 64 bits are refused by field; the rest is written."""
     fields = [{"name": "d", "type": "double"}, {"name": "b", "type": "bytes"}, {"name": "n", "type": "long"}]
     schema: Any = {"type": "record", "name": "R", "fields": fields}
     write_record = compile_writer(parse(schema))
@@ -141,8 +160,16 @@ def test_values_that_no_layout_holds_are_not_written() -> None:
     assert bytes(out) == write(schema, {"d": 0.5, "b": b"\x00\xff", "n": -3})
     with pytest.raises(ValueError, match="NaN in d"):
         write_record(bytearray(), {"d": float("nan"), "b": b"", "n": 0})
-    with pytest.raises(ValueError, match="a number of more than 64 bits in n"):
-        write_record(bytearray(), {"d": 0.0, "b": b"", "n": 2**63})
+    for number in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match="a number of more than 64 bits in n"):
+            write_record(bytearray(), {"d": 0.0, "b": b"", "n": number})
+
+
+@pytest.mark.parametrize("bits", range(64))
+def test_numbers_next_to_each_power_of_two_are_written_as_fastavro_writes_them(bits: int) -> None:
+    """The shortest form has its next byte exactly where it needs one."""
+    for number in {2**bits - 1, -(2**bits), 2**bits if bits < 63 else 0}:
+        assert long_bytes(number) == write(record("long"), {"f": number})
 
 
 def test_a_fixed_of_sixteen_bytes_is_written_from_a_uuid() -> None:
