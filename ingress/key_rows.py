@@ -27,6 +27,7 @@ FIND: Final = text("""
     FROM webhook_signatures
     WHERE id = :id
 """)
+COUNT: Final = text("SELECT count(*) FROM webhook_signatures WHERE producer = :producer")
 INSERT: Final = text("""
     INSERT INTO webhook_signatures (id, producer, scheme, nonce, ciphertext, public_key, not_before, expires_at)
     VALUES (:id, :producer, :scheme, :nonce, :ciphertext, :public_key,

@@ -23,6 +23,8 @@ from operations.demo.messages import Message, catalogue_messages
 from operations.demo.outcome import AgentRow, Audit, DemoOutcome, Part, PartitionRow, Published, ReadModelPart
 from operations.demo.publishing import DemoPublisher, DemoTally
 from operations.demo.services import Stage, stage
+from projections import log_progress
+from projections.agents.queries import agents
 from runtime.settings import Settings, load_settings
 from signing.hmac_secrets import decode_secret
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
@@ -95,7 +97,7 @@ class Run:
                 finally:
                     sending.cancel()
                     await asyncio.gather(sending, return_exceptions=True)
-            logged = await reading.dispositions(database, EVENTS_TOPIC, self.tally.first_offsets)
+            logged = await log_progress.dispositions(database, EVENTS_TOPIC, self.tally.first_offsets)
         finally:
             await publisher.close()
             await database.close()
@@ -116,7 +118,7 @@ class Run:
         while True:
             if sending.done():
                 sending.result()
-            reached = await reading.checkpoints(database)
+            reached = await log_progress.checkpoints(database)
             projected = self.tally.below(
                 {partition: min(both) for (topic, partition), both in reached.items() if topic == EVENTS_TOPIC}
             )
@@ -137,7 +139,7 @@ class Run:
     def read_model(self) -> ReadModelPart:
         """Return this run's agents as readers see them."""
         ids = [agent.id for agent in self.population.agents]
-        rows = uvloop.run(self._with("api", lambda database: reading.agents(database, ids)))
+        rows = uvloop.run(self._with("api", lambda database: agents(database, ids)))
         if len(rows) != len(ids):
             raise NotAsPromised("Agents are missing in the read model.", why=f"It has {len(rows)} of {len(ids)}.")
         shown = [_agent_row(row) for row in rows[:SAMPLE_ROWS]]
@@ -154,7 +156,7 @@ class Run:
 
     async def _partitions(self) -> list[PartitionRow]:
         ends = await reading.log_ends(self.settings, (EVENTS_TOPIC, OPERATIONS_TOPIC))
-        reached = await self._with("auditor", reading.checkpoints)
+        reached = await self._with("auditor", log_progress.checkpoints)
         return [
             _partition_row(topic, partition, end, reached.get((topic, partition), (0, 0)))
             for (topic, partition), end in ends.items()
