@@ -73,4 +73,4 @@ def catch_up(session: Session, staging: Staging, model: ReadModel, topic: str, p
             return
         after = fold_slice(session, staging, model, model.schema, topic, partition, (start, stop))
         session.script(checkpoints.advance_statement(topic, partition, [model.key], after), "COMMIT")
-        log.info("model.caught_up", model=model.name, topic=topic, partition=partition, next_offset=after)
+        log.info("model.folded", model=model.name, topic=topic, partition=partition, next_offset=after)

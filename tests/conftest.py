@@ -29,7 +29,8 @@ from streams.topics import DEAD_EVENTS_TOPIC
 from tests.support.services import Services, local_stack, services
 
 pytest_plugins = [
-    f"tests.support.{name}" for name in ("skips", "at_home", "parallel", "serving", "roles", "log_fixtures")
+    f"tests.support.{name}"
+    for name in ("skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors")
 ]
 
 DEFAULT_PARTITIONS = 4

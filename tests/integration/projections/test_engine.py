@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+import structlog
 
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
-from projections import engine
+from projections import checkpoints, engine, fold
 from projections.engine import SEEN, PartitionProjector
-from projections.read_model import AGENTS, READ_MODELS
 from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event
@@ -28,42 +25,9 @@ from streams.watermarks import Watermarks
 from tests.conftest import Database
 from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, Record, batch_of, record
 from tests.support.load import events
+from tests.support.projectors import AGENT_ROWS, MakeProjector
 
-AGENT_ROWS = "SELECT to_json(a)::text AS row FROM agents_v1.agents AS a ORDER BY agent_id"
-
-
-MakeProjector = Callable[[int], PartitionProjector]
-
-
-@pytest.fixture(params=[0, 100], ids=["copied", "inline"], autouse=True)
-def inline_records_max(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to Postgres: small batches go as text, and everything must hold for both."""
-    monkeypatch.setattr(engine, "INLINE_RECORDS_MAX", request.param)
-
-
-@pytest.fixture
-def make_projector(database: Database) -> Iterator[MakeProjector]:
-    made: list[PartitionProjector] = []
-
-    def make(partition: int = 0) -> PartitionProjector:
-        made.append(PartitionProjector(database.writer_url, TOPIC, partition, READ_MODELS))
-        return made[-1]
-
-    yield make
-    for projector in made:
-        projector.close()
-
-
-@pytest.fixture
-def projector(make_projector: MakeProjector) -> PartitionProjector:
-    return make_projector(0)
-
-
-@pytest.fixture
-def superuser(database: Database) -> Iterator[Session]:
-    session = Session(database.superuser_url)
-    yield session
-    session.close()
+pytestmark = pytest.mark.usefixtures("inline_records_max")
 
 
 def dispositions(session: Session) -> list[str]:
@@ -169,15 +133,20 @@ def test_a_batch_that_was_applied_already_changes_nothing(projector: PartitionPr
     assert dispositions(superuser) == ["applied"] * 20
 
 
-def test_a_hole_before_a_batch_is_refused(projector: PartitionProjector, superuser: Session) -> None:
+@pytest.mark.parametrize("missing", [1, 5])
+@pytest.mark.parametrize("applied", [0, 3])
+def test_a_hole_before_a_batch_is_refused(
+    projector: PartitionProjector, superuser: Session, applied: int, missing: int
+) -> None:
     """A slice that starts above the checkpoint means that records were missed: nothing of it is applied."""
-    batch = some(10)
     token = projector.acquire(WATERMARKS).token
+    if applied:
+        projector.project(batch_of(some(applied), token=token))
 
     with pytest.raises(OwnershipLost, match="were not read"):
-        projector.project(batch_of(batch, token=token, start=5))
+        projector.project(batch_of(some(10, seed=2), token=token, start=applied + missing))
 
-    assert dispositions(superuser) == []
+    assert dispositions(superuser) == ["applied"] * applied
 
 
 def test_gaps_inside_the_log_are_normal(projector: PartitionProjector, superuser: Session) -> None:
@@ -241,6 +210,117 @@ def test_taking_terminates_a_backend_that_holds_the_lock(
         frozen.execute("SELECT 1")
 
 
+@pytest.mark.parametrize("lock", ["statement", "function"])
+def test_the_fence_stays_locked_until_its_transaction_ends(
+    projector: PartitionProjector, superuser: Session, database: Database, lock: str
+) -> None:
+    """Whoever would acquire the partition has to wait for a transaction that has passed the fence."""
+    token = projector.acquire(WATERMARKS).token
+    owner = Session(database.writer_url)
+    unlocked = "SELECT token FROM partition_owners WHERE topic = $1 AND partition = 0 FOR NO KEY UPDATE SKIP LOCKED"
+    try:
+        owner.begin()
+        if lock == "statement":
+            owner.script(checkpoints.lock_statement(TOPIC, 0, token, 0))
+        else:
+            checkpoints.lock_fence(owner, TOPIC, 0, token)
+        assert superuser.query(unlocked, (TOPIC,)) == []
+        owner.commit()
+        assert superuser.query(unlocked, (TOPIC,)) == [(token,)]
+    finally:
+        owner.close()
+
+
+def test_another_session_with_the_former_owners_number_lives_on(
+    make_projector: MakeProjector, superuser: Session, database: Database
+) -> None:
+    """A backend that began at another time than the one that acquired the partition is not terminated."""
+    make_projector(0).acquire(WATERMARKS)
+    bystander = Session(database.writer_url)
+    try:
+        ((number,),) = bystander.query("SELECT pg_backend_pid() AS number")
+        superuser.execute("UPDATE partition_owners SET backend_pid = $1 WHERE partition = 0", (number,))
+
+        make_projector(0).acquire(WATERMARKS)
+
+        assert bystander.query("SELECT 1 AS one") == [(1,)]
+    finally:
+        bystander.close()
+
+
+def test_checkpoints_of_others_stay(
+    make_projector: MakeProjector, projector: PartitionProjector, superuser: Session
+) -> None:
+    """A batch moves its own projections' checkpoints of its own partition, and no others."""
+    token = projector.acquire(WATERMARKS).token
+    make_projector(1).acquire(WATERMARKS)
+    superuser.execute("INSERT INTO checkpoints VALUES ('dead_letters', 1, $1, 0, 3)", (TOPIC,))
+
+    projector.project(batch_of(some(5), token=token))
+
+    rows = superuser.query("SELECT projection, partition, next_offset FROM checkpoints ORDER BY 1, 2")
+    assert rows == [("agents", 0, 5), ("agents", 1, 0), ("dead_letters", 0, 3), ("log", 0, 5), ("log", 1, 0)]
+
+
+def test_an_id_of_another_partition_is_no_repeat(
+    make_projector: MakeProjector, projector: PartitionProjector, superuser: Session
+) -> None:
+    """Repeats are looked up in their own partition: another one's record is another event, whatever its id."""
+    first, second, other = some(3)
+    projector.project(batch_of([first, second], token=projector.acquire(WATERMARKS).token))
+    neighbour = make_projector(1)
+    token = neighbour.acquire(WATERMARKS).token
+
+    neighbour.project(batch_of([other, other, first], token=token, partition=1))
+    neighbour.project(batch_of([second], token=token, start=3, partition=1))
+
+    rows = superuser.query('SELECT disposition FROM event_stream WHERE partition = 1 ORDER BY "offset"')
+    assert [row[0] for row in rows] == ["applied", "repeat", "applied", "applied"]
+
+
+def test_nothing_is_decoded_of_a_batch_that_can_not_be_applied(
+    projector: PartitionProjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of another token, after a hole, or already applied, costs no decoding."""
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(some(4), token=token))
+    monkeypatch.setattr(engine, "prepare", lambda batch: pytest.fail("a batch was decoded"))
+
+    assert projector.project(batch_of(some(4), token=token)) == 4
+    with pytest.raises(OwnershipLost):
+        projector.project(batch_of(some(4), token=token, start=5))
+    assert projector.acquire(WATERMARKS).token == token + 1
+    with pytest.raises(OwnershipLost, match=f"under token {token}"):
+        projector.project(batch_of(some(4), token=token, start=4))
+
+
+def test_a_batch_leaves_one_line_and_its_counts(projector: PartitionProjector) -> None:
+    """Records by disposition, next offset and time: at info where a record was not applied, at debug otherwise."""
+    first, second, third = some(3)
+    token = projector.acquire(WATERMARKS).token
+    with structlog.testing.capture_logs() as lines:
+        projector.project(batch_of([first, second], token=token))
+        projector.project(batch_of([second, third, (None, None)], token=token, start=2))
+
+    milliseconds = [line.pop("duration_ms") for line in lines]
+    where = {"event": "batch.projected", "topic": TOPIC, "partition": 0}
+    assert lines == [
+        {**where, "log_level": "debug", "next_offset": 2, "applied": 2},
+        {**where, "log_level": "info", "next_offset": 5, "applied": 1, "repeat": 1, "poison": 1},
+    ]
+    assert min(milliseconds) > 0
+
+
+def test_after_an_error_the_connection_is_closed(projector: PartitionProjector) -> None:
+    """What a failed batch has left on its connection is never gone on with: the partition is acquired first."""
+    token = projector.acquire(WATERMARKS).token
+    with pytest.raises(OwnershipLost):
+        projector.project(batch_of(some(4), token=token, start=1))
+
+    with pytest.raises(DatabaseUnreachable, match="closed"):
+        projector.project(batch_of(some(4), token=token))
+
+
 def bad_records() -> list[tuple[str, Record]]:
     """Records that no consumer could use, each with what is wrong."""
     onboarded = next(event for event in some(50) if isinstance(event, AgentOnboarded))
@@ -256,6 +336,7 @@ def bad_records() -> list[tuple[str, Record]]:
         ("cut short", (key, (value or b"")[:-1])),
         ("no key", (None, value)),
         ("another entity's key", (other_key, value)),
+        ("a key with other dashes", ((key or b"").replace(b"-", b"_"), value)),
         ("a key that is not UTF-8", (b"\xff" * 36, value)),
     ]
 
@@ -342,6 +423,37 @@ def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: Partitio
     assert superuser.query("SELECT DISTINCT next_offset FROM checkpoints WHERE partition = 0") == [(203,)]
 
 
+def test_catching_up_goes_slice_by_slice(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each slice moves the checkpoint to its own end, so every record is folded, and none but applied ones."""
+    monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
+    batch = [event for event in some(150, agents=150) if isinstance(event, AgentOnboarded)][:50]
+    forged = msgspec.structs.replace(batch[0], name="Somebody else")
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of([*batch, forged, (None, None)], token=token))
+    live = superuser.query(AGENT_ROWS)
+    assert live
+    superuser.execute("TRUNCATE agents_v1.agents")
+    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+
+    with structlog.testing.capture_logs() as lines:
+        projector.acquire(WATERMARKS)
+
+    assert [line["next_offset"] for line in lines if line["event"] == "model.folded"] == [20, 40, 52]
+    assert superuser.query(AGENT_ROWS) == live
+
+
+def test_a_model_ahead_of_the_log_stops_the_partition(projector: PartitionProjector, superuser: Session) -> None:
+    """Its tables hold records that the log lacks: nothing can mend that but an operator."""
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(some(5), token=token))
+    superuser.execute("UPDATE checkpoints SET next_offset = 6 WHERE projection = 'agents'")
+
+    with pytest.raises(LogRefused, match="ahead of the log"):
+        projector.acquire(WATERMARKS)
+
+
 def test_a_topic_made_again_stops_the_partition(projector: PartitionProjector) -> None:
     """Offsets of a topic that was deleted and made again mean other records."""
     projector.acquire(WATERMARKS)
@@ -360,42 +472,6 @@ def test_a_topic_that_grew_stops_its_partitions(make_projector: MakeProjector, p
         projector.acquire(grown)
     with pytest.raises(PartitionCountChanged):
         fresh.acquire(grown)
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cuts=st.sets(st.integers(1, 119), max_size=30), seed=st.integers(1, 1000))
-def test_any_split_into_batches_gives_equal_tables(
-    projector: PartitionProjector, superuser: Session, cuts: set[int], seed: int
-) -> None:
-    """A fold is a function of the sequence alone, however it is cut."""
-    batch = some(120, seed=seed, agents=6)
-    whole = _folded(projector, superuser, [batch])
-    edges = [0, *sorted(cuts), len(batch)]
-
-    pieces = [batch[start:stop] for start, stop in itertools.pairwise(edges)]
-
-    assert _folded(projector, superuser, pieces) == whole
-
-
-def _folded(projector: PartitionProjector, superuser: Session, pieces: list[list[Event]]) -> list[tuple[object, ...]]:
-    """The tables after projecting the pieces into an emptied database."""
-    projector.close()
-    superuser.execute("SET session_replication_role = replica")
-    for table in (
-        "event_stream",
-        "audit_log",
-        "partition_owners",
-        "checkpoints",
-        *(f"{AGENTS.schema}.{t}" for t in AGENTS.tables),
-    ):
-        superuser.execute(f"DELETE FROM {table}")
-    token = projector.acquire(WATERMARKS).token
-    start = 0
-    for piece in pieces:
-        projector.project(batch_of(piece, token=token, start=start))
-        start += len(piece)
-    heads = superuser.query('SELECT hash FROM audit_log ORDER BY "offset" DESC LIMIT 1')
-    return [*superuser.query(AGENT_ROWS), *heads]
 
 
 def _fields(batch: object) -> dict[str, object]:

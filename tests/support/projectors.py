@@ -1,0 +1,49 @@
+"""Projectors of partitions, and both of their ways to Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from projections import engine
+from projections.engine import PartitionProjector
+from projections.read_model import READ_MODELS
+from projections.session import Session
+from tests.conftest import Database
+from tests.support.batches import TOPIC
+
+AGENT_ROWS = "SELECT to_json(a)::text AS row FROM agents_v1.agents AS a ORDER BY agent_id"
+
+MakeProjector = Callable[[int], PartitionProjector]
+
+
+@pytest.fixture(params=[0, 100], ids=["copied", "inline"])
+def inline_records_max(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to Postgres: small batches go as text, and everything must hold for both."""
+    monkeypatch.setattr(engine, "INLINE_RECORDS_MAX", request.param)
+
+
+@pytest.fixture
+def make_projector(database: Database) -> Iterator[MakeProjector]:
+    made: list[PartitionProjector] = []
+
+    def make(partition: int = 0) -> PartitionProjector:
+        made.append(PartitionProjector(database.writer_url, TOPIC, partition, READ_MODELS))
+        return made[-1]
+
+    yield make
+    for projector in made:
+        projector.close()
+
+
+@pytest.fixture
+def projector(make_projector: MakeProjector) -> PartitionProjector:
+    return make_projector(0)
+
+
+@pytest.fixture
+def superuser(database: Database) -> Iterator[Session]:
+    session = Session(database.superuser_url)
+    yield session
+    session.close()
