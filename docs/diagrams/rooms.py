@@ -38,7 +38,7 @@ PURPOSES = {
     "operations": ("the command line plant, the wiring of each process, the demo, generated reference pages",),
     "devstack": ("Kafka and Postgres", "as local processes"),
     "ingress": ("webhooks in, over HTTP:", "limits, keys, problems"),
-    "relay": ("what Postgres holds for Kafka:", "outbox, dead letters"),
+    "relay": ("publishes rows of Postgres:", "outbox, dead letters"),
     "projections": ("the engine that writes the log and the read models,", "one folder a read model"),
     "streams": ("Kafka: topics, batches, ownership,", "producer, consumer"),
     "signing": ("Standard Webhooks:", "HMAC and ed25519"),
