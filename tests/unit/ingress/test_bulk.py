@@ -48,13 +48,13 @@ async def problem_of(receiver: BulkIntake, receive: Receive, content_length: byt
 
 async def test_a_declared_length_beyond_the_limit_is_refused_unread() -> None:
     """413 without a byte of the body."""
-    assert (await problem_of(intake(), peer(endless=True), b"101")).status == 413
+    assert (await problem_of(intake(), peer(b"x", gone=True), b"101")).status == 413
 
 
 @pytest.mark.parametrize("pieces", [(b"x" * 101,), (b"x" * 60, b"x" * 41), (b"x" * 50, b"x" * 50, b"x")])
 async def test_a_chunked_body_is_refused_at_the_first_byte_too_many(pieces: tuple[bytes, ...]) -> None:
     """Without a declared length, while the rest still arrives."""
-    assert (await problem_of(intake(), peer(*pieces, endless=True))).status == 413
+    assert (await problem_of(intake(), peer(*pieces, gone=True))).status == 413
 
 
 async def test_a_body_of_just_the_limit_is_verified_whole() -> None:

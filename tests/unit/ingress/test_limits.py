@@ -29,7 +29,7 @@ async def test_too_much_is_refused_as_soon_as_it_is(pieces: tuple[bytes, ...]) -
         await BodyReader(10, Admission(1)).read(peer(*pieces), None)
     assert raised.value.status == 413
     with pytest.raises(Problem) as raised:
-        await BodyReader(10, Admission(1)).read(peer(endless=True), b"11")
+        await BodyReader(10, Admission(1)).read(peer(b"x", gone=True), b"11")
     assert raised.value.status == 413
 
 
@@ -78,7 +78,7 @@ async def test_a_closed_or_refused_body_releases_what_it_reserved() -> None:
         with pytest.raises(PeerGone):
             await reader.read(peer(b"01234", gone=True), None)
         with pytest.raises(Problem) as raised:
-            await reader.read(peer(b"01234", b"5678", endless=True), None)
+            await reader.read(peer(b"01234", b"5678", gone=True), None)
         assert raised.value.status == 413
     assert await reader.read(peer(b"01234", b"567"), None) == b"01234567"
 

@@ -1,0 +1,84 @@
+"""Several processes under one parent, of a program that is not ingress: started in turn, replaced, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from ingress.errors import ProcessEnded
+from ingress.server import processes
+from ingress.server.processes import ProcessStart, run_several
+
+SERVES = """
+import os, pathlib, signal, sys, time
+started = pathlib.Path(sys.argv[1]) / f"{sys.argv[3]}.{os.getpid()}"
+def end(*_):
+    started.with_suffix(started.suffix + ".ended").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+started.touch()
+pathlib.Path(sys.argv[2]).touch()
+os.read(int(sys.argv[4]), 1)
+"""
+DEADLINE_SECONDS = 120
+
+
+def command(folder: Path, program: str = SERVES) -> processes.Command:
+    def make(start: ProcessStart) -> tuple[list[str], Mapping[str, str]]:
+        arguments = [str(folder), str(start.ready_file), str(start.number), str(start.pipe)]
+        return [sys.executable, "-c", program, *arguments], {}
+
+    return make
+
+
+def started(folder: Path, number: int) -> list[int]:
+    """Pids of the processes that had this number."""
+    return [int(path.suffix[1:]) for path in folder.glob(f"{number}.*") if path.suffix != ".ended"]
+
+
+def in_background(work: Callable[[], None]) -> None:
+    """Do it while the parent's loop turns, then end the parent as an operator does."""
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    event = threading.Event()
+    for _ in range(DEADLINE_SECONDS * 20):
+        if condition():
+            return
+        event.wait(0.05)
+    raise AssertionError("too late")
+
+
+def test_a_dead_process_is_replaced_and_all_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one runs on; at SIGTERM each of those that run gets one too, and is waited for."""
+    monkeypatch.setattr(processes, "RESTART_DELAY_SECONDS", 0.0)
+
+    def kill_one() -> None:
+        os.kill(started(tmp_path, 0)[0], signal.SIGKILL)
+        wait_for(lambda: len(started(tmp_path, 0)) == 2)
+
+    run_several(2, command(tmp_path), lambda: in_background(kill_one))
+    assert (len(started(tmp_path, 0)), len(started(tmp_path, 1))) == (2, 1)
+    assert len(list(tmp_path.glob("*.ended"))) == 2
+
+
+def test_one_that_ends_at_its_start_ends_the_others(tmp_path: Path) -> None:
+    """The error names its exit code; the next one is not started."""
+    with pytest.raises(ProcessEnded) as raised:
+        run_several(2, command(tmp_path, "raise SystemExit(7)"), lambda: None)
+    assert "exit code 7" in raised.value.why
+    assert started(tmp_path, 1) == []

@@ -1,0 +1,90 @@
+"""Batches of CloudEvents without Kafka: which are read, which events hold up others, and how the whole is answered."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from ingress.batches import EVENTS_MAX, Submitted, answer_of, await_results, is_overloaded, read_items, submit_each
+from ingress.problems import Problem
+from ingress.producers import ProducerPolicy
+from ingress.publishing import HttpAnswer, IngressPublisher
+from runtime.clock import FixedClock
+from streams.errors import KafkaUnavailable, Overloaded
+from tests.support.scripted_producer import ScriptedProducer
+
+POLICY = ProducerPolicy(name="genesis", event_types=None, rate_per_second=10, burst=5, disabled=False)
+
+
+def item(**changes: object) -> bytes:
+    """A rating as a structured CloudEvent."""
+    event = {
+        "specversion": "1.0",
+        "id": uuid4().hex,
+        "source": "urn:test",
+        "type": "genesis.agent.rated",
+        "time": "2026-11-23T08:00:00Z",
+        "data": {"agent_id": str(uuid4()), "rater_id": str(uuid4()), "rating": 4},
+        **changes,
+    }
+    return json.dumps(event).encode()
+
+
+def submitted(producer: ScriptedProducer, items: list[bytes]) -> tuple[IngressPublisher, list[Submitted]]:
+    publisher = IngressPublisher(producer, FixedClock(datetime(2026, 11, 23, tzinfo=UTC)))
+    return publisher, submit_each(publisher, items, POLICY, None, item_max_bytes=1_000)
+
+
+async def answered(producer: ScriptedProducer, items: list[bytes]) -> HttpAnswer:
+    publisher, events = submitted(producer, items)
+    return answer_of(await await_results(publisher, events))
+
+
+@pytest.mark.parametrize(("count", "status"), [(0, 422), (EVENTS_MAX + 1, 413)])
+def test_a_batch_has_a_bounded_number_of_events(count: int, status: int) -> None:
+    """At least one, and no more than the bound; the bound itself is read."""
+    with pytest.raises(Problem) as raised:
+        read_items(b"[" + b",".join([b"1"] * count) + b"]")
+    assert raised.value.status == status
+    assert len(read_items(b"[" + b",".join([b"1"] * EVENTS_MAX) + b"]")) == EVENTS_MAX
+
+
+async def test_all_stored_is_200() -> None:
+    """Each result is the event's position, in order."""
+    answer = await answered(ScriptedProducer(), [item(), item()])
+    assert (answer.status, answer.headers) == (200, ())
+    assert [result["offset"] for result in json.loads(answer.body)["results"]] == [0, 1]
+
+
+async def test_a_bad_event_stops_no_other() -> None:
+    """207: what fits no schema, or is too large, is refused alone."""
+    producer = ScriptedProducer()
+    answer = await answered(producer, [item(), b"{}", item(extra="x" * 1_000), item()])
+    results = json.loads(answer.body)["results"]
+    assert (answer.status, len(producer.submitted)) == (207, 2)
+    assert [result.get("problem", {}).get("status") for result in results] == [None, 422, 413, None]
+
+
+async def test_an_event_without_room_stops_those_after_it() -> None:
+    """So that none of the same entity overtakes it: 503 for all of them, though there is room again."""
+    producer = ScriptedProducer()
+    producer.script.extend([None, Overloaded(retry_after_seconds=2), None])
+    answer = await answered(producer, [item(), item(), item(), b"{}"])
+    results = json.loads(answer.body)["results"]
+    assert (answer.status, answer.headers) == (503, ((b"retry-after", b"2"),))
+    assert [result.get("problem", {}).get("status") for result in results] == [None, 503, 503, 503]
+    assert len(producer.submitted) == 1
+
+
+async def test_an_unreachable_kafka_stops_no_other() -> None:
+    """Only a lack of room does; the answer is 503 all the same, since a repeat stores the rest."""
+    producer = ScriptedProducer()
+    producer.script.extend([KafkaUnavailable(), None])
+    _, events = submitted(producer, [item(), item()])
+    assert [is_overloaded(event) for event in events] == [False, False]
+    assert len(producer.submitted) == 1
+    producer.refused.append(KafkaUnavailable())
+    assert (await answered(producer, [b"{}", item()])).status == 503
