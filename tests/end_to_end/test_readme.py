@@ -20,9 +20,8 @@ from streams.topics import EVENTS_TOPIC, apply
 from tests.conftest import Database
 from tests.support import ROOT
 from tests.support.faults.scene import scene_of
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import add_key
-
-DEADLINE_SECONDS = 240
 
 
 def example(name: str) -> dict[str, Any]:
@@ -54,8 +53,12 @@ async def test_publish_consume_and_query(
                 while not (line := await anext(lines)).endswith(name):
                     pass
             agents = example("query.py")["agents"]
-            while name not in (rows := await agents()):
-                await asyncio.sleep(0.05)
+
+            async def projected() -> bool:
+                return name in await agents()
+
+            await wait_until_async(projected, "the agent is in the table")
+            rows = await agents()
     assert f'"offset":{line.partition(":")[0].split("@")[1]}' in answer.replace(" ", "")
     assert rows[name] == "onboarded"
 

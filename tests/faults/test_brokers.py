@@ -38,9 +38,10 @@ from tests.support.faults.brokers import (
     want_in_sync,
     without_space,
 )
-from tests.support.faults.evidence import applied, assert_exactly_once, wait_until_level
-from tests.support.faults.scene import PLANT, Process, Scene, private_scene, until
+from tests.support.faults.evidence import applied, assert_exactly_once, wait_until_caught_up
+from tests.support.faults.scene import PLANT, Process, Scene, private_scene
 from tests.support.faults.webhook_load import WebhookLoad
+from tests.support.waiting import wait_until
 from tests.support.webhooks import add_key
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
@@ -84,10 +85,10 @@ class System:
         before = applied(self.scene)
         load = WebhookLoad(self.sender, self.port, connections=CONNECTIONS, seed=self._seed)
         with load.running():
-            until(lambda: load.accepted_count >= WARM_EVENTS, lambda: f"webhooks are taken: {dict(load.answers)}")
+            wait_until(lambda: load.accepted_count >= WARM_EVENTS, lambda: f"webhooks are taken: {dict(load.answers)}")
             yield load
         whole = wait_until_whole(self.scene)
-        level = wait_until_level(self.scene)
+        level = wait_until_caught_up(self.scene)
 
         assert self.worker.alive
         assert self.ingress.alive
@@ -113,7 +114,9 @@ class System:
             return {at[0] for event_id, at in load.accepted.copy().items() if event_id not in known}
 
         wanted = set(leaders(self.scene))
-        seconds = until(lambda: fresh() >= wanted and applied(self.scene) > rows, lambda: f"{what}: {load.answers}")
+        seconds = wait_until(
+            lambda: fresh() >= wanted and applied(self.scene) > rows, lambda: f"{what}: {load.answers}"
+        )
         print(f"{what}: {seconds:.1f} s")
         return seconds
 
@@ -126,12 +129,12 @@ def test_three_brokers_are_one_stack(system: System) -> None:
     }
     assert len(ids) == 1
     assert scene.environ["PLANT_KAFKA_BOOTSTRAP_SERVERS"].count("127.0.0.1:") == 3
-    until(lambda: "__consumer_offsets" in partitions(scene), "the worker's group has its topic")
+    wait_until(lambda: "__consumer_offsets" in partitions(scene), "the worker's group has its topic")
     found = partitions(scene)
     assert {EVENTS_TOPIC, "__consumer_offsets"} <= found.keys()
     assert {len(partition.replicas) for topic in found.values() for partition in topic.values()} == {3}
     for topic in found:
-        until(lambda topic=topic: config_of(scene, topic), f"{topic} is known")  # type: ignore[misc]
+        wait_until(lambda topic=topic: config_of(scene, topic), f"{topic} is known")  # type: ignore[misc]
         config = config_of(scene, topic)
         assert (config["min.insync.replicas"], config["unclean.leader.election.enable"]) == ("2", "false")
     environ = {**os.environ, **scene.environ, "PLANT_HOME": str(stack.home)}
@@ -159,9 +162,9 @@ def test_the_leader_of_each_partition_is_killed_and_restarted(system: System) ->
             assert [finding.verdict for finding in replicas_in_sync(system.scene.settings)] == ["wrong"]
             want_in_sync(system.scene, 3)
             try:
-                until(lambda: "NotEnoughReplicas" in system.ingress.log.read_text(), "Kafka refuses")
+                wait_until(lambda: "NotEnoughReplicas" in system.ingress.log.read_text(), "Kafka refuses")
                 refused = load.answers["503"]
-                until(lambda: load.answers["503"] >= refused + CONNECTIONS, "ingress says so")  # noqa: B023
+                wait_until(lambda: load.answers["503"] >= refused + CONNECTIONS, "ingress says so")  # noqa: B023
             finally:
                 want_in_sync(system.scene, 2)
             system.goes_on(load, "with two in-sync replicas enough again")
@@ -187,9 +190,9 @@ def test_two_brokers_down_are_503_until_they_are_back(system: System) -> None:
         with system.load(f"brokers {first} and {second} down") as load:
             system.stack.kill_broker(first)
             system.stack.kill_broker(second)
-            refused = until(lambda load=load: load.answers["503"] >= CONNECTIONS, "ingress says so")  # type: ignore[misc]
+            refused = wait_until(lambda load=load: load.answers["503"] >= CONNECTIONS, "ingress says so")  # type: ignore[misc]
             accepted = load.accepted_count
-            until(lambda load=load: load.answers["503"] >= 2 * CONNECTIONS, "ingress goes on saying so")  # type: ignore[misc]
+            wait_until(lambda load=load: load.answers["503"] >= 2 * CONNECTIONS, "ingress goes on saying so")  # type: ignore[misc]
             assert load.accepted_count == accepted
             assert load.retry_after
             system.stack.start_kafka()
@@ -201,7 +204,7 @@ def test_a_full_disk_of_a_broker_costs_no_event(system: System) -> None:
     for _ in range(ROUNDS):
         with system.load(f"broker {SMALL} out of space") as load:
             with without_space(system.stack) as how:
-                gone = until(
+                gone = wait_until(
                     lambda: not processes.is_running(system.stack.state.broker(SMALL).process),
                     f"broker {SMALL} gives up",
                 )

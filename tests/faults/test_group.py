@@ -15,9 +15,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from projections.session import Session
 from runtime.settings import Settings
 from tests.conftest import Database
-from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, log_ends, wait_until_level
-from tests.support.faults.scene import Process, Scene, scene_of, until
+from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, log_ends, wait_until_caught_up
+from tests.support.faults.scene import Process, Scene, scene_of
 from tests.support.load import events, fill
+from tests.support.waiting import wait_until
 
 SESSION_SECONDS = 2
 MOVES_SECONDS = 10.0
@@ -58,13 +59,13 @@ def frozen_inside_copy(scene: Scene, worker: Process) -> Iterator[list[int]]:
         blocker.script("BEGIN")
         blocker.script("LOCK TABLE event_stream IN SHARE MODE")
         fill(scene.settings, scene.topic, events(4000, seed=7))
-        until(lambda: backends(scene, worker, "a.wait_event_type = 'Lock'"), "the worker begins its COPY", 60)
+        wait_until(lambda: backends(scene, worker, "a.wait_event_type = 'Lock'"), "the worker begins its COPY", 60)
         worker.freeze()
         blocker.script("ROLLBACK")
     finally:
         blocker.close()
     try:
-        until(lambda: backends(scene, worker, "a.wait_event = 'ClientRead'"), "the COPY waits for its client", 60)
+        wait_until(lambda: backends(scene, worker, "a.wait_event = 'ClientRead'"), "the COPY waits for its client", 60)
         yield backends(scene, worker, "a.wait_event = 'ClientRead'")
     finally:
         worker.thaw()
@@ -74,19 +75,23 @@ def test_a_worker_frozen_inside_copy_loses_its_partitions_and_its_batch(scene: S
     """The other worker has them within 10 s of the session's end, the stale batch leaves nothing, and both go on."""
     fill(scene.settings, scene.topic, events(4000))
     frozen, other = scene.worker(), scene.worker()
-    until(lambda: owners(scene) == {frozen.pid: 2, other.pid: 2}, lambda: f"each has two partitions: {owners(scene)}")
-    wait_until_level(scene)
+    wait_until(
+        lambda: owners(scene) == {frozen.pid: 2, other.pid: 2}, lambda: f"each has two partitions: {owners(scene)}"
+    )
+    wait_until_caught_up(scene)
 
     with frozen_inside_copy(scene, frozen) as inside:
-        moved = until(lambda: owners(scene) == {other.pid: 4}, "the partitions move", SESSION_SECONDS + MOVES_SECONDS)
-        wait_until_level(scene)
+        moved = wait_until(
+            lambda: owners(scene) == {other.pid: 4}, "the partitions move", SESSION_SECONDS + MOVES_SECONDS
+        )
+        wait_until_caught_up(scene)
         fill(scene.settings, scene.topic, events(2000, seed=8))
-        wait_until_level(scene)
+        wait_until_caught_up(scene)
         assert dispositions(scene) == {"applied": 10_000}
         assert backends(scene, frozen, "true") == []
-    until(lambda: owners(scene) == {frozen.pid: 2, other.pid: 2}, lambda: f"the group settles: {owners(scene)}")
+    wait_until(lambda: owners(scene) == {frozen.pid: 2, other.pid: 2}, lambda: f"the group settles: {owners(scene)}")
     fill(scene.settings, scene.topic, events(2000, seed=9))
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert inside
     assert assert_exactly_once(scene, []) == {"applied": 12_000}
@@ -111,14 +116,14 @@ def test_a_storm_of_rebalances_changes_nothing(scene: Scene) -> None:
         running = [scene.worker(), scene.worker()]
         for _ in range(STORM_ROUNDS):
             running.append(scene.worker())
-            until(lambda: running[-1].said("partitions.assigned"), "the new worker has joined")
+            wait_until(lambda: running[-1].said("partitions.assigned"), "the new worker has joined")
             assert running.pop(0).stop() == 0
         before = applied(scene)
-        until(lambda: applied(scene) > before, "work goes on")
+        wait_until(lambda: applied(scene) > before, "work goes on")
     finally:
         stop.set()
         publisher.join()
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert assert_exactly_once(scene, []) == {"applied": sent[0]}
     assert all(worker.alive for worker in running)
@@ -150,7 +155,7 @@ async def test_another_topic_of_the_same_name_is_never_read(scene: Scene, runnin
     """
     fill(scene.settings, scene.topic, events(400))
     worker = scene.worker(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="30")
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
     if running:
         worker.freeze()
     else:
@@ -162,7 +167,7 @@ async def test_another_topic_of_the_same_name_is_never_read(scene: Scene, runnin
     else:
         worker = scene.worker()
 
-    until(lambda: len(stops(worker)) == 4, lambda: f"every partition stops: {stops(worker)}")
+    wait_until(lambda: len(stops(worker)) == 4, lambda: f"every partition stops: {stops(worker)}")
     assert set(stops(worker).values()) == {"TopicRecreated"}
     assert dispositions(scene) == {"applied": 400}
     assert min(log_ends(scene).values()) > 400

@@ -12,9 +12,10 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.events import Event
 from tests.conftest import Database
-from tests.support.faults.evidence import assert_exactly_once, dispositions, log_ends, wait_until_level
-from tests.support.faults.scene import Scene, scene_of, until
+from tests.support.faults.evidence import assert_exactly_once, dispositions, log_ends, wait_until_caught_up
+from tests.support.faults.scene import Scene, scene_of
 from tests.support.load import events, fill
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -68,12 +69,12 @@ def test_aborted_records_have_no_effect_and_hold_up_nothing(scene: Scene, produc
             producer.abort_transaction(30)
             aborted += sent
         fill(scene.settings, scene.topic, events(50, seed=200 + number))
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
     producer.begin_transaction()
     aborted += send(producer, scene.topic, events(50, seed=300))
     producer.abort_transaction(30)
 
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert applied_of(scene, aborted) == 0
     found = assert_exactly_once(scene, committed, gaps=True)
@@ -90,10 +91,10 @@ def test_an_open_transaction_delays_what_follows_it_and_loses_nothing(scene: Sce
     aborted = send(producer, scene.topic, events(100, seed=100))
     fill(scene.settings, scene.topic, events(300, seed=2))
     scene.worker()
-    until(lambda: dispositions(scene)["applied"] == 300, "what came before the transaction is applied")
+    wait_until(lambda: dispositions(scene)["applied"] == 300, "what came before the transaction is applied")
 
     producer.abort_transaction(30)
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert applied_of(scene, aborted) == 0
     assert assert_exactly_once(scene, [], gaps=True) == {"applied": 600}

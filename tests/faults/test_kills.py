@@ -16,9 +16,10 @@ from collections.abc import Iterator
 import pytest
 
 from devstack.stack import Stack
-from tests.support.faults.evidence import applied, assert_exactly_once, is_applied, wait_until_level
-from tests.support.faults.scene import Process, Scene, private_scene, until
+from tests.support.faults.evidence import applied, assert_exactly_once, is_applied, wait_until_caught_up
+from tests.support.faults.scene import Process, Scene, private_scene
 from tests.support.faults.webhook_load import WebhookLoad
+from tests.support.waiting import wait_until
 from tests.support.webhooks import add_key
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
@@ -66,7 +67,7 @@ class System:
             fresh = [event_id for event_id in list(load.accepted) if event_id not in known]
             return bool(fresh) and is_applied(self.scene, fresh[0])
 
-        return until(fresh_is_applied, "an event that came after the kill is applied")
+        return wait_until(fresh_is_applied, "an event that came after the kill is applied")
 
 
 def test_kill_9_of_each_process_under_load_loses_and_repeats_nothing(scene: Scene, private_stack: Stack) -> None:
@@ -78,13 +79,13 @@ def test_kill_9_of_each_process_under_load_loses_and_repeats_nothing(scene: Scen
     kills = ["worker", "ingress", "kafka", "postgres"] * ROUNDS
     chance.shuffle(kills)
     with load.running():
-        until(lambda: applied(scene) > 0, "the first event is applied")
+        wait_until(lambda: applied(scene) > 0, "the first event is applied")
         for part in kills:
             pause = chance.uniform(*AFTER_SECONDS)
             threading.Event().wait(pause)
             system.kill(part)
             print(f"seed {SEED}: killed {part} after {pause:.2f} s; took up again {system.recovered(load):.2f} s later")
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     found = assert_exactly_once(scene, load.accepted)
     assert found["poison"] == 0

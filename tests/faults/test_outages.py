@@ -21,10 +21,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from devstack import processes, sql
 from devstack.postgres_binaries import ensure_system_user
 from devstack.stack import Stack
-from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, wait_until_level
-from tests.support.faults.scene import Process, Scene, private_scene, until
+from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, wait_until_caught_up
+from tests.support.faults.scene import Process, Scene, private_scene
 from tests.support.faults.webhook_load import WebhookLoad
 from tests.support.load import events, fill
+from tests.support.waiting import wait_until
 from tests.support.webhooks import Sender, add_key
 
 AWAY_SECONDS = float(os.environ.get("PLANT_FAULT_AWAY_SECONDS", "6"))
@@ -72,7 +73,7 @@ def test_postgres_away_keeps_the_group_and_loses_nothing(
     """Webhooks are taken all the while; the worker keeps its place in the group and takes up its work within 5 s."""
     load = WebhookLoad(*way_in, seed=1)
     with load.running():
-        until(lambda: applied(scene) > 100, "the worker is at work")
+        wait_until(lambda: applied(scene) > 100, "the worker is at work")
         before, assigned = members(scene), len(worker.said("partitions.assigned"))
         private_stack.kill_postgres()
         accepted_before = load.accepted_count
@@ -81,9 +82,9 @@ def test_postgres_away_keeps_the_group_and_loses_nothing(
         assert members(scene) == before
         private_stack.start_postgres()
         rows = applied(scene)
-        resumed = until(lambda: applied(scene) > rows, "work is resumed", RESUMES_SECONDS)
+        resumed = wait_until(lambda: applied(scene) > rows, "work is resumed", RESUMES_SECONDS)
 
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert accepted_meanwhile > 0
     assert members(scene) == before
@@ -98,16 +99,16 @@ def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
     """While the broker is away ingress answers 503 with Retry-After; the worker's process lives on and goes on."""
     load = WebhookLoad(*way_in, seed=2)
     with load.running():
-        until(lambda: load.accepted_count > 100, "webhooks are taken")
+        wait_until(lambda: load.accepted_count > 100, "webhooks are taken")
         broker = private_stack.state.kafka
         processes.send(broker, signal.SIGTERM)
         assert processes.wait_gone(broker, patience_seconds=30)
-        until(lambda: load.answers["503"] > 0, "ingress says so")
+        wait_until(lambda: load.answers["503"] > 0, "ingress says so")
         private_stack.start_kafka()
         accepted, rows = load.accepted_count, applied(scene)
-        resumed = until(lambda: load.accepted_count > accepted and applied(scene) > rows, "both go on")
+        resumed = wait_until(lambda: load.accepted_count > accepted and applied(scene) > rows, "both go on")
 
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert worker.alive
     assert load.answers.keys() <= {"200", "503"}
@@ -144,17 +145,17 @@ def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_waited_out(scene: Scene, private_stack: Stack, worker: Process) -> None:
     """Out of space, the worker waits with its partitions, and goes on when there is space again."""
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
     with small_disk(scene, private_stack.home / "small") as folder:
         filler = folder / "filler"
         with filler.open("wb") as file:
             file.write(bytes(shutil.disk_usage(folder).free - 256 * 1024))
         fill(scene.settings, scene.topic, events(10_000, agents=200, seed=3))
         full = lambda: [line for line in worker.said("partition.waiting") if "No space left" in str(line["why"])]  # noqa: E731
-        until(lambda: len(full()) > 3, "the worker finds the disk full")
+        wait_until(lambda: len(full()) > 3, "the worker finds the disk full")
         rows = dispositions(scene).total()
         filler.unlink()
-        wait_until_level(scene)
+        wait_until_caught_up(scene)
 
         assert dispositions(scene).total() > rows
         assert worker.alive

@@ -21,8 +21,9 @@ from devstack.stack import Stack
 from relay.session import UNRESPONSIVE_TIMEOUT_SECONDS
 from tests.support.direct_changes import backlog
 from tests.support.faults.change_load import ChangeLoad
-from tests.support.faults.evidence import assert_exactly_once, dispositions, wait_until_level
-from tests.support.faults.scene import Process, Scene, private_scene, until
+from tests.support.faults.evidence import assert_exactly_once, dispositions, wait_until_caught_up
+from tests.support.faults.scene import Process, Scene, private_scene
+from tests.support.waiting import wait_until
 
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)
@@ -50,7 +51,7 @@ def relays(scene: Scene) -> list[Process]:
     """An active relay and one that stands by, in this order. Those that live go on from test to test."""
     running = [process for process in scene.processes if process.name.startswith("relay-") and process.alive]
     running += [scene.relay() for _ in range(2 - len(running))]
-    until(lambda: sorted(map(state_of, running)) == ["relay.active", "relay.standing_by"], "one of two is active")
+    wait_until(lambda: sorted(map(state_of, running)) == ["relay.active", "relay.standing_by"], "one of two is active")
     return sorted(running, key=state_of)
 
 
@@ -87,7 +88,7 @@ def _count(scene: Scene, condition: str) -> int:
 def goes_on(scene: Scene) -> float:
     """Wait until more rows are marked than now; the seconds it took."""
     rows = sent_rows(scene)
-    return until(lambda: sent_rows(scene) > max(rows, 0), "rows are published")
+    return wait_until(lambda: sent_rows(scene) > max(rows, 0), "rows are published")
 
 
 def failed_rounds(relays: list[Process]) -> int:
@@ -97,8 +98,8 @@ def failed_rounds(relays: list[Process]) -> int:
 
 def assert_all_published(scene: Scene) -> None:
     """Each row's event is applied exactly once, each entity's in the order of its versions, and nothing else is."""
-    until(lambda: unsent_rows(scene) == 0, lambda: f"{unsent_rows(scene)} rows are marked too", PATIENCE_SECONDS)
-    wait_until_level(scene, PATIENCE_SECONDS)
+    wait_until(lambda: unsent_rows(scene) == 0, lambda: f"{unsent_rows(scene)} rows are marked too", PATIENCE_SECONDS)
+    wait_until_caught_up(scene, PATIENCE_SECONDS)
     rows = [str(row[0]) for row in scene.query("SELECT event_id::text AS id FROM outbox")]
     found = assert_exactly_once(scene, rows)
     assert set(found) <= {"applied", "repeat"}
@@ -122,12 +123,12 @@ def test_kill_9_of_relays_under_load_loses_nothing(scene: Scene, relays: list[Pr
     with load_of(scene, SEED).running():
         for _ in range(ROUNDS * KILLS_A_ROUND):
             goes_on(scene)
-            until(lambda: relays[1].said("relay.standing_by"), "another stands by")
+            wait_until(lambda: relays[1].said("relay.standing_by"), "another stands by")
             threading.Event().wait(chance.uniform(*AFTER_SECONDS))
             asyncio.run(backlog(superuser_url, BACKLOG_ROWS, versions=10, name=f"kill {len(took)}"))
-            until(lambda: 0 < unsent_rows(scene) < BACKLOG_ROWS, "a backlog is being published")
+            wait_until(lambda: 0 < unsent_rows(scene) < BACKLOG_ROWS, "a backlog is being published")
             relays.pop(0).kill()
-            took.append(until(lambda: relays[0].said("relay.active"), "the other takes over", TAKES_OVER_SECONDS))
+            took.append(wait_until(lambda: relays[0].said("relay.active"), "the other takes over", TAKES_OVER_SECONDS))
             relays.append(scene.relay())
 
     assert_all_published(scene)
@@ -142,7 +143,7 @@ def test_a_relay_that_was_frozen_does_no_harm(scene: Scene, relays: list[Process
             frozen, other = relays
             active_before = len(other.said("relay.active"))
             frozen.freeze()
-            took = until(
+            took = wait_until(
                 lambda: len(other.said("relay.active")) > active_before,  # noqa: B023
                 "the other takes over",
                 UNRESPONSIVE_TIMEOUT_SECONDS + TAKES_OVER_SECONDS,
@@ -150,7 +151,7 @@ def test_a_relay_that_was_frozen_does_no_harm(scene: Scene, relays: list[Process
             goes_on(scene)
             stood_by = len(frozen.said("relay.standing_by"))
             frozen.thaw()
-            until(
+            wait_until(
                 lambda: len(frozen.said("relay.standing_by")) > stood_by,  # noqa: B023
                 lambda: f"the frozen one stands by: {frozen.log.read_text()[-2000:]}",  # noqa: B023
             )
@@ -175,9 +176,9 @@ def test_a_silent_kafka_gets_no_event_twice(scene: Scene, private_stack: Stack, 
             broker = private_stack.state.kafka
             processes.send(broker, signal.SIGSTOP)
             try:
-                until(lambda: unsent_rows(scene) > UNDER_WAY_ROWS, "a round is under way")
+                wait_until(lambda: unsent_rows(scene) > UNDER_WAY_ROWS, "a round is under way")
                 asyncio.run(backlog(superuser_url, BACKLOG_ROWS, name=f"silence {number}"))
-                until(lambda: failed_rounds(relays) > failed, "a round says so")  # noqa: B023
+                wait_until(lambda: failed_rounds(relays) > failed, "a round says so")  # noqa: B023
             finally:
                 processes.send(broker, signal.SIGCONT)
             goes_on(scene)
@@ -197,7 +198,7 @@ def test_kafka_and_postgres_may_be_killed(scene: Scene, private_stack: Stack, re
             if part == "kafka":
                 failed = failed_rounds(relays)
                 private_stack.kill_kafka()
-                until(lambda: failed_rounds(relays) > failed, "it is noticed")  # noqa: B023
+                wait_until(lambda: failed_rounds(relays) > failed, "it is noticed")  # noqa: B023
                 private_stack.start_kafka()
             else:
                 private_stack.kill_postgres()

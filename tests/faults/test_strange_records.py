@@ -16,11 +16,12 @@ from schemas.events import AgentOnboarded
 from streams.topics import DEAD_EVENTS_TOPIC
 from tests.conftest import Database, MakeTopic
 from tests.support.dead_letters import Letter, letters, offset_of, said
-from tests.support.faults.evidence import assert_exactly_once, wait_until_level
-from tests.support.faults.scene import Scene, scene_of, until
+from tests.support.faults.evidence import assert_exactly_once, wait_until_caught_up
+from tests.support.faults.scene import Scene, scene_of
 from tests.support.load import events, fill
 from tests.support.raw_records import RawRecord, append_raw
 from tests.support.serving import served
+from tests.support.waiting import wait_until
 from tests.support.webhooks import AVAILABLE, payload
 
 GOOD = 600
@@ -75,7 +76,7 @@ async def test_poison_costs_nothing_but_itself(scene: Scene, make_topic: MakeTop
     fill(scene.settings, scene.topic, events(GOOD, seed=2))
 
     worker = scene.worker()
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert assert_exactly_once(scene, []) == {"applied": 2 * GOOD, "poison": 2 * len(bad)}
     for partition, start in first.items():
@@ -109,7 +110,7 @@ async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
     assert taken.json()["event_id"] == accepted.json()["event_id"]
 
     worker = scene.worker()
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
     assert worker.stop() == 0
 
     assert assert_exactly_once(scene, [accepted.json()["event_id"]]) == {"applied": 1, "poison": 1}
@@ -122,7 +123,7 @@ async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
 async def relayed(scene: Scene, dead_topic: str) -> list[Letter]:
     """What one pass of the relay puts on the topic."""
     relay = scene.relay("--once", "--dead-topic", dead_topic)
-    await asyncio.to_thread(until, lambda: not relay.alive, "the relay is done")
+    await asyncio.to_thread(wait_until, lambda: not relay.alive, "the relay is done")
     assert relay.exit_code == 0, relay.log.read_text()
     return await letters(scene.settings, dead_topic)
 
@@ -150,7 +151,7 @@ async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> N
     fill(scene.settings, scene.topic, events(GOOD, seed=2))
 
     worker = scene.worker()
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     wanted = [str(onboarded(number + extra).event_id) for number in range(len(odd)) for extra in (0, 100, 200)]
     assert assert_exactly_once(scene, wanted) == {"applied": 2 * GOOD + 3 * len(odd)}
@@ -173,13 +174,13 @@ async def test_committed_offsets_are_only_a_hint(scene: Scene) -> None:
     """Offsets that somebody committed for the group, beyond the log's end and before the checkpoint, move nothing."""
     fill(scene.settings, scene.topic, events(GOOD))
     worker = scene.worker()
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
     worker.stop()
     await commit(scene, dict(enumerate((10_000_000, 0, 1, 10_000_000))))
     fill(scene.settings, scene.topic, events(GOOD, seed=2))
 
     worker = scene.worker()
-    wait_until_level(scene)
+    wait_until_caught_up(scene)
 
     assert assert_exactly_once(scene, []) == {"applied": 2 * GOOD}
     assert worker.said("partition.stopped") == []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from database.connector import Database, connect
 from runtime.settings import Settings
-
-TIMEOUT_SECONDS = 180.0
 
 
 @asynccontextmanager
@@ -20,14 +17,3 @@ async def connected(url: str, **settings: object) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
-
-
-async def until(condition: Callable[[], Awaitable[bool] | bool], what: str) -> None:
-    """Return when the condition holds; fail after a deadline."""
-    deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
-    while True:
-        found = condition()
-        if found is True or (not isinstance(found, bool) and await found):
-            return
-        assert asyncio.get_running_loop().time() < deadline, f"not within {TIMEOUT_SECONDS:.0f} s: {what}"
-        await asyncio.sleep(0.02)

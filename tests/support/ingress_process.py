@@ -17,10 +17,10 @@ import msgspec
 
 from runtime.settings import Settings
 from streams.topics import apply
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import RATED, Sender, add_key
 
 PLANT = str(Path(sys.executable).with_name("plant"))
-DEADLINE_SECONDS = 60
 
 
 @dataclass
@@ -56,10 +56,8 @@ async def started(settings: Settings, folder: Path, *arguments: str) -> AsyncIte
         env=environ(settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not ready.exists():
-                assert process.returncode is None, "plant ingress ended"
-                await asyncio.sleep(0.05)
+        await wait_until_async(lambda: ready.exists() or process.returncode is not None, "plant ingress is ready")
+        assert process.returncode is None, "plant ingress ended"
         address = json.loads(ready.read_text())
         assert address["pid"] == process.pid
         yield Running(address["url"], address["port"], process, settings, sender)

@@ -16,9 +16,8 @@ from runtime.settings import Settings
 from streams.producer import EventProducer, Limits
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
+from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, Sender, add_key
-
-DEADLINE_SECONDS = 180
 
 
 @dataclass
@@ -51,9 +50,11 @@ async def served(settings: Settings, topic: str, limits: Limits | None = None) -
     ingress = build_ingress(settings, producer=producer)
     transport = httpx.ASGITransport(ingress.app)
     async with ingress.app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while await ingress.readiness.faults():
-                await asyncio.sleep(0.02)
+
+        async def ready() -> bool:
+            return not await ingress.readiness.faults()
+
+        await wait_until_async(ready, "ingress is ready")
         yield Serving(ingress, client, sender, key_id, settings, topic)
 
 

@@ -35,9 +35,9 @@ from entities.mapping import Row
 from operations.cli import main as command_line
 from tests.conftest import Database
 from tests.support import log_rows
-from tests.support.connectors import until
 from tests.support.schema_shape import shape, tables_shape
 from tests.support.services import Services
+from tests.support.waiting import wait_until_async
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_building_indexes_keeps_nobody_from_writing(bare_database: Database) -> 
         async with connection.transaction(isolation="repeatable_read"):
             await connection.fetchval("SELECT 1")  # takes the snapshot, and no lock
             upgrade = asyncio.get_running_loop().run_in_executor(None, migrate.upgrade, url)
-            await until(lambda: upgrade.done() or bool(sql.value(url, building)), "an index being built")
+            await wait_until_async(lambda: upgrade.done() or bool(sql.value(url, building)), "an index being built")
             assert not upgrade.done()
             await asyncio.to_thread(sql.run, url, writes)
         assert await upgrade == migrate.heads()

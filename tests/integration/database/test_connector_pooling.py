@@ -15,9 +15,10 @@ from database.pool import GRACEFUL_CLOSE_TIMEOUT_SECONDS
 from devstack import sql
 from tests.conftest import Database as MigratedDatabase
 from tests.support import log_rows
-from tests.support.connectors import connected, until
+from tests.support.connectors import connected
 from tests.support.services import Services
 from tests.support.unresponsive_front import unresponsive_front
+from tests.support.waiting import wait_until_async
 
 PID = text("SELECT pg_backend_pid()")
 
@@ -131,7 +132,7 @@ async def test_an_old_connection_is_replaced(database: MigratedDatabase) -> None
     async with connected(database.writer_url, database_pool_recycle_seconds=1) as connector:
         first = await ask(connector)
         assert await ask(connector) == first
-        await until(lambda: _aged(connector, first), "another backend")
+        await wait_until_async(lambda: _aged(connector, first), "another backend")
         assert sessions(database) == 1
 
 
@@ -149,11 +150,11 @@ async def test_cancelling_a_query_ends_it_and_leaks_nothing(database: MigratedDa
                 await connection.execute(text("SELECT pg_sleep(60)"))
 
         task = asyncio.create_task(work())
-        await until(lambda: sessions(database, "active") == 1, "the query runs")
+        await wait_until_async(lambda: sessions(database, "active") == 1, "the query runs")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: sessions(database, "active") == 0, "the query has ended")
+        await wait_until_async(lambda: sessions(database, "active") == 0, "the query has ended")
         assert await ask(connector)
         assert sample("connections_in_use") == 0
         query = "SELECT count(*) FROM checkpoints WHERE projection = 'cancelled'"
@@ -206,47 +207,47 @@ async def test_a_storm_of_cancellations_leaks_nothing(database: MigratedDatabase
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await until(lambda: sample("connections_in_use") == 0, "all places are free")
+        await wait_until_async(lambda: sample("connections_in_use") == 0, "all places are free")
         assert len(set(await asyncio.gather(*(ask(connector, 0.01) for _ in range(6))))) == 3
-        await until(lambda: sessions(database) == 3, "only the pool's sessions are left")
+        await wait_until_async(lambda: sessions(database) == 3, "only the pool's sessions are left")
 
 
 async def test_closing_waits_for_what_runs_and_takes_nothing_new(database: MigratedDatabase) -> None:
     """A running transaction commits; a new one is refused; afterwards the server has no session of ours."""
     async with connected(database.writer_url) as connector:
         running = asyncio.create_task(ask(connector, 0.3))
-        await until(lambda: sessions(database, "active") == 1, "it runs")
+        await wait_until_async(lambda: sessions(database, "active") == 1, "it runs")
         closing = asyncio.create_task(connector.close())
         await asyncio.sleep(0)
         with pytest.raises(DatabaseClosed):
             await ask(connector)
         assert await running
         await closing
-        await until(lambda: sessions(database) == 0, "no session is left")
+        await wait_until_async(lambda: sessions(database) == 0, "no session is left")
 
 
 async def test_closing_refuses_those_that_wait(database: MigratedDatabase) -> None:
     """What waits for a connection when the connector closes is refused, and connects no more afterwards."""
     async with connected(database.writer_url, database_pool_size=1) as connector:
         running = asyncio.create_task(ask(connector, 0.2))
-        await until(lambda: sessions(database, "active") == 1, "it runs")
+        await wait_until_async(lambda: sessions(database, "active") == 1, "it runs")
         waiting = [asyncio.create_task(ask(connector)) for _ in range(3)]
-        await until(lambda: sample("pool_waiting") == 3, "they wait")
+        await wait_until_async(lambda: sample("pool_waiting") == 3, "they wait")
         await connector.close()
         results = await asyncio.gather(running, *waiting, return_exceptions=True)
         assert [type(result) for result in results] == [int, DatabaseClosed, DatabaseClosed, DatabaseClosed]
-        await until(lambda: sessions(database) == 0, "no session is left")
+        await wait_until_async(lambda: sessions(database) == 0, "no session is left")
 
 
 async def test_closing_does_not_wait_for_ever(database: MigratedDatabase) -> None:
     """A transaction that does not end is ended after the deadline: told so, and its query stopped at the server."""
     async with connected(database.writer_url) as connector:
         stuck = asyncio.create_task(ask(connector, 60))
-        await until(lambda: sessions(database, "active") == 1, "it runs")
+        await wait_until_async(lambda: sessions(database, "active") == 1, "it runs")
         await connector.close(timeout_seconds=0.1)
         with pytest.raises(DatabaseClosed, match=r"had not ended 0\.1 s after"):
             await stuck
-        await until(lambda: sessions(database) == 0, "no session is left")
+        await wait_until_async(lambda: sessions(database) == 0, "no session is left")
     assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
 
 
@@ -259,7 +260,7 @@ async def test_closing_does_not_wait_for_a_silent_server(database: MigratedDatab
             async with asyncio.timeout(3 * GRACEFUL_CLOSE_TIMEOUT_SECONDS):
                 await connector.close()
         assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
-    await until(lambda: sessions(database) == 0, "the server has found out")
+    await wait_until_async(lambda: sessions(database) == 0, "the server has found out")
 
 
 async def test_the_pool_is_measured(database: MigratedDatabase) -> None:

@@ -32,11 +32,12 @@ from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from tests.conftest import Database as MigratedDatabase
 from tests.support import log_rows
-from tests.support.connectors import connected, until
+from tests.support.connectors import connected
 from tests.support.services import Services
 from tests.support.standby import standby
 from tests.support.tls_front import make_certificate, tls_front
 from tests.support.unresponsive_front import unresponsive_front
+from tests.support.waiting import wait_until_async
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +479,7 @@ async def test_a_standby_serves_reads(private_stack: Stack, monkeypatch: pytest.
                 assert [await on_standby(connector) for _ in range(3)] == [False] * 3
             assert "replica.unreachable" in {line["event"] for line in lines}
             await asyncio.to_thread(copy.start)
-            await until(lambda: again(connector), "the standby is used again")
+            await wait_until_async(lambda: again(connector), "the standby is used again")
         finally:
             await connector.close()
 

@@ -28,6 +28,7 @@ from tests.conftest import Database as MigratedDatabase
 from tests.support import log_rows
 from tests.support.connectors import connected
 from tests.support.services import Services
+from tests.support.waiting import wait_until_async
 
 ADD = text("INSERT INTO checkpoints VALUES (:name, 1, 't', 0, :next_offset)")
 READ = text("SELECT next_offset FROM checkpoints WHERE projection = :name")
@@ -322,8 +323,8 @@ async def test_a_transaction_that_idles_too_long_is_ended(database: MigratedData
     async def idle(connector: Database) -> None:
         async with connector.transaction() as connection:
             await connection.execute(ADD, {"name": name, "next_offset": 0})
-            while sql.value(database.superuser_url, f"SELECT count(*) FROM pg_stat_activity WHERE {ours}"):
-                await asyncio.sleep(0.05)
+            idle = f"SELECT count(*) FROM pg_stat_activity WHERE {ours}"
+            await wait_until_async(lambda: sql.value(database.superuser_url, idle) == 0, "the session is ended")
 
     async with connected(database.writer_url, **settings) as connector:
         with pytest.raises(DatabaseUnreachable, match=r"connection was lost|idle-in-transaction"):

@@ -29,10 +29,11 @@ from entities.skill import Skill
 from entities.store import Written, put
 from entities.team import Team
 from tests.conftest import Database as MigratedDatabase
-from tests.support.connectors import connected, until
+from tests.support.connectors import connected
 from tests.support.direct_changes import changing, delete, fetch
 from tests.support.factories import seeded_embedding
 from tests.support.version_chains import findings, states_of, versions_of
+from tests.support.waiting import wait_until_async
 
 TABLES = (
     "skills",
@@ -332,7 +333,7 @@ async def test_two_in_opposite_orders_do_not_deadlock(
         tasks = []
         for number, entities in enumerate((one, other), start=1):
             tasks.append(asyncio.create_task(write(connector, entities())))
-            await until(partial(wait, database, number), "it has come to the middle, or waits for who has")
+            await wait_until_async(partial(wait, database, number), "it has come to the middle, or waits for who has")
     await asyncio.gather(*tasks)
     await versions_of(database.superuser_url, A)
 
@@ -346,7 +347,7 @@ async def test_two_that_refer_to_each_other_are_written_at_once(
     async with connector.transaction("genesis") as first:
         await put(first, [agent])
         second = asyncio.create_task(write(connector, [team]))
-        await until(partial(wait, database), "the second waits for the first")
+        await wait_until_async(partial(wait, database), "the second waits for the first")
     assert await second == Written(created=frozenset({team.id}))
     assert await findings(database.api_url) == []
 
@@ -360,9 +361,9 @@ async def overtaken(
         async with connector.transaction("genesis") as first:
             await put(first, agents(C, name="awaited"))
             call = asyncio.create_task(write(connector, [mine, *agents(C, name="awaited")]))
-            await until(partial(wait, database), "the call has seen the row, and waits for another")
+            await wait_until_async(partial(wait, database), "the call has seen the row, and waits for another")
             await put(theirs_in, [theirs])
-        await until(partial(waits_for, database, pid), "the call waits for who has changed the row")
+        await wait_until_async(partial(waits_for, database, pid), "the call waits for who has changed the row")
     return call
 
 
@@ -431,7 +432,7 @@ async def test_what_was_deleted_is_created_again(database: MigratedDatabase, con
     async with changing(database.writer_url) as connection:
         await delete(connection, agent.id)
         second = asyncio.create_task(write(connector, [agent]))
-        await until(partial(wait, database), "the call waits for the deletion")
+        await wait_until_async(partial(wait, database), "the call waits for the deletion")
     assert await second == Written(created=frozenset({agent.id}))
     rows = await versions_of(database.superuser_url, agent.id)
     assert [row["operation"] for row in rows] == ["created", "deleted", "created"]
@@ -446,7 +447,7 @@ async def test_what_is_deleted_under_its_hands_is_created_again(
     async with connector.transaction("genesis") as first:
         await put(first, [awaited])
         second = asyncio.create_task(write(connector, [agent, awaited]))
-        await until(partial(wait, database), "the call has passed the one and waits for the other")
+        await wait_until_async(partial(wait, database), "the call has passed the one and waits for the other")
         async with changing(database.writer_url) as connection:
             await delete(connection, agent.id)
     assert await second == Written(created=frozenset({A}), unchanged=frozenset({B}))

@@ -19,8 +19,8 @@ from ingress.producers import PolicyChanges, ProducerStore
 from runtime.settings import Settings
 from schemas.event_id import event_id
 from streams.producer import Limits
-from tests.support.connectors import until
-from tests.support.serving import DEADLINE_SECONDS, Serving, position_of, served
+from tests.support.serving import Serving, position_of, served
+from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated, read_all, read_at
 
 BATCH = "application/cloudevents-batch+json"
@@ -248,7 +248,7 @@ async def test_a_bulk_load_ends_when_the_process_does(serving: Serving) -> None:
     await set_policy(serving, rate_per_second=50.0, burst=1)
     body = lines_of([cloud_event() for _ in range(3_000)])
     load = asyncio.create_task(post_lines(serving, body))
-    await until(lambda: sample("plant_ingress_streams") == 1, "it is under way")
+    await wait_until_async(lambda: sample("plant_ingress_streams") == 1, "it is under way")
     serving.ingress.intake.stop()
     answer, lines = await load
     end = lines.pop()
@@ -264,7 +264,7 @@ async def test_only_so_many_bulk_loads_at_a_time(settings: Settings, topic: str)
         await set_policy(serving, rate_per_second=50.0, burst=1)
         body = lines_of([cloud_event() for _ in range(60)])
         first = asyncio.create_task(post_lines(serving, body))
-        await until(lambda: sample("plant_ingress_streams") == 1, "the first is under way")
+        await wait_until_async(lambda: sample("plant_ingress_streams") == 1, "the first is under way")
         second, _ = await post_lines(serving, lines_of([cloud_event()]))
         assert (second.status_code, "retry-after" in second.headers) == (503, True)
         assert (await first)[1][-1]["complete"]
@@ -320,11 +320,12 @@ async def set_policy(serving: Serving, **policy: Any) -> None:
         await ProducerStore(database).set("genesis", PolicyChanges(**policy))
     finally:
         await database.close()
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not all(
-            getattr(serving.ingress.keyring.policy("genesis"), name) == value for name, value in policy.items()
-        ):
-            await asyncio.sleep(0.05)
+
+    def loaded() -> bool:
+        found = serving.ingress.keyring.policy("genesis")
+        return all(getattr(found, name) == value for name, value in policy.items())
+
+    await wait_until_async(loaded, f"the policy is loaded: {policy}")
 
 
 async def test_a_producer_sends_only_what_it_may(serving: Serving) -> None:

@@ -22,7 +22,8 @@ from runtime.settings import Settings
 from signing.ed25519 import encode_private_key, new_private_key
 from signing.master_key import MasterKey
 from tests.support import ROOT
-from tests.support.ingress_process import DEADLINE_SECONDS, Running, started
+from tests.support.ingress_process import Running, started
+from tests.support.waiting import DEADLINE_SECONDS
 
 EXAMPLES = ROOT / "examples"
 SHELL_TOOLS = ("bash", "curl", "openssl", "od", "base64")

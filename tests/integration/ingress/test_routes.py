@@ -22,7 +22,8 @@ from schemas.event_id import event_id
 from schemas.events import AgentRated
 from signing.master_key import MasterKey
 from streams.producer import Limits
-from tests.support.serving import DEADLINE_SECONDS, Serving, position_of, served
+from tests.support.serving import Serving, position_of, served
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import (
     AVAILABLE,
     CLOUD_EVENTS,
@@ -108,9 +109,7 @@ async def test_an_id_with_another_body_or_route_is_refused(serving: Serving) -> 
 async def test_two_producers_may_use_the_same_id(serving: Serving) -> None:
     """Ids are each producer's own."""
     _, other = await add_key(serving.settings, "other")
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while len(serving.ingress.keyring.keys) < 2:
-            await asyncio.sleep(0.05)
+    await wait_until_async(lambda: len(serving.ingress.keyring.keys) == 2, "the second key is loaded")
     mine = await serving.post(RATED, rated(), message_id="msg_3")
     body = rated()
     theirs = await serving.client.post(RATED, content=body, headers=other.headers(body, message_id="msg_3"))
@@ -142,9 +141,11 @@ async def test_a_revoked_key_is_refused_within_seconds(serving: Serving) -> None
     database = connect(serving.settings, "api")
     await KeyStore(database, MasterKey(serving.settings)).revoke(serving.key_id)
     await database.close()
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await serving.post(RATED, rated())).status_code != 401:
-            await asyncio.sleep(0.1)
+
+    async def refused() -> bool:
+        return (await serving.post(RATED, rated())).status_code == 401
+
+    await wait_until_async(refused, "the revoked key is refused")
 
 
 async def test_what_does_not_fit_its_schema_is_422_with_the_field(serving: Serving) -> None:

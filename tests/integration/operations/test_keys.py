@@ -35,6 +35,7 @@ from signing.master_key import MasterKey
 from signing.signatures import HmacKey
 from streams.topics import OPERATIONS_TOPIC, apply
 from tests.conftest import Database
+from tests.support.waiting import wait_until_async
 from tests.support.webhooks import read_all
 
 PLANT = str(Path(sys.executable).with_name("plant"))
@@ -231,9 +232,7 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
         answers.cancel()
     await KeyStore(direct, MasterKey(settings)).revoke(key_id)
     keyring.start()
-    async with asyncio.timeout(20):
-        while keyring.keys:
-            await asyncio.sleep(0.05)
+    await wait_until_async(lambda: not keyring.keys, "the revoked key is gone")
     await keyring.stop()
     await database.close()
     await direct.close()

@@ -30,10 +30,10 @@ from streams.errors import KafkaUnavailable
 from streams.topics import DEAD_EVENTS_TOPIC, RECORD_MAX_BYTES, apply
 from tests.conftest import Database, MakeTopic
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
-from tests.support.connectors import until
 from tests.support.dead_letters import by_place, letters, offset_of, said
 from tests.support.direct_changes import backlog, fetch
 from tests.support.load import events
+from tests.support.waiting import wait_until_async
 from tests.support.webhooks import read_all
 
 REUSED = b"event_id: its producer used it before, for another event"
@@ -136,10 +136,10 @@ async def test_a_running_relay_publishes_them_next_to_changes(
     running = asyncio.create_task(relay.serve())
     try:
         log(projector, poison(3))
-        await until(lambda: relay.dead_letters == 3, "the first three are out")
+        await wait_until_async(lambda: relay.dead_letters == 3, "the first three are out")
         await backlog(database.superuser_url, 5)
         log(projector, poison(2), start=3)
-        await until(lambda: (relay.dead_letters, relay.sent_rows) == (5, 5), "all are out")
+        await wait_until_async(lambda: (relay.dead_letters, relay.sent_rows) == (5, 5), "all are out")
     finally:
         relay.stop()
         await running
@@ -180,7 +180,7 @@ async def test_they_wait_for_kafka(
         said += capsys.readouterr().err
         return said.count("producer.not_connected") == 2 and "relay.active" in said
 
-    await until(tried, "both producers have tried")
+    await wait_until_async(tried, "both producers have tried")
     relay.stop()
     await running
     with pytest.raises(KafkaUnavailable):
@@ -210,14 +210,14 @@ async def test_an_unresponsive_broker_is_waited_for(
     running = asyncio.create_task(relay.serve())
     try:
         log(projector, poison(1))
-        await until(lambda: relay.dead_letters == 1, "the first is out")
+        await wait_until_async(lambda: relay.dead_letters == 1, "the first is out")
         os.kill(process.pid, signal.SIGSTOP)
         log(projector, poison(3), start=1)
-        await until(lambda: len(relay._dead_letters._under_way) == 3, "three are under way")
+        await wait_until_async(lambda: len(relay._dead_letters._under_way) == 3, "three are under way")
         before = cycles
-        await until(lambda: cycles > before + 5, "cycles go on")
+        await wait_until_async(lambda: cycles > before + 5, "cycles go on")
         os.kill(process.pid, signal.SIGCONT)
-        await until(lambda: relay.dead_letters == 4, "all are out")
+        await wait_until_async(lambda: relay.dead_letters == 4, "all are out")
     finally:
         os.kill(process.pid, signal.SIGCONT)
         relay.stop()
@@ -252,7 +252,7 @@ async def test_a_letter_that_kafka_refuses_is_sent_without_its_record(
     relay = Relay(settings, events_topic=narrow, dead_topic=narrow, poll_seconds=0.05)
     running = asyncio.create_task(relay.serve())
     try:
-        await until(lambda: relay.dead_letters == 3, "all are out")
+        await wait_until_async(lambda: relay.dead_letters == 3, "all are out")
     finally:
         relay.stop()
         await running

@@ -27,9 +27,9 @@ from streams.consume import Received
 from streams.errors import AnotherRelayActive, OutboxBlocked, TopicMissing
 from streams.topics import DEAD_EVENTS_TOPIC
 from tests.conftest import Database
-from tests.support.connectors import until
 from tests.support.direct_changes import KINDS, backlog, changing, delete, fetch, insert, made, rename
 from tests.support.unresponsive_front import unresponsive_front
+from tests.support.waiting import wait_until_async
 from tests.support.webhooks import read_all
 
 StartRelay = Callable[..., Awaitable[Relay]]
@@ -227,13 +227,13 @@ async def test_an_entitys_changes_come_in_order(settings: Settings, database: Da
 async def test_a_hint_wakes_the_relay(database: Database, start_relay: StartRelay) -> None:
     """A change is published long before the next poll."""
     relay = await start_relay(poll_seconds=600)
-    await until(lambda: REGISTRY.get_sample_value("plant_relay_active") == 1, "the relay is active")
+    await wait_until_async(lambda: REGISTRY.get_sample_value("plant_relay_active") == 1, "the relay is active")
     before = _sum("plant_relay_delay_seconds_count"), _sum("plant_relay_delay_seconds_sum")
 
     for _ in range(3):
         rows = relay.sent_rows
         await made(database.writer_url)
-        await until(lambda: relay.sent_rows == rows + 1, "the change is published")  # noqa: B023
+        await wait_until_async(lambda: relay.sent_rows == rows + 1, "the change is published")  # noqa: B023
 
     assert _sum("plant_relay_delay_seconds_count") - before[0] == 3
     assert _sum("plant_relay_delay_seconds_sum") - before[1] < 10
@@ -246,11 +246,11 @@ def _sum(name: str) -> float:
 async def test_a_poll_finds_what_no_hint_told_of(database: Database, start_relay: StartRelay) -> None:
     """Rows that came without a NOTIFY."""
     relay = await start_relay()
-    await until(lambda: REGISTRY.get_sample_value("plant_relay_active") == 1, "the relay is active")
+    await wait_until_async(lambda: REGISTRY.get_sample_value("plant_relay_active") == 1, "the relay is active")
 
     await backlog(database.superuser_url, 3)
 
-    await until(lambda: relay.sent_rows == 3, "they are published")
+    await wait_until_async(lambda: relay.sent_rows == 3, "they are published")
 
 
 async def test_one_relay_is_active_and_another_takes_over(
@@ -259,7 +259,7 @@ async def test_one_relay_is_active_and_another_takes_over(
     """While a session holds the lock nothing else publishes; within about a second of its end the other does."""
     first, second = await start_relay(), await start_relay()
     await made(database.writer_url)
-    await until(lambda: first.sent_rows + second.sent_rows == 1, "one of them publishes")
+    await wait_until_async(lambda: first.sent_rows + second.sent_rows == 1, "one of them publishes")
     standing_by, active = sorted((first, second), key=lambda relay: relay.sent_rows)
     with pytest.raises(AnotherRelayActive):
         await Relay(settings, events_topic=topic).once(lock_timeout_seconds=0.3)
@@ -267,7 +267,7 @@ async def test_one_relay_is_active_and_another_takes_over(
     active.stop()
     await made(database.writer_url)
 
-    await until(lambda: standing_by.sent_rows == 1, "the other publishes")
+    await wait_until_async(lambda: standing_by.sent_rows == 1, "the other publishes")
     ((seconds,),) = await fetch(
         database.writer_url, "SELECT extract(epoch FROM max(sent_at - occurred_at))::float8 FROM outbox"
     )
@@ -280,13 +280,13 @@ async def test_a_relay_whose_session_ends_takes_the_lock_again(
     """It notices before it publishes more, and goes on in another session."""
     relay = await start_relay(poll_seconds=600)
     await made(database.writer_url)
-    await until(lambda: relay.sent_rows == 1, "it is active")
+    await wait_until_async(lambda: relay.sent_rows == 1, "it is active")
     backend = await active_backend(database)
 
     await fetch(database.superuser_url, "SELECT pg_terminate_backend($1)", backend)
     entity_id = await made(database.writer_url, names=["second"])
 
-    await until(lambda: relay.sent_rows == 3, "it goes on")
+    await wait_until_async(lambda: relay.sent_rows == 3, "it goes on")
     assert await active_backend(database) not in (None, backend)
     assert await names_of(settings, topic, entity_id) == ["first", "second"]
 
@@ -301,9 +301,9 @@ async def test_an_unresponsive_holder_of_the_lock_is_ended(database: Database, s
         async def ended() -> bool:
             return await other.end_unresponsive_holder(0.2)
 
-        await until(ended, "the holder has sent nothing for 0.2 s")
-        await until(other.try_lock, "the lock is free")
-        await until(lambda: holder.lost, "the holder notices")
+        await wait_until_async(ended, "the holder has sent nothing for 0.2 s")
+        await wait_until_async(other.try_lock, "the lock is free")
+        await wait_until_async(lambda: holder.lost, "the holder notices")
 
 
 async def test_a_session_whose_server_shuts_down_is_lost(database: Database, settings: Settings) -> None:
@@ -387,7 +387,7 @@ async def test_old_rows_go_and_others_stay(database: Database, start_relay: Star
         found[:] = [list(rows[0])]
         return found == [[0, 1251, 1351]]
 
-    await until(purged, f"old rows are gone: {found}")
+    await wait_until_async(purged, f"old rows are gone: {found}")
 
 
 async def test_unsent_rows_are_found_by_their_index(database: Database, settings: Settings) -> None:
@@ -465,7 +465,7 @@ async def test_stopping_while_it_waits_is_at_once(settings: Settings, database: 
     async def taken() -> bool:
         return await active_backend(database) is not None
 
-    await until(taken, "one is active")
+    await wait_until_async(taken, "one is active")
     for relay in relays:
         relay.stop()
     async with asyncio.timeout(timedelta(seconds=20).total_seconds()):

@@ -23,8 +23,9 @@ from schemas.external_registry import activate_registry, plan_registration, read
 from schemas.registry import bundled
 from streams.topics import EVENTS_TOPIC
 from tests.support.apicurio import apicurio
-from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, environ, started
+from tests.support.ingress_process import PLANT, environ, started
 from tests.support.stock_consumer import read_record
+from tests.support.waiting import DEADLINE_SECONDS
 from tests.support.webhooks import rated
 
 if TYPE_CHECKING:

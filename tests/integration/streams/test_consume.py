@@ -28,8 +28,8 @@ from streams.start import Start
 from streams.topics import EVENTS_TOPIC, apply
 from tests.integration.operations.test_keys import PLANT, plant
 from tests.support.fetch_faults import fail_fetches
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
-DEADLINE_SECONDS = 60
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 
 
@@ -183,13 +183,13 @@ async def test_a_group_shares_its_partitions_and_loses_none(settings: Settings, 
 
     members = [asyncio.create_task(member(0))]
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while len(seen[0]) < 20:
-                await asyncio.sleep(0.05)
-            members.append(asyncio.create_task(member(1)))
-            while not seen[1] or seen[0] | seen[1] != set(positions):
-                assert not any(task.done() for task in members), "a member has ended"
-                await asyncio.sleep(0.05)
+        await wait_until_async(lambda: len(seen[0]) >= 20, "the first member has read some")
+        members.append(asyncio.create_task(member(1)))
+        await wait_until_async(
+            lambda: any(task.done() for task in members) or (seen[1] and seen[0] | seen[1] == set(positions)),
+            "the two have read every event between them",
+        )
+        assert not any(task.done() for task in members), "a member has ended"
     finally:
         for task in members:
             task.cancel()

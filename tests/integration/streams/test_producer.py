@@ -34,12 +34,11 @@ from streams.errors import (
 from streams.partitioning import partition_of
 from streams.producer import EventProducer, Limits
 from streams.topics import EVENTS_TOPIC, admin, apply
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import read_all, read_at
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTopic
-
-DEADLINE_SECONDS = 30
 
 
 def available(agent_id: UUID | None = None, available: bool = True) -> AgentAvailable:
@@ -51,12 +50,6 @@ def available(agent_id: UUID | None = None, available: bool = True) -> AgentAvai
 def producer_for(settings: Settings, topic: str, **limits: float) -> EventProducer:
     made = msgspec.convert(limits, Limits)
     return EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic, limits=made)
-
-
-async def until(condition: object, what: str) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await condition():  # type: ignore[operator]
-            await asyncio.sleep(0.05)
 
 
 async def test_a_published_event_is_where_it_says(settings: Settings, topic: str) -> None:
@@ -93,7 +86,7 @@ async def test_a_broken_connection_is_renewed(settings: Settings, topic: str, pa
         async def renewed() -> bool:
             return producer._connected not in (None, before)
 
-        await until(renewed, "another connection")
+        await wait_until_async(renewed, "another connection")
         assert (await producer.publish(available(), source="urn:test")).offset >= 0
 
 
@@ -197,7 +190,7 @@ async def test_what_the_broker_refuses_is_not_written_and_harms_nothing_else(
                 return False
             return True
 
-        await until(again, "the producer renews itself")
+        await wait_until_async(again, "the producer renews itself")
     assert len(await read_all(settings, topic)) == 1
 
 
@@ -254,7 +247,7 @@ async def test_a_topic_that_grew_is_not_written_to(settings: Settings, topic: st
                 return True
             return False
 
-        await until(refused, "growth is seen")
+        await wait_until_async(refused, "growth is seen")
         with pytest.raises(PartitionCountChanged):
             producer.submit(available(), source="t")
 

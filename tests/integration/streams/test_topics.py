@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator
 
@@ -14,6 +13,7 @@ from aiokafka.admin import NewPartitions
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
 from streams.topics import CATALOGUE, OPERATIONS_TOPIC, Step, Topic, admin, apply, describe
+from tests.support.waiting import wait_until_async
 
 
 @pytest_asyncio.fixture
@@ -61,9 +61,11 @@ async def test_growth_behind_our_back_is_refused(settings: Settings, catalogue: 
     await apply(settings, catalogue=catalogue)
     async with admin(settings) as client:
         await client.create_partitions({catalogue[0].name: NewPartitions(total_count=6)})
-    async with asyncio.timeout(30):
-        while (await describe(settings, [catalogue[0].name]))[catalogue[0].name].partitions != 6:
-            await asyncio.sleep(0.05)
+
+    async def grown() -> bool:
+        return (await describe(settings, [catalogue[0].name]))[catalogue[0].name].partitions == 6
+
+    await wait_until_async(grown, "the topic has six partitions")
     with pytest.raises(PartitionCountChanged, match="has 6 partitions, not 4"):
         await apply(settings, catalogue=catalogue)
 
@@ -96,9 +98,11 @@ async def test_a_topic_made_again_has_another_id(settings: Settings, catalogue: 
     before = await describe(settings, [name])
     async with admin(settings) as client:
         await client.delete_topics([name])
-    async with asyncio.timeout(30):
-        while await describe(settings, [name]):
-            await asyncio.sleep(0.05)
+
+    async def gone() -> bool:
+        return not await describe(settings, [name])
+
+    await wait_until_async(gone, "the topic is deleted")
     await apply(settings, catalogue=catalogue)
     after = await describe(settings, [name])
     assert before[name].topic_id != after[name].topic_id

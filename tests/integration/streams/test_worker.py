@@ -30,8 +30,8 @@ from streams.transport import RecordBatchThread
 from tests.conftest import Database, MakeTopic
 from tests.support.fetch_faults import fail_fetches
 from tests.support.load import events, fill
+from tests.support.waiting import wait_until_async
 
-DEADLINE_SECONDS = 60
 StartWorker = Callable[..., Awaitable[Worker]]
 
 
@@ -51,13 +51,6 @@ async def start_worker(settings: Settings) -> AsyncIterator[StartWorker]:
         await worker.stop()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, at most DEADLINE_SECONDS."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
 def applied(database: Database) -> int:
     session = Session(database.auditor_url)
     try:
@@ -72,11 +65,11 @@ async def test_a_worker_projects_what_is_on_the_topic(
     """Events that were there before the worker and events that come later are all applied."""
     fill(settings, topic, events(2000, agents=50))
     await start_worker(topic)
-    await until(lambda: applied(database) == 2000)
+    await wait_until_async(lambda: applied(database) == 2000, "2,000 events are applied")
 
     fill(settings, topic, events(500, agents=50, seed=2))
 
-    await until(lambda: applied(database) == 2500)
+    await wait_until_async(lambda: applied(database) == 2500, "2,500 events are applied")
 
 
 async def test_two_workers_share_the_partitions_and_one_takes_over(
@@ -85,16 +78,16 @@ async def test_two_workers_share_the_partitions_and_one_takes_over(
     """Partitions move when a worker joins and when one leaves; each event is applied once."""
     fill(settings, topic, events(3000, agents=50))
     first = await start_worker(topic)
-    await until(lambda: applied(database) >= 1)
+    await wait_until_async(lambda: applied(database) >= 1, "at least 1 events are applied")
     second = await start_worker(topic)
-    await until(lambda: len(second.app.consumer.assignment()) == 2)
+    await wait_until_async(lambda: len(second.app.consumer.assignment()) == 2, "the second has two partitions")
     fill(settings, topic, events(3000, agents=50, seed=2))
-    await until(lambda: applied(database) == 6000)
+    await wait_until_async(lambda: applied(database) == 6000, "6,000 events are applied")
 
     await first.stop()
     fill(settings, topic, events(1000, agents=50, seed=3))
 
-    await until(lambda: applied(database) == 7000)
+    await wait_until_async(lambda: applied(database) == 7000, "7,000 events are applied")
     assert second.crashed is None
     assert not second.stopped_partitions()
 
@@ -105,13 +98,13 @@ async def test_restarting_goes_on_at_the_checkpoint(
     """A worker that comes back reads on where the tables are, whatever Kafka's committed offset says."""
     fill(settings, topic, events(1000, agents=50))
     worker = await start_worker(topic)
-    await until(lambda: applied(database) == 1000)
+    await wait_until_async(lambda: applied(database) == 1000, "1,000 events are applied")
     await worker.stop()
     fill(settings, topic, events(1000, agents=50, seed=2))
 
     await start_worker(topic, consumer_group=settings.consumer_group + "-other")
 
-    await until(lambda: applied(database) == 2000)
+    await wait_until_async(lambda: applied(database) == 2000, "2,000 events are applied")
 
 
 async def test_a_checkpoint_outside_the_log_stops_its_partition_alone(
@@ -121,7 +114,7 @@ async def test_a_checkpoint_outside_the_log_stops_its_partition_alone(
     topic = await make_topic(2)
     fill(settings, topic, events(100, agents=50))
     worker = await start_worker(topic)
-    await until(lambda: applied(database) == 100)
+    await wait_until_async(lambda: applied(database) == 100, "100 events are applied")
     await worker.stop()
     session = Session(database.writer_url)
     session.execute("UPDATE checkpoints SET next_offset = 1000000 WHERE partition = 0")
@@ -130,10 +123,10 @@ async def test_a_checkpoint_outside_the_log_stops_its_partition_alone(
     again = await start_worker(topic)
     fill(settings, topic, events(100, agents=50, seed=2))
 
-    await until(lambda: bool(again.stopped_partitions()))
+    await wait_until_async(lambda: bool(again.stopped_partitions()), "a partition stops")
     ((tp, error),) = again.stopped_partitions().items()
     assert (tp.partition, type(error).__name__) == (0, "CheckpointOutOfLog")
-    await until(lambda: applied(database) > 100)
+    await wait_until_async(lambda: applied(database) > 100, "more than 100 events are applied")
 
 
 async def test_a_worker_tells_where_it_is(
@@ -142,8 +135,8 @@ async def test_a_worker_tells_where_it_is(
     """Each partition's checkpoint and end, and what was done to how many records, for whoever watches."""
     fill(settings, topic, events(400, agents=50))
     worker = await start_worker(topic)
-    await until(lambda: applied(database) == 400)
-    await until(lambda: sum(done for done, _ in worker.positions().values()) == 400)
+    await wait_until_async(lambda: applied(database) == 400, "400 events are applied")
+    await wait_until_async(lambda: sum(done for done, _ in worker.positions().values()) == 400, "400 records are done")
 
     observe(worker)
 
@@ -199,7 +192,9 @@ async def test_pauses_lose_nothing(
 
     worker = await start_worker(topic, worker_batch_max_records=100)
 
-    await until(lambda: sum(done for done, _ in worker.positions().values()) == 4_000)
+    await wait_until_async(
+        lambda: sum(done for done, _ in worker.positions().values()) == 4_000, "4,000 records are done"
+    )
     assert applied(database) == 4_000
 
 
@@ -210,10 +205,12 @@ async def test_a_fetcher_that_has_ended_is_restarted(
     fill(settings, topic, events(1_000, agents=50))
     failed = fail_fetches(monkeypatch, 2, when=lambda: applied(database))
     worker = await start_worker(topic)
-    await until(lambda: applied(database) == 1_000 and failed())
+    await wait_until_async(
+        lambda: applied(database) == 1_000 and failed(), "1,000 events are applied, and a batch failed"
+    )
     fill(settings, topic, events(1_000, agents=50, seed=2))
 
-    await until(lambda: applied(database) == 2_000)
+    await wait_until_async(lambda: applied(database) == 2_000, "2,000 events are applied")
     assert worker.crashed is None
 
 
@@ -223,7 +220,7 @@ async def test_a_worker_outside_its_group_gives_up(
     """Where what keeps it in the group has ended, it ends too, rather than live on without partitions."""
     fill(settings, topic, events(100, agents=50))
     worker = await start_worker(topic)
-    await until(lambda: applied(database) == 100)
+    await wait_until_async(lambda: applied(database) == 100, "100 events are applied")
     thread = worker.app.consumer._thread
     coordinator = thread._consumer._coordinator
 
@@ -235,7 +232,7 @@ async def test_a_worker_outside_its_group_gives_up(
         coordinator._coordination_task = asyncio.ensure_future(fault())
 
     asyncio.run_coroutine_threadsafe(end(), thread.thread_loop)
-    await until(lambda: worker.crashed is not None)
+    await wait_until_async(lambda: worker.crashed is not None, "the worker has crashed")
 
 
 async def test_a_panic_in_a_library_is_only_a_failure(
@@ -254,5 +251,5 @@ async def test_a_panic_in_a_library_is_only_a_failure(
 
     await start_worker(topic)
 
-    await until(lambda: applied(database) == 400)
+    await wait_until_async(lambda: applied(database) == 400, "400 events are applied")
     assert next(panics, None) is None

@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from devstack.stack import Stack
 from schemas import codec
-from tests.support.faults.scene import PLANT, Scene, until
+from tests.support.faults.scene import PLANT, Scene
+from tests.support.waiting import wait_until
 
 BROKERS = (1, 2, 3)
 PARTITIONS = 4
@@ -144,7 +145,7 @@ def wait_until_whole(scene: Scene) -> float:
             if len(partition.in_sync) < len(BROKERS) or partition.leader < 0
         }
 
-    return until(lambda: bool(partitions(scene)) and not behind(), lambda: f"all in sync: {behind()}")
+    return wait_until(lambda: bool(partitions(scene)) and not behind(), lambda: f"all in sync: {behind()}")
 
 
 def client_of(address: str) -> dict[str, object]:
@@ -220,7 +221,7 @@ async def move_leader(scene: Scene, number: int) -> int:
         admin.elect_leaders(ElectionType.PREFERRED, [wanted]).result(20)
         return leaders(scene).get(number) == replicas[0]
 
-    until(elected, lambda: f"broker {replicas[0]} leads {wanted}; {partitions(scene)[scene.topic]}")
+    wait_until(elected, lambda: f"broker {replicas[0]} leads {wanted}; {partitions(scene)[scene.topic]}")
     return replicas[0]
 
 

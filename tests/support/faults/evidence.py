@@ -15,7 +15,8 @@ from projections.fold import fold_slice
 from projections.read_model import AGENTS, split_statements
 from projections.session import Session
 from projections.staging import Staging
-from tests.support.faults.scene import DEADLINE_SECONDS, Scene, until
+from tests.support.faults.scene import Scene
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 
 def log_ends(scene: Scene) -> dict[int, int]:
@@ -41,10 +42,10 @@ def checkpoints(scene: Scene) -> dict[int, int]:
     return {int(str(partition)): int(str(offset)) for partition, offset in rows}
 
 
-def wait_until_level(scene: Scene, seconds: float = DEADLINE_SECONDS) -> float:
+def wait_until_caught_up(scene: Scene, seconds: float = DEADLINE_SECONDS) -> float:
     """Wait until every checkpoint has reached its partition's end; the seconds it took. Nothing may be publishing."""
     ends = {partition: end for partition, end in log_ends(scene).items() if end}
-    return until(
+    return wait_until(
         lambda: ends.items() <= checkpoints(scene).items(),
         lambda: f"checkpoints at {ends}, they are at {checkpoints(scene)}",
         seconds,

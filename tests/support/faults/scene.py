@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,19 +21,9 @@ from projections.install import install
 from projections.session import Session
 from runtime.settings import Settings, load_settings
 from streams.topics import EVENTS_TOPIC, apply
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 PLANT = str(Path(sys.executable).with_name("plant"))
-DEADLINE_SECONDS = 60.0
-
-
-def until(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = DEADLINE_SECONDS) -> float:
-    """Wait until the condition holds; the seconds it took. Raises TimeoutError naming what was waited for."""
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > seconds:
-            raise TimeoutError(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 class Process:
@@ -72,7 +61,7 @@ class Process:
     def freeze(self) -> None:
         """SIGSTOP; returns when every thread has stopped."""
         self._popen.send_signal(signal.SIGSTOP)
-        until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, f"{self.name} stopped")
+        wait_until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, f"{self.name} stopped")
 
     def thaw(self) -> None:
         self._popen.send_signal(signal.SIGCONT)
@@ -113,7 +102,7 @@ class Scene:
         """An ingress that takes webhooks, and its port."""
         ready = self.folder / f"ready-{len(self.processes)}.json"
         process = self._start("ingress", "--port", str(port), "--ready-file", str(ready))
-        until(lambda: ready.exists() or not process.alive, "ingress is ready")
+        wait_until(lambda: ready.exists() or not process.alive, "ingress is ready")
         assert process.alive, process.log.read_text()
         return process, int(json.loads(ready.read_text())["port"])
 

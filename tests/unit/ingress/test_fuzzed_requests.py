@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import fuzzing
-from benchmarks.fuzzing import fuzz
+from tests.support import fuzzing
+from tests.support.fuzzing import fuzz
 
 
 def test_broken_requests_are_refused_with_problems() -> None:

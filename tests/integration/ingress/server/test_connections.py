@@ -25,8 +25,8 @@ from ingress.producers import PolicyChanges, ProducerStore
 from ingress.server import connections
 from ingress.server.connections import BoundedConnection, close_overdue
 from runtime.settings import Settings
-from tests.support.connectors import until
 from tests.support.ingress_process import Running, received_until_closed, request, request_head, said_to, started
+from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated
 
 ALIVE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -162,9 +162,11 @@ async def test_a_peer_that_leaves_halfway_leaves_nothing_behind(running: Running
     """A connection closed inside a body is counted until then and not afterwards; the next request is served."""
     peer = running.connect()
     await asyncio.to_thread(peer.sendall, request_head(running.sender, 1000) + b"{")
-    await until(lambda: shows(running, "plant_ingress_requests_in_flight 1.0"), "the request is counted")
+    await wait_until_async(lambda: shows(running, "plant_ingress_requests_in_flight 1.0"), "the request is counted")
     peer.close()
-    await until(lambda: shows(running, "plant_ingress_requests_in_flight 0.0"), "nothing is counted any more")
+    await wait_until_async(
+        lambda: shows(running, "plant_ingress_requests_in_flight 0.0"), "nothing is counted any more"
+    )
     assert "plant_ingress_held_body_bytes 0.0" in await metrics_of(running)
     assert (await running.post(rated())).status_code == 200
 
@@ -174,7 +176,7 @@ async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running
     database = connect(running.settings, "api")
     await ProducerStore(database).set("genesis", PolicyChanges(rate_per_second=50.0, burst=1))
     await database.close()
-    await until(lambda: refused_for_its_rate(running), "the rate is known")
+    await wait_until_async(lambda: refused_for_its_rate(running), "the rate is known")
     event = {"specversion": "1.0", "source": "urn:test", "type": "genesis.agent.rated", "time": "2026-11-23T08:00:00Z"}
     rating = json.loads(rated())["data"]
     body = b"".join(json.dumps({**event, "id": str(at), "data": rating}).encode() + b"\n" for at in range(3_000))
@@ -190,9 +192,11 @@ async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running
         await asyncio.to_thread(peer.sendall, head + body)
         assert (await asyncio.to_thread(peer.recv, 65536)).startswith(b"HTTP/1.1 200 ")
         assert "plant_ingress_streams 1.0" in await metrics_of(running)
-    async with asyncio.timeout(20):
-        while "plant_ingress_streams 0.0" not in await metrics_of(running):
-            await asyncio.sleep(0.1)
+
+    async def closed() -> bool:
+        return "plant_ingress_streams 0.0" in await metrics_of(running)
+
+    await wait_until_async(closed, "the stream is counted out")
 
 
 async def refused_for_its_rate(running: Running) -> bool:
@@ -295,9 +299,7 @@ async def test_a_peer_that_never_reads_its_answer_is_let_go(monkeypatch: pytest.
     sweeping = asyncio.create_task(close_overdue(state))
     with closing(socket.create_connection(server.sockets[0].getsockname())) as peer:
         peer.sendall(ALIVE)
-        async with asyncio.timeout(20):
-            while not state.total_requests or state.connections:
-                await asyncio.sleep(0.05)
+        await wait_until_async(lambda: state.total_requests and not state.connections, "the idle connection is closed")
     sweeping.cancel()
     server.close()
 

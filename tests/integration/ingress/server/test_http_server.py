@@ -17,7 +17,8 @@ import pytest_asyncio
 from devstack.stack import Stack
 from runtime.settings import Settings
 from streams.topics import EVENTS_TOPIC
-from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, Running, environ, started
+from tests.support.ingress_process import PLANT, Running, environ, started
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import RATED, rated, read_all
 
 if TYPE_CHECKING:
@@ -73,9 +74,14 @@ async def test_a_frozen_broker_means_503_and_the_retry_is_stored_once(
             with frozen(private_stack):
                 first = await client.post(RATED, content=body, headers=headers)
                 ready = await client.get("/readyz")
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                while (again := await client.post(RATED, content=body, headers=headers)).status_code == 503:
-                    await asyncio.sleep(0.1)
+
+            async def served() -> bool:
+                nonlocal again
+                again = await client.post(RATED, content=body, headers=headers)
+                return again.status_code != 503
+
+            again = first
+            await wait_until_async(served, "the broker answers again")
         assert (first.status_code, ready.status_code, again.status_code) == (503, 503, 200)
         assert int(first.headers["retry-after"]) >= 1
         event_id = again.json()["event_id"]
@@ -105,23 +111,25 @@ async def wait_for_in_flight(running: Running, count: int) -> None:
     import psutil
 
     process = psutil.Process(running.process.pid)
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            peers = [c for c in process.net_connections() if c.status == "ESTABLISHED" and c.laddr.port == running.port]
-            if len(peers) >= count:
-                return
-            await asyncio.sleep(0.02)
+
+    def peers() -> int:
+        found = process.net_connections()
+        return sum(peer.status == "ESTABLISHED" and peer.laddr.port == running.port for peer in found)
+
+    await wait_until_async(lambda: peers() >= count, lambda: f"{count} requests have been read, not {peers()}")
 
 
 async def refused_connection(running: Running) -> None:
     """Until the process takes no more connections."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            try:
-                running.connect().close()
-            except OSError:
-                return
-            await asyncio.sleep(0.02)
+
+    def refused() -> bool:
+        try:
+            running.connect().close()
+        except OSError:
+            return True
+        return False
+
+    await wait_until_async(refused, "the process takes no more connections")
 
 
 async def test_a_port_in_use_is_said(running: Running) -> None:

@@ -17,8 +17,8 @@ import pytest_asyncio
 
 from devstack import processes
 from runtime.settings import Settings
-from tests.support.connectors import until
-from tests.support.ingress_process import DEADLINE_SECONDS, PLANT, Running, environ, started
+from tests.support.ingress_process import PLANT, Running, environ, started
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import RATED, rated
 
 POSTS = 60
@@ -79,7 +79,7 @@ async def test_a_killed_process_is_replaced(running: Running) -> None:
     before = members(running)
     os.kill(min(before), signal.SIGKILL)
     assert await post_each_anew(running) == [200] * POSTS
-    await until(lambda: len(members(running)) == 2 and min(before) not in members(running), "two processes")
+    await wait_until_async(lambda: len(members(running)) == 2 and min(before) not in members(running), "two processes")
 
 
 async def test_sigterm_ends_all_in_order(running: Running) -> None:
@@ -96,7 +96,7 @@ async def test_processes_end_when_their_parent_was_killed(running: Running) -> N
     before = members(running)
     running.process.kill()
     await running.process.wait()
-    await until(lambda: not any(psutil.pid_exists(pid) for pid in before), "they have ended")
+    await wait_until_async(lambda: not any(psutil.pid_exists(pid) for pid in before), "they have ended")
 
 
 def test_a_wrong_setting_is_said_once(settings: Settings) -> None:
