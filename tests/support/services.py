@@ -24,7 +24,9 @@ import psutil
 
 from devstack import postgres
 from devstack.kafka import JAVA_OPTIONS, ONE_OF_SEVERAL
+from devstack.progress import Silent
 from devstack.stack import ROLES_SQL, Stack
+from devstack.start_cache import ensure_start_cache
 from tests.support import ROOT
 
 COMPOSE_FILE = "docker-compose.kafka.yml"
@@ -108,6 +110,7 @@ def local_stack(name: str) -> Iterator[Stack]:
     own = base / str(os.getpid())
     own.mkdir(exist_ok=True)
     own.chmod(0o755)
+    ensure_start_cache(Silent())
     stack = Stack(own / name)
     try:
         stack.up()
