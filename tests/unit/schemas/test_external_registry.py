@@ -16,7 +16,7 @@ from runtime.settings import Settings, load_settings
 from schemas import codec, registry_client
 from schemas.batch_decoder import decode_batch
 from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable
-from schemas.events import AgentRated
+from schemas.events import AgentOnboarded, AgentRated
 from schemas.examples import examples
 from schemas.external_registry import ExternalSchemaId, activate_registry, refuse_clashes, register_missing, render_ids
 from schemas.registry import OWN_IDS, Registry, bundled, next_version, subject
@@ -91,6 +91,27 @@ def test_ids_with_two_meanings_are_refused(entries: list[ExternalSchemaId], why:
         refuse_clashes(entries)
     assert why in refused.value.why
     assert refused.value.exit_code == 3
+
+
+def test_one_id_never_stands_for_two_schemas() -> None:
+    """Two lines of the file with one id are refused, though each is right by itself."""
+    other = bundled().current(AgentOnboarded)
+    line = ExternalSchemaId(140, other.id, other.subject, other.version, other.sha256)
+    with pytest.raises(SchemaCheckFailed) as refused:
+        refuse_clashes([entry(140), line])
+    assert refused.value.why == "id 140 stands for two schemas."
+
+
+def test_the_registry_is_activated_again_after_another(tmp_path: Path) -> None:
+    """A second call gives the same registry, unless the codec has another one by then."""
+    file = tmp_path / "ids.json"
+    file.write_text(render_ids([entry(140)]))
+    settings = with_settings(schema_ids_file=str(file))
+    first = activate_registry(settings)
+    assert activate_registry(settings) is first
+    codec.activate(None)
+    assert activate_registry(settings) is codec.active_registry() is not bundled()
+    assert codec.active_registry().get(140) is not None
 
 
 def test_good_ids_are_accepted() -> None:
