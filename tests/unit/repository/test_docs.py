@@ -29,7 +29,7 @@ PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|sql|md|json|csv|toml|txt|
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()}
 """Folders of the repository's root: a path in prose begins with one of them, or it is somebody else's."""
-MADE_BY_RUNNING = {".plant", ".venv", ".hypothesis"}
+MADE_BY_RUNNING = {".plant", ".venv", ".hypothesis", "mutants"}
 WRITTEN = {"stack.env", "stack.json", "heads.json", "events.jsonl"}
 """Files that commands of the docs write."""
 ENDS_A_COMMAND = {"|", "&", "&&", ";", ">", "2>", "<"}
@@ -114,7 +114,7 @@ def exists(path: str) -> bool:
 @cache
 def file_names() -> set[str]:
     """The names of all files in the root and in its folders, but for those that tools make."""
-    folders = [ROOT / name for name in FOLDERS if not name.startswith(".")]
+    folders = [ROOT / name for name in FOLDERS - MADE_BY_RUNNING if not name.startswith(".")]
     return {path.name for path in [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]}
 
 
