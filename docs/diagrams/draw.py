@@ -81,7 +81,7 @@ class Drawing:
 
 def flow() -> str:
     """Draw an event's way through Plant."""
-    page = Drawing(980, 352, "An event's way: producer, ingress, Kafka, worker, Postgres, readers")
+    page = Drawing(980, 370, "An event's way: producer, ingress, Kafka, worker, Postgres, readers")
     page.box(16, 20, 150, 92, "producers", "sign each request", "(Standard Webhooks)")
     page.box(220, 20, 150, 92, "plant ingress", "signature, limits,", "schema; 200 when", "Kafka has it")
     page.box(424, 20, 150, 92, "Kafka", "genesis.events", "never deleted:", "the source of truth", fill=AMBER)
@@ -114,6 +114,11 @@ def flow() -> str:
         "first, and are logged and chained like any event",
     )
     page.arrow((370, 204), (396, 204), (396, 90), (422, 90), dashed=True)
+    page.box(
+        16, 260, 354, 76, "plant relay", "publishes dead letters, and changes that", "were made in the database itself"
+    )
+    page.arrow((795, 336), (795, 354), (193, 354), (193, 338))
+    page.arrow((370, 298), (396, 298), (396, 204), dashed=True, head=False)
     return page.svg()
 
 
