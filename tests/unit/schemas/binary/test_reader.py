@@ -144,6 +144,14 @@ def test_a_scan_finds_what_a_joined_reader_would_shift() -> None:
     assert valid_rows(avro_type, b"\x06abc\x06abc", lengths).tolist() == [False, False, True]
 
 
+def test_a_scan_never_goes_back() -> None:
+    """A negative length would put the cursor on bytes that were scanned before, and let the row end where it should."""
+    fields = [{"name": "a", "type": "string"}, {"name": "b", "type": {"type": "fixed", "name": "F", "size": 2}}]
+    avro_type = parse({"type": "record", "name": "R", "fields": fields})
+    lengths = numpy.array([2, 3], dtype=numpy.int64)
+    assert valid_rows(avro_type, b"\x01\x00\x00ab", lengths).tolist() == [False, True]
+
+
 def test_a_scan_of_nothing_is_empty() -> None:
     """No rows, no verdicts."""
     avro_type = parse(record({"type": "array", "items": "string"}))
