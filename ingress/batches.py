@@ -18,7 +18,7 @@ EVENTS_MAX: Final = 1_000
 
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
-Submitted = tuple[UUID, PendingPublish] | Problem
+SubmittedEvent = tuple[UUID, PendingPublish] | Problem
 """An event's id and its publish, or why there is none."""
 
 
@@ -54,15 +54,15 @@ def submit_each(
     traceparent: str | None,
     *,
     item_max_bytes: int,
-) -> list[Submitted]:
+) -> list[SubmittedEvent]:
     """Begin to publish every event, in order; a bad one does not stop those after it.
 
     An event for which there is no room does stop them: else a later event of the same entity, if it is smaller, would
     come before it.
     """
     parent = valid_traceparent(traceparent)
-    submitted: list[Submitted] = []
-    full: Submitted | None = None
+    submitted: list[SubmittedEvent] = []
+    full: SubmittedEvent | None = None
     for item in items:
         each = full or _submit(publisher, bytes(item), policy, parent, item_max_bytes)
         if is_overloaded(each):
@@ -73,7 +73,7 @@ def submit_each(
 
 def _submit(
     publisher: IngressPublisher, item: bytes, policy: ProducerPolicy, traceparent: str | None, max_bytes: int
-) -> Submitted:
+) -> SubmittedEvent:
     try:
         if len(item) > max_bytes:
             raise Problem("body-too-large", f"An event has at most {max_bytes} bytes.")
@@ -83,12 +83,12 @@ def _submit(
         return problem
 
 
-def is_overloaded(submitted: Submitted) -> bool:
+def is_overloaded(submitted: SubmittedEvent) -> bool:
     """Return whether there was no room for the event, or for one before it."""
     return isinstance(submitted, Problem) and submitted.kind == "overloaded"
 
 
-async def await_results(publisher: IngressPublisher, submitted: Sequence[Submitted]) -> list[BatchItem]:
+async def await_results(publisher: IngressPublisher, submitted: Sequence[SubmittedEvent]) -> list[BatchItem]:
     """Return every event's result, in order, once all are known."""
     outcomes = iter(await publisher.await_each([each[1] for each in submitted if not isinstance(each, Problem)]))
     results = []

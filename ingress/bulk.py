@@ -18,7 +18,7 @@ from typing import IO, Final
 import msgspec
 from litestar.types import Receive, Send
 
-from ingress.batches import Submitted, await_results, is_overloaded, submit_each
+from ingress.batches import SubmittedEvent, await_results, is_overloaded, submit_each
 from ingress.headers import RequestHeaders
 from ingress.limits import PeerGone, receive_part, too_large
 from ingress.problems import CLOSE, Problem, retry_after
@@ -33,7 +33,7 @@ OVERLOADED_DELAY_SECONDS: Final = 0.05
 RATE_POLL_EVERY_SECONDS: Final = 1.0
 ARRIVAL_TIMEOUT_SECONDS: Final = float(TOLERANCE_SECONDS)
 """An upload that takes longer has a timestamp that is too old when its signature is checked."""
-CONTENT_TYPE: Final = (b"content-type", b"application/x-ndjson")
+NDJSON_TYPE: Final = (b"content-type", b"application/x-ndjson")
 
 Verify = Callable[[RequestHeaders, bytes], ProducerPolicy]
 """Returns the policy of the producer that signed. Raises Problem. Called in a thread."""
@@ -115,8 +115,8 @@ class BulkIntake:
         leaving: asyncio.Task[None],
     ) -> None:
         """Publish every line. The last line of the answer counts them, and says whether that was all."""
-        await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE]})
-        waiting: deque[list[Submitted]] = deque()
+        await send({"type": "http.response.start", "status": 200, "headers": [NDJSON_TYPE]})
+        waiting: deque[list[SubmittedEvent]] = deque()
         counts = {"accepted": 0, "refused": 0}
         stopped: Problem | None = None
         # At most what a slow producer may send in a second: so often it gets an answer, and a closed peer is noticed.
@@ -141,9 +141,11 @@ class BulkIntake:
             end["problem"] = stopped.document()
         await send({"type": "http.response.body", "body": msgspec.json.encode(end) + b"\n", "more_body": False})
 
-    async def _submit(self, lines: list[bytes], policy: ProducerPolicy, traceparent: str | None) -> list[Submitted]:
+    async def _submit(
+        self, lines: list[bytes], policy: ProducerPolicy, traceparent: str | None
+    ) -> list[SubmittedEvent]:
         """Begin to publish lines in order; a line for which there is no room is tried again until there is."""
-        submitted: list[Submitted] = []
+        submitted: list[SubmittedEvent] = []
         while len(submitted) < len(lines):
             rest = lines[len(submitted) :]
             some = submit_each(self._publisher, rest, policy, traceparent, item_max_bytes=self._line_max_bytes)
@@ -153,7 +155,7 @@ class BulkIntake:
                 await asyncio.sleep(OVERLOADED_DELAY_SECONDS)
         return submitted
 
-    async def _answer(self, submitted: list[Submitted], counts: dict[str, int], send: Send) -> Problem | None:
+    async def _answer(self, submitted: list[SubmittedEvent], counts: dict[str, int], send: Send) -> Problem | None:
         """Send the chunk's results. Return a problem where nothing more should be tried."""
         results = await await_results(self._publisher, submitted)
         body = b"".join(result.document + b"\n" for result in results)

@@ -62,7 +62,7 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
 
     def state(self, now: datetime) -> str:
-        """active, pending, expired or revoked."""
+        """Return active, pending, expired or revoked."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:

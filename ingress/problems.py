@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-CONTENT_TYPE: Final = b"application/problem+json"
+PROBLEM_TYPE: Final = b"application/problem+json"
 URN: Final = "urn:plant:problem:"
 
 _TITLES: Final[dict[str, tuple[int, str]]] = {
@@ -78,7 +78,7 @@ class Problem(Exception):
     def header_list(self) -> list[tuple[bytes, bytes]]:
         """Return the response headers, with length and type."""
         return [
-            (b"content-type", CONTENT_TYPE),
+            (b"content-type", PROBLEM_TYPE),
             (b"content-length", b"%d" % len(self.body())),
             *self.headers,
         ]

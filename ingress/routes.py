@@ -17,7 +17,7 @@ from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSe
 from ingress.contracts.routes import contract_routes
 from ingress.health import Readiness, health_routes
 from ingress.intake import CLOUD_EVENTS_ROUTE, Intake
-from ingress.problems import CONTENT_TYPE, Problem
+from ingress.problems import PROBLEM_TYPE, Problem
 from runtime.logging import get_logger
 from schemas.registry import Registry
 
@@ -83,7 +83,7 @@ def _handler(path: str, event_type: str | None, intake: Intake) -> Handle:
 def _answer_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
     headers = {name.decode("ascii"): value.decode("ascii") for name, value in problem.headers}
     return Response(
-        problem.body(), status_code=problem.status, headers=headers, media_type=CONTENT_TYPE.decode("ascii")
+        problem.body(), status_code=problem.status, headers=headers, media_type=PROBLEM_TYPE.decode("ascii")
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ingress.contracts.openapi_components import OUTSIDE, Json, parameters, problem_responses, reference, schemas
+from ingress.contracts.openapi_components import OUTSIDE, Json, parameters, problem_responses, schema_ref, schemas
 from ingress.contracts.openapi_registry import registry_paths
 from ingress.problems import kinds
 
@@ -29,12 +29,12 @@ signatures of `webhook-id + "." + webhook-timestamp + "." + body`, parted by spa
 
 
 def openapi_text(webhooks: Mapping[str, str | None]) -> str:
-    """The document as indented JSON. `webhooks`: path to event type, None where the CloudEvent says it."""
+    """Return the document as indented JSON. `webhooks`: path to event type, None where the CloudEvent says it."""
     return msgspec.json.format(msgspec.json.encode(openapi_document(webhooks)), indent=2).decode() + "\n"
 
 
 def openapi_document(webhooks: Mapping[str, str | None]) -> Json:
-    """The document as data."""
+    """Return the document as data."""
     paths = {
         path: {"post": _cloud_events() if event_type is None else _webhook(event_type)}
         for path, event_type in webhooks.items()
@@ -65,13 +65,13 @@ def openapi_document(webhooks: Mapping[str, str | None]) -> Json:
 
 def _webhook(event_type: str) -> Json:
     event = OUTSIDE[event_type]
-    body = {"application/json": {"schema": reference(f"{event.__name__}Webhook")}}
+    body = {"application/json": {"schema": schema_ref(f"{event.__name__}Webhook")}}
     stored = {"200": _json("The event is stored.", "Stored")}
     return _signed(f"Send {event_type}", body, stored)
 
 
 def _cloud_events() -> Json:
-    single, results = reference("Stored"), reference("BatchAnswer")
+    single, results = schema_ref("Stored"), schema_ref("BatchAnswer")
     answers: Json = {
         "200": {
             "description": "Stored: one event's place, a batch's results, or a result a line and then a summary.",
@@ -83,11 +83,11 @@ def _cloud_events() -> Json:
         "207": _json("A batch of which some are stored, and some are refused for good.", "BatchAnswer"),
     }
     body: Json = {
-        "application/cloudevents+json": {"schema": reference("CloudEvent")},
-        "application/cloudevents-batch+json": {"schema": reference("CloudEventBatch")},
+        "application/cloudevents+json": {"schema": schema_ref("CloudEvent")},
+        "application/cloudevents-batch+json": {"schema": schema_ref("CloudEventBatch")},
         "application/x-ndjson": {"schema": {"type": "string", "description": "A structured CloudEvent a line."}},
         "application/json": {
-            "schema": {"anyOf": [reference(f"{event.__name__}Data") for event in OUTSIDE.values()]},
+            "schema": {"anyOf": [schema_ref(f"{event.__name__}Data") for event in OUTSIDE.values()]},
         },
     }
     operation = _signed("Send CloudEvents: structured, binary, batched, or a line each", body, answers)
@@ -128,7 +128,7 @@ def _watched(summary: str, responses: Json) -> Json:
 
 
 def _any_problem(paths: Json) -> Json:
-    """The same paths, with the problems that any request can meet."""
+    """Return the same paths, with the problems that any request can meet."""
     for operations in paths.values():
         for operation in operations.values():
             for status, response in problem_responses(_ANY_REQUEST).items():
@@ -138,25 +138,25 @@ def _any_problem(paths: Json) -> Json:
 
 
 def _share_responses(paths: Json) -> Json:
-    """Put responses that occur more than once in one place, by name, and references where they were."""
-    places: dict[bytes, list[tuple[Json, str]]] = {}
+    """Move responses that occur more than once to `components`, and put references in their stead."""
+    uses: dict[bytes, list[tuple[Json, str]]] = {}
     for operations in paths.values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
-                places.setdefault(status.encode() + msgspec.json.encode(response), []).append(
+                uses.setdefault(status.encode() + msgspec.json.encode(response), []).append(
                     (operation["responses"], status)
                 )
     shared: Json = {}
-    for found in places.values():
-        if len(found) > 1:
-            status = found[0][1]
+    for alike_uses in uses.values():
+        if len(alike_uses) > 1:
+            status = alike_uses[0][1]
             alike = sum(name.startswith(f"Status{status}") for name in shared)
             name = f"Status{status}" + (f"-{alike + 1}" if alike else "")
-            shared[name] = found[0][0][status]
-            for responses, at in found:
+            shared[name] = alike_uses[0][0][status]
+            for responses, at in alike_uses:
                 responses[at] = {"$ref": f"#/components/responses/{name}"}
     return dict(sorted(shared.items()))
 
 
 def _json(description: str, schema: str) -> Json:
-    return {"description": description, "content": {"application/json": {"schema": reference(schema)}}}
+    return {"description": description, "content": {"application/json": {"schema": schema_ref(schema)}}}

@@ -24,19 +24,19 @@ _GIVEN_OTHERWISE: Final = ("event_id", "occurred_at")
 _WITH_RETRY_AFTER: Final = (429, 503)
 
 
-def reference(name: str) -> Json:
-    """A reference to a schema."""
+def schema_ref(name: str) -> Json:
+    """Return a reference to a schema."""
     return {"$ref": REF + name}
 
 
 def schemas() -> Json:
-    """Every schema by name."""
+    """Return every schema by name."""
     _, made = msgspec.json.schema_components([*OUTSIDE.values(), FieldError], ref_template=REF + "{name}")
     found = {name: schema for name, schema in made.items() if name not in _names(OUTSIDE.values())}
     for event_type, event in OUTSIDE.items():
         found |= _of_event(event_type, event, made[event.__name__])
     found["CloudEvent"] = {
-        "oneOf": [reference(f"{event.__name__}CloudEvent") for event in OUTSIDE.values()],
+        "oneOf": [schema_ref(f"{event.__name__}CloudEvent") for event in OUTSIDE.values()],
         "discriminator": {
             "propertyName": "type",
             "mapping": {name: f"{REF}{event.__name__}CloudEvent" for name, event in OUTSIDE.items()},
@@ -44,7 +44,7 @@ def schemas() -> Json:
     }
     found["CloudEventBatch"] = {
         "type": "array",
-        "items": reference("CloudEvent"),
+        "items": schema_ref("CloudEvent"),
         "minItems": 1,
         "maxItems": EVENTS_MAX,
     }
@@ -52,7 +52,7 @@ def schemas() -> Json:
 
 
 def parameters() -> Json:
-    """The headers of signed requests, by name; each may come once."""
+    """Return the headers of signed requests, by name; each may come once."""
     visible = {"type": "string", "pattern": VISIBLE}
     return {
         "WebhookId": _header("webhook-id", "The message's id; the same id is the same message, for ever.", visible),
@@ -79,7 +79,7 @@ def parameters() -> Json:
 
 
 def problem_responses(wanted: Iterable[str]) -> dict[str, Json]:
-    """Status to response, for these kinds of problem."""
+    """Return the response of each status, for these kinds of problem."""
     by_status: dict[int, list[str]] = {}
     for kind in wanted:
         by_status.setdefault(kinds()[kind][0], []).append(kind)
@@ -89,7 +89,7 @@ def problem_responses(wanted: Iterable[str]) -> dict[str, Json]:
 def _problem_response(status: int, found: list[str]) -> Json:
     types = [URN + kind for kind in found]
     described = " ".join(f"`{kind}`: {kinds()[kind][1]}." for kind in found)
-    schema = {"allOf": [reference("Problem"), {"properties": {"type": {"enum": types}, "status": {"const": status}}}]}
+    schema = {"allOf": [schema_ref("Problem"), {"properties": {"type": {"enum": types}, "status": {"const": status}}}]}
     response: Json = {"description": described, "content": {"application/problem+json": {"schema": schema}}}
     if status in _WITH_RETRY_AFTER:
         response["headers"] = {
@@ -103,7 +103,7 @@ def _problem_response(status: int, found: list[str]) -> Json:
 
 
 def _of_event(event_type: str, event: type[Event], schema: Json) -> Json:
-    """Its data alone, as a Standard Webhooks payload, and as a CloudEvent."""
+    """Return an event's schemas: its data alone, as a Standard Webhooks payload, and as a CloudEvent."""
     name = event.__name__
     time = {"type": "string", "format": "date-time", "description": "When it happened; needs a time zone."}
     data = schema | {
@@ -111,7 +111,7 @@ def _of_event(event_type: str, event: type[Event], schema: Json) -> Json:
         "properties": {key: kind for key, kind in schema["properties"].items() if key not in _GIVEN_OTHERWISE},
         "required": [key for key in schema["required"] if key not in _GIVEN_OTHERWISE],
     }
-    payload = {"type": {"const": event_type}, "timestamp": time, "data": reference(f"{name}Data")}
+    payload = {"type": {"const": event_type}, "timestamp": time, "data": schema_ref(f"{name}Data")}
     text = {"type": "string", "pattern": VISIBLE}
     envelope = {
         "specversion": {"const": "1.0"},
@@ -121,7 +121,7 @@ def _of_event(event_type: str, event: type[Event], schema: Json) -> Json:
         "time": time,
         "datacontenttype": {"const": "application/json"},
         "traceparent": {"type": ["string", "null"]},
-        "data": reference(f"{name}Data"),
+        "data": schema_ref(f"{name}Data"),
     }
     return {
         f"{name}Data": data,
@@ -143,16 +143,21 @@ def _answers() -> Json:
         "title": {"type": "string"},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string"},
-        "errors": {"type": "array", "items": reference("FieldError")},
+        "errors": {"type": "array", "items": schema_ref("FieldError")},
     }
     return {
         "Stored": _object(
             stored, required=tuple(stored), title="Where the event is, once every in-sync replica has it."
         ),
         "Problem": _object(problem, required=("type", "title", "status"), title="RFC 9457 problem details."),
-        "Refused": _object({"problem": reference("Problem")}, required=("problem",)),
+        "Refused": _object({"problem": schema_ref("Problem")}, required=("problem",)),
         "BatchAnswer": _object(
-            {"results": {"type": "array", "items": {"oneOf": [reference("Stored"), reference("Refused")]}}},
+            {
+                "results": {
+                    "type": "array",
+                    "items": {"oneOf": [schema_ref("Stored"), schema_ref("Refused")]},
+                }
+            },
             required=("results",),
             title="A result for each event, in order.",
         ),

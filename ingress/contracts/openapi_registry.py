@@ -1,12 +1,17 @@
-"""The schema registry's part of the OpenAPI document."""
+"""The schema registry's part of the OpenAPI document, by hand.
+
+Litestar's own schema of these routes is another contract: every answer is a string in `application/json`, a version is
+any string, the error of 400 is Litestar's instead of Confluent's, those of 404 and 422 are missing, so are 304,
+`if-none-match`, `etag` and `cache-control`; refused writes are operations. Answers are encoded bytes with an ETag, so
+it can't see their types. To declare all of it at each route would take as many lines as this file has.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from ingress.contracts.registry_routes import COMPATIBILITY, CONTENT_TYPE
-
-Json = dict[str, Any]
+from ingress.contracts.openapi_components import Json
+from ingress.contracts.registry_routes import COMPATIBILITY, REGISTRY_TYPE
 
 _TEXT: Final[Json] = {"type": "string"}
 _NUMBER: Final[Json] = {"type": "integer", "minimum": 1}
@@ -38,7 +43,7 @@ _PREFIX: Final[Json] = {"name": "subjectPrefix", "in": "query", "required": Fals
 
 
 def registry_paths() -> Json:
-    """Path to what it answers."""
+    """Return the operations of each path."""
     return {
         "/subjects": {"get": _get("Every subject", _list(_TEXT), _PREFIX)},
         "/subjects/{subject}": {
@@ -82,7 +87,7 @@ def _get(summary: str, schema: Json, *parameters: Json) -> Json:
 
 
 def _post(summary: str, schema: Json, more: Json) -> Json:
-    asked = {
+    lookup = {
         "type": "object",
         "properties": {
             "schema": {"type": "string", "description": "The schema as JSON text."},
@@ -97,7 +102,7 @@ def _post(summary: str, schema: Json, more: Json) -> Json:
         "parameters": [_SUBJECT],
         "requestBody": {
             "required": True,
-            "content": {kind: {"schema": asked} for kind in (CONTENT_TYPE, "application/json")},
+            "content": {kind: {"schema": lookup} for kind in (REGISTRY_TYPE, "application/json")},
         },
         "responses": {
             "200": _answer("Found.", schema),
@@ -109,7 +114,7 @@ def _post(summary: str, schema: Json, more: Json) -> Json:
 
 
 def _answer(description: str, schema: Json, *, cached: bool = False) -> Json:
-    answer: Json = {"description": description, "content": {CONTENT_TYPE: {"schema": schema}}}
+    answer: Json = {"description": description, "content": {REGISTRY_TYPE: {"schema": schema}}}
     if cached:
         answer["headers"] = {name: {"required": True, "schema": _TEXT} for name in ("etag", "cache-control")}
     return answer
@@ -118,7 +123,7 @@ def _answer(description: str, schema: Json, *, cached: bool = False) -> Json:
 def _error(description: str) -> Json:
     return {
         "description": description,
-        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/RegistryError"}}},
+        "content": {REGISTRY_TYPE: {"schema": {"$ref": "#/components/schemas/RegistryError"}}},
     }
 
 

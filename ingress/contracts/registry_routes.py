@@ -1,6 +1,6 @@
-"""A Confluent Schema Registry, read-only: what a stock deserializer asks for, answered from the registry in use.
+"""A Confluent Schema Registry, read-only: the requests of stock deserializers, answered from the active registry.
 
-Answers, error codes and the content type are Confluent's. Schemas by id never change, so they may be cached for ever.
+Answers, error codes and the content type are Confluent's. Schemas by id never change, so caches may keep them.
 Source: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 """
 
@@ -19,7 +19,7 @@ from litestar.params import FromPath
 from schemas.generation import Schema
 from schemas.registry import Registry, Version, schema_fingerprint
 
-CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+REGISTRY_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY: Final = "FULL_TRANSITIVE"
 FOREVER: Final = "public, max-age=31536000, immutable"
 A_MINUTE: Final = "public, max-age=60"
@@ -32,7 +32,7 @@ _SHOWN_MAX: Final = 200
 _READ_ONLY: Final = "Plant's schema registry is read-only: schemas come with a release (docs/how-to/evolve-a-schema.md)"
 
 
-Asked: TypeAlias = Request[Any, Any, Any]
+RegistryRequest: TypeAlias = Request[Any, Any, Any]
 
 
 class RegistryRefusal(Exception):
@@ -46,7 +46,7 @@ class RegistryRefusal(Exception):
 
 
 class Lookup(msgspec.Struct, frozen=True):
-    """The body that asks whether a schema is registered; other fields are passed over."""
+    """The body of a schema lookup; other fields are skipped."""
 
     schema: str
     schema_type: str = msgspec.field(name="schemaType", default="AVRO")
@@ -54,24 +54,24 @@ class Lookup(msgspec.Struct, frozen=True):
 
 
 class SubjectCatalogue:
-    """The registry in use as Confluent's data; raises Refusal for what is not there."""
+    """The active registry as Confluent's data. Raises RegistryRefusal for what is not there."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def subjects(self, prefix: str = "") -> list[str]:
-        """Every subject that begins so, sorted."""
+        """Return every subject with this prefix, sorted."""
         return sorted({version.subject for version in self._registry.versions if version.subject.startswith(prefix)})
 
     def history(self, subject: str) -> list[Version]:
-        """The subject's versions, oldest first."""
+        """Return the subject's versions, oldest first."""
         history = self._registry.history(subject)
         if not history:
             raise RegistryRefusal(40401, f"Subject '{subject[:_SHOWN_MAX]}' not found.")
         return history
 
     def version(self, subject: str, wanted: str) -> Version:
-        """One version: a number, or `latest`, which -1 stands for too."""
+        """Return one version: by its number, or the newest for `latest` and -1."""
         history = self.history(subject)
         if wanted in ("latest", "-1"):
             return history[-1]
@@ -88,7 +88,7 @@ class SubjectCatalogue:
         raise RegistryRefusal(40402, f"Version {number} not found.")
 
     def by_id(self, wanted: str) -> Version:
-        """The version that an id on the wire stands for."""
+        """Return the version that an id on the wire stands for."""
         number = _number(wanted)
         known = self._registry.get(number) if number is not None else None
         if known is None:
@@ -96,33 +96,33 @@ class SubjectCatalogue:
         return known.version
 
     def find(self, subject: str, body: bytes) -> Version | None:
-        """The subject's version with the schema of a lookup's body, if there is one."""
-        asked, wanted = _read_lookup(body)
-        if asked.schema_type not in ("AVRO", "") or asked.references:
+        """Return the subject's version that has the schema of a lookup's body, if there is one."""
+        lookup, fingerprint = _read_lookup(body)
+        if lookup.schema_type not in ("AVRO", "") or lookup.references:
             return None
-        return next((known for known in self._registry.history(subject) if known.sha256 == wanted), None)
+        return next((known for known in self._registry.history(subject) if known.sha256 == fingerprint), None)
 
     def full(self, version: Version) -> dict[str, object]:
-        """A version with its schema."""
+        """Return a version with its schema."""
         return {
             "subject": version.subject,
             "version": version.version,
             "id": self.wire_id(version),
-            "schema": schema_text(version.schema),
+            "schema": schema_json(version.schema),
         }
 
     def wire_id(self, version: Version) -> int:
-        """The id that records carry."""
+        """Return the id that records carry."""
         return self._registry.wire_id(version)
 
 
-def schema_text(schema: Schema) -> str:
-    """A schema as the JSON text that stands inside the answers."""
+def schema_json(schema: Schema) -> str:
+    """Return a schema as the JSON text that stands inside the answers."""
     return msgspec.json.encode(schema).decode()
 
 
 def registry_routes(registry: Registry) -> Router:
-    """All routes of the registry; what would write is refused with Confluent's code for a read-only one."""
+    """Return all routes of the registry; writes are refused with Confluent's code for a read-only one."""
     catalogue = SubjectCatalogue(registry)
     return Router(
         path="/",
@@ -133,66 +133,66 @@ def registry_routes(registry: Registry) -> Router:
 
 def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/subjects")
-    async def subjects(request: Asked) -> Response[bytes]:
+    async def subjects(request: RegistryRequest) -> Response[bytes]:
         """Every subject; `subjectPrefix` narrows it."""
         prefix = request.query_params.get("subjectPrefix", "")
         return _answer(request, catalogue.subjects("" if prefix == ":*:" else prefix))
 
     @get("/subjects/{subject:str}/versions")
-    async def versions(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+    async def versions(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
         """The numbers of a subject's versions."""
         return _answer(request, [version.version for version in catalogue.history(subject)])
 
     @get("/subjects/{subject:str}/versions/{version:str}")
-    async def version(request: Asked, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
+    async def version(request: RegistryRequest, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
         """One version of a subject."""
         return _answer(request, catalogue.full(catalogue.version(subject, version)))
 
     @get("/subjects/{subject:str}/versions/{version:str}/schema")
-    async def schema(request: Asked, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
+    async def schema(request: RegistryRequest, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
         """The schema alone."""
         return _answer(request, catalogue.version(subject, version).schema)
 
     @post("/subjects/{subject:str}", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
-    async def lookup(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+    async def lookup(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
         """The version that has this schema."""
         body = await request.body()
         _read_lookup(body)
         catalogue.history(subject)
-        found = catalogue.find(subject, body)
-        if found is None:
+        version = catalogue.find(subject, body)
+        if version is None:
             raise RegistryRefusal(40403, "Schema not found")
-        return _answer(request, catalogue.full(found), cached="no-store")
+        return _answer(request, catalogue.full(version), cached="no-store")
 
     @post("/subjects/{subject:str}/versions", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
-    async def register(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+    async def register(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
         """The id of a schema that is registered already, as producers with auto-registration ask for it."""
-        found = catalogue.find(subject, await request.body())
-        if found is None:
+        version = catalogue.find(subject, await request.body())
+        if version is None:
             raise RegistryRefusal(42205, _READ_ONLY)
-        return _answer(request, {"id": catalogue.wire_id(found)}, cached="no-store")
+        return _answer(request, {"id": catalogue.wire_id(version)}, cached="no-store")
 
     return [subjects, versions, version, schema, lookup, register]
 
 
 def _by_id(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/schemas/ids/{schema_id:str}")
-    async def by_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+    async def by_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
         """The schema of an id on the wire."""
-        return _answer(request, {"schema": schema_text(catalogue.by_id(schema_id).schema)}, cached=FOREVER)
+        return _answer(request, {"schema": schema_json(catalogue.by_id(schema_id).schema)}, cached=FOREVER)
 
     @get("/schemas/ids/{schema_id:str}/schema")
-    async def schema_by_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+    async def schema_by_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
         """The schema alone."""
         return _answer(request, catalogue.by_id(schema_id).schema, cached=FOREVER)
 
     @get("/schemas/ids/{schema_id:str}/subjects")
-    async def subjects_of_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+    async def subjects_of_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
         """Where the schema is registered."""
         return _answer(request, [catalogue.by_id(schema_id).subject], cached=FOREVER)
 
     @get("/schemas/ids/{schema_id:str}/versions")
-    async def versions_of_id(request: Asked, schema_id: FromPath[str]) -> Response[bytes]:
+    async def versions_of_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
         """Where, and as which version."""
         version = catalogue.by_id(schema_id)
         return _answer(request, [{"subject": version.subject, "version": version.version}], cached=FOREVER)
@@ -202,28 +202,28 @@ def _by_id(catalogue: SubjectCatalogue) -> list[Any]:
 
 def _settings(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/schemas/types")
-    async def types(request: Asked) -> Response[bytes]:
+    async def types(request: RegistryRequest) -> Response[bytes]:
         """Avro and nothing else."""
         return _answer(request, ["AVRO"])
 
     @get("/config")
-    async def config(request: Asked) -> Response[bytes]:
+    async def config(request: RegistryRequest) -> Response[bytes]:
         """The rule of evolution."""
         return _answer(request, {"compatibilityLevel": COMPATIBILITY})
 
     @get("/config/{subject:str}")
-    async def config_of(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+    async def config_of(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
         """The same for every subject."""
         catalogue.history(subject)
         return _answer(request, {"compatibilityLevel": COMPATIBILITY})
 
     @get("/mode")
-    async def mode(request: Asked) -> Response[bytes]:
+    async def mode(request: RegistryRequest) -> Response[bytes]:
         """Read-only."""
         return _answer(request, {"mode": "READONLY"})
 
     @get("/mode/{subject:str}")
-    async def mode_of(request: Asked, subject: FromPath[str]) -> Response[bytes]:
+    async def mode_of(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
         """The same for every subject."""
         catalogue.history(subject)
         return _answer(request, {"mode": "READONLY"})
@@ -246,7 +246,7 @@ def _refusals() -> list[Any]:
     def refusal(path: str, methods: tuple[HttpMethod, ...]) -> Any:
         @route(path, http_method=list(methods), status_code=422)
         async def refuse_write() -> Response[bytes]:
-            """A clear no."""
+            """Refuse a write."""
             raise RegistryRefusal(42205, _READ_ONLY)
 
         return refuse_write
@@ -254,19 +254,21 @@ def _refusals() -> list[Any]:
     return [refusal(path, methods) for path, methods in WRITES.items()]
 
 
-def _answer(request: Asked, value: object, cached: str = A_MINUTE) -> Response[bytes]:
+def _answer(request: RegistryRequest, value: object, cached: str = A_MINUTE) -> Response[bytes]:
     body = msgspec.json.encode(value)
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"etag": etag, "cache-control": cached}
-    asked = request.headers.get("if-none-match", "")
-    if request.method == HttpMethod.GET and etag in (given.strip().removeprefix("W/") for given in asked.split(",")):
+    known_etags = request.headers.get("if-none-match", "")
+    if request.method == HttpMethod.GET and etag in (
+        known.strip().removeprefix("W/") for known in known_etags.split(",")
+    ):
         return Response(b"", status_code=304, headers=headers)
-    return Response(body, status_code=200, headers=headers, media_type=CONTENT_TYPE)
+    return Response(body, status_code=200, headers=headers, media_type=REGISTRY_TYPE)
 
 
-def _refuse(_request: Asked, refusal: RegistryRefusal) -> Response[bytes]:
+def _refuse(_request: RegistryRequest, refusal: RegistryRefusal) -> Response[bytes]:
     body = msgspec.json.encode({"error_code": refusal.code, "message": refusal.message})
-    return Response(body, status_code=refusal.status, headers={"cache-control": "no-store"}, media_type=CONTENT_TYPE)
+    return Response(body, status_code=refusal.status, headers={"cache-control": "no-store"}, media_type=REGISTRY_TYPE)
 
 
 def _number(text: str) -> int | None:
@@ -275,12 +277,12 @@ def _number(text: str) -> int | None:
 
 
 def _read_lookup(body: bytes) -> tuple[Lookup, str]:
-    """The body and its schema's fingerprint."""
+    """Return the lookup, and the fingerprint of its schema."""
     try:
-        asked = msgspec.json.decode(body, type=Lookup)
+        lookup = msgspec.json.decode(body, type=Lookup)
     except (ValueError, RecursionError) as error:
         raise RegistryRefusal(400, f"The body is not a schema lookup: {str(error)[:_SHOWN_MAX]}") from None
     try:
-        return asked, schema_fingerprint(msgspec.json.decode(asked.schema))
+        return lookup, schema_fingerprint(msgspec.json.decode(lookup.schema))
     except (ValueError, RecursionError):
         raise RegistryRefusal(42201, "The schema is not Avro in JSON") from None

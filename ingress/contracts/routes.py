@@ -1,4 +1,4 @@
-"""What tells others how to talk to Plant: the schema registry and the OpenAPI document."""
+"""The routes of the contracts: the schema registry and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.registry import Registry
 
 
 def contract_routes(registry: Registry, webhooks: Mapping[str, str | None]) -> Router:
-    """The routes, for the registry whose ids this process writes."""
+    """Return the routes, for the registry whose ids this process writes."""
 
     @cache
     def document() -> bytes:

@@ -26,7 +26,7 @@ BODY_BYTES_PER_SECOND_MIN: Final = 64 * 1024
 """Beyond the first seconds a body has to arrive this fast."""
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 """For an answer, or for the next part of one."""
-IDLE_TIMEOUT_SECONDS: Final = 30
+KEEP_ALIVE_TIMEOUT_SECONDS: Final = 30
 CLOSE_OVERDUE_EVERY_SECONDS: Final = 1.0
 HEAD_MAX_BYTES: Final = 32 * 1024
 PIPELINED_MAX: Final = 16
@@ -38,11 +38,11 @@ Stage = Literal["head", "body", "answer", "idle"]
 
 
 class TooFarAhead(Exception):
-    """The peer sends request after request and does not wait for the answers."""
+    """A peer that sends request after request and does not wait for the answers."""
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """One peer. `stage` says what we wait for, `since` (event-loop time) from when.
+    """One peer's connection. `stage` is the part that is awaited, `since` the event-loop time when it began.
 
     `head_bytes` counts what came since the last whole request and is no body: head, chunk framing, trailers.
     `body_bytes` counts the body.
@@ -113,7 +113,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.cut_off("not_http", Problem("malformed-request", msg))
 
     def overdue(self, now: float) -> bool:
-        """Whether the peer, or the answer, has taken too long."""
+        """Return whether the peer, or the answer, has taken too long."""
         match self.stage:
             case "head":
                 return now - self.since > HEAD_TIMEOUT_SECONDS
@@ -122,12 +122,12 @@ class BoundedConnection(HttpToolsProtocol):
             case "answer":
                 return now - self.since > REQUEST_TIMEOUT_SECONDS
             case "idle":
-                return now - self.since > IDLE_TIMEOUT_SECONDS
+                return now - self.since > KEEP_ALIVE_TIMEOUT_SECONDS
             case _:
                 assert_never(self.stage)
 
     def cut_off(self, reason: str, problem: Problem | None) -> None:
-        """Close, and say why where no other answer is owed or begun; the application sees a disconnect."""
+        """Close the connection, after the problem where no answer has begun; the application sees a disconnect."""
         if self.transport.is_closing():
             return
         metrics.INGRESS_PEERS_CUT_OFF.labels(reason=reason).inc()
@@ -141,9 +141,10 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Take a request that offers another protocol as if it did not (RFC 9110, 7.8): Java's client offers one with
-        the first request of a connection. httptools takes the request's body for that protocol and then for the next
-        request; so another parser gets the head without the offer, and the rest.
+        """Handle a request that offers another protocol as one that does not (RFC 9110, 7.8).
+
+        Java's client offers one with the first request of a connection. httptools would read the request's body as
+        that protocol, and then as the next request; so a new parser gets the head without the offer, and the rest.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
@@ -158,7 +159,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.data_received(b"%b\r\n%b" % (head, rest))
 
     def _answered_a_part(self) -> None:
-        """A long answer goes on as long as its parts do; a peer that doesn't read them keeps them from it."""
+        """Begin the timeout of an answer again with each part that is written; a peer that does not read stops that."""
         if self.stage == "answer":
             self.since = self.loop.time()
 
@@ -183,7 +184,7 @@ async def close_overdue(state: ServerState) -> None:
 
 
 def _too_slow(connection: BoundedConnection) -> Problem | None:
-    """The answer to a slow peer; none to one that never sent a byte."""
+    """Return the answer to a slow peer; none to one that never sent a byte."""
     if connection.stage == "head" and connection.head_bytes == 0:
         return None
     return Problem("slow-request", "The request took too long to arrive.")

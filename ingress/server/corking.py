@@ -8,12 +8,12 @@ from typing import Any
 
 
 class CorkedTransport(asyncio.Transport):
-    """Gathers what is written in one turn of the event loop and writes it together at its end."""
+    """A transport that writes everything of one turn of the event loop together, at its end."""
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, written: Callable[[], None]
     ) -> None:
-        """`written` is called whenever something was."""
+        """Call `written` after each write."""
         super().__init__()
         self._written = written
         self._transport = transport

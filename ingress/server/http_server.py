@@ -18,7 +18,7 @@ import uvicorn
 from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import IngressApp
-from ingress.server.connections import IDLE_TIMEOUT_SECONDS, BoundedConnection, close_overdue
+from ingress.server.connections import KEEP_ALIVE_TIMEOUT_SECONDS, BoundedConnection, close_overdue
 from runtime.lifecycle import stop_on_signals, temp_path
 
 BACKLOG: Final = 2048
@@ -82,7 +82,7 @@ async def serve_http(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=IDLE_TIMEOUT_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_TIMEOUT_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         backlog=BACKLOG,
     )

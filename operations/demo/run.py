@@ -22,7 +22,7 @@ from operations.demo.generation import Population
 from operations.demo.messages import Message, catalogue_messages
 from operations.demo.outcome import AgentRow, Audit, DemoOutcome, Part, PartitionRow, Published, ReadModelPart
 from operations.demo.publishing import DemoPublisher, DemoTally
-from operations.demo.services import Stage, stage
+from operations.demo.services import DemoServices, running_services
 from projections import log_progress
 from projections.agents.queries import agents
 from runtime.settings import Settings, load_settings
@@ -52,9 +52,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run:
-    """One demo on a stage that is up."""
+    """One demo on services that are up."""
 
-    def __init__(self, options: Options, own: Stage, progress: Progress) -> None:
+    def __init__(self, options: Options, own: DemoServices, progress: Progress) -> None:
         self.options = options
         self.tally = DemoTally()
         self.number = 0
@@ -197,7 +197,7 @@ def run(options: Options, progress: Progress, show: Callable[[Part], None], star
 
     Nothing that it started is left when it returns or raises.
     """
-    with stage(progress) as (own, was_up):
+    with running_services(progress) as (own, was_up):
         demo = Run(options, own, progress)
 
         published = demo.publish()

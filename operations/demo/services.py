@@ -1,4 +1,4 @@
-"""What runs while the demo does: the local stack; `plant ingress` and one `plant worker`, each in a process."""
+"""The services of the demo: the local stack; `plant ingress` and one `plant worker`, each in a process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from devstack.stack import Stack
 from operations.demo.errors import DemoFailed, ServiceEnded
 from operations.local_stack import prepare_stack, stack_here
 
-READY_PATIENCE_SECONDS: Final = 60.0
-END_PATIENCE_SECONDS: Final = 20.0
-COMMAND_PATIENCE_SECONDS: Final = 60.0
+READY_TIMEOUT_SECONDS: Final = 60.0
+END_TIMEOUT_SECONDS: Final = 20.0
+COMMAND_TIMEOUT_SECONDS: Final = 60.0
 ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stage:
-    """The stack and the processes of one demo; `environ` is what a child process needs to find them."""
+class DemoServices:
+    """The stack and the processes of one demo; `environ` has the addresses that a child process needs."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -55,14 +55,14 @@ class Stage:
         self.start("ingress", "--port", "0", "--ready-file", str(self._ready_file))
 
     def ingress_url(self) -> str:
-        """Ingress's address, once it takes requests."""
+        """Return ingress's address, once it takes requests."""
         ready = self._ready_file
         record = self._services["ingress"]
-        if not processes.wait_ready(ready.exists, record, patience_seconds=READY_PATIENCE_SECONDS):
+        if not processes.wait_ready(ready.exists, record, patience_seconds=READY_TIMEOUT_SECONDS):
             self.alive()
             raise DemoFailed(
                 "plant ingress was not ready in time.",
-                why=f"It took longer than {READY_PATIENCE_SECONDS:.0f} s.",
+                why=f"It took longer than {READY_TIMEOUT_SECONDS:.0f} s.",
                 next_step=f"tail -50 {self._log('ingress')}",
             )
         address: dict[str, Any] = msgspec.json.decode(ready.read_bytes())
@@ -73,18 +73,18 @@ class Stage:
         for name, record in self._services.items():
             if not processes.is_running(record):
                 raise ServiceEnded(
-                    f"plant {name} has ended.", why=self._last_words(name), next_step=f"tail -50 {self._log(name)}"
+                    f"plant {name} has ended.", why=self._last_error(name), next_step=f"tail -50 {self._log(name)}"
                 )
 
     def call(self, *arguments: str) -> str:
-        """Run `plant …` to its end; what it printed. Raises DemoFailed with what it said."""
+        """Run `plant …` to its end and return its stdout. Raises DemoFailed with its stderr."""
         done = subprocess.run(
             [plant_program(), *arguments],
             env=self.environ,
             capture_output=True,
             text=True,
             check=False,
-            timeout=COMMAND_PATIENCE_SECONDS,
+            timeout=COMMAND_TIMEOUT_SECONDS,
             start_new_session=True,
         )
         if done.returncode != 0:
@@ -93,41 +93,41 @@ class Stage:
         return done.stdout
 
     def end(self) -> None:
-        """End the processes that were started, in order: what is accepted is answered and projected first."""
+        """End the processes that were started, in order, so that accepted events are answered and projected first."""
         for record in self._services.values():
             processes.send(record, signal.SIGTERM)
         for record in self._services.values():
-            if not processes.wait_gone(record, patience_seconds=END_PATIENCE_SECONDS):
+            if not processes.wait_gone(record, patience_seconds=END_TIMEOUT_SECONDS):
                 processes.kill(record)
         self._services.clear()
 
-    def _last_words(self, name: str) -> str:
-        """The error that the process ended with, or its last line; earlier runs' lines are not looked at."""
+    def _last_error(self, name: str) -> str:
+        """Return the error that the process ended with, or its last line, without those of earlier runs."""
         log = self._log(name).read_bytes()
         start_bytes = self._log_starts_bytes[name]
         lines = log[start_bytes if len(log) > start_bytes else 0 :].decode(errors="replace").strip().splitlines()
-        told = [line.strip() for line in lines if line.lstrip().startswith(("error: ", "why: "))]
-        return " ".join(told or lines[-1:]) or "It said nothing."
+        errors = [line.strip() for line in lines if line.lstrip().startswith(("error: ", "why: "))]
+        return " ".join(errors or lines[-1:]) or "It logged nothing."
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
 
 def plant_program() -> Path:
-    """The command `plant` of the environment that this process runs in."""
+    """Return the command `plant` of the environment that this process runs in."""
     return Path(sys.executable).with_name("plant")
 
 
 @contextlib.contextmanager
-def stage(progress: Progress) -> Iterator[tuple[Stage, bool]]:
-    """A running, migrated stack with its topics, and whether it was up already: then it stays up.
+def running_services(progress: Progress) -> Iterator[tuple[DemoServices, bool]]:
+    """Yield the services of a running, migrated stack, and whether it was up already: then it stays up.
 
     Whatever the demo started has ended when the block has, also on Ctrl-C, SIGTERM, SIGHUP and errors.
     """
     stack = stack_here(progress=progress)
     with _alone(stack.home), _interrupted_by_any_signal():
         was_up = any(service.state != "stopped" for service in stack.status())
-        own = Stage(stack)
+        own = DemoServices(stack)
         try:
             stack.up(lambda environ: prepare_stack(environ, progress))
             yield own, was_up
@@ -141,7 +141,7 @@ def stage(progress: Progress) -> Iterator[tuple[Stage, bool]]:
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """One demo at a time in a folder: the first one to end would stop the other's stack."""
+    """Allow one demo at a time in a folder: the first one to end would stop the other's stack."""
     if not home.exists():
         home.mkdir(parents=True)
         home.chmod(0o755)  # Whatever the umask: the system user that runs Postgres for root walks through it.
@@ -164,14 +164,14 @@ def _alone(home: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupted_by_any_signal() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) end the demo as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP (a closed terminal) end the demo as Ctrl-C does."""
     with _handling(signal.default_int_handler):
         yield
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not keep us from cleaning up; every step of that has a deadline of its own."""
+    """Ignore a second Ctrl-C while cleaning up; every step of that has its own deadline."""
     with _handling(lambda _number, _frame: None):
         yield
 

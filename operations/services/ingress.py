@@ -38,7 +38,7 @@ from signing.master_key import MasterKey
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 
-GC_THRESHOLDS: Final = (50_000, 50, 1000)
+INGRESS_GC_THRESHOLDS: Final = (50_000, 50, 1000)
 """Full collections walk the deduplication cache, for a tenth of a second each: have a hundredth as many."""
 DATABASE_TIMEOUT_SECONDS: Final = 30.0
 READY_TIMEOUT_SECONDS: Final = 20.0
@@ -116,7 +116,7 @@ def serve_ingress(
     if ready_file is not None:
         clear_ready_file(ready_file)
     limit_connections()
-    tune_gc(*GC_THRESHOLDS)
+    tune_gc(*INGRESS_GC_THRESHOLDS)
     serve_metrics(settings.ingress_metrics_address, "ingress")
     listener = bind_socket(host, port, shared=parent_pipe is not None)
     uvloop.run(_serve(settings, listener, ready_file, say, parent_pipe))

@@ -24,7 +24,7 @@ log = get_logger(__name__)
 TOPICS: Sequence[str] = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 
 
-GC_THRESHOLDS = (500_000, 20, 50)
+WORKER_GC_THRESHOLDS = (500_000, 20, 50)
 """The first is the number of objects between two runs of Python's cycle collector. A fetch makes some 100,000 that all
 live on for a moment; at the default of 700 the collector looks at them again and again, which took half of the fetch's
 time (measured)."""
@@ -58,7 +58,7 @@ async def serve_worker(
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
     serve_metrics(settings.worker_metrics_address)
-    tune_gc(*GC_THRESHOLDS)
+    tune_gc(*WORKER_GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = asyncio.Event()
     with stop_on_signals(stop.set):

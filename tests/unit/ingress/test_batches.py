@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from ingress.batches import EVENTS_MAX, Submitted, answer_of, await_results, is_overloaded, read_items, submit_each
+from ingress.batches import EVENTS_MAX, SubmittedEvent, answer_of, await_results, is_overloaded, read_items, submit_each
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher
@@ -33,7 +33,7 @@ def item(**changes: object) -> bytes:
     return json.dumps(event).encode()
 
 
-def submitted(producer: ScriptedProducer, items: list[bytes]) -> tuple[IngressPublisher, list[Submitted]]:
+def submitted(producer: ScriptedProducer, items: list[bytes]) -> tuple[IngressPublisher, list[SubmittedEvent]]:
     publisher = IngressPublisher(producer, FixedClock(datetime(2026, 11, 23, tzinfo=UTC)))
     return publisher, submit_each(publisher, items, POLICY, None, item_max_bytes=1_000)
 

@@ -9,7 +9,7 @@ import httpx
 import pytest_asyncio
 from litestar import Litestar
 
-from ingress.contracts.registry_routes import CONTENT_TYPE, registry_routes
+from ingress.contracts.registry_routes import REGISTRY_TYPE, registry_routes
 from schemas.registry import bundled
 
 SUBJECT = "genesis.events-genesis.AgentRated"
@@ -54,7 +54,7 @@ async def test_what_is_not_there_is_said_in_confluents_words(client: httpx.Async
     for method, path, body, status, code in REFUSED:
         answer = await client.request(method, path, json=body)
         assert (answer.status_code, answer.json()["error_code"]) == (status, code), (method, path)
-        assert answer.headers["content-type"] == CONTENT_TYPE
+        assert answer.headers["content-type"] == REGISTRY_TYPE
         assert answer.headers["cache-control"] == "no-store"
 
 

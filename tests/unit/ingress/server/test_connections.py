@@ -39,7 +39,7 @@ def connection() -> BoundedConnection:
         ("body", 0, connections.BODY_TIMEOUT_SECONDS),
         ("body", 10 * connections.BODY_BYTES_PER_SECOND_MIN, connections.BODY_TIMEOUT_SECONDS + 10),
         ("answer", 0, connections.REQUEST_TIMEOUT_SECONDS),
-        ("idle", 0, connections.IDLE_TIMEOUT_SECONDS),
+        ("idle", 0, connections.KEEP_ALIVE_TIMEOUT_SECONDS),
     ],
 )
 async def test_each_stage_has_its_timeout(stage: Stage, body_bytes: int, timeout_seconds: float) -> None:
