@@ -6,14 +6,17 @@ No model is here: vectors are seeded or written out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 
 from entities.embedding import Vectors, direction, embed
-from entities.errors import EmbedderBroken, VectorRefused
-from entities.vocabulary import EMBEDDING_DIMENSIONS
+from entities.errors import EmbedderBroken, SearchRefused, VectorRefused
+from entities.neighbours import LIMIT_MAX, agents_with, nearest_agents, nearest_industries, nearest_skills
+from entities.vocabulary import EMBEDDING_DIMENSIONS, IDS_MAX
 
 DIMENSIONS = EMBEDDING_DIMENSIONS
 
@@ -101,3 +104,48 @@ async def test_a_broken_promise_is_told_of(spoil: str, said: str) -> None:
         await embed(Seeded(spoil), ["sows", "reaps"])
     assert said in caught.value.why
     assert "seeded/1" in caught.value.why
+
+
+REFUSED: list[tuple[Callable[..., Awaitable[object]], dict[str, Any], str]] = [
+    (nearest_skills, {"limit": 0}, f"limit must be a whole number from 1 to {LIMIT_MAX}"),
+    (nearest_skills, {"limit": LIMIT_MAX + 1}, "limit must be"),
+    (nearest_skills, {"limit": True}, "limit must be"),
+    (nearest_skills, {"limit": 1.5}, "limit must be"),
+    (nearest_skills, {"category": "hard"}, "category must be one of"),
+    (nearest_skills, {"min_similarity": True}, "min_similarity must be a number"),
+    (nearest_skills, {"without": [uuid4() for _ in range(IDS_MAX + 1)]}, f"without must have at most {IDS_MAX} ids"),
+    (nearest_industries, {"min_similarity": -1.5}, "from -1 to 1"),
+    (nearest_industries, {"min_similarity": 1.5}, "from -1 to 1"),
+    (nearest_industries, {"min_similarity": float("nan")}, "from -1 to 1"),
+    (nearest_industries, {"without": ["x"]}, "without must be UUIDs"),
+    (nearest_agents, {"limit": 0}, "limit must be"),
+    (nearest_agents, {"among": 0}, "among must be"),
+    (nearest_agents, {"among": LIMIT_MAX + 1}, "among must be"),
+]
+
+
+@pytest.mark.parametrize(("search", "options", "why"), REFUSED)
+async def test_a_search_is_refused_before_it_reaches_the_database(
+    search: Callable[..., Awaitable[object]], options: dict[str, Any], why: str
+) -> None:
+    """Options out of their bounds are named; there is no connection here that could be asked."""
+    with pytest.raises(SearchRefused, match=why):
+        await search(None, np.eye(1, DIMENSIONS)[0], **options)
+
+
+@pytest.mark.parametrize(
+    ("skill_ids", "options", "why"),
+    [
+        ([], {}, "must not be empty"),
+        ([uuid4()], {"at_least": 2}, "at_least must be a whole number from 1 to 1"),
+        ([uuid4()], {"at_least": 0}, "at_least must be"),
+        ([uuid4()], {"limit": 0}, "limit must be"),
+        ([uuid4() for _ in range(IDS_MAX + 1)], {}, "skill_ids must have at most"),
+    ],
+)
+async def test_a_search_for_skills_is_refused_before_it_reaches_the_database(
+    skill_ids: list[UUID], options: dict[str, Any], why: str
+) -> None:
+    """No skills, too many, and more or fewer of them than there are."""
+    with pytest.raises(SearchRefused, match=why):
+        await agents_with(None, skill_ids, **options)  # type: ignore[arg-type]  # It must not be used.

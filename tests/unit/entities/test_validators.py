@@ -255,6 +255,7 @@ OBJECTIONS: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {
     ],
     "L0-05": [
         ({"name": "ada@example.org"}, []),
+        ({"name": "ada@mail.1-x.org"}, []),
         ({"description": "Write to <Ada.Lovelace+jobs@mail.example.org>."}, []),
         ({"governance_notes": "ädä@beispiel-größe.de"}, []),
         ({"tags": ["sql", "ada@example.org"]}, []),
