@@ -15,7 +15,7 @@ from runtime.errors import CheckFailed, PlantError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Verify, print a JSON line a chain; the exit code: 0 good, 3 a bad entry, 2 or 4 not checked."""
+    """Verify and print a JSON line a chain; return the exit code: 0 good, 3 a bad entry, 2 or 4 not checked."""
     parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
     parser.add_argument("url", help="postgresql:// address of a role that may read event_stream and audit_log")
     parser.add_argument("--topic", help="only this topic's chains")
@@ -23,17 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help="processes to use (default: one a core)")
     parser.add_argument("--expect", type=Path, help="heads kept from before, as --heads printed them")
     parser.add_argument("--heads", action="store_true", help="print the chain heads, check nothing")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.heads:
-            sys.stdout.write(dump(read_heads(given.url)))
+        if options.heads:
+            sys.stdout.write(dump(read_heads(options.url)))
             return 0
         verdicts = verify_chains(
-            given.url,
-            topic=given.topic,
-            partition=given.partition,
-            jobs=given.jobs,
-            expect=load(given.expect) if given.expect else (),
+            options.url,
+            topic=options.topic,
+            partition=options.partition,
+            jobs=options.jobs,
+            expect=load(options.expect) if options.expect else (),
         )
     except PlantError as error:
         sys.stderr.write(f"error: {error}\n")

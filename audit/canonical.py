@@ -1,4 +1,4 @@
-"""The canonical bytes of a Kafka record: what the audit hash covers (`docs/reference/audit-format.md`).
+"""The canonical bytes of a Kafka record, which the audit hash covers (`docs/reference/audit-format.md`).
 
     u32(n)         4 bytes, big-endian, unsigned
     field(b)       u32(len(b)) + b
@@ -31,7 +31,7 @@ SHORT: Final = tuple(_u32(length) for length in range(4096))
 
 
 def field(data: bytes) -> bytes:
-    """A length-prefixed field.
+    """Return a length-prefixed field.
 
     >>> field(b"ab").hex()
     '000000026162'
@@ -40,7 +40,7 @@ def field(data: bytes) -> bytes:
 
 
 def headers_bytes(headers: Sequence[Header]) -> bytes:
-    """The canonical bytes of a record's ordered headers; `event_stream.headers` stores them.
+    """Return the canonical bytes of a record's ordered headers; `event_stream.headers` stores them.
 
     >>> headers_bytes([("a", b"1"), ("a", None)]).hex(" ", -4)
     '00000002 00000001 61000000 01310000 000161ff ffffff'
@@ -59,7 +59,7 @@ def headers_bytes(headers: Sequence[Header]) -> bytes:
 
 
 def _headers_bytes_slow(headers: Sequence[Header]) -> bytes:
-    """As :func:`headers_bytes`, for what its tables do not hold: new names, long values, null values."""
+    """Do as :func:`headers_bytes`, for what its tables lack: new names, long values, null values."""
     parts = [_u32(len(headers))]
     for name, value in headers:
         encoded = field(name.encode("utf-8", "surrogateescape"))
@@ -71,7 +71,7 @@ def _headers_bytes_slow(headers: Sequence[Header]) -> bytes:
 
 
 def read_headers(data: bytes) -> list[Header]:
-    """The headers of which :func:`headers_bytes` made these bytes.
+    """Return the headers from the bytes that :func:`headers_bytes` makes.
 
     >>> read_headers(headers_bytes([("a", b"1"), ("a", None)]))
     [('a', b'1'), ('a', None)]
@@ -91,7 +91,7 @@ def read_headers(data: bytes) -> list[Header]:
 
 
 def prefix(topic: str, partition: int) -> bytes:
-    """The part of event_data that all records of a partition share, up to the offset's length."""
+    """Return the part of event_data that all records of a partition share, up to the offset's length."""
     return field(DOMAIN) + field(topic.encode("utf-8")) + field(struct.pack(">i", partition))
 
 
@@ -108,7 +108,7 @@ def event_data(
     value: bytes | None,
     headers: bytes,
 ) -> bytes:
-    """The canonical bytes of one record; `headers` is the outcome of :func:`headers_bytes`."""
+    """Return the canonical bytes of one record; `headers` comes from :func:`headers_bytes`."""
     return b"".join(
         (
             prefix(topic, partition),

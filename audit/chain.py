@@ -32,17 +32,17 @@ def extend(
     values: Sequence[bytes | None],
     headers: Sequence[bytes],
 ) -> list[bytes]:
-    """The hash of each record of a slice of one partition, in order; the last one is the chain's new head.
+    """Return the hash of each record of a slice of one partition, in order; the last one is the chain's new head.
 
     `previous_hash` is the head so far (:data:`CHAIN_START` for an empty chain). The sequences run side by side, offsets
-    ascending; `headers` holds what :func:`audit.canonical.headers_bytes` made of each record's headers.
+    ascending; `headers` holds each record's canonical headers (:func:`audit.canonical.headers_bytes`).
 
     >>> first, second = extend("t", 0, CHAIN_START, [0, 5], [1, 1], [None, b""], [b"v", b"v"], [bytes(4), bytes(4)])
     >>> [second] == extend("t", 0, first, [5], [1], [b""], [b"v"], [bytes(4)])
     True
     """
     hashes: list[bytes] = []
-    append, join, short, place = hashes.append, b"".join, SHORT, positions
+    append, join, short, position = hashes.append, b"".join, SHORT, positions
     # Copying an empty state and updating it is cheaper than making a new one: OpenSSL looks up the algorithm then.
     copy = _empty.copy
     start = _prefix(topic, partition)
@@ -52,7 +52,7 @@ def extend(
             parts = (
                 previous,
                 start,
-                place(8, offset, 8, timestamp_ms),
+                position(8, offset, 8, timestamp_ms),
                 short[len(key)],  # type: ignore[arg-type]  # null takes the slow path
                 key,
                 short[len(value)],  # type: ignore[arg-type]  # null takes the slow path
@@ -63,7 +63,7 @@ def extend(
             parts = (
                 previous,
                 start,
-                place(8, offset, 8, timestamp_ms),
+                position(8, offset, 8, timestamp_ms),
                 b"",
                 _field_or_null(key),
                 b"",

@@ -1,4 +1,4 @@
-"""Checks a range of one stored chain, from the stored bytes alone. Shares no code with the writer.
+"""Verifies a range of one stored chain, from the stored bytes alone. Shares no code with the writer.
 
 The formula (`docs/reference/audit-format.md`); lengths are 4 bytes, big-endian, 0xFFFFFFFF for null:
 
@@ -6,8 +6,8 @@ The formula (`docs/reference/audit-format.md`); lengths are 4 bytes, big-endian,
     event_data = field("plant.event.v1") + field(topic) + field(int32 partition) + field(int64 offset)
                  + field(int64 timestamp in ms) + field-or-null(key) + field-or-null(value) + headers
 
-Rows come by binary COPY, whose fields are length-prefixed in just this way, so a row's key and value are hashed as they
-came. Memory is bounded by the largest row. Checking stops at the first bad entry.
+Rows come by binary COPY, whose fields are length-prefixed in just this way, so a row's key and value are hashed
+without a change. Memory is bounded by the largest row. Checking stops at the first bad entry.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIXED: Final = struct.Struct(">hiqiqiqiqi32si32s")
 _AFTER_FIXED: Final = _FIXED.size
 _fixed: Final = _FIXED.unpack_from
 _i32: Final = struct.Struct(">i").unpack_from
-_place: Final = struct.Struct(">IqIq").pack
+_pack_position: Final = struct.Struct(">IqIq").pack
 
 
 class Chain(msgspec.Struct, frozen=True, order=True):
@@ -57,8 +57,8 @@ class ChainFault(msgspec.Struct, frozen=True, kw_only=True):
     recomputed_hash: str | None = None
 
 
-class RangeCheck:
-    """Takes the binary COPY of `rows.sql`, a range of one chain, in pieces, and keeps the first finding.
+class RangeVerifier:
+    """A verifier of one range, fed with the binary COPY of `rows.sql` in chunks; it keeps the first finding.
 
     `before` is the stored hash of the entry before the range, :data:`CHAIN_START` where there is none. Afterwards
     `head_hash` and `head_offset` belong to the last good entry.
@@ -78,7 +78,7 @@ class RangeCheck:
         self._prefix = b"".join(struct.pack(">I", len(part)) + part for part in (b"plant.event.v1", topic, partition))
 
     def feed(self, data: bytes) -> None:
-        """Check the rows that are complete; the rest is kept for the next piece."""
+        """Check the rows that are complete; the rest is kept for the next chunk."""
         buffer, at = self._rest + data, 0
         if not self._begun:
             if len(buffer) < _COPY_HEADER_BYTES:
@@ -90,34 +90,34 @@ class RangeCheck:
             while at + 2 < size and self.finding is None:  # The trailer is two bytes.
                 at = row(buffer, at, size)
         except struct.error:
-            pass  # The row goes on in the next piece.
+            pass  # The row goes on in the next chunk.
         self._rest = buffer[at:]
 
     def finish(self) -> None:
-        """To be called after the last piece: what is left must be the trailer alone."""
+        """Check that only the trailer is left. Call it after the last chunk."""
         if self.finding is None and self._rest != _TRAILER:
-            self._found((self.head_offset or 0) + 1, "the rows end in the middle of one, or can't be read")
+            self._keep((self.head_offset or 0) + 1, "the rows end in the middle of one, or can't be read")
 
     def _row(self, buffer: bytes, at: int, size: int) -> int:
-        """Check one row; the position after it. Raises struct.error where the row is not complete."""
+        """Check one row and return the index after it. Raises struct.error where the row is not complete."""
         _, _, offset, _, created_us, _, audit_offset, _, created_too, n5, previous, n6, stored = _fixed(buffer, at)
         if audit_offset != offset or n5 != 32 or n6 != 32:
-            self._found(offset, _MISSING if audit_offset != offset else "a stored hash is not 32 bytes long")
+            self._keep(offset, _MISSING if audit_offset != offset else "a stored hash is not 32 bytes long")
             return size
         key_at = at + _AFTER_FIXED
         value_at = _end(buffer, key_at)
         headers_at = _end(buffer, value_at)
-        claims_at = _end(buffer, headers_at)
-        if claims_at > size:
+        decoded_at = _end(buffer, headers_at)
+        if decoded_at > size:
             raise struct.error
-        end, problem = self._claims(buffer, offset, value_at, headers_at, claims_at)
+        end, problem = self._check_decoded(buffer, offset, value_at, headers_at, decoded_at)
         if end > size:
             raise struct.error
         timestamp_ms, odd_us = divmod(created_us + _EPOCH_2000_US, 1000)
-        place = _place(8, offset, 8, timestamp_ms)
-        key_and_value, headers = buffer[key_at:headers_at], buffer[headers_at + 4 : claims_at]
+        position = _pack_position(8, offset, 8, timestamp_ms)
+        key_and_value, headers = buffer[key_at:headers_at], buffer[headers_at + 4 : decoded_at]
         before = self.head_hash
-        recomputed = hashlib.sha256(b"".join((before, self._prefix, place, key_and_value, headers))).digest()
+        recomputed = hashlib.sha256(b"".join((before, self._prefix, position, key_and_value, headers))).digest()
         if previous != before:
             problem = f"previous_hash is {previous.hex()}, but the entry before has {before.hex()}"
         elif created_us != created_too:
@@ -127,38 +127,38 @@ class RangeCheck:
         elif recomputed != stored:
             problem = "the hash does not fit the stored bytes"
         if problem is not None:
-            self._found(offset, problem, stored, recomputed)
+            self._keep(offset, problem, stored, recomputed)
             return size
         self.head_hash, self.head_offset = stored, offset
         self.entries += 1
         return end
 
-    def _claims(
-        self, buffer: bytes, offset: int, value_at: int, headers_at: int, claims_at: int
+    def _check_decoded(
+        self, buffer: bytes, offset: int, value_at: int, headers_at: int, decoded_at: int
     ) -> tuple[int, str | None]:
-        """The row's end, and what speaks against the columns that follow its headers."""
+        """Return the row's end, and the mismatch of the columns after its headers with its value."""
         value = buffer[value_at + 4 : headers_at]
-        usual = _usual(value[:5])
-        if usual is not None:
-            types, sixteen, applied = usual
+        constants = _constant_columns(value[:5])
+        if constants is not None:
+            types, sixteen, applied = constants
             expected = b"".join((types, sixteen, value[ENTITY_ID], sixteen, value[EVENT_ID], applied))
-            if buffer.startswith(expected, claims_at):
-                return claims_at + len(expected), None
+            if buffer.startswith(expected, decoded_at):
+                return decoded_at + len(expected), None
         fields: list[bytes | None] = []
-        at = claims_at
+        at = decoded_at
         for _ in range(5):
             end = _end(buffer, at)
             fields.append(None if _i32(buffer, at)[0] < 0 else buffer[at + 4 : end])
             at = end
         event_type, entity_type, entity_id, event_id, disposition = fields
-        claims = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
+        columns = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
         stored_value = None if _i32(buffer, value_at)[0] < 0 else value
-        problem = mismatch(claims, _text(disposition) or "", stored_value)
+        problem = mismatch(columns, _text(disposition) or "", stored_value)
         if problem is None and disposition == REPEAT.encode():
             self.repeats.append((offset, event_id or b""))
         return at, problem
 
-    def _found(self, offset: int, problem: str, stored: bytes | None = None, recomputed: bytes | None = None) -> None:
+    def _keep(self, offset: int, problem: str, stored: bytes | None = None, recomputed: bytes | None = None) -> None:
         self.finding = ChainFault(
             topic=self.chain.topic,
             partition=self.chain.partition,
@@ -170,14 +170,14 @@ class RangeCheck:
 
 
 def _end(buffer: bytes, at: int) -> int:
-    """The position after the field that begins here; null has no content."""
+    """Return the index after the field that begins here; null has no content."""
     length: int = _i32(buffer, at)[0]
     return at + 4 + length if length > 0 else at + 4
 
 
 @lru_cache(maxsize=1024)
-def _usual(start: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """The columns' bytes around the two ids in an applied record of this schema; None where the data decides."""
+def _constant_columns(start: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Return the columns' bytes around the two ids in an applied record of this schema; None where its data decides."""
     layout = id_offsets().get(start)
     if layout is None or layout.entity_type is None:
         return None

@@ -1,4 +1,4 @@
-"""Verifies whole chains: cuts them into ranges, checks the ranges side by side, and puts the answers together.
+"""Verifies whole chains: cuts them into ranges, verifies the ranges in parallel, and puts the verdicts together.
 
 Each range starts from the stored hash of the entry before it, so ranges can be checked in any order and their verdicts
 together cover every link. Everything here blocks; call it from a thread where there is an event loop.
@@ -26,11 +26,11 @@ _RANGES_MAX: Final = 500
 """A chain is cut into at most this many ranges, whatever its gaps."""
 
 
-_PIECES_AT_ONCE: Final = 8
-"""So many pieces share a connection, and come back together."""
+_RANGES_AT_ONCE: Final = 8
+"""So many ranges share a connection, and come back together."""
 
 
-class ChainSlice(NamedTuple):
+class ChainRange(NamedTuple):
     """A range of one chain; both offsets are included."""
 
     chain: Chain
@@ -39,7 +39,7 @@ class ChainSlice(NamedTuple):
 
 
 class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about one chain now. With a finding, the head is that of the last good entry before it."""
+    """The verdict on one chain. With a finding, the head is that of the last good entry before it."""
 
     topic: str
     partition: int
@@ -71,7 +71,7 @@ def verify_chains(
     `chains`, `topic` and `partition` choose chains (all of them by default; one that is named and has no entry gets
     a verdict of 0 entries), `first` and `last` offsets, both included. What is appended meanwhile is left for next
     time. `expect` holds heads kept from before: an entry that is gone or has another hash now is a finding. `planned`
-    is told once how many offsets there are to check. Raises DatabaseUnreachable and LogUnreadable.
+    is called once with the number of offsets to check. Raises DatabaseUnreachable and LogUnreadable.
     """
 
     def chosen(chain: Chain) -> bool:
@@ -79,21 +79,21 @@ def verify_chains(
         return named and topic in (None, chain.topic) and partition in (None, chain.partition)
 
     kept = [head for head in expect if chosen(head.chain)]
-    spans, broken = asyncio.run(_look(url, kept))
-    spans = [span for span in spans if chosen(span.chain)]
-    pieces = [piece for span in spans for piece in _pieces(span, first, last)]
-    planned(sum(piece.last - piece.first + 1 for piece in pieces))
+    stored, broken = asyncio.run(_read_ranges(url, kept))
+    stored = [each for each in stored if chosen(each.chain)]
+    ranges = [part for each in stored for part in _cut(each, first, last)]
+    planned(sum(part.last - part.first + 1 for part in ranges))
     verdicts = []
-    with _checks(url, pieces, jobs or os.cpu_count() or 1) as checks:
-        for verdict in checks:
+    with _verdicts(url, ranges, jobs or os.cpu_count() or 1) as each_verdict:
+        for verdict in each_verdict:
             verdicts.append(verdict)
             progress(verdict.last - verdict.first + 1, verdict.entries)
-    every = {span.chain for span in spans} | {head.chain for head in kept} | set(chains or ())
+    every = {each.chain for each in stored} | {head.chain for head in kept} | set(chains or ())
     return [_together(chain, verdicts, broken) for chain in sorted(every) if chosen(chain)]
 
 
 def read_heads(url: str) -> list[Head]:
-    """The head of every chain as it is stored now, sorted; nothing is checked."""
+    """Read the stored head of every chain, sorted; nothing is checked."""
 
     async def read() -> list[Head]:
         async with open_log(url) as log:
@@ -102,14 +102,14 @@ def read_heads(url: str) -> list[Head]:
     return asyncio.run(read())
 
 
-async def _look(url: str, kept: Sequence[Head]) -> tuple[list[StoredRange], list[ChainFault]]:
-    """What there is to check, and the kept heads that are no longer true."""
+async def _read_ranges(url: str, kept: Sequence[Head]) -> tuple[list[StoredRange], list[ChainFault]]:
+    """Return the range of each chain, and the kept heads that are no longer true."""
     async with open_log(url) as log:
-        found = [finding for head in kept if (finding := await _against(log, head)) is not None]
-        return await log.spans(), found
+        findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
+        return await log.ranges(), findings
 
 
-async def _against(log: StoredLog, head: Head) -> ChainFault | None:
+async def _compare_head(log: StoredLog, head: Head) -> ChainFault | None:
     stored = await log.hash_at(head.chain, head.offset)
     if stored is not None and stored.hex() == head.hash:
         return None
@@ -123,16 +123,16 @@ async def _against(log: StoredLog, head: Head) -> ChainFault | None:
     )
 
 
-def _pieces(span: StoredRange, first: int | None, last: int | None) -> Iterator[ChainSlice]:
-    low = span.first if first is None else max(span.first, first)
-    high = span.last if last is None else min(span.last, last)
+def _cut(stored: StoredRange, first: int | None, last: int | None) -> Iterator[ChainRange]:
+    low = stored.first if first is None else max(stored.first, first)
+    high = stored.last if last is None else min(stored.last, last)
     step = max(RANGE_OFFSETS, (high - low) // _RANGES_MAX + 1)
     for start in range(low, high + 1, step):
-        yield ChainSlice(span.chain, start, min(start + step - 1, high))
+        yield ChainRange(stored.chain, start, min(start + step - 1, high))
 
 
 def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[ChainFault]) -> ChainVerdict:
-    """One verdict from those of a chain's ranges: the earliest finding counts, and the good entries before it."""
+    """Return one verdict from those of a chain's ranges: the earliest finding, and the good entries before it."""
     entries, head_offset, head_hash = 0, None, None
     findings = [finding for finding in broken if (finding.topic, finding.partition) == (chain.topic, chain.partition)]
     for verdict in sorted((verdict for verdict in verdicts if verdict.chain == chain), key=lambda each: each.first):
@@ -153,30 +153,30 @@ def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[C
 
 
 @contextmanager
-def _checks(url: str, pieces: Sequence[ChainSlice], jobs: int) -> Iterator[Iterator[RangeVerdict]]:
-    """The verdicts of the pieces as they come, from this process or from several."""
-    size = min(_PIECES_AT_ONCE, len(pieces) // (jobs * 4) + 1)
-    groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+def _verdicts(url: str, ranges: Sequence[ChainRange], jobs: int) -> Iterator[Iterator[RangeVerdict]]:
+    """Give the verdicts of the ranges as they come, from this process or from several."""
+    size = min(_RANGES_AT_ONCE, len(ranges) // (jobs * 4) + 1)
+    groups = [ranges[start : start + size] for start in range(0, len(ranges), size)]
     jobs = min(jobs, len(groups))
     if jobs <= 1:
-        yield (verdict for group in groups for verdict in check(url, group))
+        yield (verdict for group in groups for verdict in verify_ranges(url, group))
         return
     # Spawned, not forked: this process may have threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_parent)
     try:
-        checks = [pool.submit(check, url, group) for group in groups]
+        checks = [pool.submit(verify_ranges, url, group) for group in groups]
         yield (verdict for done in as_completed(checks) for verdict in done.result())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def check(url: str, pieces: Sequence[ChainSlice]) -> list[RangeVerdict]:
-    """Check pieces one after another over one connection."""
+def verify_ranges(url: str, ranges: Sequence[ChainRange]) -> list[RangeVerdict]:
+    """Verify ranges one after another over one connection."""
 
     async def work() -> list[RangeVerdict]:
         async with open_log(url) as log:
-            return [await log.check(*piece) for piece in pieces]
+            return [await log.verify(*each) for each in ranges]
 
     return asyncio.run(work())
 

@@ -1,8 +1,8 @@
-"""What the stored bytes prove about an event's id, entity and type, without an Avro library.
+"""The columns that were decoded from a record, compared with its stored bytes, without an Avro library.
 
 A value is `0x00`, the schema's id (big-endian int32), then Avro. Every schema of Plant begins with the event's id and
-its entity's id, each `fixed(16)`, so both stand at a known place; the locked registry says which event type a schema id
-stands for. Its files are read as data: nothing here is shared with the code that writes the log.
+its entity's id, each `fixed(16)`, so both have a fixed position; the locked registry has the event type of each schema
+id. Its files are read as data: nothing here is shared with the code that writes the log.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ EVENT_ID: Final = slice(5, 21)
 ENTITY_ID: Final = slice(21, 37)
 _AFTER_IDS: Final = 37
 _NAMED_IN_DATA: Final = "entity"
-"""`genesis.entity.amended` and `.retired` say in their data what kind of entity they are about."""
+"""`genesis.entity.amended` and `.retired` name their entity's kind in their data."""
 
 APPLIED, REPEAT, PARKED = "applied", "repeat", "parked"
 HOLDS_AN_EVENT: Final = (APPLIED, REPEAT, PARKED)
 
 
 class DecodedColumns(NamedTuple):
-    """What the log's columns say about a record; or, from :func:`expected_columns`, what they should say."""
+    """The log's columns about a record, or from :func:`expected_columns` their right values."""
 
     event_type: str | None
     entity_type: str | None
@@ -37,11 +37,11 @@ class DecodedColumns(NamedTuple):
 class _Layout(NamedTuple):
     event_type: str
     entity_type: str | None
-    """None: it stands in the data, after the ids and a time."""
+    """None: it is in the data, after the ids and a time."""
 
 
 def expected_columns(value: bytes | None) -> DecodedColumns | None:
-    """What a value proves; None where its schema is not in the registry, or it is too short for one."""
+    """Return the columns that follow from a value; None if it is too short or its schema is not in the registry."""
     if value is None or len(value) < _AFTER_IDS:
         return None
     layout = id_offsets().get(value[:5])
@@ -51,39 +51,39 @@ def expected_columns(value: bytes | None) -> DecodedColumns | None:
     return DecodedColumns(layout.event_type, entity_type, value[ENTITY_ID], value[EVENT_ID])
 
 
-def mismatch(claims: DecodedColumns, disposition: str, value: bytes | None) -> str | None:
-    """Why the columns can't be true of this value; None where nothing speaks against them.
+def mismatch(columns: DecodedColumns, disposition: str, value: bytes | None) -> str | None:
+    """Return how the columns contradict the value; None if they don't.
 
-    A record that was not applied may leave columns empty; what it fills in must still be right. A schema that is not
-    in the registry (newer than this verifier) proves nothing.
+    Columns of a record that was not applied may be empty, and must be right otherwise. A value whose schema is not in
+    the registry (newer than this verifier) contradicts nothing.
     """
-    truth = expected_columns(value)
-    if truth is None:
+    expected = expected_columns(value)
+    if expected is None:
         if disposition in HOLDS_AN_EVENT and (value is None or len(value) < _AFTER_IDS or value[0] != 0):
             return f"disposition is {disposition}, but the value holds no event"
-        if disposition not in HOLDS_AN_EVENT and any(claim is not None for claim in claims):
+        if disposition not in HOLDS_AN_EVENT and any(column is not None for column in columns):
             return f"disposition is {disposition}, and the value proves none of what the columns say"
         return None
-    for name, claim, true in zip(DecodedColumns._fields, claims, truth, strict=True):
-        if claim != true and (claim is not None or disposition in HOLDS_AN_EVENT):
-            return f"{name} is {_shown(claim)}, but the value says {_shown(true)}"
+    for name, stored, right in zip(DecodedColumns._fields, columns, expected, strict=True):
+        if stored != right and (stored is not None or disposition in HOLDS_AN_EVENT):
+            return f"{name} is {_text(stored)}, but the value says {_text(right)}"
     return None
 
 
 @cache
 def id_offsets() -> dict[bytes, _Layout]:
-    """The first five bytes of a value to its event type, for schemas that begin with the two ids."""
+    """Return the layout by a value's first five bytes, for schemas that begin with the two ids."""
     names = {}
     for file in sorted((SCHEMAS / "avro").glob("*.avsc")):
         schema = json.loads(file.read_text(encoding="utf-8"))
         names[f"{schema['namespace']}.{schema['name']}"] = file.stem
-    found = {}
+    layouts = {}
     for entry in json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8")):
         schema = entry["schema"]
         event_type = names.get(f"{schema['namespace']}.{schema['name']}")
         if event_type is not None and _begins_with_ids(schema["fields"]):
-            found[struct.pack(">bi", 0, entry["id"])] = _Layout(event_type, _entity_type_of(event_type))
-    return found
+            layouts[struct.pack(">bi", 0, entry["id"])] = _Layout(event_type, _entity_type_of(event_type))
+    return layouts
 
 
 def _entity_type_of(event_type: str) -> str | None:
@@ -99,14 +99,14 @@ def _begins_with_ids(fields: list[dict[str, Any]]) -> bool:
 
 
 def _entity_type_in(value: bytes) -> str | None:
-    """The string after the ids and `occurred_at`: two Avro varints, then UTF-8."""
+    """Return the string after the ids and `occurred_at`: two Avro varints, then UTF-8."""
     _, at = _varint(value, _AFTER_IDS)
     length, at = _varint(value, at)
     return value[at : at + length].decode("utf-8", "replace")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An Avro long (zigzag, seven bits a byte, least first) and the position after it."""
+    """Return an Avro long (zigzag, seven bits a byte, least first) and the index after it."""
     shift = unsigned = 0
     for byte in data[at:]:
         at += 1
@@ -117,7 +117,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return (unsigned >> 1) ^ -(unsigned & 1), at
 
 
-def _shown(claim: str | bytes | None) -> str:
-    if claim is None:
+def _text(column: str | bytes | None) -> str:
+    if column is None:
         return "empty"
-    return claim if isinstance(claim, str) else claim.hex()
+    return column if isinstance(column, str) else column.hex()

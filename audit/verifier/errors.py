@@ -1,4 +1,4 @@
-"""What an audit can say no to, and what keeps it from saying anything."""
+"""The errors of an audit: a broken chain, and what keeps a chain from being checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ChainBroken(CheckFailed):
 
 
 class BadHeadsFile(ConfigurationError):
-    """A file of kept chain heads can't be read; it should be what `plant audit head` printed."""
+    """A file of kept chain heads can't be read; it should be the output of `plant audit head`."""
 
 
 class LogUnreadable(ConfigurationError):

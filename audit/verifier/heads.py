@@ -17,7 +17,7 @@ FORMAT = "plant.audit.heads/1"
 
 
 class Head(msgspec.Struct, frozen=True, order=True, kw_only=True):
-    """The last entry of a chain when it was looked at; `hash` in hex."""
+    """The last entry of a chain when it was read; `hash` in hex."""
 
     topic: str
     partition: Annotated[int, Meta(ge=0)]
@@ -26,6 +26,7 @@ class Head(msgspec.Struct, frozen=True, order=True, kw_only=True):
 
     @property
     def chain(self) -> Chain:
+        """Its chain."""
         return Chain(self.topic, self.partition)
 
 
@@ -35,13 +36,13 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def dump(heads: Sequence[Head]) -> str:
-    """The heads as the JSON text that :func:`load` reads."""
+    """Return the heads as the JSON text that :func:`load` reads."""
     encoded = msgspec.json.encode({"format": FORMAT, "heads": heads})
     return msgspec.json.format(encoded, indent=2).decode() + "\n"
 
 
 def load(path: Path) -> list[Head]:
-    """Kept heads from a file. Raises BadHeadsFile."""
+    """Read kept heads from a file. Raises BadHeadsFile."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File).heads
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:

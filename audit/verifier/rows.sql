@@ -1,4 +1,4 @@
--- The rows of a range of one chain, in order, for the binary COPY that `RangeCheck` in audit/verifier/chain_range.py takes apart:
+-- The rows of a range of one chain, in order, for the binary COPY that `RangeVerifier` in audit/verifier/chain_range.py reads:
 -- the order of the columns is agreed with it. Where audit_log has no row, its offset comes as -1.
 SELECT s."offset", s.created_at, coalesce(a."offset", -1), coalesce(a.created_at, s.created_at),
     coalesce(a.previous_hash, decode(repeat('00', 32), 'hex')), coalesce(a.hash, decode(repeat('00', 32), 'hex')),

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeCheck
+from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVerifier
 from audit.verifier.errors import LogUnreadable
 from audit.verifier.heads import Head
 
@@ -28,7 +28,7 @@ _PLANNER: Final = {
     "jit": "off",
 }
 
-_SPANS: Final = (Path(__file__).parent / "ranges.sql").read_text(encoding="utf-8")
+_RANGES: Final = (Path(__file__).parent / "ranges.sql").read_text(encoding="utf-8")
 _ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
 
 _ENTRIES: Final = """
@@ -61,7 +61,7 @@ _HASH_AT: Final = 'SELECT hash FROM audit_log WHERE topic = $1 AND partition = $
 
 
 class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a chain starts and ends: the lowest and the highest offset in either table."""
+    """The range of a whole chain: the lowest and the highest offset in either table."""
 
     chain: Chain
     first: int
@@ -69,7 +69,7 @@ class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RangeVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What checking one range gave: the good entries up to its end, or to the first bad one."""
+    """The verdict on one range: the good entries up to its end, or to the first bad one."""
 
     chain: Chain
     first: int
@@ -81,56 +81,56 @@ class RangeVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredLog:
-    """The log behind one connection. Make it with :func:`open_log`."""
+    """The log on one connection. Make it with :func:`open_log`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def spans(self) -> list[StoredRange]:
-        """Every chain that has a row in either table, sorted."""
-        rows = await self._connection.fetch(_SPANS)
+    async def ranges(self) -> list[StoredRange]:
+        """Return the range of every chain that has a row in either table, sorted."""
+        rows = await self._connection.fetch(_RANGES)
         return [
             StoredRange(chain=Chain(topic, partition), first=first, last=last) for topic, partition, first, last in rows
         ]
 
     async def heads(self) -> list[Head]:
-        """The head of every chain, sorted."""
+        """Return the head of every chain, sorted."""
         heads = []
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            for span in await self.spans():
-                topic, partition = span.chain.topic, span.chain.partition
+            for stored in await self.ranges():
+                topic, partition = stored.chain.topic, stored.chain.partition
                 row = await self._connection.fetchrow(_LAST, topic, partition)
                 if row is not None:
                     heads.append(Head(topic=topic, partition=partition, offset=row[0], hash=row[1].hex()))
         return heads
 
     async def hash_at(self, chain: Chain, offset: int) -> bytes | None:
-        """The stored hash of one entry."""
+        """Return the stored hash of one entry; None when there is no such entry."""
         stored: bytes | None = await self._connection.fetchval(_HASH_AT, chain.topic, chain.partition, offset)
         return stored
 
-    async def check(self, chain: Chain, first: int, last: int) -> RangeVerdict:
+    async def verify(self, chain: Chain, first: int, last: int) -> RangeVerdict:
         """Check the entries from offset `first` to `last`, both included, in one snapshot."""
-        place = (chain.topic, chain.partition, first, last)
+        arguments = (chain.topic, chain.partition, first, last)
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            before = await self._connection.fetchval(_HASH_BEFORE, *place[:3])
-            check = RangeCheck(chain, before or CHAIN_START)
+            before = await self._connection.fetchval(_HASH_BEFORE, *arguments[:3])
+            verifier = RangeVerifier(chain, before or CHAIN_START)
 
-            async def take(data: bytes) -> None:
-                check.feed(data)
+            async def feed(data: bytes) -> None:
+                verifier.feed(data)
 
-            await self._connection.copy_from_query(_ROWS, *place, output=take, format="binary")
-            check.finish()
-            finding = _earliest(check.finding, await self._unfounded(chain, check.repeats))
-            if finding is not None or await self._connection.fetchval(_ENTRIES, *place) != check.entries:
+            await self._connection.copy_from_query(_ROWS, *arguments, output=feed, format="binary")
+            verifier.finish()
+            finding = _earliest(verifier.finding, await self._unfounded(chain, verifier.repeats))
+            if finding is not None or await self._connection.fetchval(_ENTRIES, *arguments) != verifier.entries:
                 finding = _earliest(finding, await self._orphan(chain, first, last))
         return RangeVerdict(
             chain=chain,
             first=first,
             last=last,
-            entries=check.entries,
-            head_offset=check.head_offset,
-            head_hash=check.head_hash.hex(),
+            entries=verifier.entries,
+            head_offset=verifier.head_offset,
+            head_hash=verifier.head_hash.hex(),
             finding=finding,
         )
 
@@ -192,4 +192,6 @@ def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> C
 
 
 def _earliest(*findings: ChainFault | None) -> ChainFault | None:
-    return min((finding for finding in findings if finding is not None), key=lambda found: found.offset, default=None)
+    return min(
+        (finding for finding in findings if finding is not None), key=lambda finding: finding.offset, default=None
+    )

@@ -56,7 +56,7 @@ def verify(
     kept = load(expect) if expect else []
     chosen = [_chain(name) for name in chains] or None
     url = load_settings().database_address("auditor")
-    with _Progress() as shown:
+    with _Progress() as progress:
         verdicts = run(
             url,
             chains=chosen,
@@ -66,8 +66,8 @@ def verify(
             last=last,
             jobs=jobs,
             expect=kept,
-            planned=shown.planned,
-            progress=shown.advance,
+            planned=progress.planned,
+            progress=progress.advance,
         )
     _show(verdicts, output)
     _refuse_bad(verdicts)
@@ -96,11 +96,11 @@ def _show(verdicts: list[ChainVerdict], output: Output) -> None:
     rows: list[dict[str, Any]] = []
     for verdict in verdicts:
         chain = {"topic": verdict.topic, "partition": verdict.partition}
-        found = verdict.finding
+        fault = verdict.finding
         finding = None
-        if found is not None:
-            finding = {name: getattr(found, name) for name in ("offset", "problem", "stored_hash", "recomputed_hash")}
-        state = "BAD" if found else "good" if verdict.entries else "empty"
+        if fault is not None:
+            finding = {name: getattr(fault, name) for name in ("offset", "problem", "stored_hash", "recomputed_hash")}
+        state = "BAD" if fault else "good" if verdict.entries else "empty"
         position = {"entries": verdict.entries, "head_offset": verdict.head_offset, "head_hash": verdict.head_hash}
         rows.append({**chain, "verdict": state.lower() if output != "table" else state, **position, "finding": finding})
     if output == "table" and not rows:
@@ -132,7 +132,7 @@ class _Progress:
         self._bar: Any = None
         self._task: Any = None
         self._total = self._done = self._entries = 0
-        self._started = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def __enter__(self) -> _Progress:
         if sys.stderr.isatty():
@@ -162,8 +162,8 @@ class _Progress:
         self._entries += entries
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, rate=self._rate())
-        elif time.monotonic() - self._said >= LINE_EVERY_SECONDS:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed >= LINE_EVERY_SECONDS:
+            self._printed = time.monotonic()
             click.echo(f"  {self._done} of {self._total} offsets, {self._rate()}", err=True)
 
     def _rate(self) -> str:

@@ -177,12 +177,12 @@ class Run:
 
     def tamper(self) -> tuple[list[tampering.RefusedStatement], tampering.TamperedRow]:
         """Try to change an entry of this run in the log itself."""
-        place = tampering.choose(self.settings.database_address("auditor"), self.tally.first_offsets)
-        return tampering.refused(self.settings, place), place
+        row = tampering.choose_row(self.settings.database_address("auditor"), self.tally.first_offsets)
+        return tampering.attempt_changes(self.settings, row), row
 
-    def tamper_copy(self, place: tampering.TamperedRow) -> tampering.Forgery:
+    def tamper_copy(self, row: tampering.TamperedRow) -> tampering.Forgery:
         """Change it on a copy."""
-        return tampering.found(self._stage.stack.environ, place)
+        return tampering.forge_copy(self._stage.stack.environ, row)
 
     async def _with(self, role: Any, read: Callable[[Database], Any]) -> Any:
         database = connect(self.settings, role)

@@ -1,4 +1,4 @@
-"""Two attempts to change history: one on the log itself, which is refused; one on a copy, which is found."""
+"""Two attempts to change history: one on the log itself, which is refused; one on a copy, which is detected."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TamperedRow(msgspec.Struct, frozen=True):
 
 
 class RefusedStatement(msgspec.Struct, frozen=True):
-    """What Postgres said to a change."""
+    """A change that Postgres refused, and its error."""
 
     role: str
     statement: str
@@ -55,7 +55,7 @@ class RefusedStatement(msgspec.Struct, frozen=True):
 
 
 class Forgery(msgspec.Struct, frozen=True, kw_only=True):
-    """What was changed on the copy, and what the verifier found; hashes in hex."""
+    """A change to the copy, and the verifier's finding; hashes in hex."""
 
     topic: str
     partition: int
@@ -70,16 +70,16 @@ class Forgery(msgspec.Struct, frozen=True, kw_only=True):
     recomputed_hash: str
 
 
-def choose(auditor_url: str, first_offsets: Mapping[int, int]) -> TamperedRow:
-    """The worst rating of this run in the first partition that has one; partitions are read from these offsets on."""
+def choose_row(auditor_url: str, first_offsets: Mapping[int, int]) -> TamperedRow:
+    """Return this run's worst rating in the first partition that has one; partitions are read from these offsets."""
 
     async def search() -> TamperedRow:
         connection = await asyncpg.connect(auditor_url)
         try:
             for partition, first in sorted(first_offsets.items()):
                 rows = await connection.fetch(_RATED, EVENTS_TOPIC, partition, first)
-                places = [TamperedRow(partition, row["offset"], _rating(row["value"])) for row in rows]
-                worst = min(places, key=lambda place: place.event.rating, default=None)
+                ratings = [TamperedRow(partition, row["offset"], _rating(row["value"])) for row in rows]
+                worst = min(ratings, key=lambda rating: rating.event.rating, default=None)
                 if worst is not None and worst.event.rating < BEST_RATING:
                     return worst
         finally:
@@ -97,11 +97,11 @@ def _rating(value: bytes) -> AgentRated:
     return event
 
 
-def refused(settings: Settings, place: TamperedRow) -> list[RefusedStatement]:
+def attempt_changes(settings: Settings, row: TamperedRow) -> list[RefusedStatement]:
     """Try to change the log as the role that writes it, and as its owner. Raises NotAsPromised if it works."""
     statement = (
-        f"UPDATE event_stream SET value = '\\x00' WHERE topic = '{EVENTS_TOPIC}' AND partition = {place.partition} "  # noqa: S608
-        f'AND "offset" = {place.offset}'
+        f"UPDATE event_stream SET value = '\\x00' WHERE topic = '{EVENTS_TOPIC}' AND partition = {row.partition} "  # noqa: S608
+        f'AND "offset" = {row.offset}'
     )
     return [
         RefusedStatement(f"plant_{role}", statement, _attempt(settings.database_address(role), statement))
@@ -125,8 +125,8 @@ def _attempt(url: str, statement: str) -> str:
     return asyncio.run(attempt())
 
 
-def found(environ: Mapping[str, str], place: TamperedRow) -> Forgery:
-    """Copy the chain, change one byte as superuser with the triggers off, and have the verifier look at both.
+def forge_copy(environ: Mapping[str, str], row: TamperedRow) -> Forgery:
+    """Copy the chain, verify it, change one byte as superuser with the triggers off, and verify it again.
 
     The copy is a database of its own, migrated like the real one, and is dropped at the end. Raises NotAsPromised
     where the verifier does not find the change.
@@ -135,26 +135,28 @@ def found(environ: Mapping[str, str], place: TamperedRow) -> Forgery:
     auditor_url = environ["PLANT_DATABASE_AUDITOR_URL"]
     postgres.drop_database(superuser_url, COPY)  # of a demo that was killed
     try:
-        chain = Chain(EVENTS_TOPIC, place.partition)
+        chain = Chain(EVENTS_TOPIC, row.partition)
         _copy_chain(superuser_url, environ["PLANT_DATABASE_OWNER_URL"], chain)
         before = _verdict(_in_copy(auditor_url), chain)
         if before.finding is not None or not before.entries:
             raise NotAsPromised("The copy of the chain is not good.", why=str(before.finding or "It is empty."))
-        at, old, new = _change_one_byte(_in_copy(superuser_url), place)
+        at, old, new = _change_one_byte(_in_copy(superuser_url), row)
         finding = _verdict(_in_copy(auditor_url), chain).finding
     finally:
         postgres.drop_database(superuser_url, COPY)
-    if finding is None or finding.offset != place.offset:
-        raise NotAsPromised("The verifier did not find the change.", why=f"Offset {place.offset}; it says {finding}.")
+    if finding is None or finding.offset != row.offset:
+        raise NotAsPromised(
+            "The verifier did not find the change.", why=f"Offset {row.offset}; the finding is {finding}."
+        )
     return Forgery(
         topic=chain.topic,
         partition=chain.partition,
-        offset=place.offset,
-        event_type=place.event.event_type,
+        offset=row.offset,
+        event_type=row.event.event_type,
         byte=at,
         before=old,
         after=new,
-        change=f"a rating of {place.event.rating} made {BEST_RATING}",
+        change=f"a rating of {row.event.rating} made {BEST_RATING}",
         problem=finding.problem,
         stored_hash=finding.stored_hash or "",
         recomputed_hash=finding.recomputed_hash or "",
@@ -195,10 +197,10 @@ async def _copy_rows(source: Any, target: Any, table: str, chain: Chain, rows: I
     await target.copy_to_table(table, source=rows, format="binary")
 
 
-def _change_one_byte(superuser_url: str, place: TamperedRow) -> tuple[int, int, int]:
-    """Which byte of the value was changed, from what to what."""
-    old = codec.encode(place.event)
-    new = codec.encode(msgspec.structs.replace(place.event, rating=BEST_RATING))
+def _change_one_byte(superuser_url: str, row: TamperedRow) -> tuple[int, int, int]:
+    """Change a byte of the value; return its index, old and new."""
+    old = codec.encode(row.event)
+    new = codec.encode(msgspec.structs.replace(row.event, rating=BEST_RATING))
     changed = [at for at, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
     assert len(changed) == 1, "a rating is one byte"
 
@@ -206,7 +208,7 @@ def _change_one_byte(superuser_url: str, place: TamperedRow) -> tuple[int, int, 
         connection = await asyncpg.connect(superuser_url)
         try:
             await connection.execute("SET session_replication_role = replica")  # switches the triggers off
-            done = await connection.execute(_CHANGE, new, EVENTS_TOPIC, place.partition, place.offset, old)
+            done = await connection.execute(_CHANGE, new, EVENTS_TOPIC, row.partition, row.offset, old)
             assert done == "UPDATE 1", done
         finally:
             await connection.close()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit.canonical import headers_bytes
 from audit.vectors.generate import FILE
-from audit.verifier.chain_range import CHAIN_START, Chain, RangeCheck
+from audit.verifier.chain_range import CHAIN_START, Chain, RangeVerifier
 from audit.verifier.decoded_columns import DecodedColumns, expected_columns, id_offsets, mismatch
 from schemas import codec
 from schemas.registry import bundled
@@ -24,12 +24,12 @@ ROWS = log_rows.log()
 CHAIN = Chain("genesis.events", 0)
 
 
-def check(rows: list[Row], *, piece_bytes: int = 1 << 20, before: bytes = CHAIN_START) -> RangeCheck:
-    """Feed the COPY of the rows in pieces of a size."""
-    checked = RangeCheck(Chain(rows[0].topic, rows[0].partition) if rows else CHAIN, before)
+def check(rows: list[Row], *, chunk_bytes: int = 1 << 20, before: bytes = CHAIN_START) -> RangeVerifier:
+    """Feed the COPY of the rows in chunks of a size."""
+    checked = RangeVerifier(Chain(rows[0].topic, rows[0].partition) if rows else CHAIN, before)
     data = log_rows.copied(rows)
-    for start in range(0, len(data), piece_bytes):
-        checked.feed(data[start : start + piece_bytes])
+    for start in range(0, len(data), chunk_bytes):
+        checked.feed(data[start : start + chunk_bytes])
     checked.finish()
     return checked
 
@@ -58,9 +58,9 @@ def test_vectors_are_accepted(vector: dict) -> None:  # type: ignore[type-arg]
 
 @settings(deadline=None)
 @given(st.integers(1, 900))
-def test_any_cut_of_the_stream_gives_the_same_verdict(piece_bytes: int) -> None:
-    """Pieces of any size, which cut rows anywhere, change nothing."""
-    whole, cut = check(ROWS), check(ROWS, piece_bytes=piece_bytes)
+def test_any_cut_of_the_stream_gives_the_same_verdict(chunk_bytes: int) -> None:
+    """Chunks of any size, which cut rows anywhere, change nothing."""
+    whole, cut = check(ROWS), check(ROWS, chunk_bytes=chunk_bytes)
     assert whole.finding is None
     assert (cut.finding, cut.entries, cut.head_hash) == (None, len(ROWS), ROWS[-1].hash)
     assert (cut.head_offset, cut.repeats) == (whole.head_offset, whole.repeats)
@@ -68,10 +68,10 @@ def test_any_cut_of_the_stream_gives_the_same_verdict(piece_bytes: int) -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 900), st.integers(0, len(ROWS) - 1))
-def test_any_cut_finds_the_same_bad_entry(piece_bytes: int, index: int) -> None:
+def test_any_cut_finds_the_same_bad_entry(chunk_bytes: int, index: int) -> None:
     """A changed value is found at its own offset with both hashes, however the stream is cut."""
     rows = log_rows.different(ROWS, index, headers=headers_bytes([("forged", b"")]))
-    finding = check(rows, piece_bytes=piece_bytes).finding
+    finding = check(rows, chunk_bytes=chunk_bytes).finding
     assert finding is not None
     assert finding.offset == ROWS[index].offset
     assert finding.stored_hash == ROWS[index].hash.hex()
@@ -86,7 +86,7 @@ def test_nothing_is_good() -> None:
 
 def test_a_stream_that_breaks_off_is_a_finding() -> None:
     """Rows that end in the middle of one are not taken for the end."""
-    checked = RangeCheck(CHAIN, CHAIN_START)
+    checked = RangeVerifier(CHAIN, CHAIN_START)
     checked.feed(log_rows.copied(ROWS)[:-10])
     checked.finish()
     assert checked.finding is not None
@@ -109,7 +109,7 @@ def test_a_later_range_starts_from_the_entry_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"hash": b"x" * 32}, "hash does not fit"),
         ({"hash": b"short"}, "32 bytes"),
@@ -131,9 +131,9 @@ def test_a_later_range_starts_from_the_entry_before() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_column_is_named(change: dict[str, object], said: str) -> None:
+def test_a_wrong_column_is_named(change: dict[str, object], expected: str) -> None:
     """Each column that can be checked is, and the finding says what is wrong with it."""
-    assert said in problem(log_rows.different(ROWS, 4, **change))
+    assert expected in problem(log_rows.different(ROWS, 4, **change))
 
 
 def test_repeats_are_handed_on() -> None:
@@ -151,8 +151,8 @@ def test_every_bundled_schema_begins_with_the_two_ids() -> None:
 @pytest.mark.parametrize("event", [log_rows.onboarded(1), log_rows.retired(2), log_rows.operation(3)], ids=repr)
 def test_values_prove_what_they_hold(event: log_rows.Event) -> None:
     """The ids and the types read from a value's bytes are those of the event."""
-    found = expected_columns(codec.encode(event))
-    assert found == DecodedColumns(event.event_type, event.entity_type, event.entity_id.bytes, event.event_id.bytes)
+    columns = expected_columns(codec.encode(event))
+    assert columns == DecodedColumns(event.event_type, event.entity_type, event.entity_id.bytes, event.event_id.bytes)
 
 
 def test_event_types_are_those_of_the_registry() -> None:
@@ -168,7 +168,7 @@ UNKNOWN_SCHEMA = b"\x00\x7f\xff\xff\xff" + bytes(40)
 
 
 @pytest.mark.parametrize(
-    ("claims", "disposition", "value", "said"),
+    ("columns", "disposition", "value", "expected"),
     [
         (EMPTY, "applied", None, "holds no event"),
         (EMPTY, "repeat", b"\x00\x00\x00\x00\x01 short", "holds no event"),
@@ -179,14 +179,14 @@ UNKNOWN_SCHEMA = b"\x00\x7f\xff\xff\xff" + bytes(40)
     ],
 )
 def test_columns_that_the_value_contradicts_are_refused(
-    claims: DecodedColumns, disposition: str, value: bytes | None, said: str
+    columns: DecodedColumns, disposition: str, value: bytes | None, expected: str
 ) -> None:
     """Whatever a column says has to follow from the value, and an applied record has to hold an event."""
-    assert said in (mismatch(claims, disposition, value) or "")
+    assert expected in (mismatch(columns, disposition, value) or "")
 
 
 @pytest.mark.parametrize(
-    ("claims", "disposition", "value"),
+    ("columns", "disposition", "value"),
     [
         (EMPTY, "poison", None),
         (EMPTY, "poison", codec.encode(log_rows.onboarded(1))),
@@ -196,7 +196,7 @@ def test_columns_that_the_value_contradicts_are_refused(
     ],
 )
 def test_columns_that_nothing_speaks_against_are_accepted(
-    claims: DecodedColumns, disposition: str, value: bytes
+    columns: DecodedColumns, disposition: str, value: bytes
 ) -> None:
     """Poison may say nothing or the truth; a schema newer than the verifier's proves nothing."""
-    assert mismatch(claims, disposition, value) is None
+    assert mismatch(columns, disposition, value) is None
