@@ -176,7 +176,7 @@ def translate_adbc_error(error: AdbcError) -> Exception:
 def sql_literal(value: str | int) -> str:
     """A text or number as an SQL literal, for statements that go without parameters.
 
-    >>> literal("o'clock"), literal(7)
+    >>> sql_literal("o'clock"), sql_literal(7)
     ("'o''clock'", '7')
     """
     if isinstance(value, int):

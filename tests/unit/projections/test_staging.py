@@ -1,0 +1,97 @@
+"""The staging tables that follow from event structs and statements, and the rows that go into them."""
+
+from __future__ import annotations
+
+import doctest
+from uuid import UUID
+
+import pytest
+
+from projections import read_model, session, staging
+from projections.read_model import AGENTS, ReadModel
+from projections.session import Session
+from projections.staging import StagedColumn, Staging, staged_columns, staging_tables, table_of
+from schemas.events import EVENT_TYPES, EntityAmended, JobRoleDefined
+from schemas.polars_import import polars as pl
+
+
+@pytest.mark.parametrize("module", [read_model, session, staging])
+def test_documented_examples_hold(module: object) -> None:
+    """The examples in the docstrings give what they say."""
+    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+def test_the_tables_of_agents() -> None:
+    """The offset and the columns that the statement names, of the four types that it reads."""
+    tables = {table: [column.name for column in columns] for table, columns in staging_tables([AGENTS]).items()}
+    profile = ["agent__name", "agent__industry_id", "agent__job_role_id", "agent__team_id", "agent__skill_ids"]
+    states = ["offset", "entity_id", "occurred_at", "entity_type", *profile, "agent__status", "agent__available"]
+    assert tables == {
+        "staged_agent_onboarded": [
+            "offset", "agent_id", "occurred_at", "name", "industry_id", "job_role_id", "team_id", "skill_ids"
+        ],
+        "staged_agent_available": ["offset", "agent_id", "occurred_at", "available", "available_from"],
+        "staged_entity_amended": states,
+        "staged_entity_retired": states,
+    }  # fmt: skip
+
+
+def test_types_and_nulls_follow_from_the_struct() -> None:
+    """Ids, times, texts and lists of ids; a field of a record that may be missing may be null."""
+    columns = {column.name: column for column in staged_columns(JobRoleDefined)}
+    assert columns["job_role_id"] == StagedColumn("job_role_id", "uuid", required=True)
+    assert columns["occurred_at"] == StagedColumn("occurred_at", "timestamp with time zone", required=True)
+    assert columns["required_skill_ids"] == StagedColumn("required_skill_ids", "text", required=True)
+    assert columns["seniority"] == StagedColumn("seniority", "text", required=False)
+    nested = {column.name: column for column in staged_columns(EntityAmended)}
+    assert nested["agent__available"] == StagedColumn("agent__available", "boolean", required=False)
+
+
+def test_every_event_type_can_be_staged() -> None:
+    """Each has a table of its own, and a Postgres type for each field."""
+    assert len({table_of(event_type) for event_type in EVENT_TYPES}) == len(EVENT_TYPES)
+    assert all(list(staged_columns(struct)) for struct in EVENT_TYPES.values())
+
+
+class Statements(Session):
+    """A session that keeps statements and runs none."""
+
+    def __init__(self) -> None:
+        self._waiting = []
+
+
+def test_tables_are_made_with_their_columns() -> None:
+    """Temporary, empty after each commit, and no null where the struct has none."""
+    connection = Statements()
+    Staging([AGENTS]).open(connection)
+    (available,) = (each for each in connection._waiting if "staged_agent_available" in each)
+    assert available == (
+        'CREATE TEMPORARY TABLE staged_agent_available ("offset" bigint NOT NULL, "agent_id" uuid NOT NULL, '
+        '"occurred_at" timestamp with time zone NOT NULL, "available" boolean NOT NULL, '
+        '"available_from" timestamp with time zone) ON COMMIT DELETE ROWS'
+    )
+
+
+def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
+    """Tables without rows come empty; a statement that would have none is left out."""
+    made = Staging([AGENTS])
+    ids = [UUID(int=number).bytes for number in (1, 2)]
+    frame = pl.DataFrame(
+        {
+            "row": [0, 2],
+            "agent_id": pl.Series(ids, dtype=pl.Binary),
+            "occurred_at": pl.Series([0, 0], dtype=pl.Datetime("us", "UTC")),
+            "available": [True, False],
+            "available_from": pl.Series([None, None], dtype=pl.Datetime("us", "UTC")),
+        }
+    )
+    frames = made.frames({"genesis.agent.available": frame, "genesis.agent.rated": frame}, [40, 41, 42])
+    assert {name: rows["offset"].to_list() for name, rows in frames.items()} == {"staged_agent_available": [40, 42]}
+
+    statement = made.inline(AGENTS, frames)
+
+    assert statement is not None
+    assert all(f"{table} " in statement.partition(" profile AS ")[0] for table in AGENTS.reads)
+    assert made.inline(AGENTS, {}) is None
+    other = ReadModel(name="other", version=1, tables=(), folder="projections.agents")
+    assert other.schema == "other_v1"
