@@ -255,7 +255,7 @@ class Relay:
         return not ends or (outcome.left if begins else self._any_sent)
 
     async def _purge(self, session: RelaySession) -> None:
-        """Every PURGE_INTERVAL_SECONDS delete a few batches of rows that were sent long ago."""
+        """Delete a few batches of rows that were sent long ago, every PURGE_INTERVAL_SECONDS."""
         if self._clock.monotonic_seconds() < self._purge_at:
             return
         self._purge_at = self._clock.monotonic_seconds() + PURGE_INTERVAL_SECONDS

@@ -32,7 +32,7 @@ class Worker:
     """A running Faust app and the partitions it owns. Build it inside the event loop that will run it."""
 
     def __init__(self, settings: Settings, topics: Sequence[str], writer_for: WriterFactory) -> None:
-        """Raises RepairMisfit, and ConfigurationError where no broker address is known."""
+        """Build the app. Raises RepairMisfit, and ConfigurationError where no broker address is known."""
         check_repairs()
         self.settings = settings
         self.partitions: dict[TP, OwnedPartition] = {}

@@ -250,14 +250,14 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
         return await self._thread.watermarks(tp)
 
     async def perform_seek(self) -> None:
-        """Faust's seek to committed offsets after an assignment: left out, since owners seek to checkpoints."""
+        """Leave out Faust's seek to committed offsets after an assignment: owners seek to checkpoints."""
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit the checkpoints as hints; Faust calls it every few seconds."""
         return bool(self.done) and await self._thread.commit_hints(dict(self.done))
 
     async def verify_all_partitions_active(self) -> None:
-        """Faust's livelock report judges by acknowledgements, which are not used."""
+        """Leave out Faust's livelock report: it goes by acknowledgements, which are not used."""
 
 
 class RecordBatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is untyped
