@@ -1,1 +1,1 @@
-"""The way in: HTTP, signatures, limits, and the answers."""
+"""Ingress: webhooks over HTTP, their signatures, limits and answers."""

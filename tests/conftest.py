@@ -19,6 +19,8 @@ import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from database import migrate
 from devstack import postgres, sql
@@ -34,6 +36,10 @@ pytest_plugins = [
 ]
 
 DEFAULT_PARTITIONS = 4
+
+# A busy machine makes a test slow, never red: no example has a deadline, and neither has their generation.
+hypothesis_settings.register_profile("plant", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("plant")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _ANY_REQUEST: Final = ("malformed-request", "slow-request", "headers-too-large",
 _CLOUD_EVENT_HEADERS: Final = ("CeSpecversion", "CeId", "CeSource", "CeType", "CeTime")
 
 _DESCRIPTION: Final = """\
-Signed webhooks in, events on Kafka out; a read-only schema registry beside it.
+Signed webhooks in, events on Kafka out; and a read-only schema registry.
 
 A request is signed by [Standard Webhooks](https://www.standardwebhooks.com): `webhook-signature` holds one or more
 signatures of `webhook-id + "." + webhook-timestamp + "." + body`, parted by spaces: `v1,` and base64 of HMAC-SHA256, or

@@ -55,7 +55,7 @@ def parameters() -> Json:
     """Return the headers of signed requests, by name; each may come once."""
     visible = {"type": "string", "pattern": VISIBLE}
     return {
-        "WebhookId": _header("webhook-id", "The message's id; the same id is the same message, for ever.", visible),
+        "WebhookId": _header("webhook-id", "The message's id; the same id is always the same message.", visible),
         "WebhookTimestamp": _header(
             "webhook-timestamp",
             "Seconds since 1970; at most 5 minutes from the server's clock, either way.",
@@ -68,7 +68,7 @@ def parameters() -> Json:
             required=False,
         ),
         "Traceparent": _header(
-            "traceparent", "W3C Trace Context; one that is not well-formed is passed over.", {"type": "string"}, False
+            "traceparent", "W3C Trace Context; one that is not well-formed is skipped.", {"type": "string"}, False
         ),
         "CeSpecversion": _header("ce-specversion", "Binary mode only.", {"const": "1.0"}, required=False),
         "CeId": _header("ce-id", "Binary mode only; equal to webhook-id.", visible, required=False),

@@ -240,7 +240,7 @@ def _of_json() -> Iterator[Case]:
         + b"}"
     )
     yield Case("JSON", "a key twice: the last one counts", 200, body=twice, message_id="twice")
-    yield Case("JSON", "an unknown key beside `data`: it is passed over", 200, body=_payload(x=1), message_id="unknown")
+    yield Case("JSON", "an unknown key next to `data`: it is skipped", 200, body=_payload(x=1), message_id="unknown")
 
 
 def _of_fields() -> Iterator[Case]:

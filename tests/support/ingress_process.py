@@ -42,8 +42,8 @@ class Running:
 
 
 def environ(settings: Settings) -> dict[str, str]:
-    given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
-    return {**os.environ, **given}
+    values = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
+    return {**os.environ, **values}
 
 
 @asynccontextmanager
@@ -98,8 +98,8 @@ def request(sender: Sender, body: bytes, more: bytes = b"") -> bytes:
     return f"POST {RATED} HTTP/1.1\r\n{lines}".encode() + more + b"\r\n" + body
 
 
-def said_to(running: Running, *pieces: bytes) -> bytes:
-    """What is answered until the process closes the connection; the peer's own breaking off is passed over."""
+def answer_to(running: Running, *pieces: bytes) -> bytes:
+    """Send the pieces and return what is answered until the process closes the connection, even while they are sent."""
     with closing(running.connect()) as peer:
         try:
             for piece in pieces:

@@ -114,7 +114,7 @@ async def test_a_field_of_a_binary_event_is_pointed_at_in_the_body(serving: Serv
 
 
 async def test_each_event_of_a_batch_has_its_result_in_order(serving: Serving) -> None:
-    """Good ones are stored beside bad ones, each answered in its place; the request's status says that some failed."""
+    """Good events are stored though others are bad, each with its result in order; the status is 207."""
     events = [cloud_event() for _ in range(40)]
     events[3] = cloud_event(type="genesis.unknown")
     events[7] = {**events[6], "data": {"agent_id": str(uuid4()), "rater_id": str(uuid4()), "rating": 1}}

@@ -92,7 +92,7 @@ async def test_a_revoked_key_is_refused_by_a_running_process(running: Running) -
 
 
 async def test_a_policy_reaches_a_running_keyring(settings: Settings) -> None:
-    """Disabling and limiting a producer are read beside its keys."""
+    """Disabling and limiting a producer are read with its keys."""
     await add_key(settings)
     database = connect(settings, "api")
     store, keyring = ProducerStore(database), Keyring(KeyStore(database, MasterKey(settings)), SystemClock())

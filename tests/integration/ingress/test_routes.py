@@ -79,7 +79,7 @@ async def test_a_cloud_event_of_any_type_comes_in(serving: Serving) -> None:
 
 
 async def test_a_repeat_gets_the_same_answer_and_is_stored_once(serving: Serving) -> None:
-    """The same message again, later and signed anew, is answered with the first one's position."""
+    """The same message again, later and signed again, is answered with the first one's position."""
     body = rated()
     first = await serving.post(RATED, body, message_id="msg_again")
     again = await serving.post(RATED, body, message_id="msg_again")

@@ -25,7 +25,7 @@ from ingress.producers import PolicyChanges, ProducerStore
 from ingress.server import connections
 from ingress.server.connections import BoundedConnection, close_overdue
 from runtime.settings import Settings
-from tests.support.ingress_process import Running, received_until_closed, request, request_head, said_to, started
+from tests.support.ingress_process import Running, answer_to, received_until_closed, request, request_head, started
 from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated
 
@@ -104,7 +104,7 @@ async def test_an_endless_head_is_431(running: Running) -> None:
 
 def trickled(peer: socket.socket, first: bytes, more: bytes) -> bytes:
     """What is answered to a peer that never stops sending, and hardly sends anything."""
-    said = b""
+    answer = b""
     peer.sendall(first)
     peer.settimeout(0.5)
     while True:
@@ -114,11 +114,11 @@ def trickled(peer: socket.socket, first: bytes, more: bytes) -> bytes:
             with contextlib.suppress(OSError):
                 peer.sendall(more)
         except ConnectionResetError:
-            return said
+            return answer
         else:
             if not piece:
-                return said
-            said += piece
+                return answer
+            answer += piece
 
 
 async def test_slow_peers_are_cut_off_and_others_are_served(running: Running) -> None:
@@ -213,14 +213,14 @@ async def shows(running: Running, line: str) -> bool:
     return line in await metrics_of(running)
 
 
-def statuses(said: bytes) -> list[bytes]:
-    return [answer[:3] for answer in said.split(b"HTTP/1.1 ")[1:]]
+def statuses(answers: bytes) -> list[bytes]:
+    return [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]]
 
 
 async def test_a_peer_may_send_only_so_far_ahead(running: Running) -> None:
     """Thousands of requests sent without waiting are neither kept nor answered: a few are, then the connection ends."""
-    said = await asyncio.to_thread(said_to, running, ALIVE * 20_000)
-    assert 0 < len(statuses(said)) <= connections.PIPELINED_MAX + 1
+    answer = await asyncio.to_thread(answer_to, running, ALIVE * 20_000)
+    assert 0 < len(statuses(answer)) <= connections.PIPELINED_MAX + 1
     assert (await running.post(rated())).status_code == 200
 
 
@@ -229,8 +229,8 @@ async def test_a_good_request_gets_its_own_answer_whatever_follows_it(running: R
     taken for its answer.
     """
     for garbage in (b"\x16\x03\x01 garbage\r\n\r\n", b"GET http:// HTTP/1.1\r\n\r\n"):
-        said = await asyncio.to_thread(said_to, running, request(running.sender, rated()) + garbage)
-        assert statuses(said) == [b"200"]
+        answer = await asyncio.to_thread(answer_to, running, request(running.sender, rated()) + garbage)
+        assert statuses(answer) == [b"200"]
 
 
 async def test_trailers_are_bounded_and_no_headers(running: Running) -> None:
@@ -240,11 +240,11 @@ async def test_trailers_are_bounded_and_no_headers(running: Running) -> None:
     head, signature, rest = chunked.partition(b"webhook-signature: ")
     value, _, rest = rest.partition(b"\r\n")
     moved = head + rest + signature + value + b"\r\n\r\n"
-    said = await asyncio.to_thread(said_to, running, moved)
-    assert (statuses(said), b"webhook-signature is missing" in said) == ([b"400"], True)
+    answer = await asyncio.to_thread(answer_to, running, moved)
+    assert (statuses(answer), b"webhook-signature is missing" in answer) == ([b"400"], True)
     for endless in (b"x: y\r\n" * 20_000, b"x: " + b"y" * 100_000):
-        said = await asyncio.to_thread(said_to, running, chunked + endless)
-        assert said == b"" or statuses(said) == [b"431"]
+        answer = await asyncio.to_thread(answer_to, running, chunked + endless)
+        assert answer == b"" or statuses(answer) == [b"431"]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -286,7 +286,7 @@ async def test_a_body_that_comes_after_its_answer_is_passed_over(running: Runnin
 
 
 async def test_a_peer_that_never_reads_its_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that nobody takes does not hold a connection for ever."""
+    """An answer that nobody reads does not keep a connection open."""
 
     async def large(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % 2**25)]})
@@ -314,5 +314,5 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
 limit_connections()
 print(BoundedConnection.connections_max)
 """
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert int(said) == connections_max
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(answer) == connections_max
