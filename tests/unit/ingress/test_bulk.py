@@ -22,6 +22,7 @@ from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer
 
 POLICY = ProducerPolicy(name="genesis", event_types=None, rate_per_second=1e6, burst=10_000, disabled=False)
+DEADLINE_SECONDS = 120
 SETTINGS = Settings(kafka_bootstrap_servers="127.0.0.1:1")
 
 
@@ -89,7 +90,8 @@ async def test_a_load_that_ends_early_leaves_its_place_to_the_next() -> None:
 async def test_a_load_has_to_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that stalls is 408."""
     monkeypatch.setattr(bulk, "ARRIVAL_TIMEOUT_SECONDS", 0.05)
-    assert (await problem_of(intake(), peer(b"x", endless=True))).status == 408
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert (await problem_of(intake(), peer(b"x", endless=True))).status == 408
 
 
 async def test_a_load_needs_a_producer_that_may_send() -> None:

@@ -66,8 +66,8 @@ async def test_an_answered_request_releases_its_body(loaded: bool) -> None:
     """Many times the memory of all bodies together passes through, and each is answered as the first one was."""
     intake = intake_of(loaded)
     body = b'"' + b"x" * 256_000 + b'"'
-    kinds = {(await post(intake, body)).kind for _ in range(600)}
-    assert kinds == ({"event"} if loaded else {"starting"})
+    for _ in range(600):
+        assert (await post(intake, body)).kind == ("event" if loaded else "starting")
     assert gauges(intake) == (0, 0)
 
 
