@@ -66,7 +66,7 @@ def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
 
     @get("/livez")
     async def livez() -> dict[str, str]:
-        """The process runs and its event loop turns."""
+        """Answer that the process runs and its event loop turns."""
         return {"status": "alive"}
 
     @get("/readyz")

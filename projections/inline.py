@@ -12,13 +12,13 @@ Types = Mapping[str, str]
 
 
 def insert(table: str, columns: Mapping[str, Sequence[Any]], types: Types) -> str:
-    """A statement that appends rows to a table, given column by column."""
+    """Return a statement that appends rows to a table, given column by column."""
     names = ", ".join(f'"{name}"' for name in columns)
     return f"INSERT INTO {table} ({names}) VALUES {_rows(columns, types)}"  # noqa: S608 (every value is a literal)
 
 
 def subquery(table: str, frame: pl.DataFrame | None, types: Types) -> str:
-    """A frame, or no rows, under the name and with the columns of a table, to stand in a WITH clause.
+    """Return a frame, or no rows, as a part of a WITH clause, with the name and the columns of a table.
 
     The frame's columns are the table's, in order. Within its statement the name means these rows, whatever the table
     of that name holds.
@@ -33,7 +33,7 @@ def subquery(table: str, frame: pl.DataFrame | None, types: Types) -> str:
 
 
 def with_subqueries(statement: str, subqueries: Iterable[str]) -> str:
-    """A statement, with or without a WITH clause of its own, in which more names are known."""
+    """Return a statement, with or without a WITH clause of its own, that knows more names."""
     first, _, rest = statement.partition(" ")
     clause = f"WITH {', '.join(subqueries)}"
     return f"{clause}, {rest}" if first.upper() == "WITH" else f"{clause} {statement}"

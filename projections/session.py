@@ -54,7 +54,7 @@ class DataRefused(Exception):
         super().__init__(message)
 
     def about(self, *names: str) -> bool:
-        """Whether Postgres names one of these tables, or a constraint whose name begins with one of them."""
+        """Return whether Postgres names one of these tables, or a constraint whose name begins with one of them."""
         return any(found.startswith(names) for found in self._names)
 
 
@@ -154,7 +154,7 @@ class Session:
 
 
 def translate_adbc_error(error: AdbcError) -> Exception:
-    """What a driver error asks for: to try again, to take the partition anew, to look for the row, or a named stop."""
+    """Return the error for a driver error: try again, acquire the partition again, look for the row, or stop."""
     sqlstate = error.sqlstate or ""
     # The driver's own text repeats the statement, events and all; what the server said comes apart from it.
     said = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
@@ -174,7 +174,7 @@ def translate_adbc_error(error: AdbcError) -> Exception:
 
 
 def sql_literal(value: str | int) -> str:
-    """A text or number as an SQL literal, for statements that go without parameters.
+    """Return a text or number as an SQL literal, for statements that go without parameters.
 
     >>> sql_literal("o'clock"), sql_literal(7)
     ("'o''clock'", '7')
@@ -187,7 +187,7 @@ def sql_literal(value: str | int) -> str:
 
 
 def with_parameters(url: str) -> str:
-    """The address with the worker's connection parameters; what the address itself sets wins, option by option."""
+    """Return the address with the worker's connection parameters; each option that the address itself sets wins."""
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query))
     options = f"{CONNECTION_PARAMETERS['options']} {given.get('options', '')}".strip()

@@ -85,7 +85,7 @@ CHAINS: Final[dict[str, tuple[str, int, tuple[Case, ...]]]] = {
 
 
 def vectors() -> dict[str, Any]:
-    """What the file holds."""
+    """Return the content of the file."""
     return {
         "format": "plant.audit.vectors/1",
         "about": ABOUT,
@@ -94,7 +94,7 @@ def vectors() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The file's text, line for line."""
+    """Return the file's text, line for line."""
     return json.dumps(vectors(), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -128,7 +128,7 @@ def _hex(data: bytes | None) -> str | None:
 
 
 def worked_example() -> str:
-    """The bytes of one vector, a line a field, as Markdown."""
+    """Return the bytes of one vector, a line a field, as Markdown."""
     topic, partition, (case,) = CHAINS[SHOWN]
     (record,) = _chain(SHOWN, topic, partition, (case,))["records"]
     lines = [("previous_hash", CHAIN_START), ("domain", field(b"plant.event.v1")), ("topic", field(topic.encode()))]
@@ -145,7 +145,7 @@ def worked_example() -> str:
 
 
 def page(text: str) -> str:
-    """The docs page with the worked example as it should be."""
+    """Return the docs page with the current worked example."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{worked_example()}{END}{after}"

@@ -134,13 +134,13 @@ def registry_routes(registry: Registry) -> Router:
 def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/subjects")
     async def subjects(request: RegistryRequest) -> Response[bytes]:
-        """Every subject; `subjectPrefix` narrows it."""
+        """Return every subject; `subjectPrefix` narrows the list."""
         prefix = request.query_params.get("subjectPrefix", "")
         return _answer(request, catalogue.subjects("" if prefix == ":*:" else prefix))
 
     @get("/subjects/{subject:str}/versions")
     async def versions(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
-        """The numbers of a subject's versions."""
+        """Return the numbers of a subject's versions."""
         return _answer(request, [version.version for version in catalogue.history(subject)])
 
     @get("/subjects/{subject:str}/versions/{version:str}")
@@ -150,12 +150,12 @@ def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
 
     @get("/subjects/{subject:str}/versions/{version:str}/schema")
     async def schema(request: RegistryRequest, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
-        """The schema alone."""
+        """Return the schema alone."""
         return _answer(request, catalogue.version(subject, version).schema)
 
     @post("/subjects/{subject:str}", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
     async def lookup(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
-        """The version that has this schema."""
+        """Return the version that has this schema."""
         body = await request.body()
         _read_lookup(body)
         catalogue.history(subject)
@@ -166,7 +166,7 @@ def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
 
     @post("/subjects/{subject:str}/versions", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
     async def register(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
-        """The id of a schema that is registered already, as producers with auto-registration ask for it."""
+        """Return the id of a schema that is registered already, as producers with auto-registration ask for it."""
         version = catalogue.find(subject, await request.body())
         if version is None:
             raise RegistryRefusal(42205, _READ_ONLY)
@@ -178,22 +178,22 @@ def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
 def _by_id(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/schemas/ids/{schema_id:str}")
     async def by_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
-        """The schema of an id on the wire."""
+        """Return the schema of an id on the wire."""
         return _answer(request, {"schema": schema_json(catalogue.by_id(schema_id).schema)}, cached=FOREVER)
 
     @get("/schemas/ids/{schema_id:str}/schema")
     async def schema_by_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
-        """The schema alone."""
+        """Return the schema alone."""
         return _answer(request, catalogue.by_id(schema_id).schema, cached=FOREVER)
 
     @get("/schemas/ids/{schema_id:str}/subjects")
     async def subjects_of_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
-        """Where the schema is registered."""
+        """Return the subjects that have the schema."""
         return _answer(request, [catalogue.by_id(schema_id).subject], cached=FOREVER)
 
     @get("/schemas/ids/{schema_id:str}/versions")
     async def versions_of_id(request: RegistryRequest, schema_id: FromPath[str]) -> Response[bytes]:
-        """Where, and as which version."""
+        """Return the subjects and versions that have the schema."""
         version = catalogue.by_id(schema_id)
         return _answer(request, [{"subject": version.subject, "version": version.version}], cached=FOREVER)
 
@@ -208,12 +208,12 @@ def _settings(catalogue: SubjectCatalogue) -> list[Any]:
 
     @get("/config")
     async def config(request: RegistryRequest) -> Response[bytes]:
-        """The rule of evolution."""
+        """Return the rule of evolution."""
         return _answer(request, {"compatibilityLevel": COMPATIBILITY})
 
     @get("/config/{subject:str}")
     async def config_of(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
-        """The same for every subject."""
+        """Return the same for every subject."""
         catalogue.history(subject)
         return _answer(request, {"compatibilityLevel": COMPATIBILITY})
 
@@ -224,7 +224,7 @@ def _settings(catalogue: SubjectCatalogue) -> list[Any]:
 
     @get("/mode/{subject:str}")
     async def mode_of(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
-        """The same for every subject."""
+        """Return the same for every subject."""
         catalogue.history(subject)
         return _answer(request, {"mode": "READONLY"})
 

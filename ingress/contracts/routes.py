@@ -22,7 +22,7 @@ def contract_routes(registry: Registry, webhooks: Mapping[str, str | None]) -> R
 
     @get("/openapi.json")
     async def openapi() -> Response[bytes]:
-        """This process's HTTP API as OpenAPI 3.1."""
+        """Return this process's HTTP API as OpenAPI 3.1."""
         etag = f'"{hashlib.sha256(document()).hexdigest()[:32]}"'
         headers = {"etag": etag, "cache-control": A_MINUTE}
         return Response(document(), headers=headers, media_type="application/json")
