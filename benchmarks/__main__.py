@@ -67,7 +67,7 @@ WAYS_IN = (
     ["--batch", "500", "--requests", "2000"],
     ["--batch", "500", "--requests", "2500", "--processes", "2"],
 )
-"""So many distinct requests that none has to be sent twice, which the window of repeats would answer."""
+"""So many distinct requests that none has to be sent twice, which the deduplication cache would answer."""
 
 
 def way_in(stack: Stack, count: int) -> list[dict[str, object]]:

@@ -24,7 +24,7 @@ from signing.signatures import HmacKey
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer, post_scope
-from tests.support.webhooks import RATED, Sender, rated
+from tests.support.webhooks import CLOUD_EVENTS, RATED, Sender, rated
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 SECRET = bytes(range(32))
@@ -165,3 +165,26 @@ def test_sampled_lines_keep_to_the_log_budget(log_lines: list[dict[str, Any]]) -
     accept(intake, 1_000)
     assert len(log_lines) == 20
     assert sum(line["left_out"] + 1 for line in log_lines) + intake._accepted_left_out == 1_000
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_only_posts_are_webhooks(method: str) -> None:
+    """405 for any other method, with the one that is allowed."""
+    scope: Any = {**post_scope(SENDER.headers(b"{}")), "method": method}
+    answered = Answered()
+    await intake_of()(scope, peer(b"{}"), answered, RATED, "genesis.agent.rated")
+    assert (answered.status, answered.headers[b"allow"]) == (405, b"POST")
+
+
+async def test_a_single_event_has_its_own_size_limit() -> None:
+    """It is that of one event and not that of a batch; a batch has its own."""
+    intake = intake_of(ingress_body_max_bytes=100, ingress_batch_max_bytes=200)
+    assert [(await post(intake, b"x" * size)).status for size in (100, 101)] == [400, 413]
+    statuses = []
+    for size in (200, 201):
+        body, answered = b"x" * size, Answered()
+        kind = "application/cloudevents-batch+json"
+        scope = post_scope(SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type=kind))
+        await intake(scope, peer(body), answered, CLOUD_EVENTS, None)
+        statuses.append(answered.status)
+    assert statuses == [400, 413]
