@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from database.connector import Database
-from database.errors import DatabaseClosed, PoolExhausted
+from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
 from database.pool import GRACEFUL_CLOSE_TIMEOUT_SECONDS
 from devstack import sql
 from tests.conftest import Database as MigratedDatabase
@@ -76,6 +76,14 @@ async def test_an_exhausted_pool_says_so(database: MigratedDatabase) -> None:
     assert "PLANT_DATABASE_POOL_SIZE" in error.value.next_step
     assert error.value.exit_code == 4
     assert sample("pool_timeouts_total") == before + 1
+
+
+async def test_a_failed_connection_takes_no_slot() -> None:
+    """More attempts than the pool has slots fail in the same way: none of them counts as in use."""
+    async with connected("postgresql://u:x@127.0.0.1:1/d", database_pool_size=1) as connector:
+        for _ in range(3):
+            with pytest.raises(DatabaseUnreachable, match="nothing listens"):
+                await connector.assert_least_privilege()
 
 
 async def test_waiting_is_first_come_first_served(database: MigratedDatabase) -> None:
@@ -239,7 +247,7 @@ async def test_closing_refuses_those_that_wait(database: MigratedDatabase) -> No
         await wait_until_async(lambda: sessions(database) == 0, "no session is left")
 
 
-async def test_closing_does_not_wait_for_ever(database: MigratedDatabase) -> None:
+async def test_closing_does_not_wait_forever(database: MigratedDatabase) -> None:
     """A transaction that does not end is ended after the deadline: told so, and its query stopped at the server."""
     async with connected(database.writer_url) as connector:
         stuck = asyncio.create_task(ask(connector, 60))
@@ -251,7 +259,7 @@ async def test_closing_does_not_wait_for_ever(database: MigratedDatabase) -> Non
     assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
 
 
-async def test_closing_does_not_wait_for_a_silent_server(database: MigratedDatabase) -> None:
+async def test_closing_does_not_wait_for_an_unresponsive_server(database: MigratedDatabase) -> None:
     """A server that hears no farewell is left without one: all at once, and no connection stays open."""
     async with unresponsive_front(database.writer_url) as front:
         async with connected(front.address, database_pool_size=5) as connector:

@@ -50,6 +50,8 @@ def test_roles_are_put_right(stack: Services, make_role: Callable[[str], str]) -
     ("given", "said"),
     [
         ("GRANT pg_read_all_data TO {role}", "or use every table"),
+        ("ALTER ROLE {role} CREATEROLE", "may make roles"),
+        ("ALTER ROLE {role} REPLICATION", "may make roles, replicate"),
         ("CREATE SCHEMA s AUTHORIZATION {role}", "owns the schema s"),
         ("CREATE VIEW v AS SELECT 1; ALTER VIEW v OWNER TO {role}", "owns the view v"),
         (
@@ -76,6 +78,20 @@ async def test_rights_that_lead_round_the_policies_are_refused(
         with pytest.raises(TooMuchPrivilege) as error:
             await connector.assert_least_privilege()
     assert said in error.value.why
+
+
+async def test_a_tenant_set_for_the_whole_database_is_refused(
+    database: MigratedDatabase, make_role: Callable[[str], str]
+) -> None:
+    """The check at start also finds settings that a database gives to the sessions of every role."""
+    setting = f"ALTER DATABASE {database.name} {{}} plant.governance_agent_id"
+    sql.run(database.superuser_url, [setting.format("SET") + " = 'x'"])
+    try:
+        async with connected(make_role("")) as connector:
+            with pytest.raises(TooMuchPrivilege, match=r"begin with plant\.governance_agent_id=x"):
+                await connector.assert_least_privilege()
+    finally:
+        sql.run(database.superuser_url, [setting.format("RESET")])
 
 
 @pytest.mark.parametrize(
