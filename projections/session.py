@@ -46,7 +46,7 @@ WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY
 
 
 class DataRefused(Exception):
-    """Postgres refused the values of some row of a batch; `names` are the table and the constraint, where it says."""
+    """Postgres refused the values of some row of a batch; `names` are the table and constraint that it names."""
 
     def __init__(self, sqlstate: str, message: str, names: Sequence[str] = ()) -> None:
         self.sqlstate = sqlstate
@@ -55,7 +55,7 @@ class DataRefused(Exception):
 
     def about(self, *names: str) -> bool:
         """Return whether Postgres names one of these tables, or a constraint whose name begins with one of them."""
-        return any(found.startswith(names) for found in self._names)
+        return any(name.startswith(names) for name in self._names)
 
 
 class ProjectionBroken(PartitionStopped):
@@ -118,8 +118,8 @@ class Session:
         self._run_waiting()
         try:
             cursor.execute(sql, parameters or None)
-            found: pl.DataFrame = cursor.fetch_polars()
-            return found
+            frame: pl.DataFrame = cursor.fetch_polars()
+            return frame
         except AdbcError as error:
             raise translate_adbc_error(error) from error
 
@@ -156,16 +156,15 @@ class Session:
 def translate_adbc_error(error: AdbcError) -> Exception:
     """Return the error for a driver error: try again, acquire the partition again, look for the row, or stop."""
     sqlstate = error.sqlstate or ""
-    # The driver's own text repeats the statement, events and all; what the server said comes apart from it.
-    said = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
-    text = said.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].splitlines()[0]
+    # The driver's own text repeats the statement, events and all; the server's own fields come apart from it.
+    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
+    text = fields.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].splitlines()[0]
     if not sqlstate or is_one_of(sqlstate, RETRYABLE):
         return DatabaseUnreachable(why=text)
     if is_one_of(sqlstate, DATA):
-        table = (
-            said.get("PG_DIAG_TABLE_NAME") or said.get("PG_DIAG_CONTEXT", "").partition("COPY ")[2].partition(",")[0]
-        )
-        return DataRefused(sqlstate, text, [table, said.get("PG_DIAG_CONSTRAINT_NAME", "")])
+        copied = fields.get("PG_DIAG_CONTEXT", "").partition("COPY ")[2].partition(",")[0]
+        table = fields.get("PG_DIAG_TABLE_NAME") or copied
+        return DataRefused(sqlstate, text, [table, fields.get("PG_DIAG_CONSTRAINT_NAME", "")])
     if sqlstate == FENCED:
         return OwnershipLost(why=text)
     if sqlstate == INSUFFICIENT_PRIVILEGE:
@@ -189,7 +188,7 @@ def sql_literal(value: str | int) -> str:
 def with_parameters(url: str) -> str:
     """Return the address with the worker's connection parameters; each option that the address itself sets wins."""
     parts = urlsplit(url)
-    given = dict(parse_qsl(parts.query))
-    options = f"{CONNECTION_PARAMETERS['options']} {given.get('options', '')}".strip()
-    query = {**CONNECTION_PARAMETERS, **given, "options": options}
+    own = dict(parse_qsl(parts.query))
+    options = f"{CONNECTION_PARAMETERS['options']} {own.get('options', '')}".strip()
+    query = {**CONNECTION_PARAMETERS, **own, "options": options}
     return urlunsplit(parts._replace(query=urlencode(query).replace("+", "%20")))

@@ -27,6 +27,17 @@ FROM agents_v1.agents ORDER BY agent_id
 COLUMNS = ("name", "industry_id", "job_role_id", "team_id", "skill_ids")
 
 
+@pytest.mark.parametrize("size", [7, 60])
+def test_every_kind_of_event_is_folded(projector: PartitionProjector, superuser: Session, size: int) -> None:
+    """Onboarded, available, amended and retired agents count; teams with an agent's id don't."""
+    events = events_of_agents_and_teams(60, seed=1)
+    pieces = [events[start : start + size] for start in range(0, len(events), size)]
+
+    rows, _ = _projected(projector, superuser, pieces)
+
+    assert rows == plain_fold(events)
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.sets(st.integers(1, 119), max_size=30), seed=st.integers(1, 1000))
 def test_any_split_into_batches_gives_the_tables_of_a_plain_fold(
