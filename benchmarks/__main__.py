@@ -139,7 +139,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
 
 
 def filled_memory(stack: Stack, count: int) -> dict[str, object]:
-    """The worker's memory over twice as many events; the topic is filled up to that."""
+    """Measure the worker's memory over twice as many events; the topic is filled up to that."""
     missing = count - catch_up.end_offsets(stack)
     if missing > 0:
         console.print(f"filling the topic with {missing:,} more events")
@@ -189,7 +189,7 @@ def main() -> None:
 
 
 def show(title: str, rows: list[dict[str, object]]) -> None:
-    """A line a row; where the fields are many and the rows few, a line a field."""
+    """Print a line a row; where the fields are many and the rows few, a line a field."""
     out = Console(width=None if sys.stdout.isatty() else 160)
     flat = [_flat(row) for row in rows]
     columns = list(dict.fromkeys(column for row in flat for column in row))

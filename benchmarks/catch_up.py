@@ -41,7 +41,7 @@ def fill_topic(stack: Stack, count: int, seed: int = 1) -> None:
 
 
 def end_offsets(stack: Stack) -> int:
-    """How many records the topic holds."""
+    """Return how many records the topic holds."""
     consumer = Consumer({"bootstrap.servers": _settings(stack).kafka_address(), "group.id": "benchmark"})
     try:
         asyncio.run(topics.apply(_settings(stack)))
@@ -85,7 +85,7 @@ def plant(stack: Stack, variant: str, count: int) -> dict[str, object]:
 
 
 def stock_faust(stack: Stack, seconds: float) -> dict[str, object]:
-    """The stock pipeline for a while, from the same topic; a rate needs no more."""
+    """Run the stock pipeline for a while, from the same topic; a rate needs no more."""
     with clean_database(stack) as stage:
         for statement in (Path(__file__).parent / "stock_faust.sql").read_text().split(";"):
             if statement.strip():
@@ -99,7 +99,7 @@ def stock_faust(stack: Stack, seconds: float) -> dict[str, object]:
 def _rate(
     stage: Stage, worker: psutil.Process, done: Callable[[], int], total: int | None, seconds: float = 600.0
 ) -> dict[str, object]:
-    """Events a second between the first tenth and the last, and CPU per event by part."""
+    """Return the events a second between the first tenth and the last, and CPU per event by part."""
     start_at, stop_at = (int(total * WARM), int(total * (1 - WARM))) if total else (50, None)
     deadline = time.monotonic() + seconds + 60
     first: tuple[float, int, dict[str, float]] | None = None

@@ -47,7 +47,7 @@ Work = Callable[[], Awaitable[Any]]
 
 
 def run(stack: Stack) -> list[dict[str, object]]:
-    """Median time of each unit of work on both sides, and the connector's overhead in percent; 35 is allowed."""
+    """Return the median time of a unit of work on both sides, and the connector's overhead in percent (35 at most)."""
     with clean_database(stack) as stage:
         return asyncio.run(_overheads(stage))
 
@@ -74,7 +74,7 @@ async def _overheads(stage: Stage) -> list[dict[str, object]]:
 
 
 async def _fill(database: Database) -> tuple[list[UUID], UUID]:
-    """A thousand skills and an entity that rows of job_role_skills can belong to."""
+    """Insert a thousand skills and an entity that rows of job_role_skills can belong to."""
     skills = [Skill(name=f"skill {number}", category="technical", description="x" * 200) for number in range(1_000)]
     role = Entity(entity_type="job_role", status="stub")
     async with database.transaction("genesis") as connection:
@@ -145,7 +145,7 @@ async def _compare(ours: Work, bare: Work, calls: int) -> dict[str, object]:
 
 
 async def _round(work: Work, calls: int) -> float:
-    """Seconds of one call, one at a time."""
+    """Return the seconds of one call, one at a time."""
     started = time.perf_counter()
     for _ in range(calls):
         await work()

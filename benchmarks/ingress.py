@@ -142,7 +142,7 @@ def _write_batches(size: int, path: Path, url: str, secret: bytes, count: int, r
 
 
 def _request(route: str, kind: str, url: str, secret: bytes, name: str, text: str) -> bytes:
-    """A signed request, head and body."""
+    """Return a signed request, head and body."""
     body, timestamp, message_id = text.encode(), str(int(time.time())), f"{name}-{STARTED}"
     signature = sign(secret, message_id.encode(), timestamp.encode(), body).decode()
     head = (
@@ -179,7 +179,7 @@ def _with_children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def wait_ready(ready_file: Path) -> str:
-    """The address that an ingress process wrote to its ready file."""
+    """Return the address that an ingress process wrote to its ready file."""
     deadline = time.monotonic() + READY_SECONDS
     while not ready_file.exists():
         if time.monotonic() > deadline:
@@ -190,7 +190,7 @@ def wait_ready(ready_file: Path) -> str:
 
 
 async def add_key(settings: Settings, secret: bytes) -> UUID:
-    """A signing key of the producer `benchmark`."""
+    """Store a signing key of the producer `benchmark`."""
     database, key_id = connect(settings, "api"), new_key_id()
     try:
         await KeyStore(database, MasterKey(settings)).add(key_id, "benchmark", secret, None)

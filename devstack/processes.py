@@ -22,8 +22,8 @@ LOG_ROTATE_BYTES = 32 * 1024 * 1024
 START_TIME_TOLERANCE_SECONDS = 2.0
 """The kernel's boot time, which start times are counted from, moves a little when the clock is set."""
 
-KILL_PATIENCE_SECONDS = 10.0
-PORT_PATIENCE_SECONDS = 5.0
+KILL_TIMEOUT_SECONDS = 10.0
+PORT_TIMEOUT_SECONDS = 5.0
 PORTS = range(18_000, 32_000)
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -82,7 +82,7 @@ def _primary_group(user: str) -> int:
 
 
 def is_running(record: ProcessRecord | None) -> bool:
-    """Whether the recorded process is alive; a zombie or a recycled pid is not."""
+    """Tell whether the recorded process is alive; a zombie or a recycled pid is not."""
     return record is not None and _live(record) is not None
 
 
@@ -108,39 +108,39 @@ def send(record: ProcessRecord | None, number: signal.Signals) -> None:
 
 
 def freeze(record: ProcessRecord | None) -> None:
-    """SIGSTOP, and wait until every thread has stopped."""
+    """Send SIGSTOP, and wait until every thread has stopped."""
     send(record, signal.SIGSTOP)
-    for _ in ticks(KILL_PATIENCE_SECONDS):
+    for _ in ticks(KILL_TIMEOUT_SECONDS):
         process = None if record is None else _live(record)
         if process is None or process.status() == psutil.STATUS_STOPPED:
             return
 
 
 def kill(record: ProcessRecord | None) -> None:
-    """SIGKILL, and wait until it is gone."""
+    """Send SIGKILL, and wait until it is gone."""
     send(record, signal.SIGKILL)
-    wait_gone(record, patience_seconds=KILL_PATIENCE_SECONDS)
+    wait_gone(record, timeout_seconds=KILL_TIMEOUT_SECONDS)
 
 
-def wait_gone(record: ProcessRecord | None, *, patience_seconds: float) -> bool:
-    """Whether the process ended in time."""
-    for _ in ticks(patience_seconds):
+def wait_gone(record: ProcessRecord | None, *, timeout_seconds: float) -> bool:
+    """Tell whether the process ended in time."""
+    for _ in ticks(timeout_seconds):
         if not is_running(record):
             return True
     return not is_running(record)
 
 
-def ticks(patience_seconds: float, every_seconds: float = 0.05) -> Iterator[float]:
+def ticks(timeout_seconds: float, every_seconds: float = 0.05) -> Iterator[float]:
     """Yield the seconds left, at once and then at intervals, until they have run out."""
-    deadline = time.monotonic() + patience_seconds
+    deadline = time.monotonic() + timeout_seconds
     while (left := deadline - time.monotonic()) > 0:
         yield left
         time.sleep(min(every_seconds, left))
 
 
-def wait_ready(ready: Callable[[], bool], record: ProcessRecord, *, patience_seconds: float) -> bool:
-    """Whether `ready` came true before the deadline and before the process ended."""
-    for _ in ticks(patience_seconds):
+def wait_ready(ready: Callable[[], bool], record: ProcessRecord, *, timeout_seconds: float) -> bool:
+    """Tell whether `ready` came true before the deadline and before the process ended."""
+    for _ in ticks(timeout_seconds):
         if ready():
             return True
         if not is_running(record):
@@ -149,7 +149,7 @@ def wait_ready(ready: Callable[[], bool], record: ProcessRecord, *, patience_sec
 
 
 def working_in(folder: Path, program: str) -> list[psutil.Process]:
-    """Processes named `program` whose working directory is `folder`: what a killed parent left behind there."""
+    """Return the processes named `program` whose working directory is `folder`: what a killed parent has left."""
     wanted = os.path.realpath(folder)
     found = []
     for process in psutil.process_iter():
@@ -159,16 +159,16 @@ def working_in(folder: Path, program: str) -> list[psutil.Process]:
     return found
 
 
-def clear(folder: Path, program: str, *, patience_seconds: float) -> None:
+def clear(folder: Path, program: str, *, timeout_seconds: float) -> None:
     """Let processes that work in a stack's own folder end by themselves, then kill what is left (a frozen one, say).
 
     The folder is the stack's alone, so they can be nothing but its own.
     """
-    _, left = psutil.wait_procs(working_in(folder, program), timeout=patience_seconds)
+    _, left = psutil.wait_procs(working_in(folder, program), timeout=timeout_seconds)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=KILL_PATIENCE_SECONDS)
+    psutil.wait_procs(left, timeout=KILL_TIMEOUT_SECONDS)
 
 
 def choose_port(wanted: int | None, taken: set[int]) -> int:
@@ -179,7 +179,7 @@ def choose_port(wanted: int | None, taken: set[int]) -> int:
     Chosen below the range that systems hand to outgoing connections: otherwise a client that keeps trying to reach a
     stopped server is sooner or later given the server's own port, connects to itself, and the server can't come back.
     """
-    if wanted and wanted not in taken and any(_is_free(wanted) for _ in ticks(PORT_PATIENCE_SECONDS)):
+    if wanted and wanted not in taken and any(_is_free(wanted) for _ in ticks(PORT_TIMEOUT_SECONDS)):
         return wanted
     for _ in range(len(PORTS)):
         port = PORTS[secrets.randbelow(len(PORTS))]

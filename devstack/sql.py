@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-CONNECT_PATIENCE_SECONDS = 5.0
+LOGIN_TIMEOUT_SECONDS = 120.0
+PROBE_TIMEOUT_SECONDS = 5.0
+"""For the question whether a server answers: one that has stopped must not hold up who asks."""
 Result = TypeVar("Result")
 
 
@@ -24,14 +26,15 @@ def run(url: str, statements: Sequence[str]) -> None:
 
 
 def value(url: str, query: str) -> Any:
-    """The first column of the first row; None where there is no row."""
+    """Return the first column of the first row; None where there is no row."""
     return _with_connection(url, lambda connection: connection.fetchval(query))
 
 
-def answers(url: str) -> bool:
-    """Whether a server at this address answers a query."""
+def server_answers(url: str) -> bool:
+    """Tell whether a server at this address answers a query."""
     try:
-        return bool(value(url, "SELECT 1") == 1)
+        probe = _with_connection(url, lambda connection: connection.fetchval("SELECT 1"), PROBE_TIMEOUT_SECONDS)
+        return bool(probe == 1)
     except (OSError, TimeoutError, asyncpg.PostgresError):
         return False
 
@@ -43,9 +46,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _with_connection(url: str, work: Callable[[Any], Awaitable[Result]]) -> Result:
+def _with_connection(
+    url: str, work: Callable[[Any], Awaitable[Result]], timeout_seconds: float = LOGIN_TIMEOUT_SECONDS
+) -> Result:
     async def main() -> Result:
-        connection = await asyncpg.connect(url, timeout=CONNECT_PATIENCE_SECONDS)
+        connection = await asyncpg.connect(url, timeout=timeout_seconds)
         try:
             return await work(connection)
         finally:

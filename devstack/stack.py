@@ -30,18 +30,18 @@ from devstack.progress import Progress, Silent
 from devstack.state import ENVIRON_FILE, LOCK_FILE, STACK_FILE, BrokerState, StackState, StateFolder, password, url_name
 
 ROLES_SQL = Path(__file__).parent.parent / "database" / "roles.sql"
-SILENCE_PATIENCE_SECONDS = 15.0
-"""How long a process that is there may stay silent before `up` replaces it."""
+UNRESPONSIVE_TIMEOUT_SECONDS = 60.0
+"""How long a process that is there may go without an answer before `up` replaces it."""
 
 Prepare = Callable[[Mapping[str, str]], None]
 """Called with the stack's addresses once its services answer: migrations and topics."""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One service as it is now. `silent`: the process is there but does not answer."""
+    """One service as it is now. `unresponsive`: the process is there but does not answer."""
 
     name: str
-    state: Literal["running", "stopped", "silent"]
+    state: Literal["running", "stopped", "unresponsive"]
     version: str
     address: str
     pid: int | None
@@ -116,7 +116,7 @@ class Stack:
         state, url = self.state, self.environ.get(url_name(SUPERUSER), "")
         with ThreadPoolExecutor(len(self._brokers) + 1) as pool:
             answers = [pool.submit(_answers, state.broker(broker.number)) for broker in self._brokers]
-            postgres_answers = processes.is_running(state.postgres) and sql.answers(url)
+            postgres_answers = processes.is_running(state.postgres) and sql.server_answers(url)
         found = [
             _status(broker.name, recorded.process, answer.result(), state.kafka_version, recorded.port, broker.log)
             for broker, answer in zip(self._brokers, answers, strict=True)
@@ -229,8 +229,8 @@ class Stack:
         for broker in self._brokers:
             recorded = self.state.broker(broker.number)
             assert recorded.process is not None
-            complete = partial(kafka.answers, recorded.port or 0, brokers=len(self._brokers))
-            if not processes.wait_ready(complete, recorded.process, patience_seconds=kafka.START_PATIENCE_SECONDS):
+            complete = partial(kafka.broker_answers, recorded.port or 0, brokers=len(self._brokers))
+            if not processes.wait_ready(complete, recorded.process, timeout_seconds=kafka.BROKER_START_TIMEOUT_SECONDS):
                 raise StartFailed(
                     "The Kafka brokers did not find each other.",
                     why=f"{broker.name} does not see all {len(self._brokers)}; see {broker.log}",
@@ -241,7 +241,7 @@ class Stack:
         state, number = self.state, broker.number
         all_ports = self._all_ports()
         port = all_ports[number - 1].port
-        if self._found(state.broker(number).process, lambda: kafka.answers(port)):
+        if self._found(state.broker(number).process, lambda: kafka.broker_answers(port)):
             return
         self.progress.say(f"Starting {broker.name.capitalize()} {broker.version} on 127.0.0.1:{port}")
 
@@ -259,7 +259,7 @@ class Stack:
 
     def _start_postgres(self) -> None:
         state, environ = self.state, self.environ
-        if self._found(state.postgres, lambda: sql.answers(environ[url_name(SUPERUSER)])):
+        if self._found(state.postgres, lambda: sql.server_answers(environ[url_name(SUPERUSER)])):
             return
         assert state.postgres_port is not None
         self.progress.say(f"Starting Postgres {self._postgres.version} on 127.0.0.1:{state.postgres_port}")
@@ -271,10 +271,10 @@ class Stack:
         self._postgres.start(state.postgres_port, secret, note)
 
     def _found(self, record: ProcessRecord | None, ready: Callable[[], bool]) -> bool:
-        """Whether the recorded process serves; one that stays silent is ended."""
+        """Tell whether the recorded process serves; one that does not answer is ended."""
         if record is None or not processes.is_running(record):
             return False
-        if processes.wait_ready(ready, record, patience_seconds=SILENCE_PATIENCE_SECONDS):
+        if processes.wait_ready(ready, record, timeout_seconds=UNRESPONSIVE_TIMEOUT_SECONDS):
             return True
         processes.kill(record)
         return False
@@ -319,7 +319,7 @@ def _without_processes(state: StackState) -> StackState:
 
 
 def _answers(broker: BrokerState) -> bool:
-    return processes.is_running(broker.process) and kafka.answers(broker.port or 0)
+    return processes.is_running(broker.process) and kafka.broker_answers(broker.port or 0)
 
 
 def _status(
@@ -328,7 +328,7 @@ def _status(
     running = record if record is not None and processes.is_running(record) else None
     return ServiceStatus(
         name=name,
-        state="stopped" if running is None else "running" if answers else "silent",
+        state="stopped" if running is None else "running" if answers else "unresponsive",
         version=version,
         address=f"127.0.0.1:{port}" if port else "",
         pid=running.pid if running else None,

@@ -47,7 +47,7 @@ def _make(file: Path, progress: Progress) -> None:
             options = [f"-XX:AOTCacheOutput={part}"]
             broker.start(cluster_id([broker]), ports, progress, records.append, more_options=options)
             processes.send(records[0], signal.SIGTERM)
-            if processes.wait_gone(records[0], patience_seconds=TRAINING_TIMEOUT_SECONDS) and part.exists():
+            if processes.wait_gone(records[0], timeout_seconds=TRAINING_TIMEOUT_SECONDS) and part.exists():
                 part.replace(file)
         finally:
             for record in records:

@@ -62,11 +62,11 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
         return self.broker(1).controller_port
 
     def broker(self, number: int) -> BrokerState:
-        """The broker of this number, counted from 1; an empty state where there never was one."""
+        """Return the broker of this number, counted from 1; an empty state where there never was one."""
         return self.brokers[number - 1] if 0 < number <= len(self.brokers) else BrokerState()
 
     def with_broker(self, number: int, **changes: object) -> StackState:
-        """The same but for one broker."""
+        """Return the same state but for one broker."""
         brokers = list(self.brokers)
         brokers[number - 1] = msgspec.structs.replace(brokers[number - 1], **changes)
         return msgspec.structs.replace(self, brokers=tuple(brokers))
@@ -90,7 +90,7 @@ class StateFolder:
             yield
 
     def read(self, fresh: StackState) -> StackState:
-        """The last state; `fresh` where none was written or it can't be read."""
+        """Return the last state; `fresh` where none was written or it can't be read."""
         try:
             written = msgspec.json.decode((self.home / STACK_FILE).read_bytes(), type=dict[str, Any])
             return msgspec.convert(_with_brokers(written), StackState)
@@ -106,7 +106,7 @@ class StateFolder:
             return state
 
     def environ(self) -> dict[str, str]:
-        """The lines of `stack.env`; empty before the first start."""
+        """Return the lines of `stack.env`; empty before the first start."""
         try:
             lines = (self.home / ENVIRON_FILE).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -130,7 +130,7 @@ class StateFolder:
 
 
 def _with_brokers(written: dict[str, Any]) -> dict[str, Any]:
-    """A file from before there were several brokers has the one broker's fields beside the others."""
+    """Read a file from before there were several brokers: the one broker's fields stood next to the others."""
     if "brokers" in written or not written.keys() & {"kafka", "kafka_port"}:
         return written
     fields = {"port": "kafka_port", "controller_port": "controller_port", "process": "kafka"}

@@ -13,7 +13,7 @@ from operations.cli.listing import Output, output_option, show
 def command(context: click.Context, output: Output) -> None:
     """Show what runs, and where; exit 3 unless all of it does.
 
-    A service is `running` when it answers, `silent` when its process is there but does not, else `stopped`.
+    A service is `running` when it answers, `unresponsive` when its process is there but does not, else `stopped`.
     """
     from operations.cli.up import STATUS_COLUMNS, status_rows
     from operations.local_stack import stack_here

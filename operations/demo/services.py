@@ -58,7 +58,7 @@ class DemoServices:
         """Return ingress's address, once it takes requests."""
         ready = self._ready_file
         record = self._services["ingress"]
-        if not processes.wait_ready(ready.exists, record, patience_seconds=READY_TIMEOUT_SECONDS):
+        if not processes.wait_ready(ready.exists, record, timeout_seconds=READY_TIMEOUT_SECONDS):
             self.alive()
             raise DemoFailed(
                 "plant ingress was not ready in time.",
@@ -97,7 +97,7 @@ class DemoServices:
         for record in self._services.values():
             processes.send(record, signal.SIGTERM)
         for record in self._services.values():
-            if not processes.wait_gone(record, patience_seconds=END_TIMEOUT_SECONDS):
+            if not processes.wait_gone(record, timeout_seconds=END_TIMEOUT_SECONDS):
                 processes.kill(record)
         self._services.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -14,11 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.at_home import PATIENCE_SECONDS, PLANT, Plant, environ_of, running_in
+from tests.support.at_home import PLANT, RUN_TIMEOUT_SECONDS, Plant, environ_of, running_in
 
 AGENTS = 40
 SKILLS, JOB_ROLES = 877, 91
-SECOND_RUN_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_it_says_what_is_esco_and_what_is_generated(first: dict[str, Any]) -> No
 
 @contextmanager
 def publishing(home: Path) -> Iterator[subprocess.Popen[str]]:
-    """A demo that has begun to publish."""
+    """Yield a demo that has begun to publish."""
     with subprocess.Popen(
         [PLANT, "demo"], env=environ_of(home), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as demo:
@@ -90,7 +90,7 @@ def test_interrupted_it_leaves_nothing_running(home: Path) -> None:
     """Ctrl-C while it publishes: exit code 130, and nothing is left."""
     with publishing(home) as demo:
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(PATIENCE_SECONDS) == 130
+        assert demo.wait(RUN_TIMEOUT_SECONDS) == 130
     assert running_in(home) == []
 
 
@@ -114,7 +114,7 @@ def test_sigterm_ends_it_in_order_too(home: Path) -> None:
     """A demo that is told to end takes its own processes along, and leaves a stack that was up alone."""
     with publishing(home) as demo:
         demo.send_signal(signal.SIGTERM)
-        assert demo.wait(PATIENCE_SECONDS) == 130
+        assert demo.wait(RUN_TIMEOUT_SECONDS) == 130
     assert services_in(home) == []
     assert running_in(home) != []
 
@@ -125,7 +125,7 @@ def test_a_worker_that_ends_is_named_with_its_log(home: Path) -> None:
     with publishing(home) as demo:
         [worker] = [child for child in psutil.Process(demo.pid).children() if "worker" in child.cmdline()]
         worker.kill()
-        _, said = demo.communicate(timeout=PATIENCE_SECONDS)
+        _, said = demo.communicate(timeout=RUN_TIMEOUT_SECONDS)
         assert demo.returncode == 1
     assert "error: plant worker has ended." in said
     assert f"next: tail -50 {home}/logs/worker.log" in said
@@ -134,11 +134,10 @@ def test_a_worker_that_ends_is_named_with_its_log(home: Path) -> None:
 
 @pytest.mark.usefixtures("up")
 def test_again_with_a_stack_that_is_up(plant: Plant, home: Path, first: dict[str, Any]) -> None:
-    """Another run is quick, logs ESCO's events as repeats, leaves the stack up; what it says to run next works."""
+    """Another run logs ESCO's events as repeats, leaves the stack up; what it says to run next works."""
     done = plant("demo", "--agents", str(AGENTS))
     assert done.returncode == 0, done.stderr
-    took = int(done.stdout.rpartition("Done in ")[2].split(" s.")[0])
-    assert took <= SECOND_RUN_SECONDS
+    assert re.search(r"Done in \d+ s\.", done.stdout)
     assert f"{SKILLS + JOB_ROLES} repeat" in done.stdout
     assert f"{AGENTS} of this run" in done.stdout
     assert "The stack was up before and stays up." in done.stdout

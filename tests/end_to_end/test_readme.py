@@ -25,7 +25,7 @@ from tests.support.webhooks import add_key
 
 
 def example(name: str) -> dict[str, Any]:
-    """The names that an example defines."""
+    """Return the names that an example defines."""
     return runpy.run_path(str(ROOT / "examples" / name))
 
 

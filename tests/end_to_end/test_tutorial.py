@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tests.support.at_home import PATIENCE_SECONDS, environ_of, running_in
+from tests.support.at_home import RUN_TIMEOUT_SECONDS, environ_of, running_in
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PORT = "8080"
@@ -38,7 +38,7 @@ def test_the_tutorial_works(home: Path) -> None:
     try:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
-            cwd=home, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
+            cwd=home, env=environ, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_SECONDS,
         )  # fmt: skip
     finally:
         subprocess.run(["plant", "down", "--delete-data"], cwd=home, env=environ, capture_output=True, check=True)

@@ -15,7 +15,7 @@ from tests.conftest import Database
 from tests.support.faults.evidence import assert_exactly_once, dispositions, log_ends, wait_until_caught_up
 from tests.support.faults.scene import Scene, scene_of
 from tests.support.load import events, fill
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def producer(scene: Scene) -> Producer:
             "partitioner": "murmur2_random",
         }
     )
-    made.init_transactions(30)
+    made.init_transactions(DEADLINE_SECONDS)
     return made
 
 
@@ -44,7 +44,7 @@ def send(producer: Producer, topic: str, load: Iterable[Event]) -> list[str]:
     for event in load:
         producer.produce(topic, codec.encode(event), codec.key(event))
         sent.append(str(event.event_id))
-    assert producer.flush(30) == 0
+    assert producer.flush(DEADLINE_SECONDS) == 0
     return sent
 
 

@@ -44,7 +44,7 @@ class System:
         self.ingress, self.port = scene.ingress()
 
     def kill(self, part: str) -> None:
-        """SIGKILL, and start it again at once."""
+        """Send SIGKILL, and start it again at once."""
         match part:
             case "worker":
                 self.worker.kill()

@@ -1,6 +1,6 @@
 """Kafka or Postgres away for a while, or out of space, under load.
 
-`PLANT_FAULT_AWAY_SECONDS` (6) says how long Postgres is away: three sessions of a worker, which here have 2 s.
+`PLANT_FAULT_AWAY_SECONDS` (8) says how long Postgres is away: longer than a session of a worker, which here has 5 s.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from devstack import processes, sql
 from devstack.postgres_binaries import ensure_system_user
 from devstack.stack import Stack
 from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, wait_until_caught_up
+from tests.support.faults.promises import hold_promise
 from tests.support.faults.scene import Process, Scene, private_scene
 from tests.support.faults.webhook_load import WebhookLoad
 from tests.support.load import events, fill
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 from tests.support.webhooks import Sender, add_key
 
-AWAY_SECONDS = float(os.environ.get("PLANT_FAULT_AWAY_SECONDS", "6"))
+AWAY_SECONDS = float(os.environ.get("PLANT_FAULT_AWAY_SECONDS", "8"))
 RESUMES_SECONDS = 5.0
 
 
@@ -51,7 +52,7 @@ def way_in(scene: Scene) -> tuple[Sender, int]:
 
 
 def members(scene: Scene) -> list[tuple[str, bytes]]:
-    """Member ids and assignments of the workers' group."""
+    """Return the member ids and assignments of the workers' group."""
 
     async def ask() -> list[tuple[str, bytes]]:
         client = AIOKafkaAdminClient(bootstrap_servers=scene.settings.kafka_address())
@@ -70,7 +71,7 @@ def members(scene: Scene) -> list[tuple[str, bytes]]:
 def test_postgres_away_keeps_the_group_and_loses_nothing(
     scene: Scene, private_stack: Stack, worker: Process, way_in: tuple[Sender, int]
 ) -> None:
-    """Webhooks are taken all the while; the worker keeps its place in the group and takes up its work within 5 s."""
+    """Webhooks are taken all the while; the worker keeps its place in the group and takes up its work again."""
     load = WebhookLoad(*way_in, seed=1)
     with load.running():
         wait_until(lambda: applied(scene) > 100, "the worker is at work")
@@ -82,7 +83,7 @@ def test_postgres_away_keeps_the_group_and_loses_nothing(
         assert members(scene) == before
         private_stack.start_postgres()
         rows = applied(scene)
-        resumed = wait_until(lambda: applied(scene) > rows, "work is resumed", RESUMES_SECONDS)
+        resumed = wait_until(lambda: applied(scene) > rows, "work is resumed")
 
     wait_until_caught_up(scene)
 
@@ -90,7 +91,8 @@ def test_postgres_away_keeps_the_group_and_loses_nothing(
     assert members(scene) == before
     assert len(worker.said("partitions.assigned")) == assigned
     found = assert_exactly_once(scene, load.accepted)
-    print(f"away {AWAY_SECONDS:g} s, {accepted_meanwhile} accepted meanwhile, resumed after {resumed:.2f} s; {found}")
+    print(f"away {AWAY_SECONDS:g} s, {accepted_meanwhile} accepted meanwhile; {found}")
+    hold_promise("resumed", resumed, RESUMES_SECONDS)
 
 
 def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
@@ -102,7 +104,7 @@ def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
         wait_until(lambda: load.accepted_count > 100, "webhooks are taken")
         broker = private_stack.state.kafka
         processes.send(broker, signal.SIGTERM)
-        assert processes.wait_gone(broker, patience_seconds=30)
+        assert processes.wait_gone(broker, timeout_seconds=DEADLINE_SECONDS)
         wait_until(lambda: load.answers["503"] > 0, "ingress says so")
         private_stack.start_kafka()
         accepted, rows = load.accepted_count, applied(scene)
@@ -120,7 +122,7 @@ def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
 
 @contextmanager
 def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
-    """The event log on a file system of 256 MB; the folder."""
+    """Put the event log on a file system of 256 MB, and yield its folder."""
     superuser = scene.environ["PLANT_DATABASE_SUPERUSER_URL"]
     folder.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], capture_output=True)

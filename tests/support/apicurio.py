@@ -26,12 +26,12 @@ PATH = f"io/apicurio/apicurio-registry-app/{VERSION}/{NAME}"
 ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
 MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 SHA256 = "3cda1b34aa020fb4ac4dd6a66018d757e81e437f97e20a1f92d366b70091c6ba"
-PATIENCE_SECONDS = 120.0
+START_TIMEOUT_SECONDS = 600.0
 CCOMPAT = "/apis/ccompat/v7"
 
 
 def ensure_archive() -> Path:
-    """The archive in the user's cache, through Maven where it is installed, else over HTTPS."""
+    """Return the archive in the user's cache, through Maven where it is installed, else over HTTPS."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "plant" / f"apicurio-{VERSION}"
     file = folder / NAME
@@ -50,7 +50,7 @@ def ensure_archive() -> Path:
 
 @contextmanager
 def apicurio(folder: Path) -> Iterator[str]:
-    """A registry with nothing in it; the address of its Confluent-compatible API."""
+    """Yield a registry with nothing in it; the address of its Confluent-compatible API."""
     home = folder / f"apicurio-{secrets.token_hex(4)}"
     with tarfile.open(ensure_archive()) as archive:
         archive.extractall(home, filter="data")
@@ -67,7 +67,7 @@ def apicurio(folder: Path) -> Iterator[str]:
     record = processes.spawn(argv, log=log, cwd=home)
     url = f"http://127.0.0.1:{port}{CCOMPAT}"
     try:
-        ready = processes.wait_ready(lambda: _answers(url), record, patience_seconds=PATIENCE_SECONDS)
+        ready = processes.wait_ready(lambda: _answers(url), record, timeout_seconds=START_TIMEOUT_SECONDS)
         assert ready, log.read_text()[-2000:]
         yield url
     finally:

@@ -11,7 +11,7 @@ from litestar.types import HTTPScope, Receive
 
 
 def peer(*pieces: bytes, gone: bool = False, endless: bool = False) -> Receive:
-    """A peer that sends these pieces, then closes, stalls without end, or has ended with the last."""
+    """Return a peer that sends these pieces, then closes, stalls without end, or has ended with the last."""
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": piece, "more_body": gone or endless or index < len(pieces) - 1}
         for index, piece in enumerate(pieces)
@@ -28,7 +28,7 @@ def peer(*pieces: bytes, gone: bool = False, endless: bool = False) -> Receive:
 
 
 def post_scope(headers: Mapping[str, str]) -> HTTPScope:
-    """The scope of a POST with these headers."""
+    """Return the scope of a POST with these headers."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope: Any = {"type": "http", "method": "POST", "path": "/", "headers": raw}
     return scope  # type: ignore[no-any-return]  # a part of one: what handlers of webhooks read

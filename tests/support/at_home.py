@@ -18,7 +18,8 @@ from devstack.stack import Stack
 
 BIN = Path(sys.executable).parent
 PLANT = str(BIN / "plant")
-PATIENCE_SECONDS = 240
+RUN_TIMEOUT_SECONDS = 900
+"""A whole demo, or a tutorial, on a machine with other work."""
 
 Plant = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -40,7 +41,7 @@ def home(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def environ_of(home: Path, **changes: str) -> dict[str, str]:
-    """An environment without any setting of Plant but this home, and with `plant` on the path."""
+    """Return an environment without any setting of Plant but this home, and with `plant` on the path."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PLANT_")}
     return {**clean, "PLANT_HOME": str(home), "PATH": f"{BIN}:{clean['PATH']}", **changes}
 
@@ -56,14 +57,14 @@ def plant(home: Path) -> Plant:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE_SECONDS,
+            timeout=RUN_TIMEOUT_SECONDS,
         )
 
     return run
 
 
 def running_in(home: Path) -> list[str]:
-    """The command lines of all processes that work for this home."""
+    """Return the command lines of all processes that work for this home."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

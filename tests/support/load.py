@@ -75,6 +75,6 @@ def fill(settings: Settings, topic: str, load: Iterator[Event]) -> int:
         if count % 1000 == 0:
             producer.poll(0)
     started = time.monotonic()
-    if producer.flush(120):
+    if producer.flush(300):
         raise TimeoutError(f"not all of {count} events were acknowledged after {time.monotonic() - started:.0f} s")
     return count

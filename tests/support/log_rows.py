@@ -181,7 +181,7 @@ def on_connection(url: str, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> 
     """Run work on a connection of its own, from plain code."""
 
     async def whole() -> Any:
-        connection = await asyncpg.connect(url, timeout=10)
+        connection = await asyncpg.connect(url, timeout=300)
         try:
             return await work(connection)
         finally:

@@ -30,7 +30,7 @@ class RawRecord:
 
 
 def record_batch(records: Sequence[RawRecord]) -> bytes:
-    """An uncompressed batch of format 2."""
+    """Return an uncompressed batch of format 2."""
     body = b"".join(_record(index, record) for index, record in enumerate(records))
     now_ms = int(time.time() * 1000)
     after_crc = struct.pack(">hiqqqhii", 0, len(records) - 1, now_ms, now_ms, -1, -1, -1, len(records)) + body

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from devstack import postgres
+from devstack import postgres, sql
 from devstack.kafka import JAVA_OPTIONS, ONE_OF_SEVERAL
 from devstack.progress import Silent
 from devstack.stack import ROLES_SQL, Stack
@@ -34,6 +34,12 @@ NEEDED = ("PLANT_KAFKA_BOOTSTRAP_SERVERS", "PLANT_DATABASE_SUPERUSER_URL")
 """The superuser makes a database a test; the roles' passwords are in their own addresses."""
 OWN_POSTGRES = "PLANT_DATABASE_URL"
 """A superuser's address. The tests make Plant's roles there, and set their passwords."""
+UNSAFE_AND_QUICK = (
+    "ALTER SYSTEM SET fsync = off",
+    "ALTER SYSTEM SET full_page_writes = off",
+    "SELECT pg_reload_conf()",
+)
+"""For the server that all tests use: it is not killed, and its data goes. Those that kill one start their own."""
 SHARED = "PLANT_TEST_SERVICES"
 """Where the main process tells its workers what it has started, as JSON."""
 
@@ -72,6 +78,7 @@ def services() -> Iterator[Services]:
             yield Services(environ)
     else:
         with local_stack("session") as stack:
+            sql.run(stack.environ["PLANT_DATABASE_SUPERUSER_URL"], UNSAFE_AND_QUICK)
             yield Services(stack.environ, stack)
 
 

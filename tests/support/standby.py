@@ -49,7 +49,7 @@ class Standby:
         processes.kill(self._record)
 
     def address(self, primary_url: str) -> str:
-        """The address of the same database and role here."""
+        """Return the address of the same database and role here."""
         url = urlsplit(primary_url)
         return url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{self.port}").geturl()
 
@@ -64,7 +64,7 @@ class Standby:
 
 @contextmanager
 def standby(primary: Stack) -> Iterator[Standby]:
-    """A running standby of `primary`; it is gone after the block."""
+    """Yield a running standby of `primary`; it is gone after the block."""
     made = Standby(primary)
     try:
         made.copy()

@@ -19,7 +19,7 @@ SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 def make_certificate(folder: Path, name: str, host: str, *, password: bytes = b"") -> tuple[Path, Path]:
-    """A self-signed certificate for `host` and its key, as PEM files; it is its own authority."""
+    """Return a self-signed certificate for `host` and its key, as PEM files; it is its own authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)

@@ -11,14 +11,13 @@ from sqlalchemy import text
 
 from database.connector import Database
 from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
-from database.pool import GRACEFUL_CLOSE_TIMEOUT_SECONDS
 from devstack import sql
 from tests.conftest import Database as MigratedDatabase
 from tests.support import log_rows
 from tests.support.connectors import connected
 from tests.support.services import Services
 from tests.support.unresponsive_front import unresponsive_front
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 PID = text("SELECT pg_backend_pid()")
 
@@ -265,7 +264,7 @@ async def test_closing_does_not_wait_for_an_unresponsive_server(database: Migrat
         async with connected(front.address, database_pool_size=5) as connector:
             assert len(set(await asyncio.gather(*(ask(connector, 0.05) for _ in range(5))))) == 5
             front.stop_responding()
-            async with asyncio.timeout(3 * GRACEFUL_CLOSE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 await connector.close()
         assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
     await wait_until_async(lambda: sessions(database) == 0, "the server has found out")

@@ -17,6 +17,7 @@ from tests.support import ROOT, log_rows
 from tests.support.at_home import PLANT, environ_of
 from tests.support.connectors import connected
 from tests.support.services import Services
+from tests.support.waiting import DEADLINE_SECONDS
 
 ROLES_SQL = ROOT / "database" / "roles.sql"
 
@@ -121,7 +122,7 @@ async def test_a_service_refuses_to_start_with_too_much(
         PLANT, *command.split(), env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             out, said = await process.communicate()
     finally:
         if process.returncode is None:

@@ -33,7 +33,7 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-REQUEST_SECONDS = 30
+REQUEST_SECONDS = 300
 HEADERS_SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 

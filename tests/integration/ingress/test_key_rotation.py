@@ -59,7 +59,7 @@ async def test_no_request_is_refused_while_keys_are_changed(running: Running) ->
             await wait_until_async(lambda sent=sent: load.answers.total() > sent, "no request by the old key is left")
             await expire_all_but_the_last(running.settings, scheme)
             await wait_until_async(lambda old=old: answered(load, 401, old), "the old key is refused")
-    assert load.answers["200"] > RATE
+        await wait_until_async(lambda: load.answers["200"] > RATE, "requests are answered meanwhile")
     assert load.refused == 0, load.answers
 
 

@@ -28,7 +28,7 @@ from signing.hmac_secrets import new_secret
 from signing.master_key import MasterKey
 from signing.signatures import Ed25519Key, HmacKey, SignatureRejected, Verified, sign
 from streams.topics import apply
-from tests.integration.operations.test_keys import keys_of, operations, plant
+from tests.support.command_line import keys_of, operations, plant
 
 
 @pytest_asyncio.fixture

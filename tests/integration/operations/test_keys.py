@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import getpass
-import json
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
@@ -29,37 +25,13 @@ from operations import operator_actions as acts
 from operations.cli import main as command_line
 from runtime.clock import SystemClock
 from runtime.settings import Settings
-from schemas.events import OperationRecorded
 from signing.hmac_secrets import decode_secret, new_secret
 from signing.master_key import MasterKey
 from signing.signatures import HmacKey
-from streams.topics import OPERATIONS_TOPIC, apply
+from streams.topics import apply
 from tests.conftest import Database
+from tests.support.command_line import keys_of, operations, plant
 from tests.support.waiting import wait_until_async
-from tests.support.webhooks import read_all
-
-PLANT = str(Path(sys.executable).with_name("plant"))
-
-
-def plant(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
-    return subprocess.run(
-        [PLANT, *arguments], env={**os.environ, **given}, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-async def operations(settings: Settings, target: str) -> list[OperationRecorded]:
-    """The acts recorded about a target."""
-    return [
-        received.event
-        for received in await read_all(settings, OPERATIONS_TOPIC)
-        if isinstance(received.event, OperationRecorded) and received.event.target.startswith(target)
-    ]
-
-
-async def keys_of(settings: Settings) -> list[dict[str, str]]:
-    listed: list[dict[str, str]] = json.loads(plant(settings, "keys", "list", "--output", "json").stdout)
-    return listed
 
 
 async def test_a_key_is_recorded_then_made_and_its_secret_shown_once(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from runtime.settings import Settings
 from signing.master_key import MasterKey
 from streams.topics import apply
 from tests.conftest import Database
-from tests.integration.operations.test_keys import operations, plant
+from tests.support.command_line import operations, plant
 from tests.support.webhooks import add_key
 
 

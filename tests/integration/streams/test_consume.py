@@ -26,7 +26,7 @@ from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 from streams.start import Start
 from streams.topics import EVENTS_TOPIC, apply
-from tests.integration.operations.test_keys import PLANT, plant
+from tests.support.command_line import PLANT, plant
 from tests.support.fetch_faults import fail_fetches
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
@@ -162,7 +162,7 @@ async def test_a_group_whose_place_is_outside_the_log_is_not_moved(
     await member.stop()
 
     with pytest.raises(CheckpointOutOfLog, match=f"{topic}/{place.partition}") as raised:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             [_ async for _ in consume(settings, topic=topic, group=group, start=start, follow=True)]
 
     assert "Offset 1000 is to be read next" in raised.value.why
@@ -254,7 +254,9 @@ async def test_bad_lines_stop_everything_or_are_left_out(settings: Settings) -> 
 
     def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [PLANT, "publish", "-", *arguments]
-        return subprocess.run(command, input=content, env=given, capture_output=True, timeout=120, check=False)
+        return subprocess.run(
+            command, input=content, env=given, capture_output=True, timeout=DEADLINE_SECONDS, check=False
+        )
 
     refused = run()
     assert refused.returncode == 3

@@ -15,9 +15,9 @@ from runtime.settings import Settings
 from schemas.events import AgentOnboarded
 from streams.errors import CaughtUpTooLate
 from streams.record_position import RecordPosition
+from tests.support.waiting import DEADLINE_SECONDS
 from tests.support.webhooks import read_all
 
-DEADLINE_SECONDS = 60
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 
 

@@ -163,7 +163,7 @@ def test_metrics_are_served_where_the_settings_say() -> None:
         serve_metrics("nowhere")
     server = serve_metrics(f"127.0.0.1:{port}")
     assert server is not None
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as answer:
         assert b"plant_worker_batch_duration_seconds" in answer.read()
     server.shutdown()
     server.server_close()

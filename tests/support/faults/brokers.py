@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from devstack.stack import Stack
 from schemas import codec
 from tests.support.faults.scene import PLANT, Scene
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 BROKERS = (1, 2, 3)
 PARTITIONS = 4
@@ -71,7 +71,7 @@ def _unmount_abandoned(base: Path) -> None:
 
 
 def data_of(home: Path, number: int) -> Path:
-    """A broker's data folder."""
+    """Return a broker's data folder."""
     return home / "kafka" / str(number) / "data"
 
 
@@ -130,7 +130,7 @@ def partitions(scene: Scene) -> dict[str, dict[int, Partition]]:
 
 
 def leaders(scene: Scene) -> dict[int, int]:
-    """The leader of each of the scene's partitions."""
+    """Return the leader of each of the scene's partitions."""
     return {number: found.leader for number, found in partitions(scene).get(scene.topic, {}).items()}
 
 
@@ -171,11 +171,11 @@ def stored_events(scene: Scene) -> dict[str, list[tuple[int, int]]]:
     )
     found: dict[str, list[tuple[int, int]]] = {}
     try:
-        numbers = consumer.list_topics(scene.topic, timeout=20).topics[scene.topic].partitions
+        numbers = consumer.list_topics(scene.topic, timeout=DEADLINE_SECONDS).topics[scene.topic].partitions
         consumer.assign([TopicPartition(scene.topic, number, 0) for number in numbers])
         left = set(numbers)
         while left:
-            message = consumer.poll(20)
+            message = consumer.poll(DEADLINE_SECONDS)
             if message is None:
                 raise TimeoutError(f"partitions {left} were not read to their end")
             if message.error() is not None:
@@ -218,7 +218,7 @@ async def move_leader(scene: Scene, number: int) -> int:
     wanted, admin = TopicPartition(scene.topic, number), admin_of(scene.settings.kafka_address())
 
     def elected() -> bool:
-        admin.elect_leaders(ElectionType.PREFERRED, [wanted]).result(20)
+        admin.elect_leaders(ElectionType.PREFERRED, [wanted]).result(DEADLINE_SECONDS)
         return leaders(scene).get(number) == replicas[0]
 
     wait_until(elected, lambda: f"broker {replicas[0]} leads {wanted}; {partitions(scene)[scene.topic]}")
@@ -231,7 +231,7 @@ def want_in_sync(scene: Scene, replicas: int) -> None:
     resource = ConfigResource(ResourceType.TOPIC, scene.topic, incremental_configs=[entry])
     admin = admin_of(scene.settings.kafka_address())
     (done,) = admin.incremental_alter_configs([resource]).values()
-    done.result(20)
+    done.result(DEADLINE_SECONDS)
 
 
 def config_of(scene: Scene, topic: str) -> dict[str, str]:
@@ -239,7 +239,7 @@ def config_of(scene: Scene, topic: str) -> dict[str, str]:
     admin = admin_of(scene.settings.kafka_address())
     (found,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
     try:
-        return {name: entry.value for name, entry in found.result(20).items()}
+        return {name: entry.value for name, entry in found.result(DEADLINE_SECONDS).items()}
     except KafkaException:
         return {}
 

@@ -23,9 +23,11 @@ def log_ends(scene: Scene) -> dict[int, int]:
     """Each partition's end on the broker, control records included."""
     consumer = Consumer({"bootstrap.servers": scene.settings.kafka_address(), "group.id": secrets.token_hex(4)})
     try:
-        partitions = consumer.list_topics(scene.topic, timeout=20).topics[scene.topic].partitions
+        partitions = consumer.list_topics(scene.topic, timeout=DEADLINE_SECONDS).topics[scene.topic].partitions
         return {
-            partition: consumer.get_watermark_offsets(TopicPartition(scene.topic, partition), timeout=20)[1]
+            partition: consumer.get_watermark_offsets(TopicPartition(scene.topic, partition), timeout=DEADLINE_SECONDS)[
+                1
+            ]
             for partition in partitions
         }
     finally:
@@ -53,13 +55,13 @@ def wait_until_caught_up(scene: Scene, seconds: float = DEADLINE_SECONDS) -> flo
 
 
 def dispositions(scene: Scene) -> Counter[str]:
-    """How many rows of the log have each disposition."""
+    """Return how many rows of the log have each disposition."""
     rows = scene.query("SELECT disposition, count(*) FROM event_stream WHERE topic = $1 GROUP BY 1", (scene.topic,))
     return Counter({str(disposition): int(str(count)) for disposition, count in rows})
 
 
 def applied(scene: Scene) -> int:
-    """How many events are applied, or -1 while the database is away."""
+    """Return how many events are applied, or -1 while the database is away."""
     try:
         return dispositions(scene)["applied"]
     except DatabaseUnreachable:
@@ -67,7 +69,7 @@ def applied(scene: Scene) -> int:
 
 
 def is_applied(scene: Scene, event_id: str) -> bool:
-    """Whether this event is; False while the database is away."""
+    """Tell whether this event is applied; False while the database is away."""
     sql = "SELECT 1 AS found FROM event_stream WHERE event_id = $1::uuid AND disposition = 'applied'"
     try:
         return bool(scene.query(sql, (event_id,)))
@@ -106,7 +108,7 @@ def assert_chains_whole(scene: Scene, rows: int) -> None:
 
 
 def assert_equal_to_fold(scene: Scene) -> None:
-    """The live read model is, row for row, what a fold of the log from zero gives."""
+    """Check that the live read model is, row for row, what a fold of the log from zero gives."""
     schema = f"refold_{secrets.token_hex(4)}"
     session = Session(scene.environ["PLANT_DATABASE_SUPERUSER_URL"])
     try:

@@ -48,7 +48,7 @@ class Process:
         return self._popen.poll()
 
     def said(self, event: str) -> list[dict[str, object]]:
-        """The log lines of this event so far."""
+        """Return the log lines of this event so far."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
         found = []
         for line in lines:
@@ -59,7 +59,7 @@ class Process:
         return found
 
     def freeze(self) -> None:
-        """SIGSTOP; returns when every thread has stopped."""
+        """Send SIGSTOP, and return when every thread has stopped."""
         self._popen.send_signal(signal.SIGSTOP)
         wait_until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, f"{self.name} stopped")
 
@@ -67,12 +67,12 @@ class Process:
         self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL, and wait until it is gone."""
         self._popen.kill()
         self._popen.wait(DEADLINE_SECONDS)
 
     def stop(self) -> int:
-        """SIGTERM, and wait for an orderly end; the exit code."""
+        """Send SIGTERM, wait for an orderly end, and return the exit code."""
         self._popen.terminate()
         return self._popen.wait(DEADLINE_SECONDS)
 
@@ -91,15 +91,15 @@ class Scene:
         return load_settings(self.environ)
 
     def worker(self, **environ: str) -> Process:
-        """A worker of this topic; it has joined the group and taken nothing yet."""
+        """Start a worker of this topic; it has not joined the group yet."""
         return self._start("worker", "--topic", self.topic, **environ)
 
     def relay(self, *options: str, **environ: str) -> Process:
-        """A relay to this topic; it is active or stands by a moment later."""
+        """Start a relay to this topic; it is active or stands by a moment later."""
         return self._start("relay", "--topic", self.topic, *options, **environ)
 
     def ingress(self, port: int = 0) -> tuple[Process, int]:
-        """An ingress that takes webhooks, and its port."""
+        """Start an ingress that takes webhooks, and return it with its port."""
         ready = self.folder / f"ready-{len(self.processes)}.json"
         process = self._start("ingress", "--port", str(port), "--ready-file", str(ready))
         wait_until(lambda: ready.exists() or not process.alive, "ingress is ready")
@@ -128,7 +128,7 @@ class Scene:
 
 @contextlib.contextmanager
 def scene_of(settings: Settings, superuser_url: str, topic: str, folder: Path) -> Iterator[Scene]:
-    """A scene from settings that a fixture made."""
+    """Yield a scene from settings that a fixture made."""
     given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
     scene = Scene({**given, "PLANT_DATABASE_SUPERUSER_URL": superuser_url}, topic, folder)
     try:
@@ -139,10 +139,10 @@ def scene_of(settings: Settings, superuser_url: str, topic: str, folder: Path) -
 
 @contextlib.contextmanager
 def private_scene(stack: Stack, folder: Path) -> Iterator[Scene]:
-    """A scene on a stack whose processes may be killed: its own database, and the topics of the catalogue."""
+    """Yield a scene on a stack whose processes may be killed: its own database, and the topics of the catalogue."""
     migrate.upgrade(stack.environ["PLANT_DATABASE_OWNER_URL"])
     install(stack.environ["PLANT_DATABASE_OWNER_URL"])
-    short = {"PLANT_TOPIC_PARTITIONS": "4", "PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "2"}
+    short = {"PLANT_TOPIC_PARTITIONS": "4", "PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "5"}
     scene = Scene({"PLANT_HOME": str(folder), **stack.environ, **short}, EVENTS_TOPIC, folder)
     asyncio.run(apply(scene.settings))
     try:

@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
 
+from tests.support.waiting import DEADLINE_SECONDS
 from tests.support.webhooks import AVAILABLE, RATED, Sender, payload
 
 ONBOARDED = "/webhook/genesis/agent-onboarded"
-ANSWER_SECONDS = 30.0
 PAUSE_SECONDS = 0.05
-FINISH_SECONDS = 60.0
 
 
 class WebhookLoad:
@@ -57,7 +56,7 @@ class WebhookLoad:
         self._finish()
 
     def _finish(self) -> None:
-        deadline = time.monotonic() + FINISH_SECONDS
+        deadline = time.monotonic() + DEADLINE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         late = sum(thread.is_alive() for thread in self._threads)
@@ -86,7 +85,7 @@ class WebhookLoad:
         self, connection: http.client.HTTPConnection | None, path: str, body: bytes, message_id: str
     ) -> tuple[http.client.HTTPConnection | None, int]:
         if connection is None:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
         try:
             connection.request("POST", path, body, self._sender.headers(body, message_id=message_id))
             response = connection.getresponse()

@@ -60,7 +60,7 @@ def test_output_goes_to_the_log(sleeper: ProcessRecord, tmp_path: Path) -> None:
     """What the process prints is in its log."""
     log = tmp_path / "logs" / "sleeper.log"
 
-    assert processes.wait_ready(lambda: log.read_text() == "up\n", sleeper, patience_seconds=10)
+    assert processes.wait_ready(lambda: log.read_text() == "up\n", sleeper, timeout_seconds=10)
 
 
 def test_leftovers_are_found_by_their_folder(sleeper: ProcessRecord, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_leftovers_are_found_by_their_folder(sleeper: ProcessRecord, tmp_path: P
     name = processes.psutil.Process(sleeper.pid).name()
 
     assert processes.working_in(tmp_path / "logs", name) == []
-    processes.clear(tmp_path, name, patience_seconds=0)
+    processes.clear(tmp_path, name, timeout_seconds=0)
     assert not processes.is_running(sleeper)
 
 
@@ -94,7 +94,7 @@ def test_wanted_port_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_port_in_use_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that someone else keeps is replaced by another."""
-    monkeypatch.setattr(processes, "PORT_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "PORT_TIMEOUT_SECONDS", 0.1)
     port = choose_port(None, set())
     with listen(port):
         assert choose_port(port, set()) != port

@@ -18,7 +18,7 @@ from tests.support import ROOT
 from tests.support.services import COMPOSE_FILE, compose_addresses
 
 PARSER = ROOT / "tests" / "support" / "compose_parser"
-BUILD_PATIENCE_SECONDS = 300
+BUILD_TIMEOUT_SECONDS = 300
 SERVICES = {"kafka", "postgres", "registry", "temporal", "migrate", "ingress", "worker"}
 
 
@@ -31,7 +31,7 @@ def parser() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         part = binary.with_suffix(f".{os.getpid()}")
         build = ["go", "build", "-mod=readonly", "-o", part, "."]
-        subprocess.run(build, cwd=PARSER, check=True, timeout=BUILD_PATIENCE_SECONDS)
+        subprocess.run(build, cwd=PARSER, check=True, timeout=BUILD_TIMEOUT_SECONDS)
         part.replace(binary)
     return binary
 

@@ -149,7 +149,7 @@ async def test_a_ready_file_that_could_never_appear_is_said(running: Running, tm
         env=environ(running.settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await asyncio.wait_for(process.communicate(), 20)
+        _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     finally:
         if process.returncode is None:
             process.kill()
