@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -19,10 +18,10 @@ from streams.open_partition import OpenPartition
 from streams.ownership import Acquired, OwnedPartition
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Watermarks
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 TOPIC = TP("genesis.events", 0)
 TOPIC_ID = UUID(int=7)
-DEADLINE_SECONDS = 120
 
 
 class Consumer:
@@ -79,12 +78,6 @@ async def owned(consumer: Consumer, writer: Writer) -> AsyncIterator[OwnedPartit
         await partition.shut_down()
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def batch(start: int, *sizes: int) -> EventBatch:
     """Records with values of these sizes."""
     stop = start + len(sizes)
@@ -114,9 +107,9 @@ async def test_a_full_queue_pauses_its_partition(
     monkeypatch.setattr(ownership, bound, 1_000)
     consumer, writer = Consumer(10_000), Writer()
     async with owned(consumer, writer) as partition:
-        await until(lambda: consumer.opened)
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
         partition.submit(batch(0, 1))
-        await until(writer.projecting.is_set)
+        await wait_until_async(writer.projecting.is_set, "the first batch is being projected")
 
         partition.submit(batch(1, *sizes[:-1]))
         assert not consumer.opened[0].paused
@@ -124,7 +117,7 @@ async def test_a_full_queue_pauses_its_partition(
         assert consumer.opened[0].paused
 
         writer.allowed.set()
-        await until(lambda: consumer.done[TOPIC] == len(sizes) + 1)
+        await wait_until_async(lambda: consumer.done[TOPIC] == len(sizes) + 1, "every record is done")
         assert not consumer.opened[0].paused
 
 
@@ -132,7 +125,7 @@ async def test_watermarks_are_asked_for_again_before_a_checkpoint_is_out_of_the_
     """A former owner may have gone on past the high watermark of the first answer; then the second one counts."""
     consumer = Consumer(10, 20)
     async with owned(consumer, Writer(next_offset=15)) as partition:
-        await until(lambda: consumer.opened or partition.stopped)
+        await wait_until_async(lambda: consumer.opened or partition.stopped, "the partition is opened or stops")
         assert partition.stopped is None
         assert [opened.position for opened in consumer.opened] == [15]
     assert consumer.asked == 2
@@ -142,7 +135,7 @@ async def test_a_checkpoint_that_both_answers_exclude_stops_the_partition() -> N
     """It is never opened elsewhere."""
     consumer = Consumer(10, 14)
     async with owned(consumer, Writer(next_offset=15)) as partition:
-        await until(lambda: consumer.opened or partition.stopped)
+        await wait_until_async(lambda: consumer.opened or partition.stopped, "the partition is opened or stops")
         assert isinstance(partition.stopped, CheckpointOutOfLog)
         assert consumer.opened == []
 
@@ -151,5 +144,5 @@ async def test_a_checkpoint_within_the_log_needs_one_answer() -> None:
     """At the high watermark, too, where the next record will be."""
     consumer = Consumer(15)
     async with owned(consumer, Writer(next_offset=15)):
-        await until(lambda: consumer.opened)
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
     assert consumer.asked == 1
