@@ -74,7 +74,13 @@ def _dsn(url: URL) -> str:
     'postgresql://u:p%23w@/d?host=a%3A5432%2Cb%3A5433'
     """
     servers = {name: _joined(url.query[name]) for name in _SERVERS if name in url.query}
-    return url.set(drivername="postgresql", query=servers).render_as_string(hide_password=False)
+    if servers or not url.host:
+        # A parameter wins over its part of the address, as in libpq; asyncpg would go by the part.
+        host = f"[{url.host}]" if url.host and ":" in url.host else url.host
+        servers = {"host": host or "", "port": str(url.port or ""), **servers}
+        url = URL.create(url.drivername, url.username, url.password, database=url.database)
+    query = {name: value for name, value in servers.items() if value}
+    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
 
 
 def _joined(servers: str | tuple[str, ...]) -> str:

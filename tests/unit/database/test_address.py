@@ -34,6 +34,10 @@ def test_its_examples_are_right() -> None:
         ("postgresql://u@/d?host=a:1&host=b:2", "postgresql://u@/d?host=a%3A1%2Cb%3A2"),
         ("postgresql://u@/d?host=a,b&port=1,2", "postgresql://u@/d?host=a%2Cb&port=1%2C2"),
         ("postgresql://u@[::1]:5432/d", "postgresql://u@[::1]:5432/d"),
+        ("postgresql://u:p@localhost/d?host=/run/postgresql", "postgresql://u:p@/d?host=%2Frun%2Fpostgresql"),
+        ("postgresql://u@h:5432/d?port=5433", "postgresql://u@/d?host=h&port=5433"),
+        ("postgresql://u@[::1]/d?port=5433", "postgresql://u@/d?host=%5B%3A%3A1%5D&port=5433"),
+        ("postgresql://u@:5433/d", "postgresql://u@/d?port=5433"),
     ],
 )
 def test_asyncpg_gets_the_servers_and_the_user(address: str, expected: str) -> None:
