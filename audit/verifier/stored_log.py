@@ -173,12 +173,22 @@ def _translated_errors(url: str) -> Iterator[None]:
         raise LogUnreadable(why=f"{error}.", next_step="plant db upgrade") from error
     except Exception as error:
         # SQLAlchemy is slow to import, and rarely needed here.
-        from database.address import shown
         from database.error_translation import translate_error
 
-        if translated := translate_error(error, shown(url)):
+        if translated := translate_error(error, _shown(url)):
             raise translated from error
         raise
+
+
+def _shown(url: str) -> str:
+    """Return the address without its password; asyncpg takes forms of it that Plant's settings do not."""
+    from database.address import shown
+    from database.errors import BadDatabaseAddress
+
+    try:
+        return shown(url)
+    except BadDatabaseAddress:
+        return "the log's database"
 
 
 def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> ChainFault:
