@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -73,6 +74,7 @@ def _problem(module_name: str, owner_name: str | None, name: str, parameters: st
     return f"{where}.{name} takes no {' and no '.join(missing)}" if missing else None
 
 
+@cache  # a class is named by many parts, and disassembling its methods takes milliseconds
 def _instance_attributes(owner: type) -> set[str]:
     """Return the names that methods of the class assign to."""
     functions = [value for each in owner.__mro__ for value in vars(each).values() if inspect.isfunction(value)]
