@@ -113,8 +113,6 @@ class PartitionProjector:
         seconds, next_offset = time.perf_counter() - started, self._require_fence().checkpoints[LOG]
         metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
-        for disposition, count in dispositions.items():
-            metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
         # Small batches come by the hundred each second; a line is seen at the usual level where one needs a look.
         (log.debug if dispositions.keys() <= {"applied"} else log.info)(
             "batch.projected",
@@ -187,7 +185,10 @@ class PartitionProjector:
         advance = checkpoints.advance_statement(self.topic, self.partition, self._names, next_offset)
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, dict.fromkeys(self._names, next_offset), head)
-        return Counter(prepared.rows["disposition"].to_list())
+        dispositions = Counter(prepared.rows["disposition"].to_list())
+        for disposition, count in dispositions.items():  # here, since of a halved batch the rest may still fail
+            metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
+        return dispositions
 
     def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
