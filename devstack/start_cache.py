@@ -25,9 +25,11 @@ TRAINING_TIMEOUT_SECONDS = 300.0
 def ensure_start_cache(progress: Progress) -> Path:
     """Make the cache if there is none, and return its file, which is absent where Java could not make it.
 
-    Processes that ask at the same time make it once.
+    Processes that ask at the same time make it once. The folder is written to only where the file is missing.
     """
     file = start_cache_file(ensure_jars(progress))
+    if file.exists():
+        return file
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
