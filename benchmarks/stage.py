@@ -47,7 +47,7 @@ class Stage:
 
     def execute(self, statement: str) -> None:
         """One statement as the superuser, in the stage's database."""
-        sql.run(self.superuser_url, [statement])
+        sql.execute(self.superuser_url, [statement])
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time that Kafka and Postgres have used so far."""
@@ -79,7 +79,7 @@ def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
     for role in ("OWNER", "WRITER", "API", "AUDITOR", "SUPERUSER"):
         variable = f"PLANT_DATABASE_{role}_URL"
         environ[variable] = urlunsplit(urlsplit(stack.environ[variable])._replace(path=f"/{name}"))
-    sql.run(environ["PLANT_DATABASE_SUPERUSER_URL"], ["CREATE EXTENSION vector", postgres.SCHEMA_GRANT])
+    sql.execute(environ["PLANT_DATABASE_SUPERUSER_URL"], ["CREATE EXTENSION vector", postgres.SCHEMA_GRANT])
     migrate.upgrade(environ["PLANT_DATABASE_OWNER_URL"])
     install(environ["PLANT_DATABASE_OWNER_URL"])
     try:

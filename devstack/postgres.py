@@ -175,11 +175,11 @@ def refuse_other_version(home: Path, major: int) -> None:
             )
 
 
-def prepare(port: int, superuser_password: str, passwords: Mapping[str, str], roles_sql: Path) -> None:
+def prepare_cluster(port: int, superuser_password: str, passwords: Mapping[str, str], roles_sql: Path) -> None:
     """Make roles, passwords, the database `plant` and its vector extension. Safe to run again."""
     make_roles(address(SUPERUSER, superuser_password, port, "postgres"), passwords, roles_sql)
     create_database(address(SUPERUSER, superuser_password, port, "postgres"), DATABASE)
-    sql.run(
+    sql.execute(
         address(SUPERUSER, superuser_password, port, DATABASE),
         ["CREATE EXTENSION IF NOT EXISTS vector", SCHEMA_GRANT],
     )
@@ -189,7 +189,7 @@ def make_roles(superuser_url: str, passwords: Mapping[str, str], roles_sql: Path
     """Make the four roles and set their passwords. Safe to run again."""
     statements = [roles_sql.read_text(encoding="utf-8")]
     statements += [f"ALTER ROLE {role} PASSWORD {sql.literal(passwords[role])}" for role in ROLES]
-    sql.run(superuser_url, statements)
+    sql.execute(superuser_url, statements)
 
 
 def create_database(superuser_url: str, name: str, *, template: str | None = None) -> None:
@@ -198,17 +198,17 @@ def create_database(superuser_url: str, name: str, *, template: str | None = Non
         raise ValueError(f"not a plain database name: {name!r}")
     if sql.value(superuser_url, f"SELECT 1 FROM pg_database WHERE datname = {sql.literal(name)}") is None:
         copied = f" TEMPLATE {template}" if template else ""
-        sql.run(superuser_url, [f"CREATE DATABASE {name} OWNER plant_owner{copied}"])
+        sql.execute(superuser_url, [f"CREATE DATABASE {name} OWNER plant_owner{copied}"])
     statements = [
         f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
         f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {', '.join(ROLES)}",
     ]
-    sql.run(superuser_url, statements)
+    sql.execute(superuser_url, statements)
 
 
 def drop_database(superuser_url: str, name: str) -> None:
     """End every session of a database and remove it."""
-    sql.run(superuser_url, [f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"])
+    sql.execute(superuser_url, [f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"])
 
 
 def address(role: str, password: str, port: int, database: str = DATABASE) -> str:

@@ -15,7 +15,7 @@ PROBE_TIMEOUT_SECONDS = 5.0
 Result = TypeVar("Result")
 
 
-def run(url: str, statements: Sequence[str]) -> None:
+def execute(url: str, statements: Sequence[str]) -> None:
     """Run each statement in a transaction of its own."""
 
     async def work(connection: Any) -> None:

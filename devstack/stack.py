@@ -187,7 +187,7 @@ class Stack:
         environ, port = self.environ, self.state.postgres_port
         assert port is not None
         passwords = {role: password(environ, role) for role in ROLES}
-        postgres.prepare(port, password(environ, SUPERUSER), passwords, ROLES_SQL)
+        postgres.prepare_cluster(port, password(environ, SUPERUSER), passwords, ROLES_SQL)
 
     def _choose_ports(self) -> None:
         """Keep the ports of what runs; for the rest, last time's while they are free."""

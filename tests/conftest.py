@@ -94,7 +94,7 @@ def template_database(stack: Services) -> Iterator[str]:
     """The name of a migrated database that nobody connects to: tests get copies."""
     name = f"plant_template_{secrets.token_hex(4)}"
     postgres.create_database(stack.superuser_url, name)
-    sql.run(_in_database(stack.superuser_url, name), ["CREATE EXTENSION vector", postgres.SCHEMA_GRANT])
+    sql.execute(_in_database(stack.superuser_url, name), ["CREATE EXTENSION vector", postgres.SCHEMA_GRANT])
     owner_url = _in_database(stack.environ["PLANT_DATABASE_OWNER_URL"], name)
     migrate.upgrade(owner_url)
     install(owner_url)

@@ -49,7 +49,7 @@ class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
     finding: ChainFault | None = None
 
 
-Progress = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """Called now and then with the share of offsets that is done since last time, and the entries among them."""
 
 
@@ -64,7 +64,7 @@ def verify_chains(
     jobs: int | None = None,
     expect: Sequence[Head] = (),
     planned: Callable[[int], None] = lambda offsets: None,
-    progress: Progress = lambda offsets, entries: None,
+    progress: ReportProgress = lambda offsets, entries: None,
 ) -> list[ChainVerdict]:
     """Check chains entry by entry; a verdict each, sorted.
 

@@ -41,10 +41,10 @@ def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
     import msgspec
 
     from operations.cli.progress import ShownProgress
-    from operations.demo.run import Options, run
+    from operations.demo.run import Options, run_demo
 
     show_part = _show_part if output == "table" else lambda part: None
-    outcome = run(Options(agents=agents, seed=seed), ShownProgress(), show_part, STARTED)
+    outcome = run_demo(Options(agents=agents, seed=seed), ShownProgress(), show_part, STARTED)
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(outcome), indent=2).decode())
     else:

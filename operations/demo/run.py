@@ -192,7 +192,7 @@ class Run:
             await database.close()
 
 
-def run(options: Options, progress: Progress, show: Callable[[Part], None], started: float) -> DemoOutcome:
+def run_demo(options: Options, progress: Progress, show: Callable[[Part], None], started: float) -> DemoOutcome:
     """Run the demo; `show` gets each part when it is known, `started` is the monotonic time it counts from.
 
     Nothing that it started is left when it returns or raises.

@@ -173,7 +173,7 @@ def _copy_chain(superuser_url: str, owner_url: str, chain: Chain) -> None:
     Not CREATE DATABASE … TEMPLATE: that needs a database without sessions, and workers are connected to this one.
     """
     postgres.create_database(superuser_url, COPY)
-    sql.run(_in_copy(superuser_url), ["CREATE EXTENSION IF NOT EXISTS vector", postgres.SCHEMA_GRANT])
+    sql.execute(_in_copy(superuser_url), ["CREATE EXTENSION IF NOT EXISTS vector", postgres.SCHEMA_GRANT])
     migrate.upgrade(_in_copy(owner_url))
 
     async def copy() -> None:

@@ -69,4 +69,4 @@ def test_sql_of_how_tos(database: Database, page: str) -> None:
     text = (ROOT / "docs" / "how-to" / page).read_text("utf-8")
     snippets = re.findall(r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert snippets
-    sql.run(database.auditor_url, snippets)
+    sql.execute(database.auditor_url, snippets)

@@ -134,12 +134,12 @@ def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         if user := ensure_system_user():
             shutil.chown(data, user, user)
-        sql.run(superuser, [f"CREATE TABLESPACE small LOCATION '{data}'"])
-        sql.run(superuser, ["ALTER TABLE event_stream SET TABLESPACE small"])
+        sql.execute(superuser, [f"CREATE TABLESPACE small LOCATION '{data}'"])
+        sql.execute(superuser, ["ALTER TABLE event_stream SET TABLESPACE small"])
         yield folder
     finally:
-        sql.run(superuser, ["ALTER TABLE event_stream SET TABLESPACE pg_default", "CHECKPOINT"])
-        sql.run(superuser, ["DROP TABLESPACE IF EXISTS small"])
+        sql.execute(superuser, ["ALTER TABLE event_stream SET TABLESPACE pg_default", "CHECKPOINT"])
+        sql.execute(superuser, ["DROP TABLESPACE IF EXISTS small"])
         # Lazily: a backend may still hold a file of the table that has moved away.
         subprocess.run(["umount", "--lazy", folder], check=True)
         folder.rmdir()

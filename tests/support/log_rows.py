@@ -174,7 +174,7 @@ def addresses(stack: Services, name: str) -> Database:
 def empty(database: Database) -> None:
     """Remove every row of the log, as nobody but a superuser can."""
     statements = ["SET session_replication_role = replica", "TRUNCATE event_stream, audit_log"]
-    sql.run(database.superuser_url, statements)
+    sql.execute(database.superuser_url, statements)
 
 
 def on_connection(url: str, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:

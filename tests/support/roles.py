@@ -20,11 +20,11 @@ def make_role(database: Database) -> Iterator[Callable[[str], str]]:
     def make(attributes: str = "") -> str:
         name, password = f"plant_test_{secrets.token_hex(6)}", secrets.token_hex(8)
         create = f"CREATE ROLE {name} LOGIN PASSWORD '{password}' {attributes}"
-        sql.run(database.superuser_url, [create, f"GRANT CONNECT, TEMPORARY ON DATABASE {database.name} TO {name}"])
+        sql.execute(database.superuser_url, [create, f"GRANT CONNECT, TEMPORARY ON DATABASE {database.name} TO {name}"])
         made.append(name)
         superuser = urlsplit(database.superuser_url)
         return superuser._replace(netloc=f"{name}:{password}@{superuser.hostname}:{superuser.port}").geturl()
 
     yield make
     for name in made:
-        sql.run(database.superuser_url, [f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}"])
+        sql.execute(database.superuser_url, [f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}"])

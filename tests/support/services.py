@@ -78,7 +78,7 @@ def services() -> Iterator[Services]:
             yield Services(environ)
     else:
         with local_stack("session") as stack:
-            sql.run(stack.environ["PLANT_DATABASE_SUPERUSER_URL"], UNSAFE_AND_QUICK)
+            sql.execute(stack.environ["PLANT_DATABASE_SUPERUSER_URL"], UNSAFE_AND_QUICK)
             yield Services(stack.environ, stack)
 
 

@@ -26,7 +26,7 @@ LOG = ("event_stream", "audit_log")
 
 
 def tamper(log_database: Database, statement: str) -> None:
-    sql.run(log_database.superuser_url, ["SET session_replication_role = replica", statement])
+    sql.execute(log_database.superuser_url, ["SET session_replication_role = replica", statement])
 
 
 def test_an_empty_log_has_no_chains(log_database: Database) -> None:
@@ -131,14 +131,14 @@ def test_no_role_may_change_the_log(
 ) -> None:
     """UPDATE, DELETE and TRUNCATE are refused to each service role and, by trigger, to the owner; rows stay."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        sql.run(getattr(log_database, f"{role}_url"), [statement.format(table)])
+        sql.execute(getattr(log_database, f"{role}_url"), [statement.format(table)])
     assert sql.value(log_database.superuser_url, f"SELECT count(*) FROM {table}") == len(stored_log)
 
 
 def test_the_owner_is_told_what_to_do_instead(log_database: Database) -> None:
     """The trigger's message names the table and the statement, and hints at a correcting event."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="audit_log is append-only: DELETE refused") as error:
-        sql.run(log_database.owner_url, ["DELETE FROM audit_log"])
+        sql.execute(log_database.owner_url, ["DELETE FROM audit_log"])
     assert "correcting event" in str(error.value.hint)  # type: ignore[attr-defined]
 
 
@@ -148,7 +148,7 @@ def test_an_upsert_does_not_get_around_the_trigger(log_database: Database, store
     upsert = f"INSERT INTO audit_log SELECT * FROM audit_log {conflict}"
     for url in (log_database.owner_url, log_database.writer_url):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            sql.run(url, [upsert])
+            sql.execute(url, [upsert])
 
 
 def test_a_log_that_is_not_there_or_not_readable_is_named(
@@ -160,6 +160,6 @@ def test_a_log_that_is_not_there_or_not_readable_is_named(
         verify_chains(NOWHERE)
     with pytest.raises(LogUnreadable, match="event_stream"):
         verify_chains(urlsplit(stack.superuser_url)._replace(path="/postgres").geturl())
-    sql.run(log_database.superuser_url, ["REVOKE SELECT ON event_stream FROM plant_auditor"])
+    sql.execute(log_database.superuser_url, ["REVOKE SELECT ON event_stream FROM plant_auditor"])
     with pytest.raises(LogUnreadable, match="permission denied"):
         verify_chains(log_database.auditor_url)

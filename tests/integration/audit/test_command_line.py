@@ -21,7 +21,7 @@ LOG = ("event_stream", "audit_log")
 
 
 def tamper(log_database: Database, statement: str) -> None:
-    sql.run(log_database.superuser_url, ["SET session_replication_role = replica", statement])
+    sql.execute(log_database.superuser_url, ["SET session_replication_role = replica", statement])
 
 
 def plant(*arguments: str) -> int:

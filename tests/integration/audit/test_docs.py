@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "reference" / "audit-format.md").read_text(encoding="utf
 
 
 def tamper(log_database: Database, statement: str) -> None:
-    sql.run(log_database.superuser_url, ["SET session_replication_role = replica", statement])
+    sql.execute(log_database.superuser_url, ["SET session_replication_role = replica", statement])
 
 
 def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database, stored_log: list[Row]) -> None:

@@ -22,7 +22,7 @@ BOTH = ("event_stream", "audit_log")
 
 def tamper(log_database: Database, *statements: str) -> None:
     """Change the log as a superuser who has switched the triggers off."""
-    sql.run(log_database.superuser_url, ["SET session_replication_role = replica", *statements])
+    sql.execute(log_database.superuser_url, ["SET session_replication_role = replica", *statements])
 
 
 def verified(log_database: Database, expect: Sequence[Head] = ()) -> ChainVerdict:

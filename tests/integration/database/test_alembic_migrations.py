@@ -53,7 +53,7 @@ def bare(stack: Services, *, extension: bool = True) -> Iterator[Database]:
     postgres.create_database(stack.superuser_url, name)
     database = log_rows.addresses(stack, name)
     if extension:
-        sql.run(database.superuser_url, ["CREATE EXTENSION vector"])
+        sql.execute(database.superuser_url, ["CREATE EXTENSION vector"])
     yield database
     postgres.drop_database(stack.superuser_url, name)
 
@@ -128,7 +128,7 @@ def test_a_database_of_the_event_log_alone_is_brought_on(bare_database: Database
     """A database that was at 006, with rows, comes to the head and keeps them."""
     url = bare_database.owner_url
     assert migrate.upgrade(url, "006") == ("006",)
-    sql.run(url, ["INSERT INTO checkpoints VALUES ('log', 0, 't', 0, 7)"])
+    sql.execute(url, ["INSERT INTO checkpoints VALUES ('log', 0, 't', 0, 7)"])
     assert migrate.upgrade(url) == migrate.heads()
     assert sql.value(url, "SELECT next_offset FROM checkpoints") == 7
 
@@ -139,14 +139,14 @@ def test_an_index_build_that_was_cut_off_is_done_again(
     """What a failed build leaves, an invalid index, does not stand in the way of the next upgrade."""
     url = bare_database.owner_url
     migrate.upgrade(url, "003")
-    sql.run(
+    sql.execute(
         url,
         [
             "ALTER TABLE skills ADD COLUMN embedding vector(384)",
             "CREATE INDEX skills_embedding ON skills USING hnsw (embedding vector_cosine_ops)",
         ],
     )
-    sql.run(
+    sql.execute(
         bare_database.superuser_url,
         ["UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'skills_embedding'::regclass"],
     )
@@ -172,7 +172,7 @@ def test_building_indexes_keeps_nobody_from_writing(bare_database: Database) -> 
             upgrade = asyncio.get_running_loop().run_in_executor(None, migrate.upgrade, url)
             await wait_until_async(lambda: upgrade.done() or bool(sql.value(url, building)), "an index being built")
             assert not upgrade.done()
-            await asyncio.to_thread(sql.run, url, writes)
+            await asyncio.to_thread(sql.execute, url, writes)
         assert await upgrade == migrate.heads()
 
     log_rows.on_connection(url, while_writing)
@@ -187,7 +187,7 @@ def test_a_missing_extension_is_named(stack: Services) -> None:
         assert error.value.exit_code == 2
         assert "CREATE EXTENSION vector" in error.value.next_step
         assert migrate.current(made.owner_url) == ("003",)
-        sql.run(made.superuser_url, ["CREATE EXTENSION vector"])
+        sql.execute(made.superuser_url, ["CREATE EXTENSION vector"])
         assert migrate.upgrade(made.owner_url) == migrate.heads()
 
 
@@ -195,11 +195,11 @@ def test_the_sql_alone_makes_the_same_schema(bare_database: Database, stack: Ser
     """What `plant db sql` prints can be run by hand, statement by statement; so can the part since a revision."""
     migrate.upgrade(bare_database.owner_url)
     with bare(stack) as made:
-        sql.run(made.owner_url, statements(migrate.sql("007")))
+        sql.execute(made.owner_url, statements(migrate.sql("007")))
         assert migrate.current(made.owner_url) == ("007",)
-        sql.run(made.owner_url, statements(migrate.sql(since="007")))
+        sql.execute(made.owner_url, statements(migrate.sql(since="007")))
         services = "GRANT SELECT ON alembic_version TO plant_writer, plant_api, plant_auditor"
-        sql.run(made.owner_url, [services])
+        sql.execute(made.owner_url, [services])
         assert shape(made.owner_url) == shape(bare_database.owner_url)
     with pytest.raises(UnknownRevision):
         migrate.sql("no_such_revision")
@@ -286,12 +286,12 @@ def test_a_locked_table_makes_the_migration_give_up(bare_database: Database, mon
 def test_a_failed_migration_leaves_nothing_of_itself(bare_database: Database) -> None:
     """DDL and version go together: after a failure in the middle, that migration might never have begun."""
     url = bare_database.owner_url
-    sql.run(url, ["CREATE TABLE team_members (a int)"])
+    sql.execute(url, ["CREATE TABLE team_members (a int)"])
     with pytest.raises(asyncpg.DuplicateTableError, match="team_members"):
         migrate.upgrade(url, "005")
     assert migrate.current(url) == ("002",)
     assert sql.value(url, "SELECT to_regclass('industries')") is None
-    sql.run(url, ["DROP TABLE team_members"])
+    sql.execute(url, ["DROP TABLE team_members"])
     assert migrate.upgrade(url) == migrate.heads()
 
 
@@ -339,5 +339,5 @@ def test_the_migration_runs_on_postgres_16(postgres_16: str) -> None:
     with pytest.raises(RolesMissing, match="plant_writer"):
         migrate.upgrade(postgres_16)
     roles = (Path(migrate.__file__).parent / "roles.sql").read_text(encoding="utf-8")
-    sql.run(postgres_16, [roles, roles, "CREATE EXTENSION vector"])
+    sql.execute(postgres_16, [roles, roles, "CREATE EXTENSION vector"])
     up_down_up(postgres_16)

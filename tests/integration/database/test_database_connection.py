@@ -102,7 +102,7 @@ async def test_the_owner_of_a_single_table_may_not_serve(
         await connector.assert_least_privilege()
     name = urlsplit(url).username
     statements = [f"GRANT USAGE, CREATE ON SCHEMA public TO {name}", f"SET ROLE {name}", f"CREATE TABLE {name} (a int)"]
-    sql.run(database.superuser_url, statements)
+    sql.execute(database.superuser_url, statements)
     assert f"owns the table {name}" in await refusal(url)
 
 
@@ -128,7 +128,7 @@ async def test_a_lost_connection_is_named_and_replaced(database: MigratedDatabas
     async def cut_off(connector: Database) -> None:
         async with connector.transaction() as connection:
             pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-            sql.run(database.superuser_url, [f"SELECT pg_terminate_backend({pid}, 5000)"])
+            sql.execute(database.superuser_url, [f"SELECT pg_terminate_backend({pid}, 5000)"])
             await connection.execute(text("SELECT 1"))
 
     async with connected(database.writer_url) as connector:

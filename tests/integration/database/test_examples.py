@@ -44,7 +44,7 @@ def test_tenants(database: Database, tmp_path: Path) -> None:
 @pytest.mark.parametrize("snippet", re.findall(r"```sql\n(.*?)```", HOW_TO, re.DOTALL), ids=["sessions", "plan"])
 def test_sql_of_the_how_to(database: Database, snippet: str) -> None:
     """Postgres runs it as plant_api."""
-    sql.run(database.api_url, [snippet])
+    sql.execute(database.api_url, [snippet])
 
 
 async def test_python_of_the_how_to(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

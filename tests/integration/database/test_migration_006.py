@@ -84,7 +84,7 @@ def shared_database(stack: Services, template_database: str) -> Iterator[Databas
 def database(shared_database: Database) -> Database:
     """The module's database, every table of migration 006 empty."""
     statements = ["SET session_replication_role = replica", f"TRUNCATE {', '.join(ROWS)}"]
-    sql.run(shared_database.superuser_url, statements)
+    sql.execute(shared_database.superuser_url, statements)
     return shared_database
 
 
@@ -92,7 +92,7 @@ def insert(database: Database, table: str, *, url: str = "", **changes: str) -> 
     """Insert a good row with some columns changed; `offset_` stands for the column "offset"."""
     row = {**ROWS[table], **{'"offset"' if name == "offset_" else name: value for name, value in changes.items()}}
     statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(row.values())})"
-    sql.run(url or database.owner_url, [statement])
+    sql.execute(url or database.owner_url, [statement])
 
 
 @pytest.mark.parametrize("table", ROWS)
@@ -245,10 +245,12 @@ def test_each_role_has_its_rights_and_no_more(database: Database, table: str, ro
 def test_a_key_can_be_ended_but_not_changed_by_the_api(database: Database) -> None:
     """`plant_api` may revoke a key or let it expire; its secret, its owner and its start stay."""
     insert(database, "webhook_signatures")
-    sql.run(database.api_url, ["UPDATE webhook_signatures SET revoked_at = now(), expires_at = now() + interval '1 d'"])
+    sql.execute(
+        database.api_url, ["UPDATE webhook_signatures SET revoked_at = now(), expires_at = now() + interval '1 d'"]
+    )
     for column in ("ciphertext", "nonce", "producer", "scheme", "not_before"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            sql.run(database.api_url, [f"UPDATE webhook_signatures SET {column} = {column}"])
+            sql.execute(database.api_url, [f"UPDATE webhook_signatures SET {column} = {column}"])
 
 
 def test_the_public_has_no_rights(database: Database) -> None:

@@ -22,7 +22,7 @@ INSERT = "INSERT INTO webhook_signatures (producer, scheme, nonce, ciphertext, p
 @pytest.mark.parametrize("values", [f"'v1', {V1}", f"'v1a', {V1A}"])
 def test_a_key_of_either_scheme_is_taken_with_what_belongs_to_it(database: Database, values: str) -> None:
     """A secret for v1, a public key for v1a; plant_api may write both."""
-    sql.run(database.api_url, [INSERT.format(values)])
+    sql.execute(database.api_url, [INSERT.format(values)])
     assert sql.value(database.api_url, "SELECT count(*) FROM webhook_signatures") == 1
 
 
@@ -45,14 +45,16 @@ def test_a_key_of_either_scheme_is_taken_with_what_belongs_to_it(database: Datab
 def test_a_key_with_anything_else_is_refused(database: Database, values: str) -> None:
     """Nothing is missing, nothing is too much, and a public key has 32 bytes."""
     with pytest.raises(asyncpg.CheckViolationError):
-        sql.run(database.owner_url, [INSERT.format(values)])
+        sql.execute(database.owner_url, [INSERT.format(values)])
 
 
 def test_a_public_key_is_there_once(database: Database) -> None:
     """The second row with it is refused, whoever's it is and whether or not the first was revoked."""
-    sql.run(database.owner_url, [INSERT.format(f"'v1a', {V1A}"), "UPDATE webhook_signatures SET revoked_at = now()"])
+    sql.execute(
+        database.owner_url, [INSERT.format(f"'v1a', {V1A}"), "UPDATE webhook_signatures SET revoked_at = now()"]
+    )
     with pytest.raises(asyncpg.UniqueViolationError):
-        sql.run(database.owner_url, [INSERT.format(f"'v1a', {V1A}").replace("genesis", "other")])
+        sql.execute(database.owner_url, [INSERT.format(f"'v1a', {V1A}").replace("genesis", "other")])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_a_public_key_is_there_once(database: Database) -> None:
 def test_a_producer_that_can_not_be_is_refused(database: Database, values: str) -> None:
     """Names as keys have them; no empty list of types, no null in one; rates and bursts that can be counted with."""
     with pytest.raises(asyncpg.CheckViolationError):
-        sql.run(
+        sql.execute(
             database.owner_url, [f"INSERT INTO producers (name, event_types, rate_per_second, burst) VALUES ({values})"]
         )
 
@@ -91,17 +93,17 @@ def test_each_role_has_its_rights_on_producers_and_no_more(database: Database, r
 
 def test_the_api_changes_neither_names_nor_public_keys(database: Database) -> None:
     """A producer keeps its name and its day, a key its public half."""
-    sql.run(database.api_url, [INSERT.format(f"'v1a', {V1A}"), "INSERT INTO producers (name) VALUES ('genesis')"])
+    sql.execute(database.api_url, [INSERT.format(f"'v1a', {V1A}"), "INSERT INTO producers (name) VALUES ('genesis')"])
     for table, column in (("producers", "name"), ("producers", "created_at"), ("webhook_signatures", "public_key")):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            sql.run(database.api_url, [f"UPDATE {table} SET {column} = {column}"])
+            sql.execute(database.api_url, [f"UPDATE {table} SET {column} = {column}"])
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        sql.run(database.api_url, ["DELETE FROM producers"])
+        sql.execute(database.api_url, ["DELETE FROM producers"])
 
 
 async def test_a_process_of_before_reads_on(database: Database, settings: Settings) -> None:
     """The statement that it reads keys with finds the v1 keys as they were, and none of the others."""
-    sql.run(database.owner_url, [INSERT.format(f"'v1', {V1}"), INSERT.format(f"'v1a', {V1A}")])
+    sql.execute(database.owner_url, [INSERT.format(f"'v1', {V1}"), INSERT.format(f"'v1a', {V1A}")])
     before = text("""
         SELECT id, producer, nonce, ciphertext, not_before, expires_at FROM webhook_signatures
         WHERE scheme = 'v1' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
@@ -118,7 +120,7 @@ def test_it_goes_down_and_up_with_rows_in_it(database: Database) -> None:
     """Down, the v1 keys stay as they were and what has no place is gone; up again, the schema is the one before."""
     url = database.owner_url
     once = shape(url)
-    sql.run(
+    sql.execute(
         url,
         [INSERT.format(f"'v1', {V1}"), INSERT.format(f"'v1a', {V1A}"), "INSERT INTO producers (name) VALUES ('p')"],
     )
@@ -126,7 +128,9 @@ def test_it_goes_down_and_up_with_rows_in_it(database: Database) -> None:
     assert sql.value(url, "SELECT string_agg(scheme, ',') FROM webhook_signatures") == "v1"
     assert sql.value(url, "SELECT to_regclass('producers')") is None
     with pytest.raises(asyncpg.NotNullViolationError):
-        sql.run(url, ["INSERT INTO webhook_signatures (producer, scheme, ciphertext) VALUES ('p', 'v1', sha256('c'))"])
+        sql.execute(
+            url, ["INSERT INTO webhook_signatures (producer, scheme, ciphertext) VALUES ('p', 'v1', sha256('c'))"]
+        )
     assert migrate.upgrade(url) == migrate.heads()
     assert shape(url) == once
     assert sql.value(url, "SELECT count(*) FROM webhook_signatures") == 1

@@ -50,7 +50,7 @@ async def database(stack: Services, template_database: str) -> AsyncIterator[Mig
     with log_rows.migrated_database(stack, template_database) as made:
         for tenant in (MINE, THEIRS):
             await fill(made.writer_url, tenant)
-        sql.run(made.superuser_url, ["ANALYZE"])
+        sql.execute(made.superuser_url, ["ANALYZE"])
         yield made
 
 

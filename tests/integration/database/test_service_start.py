@@ -36,7 +36,7 @@ def test_roles_are_put_right(stack: Services, make_role: Callable[[str], str]) -
     script = ROLES_SQL.read_text(encoding="utf-8")
     script = script.replace("'plant_writer'", f"'{name}'").replace("'plant_api'", f"'{right}'")
 
-    sql.run(stack.superuser_url, [script, script])
+    sql.execute(stack.superuser_url, [script, script])
 
     for role in (name, right):
         found = sql.value(
@@ -73,7 +73,7 @@ async def test_rights_that_lead_round_the_policies_are_refused(
     role = urlsplit(url).username
     async with connected(url) as connector:
         await connector.assert_least_privilege()
-    sql.run(database.superuser_url, [given.format(role=role, database=database.name)])
+    sql.execute(database.superuser_url, [given.format(role=role, database=database.name)])
 
     async with connected(url) as connector:
         with pytest.raises(TooMuchPrivilege) as error:
@@ -86,13 +86,13 @@ async def test_a_tenant_set_for_the_whole_database_is_refused(
 ) -> None:
     """The check at start also finds settings that a database gives to the sessions of every role."""
     setting = f"ALTER DATABASE {database.name} {{}} plant.governance_agent_id"
-    sql.run(database.superuser_url, [setting.format("SET") + " = 'x'"])
+    sql.execute(database.superuser_url, [setting.format("SET") + " = 'x'"])
     try:
         async with connected(make_role("")) as connector:
             with pytest.raises(TooMuchPrivilege, match=r"begin with plant\.governance_agent_id=x"):
                 await connector.assert_least_privilege()
     finally:
-        sql.run(database.superuser_url, [setting.format("RESET")])
+        sql.execute(database.superuser_url, [setting.format("RESET")])
 
 
 @pytest.mark.parametrize(

@@ -349,13 +349,13 @@ async def test_the_tenant_is_the_transactions_own(database: MigratedDatabase, te
 async def test_a_tenant_is_quoted_whatever_the_database_says(database: MigratedDatabase) -> None:
     """Where a database makes backslashes escape quotes, the connector's sessions don't."""
     alter = f"ALTER DATABASE {database.name}"
-    sql.run(database.superuser_url, [f"{alter} SET standard_conforming_strings = off"])
+    sql.execute(database.superuser_url, [f"{alter} SET standard_conforming_strings = off"])
     hostile = "\\'; DROP TABLE checkpoints; --"
     try:
         async with connected(database.writer_url) as connector, connector.transaction(hostile) as connection:
             assert (await connection.execute(TENANT)).scalar_one() == hostile
     finally:
-        sql.run(database.superuser_url, [f"{alter} RESET standard_conforming_strings"])
+        sql.execute(database.superuser_url, [f"{alter} RESET standard_conforming_strings"])
 
 
 async def test_a_tenant_does_not_outlive_its_block(database: MigratedDatabase) -> None:

@@ -20,7 +20,7 @@ from devstack import processes, sql
 from devstack import stack as stack_module
 from devstack.errors import OtherBrokerCount, OtherVersion, StartFailed
 from devstack.kafka import BrokerCount
-from devstack.postgres import ROLES, Postgres, address, prepare
+from devstack.postgres import ROLES, Postgres, address, prepare_cluster
 from devstack.postgres_binaries import PUBLIC_FOLDER, system_user
 from devstack.processes import ProcessRecord
 from devstack.stack import ROLES_SQL, Stack
@@ -133,7 +133,7 @@ async def test_topics_are_made_on_purpose_only(private_stack: Stack) -> None:
 async def test_killed_services_come_back_with_their_data(private_stack: Stack) -> None:
     """After kill -9 of both, `up` restarts both at the same addresses with what they had confirmed."""
     environ = private_stack.environ
-    sql.run(superuser_url(private_stack), ["CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (7)"])
+    sql.execute(superuser_url(private_stack), ["CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (7)"])
     await write_record(private_stack, "kept.kill", b"seven")
 
     private_stack.kill_kafka()
@@ -149,7 +149,7 @@ async def test_killed_services_come_back_with_their_data(private_stack: Stack) -
 async def test_data_survives_a_restart(private_stack: Stack) -> None:
     """`down` and `up` keep tables, topics, ports and passwords."""
     environ = private_stack.environ
-    sql.run(superuser_url(private_stack), ["CREATE TABLE restarted (n int)", "INSERT INTO restarted VALUES (8)"])
+    sql.execute(superuser_url(private_stack), ["CREATE TABLE restarted (n int)", "INSERT INTO restarted VALUES (8)"])
     await write_record(private_stack, "kept.restart", b"eight")
 
     assert private_stack.down() == ["kafka", "postgres"]
@@ -206,7 +206,7 @@ def test_an_unresponsive_broker_is_replaced(private_stack: Stack, monkeypatch: p
 
 def test_a_lost_address_file_is_written_again(private_stack: Stack) -> None:
     """Without `stack.env` a stopped stack gets new passwords, and its data stays."""
-    sql.run(superuser_url(private_stack), ["CREATE TABLE still_here ()"])
+    sql.execute(superuser_url(private_stack), ["CREATE TABLE still_here ()"])
     private_stack.down()
     (private_stack.home / "stack.env").unlink()
 
@@ -274,7 +274,7 @@ def test_postgres_16_runs_the_migrations_and_refuses_to_be_18(folder: Path) -> N
     server, note, port = Postgres(folder, 16), list[ProcessRecord](), processes.choose_port(None, set())
     server.start(port, "secret", note.append)
     try:
-        prepare(port, "secret", dict.fromkeys(ROLES, "role-secret"), ROLES_SQL)
+        prepare_cluster(port, "secret", dict.fromkeys(ROLES, "role-secret"), ROLES_SQL)
         owner_url = address("plant_owner", "role-secret", port)
         assert migrate.upgrade(owner_url) == migrate.heads()
         assert sql.value(owner_url, "SHOW server_version").startswith("16.")

@@ -187,7 +187,7 @@ def test_each_kind_of_finding_is_told(plant: Plant, database: MigratedDatabase, 
     entities, statements, expected = FINDINGS[what]
     write(database, *entities)
     if statements:
-        sql.run(database.superuser_url, statements)
+        sql.execute(database.superuser_url, statements)
     found = plant("entities", "check", "--output", "json")
     assert (found.code, found.rows) == (3, expected)
     assert "1 findings of the tenant genesis." in found.err
@@ -206,7 +206,9 @@ def test_findings_are_a_table_for_people(plant: Plant, database: MigratedDatabas
 def test_what_is_retired_may_refer_to_anything(plant: Plant, database: MigratedDatabase) -> None:
     """Its references are not looked at, nor is its name."""
     write(database, Agent(id=A, name="one", team_id=B), Agent(id=C, name="one"))
-    sql.run(database.superuser_url, [f"UPDATE entities SET deleted_at = now(), status = 'retired' WHERE id = '{A}'"])
+    sql.execute(
+        database.superuser_url, [f"UPDATE entities SET deleted_at = now(), status = 'retired' WHERE id = '{A}'"]
+    )
     assert plant("entities", "check").code == 0
 
 

@@ -163,11 +163,11 @@ def test_policies_are_what_the_page_says(database: Database) -> None:
         twin = [f"CREATE TABLE twin (LIKE {policy.table})", f"CREATE POLICY p ON twin {policy.text}"]
         switches = ["ENABLE", "FORCE"] if policy.forced else ["ENABLE"]
         twin += [f"ALTER TABLE twin {switch} ROW LEVEL SECURITY" for switch in switches]
-        sql.run(database.superuser_url, twin)
+        sql.execute(database.superuser_url, twin)
         said += [
             f"{policy.table}{line.removeprefix('twin')}" for line in lines(database, query) if line.startswith("twin ")
         ]
-        sql.run(database.superuser_url, ["DROP TABLE twin"])
+        sql.execute(database.superuser_url, ["DROP TABLE twin"])
     assert found == sorted(said)
 
 

@@ -30,7 +30,7 @@ async def test_a_table_of_an_earlier_version_is_put_into_its_tenant(database: Da
         "CREATE VIEW read_models.agents WITH (security_invoker = true) AS SELECT * FROM agents_v1.agents",
         f"INSERT INTO agents_v1.agents (agent_id, name) VALUES ('{AGENT}', 'from before')",
     ]
-    sql.run(database.owner_url, earlier)
+    sql.execute(database.owner_url, earlier)
 
     install(database.owner_url)
 
