@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import msgspec
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
 from projections import checkpoints, engine, fold
 from projections.engine import SEEN, PartitionProjector
+from projections.prepared import PreparedBatch
 from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event
@@ -392,6 +395,36 @@ def test_what_the_checks_let_through_is_found_by_halving(projector: PartitionPro
     found = dispositions(superuser)
     assert [index for index, disposition in enumerate(found) if disposition == "poison"] == odd
     assert len(found) == len(batch)
+
+
+def test_committed_records_of_a_halved_batch_are_counted(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first half is committed and the second meets an outage: the first half's records are in the metric."""
+
+    def applied() -> float:
+        labels = {"topic": TOPIC, "disposition": "applied"}
+        return REGISTRY.get_sample_value("plant_worker_records_total", labels) or 0.0
+
+    superuser.execute("ALTER TABLE agents_v1.agents ADD CONSTRAINT odd CHECK (name <> 'agent 7')")
+    batch = [event for event in some(60, agents=60) if isinstance(event, AgentOnboarded)]
+    write, committed = projector._write, []
+
+    def write_once(prepared: PreparedBatch) -> Counter[str]:
+        if committed:
+            raise DatabaseUnreachable
+        counts = write(prepared)
+        committed.append(counts)
+        return counts
+
+    monkeypatch.setattr(projector, "_write", write_once)
+    token, before = projector.acquire(WATERMARKS).token, applied()
+
+    with pytest.raises(DatabaseUnreachable):
+        projector.project(batch_of(batch, token=token))
+
+    assert 0 < len(dispositions(superuser)) < len(batch)
+    assert applied() - before == len(dispositions(superuser))
 
 
 def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superuser: Session) -> None:
