@@ -135,10 +135,16 @@ def test_no_role_may_change_the_log(
     assert sql.value(log_database.superuser_url, f"SELECT count(*) FROM {table}") == len(stored_log)
 
 
-def test_the_owner_is_told_what_to_do_instead(log_database: Database) -> None:
-    """The trigger's message names the table and the statement, and hints at a correcting event."""
-    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="audit_log is append-only: DELETE refused") as error:
-        sql.execute(log_database.owner_url, ["DELETE FROM audit_log"])
+@pytest.mark.parametrize("role", ["owner", "superuser"])
+@pytest.mark.parametrize("table", LOG)
+@pytest.mark.parametrize("statement", ["UPDATE {} SET partition = partition", "DELETE FROM {}", "TRUNCATE {}"])
+def test_the_trigger_refuses_changes_and_hints_at_a_way(
+    log_database: Database, role: str, table: str, statement: str
+) -> None:
+    """Those who have the right meet the trigger, which names table and statement and hints at a correcting event."""
+    refused = f"{table} is append-only: {statement.split()[0]} refused"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match=refused) as error:
+        sql.execute(getattr(log_database, f"{role}_url"), [statement.format(table)])
     assert "correcting event" in str(error.value.hint)  # type: ignore[attr-defined]
 
 
