@@ -15,7 +15,7 @@ from runtime.errors import CheckFailed, PlantError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Verify and print a JSON line a chain; return the exit code: 0 good, 3 a bad entry, 2 or 4 not checked."""
+    """Verify, print a JSON line for each chain, return the exit code: 0 good, 3 a bad entry, 2 or 4 not checked."""
     parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
     parser.add_argument("url", help="postgresql:// address of a role that may read event_stream and audit_log")
     parser.add_argument("--topic", help="only this topic's chains")

@@ -1,4 +1,4 @@
-"""The audit chain: one link a record, one chain a partition.
+"""The audit chain: one link for each record, one chain for each partition.
 
     hash = sha256(previous_hash + event_data)
 

@@ -1,4 +1,4 @@
-"""Connections to Postgres for services: one pool a process and role, transactions, retries, and the check of rights."""
+"""Connections to Postgres: one pool for each process and role, transactions, retries, and the check of rights."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Database:
     async def _on_replica(
         self, replica: Pool, tenant: str | None, isolation: Isolation
     ) -> AsyncIterator[AsyncConnection]:
-        """Yield a transaction on the replica; if none can be begun there, on the primary."""
+        """Yield a transaction on the replica, or on the primary if the replica can't begin one."""
         async with AsyncExitStack() as stack:
             try:
                 transaction = replica.transaction(tenant, isolation, read_only=True)

@@ -22,7 +22,7 @@ from database.errors import (
 from database.sqlstates import UNREACHABLE, is_one_of
 from runtime.errors import PlantError
 
-RUN_AGAIN = "await database.run(work)    # calls work anew after a conflict"
+RUN_AGAIN = "await database.run(work)    # calls work again after a conflict"
 
 
 def translate_error(error: BaseException, where: str) -> PlantError | None:
@@ -35,8 +35,8 @@ def translate_error(error: BaseException, where: str) -> PlantError | None:
         return None
     if (conflict := _conflict(error)) is not None:
         return conflict
-    if (refusal := _refusal(error)) is not None:
-        return refusal
+    if (refused_row := _refusal(error)) is not None:
+        return refused_row
     return translate_unreachable(error, where)
 
 

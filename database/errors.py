@@ -28,11 +28,11 @@ class MigrationLocked(Unreachable):
 
 
 class RolesMissing(ConfigurationError):
-    """The database's roles do not exist yet; an administrator makes them once a cluster."""
+    """The database's roles do not exist yet; an administrator makes them once for each cluster."""
 
 
 class ExtensionMissing(ConfigurationError):
-    """The database has no vector extension yet; an administrator adds it once a database."""
+    """The database has no vector extension yet; an administrator adds it once for each database."""
 
 
 class UnknownRevision(ConfigurationError):

@@ -1,4 +1,4 @@
-"""Migrations of the schema: Alembic without an ini file, one migration at a time a database.
+"""Migrations of the schema: Alembic without an ini file, one migration at a time in each database.
 
 Runs as `plant_owner`. Two upgrades at once wait for each other; a table that somebody holds makes the upgrade give up
 after :data:`LOCK_TIMEOUT_SECONDS` instead of blocking every later session.
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 def upgrade(url: str, revision: str = "heads") -> tuple[str, ...]:
-    """Migrate up to `revision`, a transaction a migration; return the revisions that the database is at afterwards.
+    """Migrate up to `revision`, each migration in a transaction; return the revisions of the database afterwards.
 
     Doing it again changes nothing; after a failure it goes on with the migration that failed. Raises
     DatabaseUnreachable, MigrationLocked, RolesMissing, ExtensionMissing.

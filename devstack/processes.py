@@ -151,12 +151,12 @@ def wait_ready(ready: Callable[[], bool], record: ProcessRecord, *, timeout_seco
 def working_in(folder: Path, program: str) -> list[psutil.Process]:
     """Return the processes named `program` whose working directory is `folder`: what a killed parent has left."""
     wanted = os.path.realpath(folder)
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.name() == program and process.cwd() == wanted:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def clear(folder: Path, program: str, *, timeout_seconds: float) -> None:
@@ -172,7 +172,7 @@ def clear(folder: Path, program: str, *, timeout_seconds: float) -> None:
 
 
 def choose_port(wanted: int | None, taken: set[int]) -> int:
-    """`wanted` if it is free on the loopback interface, or soon is, else a random free port that is not in `taken`.
+    """Return `wanted` if it is free on the loopback interface, or soon is, else a random free port not in `taken`.
 
     Soon: a killed process counts as gone before the last of its threads, and with it the socket, is.
 

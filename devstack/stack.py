@@ -112,19 +112,19 @@ class Stack:
         return ran
 
     def status(self) -> list[ServiceStatus]:
-        """Every service as it is now; one that runs must also answer."""
+        """Return every service as it is now; one that runs must also answer."""
         state, url = self.state, self.environ.get(url_name(SUPERUSER), "")
         with ThreadPoolExecutor(len(self._brokers) + 1) as pool:
             answers = [pool.submit(_answers, state.broker(broker.number)) for broker in self._brokers]
             postgres_answers = processes.is_running(state.postgres) and sql.server_answers(url)
-        found = [
+        brokers = [
             _status(broker.name, recorded.process, answer.result(), state.kafka_version, recorded.port, broker.log)
             for broker, answer in zip(self._brokers, answers, strict=True)
             for recorded in [state.broker(broker.number)]
         ]
         own = self._postgres
         return [
-            *found,
+            *brokers,
             _status("postgres", state.postgres, postgres_answers, state.postgres_version, state.postgres_port, own.log),
         ]
 
@@ -216,7 +216,7 @@ class Stack:
             self._postgres.reset_superuser(password(environ, SUPERUSER))
 
     def _start_brokers(self) -> None:
-        """All brokers at once, since one of three waits for another; then all must know all."""
+        """Start all brokers at once, since one of three waits for another; then all must know all."""
         first, *others = self._brokers
         if others and not any(broker.formatted for broker in self._brokers):
             first.format(self._cluster_id, self._all_ports(), self.progress)
@@ -241,7 +241,7 @@ class Stack:
         state, number = self.state, broker.number
         all_ports = self._all_ports()
         port = all_ports[number - 1].port
-        if self._found(state.broker(number).process, lambda: kafka.broker_answers(port)):
+        if self._answers_or_ends(state.broker(number).process, lambda: kafka.broker_answers(port)):
             return
         self.progress.say(f"Starting {broker.name.capitalize()} {broker.version} on 127.0.0.1:{port}")
 
@@ -259,7 +259,7 @@ class Stack:
 
     def _start_postgres(self) -> None:
         state, environ = self.state, self.environ
-        if self._found(state.postgres, lambda: sql.server_answers(environ[url_name(SUPERUSER)])):
+        if self._answers_or_ends(state.postgres, lambda: sql.server_answers(environ[url_name(SUPERUSER)])):
             return
         assert state.postgres_port is not None
         self.progress.say(f"Starting Postgres {self._postgres.version} on 127.0.0.1:{state.postgres_port}")
@@ -270,8 +270,8 @@ class Stack:
 
         self._postgres.start(state.postgres_port, secret, note)
 
-    def _found(self, record: ProcessRecord | None, ready: Callable[[], bool]) -> bool:
-        """Tell whether the recorded process serves; one that does not answer is ended."""
+    def _answers_or_ends(self, record: ProcessRecord | None, ready: Callable[[], bool]) -> bool:
+        """Return whether the recorded process answers; end it if it does not."""
         if record is None or not processes.is_running(record):
             return False
         if processes.wait_ready(ready, record, timeout_seconds=UNRESPONSIVE_TIMEOUT_SECONDS):

@@ -1,8 +1,8 @@
 """An ahead-of-time cache of the broker's classes, with which it starts in less than half the CPU time (JEP 483, 514).
 
-It is made once a user, next to the jars, by a broker that starts and ends in a folder of its own. Java itself compares
-a cache with its own version and the jars, and starts without one that doesn't fit or can't be read; the file's name
-holds both too, so that what replaces it is another file.
+It is made once for each user, next to the jars, by a broker that starts and ends in a folder of its own. Java itself
+compares a cache with its own version and the jars, and starts without one that doesn't fit or can't be read. The file's
+name depends on both too, so a cache for another version is another file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ensure_start_cache(progress: Progress) -> Path:
 
 
 def _make(file: Path, progress: Progress) -> None:
-    """Start a broker that records what it loads, end it, and move what Java has written then into place."""
+    """Start a broker that records its classes, end it, and give the file that Java then wrote its final name."""
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as scratch:
         broker, part = Broker(Path(scratch), 1, 1), Path(scratch) / file.name
         port = processes.choose_port(None, set())

@@ -81,7 +81,7 @@ class StateFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time starts or stops this stack."""
+        """Hold the lock of this stack: one process at a time starts or stops it."""
         if not self.home.exists():
             self.home.mkdir(parents=True)
             self.home.chmod(0o755)  # Whatever the umask: the system user that runs Postgres for root walks through it.

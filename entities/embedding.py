@@ -33,8 +33,8 @@ class Embedder(Protocol):
         """Return the texts' embeddings in rows: float32, n x 384, finite, of length 1. No texts give 0 x 384.
 
         The same model gives equal texts equal vectors, up to rounding, whatever else is in the call. A text that is too
-        long for the model counts as far as the model reads. The event loop is not held up. All texts are embedded, or
-        an error is raised: Unreachable where asking again later may help.
+        long for the model counts as far as the model reads. It does not block the event loop. All texts are embedded,
+        or an error is raised: Unreachable where asking again later may help.
         """
         ...
 

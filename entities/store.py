@@ -101,7 +101,7 @@ async def _make_missing(connection: AsyncConnection, entities: Sequence[Entity])
     """Make the rows that are missing in `entities`, and stubs for ids referred to; return the ids of the rows made."""
     ids = {entity.id for entity in entities}
     wanted = {reference for entity in entities for reference in _references(entity) if reference[0] not in ids}
-    stubs = [Entity(id=identity, entity_type=kind, governance_agent_id=where) for identity, kind, where in wanted]
+    stubs = [Entity(id=id_, entity_type=kind, governance_agent_id=tenant) for id_, kind, tenant in wanted]
     table = _table(Entity)
     made: set[UUID] = set()
     for some in _batches(sorted([*entities, *stubs], key=attrgetter("id", "entity_type"))):
@@ -125,7 +125,7 @@ async def _put_some(connection: AsyncConnection, entities: Sequence[Entity], mad
     touched = await _upsert(connection, _table(Entity), earlier)
     for kind, some in groupby(sorted(entities, key=attrgetter("entity_type", "id")), attrgetter("entity_type")):
         touched |= await _put_kind(connection, kind, list(some))
-    described = {identity for identity, row in locked.items() if row.status != STUB}
+    described = {id_ for id_, row in locked.items() if row.status != STUB}
     ids = frozenset(entity.id for entity in entities)
     return Written(ids - described, frozenset(touched & described), frozenset(described - touched))
 
@@ -222,12 +222,12 @@ def _link_statements(table: Table) -> tuple[TextClause, TextClause]:
 def _references(entity: Entity) -> Iterator[tuple[UUID, str, str]]:
     """Yield id, kind and tenant of each entity that this one refers to; not of its parent, which may be of any kind."""
     for field, kind in _REFERENCES.items():
-        identity = getattr(entity, field, None)
-        if identity is not None:
-            yield identity, kind, entity.governance_agent_id
+        id_ = getattr(entity, field, None)
+        if id_ is not None:
+            yield id_, kind, entity.governance_agent_id
     if links := LINKS.get(entity.entity_type):
-        for identity in getattr(entity, links.field):
-            yield identity, links.kind, entity.governance_agent_id
+        for id_ in getattr(entity, links.field):
+            yield id_, links.kind, entity.governance_agent_id
 
 
 def _values(entity: Entity, table: Table) -> dict[str, Any]:

@@ -62,13 +62,13 @@ class Verdict(NamedTuple):
 class Rule(NamedTuple):
     """A rule of the constitution. L0 may never be broken; what breaks L1 is written, and marked as drifted.
 
-    `objection` takes the entity and the amendments it had before, and returns why the rule is broken, or nothing.
+    `why_broken` takes the entity and the amendments that it had before, and returns the reason; empty: the rule holds.
     """
 
     name: str
     level: Literal["L0", "L1"]
     meaning: str
-    objection: Callable[[ValidatedEntity, Amendments], str]
+    why_broken: Callable[[ValidatedEntity, Amendments], str]
 
 
 def violations(entity: ValidatedEntity) -> list[Violation]:
@@ -88,8 +88,8 @@ def violations(entity: ValidatedEntity) -> list[Violation]:
 
 def judge(entity: ValidatedEntity, amendments_before: Amendments = ()) -> list[Verdict]:
     """Return every rule's verdict, in the order of :data:`RULES`."""
-    objections = [(rule, rule.objection(entity, amendments_before)) for rule in RULES]
-    return [Verdict(rule.name, rule.level, not reason, reason) for rule, reason in objections]
+    broken = [(rule, rule.why_broken(entity, amendments_before)) for rule in RULES]
+    return [Verdict(rule.name, rule.level, not reason, reason) for rule, reason in broken]
 
 
 def accept(entity: ValidatedEntity, amendments_before: Amendments = ()) -> None:

@@ -57,7 +57,7 @@ def submit_each(
 ) -> list[SubmittedEvent]:
     """Begin to publish every event, in order; a bad one does not stop those after it.
 
-    An event for which there is no room does stop them: else a later event of the same entity, if it is smaller, would
+    An event for which there is no room stops them: else a later event of the same entity, if it is smaller, would
     come before it.
     """
     parent = valid_traceparent(traceparent)

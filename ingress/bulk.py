@@ -1,4 +1,4 @@
-"""Bulk loads: NDJSON, a structured CloudEvent a line, answered a line each while Kafka takes them.
+"""Bulk loads: NDJSON, one structured CloudEvent on each line, each answered with a line while Kafka takes them.
 
 The signature covers the whole body, so the body is kept in a file until it has been checked; then its events are
 published as fast as Kafka takes them, the producer's rate allows, and the sender reads the results. Memory holds a

@@ -71,7 +71,7 @@ def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
 
     @get("/readyz")
     async def readyz() -> dict[str, str]:
-        """Webhooks can be taken: 200, or 503 naming what is missing."""
+        """Answer 200 if webhooks can be accepted, else 503 with the parts that are missing."""
         faults = await readiness.faults()
         if faults:
             what = " ".join(f"{part}: {fault}" for part, fault in faults.items())
@@ -80,7 +80,7 @@ def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
 
     @get("/metrics", media_type="text/plain")
     async def metrics() -> Response[bytes]:
-        """Prometheus text."""
+        """Return the metrics as Prometheus text."""
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return [livez, readyz, metrics]

@@ -1,4 +1,4 @@
-"""How many events a second each producer may send: a token bucket a producer, which may go into debt.
+"""How many events a second each producer may send: a token bucket for each producer, which may go into debt.
 
 A request is accepted while there is a token, and then consumes one for each of its events. So a batch that is larger
 than the bucket is accepted, and its sender waits until the debt is gone: the rate holds over time. Each process counts

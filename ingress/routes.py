@@ -88,7 +88,7 @@ def _answer_problem(_request: Request[Any, Any, Any], problem: Problem) -> Respo
 
 
 def _answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Litestar's own refusals (no such route, no such method) as problems."""
+    """Return Litestar's own errors (no such route, no such method) as problems."""
     if error.status_code == 404:
         return _answer_problem(request, Problem("not-found"))
     if error.status_code == 405:

@@ -1,4 +1,4 @@
-"""What `plant doctor` looks at. Each check says what it found and, where something is to be done, what."""
+"""The checks of `plant doctor`. Each one yields its finding and, if there is something to do, the command for it."""
 
 from __future__ import annotations
 

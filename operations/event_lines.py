@@ -1,4 +1,4 @@
-"""Files of events: a JSON object a line, `{"type", "data", "id"?, "timestamp"?}`.
+"""Files of events: one JSON object on each line, `{"type", "data", "id"?, "timestamp"?}`.
 
 A line without an id gets one from its content, so publishing a file again stores nothing twice.
 """

@@ -47,7 +47,7 @@ def esco(governance_agent_id: str) -> list[Entity]:
 
 
 async def seed(database: Database, entities: Sequence[Entity], advance: Callable[[int], None]) -> Written:
-    """Write entities of one tenant, a transaction a batch; equal ones stay untouched.
+    """Write entities of one tenant, each batch in a transaction; equal ones stay untouched.
 
     Interrupted, it can be run again. `advance` takes the number of entities that were done since the last call.
     """

@@ -30,7 +30,7 @@ CREATE POLICY governance_boundary ON {table}
 
 
 def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> None:
-    """Create what is missing: a schema a build, its tables, their policies, their views and grants.
+    """Create what is missing: a schema for each build, its tables, their policies, their views and grants.
 
     Running it again changes nothing and waits for no worker. A table that an earlier version made is given the column
     and the policy that it lacks, for which it is locked; workers of that version can't write to it afterwards.

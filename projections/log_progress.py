@@ -31,7 +31,7 @@ async def checkpoints(database: Database) -> dict[tuple[str, int], tuple[int, in
 
 
 async def dispositions(database: Database, topic: str, first_offsets: Mapping[int, int]) -> dict[str, int]:
-    """Count the records from these offsets on, one offset a partition, by disposition."""
+    """Count the records from these offsets on (one for each partition), by disposition."""
     values = {"topic": topic, "partitions": list(first_offsets), "offsets": list(first_offsets.values())}
     async with database.transaction() as connection:
         return {row.disposition: row.records for row in await connection.execute(_DISPOSITIONS, values)}

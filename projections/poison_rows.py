@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-# A record that is too large for a letter is not fetched.
+# A record that is too large for a dead letter is not fetched.
 UNSENT: Final = """
 SELECT poison.topic, poison.partition, poison."offset", poison.reason, poison.size_bytes,
     CASE WHEN poison.size_bytes <= $3 OR octet_length(poison.key) <= $4 THEN poison.key END AS key,

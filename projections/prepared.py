@@ -117,12 +117,12 @@ def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:
 def prepare(batch: EventBatch) -> PreparedBatch:
     """Decode and judge every record of a batch. No record can make this raise."""
     decoded, rejected = decode_batch(batch.values, topic=logical_topic(batch.topic))
-    reasons: dict[int, str] = {refusal.row: refusal.reason for refusal in rejected}
+    reasons: dict[int, str] = {value.row: value.reason for value in rejected}
     decoded_ids, events = [], {}
     for group in decoded:
         kind = EVENT_TYPES[group.event_type]
         frame = group.frame.insert_column(0, pl.Series("row", group.rows, dtype=pl.Int64))
-        identity = [
+        ids = [
             frame["row"],
             frame["event_id"],
             _constant("entity_type", kind.entity_type, frame.height)
@@ -131,7 +131,7 @@ def prepare(batch: EventBatch) -> PreparedBatch:
             frame[kind.entity_field].alias("entity_id"),
             _constant("event_type", group.event_type, frame.height),
         ]
-        decoded_ids.append(pl.DataFrame(identity))
+        decoded_ids.append(pl.DataFrame(ids))
         events[group.event_type] = frame
     known = _in_order(decoded_ids)
     misplaced = known["row"].filter(pl.Series(_misplaced(batch.keys, known)))

@@ -10,11 +10,11 @@ it unmarked, and it is published again.
 entity's id; so each copy has the same id on the same partition, where the first occurrence counts and the others are
 logged as repeats.
 
-**An entity's changes keep their order.** Postgres adds an entity's rows one transaction after the other, so who sees
-one sees those before it. Each relay, active or not, sends an entity's row only when the row before is marked, or has
-been acknowledged to itself; either way a copy of that one is in the partition already. So, by induction over the rows,
-first occurrences are in order, whatever copies follow, from whom, and however late. For that, at most one event of an
-entity is on its way from a relay at a time: were there two, Kafka could take the second and not the first.
+**An entity's changes keep their order.** Postgres adds an entity's rows one transaction after the other, so a reader
+that sees one sees those before it. Each relay, active or not, sends an entity's row only when the row before is marked,
+or has been acknowledged to itself; either way a copy of that one is in the partition already. So, by induction over the
+rows, first occurrences are in order, whichever relay sends further copies, and however late. For that, at most one
+event of an entity is on its way from a relay at a time: were there two, Kafka could take the second and not the first.
 
 An unmappable row blocks its entity's later ones, and no others, until an operator has decided.
 

@@ -1,4 +1,4 @@
-"""What every service process does besides its work: metrics, signals, garbage collector, file limits, whole files."""
+"""The parts of a process that every service shares: metrics, signals, garbage collector, file limits, whole files."""
 
 from __future__ import annotations
 

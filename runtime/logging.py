@@ -1,4 +1,4 @@
-"""Structured logs on stderr: one wide line a unit of work, JSON unless a person is looking.
+"""Structured logs on stderr: one wide line for each unit of work, JSON unless a person is looking.
 
 A line is never a payload and never a secret: what names a secret is masked, whoever logged it.
 """

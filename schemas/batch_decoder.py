@@ -1,4 +1,4 @@
-"""A Kafka batch's values, decoded in columns: a frame an event type, and a reason for each value that is no event."""
+"""A Kafka batch's values, decoded in columns: a frame for each event type, a reason for each value that is no event."""
 
 from __future__ import annotations
 

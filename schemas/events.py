@@ -57,9 +57,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def entity_id(self) -> UUID:
-        """The id of the entity this happened to."""
-        identity: UUID = getattr(self, self.entity_field)
-        return identity
+        """The id of the entity that the event is about."""
+        entity_id: UUID = getattr(self, self.entity_field)
+        return entity_id
 
     @property
     def occurred_at(self) -> datetime:
@@ -237,14 +237,14 @@ def require_one_state(event: EntityAmended | EntityRetired) -> None:
 
 
 class OperationRecorded(Event, frozen=True, kw_only=True):
-    """An operator acted; recorded before the act takes effect."""
+    """An operator action; recorded before it takes effect."""
 
     event_type: ClassVar[str] = "plant.operation.recorded"
     topic: ClassVar[str] = "plant.operations"
     entity_type: ClassVar[str] = "operation"
     entity_field: ClassVar[str] = "operation_id"
 
-    operation_id: Annotated[UUID, Meta(description="The act.")]
+    operation_id: Annotated[UUID, Meta(description="The operator action.")]
     occurred_at: OccurredAt
     actor: Annotated[ShortStateText, Meta(description="Who acted: an account, not a person's name.")]
     action: Annotated[ShortStateText, Meta(description="What was done, such as `keys.add`.")]

@@ -88,7 +88,7 @@ def register_missing(url: str, file: Path | None) -> list[ExternalSchemaId]:
 
 
 def render_ids(entries: Iterable[ExternalSchemaId]) -> str:
-    """Return the ids file's text: one id a line, ascending."""
+    """Return the ids file's text: one id on each line, ascending."""
     lines = [msgspec.json.encode(entry).decode() for entry in sorted(entries, key=lambda entry: entry.id)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 

@@ -56,7 +56,7 @@ def read_json_event(
 ) -> Event:
     """Return an event from its JSON data alone, which stands at the path `under` in the body.
 
-    `event_type` must be one that `is_accepted` says yes to. Raises InvalidEvent.
+    `event_type` must be one for which `is_accepted` is true. Raises InvalidEvent.
     """
     kind = json_event_type(event_type)
     return make_event(kind, decode_json(kind.decoder, data, under), producer, message_id, time, "#/time")

@@ -139,7 +139,7 @@ def read_registry(text: str) -> list[Version]:
 
 
 def render_registry(versions: Iterable[Version]) -> str:
-    """Return the registry file's text: one version a line, in the order of ids."""
+    """Return the registry file's text: one version on each line, in the order of ids."""
     lines = [msgspec.json.encode(version).decode() for version in sorted(versions, key=lambda version: version.id)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 

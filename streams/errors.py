@@ -110,10 +110,10 @@ class CheckpointOutOfLog(PartitionStopped):
 class TopicRecreated(PartitionStopped):
     """A topic was deleted and made again under the same name, so its offsets mean other records."""
 
-    def __init__(self, topic: str, partition: int, recorded: UUID, found: UUID) -> None:
+    def __init__(self, topic: str, partition: int, recorded: UUID, current: UUID) -> None:
         super().__init__(
             f"The topic {topic} was made again since {topic}/{partition} was last read.",
-            why=f"Its id was {recorded} and is now {found}; checkpoints of the former topic don't apply.",
+            why=f"Its id was {recorded} and is now {current}; checkpoints of the former topic don't apply.",
             next_step=f"plant topics list --topic {topic}",
         )
 

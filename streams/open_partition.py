@@ -12,7 +12,7 @@ from streams.errors import StreamsError
 
 @dataclass(slots=True, eq=False)
 class OpenPartition:
-    """Leave to deliver one partition's records, from `position` on, under one fencing token."""
+    """The right to deliver one partition's records, from `position` on, under one fencing token."""
 
     token: int
     position: int

@@ -8,9 +8,9 @@ A partition that the group assigns to this worker goes through one loop, `OwnedP
     open      seek to the checkpoint and let records flow
     project   batch by batch; each one is a transaction that begins by locking the token
 
-Whatever goes wrong while projecting (the fence is gone, Postgres is away, a hole before a batch), the same follows: the
-partition is closed and acquired again, and reading resumes at the checkpoint. Nothing else is remembered, so nothing
-can be remembered wrongly.
+After every failure while projecting (the fence is gone, Postgres is unreachable, a hole before a batch) the partition
+is closed and acquired again, and reading resumes at the checkpoint. Nothing else is kept in memory, so nothing there
+can be out of date.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class OwnedPartition:
         self._log = log.bind(topic=tp.topic, partition=tp.partition)
 
     def assign(self) -> None:
-        """Begin to acquire the partition, after the call that its thread is still running."""
+        """Begin to acquire the partition, once a call that its thread still runs has returned."""
         self._cancel()
         self.stopped = None
         self._task = asyncio.create_task(self._run(), name=f"own {self.tp.topic}/{self.tp.partition}")
@@ -113,7 +113,7 @@ class OwnedPartition:
         await asyncio.to_thread(self._thread.shutdown)
 
     def submit(self, batch: EventBatch) -> None:
-        """Queue a batch. A full queue pauses the fetching of this partition and holds up no other."""
+        """Queue a batch. A full queue pauses the fetching of this partition and of no other."""
         self._queue.put_nowait(batch)
         self._queued_records += len(batch)
         self._queued_bytes += sum(len(value) for value in batch.values if value is not None)

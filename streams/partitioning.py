@@ -1,6 +1,6 @@
 """The partition of a key: the murmur2 of Kafka's Java client, so every producer of a topic agrees.
 
-Source: org.apache.kafka.common.utils.Utils.murmur2 and BuiltInPartitioner. aiokafka's own goes by the byte and takes
+Source: org.apache.kafka.common.utils.Utils.murmur2 and BuiltInPartitioner. aiokafka's own reads byte by byte and takes
 twice as long.
 """
 

@@ -8,7 +8,7 @@ from streams.record_position import RecordPosition
 
 
 class PendingPublish:
-    """One event that was submitted. Events of a batch share its answer; a future each costs more."""
+    """One event that was submitted. Events of a batch share its answer, since a future for each would cost more."""
 
     __slots__ = ("answer", "index")
 

@@ -1,4 +1,4 @@
-"""The topic catalogue: what topics exist, how they are made, and the command that makes them.
+"""The topic catalogue: which topics exist, how they are made, and the function that makes them.
 
 A topic's partition count is chosen when it is made and never changes: growth would send a key's next events to
 another partition, out of order and past the repeat check. Growing means a new generation of the topic.
@@ -141,9 +141,9 @@ async def apply(settings: Settings, *, dry_run: bool = False, catalogue: Sequenc
         _refuse_fewer_replicas(settings, existing)
         settings = _with_replicas(client, settings)
         differences = await _differences(client, settings, [topic for topic in catalogue if topic.name in existing])
-        for name, found in existing.items():
-            if found.replicas < settings.topic_replication_factor:
-                few = f"it has {found.replicas} replicas, {settings.topic_replication_factor} are usual here"
+        for name, description in existing.items():
+            if description.replicas < settings.topic_replication_factor:
+                few = f"it has {description.replicas} replicas, {settings.topic_replication_factor} are usual here"
                 differences[name] = (few, *differences[name])
         steps = [
             Step(
@@ -187,12 +187,12 @@ def _refuse_other_partition_counts(
 
 
 def _refuse_fewer_replicas(settings: Settings, existing: dict[str, Description]) -> None:
-    for found in existing.values():
-        if found.replicas < settings.topic_replication_factor:
+    for name, description in existing.items():
+        if description.replicas < settings.topic_replication_factor:
             raise TooFewReplicas(
-                f"The topic {found.name} has {found.replicas} replicas, not {settings.topic_replication_factor}.",
+                f"The topic {name} has {description.replicas} replicas, not {settings.topic_replication_factor}.",
                 why="It was made with fewer; Plant does not move the data of topics.",
-                next_step=f"kafka-reassign-partitions.sh    (or PLANT_TOPIC_REPLICATION_FACTOR={found.replicas})",
+                next_step=f"kafka-reassign-partitions.sh    (or PLANT_TOPIC_REPLICATION_FACTOR={description.replicas})",
             )
 
 
@@ -209,15 +209,15 @@ async def _differences(
     if not topics:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
-    found: dict[str, dict[str, str]] = {}
+    configs: dict[str, dict[str, str]] = {}
     for response in await client.describe_configs(resources):
         for _error, _message, _kind, name, entries in response.resources:
-            found[name] = {entry[0]: entry[1] for entry in entries}
+            configs[name] = {entry[0]: entry[1] for entry in entries}
     return {
         topic.name: tuple(
-            f"{key} is {found[topic.name].get(key)}, the catalogue says {value}"
+            f"{key} is {configs[topic.name].get(key)}, the catalogue says {value}"
             for key, value in topic.config(settings).items()
-            if found[topic.name].get(key) != value
+            if configs[topic.name].get(key) != value
         )
         for topic in topics
     }

@@ -128,7 +128,7 @@ def _hex(data: bytes | None) -> str | None:
 
 
 def worked_example() -> str:
-    """Return the bytes of one vector, a line a field, as Markdown."""
+    """Return the bytes of one vector as Markdown, one field on each line."""
     topic, partition, (case,) = CHAINS[SHOWN]
     (record,) = _chain(SHOWN, topic, partition, (case,))["records"]
     lines = [("previous_hash", CHAIN_START), ("domain", field(b"plant.event.v1")), ("topic", field(topic.encode()))]
@@ -152,7 +152,7 @@ def page(text: str) -> str:
 
 
 def _spaced(data: bytes) -> str:
-    """Hex with a space after the length."""
+    """Return hex with a space after the length."""
     return f"{data[:4].hex()} {data[4:].hex()}".rstrip()
 
 

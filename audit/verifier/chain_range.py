@@ -177,7 +177,7 @@ def _end(buffer: bytes, at: int) -> int:
 
 @lru_cache(maxsize=1024)
 def _constant_columns(start: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """Return the columns' bytes around the two ids in an applied record of this schema; None where its data decides."""
+    """Return the columns' bytes around the two ids in an applied record; None if they depend on the record's data."""
     layout = id_offsets().get(start)
     if layout is None or layout.entity_type is None:
         return None

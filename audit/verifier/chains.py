@@ -182,5 +182,5 @@ def verify_ranges(url: str, ranges: Sequence[ChainRange]) -> list[RangeVerdict]:
 
 
 def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent cancels what has not begun, and waits for the rest."""
+    """Ignore Ctrl-C, which reaches every process of a terminal: the parent cancels what waits and awaits the rest."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

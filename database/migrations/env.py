@@ -1,4 +1,4 @@
-"""Alembic's entry point. `database/migrate.py` brings the connection, or asks for SQL; there is no other way in."""
+"""Alembic's entry point. `database/migrate.py` brings the connection, or asks for SQL; it has no other caller."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _cloud_events() -> Json:
     single, results = schema_ref("Stored"), schema_ref("BatchAnswer")
     answers: Json = {
         "200": {
-            "description": "Stored: one event's place, a batch's results, or a result a line and then a summary.",
+            "description": "Stored: a record position, a batch's results, or a line for each result and a summary.",
             "content": {
                 "application/json": {"schema": {"anyOf": [single, results]}},
                 "application/x-ndjson": {"schema": {"type": "string"}},

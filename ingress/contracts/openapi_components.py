@@ -32,23 +32,23 @@ def schema_ref(name: str) -> Json:
 def schemas() -> Json:
     """Return every schema by name."""
     _, made = msgspec.json.schema_components([*OUTSIDE.values(), FieldError], ref_template=REF + "{name}")
-    found = {name: schema for name, schema in made.items() if name not in _names(OUTSIDE.values())}
+    by_name = {name: schema for name, schema in made.items() if name not in _names(OUTSIDE.values())}
     for event_type, event in OUTSIDE.items():
-        found |= _of_event(event_type, event, made[event.__name__])
-    found["CloudEvent"] = {
+        by_name |= _of_event(event_type, event, made[event.__name__])
+    by_name["CloudEvent"] = {
         "oneOf": [schema_ref(f"{event.__name__}CloudEvent") for event in OUTSIDE.values()],
         "discriminator": {
             "propertyName": "type",
             "mapping": {name: f"{REF}{event.__name__}CloudEvent" for name, event in OUTSIDE.items()},
         },
     }
-    found["CloudEventBatch"] = {
+    by_name["CloudEventBatch"] = {
         "type": "array",
         "items": schema_ref("CloudEvent"),
         "minItems": 1,
         "maxItems": EVENTS_MAX,
     }
-    return dict(sorted((found | _answers()).items()))
+    return dict(sorted((by_name | _answers()).items()))
 
 
 def parameters() -> Json:
@@ -86,9 +86,9 @@ def problem_responses(wanted: Iterable[str]) -> dict[str, Json]:
     return {str(status): _problem_response(status, by_status[status]) for status in sorted(by_status)}
 
 
-def _problem_response(status: int, found: list[str]) -> Json:
-    types = [URN + kind for kind in found]
-    described = " ".join(f"`{kind}`: {kinds()[kind][1]}." for kind in found)
+def _problem_response(status: int, problem_kinds: list[str]) -> Json:
+    types = [URN + kind for kind in problem_kinds]
+    described = " ".join(f"`{kind}`: {kinds()[kind][1]}." for kind in problem_kinds)
     schema = {"allOf": [schema_ref("Problem"), {"properties": {"type": {"enum": types}, "status": {"const": status}}}]}
     response: Json = {"description": described, "content": {"application/problem+json": {"schema": schema}}}
     if status in _WITH_RETRY_AFTER:

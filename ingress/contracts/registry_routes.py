@@ -145,7 +145,7 @@ def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
 
     @get("/subjects/{subject:str}/versions/{version:str}")
     async def version(request: RegistryRequest, subject: FromPath[str], version: FromPath[str]) -> Response[bytes]:
-        """One version of a subject."""
+        """Return one version of a subject."""
         return _answer(request, catalogue.full(catalogue.version(subject, version)))
 
     @get("/subjects/{subject:str}/versions/{version:str}/schema")
@@ -203,7 +203,7 @@ def _by_id(catalogue: SubjectCatalogue) -> list[Any]:
 def _settings(catalogue: SubjectCatalogue) -> list[Any]:
     @get("/schemas/types")
     async def types(request: RegistryRequest) -> Response[bytes]:
-        """Avro and nothing else."""
+        """Return the types of schemas: Avro and nothing else."""
         return _answer(request, ["AVRO"])
 
     @get("/config")
@@ -219,7 +219,7 @@ def _settings(catalogue: SubjectCatalogue) -> list[Any]:
 
     @get("/mode")
     async def mode(request: RegistryRequest) -> Response[bytes]:
-        """Read-only."""
+        """Return the mode: read-only."""
         return _answer(request, {"mode": "READONLY"})
 
     @get("/mode/{subject:str}")

@@ -1,4 +1,4 @@
-"""One system call an answer: uvicorn writes head and body apart, and uvloop makes a system call of each."""
+"""One system call for each answer: uvicorn writes head and body apart, and uvloop makes a system call of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plant demo`: the main job on real input, from an empty machine to a proved log."""
+"""`plant demo`: the main job on real input, from an empty machine to a verified log."""
 
 from __future__ import annotations
 

@@ -49,8 +49,10 @@ def command() -> None:
     help="v1: a shared secret, HMAC-SHA256. v1a: a key pair, ed25519.  [default: v1; v1a with --public-key]",
 )
 @public_key_option
-@click.option("--not-before", metavar="WHEN", help="From when on: a time or a span, as with --expires.  [default: now]")
-@click.option("--expires", metavar="WHEN", help="Until when: a time (2027-01-31T00:00Z) or a span (90d, 12h).")
+@click.option(
+    "--not-before", metavar="WHEN", help="From when on: a time or duration, as with --expires.  [default: now]"
+)
+@click.option("--expires", metavar="WHEN", help="Until when: a time (2027-01-31T00:00Z) or a duration (90d, 12h).")
 @secret_option
 @actor_option
 @reason_option("A producer needs a key.")
@@ -272,17 +274,17 @@ def _span(option: str, text: str) -> timedelta:
             return timedelta(**{SPANS[text[-1]]: int(text[:-1])})
     except (KeyError, ValueError, OverflowError):
         pass
-    raise click.BadParameter(f"{text!r} is no span, such as 90d, 12h, 30m or 10s", param_hint=option)
+    raise click.BadParameter(f"{text!r} is no duration, such as 90d, 12h, 30m or 10s", param_hint=option)
 
 
 def _moment(option: str, text: str | None, now: datetime) -> datetime | None:
-    """Return a point in the future, from a time or a span."""
+    """Return a point in the future, from a time or a duration."""
     if text is None:
         return None
     try:
         moment = now + _span(option, text) if text[-1:] in SPANS else datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is neither a time nor a span", param_hint=option) from None
+        raise click.BadParameter(f"{text!r} is neither a time nor a duration", param_hint=option) from None
     if moment.tzinfo is None:
         raise click.BadParameter("say the time zone, such as 2027-01-31T00:00Z", param_hint=option)
     if moment <= now:

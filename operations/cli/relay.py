@@ -22,8 +22,8 @@ def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> Non
     """Publish direct changes, and dead letters, until Ctrl-C.
 
     Direct changes are those made in the database itself (docs/how-to/direct-changes.md), dead letters the records that
-    workers could not apply (docs/how-to/dead-letters.md). Start several: one is active, the others stand by. A row of
-    which no event can be made holds up its entity alone; with --once it is exit code 3.
+    workers could not apply (docs/how-to/dead-letters.md). Start several: one is active, the others stand by. A row
+    that maps to no event blocks its own entity and no other; with --once it is exit code 3.
 
     \b
     Examples:

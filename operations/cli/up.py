@@ -40,7 +40,7 @@ STATUS_COLUMNS = ("service", "state", "version", "address", "pid", "uptime_secon
 
 
 def status_rows(services: list[Any]) -> list[dict[str, Any]]:
-    """Return one row a service, for `up` and `status`."""
+    """Return one row for each service, for `up` and `status`."""
     return [
         {
             "service": service.name,

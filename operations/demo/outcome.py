@@ -24,7 +24,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of read_models.agents, with ESCO's names beside the ids. `skills` counts all of them."""
+    """A row of read_models.agents, with ESCO's names next to the ids. `skills` counts all of them."""
 
     agent_id: UUID
     agent: str

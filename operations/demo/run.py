@@ -181,7 +181,7 @@ class Run:
         return tampering.attempt_changes(self.settings, row), row
 
     def tamper_copy(self, row: tampering.TamperedRow) -> tampering.Forgery:
-        """Change it on a copy."""
+        """Change the entry on a copy of the log."""
         return tampering.forge_copy(self._stage.stack.environ, row)
 
     async def _with(self, role: Any, read: Callable[[Database], Any]) -> Any:
@@ -210,11 +210,11 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         audit = demo.audit()
         show(audit)
         progress.say("Trying to change the log")
-        refused, place = demo.tamper()
+        refused, row = demo.tamper()
         show(refused)
         progress.say("Changing one byte of a copy, as superuser with the triggers off")
-        found = demo.tamper_copy(place)
-        show(found)
+        forgery = demo.tamper_copy(row)
+        show(forgery)
     return DemoOutcome(
         esco=ATTRIBUTION,
         generated=generated_note(options.seed, published.run),
@@ -223,7 +223,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         partitions=partitions,
         audit=audit,
         refused=refused,
-        found=found,
+        found=forgery,
         stack_stays_up=was_up,
         total_seconds=round(time.monotonic() - started, 1),
         next=[*([] if was_up else ["plant up"]), *NEXT],

@@ -10,5 +10,5 @@ from operations.reference.asyncapi import asyncapi_text as asyncapi
 
 
 def contracts(reference: Path) -> dict[Path, str]:
-    """File to content, in the folder of reference pages."""
+    """Return the content of each file by its name in the folder of reference pages."""
     return {reference / "openapi.json": openapi(WEBHOOK_ROUTES), reference / "asyncapi.json": asyncapi()}

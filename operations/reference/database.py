@@ -107,12 +107,16 @@ def _below(row: type[Row]) -> Iterator[tuple[str, str]]:
 def _kinds() -> Iterator[str]:
     yield from _head("entity", "`entity_type`", "table", "what it is", "list of ids, and the table behind it")
     yield _row(
-        "`Entity`", "", "`entities`", _said(Entity).partition(".")[0] + ".", "`child_ids`, asked for by `parent_id`"
+        "`Entity`",
+        "",
+        "`entities`",
+        _summary(Entity).partition(".")[0] + ".",
+        "`child_ids`, asked for by `parent_id`",
     )
     for kind, class_ in KINDS.items():
         links = LINKS.get(kind)
         listed = f"`{links.field}`, in `{links.row.__tablename__}`" if links else ""
-        yield _row(f"`{class_.__name__}`", f"`{kind}`", f"`{class_.__tablename__}`", _said(class_), listed)
+        yield _row(f"`{class_.__name__}`", f"`{kind}`", f"`{class_.__tablename__}`", _summary(class_), listed)
 
 
 def _sections() -> Iterator[str]:
@@ -131,7 +135,7 @@ def _tables() -> Iterator[str]:
 
 def _table(table: TableFacts) -> Iterator[str]:
     class_ = _classes().get(table.name)
-    about = _said(class_) if class_ else _meanings().get(table.name, {}).get("about", "")
+    about = _summary(class_) if class_ else _meanings().get(table.name, {}).get("about", "")
     yield f"### {table.name}\n\n{about}\n"
     groups = sections() if table.name == Entity.__tablename__ else {"": [column.name for column in table.columns]}
     for section, names in groups.items():
@@ -227,7 +231,7 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def _said(class_: type[Row]) -> str:
+def _summary(class_: type[Row]) -> str:
     return _one_line(class_.__doc__ or "")
 
 

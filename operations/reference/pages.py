@@ -42,7 +42,7 @@ def generated() -> dict[Path, str]:
 
 
 def settings_page() -> str:
-    """Return a table with a row a setting."""
+    """Return a table with a row for each setting."""
     lines = [
         "# Settings",
         "",
@@ -95,7 +95,7 @@ def _helps(
 
 
 def metrics_page() -> str:
-    """Return a table with a row a metric, in the order in which they are declared."""
+    """Return a table with a row for each metric, in the order in which they are declared."""
     lines = [
         "# Metrics",
         "",

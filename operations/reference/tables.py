@@ -116,8 +116,8 @@ def grants() -> list[Grant]:
     pattern = re.compile(r"(GRANT|REVOKE) (.+) ON (?!FUNCTION|SCHEMA)(?:TABLE )?(.+) (?:TO|FROM) (.+)")
     for match in filter(None, map(pattern.fullmatch, statements())):
         for right, columns in _rights(match[2]):
-            places = product(match[3].split(", "), match[4].split(", "))
-            named = [Grant(table, role, right, columns) for table, role in places]
+            pairs = product(match[3].split(", "), match[4].split(", "))
+            named = [Grant(table, role, right, columns) for table, role in pairs]
             if match[1] == "GRANT":
                 held += named
             else:

@@ -2,10 +2,10 @@
 
 A columnar reader reads joined values one after the other: a value with a byte too many or too few shifts its
 neighbours, and one that is cut short makes the reader panic. So the joined bytes are scanned first, in numpy, with one
-cursor a row. The cursor moves over numbers in their shortest form, booleans that are 0 or 1, and arrays of one block. A
-row is valid where its cursor ends exactly where its value ends: the recomputed length equals the record's. All other
-rows go to the strict reader (schemas/binary/reader.py), which also accepts the unusual forms that Avro allows. UTF-8 is
-not checked here.
+cursor for each row. The cursor moves over numbers in their shortest form, booleans that are 0 or 1, and arrays of one
+block. A row is valid where its cursor ends exactly where its value ends: the recomputed length equals the record's. All
+other rows go to the strict reader (schemas/binary/reader.py), which also accepts the unusual forms that Avro allows.
+UTF-8 is not checked here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def valid_rows(avro_type: Record, joined: bytes, lengths: Positions) -> Mask:
 
 
 class _Walk:
-    """A cursor a row. Cursors of invalid rows stay inside their value, so that no gather goes out of bounds."""
+    """A cursor for each row. Cursors of invalid rows stay inside their value, so that no gather goes out of bounds."""
 
     def __init__(self, body: NDArray[numpy.uint8], position: Positions, end: Positions) -> None:
         self.body = body

@@ -38,9 +38,9 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
 
 def check(repairs: Sequence[Repair]) -> None:
     """Raise RepairMisfit where a repair does not fit the installed version; it names each part that is missing."""
-    found = [f"{repair.name}: {problem}" for repair in repairs for problem in misfits(repair)]
-    if found:
-        raise RepairMisfit(why="; ".join(found) + ".")
+    problems = [f"{repair.name}: {problem}" for repair in repairs for problem in misfits(repair)]
+    if problems:
+        raise RepairMisfit(why="; ".join(problems) + ".")
 
 
 def misfits(repair: Repair) -> Iterator[str]:
