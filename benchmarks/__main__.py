@@ -40,7 +40,7 @@ console = Console(stderr=True)
 
 
 def catching_up(stack: Stack, count: int) -> list[dict[str, object]]:
-    """1 M events, 4 partitions, one worker, beside the stock pipeline."""
+    """1 M events, 4 partitions, one worker, next to the stock pipeline."""
     # What the benchmarks before have left on the topic is not what is to be measured.
     stack.down(delete_data=True)
     stack.up()
@@ -99,7 +99,7 @@ def _way_in(stack: Stack, *arguments: str) -> dict[str, Any]:
     return row
 
 
-# In this order: the database, latency and the way in are measured before the topic is full.
+# In this order: the database, latency and ingress are measured before the topic is full.
 BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "connector": lambda stack, _: connector.run(stack),
     "fairness": lambda stack, _: [connector.fairness(stack)],
@@ -148,7 +148,7 @@ def filled_memory(stack: Stack, count: int) -> dict[str, object]:
 
 
 def verdicts(results: Mapping[str, list[dict[str, object]]]) -> list[dict[str, object]]:
-    """What was asked beside what was measured, of the benchmarks that ran."""
+    """What was asked next to what was measured, of the benchmarks that ran."""
     rows: list[dict[str, object]] = []
     for name, number, field, bound, asked in ASKED:
         found = results.get(name, [])

@@ -1,4 +1,4 @@
-"""The connector beside bare asyncpg doing the same, and how long tasks wait for a connection.
+"""The connector next to bare asyncpg doing the same, and how long tasks wait for a connection.
 
 Both sides have a pool of the same size. A unit of work is a transaction that names its tenant, runs one
 statement and commits. The machine is noisy, so sides take short turns in one run, and the overhead is the median of

@@ -28,7 +28,7 @@ FROM generate_series(0, $1::bigint - 1) AS n
 
 @dataclass(frozen=True)
 class Shape:
-    """A backlog: how many rows each entity has, and how many sent rows lie in the table beside it."""
+    """A backlog: how many rows each entity has, and how many sent rows lie in the table next to it."""
 
     name: str
     rows: int
@@ -40,7 +40,7 @@ SHAPES = (
     Shape("distinct entities", ROWS),
     Shape("ten rows an entity", ROWS, 10),
     Shape("one entity", ROWS // 20, ROWS),
-    Shape("distinct entities, beside 1 M sent rows", ROWS, sent_before=1_000_000),
+    Shape("distinct entities, next to 1 M sent rows", ROWS, sent_before=1_000_000),
 )
 
 

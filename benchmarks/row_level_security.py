@@ -1,4 +1,4 @@
-"""What row-level security costs a point read: the tables with their policies beside copies without any.
+"""What row-level security costs a point read: the tables with their policies next to copies without any.
 
 Both sides are read by the same connector, as `plant_api`, in transactions that name a tenant, with the
 same statement but for the tables' names: a transaction a read, and many reads in one, where nothing hides the cost.

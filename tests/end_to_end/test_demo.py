@@ -111,7 +111,7 @@ def up(plant: Plant) -> None:
 
 @pytest.mark.usefixtures("up")
 def test_sigterm_ends_it_in_order_too(home: Path) -> None:
-    """A demo that is told to end takes its own processes along, and leaves a stack that was up alone."""
+    """A demo that is stopped ends its own processes, and leaves a stack that was up running."""
     with publishing(home) as demo:
         demo.send_signal(signal.SIGTERM)
         assert demo.wait(RUN_TIMEOUT_SECONDS) == 130
@@ -125,10 +125,10 @@ def test_a_worker_that_ends_is_named_with_its_log(home: Path) -> None:
     with publishing(home) as demo:
         [worker] = [child for child in psutil.Process(demo.pid).children() if "worker" in child.cmdline()]
         worker.kill()
-        _, said = demo.communicate(timeout=RUN_TIMEOUT_SECONDS)
+        _, stderr = demo.communicate(timeout=RUN_TIMEOUT_SECONDS)
         assert demo.returncode == 1
-    assert "error: plant worker has ended." in said
-    assert f"next: tail -50 {home}/logs/worker.log" in said
+    assert "error: plant worker has ended." in stderr
+    assert f"next: tail -50 {home}/logs/worker.log" in stderr
     assert services_in(home) == []
 
 

@@ -147,8 +147,8 @@ def test_three_brokers_are_one_stack(system: System) -> None:
 
 
 def test_the_leader_of_each_partition_is_killed_and_restarted(system: System) -> None:
-    """A round a partition, in turn. Its partitions get other leaders and webhooks go on; it comes back, catches up, and
-    nothing is missing.
+    """One cycle for each partition, in turn. Its partitions get other leaders and webhooks go on; it comes back,
+    catches up, and nothing is missing.
 
     Should two in-sync replicas be too few meanwhile, Kafka refuses what it could not keep, and ingress answers 503.
     """

@@ -96,7 +96,7 @@ def test_a_worker_frozen_inside_copy_loses_its_partitions_and_its_batch(scene: S
     assert assert_exactly_once(scene, []) == {"applied": 12_000}
     assert frozen.alive
     assert other.alive
-    assert not frozen.said("partition.stopped") + other.said("partition.stopped")
+    assert not frozen.logged("partition.stopped") + other.logged("partition.stopped")
     promised = SESSION_SECONDS + MOVES_SECONDS
     hold_promise(f"frozen with {len(inside)} COPY open, all partitions were the other's later", moved, promised)
 
@@ -116,7 +116,7 @@ def test_a_storm_of_rebalances_changes_nothing(scene: Scene) -> None:
         running = [scene.worker(), scene.worker()]
         for _ in range(STORM_ROUNDS):
             running.append(scene.worker())
-            wait_until(lambda: running[-1].said("partitions.assigned"), "the new worker has joined")
+            wait_until(lambda: running[-1].logged("partitions.assigned"), "the new worker has joined")
             assert running.pop(0).stop() == 0
         before = applied(scene)
         wait_until(lambda: applied(scene) > before, "work goes on")
@@ -127,7 +127,7 @@ def test_a_storm_of_rebalances_changes_nothing(scene: Scene) -> None:
 
     assert assert_exactly_once(scene, []) == {"applied": sent[0]}
     assert all(worker.alive for worker in running)
-    rebalances = sum(len(worker.said("partitions.assigned")) for worker in scene.processes)
+    rebalances = sum(len(worker.logged("partitions.assigned")) for worker in scene.processes)
     print(f"{sent[0]} events through {len(scene.processes)} workers and {rebalances} assignments")
 
 
@@ -176,4 +176,4 @@ async def test_another_topic_of_the_same_name_is_never_read(scene: Scene, runnin
 
 def stops(worker: Process) -> dict[object, object]:
     """Return the error that each partition has stopped with."""
-    return {line["partition"]: line["error"] for line in worker.said("partition.stopped")}
+    return {line["partition"]: line["error"] for line in worker.logged("partition.stopped")}

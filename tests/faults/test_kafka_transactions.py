@@ -81,7 +81,7 @@ def test_aborted_records_have_no_effect_and_hold_up_nothing(scene: Scene, produc
     assert found == {"applied": 500 + 6 * 50 + 3 * 200}
     assert sum(log_ends(scene).values()) > found.total()
     assert worker.stop() == 0
-    assert len(worker.said("partition.acquired")) == 4
+    assert len(worker.logged("partition.acquired")) == 4
 
 
 def test_an_open_transaction_delays_what_follows_it_and_loses_nothing(scene: Scene, producer: Producer) -> None:

@@ -75,7 +75,7 @@ def test_postgres_away_keeps_the_group_and_loses_nothing(
     load = WebhookLoad(*way_in, seed=1)
     with load.running():
         wait_until(lambda: applied(scene) > 100, "the worker is at work")
-        before, assigned = members(scene), len(worker.said("partitions.assigned"))
+        before, assigned = members(scene), len(worker.logged("partitions.assigned"))
         private_stack.kill_postgres()
         accepted_before = load.accepted_count
         threading.Event().wait(AWAY_SECONDS)
@@ -89,7 +89,7 @@ def test_postgres_away_keeps_the_group_and_loses_nothing(
 
     assert accepted_meanwhile > 0
     assert members(scene) == before
-    assert len(worker.said("partitions.assigned")) == assigned
+    assert len(worker.logged("partitions.assigned")) == assigned
     found = assert_exactly_once(scene, load.accepted)
     print(f"away {AWAY_SECONDS:g} s, {accepted_meanwhile} accepted meanwhile; {found}")
     hold_promise("resumed", resumed, RESUMES_SECONDS)
@@ -153,7 +153,7 @@ def test_a_full_disk_is_waited_out(scene: Scene, private_stack: Stack, worker: P
         with filler.open("wb") as file:
             file.write(bytes(shutil.disk_usage(folder).free - 256 * 1024))
         fill(scene.settings, scene.topic, events(10_000, agents=200, seed=3))
-        full = lambda: [line for line in worker.said("partition.waiting") if "No space left" in str(line["why"])]  # noqa: E731
+        full = lambda: [line for line in worker.logged("partition.waiting") if "No space left" in str(line["why"])]  # noqa: E731
         wait_until(lambda: len(full()) > 3, "the worker finds the disk full")
         rows = dispositions(scene).total()
         filler.unlink()

@@ -32,7 +32,7 @@ KILLS_A_ROUND = 2
 BACKLOG_ROWS = 2_000
 AFTER_SECONDS = (0.0, 0.5)
 TAKES_OVER_SECONDS = 15.0
-"""Less than it takes to end a silent holder of the lock; the relay itself asks every half second."""
+"""Less than it takes to end an unresponsive holder of the lock; the relay itself asks every half second."""
 UNDER_WAY_ROWS = 60
 """Several transactions of the load, of which the first wakes the relay."""
 
@@ -56,13 +56,13 @@ def relays(scene: Scene) -> list[Process]:
 
 
 def state_of(relay: Process) -> str:
-    """What a relay has last said of itself."""
-    said = [
+    """Return the last event that a relay logged about its own state."""
+    lines = [
         line
         for event in ("relay.active", "relay.standing_by", "relay.database_unreachable")
-        for line in relay.said(event)
+        for line in relay.logged(event)
     ]
-    return str(max(said, key=lambda line: str(line["time"]))["event"]) if said else ""
+    return str(max(lines, key=lambda line: str(line["time"]))["event"]) if lines else ""
 
 
 def load_of(scene: Scene, seed: int) -> ChangeLoad:
@@ -91,9 +91,9 @@ def goes_on(scene: Scene) -> float:
     return wait_until(lambda: sent_rows(scene) > max(rows, 0), "rows are published")
 
 
-def failed_rounds(relays: list[Process]) -> int:
+def failed_cycles(relays: list[Process]) -> int:
     """Return how many rounds have ended with a failure; whichever relay is active."""
-    return sum(bool(line["why"]) for relay in relays for line in relay.said("outbox.relayed"))
+    return sum(bool(line["why"]) for relay in relays for line in relay.logged("outbox.relayed"))
 
 
 def assert_all_published(scene: Scene) -> None:
@@ -123,12 +123,12 @@ def test_kill_9_of_relays_under_load_loses_nothing(scene: Scene, relays: list[Pr
     with load_of(scene, SEED).running():
         for _ in range(ROUNDS * KILLS_A_ROUND):
             goes_on(scene)
-            wait_until(lambda: relays[1].said("relay.standing_by"), "another stands by")
+            wait_until(lambda: relays[1].logged("relay.standing_by"), "another stands by")
             threading.Event().wait(chance.uniform(*AFTER_SECONDS))
             asyncio.run(backlog(superuser_url, BACKLOG_ROWS, versions=10, name=f"kill {len(took)}"))
             wait_until(lambda: 0 < unsent_rows(scene) < BACKLOG_ROWS, "a backlog is being published")
             relays.pop(0).kill()
-            took.append(wait_until(lambda: relays[0].said("relay.active"), "the other takes over"))
+            took.append(wait_until(lambda: relays[0].logged("relay.active"), "the other takes over"))
             relays.append(scene.relay())
 
     assert_all_published(scene)
@@ -141,17 +141,17 @@ def test_a_relay_that_was_frozen_does_no_harm(scene: Scene, relays: list[Process
         for _ in range(ROUNDS):
             goes_on(scene)
             frozen, other = relays
-            active_before = len(other.said("relay.active"))
+            active_before = len(other.logged("relay.active"))
             frozen.freeze()
             took = wait_until(
-                lambda: len(other.said("relay.active")) > active_before,  # noqa: B023
+                lambda: len(other.logged("relay.active")) > active_before,  # noqa: B023
                 "the other takes over",
             )
             goes_on(scene)
-            stood_by = len(frozen.said("relay.standing_by"))
+            stood_by = len(frozen.logged("relay.standing_by"))
             frozen.thaw()
             wait_until(
-                lambda: len(frozen.said("relay.standing_by")) > stood_by,  # noqa: B023
+                lambda: len(frozen.logged("relay.standing_by")) > stood_by,  # noqa: B023
                 lambda: f"the frozen one stands by: {frozen.log.read_text()[-2000:]}",  # noqa: B023
             )
             goes_on(scene)
@@ -171,13 +171,13 @@ def test_a_silent_kafka_gets_no_event_twice(scene: Scene, private_stack: Stack, 
     for number in range(ROUNDS):
         with load_of(scene, SEED + 10 + number).running():
             goes_on(scene)
-            repeats, failed = dispositions(scene)["repeat"], failed_rounds(relays)
+            repeats, failed = dispositions(scene)["repeat"], failed_cycles(relays)
             broker = private_stack.state.kafka
             processes.send(broker, signal.SIGSTOP)
             try:
-                wait_until(lambda: unsent_rows(scene) > UNDER_WAY_ROWS, "a round is under way")
+                wait_until(lambda: unsent_rows(scene) > UNDER_WAY_ROWS, "a cycle is under way")
                 asyncio.run(backlog(superuser_url, BACKLOG_ROWS, name=f"silence {number}"))
-                wait_until(lambda: failed_rounds(relays) > failed, "a round says so")  # noqa: B023
+                wait_until(lambda: failed_cycles(relays) > failed, "a cycle logs it")  # noqa: B023
             finally:
                 processes.send(broker, signal.SIGCONT)
             goes_on(scene)
@@ -195,9 +195,9 @@ def test_kafka_and_postgres_may_be_killed(scene: Scene, private_stack: Stack, re
         for part in parts:
             goes_on(scene)
             if part == "kafka":
-                failed = failed_rounds(relays)
+                failed = failed_cycles(relays)
                 private_stack.kill_kafka()
-                wait_until(lambda: failed_rounds(relays) > failed, "it is noticed")  # noqa: B023
+                wait_until(lambda: failed_cycles(relays) > failed, "it is noticed")  # noqa: B023
                 private_stack.start_kafka()
             else:
                 private_stack.kill_postgres()

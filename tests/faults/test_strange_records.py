@@ -15,7 +15,7 @@ from schemas import codec
 from schemas.events import AgentOnboarded
 from streams.topics import DEAD_EVENTS_TOPIC
 from tests.conftest import Database, MakeTopic
-from tests.support.dead_letters import Letter, letters, offset_of, said
+from tests.support.dead_letters import DeadLetter, error_header, offset_of, read_dead_letters
 from tests.support.faults.evidence import assert_exactly_once, wait_until_caught_up
 from tests.support.faults.scene import Scene, scene_of
 from tests.support.load import events, fill
@@ -92,7 +92,7 @@ async def test_poison_costs_nothing_but_itself(scene: Scene, make_topic: MakeTop
 
     dead = await relayed(scene, await make_topic(family=DEAD_EVENTS_TOPIC))
     assert sorted(repr(letter[:2]) for letter in dead) == sorted(2 * [repr((r.key, r.value)) for r in bad.values()])
-    assert {said(letter, "topic") for letter in dead} == {scene.topic.encode()}
+    assert {error_header(letter, "topic") for letter in dead} == {scene.topic.encode()}
 
 
 async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
@@ -117,20 +117,20 @@ async def test_an_id_that_comes_again_with_another_body_is_a_dead_letter(
     assert scene.query("SELECT available FROM agents_v1.agents") == [(True,)]
     (letter,) = await relayed(scene, await make_topic(family=DEAD_EVENTS_TOPIC))
     assert offset_of(letter) == taken.json()["offset"]
-    assert b"used it before" in (said(letter, "exception.message") or b"")
+    assert b"used it before" in (error_header(letter, "exception.message") or b"")
 
 
-async def relayed(scene: Scene, dead_topic: str) -> list[Letter]:
+async def relayed(scene: Scene, dead_topic: str) -> list[DeadLetter]:
     """What one pass of the relay puts on the topic."""
     relay = scene.relay("--once", "--dead-topic", dead_topic)
     await asyncio.to_thread(wait_until, lambda: not relay.alive, "the relay is done")
     assert relay.exit_code == 0, relay.log.read_text()
-    return await letters(scene.settings, dead_topic)
+    return await read_dead_letters(scene.settings, dead_topic)
 
 
 async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> None:
     """Names that are not UTF-8, null values, doubles, a megabyte of them, unknown attribute bits: still events."""
-    odd: list[tuple[list[tuple[bytes, bytes | None]], int]] = [
+    malformed: list[tuple[list[tuple[bytes, bytes | None]], int]] = [
         ([(b"caf\xe9", b"1"), (b"\xff\xfe", None)], 0),
         ([(b"", b""), (b"twice", b"1"), (b"twice", b"2")], 0),
         ([(b"large-%d" % number, bytes(9_000)) for number in range(100)], 0),
@@ -139,7 +139,7 @@ async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> N
         ([(b"caf\xe9", b"1")], 0xFF),
     ]
     fill(scene.settings, scene.topic, events(GOOD))
-    for number, (headers, attributes) in enumerate(odd):
+    for number, (headers, attributes) in enumerate(malformed):
         event = onboarded(number)
         before, after = onboarded(100 + number), onboarded(200 + number)
         records = [
@@ -153,9 +153,9 @@ async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> N
     worker = scene.worker()
     wait_until_caught_up(scene)
 
-    wanted = [str(onboarded(number + extra).event_id) for number in range(len(odd)) for extra in (0, 100, 200)]
-    assert assert_exactly_once(scene, wanted) == {"applied": 2 * GOOD + 3 * len(odd)}
-    for number, (headers, _) in enumerate(odd):
+    wanted = [str(onboarded(number + extra).event_id) for number in range(len(malformed)) for extra in (0, 100, 200)]
+    assert assert_exactly_once(scene, wanted) == {"applied": 2 * GOOD + 3 * len(malformed)}
+    for number, (headers, _) in enumerate(malformed):
         ((stored,),) = scene.query("SELECT headers FROM event_stream WHERE event_id = $1::uuid", (wanted[3 * number],))
         assert stored == canonical(headers)
     assert worker.stop() == 0
@@ -183,7 +183,7 @@ async def test_committed_offsets_are_only_a_hint(scene: Scene) -> None:
     wait_until_caught_up(scene)
 
     assert assert_exactly_once(scene, []) == {"applied": 2 * GOOD}
-    assert worker.said("partition.stopped") == []
+    assert worker.logged("partition.stopped") == []
 
 
 async def commit(scene: Scene, offsets: dict[int, int]) -> None:

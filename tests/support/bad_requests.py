@@ -133,7 +133,9 @@ def _of_headers() -> Iterator[Case]:
     visible = "webhook-id must be 1 to 256 visible ASCII characters"
     yield case("an empty `webhook-id`", detail=visible, change=partial(_with, "webhook-id", ""))
     yield case("a space in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg 1"))
-    yield case("a letter beyond ASCII in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg_\xe9"))
+    yield case(
+        "a character out of ASCII in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg_\xe9")
+    )
     yield case("a `webhook-id` of 257 characters", detail=visible, change=partial(_with, "webhook-id", "x" * 257))
     for name, value in (("plant-producer", "genesis"), ("traceparent", "00-0-0-00")):
         yield case(f"`{name}` twice", detail=f"{name} comes more than once", change=partial(_twice, name, value))
@@ -153,7 +155,7 @@ def _of_signatures() -> Iterator[Case]:
         ("a `v1a` signature where the producer has no such key", "v1a," + "A" * 86 + "=="),
         ("commas between signatures", "v1,AAAA,v1,AAAA"),
         ("17 signatures", " ".join(["v1,AAAA"] * 17)),
-        ("letters beyond ASCII", "v1,\xe9\xe9\xe9\xe9"),
+        ("characters beyond ASCII", "v1,\xe9\xe9\xe9\xe9"),
     ):
         yield case(what, change=partial(_with, "webhook-signature", value))
     yield case("`V1` for `v1`", change=partial(_resigned, str.upper))
@@ -401,7 +403,7 @@ def _of_cloud_events() -> Iterator[Case]:
     )
     yield Case(
         "CloudEvents",
-        "an extension attribute: it is passed over",
+        "an extension attribute: it is skipped",
         200,
         path=CLOUD_EVENTS,
         content_type=STRUCTURED,

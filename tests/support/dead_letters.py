@@ -8,12 +8,12 @@ from aiokafka.structs import TopicPartition
 from runtime.settings import Settings
 from tests.conftest import DEFAULT_PARTITIONS
 
-Letter = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """Key, value and headers."""
 
 
-async def letters(settings: Settings, topic: str) -> list[Letter]:
-    """What is on the topic, partition by partition, in the order in which it came."""
+async def read_dead_letters(settings: Settings, topic: str) -> list[DeadLetter]:
+    """Return the topic's dead letters, partition by partition, in the order of their offsets."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_address(), enable_auto_commit=False)
     await consumer.start()
     try:
@@ -21,24 +21,26 @@ async def letters(settings: Settings, topic: str) -> list[Letter]:
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
-        found = []
+        records_read = []
         while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
-                found += records
+                records_read += records
     finally:
         await consumer.stop()
-    found.sort(key=lambda record: (record.partition, record.offset))
-    return [(record.key, record.value, list(record.headers)) for record in found]
+    records_read.sort(key=lambda record: (record.partition, record.offset))
+    return [(record.key, record.value, list(record.headers)) for record in records_read]
 
 
-def by_place(found: list[Letter]) -> list[Letter]:
-    """In the order of the records that they are of."""
-    return sorted(found, key=offset_of)
+def by_offset(dead_letters: list[DeadLetter]) -> list[DeadLetter]:
+    """Return them in the order of the records that they copy."""
+    return sorted(dead_letters, key=offset_of)
 
 
-def said(letter: Letter, name: str) -> bytes | None:
-    return dict(letter[2]).get(f"__connect.errors.{name}")
+def error_header(dead_letter: DeadLetter, name: str) -> bytes | None:
+    """Return a header that the relay added."""
+    return dict(dead_letter[2]).get(f"__connect.errors.{name}")
 
 
-def offset_of(letter: Letter) -> int:
-    return int(said(letter, "offset") or b"-1")
+def offset_of(dead_letter: DeadLetter) -> int:
+    """Return the offset of the record that it copies."""
+    return int(error_header(dead_letter, "offset") or b"-1")

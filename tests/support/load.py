@@ -1,4 +1,4 @@
-"""Seeded events for the benchmarks, straight onto a topic: the fastest way to fill one, not the way in."""
+"""Seeded events for the benchmarks, straight onto a topic: the fastest way to fill one, past ingress."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ STARTED_MS = 1_767_323_045_678
 
 @dataclass(frozen=True)
 class Row:
-    """A row of event_stream and the row of audit_log beside it."""
+    """A row of event_stream and its row of audit_log."""
 
     topic: str
     partition: int

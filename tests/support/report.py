@@ -46,7 +46,7 @@ they started included. CI asks for 90 % of lines and branches together.
 """
 NOT_RUN: Final = "No whole run has been written down yet.\n"
 REFRESH: Final = """\
-## Write it anew
+## Write it again
 
 After adding or removing tests, `python -m tests.support.report` writes the counts; a test compares them in every whole
 run. The figures of coverage are written by one of these:
@@ -88,7 +88,7 @@ def read_coverage(text: str) -> dict[str, Covered]:
 
 
 def counts_of(session: pytest.Session) -> dict[str, int] | None:
-    """File to number of collected tests; None where a run was told to leave some out.
+    """File to number of collected tests; None where a run left some out.
 
     A worker of pytest-xdist collects all tests too, whichever it runs.
     """
@@ -190,15 +190,15 @@ def main(argv: list[str] | None = None, folder: Path = ROOT) -> None:
     figures.add_argument("--run", action="store_true", help="run all tests first; what follows -- goes to pytest")
     figures.add_argument("--coverage", action="store_true", help="read .coverage, which a whole run has left")
     parser.add_argument("arguments", nargs="*", metavar="-- …", help="for pytest, such as -- -n 2")
-    told = parser.parse_args(argv)
+    parsed = parser.parse_args(argv)
     written = folder / PAGE
     before = written.read_text("utf-8") if written.exists() else ""
     if not before:  # The tests of the documents count pages, and this is one.
         written.write_text(page({}, {}, folder), "utf-8")
-    if told.run:
-        run(folder, *told.arguments)
+    if parsed.run:
+        run(folder, *parsed.arguments)
     try:
-        covered = coverage_of(folder) if told.run or told.coverage else read_coverage(before)
+        covered = coverage_of(folder) if parsed.run or parsed.coverage else read_coverage(before)
     except NotWhole as error:
         raise SystemExit(str(error)) from error
     written.write_text(page(collect(folder), covered, folder), "utf-8")

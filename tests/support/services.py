@@ -1,6 +1,6 @@
 """Where the tests' Kafka and Postgres come from.
 
-Four ways, in this order: addresses of all in the environment; a Postgres of one's own, PLANT_DATABASE_URL, beside a
+Four ways, in this order: addresses of all in the environment; a Postgres of one's own, PLANT_DATABASE_URL, next to a
 Kafka that the project starts; containers, where a Docker engine answers and PLANT_TEST_CONTAINERS=1 asks for them; else
 a stack that the project starts itself, for this run alone. Workers of pytest-xdist use what the main process started.
 """
@@ -43,7 +43,7 @@ UNSAFE_AND_QUICK = (
 SHARED = "PLANT_TEST_SERVICES"
 """Where the main process tells its workers what it has started, as JSON."""
 
-# Brokers of tests live for seconds or minutes, beside others: they start in half the time with one compiler.
+# Brokers of tests live for seconds or minutes, next to others: they start in half the time with one compiler.
 os.environ.setdefault(JAVA_OPTIONS, shlex.join(ONE_OF_SEVERAL))
 
 
@@ -109,7 +109,7 @@ def own_postgres(url: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def local_stack(name: str) -> Iterator[Stack]:
-    """A stack of our own in a folder named by our pid, so that one whose test run was killed can be told and ended."""
+    """A stack of our own in a folder named by our pid, so that one of a killed test run can be recognised and ended."""
     base = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}"
     base.mkdir(exist_ok=True)
     base.chmod(0o755)

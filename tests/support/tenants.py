@@ -83,7 +83,7 @@ async def fill(writer_url: str, tenant: str) -> None:
 class Attempt:
     """A transaction in a tenant on a connection of its own, which keeps all that the server says.
 
-    `said` has rows, notices and errors, details included, as text. A statement that fails does not end the
+    `output` has rows, notices and errors, details included, as text. A statement that fails does not end the
     transaction; a commit that fails is only noted.
     """
 
@@ -91,12 +91,12 @@ class Attempt:
         self._url = url
         self._tenant = tenant
         self._commit = commit
-        self.said: list[str] = []
+        self.output: list[str] = []
         self.refusals: list[asyncpg.PostgresError] = []
 
     async def __aenter__(self) -> Attempt:
         self.connection = await asyncpg.connect(self._url, statement_cache_size=0)
-        self.connection.add_log_listener(lambda _, message: self.said.append(_everything(message)))
+        self.connection.add_log_listener(lambda _, message: self.output.append(_everything(message)))
         self._transaction = self.connection.transaction()
         await self._transaction.start()
         if self._tenant is not None:
@@ -110,7 +110,7 @@ class Attempt:
             else:
                 await self._transaction.rollback()
         except asyncpg.PostgresError as error:
-            if not self.said:
+            if not self.output:
                 raise
             self._note(error)
         finally:
@@ -121,7 +121,7 @@ class Attempt:
         for statement in statements:
             try:
                 async with self.connection.transaction():
-                    self.said += [str(tuple(row.values())) for row in await self._rows(statement)]
+                    self.output += [str(tuple(row.values())) for row in await self._rows(statement)]
             except asyncpg.PostgresError as error:
                 self._note(error)
 
@@ -135,7 +135,7 @@ class Attempt:
             else:
                 schema, _, table = source.rpartition(".")
                 await self.connection.copy_from_table(table, schema_name=schema or None, output=output)
-            self.said.append(output.getvalue().decode())
+            self.output.append(output.getvalue().decode())
             return ()
         if verb == "COPY" and " FROM STDIN " in rest:
             table, _, line = rest.partition(" FROM STDIN ")
@@ -151,7 +151,7 @@ class Attempt:
 
     def _note(self, error: asyncpg.PostgresError) -> None:
         self.refusals.append(error)
-        self.said.append(_everything(error))
+        self.output.append(_everything(error))
 
 
 def _everything(message: Any) -> str:

@@ -39,9 +39,9 @@ def as_auditor(log_database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_verify_prints_a_verdict_a_chain(stored_log: list[Row], capsys: pytest.CaptureFixture[str]) -> None:
     """The table has count, head offset and head hash; progress goes to stderr."""
     assert plant("verify", "--jobs", "1") == 0
-    said = capsys.readouterr()
-    assert re.search(rf"genesis\.events +0 +good +20 +25 +{stored_log[-1].hash.hex()}", said.out)
-    assert "20 entries in" in said.err
+    captured = capsys.readouterr()
+    assert re.search(rf"genesis\.events +0 +good +20 +25 +{stored_log[-1].hash.hex()}", captured.out)
+    assert "20 entries in" in captured.err
 
 
 @pytest.mark.usefixtures("as_auditor")
@@ -52,12 +52,12 @@ def test_verify_exits_3_naming_the_first_bad_entry(
     log_rows.store(log_database.writer_url, log_rows.log("genesis.events", 1))
     tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
     assert plant("verify", "--output", "json") == 3
-    said = capsys.readouterr()
-    first, second = json.loads(said.out)
-    assert "genesis.events/0 is broken at offset 8" in said.err
-    assert first["finding"]["stored_hash"] in said.err
-    assert first["finding"]["recomputed_hash"] in said.err
-    assert "1 more of 2 chains" in said.err
+    captured = capsys.readouterr()
+    first, second = json.loads(captured.out)
+    assert "genesis.events/0 is broken at offset 8" in captured.err
+    assert first["finding"]["stored_hash"] in captured.err
+    assert first["finding"]["recomputed_hash"] in captured.err
+    assert "1 more of 2 chains" in captured.err
     assert (first["verdict"], second["finding"]["offset"]) == ("bad", 8)
 
 
@@ -110,7 +110,7 @@ def test_a_chain_has_to_be_named_with_its_partition(name: str) -> None:
 
 @pytest.mark.usefixtures("as_auditor", "log_database")
 def test_verify_says_when_there_are_no_chains(capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty log is said to be empty, not passed over."""
+    """An empty log is reported as empty, not skipped."""
     assert plant("verify") == 0
     assert "no chains" in capsys.readouterr().err
     assert plant("verify", "--chain", "genesis.events/3") == 0
@@ -122,9 +122,9 @@ def test_verify_shows_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsy
     """With a terminal, the same run shows a bar on stderr and nothing else on stdout."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert plant("verify", "--jobs", "1", "--output", "jsonl") == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["verdict"] == "good"
-    assert "verifying" in said.err
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["verdict"] == "good"
+    assert "verifying" in captured.err
 
 
 def test_help_names_the_options() -> None:

@@ -46,7 +46,7 @@ def test_a_log_as_written_is_good(log_database: Database, stored_log: list[Row])
 
 
 def test_operations_are_chained_like_events(log_database: Database) -> None:
-    """The topic of operators' acts verifies with the same formula, apart from the other chains."""
+    """The topic of operator actions verifies with the same formula, apart from the other chains."""
     acts = [log_rows.row("plant.operations", 0, offset, log_rows.operation(offset)) for offset in range(3)]
     log_rows.store(log_database.writer_url, log_rows.linked(acts))
     log_rows.store(log_database.writer_url, log_rows.log())
@@ -58,7 +58,7 @@ def test_operations_are_chained_like_events(log_database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "change", "said"),
+    ("table", "change", "message"),
     [
         ("event_stream", "topic = 'genesis.evil'", "audit_log has a row that event_stream lacks"),
         ("event_stream", "partition = 7", "audit_log has a row that event_stream lacks"),
@@ -85,7 +85,7 @@ def test_operations_are_chained_like_events(log_database: Database) -> None:
     ],
 )
 def test_a_change_of_any_column_is_found(
-    log_database: Database, stored_log: list[Row], table: str, change: str, said: str
+    log_database: Database, stored_log: list[Row], table: str, change: str, message: str
 ) -> None:
     """A single changed cell is found at its own offset, whichever column it is in."""
     tamper(log_database, f"UPDATE {table} SET {change} {AT} = 8")
@@ -93,7 +93,7 @@ def test_a_change_of_any_column_is_found(
     (finding,) = (each.finding for each in verdicts if each.topic == "genesis.events" and each.partition == 0)
     assert finding is not None
     assert finding.offset == 8
-    assert said in finding.problem
+    assert message in finding.problem
 
 
 def test_a_finding_carries_both_hashes(log_database: Database, stored_log: list[Row]) -> None:

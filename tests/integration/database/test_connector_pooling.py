@@ -1,4 +1,4 @@
-"""The pool: its bound, who waits, what is given back, what is replaced, and what cancellation leaves behind."""
+"""The pool: its bound, who waits, what is returned, what is replaced, and what cancellation leaves behind."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_pool_never_grows_past_its_size(database: MigratedDatabase) -> N
 
 
 async def test_an_exhausted_pool_says_so(database: MigratedDatabase) -> None:
-    """Who gets no connection in time is told how many there are and which setting to change; the others go on."""
+    """A task without a connection in time gets an error with their number and the setting; the others go on."""
     before = sample("pool_timeouts_total")
     async with connected(database.writer_url, database_pool_size=1, database_pool_wait_seconds=1) as connector:
         async with connector.transaction() as connection:
@@ -247,7 +247,7 @@ async def test_closing_refuses_those_that_wait(database: MigratedDatabase) -> No
 
 
 async def test_closing_does_not_wait_forever(database: MigratedDatabase) -> None:
-    """A transaction that does not end is ended after the deadline: told so, and its query stopped at the server."""
+    """A transaction that does not end is ended after the deadline: it gets an error, and the server stops its query."""
     async with connected(database.writer_url) as connector:
         stuck = asyncio.create_task(ask(connector, 60))
         await wait_until_async(lambda: sessions(database, "active") == 1, "it runs")
@@ -259,7 +259,7 @@ async def test_closing_does_not_wait_forever(database: MigratedDatabase) -> None
 
 
 async def test_closing_does_not_wait_for_an_unresponsive_server(database: MigratedDatabase) -> None:
-    """A server that hears no farewell is left without one: all at once, and no connection stays open."""
+    """Connections to an unresponsive server are aborted: all at once, and none stays open."""
     async with unresponsive_front(database.writer_url) as front:
         async with connected(front.address, database_pool_size=5) as connector:
             assert len(set(await asyncio.gather(*(ask(connector, 0.05) for _ in range(5))))) == 5

@@ -74,7 +74,7 @@ async def test_the_owner_may_not_serve(database: MigratedDatabase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "said"),
+    ("attributes", "message"),
     [
         ("SUPERUSER", "is a superuser"),
         ("BYPASSRLS", "BYPASSRLS"),
@@ -86,9 +86,9 @@ async def test_the_owner_may_not_serve(database: MigratedDatabase) -> None:
         ("IN ROLE pg_write_all_data", "pg_write_all_data"),
     ],
 )
-async def test_rights_that_can_be_reached_count(make_role: Callable[[str], str], attributes: str, said: str) -> None:
+async def test_rights_that_can_be_reached_count(make_role: Callable[[str], str], attributes: str, message: str) -> None:
     """Rights over the server, and rights that SET ROLE would give, are refused like one's own."""
-    assert said in await refusal(make_role(attributes))
+    assert message in await refusal(make_role(attributes))
 
 
 async def test_the_owner_of_a_single_table_may_not_serve(
@@ -139,20 +139,22 @@ async def test_a_lost_connection_is_named_and_replaced(database: MigratedDatabas
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"netloc": "plant_writer:secret-word@127.0.0.1:1"}, "nothing listens"),
         ({"path": "/no_such_database"}, "no_such_database"),
         ({"password": "secret-word"}, "password authentication failed"),
     ],
 )
-async def test_an_unreachable_database_is_named(database: MigratedDatabase, change: dict[str, str], said: str) -> None:
+async def test_an_unreachable_database_is_named(
+    database: MigratedDatabase, change: dict[str, str], message: str
+) -> None:
     """No server, no such database and a wrong password are outages with a reason, and never show the password."""
     address = urlsplit(database.writer_url)
     if "password" in change:
         change = {"netloc": f"plant_writer:{change['password']}@{address.hostname}:{address.port}"}
     async with connected(address._replace(**change).geturl()) as connector:
-        with pytest.raises(DatabaseUnreachable, match=said) as error:
+        with pytest.raises(DatabaseUnreachable, match=message) as error:
             await connector.assert_least_privilege()
     assert error.value.exit_code == 4
     assert "secret-word" not in str(error.value)
@@ -242,7 +244,7 @@ async def test_a_slow_statement_is_logged_without_its_values(database: MigratedD
 
 
 @pytest.mark.parametrize(
-    ("statement", "values", "named", "said"),
+    ("statement", "values", "named", "message"),
     [
         (
             "INSERT INTO checkpoints VALUES (:a, 1, 't', -1, 0)",
@@ -268,12 +270,12 @@ async def test_a_slow_statement_is_logged_without_its_values(database: MigratedD
     ],
 )
 async def test_errors_show_no_values(
-    database: MigratedDatabase, statement: str, values: dict[str, int], named: type[Exception], said: str
+    database: MigratedDatabase, statement: str, values: dict[str, int], named: type[Exception], message: str
 ) -> None:
     """A refused row or value is named by constraint, column or kind; the value is in no message and no traceback."""
     secret = "secret" + "-word"
     async with connected(database.writer_url) as connector:
-        with pytest.raises(named, match=said) as error:
+        with pytest.raises(named, match=message) as error:
             async with connector.transaction() as connection:
                 await connection.execute(text(statement), dict.fromkeys(values, secret))
     assert error.value.next_step  # type: ignore[attr-defined]
@@ -422,7 +424,7 @@ async def test_tls_is_not_given_up_for_a_server_without_it(database: MigratedDat
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("sslmode=maybe", "sslmode must be one of"),
         ("sslmode=verify-full&sslrootcert=/no/such/file", "sslrootcert: /no/such/file can't be used"),
@@ -431,9 +433,9 @@ async def test_tls_is_not_given_up_for_a_server_without_it(database: MigratedDat
         ("passfile=x", "passfile is not known"),
     ],
 )
-def test_an_address_with_a_bad_parameter_is_refused(query: str, said: str) -> None:
-    """What TLS can't be made of, and what Plant does not know, is said before anything is connected."""
-    with pytest.raises(BadDatabaseAddress, match=said):
+def test_an_address_with_a_bad_parameter_is_refused(query: str, message: str) -> None:
+    """What TLS can't be made of, and what Plant does not know, is reported before anything is connected."""
+    with pytest.raises(BadDatabaseAddress, match=message):
         connect(Settings(database_url=f"postgresql://u:p@h/d?{query}"), "api")
 
 

@@ -48,7 +48,7 @@ def test_sql_of_the_how_to(database: Database, snippet: str) -> None:
 
 
 async def test_python_of_the_how_to(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of acme's three skills the functions count all, and find the two beside the one in question, nearest first."""
+    """Of acme's three skills the functions count all, and find the two next to the one in question, nearest first."""
     monkeypatch.setenv("PLANT_HOME", "/nonexistent")
     monkeypatch.setenv("PLANT_DATABASE_API_URL", database.api_url)
     names: dict[str, Any] = {}

@@ -97,7 +97,7 @@ def insert(database: Database, table: str, *, url: str = "", **changes: str) -> 
 
 @pytest.mark.parametrize("table", ROWS)
 def test_a_good_row_is_taken_by_every_table(database: Database, table: str) -> None:
-    """The rows that the other tests spoil are good as they are."""
+    """The rows that the other tests make invalid are valid as they are."""
     insert(database, table)
     assert sql.value(database.owner_url, f"SELECT count(*) FROM {table}") == 1
 
@@ -177,7 +177,7 @@ def test_records_without_an_event_may_be_logged(database: Database, disposition:
 
 @pytest.mark.parametrize("table", ["event_stream", "audit_log", "partition_owners", "checkpoints"])
 def test_a_place_is_taken_once(database: Database, table: str) -> None:
-    """The primary key is the place in Kafka: a second row for it is refused, one beside it is not."""
+    """The primary key is the record position: a second row for it is refused, one for the next offset is not."""
     insert(database, table)
     with pytest.raises(asyncpg.UniqueViolationError, match=f"{table}_pkey"):
         insert(database, table, **({"event_id": "gen_random_uuid()"} if table == "event_stream" else {}))

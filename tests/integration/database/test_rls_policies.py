@@ -72,9 +72,9 @@ async def theirs_now(database: MigratedDatabase) -> list[str]:
         return await theirs(attempt.connection)
 
 
-def shown(said: list[str]) -> list[str]:
+def shown(output: list[str]) -> list[str]:
     """What of it gives something of theirs away. A statement that is quoted back is the attacker's own."""
-    given = [re.sub(r"(SQL statement|LINE \d+:).*", "", text, flags=re.DOTALL) for text in said]
+    given = [re.sub(r"(SQL statement|LINE \d+:).*", "", text, flags=re.DOTALL) for text in output]
     return [text for text in given if THEIRS in text]
 
 
@@ -85,7 +85,7 @@ async def test_no_way_to_read_shows_another_tenant(database: MigratedDatabase, r
     async with Attempt(address(database, role), MINE, commit=False) as attempt:
         await attempt.run(*reads(way, (*DIVIDED, *VIEWS)))
 
-    assert shown(attempt.said) == []
+    assert shown(attempt.output) == []
 
 
 @pytest.mark.parametrize("way", READS)
@@ -94,9 +94,9 @@ async def test_each_way_to_read_would_work_without_policies(database: MigratedDa
     tables_only = way in ("TABLESAMPLE", "statistics", "COPY TO")
     async with Attempt(database.superuser_url, MINE, commit=False) as attempt:
         for relation in DIVIDED if tables_only else (*DIVIDED, *VIEWS):
-            attempt.said.clear()
+            attempt.output.clear()
             await attempt.run(*reads(way, (relation,)))
-            assert any(THEIRS in text for text in attempt.said), relation
+            assert any(THEIRS in text for text in attempt.output), relation
 
 
 @pytest.mark.parametrize("way", WRITES)
@@ -110,7 +110,7 @@ async def test_no_way_to_write_changes_another_tenant(database: MigratedDatabase
             await attempt.run(*WRITES[way](table))
 
     assert await theirs_now(database) == before
-    assert shown(attempt.said) == []
+    assert shown(attempt.output) == []
 
 
 @pytest.mark.parametrize("way", WRITES)
@@ -127,7 +127,7 @@ async def test_each_way_to_write_would_work_without_policies(database: MigratedD
             await attempt.run(*WRITES[way](table))
             reached = await theirs(attempt.connection) != before
             await attempt.connection.execute("ROLLBACK TO before")
-            assert reached or table in refused_by_keys.get(way, ()), (table, attempt.said)
+            assert reached or table in refused_by_keys.get(way, ()), (table, attempt.output)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -150,11 +150,11 @@ async def test_without_a_tenant_nothing_is_visible(database: MigratedDatabase, r
     for tenant in (None, ""):
         async with Attempt(address(database, role), tenant) as attempt:
             await attempt.run(*reads("SELECT", (*DIVIDED, *VIEWS)))
-        assert [text for text in attempt.said if MINE in text or THEIRS in text] == []
+        assert [text for text in attempt.output if MINE in text or THEIRS in text] == []
 
     async with Attempt(database.superuser_url, None) as attempt:
         await attempt.run(*reads("SELECT", (*DIVIDED, *VIEWS)))
-    assert len([text for text in attempt.said if MINE in text]) >= len((*DIVIDED, *VIEWS))
+    assert len([text for text in attempt.output if MINE in text]) >= len((*DIVIDED, *VIEWS))
 
 
 async def test_without_a_tenant_nothing_is_written(database: MigratedDatabase) -> None:
@@ -183,7 +183,7 @@ async def test_a_tenant_is_what_it_is_called(database: MigratedDatabase, role: s
             for relation in (*DIVIDED, *VIEWS):
                 await attempt.run(f"SELECT count(*), '{relation}' FROM {relation}")
 
-    assert [text for text in attempt.said if text.startswith("(") and not text.startswith("(0,")] == []
+    assert [text for text in attempt.output if text.startswith("(") and not text.startswith("(0,")] == []
 
 
 async def test_what_a_savepoint_or_reset_leaves_is_never_another_tenant(database: MigratedDatabase) -> None:
@@ -194,11 +194,11 @@ async def test_what_a_savepoint_or_reset_leaves_is_never_another_tenant(database
         await connection.execute("SELECT set_config('plant.governance_agent_id', $1, true)", THEIRS)
         await connection.execute("ROLLBACK TO before")
         await attempt.run("SELECT name FROM skills")
-        assert attempt.said == [f"('skill of {MINE}',)"]
-        attempt.said.clear()
+        assert attempt.output == [f"('skill of {MINE}',)"]
+        attempt.output.clear()
         await connection.execute("RESET plant.governance_agent_id")
         await attempt.run("SELECT name FROM skills")
-        assert attempt.said == []
+        assert attempt.output == []
 
 
 @pytest.mark.parametrize("role", ["writer", "api", "auditor"])
@@ -249,7 +249,7 @@ async def test_a_plan_made_in_one_tenant_is_right_in_another(database: MigratedD
 async def test_keys_do_not_tell_what_another_tenant_has(database: MigratedDatabase) -> None:
     """Under the other tenant's ids, a row of a kind or a link is refused in the same words, be it there or not.
 
-    What can be told is that an entity's id is taken: ids are one to a log, since events are ordered by them.
+    One thing is visible: an entity's id is in use. Ids are unique in a log, since events are ordered by them.
     """
     own, other = ids(MINE), ids(THEIRS)
     async with Attempt(database.writer_url, MINE) as attempt:
@@ -266,10 +266,10 @@ async def test_keys_do_not_tell_what_another_tenant_has(database: MigratedDataba
                     f"INSERT INTO {table} ({', '.join(columns)}, governance_agent_id)"
                     f" VALUES ('{owner}', '{linked}', '{MINE}')"
                 )
-        said = [re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", text) for text in attempt.said]
-        assert len(said) == 3 * len((*KINDS, *LINKS))
+        output = [re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", text) for text in attempt.output]
+        assert len(output) == 3 * len((*KINDS, *LINKS))
         assert {error.sqlstate for error in attempt.refusals} == {"23503"}
-        assert all(len(set(said[at : at + 3])) == 1 for at in range(0, len(said), 3)), said
+        assert all(len(set(output[at : at + 3])) == 1 for at in range(0, len(output), 3)), output
 
         attempt.refusals.clear()
         await attempt.run(f"INSERT INTO entities (id, entity_type, governance_agent_id) VALUES"

@@ -136,7 +136,7 @@ async def test_functions_show_nothing_of_another_tenant(database: MigratedDataba
                 literals = {"uuid": f"'{entity}'", "bytea": r"'\x00'", "bigint": "1", "integer": "0", "text": "'x'"}
                 values = [literals.get(kind, "now()") for kind in given.split(",") if kind]
                 await attempt.run(f"SELECT max(f::text) FROM (SELECT {name}({', '.join(values)})::text) AS call (f)")
-    shown = [text for text in attempt.said if THEIRS in text]
+    shown = [text for text in attempt.output if THEIRS in text]
     assert shown == []
     assert {error.sqlstate for error in attempt.refusals} <= {"42501", "0A000", "PL001"}
 
@@ -173,7 +173,7 @@ async def test_what_stands_in_front_of_our_names_is_not_used(database: MigratedD
             " UNION ALL SELECT 'shadow' FROM pg_temp.outbox",
         )
     assert attempt.refusals == []
-    assert "('shadow',)" not in attempt.said
+    assert "('shadow',)" not in attempt.output
     for table in ("entity_versions", "outbox"):
         (state,) = await column(
             database, f"SELECT state::jsonb ->> 'name' FROM {table} WHERE entity_id = '{entity}' AND version = 1"
@@ -206,7 +206,7 @@ async def test_nothing_can_be_put_beside_ours(database: MigratedDatabase, role: 
     async with Attempt(address(database, role), MINE) as attempt:
         await attempt.run(*statements)
     refused = {error.sqlstate for error in attempt.refusals}
-    assert len(attempt.refusals) == len(statements), attempt.said
+    assert len(attempt.refusals) == len(statements), attempt.output
     assert refused <= {"42501", "42883"}
 
 
@@ -238,7 +238,7 @@ async def test_no_role_becomes_another(database: MigratedDatabase, role: str) ->
     async with Attempt(address(database, role), MINE) as attempt:
         await attempt.run(*statements)
     allowed = {"LOAD 'vector'", "CREATE TEMP TABLE taken (line text)"}
-    assert len(attempt.refusals) >= len(statements) - len(allowed), attempt.said
+    assert len(attempt.refusals) >= len(statements) - len(allowed), attempt.output
     assert {error.sqlstate for error in attempt.refusals} <= {"42501", "25001"}
 
 
@@ -262,11 +262,11 @@ async def test_the_queue_and_the_log_are_not_read_from_inside_a_tenant(database:
     query = "SELECT state FROM outbox"
     async with Attempt(database.writer_url, MINE) as attempt:
         await attempt.run(query, "UPDATE outbox SET problem = 'mine' RETURNING id", "DELETE FROM outbox RETURNING id")
-    assert attempt.said == []
+    assert attempt.output == []
     async with Attempt(database.writer_url, None) as attempt:
         await attempt.run(query)
-    assert any(MINE in text for text in attempt.said)
-    assert any(THEIRS in text for text in attempt.said)
+    assert any(MINE in text for text in attempt.output)
+    assert any(THEIRS in text for text in attempt.output)
 
     async with Attempt(database.api_url, MINE) as attempt:
         contents = [("event_stream", name) for name in ("key", "value", "headers", "reason")]

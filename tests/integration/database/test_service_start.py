@@ -1,4 +1,4 @@
-"""The services refuse to start with rights that lead round the policies, and roles.sql takes such rights away."""
+"""The services refuse to start with rights that evade the policies, and roles.sql takes such rights away."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ async def test_what_is_rolled_back_by_hand_is_not_committed(database: MigratedDa
 async def test_a_block_that_ended_its_transaction_can_do_no_more(
     database: MigratedDatabase, name: str, end: str
 ) -> None:
-    """What came before is kept or undone as told; another statement is refused, and the connection is fine."""
+    """What came before is kept or undone as asked; another statement is refused, and the connection is fine."""
 
     async def go_on(connector: Database) -> None:
         async with connector.transaction("genesis") as connection:
@@ -288,7 +288,7 @@ async def test_a_block_that_ended_its_transaction_can_do_no_more(
 
 
 async def test_a_failure_that_was_passed_over_is_no_commit(database: MigratedDatabase, name: str) -> None:
-    """A block that goes on after a failed statement, without a savepoint, is told that nothing of it was kept."""
+    """A block that goes on after a failed statement, without a savepoint, gets an error: nothing of it was kept."""
 
     async def pass_over(connector: Database) -> None:
         async with connector.transaction() as connection:
@@ -316,7 +316,7 @@ async def test_a_block_without_a_statement_leaves_no_transaction(database: Migra
 
 
 async def test_a_transaction_that_idles_too_long_is_ended(database: MigratedDatabase, name: str) -> None:
-    """Its session is gone, what it wrote too, and the caller is told; the pool goes on with another session."""
+    """Its session is gone, what it wrote too, and the caller gets an error; the pool goes on with another session."""
     settings = {"database_idle_in_transaction_timeout_seconds": 1}
     ours = f"datname = '{database.name}' AND state LIKE 'idle in transaction%'"
 
@@ -338,7 +338,7 @@ async def test_a_transaction_that_idles_too_long_is_ended(database: MigratedData
     ["genesis", "o'clock", "'; SELECT 1; --", "\\'; SELECT 1; --", "back\\slash", "%s $1 :x", "ünï", "a" * 200],
 )
 async def test_the_tenant_is_the_transactions_own(database: MigratedDatabase, tenant: str) -> None:
-    """What a transaction names holds in it to the letter, and is gone for the next one on the same session."""
+    """The tenant that a transaction names holds in it exactly, and is gone for the next one on the same session."""
     async with connected(database.writer_url, database_pool_size=1) as connector:
         async with connector.transaction(tenant) as connection:
             assert (await connection.execute(TENANT)).scalar_one() == tenant
@@ -368,11 +368,11 @@ async def test_a_tenant_does_not_outlive_its_block(database: MigratedDatabase) -
             assert (await connection.execute(TENANT)).scalar_one() == ""
 
 
-@pytest.mark.parametrize(("tenant", "said"), [("a\x00b", "NUL"), ("", "empty")])
-async def test_a_tenant_that_can_be_none_is_refused(database: MigratedDatabase, tenant: str, said: str) -> None:
+@pytest.mark.parametrize(("tenant", "message"), [("a\x00b", "NUL"), ("", "empty")])
+async def test_a_tenant_that_can_be_none_is_refused(database: MigratedDatabase, tenant: str, message: str) -> None:
     """Postgres's text ends at a NUL, and an empty tenant would be the same as none."""
     async with connected(database.writer_url) as connector:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             async with connector.transaction(tenant):
                 raise AssertionError("never begun")
 
@@ -450,7 +450,7 @@ async def test_a_sessions_own_commit_waits_for_the_block(database: MigratedDatab
 
 
 async def test_a_sessions_work_is_tried_again(database: MigratedDatabase) -> None:
-    """Renames at once, each of what it has read: none is lost, each attempt reads anew, objects outlive the block."""
+    """Renames at once, each of what it has read: none is lost, each attempt reads again, objects outlive the block."""
     skill = Skill(name="", category="technical")
     async with connected(database.writer_url) as connector:
         async with connector.session("genesis") as session:

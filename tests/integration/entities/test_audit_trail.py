@@ -186,7 +186,7 @@ async def test_a_version_that_breaks_the_chain_is_refused(shared: Database, chan
 
 
 async def test_services_can_not_add_versions_and_a_forged_one_is_found(database: Database) -> None:
-    """One that extends the chain is refused to services; the owner's is accepted, and the check tells of it."""
+    """One that extends the chain is refused to services; the owner's is accepted, and the check reports it."""
     entity_id = await made(database.writer_url)
     (head,) = await versions_of(database.superuser_url, entity_id)
     forged = as_json(extension(head))

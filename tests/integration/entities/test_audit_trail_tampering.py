@@ -48,15 +48,15 @@ TAMPERING = {
         ["UPDATE entity_versions SET entity_type = 'agent' WHERE version = 2"],
         [("broken chain", "version 2: its hash is not that of its contents")],
     ),
-    "a version hashed anew": (
+    "a version hashed again": (
         [f"{HASHED_ANEW} WHERE version = 2"],
         [("broken chain", "version 3: its previous_hash is not the hash of the version before")],
     ),
-    "the newest version hashed anew": (
+    "the newest version hashed again": (
         [f"{HASHED_ANEW} WHERE version = 3"],
         [("tampered", "has hashes that are not those of its newest version")],
     ),
-    "the newest version hashed anew, and the entity's hashes": (
+    "the newest version hashed again, and the entity's hashes": (
         [f"{HASHED_ANEW} WHERE version = 3", CHANGE_HASHES.format(version=3)],
         [("tampered", "is not what its newest version says")],
     ),

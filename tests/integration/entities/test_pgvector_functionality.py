@@ -215,8 +215,8 @@ async def test_searches_that_make_no_sense_are_refused(api: Database) -> None:
             "must not be empty": lambda: agents_with(connection, []),
             "at_least": lambda: agents_with(connection, [uuid4()], at_least=2),
         }
-        for said, search in refused.items():
-            with pytest.raises(SearchRefused, match=said):
+        for message, search in refused.items():
+            with pytest.raises(SearchRefused, match=message):
                 await search()
         assert len(await nearest_skills(connection, a, limit=LIMIT_MAX)) == LIMIT_MAX
 

@@ -1,4 +1,4 @@
-"""`entities.store.put`: many entities at once, in any order, again, and beside others who write the same ones."""
+"""`entities.store.put`: many entities at once, in any order, again, and while others write the same ones."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_what_is_referred_to_is_a_stub_until_it_is_described(
 
 
 async def test_what_is_described_is_never_made_a_stub_again(database: MigratedDatabase, connector: Database) -> None:
-    """Who refers to it later leaves it as it is, even where the kind is wrong; the check tells of that."""
+    """A later reference leaves it as it is, even if the kind is wrong; the check reports that."""
     skill = Skill(name="SQL", description="Asks for rows.", category="technical")
     await write(connector, [skill])
     agent = Agent(name="one", team_id=skill.id)
@@ -271,7 +271,7 @@ async def test_more_than_one_statement_can_hold(
 async def test_any_order_and_any_cut_gives_the_same_tables(
     database: MigratedDatabase, connector: Database, order: list[int], cuts: set[int], seed: int
 ) -> None:
-    """Events tell of entities in any order: however they come, the tables are equal in the end."""
+    """Events describe entities in any order: whichever it is, the tables are equal in the end."""
     tables = []
     for sequence, ends in ((range(20), [20]), (order, [*sorted(cuts), 20])):
         async with changing(database.owner_url) as connection:
@@ -408,7 +408,7 @@ async def test_a_call_leaves_the_keys_of_its_entities_unlocked(database: Migrate
 
 
 async def test_an_id_of_another_tenant_is_refused(database: MigratedDatabase, connector: Database) -> None:
-    """An entity there can't be replaced from here, nor is anything told of it; nor can it be written from there."""
+    """An entity there can't be replaced from here, and no error describes it; nor can it be written from there."""
     theirs = Agent(name="theirs", governance_agent_id="acme")
     await write(connector, [theirs], "acme")
     for entity in (Agent(id=theirs.id, name="mine"), Agent(name="mine", governance_agent_id="acme")):

@@ -100,7 +100,7 @@ async def test_the_id_of_a_binary_event_is_what_was_signed(serving: Serving) -> 
 async def test_attributes_of_binary_events_are_checked(
     serving: Serving, changes: dict[str, str], status: int, detail: str
 ) -> None:
-    """What is wrong with a header is said of the header."""
+    """A problem with a header names the header."""
     answer = await post_binary(serving, cloud_event(), **changes)
     assert (answer.status_code, answer.json()["detail"]) == (status, detail)
 
@@ -168,12 +168,12 @@ async def test_a_hundred_copies_make_one_event_each(serving: Serving) -> None:
 
 async def test_bytes_that_are_no_text_spoil_their_own_event_alone(serving: Serving) -> None:
     """Also in a field that nobody reads; the rest of the batch, and of a bulk load, is stored."""
-    spoilt = json.dumps(cloud_event(extra="??")).encode().replace(b"??", b"\xff\xfe")
+    malformed = json.dumps(cloud_event(extra="??")).encode().replace(b"??", b"\xff\xfe")
     good = json.dumps(cloud_event()).encode()
-    batch = await serving.post(CLOUD_EVENTS, b"[%b,%b]" % (spoilt, good), **{"content-type": BATCH})
+    batch = await serving.post(CLOUD_EVENTS, b"[%b,%b]" % (malformed, good), **{"content-type": BATCH})
     assert batch.status_code == 207
     assert [result.get("problem", {}).get("status") for result in batch.json()["results"]] == [400, None]
-    _, lines = await post_lines(serving, b"%b\n%b" % (spoilt, json.dumps(cloud_event()).encode()))
+    _, lines = await post_lines(serving, b"%b\n%b" % (malformed, json.dumps(cloud_event()).encode()))
     assert lines[-1] == {"accepted": 1, "refused": 1, "complete": True}
     assert len(await read_all(serving.settings, serving.topic)) == 2
 

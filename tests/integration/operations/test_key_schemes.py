@@ -60,7 +60,7 @@ def verified(keyring: Keyring, key: PrivateKey | bytes, producer: str | None = N
 
 
 async def test_a_pair_is_made_and_its_private_half_shown_once(settings: Settings, store: KeyStore) -> None:
-    """stdout is the whsk_ key alone; what it signs is verified; act and listing name the public key only."""
+    """stdout is the whsk_ key alone; what it signs is verified; action and listing name the public key only."""
     await apply(settings)
     made = plant(settings, "keys", "add", "genesis", "--scheme", "v1a", "--reason", "first pair")
     assert made.returncode == 0, made.stderr
@@ -86,8 +86,8 @@ async def test_a_producers_own_public_key_is_registered(settings: Settings, stor
     again = plant(settings, "keys", "add", "other", "--public-key", public_key)
     assert (again.returncode, "registered before" in again.stderr) == (3, True)
     other = encode_public_key(new_private_key().public_key)
-    told = plant(settings, "keys", "add", "other", "--public-key", other, "--output", "json", "--expires", "1d")
-    document = json.loads(told.stdout)
+    printed = plant(settings, "keys", "add", "other", "--public-key", other, "--output", "json", "--expires", "1d")
+    document = json.loads(printed.stdout)
     assert (document["secret"], document["public_key"], document["scheme"]) == (None, other, "v1a")
     assert document["expires_at"] is not None
 
@@ -197,7 +197,7 @@ async def test_a_producer_has_a_bounded_number_of_v1a_keys(store: KeyStore) -> N
 
 
 async def test_a_revoked_public_key_never_comes_back(store: KeyStore) -> None:
-    """Revoking is for ever, also for who would register the same key anew."""
+    """Revoking is permanent: the same key can't be registered again."""
     key_id, pair = new_key_id(), new_private_key()
     await store.add(key_id, "genesis", pair.public_key, None, scheme="v1a")
     await store.revoke(key_id)

@@ -35,7 +35,7 @@ from tests.support.waiting import wait_until_async
 
 
 async def test_a_key_is_recorded_then_made_and_its_secret_shown_once(settings: Settings) -> None:
-    """stdout is the secret alone; the act is on plant.operations; the row holds no secret."""
+    """stdout is the secret alone; the operator action is on plant.operations; the row holds no secret."""
     await apply(settings)
     made = plant(settings, "keys", "add", "genesis", "--expires", "90d", "--actor", "ops", "--reason", "first key")
     assert made.returncode == 0, made.stderr
@@ -54,7 +54,7 @@ async def test_a_key_is_recorded_then_made_and_its_secret_shown_once(settings: S
 
 
 async def test_revoking_needs_execute_and_is_recorded(settings: Settings) -> None:
-    """Without --execute only the plan is told; with it the act is recorded and done, and again changes nothing."""
+    """Without --execute only the plan is printed; with it the action is recorded and done; again changes nothing."""
     await apply(settings)
     plant(settings, "keys", "add", "genesis")
     key_id = (await keys_of(settings))[0]["id"]
@@ -69,7 +69,7 @@ async def test_revoking_needs_execute_and_is_recorded(settings: Settings) -> Non
 
 
 async def test_without_kafka_nothing_is_done(settings: Settings) -> None:
-    """An act that can't be recorded is not done."""
+    """An action that can't be recorded is not done."""
     await apply(settings)
     away = msgspec.structs.replace(settings, kafka_bootstrap_servers="127.0.0.1:1")
     refused = plant(away, "keys", "add", "genesis")
@@ -111,7 +111,7 @@ def test_bad_arguments_are_usage_errors(
 async def test_an_account_without_a_name_acts_by_its_number(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container may run under a number that no user has; its acts are recorded all the same."""
+    """A container may run under a number that no user has; its actions are recorded all the same."""
 
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found: 54321")
@@ -172,7 +172,7 @@ async def test_an_unreadable_key_is_told_once(settings: Settings) -> None:
 async def test_a_silent_network_does_not_stop_the_reading_of_keys(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection on which nothing more comes is given up, and the next one tells of a revoked key."""
+    """A connection on which nothing more comes is dropped, and the next one reports a revoked key."""
     monkeypatch.setattr("ingress.keys.REFRESH_TIMEOUT_SECONDS", 0.5)
     key_id = new_key_id()
     direct = connect(settings, "api")

@@ -1,4 +1,4 @@
-"""`plant producers`: policies, the acts that change them, and how the keyring reads them."""
+"""`plant producers`: policies, the operator actions that change them, and how the keyring reads them."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ async def test_a_producer_without_a_policy_has_the_defaults(settings: Settings) 
 
 
 async def test_a_policy_is_recorded_then_set_bit_by_bit(settings: Settings) -> None:
-    """What is not said stays; `all` and `default` go back; each change is an act."""
+    """An option that is left out stays; `all` and `default` go back; each change is an operator action."""
     await apply(settings)
     name = f"set-{uuid4().hex}"
     types = "genesis.agent.rated,genesis.agent.available"
-    said = plant(settings, "producers", "set", name, "--event-types", types, "--rate", "2.5", "--actor", "ops")
-    assert said.returncode == 0, said.stderr
+    done = plant(settings, "producers", "set", name, "--event-types", types, "--rate", "2.5", "--actor", "ops")
+    assert done.returncode == 0, done.stderr
     (policy,) = await policies(settings, name)
     assert policy == ProducerPolicy(
         name=name, event_types=frozenset(types.split(",")), rate_per_second=2.5, burst=20_000, disabled=False
@@ -104,7 +104,7 @@ async def test_a_name_that_nobody_has_is_not_switched(settings: Settings) -> Non
 
 
 async def test_without_kafka_nothing_is_done(settings: Settings) -> None:
-    """An act that can't be recorded is not done."""
+    """An action that can't be recorded is not done."""
     await apply(settings)
     away = msgspec.structs.replace(settings, kafka_bootstrap_servers="127.0.0.1:1")
     assert plant(away, "producers", "set", "genesis", "--burst", "7").returncode == 4

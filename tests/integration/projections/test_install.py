@@ -1,4 +1,4 @@
-"""Installing the read models: over what an earlier version made, and beside workers that write."""
+"""Installing the read models: over what an earlier version made, and while workers write."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_table_of_an_earlier_version_is_put_into_its_tenant(database: Da
     for tenant, expected in (("genesis", ["('from before',)"]), ("acme", []), (None, [])):
         async with Attempt(database.api_url, tenant) as attempt:
             await attempt.run("SELECT name FROM read_models.agents")
-        assert attempt.said == expected
+        assert attempt.output == expected
 
 
 async def test_installing_again_waits_for_no_worker(database: Database) -> None:

@@ -30,7 +30,7 @@ from streams.errors import KafkaUnavailable
 from streams.topics import DEAD_EVENTS_TOPIC, RECORD_MAX_BYTES, apply
 from tests.conftest import Database, MakeTopic
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
-from tests.support.dead_letters import by_place, letters, offset_of, said
+from tests.support.dead_letters import by_offset, error_header, offset_of, read_dead_letters
 from tests.support.direct_changes import backlog, fetch
 from tests.support.load import events
 from tests.support.waiting import wait_until_async
@@ -74,13 +74,13 @@ async def test_a_letter_is_its_record_with_the_reason(
 ) -> None:
     """Key, value and headers are the record's own; what was wrong and where it stands come after them."""
     good = next(iter(events(1)))
-    odd = [("twice", b"1"), ("twice", None), ("caf\udce9", b"\xff")]
+    malformed = [("twice", b"1"), ("twice", None), ("caf\udce9", b"\xff")]
     records: list[Record] = [(codec.key(good), codec.encode(good)), (b"k", b"no event"), (None, None), (b"", b"")]
-    log(projector, records, headers=[(("ce_id", b"1"),), odd, (), (("a", b""),)])
+    log(projector, records, headers=[(("ce_id", b"1"),), malformed, (), (("a", b""),)])
 
     assert await relayed(settings, topic) == 3
 
-    text, nothing, empty = by_place(await letters(settings, topic))
+    text, nothing, empty = by_offset(await read_dead_letters(settings, topic))
     assert [(key, value) for key, value, _ in (text, nothing, empty)] == records[1:]
     assert text[2][:3] == [("twice", b"1"), ("twice", None), ("caf\ufffd", b"\xff")]
     assert empty[2][0] == ("a", b"")
@@ -89,9 +89,9 @@ async def test_a_letter_is_its_record_with_the_reason(
     ]
     reasons = await fetch(database.superuser_url, "SELECT reason FROM event_stream WHERE disposition = 'poison'")
     for offset, (letter, (reason,)) in enumerate(zip((text, nothing, empty), reasons, strict=True), 1):
-        assert said(letter, "topic") == TOPIC.encode()
-        assert (said(letter, "partition"), offset_of(letter)) == (b"0", offset)
-        assert said(letter, "exception.message") == reason.encode()
+        assert error_header(letter, "topic") == TOPIC.encode()
+        assert (error_header(letter, "partition"), offset_of(letter)) == (b"0", offset)
+        assert error_header(letter, "exception.message") == reason.encode()
 
 
 async def test_an_id_that_names_another_event_is_a_dead_letter(
@@ -106,7 +106,10 @@ async def test_an_id_that_names_another_event_is_a_dead_letter(
     assert await relayed(settings, topic) == 2
 
     assert [received.event for received in await read_all(settings, topic)] == [other, rated]
-    assert [said(letter, "exception.message") for letter in await letters(settings, topic)] == [REUSED, REUSED]
+    assert [error_header(letter, "exception.message") for letter in await read_dead_letters(settings, topic)] == [
+        REUSED,
+        REUSED,
+    ]
     state = await fetch(database.superuser_url, "SELECT available FROM agents_v1.agents")
     assert [row["available"] for row in state] == [True]
 
@@ -123,7 +126,7 @@ async def test_each_is_published_once_and_in_order(
     log(projector, many[60:], start=60)
     assert await relayed(settings, topic) == len(many) - 60
 
-    found = await letters(settings, topic)
+    found = await read_dead_letters(settings, topic)
     assert [value for _, value, _ in found] == [value for _, value in many]
     assert all(offset_of(before) + 1 == offset_of(after) for before, after in pairwise(found))
 
@@ -160,7 +163,7 @@ async def test_a_relay_that_dies_before_its_mark_sends_them_again(
 
     assert await relayed(settings, topic) == 3
 
-    assert sorted(map(offset_of, await letters(settings, topic))) == [0, 0, 1, 1, 2, 2]
+    assert sorted(map(offset_of, await read_dead_letters(settings, topic))) == [0, 0, 1, 1, 2, 2]
     rows = await fetch(database.superuser_url, "SELECT next_offset FROM checkpoints WHERE projection = 'dead_letters'")
     assert [row["next_offset"] for row in rows] == [3]
 
@@ -173,12 +176,12 @@ async def test_they_wait_for_kafka(
     away = msgspec.structs.replace(settings, kafka_bootstrap_servers="127.0.0.1:1")
     relay = Relay(away, events_topic=topic, dead_topic=topic, poll_seconds=0.05)
     running = asyncio.create_task(relay.serve())
-    said = ""
+    stderr = ""
 
     def tried() -> bool:
-        nonlocal said
-        said += capsys.readouterr().err
-        return said.count("producer.not_connected") == 2 and "relay.active" in said
+        nonlocal stderr
+        stderr += capsys.readouterr().err
+        return stderr.count("producer.not_connected") == 2 and "relay.active" in stderr
 
     await wait_until_async(tried, "both producers have tried")
     relay.stop()
@@ -222,7 +225,7 @@ async def test_an_unresponsive_broker_is_waited_for(
         os.kill(process.pid, signal.SIGCONT)
         relay.stop()
         await running
-    assert sorted(map(offset_of, await letters(own, DEAD_EVENTS_TOPIC))) == [0, 1, 2, 3]
+    assert sorted(map(offset_of, await read_dead_letters(own, DEAD_EVENTS_TOPIC))) == [0, 1, 2, 3]
 
 
 async def test_a_record_that_is_too_large_leaves_its_position(
@@ -236,10 +239,10 @@ async def test_a_record_that_is_too_large_leaves_its_position(
     log(projector, records, headers=[(), (), (), many])
     assert await relayed(settings, topic) == 4
 
-    found = by_place(await letters(settings, topic))
+    found = by_offset(await read_dead_letters(settings, topic))
     assert [letter[:2] for letter in found] == [(None, None), (b"k", None), (b"k", b"small"), (b"k", None)]
     for letter in (found[0], found[1], found[3]):
-        assert said(letter, "exception.message")
+        assert error_header(letter, "exception.message")
         assert b"bytes" in (dict(letter[2])["plant.left-out"] or b"")
 
 
@@ -256,7 +259,7 @@ async def test_a_letter_that_kafka_refuses_is_sent_without_its_record(
     finally:
         relay.stop()
         await running
-    found = by_place(await letters(settings, narrow))
+    found = by_offset(await read_dead_letters(settings, narrow))
     assert [letter[:2] for letter in found] == [(b"k", b"first"), (b"k", None), (b"k", b"third")]
 
 

@@ -370,7 +370,7 @@ async def test_old_rows_go_and_others_stay(database: Database, start_relay: Star
         UPDATE outbox SET occurred_at = now() - interval '9 days',
             sent_at = CASE WHEN id <= 2500 THEN now() - CASE WHEN id % 2 = 0 THEN interval '8 days'
                                                              ELSE interval '6 days' END END,
-            problem = CASE WHEN id > 2500 THEN 'held up' END
+            problem = CASE WHEN id > 2500 THEN 'blocked' END
         """,
     )
     await made(database.writer_url)
@@ -457,7 +457,7 @@ async def test_a_database_without_an_outbox_is_named(settings: Settings, databas
 
 
 async def test_stopping_while_it_waits_is_at_once(settings: Settings, database: Database, topic: str) -> None:
-    """A relay that stands by, or has nothing to do, ends when told, and the lock is free."""
+    """A relay that stands by, or has nothing to do, ends when it is stopped, and the lock is free."""
     relays = [Relay(settings, events_topic=topic, poll_seconds=600) for _ in range(2)]
     tasks = [asyncio.create_task(relay.serve()) for relay in relays]
 

@@ -54,8 +54,8 @@ async def test_an_empty_registry_gets_the_bundled_ids(
         assert codec.WIRE_PREFIX.unpack_from(value) == (0, RATED.id)
         assert await asyncio.to_thread(decoded, url, value) == agent_id
         register_missing(url, None)  # nothing to add, so no file is needed
-    code, said = await refused(settings, tmp_path)
-    assert (code, "does not answer" in said) == (4, True), said
+    code, stderr = await refused(settings, tmp_path)
+    assert (code, "does not answer" in stderr) == (4, True), stderr
 
 
 async def test_a_registry_in_use_gives_ids_of_its_own(
@@ -80,8 +80,8 @@ async def test_a_registry_in_use_gives_ids_of_its_own(
 
         client.put(f"/config/{RATED.subject}", json={"compatibility": "NONE"}).raise_for_status()
         settings = settings_for(database, schema_registry_url=url)
-        code, said = await refused(settings, tmp_path)
-        assert (code, "plant schemas register --execute" in said) == (3, True), said
+        code, stderr = await refused(settings, tmp_path)
+        assert (code, "plant schemas register --execute" in stderr) == (3, True), stderr
 
         assert {line.own_id for line in register_missing(url, file)} == {version.id for version in bundled().versions}
         assert register_missing(url, file) == []
@@ -122,8 +122,8 @@ async def refused(settings: Settings, folder: Path) -> tuple[int | None, str]:
         PLANT, "ingress", "--port", "0", "--ready-file", str(folder / "unready.json"),
         env=environ(settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
-    return process.returncode, said.decode()
+    _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    return process.returncode, stderr.decode()
 
 
 def fill(client: httpx.Client, name: str, count: int) -> None:

@@ -108,14 +108,14 @@ async def test_what_is_no_event_is_told_and_passed_over(settings: Settings, topi
     await producer.send_and_wait(topic, b"junk", partition=0)
     await producer.stop()
     await publish(settings, topic, [available()])
-    told: list[tuple[RecordPosition, str]] = []
+    undecodable: list[tuple[RecordPosition, str]] = []
 
     def tell(position: RecordPosition, reason: str) -> None:
-        told.append((position, reason))
+        undecodable.append((position, reason))
 
     events = consume(settings, topic=topic, on_undecodable=tell)
     assert len([received async for received in events]) == 1
-    assert told == [(RecordPosition(topic, 0, 0), "too short for a schema id")]
+    assert undecodable == [(RecordPosition(topic, 0, 0), "too short for a schema id")]
     assert len(await read(settings, topic)) == 1
 
 

@@ -1,4 +1,4 @@
-"""A worker on real Kafka and Postgres: partitions taken, shared, given back, and nothing lost on the way."""
+"""A worker on real Kafka and Postgres: partitions acquired, shared, released, and nothing lost on the way."""
 
 from __future__ import annotations
 

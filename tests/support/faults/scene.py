@@ -47,16 +47,16 @@ class Process:
     def exit_code(self) -> int | None:
         return self._popen.poll()
 
-    def said(self, event: str) -> list[dict[str, object]]:
+    def logged(self, event: str) -> list[dict[str, object]]:
         """Return the log lines of this event so far."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
-        found = []
+        entries = []
         for line in lines:
             with contextlib.suppress(ValueError):
                 entry = json.loads(line)
                 if isinstance(entry, dict) and entry.get("event") == event:
-                    found.append(entry)
-        return found
+                    entries.append(entry)
+        return entries
 
     def freeze(self) -> None:
         """Send SIGSTOP, and return when every thread has stopped."""
@@ -129,8 +129,8 @@ class Scene:
 @contextlib.contextmanager
 def scene_of(settings: Settings, superuser_url: str, topic: str, folder: Path) -> Iterator[Scene]:
     """Yield a scene from settings that a fixture made."""
-    given = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
-    scene = Scene({**given, "PLANT_DATABASE_SUPERUSER_URL": superuser_url}, topic, folder)
+    environ = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
+    scene = Scene({**environ, "PLANT_DATABASE_SUPERUSER_URL": superuser_url}, topic, folder)
     try:
         yield scene
     finally:

@@ -93,7 +93,7 @@ def test_absent_file_names_itself(repository: Path, tmp_path: Path) -> None:
 
 
 def test_pom_asks_for_exactly_the_locked_files() -> None:
-    """What Maven is told to fetch pulls in nothing of its own choice."""
+    """The project for Maven pulls in nothing but the listed files."""
     pom = kafka_jars._pom([Jar("00", 1, "org/apache/kafka/kafka_2.13/4.1.1/kafka_2.13-4.1.1.jar")])
 
     assert "<groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>4.1.1</version>" in pom

@@ -22,12 +22,12 @@ DIMENSIONS = EMBEDDING_DIMENSIONS
 
 
 class Seeded:
-    """An embedder for tests: each text's hash seeds its vector, so nearness means nothing. `spoil` breaks a promise."""
+    """An embedder for tests: each text's hash seeds its vector, so nearness is chance. `defect` breaks a promise."""
 
     model = "seeded/1"
 
-    def __init__(self, spoil: str = "") -> None:
-        self._spoil = spoil
+    def __init__(self, defect: str = "") -> None:
+        self._defect = defect
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
@@ -37,15 +37,15 @@ class Seeded:
         return self._spoiled(vectors)
 
     def _spoiled(self, vectors: Vectors) -> Vectors:
-        if self._spoil == "kind":
+        if self._defect == "kind":
             return vectors.astype(np.float64)  # type: ignore[return-value]  # the promise it breaks
-        if self._spoil == "rows":
+        if self._defect == "rows":
             return vectors[1:]
-        if self._spoil == "columns":
+        if self._defect == "columns":
             return vectors[:, 1:]
-        if self._spoil == "nan":
+        if self._defect == "nan":
             vectors[-1, 3] = np.nan
-        if self._spoil == "length":
+        if self._defect == "length":
             vectors[-1] *= 1.01
         return vectors
 
@@ -89,7 +89,7 @@ async def test_an_embedder_that_keeps_its_promise_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("defect", "message"),
     [
         ("kind", "no array of float32"),
         ("rows", "the shape is (1, 384)"),
@@ -98,11 +98,11 @@ async def test_an_embedder_that_keeps_its_promise_is_passed_on() -> None:
         ("length", "length is not 1"),
     ],
 )
-async def test_a_broken_promise_is_told_of(spoil: str, said: str) -> None:
+async def test_a_broken_promise_is_reported(defect: str, message: str) -> None:
     """Nothing that breaks the port's promise gets past it, and the error names the model."""
     with pytest.raises(EmbedderBroken) as caught:
-        await embed(Seeded(spoil), ["sows", "reaps"])
-    assert said in caught.value.why
+        await embed(Seeded(defect), ["sows", "reaps"])
+    assert message in caught.value.why
     assert "seeded/1" in caught.value.why
 
 

@@ -204,7 +204,7 @@ def test_an_entity_is_not_its_own_parent() -> None:
 
 
 def test_only_what_is_not_described_is_a_stub() -> None:
-    """A described entity can't pass as a stub, of which no rule is asked; nor the other way round."""
+    """A described entity can't pass as a stub, which no rule judges, nor a stub as a described entity."""
     stub = Entity(entity_type="skill")
     assert stub.is_stub
     accept(stub)

@@ -32,11 +32,11 @@ def test_stdout_is_left_to_data(capsys: pytest.CaptureFixture[str]) -> None:
     """What a command logs that is no service, and so has configured nothing, comes on stderr, without secrets."""
     get_logger("plant").warning("query.slow", seconds=1, password="hunter2")
 
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
 
-    assert said.out == ""
-    assert "query.slow" in said.err
-    assert "hunter2" not in said.err
+    assert captured.out == ""
+    assert "query.slow" in captured.err
+    assert "hunter2" not in captured.err
 
 
 def test_nothing_logs_past_it() -> None:

@@ -226,7 +226,7 @@ LIMITS = [
 @pytest.mark.parametrize("count", [1, MANY], ids=["one by one", "block"])
 @pytest.mark.parametrize(("event", "changes", "reason"), LIMITS, ids=[reason for _, _, reason in LIMITS])
 def test_a_broken_limit_is_rejected_by_name(event: Event, changes: dict[str, object], reason: str, count: int) -> None:
-    """A value outside its struct's limits is rejected with its field; the rows beside it are kept."""
+    """A value outside its struct's limits is rejected with its field; the other rows are kept."""
     good = codec.encode(event)
     decoded, rejected = batch_decoder.decode_batch([*[good] * count, unchecked(event, **changes), good])
 
@@ -241,8 +241,8 @@ def test_times_outside_the_years_1_to_9999_are_rejected(number: int) -> None:
     from schemas.binary.writer import long_bytes, to_microseconds
 
     value = codec.encode(onboarded())
-    odd = value.replace(long_bytes(to_microseconds(NOW)), long_bytes(number), 1)
-    decoded, rejected = batch_decoder.decode_batch([*[value] * MANY, odd])
+    malformed = value.replace(long_bytes(to_microseconds(NOW)), long_bytes(number), 1)
+    decoded, rejected = batch_decoder.decode_batch([*[value] * MANY, malformed])
 
     assert [(refusal.row, refusal.reason) for refusal in rejected] == [
         (MANY, "a time outside the years 1 to 9999 in occurred_at")

@@ -17,7 +17,7 @@ def test_unknown_fields_are_refused_in_json() -> None:
 
 
 def test_an_event_that_names_no_type_or_time_says_so() -> None:
-    """The parts that every event type must give are not silently empty."""
+    """The parts that every event type must give are not empty."""
     bare = Event(event_id=UUID(int=1))
     with pytest.raises(NotImplementedError):
         _ = bare.entity_type

@@ -95,7 +95,7 @@ def test_keys_come_back_from_their_forms(seed: bytes) -> None:
 
 @given(st.text() | st.from_regex(r"(whsec_|whsk_|whpk_)[A-Za-z0-9+/]{0,90}={0,3}", fullmatch=True))
 def test_reading_a_form_raises_nothing_but_value_error(text: str) -> None:
-    """Whatever is given as a key, it is one or it is said why not."""
+    """Any text is either decoded as a key or refused with a reason."""
     for decode in DECODE.values():
         try:
             assert isinstance(decode(text), bytes)

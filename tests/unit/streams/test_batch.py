@@ -37,7 +37,7 @@ def test_a_piece_begins_after_the_record_before_it() -> None:
 
 
 def test_batches_with_a_hole_between_them_are_not_joined() -> None:
-    """A slice that was lost on the way is noticed, not passed over."""
+    """A slice that was lost on the way is noticed, not skipped."""
     with pytest.raises(ValueError, match="follow"):
         batch_of(RECORDS, token=3).followed_by(batch_of(RECORDS, token=3, start=7))
 

@@ -40,7 +40,7 @@ def test_parametrised_test_is_listed_once() -> None:
 
 
 def test_every_listed_test_exists_and_has_a_reason() -> None:
-    """The list names real tests; a renamed test would otherwise stay allowed for ever."""
+    """The list names real tests; a renamed test would otherwise stay allowed permanently."""
     for name, reason in read_allowed().items():
         file, _, function = name.partition("::")
         assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), name

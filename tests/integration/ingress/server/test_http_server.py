@@ -32,7 +32,7 @@ async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def test_it_serves_and_ends_in_order(running: Running) -> None:
-    """Webhooks are taken over one kept connection; SIGTERM ends the process with exit code 0 and one line was said."""
+    """Webhooks are taken over one kept connection; SIGTERM ends the process with exit code 0 and one line on stderr."""
     async with httpx.AsyncClient(base_url=running.url) as client:
         for _ in range(5):
             body = rated()
@@ -40,9 +40,9 @@ async def test_it_serves_and_ends_in_order(running: Running) -> None:
             assert answer.status_code == 200
         assert (await client.get("/readyz")).status_code == 200
     running.process.terminate()
-    _, said = await asyncio.wait_for(running.process.communicate(), DEADLINE_SECONDS)
+    _, stderr = await asyncio.wait_for(running.process.communicate(), DEADLINE_SECONDS)
     assert running.process.returncode == 0
-    assert f"Listening on {running.url}" in said.decode()
+    assert f"Listening on {running.url}" in stderr.decode()
 
 
 @contextmanager
@@ -137,9 +137,9 @@ async def test_a_port_in_use_is_said(running: Running) -> None:
     process = await asyncio.create_subprocess_exec(
         PLANT, "ingress", "--port", str(running.port), env=environ(running.settings), stderr=asyncio.subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert process.returncode == 2
-    assert f"Can't listen on 127.0.0.1:{running.port}" in said.decode()
+    assert f"Can't listen on 127.0.0.1:{running.port}" in stderr.decode()
 
 
 async def test_a_ready_file_that_could_never_appear_is_said(running: Running, tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ async def test_a_ready_file_that_could_never_appear_is_said(running: Running, tm
         env=environ(running.settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+        _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     finally:
         if process.returncode is None:
             process.kill()
     assert process.returncode == 2
-    assert "ready.json can't be written" in said.decode()
+    assert "ready.json can't be written" in stderr.decode()
 
 
 async def test_it_does_not_serve_as_a_role_with_too_many_rights(database: Database, settings: Settings) -> None:
@@ -163,6 +163,6 @@ async def test_it_does_not_serve_as_a_role_with_too_many_rights(database: Databa
         PLANT, "ingress", "--port", "0",
         env={**environ(settings), "PLANT_DATABASE_API_URL": database.owner_url}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert process.returncode not in (0, None)
-    assert "plant_owner" in said.decode()
+    assert "plant_owner" in stderr.decode()

@@ -86,8 +86,8 @@ async def test_sigterm_ends_all_in_order(running: Running) -> None:
     """Exit code 0, nothing but the announcement on stderr, and no process is left."""
     before = members(running)
     running.process.terminate()
-    _, said = await asyncio.wait_for(running.process.communicate(), DEADLINE_SECONDS)
-    assert (running.process.returncode, said.decode()) == (0, f"Listening on {running.url} with 2 processes\n")
+    _, stderr = await asyncio.wait_for(running.process.communicate(), DEADLINE_SECONDS)
+    assert (running.process.returncode, stderr.decode()) == (0, f"Listening on {running.url} with 2 processes\n")
     assert not any(psutil.pid_exists(pid) for pid in before)
 
 

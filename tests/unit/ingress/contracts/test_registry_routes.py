@@ -1,4 +1,4 @@
-"""The registry's routes, without a process round them: refusals in Confluent's words, and what may be cached."""
+"""The registry's routes, without a process around them: refusals in Confluent's words, and what may be cached."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_completion_of_a_command_name() -> None:
 
 
 def test_settings_show_sources_and_mask_secrets(tmp_path: Path) -> None:
-    """Environment, address file and defaults are told apart, and no secret is printed."""
+    """Environment, address file and defaults are distinguished, and no secret is printed."""
     (tmp_path / "stack.env").write_text(
         "PLANT_DATABASE_API_URL=postgresql://plant_api:s3cret@h:1/plant\nPLANT_MASTER_KEY=a2V5\n"
     )

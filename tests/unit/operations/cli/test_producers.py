@@ -50,7 +50,7 @@ def test_a_rate_is_a_number_that_can_be_counted_with(text: str) -> None:
     "text", ["", ",", "genesis.agent.rated,", "plant.operation.recorded", "all,genesis.agent.rated"]
 )
 def test_event_types_are_types_that_come_in(text: str) -> None:
-    """Each part of the list is one; white space round it does not matter."""
+    """Each part of the list is one; white space around it does not matter."""
     with pytest.raises(click.BadParameter):
         EventTypes().convert(text, None, None)
     assert EventTypes().convert(" genesis.agent.rated", None, None) == {"genesis.agent.rated"}

@@ -1,4 +1,4 @@
-"""The strict reader and the scan on single types: what is legal though odd, what is not, and that both agree."""
+"""The strict reader and the scan on single types: what is legal though unusual, what is not, and that both agree."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_times_survive_their_microseconds(time: datetime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "odd", "reason"),
+    ("type_", "value", "reason"),
     [
         ("boolean", b"\x02", "not canonical: a boolean other than 0 and 1 in f"),
         ("int", long_bytes(2**31), "a number of more than 32 bits in f"),
@@ -86,10 +86,10 @@ def test_times_survive_their_microseconds(time: datetime) -> None:
         ({"type": "fixed", "name": "F", "size": 4}, b"abc", "the value ends too early"),
     ],
 )
-def test_what_no_writer_may_write_is_refused(type_: Any, odd: bytes, reason: str) -> None:
-    """The odd row alone is refused, with its reason, whichever way it is read."""
+def test_what_no_writer_may_write_is_refused(type_: Any, value: bytes, reason: str) -> None:
+    """The malformed row alone is refused, with its reason, whichever way it is read."""
     good = write(record(type_), {"f": _some(type_)})
-    read, refused = read_both_ways(type_, [good, odd, good])
+    read, refused = read_both_ways(type_, [good, value, good])
     assert len(read) == 2
     assert list(refused) == [1]
     assert reason in refused[1]
@@ -102,7 +102,7 @@ def _some(type_: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("type_", "odd", "wanted"),
+    ("type_", "value", "wanted"),
     [
         ("long", long_bytes(-(2**63)), -(2**63)),
         ("int", long_bytes(2**31 - 1), 2**31 - 1),
@@ -128,10 +128,10 @@ def _some(type_: Any) -> Any:
         "many items",
     ],
 )
-def test_what_is_legal_though_odd_is_read(type_: Any, odd: bytes, wanted: Any) -> None:
+def test_what_is_legal_though_unusual_is_read(type_: Any, value: bytes, wanted: Any) -> None:
     """What the scan leaves to the strict reader is read like the rest."""
     good = write(record(type_), {"f": _some(type_)})
-    read, refused = read_both_ways(type_, [good, odd, good])
+    read, refused = read_both_ways(type_, [good, value, good])
     assert refused == {}
     assert len(read) == 3
     assert wanted is None or read[1] == wanted
