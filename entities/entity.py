@@ -163,7 +163,8 @@ class Entity(Row):
         super().__init__(**values)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.id})"
+        # An id that was not checked yet may be a text without UTF-8, and this stands in messages.
+        return f"{type(self).__name__}({self.id if isinstance(self.id, UUID) else ascii(self.id)})"
 
     @property
     def is_stub(self) -> bool:

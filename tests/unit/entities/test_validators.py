@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from entities import errors, structure, validators
@@ -383,6 +383,7 @@ SETTABLE = [name for name in CHECKS if not name.endswith("_ids")]
 @given(
     st.sampled_from(list(KINDS)), st.dictionaries(st.sampled_from(SETTABLE), anything, max_size=6), st.lists(anything)
 )
+@example(kind=Skill, fields={"id": "\ud800"}, before=[])
 def test_accept_raises_nothing_but_its_own(kind: type[Entity], fields: dict[str, Any], before: list[Any]) -> None:
     """Whatever the fields: it is accepted, or refused with one of the two errors, and what is accepted is JSON."""
     found = entity(kind, **{name: value for name, value in fields.items() if hasattr(kind, name)})
