@@ -174,7 +174,7 @@ def clear(folder: Path, program: str, *, timeout_seconds: float) -> None:
 def choose_port(wanted: int | None, taken: set[int]) -> int:
     """Return `wanted` if it is free on the loopback interface, or soon is, else a random free port not in `taken`.
 
-    Soon: a killed process counts as gone before the last of its threads, and with it the socket, is.
+    Soon: a killed process counts as ended before its last thread has ended and closed the socket.
 
     Chosen below the range that systems hand to outgoing connections: otherwise a client that keeps trying to reach a
     stopped server is sooner or later given the server's own port, connects to itself, and the server can't come back.

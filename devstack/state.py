@@ -1,4 +1,4 @@
-"""What a stack writes down: processes, ports and versions in `stack.json`; addresses and secrets in `stack.env`."""
+"""A stack's written state: processes, ports and versions in `stack.json`; addresses and secrets in `stack.env`."""
 
 from __future__ import annotations
 

@@ -175,4 +175,4 @@ CHECKS: Final[Mapping[str, StructureCheck]] = {
     "required_skill_ids": _ids,
     "member_ids": _ids,
 }
-"""What is asked of each field, whichever kinds have it."""
+"""The check of each field, whichever kinds have it."""

@@ -129,7 +129,7 @@ async def receive_part(receive: Receive) -> tuple[bytes, bool]:
 
 
 class LogBudget:
-    """A limit on log lines, so that whoever sends bad requests can't fill the disk. It counts the lines left out."""
+    """A limit on log lines, so that a sender of bad requests can't fill the disk. It counts the lines left out."""
 
     def __init__(self, lines_per_second: int = LOG_LINES_PER_SECOND) -> None:
         self._lines_per_second = lines_per_second

@@ -1,4 +1,4 @@
-"""What each producer may send: event types, events a second, and whether anything at all.
+"""The policies of producers: event types, events a second, and whether a producer may send at all.
 
 A policy is a row of `producers`; a producer without one, and every column that is null, has the settings' defaults.
 """

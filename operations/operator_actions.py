@@ -1,6 +1,6 @@
 """Operator actions: recorded on `plant.operations` before they take effect, and chained there like any other event.
 
-Also the options that each command that acts takes: who acts, and why.
+Also the options of every command with such an action: the actor, and the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ actor_option = click.option("--actor", default="", help="Account that acts.  [de
 
 
 class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator is about to do: `action` such as `keys.add`, to which `target`, and why."""
+    """An action before it is done: `action` such as `keys.add`, its `target`, and the reason."""
 
     action: str
     target: str

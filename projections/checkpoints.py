@@ -83,7 +83,7 @@ WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
 class Fence:
     """A token, and what its owner alone writes: the checkpoints by `name/version`, and the head of the chain.
 
-    Nobody else moves either, so an owner needs no reading of what it has committed itself.
+    No other session moves either, so an owner does not read what it has committed itself.
     """
 
     token: int

@@ -76,7 +76,7 @@ class RelaySession:
 
     @property
     def lost(self) -> bool:
-        """Whether it is known that the session, and so its lock, is gone."""
+        """Whether the session is known to have ended, and with it the lock."""
         closed: bool = self._connection.is_closed()
         return closed
 

@@ -68,7 +68,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 STATE_FIELDS = ("agent", "skill", "job_role", "industry", "team")
-"""The fields of amended and retired of which exactly one is set: the one that `entity_type` names."""
+"""Fields of amended and retired. Exactly one is set: the one that `entity_type` names."""
 
 
 class AgentOnboarded(Event, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The accumulator: a queue of pending batches a partition, while the batch before them is on its way."""
+"""The accumulator: a queue of pending batches for each partition, while the batch before them is on its way."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The Faust app of a worker: one agent that hands each batch to the owner of its partition.
 
-One agent serves all partitions. Faust's `isolated_partitions` would start an actor a partition, but revoking one
+One agent serves all partitions. Faust's `isolated_partitions` would start an actor for each partition, but revoking one
 marks the subscription as changed and makes the whole group rebalance 45 s later (docs/decisions/0003); the owners in
 `streams/ownership.py` give the same overlap without it.
 """

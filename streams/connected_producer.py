@@ -158,7 +158,7 @@ class ConnectedProducer:
         """Renew a connection whose task for metadata, or for sending, has ended with an error.
 
         Under uvloop, writing to a connection that has just closed raises an error that aiokafka doesn't expect; it ends
-        the task, and whoever waits for metadata then waits without end (seen).
+        the task, and tasks that wait for metadata then wait without end (seen).
         """
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("connection.broken", task=task.get_name(), why=repr(error))

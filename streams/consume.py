@@ -64,7 +64,7 @@ async def consume(
     """Yield events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) to stop early.
 
     Without `follow` it ends where the topic ended when it began. Undecodable records are skipped and logged, or handed
-    to `on_undecodable`. Repeats are yielded too: an event's id tells them.
+    to `on_undecodable`. Repeats are yielded too: they have the same event id.
 
     Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
     partitions and read on from the group's committed offsets (from `start`, earliest or latest, where it has none). An

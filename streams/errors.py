@@ -54,7 +54,7 @@ class TopicMissing(StreamsError, ConfigurationError):
 
 
 class TooFewReplicas(StreamsError, CheckFailed):
-    """A topic is kept on fewer brokers than is asked for: the loss of a broker could lose events or stop them."""
+    """A topic has fewer replicas than the settings ask for: the loss of a broker could lose events or stop them."""
 
 
 class TopicRefused(StreamsError):
@@ -94,7 +94,7 @@ class PartitionStopped(StreamsError):
 
 
 class CheckpointOutOfLog(PartitionStopped):
-    """A checkpoint lies outside the log, so records it counts on are gone or never were."""
+    """A checkpoint lies outside the log, so records that it refers to were removed or never written."""
 
     def __init__(
         self, topic: str, partition: int, checkpoint: int, start: int | None = None, end: int | None = None

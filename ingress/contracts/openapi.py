@@ -80,7 +80,7 @@ def _cloud_events() -> Json:
                 "application/x-ndjson": {"schema": {"type": "string"}},
             },
         },
-        "207": _json("A batch of which some are stored, and some are refused for good.", "BatchAnswer"),
+        "207": _json("Some events of the batch are stored, and some are refused permanently.", "BatchAnswer"),
     }
     body: Json = {
         "application/cloudevents+json": {"schema": schema_ref("CloudEvent")},

@@ -116,7 +116,7 @@ async def _write_when_ready(readiness: Readiness, path: Path, address: Address) 
 
 
 def write_ready_file(path: Path, address: Address) -> None:
-    """Write where we serve; whoever waits for the file never sees half of it."""
+    """Write the address to the ready file, in one step: a reader never sees half of it."""
     temporary = temp_path(path)
     temporary.write_bytes(msgspec.json.encode(address))
     temporary.replace(path)

@@ -2,7 +2,7 @@
 
 Each is a whole ingress process with its own event loop, producer and deduplication cache. Copies of a request that
 reach two of them at once become two records, and the partition's owner applies one. A process that dies is replaced.
-When the parent ends, however it ends, so do they: they hold the other end of a pipe.
+When the parent ends, for any reason, they end too: they hold the other end of a pipe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESTART_DELAY_SECONDS: Final = 1.0
 
 
 class ProcessStart(NamedTuple):
-    """What a process is started with: its number, its end of the parent's pipe, and its ready file."""
+    """The arguments of a process at its start: its number, its end of the parent's pipe, and its ready file."""
 
     number: int
     pipe: int

@@ -1,4 +1,4 @@
-"""What the demo has to show, part by part, in the order in which it is known."""
+"""The results of the demo, part by part, in the order in which they are known."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """The verifier's word on every chain."""
+    """The verifier's verdict on every chain."""
 
     verdict: str
     entries: int

@@ -1,7 +1,8 @@
 """The restart of aiokafka's fetcher, which ends permanently with the first error that it does not expect.
 
-Seen: a broker died while partitions had no position yet, two answers said so of one of them, and the second tripped
-over the first. The consumer stayed in its group and delivered nothing any more, and nothing was logged.
+Seen: a broker died while partitions had no position yet. Two answers reported this for one of them, and the second
+failed on the state that the first had left. The consumer stayed in its group and delivered nothing any more, and
+nothing was logged.
 """
 
 from __future__ import annotations
