@@ -81,7 +81,7 @@ def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str
         if broker is not None:
             watched["broker"] = psutil.Process(broker.pid)
         before, started = {name: _cpu_seconds(process) for name, process in watched.items()}, time.monotonic()
-        found, wrk_seconds = _play(url, measured, given.seconds, connections)
+        counts, wrk_seconds = _play(url, measured, given.seconds, connections)
         elapsed = time.monotonic() - started
         cores = {name: round((_cpu_seconds(process) - before[name]) / elapsed, 2) for name, process in watched.items()}
         memory = sum(member.memory_info().rss for member in _with_children(watched["ingress"]))
@@ -89,7 +89,7 @@ def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str
         ingress.terminate()
         ingress.wait(30)
     # Of batches only those count whose every event was taken: wrk tells of a refused request, and not of its events.
-    rate = (found["requests"] - found["refused"]) / (found["duration_us"] / 1e6)
+    rate = (counts["requests"] - counts["refused"]) / (counts["duration_us"] / 1e6)
     return {
         "what": f"signed {'webhooks' if given.batch == 1 else f'batches of {given.batch}'}, acks=all",
         "processes": given.processes,
@@ -98,11 +98,11 @@ def _measure(folder: Path, secret: bytes, given: argparse.Namespace) -> dict[str
         "requests_per_second": round(rate),
         "events_per_second": round(rate * given.batch),
         "events_per_core_second": round(rate * given.batch / cores["ingress"]),
-        "latency_ms": {name: found[f"{name}_us"] / 1000 for name in ("p50", "p90", "p99", "max")},
-        "requests": found["requests"],
-        "refused": found["refused"],
-        "socket_errors": found["socket_errors"],
-        "every_request_distinct": found["requests"] <= given.requests,
+        "latency_ms": {name: counts[f"{name}_us"] / 1000 for name in ("p50", "p90", "p99", "max")},
+        "requests": counts["requests"],
+        "refused": counts["refused"],
+        "socket_errors": counts["socket_errors"],
+        "every_request_distinct": counts["requests"] <= given.requests,
         "cores_used": {**cores, "wrk": round(wrk_seconds / elapsed, 2)},
         "cores": os.cpu_count(),
         "ingress_memory_mb": round(memory / 1e6),
@@ -154,7 +154,7 @@ def _request(route: str, kind: str, url: str, secret: bytes, name: str, text: st
 
 
 def _play(url: str, requests: Path, seconds: int, connections: int) -> tuple[dict[str, int], float]:
-    """What wrk found, and the CPU seconds it took."""
+    """Return the counts of wrk, and the CPU seconds that it took."""
     wrk = subprocess.Popen(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT), url],
         env={**os.environ, "PLANT_REQUESTS": str(requests)},
@@ -164,9 +164,9 @@ def _play(url: str, requests: Path, seconds: int, connections: int) -> tuple[dic
     before = os.times()
     _, said = wrk.communicate()
     after = os.times()
-    found: dict[str, int] = json.loads(said.decode().strip().splitlines()[-1])
+    counts: dict[str, int] = json.loads(said.decode().strip().splitlines()[-1])
     cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    return found, cpu_seconds
+    return counts, cpu_seconds
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -42,8 +42,8 @@ def ensure_archive() -> Path:
         part = Path(scratch) / NAME
         if not (shutil.which("mvn") and _by_maven(part)):
             _by_https(part)
-        found = _sha256(part)
-        assert found == SHA256, f"{NAME} is not the file that was pinned: {found}"
+        actual = _sha256(part)
+        assert actual == SHA256, f"{NAME} is not the file that was pinned: {actual}"
         part.replace(file)
     return file
 

@@ -65,12 +65,12 @@ def plant(home: Path) -> Plant:
 
 def running_in(home: Path) -> list[str]:
     """Return the command lines of all processes that work for this home."""
-    found = []
+    lines = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             line = " ".join(process.cmdline())
             if process.status() != psutil.STATUS_ZOMBIE and (
                 str(home) in line or process.environ().get("PLANT_HOME") == str(home)
             ):
-                found.append(line)
-    return found
+                lines.append(line)
+    return lines

@@ -98,5 +98,5 @@ async def fetch(url: str, statement: str, *values: object) -> list[asyncpg.Recor
 
 
 async def _insert(connection: asyncpg.Connection, table: str, row: Fields) -> None:
-    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
-    await connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", *row.values())
+    parameters = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    await connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({parameters})", *row.values())

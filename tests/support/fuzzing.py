@@ -47,14 +47,14 @@ Header = tuple[bytes, bytes]
 
 def fuzz(count: int, seed: int) -> Counter[str]:
     """Return outcomes by name. Raises AssertionError for an outcome that no request may have."""
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for number in range(count):
         chance = random.Random(seed * 1_000_003 + number)
         try:
-            found[_outcome(chance)] += 1
+            outcomes[_outcome(chance)] += 1
         except Exception as error:
             raise AssertionError(f"request {number} of seed {seed}: {error!r}") from error
-    return found
+    return outcomes
 
 
 def _outcome(chance: random.Random) -> str:
@@ -143,28 +143,28 @@ def _signature(stamp: bytes, body: bytes, chance: random.Random) -> bytes:
 
 
 def _corrupted(data: bytes, chance: random.Random) -> bytes:
-    place = chance.randrange(len(data) + 1)
-    end = min(len(data), place + chance.randrange(1, 40))
+    index = chance.randrange(len(data) + 1)
+    end = min(len(data), index + chance.randrange(1, 40))
     match chance.randrange(5):
         case 0:
-            return data[:place] + bytes([chance.randrange(256)]) + data[place + 1 :]
+            return data[:index] + bytes([chance.randrange(256)]) + data[index + 1 :]
         case 1:
-            return data[:place] + data[end:]
+            return data[:index] + data[end:]
         case 2:
-            return data[:end] + data[place:]
+            return data[:end] + data[index:]
         case 3:
-            return data[:place] + chance.choice(WORSE) + data[place:]
+            return data[:index] + chance.choice(WORSE) + data[index:]
         case _:
-            return data[:place] + chance.choice(WORSE) + data[end:]
+            return data[:index] + chance.choice(WORSE) + data[end:]
 
 
 def _corrupted_headers(headers: list[Header], chance: random.Random) -> list[Header]:
-    place = chance.randrange(len(headers))
-    name, value = headers[place]
+    index = chance.randrange(len(headers))
+    name, value = headers[index]
     match chance.randrange(3):
         case 0:
-            return headers[:place] + headers[place + 1 :]
+            return headers[:index] + headers[index + 1 :]
         case 1:
-            return [*headers, headers[place]]
+            return [*headers, headers[index]]
         case _:
-            return [*headers[:place], (name, _corrupted(value, chance)), *headers[place + 1 :]]
+            return [*headers[:index], (name, _corrupted(value, chance)), *headers[index + 1 :]]

@@ -56,13 +56,13 @@ class Row:
 
     @property
     def in_stream(self) -> tuple[Any, ...]:
-        place = (self.topic, self.partition, self.offset, self.created_at)
-        return (*place, self.disposition, self.event_id, self.key, self.value, self.headers, self.reason)
+        position = (self.topic, self.partition, self.offset, self.created_at)
+        return (*position, self.disposition, self.event_id, self.key, self.value, self.headers, self.reason)
 
     @property
     def in_audit(self) -> tuple[Any, ...]:
-        place = (self.topic, self.partition, self.offset, self.created_at)
-        return (*place, self.entity_type, self.entity_id, self.event_type, self.previous_hash, self.hash)
+        position = (self.topic, self.partition, self.offset, self.created_at)
+        return (*position, self.entity_type, self.entity_id, self.event_type, self.previous_hash, self.hash)
 
 
 def onboarded(number: int) -> AgentOnboarded:
@@ -116,8 +116,8 @@ def row(topic: str, partition: int, offset: int, event: Event, disposition: str 
 
 def poison(topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None) -> Row:
     """An undecodable record as the worker stores it; not linked yet."""
-    place = (topic, partition, offset, STARTED_MS + offset % 1_000_000)
-    return Row(*place, "poison", None, key, value, headers_bytes([("h", None)]), "a test", None, None, None)
+    position = (topic, partition, offset, STARTED_MS + offset % 1_000_000)
+    return Row(*position, "poison", None, key, value, headers_bytes([("h", None)]), "a test", None, None, None)
 
 
 def linked(rows: Iterable[Row], before: bytes = CHAIN_START) -> list[Row]:

@@ -99,9 +99,9 @@ def own_postgres(url: str) -> dict[str, str]:
     key = (address.password or "").encode()
     secrets = {role: hmac.digest(key, role.encode(), hashlib.sha256).hex() for role in postgres.ROLES}
     postgres.make_roles(url, secrets, ROLES_SQL)
-    place = address.netloc.rpartition("@")[2]
+    host_and_port = address.netloc.rpartition("@")[2]
     addresses = {
-        role.removeprefix("plant_"): urlunsplit(address._replace(netloc=f"{role}:{secret}@{place}"))
+        role.removeprefix("plant_"): urlunsplit(address._replace(netloc=f"{role}:{secret}@{host_and_port}"))
         for role, secret in secrets.items()
     }
     return {f"PLANT_DATABASE_{name.upper()}_URL": found for name, found in {**addresses, "superuser": url}.items()}

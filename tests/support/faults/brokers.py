@@ -122,8 +122,8 @@ def partitions(scene: Scene) -> dict[str, dict[int, Partition]]:
         return {}
     return {
         name: {
-            number: Partition(found.leader, list(found.replicas), list(found.isrs))
-            for number, found in topic.partitions.items()
+            number: Partition(partition.leader, list(partition.replicas), list(partition.isrs))
+            for number, partition in topic.partitions.items()
         }
         for name, topic in metadata.topics.items()
     }
@@ -131,7 +131,7 @@ def partitions(scene: Scene) -> dict[str, dict[int, Partition]]:
 
 def leaders(scene: Scene) -> dict[int, int]:
     """Return the leader of each of the scene's partitions."""
-    return {number: found.leader for number, found in partitions(scene).get(scene.topic, {}).items()}
+    return {number: partition.leader for number, partition in partitions(scene).get(scene.topic, {}).items()}
 
 
 def wait_until_whole(scene: Scene) -> float:
@@ -169,7 +169,7 @@ def stored_events(scene: Scene) -> dict[str, list[tuple[int, int]]]:
             "enable.partition.eof": True,
         }
     )
-    found: dict[str, list[tuple[int, int]]] = {}
+    positions: dict[str, list[tuple[int, int]]] = {}
     try:
         numbers = consumer.list_topics(scene.topic, timeout=DEADLINE_SECONDS).topics[scene.topic].partitions
         consumer.assign([TopicPartition(scene.topic, number, 0) for number in numbers])
@@ -182,10 +182,10 @@ def stored_events(scene: Scene) -> dict[str, list[tuple[int, int]]]:
                 left.discard(message.partition())
                 continue
             event = codec.decode(message.value(), scene.topic)
-            found.setdefault(str(event.event_id), []).append((message.partition(), message.offset()))
+            positions.setdefault(str(event.event_id), []).append((message.partition(), message.offset()))
     finally:
         consumer.close()
-    return found
+    return positions
 
 
 def assert_where_they_said(scene: Scene, accepted: Mapping[str, tuple[int, int]]) -> None:
@@ -199,15 +199,15 @@ def assert_where_they_said(scene: Scene, accepted: Mapping[str, tuple[int, int]]
     assert not missing, f"{len(missing)} acknowledged events are not logged from there: {_few(missing)}"
 
 
-def _few(found: Mapping[str, tuple[int, int]]) -> list[tuple[str, tuple[int, int]]]:
-    return list(found.items())[:5]
+def _few(positions: Mapping[str, tuple[int, int]]) -> list[tuple[str, tuple[int, int]]]:
+    return list(positions.items())[:5]
 
 
 async def move_leader(scene: Scene, number: int) -> int:
     """Make another replica the partition's preferred leader, and elect it; its broker number."""
-    found = partitions(scene)[scene.topic][number]
-    at = found.replicas.index(found.leader) + 1
-    replicas = [*found.replicas[at:], *found.replicas[:at]]
+    partition = partitions(scene)[scene.topic][number]
+    at = partition.replicas.index(partition.leader) + 1
+    replicas = [*partition.replicas[at:], *partition.replicas[:at]]
     client = AIOKafkaAdminClient(bootstrap_servers=scene.settings.kafka_address())
     await client.start()
     try:
@@ -237,9 +237,9 @@ def want_in_sync(scene: Scene, replicas: int) -> None:
 def config_of(scene: Scene, topic: str) -> dict[str, str]:
     """A topic's configuration, defaults included; empty while the broker that is asked does not know the topic."""
     admin = admin_of(scene.settings.kafka_address())
-    (found,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
+    (config,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
     try:
-        return {name: entry.value for name, entry in found.result(DEADLINE_SECONDS).items()}
+        return {name: entry.value for name, entry in config.result(DEADLINE_SECONDS).items()}
     except KafkaException:
         return {}
 

@@ -29,9 +29,9 @@ def test_no_two_modules_export_the_same_name() -> None:
     homes: dict[str, list[str]] = defaultdict(list)
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            place = path.relative_to(ROOT).as_posix()
-            if not place.startswith(COMMANDS) and PROGRAMS.isdisjoint(path.parts) and path.name != "__main__.py":
+            module = path.relative_to(ROOT).as_posix()
+            if not module.startswith(COMMANDS) and PROGRAMS.isdisjoint(path.parts) and path.name != "__main__.py":
                 for name in exported(path):
-                    homes[name].append(place)
+                    homes[name].append(module)
     assert len(homes) > 500
-    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
