@@ -46,7 +46,9 @@ class ChangeLoad:
                 await self._step()
                 self.transactions += 1
                 await asyncio.sleep(PAUSE_SECONDS)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+                # asyncpg raises its internal error where it has read the server's last message, and not yet the end of
+                # the connection.
                 await asyncio.sleep(AWAY_SECONDS)
 
     async def _step(self) -> None:
