@@ -48,7 +48,10 @@ class Score(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run mutmut, print a score a module and the mutants that survived; the exit code is 3 under the wanted score."""
+    """Run mutmut, print a score a module and the mutants that survived; the exit code is 3 under the wanted score.
+
+    It is 1 where mutmut could not run: results of an earlier run are no score of this one.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.support.mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", help="such as audit.verifier.chain_range; default: all of the settings")
     parser.add_argument("--tenths", type=int, choices=range(1, 11), default=10, help="share of the mutants to run")
@@ -58,11 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.report_only:
         with shared_services():
-            subprocess.run(
+            code = subprocess.run(
                 [MUTMUT, "run", "--max-children", str(options.processes), *patterns(options.modules, options.tenths)],
                 cwd=ROOT,
                 check=False,
-            )
+            ).returncode
+        if code:
+            print(f"mutmut ended with {code}: there is no score", file=sys.stderr)
+            return 1
     scores = list(read_scores(options.modules))
     print(f"{'module':<36} {'caught':>7} {'missed':>7} {'not run':>8} {'score':>7}")
     for score in scores:
@@ -71,7 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{total.module:<36} {total.caught:>7} {total.missed:>7} {total.not_run:>8} {total.percent:>6.1f}%")
     for name in survivors(options.modules):
         print(f"survived: {name}")
-    return 0 if total.caught and total.percent >= options.floor else 3
+    return 0 if is_good(total, options.floor, whole=options.tenths == 10) else 3
+
+
+def is_good(total: Score, floor: float, *, whole: bool) -> bool:
+    """Return whether enough mutants were caught; of a whole run none may be left that has not run.
+
+    >>> is_good(Score("all", 9, 1, 0), 90.0, whole=True), is_good(Score("all", 9, 1, 1), 90.0, whole=True)
+    (True, False)
+    """
+    return total.caught > 0 and total.percent >= floor and not (whole and total.not_run)
 
 
 def patterns(modules: Sequence[str], tenths: int) -> list[str]:
