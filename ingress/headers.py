@@ -11,7 +11,8 @@ import msgspec
 
 from ingress.problems import CLOSE, Problem
 
-MESSAGE_ID: Final = re.compile(rb"[!-~]{1,256}")
+MESSAGE_ID: Final = re.compile(rb"[!-Z\\-z|}~]{1,256}")
+"""Visible ASCII without `{` and `[`, so that an id can't reach into the body: see `require_one_reading`."""
 LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 
 Mode = Literal["webhook", "structured", "binary", "batch", "lines"]
@@ -37,6 +38,7 @@ _ATTRIBUTES: Final = {
     b"ce-time": "time",
 }
 _WANTED_OF_CLOUD_EVENTS: Final = _WANTED | frozenset(_ATTRIBUTES)
+_BODY_STARTS: Final = frozenset(b"{[ \t\r\n")
 _JSON_TYPE: Final = b"application/json"
 _CLOUD_EVENT_MODES: Final[dict[bytes, Mode]] = {
     b"application/cloudevents+json": "structured",
@@ -84,7 +86,7 @@ def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event:
     except KeyError as missing:
         raise _malformed(f"{missing.args[0].decode('ascii')} is missing") from None
     if not MESSAGE_ID.fullmatch(message_id):
-        raise _malformed("webhook-id must be 1 to 256 visible ASCII characters")
+        raise _malformed("webhook-id must be 1 to 256 visible ASCII characters without { and [")
     if not timestamp.isdigit():
         raise _malformed("webhook-timestamp must be a whole number of seconds since 1970")
     content_length = values.get(b"content-length")
@@ -100,6 +102,17 @@ def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event:
         _text(values.get(b"plant-producer")),
         _attributes(values, message_id) if mode == "binary" else None,
     )
+
+
+def require_one_reading(body: bytes) -> None:
+    """Raise Problem (400) for a body that could be read as the end of another id and timestamp.
+
+    A signature covers `id.timestamp.body`. A body begins with `{`, `[` or white space, and a `webhook-id` holds none of
+    these. So the first of them, if there is one, begins the body; the timestamp before it has digits alone, and signed
+    bytes are one message.
+    """
+    if body and body[0] not in _BODY_STARTS:
+        raise Problem("malformed-body", "The body must begin with {, [ or white space.")
 
 
 def _text(value: bytes | None) -> str | None:

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from ingress.batches import answer_of, await_results, read_items, submit_each
 from ingress.bulk import BulkIntake
-from ingress.headers import RequestHeaders, read_request_headers
+from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.keys import Keyring
 from ingress.limits import Admission, BodyReader, LogBudget, PeerGone, drain
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
@@ -108,7 +108,10 @@ class Intake:
         return answer.status
 
     def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
-        """Return the policy of the producer that signed. Raises Problem: signature (401), starting (503)."""
+        """Return the policy of the producer that signed.
+
+        Raises Problem: starting (503), signature (401), malformed-body (400).
+        """
         if not self._keyring.loaded:
             raise Problem("starting", "The signing keys are not loaded yet.", headers=(retry_after(1),))
         verdict = self._keyring.verify(
@@ -117,6 +120,7 @@ class Intake:
         if isinstance(verdict, SignatureRejected):
             metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=verdict.reason).inc()
             raise Problem("signature", reason=explain(verdict.reason))
+        require_one_reading(body)
         return self._keyring.policy(verdict.key.owner)
 
     def _read(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy, event_type: str | None) -> Incoming:

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 REF: Final = "#/components/schemas/"
 VISIBLE: Final = "^[!-~]{1,256}$"
+WEBHOOK_ID: Final = r"^[!-Z\\-z|}~]{1,256}$"
 OUTSIDE: Final[Mapping[str, type[Event]]] = {
     name: event for name, event in EVENT_TYPES.items() if name.startswith(OUTSIDE_PREFIX)
 }
@@ -55,7 +56,11 @@ def parameters() -> Json:
     """Return the headers of signed requests, by name; each may come once."""
     visible = {"type": "string", "pattern": VISIBLE}
     return {
-        "WebhookId": _header("webhook-id", "The message's id; the same id is always the same message.", visible),
+        "WebhookId": _header(
+            "webhook-id",
+            "The message's id; the same id is always the same message.",
+            {"type": "string", "pattern": WEBHOOK_ID},
+        ),
         "WebhookTimestamp": _header(
             "webhook-timestamp",
             "Seconds since 1970; at most 5 minutes from the server's clock, either way.",

@@ -130,12 +130,14 @@ def _of_headers() -> Iterator[Case]:
     yield case(
         "`content-type` twice", detail="content-type comes more than once", change=partial(_again, "content-type", JSON)
     )
-    visible = "webhook-id must be 1 to 256 visible ASCII characters"
+    visible = "webhook-id must be 1 to 256 visible ASCII characters without { and ["
     yield case("an empty `webhook-id`", detail=visible, change=partial(_with, "webhook-id", ""))
     yield case("a space in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg 1"))
     yield case(
         "a character out of ASCII in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", "msg_\xe9")
     )
+    for character in ("{", "["):
+        yield case(f"`{character}` in `webhook-id`", detail=visible, change=partial(_with, "webhook-id", character))
     yield case("a `webhook-id` of 257 characters", detail=visible, change=partial(_with, "webhook-id", "x" * 257))
     for name, value in (("plant-producer", "genesis"), ("traceparent", "00-0-0-00")):
         yield case(f"`{name}` twice", detail=f"{name} comes more than once", change=partial(_twice, name, value))
@@ -210,14 +212,10 @@ def _of_json() -> Iterator[Case]:
     case = partial(Case, "JSON", status=400, kind="malformed-body", detail="The body is not JSON in UTF-8.")
     for what, body in (
         ("an empty body", b""),
-        ("no JSON", b"hello"),
         ("half an object", b'{"timestamp":'),
         ("two values", _payload() + b" {}"),
-        ("a byte order mark", b"\xef\xbb\xbf" + _payload()),
-        ("UTF-16", json.dumps(PAYLOAD).encode("utf-16")),
         ("bytes that are not UTF-8", _payload().replace(b"genesis.agent", b"\xff\xfe")),
         ("bytes that are not UTF-8, in a field that is not read", _payload(x="??").replace(b"??", b"\xff\xfe")),
-        ("a comment", b"/* */ {}"),
         ("single quotes", b"{'timestamp': 1}"),
         ("a comma after the last", _payload()[:-1] + b",}"),
         ("`NaN`", _raw_data('{"rating":NaN}')),
@@ -227,15 +225,20 @@ def _of_json() -> Iterator[Case]:
         ("half a surrogate pair", _raw_data('{"agent_id":"\\ud800"}')),
     ):
         yield case(what, body=body)
-    yield case("100,000 arrays in each other", detail="The body is nested too deeply.", body=b'{"x":' + b"[" * 100_000)
-    case = partial(Case, "JSON", status=422, kind="event")
-    for what, body, got in (
-        ("an array", b"[]", "array"),
-        ("a text", b'"x"', "str"),
-        ("`null`", b"null", "null"),
-        ("a number", b"1", "int"),
+    for what, body in (
+        ("no JSON", b"hello"),
+        ("a byte order mark", b"\xef\xbb\xbf" + _payload()),
+        ("UTF-16", json.dumps(PAYLOAD).encode("utf-16")),
+        ("a comment", b"/* */ {}"),
+        ("a text for the object", b'"x"'),
+        ("`null` for the object", b"null"),
+        ("a number for the object", b"1"),
+        ("digits and a dot, as an id and a timestamp end", b"1763884800." + _payload()),
     ):
-        yield case(f"{what} for the object", detail=f"Expected `object`, got `{got}`", pointer="#", body=body)
+        yield case(what, detail="The body must begin with {, [ or white space.", body=body)
+    yield case("100,000 arrays in each other", detail="The body is nested too deeply.", body=b'{"x":' + b"[" * 100_000)
+    got = "Expected `object`, got `array`"
+    yield Case("JSON", "an array for the object", 422, "event", detail=got, pointer="#", body=b"[]")
     twice = (
         b'{"timestamp":"2026-11-23T08:00:00Z","timestamp":"2026-11-24T08:00:00Z","data":'
         + json.dumps(DATA).encode()

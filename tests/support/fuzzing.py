@@ -15,7 +15,7 @@ from typing import Final
 
 from ingress.batches import read_items
 from ingress.bulk import chunks
-from ingress.headers import RequestHeaders, read_request_headers
+from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
 from schemas import codec
@@ -61,6 +61,7 @@ def _outcome(chance: random.Random) -> str:
     mode, headers, body = _request(chance)
     try:
         read = read_request_headers(headers, cloud_event=mode != "webhook")
+        require_one_reading(body)
         verdict = verify_signature(KEYS, read.message_id, read.timestamp, read.signatures, body, NOW)
         if isinstance(verdict, SignatureRejected) and chance.random() < 0.5:
             return "401"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from ingress.headers import read_request_headers
+from ingress.headers import read_request_headers, require_one_reading
 from ingress.problems import Problem
+from signing.signatures import signed_content
 
 GOOD = [
     (b"host", b"x"),
@@ -38,6 +41,8 @@ def test_good_headers_are_read(kind: bytes) -> None:
         (without(b"webhook-timestamp"), 400),
         (without(b"webhook-signature"), 400),
         (without(b"webhook-id", (b"webhook-id", b"a b")), 400),
+        (without(b"webhook-id", (b"webhook-id", b"a{")), 400),
+        (without(b"webhook-id", (b"webhook-id", b"[a]")), 400),
         (without(b"webhook-id", (b"webhook-id", b"")), 400),
         (without(b"webhook-id", (b"webhook-id", b"x" * 257)), 400),
         (without(b"webhook-timestamp", (b"webhook-timestamp", b"1.5")), 400),
@@ -54,3 +59,60 @@ def test_bad_headers_are_refused(headers: list[tuple[bytes, bytes]], status: int
     with pytest.raises(Problem) as raised:
         read_request_headers(headers, cloud_event=False)
     assert raised.value.status == status
+
+
+def is_accepted(message_id: bytes, timestamp: bytes, body: bytes) -> bool:
+    """Return whether the intake takes these three as a message, if their signature is good."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"webhook-id", message_id),
+        (b"webhook-timestamp", timestamp),
+        (b"webhook-signature", b"v1,abc"),
+    ]
+    try:
+        read_request_headers(headers, cloud_event=False)
+        require_one_reading(body)
+    except Problem:
+        return False
+    return True
+
+
+def readings(content: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Return every way to part the bytes that a signature covers into a message that is accepted."""
+    dots = [at for at, byte in enumerate(content) if byte == ord(".")]
+    parted = [
+        (content[:first], content[first + 1 : second], content[second + 1 :])
+        for index, first in enumerate(dots)
+        for second in dots[index + 1 :]
+    ]
+    return [message for message in parted if is_accepted(*message)]
+
+
+@given(
+    message_id=st.text("a1.-_}]", min_size=1, max_size=12).map(str.encode),
+    timestamp=st.text("0123456789", min_size=1, max_size=10).map(str.encode),
+    body=st.text('{[ \t\r\n.019a"}]', max_size=12).map(str.encode),
+)
+@example(message_id=b"a", timestamp=b"1614261330", body=b'1614265330.{"x": 1}')
+@example(message_id=b"a.1614261330", timestamp=b"1614265330", body=b"{}")
+@example(message_id=b"a", timestamp=b"1", body=b"")
+def test_signed_bytes_are_one_message(message_id: bytes, timestamp: bytes, body: bytes) -> None:
+    """Id, timestamp and body are joined by dots, and only one way to part them again is accepted."""
+    found = readings(signed_content(message_id, timestamp, body))
+    assert len(found) <= 1
+    if is_accepted(message_id, timestamp, body):
+        assert found == [(message_id, timestamp, body)]
+
+
+@pytest.mark.parametrize("body", [b"1614265330.{}", b'"x"', b"17", b"null", b"\xef\xbb\xbf{}", b"\x0b{}", b".{}"])
+def test_a_body_begins_as_json_of_events_does(body: bytes) -> None:
+    """Any other beginning is 400, however good the signature is."""
+    with pytest.raises(Problem) as raised:
+        require_one_reading(body)
+    assert raised.value.kind == "malformed-body"
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b" {}", b"\t{}", b"\r\n{}"])
+def test_white_space_may_come_first(body: bytes) -> None:
+    """JSON allows it; an empty body has one reading too, and is refused later or holds no line."""
+    require_one_reading(body)
