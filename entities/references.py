@@ -18,6 +18,13 @@ from entities.validators import holds_address
 from entities.versions import EntityVersion, first_break
 
 
+class EntityCheck(NamedTuple):
+    """The outcome of a check: how many entities there are or were, and the faults."""
+
+    entities: int
+    faults: list[EntityFault]
+
+
 class EntityFault(NamedTuple):
     """One fault. `finding` is its kind, as docs/reference/database.md lists them."""
 
@@ -95,20 +102,28 @@ _HEADS: Final = text("""
     ORDER BY 2, 3
 """)
 
+# An entity without versions is tampered with, and one that was deleted has versions alone.
+_COUNT: Final = text("""
+    SELECT count(*) FROM (SELECT id FROM entities UNION SELECT entity_id FROM entity_versions
+        UNION SELECT id FROM agents UNION SELECT id FROM industries UNION SELECT id FROM job_roles
+        UNION SELECT id FROM skills UNION SELECT id FROM teams) AS known
+""")
+
 VERSIONS_AT_ONCE: Final = 1_000
 
 
-async def check_entities(connection: AsyncConnection) -> list[EntityFault]:
-    """Return all faults of the transaction's tenant, as of one moment; empty when all is well.
+async def check_entities(connection: AsyncConnection) -> EntityCheck:
+    """Return the count of entities and all faults of the transaction's tenant, as of one moment.
 
-    Pass a REPEATABLE READ transaction where others write meanwhile.
+    Without entities nothing was checked. Pass a REPEATABLE READ transaction where others write meanwhile.
     """
+    entities = (await connection.execute(_COUNT)).scalar_one()
     findings: list[EntityFault] = []
     for query in (_DANGLING, _NAMES, _ROWS, _HEADS):
         findings += [EntityFault(*row) for row in await connection.execute(query)]
     async for chain in _chains(connection):
         findings += _in_chain(chain)
-    return findings
+    return EntityCheck(entities, findings)
 
 
 async def _chains(connection: AsyncConnection) -> AsyncIterator[list[EntityVersion]]:

@@ -42,3 +42,7 @@ class CheckFailed(PlantError):
     """The check said no."""
 
     exit_code = 3
+
+
+class NothingChecked(CheckFailed):
+    """Nothing was checked, so nothing is good."""

@@ -14,12 +14,20 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from audit.verifier.decoded_columns import ENTITY_ID, EVENT_ID, REPEAT, DecodedColumns, id_offsets, mismatch
+from audit.verifier.decoded_columns import (
+    ENTITY_ID,
+    EVENT_ID,
+    REPEAT,
+    DecodedColumns,
+    Layouts,
+    id_offsets,
+    mismatch,
+    unknown_schema,
+)
 
 CHAIN_START: Final = bytes(32)
 
@@ -57,6 +65,26 @@ class ChainFault(msgspec.Struct, frozen=True, kw_only=True):
     recomputed_hash: str | None = None
 
 
+class UnjudgedEntries(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries whose hashes are good, and whose columns can't be judged: the verifier does not know their schemas."""
+
+    entries: int
+    first_offset: int
+    schema_ids: tuple[int, ...]
+    """Some of the ids, ascending; at most :data:`SCHEMA_IDS_MAX`."""
+
+    def with_more(self, more: UnjudgedEntries) -> UnjudgedEntries:
+        """Return both together."""
+        return UnjudgedEntries(
+            entries=self.entries + more.entries,
+            first_offset=min(self.first_offset, more.first_offset),
+            schema_ids=tuple(sorted({*self.schema_ids, *more.schema_ids})[:SCHEMA_IDS_MAX]),
+        )
+
+
+SCHEMA_IDS_MAX: Final = 10
+
+
 class RangeVerifier:
     """A verifier of one range, fed with the binary COPY of `rows.sql` in chunks; it keeps the first finding.
 
@@ -64,14 +92,18 @@ class RangeVerifier:
     `head_hash` and `head_offset` belong to the last good entry.
     """
 
-    def __init__(self, chain: Chain, before: bytes) -> None:
+    def __init__(self, chain: Chain, before: bytes, layouts: Layouts | None = None) -> None:
+        """`layouts` are the schemas that it knows: the bundled ones, unless others are named."""
         self.chain = chain
+        self._layouts = id_offsets() if layouts is None else layouts
+        self._constants: dict[bytes, tuple[bytes, bytes, bytes] | None] = {}
         self.head_hash = before
         self.head_offset: int | None = None
         self.entries = 0
         self.finding: ChainFault | None = None
         self.repeats: list[tuple[int, bytes]] = []
         """Offset and event id of entries marked as repeats: an earlier one must have been applied."""
+        self.unjudged: UnjudgedEntries | None = None
         self._rest = b""
         self._begun = False
         topic, partition = chain.topic.encode(), struct.pack(">i", chain.partition)
@@ -110,7 +142,7 @@ class RangeVerifier:
         decoded_at = _end(buffer, headers_at)
         if decoded_at > size:
             raise struct.error
-        end, problem = self._check_decoded(buffer, offset, value_at, headers_at, decoded_at)
+        end, problem, unknown = self._check_decoded(buffer, offset, value_at, headers_at, decoded_at)
         if end > size:
             raise struct.error
         timestamp_ms, odd_us = divmod(created_us + _EPOCH_2000_US, 1000)
@@ -131,19 +163,25 @@ class RangeVerifier:
             return size
         self.head_hash, self.head_offset = stored, offset
         self.entries += 1
+        if unknown is not None:
+            one = UnjudgedEntries(entries=1, first_offset=offset, schema_ids=(unknown,))
+            self.unjudged = one if self.unjudged is None else self.unjudged.with_more(one)
         return end
 
     def _check_decoded(
         self, buffer: bytes, offset: int, value_at: int, headers_at: int, decoded_at: int
-    ) -> tuple[int, str | None]:
-        """Return the row's end, and the mismatch of the columns after its headers with its value."""
+    ) -> tuple[int, str | None, int | None]:
+        """Return the row's end, the mismatch of the columns after its headers with its value, and an unknown schema."""
         value = buffer[value_at + 4 : headers_at]
-        constants = _constant_columns(value[:5])
+        try:
+            constants = self._constants[value[:5]]
+        except KeyError:
+            constants = self._constant_columns(value[:5])
         if constants is not None:
             types, sixteen, applied = constants
             expected = b"".join((types, sixteen, value[ENTITY_ID], sixteen, value[EVENT_ID], applied))
             if buffer.startswith(expected, decoded_at):
-                return decoded_at + len(expected), None
+                return decoded_at + len(expected), None, None
         fields: list[bytes | None] = []
         at = decoded_at
         for _ in range(5):
@@ -153,10 +191,24 @@ class RangeVerifier:
         event_type, entity_type, entity_id, event_id, disposition = fields
         columns = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
         stored_value = None if _i32(buffer, value_at)[0] < 0 else value
-        problem = mismatch(columns, _text(disposition) or "", stored_value)
+        shown = _text(disposition) or ""
+        problem = mismatch(columns, shown, stored_value, self._layouts)
         if problem is None and disposition == REPEAT.encode():
             self.repeats.append((offset, event_id or b""))
-        return at, problem
+        return at, problem, unknown_schema(columns, shown, stored_value, self._layouts)
+
+    def _constant_columns(self, start: bytes) -> tuple[bytes, bytes, bytes] | None:
+        """Return the columns' bytes around the two ids in an applied record; None if they depend on its data."""
+        layout = self._layouts.get(start)
+        if layout is None:
+            return None  # not kept: there may be very many
+        constants = None
+        if layout.entity_type is not None:
+            names = (layout.event_type.encode(), layout.entity_type.encode())
+            types = b"".join(struct.pack(">I", len(name)) + name for name in names)
+            constants = types, struct.pack(">I", 16), struct.pack(">I", 7) + b"applied"
+        self._constants[start] = constants
+        return constants
 
     def _keep(self, offset: int, problem: str, stored: bytes | None = None, recomputed: bytes | None = None) -> None:
         self.finding = ChainFault(
@@ -173,17 +225,6 @@ def _end(buffer: bytes, at: int) -> int:
     """Return the index after the field that begins here; null has no content."""
     length: int = _i32(buffer, at)[0]
     return at + 4 + length if length > 0 else at + 4
-
-
-@lru_cache(maxsize=1024)
-def _constant_columns(start: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """Return the columns' bytes around the two ids in an applied record; None if they depend on the record's data."""
-    layout = id_offsets().get(start)
-    if layout is None or layout.entity_type is None:
-        return None
-    names = (layout.event_type.encode(), layout.entity_type.encode())
-    types = b"".join(struct.pack(">I", len(name)) + name for name in names)
-    return types, struct.pack(">I", 16), struct.pack(">I", 7) + b"applied"
 
 
 def _text(data: bytes | None) -> str | None:

@@ -13,18 +13,21 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
 from audit.verifier.chain_range import Chain, ChainFault
+from audit.verifier.decoded_columns import id_offsets
 from audit.verifier.heads import Head
 from audit.verifier.stored_log import RangeVerdict, StoredLog, StoredRange, open_log
+from audit.verifier.verdicts import ChainFilter, ChainVerdict, together
 
 RANGE_OFFSETS: Final = 50_000
 _RANGES_MAX: Final = 500
 """A chain is cut into at most this many ranges, whatever its gaps."""
 
+OFFSETS_A_PROCESS: Final = 500_000
+"""Another process is started for so many offsets: for fewer its start takes longer than it saves (measured)."""
 
 _RANGES_AT_ONCE: Final = 8
 """So many ranges share a connection, and come back together."""
@@ -36,17 +39,6 @@ class ChainRange(NamedTuple):
     chain: Chain
     first: int
     last: int
-
-
-class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on one chain. With a finding, the head is that of the last good entry before it."""
-
-    topic: str
-    partition: int
-    entries: int
-    head_offset: int | None = None
-    head_hash: str | None = None
-    finding: ChainFault | None = None
 
 
 ReportProgress = Callable[[int, int], None]
@@ -63,6 +55,7 @@ def verify_chains(
     last: int | None = None,
     jobs: int | None = None,
     expect: Sequence[Head] = (),
+    schema_ids: Path | None = None,
     planned: Callable[[int], None] = lambda offsets: None,
     progress: ReportProgress = lambda offsets, entries: None,
 ) -> list[ChainVerdict]:
@@ -70,26 +63,37 @@ def verify_chains(
 
     `chains`, `topic` and `partition` choose chains (all of them by default; one that is named and has no entry gets
     a verdict of 0 entries), `first` and `last` offsets, both included. What is appended meanwhile is left for next
-    time. `expect` holds heads kept from before: an entry that is gone or has another hash now is a finding. `planned`
-    is called once with the number of offsets to check. Raises DatabaseUnreachable and LogUnreadable.
+    time. `expect` holds heads kept from before: an entry that is gone or has another hash now is a finding.
+    `schema_ids` is the ids file of an external registry. `jobs` are the processes to use: by default as many as there
+    are cores, and fewer for a log that is soon done. `planned` is called once with the number of offsets to check.
+
+    A verdict may have checked nothing: `verdicts.raise_unless_good` has the last word. Raises DatabaseUnreachable,
+    LogUnreadable and BadIdsFile.
     """
-
-    def chosen(chain: Chain) -> bool:
-        named = chains is None or chain in chains
-        return named and topic in (None, chain.topic) and partition in (None, chain.partition)
-
+    chosen = ChainFilter(chains=chains, topic=topic, partition=partition, first=first, last=last).includes
+    id_offsets(schema_ids)  # Raises before anything is read.
     kept = [head for head in expect if chosen(head.chain)]
     stored, broken = asyncio.run(_read_ranges(url, kept))
     stored = [each for each in stored if chosen(each.chain)]
     ranges = [part for each in stored for part in _cut(each, first, last)]
-    planned(sum(part.last - part.first + 1 for part in ranges))
+    offsets = sum(part.last - part.first + 1 for part in ranges)
+    planned(offsets)
     verdicts = []
-    with _verdicts(url, ranges, jobs or os.cpu_count() or 1) as each_verdict:
+    with _verdicts(url, ranges, jobs or default_jobs(offsets, os.cpu_count() or 1), schema_ids) as each_verdict:
         for verdict in each_verdict:
             verdicts.append(verdict)
             progress(verdict.last - verdict.first + 1, verdict.entries)
     every = {each.chain for each in stored} | {head.chain for head in kept} | set(chains or ())
-    return [_together(chain, verdicts, broken) for chain in sorted(every) if chosen(chain)]
+    return [together(chain, verdicts, broken) for chain in sorted(every) if chosen(chain)]
+
+
+def default_jobs(offsets: int, cores: int) -> int:
+    """Return how many processes check so many offsets the soonest.
+
+    >>> [default_jobs(offsets, 8) for offsets in (0, 999_999, 1_000_000, 10**9)]
+    [1, 1, 2, 8]
+    """
+    return max(1, min(cores, offsets // OFFSETS_A_PROCESS))
 
 
 def read_heads(url: str) -> list[Head]:
@@ -131,52 +135,34 @@ def _cut(stored: StoredRange, first: int | None, last: int | None) -> Iterator[C
         yield ChainRange(stored.chain, start, min(start + step - 1, high))
 
 
-def _together(chain: Chain, verdicts: Sequence[RangeVerdict], broken: Sequence[ChainFault]) -> ChainVerdict:
-    """Return one verdict from those of a chain's ranges: the earliest finding, and the good entries before it."""
-    entries, head_offset, head_hash = 0, None, None
-    findings = [finding for finding in broken if (finding.topic, finding.partition) == (chain.topic, chain.partition)]
-    for verdict in sorted((verdict for verdict in verdicts if verdict.chain == chain), key=lambda each: each.first):
-        entries += verdict.entries
-        if verdict.head_offset is not None:
-            head_offset, head_hash = verdict.head_offset, verdict.head_hash
-        if verdict.finding is not None:
-            findings.append(verdict.finding)
-            break
-    return ChainVerdict(
-        topic=chain.topic,
-        partition=chain.partition,
-        entries=entries,
-        head_offset=head_offset,
-        head_hash=head_hash,
-        finding=min(findings, key=lambda finding: finding.offset, default=None),
-    )
-
-
 @contextmanager
-def _verdicts(url: str, ranges: Sequence[ChainRange], jobs: int) -> Iterator[Iterator[RangeVerdict]]:
+def _verdicts(
+    url: str, ranges: Sequence[ChainRange], jobs: int, schema_ids: Path | None
+) -> Iterator[Iterator[RangeVerdict]]:
     """Give the verdicts of the ranges as they come, from this process or from several."""
     size = min(_RANGES_AT_ONCE, len(ranges) // (jobs * 4) + 1)
     groups = [ranges[start : start + size] for start in range(0, len(ranges), size)]
     jobs = min(jobs, len(groups))
     if jobs <= 1:
-        yield (verdict for group in groups for verdict in verify_ranges(url, group))
+        yield (verdict for group in groups for verdict in verify_ranges(url, group, schema_ids))
         return
     # Spawned, not forked: this process may have threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_parent)
     try:
-        checks = [pool.submit(verify_ranges, url, group) for group in groups]
+        checks = [pool.submit(verify_ranges, url, group, schema_ids) for group in groups]
         yield (verdict for done in as_completed(checks) for verdict in done.result())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def verify_ranges(url: str, ranges: Sequence[ChainRange]) -> list[RangeVerdict]:
+def verify_ranges(url: str, ranges: Sequence[ChainRange], schema_ids: Path | None = None) -> list[RangeVerdict]:
     """Verify ranges one after another over one connection."""
+    layouts = id_offsets(schema_ids)
 
     async def work() -> list[RangeVerdict]:
         async with open_log(url) as log:
-            return [await log.verify(*each) for each in ranges]
+            return [await log.verify(*each, layouts) for each in ranges]
 
     return asyncio.run(work())
 

@@ -2,16 +2,23 @@
 
 A value is `0x00`, the schema's id (big-endian int32), then Avro. Every schema of Plant begins with the event's id and
 its entity's id, each `fixed(16)`, so both have a fixed position; the locked registry has the event type of each schema
-id. Its files are read as data: nothing here is shared with the code that writes the log.
+id, and the ids file says which of these an external registry's id stands for. The files are read as data: nothing
+here is shared with the code that writes the log.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from audit.verifier.errors import BadIdsFile
 
 SCHEMAS: Final = Path(__file__).parents[2] / "schemas"
 
@@ -34,34 +41,47 @@ class DecodedColumns(NamedTuple):
     event_id: bytes | None
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
+    """The event type of a schema id, and its entity type."""
+
     event_type: str
     entity_type: str | None
     """None: it is in the data, after the ids and a time."""
 
 
-def expected_columns(value: bytes | None) -> DecodedColumns | None:
-    """Return the columns that follow from a value; None if it is too short or its schema is not in the registry."""
+Layouts = Mapping[bytes, Layout]
+"""Layouts by a value's first five bytes."""
+
+
+def expected_columns(value: bytes | None, layouts: Layouts | None = None) -> DecodedColumns | None:
+    """Return the columns that follow from a value; None if it is too short or its schema is not known.
+
+    The known schemas are `layouts`, or the bundled ones.
+    """
     if value is None or len(value) < _AFTER_IDS:
         return None
-    layout = id_offsets().get(value[:5])
+    layout = (id_offsets() if layouts is None else layouts).get(value[:5])
     if layout is None:
         return None
     entity_type = layout.entity_type or _entity_type_in(value)
     return DecodedColumns(layout.event_type, entity_type, value[ENTITY_ID], value[EVENT_ID])
 
 
-def mismatch(columns: DecodedColumns, disposition: str, value: bytes | None) -> str | None:
+def mismatch(
+    columns: DecodedColumns, disposition: str, value: bytes | None, layouts: Layouts | None = None
+) -> str | None:
     """Return how the columns contradict the value; None if they don't.
 
-    Columns of a record that was not applied may be empty, and must be right otherwise. A value whose schema is not in
-    the registry (newer than this verifier) contradicts nothing.
+    Columns of a record that was not applied may be empty, and must be right otherwise. A value whose schema is not
+    known contradicts nothing: :func:`unknown_schema` returns its id.
     """
-    expected = expected_columns(value)
+    expected = expected_columns(value, layouts)
     if expected is None:
-        if disposition in HOLDS_AN_EVENT and (value is None or len(value) < _AFTER_IDS or value[0] != 0):
+        if _may_hold_an_event(value):
+            return None
+        if disposition in HOLDS_AN_EVENT:
             return f"disposition is {disposition}, but the value holds no event"
-        if disposition not in HOLDS_AN_EVENT and any(column is not None for column in columns):
+        if any(column is not None for column in columns):
             return f"disposition is {disposition}, and the value proves none of what the columns say"
         return None
     for name, stored, right in zip(DecodedColumns._fields, columns, expected, strict=True):
@@ -70,20 +90,72 @@ def mismatch(columns: DecodedColumns, disposition: str, value: bytes | None) -> 
     return None
 
 
+def unknown_schema(
+    columns: DecodedColumns, disposition: str, value: bytes | None, layouts: Layouts | None = None
+) -> int | None:
+    """Return the schema id that keeps the columns from being judged; None if they can be.
+
+    Empty columns of a record that was not applied say nothing, so there is nothing to judge.
+    """
+    if not _may_hold_an_event(value) or expected_columns(value, layouts) is not None:
+        return None
+    if disposition not in HOLDS_AN_EVENT and all(column is None for column in columns):
+        return None
+    assert value is not None
+    return int.from_bytes(value[1:5], "big")
+
+
+def _may_hold_an_event(value: bytes | None) -> bool:
+    """Return whether some schema may explain a value: every event begins with a zero byte, an id, and the two ids."""
+    return value is not None and len(value) >= _AFTER_IDS and value[0] == 0
+
+
 @cache
-def id_offsets() -> dict[bytes, _Layout]:
-    """Return the layout by a value's first five bytes, for schemas that begin with the two ids."""
+def id_offsets(ids_file: Path | None = None) -> Layouts:
+    """Return the layout by a value's first five bytes, for schemas that begin with the two ids.
+
+    `ids_file` is PLANT_SCHEMA_IDS_FILE: the ids of an external registry, and the bundled schemas that they stand for.
+    A line about a schema that is not the bundled one is left out. Raises BadIdsFile.
+    """
+    layouts, fingerprints = _bundled_layouts()
+    for entry in () if ids_file is None else _read_ids(ids_file):
+        start = struct.pack(">bi", 0, entry.id)
+        own = struct.pack(">bi", 0, entry.own_id)
+        if start not in layouts and fingerprints.get(own) == entry.sha256:
+            layouts[start] = layouts[own]
+    return layouts
+
+
+class _ExternalId(msgspec.Struct, frozen=True):
+    """A line of the ids file, less what is not needed here."""
+
+    id: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    own_id: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    sha256: str
+
+
+def _read_ids(ids_file: Path) -> list[_ExternalId]:
+    try:
+        return msgspec.json.decode(ids_file.read_bytes(), type=list[_ExternalId])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadIdsFile(why=f"{ids_file}: {error}.", next_step="plant schemas register") from error
+
+
+def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
+    """Return the bundled layouts, and the fingerprints of their schemas."""
     names = {}
     for file in sorted((SCHEMAS / "avro").glob("*.avsc")):
         schema = json.loads(file.read_text(encoding="utf-8"))
         names[f"{schema['namespace']}.{schema['name']}"] = file.stem
-    layouts = {}
+    layouts, fingerprints = {}, {}
     for entry in json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8")):
         schema = entry["schema"]
         event_type = names.get(f"{schema['namespace']}.{schema['name']}")
         if event_type is not None and _begins_with_ids(schema["fields"]):
-            layouts[struct.pack(">bi", 0, entry["id"])] = _Layout(event_type, _entity_type_of(event_type))
-    return layouts
+            start = struct.pack(">bi", 0, entry["id"])
+            layouts[start] = Layout(event_type, _entity_type_of(event_type))
+            fingerprints[start] = entry["sha256"]
+    return layouts, fingerprints
 
 
 def _entity_type_of(event_type: str) -> str | None:

@@ -9,6 +9,14 @@ class ChainBroken(CheckFailed):
     """The stored log does not agree with its audit chain."""
 
 
+class EntriesUnjudged(CheckFailed):
+    """Some entries have a schema that this verifier does not know: they are neither good nor bad."""
+
+
+class BadIdsFile(ConfigurationError):
+    """A file of schema ids can't be read; it should be the one that `plant schemas register` writes."""
+
+
 class BadHeadsFile(ConfigurationError):
     """A file of kept chain heads can't be read; it should be the output of `plant audit head`."""
 

@@ -11,7 +11,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVerifier
+from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVerifier, UnjudgedEntries
+from audit.verifier.decoded_columns import Layouts
 from audit.verifier.errors import LogUnreadable
 from audit.verifier.heads import Head
 
@@ -78,6 +79,7 @@ class RangeVerdict(msgspec.Struct, frozen=True, kw_only=True):
     head_offset: int | None
     head_hash: str
     finding: ChainFault | None
+    unjudged: UnjudgedEntries | None
 
 
 class StoredLog:
@@ -109,12 +111,15 @@ class StoredLog:
         stored: bytes | None = await self._connection.fetchval(_HASH_AT, chain.topic, chain.partition, offset)
         return stored
 
-    async def verify(self, chain: Chain, first: int, last: int) -> RangeVerdict:
-        """Check the entries from offset `first` to `last`, both included, in one snapshot."""
+    async def verify(self, chain: Chain, first: int, last: int, layouts: Layouts | None = None) -> RangeVerdict:
+        """Check the entries from offset `first` to `last`, both included, in one snapshot.
+
+        `layouts` are the schemas that are known: the bundled ones, unless others are named.
+        """
         arguments = (chain.topic, chain.partition, first, last)
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             before = await self._connection.fetchval(_HASH_BEFORE, *arguments[:3])
-            verifier = RangeVerifier(chain, before or CHAIN_START)
+            verifier = RangeVerifier(chain, before or CHAIN_START, layouts)
 
             async def feed(data: bytes) -> None:
                 verifier.feed(data)
@@ -132,6 +137,7 @@ class StoredLog:
             head_offset=verifier.head_offset,
             head_hash=verifier.head_hash.hex(),
             finding=finding,
+            unjudged=verifier.unjudged,
         )
 
     async def _orphan(self, chain: Chain, first: int, last: int) -> ChainFault | None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from operations.cli.listing import Output, output_option, show
 
 if TYPE_CHECKING:
     from audit.verifier.chain_range import Chain
-    from audit.verifier.chains import ChainVerdict
+    from audit.verifier.verdicts import ChainVerdict
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -31,7 +32,7 @@ def command() -> None:
 @click.option("--partition", type=click.IntRange(min=0), help="All chains with this partition.")
 @click.option("--from", "first", type=click.IntRange(min=0), metavar="OFFSET", help="First offset.  [default: all]")
 @click.option("--to", "last", type=click.IntRange(min=0), metavar="OFFSET", help="Last offset.  [default: all]")
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes to use.  [default: one a core]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes to use.  [default: at most one a core]")
 @click.option(
     "--expect",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -48,29 +49,39 @@ def verify(
     expect: Path | None,
     output: Output,
 ) -> None:
-    """Recompute every hash from the stored bytes; exit 3 naming the first bad entry."""
+    """Recompute every hash from the stored bytes; exit 3 naming the first bad entry.
+
+    Exit 3 as well where something is named that has no entry, and where entries have a schema that is not known here:
+    their verdict is `cannot judge`. PLANT_SCHEMA_IDS_FILE names an external registry's schemas.
+    """
     from audit.verifier.chains import verify_chains as run
     from audit.verifier.heads import load
+    from audit.verifier.verdicts import ChainFilter, raise_unless_good
     from runtime.settings import load_settings
 
-    kept = load(expect) if expect else []
+    if first is not None and last is not None and last < first:
+        raise click.BadParameter(f"{last} is before --from {first}.", param_hint="--to")
+    kept = load(expect) if expect else None
     chosen = [_chain(name) for name in chains] or None
-    url = load_settings().database_address("auditor")
+    settings = load_settings()
+    schema_ids = Path(settings.schema_ids_file) if settings.schema_ids_file else None
     with _Progress() as progress:
         verdicts = run(
-            url,
+            settings.database_address("auditor"),
             chains=chosen,
             topic=topic,
             partition=partition,
             first=first,
             last=last,
             jobs=jobs,
-            expect=kept,
+            expect=kept or (),
+            schema_ids=schema_ids,
             planned=progress.planned,
             progress=progress.advance,
         )
     _show(verdicts, output)
-    _refuse_bad(verdicts)
+    choice = ChainFilter(chains=chosen, topic=topic, partition=partition, first=first, last=last)
+    raise_unless_good(verdicts, choice, expect=kept, schema_ids=schema_ids)
 
 
 @command.command()
@@ -80,7 +91,10 @@ def head() -> None:
     from audit.verifier.heads import dump
     from runtime.settings import load_settings
 
-    click.echo(dump(read_heads(load_settings().database_address("auditor"))), nl=False)
+    heads = read_heads(load_settings().database_address("auditor"))
+    click.echo(dump(heads), nl=False)
+    if not heads:
+        click.echo("There are no chains: the file proves nothing later.", err=True)
 
 
 def _chain(name: str) -> Chain:
@@ -100,29 +114,13 @@ def _show(verdicts: list[ChainVerdict], output: Output) -> None:
         finding = None
         if fault is not None:
             finding = {name: getattr(fault, name) for name in ("offset", "problem", "stored_hash", "recomputed_hash")}
-        state = "BAD" if fault else "good" if verdict.entries else "empty"
+        state = verdict.state.upper() if fault and output == "table" else verdict.state
         position = {"entries": verdict.entries, "head_offset": verdict.head_offset, "head_hash": verdict.head_hash}
-        rows.append({**chain, "verdict": state.lower() if output != "table" else state, **position, "finding": finding})
-    if output == "table" and not rows:
-        click.echo("There are no chains.", err=True)
+        unjudged = None if verdict.unjudged is None else msgspec.to_builtins(verdict.unjudged)
+        rows.append({**chain, "verdict": state, **position, "finding": finding, "unjudged": unjudged})
+    if not rows:
+        click.echo("There are no chains: nothing was checked.", err=True)
     show(rows, output, columns=["topic", "partition", "verdict", "entries", "head_offset", "head_hash"])
-
-
-def _refuse_bad(verdicts: list[ChainVerdict]) -> None:
-    """Raise ChainBroken about the first bad entry: the lowest offset of the first chain that has one."""
-    from audit.verifier.errors import ChainBroken
-
-    bad = [verdict.finding for verdict in verdicts if verdict.finding is not None]
-    if not bad:
-        return
-    first = bad[0]
-    others = f" {len(bad) - 1} more of {len(verdicts)} chains are bad." if len(bad) > 1 else ""
-    raise ChainBroken(
-        f"The chain {first.topic}/{first.partition} is broken at offset {first.offset}.",
-        why=f"{first.problem[:1].upper()}{first.problem[1:]}. Stored hash: {first.stored_hash or 'none'}; "
-        f"recomputed: {first.recomputed_hash or 'none'}.{others}",
-        next_step=f"plant consume --partition {first.partition} --from {first.offset}",
-    )
 
 
 class _Progress:

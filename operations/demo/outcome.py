@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from audit.verifier.chains import ChainVerdict
+from audit.verifier.verdicts import ChainVerdict
 from operations.demo.tampering import Forgery, RefusedStatement
 
 

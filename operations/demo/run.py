@@ -166,13 +166,15 @@ class Run:
         """Run the real verifier over every chain, as plant_auditor."""
         # One process: more of them pay from about a million entries on.
         chains = verify_chains(self.settings.database_address("auditor"), jobs=1)
-        bad = [chain for chain in chains if chain.finding is not None]
+        bad = [chain for chain in chains if chain.state != "good"]
         if bad:
             raise NotAsPromised(
-                f"The chain {bad[0].topic}/{bad[0].partition} is not good.",
-                why=str(bad[0].finding),
+                f"The chain {bad[0].chain} is not good.",
+                why=f"Its verdict is {bad[0].state}. {bad[0].finding or ''}",
                 next_step="plant audit verify",
             )
+        if not any(chain.topic == EVENTS_TOPIC for chain in chains):
+            raise NotAsPromised("The log has no chain.", why="Nothing was checked.", next_step="plant audit verify")
         return Audit(verdict="good", entries=sum(chain.entries for chain in chains), chains=chains)
 
     def tamper(self) -> tuple[list[tampering.RefusedStatement], tampering.TamperedRow]:

@@ -12,7 +12,8 @@ import asyncpg
 import msgspec
 
 from audit.verifier.chain_range import Chain
-from audit.verifier.chains import ChainVerdict, verify_chains
+from audit.verifier.chains import verify_chains
+from audit.verifier.verdicts import ChainVerdict
 from database import migrate
 from devstack import postgres, sql
 from operations.demo.errors import NotAsPromised

@@ -66,6 +66,6 @@ async def findings(api_url: str, governance: str = "genesis") -> list[EntityFaul
     database = connect(Settings(database_api_url=api_url), "api")
     try:
         async with database.transaction(governance, isolation="REPEATABLE READ", read_only=True) as connection:
-            return await references.check_entities(connection)
+            return (await references.check_entities(connection)).faults
     finally:
         await database.close()

@@ -8,8 +8,9 @@ import pytest
 
 from audit.chain import CHAIN_START
 from audit.verifier.chain_range import ChainFault
-from audit.verifier.chains import ChainVerdict, read_heads, verify_chains
+from audit.verifier.chains import read_heads, verify_chains
 from audit.verifier.heads import Head
+from audit.verifier.verdicts import ChainVerdict
 from devstack import sql
 from tests.conftest import Database
 from tests.support import log_rows

@@ -79,11 +79,42 @@ def csv_rows(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content)))
 
 
-def test_nothing_to_find_is_success(plant: Plant) -> None:
+def test_nothing_to_find_is_success(plant: Plant, database: MigratedDatabase) -> None:
     """Exit 0, nothing on stdout but an empty list where JSON is asked for, and a line for people."""
-    assert plant("entities", "check") == Ended(0, "", "all entities of genesis fit together\n")
-    found = plant("entities", "check", "--tenant", "acme", "--output", "json")
-    assert (found.code, found.rows, found.err) == (0, [], "all entities of acme fit together\n")
+    write(database, Agent(id=A, name="one"))
+    assert plant("entities", "check") == Ended(0, "", "all entities of genesis fit together: 1 were checked\n")
+    found = plant("entities", "check", "--tenant", "genesis", "--output", "json")
+    assert (found.code, found.rows, found.err) == (0, [], "all entities of genesis fit together: 1 were checked\n")
+
+
+@pytest.mark.parametrize("tenant", ["nope", "acme", "Genesis", "genesis "])
+def test_a_tenant_that_is_named_and_has_no_entities_is_not_good(
+    plant: Plant, database: MigratedDatabase, tenant: str
+) -> None:
+    """Exit 3: nothing was checked. Nothing on stdout but an empty list."""
+    write(database, Agent(id=A, name="one"))
+    found = plant("entities", "check", "--tenant", tenant, "--output", "json")
+    assert (found.code, found.rows) == (3, [])
+    assert "Nothing was checked" in found.err
+    assert repr(tenant) in found.err
+
+
+def test_a_tenant_without_a_name_is_a_usage_error(plant: Plant) -> None:
+    """It would mean no tenant."""
+    assert plant("entities", "check", "--tenant", "").code == 2
+
+
+def test_an_empty_database_is_not_said_to_fit_together(plant: Plant) -> None:
+    """Where nothing is named, that is no error, but it is not called good."""
+    assert plant("entities", "check") == Ended(0, "", "the tenant genesis has no entities: nothing was checked\n")
+    assert plant("entities", "check", "--tenant", "genesis").code == 3
+
+
+def test_entities_that_are_all_deleted_were_checked(plant: Plant, database: MigratedDatabase) -> None:
+    """Their versions are left, and their chains are looked at."""
+    write(database, Agent(id=A, name="one"))
+    sql.execute(database.superuser_url, [f"DELETE FROM entities WHERE id = '{A}'"])
+    assert plant("entities", "check", "--tenant", "genesis").code == 0
 
 
 FINDINGS: dict[str, tuple[list[Entity], list[str], list[dict[str, str]]]] = {
@@ -192,7 +223,9 @@ def test_each_kind_of_finding_is_told(plant: Plant, database: MigratedDatabase, 
     assert (found.code, found.rows) == (3, expected)
     assert "1 findings of the tenant genesis." in found.err
     assert "plant entities check --output json" in found.err
-    assert plant("entities", "check", "--governance", "acme").code == 0
+    elsewhere = plant("entities", "check", "--governance", "acme", "--output", "json")
+    assert (elsewhere.code, elsewhere.rows) == (3, [])
+    assert "Nothing was checked" in elsewhere.err
 
 
 def test_findings_are_a_table_for_people(plant: Plant, database: MigratedDatabase) -> None:

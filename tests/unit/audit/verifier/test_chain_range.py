@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from audit.canonical import headers_bytes
 from audit.vectors.generate import FILE
-from audit.verifier.chain_range import CHAIN_START, Chain, RangeVerifier
-from audit.verifier.decoded_columns import DecodedColumns, expected_columns, id_offsets, mismatch
+from audit.verifier.chain_range import CHAIN_START, Chain, RangeVerifier, UnjudgedEntries
+from audit.verifier.decoded_columns import DecodedColumns, expected_columns, id_offsets, mismatch, unknown_schema
 from schemas import codec
 from schemas.registry import bundled
 from tests.support import log_rows
@@ -200,3 +200,39 @@ def test_columns_that_nothing_speaks_against_are_accepted(
 ) -> None:
     """Poison may say nothing or the truth; a schema newer than the verifier's proves nothing."""
     assert mismatch(columns, disposition, value) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "disposition", "value", "expected"),
+    [
+        (EMPTY, "applied", UNKNOWN_SCHEMA, 0x7FFFFFFF),
+        (EMPTY._replace(entity_type="agent"), "poison", UNKNOWN_SCHEMA, 0x7FFFFFFF),
+        (EMPTY._replace(event_id=bytes(16)), "control", b"\x00\x00\x00\x00\x4d" + bytes(40), 77),
+        (EMPTY, "poison", UNKNOWN_SCHEMA, None),
+        (EMPTY, "poison", None, None),
+        (EMPTY._replace(entity_type="agent"), "poison", b"no event", None),
+        (expected_columns(codec.encode(log_rows.onboarded(1))), "applied", codec.encode(log_rows.onboarded(1)), None),
+    ],
+)
+def test_columns_of_an_unknown_schema_can_not_be_judged(
+    columns: DecodedColumns, disposition: str, value: bytes | None, expected: int | None
+) -> None:
+    """The schema's id is named where columns say something, or have to; empty ones of poison say nothing."""
+    assert unknown_schema(columns, disposition, value) == expected
+    if expected is not None:
+        assert mismatch(columns, disposition, value) is None
+
+
+@settings(deadline=None)
+@given(st.integers(1, 900))
+def test_any_cut_counts_the_same_unjudged_entries(chunk_bytes: int) -> None:
+    """Entries of unknown schemas are counted once, however the stream is cut, and their hashes are checked."""
+    rows = [
+        replace(row, value=UNKNOWN_SCHEMA[:5] + row.value[5:]) if row.value is not None and at in (2, 6, 14) else row
+        for at, row in enumerate(ROWS)
+    ]
+    checked = check(log_rows.linked(rows), chunk_bytes=chunk_bytes)
+    assert (checked.finding, checked.entries) == (None, len(ROWS))
+    assert checked.unjudged == UnjudgedEntries(entries=3, first_offset=rows[2].offset, schema_ids=(0x7FFFFFFF,))
+    forged = log_rows.different(log_rows.linked(rows), 6, key=b"x")
+    assert "hash does not fit" in problem(forged)
