@@ -1,7 +1,8 @@
 """Request bodies read as events: webhooks, and CloudEvents in structured and in binary mode.
 
 A webhook's body is a Standard Webhooks payload, `{"type", "timestamp", "data"}`; `data` holds the event's fields less
-`event_id` and `occurred_at`, which come from the message's id and timestamp. A CloudEvent has `id`, `source`, `time`.
+`event_id` and `occurred_at`, which come from the message's id and timestamp. A CloudEvent has `id`, `source`, `time`;
+`source` and `id` together are its identity, since two systems may count from 1.
 The events themselves are read and checked in schemas/json_events.py.
 """
 
@@ -17,6 +18,7 @@ from msgspec import Meta
 from ingress.problems import FieldError, Problem
 from schemas.entity_states import Time
 from schemas.errors import InvalidEvent
+from schemas.event_id import cloud_event_id, event_id
 from schemas.events import Event
 from schemas.json_events import (
     DETAIL_MAX_CHARACTERS,
@@ -76,7 +78,7 @@ def read_webhook(body: bytes, event_type: str, producer: str, message_id: str, s
         payload = decode_json(decoder, body)
         if payload.type not in (None, event_type):
             raise unfit(f"Expected {event_type}", "#/type")
-        event = make_event(kind, payload.data, producer, message_id, payload.timestamp, "#/timestamp")
+        event = make_event(kind, payload.data, event_id(producer, message_id), payload.timestamp, "#/timestamp")
     except InvalidEvent as error:
         raise problem_of(error) from None
     return Incoming(event, source)
@@ -92,7 +94,8 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
         content_type = envelope.datacontenttype
         if content_type != _JSON_TYPE and content_type.partition(";")[0].strip().lower() != _JSON_TYPE:
             raise unfit(f"Expected {_JSON_TYPE}", "#/datacontenttype")
-        event = read_json_event(envelope.type, bytes(envelope.data), producer, envelope.id, envelope.time)
+        identity = cloud_event_id(producer, envelope.source, envelope.id)
+        event = read_json_event(envelope.type, bytes(envelope.data), identity, envelope.time)
     except InvalidEvent as error:
         raise problem_of(error) from None
     return Incoming(event, envelope.source, valid_traceparent(envelope.traceparent))
@@ -114,7 +117,8 @@ def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incom
             raise Problem("malformed-headers", detail) from None
         if not is_accepted(envelope.type):
             raise Problem("event", "ce-type: this event type is not known")
-        event = read_json_event(envelope.type, body, producer, envelope.id, envelope.time, under="$")
+        identity = cloud_event_id(producer, envelope.source, envelope.id)
+        event = read_json_event(envelope.type, body, identity, envelope.time, under="$")
     except InvalidEvent as error:
         raise problem_of(error) from None
     return Incoming(event, envelope.source)

@@ -14,6 +14,7 @@ import msgspec
 
 from schemas.entity_states import Time
 from schemas.errors import InvalidEvent
+from schemas.event_id import event_id
 from schemas.events import Event
 from schemas.json_events import MessageId, decode_json, is_accepted, read_json_event, unfit
 
@@ -56,7 +57,7 @@ def _read_line(content: bytes, producer: str, now: datetime) -> Event:
     if not is_accepted(line.type):
         raise unfit(f"The event type {line.type[:80]!r} is not known", "#/type")
     message_id = line.id or f"line-{sha256(content).hexdigest()[:32]}"
-    return read_json_event(line.type, bytes(line.data), producer, message_id, line.timestamp or now)
+    return read_json_event(line.type, bytes(line.data), event_id(producer, message_id), line.timestamp or now)
 
 
 _DECODER: Final = msgspec.json.Decoder(EventLine)

@@ -10,13 +10,13 @@ import re
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar, get_args
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from schemas.entity_states import NO_NUL
 from schemas.errors import InvalidEvent
-from schemas.event_id import event_id
 from schemas.events import EVENT_TYPES, Event
 
 OUTSIDE_PREFIX: Final = "genesis."
@@ -51,20 +51,16 @@ def is_accepted(event_type: str) -> bool:
     return event_type in EVENT_TYPES and event_type.startswith(OUTSIDE_PREFIX)
 
 
-def read_json_event(
-    event_type: str, data: bytes, producer: str, message_id: str, time: datetime, under: str = "$.data"
-) -> Event:
+def read_json_event(event_type: str, data: bytes, event_id: UUID, time: datetime, under: str = "$.data") -> Event:
     """Return an event from its JSON data alone, which stands at the path `under` in the body.
 
     `event_type` must be one for which `is_accepted` is true. Raises InvalidEvent.
     """
     kind = json_event_type(event_type)
-    return make_event(kind, decode_json(kind.decoder, data, under), producer, message_id, time, "#/time")
+    return make_event(kind, decode_json(kind.decoder, data, under), event_id, time, "#/time")
 
 
-def make_event(
-    kind: JsonEventType, data: msgspec.Struct, producer: str, message_id: str, time: datetime, time_pointer: str
-) -> Event:
+def make_event(kind: JsonEventType, data: msgspec.Struct, event_id: UUID, time: datetime, time_pointer: str) -> Event:
     """Return the event of decoded data, its times in UTC; `time_pointer` is where `time` stands in the body.
 
     Raises InvalidEvent for a time outside the calendar, and where a rule over several fields is broken.
@@ -73,7 +69,7 @@ def make_event(
     for name in kind.times:
         if values[name] is not None:
             values[name] = _in_utc(values[name], f"#/data/{name}")
-    values["event_id"] = event_id(producer, message_id)
+    values["event_id"] = event_id
     values["occurred_at"] = _in_utc(time, time_pointer)
     try:
         return kind.event(**values)

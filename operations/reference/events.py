@@ -27,9 +27,10 @@ A record's value is Avro in the Confluent wire format: `0x00`, the schema id as 
 is the entity's id as 36 lower-case characters. Its headers are CloudEvents 1.0 in binary mode: `ce_specversion`,
 `ce_id`, `ce_type`, `ce_source`, `ce_time`, and `traceparent` where there is a trace.
 
-Every event has an `event_id`, made from the producer's name and the message's id, so a repeat has the same one. Ingress
-sets it, and takes `occurred_at` from the body's `timestamp`; the other fields are the body's `data`. Text holds no NUL
-characters. Times lie in the years 1 to 9999, in UTC, to the microsecond. A UUID is `fixed(16)` in Avro.
+Every event has an `event_id`, made from the producer's name and the message's id, or from the producer's name and a
+CloudEvent's `source` and `id`. So a repeat has the same one. Ingress sets it, and takes `occurred_at` from the body's
+`timestamp`; the other fields are the body's `data`. Text holds no NUL characters. Times lie in the years 1 to 9999, in
+UTC, to the microsecond. A UUID is `fixed(16)` in Avro.
 No field may hold personal data: people appear as opaque ids, since the log is permanent.
 """
 

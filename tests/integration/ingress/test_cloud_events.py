@@ -17,7 +17,7 @@ from database.connector import connect
 from ingress import bulk
 from ingress.producers import PolicyChanges, ProducerStore
 from runtime.settings import Settings
-from schemas.event_id import event_id
+from schemas.event_id import cloud_event_id
 from streams.producer import Limits
 from tests.support.serving import Serving, position_of, served
 from tests.support.waiting import wait_until_async
@@ -66,7 +66,7 @@ async def post_binary(serving: Serving, event: dict[str, Any], **headers: str) -
 
 
 async def test_the_three_modes_make_the_same_event(serving: Serving) -> None:
-    """Structured, binary, batched or a line: one id, one content; whichever comes later is a repeat."""
+    """Structured, binary, batched or a line: one source and id, one content; whichever comes later is a repeat."""
     event = cloud_event()
     structured = await serving.post(CLOUD_EVENTS, json.dumps(event).encode())
     binary = await post_binary(serving, event)
@@ -76,7 +76,7 @@ async def test_the_three_modes_make_the_same_event(serving: Serving) -> None:
     found = structured.json()
     assert [binary.json(), batched.json()["results"][0], lines[0]] == [found] * 3
     received = await read_at(serving.settings, position_of(structured))
-    assert received.event.event_id == event_id("genesis", str(event["id"]))
+    assert received.event.event_id == cloud_event_id("genesis", "urn:test", str(event["id"]))
     assert len(await read_all(serving.settings, serving.topic)) == 1
 
 

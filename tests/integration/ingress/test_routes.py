@@ -18,7 +18,7 @@ from database.connector import connect
 from ingress.keys import KeyStore
 from operations.services.ingress import build_ingress
 from runtime.settings import Settings
-from schemas.event_id import event_id
+from schemas.event_id import cloud_event_id, event_id
 from schemas.events import AgentRated
 from signing.master_key import MasterKey
 from streams.producer import Limits
@@ -73,7 +73,7 @@ async def test_a_cloud_event_of_any_type_comes_in(serving: Serving) -> None:
     answer = await serving.post(CLOUD_EVENTS, json.dumps(event).encode(), traceparent=traceparent)
     assert answer.status_code == 200, answer.text
     received = await read_at(serving.settings, position_of(answer))
-    assert received.event.event_id == event_id("genesis", "e1")
+    assert received.event.event_id == cloud_event_id("genesis", "urn:test", "e1")
     headers = dict(received.headers)
     assert (headers["ce_source"], headers["traceparent"]) == (b"urn:test", traceparent.encode())
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingress import payloads, problems
-from ingress.payloads import read_cloud_event, read_webhook
+from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
-from schemas.event_id import event_id
+from schemas.event_id import cloud_event_id, event_id
 from schemas.events import AgentOnboarded, AgentRated, EntityAmended
 
 AGENT = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
@@ -134,8 +134,22 @@ def test_a_cloud_event_becomes_its_event() -> None:
     body = cloud_event(type="genesis.agent.onboarded", data=ONBOARDED, traceparent=traceparent, subject="ignored")
     incoming = read_cloud_event(body, "genesis")
     assert isinstance(incoming.event, AgentOnboarded)
-    assert incoming.event.event_id == event_id("genesis", "e1")
+    assert incoming.event.event_id == cloud_event_id("genesis", "urn:test", "e1")
     assert (incoming.source, incoming.traceparent) == ("urn:test", traceparent)
+
+
+def test_a_cloud_event_is_another_one_by_its_source() -> None:
+    """Two systems that count from 1 send two events, in either mode; a copy from one of them is the same event."""
+    attributes = {"specversion": "1.0", "id": "1", "type": "genesis.agent.rated", "time": "2026-11-23T08:00:00Z"}
+    body = json.dumps(RATED).encode()
+
+    def ids_of(source: str) -> set[UUID]:
+        structured = read_cloud_event(cloud_event(id="1", source=source), "genesis")
+        binary = read_binary(body, {**attributes, "source": source}, "genesis")
+        return {structured.event.event_id, binary.event.event_id}
+
+    assert len(ids_of("urn:hr")) == len(ids_of("urn:payroll")) == 1
+    assert ids_of("urn:hr") != ids_of("urn:payroll")
 
 
 def test_a_malformed_traceparent_is_dropped() -> None:

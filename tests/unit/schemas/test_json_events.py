@@ -36,7 +36,7 @@ RATED = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}
 
 def refusal(data: bytes, event_type: str = "genesis.agent.rated", **changes: Any) -> InvalidEvent:
     with pytest.raises(InvalidEvent) as raised:
-        read_json_event(event_type, data, "genesis", "m", changes.pop("time", NOW), **changes)
+        read_json_event(event_type, data, event_id("genesis", "m"), changes.pop("time", NOW), **changes)
     return raised.value
 
 
@@ -50,7 +50,7 @@ def test_plants_own_operations_do_not_come_from_outside() -> None:
 def test_the_data_of_every_type_is_read(event: Event) -> None:
     """The data of an example, with the two fields that Plant sets, is the example again."""
     data = json.dumps(json.loads(webhook_body(event))["data"]).encode()
-    read = read_json_event(event.event_type, data, "genesis", "m", event.occurred_at)
+    read = read_json_event(event.event_type, data, event_id("genesis", "m"), event.occurred_at)
     assert read.event_id == event_id("genesis", "m")
     assert codec.encode(read)[21:] == codec.encode(event)[21:]
 
@@ -123,7 +123,7 @@ def test_rules_over_several_fields_point_to_the_data() -> None:
 def test_times_are_in_utc() -> None:
     """An event holds its times in UTC, whatever their offset was."""
     east = datetime.fromisoformat("2026-11-23T14:00:00+14:00")
-    read = read_json_event("genesis.agent.rated", json.dumps(RATED).encode(), "genesis", "m", east)
+    read = read_json_event("genesis.agent.rated", json.dumps(RATED).encode(), event_id("genesis", "m"), east)
     assert read.occurred_at == NOW
     assert read.occurred_at.tzinfo is UTC
 
@@ -154,7 +154,7 @@ def test_an_accepted_event_can_be_encoded_and_read_back(data: dict[str, Any]) ->
     if not 1 <= len(data["name"]) <= 200 or "\0" in data["name"]:
         assert refusal(body, "genesis.agent.onboarded").pointer == "#/data/name"
         return
-    event = read_json_event("genesis.agent.onboarded", body, "genesis", "m", NOW)
+    event = read_json_event("genesis.agent.onboarded", body, event_id("genesis", "m"), NOW)
     assert isinstance(event, AgentOnboarded)
     assert event.agent_id == UUID(data["agent_id"])
     assert codec.decode(codec.encode(event)) == event
