@@ -14,8 +14,9 @@ CI ?=
 COVERAGE ?=
 # Percent of branches and lines that must have run: of all packages together, and of database and entities by themselves.
 COVERAGE_FLOOR := 90
-# Processes that run tests; each file's tests stay in one of them.
-TEST_PROCESSES ?= 2
+# Processes that run tests; each file's tests stay in one of them. Fault tests wait more than they compute, so there are
+# more than cores.
+TEST_PROCESSES ?= 4
 DATA_COVERAGE := $(BIN)/coverage report --include='database/*,entities/*' --format=total --fail-under=$(COVERAGE_FLOOR)
 # Measuring costs half as much again, so it is done where it is judged.
 MEASURED := $(if $(filter 1 true,$(CI) $(COVERAGE)),--cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR),)

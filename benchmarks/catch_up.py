@@ -22,6 +22,7 @@ from streams import topics
 from tests.support.load import events, fill
 
 TOPIC = "genesis.events"
+AGENTS = 50_000
 VARIANTS: dict[str, str] = {
     "plant": "log, chain, repeat check, agents model, checkpoint; fsync on",
     "without repeat check": "the unique index on event ids is dropped",
@@ -37,7 +38,7 @@ def fill_topic(stack: Stack, count: int, seed: int = 1) -> None:
     """Make the topic and put `count` seeded events on it."""
     settings = _settings(stack)
     asyncio.run(topics.apply(settings))
-    fill(settings, TOPIC, events(count, seed=seed))
+    fill(settings, TOPIC, events(count, agents=AGENTS, seed=seed))
 
 
 def end_offsets(stack: Stack) -> int:

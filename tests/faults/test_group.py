@@ -107,7 +107,7 @@ def test_a_storm_of_rebalances_changes_nothing(scene: Scene) -> None:
 
     def publish() -> None:
         while not stop.is_set():
-            sent[0] += fill(scene.settings, scene.topic, events(200, seed=1000 + sent[0]))
+            sent[0] += fill(scene.settings, scene.topic, events(100, seed=1000 + sent[0]))
             stop.wait(0.1)
 
     publisher = threading.Thread(target=publish)
@@ -116,7 +116,7 @@ def test_a_storm_of_rebalances_changes_nothing(scene: Scene) -> None:
         running = [scene.worker(), scene.worker()]
         for _ in range(STORM_ROUNDS):
             running.append(scene.worker())
-            wait_until(lambda: running[-1].logged("partitions.assigned"), "the new worker has joined")
+            wait_until(lambda: all(worker.logged("partitions.assigned") for worker in running), "all have joined")
             assert running.pop(0).stop() == 0
         before = applied(scene)
         wait_until(lambda: applied(scene) > before, "work goes on")
@@ -154,7 +154,7 @@ async def test_another_topic_of_the_same_name_is_never_read(scene: Scene, runnin
     next fetch, at an offset that both topics have, is answered with other records.
     """
     fill(scene.settings, scene.topic, events(400))
-    worker = scene.worker(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="300")
+    worker = scene.worker(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="60")
     wait_until_caught_up(scene)
     if running:
         worker.freeze()

@@ -1,4 +1,4 @@
-"""Seeded events for the benchmarks, straight onto a topic: the fastest way to fill one, past ingress."""
+"""Seeded events, straight onto a topic: the fastest way to fill one, past ingress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCE = "plant/benchmark"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def events(count: int, *, agents: int = 50_000, seed: int = 1) -> Iterator[Event]:
+def events(count: int, *, agents: int = 1000, seed: int = 1) -> Iterator[Event]:
     """A mix of agent events over `agents` entities: 40 % onboarded (3 skills each), 40 % available, 20 % rated."""
     chance = random.Random(seed)
     uuid = lambda: UUID(int=chance.getrandbits(128))  # noqa: E731

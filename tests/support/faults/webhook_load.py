@@ -17,6 +17,8 @@ from tests.support.webhooks import AVAILABLE, RATED, Sender, payload
 
 ONBOARDED = "/webhook/genesis/agent-onboarded"
 PAUSE_SECONDS = 0.05
+THINK_SECONDS = 0.02
+"""Between two webhooks of a connection: what is lost or doubled shows at a few hundred a second as at thousands."""
 
 
 class WebhookLoad:
@@ -78,6 +80,7 @@ class WebhookLoad:
                 connection, status = self._post(connection, path, body, f"msg_{name}_{number}")
                 if status != 200:
                     self._gave_up.wait(PAUSE_SECONDS)
+            self._stopping.wait(THINK_SECONDS)
         if connection is not None:
             connection.close()
 
