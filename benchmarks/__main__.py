@@ -154,6 +154,9 @@ def verdicts(results: Mapping[str, list[dict[str, object]]]) -> list[dict[str, o
         found = results.get(name, [])
         row = found[number] if found and number < len(found) else {}
         measured = row.get(field)
+        if name in results and not isinstance(measured, int | float):
+            nothing: dict[str, object] = {"measured": "nothing", "": "NOT MEASURED"}
+            rows.append({"benchmark": name, "figure": field, "asked": f"{bound} {asked:,}", **nothing})
         if isinstance(measured, int | float):
             met = measured >= asked if bound == "at least" else measured <= asked
             what = next((row[key] for key in ("unit", "read", "searched", "what", "name") if key in row), "")

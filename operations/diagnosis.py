@@ -139,7 +139,7 @@ def _master_key(settings: Settings) -> Iterator[Diagnosis]:
 
 def _database(settings: Settings) -> Iterator[Diagnosis]:
     if not (settings.database_owner_url or settings.database_url):
-        yield Diagnosis("database", "note", "no address", "plant up    (or set PLANT_DATABASE_URL)")
+        yield Diagnosis("database", "note", "no address: not checked", "plant up    (or set PLANT_DATABASE_URL)")
         return
     from database import migrate
 
@@ -149,7 +149,9 @@ def _database(settings: Settings) -> Iterator[Diagnosis]:
 
 def _topics(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.kafka_bootstrap_servers:
-        yield Diagnosis("topics", "note", "no Kafka address", "plant up    (or set PLANT_KAFKA_BOOTSTRAP_SERVERS)")
+        yield Diagnosis(
+            "topics", "note", "no Kafka address: not checked", "plant up    (or set PLANT_KAFKA_BOOTSTRAP_SERVERS)"
+        )
         return
     from streams import topics
 

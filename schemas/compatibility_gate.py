@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,13 +99,35 @@ def refuse(problems: Sequence[SchemaProblem]) -> None:
 
 
 def committed_versions(file: Path = REGISTRY_FILE) -> list[Version] | None:
-    """Return the registry of the last commit; None outside a repository, or before the file's first commit."""
+    """Return the registry of the last commit; None outside a repository, or before the file's first commit.
+
+    Raises SchemaCheckFailed where there is a repository that git can't read: its ids would go unchecked.
+    """
     command = ["git", "-C", str(file.parent), "show", f"HEAD:./{file.name}"]
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        shown = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "LC_ALL": "C"}
+        )
     except FileNotFoundError:
         return None
-    return read_registry(shown.stdout) if shown.returncode == 0 else None
+    if shown.returncode == 0:
+        return read_registry(shown.stdout)
+    if any(phrase in shown.stderr for phrase in _NOTHING_COMMITTED):
+        return None
+    raise SchemaCheckFailed(
+        "The registry's ids can't be compared with the last commit.",
+        why=f"git: {shown.stderr.strip()}",
+        next_step=shlex.join(command),
+    )
+
+
+_NOTHING_COMMITTED = (
+    "not a git repository",
+    "but not in 'HEAD'",
+    "does not exist in 'HEAD'",
+    "invalid object name 'HEAD'",
+)
+"""What git says outside a repository, and before the first commit of the file or of all."""
 
 
 def write_lock(added: Sequence[Version], file: Path = REGISTRY_FILE) -> None:

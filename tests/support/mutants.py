@@ -77,7 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{total.module:<36} {total.caught:>7} {total.missed:>7} {total.not_run:>8} {total.percent:>6.1f}%")
     for name in survivors(options.modules):
         print(f"survived: {name}")
-    return 0 if is_good(total, options.floor, whole=options.tenths == 10) else 3
+    without = set(options.modules) - {score.module for score in scores if score.caught + score.missed}
+    for module in sorted(without):
+        print(f"{module} has no mutant that was run: nothing was checked", file=sys.stderr)
+    return 0 if not without and is_good(total, options.floor, whole=options.tenths == 10) else 3
 
 
 def is_good(total: Score, floor: float, *, whole: bool) -> bool:

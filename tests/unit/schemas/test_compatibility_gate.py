@@ -144,9 +144,24 @@ def test_committed_versions_come_from_the_last_commit(tmp_path: Path) -> None:
     assert gate.committed_versions(file) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        assert gate.committed_versions(file) is None
         subprocess.run([*git, *arguments], check=True)
     gate.write_lock([msgspec.structs.replace(FIRST, id=2, version=2)], file)
     assert gate.committed_versions(file) == [FIRST]
     assert [version.id for version in read_registry(file.read_text("utf-8"))] == [1, 2]
     with patch.dict("os.environ", {"PATH": str(tmp_path)}):
         assert gate.committed_versions(file) is None
+    new = tmp_path / "new.json"
+    new.write_text(render_registry([FIRST]), "utf-8")
+    assert gate.committed_versions(new) is None
+
+
+def test_a_repository_that_git_can_not_read_is_no_good_verdict(tmp_path: Path) -> None:
+    """The comparison of ids would be left out where it matters, so that is refused with git's own reason."""
+    file = tmp_path / "registry.json"
+    file.write_text(render_registry([FIRST]), "utf-8")
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    (tmp_path / ".git" / "config").write_text("not a configuration", "utf-8")
+    with pytest.raises(SchemaCheckFailed, match="can't be compared") as refused:
+        gate.committed_versions(file)
+    assert refused.value.why.startswith("git: fatal: ")

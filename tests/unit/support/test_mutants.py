@@ -34,6 +34,14 @@ def test_a_score_needs_every_mutant(results: Path, codes: list[int | None], exit
     assert main(["--report-only"]) == exit_code
 
 
+def test_each_module_that_is_named_needs_mutants(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module without any, misspelt or gone, is not good because another one is."""
+    results.write_text(json.dumps({"exit_code_by_key": {"ingress.rates.x_1": 1}}))
+    assert main(["--report-only", "ingress.rates"]) == 0
+    assert main(["--report-only", "ingress.rates", "ingress.rate"]) == 3
+    assert "ingress.rate has no mutant" in capsys.readouterr().err
+
+
 def test_results_of_an_earlier_run_are_no_score(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where mutmut fails, good results that lie there from before do not count."""
 
