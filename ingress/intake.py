@@ -28,6 +28,10 @@ from streams.producer import EventProducer
 log = get_logger(__name__)
 
 CLOUD_EVENTS_ROUTE: Final = "/webhook/genesis/events"
+_NO_BINARY_MODE: Final = (
+    "This producer may not send binary CloudEvents, since no signature covers their ce- headers. Send"
+    " application/cloudevents+json, or ask an operator for `plant producers set NAME --binary-mode`."
+)
 _DEBUG, _WARNING = logging.DEBUG, logging.WARNING
 _JSON: Final = (b"content-type", b"application/json")
 
@@ -127,6 +131,8 @@ class Intake:
         if event_type is not None:
             return read_webhook(body, event_type, policy.name, headers.message_id.decode("ascii"), self._source)
         if headers.attributes is not None:
+            if not policy.binary_mode:
+                raise Problem("forbidden", _NO_BINARY_MODE)
             return read_binary(body, headers.attributes, policy.name)
         return read_cloud_event(body, policy.name)
 

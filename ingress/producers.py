@@ -17,9 +17,10 @@ from database.connector import Database
 from ingress.errors import UnknownProducer
 from runtime.settings import Settings
 
-_POLICIES: Final = text("SELECT name, event_types, rate_per_second, burst, disabled_at FROM producers")
+_POLICIES: Final = text("SELECT name, event_types, rate_per_second, burst, disabled_at, binary_mode FROM producers")
 _LIST: Final = text("""
     SELECT name, p.event_types, p.rate_per_second, p.burst, p.created_at, p.disabled_at,
+           coalesce(p.binary_mode, false) AS binary_mode,
            coalesce(k.active_keys, 0) AS active_keys
     FROM producers AS p FULL JOIN (
         SELECT producer AS name, count(*) FILTER (
@@ -29,12 +30,13 @@ _LIST: Final = text("""
     ORDER BY name
 """)
 _SET: Final = text("""
-    INSERT INTO producers AS p (name, event_types, rate_per_second, burst)
-    VALUES (:name, CAST(:event_types AS text[]), :rate_per_second, :burst)
+    INSERT INTO producers AS p (name, event_types, rate_per_second, burst, binary_mode)
+    VALUES (:name, CAST(:event_types AS text[]), :rate_per_second, :burst, coalesce(:binary_mode, false))
     ON CONFLICT (name) DO UPDATE SET
         event_types = CASE WHEN :sets_event_types THEN EXCLUDED.event_types ELSE p.event_types END,
         rate_per_second = CASE WHEN :sets_rate_per_second THEN EXCLUDED.rate_per_second ELSE p.rate_per_second END,
-        burst = CASE WHEN :sets_burst THEN EXCLUDED.burst ELSE p.burst END
+        burst = CASE WHEN :sets_burst THEN EXCLUDED.burst ELSE p.burst END,
+        binary_mode = CASE WHEN :sets_binary_mode THEN EXCLUDED.binary_mode ELSE p.binary_mode END
 """)
 _DISABLE: Final = text("""
     INSERT INTO producers AS p (name, disabled_at) VALUES (:name, now())
@@ -44,13 +46,17 @@ _ENABLE: Final = text("UPDATE producers SET disabled_at = NULL WHERE name = :nam
 
 
 class ProducerPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a producer may send. `event_types` None: every type; the rate and the burst count events, each process."""
+    """What a producer may send. `event_types` None: every type; the rate and the burst count events, each process.
+
+    `binary_mode` allows binary CloudEvents, whose type, source and time no signature covers.
+    """
 
     name: str
     event_types: frozenset[str] | None
     rate_per_second: float
     burst: int
     disabled: bool
+    binary_mode: bool = False
 
 
 class PolicyChanges(msgspec.Struct, kw_only=True):
@@ -59,6 +65,7 @@ class PolicyChanges(msgspec.Struct, kw_only=True):
     event_types: frozenset[str] | UnsetType | None = UNSET
     rate_per_second: float | UnsetType | None = UNSET
     burst: int | UnsetType | None = UNSET
+    binary_mode: bool | UnsetType = UNSET
 
 
 class StoredProducer(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +75,7 @@ class StoredProducer(msgspec.Struct, frozen=True, kw_only=True):
     event_types: tuple[str, ...] | None
     rate_per_second: float | None
     burst: int | None
+    binary_mode: bool
     created_at: datetime | None
     disabled_at: datetime | None
     active_keys: int
@@ -140,4 +148,5 @@ def _policy(row: RowMapping, default: ProducerPolicy) -> ProducerPolicy:
         rate_per_second=default.rate_per_second if row["rate_per_second"] is None else row["rate_per_second"],
         burst=default.burst if row["burst"] is None else row["burst"],
         disabled=row["disabled_at"] is not None,
+        binary_mode=row["binary_mode"],
     )

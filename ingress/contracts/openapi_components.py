@@ -75,7 +75,9 @@ def parameters() -> Json:
         "Traceparent": _header(
             "traceparent", "W3C Trace Context; one that is not well-formed is skipped.", {"type": "string"}, False
         ),
-        "CeSpecversion": _header("ce-specversion", "Binary mode only.", {"const": "1.0"}, required=False),
+        "CeSpecversion": _header(
+            "ce-specversion", "Binary mode only, for which a producer needs leave.", {"const": "1.0"}, required=False
+        ),
         "CeId": _header("ce-id", "Binary mode only; equal to webhook-id.", visible, required=False),
         "CeSource": _header("ce-source", "Binary mode only.", visible, required=False),
         "CeType": _header("ce-type", "Binary mode only.", {"enum": list(OUTSIDE)}, required=False),

@@ -105,6 +105,11 @@ def list_producers(output: Output) -> None:
 @click.option("--event-types", type=EventTypes(), metavar="TYPE,…|all", help="The only event types it may send.")
 @click.option("--rate", type=RATE, metavar="N|default", help="Events a second, each process.")
 @click.option("--burst", type=BURST, metavar="N|default", help="Events at once, before the rate.")
+@click.option(
+    "--binary-mode/--no-binary-mode",
+    default=None,
+    help="Whether it may send binary CloudEvents, whose type and time are not signed.",
+)
 @actor_option
 @reason_option("A producer's limits are changed.")
 def set_policy(
@@ -112,6 +117,7 @@ def set_policy(
     event_types: frozenset[str] | None,
     rate: float | str | None,
     burst: int | str | None,
+    binary_mode: bool | None,
     actor: str,
     reason: str,
 ) -> None:
@@ -122,6 +128,7 @@ def set_policy(
       plant producers set genesis --event-types genesis.agent.rated,genesis.agent.available
       plant producers set genesis --rate 500 --burst 2000
       plant producers set genesis --event-types all --rate default
+      plant producers set genesis --binary-mode
     """
     from ingress.keys import check_producer_name
     from ingress.producers import PolicyChanges
@@ -139,8 +146,11 @@ def set_policy(
     if burst is not None:
         changes.burst = None if isinstance(burst, str) else burst
         facts.append(f"burst {burst}")
+    if binary_mode is not None:
+        changes.binary_mode = binary_mode
+        facts.append(f"binary mode {'on' if binary_mode else 'off'}")
     if not facts:
-        raise click.UsageError("Say what to change: --event-types, --rate or --burst.")
+        raise click.UsageError("Say what to change: --event-types, --rate, --burst or --binary-mode.")
     asyncio.run(_set(settings, name, changes, with_facts(reason, facts), actor))
     click.echo(f"{name}: {'; '.join(facts)}", err=True)
 
@@ -220,6 +230,7 @@ def _shown(producer: StoredProducer) -> dict[str, object]:
         "event_types": producer.event_types,
         "rate_per_second": producer.rate_per_second,
         "burst": producer.burst,
+        "binary_mode": producer.binary_mode,
         "active_keys": producer.active_keys,
         "created_at": producer.created_at,
         "disabled_at": producer.disabled_at,

@@ -421,6 +421,15 @@ def _of_cloud_events() -> Iterator[Case]:
         yield binary(f"binary mode without `{name}`", detail=f"{name} is missing", change=partial(_and, less))
     again = [*attributes, ("ce-type", "genesis.agent.rated")]
     yield binary("binary mode with `ce-type` twice", detail="ce-type comes more than once", change=partial(_and, again))
+    yield Case(
+        "CloudEvents",
+        "binary mode from a producer that has no leave for it",
+        403,
+        "forbidden",
+        path=CLOUD_EVENTS,
+        body=json.dumps(DATA).encode(),
+        change=partial(_and, attributes),
+    )
     other = [(name, "e1" if name == "ce-id" else value) for name, value in attributes]
     yield binary(
         "binary mode with a `ce-id` other than `webhook-id`",
@@ -471,7 +480,7 @@ def _of_resources() -> Iterator[Case]:
 
 
 ELSEWHERE: Final = {
-    "forbidden": "The producer is disabled, or may not send this type of event.",
+    "forbidden": "The producer is disabled, or may not send this type of event, or no binary CloudEvents.",
     "slow-request": "The head, the body or a bulk load did not arrive in its time.",
     "id-reused": "The id was used for another body, in the last ten minutes and the last 100,000 messages.",
     "rate-limited": "The producer has sent more than its rate and burst allow. `Retry-After` says when to go on.",

@@ -67,6 +67,7 @@ async def post_binary(serving: Serving, event: dict[str, Any], **headers: str) -
 
 async def test_the_three_modes_make_the_same_event(serving: Serving) -> None:
     """Structured, binary, batched or a line: one source and id, one content; whichever comes later is a repeat."""
+    await set_policy(serving, binary_mode=True)
     event = cloud_event()
     structured = await serving.post(CLOUD_EVENTS, json.dumps(event).encode())
     binary = await post_binary(serving, event)
@@ -89,6 +90,19 @@ async def test_the_id_of_a_binary_event_is_what_was_signed(serving: Serving) -> 
     )
 
 
+async def test_a_binary_event_needs_leave(serving: Serving) -> None:
+    """403 unless an operator allowed the mode, so that nobody in between turns an amendment into a retirement."""
+    event = cloud_event()
+    refused = await post_binary(serving, event)
+    assert (refused.status_code, refused.json()["type"]) == (403, "urn:plant:problem:forbidden")
+    assert await read_all(serving.settings, serving.topic) == []
+    assert (await serving.post(CLOUD_EVENTS, json.dumps(event).encode())).status_code == 200
+    await set_policy(serving, binary_mode=True)
+    assert (await post_binary(serving, cloud_event())).status_code == 200
+    await set_policy(serving, binary_mode=False)
+    assert (await post_binary(serving, cloud_event())).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "detail"),
     [
@@ -101,12 +115,14 @@ async def test_attributes_of_binary_events_are_checked(
     serving: Serving, changes: dict[str, str], status: int, detail: str
 ) -> None:
     """A problem with a header names the header."""
+    await set_policy(serving, binary_mode=True)
     answer = await post_binary(serving, cloud_event(), **changes)
     assert (answer.status_code, answer.json()["detail"]) == (status, detail)
 
 
 async def test_a_field_of_a_binary_event_is_pointed_at_in_the_body(serving: Serving) -> None:
     """The body is the data, so the pointer has no `data`."""
+    await set_policy(serving, binary_mode=True)
     answer = await post_binary(
         serving, cloud_event(data={"agent_id": str(uuid4()), "rater_id": str(uuid4()), "rating": 9})
     )

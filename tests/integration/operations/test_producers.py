@@ -44,7 +44,7 @@ async def test_a_producer_without_a_policy_has_the_defaults(settings: Settings) 
     """It may send every type at the settings' rate, whether it has keys or nobody has heard of it."""
     await add_key(settings, "genesis")
     for policy in await policies(settings, "genesis", "unheard-of"):
-        assert (policy.event_types, policy.disabled) == (None, False)
+        assert (policy.event_types, policy.disabled, policy.binary_mode) == (None, False, False)
         assert policy.rate_per_second == settings.ingress_producer_rate_per_second == 10_000
         assert policy.burst == settings.ingress_producer_burst == 20_000
     assert [policy.name for policy in await policies(settings, "a", "b")] == ["a", "b"]
@@ -76,6 +76,23 @@ async def test_a_policy_is_recorded_then_set_bit_by_bit(settings: Settings) -> N
     assert acts[0].reason.endswith("[event types genesis.agent.available,genesis.agent.rated; rate 2.5]")
     table = plant(settings, "producers", "list").stdout.splitlines()
     assert table[1].split()[:5] == [name, "enabled", "all", "default", "7"]
+
+
+async def test_binary_mode_is_allowed_and_taken_back(settings: Settings) -> None:
+    """Nobody has it at first; each change is an operator action, and leaves the rest of a policy."""
+    await apply(settings)
+    name = f"binary-{uuid4().hex}"
+    assert plant(settings, "producers", "set", name, "--burst", "7").returncode == 0
+    assert [policy.binary_mode for policy in await policies(settings, name)] == [False]
+    assert plant(settings, "producers", "set", name, "--binary-mode").returncode == 0
+    assert [(policy.binary_mode, policy.burst) for policy in await policies(settings, name)] == [(True, 7)]
+    assert listed(settings)[name]["binary_mode"] is True
+    assert plant(settings, "producers", "set", name, "--rate", "3").returncode == 0
+    assert [policy.binary_mode for policy in await policies(settings, name)] == [True]
+    assert plant(settings, "producers", "set", name, "--no-binary-mode").returncode == 0
+    assert [policy.binary_mode for policy in await policies(settings, name)] == [False]
+    reasons = [act.reason.partition("[")[2] for act in await operations(settings, name)]
+    assert reasons == ["burst 7]", "binary mode on]", "rate 3.0]", "binary mode off]"]
 
 
 async def test_disabling_needs_execute_and_enabling_undoes_it(settings: Settings) -> None:
