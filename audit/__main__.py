@@ -13,6 +13,7 @@ from audit.verifier.chains import read_heads, verify_chains
 from audit.verifier.heads import dump, load
 from audit.verifier.verdicts import ChainFilter, raise_unless_good
 from runtime.errors import PlantError
+from runtime.redaction import redact
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choice = ChainFilter(topic=options.topic, partition=options.partition)
         raise_unless_good(verdicts, choice, expect=kept, schema_ids=options.schema_ids)
     except PlantError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(redact(f"error: {error}\n"))
         return error.exit_code
     return 0
 

@@ -1,28 +1,108 @@
-"""Postgres addresses: settings hold `postgresql://…` with libpq's parameters, and asyncpg connects to them.
+"""Postgres addresses: `postgresql://…` with libpq's parameters, read here once for both drivers.
 
-asyncpg reads the user, the password, the database and the list of servers out of the address. These stay by hand:
+A setting's address is taken apart by :func:`parse_address`, and each driver gets the parts in its own form: asyncpg by
+:func:`connect_arguments`, libpq (under ADBC) by :func:`libpq_address`. So an address that can be used means the same to
+both, and one that can't is an error before anything connects. These stay by hand:
 
 - `connect_timeout`, and the refusal of parameters that Plant does not know: asyncpg sends what it does not know to the
   server as a setting of the session, and knows no `connect_timeout`.
 - `application_name`: with asyncpg, that of the code would win over that of the address.
 - TLS (see tls.py).
 - quoting: a password may hold characters that end a part of a URL, as libpq allows.
+- what drivers would look for in the home folder: nothing there is asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+import msgspec
 
 from database.errors import BadDatabaseAddress
-from database.tls import PARAMETERS, ssl_argument
+from database.tls import PARAMETERS, libpq_parameters, look_away_from_home, ssl_argument
+from runtime import redaction
+from runtime.servers import ServerAddress, parse_port
 
-_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
-_SERVERS = ("host", "port")
-"""Parameters for a folder of a Unix socket, or for several servers: `?host=a:5432&host=b:5432`."""
+POSTGRES_PORT: Final = 5432
 CONNECT_TIMEOUT_SECONDS: Final = 10
+_SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
+_PARTS: Final = re.compile(
+    r"(?P<scheme>[\w+]+)://(?:(?P<user>[^:/@?]*)(?::(?P<password>[^@]*))?@)?"
+    r"(?P<servers>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+
+
+class DatabaseAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of an address, decoded. Its `repr` shows no password."""
+
+    user: str
+    password: str | None
+    database: str
+    hosts: tuple[tuple[str, int | None], ...]
+    """Servers in the order in which they are tried; a host may be the folder of a Unix socket. None: the driver's."""
+    tls: dict[str, str]
+    connect_timeout_seconds: int
+    application_name: str
+    options: str
+    """Of a libpq session, as `-c name=value`; Plant's own sessions, not settings, have them."""
+
+    def __repr__(self) -> str:
+        return f"DatabaseAddress({self})"
+
+    def __str__(self) -> str:
+        servers = [f"{_bracketed(host)}:{port or POSTGRES_PORT}" for host, port in self.hosts if host]
+        return f"{','.join(servers) or 'local socket'}/{self.database} as {self.user or 'the system user'}"
+
+
+def parse_address(address: str) -> DatabaseAddress:
+    """Return an address's parts.
+
+    Raises BadDatabaseAddress, also for a parameter that Plant does not know. The address itself is never shown: it may
+    hold a password.
+    """
+    parts = _PARTS.fullmatch(address.strip())
+    if parts is None:
+        raise _unusable("It can't be parsed as a URL.")
+    if parts["scheme"] not in _SCHEMES:
+        raise _unusable(f"Its scheme is {parts['scheme']}, not postgresql.")
+    password = None if parts["password"] is None else unquote(parts["password"])
+    if password:
+        redaction.KNOWN.remember([password])
+    if "@" in parts["servers"]:
+        raise _unusable("There is more than one @ in it; in a user's name or password it is written %40.")
+    if "\0" in unquote(address):
+        raise _unusable("It holds a NUL character.")
+    query = parse_qsl(parts["query"] or "")
+    parameters = {name: value for name, value in query if name not in ("host", "port")}
+    tls = {name: parameters.pop(name) for name in PARAMETERS if name in parameters}
+    timeout = parameters.pop("connect_timeout", str(CONNECT_TIMEOUT_SECONDS))
+    name, options = parameters.pop("application_name", ""), parameters.pop("options", "")
+    if parameters:
+        raise _unusable(f"Its parameter {min(parameters)[:40]} is not known.")
+    if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 6:
+        raise _unusable("connect_timeout must be whole seconds.")
+    return DatabaseAddress(
+        user=unquote(parts["user"] or ""),
+        password=password,
+        database=unquote(parts["database"] or ""),
+        hosts=_hosts(
+            unquote(parts["servers"]),
+            [value for key, value in query if key == "host"],
+            [value for key, value in query if key == "port"],
+        ),
+        tls=tls,
+        connect_timeout_seconds=int(timeout),
+        application_name=name,
+        options=options,
+    )
 
 
 def connect_arguments(
@@ -31,29 +111,45 @@ def connect_arguments(
     """Return the arguments of `asyncpg.connect`: the address, TLS, timeouts, and settings of the session.
 
     `answer_timeout_seconds` is how long the client waits for the answer to one statement. The address is connected to
-    as a whole: the first of its servers that answers is used.
-
-    Raises BadDatabaseAddress, also for a parameter that Plant does not know. The address itself is never shown: it may
-    hold a password.
+    as a whole: the first of its servers that answers is used. Raises BadDatabaseAddress.
     """
-    url = _parsed(address)
-    parameters = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
-    for name in _SERVERS:
-        parameters.pop(name, None)
-    tls: dict[str, str] = {name: parameters.pop(name) for name in PARAMETERS if name in parameters}
-    timeout = parameters.pop("connect_timeout", str(CONNECT_TIMEOUT_SECONDS))
-    name = parameters.pop("application_name", application_name)
-    if parameters:
-        raise BadDatabaseAddress(why=f"Its parameter {min(parameters)} is not known.", next_step="plant settings")
-    if not timeout.isdecimal():
-        raise BadDatabaseAddress(why="connect_timeout must be whole seconds.", next_step="plant settings")
+    parsed = parse_address(address)
+    if parsed.options:
+        raise _unusable("Its parameter options is not known.")
+    _require_user(parsed)
+    look_away_from_home()
     return {
-        "dsn": _dsn(url),
-        "ssl": ssl_argument(tls),
-        "timeout": int(timeout),
+        "dsn": _dsn(parsed),
+        "ssl": ssl_argument(parsed.tls),
+        "timeout": parsed.connect_timeout_seconds,
         "command_timeout": answer_timeout_seconds,
-        "server_settings": {"application_name": name, **settings},
+        "server_settings": {"application_name": parsed.application_name or application_name, **settings},
     }
+
+
+def libpq_address(address: str, *, application_name: str, options: str = "", **parameters: str) -> str:
+    """Return the address as libpq reads it, each part percent-encoded, with these parameters.
+
+    `options` go before those of the address, which win. Raises BadDatabaseAddress.
+
+    >>> libpq_address("postgresql+asyncpg://u:p%zz/#@/d?host=a:1,b&sslmode=disable", application_name="plant")
+    ... # doctest: +ELLIPSIS
+    'postgresql://u:p%25zz%2F%23@/d?host=a%2Cb&port=1%2C5432&application_name=plant&connect_timeout=10&sslmode=disable...'
+    """
+    parsed = parse_address(address)
+    _require_user(parsed)
+    ssl_argument(parsed.tls)  # A file that can't be used has the same error as with asyncpg.
+    query = {
+        "host": ",".join(host for host, _ in parsed.hosts),
+        "port": ",".join(str(port or POSTGRES_PORT) for _, port in parsed.hosts),
+        "application_name": parsed.application_name or application_name,
+        "connect_timeout": str(parsed.connect_timeout_seconds),
+        **libpq_parameters(parsed.tls),
+        "options": f"{options} {parsed.options}".strip(),
+        **parameters,
+    }
+    userinfo = _userinfo(parsed)
+    return f"postgresql://{userinfo}/{_quoted(parsed.database)}?{_query(query)}"
 
 
 def shown(address: str) -> str:
@@ -62,40 +158,101 @@ def shown(address: str) -> str:
     >>> shown("postgresql://u:secret@h:5432/d")
     'h:5432/d as u'
     """
-    url = _parsed(address)
-    servers = f"{url.host}:{url.port or 5432}" if url.host else _joined(url.query.get("host", "local socket"))
-    return f"{servers}/{url.database or ''} as {url.username or 'the system user'}"
+    return str(parse_address(address))
 
 
-def _dsn(url: URL) -> str:
+def _hosts(in_url: str, in_query: list[str], ports_in_query: list[str]) -> tuple[tuple[str, int | None], ...]:
+    """Return the servers: a parameter wins over its part of the address, as in libpq."""
+    named = [part for text in in_query or [in_url] for part in text.split(",")]
+    ports = [port for text in ports_in_query for port in text.split(",")]
+    if ports and len(ports) not in (1, len(named)):
+        raise _unusable(f"It names {len(named)} hosts and {len(ports)} ports.")
+    servers = [_host(text) for text in named]
+    if ports:
+        numbers = [_port(port) for port in ports] * (len(servers) if len(ports) == 1 else 1)
+        servers = [(host, number) for (host, _), number in zip(servers, numbers, strict=True)]
+    if len(servers) > 1 and not all(host for host, _ in servers):
+        raise _unusable("One of its hosts has no name.")
+    return tuple(servers)
+
+
+def _host(text: str) -> tuple[str, int | None]:
+    if text.startswith("/"):
+        return text, None
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise _unusable("The bracket around a host is not closed.")
+        return host, _port(rest[1:]) if rest else None
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return text, None
+    if ":" in host:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(text)), None  # libpq's parameter `host` has no brackets.
+        raise _unusable("An IPv6 address stands in brackets, [::1]:5432.")
+    return host, _port(port)
+
+
+def _port(text: str) -> int:
+    try:
+        return parse_port(text)
+    except ValueError:
+        # Not what was written there: after a password with a colon or a slash it may be part of it.
+        why = "A port is missing behind a colon." if not text else "What follows a host's colon is no port."
+        raise _unusable(f"{why} Characters such as : / ? # @ in a password are percent-encoded.") from None
+
+
+def _dsn(address: DatabaseAddress) -> str:
     """Return the address as asyncpg reads it.
 
-    >>> _dsn(make_url("postgres://u:p#w@/d?host=a:5432&host=b:5433&sslmode=require"))
+    >>> _dsn(parse_address("postgres://u:p#w@/d?host=a:5432&host=b:5433&sslmode=require"))
     'postgresql://u:p%23w@/d?host=a%3A5432%2Cb%3A5433'
     """
-    servers = {name: _joined(url.query[name]) for name in _SERVERS if name in url.query}
-    if servers or not url.host:
-        # A parameter wins over its part of the address, as in libpq; asyncpg would go by the part.
-        host = f"[{url.host}]" if url.host and ":" in url.host else url.host
-        servers = {"host": host or "", "port": str(url.port or ""), **servers}
-        url = URL.create(url.drivername, url.username, url.password, database=url.database)
-    query = {name: value for name, value in servers.items() if value}
-    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+    named = [(host, port) for host, port in address.hosts if host or port]
+    simple = len(named) == 1 and named[0][0] and not named[0][0].startswith("/")
+    netloc = _server(*named[0]) if simple else ""
+    query = {} if simple else _asyncpg_servers(named)
+    database = f"/{_quoted(address.database)}" if address.database else ""
+    return f"postgresql://{_userinfo(address)}{netloc}{database}{'?' if query else ''}{_query(query)}"
 
 
-def _joined(servers: str | tuple[str, ...]) -> str:
-    return servers if isinstance(servers, str) else ",".join(servers)
+def _asyncpg_servers(named: list[tuple[str, int | None]]) -> Mapping[str, str]:
+    if all(not host or host.startswith("/") for host, _ in named):
+        ports = ",".join(str(port) for _, port in named if port)
+        return {"host": ",".join(host for host, _ in named if host), "port": ports}
+    return {"host": ",".join(_server(host, port) for host, port in named)}
 
 
-def _parsed(address: str) -> URL:
+def _server(host: str, port: int | None) -> str:
+    return str(ServerAddress(host, port)) if port else _bracketed(host)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("/") else host
+
+
+def _userinfo(address: DatabaseAddress) -> str:
+    password = "" if address.password is None else f":{_quoted(address.password)}"
+    return f"{_quoted(address.user)}{password}@" if address.user or password else ""
+
+
+def _query(parameters: Mapping[str, str]) -> str:
+    return "&".join(f"{name}={_quoted(value)}" for name, value in parameters.items() if value)
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _require_user(address: DatabaseAddress) -> None:
+    if address.user or os.environ.get("PGUSER"):
+        return
     try:
-        url = make_url(address)
-    except (ArgumentError, ValueError):
-        # Not `from error`: SQLAlchemy's message may show the address.
-        raise BadDatabaseAddress(why="It can't be parsed as a URL.", next_step="plant settings") from None
-    if url.drivername not in _SCHEMES:
-        raise BadDatabaseAddress(
-            why=f"Its scheme is {url.drivername}, not postgresql.",
-            next_step="plant settings",
-        )
-    return url
+        getpass.getuser()
+    except (KeyError, OSError):
+        raise _unusable("It names no user, and the system knows no name for this process's.") from None
+
+
+def _unusable(why: str) -> BadDatabaseAddress:
+    return BadDatabaseAddress(why=why, next_step="plant settings")

@@ -10,10 +10,14 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
+import asyncpg.connect_utils
+
 from database.errors import BadDatabaseAddress
 
 MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 PARAMETERS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+_NOWHERE: Final = "/nonexistent"
+"""A file that is not there: libpq goes on without it, and asks for none in the home folder."""
 
 
 def ssl_argument(parameters: Mapping[str, str]) -> ssl.SSLContext | str | bool:
@@ -41,6 +45,35 @@ def ssl_argument(parameters: Mapping[str, str]) -> ssl.SSLContext | str | bool:
     if certificate := parameters.get("sslcert"):
         _identify(context, certificate, parameters.get("sslkey"))
     return context
+
+
+def libpq_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return libpq's parameters that mean the same as :func:`ssl_argument`, whatever is in the home folder.
+
+    libpq takes certificates from `~/.postgresql` where none is named, and ends with an error where it may not look
+    there; and it knows the system's authorities only for `verify-full`, and not before version 16.
+    """
+    mode, root = parameters.get("sslmode", "prefer"), parameters.get("sslrootcert", "")
+    if root in ("", "system"):
+        verified = mode in ("verify-ca", "verify-full") or (mode == "require" and root == "system")
+        root = ssl.get_default_verify_paths().cafile or "system" if verified else _NOWHERE
+    certificate, key = parameters.get("sslcert", _NOWHERE), parameters.get("sslkey", _NOWHERE)
+    if "sslcert" in parameters and "sslkey" not in parameters:
+        key = certificate  # One file may hold both, as with Python.
+    return {"sslmode": mode, "sslrootcert": root, "sslcert": certificate, "sslkey": key, "sslcrl": _NOWHERE}
+
+
+def look_away_from_home() -> None:
+    """Let asyncpg look for no certificates in `~/.postgresql`: where it may not enter, every connection would fail.
+
+    By hand for asyncpg 0.31, which tests for the files with `Path.exists` and lets PermissionError through
+    (MagicStack/asyncpg#910); it can go once a file that can't be looked at counts as absent there.
+    """
+    asyncpg.connect_utils._dot_postgresql_path = _nothing
+
+
+def _nothing(_filename: str) -> None:
+    return None
 
 
 def _trusting(root: str) -> ssl.SSLContext:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -46,11 +47,16 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _tls(url: str) -> bool | None:
+    """Return False for a server on this machine, ours, which has no TLS: asyncpg then looks for no keys at home."""
+    return False if urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") else None
+
+
 def _with_connection(
     url: str, work: Callable[[Any], Awaitable[Result]], timeout_seconds: float = LOGIN_TIMEOUT_SECONDS
 ) -> Result:
     async def main() -> Result:
-        connection = await asyncpg.connect(url, timeout=timeout_seconds)
+        connection = await asyncpg.connect(url, timeout=timeout_seconds, ssl=_tls(url))
         try:
             return await work(connection)
         finally:

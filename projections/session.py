@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import adbc_driver_postgresql.dbapi as adbc
 from adbc_driver_manager import Error as AdbcError
 
+from database.address import libpq_address
 from database.errors import DatabaseUnreachable
 from database.sqlstates import DATA, FENCED, INSUFFICIENT_PRIVILEGE, RETRYABLE, is_one_of
 from entities.vocabulary import DEFAULT_TENANT
@@ -186,9 +186,5 @@ def sql_literal(value: str | int) -> str:
 
 
 def with_parameters(url: str) -> str:
-    """Return the address with the worker's connection parameters; each option that the address itself sets wins."""
-    parts = urlsplit(url)
-    own = dict(parse_qsl(parts.query))
-    options = f"{CONNECTION_PARAMETERS['options']} {own.get('options', '')}".strip()
-    query = {**CONNECTION_PARAMETERS, **own, "options": options}
-    return urlunsplit(parts._replace(query=urlencode(query).replace("+", "%20")))
+    """Return the address for libpq, with the worker's connection parameters. Raises BadDatabaseAddress."""
+    return libpq_address(url, **CONNECTION_PARAMETERS)

@@ -1,6 +1,7 @@
 """Structured logs on stderr: one wide line for each unit of work, JSON unless a person is looking.
 
-A line is never a payload and never a secret: what names a secret is masked, whoever logged it.
+A line is never a payload and never a secret: what names a secret is masked, and known secrets are taken out of every
+text (redaction.py), whoever logged it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from runtime.settings import MASK, Settings
+from runtime.redaction import MASK, redact, redact_values
+from runtime.settings import Settings
 
 SECRET_PARTS = ("secret", "password", "master_key", "authorization", "webhook-signature", "webhook_signature")
 
@@ -35,6 +37,7 @@ def _to_stderr() -> None:
             structlog.processors.add_log_level,
             mask_secrets,
             structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+            redact_line,
         ],
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
@@ -81,8 +84,19 @@ def _rendering(as_json: bool) -> list[Processor]:
     # Tracebacks come without local variables: those hold payloads and secrets.
     if as_json:
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        return [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer(default=str)]
-    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        rendered: list[Processor] = [structlog.processors.ExceptionRenderer(frames), redact_fields]
+        return [*rendered, structlog.processors.JSONRenderer(default=str)]
+    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback), redact_line]
+
+
+def redact_fields(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Take secrets out of the values, not out of names: the line stays JSON with the fields that it has."""
+    return {name: redact_values(value) for name, value in event.items()}
+
+
+def redact_line(_: WrappedLogger, __: str, line: Any) -> str:
+    """Take secrets out of a line that is written as text, its traceback included."""
+    return redact(str(line))
 
 
 def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

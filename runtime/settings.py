@@ -7,7 +7,6 @@ Values come, strongest first, from the environment (`PLANT_` prefix), from `.pla
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -15,11 +14,14 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Meta
 
+from runtime import redaction
 from runtime.errors import ConfigurationError
+from runtime.masking import masked, secrets_in
+from runtime.servers import PORT_MAX, parse_servers
+from runtime.stack_file import DEFAULT_HOME, find_home, read_stack_file
 
-PREFIX = "PLANT_"
-SECRET_NAMES: Final = frozenset({"master_key", "kafka_sasl_password"})
-MASK: Final = "********"
+PREFIX: Final = "PLANT_"
+KAFKA_PORT: Final = 9092
 
 DatabaseRole = Literal["owner", "writer", "api", "auditor"]
 
@@ -31,7 +33,13 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One process's settings. Build it with :func:`load_settings`. Its `repr` masks what is secret."""
 
-    home: Annotated[str, Meta(description="Folder of the local stack: data, logs, addresses.")] = ".plant"
+    home: Annotated[
+        str,
+        Meta(
+            description="Folder of the local stack: data, logs, addresses. The default is looked for in the current "
+            "folder and, up to a repository's root, above it."
+        ),
+    ] = DEFAULT_HOME
 
     kafka_bootstrap_servers: Annotated[
         str, Meta(description="Kafka brokers, `host:port,host:port`. Set by `plant up` locally.")
@@ -127,7 +135,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 7
 
     ingress_host: Annotated[str, Meta(description="Address that ingress listens on.")] = "127.0.0.1"
-    ingress_port: Annotated[int, Meta(description="Port that ingress listens on; 0: any free one.")] = 8080
+    ingress_port: Annotated[
+        int, Meta(ge=0, le=PORT_MAX, description="Port that ingress listens on; 0: any free one.")
+    ] = 8080
     ingress_processes: Annotated[Positive, Meta(description="Ingress processes that share the port.")] = 1
     ingress_metrics_address: Annotated[
         str,
@@ -191,14 +201,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return address
 
     def kafka_address(self) -> str:
-        """Return the brokers' addresses; raises ConfigurationError where none is known."""
+        """Return the brokers' addresses; raises ConfigurationError where none is known, or one can't be used."""
         if not self.kafka_bootstrap_servers:
             raise ConfigurationError(
                 "No Kafka address.",
                 why="PLANT_KAFKA_BOOTSTRAP_SERVERS is not set and no local stack is up.",
                 next_step="plant up",
             )
-        return self.kafka_bootstrap_servers
+        try:
+            servers = parse_servers(self.kafka_bootstrap_servers, KAFKA_PORT)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"The setting {PREFIX}KAFKA_BOOTSTRAP_SERVERS can't be used.",
+                why=str(error),
+                next_step=f"export {PREFIX}KAFKA_BOOTSTRAP_SERVERS=host:9092,host:9092",
+            ) from error
+        return ",".join(map(str, servers))
 
 
 def descriptions() -> dict[str, str]:
@@ -212,34 +230,15 @@ def _description(hint: Any) -> str:
     return next((meta.description for meta in metas if meta.description), "")
 
 
-def masked(name: str, value: Any) -> Any:
-    """Return the value of a field without its secret part.
-
-    >>> masked("database_url", "postgresql://plant_api:s3cret@db:5432/plant")
-    'postgresql://plant_api:********@db:5432/plant'
-    """
-    if not isinstance(value, str) or not value:
-        return value
-    if name in SECRET_NAMES:
-        return MASK
-    # Up to the last @: a password may hold one.
-    without_userinfo = re.sub(r"(?<=://)([^:@/]*):.*(?=@)", rf"\1:{MASK}", value)
-    return re.sub(r"(?i)(password=)[^&\s]*", rf"\1{MASK}", without_userinfo)
-
-
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read settings from the environment and the local stack's address file.
+    """Read settings from the environment and the local stack's address file; redaction knows their secrets from then.
 
-    Raises ConfigurationError naming the variable whose value does not fit. Unknown `PLANT_` variables are ignored.
+    White space around a value is dropped: a value that comes from a file often ends in a newline. Raises
+    ConfigurationError naming the variable whose value does not fit. Unknown `PLANT_` variables are ignored.
     """
     environ = os.environ if environ is None else environ
-    home = environ.get(f"{PREFIX}HOME", ".plant")
-    merged = {**_read_stack_file(Path(home) / "stack.env"), **environ}
-    fields: dict[str, str] = {}
-    for name in Settings.__struct_fields__:
-        value = merged.get(PREFIX + name.upper())
-        if value is not None and value != "":
-            fields[name] = value
+    fields = raw_settings(environ)
+    redaction.KNOWN.remember(secrets_in(fields))
     try:
         return msgspec.convert(fields, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -247,15 +246,37 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         raise ConfigurationError(
             f"The setting {PREFIX}{name.upper()} can't be used.",
             why=str(error).partition(" - at")[0] + ".",
-            next_step="plant settings",
+            next_step="plant settings    # shows where it comes from",
         ) from error
 
 
-def _read_stack_file(path: Path) -> dict[str, str]:
-    """Return the file's `NAME=value` lines as a dict, empty where there is no file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    pairs = (line.partition("=") for line in lines if line.strip() and not line.startswith("#"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
+def raw_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of the settings that have a value, by field; the home, too."""
+    home = find_home(environ)
+    merged = {**read_stack_file(Path(home)), **{name: value for name, value in environ.items() if value.strip()}}
+    merged[f"{PREFIX}HOME"] = home
+    values = {name: merged.get(PREFIX + name.upper(), "").strip() for name in Settings.__struct_fields__}
+    return {name: value for name, value in values.items() if value}
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the `PLANT_` variables that no setting has, nor a program of Plant's; those of its tests have a prefix."""
+    known = {PREFIX + name.upper() for name in Settings.__struct_fields__} | OTHER_VARIABLES
+    return sorted(
+        name for name in environ if name.startswith(PREFIX) and name not in known and not name.startswith(TEST_PREFIXES)
+    )
+
+
+OTHER_VARIABLES: Final = frozenset(
+    {
+        "PLANT_DEBUG",
+        "PLANT_STACK_JAVA_OPTIONS",
+        "PLANT_DATABASE_SUPERUSER_URL",
+        "PLANT_WEBHOOK_SECRET",
+        *(f"PLANT_{name}_PORT" for name in ("KAFKA", "POSTGRES", "REGISTRY", "TEMPORAL", "TEMPORAL_UI")),
+        *(f"PLANT_{name}_PASSWORD" for name in ("OWNER", "WRITER", "API", "AUDITOR", "SUPERUSER")),
+    }
+)
+"""Variables of the command line, the local stack, the examples and the compose file."""
+
+TEST_PREFIXES: Final = ("PLANT_TEST_", "PLANT_FAULT_", "PLANT_BENCH_")

@@ -15,13 +15,13 @@ from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVeri
 from audit.verifier.decoded_columns import Layouts
 from audit.verifier.errors import LogUnreadable
 from audit.verifier.heads import Head
+from database.address import connect_arguments, shown
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
 _REPEATS_AT_ONCE: Final = 5_000
 
 # Rows are wanted in the order of the primary keys: merging two index scans needs no sort and no memory.
 _PLANNER: Final = {
-    "application_name": "plant audit",
     "enable_hashjoin": "off",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
@@ -163,8 +163,9 @@ class StoredLog:
 @asynccontextmanager
 async def open_log(url: str) -> AsyncIterator[StoredLog]:
     """Open a connection to the log. Raises DatabaseUnreachable and LogUnreadable, also for errors inside the block."""
+    arguments = connect_arguments(url, application_name="plant audit", answer_timeout_seconds=None, **_PLANNER)
     with _translated_errors(url):
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=_PLANNER)
+        connection = await asyncpg.connect(**{**arguments, "timeout": CONNECT_TIMEOUT_SECONDS})
         try:
             yield StoredLog(connection)
         finally:
@@ -181,20 +182,9 @@ def _translated_errors(url: str) -> Iterator[None]:
         # SQLAlchemy is slow to import, and rarely needed here.
         from database.error_translation import translate_error
 
-        if translated := translate_error(error, _shown(url)):
+        if translated := translate_error(error, shown(url)):
             raise translated from error
         raise
-
-
-def _shown(url: str) -> str:
-    """Return the address without its password; asyncpg takes forms of it that Plant's settings do not."""
-    from database.address import shown
-    from database.errors import BadDatabaseAddress
-
-    try:
-        return shown(url)
-    except BadDatabaseAddress:
-        return "the log's database"
 
 
 def _finding(chain: Chain, offset: int, problem: str, stored: bytes | None) -> ChainFault:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
 from operations.cli.listing import Output, output_option, show
+from runtime.redaction import redact
+
+if TYPE_CHECKING:
+    from operations.diagnosis import Diagnosis
 
 COLOURS = {"good": "green", "note": "yellow", "wrong": "red"}
 
@@ -19,11 +25,11 @@ def command(context: click.Context, output: Output) -> None:
     Looks at this machine, the local stack's programs, the services that settings name, the database's revision and the
     topics. Changes nothing. Exit 3 when something is wrong; a note is no fault.
     """
-    from operations.diagnosis import Diagnosis, examine
+    from operations.diagnosis import examine
     from runtime.settings import load_settings
 
     findings: list[Diagnosis] = []
-    for finding in examine(load_settings()):
+    for finding in map(_redacted, examine(load_settings())):
         findings.append(finding)
         if output == "table":
             click.echo(f"{click.style(finding.verdict.ljust(6), fg=COLOURS[finding.verdict])} ", nl=False)
@@ -34,3 +40,7 @@ def command(context: click.Context, output: Output) -> None:
         show([msgspec.to_builtins(finding) for finding in findings], output)
     if any(finding.verdict == "wrong" for finding in findings):
         context.exit(3)
+
+
+def _redacted(finding: Diagnosis) -> Diagnosis:
+    return msgspec.structs.replace(finding, found=redact(finding.found), next_step=redact(finding.next_step))

@@ -10,7 +10,6 @@ import importlib
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from runtime.errors import PlantError
+from runtime.redaction import redact, redact_uncaught_errors, redacted_traceback
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -125,6 +125,7 @@ def cli(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process with its code."""
+    redact_uncaught_errors()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -149,10 +150,12 @@ def run(arguments: list[str]) -> int:
             return _reader_gone()
         raise
     except PlantError as error:
-        return _show_error(arguments, error.what, error.why, error.next_step, error.exit_code)
+        return _show_error(error, arguments, error.what, error.why, error.next_step, error.exit_code)
     except Exception as error:
         again = f"plant --debug {shlex.join(arguments)}"
-        return _show_error(arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED)
+        return _show_error(
+            error, arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED
+        )
 
 
 def _reader_gone() -> int:
@@ -173,17 +176,17 @@ def _show_usage_error(error: click.ClickException) -> int:
     return error.exit_code
 
 
-def _show_error(arguments: list[str], what: str, why: str, next_step: str, exit_code: int) -> int:
+def _show_error(error: BaseException, arguments: list[str], what: str, why: str, next_step: str, exit_code: int) -> int:
     if "--debug" in arguments or os.environ.get("PLANT_DEBUG"):
-        traceback.print_exc()
+        click.echo(redacted_traceback(error), nl=False, err=True)
     _print_error(what, why, next_step)
     return exit_code
 
 
 def _print_error(what: str, why: str, next_step: str) -> None:
-    """Print what went wrong, why, and one command to run next."""
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {what}", err=True)
+    """Print what went wrong, why, and one command to run next, without secrets."""
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {redact(what)}", err=True)
     if why:
-        click.echo(f"  why: {why}", err=True)
+        click.echo(f"  why: {redact(why)}", err=True)
     if next_step:
-        click.echo(f" next: {next_step}", err=True)
+        click.echo(f" next: {redact(next_step)}", err=True)

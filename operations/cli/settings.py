@@ -24,7 +24,8 @@ def command(output: Output) -> None:
 def settings_rows() -> list[dict[str, Any]]:
     from pathlib import Path
 
-    from runtime.settings import PREFIX, Settings, descriptions, load_settings, masked
+    from runtime.masking import masked
+    from runtime.settings import PREFIX, Settings, descriptions, load_settings
 
     settings = load_settings()
     file = Path(settings.home) / "stack.env"

@@ -15,6 +15,7 @@ from audit.verifier.chain_range import Chain
 from audit.verifier.chains import verify_chains
 from audit.verifier.verdicts import ChainVerdict
 from database import migrate
+from database.address import connect_arguments
 from devstack import postgres, sql
 from operations.demo.errors import NotAsPromised
 from runtime.settings import Settings
@@ -75,7 +76,7 @@ def choose_row(auditor_url: str, first_offsets: Mapping[int, int]) -> TamperedRo
     """Return this run's worst rating in the first partition that has one; partitions are read from these offsets."""
 
     async def search() -> TamperedRow:
-        connection = await asyncpg.connect(auditor_url)
+        connection = await asyncpg.connect(**connect_arguments(auditor_url, application_name="plant demo"))
         try:
             for partition, first in sorted(first_offsets.items()):
                 rows = await connection.fetch(_RATED, EVENTS_TOPIC, partition, first)
@@ -112,7 +113,7 @@ def attempt_changes(settings: Settings, row: TamperedRow) -> list[RefusedStateme
 
 def _attempt(url: str, statement: str) -> str:
     async def attempt() -> str:
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(**connect_arguments(url, application_name="plant demo"))
         try:
             async with connection.transaction():
                 try:
@@ -178,8 +179,8 @@ def _copy_chain(superuser_url: str, owner_url: str, chain: Chain) -> None:
     migrate.upgrade(_in_copy(owner_url))
 
     async def copy() -> None:
-        source = await asyncpg.connect(superuser_url)
-        target = await asyncpg.connect(_in_copy(superuser_url))
+        source = await asyncpg.connect(superuser_url, ssl=False)
+        target = await asyncpg.connect(_in_copy(superuser_url), ssl=False)
         try:
             for table in TABLES:
                 with tempfile.TemporaryFile() as rows:
@@ -206,7 +207,7 @@ def _change_one_byte(superuser_url: str, row: TamperedRow) -> tuple[int, int, in
     assert len(changed) == 1, "a rating is one byte"
 
     async def change() -> None:
-        connection = await asyncpg.connect(superuser_url)
+        connection = await asyncpg.connect(superuser_url, ssl=False)
         try:
             await connection.execute("SET session_replication_role = replica")  # switches the triggers off
             done = await connection.execute(_CHANGE, new, EVENTS_TOPIC, row.partition, row.offset, old)

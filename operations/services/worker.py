@@ -7,9 +7,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 
+from database.address import shown
+from database.errors import BadDatabaseAddress, DatabaseUnreachable
 from operations.services.least_privilege import require_least_privilege
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
+from projections.session import Session
 from runtime import metrics
 from runtime.errors import PlantError
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
@@ -54,9 +57,12 @@ def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
 async def serve_worker(
     settings: Settings, topics: Sequence[str] = TOPICS, ready: Callable[[Worker], None] | None = None
 ) -> None:
-    """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, WorkerCrashed."""
+    """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, BadDatabaseAddress,
+    WorkerCrashed.
+    """
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
+    await require_writer_session(settings)
     serve_metrics(settings.worker_metrics_address)
     tune_gc(*WORKER_GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -76,6 +82,28 @@ async def serve_worker(
             await worker.stop()
     if worker.crashed is not None:
         raise WorkerCrashed(why=repr(worker.crashed), next_step="plant worker") from worker.crashed
+
+
+async def require_writer_session(settings: Settings) -> None:
+    """Raise BadDatabaseAddress where libpq can't use an address that asyncpg can.
+
+    Asked before the group is joined: otherwise this worker would hold partitions that it can never write. A key file
+    that others may read is one that libpq refuses, say.
+    """
+    url = settings.database_address("writer")
+    try:
+        await asyncio.to_thread(_open_and_close, url)
+    except DatabaseUnreachable as error:
+        await require_least_privilege(settings, "writer")  # It may have gone away in between.
+        raise BadDatabaseAddress(
+            f"A worker can't connect to {shown(url)}.",
+            why=f"PLANT_DATABASE_WRITER_URL: {error.why.strip()}.",
+            next_step="plant settings",
+        ) from error
+
+
+def _open_and_close(url: str) -> None:
+    Session(url).close()
 
 
 def observe(worker: Worker) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from database.address import connect_arguments
+from devstack import sql
 from projections.inline import insert, subquery, with_subqueries
 from projections.session import DataRefused, Session
 from schemas.polars_import import polars as pl
@@ -132,3 +136,33 @@ def test_options_of_the_address_leave_the_others_in_force(database: Database) ->
         assert made.query("SHOW standard_conforming_strings") == [("on",)]
     finally:
         made.close()
+
+
+@pytest.mark.parametrize(
+    ("password", "address"),
+    [
+        ("Made-Up-1", "postgresql+asyncpg://{role}:Made-Up-1@{server}"),
+        ("p%zz1", "postgresql://{role}:p%zz1@{server}"),
+        ("ab/cd+e=#f?g", "postgresql://{role}:ab/cd+e=#f?g@{server}"),
+        ("Made-Up-1", "postgresql://{role}:Made-Up-1@/{database}?host=127.0.0.1:1&host={host}"),
+        ("Made-Up-1", "postgresql://{role}:Made-Up-1@127.0.0.1:1,{server}"),
+    ],
+)
+async def test_an_address_means_the_same_to_both_drivers(
+    password: str, address: str, database: Database, make_role: Callable[[str], str]
+) -> None:
+    """A worker asks with asyncpg whether it may start, and writes with libpq."""
+    url = urlsplit(make_role("NOINHERIT"))
+    role, host = url.username, url.netloc.rpartition("@")[2]
+    sql.execute(database.superuser_url, [f"ALTER ROLE {role} PASSWORD {sql.literal(password)}"])
+    server, name = f"{host}{url.path}", url.path.strip("/")
+    given = address.format(role=role, server=server, host=host, database=name)
+
+    connection = await asyncpg.connect(**connect_arguments(given, application_name="plant test"))
+    by_asyncpg = await connection.fetchval("SELECT current_user || '/' || current_database()")
+    await connection.close()
+    session = Session(given)
+    ((by_libpq,),) = session.query("SELECT current_user || '/' || current_database() AS who")
+    session.close()
+
+    assert by_asyncpg == by_libpq == f"{role}/{name}"

@@ -1,13 +1,15 @@
-"""Postgres addresses: what asyncpg connects to, and what is shown of them."""
+"""Postgres addresses: what asyncpg and libpq connect to, and what is shown of them."""
 
 from __future__ import annotations
 
 import doctest
+import ssl
+from urllib.parse import quote
 
 import pytest
 
 from database import address as module
-from database.address import connect_arguments, shown
+from database.address import connect_arguments, libpq_address, parse_address, shown
 from database.errors import BadDatabaseAddress
 
 
@@ -32,11 +34,11 @@ def test_its_examples_are_right() -> None:
         ("postgresql://u:a/b?c#d@h/d", "postgresql://u:a%2Fb%3Fc%23d@h/d"),
         ("postgresql://u@/d?host=/run/postgresql&port=5433", "postgresql://u@/d?host=%2Frun%2Fpostgresql&port=5433"),
         ("postgresql://u@/d?host=a:1&host=b:2", "postgresql://u@/d?host=a%3A1%2Cb%3A2"),
-        ("postgresql://u@/d?host=a,b&port=1,2", "postgresql://u@/d?host=a%2Cb&port=1%2C2"),
+        ("postgresql://u@/d?host=a,b&port=1,2", "postgresql://u@/d?host=a%3A1%2Cb%3A2"),
         ("postgresql://u@[::1]:5432/d", "postgresql://u@[::1]:5432/d"),
         ("postgresql://u:p@localhost/d?host=/run/postgresql", "postgresql://u:p@/d?host=%2Frun%2Fpostgresql"),
-        ("postgresql://u@h:5432/d?port=5433", "postgresql://u@/d?host=h&port=5433"),
-        ("postgresql://u@[::1]/d?port=5433", "postgresql://u@/d?host=%5B%3A%3A1%5D&port=5433"),
+        ("postgresql://u@h:5432/d?port=5433", "postgresql://u@h:5433/d"),
+        ("postgresql://u@[::1]/d?port=5433", "postgresql://u@[::1]:5433/d"),
         ("postgresql://u@:5433/d", "postgresql://u@/d?port=5433"),
     ],
 )
@@ -77,3 +79,85 @@ def test_an_unknown_parameter_is_refused(query: str) -> None:
 def test_the_password_is_not_shown(address: str, expected: str) -> None:
     """Messages name server, database and user."""
     assert shown(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("postgresql+asyncpg://u:Made-Up-1@h:5432/d", "u:Made-Up-1@/d?host=h&port=5432"),
+        ("postgresql://u:p%zz1@h/d", "u:p%25zz1@/d?host=h&port=5432"),
+        ("postgresql://u:ab/cd+e=#f?g@h:1/d", "u:ab%2Fcd%2Be%3D%23f%3Fg@/d?host=h&port=1"),
+        ("postgresql://u@/plant?host=127.0.0.1:1&host=h:2", "u@/plant?host=127.0.0.1%2Ch&port=1%2C2"),
+        ("postgresql://u@a:1,b,[::1]:3/d", "u@/d?host=a%2Cb%2C%3A%3A1&port=1%2C5432%2C3"),
+        ("postgresql://u@/d?host=/run/postgresql&port=5433", "u@/d?host=%2Frun%2Fpostgresql&port=5433"),
+        ("postgresql://u@%2Frun%2Fpostgresql/my%20db", "u@/my%20db?host=%2Frun%2Fpostgresql&port=5432"),
+        ("postgresql://na%40me@h/d\n", "na%40me@/d?host=h&port=5432"),
+    ],
+)
+def test_libpq_gets_the_parts_percent_encoded(address: str, expected: str) -> None:
+    """What asyncpg takes libpq takes too: dialects, odd passwords, several servers; nothing is looked for at home."""
+    made = libpq_address(address, application_name="plant")
+
+    assert made.startswith(f"postgresql://{expected}&application_name=plant&connect_timeout=10&sslmode=prefer&")
+    for name in ("sslcert", "sslkey", "sslrootcert", "sslcrl"):
+        assert f"{name}=%2Fnonexistent" in made
+    # libpq and asyncpg mean the same servers and the same user.
+    again, first = parse_address(made.partition("&application_name")[0]), parse_address(address)
+    assert (again.user, again.password, again.database) == (first.user, first.password, first.database)
+    assert str(again) == str(first)
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+def test_libpq_trusts_the_system_s_authorities_where_none_are_named(mode: str) -> None:
+    """As asyncpg does by Python; libpq alone would want a file in the home folder."""
+    root = ssl.get_default_verify_paths().cafile or "system"
+
+    assert f"sslmode={mode}&sslrootcert={quote(root, safe='')}&" in libpq_address(
+        f"postgresql://u@h/d?sslmode={mode}", application_name="plant"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("postgresql://u:top@secret@h/d", "more than one @"),
+        ("postgresql://u:topsecret/h/d", "no port"),
+        ("postgresql://u@h:99999/d", "no port"),
+        ("postgresql://u@h:/d", "A port is missing"),
+        ("postgresql://u@::x:1/d", "in brackets"),
+        ("postgresql://u@[::1/d", "not closed"),
+        ("postgresql://u@a,,b/d", "no name"),
+        ("postgresql://u@/d?host=a,b,c&port=1,2", "3 hosts and 2 ports"),
+        ("postgresql://u:topsecret%00@h/d", "NUL"),
+        ("mysql://u:topsecret@h/d", "scheme is mysql"),
+        ("h/d topsecret", "parsed as a URL"),
+        ("'postgresql://u:topsecret@h/d'", "parsed as a URL"),
+        ("postgresql://u@h/d?connect_timeout=1e9", "whole seconds"),
+    ],
+)
+def test_what_can_not_be_used_says_why_and_shows_no_password(address: str, why: str) -> None:
+    """The same for both drivers, before anything connects."""
+    for read in (connect_arguments, libpq_address):
+        with pytest.raises(BadDatabaseAddress, match=why) as error:
+            read(address, application_name="plant")
+        assert "secret" not in f"{error.value}{error.value!r}{error.value.__cause__}"
+
+
+def test_the_parts_are_shown_without_the_password() -> None:
+    """`repr`, `str` and whatever prints fields."""
+    address = parse_address("postgresql://u:topsecret@h/d")
+
+    assert "topsecret" not in f"{address}{address!r}"
+    assert address.password == "topsecret"
+
+
+def test_an_address_without_a_user_needs_one_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the user may have a number only: the driver would fail with an error of its own."""
+
+    def no_name() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", no_name)
+    monkeypatch.delenv("PGUSER", raising=False)
+    with pytest.raises(BadDatabaseAddress, match="names no user"):
+        connect_arguments("postgresql://h/d", application_name="plant")

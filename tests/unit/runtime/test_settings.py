@@ -14,7 +14,8 @@ from rich.traceback import Traceback
 
 from runtime import settings as module
 from runtime.errors import ConfigurationError
-from runtime.settings import PREFIX, SECRET_NAMES, Settings, descriptions, load_settings
+from runtime.masking import SECRET_NAMES
+from runtime.settings import PREFIX, Settings, descriptions, load_settings
 
 SECRET = "hunter2hunter2"
 ADDRESSES = [name for name in Settings.__struct_fields__ if name.startswith("database_") and name.endswith("_url")]

@@ -16,7 +16,8 @@ import pytest
 from operations.cli import main as frame
 from operations.cli.main import COMMANDS, cli, run
 from runtime.errors import CheckFailed, ConfigurationError, PlantError, Unreachable
-from runtime.settings import MASK, masked
+from runtime.masking import masked
+from runtime.redaction import MASK
 
 PLANT = str(Path(sys.executable).with_name("plant"))
 HELP_LIMIT_SECONDS = 0.3
