@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
-from uuid import UUID
 
 import msgspec
 
 from ingress.payloads import BODY_NOT_JSON, read_cloud_event, valid_traceparent
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
-from ingress.publishing import HttpAnswer, IngressPublisher, accepted
-from streams.pending_publish import PendingPublish
+from ingress.publishing import HttpAnswer, IngressPublisher, Submission, accepted
 
 EVENTS_MAX: Final = 1_000
 
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
-SubmittedEvent = tuple[UUID, PendingPublish] | Problem
-"""An event's id and its publish, or why there is none."""
+SubmittedEvent = Submission | Problem
+"""A submitted event, or why it was not."""
 
 
 class BatchItem(NamedTuple):
-    """The result of one event: its JSON, and the problem if there was one."""
+    """The result of one event: its JSON, the problem if there was one, and whether it was a repeat."""
 
     document: bytes
     problem: Problem | None
+    repeated: bool = False
 
 
 def read_items(body: bytes) -> list[msgspec.Raw]:
@@ -78,7 +77,7 @@ def _submit(
         if len(item) > max_bytes:
             raise Problem("body-too-large", f"An event has at most {max_bytes} bytes.")
         incoming = read_cloud_event(item, policy.name)
-        return incoming.event.event_id, publisher.submit(incoming, policy, traceparent)
+        return publisher.submit(incoming, policy, traceparent)
     except Problem as problem:
         return problem
 
@@ -90,16 +89,21 @@ def is_overloaded(submitted: SubmittedEvent) -> bool:
 
 async def await_results(publisher: IngressPublisher, submitted: Sequence[SubmittedEvent]) -> list[BatchItem]:
     """Return every event's result, in order, once all are known."""
-    outcomes = iter(await publisher.await_each([each[1] for each in submitted if not isinstance(each, Problem)]))
+    outcomes = iter(await publisher.await_each([each.publish for each in submitted if not isinstance(each, Problem)]))
     results = []
     for each in submitted:
         if isinstance(each, Problem):
             results.append(_refused(each))
         elif isinstance(outcome := next(outcomes), Problem):
-            results.append(_refused(outcome))
+            results.append(_refused(outcome, each.repeated))
         else:
-            results.append(BatchItem(accepted(each[0], outcome), None))
+            results.append(BatchItem(accepted(each.event_id, outcome), None, each.repeated))
     return results
+
+
+def unpaid(results: Iterable[BatchItem]) -> int:
+    """Return how many events consume no rate: repeats, and those that are to be sent again."""
+    return sum(item.repeated or (item.problem is not None and item.problem.status >= 500) for item in results)
 
 
 def answer_of(results: Sequence[BatchItem]) -> HttpAnswer:
@@ -111,5 +115,5 @@ def answer_of(results: Sequence[BatchItem]) -> HttpAnswer:
     return HttpAnswer(status, body, retryable[0].headers if retryable else ())
 
 
-def _refused(problem: Problem) -> BatchItem:
-    return BatchItem(msgspec.json.encode({"problem": problem.document()}), problem)
+def _refused(problem: Problem, repeated: bool = False) -> BatchItem:
+    return BatchItem(msgspec.json.encode({"problem": problem.document()}), problem, repeated)

@@ -9,8 +9,9 @@ from typing import Final
 from litestar.types import Receive, Scope, Send
 from prometheus_client import Counter
 
-from ingress.batches import answer_of, await_results, read_items, submit_each
+from ingress.batches import answer_of, await_results, read_items, submit_each, unpaid
 from ingress.bulk import BulkIntake
+from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.keys import Keyring
 from ingress.limits import Admission, BodyReader, LogBudget, PeerGone, drain
@@ -22,7 +23,7 @@ from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from signing.signatures import SignatureRejected, explain
+from signing.signatures import Key, SignatureRejected, explain
 from streams.producer import EventProducer
 
 log = get_logger(__name__)
@@ -49,9 +50,11 @@ class Intake:
         self._batches = BodyReader(settings.ingress_batch_max_bytes, self._admission)
         self._bulk = BulkIntake(
             self._publisher,
+            clock,
             body_max_bytes=settings.ingress_stream_max_bytes,
             line_max_bytes=settings.ingress_body_max_bytes,
             streams_max=settings.ingress_streams_max,
+            load_timeout_seconds=settings.ingress_stream_timeout_seconds,
         )
         self._event_max_bytes = settings.ingress_body_max_bytes
         self._log_budget = LogBudget()
@@ -96,7 +99,7 @@ class Intake:
         headers = read_request_headers(scope["headers"], cloud_event=event_type is None)
         if headers.mode == "lines":
             state.producer = headers.producer or ""
-            return await self._bulk(headers, receive, send, self._signer)
+            return await self._bulk(headers, receive, send, self._load_signer)
         reader = self._batches if headers.mode == "batch" else self._bodies
         body = await reader.read(receive, headers.content_length)
         state.body_bytes = len(body)
@@ -112,7 +115,27 @@ class Intake:
         return answer.status
 
     def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
-        """Return the policy of the producer that signed.
+        """Return the policy of the producer that signed. Raises what `_signing_key` raises."""
+        return self._keyring.policy(self._signing_key(headers, body).owner)
+
+    def _load_signer(self, headers: RequestHeaders, body: bytes) -> CurrentPolicy:
+        """Return the policy of a bulk load's producer, as of each time that it is called. Raises as `_signing_key`.
+
+        The policy raises Problem where the key was revoked or has expired (401), or the producer was disabled (403).
+        """
+        key = self._signing_key(headers, body)
+
+        def current_policy() -> ProducerPolicy:
+            if not self._keyring.is_usable(key):
+                raise Problem("signature", "The key was revoked or has expired.")
+            policy = self._keyring.policy(key.owner)
+            self._publisher.require_enabled(policy)
+            return policy
+
+        return current_policy
+
+    def _signing_key(self, headers: RequestHeaders, body: bytes) -> Key:
+        """Return the key that signed.
 
         Raises Problem: starting (503), signature (401), malformed-body (400).
         """
@@ -125,7 +148,7 @@ class Intake:
             metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=verdict.reason).inc()
             raise Problem("signature", reason=explain(verdict.reason))
         require_one_reading(body)
-        return self._keyring.policy(verdict.key.owner)
+        return verdict.key
 
     def _read(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy, event_type: str | None) -> Incoming:
         if event_type is not None:
@@ -137,9 +160,7 @@ class Intake:
         return read_cloud_event(body, policy.name)
 
     async def _publish_one(self, incoming: Incoming, headers: RequestHeaders, policy: ProducerPolicy) -> HttpAnswer:
-        self._publisher.consume(policy, 1)
-        publish = self._publisher.submit(incoming, policy, valid_traceparent(headers.traceparent))
-        position = await self._publisher.await_acknowledgement(publish)
+        position = await self._publisher.publish(incoming, policy, valid_traceparent(headers.traceparent))
         return HttpAnswer(200, accepted(incoming.event.event_id, position))
 
     async def _publish_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> HttpAnswer:
@@ -148,7 +169,9 @@ class Intake:
         submitted = submit_each(
             self._publisher, items, policy, headers.traceparent, item_max_bytes=self._event_max_bytes
         )
-        return answer_of(await await_results(self._publisher, submitted))
+        results = await await_results(self._publisher, submitted)
+        self._publisher.restore(policy, unpaid(results))
+        return answer_of(results)
 
     async def _refuse(self, problem: Problem, route: str, receive: Receive, send: Send, started: float) -> None:
         closing = CLOSE in problem.headers

@@ -197,6 +197,11 @@ class Keyring:
             self.keys = [verdict.key, *(key for key in known if key is not verdict.key)]
         return verdict
 
+    def is_usable(self, key: Key) -> bool:
+        """Return whether the key is neither revoked nor expired, as of the last refresh and by the clock."""
+        now_seconds = self._clock.now().timestamp()
+        return any(known.id == key.id and known.usable(now_seconds) for known in self.keys)
+
     def policy(self, producer: str) -> ProducerPolicy:
         """Return the policy of a producer; the default one where it has none of its own."""
         return self._policies.get(producer) or msgspec.structs.replace(self._default, name=producer)

@@ -32,6 +32,14 @@ class HttpAnswer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+class Submission(NamedTuple):
+    """An event that was submitted: its id, its pending publish, and whether the cache had that of the same event."""
+
+    event_id: UUID
+    publish: PendingPublish
+    repeated: bool
+
+
 class IngressPublisher:
     """Publisher of what producers may send. One a process, with the deduplication cache and the producers' rates."""
 
@@ -69,7 +77,11 @@ class IngressPublisher:
         """Count events against the rate of a producer that was checked."""
         self._rates.consume(policy.name, events)
 
-    def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> PendingPublish:
+    def restore(self, policy: ProducerPolicy, events: int) -> None:
+        """Give back what was consumed for events that were repeats, or were answered with 503."""
+        self._rates.restore(policy.name, events)
+
+    def submit(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> Submission:
         """Begin to publish an event. Return its pending publish: a new one, or that of the same event before.
 
         Raises Problem: forbidden (403), id-reused (409), body-too-large (413), event (422), or 503 where nothing was
@@ -96,7 +108,7 @@ class IngressPublisher:
             raise Problem("id-reused", "An id names one message; a changed message needs a new id.") from None
         if earlier is not None:
             metrics.INGRESS_REPEATS.labels(outcome="answered" if earlier.done() else "joined").inc()
-            return earlier
+            return Submission(event.event_id, earlier, True)
         try:
             publish = self._producer.submit(
                 event, source=incoming.source, traceparent=incoming.traceparent or traceparent, value=value
@@ -104,7 +116,26 @@ class IngressPublisher:
         except StreamsError as error:
             raise unavailable(error) from error
         self._cache.put(event_id, digest, publish, now_seconds)
-        return publish
+        return Submission(event.event_id, publish, False)
+
+    async def publish(self, incoming: Incoming, policy: ProducerPolicy, traceparent: str | None) -> RecordPosition:
+        """Publish one event and return its position once Kafka has acknowledged it in time.
+
+        It consumes the producer's rate unless it is a repeat, or is to be sent again. Raises what `submit` raises, and
+        Problem (503).
+        """
+        self.consume(policy, 1)
+        repeated = False
+        try:
+            event = self.submit(incoming, policy, traceparent)
+            if event.repeated:
+                repeated = True
+                self.restore(policy, 1)
+            return await self.await_acknowledgement(event.publish)
+        except Problem as problem:
+            if problem.status >= 500 and not repeated:
+                self.restore(policy, 1)
+            raise
 
     async def await_acknowledgement(self, publish: PendingPublish) -> RecordPosition:
         """Return the event's position once Kafka has acknowledged it in time. Raises Problem (503)."""

@@ -52,6 +52,12 @@ class Rates:
         """Take tokens for events; call `wait_seconds` before."""
         self._buckets[producer].tokens -= events
 
+    def restore(self, producer: str, events: int) -> None:
+        """Give tokens back for events that were consumed and not stored by this request."""
+        bucket = self._buckets.get(producer)
+        if bucket is not None:
+            bucket.tokens += events
+
 
 def whole_seconds(seconds: float) -> int:
     """Return whole seconds for Retry-After: rounded up, and at least 1.

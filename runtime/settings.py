@@ -155,7 +155,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ingress_stream_max_bytes: Annotated[Positive, Meta(description="Largest NDJSON request body; kept in a file.")] = (
         64 * 1024 * 1024
     )
-    ingress_streams_max: Annotated[Positive, Meta(description="Most NDJSON requests at a time.")] = 4
+    ingress_streams_max: Annotated[
+        Positive,
+        Meta(
+            description="Most NDJSON requests published at a time, at most half of them one producer's; twice as many "
+            "may arrive meanwhile."
+        ),
+    ] = 4
+    ingress_stream_timeout_seconds: Annotated[
+        Positive,
+        Meta(description="Longest time of an NDJSON request, once it was read; then it stops at a line that it names."),
+    ] = 900
     ingress_requests_max: Annotated[Positive, Meta(description="Most requests under way at a time.")] = 2_000
     ingress_producer_rate_per_second: Annotated[
         PositiveFloat,

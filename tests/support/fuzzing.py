@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ingress.batches import read_items
-from ingress.bulk import chunks
+from ingress.bulk_load import BodyLines
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
@@ -95,8 +95,10 @@ def _batch(_: RequestHeaders, body: bytes) -> list[object]:
 
 
 def _lines(_: RequestHeaders, body: bytes) -> list[object]:
-    lines = (line for chunk in chunks(body, LINE_MAX_BYTES, 2) for line in chunk)
-    return [read_cloud_event(line, "genesis").event for line in lines]
+    lines, events = BodyLines(body, LINE_MAX_BYTES), []
+    while not lines.at_end():
+        events += [read_cloud_event(line.content, "genesis").event for line in lines.take(2)]
+    return events
 
 
 _READ: Final[dict[str, Callable[[RequestHeaders, bytes], list[object]]]] = {

@@ -1,4 +1,4 @@
-"""Bulk loads before their first line is published: sizes, places, signers, and how a body is cut into lines."""
+"""Bulk loads before their first line is published: sizes, places, signers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from litestar.types import Receive
 
 from ingress import bulk
-from ingress.bulk import BulkIntake, chunks
+from ingress.bulk import BulkIntake
+from ingress.bulk_load import CurrentPolicy
+from ingress.bulk_places import ARRIVING_PER_PLACE
 from ingress.headers import RequestHeaders
 from ingress.limits import PeerGone
 from ingress.problems import Problem
@@ -28,8 +30,16 @@ SETTINGS = Settings(kafka_bootstrap_servers="127.0.0.1:1")
 
 def intake(streams_max: int = 1) -> BulkIntake:
     producer = EventProducer(SETTINGS, topics=(EVENTS_TOPIC,))
-    publisher = IngressPublisher(producer, FixedClock(datetime(2026, 11, 23, tzinfo=UTC)))
-    return BulkIntake(publisher, body_max_bytes=100, line_max_bytes=50, streams_max=streams_max)
+    clock = FixedClock(datetime(2026, 11, 23, tzinfo=UTC))
+    return BulkIntake(
+        IngressPublisher(producer, clock), clock, body_max_bytes=100, line_max_bytes=50, streams_max=streams_max,
+        load_timeout_seconds=900,
+    )  # fmt: skip
+
+
+def signed(*_: object) -> CurrentPolicy:
+    """Return that the producer signed, and may send."""
+    return lambda: POLICY
 
 
 def headers(content_length: bytes | None = None, producer: str | None = "genesis") -> RequestHeaders:
@@ -39,7 +49,7 @@ def headers(content_length: bytes | None = None, producer: str | None = "genesis
 async def problem_of(receiver: BulkIntake, receive: Receive, content_length: bytes | None = None) -> Problem:
     """The problem of a load whose signature is good; it must not come after the signature was checked."""
 
-    def verify(_headers: RequestHeaders, _body: bytes) -> ProducerPolicy:
+    def verify(_headers: RequestHeaders, _body: bytes) -> CurrentPolicy:
         raise AssertionError("verified")
 
     with pytest.raises(Problem) as raised:
@@ -62,7 +72,7 @@ async def test_a_body_of_just_the_limit_is_verified_whole() -> None:
     """The signature is checked over every byte that came."""
     verified: list[bytes] = []
 
-    def verify(_headers: RequestHeaders, body: bytes) -> ProducerPolicy:
+    def verify(_headers: RequestHeaders, body: bytes) -> CurrentPolicy:
         verified.append(body)
         raise Problem("signature")
 
@@ -72,18 +82,22 @@ async def test_a_body_of_just_the_limit_is_verified_whole() -> None:
 
 
 async def test_a_load_that_ends_early_leaves_its_place_to_the_next() -> None:
-    """After a refusal, and after a closed connection, the one place is free; while a load arrives it is not."""
+    """After a refusal, and after a closed connection, the places are free; while loads arrive they are not."""
     receiver = intake(streams_max=1)
     for _ in range(3):
         assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
         with pytest.raises(PeerGone):
-            await receiver(headers(), peer(b"x", gone=True), Answered(), lambda *_: POLICY)
-    arriving = asyncio.create_task(receiver(headers(), peer(b"x", endless=True), Answered(), lambda *_: POLICY))
+            await receiver(headers(), peer(b"x", gone=True), Answered(), signed)
+    arriving = [
+        asyncio.create_task(receiver(headers(), peer(b"x", endless=True), Answered(), signed))
+        for _ in range(ARRIVING_PER_PLACE)
+    ]
     await asyncio.sleep(0)
     problem = await problem_of(receiver, peer(b"x"))
     assert (problem.kind, dict(problem.headers)[b"retry-after"]) == ("overloaded", b"5")
-    arriving.cancel()
-    await asyncio.gather(arriving, return_exceptions=True)
+    for task in arriving:
+        task.cancel()
+    await asyncio.gather(*arriving, return_exceptions=True)
     assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
 
 
@@ -97,8 +111,11 @@ async def test_a_load_has_to_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_load_needs_a_producer_that_may_send() -> None:
     """400 without a name, 403 for a disabled one."""
     with pytest.raises(Problem) as nameless:
-        await intake()(headers(producer=None), peer(b""), Answered(), lambda *_: POLICY)
-    disabled = ProducerPolicy(name="genesis", event_types=None, rate_per_second=1, burst=1, disabled=True)
+        await intake()(headers(producer=None), peer(b""), Answered(), signed)
+
+    def disabled() -> ProducerPolicy:
+        raise Problem("forbidden", "This producer is disabled.")
+
     with pytest.raises(Problem) as forbidden:
         await intake()(headers(), peer(b"{}"), Answered(), lambda *_: disabled)
     assert (nameless.value.status, forbidden.value.status) == (400, 403)
@@ -109,14 +126,8 @@ async def test_an_ending_process_stops_before_the_next_chunk() -> None:
     receiver = intake()
     receiver.stopping = True
     answered = Answered()
-    assert await receiver(headers(), peer(b"{}\n{}\n"), answered, lambda *_: POLICY) == 200
-    assert answered.body.startswith(b'{"accepted":0,"refused":0,"complete":false,"problem":{"type":"urn:plant:problem:')
+    assert await receiver(headers(), peer(b"{}\n{}\n"), answered, signed) == 200
+    assert answered.body.startswith(
+        b'{"accepted":0,"refused":0,"complete":false,"next_line":1,"problem":{"type":"urn:plant:problem:'
+    )
     assert answered.body.count(b"\n") == 1
-
-
-def test_a_body_is_cut_into_chunks_of_lines() -> None:
-    """Blank lines are left out, the last line needs no newline, and a long one is cut one byte after the limit."""
-    body = b"a\r\n\n  \nbb\n" + b"c" * 9 + b"\n" + b"d" * 6 + b"\ne"
-    assert list(chunks(body, 5, 2)) == [[b"a\r", b"bb"], [b"c" * 6, b"d" * 6], [b"e"]]
-    assert list(chunks(b"", 5, 2)) == []
-    assert list(chunks(b"\n\n", 5, 2)) == []

@@ -77,13 +77,14 @@ async def test_copies_share_a_publish_and_another_body_is_refused() -> None:
     agent_id = uuid4()
     raters = rating(agent_id=agent_id)
     first = publishing.submit(raters, POLICY, None)
-    assert publishing.submit(raters, POLICY, None) is first
+    again = publishing.submit(raters, POLICY, None)
+    assert (again.publish is first.publish, first.repeated, again.repeated) == (True, False, True)
     with pytest.raises(Problem) as raised:
         publishing.submit(rating(agent_id=agent_id, stars=1), POLICY, None)
     assert (raised.value.kind, len(producer.submitted)) == ("id-reused", 1)
     clock.set(NOW + timedelta(minutes=11))
     publishing.evict_expired()
-    assert publishing.submit(raters, POLICY, None) is not first
+    assert publishing.submit(raters, POLICY, None).publish is not first.publish
 
 
 async def test_what_kafka_did_not_take_is_tried_again() -> None:
@@ -94,11 +95,11 @@ async def test_what_kafka_did_not_take_is_tried_again() -> None:
     with pytest.raises(Problem):
         publishing.submit(event, POLICY, None)
     producer.refused.append(KafkaUnavailable())
-    failed = publishing.submit(event, POLICY, None)
+    failed = publishing.submit(event, POLICY, None).publish
     with pytest.raises(Problem) as raised:
         await publishing.await_acknowledgement(failed)
     assert raised.value.kind == "kafka-unavailable"
-    again = publishing.submit(event, POLICY, None)
+    again = publishing.submit(event, POLICY, None).publish
     assert again is not failed
     assert (await publishing.await_acknowledgement(again)).offset == 1
 
@@ -116,9 +117,36 @@ async def test_many_are_awaited_in_order() -> None:
     """Each publish has its own position or problem."""
     publishing, producer, _ = publisher()
     producer.refused.extend([None, KafkaUnavailable(), None])
-    publishes = [publishing.submit(rating(f"msg_{number}"), POLICY, None) for number in range(3)]
+    publishes = [publishing.submit(rating(f"msg_{number}"), POLICY, None).publish for number in range(3)]
     first, second, third = await publishing.await_each(publishes)
     assert isinstance(second, Problem)
     assert not isinstance(first, Problem)
     assert not isinstance(third, Problem)
     assert (first.offset, second.kind, third.offset) == (0, "kafka-unavailable", 2)
+
+
+async def test_only_what_was_stored_consumes_the_rate() -> None:
+    """Neither repeats nor 503 do; a refused event does, since its sender has to mend it."""
+    publishing, producer, _ = publisher()
+    events_left = POLICY.burst
+
+    async def outcome(event: Incoming) -> str:
+        publishing.check(POLICY)
+        try:
+            await publishing.publish(event, POLICY, None)
+        except Problem as problem:
+            return problem.kind
+        return "stored"
+
+    repeated = rating("repeated")
+    assert {await outcome(repeated) for _ in range(3 * events_left)} == {"stored"}
+    for number in range(2 * events_left):
+        producer.script.append(Overloaded())
+        assert await outcome(rating(f"no room {number}")) == "overloaded"
+        producer.refused.append(KafkaUnavailable())
+        assert await outcome(rating(f"not taken {number}")) == "kafka-unavailable"
+    for number in range(events_left - 1):
+        assert await outcome(rating(f"new {number}")) == "stored"
+    with pytest.raises(Problem) as raised:
+        publishing.check(POLICY)
+    assert raised.value.kind == "rate-limited"
