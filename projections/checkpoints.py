@@ -47,10 +47,14 @@ ON CONFLICT DO NOTHING
 
 _ADVANCE_OWNER = """
 UPDATE partition_owners SET token = token + 1, worker = $3, topic_id = coalesce(topic_id, $4::uuid),
-    backend_pid = pg_backend_pid(), taken_at = clock_timestamp(),
+    backend_pid = pg_backend_pid(), taken_at = clock_timestamp(), stop_reason = NULL,
     backend_started_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
 WHERE topic = $1 AND partition = $2
 RETURNING token
+"""
+
+_NOTE_STOP = """
+UPDATE partition_owners SET stop_reason = $3 WHERE topic = $1 AND partition = $2 AND token = coalesce($4::bigint, token)
 """
 
 _INSERT_CHECKPOINTS = """
@@ -125,6 +129,14 @@ def lock_fence(session: Session, topic: str, partition: int, token: int) -> Fenc
         raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current.")
     _, checkpoints, head = rows[0]
     return Fence(token, json.loads(checkpoints) if checkpoints else {}, head or CHAIN_START)
+
+
+def note_stop(session: Session, topic: str, partition: int, token: int | None, reason: str) -> None:
+    """Write down why a partition is stopped, unless it has a later owner, who would have cleared it.
+
+    Nothing is decided by it. Without a token the partition could not even be acquired.
+    """
+    session.execute(_NOTE_STOP, (topic, partition, reason, token))
 
 
 def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:

@@ -39,7 +39,7 @@ from runtime import metrics
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.errors import LogRefused
+from streams.errors import LogRefused, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -86,6 +86,8 @@ class PartitionProjector:
         self._staging = Staging(models)
         self._log_types: dict[str, dict[str, str]] = {}
         self._look_ups_left = 0
+        self._newer: SchemaNewer | None = None
+        self._token: int | None = None
 
     def acquire(self, watermarks: Watermarks) -> Acquired:
         """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
@@ -95,6 +97,7 @@ class PartitionProjector:
             fence = self._fence = checkpoints.acquire(
                 session, self.topic, self.partition, watermarks.partition_count, watermarks.topic_id, self._names
             )
+            self._token = fence.token
             self._staging.open(session)
             self._log_types = {table: session.column_types(table) for table in ("event_stream", "audit_log")}
             for model in self._models:
@@ -108,6 +111,7 @@ class PartitionProjector:
         named stop. After any of them the connection is closed and the partition has to be acquired again.
         """
         started = time.perf_counter()
+        self._newer = None
         with self._closing_on_error():
             dispositions = self._project(batch)
         seconds, next_offset = time.perf_counter() - started, self._require_fence().checkpoints[LOG]
@@ -122,7 +126,15 @@ class PartitionProjector:
             duration_ms=round(seconds * 1000, 3),
             **dispositions,
         )
+        if self._newer is not None:
+            self.close()
+            raise self._newer
         return next_offset
+
+    def note_stop(self, reason: str) -> None:
+        """Write down why the partition is stopped, where `plant status` finds it; acquiring it clears that."""
+        with contextlib.suppress(DatabaseUnreachable), contextlib.closing(Session(self._url)) as session:
+            checkpoints.note_stop(session, self.topic, self.partition, self._token, reason)
 
     def close(self) -> None:
         """Drop the connection; the server rolls back what was open."""
@@ -146,7 +158,11 @@ class PartitionProjector:
         remainder = checkpoints.remainder(batch, self._require_fence())
         if remainder is None:
             return Counter()
-        prepared = prepare(remainder)
+        try:
+            prepared = prepare(remainder)
+        except SchemaNewer as newer:
+            self._newer, before = newer, remainder.offsets.index(newer.offset)
+            return self._project(remainder.between(0, before)) if before else Counter()
         try:
             return self._write(prepared)
         except DataRefused as error:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from audit.canonical import headers_bytes
 from schemas.batch_decoder import decode_batch
 from schemas.codec import WIRE_PREFIX, registered
+from schemas.errors import UnknownSchema
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
+from streams.errors import SchemaNewer
 from streams.topics import logical_topic
 
 _DECODED = ("event_id", "entity_type", "entity_id", "event_type")
@@ -115,8 +117,14 @@ def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:
 
 
 def prepare(batch: EventBatch) -> PreparedBatch:
-    """Decode and judge every record of a batch. No record can make this raise."""
-    decoded, rejected = decode_batch(batch.values, topic=logical_topic(batch.topic))
+    """Decode and judge every record of a batch.
+
+    Raises SchemaNewer for the first record whose schema a later release may know, and for no other record.
+    """
+    try:
+        decoded, rejected = decode_batch(batch.values, topic=logical_topic(batch.topic))
+    except UnknownSchema as error:
+        raise SchemaNewer(batch.topic, batch.partition, batch.offsets[error.row], error.schema_id) from error
     reasons: dict[int, str] = {value.row: value.reason for value in rejected}
     decoded_ids, events = [], {}
     for group in decoded:

@@ -73,7 +73,10 @@ WORKER_LOG_END: Final = Gauge(
     ["topic", "partition"],
 )
 WORKER_PARTITIONS: Final = Gauge(
-    "plant_worker_partitions", "Partitions of this worker: owned, or stopped and in need of an operator.", ["state"]
+    "plant_worker_partitions",
+    "Partitions of this worker: owned, stopped and in need of an operator, and `schema_newer`: those of the stopped"
+    " ones that wait for a worker of a later release.",
+    ["state"],
 )
 
 # The relay.

@@ -10,7 +10,7 @@ import numpy
 from schemas import codec
 from schemas.binary.block import BlockReader, RowIndexes, merge_frames
 from schemas.binary.frames import columns
-from schemas.errors import Undecodable
+from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import Event
 from schemas.field_limits import first_broken
 from schemas.polars_import import polars
@@ -41,6 +41,8 @@ def decode_batch(
 
     Accepts exactly what :func:`schemas.codec.decode` accepts. With `topic`, values whose schema is not registered for
     that topic are rejected. Rejected rows come in ascending order, frames in the order of their first value.
+
+    Raises UnknownSchema, with the row, for the first value whose schema a later release of Plant may know.
     """
     rejected: list[RejectedValue] = []
     parts: dict[type[Event], list[tuple[RowIndexes, polars.DataFrame]]] = {}
@@ -90,7 +92,10 @@ def _within_limits(
 def _by_schema(
     values: Sequence[bytes | None], topic: str | None, rejected: list[RejectedValue]
 ) -> list[tuple[Registered, list[int]]]:
-    """Group rows by the schema they name; rows that name none are rejected."""
+    """Group rows by the schema they name; rows that name none are rejected.
+
+    Raises UnknownSchema for the first row whose schema may be a later release's.
+    """
     by_prefix: dict[bytes | None, list[int]] = {}
     for row, value in enumerate(values):
         prefix = None if value is None else value[: codec.WIRE_PREFIX.size]
@@ -102,6 +107,8 @@ def _by_schema(
     for prefix, rows in by_prefix.items():
         try:
             groups.append((codec.registered(prefix, topic), rows))
+        except UnknownSchema as error:  # groups come in the order of their first rows
+            raise UnknownSchema(error.schema_id, rows[0]) from None
         except Undecodable as error:
             rejected += [RejectedValue(row, error.reason) for row in rows]
     return groups

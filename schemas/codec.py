@@ -18,7 +18,7 @@ import msgspec
 from schemas.binary.avro_types import Record, parse
 from schemas.binary.reader import Read, compile_reader, read_whole, to_datetime
 from schemas.binary.writer import Write, compile_writer
-from schemas.errors import Undecodable, Unencodable
+from schemas.errors import Undecodable, Unencodable, UnknownSchema
 from schemas.events import Event
 from schemas.generation import schema_of
 from schemas.registry import Registered, Registry, bundled
@@ -95,7 +95,10 @@ def decode(value: bytes | None, topic: str | None = None) -> Event:
 
 
 def registered(value: bytes | None, topic: str | None = None) -> Registered:
-    """Return the schema that a value names; raises Undecodable if it names none that is known on this topic."""
+    """Return the schema that a value names; raises Undecodable if it names none that is known on this topic.
+
+    That is UnknownSchema where a later release of Plant may know it.
+    """
     if value is None:
         raise Undecodable("no value")
     if len(value) < WIRE_PREFIX.size:
@@ -105,6 +108,8 @@ def registered(value: bytes | None, topic: str | None = None) -> Registered:
         raise Undecodable(f"the first byte is {magic & 0xFF}, not 0")
     known = active_registry().get(schema_id)
     if known is None:
+        if active_registry().may_be_newer(schema_id):
+            raise UnknownSchema(schema_id)
         raise Undecodable(f"no schema has the id {schema_id}")
     if topic is not None and known.event.topic != topic:
         raise Undecodable(f"{known.event.event_type} does not belong on {topic}")

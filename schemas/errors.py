@@ -17,6 +17,16 @@ class Undecodable(SchemaError):
         super().__init__(why=reason)
 
 
+class UnknownSchema(Undecodable):
+    """The value's schema id may be one of a later release of Plant, so nothing can be judged of it here."""
+
+    def __init__(self, schema_id: int, row: int = 0) -> None:
+        self.schema_id = schema_id
+        self.row = row
+        """The index of its value, where it is one of a batch."""
+        super().__init__(f"no schema has the id {schema_id}, but a later release may have it")
+
+
 class Unencodable(SchemaError):
     """The event breaks a limit of its type, so it would be poison."""
 

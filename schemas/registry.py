@@ -65,6 +65,7 @@ class Registry:
         self.events = events
         self._by_id = {version.id: version for version in self.versions}
         self._by_id |= {other: self._by_id[own] for other, own in (external_ids or {}).items()}
+        self._external = external_ids is not None
         self._written = dict(written or {})
         self._resolved: dict[int, Registered] = {}
 
@@ -81,6 +82,14 @@ class Registry:
             known = Registered(version, event, parse(version.schema), parse(schema_of(event)))
             self._resolved[schema_id] = known
         return known
+
+    def may_be_newer(self, schema_id: int) -> bool:
+        """Return whether a later release may know an id that is not known here.
+
+        Without an external registry that is an id that Plant's releases give out. With one it is any id that a record
+        can carry: a later release registers its schemas there, and the ids file may be the one from before.
+        """
+        return is_own_id(schema_id) or (self._external and schema_id > 0)
 
     def wire_id(self, version: Version) -> int:
         """Return the id that new records in this version carry."""

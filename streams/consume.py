@@ -22,10 +22,10 @@ from aiokafka.structs import TopicPartition
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
-from schemas.errors import Undecodable
+from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import Event
 from schemas.external_registry import activate_registry
-from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
+from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
 from streams.kafka.clients import make_consumer
 from streams.kafka.consumer import RepairedConsumer
 from streams.record_position import RecordPosition
@@ -64,13 +64,14 @@ async def consume(
     """Yield events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) to stop early.
 
     Without `follow` it ends where the topic ended when it began. Undecodable records are skipped and logged, or handed
-    to `on_undecodable`. Repeats are yielded too: they have the same event id.
+    to `on_undecodable`. Repeats are yielded too: they have the same event id. A group stops at a schema of a later
+    release of Plant, which it would skip permanently.
 
     Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
     partitions and read on from the group's committed offsets (from `start`, earliest or latest, where it has none). An
     offset is committed after the events before it have been worked through: at least once.
 
-    Raises KafkaUnavailable, TopicMissing, UnknownStart.
+    Raises KafkaUnavailable, TopicMissing, UnknownStart, SchemaNewer.
     """
     await asyncio.to_thread(activate_registry, settings)
     consumer = _consumer(settings, start, group)
@@ -82,7 +83,7 @@ async def consume(
         while True:
             polled = await _poll(consumer, start)
             for partition, records in polled.items():
-                for received in _read(_until(records, ends, partition), types, tell):
+                for received in _read(_until(records, ends, partition), types, tell, skip_newer=group is None):
                     yield received
             if group is not None and polled:
                 await _commit(consumer, {partition: records[-1].offset + 1 for partition, records in polled.items()})
@@ -189,7 +190,9 @@ async def _commit(consumer: RepairedConsumer, offsets: dict[TopicPartition, int]
             await consumer.commit(offsets)
 
 
-def _read(records: Iterable[ConsumerRecord], types: Collection[str] | None, tell: OnUndecodable) -> Iterable[Received]:
+def _read(
+    records: Iterable[ConsumerRecord], types: Collection[str] | None, tell: OnUndecodable, *, skip_newer: bool
+) -> Iterable[Received]:
     for record in records:
         position, carried = RecordPosition(record.topic, record.partition, record.offset), logical_topic(record.topic)
         try:
@@ -197,6 +200,8 @@ def _read(records: Iterable[ConsumerRecord], types: Collection[str] | None, tell
                 continue
             event = codec.decode(record.value, carried)
         except Undecodable as error:
+            if isinstance(error, UnknownSchema) and not skip_newer:
+                raise SchemaNewer(record.topic, record.partition, record.offset, error.schema_id) from error
             tell(position, error.reason)
             continue
         yield Received(event, position, datetime.fromtimestamp(record.timestamp / 1000, UTC), tuple(record.headers))

@@ -133,6 +133,20 @@ class LogRefused(PartitionStopped):
     """Postgres refused a row of the log itself, which is never the record's fault."""
 
 
+class SchemaNewer(PartitionStopped):
+    """A record's schema is one of a later release of Plant: its partition waits for a worker that knows it."""
+
+    def __init__(self, topic: str, partition: int, offset: int, schema_id: int) -> None:
+        self.offset = offset
+        self.schema_id = schema_id
+        super().__init__(
+            f"A record of {topic}/{partition} has a schema of a later release of Plant.",
+            why=f"The record at offset {offset} has the schema id {schema_id}, which this release does not know. Going"
+            " on would skip an event that a later release knows.",
+            next_step="start workers of the release that wrote it, with its PLANT_SCHEMA_IDS_FILE where there is one",
+        )
+
+
 class PartitionCountChanged(PartitionStopped, CheckFailed):
     """A topic's partition count is not the one that it was made with."""
 

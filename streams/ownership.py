@@ -70,6 +70,9 @@ class PartitionWriter(Protocol):
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseUnreachable, PartitionStopped."""
 
+    def note_stop(self, reason: str) -> None:
+        """Write down, for those who look from outside, why the partition is stopped; what can't be written is left."""
+
     def close(self) -> None:
         """Drop the connection; never raises."""
 
@@ -144,6 +147,7 @@ class OwnedPartition:
                 self.stopped = error
                 self._close()
                 self._log.error("partition.stopped", error=type(error).__name__, what=error.what, why=error.why)
+                await self._note_stop(error)
                 return
             except OwnershipLost as error:
                 # Another worker holds the token. If the group has moved the partition, its next heartbeat says so;
@@ -162,6 +166,12 @@ class OwnedPartition:
                 delay = self._next_delay_seconds()
                 self._log.exception("partition.failed", retry_seconds=delay)
                 await asyncio.sleep(delay)
+
+    async def _note_stop(self, error: PartitionStopped) -> None:
+        try:
+            await self._blocking(self._writer.note_stop, f"{type(error).__name__}: {error}")
+        except Exception:
+            self._log.exception("partition.stop_not_noted")
 
     def _next_delay_seconds(self) -> float:
         delay = RETRY_DELAYS_SECONDS[min(self._failures, len(RETRY_DELAYS_SECONDS) - 1)]

@@ -20,6 +20,7 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
 from streams.agents import Worker
+from streams.errors import SchemaNewer
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
 
 log = get_logger(__name__)
@@ -112,6 +113,7 @@ def observe(worker: Worker) -> None:
     for (topic, partition), (next_offset, log_end) in positions.items():
         metrics.WORKER_NEXT_OFFSET.labels(topic, partition).set(next_offset)
         metrics.WORKER_LOG_END.labels(topic, partition).set(log_end)
-    stopped = len(worker.stopped_partitions())
-    for state, count in {"owned": len(positions), "stopped": stopped}.items():
+    stopped = worker.stopped_partitions().values()
+    newer = sum(isinstance(error, SchemaNewer) for error in stopped)
+    for state, count in {"owned": len(positions), "stopped": len(stopped), "schema_newer": newer}.items():
         metrics.WORKER_PARTITIONS.labels(state).set(count)

@@ -48,7 +48,7 @@ def poison() -> dict[str, RawRecord]:
         "no value": RawRecord(key, None),
         "no bytes": RawRecord(key, b""),
         "not Avro": RawRecord(key, b"\x00\x00\x00\x00\x01not avro at all"),
-        "no schema of ours": RawRecord(key, b"\x00\x7f\xff\xff\xff" + body),
+        "no schema of ours": RawRecord(key, b"\x00\x00\x00\x27\x0f" + body),
         "another format": RawRecord(key, b'{"type": "genesis.agent.onboarded"}'),
         "trailing byte": RawRecord(key, value + b"\x00"),
         # As one Avro block, the next three would have as many records as there are values, each at the wrong place.

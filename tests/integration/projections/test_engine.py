@@ -22,6 +22,7 @@ from streams.errors import (
     LogRefused,
     OwnershipLost,
     PartitionCountChanged,
+    SchemaNewer,
     TopicRecreated,
 )
 from streams.watermarks import Watermarks
@@ -57,6 +58,32 @@ def test_a_batch_becomes_log_rows_chain_links_and_agents(projector: PartitionPro
     names = dict(superuser.query("SELECT agent_id::text, name FROM agents_v1.agents"))
     last = {str(event.agent_id): event.name for event in batch if isinstance(event, AgentOnboarded)}
     assert {agent: name for agent, name in names.items() if name is not None} == last
+
+
+NEWER = codec.WIRE_PREFIX.pack(0, 99) + b"what a later release wrote"
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_schema_of_a_later_release_waits(make_projector: MakeProjector, superuser: Session, before: int) -> None:
+    """Records before it are applied, it stops the partition by name, and a worker that knows it goes on from there."""
+    events = some(before + 2)
+    records = [*map(record, events[:before]), (codec.key(events[before]), NEWER), record(events[before + 1])]
+    projector = make_projector(0)
+    token = projector.acquire(WATERMARKS).token
+
+    for _ in range(2):
+        with pytest.raises(SchemaNewer) as stopped:
+            projector.project(batch_of(records, token=token))
+        assert (stopped.value.offset, stopped.value.schema_id) == (before, 99)
+        assert dispositions(superuser) == ["applied"] * before
+        projector.note_stop(str(stopped.value))
+        (noted,) = superuser.query("SELECT stop_reason FROM partition_owners WHERE partition = 0")[0]
+        assert f"offset {before} has the schema id 99" in noted
+        token = projector.acquire(WATERMARKS).token
+        assert superuser.query("SELECT stop_reason FROM partition_owners WHERE partition = 0") == [(None,)]
+    records[before] = record(events[before])
+    assert projector.project(batch_of(records, token=token)) == before + 2
+    assert dispositions(superuser) == ["applied"] * (before + 2)
 
 
 def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, superuser: Session) -> None:
@@ -333,7 +360,7 @@ def bad_records() -> list[tuple[str, Record]]:
         ("no value", (key, None)),
         ("empty", (key, b"")),
         ("not Avro", (key, b"\x00\x00\x00\x00\x01not avro at all")),
-        ("unknown schema", (key, b"\x00\x7f\xff\xff\xff" + value[5:] if value else b"")),
+        ("unknown schema", (key, b"\x00\x00\x00\x27\x0f" + value[5:] if value else b"")),
         ("trailing bytes", (key, (value or b"") + b"\x00")),
         ("two records in one", (key, (value or b"") + (value or b"")[5:])),
         ("cut short", (key, (value or b"")[:-1])),

@@ -21,7 +21,7 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.events import AgentAvailable, AgentRated, Event
 from streams.consume import Received, consume
-from streams.errors import CheckpointOutOfLog, KafkaUnavailable, TopicMissing, UnknownStart
+from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 from streams.start import Start
@@ -46,8 +46,8 @@ async def publish(settings: Settings, topic: str, events: Sequence[Event]) -> li
         return await producer.publish_many(events, source="t")
 
 
-async def read(settings: Settings, topic: str, start: Start = "earliest") -> list[Received]:
-    return [received async for received in consume(settings, topic=topic, start=start)]
+async def read(settings: Settings, topic: str, start: Start = "earliest", group: str | None = None) -> list[Received]:
+    return [received async for received in consume(settings, topic=topic, start=start, group=group)]
 
 
 async def test_it_reads_to_the_end_and_stops(settings: Settings, topic: str) -> None:
@@ -116,6 +116,19 @@ async def test_what_is_no_event_is_told_and_passed_over(settings: Settings, topi
     events = consume(settings, topic=topic, on_undecodable=tell)
     assert len([received async for received in events]) == 1
     assert undecodable == [(RecordPosition(topic, 0, 0), "too short for a schema id")]
+    assert len(await read(settings, topic)) == 1
+
+
+async def test_a_group_stops_at_a_schema_of_a_later_release(settings: Settings, topic: str) -> None:
+    """It would skip the event permanently; who reads without a group is told of it, and goes on."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(topic, codec.WIRE_PREFIX.pack(0, 99) + b"what it wrote", partition=0)
+    await producer.stop()
+    await publish(settings, topic, [available()])
+    with pytest.raises(SchemaNewer) as stopped:
+        await read(settings, topic, group=f"group of {topic}")
+    assert (stopped.value.offset, stopped.value.schema_id) == (0, 99)
     assert len(await read(settings, topic)) == 1
 
 

@@ -16,6 +16,7 @@ import pytest
 from schemas import batch_decoder, codec
 from schemas.binary import block
 from schemas.entity_states import IndustryState
+from schemas.errors import UnknownSchema
 from schemas.events import (
     EVENT_TYPES,
     AgentAvailable,
@@ -293,3 +294,19 @@ def test_ratings_and_amendments_have_the_right_columns() -> None:
     assert decoded[0].event_type == EntityAmended.event_type
     assert decoded[0].frame["team"].null_count() == 1
     assert decoded[0].frame["agent"].struct.field("status").to_list() == ["onboarded"]
+
+
+@pytest.mark.parametrize("schema_id", [99, 2**30, 2**31 - 1])
+def test_a_schema_of_a_later_release_is_not_judged(schema_id: int) -> None:
+    """Ids that Plant's releases give out are never rejected: the first such value is named by its row and its id."""
+    good, newer = codec.encode(onboarded()), codec.WIRE_PREFIX.pack(0, schema_id) + b"anything"
+    with pytest.raises(UnknownSchema) as raised:
+        batch_decoder.decode_batch([good, b"{}....", newer, good, newer], topic="genesis.events")
+    assert (raised.value.row, raised.value.schema_id) == (2, schema_id)
+
+
+@pytest.mark.parametrize("schema_id", [0, -1, -(2**31), 100, 2**30 - 1])
+def test_an_id_that_no_release_gives_out_is_rejected(schema_id: int) -> None:
+    """What can't be a schema's id is no event of any release."""
+    _, rejected = batch_decoder.decode_batch([codec.WIRE_PREFIX.pack(0, schema_id) + b"anything"])
+    assert [refusal.reason for refusal in rejected] == [f"no schema has the id {schema_id}"]

@@ -15,7 +15,7 @@ from runtime.errors import ConfigurationError
 from runtime.settings import Settings, load_settings
 from schemas import codec, registry_client
 from schemas.batch_decoder import decode_batch
-from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable
+from schemas.errors import RegistryUnreachable, SchemaCheckFailed, Undecodable, UnknownSchema
 from schemas.events import AgentOnboarded, AgentRated
 from schemas.examples import examples
 from schemas.external_registry import ExternalSchemaId, activate_registry, refuse_clashes, register_missing, render_ids
@@ -209,3 +209,16 @@ def test_nobody_there_is_exit_code_4() -> None:
         activate_registry(with_settings(schema_registry_url=f"http://127.0.0.1:{port}"))
     with pytest.raises(ConfigurationError, match="PLANT_SCHEMA_REGISTRY_URL"):
         register_missing("ftp://registry", None)
+
+
+@pytest.mark.parametrize("external_ids", [{}, {140: VERSION.id}])
+def test_an_id_that_the_ids_file_lacks_may_be_a_later_releases(external_ids: dict[int, int]) -> None:
+    """With an external registry a newer Plant's schema may have any positive id; none else is a schema's."""
+    codec.activate(Registry(bundled().versions, external_ids=external_ids))
+    for schema_id in (99, 141, 2**30 - 1):
+        with pytest.raises(UnknownSchema):
+            codec.decode(codec.WIRE_PREFIX.pack(0, schema_id) + b"anything")
+    for schema_id in (0, -1):
+        with pytest.raises(Undecodable) as raised:
+            codec.decode(codec.WIRE_PREFIX.pack(0, schema_id) + b"anything")
+        assert not isinstance(raised.value, UnknownSchema)

@@ -54,6 +54,7 @@ class Writer:
         self.allowed = threading.Event()
         self.projecting = threading.Event()
         self._next_offset = next_offset
+        self.stop_reasons: list[str] = []
 
     def acquire(self, _watermarks: Watermarks) -> Acquired:
         return Acquired(1, self._next_offset)
@@ -62,6 +63,9 @@ class Writer:
         self.projecting.set()
         assert self.allowed.wait(DEADLINE_SECONDS)
         return batch.next_offset
+
+    def note_stop(self, reason: str) -> None:
+        self.stop_reasons.append(reason)
 
     def close(self) -> None:
         self.allowed.set()
@@ -146,3 +150,11 @@ async def test_a_checkpoint_within_the_log_needs_one_answer() -> None:
     async with owned(consumer, Writer(next_offset=15)):
         await wait_until_async(lambda: consumer.opened, "the partition is opened")
     assert consumer.asked == 1
+
+
+async def test_why_a_partition_is_stopped_is_written_down() -> None:
+    """Those who look from outside find the error's name and what it says."""
+    writer = Writer(next_offset=15)
+    async with owned(Consumer(10, 14), writer) as partition:
+        await wait_until_async(lambda: writer.stop_reasons, "the reason is written down")
+        assert writer.stop_reasons == [f"CheckpointOutOfLog: {partition.stopped}"]

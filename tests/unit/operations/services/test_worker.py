@@ -1,14 +1,18 @@
-"""The start of a worker: what it asks before it joins the group."""
+"""A worker's process: what it asks before it joins the group, and its gauges."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from faust.types import TP
+from prometheus_client import REGISTRY
 
 from database.errors import BadDatabaseAddress, DatabaseUnreachable
 from operations.services import worker
 from runtime.settings import Settings
+from streams.agents import Worker
+from streams.errors import CheckpointOutOfLog, PartitionStopped, SchemaNewer
 
 ADDRESS = "postgresql://u:topsecret@h/d"
 
@@ -31,3 +35,24 @@ async def test_an_address_that_libpq_alone_can_not_use_ends_the_start(monkeypatc
     assert error.value.exit_code == 2
     assert "topsecret" not in str(error.value)
     assert len(asked) == 1, "asyncpg was asked again, so the database had not gone away"
+
+
+class StoppedWorker:
+    """A worker of three partitions, two of them stopped."""
+
+    def positions(self) -> dict[TP, tuple[int, int]]:
+        return {TP("genesis.events", partition): (10, 20) for partition in range(3)}
+
+    def stopped_partitions(self) -> dict[TP, PartitionStopped]:
+        return {
+            TP("genesis.events", 0): SchemaNewer("genesis.events", 0, 10, 99),
+            TP("genesis.events", 1): CheckpointOutOfLog("genesis.events", 1, 10),
+        }
+
+
+def test_partitions_that_wait_for_a_later_release_are_counted() -> None:
+    """They are stopped ones, with a state of their own besides."""
+    worker.observe(cast(Worker, StoppedWorker()))
+    states = {state: REGISTRY.get_sample_value("plant_worker_partitions", {"state": state}) for state in
+              ("owned", "stopped", "schema_newer")}  # fmt: skip
+    assert states == {"owned": 3, "stopped": 2, "schema_newer": 1}
