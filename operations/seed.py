@@ -6,11 +6,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from sqlalchemy import text
+
 from database.connector import Database
+from database.statistics import refresh_statement
 from entities.entity import Entity
 from entities.job_role import JobRole
+from entities.mapping import Row
 from entities.skill import Skill
 from entities.store import Written, put
+from entities.versions import EntityVersion
 from operations.demo.catalogue import catalogue
 
 BATCH: Final = 100
@@ -49,11 +54,17 @@ def esco(governance_agent_id: str) -> list[Entity]:
 async def seed(database: Database, entities: Sequence[Entity], advance: Callable[[int], None]) -> Written:
     """Write entities of one tenant, each batch in a transaction; equal ones stay untouched.
 
-    Interrupted, it can be run again. `advance` takes the number of entities that were done since the last call.
+    Interrupted, it can be run again. `advance` takes the number of entities that were done since the last call. At the
+    end the tables are analysed: the first queries come before autovacuum does.
     """
     total = Written()
     for start in range(0, len(entities), BATCH):
         batch = entities[start : start + BATCH]
         total |= await database.run(partial(put, entities=batch), batch[0].governance_agent_id)
         advance(len(batch))
+    if total.created or total.changed:
+        async with database.transaction() as connection:
+            await connection.execute(
+                text(refresh_statement(sorted({*Row.metadata.tables, EntityVersion.__tablename__})))
+            )
     return total

@@ -7,6 +7,7 @@ is read; a check that folds from zero into a schema of its own uses the same fun
 
 from __future__ import annotations
 
+from database.statistics import refresh_statement
 from projections import checkpoints
 from projections.checkpoints import LOG
 from projections.read_model import ReadModel
@@ -58,7 +59,11 @@ def fold_slice(
 
 
 def catch_up(session: Session, staging: Staging, model: ReadModel, topic: str, partition: int, token: int) -> None:
-    """Bring a read model up to the log's end, slice by slice, each in a transaction under the fence."""
+    """Bring a read model up to the log's end, slice by slice, each in a transaction under the fence.
+
+    Afterwards its tables are analysed: until then Postgres takes them for as small as they were.
+    """
+    folded = False
     while True:
         session.begin()
         next_offsets = checkpoints.lock_fence(session, topic, partition, token).checkpoints
@@ -70,7 +75,10 @@ def catch_up(session: Session, staging: Staging, model: ReadModel, topic: str, p
             )
         if start == stop:
             session.rollback()
+            if folded:
+                session.script(refresh_statement(f"{model.schema}.{table}" for table in model.tables))
             return
+        folded = True
         after = fold_slice(session, staging, model, model.schema, topic, partition, (start, stop))
         session.script(checkpoints.advance_statement(topic, partition, [model.key], after), "COMMIT")
         log.info("model.folded", model=model.name, topic=topic, partition=partition, next_offset=after)

@@ -16,9 +16,12 @@ _CHECKPOINTS: Final = text("""
 """)
 
 _DISPOSITIONS: Final = text("""
-    SELECT e.disposition, count(*) AS records
+    SELECT e.disposition, sum(e.records)::bigint AS records
     FROM unnest(CAST(:partitions AS int[]), CAST(:offsets AS bigint[])) AS run (partition, first)
-    JOIN event_stream AS e ON e.topic = :topic AND e.partition = run.partition AND e."offset" >= run.first
+    CROSS JOIN LATERAL (
+        SELECT disposition, count(*) AS records FROM event_stream
+        WHERE topic = :topic AND partition = run.partition AND "offset" >= run.first GROUP BY disposition
+    ) AS e
     GROUP BY e.disposition ORDER BY e.disposition
 """)
 

@@ -21,13 +21,17 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 _REPEATS_AT_ONCE: Final = 5_000
 
 # Rows are wanted in the order of the primary keys: merging two index scans needs no sort and no memory.
-_PLANNER: Final = {
+PLANNER: Final = {
     "enable_hashjoin": "off",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
 }
+
+# Postgres may believe that a table which nobody has analysed holds one row, and compare each entry with each other one.
+_MERGE_ONLY: Final = "SET LOCAL enable_nestloop = off"
+_LOOK_UP: Final = "SET LOCAL enable_nestloop = on"
 
 _RANGES: Final = (Path(__file__).parent / "ranges.sql").read_text(encoding="utf-8")
 _ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
@@ -47,10 +51,12 @@ _HASH_BEFORE: Final = """
 SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
 """
 
+# LIMIT keeps this a look-up in the index of applied ids for each repeat, whatever Postgres believes about the table.
 _FIRST_UNFOUNDED_REPEAT: Final = """
 SELECT r."offset" FROM unnest($3::bigint[], $4::uuid[]) AS r ("offset", event_id)
-WHERE NOT EXISTS (SELECT FROM event_stream AS e WHERE e.event_id = r.event_id AND e.topic = $1 AND e.partition = $2
-                  AND e.disposition = 'applied' AND e."offset" < r."offset")
+LEFT JOIN LATERAL (SELECT e."offset" FROM event_stream AS e WHERE e.event_id = r.event_id AND e.topic = $1
+                   AND e.partition = $2 AND e.disposition = 'applied' LIMIT 1) AS first ON first."offset" < r."offset"
+WHERE first."offset" IS NULL
 ORDER BY 1 LIMIT 1
 """
 
@@ -124,7 +130,9 @@ class StoredLog:
             async def feed(data: bytes) -> None:
                 verifier.feed(data)
 
+            await self._connection.execute(_MERGE_ONLY)
             await self._connection.copy_from_query(_ROWS, *arguments, output=feed, format="binary")
+            await self._connection.execute(_LOOK_UP)
             verifier.finish()
             finding = _earliest(verifier.finding, await self._unfounded(chain, verifier.repeats))
             if finding is not None or await self._connection.fetchval(_ENTRIES, *arguments) != verifier.entries:
@@ -141,6 +149,7 @@ class StoredLog:
         )
 
     async def _orphan(self, chain: Chain, first: int, last: int) -> ChainFault | None:
+        await self._connection.execute(_MERGE_ONLY)
         row = await self._connection.fetchrow(_FIRST_ORPHAN, chain.topic, chain.partition, first, last)
         if row is None:
             return None
@@ -163,7 +172,7 @@ class StoredLog:
 @asynccontextmanager
 async def open_log(url: str) -> AsyncIterator[StoredLog]:
     """Open a connection to the log. Raises DatabaseUnreachable and LogUnreadable, also for errors inside the block."""
-    arguments = connect_arguments(url, application_name="plant audit", answer_timeout_seconds=None, **_PLANNER)
+    arguments = connect_arguments(url, application_name="plant audit", answer_timeout_seconds=None, **PLANNER)
     with _translated_errors(url):
         connection = await asyncpg.connect(**{**arguments, "timeout": CONNECT_TIMEOUT_SECONDS})
         try:

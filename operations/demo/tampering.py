@@ -28,9 +28,13 @@ TABLES: Final = ("event_stream", "audit_log")
 BEST_RATING: Final = 5
 
 _RATED: Final = """
-SELECT e."offset", e.value FROM event_stream AS e JOIN audit_log AS a USING (topic, partition, "offset")
+SELECT e."offset", e.value FROM event_stream AS e
+CROSS JOIN LATERAL (
+    SELECT a.event_type FROM audit_log AS a
+    WHERE a.topic = e.topic AND a.partition = e.partition AND a."offset" = e."offset" LIMIT 1
+) AS link
 WHERE e.topic = $1 AND e.partition = $2 AND e."offset" >= $3
-  AND a.event_type = 'genesis.agent.rated' AND e.disposition = 'applied'
+  AND link.event_type = 'genesis.agent.rated' AND e.disposition = 'applied'
 ORDER BY e."offset" LIMIT 200
 """
 

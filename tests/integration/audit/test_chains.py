@@ -13,7 +13,7 @@ from audit.verifier import chains as verification
 from audit.verifier.chain_range import Chain
 from audit.verifier.chains import read_heads, verify_chains
 from audit.verifier.errors import LogUnreadable
-from audit.verifier.stored_log import _PLANNER, _ROWS
+from audit.verifier.stored_log import _ROWS, PLANNER
 from database.errors import DatabaseUnreachable
 from devstack import sql
 from tests.conftest import Database
@@ -110,7 +110,7 @@ def test_rows_are_read_in_order_without_sorting(log_database: Database, stored_l
         return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {_ROWS}", "genesis.events", 0, 0, 10**9))
 
     async def with_settings(connection: Any) -> str:
-        for name, value in _PLANNER.items():
+        for name, value in PLANNER.items():
             await connection.execute(f"SET {name} = '{value}'")
         return await plan(connection)
 

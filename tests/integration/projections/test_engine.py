@@ -502,6 +502,8 @@ def test_catching_up_goes_slice_by_slice(
 
     assert [line["next_offset"] for line in lines if line["event"] == "model.folded"] == [20, 40, 52]
     assert superuser.query(AGENT_ROWS) == live
+    known = "SELECT reltuples::bigint AS rows FROM pg_class WHERE oid = 'agents_v1.agents'::regclass"
+    assert superuser.query(known) == [(len(live),)], "the filled table was not analysed"
 
 
 def test_a_model_ahead_of_the_log_stops_the_partition(projector: PartitionProjector, superuser: Session) -> None:

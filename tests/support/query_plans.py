@@ -1,0 +1,213 @@
+"""Plans of the queries on the log and on read models: which there are, and what makes one bad."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from audit.verifier import stored_log
+from operations.demo import tampering
+from projections import checkpoints, engine, fold, log_progress, poison_rows
+from projections.agents import queries
+from projections.read_model import AGENTS
+from projections.staging import staging_tables
+from tests.support import ROOT
+
+TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
+BIG_TABLES = ("event_stream", "audit_log", "agents")
+"""Tables that grow with the log; the others have a row a partition."""
+REFUSED = {"operations/demo/tampering.py attempt_changes"}
+"""Statements that Postgres is to refuse."""
+PACKAGES = ("api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "streams")
+NAMED = re.compile(r"\b(?:FROM|JOIN|UPDATE|INTO)\s+(?:event_stream|audit_log|read_models\.|agents_v\d+\.|__schema__\.)")
+
+
+class PlannedQuery(NamedTuple):
+    """A query as its caller runs it: role, settings, and arguments from the middle of a partition's rows."""
+
+    sql: str
+    arguments: Sequence[Any]
+    role: str
+    settings: Mapping[str, str] = {}
+
+
+_VERIFIER = stored_log.PLANNER
+_MERGING = stored_log.PLANNER | {"enable_nestloop": "off"}
+_WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
+_READER = {"plant.governance_agent_id": "genesis"}
+
+
+def planned_queries(rows: int) -> dict[str, PlannedQuery]:
+    """The queries on tables that hold so many rows of each partition, by module and name."""
+    first, last = rows // 4, rows // 2
+    chain = (TOPIC, PARTITION)
+    ids = [UUID(int=number) for number in range(first, min(first + 50, last))]
+
+    def worker(sql: str, *arguments: Any) -> PlannedQuery:
+        return PlannedQuery(sql, arguments, "plant_writer", _WORKER)
+
+    def verifier(sql: str, *arguments: Any, settings: Mapping[str, str] = _VERIFIER) -> PlannedQuery:
+        return PlannedQuery(sql, arguments, "plant_auditor", settings)
+
+    literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1"}
+    return {
+        "audit/verifier/ranges.sql": verifier(stored_log._RANGES),
+        "audit/verifier/rows.sql": verifier(stored_log._ROWS, *chain, first, last, settings=_MERGING),
+        "audit/verifier/stored_log.py _ENTRIES": verifier(stored_log._ENTRIES, *chain, first, last),
+        "audit/verifier/stored_log.py _FIRST_ORPHAN": verifier(
+            stored_log._FIRST_ORPHAN, *chain, first, last, settings=_MERGING
+        ),
+        "audit/verifier/stored_log.py _HASH_BEFORE": verifier(stored_log._HASH_BEFORE, *chain, first),
+        "audit/verifier/stored_log.py _FIRST_UNFOUNDED_REPEAT": verifier(
+            stored_log._FIRST_UNFOUNDED_REPEAT, *chain, list(range(first, first + len(ids))), ids
+        ),
+        "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
+        "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
+        "projections/engine.py SEEN": worker(engine.SEEN.format(**literals)),
+        "projections/checkpoints.py _FENCE": worker(checkpoints._FENCE.format(**literals)),
+        "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
+        "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000),
+        "projections/agents/apply.sql": worker(AGENTS.apply_sql),
+        "projections/log_progress.py _DISPOSITIONS": PlannedQuery(
+            *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),
+            "plant_api",
+        ),
+        "projections/agents/queries.py _BY_ID": PlannedQuery(
+            *numbered(str(queries._BY_ID), ids=ids), "plant_api", _READER
+        ),
+        "operations/demo/tampering.py _RATED": PlannedQuery(tampering._RATED, (*chain, first), "plant_auditor"),
+        "operations/demo/tampering.py _CHANGE": PlannedQuery(tampering._CHANGE, (b"", *chain, first, b""), "postgres"),
+    }
+
+
+def numbered(sql: str, **values: Any) -> tuple[str, list[Any]]:
+    """A statement with `:name` parameters as one with `$1`, and its arguments in that order."""
+    for number, name in enumerate(values, 1):
+        sql = re.sub(rf"(?<!:):{name}\b", f"${number}", sql)
+    return sql, list(values.values())
+
+
+def statements_on_big_tables() -> set[str]:
+    """Where production code names a table that grows with the log in SQL: a file, and the constant in it."""
+    found = set()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.sql")):
+            if NAMED.search(path.read_text("utf-8")):
+                found.add(path.relative_to(ROOT).as_posix())
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "migrations" not in path.parts:
+                found |= {f"{path.relative_to(ROOT).as_posix()} {name}" for name in _constants(path)}
+    return found
+
+
+def _constants(path: Path) -> Iterator[str]:
+    """The names of a module's constants, or of its functions, that hold SQL on a big table."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in tree.body:
+        texts = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+        if any(NAMED.search(text) for text in texts if isinstance(text, str)):
+            match node:
+                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                    yield name
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                    yield name
+
+
+async def fill(connection: asyncpg.Connection[Any], rows: int, *, start: int = 0) -> None:
+    """Append rows to each partition and agents to the read model, as a fast load leaves them: nothing is analysed."""
+    async with connection.transaction():
+        for table in ("event_stream", "audit_log", "agents_v1.agents"):
+            await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        for sql in _FILL:
+            await connection.execute(sql.format(start=start, stop=start + rows - 1, last=PARTITIONS - 1, topic=TOPIC))
+
+
+_RECORDS = "generate_series(0, {last}) AS p (partition), generate_series({start}, {stop}) AS o (number)"
+_FILL = (
+    f"""INSERT INTO event_stream
+        (topic, partition, "offset", created_at, disposition, event_id, key, value, headers, reason)
+    SELECT '{{topic}}', partition, number, '2026-01-01Z', CASE WHEN number % 50 = 7 THEN 'poison' ELSE 'applied' END,
+        lpad(to_hex(number * 8 + partition), 32, '0')::uuid, repeat('k', 36)::bytea, repeat('v', 90)::bytea,
+        repeat('h', 220)::bytea, CASE WHEN number % 50 = 7 THEN 'a test' END
+    FROM {_RECORDS} ORDER BY number, partition""",
+    f"""INSERT INTO audit_log
+        (topic, partition, "offset", created_at, entity_type, entity_id, event_type, previous_hash, hash)
+    SELECT '{{topic}}', partition, number, '2026-01-01Z', 'agent', lpad(to_hex(number % 5000), 32, '0')::uuid,
+        'genesis.agent.rated', sha256(number::text::bytea), sha256((number + 1)::text::bytea)
+    FROM {_RECORDS} ORDER BY number, partition""",
+    """INSERT INTO agents_v1.agents (agent_id, name, status)
+    SELECT lpad(to_hex(number), 32, '0')::uuid, 'Agent ' || number, 'onboarded'
+    FROM generate_series({start}, {stop}) AS number""",
+)
+
+
+# A client that sends parameters has them bound, so the generic plan is asked for by the server itself.
+_GENERIC_PLAN = """
+CREATE OR REPLACE FUNCTION pg_temp.generic_plan(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT JSON, GENERIC_PLAN) ' || statement INTO plan;
+    RETURN plan::text;
+END
+$$
+"""
+
+
+async def plan_of(connection: asyncpg.Connection[Any], query: PlannedQuery, *, generic: bool) -> dict[str, Any]:
+    """The plan of a query for its arguments, or the generic one that Postgres may keep for a prepared statement."""
+    async with connection.transaction():
+        await connection.execute(_GENERIC_PLAN)
+        await _stage(connection)
+        for name, value in query.settings.items():
+            await connection.execute("SELECT set_config($1, $2, true)", name, value)
+        await connection.execute(f"SET LOCAL ROLE {query.role}")
+        if generic:
+            shown = await connection.fetchval("SELECT pg_temp.generic_plan($1)", query.sql)
+        else:
+            shown = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query.sql}", *query.arguments)
+    plan: dict[str, Any] = json.loads(shown)[0]["Plan"]
+    return plan
+
+
+async def _stage(connection: asyncpg.Connection[Any]) -> None:
+    """The staging tables of a batch of 2,000 events, which nobody ever analyses."""
+    tables = {"staged_event_ids": "event_id uuid"}
+    for name, columns in staging_tables([AGENTS]).items():
+        tables[name] = ", ".join(f'"{each.name}" {each.type}' for each in columns)
+    for name, ddl in tables.items():
+        await connection.execute(f"CREATE TEMPORARY TABLE {name} ({ddl}) ON COMMIT DROP")
+        await connection.execute(f"GRANT ALL ON {name} TO plant_writer")
+    numbers = "FROM generate_series(1, 2000) AS number"
+    await connection.execute(f"INSERT INTO staged_event_ids SELECT lpad(to_hex(number), 32, '0')::uuid {numbers}")
+    for table in ("staged_agent_onboarded", "staged_agent_available"):
+        sql = f"INSERT INTO {table} (\"offset\", agent_id) SELECT number, lpad(to_hex(number), 32, '0')::uuid {numbers}"
+        await connection.execute(sql)
+
+
+def faults(plan: Mapping[str, Any], *, whole_tables: bool = False, limited: bool = False) -> Iterator[str]:
+    """What makes a plan slow on a large table: it reads a whole table or partition, or compares every pair of rows."""
+    kind, table = plan["Node Type"], plan.get("Relation Name")
+    if kind == "Nested Loop" and "Join Filter" in plan and any(map(_is_big, plan["Plans"])):
+        yield f"a nested loop compares pairs by {plan['Join Filter']}"
+    if table in BIG_TABLES and "Scan" in kind:
+        condition = plan.get("Index Cond", plan.get("Recheck Cond", ""))
+        if kind == "Seq Scan":
+            if not whole_tables:
+                yield f"{table} is read as a whole"
+        elif not limited and not re.search(r"offset|event_id|agent_id", condition):
+            yield f"{table} is read by {plan.get('Index Name')} with ({condition})"
+    # A sort reads all of its input, and a limit above it helps nothing.
+    keeps = kind == "Limit" or (limited and kind not in ("Sort", "Aggregate", "Hash", "Materialize", "HashAggregate"))
+    for part in plan.get("Plans", ()):
+        yield from faults(part, whole_tables=whole_tables, limited=keeps)
+
+
+def _is_big(plan: Mapping[str, Any]) -> bool:
+    return plan.get("Relation Name") in BIG_TABLES or any(map(_is_big, plan.get("Plans", ())))
