@@ -32,7 +32,7 @@ from tests.support.services import Services, local_stack, services
 
 pytest_plugins = [
     f"tests.support.{name}"
-    for name in ("skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors")
+    for name in ("secret_logs", "skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors")
 ]
 
 DEFAULT_PARTITIONS = 4
