@@ -77,7 +77,7 @@ async def test_seeding_leaves_statistics(database: Database) -> None:
 
 def test_an_upgrade_analyses_the_log_that_is_there(database: Database) -> None:
     """What was written under the former settings has statistics after the migration, and the settings go back."""
-    migrate.downgrade(database.owner_url, "011")
+    migrate.downgrade(database.owner_url, "012")
     thresholds = "SELECT array_agg(option_value ORDER BY 1) FROM pg_class, pg_options_to_table(reloptions) WHERE oid IN"
     tables = "('event_stream'::regclass, 'audit_log'::regclass) AND option_name = 'autovacuum_analyze_threshold'"
     assert sql.value(database.superuser_url, f"{thresholds} {tables}") == ["1000000", "1000000"]

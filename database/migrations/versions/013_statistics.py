@@ -6,8 +6,8 @@ some plans compared every entry with every other one.
 
 from database.migrations.script import run_script
 
-revision = "012"
-down_revision = "011"
+revision = "013"
+down_revision = "012"
 branch_labels = None
 depends_on = None
 
