@@ -191,7 +191,7 @@ def wait_ready(ready_file: Path) -> str:
 
 async def add_key(settings: Settings, secret: bytes) -> UUID:
     """Store a signing key of the producer `benchmark`."""
-    database, key_id = connect(settings, "api"), new_key_id()
+    database, key_id = connect(settings, "operator"), new_key_id()
     try:
         await KeyStore(database, MasterKey(settings)).add(key_id, "benchmark", secret, None)
     finally:
@@ -201,7 +201,7 @@ async def add_key(settings: Settings, secret: bytes) -> UUID:
 
 async def revoke_key(settings: Settings, key_id: UUID) -> None:
     """Revoke what add_key added."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     try:
         await KeyStore(database, MasterKey(settings)).revoke(key_id)
     finally:

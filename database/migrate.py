@@ -108,7 +108,9 @@ def require_current_schema(url: str) -> None:
         )
 
 
-_LET_SERVICES_CHECK: Final = "GRANT SELECT ON alembic_version TO plant_writer, plant_api, plant_auditor"
+_LET_SERVICES_CHECK: Final = (
+    "GRANT SELECT ON alembic_version TO plant_writer, plant_ingress, plant_operator, plant_api, plant_auditor"
+)
 
 
 def _config(connection: Connection | None) -> Config:

@@ -27,7 +27,7 @@ ORPHAN_TIMEOUT_SECONDS = 3.0
 SUPERUSER = "postgres"
 DATABASE = "plant"
 SCHEMA_GRANT = "GRANT CREATE, USAGE ON SCHEMA public TO plant_owner"
-ROLES = ("plant_owner", "plant_writer", "plant_api", "plant_auditor")
+ROLES = ("plant_owner", "plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor")
 
 SERVER_SETTINGS = """\
 # Written by `plant up` at every start; edits are lost. Put your own in postgresql.conf, after the include.
@@ -186,7 +186,7 @@ def prepare_cluster(port: int, superuser_password: str, passwords: Mapping[str, 
 
 
 def make_roles(superuser_url: str, passwords: Mapping[str, str], roles_sql: Path) -> None:
-    """Make the four roles and set their passwords. Safe to run again."""
+    """Make Plant's roles and set their passwords. Safe to run again."""
     statements = [roles_sql.read_text(encoding="utf-8")]
     statements += [f"ALTER ROLE {role} PASSWORD {sql.literal(passwords[role])}" for role in ROLES]
     sql.execute(superuser_url, statements)

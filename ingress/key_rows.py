@@ -40,6 +40,10 @@ EXPIRE_OTHERS: Final = text("""
     RETURNING id, producer, scheme, public_key, created_at, not_before, expires_at, revoked_at
 """)
 REVOKE: Final = text("UPDATE webhook_signatures SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL")
+MAY_CHANGE: Final = text("""
+    SELECT format('The role %s may change keys.', session_user)
+    WHERE has_any_column_privilege(session_user, to_regclass('webhook_signatures'), 'INSERT, UPDATE')
+""")
 V1A_KEYS: Final = text("""
     SELECT count(*) FILTER (WHERE public_key = :public_key),
            count(*) FILTER (WHERE producer = :producer AND revoked_at IS NULL

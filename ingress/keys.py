@@ -18,6 +18,7 @@ from sqlalchemy import CursorResult, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
+from database.errors import TooMuchPrivilege
 from ingress import key_rows
 from ingress.errors import (
     BadProducerName,
@@ -45,7 +46,7 @@ PRODUCER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class KeyStore:
-    """The table `webhook_signatures`, as plant_api."""
+    """The table `webhook_signatures`, as plant_ingress, which reads it, or plant_operator."""
 
     def __init__(self, database: Database, master_key: MasterKey) -> None:
         self._database = database
@@ -110,6 +111,16 @@ class KeyStore:
         """Return every key there ever was, by producer, oldest first."""
         async with self._database.transaction() as connection:
             return _stored(await connection.execute(key_rows.ALL))
+
+    async def assert_read_only(self) -> None:
+        """Raise TooMuchPrivilege where this process could add a key, or change one."""
+        async with self._database.transaction() as connection:
+            why = (await connection.execute(key_rows.MAY_CHANGE)).scalar_one_or_none()
+        if why is not None:
+            raise TooMuchPrivilege(
+                why=f"{why} Strangers send requests to ingress, so it may only read them.",
+                next_step="export PLANT_DATABASE_INGRESS_URL=postgresql://plant_ingress:…@host/plant",
+            )
 
     async def load(self, default: ProducerPolicy) -> tuple[list[Key], dict[str, ProducerPolicy]]:
         """Return the keys neither revoked nor expired, newest first, and the policies that have a row; of one moment.
@@ -215,6 +226,10 @@ class Keyring:
         self.loaded = True
         metrics.INGRESS_KEYS_LOADED.set(len(self.keys))
         metrics.INGRESS_KEYS_LOADED_AT.set(self._clock.now().timestamp())
+
+    async def assert_read_only(self) -> None:
+        """Raise TooMuchPrivilege where this process could change what it reads."""
+        await self._store.assert_read_only()
 
     def start(self) -> None:
         """Refresh every second, in a task."""

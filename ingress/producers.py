@@ -82,7 +82,7 @@ class StoredProducer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProducerStore:
-    """The table `producers`, as plant_api."""
+    """The table `producers`, as plant_ingress, which reads it, or plant_operator."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

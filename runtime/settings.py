@@ -23,7 +23,7 @@ from runtime.stack_file import DEFAULT_HOME, find_home, read_stack_file
 PREFIX: Final = "PLANT_"
 KAFKA_PORT: Final = 9092
 
-DatabaseRole = Literal["owner", "writer", "api", "auditor"]
+DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor"]
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -59,7 +59,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     database_owner_url: Annotated[str, Meta(description="Address for `plant_owner`, which migrates.")] = ""
     database_writer_url: Annotated[str, Meta(description="Address for `plant_writer`, which runs workers.")] = ""
-    database_api_url: Annotated[str, Meta(description="Address for `plant_api`, which serves ingress and reads.")] = ""
+    database_ingress_url: Annotated[
+        str, Meta(description="Address for `plant_ingress`, which reads keys and producers' policies.")
+    ] = ""
+    database_operator_url: Annotated[
+        str, Meta(description="Address for `plant_operator`, which changes keys and producers' policies.")
+    ] = ""
+    database_api_url: Annotated[str, Meta(description="Address for `plant_api`, which reads for readers.")] = ""
     database_auditor_url: Annotated[str, Meta(description="Address for `plant_auditor`, which reads the log.")] = ""
 
     database_api_replica_url: Annotated[

@@ -49,6 +49,8 @@ class Database:
     name: str
     owner_url: str
     writer_url: str
+    ingress_url: str
+    operator_url: str
     api_url: str
     auditor_url: str
     superuser_url: str
@@ -111,7 +113,7 @@ def make_database(stack: Services, template_database: str) -> Iterator[Callable[
         name = f"plant_test_{secrets.token_hex(6)}"
         postgres.create_database(stack.superuser_url, name, template=template_database)
         made.append(name)
-        roles = ("owner", "writer", "api", "auditor", "superuser")
+        roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "superuser")
         urls = {role: _in_database(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"], name) for role in roles}
         return Database(name, *(urls[role] for role in roles))
 
@@ -137,6 +139,8 @@ def settings_for(stack: Services) -> SettingsFor:
                 **{name: value for name, value in stack.environ.items() if name.startswith("PLANT_KAFKA_")},
                 "PLANT_DATABASE_OWNER_URL": database.owner_url,
                 "PLANT_DATABASE_WRITER_URL": database.writer_url,
+                "PLANT_DATABASE_INGRESS_URL": database.ingress_url,
+                "PLANT_DATABASE_OPERATOR_URL": database.operator_url,
                 "PLANT_DATABASE_API_URL": database.api_url,
                 "PLANT_DATABASE_AUDITOR_URL": database.auditor_url,
                 "PLANT_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),

@@ -218,7 +218,7 @@ async def _store(settings: Settings) -> AsyncIterator[KeyStore]:
     from ingress.keys import KeyStore
     from signing.master_key import MasterKey
 
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     try:
         yield KeyStore(database, MasterKey(settings))
     finally:

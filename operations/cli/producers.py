@@ -216,7 +216,7 @@ async def _store(settings: Settings) -> AsyncIterator[ProducerStore]:
     from database.connector import connect
     from ingress.producers import ProducerStore
 
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     try:
         yield ProducerStore(database)
     finally:

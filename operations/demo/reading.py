@@ -16,7 +16,7 @@ from streams.topics import describe
 
 
 async def keys_made(database: Database, producer: str) -> int:
-    """Count the keys that a producer has had. As plant_api."""
+    """Count the keys that a producer has had. As plant_operator."""
     async with database.transaction() as connection:
         count: int = (await connection.execute(COUNT, {"producer": producer})).scalar_one()
     return count

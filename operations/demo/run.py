@@ -65,7 +65,7 @@ class Run:
 
     def publish(self) -> Published:
         """Add a key, start ingress and a worker, publish everything, and wait until it is projected."""
-        self.number = 1 + uvloop.run(self._with("api", lambda database: reading.keys_made(database, PRODUCER)))
+        self.number = 1 + uvloop.run(self._with("operator", lambda database: reading.keys_made(database, PRODUCER)))
         self._progress.say("Starting plant worker and plant ingress")
         self._stage.start("worker")
         self._stage.start_ingress()

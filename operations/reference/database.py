@@ -25,7 +25,7 @@ from operations.reference.tables import ColumnFacts, TableFacts
 _WORDS: Final = Path(__file__).with_name("database.md")
 _MEANINGS: Final = Path(__file__).with_name("database.toml")
 _MARKER: Final = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
-ROLES: Final = ("plant_writer", "plant_api", "plant_auditor")
+ROLES: Final = ("plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor")
 _RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 

@@ -115,6 +115,10 @@ def grants() -> list[Grant]:
     held: list[Grant] = []
     pattern = re.compile(r"(GRANT|REVOKE) (.+) ON (?!FUNCTION|SCHEMA)(?:TABLE )?(.+) (?:TO|FROM) (.+)")
     for match in filter(None, map(pattern.fullmatch, statements())):
+        if (match[1], match[2]) == ("REVOKE", "ALL"):  # rights on single columns go with those on the table
+            ended = set(product(match[3].split(", "), match[4].split(", ")))
+            held = [grant for grant in held if (grant.table, grant.role) not in ended]
+            continue
         for right, columns in _rights(match[2]):
             pairs = product(match[3].split(", "), match[4].split(", "))
             named = [Grant(table, role, right, columns) for table, role in pairs]

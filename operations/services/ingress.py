@@ -71,7 +71,7 @@ def build_ingress(
     clock = clock or SystemClock()
     registry = activate_registry(settings)
     producer = producer or EventProducer(settings, topics=(EVENTS_TOPIC,))
-    database = connect(settings, "api")
+    database = connect(settings, "ingress")
     keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
     intake = Intake(settings, keyring, producer, clock)
     readiness = Readiness(keyring, producer, clock)
@@ -129,10 +129,11 @@ async def _serve(
     say: Callable[[str], None],
     parent_pipe: int | None,
 ) -> None:
-    await require_least_privilege(settings, "api", DATABASE_TIMEOUT_SECONDS)
+    await require_least_privilege(settings, "ingress", DATABASE_TIMEOUT_SECONDS)
     # The others of the port answer until this process can; but not without end, should nobody be able to.
     ready_timeout_seconds = 0 if parent_pipe is None else READY_TIMEOUT_SECONDS
     ingress = build_ingress(settings, ready_timeout_seconds=ready_timeout_seconds)
+    await ingress.keyring.assert_read_only()
     if parent_pipe is not None:
         end_with_parent(parent_pipe)
     await serve_http(

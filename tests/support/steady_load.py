@@ -112,7 +112,7 @@ async def new_signer(settings: Settings, producer: str, scheme: Scheme, overlap:
     else:
         pair = new_private_key()
         stored, signed = pair.public_key, pair.sign
-    database, key_id = connect(settings, "api"), new_key_id()
+    database, key_id = connect(settings, "operator"), new_key_id()
     try:
         store = KeyStore(database, MasterKey(settings))
         if overlap is None:

@@ -65,7 +65,7 @@ class Sender:
 
 async def add_key(settings: Settings, producer: str = "genesis") -> tuple[UUID, Sender]:
     """A new key in the database, and who signs with it."""
-    database, key_id, secret = connect(settings, "api"), new_key_id(), new_secret()
+    database, key_id, secret = connect(settings, "operator"), new_key_id(), new_secret()
     try:
         await KeyStore(database, MasterKey(settings)).add(key_id, producer, secret, None)
     finally:

@@ -16,14 +16,15 @@ from tests.support.schema_shape import shape
 
 V1 = "substr(sha256('n'), 1, 12), sha256('c'), NULL"
 V1A = "NULL, NULL, sha256('p')"
+NAMED = "INSERT INTO producers (name) VALUES ('genesis')"
 INSERT = "INSERT INTO webhook_signatures (producer, scheme, nonce, ciphertext, public_key) VALUES ('genesis', {})"
 
 
 @pytest.mark.parametrize("values", [f"'v1', {V1}", f"'v1a', {V1A}"])
 def test_a_key_of_either_scheme_is_taken_with_what_belongs_to_it(database: Database, values: str) -> None:
-    """A secret for v1, a public key for v1a; plant_api may write both."""
-    sql.execute(database.api_url, [INSERT.format(values)])
-    assert sql.value(database.api_url, "SELECT count(*) FROM webhook_signatures") == 1
+    """A secret for v1, a public key for v1a; plant_operator may write both."""
+    sql.execute(database.operator_url, [INSERT.format(values)])
+    assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_signatures") == 1
 
 
 @pytest.mark.parametrize(
@@ -79,26 +80,26 @@ def test_a_producer_that_can_not_be_is_refused(database: Database, values: str) 
         )
 
 
-@pytest.mark.parametrize("role", ["writer", "api", "auditor"])
+@pytest.mark.parametrize("role", ["writer", "ingress", "operator", "api", "auditor"])
 def test_each_role_has_its_rights_on_producers_and_no_more(database: Database, role: str) -> None:
-    """plant_api reads all of it, and writes all but names and times of making; the others have no business here."""
+    """plant_operator writes all but names and times of making, plant_ingress reads; no other role has any right."""
     ask = "SELECT has_any_column_privilege('plant_{}', 'producers', '{}')"
     every = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
     held = [right for right in every if sql.value(database.owner_url, ask.format(role, right))]
-    assert held == (["SELECT", "INSERT", "UPDATE"] if role == "api" else [])
-    for right in ("DELETE", "TRUNCATE", "TRIGGER", "INSERT", "UPDATE"):
+    assert held == {"operator": ["SELECT", "INSERT", "UPDATE"], "ingress": ["SELECT"]}.get(role, [])
+    for right in ("TRUNCATE", "TRIGGER", "INSERT", "UPDATE"):
         whole = f"SELECT has_table_privilege('plant_{role}', 'producers', '{right}')"
         assert sql.value(database.owner_url, whole) is False
 
 
-def test_the_api_changes_neither_names_nor_public_keys(database: Database) -> None:
+def test_an_operator_changes_neither_names_nor_public_keys(database: Database) -> None:
     """A producer keeps its name and its day, a key its public half."""
-    sql.execute(database.api_url, [INSERT.format(f"'v1a', {V1A}"), "INSERT INTO producers (name) VALUES ('genesis')"])
+    sql.execute(database.operator_url, [INSERT.format(f"'v1a', {V1A}"), NAMED])
     for table, column in (("producers", "name"), ("producers", "created_at"), ("webhook_signatures", "public_key")):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            sql.execute(database.api_url, [f"UPDATE {table} SET {column} = {column}"])
+            sql.execute(database.operator_url, [f"UPDATE {table} SET {column} = {column}"])
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        sql.execute(database.api_url, ["DELETE FROM producers"])
+        sql.execute(database.operator_url, ["DELETE FROM webhook_signatures"])
 
 
 async def test_a_process_of_before_reads_on(database: Database, settings: Settings) -> None:
@@ -109,10 +110,10 @@ async def test_a_process_of_before_reads_on(database: Database, settings: Settin
         WHERE scheme = 'v1' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
         ORDER BY created_at DESC, id
     """)
-    api = connect(settings, "api")
-    async with api.transaction() as connection:
+    operator = connect(settings, "operator")
+    async with operator.transaction() as connection:
         rows = list((await connection.execute(before)).mappings())
-    await api.close()
+    await operator.close()
     assert [(row["producer"], len(row["nonce"]), len(row["ciphertext"])) for row in rows] == [("genesis", 12, 32)]
 
 

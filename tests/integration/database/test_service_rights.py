@@ -13,18 +13,19 @@ from tests.support.direct_changes import fetch
 from tests.support.services import Services
 from tests.support.tenants import DIVIDED, MINE, THEIRS, VIEWS, Attempt, fill, ids
 
-SERVICES = ("writer", "api", "auditor")
+SERVICES = ("writer", "ingress", "operator", "api", "auditor")
 
 UNDIVIDED = {
-    "public.alembic_version": {"writer", "api", "auditor"},
+    "public.alembic_version": set(SERVICES),
     "public.audit_log": {"writer", "auditor"},
-    "public.checkpoints": {"writer", "api", "auditor"},
+    "public.checkpoints": {"writer", "operator", "api", "auditor"},
     "public.event_stream": {"writer", "auditor"},
     "public.outbox": {"writer"},
-    "public.partition_owners": {"writer", "api", "auditor"},
-    "public.producers": {"api"},
+    "public.partition_owners": {"writer", "operator", "api", "auditor"},
+    "public.master_keys": {"ingress", "operator"},
+    "public.producers": {"ingress", "operator"},
     "public.webhook_deliveries": {"writer", "api"},
-    "public.webhook_signatures": {"api"},
+    "public.webhook_signatures": {"ingress", "operator"},
 }
 """Tables without tenants, and who may read whole rows. A table that stands nowhere has no decision."""
 
@@ -39,9 +40,11 @@ FUNCTIONS = {
     "extend_entity_chain()": (INVOKER, set(SERVICES)),
     "hold_partition(text,integer,bigint,bigint)": (INVOKER, set(SERVICES)),
     "keep_entity_identity()": (INVOKER, set(SERVICES)),
+    "keep_keys_ended()": (INVOKER, set(SERVICES)),
     "record_entity_version()": (DEFINER, set()),
     "refresh_statistics(regclass[])": (DEFINER, {"writer"}),
     "refuse_change()": (INVOKER, set(SERVICES)),
+    "refuse_key_removal()": (INVOKER, set(SERVICES)),
     "refuse_truncate()": (INVOKER, set(SERVICES)),
     "refuse_version_change()": (INVOKER, set(SERVICES)),
     "require_entity()": (INVOKER, set(SERVICES)),
@@ -115,7 +118,7 @@ async def test_every_function_has_a_decision(database: MigratedDatabase) -> None
     functions = await fetch(
         database.superuser_url,
         "SELECT p.oid::regprocedure::text AS name, prosecdef, proconfig, prorettype = 'trigger'::regtype,"
-        " ARRAY(SELECT substr(rolname, 7) FROM pg_roles WHERE rolname IN ('plant_writer', 'plant_api', 'plant_auditor')"
+        f" ARRAY(SELECT substr(rolname, 7) FROM pg_roles WHERE substr(rolname, 7) = ANY (ARRAY{list(SERVICES)})"
         f"  AND has_function_privilege(rolname, p.oid, 'EXECUTE')) FROM pg_proc AS p"
         f" JOIN pg_namespace AS n ON n.oid = pronamespace WHERE {OURS} AND {NO_EXTENSION.format(oid='p.oid')}",
     )
@@ -215,7 +218,7 @@ async def test_nothing_can_be_put_beside_ours(database: MigratedDatabase, role: 
 @pytest.mark.parametrize("role", SERVICES)
 async def test_no_role_becomes_another(database: MigratedDatabase, role: str) -> None:
     """SET ROLE, SET SESSION AUTHORIZATION, grants, the server's files and its settings are refused."""
-    other = [name for name in ("plant_owner", "plant_writer", "plant_api", "plant_auditor") if name != f"plant_{role}"]
+    other = [f"plant_{name}" for name in ("owner", *SERVICES) if name != role]
     statements = [
         *(f"SET ROLE {name}" for name in (*other, "postgres", "pg_read_all_data")),
         *(f"SET SESSION AUTHORIZATION {name}" for name in (*other, "postgres")),
@@ -248,7 +251,7 @@ async def test_large_objects_are_their_makers(database: MigratedDatabase) -> Non
     """What one role stores as a large object no other service can read, list or change."""
     async with Attempt(database.writer_url, MINE) as attempt:
         ((number,),) = await attempt.connection.fetch("SELECT lo_from_bytea(0, $1)", b"alpha's own")
-    for role in ("api", "auditor"):
+    for role in SERVICES[1:]:
         async with Attempt(address(database, role), MINE) as attempt:
             await attempt.run(
                 f"SELECT lo_get({number})",

@@ -101,11 +101,12 @@ async def test_a_tenant_set_for_the_whole_database_is_refused(
         ("worker", "WRITER", "superuser", "is a superuser"),
         ("relay --once", "WRITER", "superuser", "is a superuser"),
         ("seed", "WRITER", "superuser", "is a superuser"),
-        ("ingress --port 0", "API", "superuser", "is a superuser"),
+        ("ingress --port 0", "INGRESS", "superuser", "is a superuser"),
         ("worker", "WRITER", "owner", "plant_owner owns"),
         ("relay --once", "WRITER", "owner", "plant_owner owns"),
         ("seed", "WRITER", "owner", "plant_owner owns"),
-        ("ingress --port 0", "API", "BYPASSRLS", "bypasses row-level security"),
+        ("ingress --port 0", "INGRESS", "BYPASSRLS", "bypasses row-level security"),
+        ("ingress --port 0", "INGRESS", "operator", "The role plant_operator may change keys."),
     ],
 )
 async def test_a_service_refuses_to_start_with_too_much(

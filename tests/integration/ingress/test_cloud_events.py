@@ -398,7 +398,7 @@ async def test_large_lines_and_bodies_are_refused(settings: Settings, topic: str
 
 async def set_policy(serving: Serving, **policy: Any) -> None:
     """Change what `genesis` may do, and wait until the process knows."""
-    database = connect(serving.settings, "api")
+    database = connect(serving.settings, "operator")
     try:
         await ProducerStore(database).set("genesis", PolicyChanges(**policy))
     finally:

@@ -98,7 +98,7 @@ async def test_javascript_producer(settings: Settings, tmp_path: Path) -> None:
     """Node.js alone signs with a shared secret, and with a private key."""
     if shutil.which("node") is None:
         pytest.skip("needs node")
-    private_key, database = new_private_key(), connect(settings, "api")
+    private_key, database = new_private_key(), connect(settings, "operator")
     await KeyStore(database, MasterKey(settings)).add(
         new_key_id(), "genesis", private_key.public_key, None, scheme="v1a"
     )

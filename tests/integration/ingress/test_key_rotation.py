@@ -65,7 +65,7 @@ async def test_no_request_is_refused_while_keys_are_changed(running: Running) ->
 
 async def expire_all_but_the_last(settings: Settings, scheme: Scheme) -> None:
     """End an overlap of hours now, whatever the machine's pace."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     try:
         async with database.transaction() as connection:
             await connection.execute(EXPIRE, {"scheme": scheme})
@@ -79,7 +79,7 @@ async def answered(load: SteadyLoad, status: int, signer: Sign) -> bool:
 
 async def test_a_revoked_key_is_refused_by_a_running_process(running: Running) -> None:
     """Revoked in the database, it is refused by a process that was using it; so it went for most of several keys."""
-    database = connect(running.settings, "api")
+    database = connect(running.settings, "operator")
     store = KeyStore(database, MasterKey(running.settings))
     load = SteadyLoad(running.url, 1)
     for scheme in ("v1", "v1a", "v1"):
@@ -94,7 +94,7 @@ async def test_a_revoked_key_is_refused_by_a_running_process(running: Running) -
 async def test_a_policy_reaches_a_running_keyring(settings: Settings) -> None:
     """Disabling and limiting a producer are read with its keys."""
     await add_key(settings)
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     store, keyring = ProducerStore(database), Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
     keyring.start()
     await wait_until_async(lambda: keyring.loaded, "the keys are loaded")

@@ -138,7 +138,7 @@ async def test_every_bad_signature_gets_the_same_answer(serving: Serving) -> Non
 async def test_a_revoked_key_is_refused_within_seconds(serving: Serving) -> None:
     """Revoking reaches a running process."""
     assert (await serving.post(RATED, rated())).status_code == 200
-    database = connect(serving.settings, "api")
+    database = connect(serving.settings, "operator")
     await KeyStore(database, MasterKey(serving.settings)).revoke(serving.key_id)
     await database.close()
 
@@ -237,7 +237,9 @@ async def test_without_kafka_and_keys_it_is_alive_but_not_ready(settings: Settin
     import msgspec
 
     away = msgspec.structs.replace(
-        settings, kafka_bootstrap_servers="127.0.0.1:1", database_api_url="postgresql://plant_api:x@127.0.0.1:1/plant"
+        settings,
+        kafka_bootstrap_servers="127.0.0.1:1",
+        database_ingress_url="postgresql://plant_ingress:x@127.0.0.1:1/plant",
     )
     app = build_ingress(away).app
     async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://i") as client:

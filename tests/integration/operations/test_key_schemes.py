@@ -32,16 +32,16 @@ from tests.support.command_line import keys_of, operations, plant
 
 
 @pytest_asyncio.fixture
-async def api(settings: Settings) -> AsyncIterator[Database]:
-    """The database as plant_api."""
-    database = connect(settings, "api")
+async def operator(settings: Settings) -> AsyncIterator[Database]:
+    """The database as plant_operator."""
+    database = connect(settings, "operator")
     yield database
     await database.close()
 
 
 @pytest.fixture
-def store(settings: Settings, api: Database) -> KeyStore:
-    return KeyStore(api, MasterKey(settings))
+def store(settings: Settings, operator: Database) -> KeyStore:
+    return KeyStore(operator, MasterKey(settings))
 
 
 async def loaded(store: KeyStore) -> Keyring:
@@ -169,7 +169,7 @@ async def test_a_key_with_a_start_waits_for_it(settings: Settings, store: KeySto
     assert verified(keyring, decode_private_key(made.stdout.strip())) == ""
 
 
-async def test_a_key_without_a_start_works_where_the_clock_is_behind(store: KeyStore, api: Database) -> None:
+async def test_a_key_without_a_start_works_where_the_clock_is_behind(store: KeyStore, operator: Database) -> None:
     """Ingress and database need not agree on the second in which a key was made."""
 
     class Behind(SystemClock):

@@ -45,7 +45,7 @@ async def test_a_key_is_recorded_then_made_and_its_secret_shown_once(settings: S
     assert [(key["producer"], key["state"]) for key in listed] == [("genesis", "active")]
     acts = await operations(settings, f"genesis/{listed[0]['id']}")
     assert [(act.actor, act.action, act.reason) for act in acts] == [("ops", "keys.add", "first key")]
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     async with database.transaction() as connection:
         row = (await connection.execute(text("SELECT ciphertext FROM webhook_signatures"))).scalar_one()
     await database.close()
@@ -131,7 +131,7 @@ async def test_an_unknown_key_is_said(settings: Settings) -> None:
 
 async def test_the_keyring_holds_what_is_usable(settings: Settings) -> None:
     """Revoked, expired and unreadable keys are left out; the others are decrypted, newest first."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     store = KeyStore(database, MasterKey(settings))
     secrets: dict[UUID, bytes] = {}
     for producer in ("first", "second", "revoked", "moved"):
@@ -158,7 +158,7 @@ async def test_the_keyring_holds_what_is_usable(settings: Settings) -> None:
 
 async def test_an_unreadable_key_is_told_once(settings: Settings) -> None:
     """The keys are read every second; what can't be decrypted is one line in the log, not one a second."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     await KeyStore(database, MasterKey(settings)).add(new_key_id(), "genesis", new_secret(), None)
     other = msgspec.structs.replace(settings, master_key=base64.b64encode(bytes(32)).decode())
     store = KeyStore(database, MasterKey(other))
@@ -175,9 +175,9 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
     """A connection on which nothing more comes is dropped, and the next one reports a revoked key."""
     monkeypatch.setattr("ingress.keys.REFRESH_TIMEOUT_SECONDS", 0.5)
     key_id = new_key_id()
-    direct = connect(settings, "api")
+    direct = connect(settings, "operator")
     await KeyStore(direct, MasterKey(settings)).add(key_id, "genesis", new_secret(), None)
-    address = urlsplit(settings.database_address("api"))
+    address = urlsplit(settings.database_address("operator"))
     assert address.hostname is not None
     answering: list[asyncio.Task[None]] = []
     writers: list[asyncio.StreamWriter] = []
@@ -196,7 +196,7 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     through = address._replace(netloc=f"{address.username}:{address.password}@127.0.0.1:{port}")
-    database = connect(msgspec.structs.replace(settings, database_api_url=urlunsplit(through)), "api")
+    database = connect(msgspec.structs.replace(settings, database_operator_url=urlunsplit(through)), "operator")
     keyring = Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
     await keyring.refresh()
     assert len(keyring.keys) == 1
@@ -216,13 +216,13 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
 
 async def test_known_keys_stay_when_the_database_goes(settings: Settings) -> None:
     """A refresh that fails leaves the last keys in use."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     keyring = Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
     await keyring.refresh()
     assert keyring.loaded
     owner = connect(settings, "owner")
     async with owner.transaction() as connection:
-        await connection.execute(text("REVOKE SELECT ON webhook_signatures FROM plant_api"))
+        await connection.execute(text("REVOKE SELECT ON webhook_signatures FROM plant_operator"))
     with pytest.raises(Exception, match="permission denied"):
         await keyring.refresh()
     assert keyring.loaded

@@ -31,7 +31,7 @@ def listed(settings: Settings) -> dict[str, dict[str, object]]:
 
 async def policies(settings: Settings, *names: str) -> list[ProducerPolicy]:
     """What a keyring that has just read the database says of these producers."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     try:
         keyring = Keyring(KeyStore(database, MasterKey(settings)), SystemClock(), default_policy(settings))
         await keyring.refresh()
@@ -156,7 +156,7 @@ def test_bad_arguments_are_usage_errors(
 
 async def test_setting_and_disabling_at_once_keep_each_others_work(settings: Settings) -> None:
     """One changes limits, one the switch: neither undoes what the other did."""
-    database = connect(settings, "api")
+    database = connect(settings, "operator")
     store = ProducerStore(database)
     await store.disable("genesis")
     await store.set("genesis", PolicyChanges(burst=3))

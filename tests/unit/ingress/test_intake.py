@@ -35,12 +35,12 @@ def intake_of(loaded: bool = True, **changes: Any) -> Intake:
     """An intake that knows one key, on a producer and a database that are not there."""
     settings = Settings(
         kafka_bootstrap_servers="127.0.0.1:1",
-        database_url="postgresql://plant_api:x@127.0.0.1:1/plant",
+        database_url="postgresql://plant_ingress:x@127.0.0.1:1/plant",
         master_key=base64.b64encode(bytes(32)).decode(),
         **changes,
     )
     clock = FixedClock(NOW)
-    keyring = Keyring(KeyStore(connect(settings, "api"), MasterKey(settings)), clock, default_policy(settings))
+    keyring = Keyring(KeyStore(connect(settings, "ingress"), MasterKey(settings)), clock, default_policy(settings))
     keyring.keys, keyring.loaded = [HmacKey(id="k", owner="genesis", secret=SECRET)], loaded
     return Intake(settings, keyring, EventProducer(settings, topics=(EVENTS_TOPIC,)), clock)
 

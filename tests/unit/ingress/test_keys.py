@@ -22,13 +22,13 @@ from signing.signatures import HmacKey, Key, SignatureRejected, Verified, sign
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 SETTINGS = Settings(
-    database_url="postgresql://plant_api:x@127.0.0.1:1/plant", master_key=base64.b64encode(bytes(32)).decode()
+    database_url="postgresql://plant_ingress:x@127.0.0.1:1/plant", master_key=base64.b64encode(bytes(32)).decode()
 )
 TIMESTAMP = str(int(NOW.timestamp())).encode()
 
 
 def store() -> KeyStore:
-    return KeyStore(connect(SETTINGS, "api"), MasterKey(SETTINGS))
+    return KeyStore(connect(SETTINGS, "ingress"), MasterKey(SETTINGS))
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a b", "a\n", "x" * 64])

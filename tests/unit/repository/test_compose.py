@@ -59,9 +59,9 @@ def test_compose_file_is_valid_for_docker_compose() -> None:
     for name in ("ingress", "worker"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     assert services["kafka"]["image"].endswith(f":{KAFKA_VERSION}")
-    changed = resolved(PLANT_KAFKA_PORT="19999", PLANT_API_PASSWORD="other")["services"]
+    changed = resolved(PLANT_KAFKA_PORT="19999", PLANT_INGRESS_PASSWORD="other")["services"]
     assert "OUTSIDE://127.0.0.1:19999" in changed["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
-    assert "plant_api:other@" in changed["ingress"]["environment"]["PLANT_DATABASE_API_URL"]
+    assert "plant_ingress:other@" in changed["ingress"]["environment"]["PLANT_DATABASE_INGRESS_URL"]
 
 
 def test_passwords_of_the_compose_file_can_all_be_set() -> None:
@@ -93,7 +93,7 @@ def test_test_addresses_agree_with_the_compose_file() -> None:
     text = (ROOT / COMPOSE_FILE).read_text(encoding="utf-8")
     addresses = compose_addresses({})
 
-    for role in ("superuser", "owner", "writer", "api", "auditor"):
+    for role in ("superuser", "owner", "writer", "ingress", "operator", "api", "auditor"):
         assert f"${{PLANT_{role.upper()}_PASSWORD:-plant-{role}-development}}" in text
         assert f":plant-{role}-development@127.0.0.1:5432/plant" in addresses[f"PLANT_DATABASE_{role.upper()}_URL"]
     assert compose_addresses({"PLANT_KAFKA_PORT": "9", "PLANT_POSTGRES_PORT": "5"})[

@@ -173,7 +173,7 @@ async def test_a_peer_that_leaves_halfway_leaves_nothing_behind(running: Running
 
 async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running) -> None:
     """A load that would go on for a minute ends when nobody reads its answer any more."""
-    database = connect(running.settings, "api")
+    database = connect(running.settings, "operator")
     await ProducerStore(database).set("genesis", PolicyChanges(rate_per_second=50.0, burst=1))
     await database.close()
     await wait_until_async(lambda: refused_for_its_rate(running), "the rate is known")
