@@ -173,6 +173,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Longest time of an NDJSON request, once it was read; then it stops at a line that it names."),
     ] = 900
     ingress_requests_max: Annotated[Positive, Meta(description="Most requests under way at a time.")] = 2_000
+    ingress_keep_alive_timeout_seconds: Annotated[
+        Positive,
+        Meta(description="How long an idle connection stays open; more than load balancers keep theirs, mostly 60 s."),
+    ] = 75
     ingress_producer_rate_per_second: Annotated[
         PositiveFloat,
         Meta(

@@ -9,14 +9,15 @@ docs/decisions/0007-uvicorn-with-our-limits.md says why.
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar, Final, Literal, assert_never
+from typing import Any, ClassVar, Final, Literal, assert_never
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ingress.problems import Problem, retry_after
 from ingress.server.corking import CorkedTransport
+from ingress.server.framing import as_get, close_delimited, framing_fault
 from runtime import metrics
 from runtime.lifecycle import raise_fd_limit
 
@@ -26,7 +27,6 @@ BODY_BYTES_PER_SECOND_MIN: Final = 64 * 1024
 """Beyond the first seconds a body has to arrive this fast."""
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 """For an answer, or for the next part of one."""
-KEEP_ALIVE_TIMEOUT_SECONDS: Final = 30
 CLOSE_OVERDUE_EVERY_SECONDS: Final = 1.0
 HEAD_MAX_BYTES: Final = 32 * 1024
 PIPELINED_MAX: Final = 16
@@ -39,6 +39,10 @@ Stage = Literal["head", "body", "answer", "idle"]
 
 class TooFarAhead(Exception):
     """A peer that sends request after request and does not wait for the answers."""
+
+
+class BadFraming(Exception):
+    """A head that HTTP refuses."""
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -72,8 +76,9 @@ class BoundedConnection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             self._decline_upgrade(data[upgrade.args[0] :])
-        except HttpParserError:
-            self.send_400_response("This is not HTTP/1.1.")
+        except HttpParserError as error:
+            cause = error.__context__
+            self.send_400_response(str(cause) if isinstance(cause, BadFraming) else "This is not HTTP/1.1.")
         if self.head_bytes > HEAD_MAX_BYTES:
             self.cut_off("large_head", Problem("headers-too-large", f"At most {HEAD_MAX_BYTES} bytes are read."))
 
@@ -82,9 +87,19 @@ class BoundedConnection(HttpToolsProtocol):
             return
         if len(self.pipeline) >= PIPELINED_MAX:
             raise TooFarAhead
+        fault = framing_fault(self.parser.get_http_version(), self.headers)
+        if fault is not None:
+            raise BadFraming(fault)
         super().on_headers_complete()
         self.headers = []  # the request keeps its own; trailers are no part of it
         self._enter("body")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["method"] == "HEAD":
+            app = as_get(app)
+        if cycle.scope["http_version"] == "1.0":
+            app = close_delimited(app, cycle)
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes -= len(body)
@@ -122,7 +137,7 @@ class BoundedConnection(HttpToolsProtocol):
             case "answer":
                 return now - self.since > REQUEST_TIMEOUT_SECONDS
             case "idle":
-                return now - self.since > KEEP_ALIVE_TIMEOUT_SECONDS
+                return now - self.since > self.timeout_keep_alive
             case _:
                 assert_never(self.stage)
 

@@ -18,7 +18,7 @@ import uvicorn
 from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import IngressApp
-from ingress.server.connections import KEEP_ALIVE_TIMEOUT_SECONDS, BoundedConnection, close_overdue
+from ingress.server.connections import BoundedConnection, close_overdue
 from runtime.lifecycle import stop_on_signals, temp_path
 
 BACKLOG: Final = 2048
@@ -68,6 +68,7 @@ async def serve_http(
     *,
     readiness: Readiness,
     ready_file: Path | None,
+    keep_alive_timeout_seconds: int,
     when_started: Callable[[], None],
     when_ending: Callable[[], None],
 ) -> None:
@@ -82,7 +83,7 @@ async def serve_http(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_TIMEOUT_SECONDS,
+        timeout_keep_alive=keep_alive_timeout_seconds,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         backlog=BACKLOG,
     )

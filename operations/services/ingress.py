@@ -141,6 +141,7 @@ async def _serve(
         listener,
         readiness=ingress.readiness,
         ready_file=ready_file,
+        keep_alive_timeout_seconds=settings.ingress_keep_alive_timeout_seconds,
         when_started=lambda: say(f"Listening on {address_of(listener).url}"),
         when_ending=ingress.intake.stop,
     )

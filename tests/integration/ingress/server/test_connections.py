@@ -285,14 +285,13 @@ async def test_a_body_that_comes_after_its_answer_is_passed_over(running: Runnin
     assert (statuses(first), statuses(second)) == ([b"404"], [b"200"])
 
 
-async def test_a_peer_that_never_reads_its_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_never_reads_its_answer_is_let_go() -> None:
     """An answer that nobody reads does not keep a connection open."""
 
     async def large(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % 2**25)]})
         await send({"type": "http.response.body", "body": bytes(2**25)})
 
-    monkeypatch.setattr(connections, "KEEP_ALIVE_TIMEOUT_SECONDS", 1)
     loop, state = asyncio.get_running_loop(), ServerState()
     config = Config(large, http=BoundedConnection, ws="none", log_config=None, timeout_keep_alive=1)
     server = await loop.create_server(lambda: BoundedConnection(config, state, {}), "127.0.0.1", 0)

@@ -15,6 +15,7 @@ from ingress.server import connections
 from ingress.server.connections import BoundedConnection, Stage
 
 DEADLINE_SECONDS = 120
+KEEP_ALIVE_TIMEOUT_SECONDS = 75
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab"
 
 
@@ -27,7 +28,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 def connection() -> BoundedConnection:
-    config = Config(application, http=BoundedConnection, ws="none", log_config=None)
+    config = Config(
+        application, http=BoundedConnection, ws="none", log_config=None, timeout_keep_alive=KEEP_ALIVE_TIMEOUT_SECONDS
+    )
     config.load()
     return BoundedConnection(config, ServerState(), {})
 
@@ -39,7 +42,7 @@ def connection() -> BoundedConnection:
         ("body", 0, connections.BODY_TIMEOUT_SECONDS),
         ("body", 10 * connections.BODY_BYTES_PER_SECOND_MIN, connections.BODY_TIMEOUT_SECONDS + 10),
         ("answer", 0, connections.REQUEST_TIMEOUT_SECONDS),
-        ("idle", 0, connections.KEEP_ALIVE_TIMEOUT_SECONDS),
+        ("idle", 0, KEEP_ALIVE_TIMEOUT_SECONDS),
     ],
 )
 async def test_each_stage_has_its_timeout(stage: Stage, body_bytes: int, timeout_seconds: float) -> None:
@@ -51,8 +54,8 @@ async def test_each_stage_has_its_timeout(stage: Stage, body_bytes: int, timeout
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
-    config, state = Config(application, http=BoundedConnection, ws="none", log_config=None), ServerState()
+async def serving(app: Any = application) -> AsyncIterator[int]:
+    config, state = Config(app, http=BoundedConnection, ws="none", log_config=None), ServerState()
     config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: BoundedConnection(config, state, {}), "127.0.0.1", 0)
@@ -99,3 +102,71 @@ async def test_requests_far_ahead_of_their_answers_end_the_connection() -> None:
             answers = b""
         writer.close()
         assert answers.count(b"HTTP/1.1 204 ") <= connections.PIPELINED_MAX + 1
+
+
+async def streaming(scope: Any, receive: Any, send: Any) -> None:
+    """Answer the method in two parts, without a length."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["method"].encode(), "more_body": True})
+    await send({"type": "http.response.body", "body": b" it was"})
+
+
+async def sized(scope: Any, receive: Any, send: Any) -> None:
+    """Answer two bytes, with a length, and the method."""
+    headers = [(b"content-length", b"2"), (b"x-method", scope["method"].encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def exchange(app: Any, request: bytes) -> tuple[bytes, bytes]:
+    """Send these bytes and return head and body of all that is answered until the connection closes."""
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        return head.lower(), body
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nconnection: close", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nhost: x\r\nconnection: close", 400),
+        (b"GET / HTTP/1.1\r\nhost: x/y\r\nconnection: close", 400),
+        (b"GET / HTTP/1.1\r\nhost: a b\r\nconnection: close", 400),
+        (b"GET / HTTP/1.1\r\nhost: x:y\r\nconnection: close", 400),
+        (b"GET / HTTP/1.0\r\nhost: x\r\nhost: x", 400),
+        (b"POST / HTTP/1.0\r\ntransfer-encoding: chunked", 400),
+        (b"GET / HTTP/1.1\r\nhost:\r\nconnection: close", 200),
+        (b"GET / HTTP/1.1\r\nhost: [::1]:8080\r\nconnection: close", 200),
+        (b"GET / HTTP/1.1\r\nHost: ex-ample.org:80\r\nconnection: close", 200),
+        (b"GET / HTTP/1.0", 200),
+        (b"GET / HTTP/1.0\r\nhost: x", 200),
+    ],
+)
+async def test_a_request_has_one_host(head: bytes, status: int) -> None:
+    """None, two or no host at all is 400 in HTTP/1.1; HTTP/1.0 may leave it out, and has no chunks."""
+    answered, _ = await exchange(sized, head + b"\r\n\r\n")
+    assert answered.startswith(b"http/1.1 %d " % status)
+
+
+async def test_an_old_peer_gets_an_answer_that_ends_with_the_connection() -> None:
+    """HTTP/1.0 has no chunks; an answer with a length keeps it; HTTP/1.1 gets chunks as before."""
+    head, body = await exchange(streaming, b"GET / HTTP/1.0\r\n\r\n")
+    assert (b"transfer-encoding" in head, b"connection: close" in head, body) == (False, True, b"GET it was")
+    head, body = await exchange(sized, b"GET / HTTP/1.0\r\n\r\n")
+    assert (b"content-length: 2" in head, body) == (True, b"ok")
+    head, body = await exchange(streaming, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert (b"transfer-encoding: chunked" in head, body) == (True, b"3\r\nGET\r\n7\r\n it was\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_head_is_answered_as_a_get_without_a_body(version: bytes) -> None:
+    """The application sees GET; the headers are those of its answer."""
+    request = b"HEAD / HTTP/%b\r\nhost: x\r\nconnection: close\r\n\r\n" % version
+    head, body = await exchange(sized, request)
+    assert (head.startswith(b"http/1.1 200 "), b"content-length: 2" in head, body) == (True, True, b"")
+    assert b"x-method: get" in head
+    head, body = await exchange(streaming, request)
+    assert (head.startswith(b"http/1.1 200 "), body) == (True, b"")
