@@ -1,6 +1,7 @@
 """Files of events: one JSON object on each line, `{"type", "data", "id"?, "timestamp"?}`.
 
-A line without an id gets one from its content, so publishing a file again stores nothing twice.
+A line without an id gets one from its content, so publishing a file again stores nothing twice. That is the event's own
+content: the order of fields, white space and defaults that are spelled out change no id.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
+from schemas.clock_fields import ClockStamped
 from schemas.entity_states import Time
 from schemas.errors import InvalidEvent
 from schemas.event_id import event_id
@@ -37,8 +40,11 @@ class InvalidLine(msgspec.Struct, frozen=True):
     reason: str
 
 
-def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator[Event | InvalidLine]:
-    """Yield each line's event, or why it is none; empty lines are skipped. `now` replaces a missing timestamp."""
+def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator[Event | ClockStamped | InvalidLine]:
+    """Yield each line's event, or why it is none; empty lines are skipped.
+
+    An event without a timestamp gets `now` and is clock-stamped.
+    """
     for number, line in enumerate(lines, 1):
         content = line.strip()
         if not content:
@@ -52,12 +58,36 @@ def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator
             yield InvalidLine(number, f"The line is {error.detail}." if error.pointer is None else error.reason)
 
 
-def _read_line(content: bytes, producer: str, now: datetime) -> Event:
+def _read_line(content: bytes, producer: str, now: datetime) -> Event | ClockStamped:
     line = decode_json(_DECODER, content)
     if not is_accepted(line.type):
         raise unfit(f"The event type {line.type[:80]!r} is not known", "#/type")
-    message_id = line.id or f"line-{sha256(content).hexdigest()[:32]}"
-    return read_json_event(line.type, bytes(line.data), event_id(producer, message_id), line.timestamp or now)
+    event = read_json_event(line.type, bytes(line.data), _NO_ID, line.timestamp or now)
+    message_id = line.id or f"line-{_content_digest(event, timed=line.timestamp is not None)[:32]}"
+    event = msgspec.structs.replace(event, event_id=event_id(producer, message_id))
+    return event if line.timestamp is not None else ClockStamped(event)
 
 
+def _content_digest(event: Event, *, timed: bool) -> str:
+    """Return the SHA-256, in hex, of the event's JSON with sorted keys, less its id, nulls, and a time not its own.
+
+    Nulls are what every optional field has by default, so the digest stays when a later release adds a field.
+    """
+    fields = _without_nulls(msgspec.to_builtins(event))
+    del fields["event_id"]
+    if not timed:
+        del fields["occurred_at"]
+    content = msgspec.json.encode({"type": event.event_type, "data": fields}, order="sorted")
+    return sha256(content).hexdigest()
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_nulls(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if value is not None
+    }
+
+
+_NO_ID: Final = UUID(int=0)
 _DECODER: Final = msgspec.json.Decoder(EventLine)

@@ -33,6 +33,7 @@ from projections.fold import catch_up
 from projections.inline import insert
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
+from projections.repeats import SEEN, EventRecord
 from projections.session import DataRefused, Session, sql_literal
 from projections.staging import Staging
 from runtime import metrics
@@ -61,15 +62,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Column = Sequence[Any] | pl.Series
 _POSITION = ("topic", "partition", "offset", "created_at")
-
-# LIMIT keeps this a look-up in the index for each id; as a plain join the planner may read the whole log.
-SEEN = """
-SELECT s.event_id, seen.fingerprint FROM staged_event_ids AS s CROSS JOIN LATERAL (
-    SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint FROM event_stream AS e
-    WHERE e.event_id = s.event_id AND e.partition = {partition} AND e.topic = {topic}
-    AND e.disposition = 'applied' LIMIT 1
-) AS seen
-"""
 
 
 class PartitionProjector:
@@ -215,12 +207,14 @@ class PartitionProjector:
         self._staging.fill(session, frames)
         return [model.apply_sql for model in self._models if model.reads & frames.keys()]
 
-    def _seen(self, session: Session, prepared: PreparedBatch) -> dict[bytes, bytes]:
-        """Return the batch's event ids that are applied already, with the fingerprints of their values."""
+    def _seen(self, session: Session, prepared: PreparedBatch) -> dict[bytes, EventRecord]:
+        """Return the batch's event ids that are applied already, each with the record of its event."""
         ids = prepared.rows["event_id"].drop_nulls()
         session.copy("staged_event_ids", pl.DataFrame({"event_id": ids}), temporary=True)
         seen = session.frame(SEEN.format(topic=sql_literal(self.topic), partition=sql_literal(self.partition)))
-        return dict(zip(seen["event_id"].cast(pl.Binary), seen["fingerprint"], strict=True))
+        columns = ("fingerprint", "event_type", "value", "headers")
+        records = map(EventRecord._make, seen.select(columns).rows())
+        return dict(zip(seen["event_id"].cast(pl.Binary), records, strict=True))
 
     def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence, inline: bool) -> bytes:
         """Write log and chain; returns the chain's new head."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 import numpy
 from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
+from projections.repeats import ID_REUSED, EventRecord, event_record, same_event
 from schemas.batch_decoder import decode_batch
-from schemas.codec import WIRE_PREFIX, registered
 from schemas.errors import UnknownSchema
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
@@ -31,8 +30,6 @@ _DASHES = [8, 13, 18, 23]
 _ID_CHARACTERS = 36
 _DIGITS = [index for index in range(_ID_CHARACTERS) if index not in _DASHES]
 _NO_ID = bytes(_ID_CHARACTERS)
-
-ID_REUSED = "event_id: its producer used it before, for another event"
 
 ENTITY_DATA_COLUMN = "entity_type"
 """Amended and retired events say in this column what kind of entity they are about."""
@@ -52,11 +49,11 @@ class PreparedBatch:
     rows: pl.DataFrame
     events: Mapping[str, pl.DataFrame]
 
-    def with_dispositions(self, seen: Mapping[bytes, bytes] | None) -> PreparedBatch:
+    def with_dispositions(self, seen: Mapping[bytes, EventRecord] | None) -> PreparedBatch:
         """Give each record its disposition and keep only first occurrences among `events`.
 
         A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied,
-        each with its event's content fingerprint. One with another event's content is poison: its producer used the
+        each with its record. One with another event's content is poison: its producer used the
         id twice, and the second event is never applied.
         """
         ids = self.rows["event_id"]
@@ -79,16 +76,16 @@ class PreparedBatch:
         first = {name: frame.filter(~frame["row"].is_in(gone)) for name, frame in self.events.items()}
         return replace(self, rows=rows, events={name: frame for name, frame in first.items() if frame.height})
 
-    def _reused(self, again: Sequence[int], seen: Mapping[bytes, bytes]) -> list[int]:
+    def _reused(self, again: Sequence[int], seen: Mapping[bytes, EventRecord]) -> list[int]:
         """Return the rows whose event id came before, with another event."""
-        ids, values = self.rows["event_id"].to_list(), self.batch.values
+        ids, types, batch = self.rows["event_id"].to_list(), self.rows["event_type"].to_list(), self.batch
         wanted = {ids[row] for row in again}
         first = dict(seen)
         reused = []
         for row, event_id in enumerate(ids):
             if event_id in wanted:
-                fingerprint = content_fingerprint(values[row] or b"")
-                if not _same_event(first.setdefault(event_id, fingerprint), fingerprint):
+                record = event_record(batch.values[row] or b"", types[row], batch.headers[row])
+                if not same_event(first.setdefault(event_id, record), record):
                     reused.append(row)
         return reused
 
@@ -96,18 +93,6 @@ class PreparedBatch:
         """Return the same batch, all of it poison."""
         unknown = [pl.lit(None, self.rows.schema[name]).alias(name) for name in _DECODED]
         return replace(self, rows=self.rows.with_columns(*unknown, pl.lit(reason).alias("reason")), events={})
-
-
-def content_fingerprint(value: bytes) -> bytes:
-    """Return the prefix that names a value's schema and the SHA-256 of the value: they tell events of one id apart."""
-    return value[: WIRE_PREFIX.size] + sha256(value).digest()
-
-
-def _same_event(first: bytes, second: bytes) -> bool:
-    """Return whether two fingerprints may be one event's: in an older and in a newer schema it has two."""
-    if first[: WIRE_PREFIX.size] == second[: WIRE_PREFIX.size]:
-        return first == second
-    return registered(first[: WIRE_PREFIX.size]).event is registered(second[: WIRE_PREFIX.size]).event
 
 
 def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:

@@ -18,6 +18,7 @@ import msgspec
 from schemas.binary.avro_types import Record, parse
 from schemas.binary.reader import Read, compile_reader, read_whole, to_datetime
 from schemas.binary.writer import Write, compile_writer
+from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
 from schemas.errors import Undecodable, Unencodable, UnknownSchema
 from schemas.events import Event
 from schemas.generation import schema_of
@@ -121,8 +122,13 @@ def key(event: Event) -> bytes:
     return json_text(event.entity_id)
 
 
-def headers(event: Event, source: str, traceparent: str | None = None) -> list[tuple[str, bytes]]:
-    """Return the record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then `traceparent`."""
+def headers(
+    event: Event, source: str, traceparent: str | None = None, *, clock_stamped: bool = False
+) -> list[tuple[str, bytes]]:
+    """Return the record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then `traceparent`.
+
+    `clock_stamped`: Plant's clock gave the event its time, which a header says (schemas/clock_fields.py).
+    """
     attributes = [
         _SPECVERSION,
         ("ce_id", json_text(event.event_id)),
@@ -132,6 +138,8 @@ def headers(event: Event, source: str, traceparent: str | None = None) -> list[t
     ]
     if traceparent:
         attributes.append(("traceparent", traceparent.encode()))
+    if clock_stamped:
+        attributes.append((CLOCK_FIELDS_HEADER, CLOCK_FIELDS))
     return attributes
 
 

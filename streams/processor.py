@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
+from schemas.clock_fields import ClockStamped
 from schemas.event_id import event_id
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event, SkillValidated
 from streams.producer import EventProducer
@@ -31,7 +32,8 @@ class GenesisEventProcessor:
     """Publishes the four Genesis events. `operations.services.processor.build_processor` makes it from settings.
 
     Each `process_…` returns the event's position once Kafka has it safely, and raises as `EventProducer.publish` does.
-    With a `message_id` a call can be repeated: the same id is stored once. Without one each call is a new event.
+    With a `message_id` a call can be repeated: the same id is stored once. Without one each call is a new event. A call
+    without `occurred_at` gets the time of the clock, which is not compared with that of a repeat without one.
 
         async with build_processor(settings) as processor:
             position = await processor.process_agent_available(agent_id)
@@ -86,8 +88,9 @@ class GenesisEventProcessor:
                 industry_id=industry_id,
                 job_role_id=job_role_id,
                 team_id=team_id,
-                skill_ids=tuple(skill_ids),
-            )
+                skill_ids=_in_one_order(skill_ids),
+            ),
+            clock_stamped=occurred_at is None,
         )
 
     async def process_skill_validated(
@@ -109,7 +112,8 @@ class GenesisEventProcessor:
                 agent_id=agent_id,
                 validator_id=validator_id,
                 score=score,
-            )
+            ),
+            clock_stamped=occurred_at is None,
         )
 
     async def process_agent_available(
@@ -129,7 +133,8 @@ class GenesisEventProcessor:
                 occurred_at=self._utc(occurred_at),
                 available=available,
                 available_from=available_from,
-            )
+            ),
+            clock_stamped=occurred_at is None,
         )
 
     async def process_agent_rated(
@@ -151,7 +156,8 @@ class GenesisEventProcessor:
                 rater_id=rater_id,
                 rating=rating,
                 skill_id=skill_id,
-            )
+            ),
+            clock_stamped=occurred_at is None,
         )
 
     async def wait_for(
@@ -160,11 +166,16 @@ class GenesisEventProcessor:
         """Return when the read model has applied the event at this position. Raises CaughtUpTooLate."""
         await self._waiter.wait_for(position, projection, timeout_seconds)
 
-    async def _publish(self, event: Event) -> RecordPosition:
-        return await self._producer.publish(event, source=self._source)
+    async def _publish(self, event: Event, *, clock_stamped: bool) -> RecordPosition:
+        return await self._producer.publish(ClockStamped(event) if clock_stamped else event, source=self._source)
 
     def _event_id(self, message_id: str) -> UUID:
         return event_id(self._producer_name, message_id or uuid4().hex)
 
     def _utc(self, moment: datetime | None) -> datetime:
         return (moment or self._clock.now()).astimezone(UTC)
+
+
+def _in_one_order(ids: Iterable[UUID]) -> tuple[UUID, ...]:
+    """Return ids in their own order; a set's are sorted, since it may have another one in a repeated call."""
+    return tuple(sorted(ids) if isinstance(ids, Set) else ids)

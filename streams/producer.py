@@ -18,6 +18,7 @@ from runtime import metrics
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
+from schemas.clock_fields import ClockStamped
 from schemas.events import Event
 from schemas.external_registry import activate_registry
 from streams.connected_producer import ConnectedProducer
@@ -41,6 +42,8 @@ HEADER_NAME_BYTES: Final = 4
 """The most bytes that a character of a name takes. A record is never larger than it is counted."""
 
 log = get_logger(__name__)
+
+Events = Iterable[Event | ClockStamped] | AsyncIterable[Event | ClockStamped]
 
 TURN_EVERY_RECORDS: Final = 256
 ROOM_POLL_SECONDS: Final = 0.005
@@ -135,7 +138,12 @@ class EventProducer:
         await self._usable().ping()
 
     def submit(
-        self, event: Event, *, source: str, traceparent: str | None = None, value: bytes | None = None
+        self,
+        event: Event | ClockStamped,
+        *,
+        source: str,
+        traceparent: str | None = None,
+        value: bytes | None = None,
     ) -> PendingPublish:
         """Publish without waiting. It is done when Kafka has acknowledged or refused the event, however late.
 
@@ -143,9 +151,11 @@ class EventProducer:
         Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and Unencodable where the event breaks a
         limit of its type.
         """
+        if clock_stamped := isinstance(event, ClockStamped):
+            event = event.event
         if value is None:
             value = codec.encode(event)
-        headers = codec.headers(event, source, traceparent)
+        headers = codec.headers(event, source, traceparent, clock_stamped=clock_stamped)
         return self.submit_record(event.topic, codec.key(event), value, headers)
 
     def submit_record(
@@ -164,7 +174,9 @@ class EventProducer:
         self._reserve(size_bytes)
         return connected.add(self._topic_of[topic], key, value, headers, size_bytes)
 
-    async def publish(self, event: Event, *, source: str, traceparent: str | None = None) -> RecordPosition:
+    async def publish(
+        self, event: Event | ClockStamped, *, source: str, traceparent: str | None = None
+    ) -> RecordPosition:
         """Publish and wait for Kafka's acknowledgement; return the event's position.
 
         Raises what `submit` raises; OutcomeUnknown when Kafka has not answered in time: the event may have been
@@ -188,18 +200,14 @@ class EventProducer:
             await asyncio.wait(waiting, timeout=self._limits.publish_timeout_seconds)
         return [self._outcome(publish) for publish in publishes]
 
-    async def publish_many(
-        self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
-    ) -> list[RecordPosition]:
+    async def publish_many(self, events: Events, *, source: str) -> list[RecordPosition]:
         """Publish in order, as fast as Kafka takes it; return the positions in the same order.
 
         Raises at the first event that fails; those before it and some after it may have been written.
         """
         return [position async for position in self.publish_each(events, source=source)]
 
-    async def publish_each(
-        self, events: Iterable[Event] | AsyncIterable[Event], *, source: str
-    ) -> AsyncIterator[RecordPosition]:
+    async def publish_each(self, events: Events, *, source: str) -> AsyncIterator[RecordPosition]:
         """Publish as `publish_many` does; yield each position once it and all before it are known, and hold few."""
         waiting: deque[PendingPublish] = deque()
         async for event in _each(events):
@@ -214,7 +222,7 @@ class EventProducer:
         while waiting:
             yield await self.await_acknowledgement(waiting.popleft())
 
-    def _submit_if_room(self, event: Event, source: str) -> PendingPublish | None:
+    def _submit_if_room(self, event: Event | ClockStamped, source: str) -> PendingPublish | None:
         try:
             return self.submit(event, source=source)
         except Overloaded:
@@ -287,7 +295,7 @@ class EventProducer:
             closing.add_done_callback(self._closings.discard)
 
 
-async def _each(events: Iterable[Event] | AsyncIterable[Event]) -> AsyncIterator[Event]:
+async def _each(events: Events) -> AsyncIterator[Event | ClockStamped]:
     """Yield every event; yield to the event loop every TURN_EVERY_RECORDS, so that batches leave meanwhile."""
     if isinstance(events, AsyncIterable):
         async for event in events:

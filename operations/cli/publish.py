@@ -19,6 +19,7 @@ from runtime.errors import CheckFailed
 if TYPE_CHECKING:
     from operations.event_lines import InvalidLine
     from runtime.settings import Settings
+    from schemas.clock_fields import ClockStamped
     from schemas.events import Event
     from streams.record_position import RecordPosition
 
@@ -68,7 +69,7 @@ async def _send(settings: Settings, lines: IO[bytes], producer: str, now: dateti
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
-    def valid_events() -> Iterator[Event]:
+    def valid_events() -> Iterator[Event | ClockStamped]:
         for read in read_lines(lines, producer, now):
             if not isinstance(read, InvalidLine):
                 yield read

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
 from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from schemas.generation import full_name, schema_of
@@ -116,6 +117,10 @@ def _headers() -> AsyncApiPart:
         "ce_source": text,
         "ce_time": {"type": "string", "format": "date-time"},
         "traceparent": text,
+        CLOCK_FIELDS_HEADER: {
+            "const": CLOCK_FIELDS.decode(),
+            "description": "The sender gave no time, so Plant's clock did; a repeat may have another one.",
+        },
     }
     required = [name for name in properties if name.startswith("ce_")]
     return {"headers": {"type": "object", "properties": properties, "required": required}}

@@ -14,7 +14,7 @@ import asyncpg
 
 from audit.verifier import stored_log
 from operations.demo import tampering
-from projections import checkpoints, engine, fold, log_progress, poison_rows
+from projections import checkpoints, fold, log_progress, poison_rows, repeats
 from projections.agents import queries
 from projections.read_model import AGENTS
 from projections.staging import staging_tables
@@ -70,7 +70,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         ),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
-        "projections/engine.py SEEN": worker(engine.SEEN.format(**literals)),
+        "projections/repeats.py SEEN": worker(repeats.SEEN.format(**literals)),
         "projections/checkpoints.py _FENCE": worker(checkpoints._FENCE.format(**literals)),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -13,8 +15,9 @@ from prometheus_client import REGISTRY
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
 from projections import checkpoints, engine, fold
-from projections.engine import SEEN, PartitionProjector
+from projections.engine import PartitionProjector
 from projections.prepared import PreparedBatch
+from projections.repeats import SEEN
 from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event
@@ -116,6 +119,33 @@ def test_an_id_that_names_another_event_is_poison(projector: PartitionProjector,
     assert reasons == [("event_id: its producer used it before, for another event",)]
     names = dict(superuser.query("SELECT agent_id::text, name FROM agents_v1.agents"))
     assert names[str(first.agent_id)] == first.name
+
+
+def test_a_repeat_with_another_time_of_plants_clock_is_one(projector: PartitionProjector, superuser: Session) -> None:
+    """In a later batch, where the first stands in the log; with a time that the sender gave it is another event."""
+    (first,) = some(1)
+    later = msgspec.structs.replace(first, occurred_at=first.occurred_at + timedelta(seconds=1))
+    stamped, plain = (codec.headers(first, "t", clock_stamped=each) for each in (True, False))
+    token = projector.acquire(WATERMARKS).token
+
+    for start, headers in enumerate((stamped, stamped, plain)):
+        event = later if start else first
+        projector.project(replace(batch_of([event], token=token, start=start), headers=[headers]))
+
+    assert dispositions(superuser) == ["applied", "repeat", "poison"]
+
+
+def test_a_repeat_of_a_later_releases_event_is_one(projector: PartitionProjector, superuser: Session) -> None:
+    """After an update was taken back: the log says what type the first had, though its schema is not known here."""
+    (first, second) = some(2)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of([first], token=token))
+    rewrite = "UPDATE event_stream SET value = decode('0000000063', 'hex') || substring(value FROM 6)"
+    superuser.script("SET session_replication_role = replica", rewrite, "RESET session_replication_role")
+
+    assert projector.project(batch_of([first, second], token=token, start=1)) == 3
+
+    assert dispositions(superuser) == ["applied", "repeat", "applied"]
 
 
 def test_repeats_in_a_row_stay_exact(projector: PartitionProjector, superuser: Session) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -12,6 +12,7 @@ from sqlalchemy import text
 from database.connector import connect
 from operations.services.processor import build_processor
 from runtime.settings import Settings
+from schemas.clock_fields import is_clock_stamped
 from schemas.events import AgentOnboarded
 from streams.errors import CaughtUpTooLate
 from streams.record_position import RecordPosition
@@ -40,6 +41,20 @@ async def test_the_processor_publishes_all_four(settings: Settings, topic: str) 
     ]
     assert len({event.event_id for event in events}) == 4
     assert [event.name for event in events if isinstance(event, AgentOnboarded)] == [str(agent)]
+    received = await read_all(settings, topic)
+    stamped = {each.event.event_type for each in received if is_clock_stamped(each.headers)}
+    assert stamped == {event.event_type for event in events} - {"genesis.agent.rated"}, "its caller gave the time"
+
+
+async def test_a_set_of_skills_has_one_order(settings: Settings, topic: str) -> None:
+    """A repeated call may walk it in another order, and is the same event all the same; a list keeps its own."""
+    first, last = UUID(int=1 << 70), UUID(int=1 << 71)
+    async with build_processor(settings, events_topic=topic) as processor:
+        for skills in ([last, first], {last, first}, frozenset([first, last])):
+            await processor.process_agent_onboarded(UUID(int=1), skill_ids=skills, message_id="m1", occurred_at=NOW)
+    events = [received.event for received in await read_all(settings, topic)]
+    skill_ids = [event.skill_ids for event in events if isinstance(event, AgentOnboarded)]
+    assert skill_ids == [(last, first), (first, last), (first, last)]
 
 
 async def test_waiting_for_a_read_model(settings: Settings, topic: str) -> None:

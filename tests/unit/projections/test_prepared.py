@@ -1,33 +1,38 @@
-"""When two values of one event id are the same event."""
+"""The dispositions of a batch's records, from the records alone."""
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from datetime import timedelta
 
-from projections import prepared
-from projections.prepared import _same_event, content_fingerprint
-from schemas.codec import WIRE_PREFIX
-from schemas.events import AgentAvailable, AgentRated
-from schemas.registry import bundled
+import msgspec
 
-RATED, AVAILABLE = (WIRE_PREFIX.pack(0, bundled().current(kind).id) for kind in (AgentRated, AgentAvailable))
+from projections.prepared import prepare
+from projections.repeats import EventRecord
+from schemas import codec
+from schemas.events import AgentRated
+from schemas.examples import examples
+from tests.support.batches import batch_of
 
-
-def test_the_same_schema_means_the_same_bytes() -> None:
-    """Within a schema an event has one encoding."""
-    assert _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(RATED + b"a"))
-    assert not _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(RATED + b"b"))
-
-
-def test_another_event_type_is_another_event() -> None:
-    """Whatever else the bytes are."""
-    assert not _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(AVAILABLE + b"a"))
+EVENT = examples()["genesis.agent.rated"]
+LATER = msgspec.structs.replace(EVENT, occurred_at=EVENT.occurred_at + timedelta(seconds=1))
 
 
-def test_another_schema_of_the_type_may_be_the_same_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that was sent before an update of Plant and again after it is a repeat, though its bytes differ."""
-    newer = WIRE_PREFIX.pack(0, 99)
-    known = prepared.registered
-    monkeypatch.setattr(prepared, "registered", lambda value: known(RATED if value == newer else value))
-    assert _same_event(content_fingerprint(RATED + b"a"), content_fingerprint(newer + b"a, and a new field"))
-    assert not _same_event(content_fingerprint(AVAILABLE + b"a"), content_fingerprint(newer + b"a"))
+def test_clock_stamped_events_of_a_batch_are_repeats() -> None:
+    """The same id with another time is a repeat where Plant's clock gave both, and poison where a sender gave one."""
+    batch = batch_of([EVENT, LATER, LATER], token=1)
+    stamped, plain = (codec.headers(EVENT, "t", clock_stamped=each) for each in (True, False))
+    prepared = prepare(replace(batch, headers=[stamped, stamped, plain])).with_dispositions(None)
+    assert prepared.rows["disposition"].to_list() == ["applied", "repeat", "poison"]
+    assert prepared.events["genesis.agent.rated"].height == 1
+
+
+def test_a_first_event_of_a_schema_that_is_not_known_is_judged_by_its_type() -> None:
+    """As the log holds one after an update of Plant was taken back: its repeat is one, and fails in no loop."""
+    assert isinstance(EVENT, AgentRated)
+    newer = codec.WIRE_PREFIX.pack(0, 99) + bytes(32)
+    seen = {EVENT.event_id.bytes: EventRecord(newer, EVENT.event_type, None, None)}
+    prepared = prepare(batch_of([EVENT], token=1))
+    assert prepared.with_dispositions(seen).rows["disposition"].to_list() == ["repeat"]
+    other = {EVENT.event_id.bytes: EventRecord(newer, "genesis.skill.validated", None, None)}
+    assert prepared.with_dispositions(other).rows["disposition"].to_list() == ["poison"]

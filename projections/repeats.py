@@ -1,0 +1,87 @@
+"""Whether two records of one event id are one event, sent twice, or two events of a producer that used an id twice.
+
+The answer follows from the bytes of both records and from what the log says of the first, so that a worker of an older
+release, which may not know the first one's schema, gives the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from audit.canonical import field, read_headers
+from schemas import codec
+from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER, is_clock_stamped, without_clock_fields
+from schemas.codec import WIRE_PREFIX
+from schemas.errors import Undecodable
+
+ID_REUSED = "event_id: its producer used it before, for another event"
+
+_MARK: Final = (field(CLOCK_FIELDS_HEADER.encode()) + field(CLOCK_FIELDS)).hex()
+
+# LIMIT keeps this a look-up in the index for each id; as a plain join the planner may read the whole log.
+# Value and headers come along only where they can be needed.
+SEEN: Final = f"""
+SELECT s.event_id, seen.* FROM staged_event_ids AS s CROSS JOIN LATERAL (
+    SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint,
+        (SELECT a.event_type FROM audit_log AS a
+         WHERE a.topic = e.topic AND a.partition = e.partition AND a."offset" = e."offset") AS event_type,
+        CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.value END AS value,
+        CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.headers END AS headers
+    FROM event_stream AS e
+    WHERE e.event_id = s.event_id AND e.partition = {{partition}} AND e.topic = {{topic}}
+    AND e.disposition = 'applied' LIMIT 1
+) AS seen
+"""  # noqa: S608 (a constant)
+
+
+class EventRecord(NamedTuple):
+    """What tells an event from another of its id. `value` and `headers` may be None where it is not clock-stamped."""
+
+    fingerprint: bytes
+    event_type: str
+    value: bytes | None
+    headers: bytes | Sequence[tuple[str, bytes | None]] | None
+    """As they came, or in canonical bytes."""
+
+    @property
+    def schema(self) -> bytes:
+        """The prefix that names its schema."""
+        return self.fingerprint[: WIRE_PREFIX.size]
+
+
+def event_record(value: bytes, event_type: str, headers: Sequence[tuple[str, bytes | None]]) -> EventRecord:
+    """Return the record of an event in a batch."""
+    return EventRecord(content_fingerprint(value), event_type, value, headers)
+
+
+def content_fingerprint(value: bytes) -> bytes:
+    """Return the prefix that names a value's schema and the SHA-256 of the value: they tell events of one id apart."""
+    return value[: WIRE_PREFIX.size] + sha256(value).digest()
+
+
+def same_event(first: EventRecord, second: EventRecord) -> bool:
+    """Return whether two records of one event id are one event.
+
+    In an older and in a newer schema its bytes differ, so there only the event type is compared. Where Plant filled in
+    both times from its clock, they are not compared.
+    """
+    if first.event_type != second.event_type:
+        return False
+    if first.schema != second.schema or first.fingerprint == second.fingerprint:
+        return True
+    return _is_clock_stamped(first) and _is_clock_stamped(second) and _same_but_for_clock(first, second)
+
+
+def _is_clock_stamped(record: EventRecord) -> bool:
+    headers = read_headers(record.headers) if isinstance(record.headers, bytes) else record.headers
+    return headers is not None and is_clock_stamped(headers)
+
+
+def _same_but_for_clock(first: EventRecord, second: EventRecord) -> bool:
+    try:
+        one, other = (without_clock_fields(codec.decode(record.value)) for record in (first, second))
+    except Undecodable:
+        return False
+    return one == other
