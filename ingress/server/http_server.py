@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -145,17 +146,42 @@ def address_of(bound_socket: socket.socket) -> Address:
     return Address(host, port, os.getpid(), url)
 
 
+@contextlib.contextmanager
+def shared_port(host: str, port: int) -> Iterator[socket.socket]:
+    """Hold a port for several processes of one deployment: bind it and never listen, so that it stays theirs.
+
+    The kernel lets any process of this user share such a port. So a probe looks for one that listens there, and a lock,
+    a name in the network's namespace, keeps out another deployment that begins. Raises AddressInUse.
+    """
+    if port:
+        bind_socket(host, port, shared=False).close()
+    with contextlib.closing(bind_socket(host, port, shared=True)) as bound_socket:
+        port = address_of(bound_socket).port
+        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as lock:
+            if sys.platform == "linux":  # others have no names without a file
+                try:
+                    lock.bind(f"\0plant-ingress {host} {port}")
+                except OSError as error:
+                    raise _address_in_use(host, port, "Another plant ingress with several processes has it.") from error
+            yield bound_socket
+
+
 def bind_socket(host: str, port: int, *, shared: bool) -> socket.socket:
     """Return a socket at the address, which others of this user may bind too if it is shared. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound_socket = socket.socket(family, socket.SOCK_STREAM)
     try:
-        bound_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+        # Connections that have closed keep their listener's flags, and must not keep a new probe from the port.
+        bound_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound_socket.bind((host, port))
     except (OSError, OverflowError) as error:
         bound_socket.close()
-        raise AddressInUse(
-            f"Can't listen on {host}:{port}.", why=f"{error}.", next_step="plant ingress --port 0"
-        ) from error
+        raise _address_in_use(host, port, f"{error}.") from error
     bound_socket.setblocking(False)
     return bound_socket
+
+
+def _address_in_use(host: str, port: int, why: str) -> AddressInUse:
+    return AddressInUse(f"Can't listen on {host}:{port}.", why=why, next_step="plant ingress --port 0")

@@ -19,11 +19,17 @@ from types import FrameType
 from typing import Final, NamedTuple
 
 from ingress.errors import ProcessEnded
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
 
 START_TIMEOUT_SECONDS: Final = 60.0
 END_TIMEOUT_SECONDS: Final = 30.0
 POLL_EVERY_SECONDS: Final = 0.05
 RESTART_DELAY_SECONDS: Final = 1.0
+RESTART_DELAY_MAX_SECONDS: Final = 60.0
+STEADY_SECONDS: Final = 60.0
+"""A process that has run for so long did not die of its start: the delays begin again."""
 
 
 class ProcessStart(NamedTuple):
@@ -38,6 +44,22 @@ Command = Callable[[ProcessStart], tuple[list[str], Mapping[str, str]]]
 """Arguments and environment of a process."""
 
 
+class Restart(NamedTuple):
+    """The restart of a process: how often it has died in a row, and when it starts again, by the monotonic clock."""
+
+    deaths: int
+    at_seconds: float
+
+
+def restart_delay_seconds(deaths: int) -> float:
+    """Return how long to wait before a process starts again that has died so often, one time after another.
+
+    >>> [restart_delay_seconds(deaths) for deaths in (1, 2, 3, 7, 1_000)]
+    [1.0, 2.0, 4.0, 60.0, 60.0]
+    """
+    return min(RESTART_DELAY_MAX_SECONDS, RESTART_DELAY_SECONDS * 2.0 ** min(deaths - 1, 16))
+
+
 class Processes:
     """The processes of one port. Make it, then :meth:`run`."""
 
@@ -47,21 +69,26 @@ class Processes:
         self._folder = folder
         self._pipe = os.pipe()
         self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._started_at_seconds: dict[int, float] = {}
+        self._restarts: dict[int, Restart] = {}
         self._ending = False
 
     def run(self, when_ready: Callable[[], None]) -> None:
         """Start all, the first one first, so that an error at its start is printed once. Return when they have ended.
 
-        Raises ProcessEnded where one could not be started.
+        Call `when_ready` once each of them has written its ready file, however late: without Kafka none does. Raises
+        ProcessEnded where one could not be started.
         """
         with self._signals():
             try:
                 for number in range(self._count):
                     self._start(number)
                     self._wait_ready(number)
-                if not self._ending:
-                    when_ready()
+                announced = False
                 while not self._ending:
+                    if not announced and self._all_ready():
+                        announced = True
+                        when_ready()
                     self._replace_dead()
                     time.sleep(POLL_EVERY_SECONDS)
             finally:
@@ -70,6 +97,7 @@ class Processes:
     def _start(self, number: int) -> None:
         arguments, environ = self._command(ProcessStart(number, self._pipe[0], self._ready_file(number)))
         self._ready_file(number).unlink(missing_ok=True)
+        self._started_at_seconds[number] = time.monotonic()
         self._running[number] = subprocess.Popen(
             arguments, env={**os.environ, **environ}, pass_fds=(self._pipe[0],), start_new_session=True
         )
@@ -84,11 +112,30 @@ class Processes:
                 return  # Kafka or Postgres is not reachable: the process waits for them, the parent no longer
             time.sleep(POLL_EVERY_SECONDS)
 
+    def _all_ready(self) -> bool:
+        return all(self._ready_file(number).exists() for number in range(self._count))
+
     def _replace_dead(self) -> None:
+        """Start dead processes again, each after a delay that doubles while it does not stay alive."""
+        now_seconds = time.monotonic()
         for number, process in list(self._running.items()):
-            if process.poll() is not None and not self._ending:
-                time.sleep(RESTART_DELAY_SECONDS)
+            code = process.poll()
+            if code is None or self._ending:
+                continue
+            restart = self._restarts.get(number)
+            if restart is None or restart.at_seconds < self._started_at_seconds[number]:
+                restart = self._restarts[number] = self._next_restart(number, restart, now_seconds)
+                delay_seconds = round(restart.at_seconds - now_seconds, 3)
+                log.warning(
+                    "process.died", number=number, exit_code=code, deaths=restart.deaths, delay_seconds=delay_seconds
+                )
+            if now_seconds >= restart.at_seconds:
                 self._start(number)
+
+    def _next_restart(self, number: int, before: Restart | None, now_seconds: float) -> Restart:
+        steady = now_seconds - self._started_at_seconds[number] >= STEADY_SECONDS
+        deaths = 1 if before is None or steady else before.deaths + 1
+        return Restart(deaths, now_seconds + restart_delay_seconds(deaths))
 
     def _end(self) -> None:
         self._ending = True
@@ -124,7 +171,7 @@ class Processes:
 def run_several(count: int, command: Command, when_ready: Callable[[], None]) -> None:
     """Run so many processes until SIGTERM or SIGINT; then they answer what they accepted. Raises ProcessEnded.
 
-    `when_ready` is called once all have started.
+    `when_ready` is called once all of them take webhooks.
     """
     with tempfile.TemporaryDirectory() as folder:
         Processes(count, command, Path(folder)).run(when_ready)

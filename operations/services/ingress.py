@@ -26,6 +26,7 @@ from ingress.server.http_server import (
     clear_ready_file,
     end_with_parent,
     serve_http,
+    shared_port,
     write_ready_file,
 )
 from ingress.server.processes import ProcessStart, run_several
@@ -157,8 +158,7 @@ def serve_several(
     """
     if ready_file is not None:
         clear_ready_file(ready_file)
-    # Bound and never listened on: it keeps the port for the others, whatever happens to them.
-    with contextlib.closing(bind_socket(host, port, shared=True)) as bound_socket:
+    with shared_port(host, port) as bound_socket:
         address = address_of(bound_socket)
 
         def command(start: ProcessStart) -> tuple[list[str], Mapping[str, str]]:

@@ -293,7 +293,7 @@ async def test_a_bulk_load_ends_when_the_process_does(serving: Serving) -> None:
 
 
 async def revoke_key(serving: Serving) -> None:
-    database = connect(serving.settings, "api")
+    database = connect(serving.settings, "operator")
     try:
         await KeyStore(database, MasterKey(serving.settings)).revoke(serving.key_id)
     finally:
@@ -301,7 +301,7 @@ async def revoke_key(serving: Serving) -> None:
 
 
 async def disable_producer(serving: Serving) -> None:
-    database = connect(serving.settings, "api")
+    database = connect(serving.settings, "operator")
     try:
         await ProducerStore(database).disable("genesis")
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import signal
 import sys
@@ -82,3 +83,55 @@ def test_one_that_ends_at_its_start_ends_the_others(tmp_path: Path) -> None:
         run_several(2, command(tmp_path, "raise SystemExit(7)"), lambda: None)
     assert "exit code 7" in raised.value.why
     assert started(tmp_path, 1) == []
+
+
+LATE = SERVES.replace(
+    "pathlib.Path(sys.argv[2]).touch()",
+    "go = pathlib.Path(sys.argv[1]) / 'go'\nwhile not go.exists(): time.sleep(0.01)\npathlib.Path(sys.argv[2]).touch()",
+)
+"""A program that is ready once somebody lets it: as ingress is once Kafka answers."""
+
+
+def test_readiness_is_announced_when_all_are_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the time to wait for the first one is over, as without Kafka; then as soon as the last one is."""
+    monkeypatch.setattr(processes, "START_TIMEOUT_SECONDS", 0.0)
+    announced: list[bool] = []
+
+    def allow() -> None:
+        wait_for(lambda: started(tmp_path, 0) and started(tmp_path, 1))
+        (tmp_path / "go").touch()
+        wait_for(lambda: announced)
+
+    in_background(allow)
+    run_several(2, command(tmp_path, LATE), lambda: announced.append((tmp_path / "go").exists()))
+    assert announced == [True]
+
+
+def test_one_that_always_dies_is_started_ever_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each delay is asked for with one death more, and the others are watched meanwhile."""
+    monkeypatch.setattr(processes, "restart_delay_seconds", lambda deaths: asked.append(deaths) or 0.0)
+    asked: list[int] = []
+    dies = SERVES.replace("os.read(", "if sys.argv[3] == '1': sys.exit(3)\nos.read(")
+
+    def kill_the_other() -> None:
+        wait_for(lambda: len(started(tmp_path, 1)) >= 4)
+        os.kill(started(tmp_path, 0)[0], signal.SIGKILL)
+        wait_for(lambda: len(started(tmp_path, 0)) == 2)
+
+    run_several(2, command(tmp_path, dies), lambda: in_background(kill_the_other))
+    assert asked[:3] == [1, 2, 3]
+    assert asked.count(1) == 2
+
+
+def test_a_process_that_ran_for_long_starts_again_at_once(tmp_path: Path) -> None:
+    """The count of deaths begins again after a minute."""
+    parent = processes.Processes(1, command(tmp_path), tmp_path)
+    parent._started_at_seconds[0] = 1_000.0
+    before = processes.Restart(5, 990.0)
+    assert parent._next_restart(0, before, 1_000.0 + processes.STEADY_SECONDS).deaths == 1
+    assert parent._next_restart(0, before, 1_001.0) == processes.Restart(6, 1_001.0 + 32.0)
+
+
+def test_the_docstrings_are_right() -> None:
+    """The example in the module holds."""
+    assert doctest.testmod(processes).failed == 0
