@@ -19,6 +19,7 @@ from audit.chain import CHAIN_START
 from projections.session import Session, sql_literal
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost, PartitionCountChanged, TopicRecreated
+from streams.log_end import LogEnd, LoggedRecord
 
 LOG: Final = "log/0"
 """Projection zero: event_stream and audit_log."""
@@ -71,6 +72,11 @@ SELECT o.token,
        (SELECT hash FROM audit_log AS a WHERE a.topic = o.topic AND a.partition = o.partition
         ORDER BY "offset" DESC LIMIT 1) AS head
 FROM partition_owners AS o WHERE o.topic = {topic} AND o.partition = {partition} AND o.token = {token} FOR UPDATE
+"""
+
+_LAST_RECORD = """
+SELECT "offset", (extract(epoch FROM created_at) * 1000)::bigint AS timestamp_ms, key, value, headers
+FROM event_stream WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
 """
 
 _ADVANCE = """
@@ -137,6 +143,12 @@ def note_stop(session: Session, topic: str, partition: int, token: int | None, r
     Nothing is decided by it. Without a token the partition could not even be acquired.
     """
     session.execute(_NOTE_STOP, (topic, partition, reason, token))
+
+
+def log_end(session: Session, topic: str, partition: int, fence: Fence) -> LogEnd:
+    """Return the last record of the log and its checkpoint; they are the fence's owner's, who alone moves them."""
+    rows = session.query(_LAST_RECORD, (topic, partition))
+    return LogEnd(LoggedRecord(*rows[0]) if rows else None, fence.checkpoints[LOG])
 
 
 def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:

@@ -19,6 +19,7 @@ the next ones for a while (docs/decisions/0002).
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from runtime import metrics
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.errors import LogRefused, SchemaNewer
+from streams.errors import LogRefused, OwnershipLost, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -80,21 +81,25 @@ class PartitionProjector:
         self._look_ups_left = 0
         self._newer: SchemaNewer | None = None
         self._token: int | None = None
+        self._interrupted = threading.Event()
 
-    def acquire(self, watermarks: Watermarks) -> Acquired:
+    def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
         self.close()
+        self._interrupted = interrupted or threading.Event()
         session = self._session = Session(self._url)
         with self._closing_on_error():
             fence = self._fence = checkpoints.acquire(
-                session, self.topic, self.partition, watermarks.partition_count, watermarks.topic_id, self._names
-            )
+                session, self.topic, self.partition, watermarks.partition_count, watermarks.leadership.topic_id,
+                self._names,
+            )  # fmt: skip
             self._token = fence.token
+            log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
             self._staging.open(session)
             self._log_types = {table: session.column_types(table) for table in ("event_stream", "audit_log")}
             for model in self._models:
-                catch_up(session, self._staging, model, self.topic, self.partition, fence.token)
-        return Acquired(fence.token, fence.checkpoints[LOG])
+                catch_up(session, self._staging, model, self.topic, self.partition, fence.token, self._interrupted)
+        return Acquired(fence.token, log_end)
 
     def project(self, batch: EventBatch) -> int:
         """Apply a batch, advance the checkpoints and return the next offset.
@@ -147,6 +152,8 @@ class PartitionProjector:
 
     def _project(self, batch: EventBatch) -> Counter[str]:
         """Apply what is new of a batch; returns how many records have each disposition."""
+        if self._interrupted.is_set():  # a batch that is bisected is many transactions
+            raise OwnershipLost(why="The partition was given up before its batch was applied.")
         remainder = checkpoints.remainder(batch, self._require_fence())
         if remainder is None:
             return Counter()

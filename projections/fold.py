@@ -7,6 +7,8 @@ is read; a check that folds from zero into a schema of its own uses the same fun
 
 from __future__ import annotations
 
+import threading
+
 from database.statistics import refresh_statement
 from projections import checkpoints
 from projections.checkpoints import LOG
@@ -16,7 +18,7 @@ from projections.staging import Staging
 from runtime.logging import get_logger
 from schemas.batch_decoder import decode_batch
 from schemas.polars_import import polars as pl
-from streams.errors import LogRefused
+from streams.errors import LogRefused, OwnershipLost
 from streams.topics import logical_topic
 
 log = get_logger(__name__)
@@ -58,13 +60,24 @@ def fold_slice(
     return int(rows["offset"][-1]) + 1 if rows.height == FOLD_RECORDS else offsets[1]
 
 
-def catch_up(session: Session, staging: Staging, model: ReadModel, topic: str, partition: int, token: int) -> None:
+def catch_up(
+    session: Session,
+    staging: Staging,
+    model: ReadModel,
+    topic: str,
+    partition: int,
+    token: int,
+    interrupted: threading.Event,
+) -> None:
     """Bring a read model up to the log's end, slice by slice, each in a transaction under the fence.
 
     Afterwards its tables are analysed: until then Postgres takes them for as small as they were.
+    Raises OwnershipLost once `interrupted` is set: what is folded by then is kept.
     """
     folded = False
     while True:
+        if interrupted.is_set():
+            raise OwnershipLost(why=f"The partition was given up before {model.name} had caught up.")
         session.begin()
         next_offsets = checkpoints.lock_fence(session, topic, partition, token).checkpoints
         start, stop = next_offsets[model.key], next_offsets[LOG]

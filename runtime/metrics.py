@@ -78,6 +78,9 @@ WORKER_PARTITIONS: Final = Gauge(
     " ones that wait for a worker of a later release.",
     ["state"],
 )
+WORKER_WAITING_BYTES: Final = Gauge(
+    "plant_worker_waiting_bytes", "Memory of records that wait in this worker, or are being projected."
+)
 
 # The relay.
 RELAY_EVENTS: Final = Counter(

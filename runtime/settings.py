@@ -125,6 +125,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_batch_max_records: Annotated[
         Positive, Meta(description="Most records of one fetch that become batches.")
     ] = 16_000
+    worker_waiting_bytes: Annotated[
+        Positive,
+        Meta(
+            description="Memory for records that wait in a worker, all partitions together: keys, values, headers, "
+            "and Python's objects around them."
+        ),
+    ] = 256 * 1024 * 1024
     worker_session_timeout_seconds: Annotated[
         Positive, Meta(description="A worker that sends no heartbeat for this long loses its partitions.")
     ] = 10

@@ -20,6 +20,7 @@ from runtime.settings import Settings
 from streams.batch import EventBatch
 from streams.errors import KafkaUnavailable, PartitionStopped
 from streams.kafka.clients import check_repairs
+from streams.memory_budget import MemoryBudget
 from streams.ownership import OwnedPartition, PartitionWriter
 from streams.transport import RecordBatchConsumer, RecordBatchTransport
 
@@ -38,7 +39,8 @@ class Worker:
         self.partitions: dict[TP, OwnedPartition] = {}
         self._writer_for = writer_for
         self._stopping = False
-        self.app = _build_app(settings)
+        self._budget = MemoryBudget(settings.worker_waiting_bytes)
+        self.app = _build_app(settings, self._budget)
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._assigned, weak=False)
         topic = self.app.topic(*topics, acks=False, value_serializer="raw", key_serializer="raw")
@@ -67,6 +69,15 @@ class Worker:
         """Return the partitions that wait for an operator, with the reason."""
         return {tp: owned.stopped for tp, owned in self.partitions.items() if owned.stopped is not None}
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the records that wait, and of those that are being projected."""
+        return self._budget.reserved_bytes
+
+    def assigned_partitions(self) -> set[TP]:
+        """Return the partitions that the group has given to this worker, whether or not they are open."""
+        return {tp for tp, owned in self.partitions.items() if owned.assigned}
+
     def positions(self) -> dict[TP, tuple[int, int]]:
         """Return each owned partition's checkpoint and the end of its log as of the last fetch."""
         consumer = cast(RecordBatchConsumer, self.app.consumer)
@@ -91,11 +102,14 @@ class Worker:
         consumer = cast(RecordBatchConsumer, self.app.consumer)
         assigned = consumer.assignment()
         log.info("partitions.assigned", count=len(assigned))
+        self._budget.divide(len(assigned))
         for tp in sorted(assigned):
             if tp not in self.partitions:
                 writer = self._writer_for(tp.topic, tp.partition)
                 heartbeat_seconds = self.settings.worker_session_timeout_seconds / 5
-                self.partitions[tp] = OwnedPartition(tp, writer, consumer, heartbeat_seconds=heartbeat_seconds)
+                self.partitions[tp] = OwnedPartition(
+                    tp, writer, consumer, heartbeat_seconds=heartbeat_seconds, budget=self._budget
+                )
             self.partitions[tp].assign()
         for tp in self.partitions.keys() - assigned:
             self.partitions[tp].revoke()
@@ -115,7 +129,7 @@ class App(faust.App):  # type: ignore[misc]  # Faust is untyped
         pass
 
 
-def _build_app(settings: Settings) -> App:
+def _build_app(settings: Settings, budget: MemoryBudget) -> App:
     app = App(
         settings.consumer_group,
         broker=f"kafka://{settings.kafka_address().replace(',', ';')}",
@@ -132,6 +146,6 @@ def _build_app(settings: Settings) -> App:
         stream_buffer_maxsize=4096,
     )
     transport = RecordBatchTransport(app.conf.broker_consumer, app, app.loop)
-    transport.settings = settings
+    transport.settings, transport.budget = settings, budget
     app.transport = transport
     return app

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
+from random import randrange
+from typing import Final
+
+from streams.errors import OwnershipLost
+
+RECORD_OVERHEAD_BYTES: Final = 230
+"""Python's cost of a record that waits, without its content: two numbers, a key, a value, a list of headers (measured
+with `tracemalloc`)."""
+
+HEADER_OVERHEAD_BYTES: Final = 160
+"""The same of a header: a pair, a name, a value."""
+
+EXACT_RECORDS_MAX: Final = 256
+SAMPLE_STEP: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +46,50 @@ class EventBatch:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def followed_by(self, later: EventBatch) -> EventBatch:
-        """Return both as one batch; `later` must be what was read next, under the same token."""
-        if later.fetched_from != self.next_offset or later.token != self.token:
-            raise ValueError("the batches do not follow each other")
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the records take: keys, values and headers, and Python's objects around them.
+
+        Of a long batch the contents of every eighth record's headers are counted, from one at random on: reading them
+        all takes a microsecond a record.
+        """
+        step = SAMPLE_STEP if len(self) > EXACT_RECORDS_MAX else 1
+        sample = self.headers[randrange(step) :: step]  # noqa: S311 (no secret)
+        contents = chain.from_iterable(chain.from_iterable(sample))
+        return (
+            len(self) * RECORD_OVERHEAD_BYTES
+            + sum(map(len, self.headers)) * HEADER_OVERHEAD_BYTES
+            + sum(map(len, filter(None, self.keys)))
+            + sum(map(len, filter(None, self.values)))
+            + sum(map(len, filter(None, contents))) * step
+        )
+
+    @staticmethod
+    def joined(slices: Sequence[EventBatch]) -> EventBatch:
+        """Return slices as one batch, in time that grows with their records.
+
+        Raises OwnershipLost where one does not follow the one before it, or is of another token: a rebalance can cut
+        off slices on their way, and they are read again.
+        """
+        first, last = slices[0], slices[-1]
+        for earlier, later in pairwise(slices):
+            if later.fetched_from != earlier.next_offset or later.token != earlier.token:
+                raise OwnershipLost(
+                    why=f"Offsets {earlier.next_offset} to {later.fetched_from} have not arrived and are read again."
+                )
+        if len(slices) == 1:
+            return first
         return EventBatch(
-            topic=self.topic,
-            partition=self.partition,
-            token=self.token,
-            fetched_from=self.fetched_from,
-            next_offset=later.next_offset,
-            offsets=self.offsets + later.offsets,
-            timestamps_ms=self.timestamps_ms + later.timestamps_ms,
-            keys=self.keys + later.keys,
-            values=self.values + later.values,
-            headers=self.headers + later.headers,
+            topic=first.topic,
+            partition=first.partition,
+            token=first.token,
+            fetched_from=first.fetched_from,
+            next_offset=last.next_offset,
+            offsets=list(chain.from_iterable(each.offsets for each in slices)),
+            timestamps_ms=list(chain.from_iterable(each.timestamps_ms for each in slices)),
+            keys=list(chain.from_iterable(each.keys for each in slices)),
+            values=list(chain.from_iterable(each.values for each in slices)),
+            headers=list(chain.from_iterable(each.headers for each in slices)),
         )
 
     def between(self, start: int, stop: int) -> EventBatch:

@@ -89,6 +89,10 @@ class OwnershipLost(StreamsError):
     """Another worker has taken the partition; what this one was writing has no effect."""
 
 
+class LeaderChanged(StreamsError):
+    """The partition has had an election, which may have cost the end of its log: it is compared before reading."""
+
+
 class PartitionStopped(StreamsError):
     """A partition can't go on without a decision by an operator; the others go on."""
 
@@ -103,6 +107,18 @@ class CheckpointOutOfLog(PartitionStopped):
         super().__init__(
             f"The checkpoint of {topic}/{partition} lies outside the log.",
             why=f"Offset {checkpoint} is to be read next.{bounds} Going elsewhere would skip events or repeat them.",
+            next_step=f"plant topics list --topic {topic}",
+        )
+
+
+class LogTruncated(PartitionStopped):
+    """Kafka lost the end of a log that was read already, so the records that it holds there now are others."""
+
+    def __init__(self, topic: str, partition: int, difference: str) -> None:
+        super().__init__(
+            f"Kafka's log of {topic}/{partition} is not the one that was read.",
+            why=f"{difference}. Records up to the checkpoint were lost and others took their offsets: going on would"
+            " skip these.",
             next_step=f"plant topics list --topic {topic}",
         )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from streams.batch import EventBatch
-from streams.errors import StreamsError
+from streams.errors import LogTruncated, StreamsError
+from streams.log_end import LogEnd
+from streams.watermarks import Leadership
 
 
 @dataclass(slots=True, eq=False)
@@ -18,7 +19,10 @@ class OpenPartition:
     position: int
     fetch_state: Any
     """aiokafka's state of the partition, which belongs to one assignment; its position is the fetch's."""
-    topic_id: UUID | None = None
+    leadership: Leadership | None = None
+    """The topic and leader epoch that it was acquired under; nothing of another is delivered."""
+    log_end: LogEnd | None = None
+    """What Kafka's records up to the checkpoint are to be; None once they were compared."""
     paused: bool = False
     stop_reason: StreamsError | None = None
     """Why nothing more is fetched; the partition's owner raises it."""
@@ -28,19 +32,40 @@ class OpenPartition:
         """Whether records are to be fetched now."""
         return not self.paused and self.stop_reason is None
 
-    def advance(self, topic: str, partition: int, records: list[Any]) -> EventBatch:
-        """Return the records that were just fetched as a batch, and move the position to the fetch's."""
-        batch = EventBatch(
+    @property
+    def has_moved(self) -> bool:
+        """Whether the fetch is ahead of what was delivered; past gaps it gets there without a record."""
+        return bool(self.fetch_state.position > self.position)
+
+    def advance(self, topic: str, partition: int, records: list[Any]) -> EventBatch | None:
+        """Return the records that were just fetched as a batch, and move the position to the fetch's.
+
+        Up to the checkpoint they are compared and not delivered: None where there are no others. A difference sets the
+        stop reason.
+        """
+        fetched_from, next_offset = self.position, self.fetch_state.position
+        if self.log_end is not None:
+            checkpoint = self.log_end.next_offset
+            difference = self.log_end.difference(records, fetched_from, next_offset)
+            if difference is not None:
+                self.stop_reason = LogTruncated(topic, partition, difference)
+                return None
+            records = [record for record in records if record.offset >= checkpoint]
+            fetched_from = checkpoint
+            if next_offset >= checkpoint:
+                self.log_end = None
+        self.position = next_offset
+        if next_offset <= fetched_from:
+            return None
+        return EventBatch(
             topic=topic,
             partition=partition,
             token=self.token,
-            fetched_from=self.position,
-            next_offset=self.fetch_state.position,
+            fetched_from=fetched_from,
+            next_offset=next_offset,
             offsets=[record.offset for record in records],
             timestamps_ms=[record.timestamp for record in records],
             keys=[record.key for record in records],
             values=[record.value for record in records],
             headers=[record.headers for record in records],
         )
-        self.position = batch.next_offset
-        return batch

@@ -5,20 +5,20 @@ A partition that the group assigns to this worker goes through one loop, `OwnedP
     ask       Kafka for the log's watermarks, the partition count and the topic's id
     acquire   in Postgres: terminate the former owner's backend, take the next token, read the checkpoint;
               a topic or a checkpoint that does not fit Kafka's answer stops the partition
-    open      seek to the checkpoint and let records flow
+    open      read again from the last logged record, compare Kafka's with it, and let records behind it flow
     project   batch by batch; each one is a transaction that begins by locking the token
 
-After every failure while projecting (the fence is gone, Postgres is unreachable, a hole before a batch) the partition
-is closed and acquired again, and reading resumes at the checkpoint. Nothing else is kept in memory, so nothing there
-can be out of date.
+After every failure while projecting (the fence is gone, Postgres is unreachable, a hole before a batch), and after an
+election of a leader, the partition is closed and acquired again, and reading resumes at the checkpoint. Nothing else
+is kept in memory, so nothing there can be out of date.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -28,7 +28,10 @@ from faust.types import TP
 from database.errors import DatabaseUnreachable
 from runtime.logging import get_logger
 from streams.batch import EventBatch
-from streams.errors import CheckpointOutOfLog, OwnershipLost, PartitionStopped
+from streams.batch_queue import BatchQueue
+from streams.errors import CheckpointOutOfLog, LeaderChanged, OwnershipLost, PartitionStopped
+from streams.log_end import LogEnd
+from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Watermarks
@@ -38,10 +41,8 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 QUEUED_RECORDS_MAX = 16_000
-"""Records that wait while a batch is projected; from that on the partition is not fetched."""
-
-QUEUED_BYTES_MAX = 32 * 1024 * 1024
-"""The same in bytes of values: events are small, but nothing keeps a record from having a megabyte."""
+"""Records that wait while a batch is projected; from that on the partition is not fetched. So it is from half of its
+share of the worker's `MemoryBudget` on."""
 
 BATCH_SECONDS_MIN = 0.005
 """Batches of a partition begin no closer together: under a steady load that makes fewer, larger transactions, and there
@@ -53,19 +54,28 @@ IDLE_TIMEOUT_SECONDS = 1.0
 RETRY_DELAYS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 """Delays after failures in a row, with no batch projected between them; the last one repeats."""
 
+STOPPED_DELAYS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)
+"""The same until a stopped partition is looked at again: what stopped it may have been mended meanwhile."""
+
+QUICK_SECONDS = 5.0
+"""A batch that took no longer than this lets the next one grow, after a batch that failed was halved."""
+
 
 class Acquired(msgspec.Struct, frozen=True):
-    """A partition that was acquired: the fencing token and the offset to read next."""
+    """A partition that was acquired: the fencing token, and where the log ends."""
 
     token: int
-    next_offset: int
+    log_end: LogEnd
 
 
 class PartitionWriter(Protocol):
     """Postgres's side of one partition. Calls block and come from one thread, one at a time."""
 
-    def acquire(self, watermarks: Watermarks) -> Acquired:
-        """Fence off every former owner. Raises PartitionStopped where the topic is not the one that was read."""
+    def acquire(self, watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
+        """Fence off every former owner. Raises PartitionStopped where the topic is not the one that was read.
+
+        Once `interrupted` is set, long work of this ownership ends between two of its transactions, in OwnershipLost.
+        """
 
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseUnreachable, PartitionStopped."""
@@ -81,16 +91,25 @@ class OwnedPartition:
     """One assigned partition: its thread, its queue and the loop that keeps it owned."""
 
     def __init__(
-        self, tp: TP, writer: PartitionWriter, consumer: RecordBatchConsumer, *, heartbeat_seconds: float
+        self,
+        tp: TP,
+        writer: PartitionWriter,
+        consumer: RecordBatchConsumer,
+        *,
+        heartbeat_seconds: float,
+        budget: MemoryBudget,
     ) -> None:
         self.tp = tp
         self.stopped: PartitionStopped | None = None
+        """Why an operator is needed, until a batch is projected, or reading goes on, after all."""
         self._writer = writer
         self._consumer = consumer
         self._heartbeat_seconds = heartbeat_seconds
-        self._queue: asyncio.Queue[EventBatch] = asyncio.Queue()
-        self._queued_records = 0
-        self._queued_bytes = 0
+        self._budget = budget
+        self._queue = BatchQueue(budget)
+        self._records_max: int | None = None
+        self._interrupted = threading.Event()
+        self._stops = 0
         self._missing_from: int | None = None
         self._open: OpenPartition | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{tp.topic}-{tp.partition}")
@@ -98,10 +117,15 @@ class OwnedPartition:
         self._failures = 0
         self._log = log.bind(topic=tp.topic, partition=tp.partition)
 
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has it with this worker."""
+        return self._task is not None
+
     def assign(self) -> None:
         """Begin to acquire the partition, once a call that its thread still runs has returned."""
         self._cancel()
-        self.stopped = None
+        self._interrupted = threading.Event()
         self._task = asyncio.create_task(self._run(), name=f"own {self.tp.topic}/{self.tp.partition}")
 
     def revoke(self) -> None:
@@ -117,14 +141,17 @@ class OwnedPartition:
 
     def submit(self, batch: EventBatch) -> None:
         """Queue a batch. A full queue pauses the fetching of this partition and of no other."""
-        self._queue.put_nowait(batch)
-        self._queued_records += len(batch)
-        self._queued_bytes += sum(len(value) for value in batch.values if value is not None)
-        full = self._queued_records >= QUEUED_RECORDS_MAX or self._queued_bytes >= QUEUED_BYTES_MAX
-        if self._open is not None and full:
-            self._open.paused = True
+        self._queue.put(batch)
+        if self._open is not None:
+            self._open.paused = self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        share_bytes = self._budget.share_bytes // 2
+        return self._queue.records >= QUEUED_RECORDS_MAX or self._queue.size_bytes >= share_bytes
 
     def _cancel(self) -> None:
+        self._interrupted.set()
         self._close()
         if self._task is not None:
             self._task.cancel()
@@ -133,9 +160,7 @@ class OwnedPartition:
     def _close(self) -> None:
         self._consumer.close_partition(self.tp)
         self._open = None
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queued_records = self._queued_bytes = 0
+        self._queue.clear()
         self._missing_from = None
 
     async def _run(self) -> None:
@@ -144,17 +169,20 @@ class OwnedPartition:
                 self._open = await self._acquire()
                 await self._project(self._open)
             except PartitionStopped as error:
-                self.stopped = error
                 self._close()
-                self._log.error("partition.stopped", error=type(error).__name__, what=error.what, why=error.why)
+                delay = self._count_stop(error)
                 await self._note_stop(error)
-                return
+                await asyncio.sleep(delay)
             except OwnershipLost as error:
                 # Another worker holds the token. If the group has moved the partition, its next heartbeat says so;
                 # acquiring it at once would only take it from its rightful owner.
                 self._close()
                 self._log.warning("ownership.lost", why=str(error))
                 await asyncio.sleep(self._heartbeat_seconds)
+            except LeaderChanged as error:
+                self._close()
+                self._log.info("partition.leader_changed", why=error.why)
+                await asyncio.sleep(self._next_delay_seconds())
             except (DatabaseUnreachable, KafkaError) as error:
                 self._close()
                 delay = self._next_delay_seconds()
@@ -173,6 +201,27 @@ class OwnedPartition:
         except Exception:
             self._log.exception("partition.stop_not_noted")
 
+    def _count_stop(self, error: PartitionStopped) -> float:
+        """Keep the reason for whoever asks; return how long until the partition is looked at again."""
+        delay = STOPPED_DELAYS_SECONDS[min(self._stops, len(STOPPED_DELAYS_SECONDS) - 1)]
+        known = self.stopped is not None and str(self.stopped) == str(error)
+        self.stopped, self._stops = error, self._stops + 1
+        (self._log.warning if known else self._log.error)(
+            "partition.still_stopped" if known else "partition.stopped",
+            error=type(error).__name__,
+            what=error.what,
+            why=error.why,
+            retry_seconds=delay,
+        )
+        return delay
+
+    def _note_progress(self) -> None:
+        """Forget what stopped the partition."""
+        self._failures = self._stops = 0
+        if self.stopped is not None:
+            self._log.warning("partition.resumed", error=type(self.stopped).__name__)
+            self.stopped = None
+
     def _next_delay_seconds(self) -> float:
         delay = RETRY_DELAYS_SECONDS[min(self._failures, len(RETRY_DELAYS_SECONDS) - 1)]
         self._failures += 1
@@ -180,14 +229,15 @@ class OwnedPartition:
 
     async def _acquire(self) -> OpenPartition:
         log = await self._consumer.watermarks(self.tp)
-        acquired = await self._blocking(self._writer.acquire, log)
-        if not log.low <= acquired.next_offset <= log.high:
+        acquired = await self._blocking(self._writer.acquire, log, self._interrupted)
+        next_offset = acquired.log_end.next_offset
+        if not log.low <= next_offset <= log.high:
             # A former owner may have gone on until the partition was acquired: past the end that Kafka gave before it.
             log = await self._consumer.watermarks(self.tp)
-        if not log.low <= acquired.next_offset <= log.high:
-            raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, acquired.next_offset, log.low, log.high)
-        opened = await self._consumer.open_partition(self.tp, acquired.token, acquired.next_offset, log.topic_id)
-        self._log.info("partition.acquired", token=acquired.token, next_offset=acquired.next_offset, log_end=log.high)
+        if not log.low <= next_offset <= log.high:
+            raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, next_offset, log.low, log.high)
+        opened = await self._consumer.open_partition(self.tp, acquired.token, log.leadership, log.low, acquired.log_end)
+        self._log.info("partition.acquired", token=acquired.token, next_offset=next_offset, log_end=log.high)
         return opened
 
     async def _project(self, opened: OpenPartition) -> None:
@@ -198,26 +248,45 @@ class OwnedPartition:
                 self._check_idle(opened)
                 continue
             started = loop.time()
-            self._consumer.done[self.tp] = await self._blocking(self._writer.project, batch)
-            self._failures = 0
+            self._consumer.done[self.tp] = await self._project_reserved(batch)
+            self._note_progress()
+            self._grow(len(batch), loop.time() - started)
             await asyncio.sleep(started + BATCH_SECONDS_MIN - loop.time())
 
+    async def _project_reserved(self, batch: EventBatch) -> int:
+        """Project a batch, which keeps its bytes of the budget meanwhile; one that fails is halved the next time.
+
+        That Postgres gave it up, or fell over it, may be for its size.
+        """
+        size_bytes = batch.size_bytes
+        self._budget.reserve(size_bytes)
+        try:
+            return await self._blocking(self._writer.project, batch)
+        except DatabaseUnreachable:
+            self._records_max = max(1, len(batch) // 2)
+            raise
+        finally:
+            self._budget.release(size_bytes)
+
+    def _grow(self, records: int, seconds: float) -> None:
+        """Let batches grow again after one that was quick, up to where there is no bound."""
+        if self._records_max is not None and records >= self._records_max and seconds < QUICK_SECONDS:
+            self._records_max = self._records_max * 2 if self._records_max * 2 < QUEUED_RECORDS_MAX else None
+
     async def _next_batch(self, opened: OpenPartition) -> EventBatch | None:
-        """Return all that waits, as one batch; None after IDLE_TIMEOUT_SECONDS without any."""
+        """Return all that waits, as one batch, or the bound of it; None after IDLE_TIMEOUT_SECONDS without any."""
         try:
             # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation of this task, which then goes on
             # next to its successor; each drops the other's slices, and the partition stands still (seen).
             async with asyncio.timeout(IDLE_TIMEOUT_SECONDS):
-                waiting = [await self._queue.get()]
+                await self._queue.wait()
         except TimeoutError:
             return None
-        while not self._queue.empty():
-            waiting.append(self._queue.get_nowait())
-        self._queued_records = self._queued_bytes = 0
-        opened.paused = False
+        waiting = self._queue.take(self._records_max)
+        opened.paused = self._is_full
         # A slice that was fetched under an earlier token may still be on its way here.
         current = [batch for batch in waiting if batch.token == opened.token]
-        return reduce(EventBatch.followed_by, current) if current else None
+        return EventBatch.joined(current) if current else None
 
     def _check_idle(self, opened: OpenPartition) -> None:
         """Raise the stop reason if there is one, and OwnershipLost where fetched records have not arrived."""
@@ -227,6 +296,8 @@ class OwnedPartition:
         if opened.position > done and self._missing_from == done:
             # A rebalance can cut off slices on their way from the fetch to the queue.
             raise OwnershipLost(why=f"Offsets {done} to {opened.position} were fetched and have not arrived.")
+        if opened.log_end is None:
+            self._note_progress()
         # Once is no sign: what has just been fetched may be on its way.
         self._missing_from = done if opened.position > done else None
 

@@ -11,9 +11,8 @@ A partition delivers nothing until it is *open*: its owner has acquired the fenc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
-from uuid import UUID
 
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -24,11 +23,13 @@ from faust.types import TP, ConsumerMessage
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
-from streams.errors import OwnershipLost, RecordUnreadable
+from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.clients import make_consumer
 from streams.kafka.consumer import RepairedConsumer
+from streams.log_end import LogEnd
+from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
-from streams.watermarks import Watermarks
+from streams.watermarks import Leadership, Watermarks
 
 log = get_logger(__name__)
 
@@ -36,10 +37,16 @@ POLL_TIMEOUT_SECONDS = 0.05
 """How long a fetch waits for records. A partition that opens meanwhile waits no longer than this for its turn."""
 
 TOPIC_ID_TIMEOUT_SECONDS = 3.0
-"""How long brokers may take to answer with their topics' ids; the partitions of all others wait meanwhile."""
+"""How long leaders may take to tell topic ids and epochs; what was fetched waits meanwhile."""
 
 PARTITION_FETCH_MAX_BYTES = 4 * 1024 * 1024
 """Most bytes of one partition in one fetch: 8-10 thousand events, where set-based SQL is at its best."""
+
+PARTITION_FETCH_MIN_BYTES = 1024 * 1024
+"""The least that a worker with many partitions asks for: no record is larger."""
+
+FETCHED_PART = 8
+"""What was fetched and not unpacked yet has up to this part of a partition's share of the budget."""
 
 
 class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is untyped
@@ -77,33 +84,38 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             metadata_max_age_ms=5_000,
         )
 
-    async def fetch_batches(self) -> list[EventBatch]:
-        """Return the next slice of each open partition that has records; empty after POLL_TIMEOUT_SECONDS."""
-        return await self.call_thread(self._fetch_batches)  # type: ignore[no-any-return]
+    async def fetch_batches(self, budget: MemoryBudget) -> list[EventBatch]:
+        """Return the next slice of each open partition that has records; empty after POLL_TIMEOUT_SECONDS.
 
-    async def _fetch_batches(self) -> list[EventBatch]:
+        While the budget is spent nothing is fetched; the group's membership goes on.
+        """
+        fetch_bytes = min(PARTITION_FETCH_MAX_BYTES, budget.share_bytes // FETCHED_PART)
+        self._repaired_consumer().bound_fetches(max(PARTITION_FETCH_MIN_BYTES, fetch_bytes))
+        return await self.call_thread(self._fetch_batches, not budget.is_spent)  # type: ignore[no-any-return]
+
+    async def _fetch_batches(self, has_room: bool = True) -> list[EventBatch]:
         consumer = self._repaired_consumer()
         if consumer.fetching_closed:
             raise driver.ConsumerStoppedError
         with consumer.poll_context():
-            opened = {tp: state for tp, state in self._current().items() if state.is_fetched}
+            opened = {tp: state for tp, state in self._current().items() if state.is_fetched and has_room}
             if not opened:
                 await asyncio.sleep(POLL_TIMEOUT_SECONDS / 5)
                 return []
             records = await self._fetch(consumer, opened)
             if records is None:
                 return []
-            if records and not await self._are_same_topics(opened, records):
-                self._read_again(opened)
-                return []
+            moved = [tp for tp, state in opened.items() if state.has_moved]
+            same = await self._same_logs(opened, moved)
+            self._read_again({tp: opened[tp] for tp in moved if tp not in same})
         # One that was paused meanwhile still gets what was fetched for it: aiokafka has moved on behind that.
         still_open = self._current()
-        return [
-            state.advance(tp.topic, tp.partition, records.get(tp, []))
-            for tp, state in opened.items()
-            # Where transactions end or were aborted, a slice can be empty and still move the position.
-            if still_open.get(tp) is state and state.fetch_state.position > state.position
+        advanced = [
+            opened[tp].advance(tp.topic, tp.partition, records.get(tp, []))
+            for tp in same
+            if still_open.get(tp) is opened[tp]
         ]
+        return [batch for batch in advanced if batch is not None]
 
     async def _fetch(
         self, consumer: RepairedConsumer, opened: Mapping[TopicPartition, OpenPartition]
@@ -139,24 +151,26 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             if opened.get(tp) is state:
                 self._repaired_consumer().seek(tp, state.position)
 
-    async def _are_same_topics(
-        self, opened: Mapping[TopicPartition, OpenPartition], fetched: Iterable[TopicPartition]
-    ) -> bool:
-        """Return whether the fetched records are from the topics that the partitions were acquired on.
+    async def _same_logs(
+        self, opened: Mapping[TopicPartition, OpenPartition], fetched: Collection[TopicPartition]
+    ) -> list[TopicPartition]:
+        """Return which fetched partitions are those that were acquired: the same topic, in the same leader epoch.
 
-        Kafka fetches by name here, so a topic that was deleted and made again would answer with other records at the
-        same offsets. Asked after the fetch, of the broker that answered it, so it holds for every record of it.
+        Kafka fetches by name and offset here. A topic that was deleted and made again, or a log that lost its tail and
+        grew again, would answer with other records at the same offsets. The leaders are asked after the fetch that they
+        answered, so it holds for every record of it.
         """
-        try:
-            async with asyncio.timeout(TOPIC_ID_TIMEOUT_SECONDS):
-                ids = await self._repaired_consumer().topic_ids(fetched)
-        except (KafkaError, TimeoutError) as error:
-            log.warning("topics.not_identified", why=repr(error))
-            return False
+        found = await self._repaired_consumer().leaderships(fetched, TOPIC_ID_TIMEOUT_SECONDS)
+        ids = {tp.topic: leadership.topic_id for tp, leadership in found.items()}
         for tp, state in opened.items():
-            if state.topic_id is not None and ids.get(tp.topic, state.topic_id) != state.topic_id:
+            if state.leadership is None or state.stop_reason is not None:
+                continue
+            if ids.get(tp.topic, state.leadership.topic_id) != state.leadership.topic_id:
                 state.stop_reason = OwnershipLost(why=f"The topic {tp.topic} was made again.")
-        return all(tp.topic in ids and opened[tp].stop_reason is None for tp in fetched)
+            elif (current := found.get(tp, state.leadership)) != state.leadership:
+                epochs = f"{state.leadership.leader_epoch} to {current.leader_epoch}"
+                state.stop_reason = LeaderChanged(why=f"The leader epoch went from {epochs}.")
+        return [tp for tp in fetched if tp in found and opened[tp].stop_reason is None]
 
     async def seek_to(self, tp: TP, position: int) -> Any:
         """Read an assigned partition from `position` on; return aiokafka's state of it under this assignment."""
@@ -221,7 +235,7 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         generation = self.app.consumer_generation_id
-        for batch in await self._thread.fetch_batches():
+        for batch in await self._thread.fetch_batches(self.transport.budget):
             if self.should_stop or not self.flow_active or self.app.consumer_generation_id != generation:
                 return
             tp = TP(batch.topic, batch.partition)
@@ -230,14 +244,18 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
                 generation_id=generation,
             )  # fmt: skip
 
-    async def open_partition(self, tp: TP, token: int, position: int, topic_id: UUID | None) -> OpenPartition:
-        """Seek to `position` and deliver from there. The partition must be assigned."""
+    async def open_partition(
+        self, tp: TP, token: int, leadership: Leadership, low: int, log_end: LogEnd
+    ) -> OpenPartition:
+        """Deliver from the checkpoint on, once Kafka's log was compared up to there. The partition must be assigned."""
         self.close_partition(tp)
+        position = log_end.read_from(low)
         fetch_state = await self._thread.seek_to(tp, position)
         # Faust drops messages below the highest offset it has seen; reading again from a checkpoint is no error.
         self._read_offset.pop(tp, None)
-        state = self.open[tp] = OpenPartition(token, position, fetch_state, topic_id)
-        self.done[tp] = position
+        to_compare = log_end if position < log_end.next_offset else None
+        state = self.open[tp] = OpenPartition(token, position, fetch_state, leadership, to_compare)
+        self.done[tp] = log_end.next_offset
         return state
 
     def close_partition(self, tp: TP) -> None:
@@ -261,7 +279,8 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
 
 
 class RecordBatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is untyped
-    """The transport to give to a Faust app; `settings` says how to reach the brokers."""
+    """The transport to give to a Faust app; `settings` says how to reach the brokers, `budget` when to wait."""
 
     Consumer = RecordBatchConsumer
     settings: Settings
+    budget: MemoryBudget

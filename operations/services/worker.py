@@ -73,9 +73,10 @@ async def serve_worker(
         await worker.start()
         if ready is not None:
             ready(worker)
+        gauges = PartitionGauges()
         try:
             while not stop.is_set() and worker.crashed is None:
-                observe(worker)
+                gauges.update(worker)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), timeout=OBSERVE_EVERY_SECONDS)
         finally:
@@ -107,13 +108,25 @@ def _open_and_close(url: str) -> None:
     Session(url).close()
 
 
-def observe(worker: Worker) -> None:
-    """Update the gauges."""
-    positions = worker.positions()
-    for (topic, partition), (next_offset, log_end) in positions.items():
-        metrics.WORKER_NEXT_OFFSET.labels(topic, partition).set(next_offset)
-        metrics.WORKER_LOG_END.labels(topic, partition).set(log_end)
-    stopped = worker.stopped_partitions().values()
-    newer = sum(isinstance(error, SchemaNewer) for error in stopped)
-    for state, count in {"owned": len(positions), "stopped": len(stopped), "schema_newer": newer}.items():
-        metrics.WORKER_PARTITIONS.labels(state).set(count)
+class PartitionGauges:
+    """The gauges of a worker's partitions; those of a partition that has moved to another worker go."""
+
+    def __init__(self) -> None:
+        self._shown: set[tuple[str, int]] = set()
+
+    def update(self, worker: Worker) -> None:
+        """Set the gauges; a partition that is assigned and not open keeps its last values."""
+        positions = worker.positions()
+        for (topic, partition), (next_offset, log_end) in positions.items():
+            metrics.WORKER_NEXT_OFFSET.labels(topic, partition).set(next_offset)
+            metrics.WORKER_LOG_END.labels(topic, partition).set(log_end)
+        shown = self._shown | {(tp.topic, tp.partition) for tp in positions}
+        self._shown = shown & {(tp.topic, tp.partition) for tp in worker.assigned_partitions()}
+        for moved in shown - self._shown:
+            metrics.WORKER_NEXT_OFFSET.remove(*moved)
+            metrics.WORKER_LOG_END.remove(*moved)
+        stopped = worker.stopped_partitions().values()
+        newer = sum(isinstance(error, SchemaNewer) for error in stopped)
+        for state, count in {"owned": len(positions), "stopped": len(stopped), "schema_newer": newer}.items():
+            metrics.WORKER_PARTITIONS.labels(state).set(count)
+        metrics.WORKER_WAITING_BYTES.set(worker.waiting_bytes)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any, Final
-from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
@@ -14,8 +13,8 @@ from aiokafka.structs import TopicPartition
 
 from streams.kafka.fetcher_restart import restart_fetcher
 from streams.kafka.repair import Repair
-from streams.kafka.topic_ids import TopicIdsRequest, topic_ids_at_leaders
-from streams.watermarks import Watermarks
+from streams.kafka.topic_ids import TopicIdsRequest, leaderships
+from streams.watermarks import Leadership, Watermarks
 
 REPAIR: Final = Repair(
     name="consumer inside",
@@ -30,6 +29,7 @@ REPAIR: Final = Repair(
         "aiokafka.consumer.consumer:AIOKafkaConsumer._max_poll_records",
         "aiokafka.consumer.consumer:AIOKafkaConsumer.getmany(partitions, timeout_ms, max_records)",
         "aiokafka.consumer.fetcher:Fetcher._closed",
+        "aiokafka.consumer.fetcher:Fetcher._max_partition_fetch_bytes",
         "aiokafka.consumer.fetcher:Fetcher._records",
         "aiokafka.consumer.fetcher:Fetcher._subscriptions",
         "aiokafka.consumer.fetcher:Fetcher.fetched_records(partitions, timeout, max_records)",
@@ -72,6 +72,10 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         context: AbstractContextManager[None] = self._fetcher._subscriptions.fetch_context()
         return context
 
+    def bound_fetches(self, partition_bytes: int) -> None:
+        """Ask for no more than this of one partition from the next fetch on."""
+        self._fetcher._max_partition_fetch_bytes = partition_bytes
+
     async def fetch_raw(
         self, partitions: Collection[TopicPartition], timeout_seconds: float
     ) -> dict[TopicPartition, list[Any]]:
@@ -112,12 +116,17 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         """Return the numbers of a topic's partitions, ascending. Raises KafkaError where it has none."""
         return sorted(await self._client._wait_on_metadata(topic))
 
-    async def topic_ids(self, partitions: Iterable[TopicPartition]) -> dict[str, UUID]:
-        """Return the ids of these partitions' topics by name, as `topic_ids_at_leaders` does."""
-        return await topic_ids_at_leaders(self._client, partitions)
+    async def leaderships(
+        self, partitions: Collection[TopicPartition], timeout_seconds: float
+    ) -> dict[TopicPartition, Leadership]:
+        """Return the topics' ids and the leader epochs of these partitions, as `topic_ids.leaderships` does."""
+        return await leaderships(self._client, partitions, timeout_seconds)
 
     async def watermarks(self, partition: TopicPartition) -> Watermarks:
-        """Ask a partition's leader for its first and last offsets, and for its topic's id and partition count."""
+        """Ask a partition's leader for its first and last offsets, its epoch, and its topic's id and partition count.
+
+        Raises KafkaError.
+        """
         low = (await self.beginning_offsets([partition]))[partition]
         high = (await self.end_offsets([partition]))[partition]
         # The leader, since it has just answered; any other may be unresponsive, or behind.
@@ -125,7 +134,9 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         response = await self._client.send(leader, TopicIdsRequest([partition.topic]))
         for code, name, topic_id, _internal, partitions, *_ in response.topics:
             if code == 0 and name == partition.topic:
-                return Watermarks(low, high, len(partitions), topic_id)
+                for _, number, _leader, leader_epoch, *_ in partitions:
+                    if number == partition.partition:
+                        return Watermarks(low, high, len(partitions), Leadership(topic_id, leader_epoch))
         raise UnknownTopicOrPartitionError(partition.topic)
 
 

@@ -1,29 +1,37 @@
 """Kafka's Metadata request, version 12: the first that asks for and answers topic ids by name without ACL fields.
 
-aiokafka 0.14 stops at version 5, which has no ids. Fields: https://kafka.apache.org/protocol#The_Messages_Metadata
+aiokafka 0.14 stops at version 5, which has neither ids nor leader epochs. Fields: https://kafka.apache.org/protocol#The_Messages_Metadata
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from typing import Final
 from uuid import UUID
 
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 from aiokafka.structs import TopicPartition
 
+from runtime.logging import get_logger
 from streams.kafka.repair import Repair
+from streams.watermarks import Leadership
+
+log = get_logger(__name__)
 
 REPAIR: Final = Repair(
     name="topic ids",
     needed_by="aiokafka 0.14.0",
-    reason="Its Metadata request stops at version 5, whose answers have no topic ids; it fetches by name, so a topic"
-    " that was deleted and made again would be read on at the same offsets.",
-    until="aiokafka has Metadata 12, or fetches by topic id (Fetch 13).",
+    reason="Its Metadata request stops at version 5, whose answers have neither topic ids nor leader epochs; it fetches"
+    " by name and without an epoch, so a topic that was made again, or a log that lost its tail, would be read on at"
+    " the same offsets.",
+    until="aiokafka has Metadata 12, or fetches by topic id and with the last epoch (Fetch 13).",
     touches=(
         "aiokafka.client:AIOKafkaClient.cluster",
         "aiokafka.client:AIOKafkaClient.send(node_id, request)",
@@ -124,13 +132,37 @@ class TopicIdsRequest(Request[MetadataRequest_v12]):  # type: ignore[misc]
         return request_struct_class([(_ANY_ID, name, {}) for name in self._names], False, False, {})
 
 
-async def topic_ids_at_leaders(client: AIOKafkaClient, partitions: Iterable[TopicPartition]) -> dict[str, UUID]:
-    """Ask the partitions' leaders for the ids of their topics, by name; a topic that was deleted is missing."""
-    names: dict[int, set[str]] = {}
+async def leaderships(
+    client: AIOKafkaClient, partitions: Collection[TopicPartition], timeout_seconds: float
+) -> dict[TopicPartition, Leadership]:
+    """Ask the partitions' leaders, all at once, for their topics' ids and their leader epochs.
+
+    A partition is missing where its leader has not answered in time or does not know it: its topic was deleted, say.
+    """
+    by_leader: defaultdict[int, list[TopicPartition]] = defaultdict(list)
     for partition in partitions:
-        names.setdefault(client.cluster.leader_for_partition(partition), set()).add(partition.topic)
-    ids: dict[str, UUID] = {}
-    for leader, topics in names.items():
-        answer = await client.send(leader, TopicIdsRequest(sorted(topics)))
-        ids |= {name: topic_id for code, name, topic_id, *_ in answer.topics if code == 0}
-    return ids
+        by_leader[client.cluster.leader_for_partition(partition)].append(partition)
+    asked = [asyncio.create_task(_ask(client, leader, led)) for leader, led in by_leader.items()]
+    if not asked:
+        return {}
+    try:
+        done, _ = await asyncio.wait(asked, timeout=timeout_seconds)
+    finally:
+        for task in asked:
+            task.cancel()
+    return {partition: leadership for task in done for partition, leadership in task.result().items()}
+
+
+async def _ask(client: AIOKafkaClient, leader: int, led: Sequence[TopicPartition]) -> dict[TopicPartition, Leadership]:
+    try:
+        answer = await client.send(leader, TopicIdsRequest(sorted({partition.topic for partition in led})))
+    except KafkaError as error:
+        log.warning("topics.not_identified", broker=leader, why=repr(error))
+        return {}
+    known = {
+        TopicPartition(name, number): Leadership(topic_id, leader_epoch)
+        for code, name, topic_id, _internal, partitions, *_ in answer.topics
+        if code == 0
+        for _, number, _leader, leader_epoch, *_ in partitions
+    }
+    return {partition: known[partition] for partition in led if partition in known}

@@ -11,12 +11,12 @@ from schemas import codec
 from schemas.entity_states import AgentState, TeamState
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, EntityAmended, EntityRetired, Event, TeamFormed
 from streams.batch import EventBatch
-from streams.watermarks import Watermarks
+from streams.watermarks import Leadership, Watermarks
 
 TOPIC = "genesis.events"
 PARTITIONS = 4
 TOPIC_ID = UUID("6f1d3c3e-4f0a-4a53-9c57-2d0a0a6a7c11")
-WATERMARKS = Watermarks(low=0, high=10_000_000, partition_count=PARTITIONS, topic_id=TOPIC_ID)
+WATERMARKS = Watermarks(low=0, high=10_000_000, partition_count=PARTITIONS, leadership=Leadership(TOPIC_ID, 0))
 
 Record = tuple[bytes | None, bytes | None]
 """A key and a value."""

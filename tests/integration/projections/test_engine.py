@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -28,7 +31,7 @@ from streams.errors import (
     SchemaNewer,
     TopicRecreated,
 )
-from streams.watermarks import Watermarks
+from streams.watermarks import Leadership, Watermarks
 from tests.conftest import Database
 from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, Record, batch_of, record
 from tests.support.load import events
@@ -513,6 +516,30 @@ def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: Partitio
     assert superuser.query("SELECT DISTINCT next_offset FROM checkpoints WHERE partition = 0") == [(203,)]
 
 
+def test_catching_up_ends_between_slices_when_it_is_interrupted(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is asked to stop does not go on until the model has caught up; the slices that are done count."""
+    monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(some(150), token=token))
+    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+    interrupted = threading.Event()
+    fold_slice = fold.fold_slice
+
+    def interrupting(*arguments: Any) -> int:
+        interrupted.set()
+        return fold_slice(*arguments)
+
+    monkeypatch.setattr(fold, "fold_slice", interrupting)
+    with pytest.raises(OwnershipLost, match="given up"):
+        projector.acquire(WATERMARKS, interrupted)
+
+    assert superuser.query("SELECT next_offset FROM checkpoints WHERE projection = 'agents' AND partition = 0") == [
+        (20,)
+    ]
+
+
 def test_catching_up_goes_slice_by_slice(
     projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -551,13 +578,13 @@ def test_a_topic_made_again_stops_the_partition(projector: PartitionProjector) -
     projector.acquire(WATERMARKS)
 
     with pytest.raises(TopicRecreated):
-        projector.acquire(Watermarks(0, 10, PARTITIONS, type(TOPIC_ID)(int=TOPIC_ID.int + 1)))
+        projector.acquire(Watermarks(0, 10, PARTITIONS, Leadership(UUID(int=TOPIC_ID.int + 1), 0)))
 
 
 def test_a_topic_that_grew_stops_its_partitions(make_projector: MakeProjector, projector: PartitionProjector) -> None:
     """Keys change partition when a topic grows, old partitions and new ones alike."""
     projector.acquire(WATERMARKS)
-    grown = Watermarks(0, 10, PARTITIONS + 4, TOPIC_ID)
+    grown = Watermarks(0, 10, PARTITIONS + 4, WATERMARKS.leadership)
     fresh = make_projector(PARTITIONS)
 
     with pytest.raises(PartitionCountChanged):

@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from prometheus_client import generate_latest
 
-from operations.services.worker import build_worker, observe, serve_metrics
+from operations.services.worker import PartitionGauges, build_worker, serve_metrics
 from projections import engine
 from projections.prepared import PreparedBatch, prepare
 from projections.session import Session
@@ -138,7 +138,7 @@ async def test_a_worker_tells_where_it_is(
     await wait_until_async(lambda: applied(database) == 400, "400 events are applied")
     await wait_until_async(lambda: sum(done for done, _ in worker.positions().values()) == 400, "400 records are done")
 
-    observe(worker)
+    PartitionGauges().update(worker)
 
     assert {tp.partition for tp in worker.positions()} == {0, 1, 2, 3}
     assert all(done == end for done, end in worker.positions().values())
@@ -173,20 +173,20 @@ async def test_pauses_lose_nothing(
     settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition that is paused while its records are being fetched gets them all the same."""
-    same_topics = RecordBatchThread._are_same_topics
+    same_logs = RecordBatchThread._same_logs
 
     async def paused_meanwhile(
         thread: RecordBatchThread,
         opened: Mapping[TopicPartition, OpenPartition],
-        fetched: Iterable[TopicPartition],
-    ) -> bool:
-        same = await same_topics(thread, opened, fetched)
+        fetched: Collection[TopicPartition],
+    ) -> list[TopicPartition]:
+        same = await same_logs(thread, opened, fetched)
         for state in opened.values():
             state.paused = True  # as a queue that has just become full does
             asyncio.get_running_loop().call_later(0.01, setattr, state, "paused", False)
         return same
 
-    monkeypatch.setattr(RecordBatchThread, "_are_same_topics", paused_meanwhile)
+    monkeypatch.setattr(RecordBatchThread, "_same_logs", paused_meanwhile)
     monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", 200)
     fill(settings, topic, events(4_000, agents=50))
 

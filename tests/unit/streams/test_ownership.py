@@ -9,19 +9,23 @@ from typing import cast
 from uuid import UUID
 
 import pytest
+import structlog
 from faust.types import TP
 
+from database.errors import DatabaseUnreachable
 from streams import ownership
-from streams.batch import EventBatch
-from streams.errors import CheckpointOutOfLog
+from streams.batch import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, EventBatch
+from streams.errors import CheckpointOutOfLog, OwnershipLost
+from streams.log_end import LogEnd
+from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
-from streams.ownership import Acquired, OwnedPartition
+from streams.ownership import Acquired, OwnedPartition, PartitionWriter
 from streams.transport import RecordBatchConsumer
-from streams.watermarks import Watermarks
+from streams.watermarks import Leadership, Watermarks
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 TOPIC = TP("genesis.events", 0)
-TOPIC_ID = UUID(int=7)
+LEADERSHIP = Leadership(UUID(int=7), 3)
 
 
 class Consumer:
@@ -36,11 +40,13 @@ class Consumer:
     async def watermarks(self, _tp: TP) -> Watermarks:
         high = self._high[min(self.asked, len(self._high) - 1)]
         self.asked += 1
-        return Watermarks(0, high, 1, TOPIC_ID)
+        return Watermarks(0, high, 1, LEADERSHIP)
 
-    async def open_partition(self, tp: TP, token: int, position: int, topic_id: UUID | None) -> OpenPartition:
-        self.opened.append(OpenPartition(token, position, None, topic_id))
-        self.done[tp] = position
+    async def open_partition(
+        self, tp: TP, token: int, leadership: Leadership, _low: int, log_end: LogEnd
+    ) -> OpenPartition:
+        self.opened.append(OpenPartition(token, log_end.next_offset, None, leadership))
+        self.done[tp] = log_end.next_offset
         return self.opened[-1]
 
     def close_partition(self, tp: TP) -> None:
@@ -56,8 +62,8 @@ class Writer:
         self._next_offset = next_offset
         self.stop_reasons: list[str] = []
 
-    def acquire(self, _watermarks: Watermarks) -> Acquired:
-        return Acquired(1, self._next_offset)
+    def acquire(self, _watermarks: Watermarks, _interrupted: threading.Event) -> Acquired:
+        return Acquired(1, LogEnd(None, self._next_offset))
 
     def project(self, batch: EventBatch) -> int:
         self.projecting.set()
@@ -72,17 +78,26 @@ class Writer:
 
 
 @asynccontextmanager
-async def owned(consumer: Consumer, writer: Writer) -> AsyncIterator[OwnedPartition]:
-    partition = OwnedPartition(TOPIC, writer, cast(RecordBatchConsumer, consumer), heartbeat_seconds=0.01)
+async def owned(
+    consumer: Consumer, writer: PartitionWriter, budget: MemoryBudget | None = None
+) -> AsyncIterator[OwnedPartition]:
+    partition = OwnedPartition(
+        TOPIC,
+        writer,
+        cast(RecordBatchConsumer, consumer),
+        heartbeat_seconds=0.01,
+        budget=budget or MemoryBudget(1 << 30),
+    )
     partition.assign()
     try:
         yield partition
     finally:
-        writer.allowed.set()
+        if isinstance(writer, Writer):
+            writer.allowed.set()
         await partition.shut_down()
 
 
-def batch(start: int, *sizes: int) -> EventBatch:
+def batch(start: int, *sizes: int, header_bytes: int = 0) -> EventBatch:
     """Records with values of these sizes."""
     stop = start + len(sizes)
     return EventBatch(
@@ -95,34 +110,159 @@ def batch(start: int, *sizes: int) -> EventBatch:
         timestamps_ms=[0] * len(sizes),
         keys=[None] * len(sizes),
         values=[b"x" * size for size in sizes],
-        headers=[()] * len(sizes),
+        headers=[[("h", bytes(header_bytes))] if header_bytes else []] * len(sizes),
     )
 
 
 @pytest.mark.parametrize(
-    ("bound", "sizes"),
-    [("QUEUED_BYTES_MAX", (600, 400)), ("QUEUED_RECORDS_MAX", (0,) * 1_000)],
-    ids=["bytes", "records"],
+    ("records_max", "budget_bytes", "sizes", "header_bytes"),
+    [
+        (16_000, 2 * (2 * RECORD_OVERHEAD_BYTES + 1_000), (600, 400), 0),
+        (16_000, 2 * (2 * (RECORD_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES) + 1_002), (100, 100), 400),
+        (16_000, 2 * 1_000 * RECORD_OVERHEAD_BYTES, (0,) * 1_000, 0),
+        (1_000, 1 << 30, (0,) * 1_000, 0),
+    ],
+    ids=["values", "headers", "Python's objects", "records"],
 )
 async def test_a_full_queue_pauses_its_partition(
-    monkeypatch: pytest.MonkeyPatch, bound: str, sizes: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch, records_max: int, budget_bytes: int, sizes: tuple[int, ...], header_bytes: int
 ) -> None:
     """Few large records fill it as many small ones do; it is fetched again once the queue has been taken over."""
-    monkeypatch.setattr(ownership, bound, 1_000)
-    consumer, writer = Consumer(10_000), Writer()
-    async with owned(consumer, writer) as partition:
+    monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", records_max)
+    consumer, writer, budget = Consumer(10_000), Writer(), MemoryBudget(budget_bytes)
+    async with owned(consumer, writer, budget) as partition:
         await wait_until_async(lambda: consumer.opened, "the partition is opened")
         partition.submit(batch(0, 1))
         await wait_until_async(writer.projecting.is_set, "the first batch is being projected")
 
-        partition.submit(batch(1, *sizes[:-1]))
+        partition.submit(batch(1, *sizes[:-1], header_bytes=header_bytes))
         assert not consumer.opened[0].paused
-        partition.submit(batch(len(sizes), sizes[-1]))
+        partition.submit(batch(len(sizes), sizes[-1], header_bytes=header_bytes))
         assert consumer.opened[0].paused
 
         writer.allowed.set()
         await wait_until_async(lambda: consumer.done[TOPIC] == len(sizes) + 1, "every record is done")
         assert not consumer.opened[0].paused
+        assert budget.reserved_bytes == 0
+
+
+async def test_partitions_share_one_budget() -> None:
+    """What one holds is counted for all, the batch that is being projected too; what is dropped is released."""
+    consumer, writer, budget = Consumer(10_000), Writer(), MemoryBudget(100_000)
+    budget.divide(4)
+    size_bytes = batch(0, 12_500).size_bytes
+    async with owned(consumer, writer, budget) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(batch(0, 12_500))
+        await wait_until_async(writer.projecting.is_set, "the first batch is being projected")
+        assert budget.reserved_bytes == size_bytes
+        partition.submit(batch(1, 12_500))
+        assert consumer.opened[0].paused  # an eighth of the budget: half of a quarter
+        assert budget.reserved_bytes == 2 * size_bytes
+        for start in range(2, 8):
+            partition.submit(batch(start, 12_500))
+        assert budget.is_spent
+        partition.revoke()
+        await wait_until_async(lambda: budget.reserved_bytes == 0, "what waited is dropped")
+
+
+class Unable(Writer):
+    """Postgres gives up batches of more than so many records."""
+
+    def __init__(self, records_max: int) -> None:
+        super().__init__()
+        self.tried: list[int] = []
+        self.records_max = records_max
+        self.next_offset = 0
+
+    def acquire(self, _watermarks: Watermarks, _interrupted: threading.Event) -> Acquired:
+        return Acquired(1, LogEnd(None, self.next_offset))
+
+    def project(self, batch: EventBatch) -> int:
+        self.tried.append(len(batch))
+        if len(batch) > self.records_max:
+            raise DatabaseUnreachable(why="canceling statement due to statement timeout")
+        self.next_offset = batch.next_offset
+        return batch.next_offset
+
+
+async def test_a_batch_that_fails_is_halved_and_then_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried again at the same size; once batches are quick, they grow until there is no bound."""
+    monkeypatch.setattr(ownership, "RETRY_DELAYS_SECONDS", (0.0,))
+    monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", 20)
+    consumer, writer = Consumer(10_000), Unable(4)
+    async with owned(consumer, writer) as partition:
+        for attempt in range(1, 4):
+            await wait_until_async(lambda n=attempt: len(consumer.opened) == n, "the partition is open")
+            partition.submit(batch(0, *[1] * 10))
+            await wait_until_async(lambda n=attempt: len(writer.tried) >= n, "it is tried")
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 10, "all of it is done")
+        assert writer.tried[:4] == [10, 5, 2, 4]
+
+        writer.records_max = 1_000
+        await wait_until_async(lambda: bool(consumer.opened), "the partition is open")
+        del writer.tried[:]
+        partition.submit(batch(10, *[1] * 100))
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 110, "all of it is done")
+        assert writer.tried[0] <= 16
+        assert max(writer.tried) > 50
+
+
+async def test_slices_with_a_hole_between_them_are_read_again() -> None:
+    """It is no defect: a rebalance can cut off slices on their way."""
+    consumer, writer = Consumer(10_000), Writer()
+    with structlog.testing.capture_logs() as lines:
+        async with owned(consumer, writer) as partition:
+            await wait_until_async(lambda: consumer.opened, "the partition is opened")
+            partition.submit(batch(0, 1))
+            await wait_until_async(writer.projecting.is_set, "the first batch is being projected")
+            partition.submit(batch(1, 1))
+            partition.submit(batch(7, 1))
+            writer.allowed.set()
+            await wait_until_async(lambda: len(consumer.opened) == 2, "the partition is acquired again")
+    assert [line["event"] for line in lines if line["log_level"] in ("warning", "error")] == ["ownership.lost"]
+
+
+async def test_a_stopped_partition_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stopped it may be mended: it goes on then, and is no longer called stopped once it does."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (0.0,))
+    consumer, writer = Consumer(10, 10, 10, 10, 20), Writer(next_offset=15)
+    with structlog.testing.capture_logs() as lines:
+        async with owned(consumer, writer) as partition:
+            await wait_until_async(lambda: consumer.opened, "the partition is opened")
+            assert partition.stopped is not None
+            writer.allowed.set()
+            partition.submit(batch(15, 1))
+            await wait_until_async(lambda: partition.stopped is None, "it goes on")
+    stops = ["partition.stopped", "partition.still_stopped", "partition.resumed"]
+    assert [line["event"] for line in lines if line["event"] in stops] == stops
+
+
+class Slow(Writer):
+    """An acquisition that goes on until it is interrupted, as a read model that catches up does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acquiring = threading.Event()
+        self.interrupted = False
+
+    def acquire(self, _watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
+        self.acquiring.set()
+        assert interrupted.wait(DEADLINE_SECONDS)
+        self.interrupted = True
+        raise OwnershipLost
+
+
+@pytest.mark.parametrize("how", ["assign", "revoke", ""])
+async def test_a_long_acquisition_is_interrupted(how: str) -> None:
+    """When the partition is assigned again, when it moves, and by the worker's end."""
+    writer = Slow()
+    async with owned(Consumer(10), writer) as partition:
+        await wait_until_async(writer.acquiring.is_set, "the partition is being acquired")
+        if how:
+            getattr(partition, how)()
+            await wait_until_async(lambda: writer.interrupted, "the acquisition ends")
+    assert writer.interrupted
 
 
 async def test_watermarks_are_asked_for_again_before_a_checkpoint_is_out_of_the_log() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, cast
@@ -12,38 +12,39 @@ import pytest
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.errors import OwnershipLost, RecordUnreadable
+from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.consumer import RepairedConsumer
 from streams.open_partition import OpenPartition
 from streams.transport import RecordBatchThread
+from streams.watermarks import Leadership
 
 FIRST, SECOND = TopicPartition("genesis.events", 0), TopicPartition("genesis.events", 1)
-TOPIC_ID, OTHER_ID = UUID(int=7), UUID(int=8)
+SAME, ELECTED, OTHER_TOPIC = Leadership(UUID(int=7), 3), Leadership(UUID(int=7), 4), Leadership(UUID(int=8), 3)
 
 
 class Consumer:
-    """A consumer that answers with these topic ids, and whose fetches have these records or fail with this error."""
+    """A consumer whose leaders answer with these, and whose fetches have these records or fail with this error."""
 
     fetching_closed = False
 
     def __init__(
         self,
         *,
-        ids: Mapping[str, UUID] | Exception = MappingProxyType({}),
+        leaderships: Mapping[TopicPartition, Leadership] = MappingProxyType({}),
         fetch: dict[TopicPartition, list[Any]] | Exception = KafkaError(),  # noqa: B008 (never raised by default)
         failing: TopicPartition | None = None,
     ) -> None:
-        self._ids = ids
+        self._leaderships = leaderships
         self._fetch = fetch
         self._failing = failing
 
     def poll_context(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def topic_ids(self, _partitions: Iterable[TopicPartition]) -> Mapping[str, UUID]:
-        if isinstance(self._ids, Exception):
-            raise self._ids
-        return self._ids
+    async def leaderships(
+        self, partitions: Collection[TopicPartition], _timeout_seconds: float
+    ) -> Mapping[TopicPartition, Leadership]:
+        return {tp: self._leaderships[tp] for tp in partitions if tp in self._leaderships}
 
     async def fetch_raw(self, _partitions: object, _timeout_seconds: float) -> dict[TopicPartition, list[Any]]:
         if isinstance(self._fetch, Exception):
@@ -79,47 +80,72 @@ class Thread(RecordBatchThread):
         self.sought += opened
 
 
-def opened_at(*positions: int) -> dict[TopicPartition, OpenPartition]:
+def opened_at(*positions: int, fetched: int = 0) -> dict[TopicPartition, OpenPartition]:
     return {
-        tp: OpenPartition(1, position, None, TOPIC_ID) for tp, position in zip((FIRST, SECOND), positions, strict=False)
+        tp: OpenPartition(1, position, FetchState(position + fetched), SAME)
+        for tp, position in zip((FIRST, SECOND), positions, strict=False)
     }
 
 
-@pytest.mark.parametrize("same", [True, False])
-async def test_a_fetch_is_delivered_where_the_topic_is_the_same(same: bool) -> None:
-    """Otherwise nothing is, the position stays, and the partitions are read again from there."""
-    opened = {FIRST: OpenPartition(1, 5, FetchState(6), TOPIC_ID)}
-    record = ConsumerRecord(FIRST.topic, 0, 5, 1, 1, b"k", b"v", None, 1, 1, ())
-    consumer = Consumer(ids={FIRST.topic: TOPIC_ID if same else OTHER_ID}, fetch={FIRST: [record]})
-    thread = Thread(consumer, opened)
+def record(tp: TopicPartition, offset: int, value: bytes = b"v") -> ConsumerRecord:
+    return ConsumerRecord(tp.topic, tp.partition, offset, 1, 1, b"k", value, None, 1, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [(SAME, None), (OTHER_TOPIC, OwnershipLost), (ELECTED, LeaderChanged), (None, None)],
+    ids=["same", "topic made again", "leader elected", "unanswered"],
+)
+async def test_a_fetch_is_delivered_where_topic_and_epoch_are_the_same(
+    found: Leadership | None, reason: type[Exception] | None
+) -> None:
+    """Otherwise nothing is, the position stays, and the partition is read again from there or stops."""
+    opened = opened_at(5, fetched=1)
+    leaderships = {} if found is None else {FIRST: found}
+    thread = Thread(Consumer(leaderships=leaderships, fetch={FIRST: [record(FIRST, 5)]}), opened)
 
     batches = await thread._fetch_batches()
 
+    same = found == SAME
     assert [(batch.fetched_from, batch.next_offset, batch.values) for batch in batches] == [(5, 6, [b"v"])] * same
     assert opened[FIRST].position == 5 + same
     assert thread.sought == [FIRST] * (not same)
+    assert type(opened[FIRST].stop_reason) is (reason or type(None))
 
 
-async def test_records_of_the_same_topic_are_delivered() -> None:
-    """Its id is the one that the partitions were acquired on."""
+async def test_a_leader_that_does_not_answer_costs_its_own_partitions_alone() -> None:
+    """What others have answered for is delivered."""
+    opened = opened_at(5, 6, fetched=1)
+    fetch = {FIRST: [record(FIRST, 5)], SECOND: [record(SECOND, 6)]}
+    thread = Thread(Consumer(leaderships={SECOND: SAME}, fetch=fetch), opened)
+
+    batches = await thread._fetch_batches()
+
+    assert [batch.partition for batch in batches] == [SECOND.partition]
+    assert thread.sought == [FIRST]
+
+
+async def test_a_gap_is_delivered_where_topic_and_epoch_are_the_same() -> None:
+    """A fetch past markers of transactions has no record, and moves the checkpoint all the same."""
+    for found in (SAME, OTHER_TOPIC):
+        opened = opened_at(5, fetched=2)
+        batches = await Thread(Consumer(leaderships={FIRST: found}, fetch={}), opened)._fetch_batches()
+        assert [(batch.fetched_from, batch.next_offset) for batch in batches] == [(5, 7)] * (found == SAME)
+
+
+async def test_all_partitions_of_a_topic_that_was_made_again_stop() -> None:
+    """Also those of which nothing was fetched."""
     opened = opened_at(5, 6)
-    assert await Thread(Consumer(ids={FIRST.topic: TOPIC_ID}))._are_same_topics(opened, [FIRST])
-    assert all(state.stop_reason is None for state in opened.values())
-
-
-async def test_records_of_a_topic_that_was_made_again_are_not_delivered() -> None:
-    """All its partitions stop; their owners then find the other id."""
-    opened = opened_at(5, 6)
-    assert not await Thread(Consumer(ids={FIRST.topic: OTHER_ID}))._are_same_topics(opened, [FIRST])
+    assert await Thread(Consumer(leaderships={FIRST: OTHER_TOPIC}))._same_logs(opened, [FIRST]) == []
     assert {type(state.stop_reason) for state in opened.values()} == {OwnershipLost}
 
 
-@pytest.mark.parametrize("ids", [{}, KafkaError(), TimeoutError()], ids=["deleted", "error", "timeout"])
-async def test_records_of_an_unidentified_topic_are_fetched_again(ids: Mapping[str, UUID] | Exception) -> None:
-    """While no broker tells the topic's id, nothing is delivered and nothing stops."""
-    opened = opened_at(5)
-    assert not await Thread(Consumer(ids=ids))._are_same_topics(opened, [FIRST])
-    assert opened[FIRST].stop_reason is None
+async def test_an_election_stops_its_own_partition_alone() -> None:
+    """The others have leaders of their own."""
+    opened = opened_at(5, 6)
+    leaderships = {FIRST: ELECTED, SECOND: SAME}
+    assert await Thread(Consumer(leaderships=leaderships))._same_logs(opened, [FIRST, SECOND]) == [SECOND]
+    assert [type(state.stop_reason) for state in opened.values()] == [LeaderChanged, type(None)]
 
 
 async def test_an_offset_out_of_range_stops_the_partition_that_is_there() -> None:
@@ -151,3 +177,13 @@ async def test_a_damaged_record_stops_its_partition() -> None:
     thread = Thread(Consumer(fetch=ValueError("elsewhere")))
     with pytest.raises(ValueError, match="elsewhere"):
         await thread._fetch(cast(RepairedConsumer, thread._ours), opened)
+
+
+async def test_nothing_is_fetched_while_the_budget_is_spent() -> None:
+    """Records wait in Kafka then; the poll still counts for the group."""
+    opened = opened_at(5, fetched=1)
+    thread = Thread(Consumer(leaderships={FIRST: SAME}, fetch={FIRST: [record(FIRST, 5)]}), opened)
+
+    assert await thread._fetch_batches(has_room=False) == []
+    assert opened[FIRST].position == 5
+    assert len(await thread._fetch_batches(has_room=True)) == 1

@@ -1,0 +1,60 @@
+"""The end of a partition's log as Postgres holds it, and its comparison with what Kafka holds there.
+
+Kafka can lose the tail of a log that was read already: an unclean leader election, or a file system that lost what was
+not synced. Once it has grown past the checkpoint again, offsets alone say nothing; the records below it were replaced.
+So the last logged record is read again and compared before anything behind it is delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from audit.canonical import headers_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRecord:
+    """A record as the log holds it; `headers` are canonical bytes (`audit/canonical.py`)."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: bytes
+
+    def is_the_same_as(self, record: Any) -> bool:
+        """Return whether a record of Kafka's is this one; `record` has the attributes of aiokafka's."""
+        ours = (self.offset, self.timestamp_ms, self.key, self.value)
+        theirs = (record.offset, record.timestamp, record.key, record.value)
+        return ours == theirs and headers_bytes(record.headers) == self.headers
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """The last logged record of a partition, None where there is none, and the checkpoint.
+
+    From the record on, up to the checkpoint, Kafka holds nothing else that consumers see: only gaps.
+    """
+
+    last: LoggedRecord | None
+    next_offset: int
+
+    def read_from(self, low: int) -> int:
+        """Return the offset from which Kafka's records are to be read again; `low` is its first one.
+
+        Where that is the checkpoint there is nothing to compare.
+        """
+        return min(self.next_offset, low if self.last is None else max(low, self.last.offset))
+
+    def difference(self, records: Iterable[Any], position: int, next_position: int) -> str | None:
+        """Return how Kafka's records, read from `position` up to `next_position`, differ; None where they don't."""
+        last = self.last if self.last is not None and position <= self.last.offset < next_position else None
+        for record in records:
+            if record.offset >= self.next_offset:
+                break
+            if last is None or not last.is_the_same_as(record):
+                return f"Kafka holds a record at offset {record.offset} that is not the one that was logged"
+            last = None
+        return None if last is None else f"Kafka holds no record at offset {last.offset} any more"
