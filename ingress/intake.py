@@ -14,13 +14,14 @@ from ingress.bulk import BulkIntake
 from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.keys import Keyring
-from ingress.limits import Admission, BodyReader, LogBudget, PeerGone, drain
+from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, accepted
 from runtime import metrics
 from runtime.clock import Clock
+from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from signing.signatures import Key, SignatureRejected, explain

@@ -38,6 +38,7 @@ from projections.repeats import SEEN, EventRecord
 from projections.session import DataRefused, Session, sql_literal
 from projections.staging import Staging
 from runtime import metrics
+from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
@@ -58,6 +59,9 @@ INLINE_RECORDS_MAX = 100
 
 INLINE_BYTES_MAX = 1024 * 1024
 """The same in bytes of values and headers, which text doubles."""
+
+LOG_LINES_PER_SECOND = 2
+"""Lines at the usual level of one partition: a flood of repeats in small batches would write hundreds."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -82,6 +86,7 @@ class PartitionProjector:
         self._newer: SchemaNewer | None = None
         self._token: int | None = None
         self._interrupted = threading.Event()
+        self._log_budget = LogBudget(LOG_LINES_PER_SECOND)
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
@@ -114,19 +119,25 @@ class PartitionProjector:
         seconds, next_offset = time.perf_counter() - started, self._require_fence().checkpoints[LOG]
         metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
-        # Small batches come by the hundred each second; a line is seen at the usual level where one needs a look.
-        (log.debug if dispositions.keys() <= {"applied"} else log.info)(
+        self._log_batch(dispositions, next_offset, seconds)
+        if self._newer is not None:
+            self.close()
+            raise self._newer
+        return next_offset
+
+    def _log_batch(self, dispositions: Mapping[str, int], next_offset: int, seconds: float) -> None:
+        """Log a line: at the usual level where one needs a look, for repeats in small batches come by the hundred."""
+        unusual = not dispositions.keys() <= {"applied"}
+        left_out = self._log_budget.consume(time.monotonic()) if unusual else 0
+        (log.info if unusual and left_out is not None else log.debug)(
             "batch.projected",
             topic=self.topic,
             partition=self.partition,
             next_offset=next_offset,
             duration_ms=round(seconds * 1000, 3),
+            left_out=left_out,
             **dispositions,
         )
-        if self._newer is not None:
-            self.close()
-            raise self._newer
-        return next_offset
 
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped, where `plant status` finds it; acquiring it clears that."""

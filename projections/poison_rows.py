@@ -8,24 +8,38 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-# A record that is too large for a dead letter is not fetched.
+# Partitions take turns: their first rows come first, then their second ones. Records are fetched for the page alone;
+# one that is too large for a dead letter is not fetched.
 UNSENT: Final = """
-SELECT poison.topic, poison.partition, poison."offset", poison.reason, poison.size_bytes,
+WITH page AS MATERIALIZED (
+    SELECT o.topic, o.partition, poison."offset", poison.turn
+    FROM partition_owners AS o
+    LEFT JOIN checkpoints AS c
+        ON c.projection = 'dead_letters' AND c.version = 0 AND c.topic = o.topic AND c.partition = o.partition
+    CROSS JOIN LATERAL (
+        SELECT waiting."offset", row_number() OVER (ORDER BY waiting."offset") AS turn
+        FROM (
+            SELECT e."offset" FROM event_stream AS e
+            WHERE e.disposition = 'poison' AND e.topic = o.topic AND e.partition = o.partition
+              AND e."offset" >= coalesce(c.next_offset, 0)
+            ORDER BY e."offset" LIMIT $2
+        ) AS waiting
+    ) AS poison
+    WHERE split_part(o.topic, '-', 1) = $1
+    ORDER BY coalesce(o.topic = $5 AND o.partition = $6, false) DESC, poison.turn, o.topic, o.partition LIMIT $2
+)
+SELECT page.topic, page.partition, page."offset", poison.reason, poison.size_bytes,
     CASE WHEN poison.size_bytes <= $3 OR octet_length(poison.key) <= $4 THEN poison.key END AS key,
     CASE WHEN poison.size_bytes <= $3 THEN poison.value END AS value,
     CASE WHEN poison.size_bytes <= $3 THEN poison.headers END AS headers
-FROM partition_owners AS o
-LEFT JOIN checkpoints AS c
-    ON c.projection = 'dead_letters' AND c.version = 0 AND c.topic = o.topic AND c.partition = o.partition
-CROSS JOIN LATERAL (
-    SELECT e.topic, e.partition, e."offset", e.reason, e.key, e.value, e.headers,
+FROM page CROSS JOIN LATERAL (
+    SELECT e.reason, e.key, e.value, e.headers,
         coalesce(octet_length(e.key), 0) + coalesce(octet_length(e.value), 0) + octet_length(e.headers) AS size_bytes
     FROM event_stream AS e
-    WHERE e.disposition = 'poison' AND e.topic = o.topic AND e.partition = o.partition
-      AND e."offset" >= coalesce(c.next_offset, 0)
-    ORDER BY e."offset" LIMIT $2
+    WHERE e.disposition = 'poison' AND e.topic = page.topic AND e.partition = page.partition
+      AND e."offset" = page."offset" LIMIT 1
 ) AS poison
-WHERE split_part(o.topic, '-', 1) = $1 LIMIT $2
+ORDER BY page.turn, page.topic, page.partition
 """
 
 ADVANCE: Final = """
@@ -55,13 +69,23 @@ class PoisonRows:
         self._connection = connection
 
     async def unsent(
-        self, logical_topic: str, rows_max: int, *, size_max_bytes: int, key_max_bytes: int
+        self,
+        logical_topic: str,
+        rows_max: int,
+        *,
+        size_max_bytes: int,
+        key_max_bytes: int,
+        first: tuple[str, int] | None = None,
     ) -> list[PoisonRow]:
         """Return rows of the logical topic that have not been published, each partition's in the order of offsets.
 
-        Of a record larger than `size_max_bytes` only the key comes, and that only up to `key_max_bytes`.
+        Every partition that has some is among them, as far as `rows_max` allows; `first` names a topic and partition
+        whose rows come before all others. Of a record larger than `size_max_bytes` only the key comes, and that only up
+        to `key_max_bytes`.
         """
-        rows = await self._connection.fetch(UNSENT, logical_topic, rows_max, size_max_bytes, key_max_bytes)
+        rows = await self._connection.fetch(
+            UNSENT, logical_topic, rows_max, size_max_bytes, key_max_bytes, *(first or (None, None))
+        )
         return [PoisonRow(**row) for row in rows]
 
     async def advance(self, topic: str, partition: int, next_offset: int) -> None:

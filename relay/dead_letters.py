@@ -50,6 +50,7 @@ class DeadLetterRelay:
         self._under_way: list[Submitted] = []
         self._rows_max = DEAD_LETTERS_MAX
         self._refused: RecordPosition | None = None
+        self._failing: tuple[str, int] | None = None
         self.sent = 0
         """How many it has published and noted."""
 
@@ -96,7 +97,11 @@ class DeadLetterRelay:
     async def _submit_next(self, rows: PoisonRows) -> StreamsError | None:
         """Submit the next dead letters up to the first that can't be; return its error."""
         unsent = await rows.unsent(
-            self._logical_topic, self._rows_max, size_max_bytes=RECORD_MAX_BYTES, key_max_bytes=KEY_MAX_BYTES
+            self._logical_topic,
+            self._rows_max,
+            size_max_bytes=RECORD_MAX_BYTES,
+            key_max_bytes=KEY_MAX_BYTES,
+            first=self._failing if self._rows_max == 1 else None,
         )
         for row in unsent:
             try:
@@ -121,6 +126,7 @@ class DeadLetterRelay:
                 next_offsets[partition] = row.offset + 1
                 self.sent += 1
                 metrics.RELAY_DEAD_LETTERS.inc()
+        self._failing = next(iter(failures), None)
         for partition, next_offset in next_offsets.items():
             await rows.advance(*partition, next_offset)
         if next_offsets:
@@ -130,8 +136,8 @@ class DeadLetterRelay:
     def _isolate_refused(self, submitted: Sequence[Submitted], failure: StreamsError | None) -> None:
         """Find the dead letter that Kafka refuses, by publishing one at a time.
 
-        Kafka refuses a batch without naming a record in it. So after a refusal dead letters go one by one, until one is
-        refused alone: that one is sent without its record.
+        Kafka refuses a batch without naming a record in it. So after a refusal the dead letters of its partition go one
+        by one, until one is refused alone: that one is sent without its record.
         """
         if not isinstance(failure, PublishRefused):
             self._rows_max = DEAD_LETTERS_MAX

@@ -72,8 +72,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
         "projections/repeats.py SEEN": worker(repeats.SEEN.format(**literals)),
         "projections/checkpoints.py _FENCE": worker(checkpoints._FENCE.format(**literals)),
+        "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
-        "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000),
+        "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
         "projections/agents/apply.sql": worker(AGENTS.apply_sql),
         "projections/log_progress.py _DISPOSITIONS": PlannedQuery(
             *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),

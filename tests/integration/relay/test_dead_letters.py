@@ -277,7 +277,7 @@ async def test_a_log_without_poison_is_not_read(settings: Settings, database: Da
     """
     await fetch(database.superuser_url, owners)
     async with relay_session.relay_session(settings) as session:
-        rows = await session._connection.fetch(f"EXPLAIN {poison_rows.UNSENT}", "genesis.events", 50, 1, 1)
+        rows = await session._connection.fetch(f"EXPLAIN {poison_rows.UNSENT}", "genesis.events", 50, 1, 1, None, None)
     plan = "\n".join(row[0] for row in rows)
     assert "event_stream_poison" in plan
     assert "event_stream_pkey" not in plan

@@ -8,7 +8,7 @@ import doctest
 import pytest
 
 from ingress import limits
-from ingress.limits import Admission, BodyReader, LogBudget, PeerGone, drain
+from ingress.limits import Admission, BodyReader, PeerGone, drain
 from ingress.problems import Problem, retry_after
 from tests.support.asgi_peers import peer
 
@@ -98,12 +98,6 @@ async def test_a_refused_peer_is_read_for_a_while() -> None:
         await drain(peer(b"x", endless=True))
         await drain(flood)  # type: ignore[arg-type]  # a part of a message
     assert 0 < dropped <= limits.DRAIN_MAX_BYTES
-
-
-def test_the_log_budget_begins_again_each_second() -> None:
-    """The lines left out are counted until the next one that is written."""
-    budget = LogBudget(2)
-    assert [budget.consume(at) for at in (5.0, 5.1, 5.2, 5.9, 6.0, 6.1, 6.2, 7.0)] == [0, 0, None, None, 2, 0, None, 1]
 
 
 def test_the_docstrings_are_right() -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from audit.canonical import headers_bytes
 from projections.poison_rows import PoisonRow, PoisonRows
-from relay.dead_letters import DeadLetterRelay
+from relay.dead_letters import DEAD_LETTERS_MAX, DeadLetterRelay
 from runtime.settings import Settings
 from streams.errors import OutcomeUnknown, PublishRefused, StreamsError
 from streams.pending_publish import PendingPublish
+from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 
 TOPIC = "genesis.events"
@@ -23,6 +24,13 @@ class Rows:
 
     def __init__(self) -> None:
         self.advanced: list[tuple[str, int, int]] = []
+        self.asked: list[tuple[int, tuple[str, int] | None]] = []
+
+    async def unsent(
+        self, _topic: str, rows_max: int, *, first: tuple[str, int] | None = None, **_: int
+    ) -> list[PoisonRow]:
+        self.asked.append((rows_max, first))
+        return []
 
     async def advance(self, topic: str, partition: int, next_offset: int) -> None:
         self.advanced.append((topic, partition, next_offset))
@@ -77,3 +85,19 @@ async def test_nothing_is_marked_where_the_first_one_failed(relay: DeadLetterRel
     with pytest.raises(OutcomeUnknown):
         await relay.run_cycle(cast(PoisonRows, rows))
     assert rows.advanced == []
+
+
+async def test_after_a_refusal_the_letters_of_that_partition_come_one_by_one(
+    relay: DeadLetterRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others before it, a flood of them even, would else be tried alone in its place."""
+    monkeypatch.setattr(EventProducer, "connected", True)
+    rows = Rows()
+    relay._under_way = [submitted(0, 3), submitted(2, 5, PublishRefused()), submitted(1, 1)]
+    with pytest.raises(PublishRefused):
+        await relay.run_cycle(cast(PoisonRows, rows))
+
+    await relay.run_cycle(cast(PoisonRows, rows))
+    await relay.run_cycle(cast(PoisonRows, rows))
+
+    assert rows.asked == [(1, (TOPIC, 2)), (DEAD_LETTERS_MAX, None)]
