@@ -135,7 +135,7 @@ class PartitionProjector:
             partition=self.partition,
             next_offset=next_offset,
             duration_ms=round(seconds * 1000, 3),
-            left_out=left_out,
+            **({"left_out": left_out} if left_out else {}),
             **dispositions,
         )
 

@@ -110,6 +110,6 @@ def test_gauges_of_partitions_that_moved_go() -> None:
     gauges.update(cast(Worker, shown_worker))
     assert shown() == {0: (4, 5), 1: (None, None)}
 
-    shown_worker.open, worker.assigned = {}, set()
+    shown_worker.open, shown_worker.assigned = {}, set()
     gauges.update(cast(Worker, shown_worker))
     assert shown() == {0: (None, None), 1: (None, None)}
