@@ -8,6 +8,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 MUTANTS := $(VENV)-mutants
+MADE := $(VENV) $(MUTANTS) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+EXECUTE ?=
 MODULES ?=
 PYTHON ?=
 CI ?=
@@ -80,9 +82,10 @@ bench: $(VENV)/.ready-all ## Measure; a table and JSON.
 mutants: $(MUTANTS)/.ready ## Put small faults into the code and count those that tests catch (MODULES=..., hours for all).
 	@$(MUTANTS)/bin/python -m tests.support.mutants $(MODULES)
 
-clean: ## Stop the local stack; remove its data, .venv and caches of this folder.
-	@if [ -x $(BIN)/plant ]; then $(BIN)/plant down --delete-data; fi
-	rm -rf $(VENV) $(MUTANTS) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+clean: ## Say what EXECUTE=1 removes: the local stack with its data, .venv and caches of this folder.
+	@if [ -x $(BIN)/plant ]; then $(BIN)/plant down --delete-data $(if $(EXECUTE),--execute); fi
+	$(if $(EXECUTE),,@echo "would remove $(MADE); run make clean EXECUTE=1 to do it")
+	$(if $(EXECUTE),rm -rf $(MADE))
 
 $(BIN)/uv: .ci/uv.txt .ci/make-venv
 	@.ci/make-venv $(VENV) $(PYTHON)

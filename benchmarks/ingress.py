@@ -27,7 +27,7 @@ from devstack.stack import Stack
 from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings, load_settings
 from signing.hmac_secrets import new_secret
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import sign
 
 CONNECTIONS = 64
@@ -193,7 +193,7 @@ async def add_key(settings: Settings, secret: bytes) -> UUID:
     """Store a signing key of the producer `benchmark`."""
     database, key_id = connect(settings, "operator"), new_key_id()
     try:
-        await KeyStore(database, MasterKey(settings)).add(key_id, "benchmark", secret, None)
+        await KeyStore(database, MasterKeys(settings)).add(key_id, "benchmark", secret, None)
     finally:
         await database.close()
     return key_id
@@ -203,7 +203,7 @@ async def revoke_key(settings: Settings, key_id: UUID) -> None:
     """Revoke what add_key added."""
     database = connect(settings, "operator")
     try:
-        await KeyStore(database, MasterKey(settings)).revoke(key_id)
+        await KeyStore(database, MasterKeys(settings)).revoke(key_id)
     finally:
         await database.close()
 

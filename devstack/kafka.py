@@ -265,7 +265,7 @@ def refuse_other_count(home: Path, count: BrokerCount) -> None:
         raise OtherBrokerCount(
             f"This stack was made with {made} broker{'s' if made == 3 else ''}, not {count}.",
             why="The topics' replicas and the controllers' votes are laid out for that number.",
-            next_step=f"plant up --brokers {made}    (or, to start again: plant down --delete-data)",
+            next_step=f"plant up --brokers {made}    (or another stack: PLANT_HOME=… plant up --brokers {count})",
         )
 
 

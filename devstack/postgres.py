@@ -120,7 +120,7 @@ class Postgres:
             raise StartFailed(
                 "The superuser's password could not be set.",
                 why=done.stderr.decode(errors="replace").strip().splitlines()[-1],
-                next_step="plant down --delete-data",
+                next_step=f"tail -50 {self.log}",
             )
 
     def _initialise(self, programs: Path, user: str | None, superuser_password: str) -> None:
@@ -171,7 +171,7 @@ def refuse_other_version(home: Path, major: int) -> None:
             raise OtherVersion(
                 f"This stack's data was made by Postgres {other}, not {major}.",
                 why=f"{data_folder(home, other)} can only be read by the version that made it.",
-                next_step=f"plant up --postgres {other}    (or, to start again: plant down --delete-data)",
+                next_step=f"plant up --postgres {other}    (another stack: PLANT_HOME=… plant up --postgres {major})",
             )
 
 

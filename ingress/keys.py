@@ -27,13 +27,14 @@ from ingress.errors import (
     UnknownKey,
 )
 from ingress.key_rows import StoredKey
+from ingress.master_key_rows import associated_data, current_check_value, differs, encrypting_key
 from ingress.producers import ProducerPolicy, default_policy, read_policies
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from signing.errors import SecretUnreadable
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import Ed25519Key, HmacKey, Key, Scheme, SignatureRejected, Verified, verify_signature
 
 log = get_logger(__name__)
@@ -48,9 +49,10 @@ PRODUCER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class KeyStore:
     """The table `webhook_signatures`, as plant_ingress, which reads it, or plant_operator."""
 
-    def __init__(self, database: Database, master_key: MasterKey) -> None:
+    def __init__(self, database: Database, master_keys: MasterKeys) -> None:
         self._database = database
-        self._master_key = master_key
+        self._master_keys = master_keys
+        self._other_master_key_logged = False
         self._unreadable: set[UUID] = set()
 
     async def add(
@@ -65,7 +67,7 @@ class KeyStore:
     ) -> None:
         """Store a new key, usable from `not_before` on, or at once. `key` is the secret (v1) or the public key (v1a).
 
-        Raises PublicKeyKnown, TooManyKeys.
+        Raises PublicKeyKnown, TooManyKeys, MasterKeyUnusable, and OtherMasterKey where the key could not be opened.
         """
         async with self._database.transaction() as connection:
             await self._insert(connection, key_id, producer, key, expires_at, scheme, not_before)
@@ -93,6 +95,8 @@ class KeyStore:
         """Raise what `add` would raise."""
         async with self._database.transaction() as connection:
             await _refuse_unfit(connection, producer, key, scheme)
+            if scheme == "v1":
+                await encrypting_key(connection, self._master_keys, remember=False)
 
     async def revoke(self, key_id: UUID) -> None:
         """Revoke a key permanently; ingress stops accepting it within about a second. Again changes nothing."""
@@ -130,7 +134,15 @@ class KeyStore:
         async with self._database.transaction(isolation="REPEATABLE READ", read_only=True) as connection:
             rows = list((await connection.execute(key_rows.USABLE)).mappings())
             policies = await read_policies(connection, default)
+            self._log_other_master_key(await current_check_value(connection))
         return [key for row in rows if (key := self._usable_key(row)) is not None], policies
+
+    def _log_other_master_key(self, current: bytes | None) -> None:
+        """Log once that secrets are encrypted under a master key which this process does not have."""
+        other = current is not None and self._master_keys.of(current) is None
+        if current is not None and other and not self._other_master_key_logged:
+            log.error("master_key.differs", why=differs(current, self._master_keys).why)
+        self._other_master_key_logged = other
 
     async def _insert(
         self,
@@ -143,9 +155,10 @@ class KeyStore:
         not_before: datetime | None,
     ) -> None:
         await _refuse_unfit(connection, producer, key, scheme)
-        nonce, ciphertext = (
-            self._master_key.encrypt(key, _associated_data(key_id, producer)) if scheme == "v1" else (None, None)
-        )
+        nonce = ciphertext = None
+        if scheme == "v1":
+            master_key = await encrypting_key(connection, self._master_keys)
+            nonce, ciphertext = master_key.encrypt(key, associated_data(key_id, producer))
         values = {
             "id": key_id,
             "producer": producer,
@@ -170,8 +183,8 @@ class KeyStore:
         if row["scheme"] == "v1a":
             return Ed25519Key(public_key=row["public_key"], **fields)
         try:
-            associated_data = _associated_data(row["id"], row["producer"])
-            secret = self._master_key.decrypt(row["nonce"], row["ciphertext"], associated_data)
+            name = associated_data(row["id"], row["producer"])
+            secret = self._master_keys.decrypt(row["nonce"], row["ciphertext"], name)
         except SecretUnreadable as error:
             if row["id"] not in self._unreadable:
                 self._unreadable.add(row["id"])
@@ -284,8 +297,3 @@ async def _refuse_unfit(connection: AsyncConnection, producer: str, key: bytes, 
 
 def _stored(result: CursorResult[Any]) -> list[StoredKey]:
     return [StoredKey(**row) for row in result.mappings()]
-
-
-def _associated_data(key_id: UUID, producer: str) -> bytes:
-    """Return the name of a key's row, which its ciphertext is bound to."""
-    return f"plant.webhook_signatures.v1\n{key_id}\n{producer}".encode()

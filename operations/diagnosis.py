@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import importlib.util
 import os
 import platform
@@ -106,7 +104,7 @@ def _runs(name: str, argv: list[str | Path], user: str | None) -> Diagnosis:
             argv, capture_output=True, text=True, check=True, timeout=PROGRAM_TIMEOUT_SECONDS, user=user, cwd="/"
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return Diagnosis(name, "wrong", f"{argv[0]} does not run: {error}", "make clean setup")
+        return Diagnosis(name, "wrong", f"{argv[0]} does not run: {error}", f"rm -r {sys.prefix} && make setup")
     return Diagnosis(name, "good", (done.stdout or done.stderr).splitlines()[0].strip())
 
 
@@ -126,15 +124,32 @@ def _local_services(settings: Settings) -> Iterator[Diagnosis]:
 
 def _master_key(settings: Settings) -> Iterator[Diagnosis]:
     if not settings.master_key:
-        yield Diagnosis("master key", "note", "none: ingress can't read webhook secrets", "plant up")
+        step = "plant up    (or set PLANT_MASTER_KEY)"
+        yield Diagnosis("master key", "note", "none: ingress can't read webhook secrets", step)
         return
+    from ingress.master_key_rows import differs
+    from signing.master_key import MasterKeys
+
+    own = MasterKeys(settings).require()
+    if not (settings.database_operator_url or settings.database_url):
+        yield Diagnosis("master key", "good", "32 bytes; no operator's database address: not compared with the keys")
+        return
+    current = asyncio.run(_current_master_key(settings))
+    if current is not None and own.of(current) is None:
+        raise differs(current, own)
+    yield Diagnosis("master key", "good", "32 bytes" if current is None else "the one that keys are encrypted under")
+
+
+async def _current_master_key(settings: Settings) -> bytes | None:
+    from database.connector import connect
+    from ingress.master_key_rows import current_check_value
+
+    database = connect(settings, "operator")
     try:
-        size_bytes = len(base64.b64decode(settings.master_key, validate=True))
-    except binascii.Error:
-        size_bytes = 0
-    good = size_bytes == 32
-    found = "32 bytes" if good else "not 32 bytes in base64"
-    yield Diagnosis("master key", "good" if good else "wrong", found, "" if good else "openssl rand -base64 32")
+        async with database.transaction(read_only=True) as connection:
+            return await current_check_value(connection)
+    finally:
+        await database.close()
 
 
 def _database(settings: Settings) -> Iterator[Diagnosis]:

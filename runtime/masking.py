@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from runtime.redaction import MASK
 
-SECRET_NAMES: Final = frozenset({"master_key", "kafka_sasl_password"})
+SECRET_NAMES: Final = frozenset({"master_key", "master_key_previous", "kafka_sasl_password"})
 
 _ADDRESS: Final = re.compile(r"://(?P<user>[^:@/]*):(?P<password>.*)@[^@]*?(/(?P<database>[^?]*))?(\?.*)?$", re.DOTALL)
 

@@ -94,6 +94,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 500
 
     master_key: Annotated[str, Meta(description="32 bytes in base64; encrypts webhook secrets at rest (AES-GCM).")] = ""
+    master_key_previous: Annotated[
+        str,
+        Meta(description="The master key before it; needed until `plant keys rekey` has changed secrets over."),
+    ] = ""
 
     topic_partitions: Annotated[
         Positive,
@@ -301,7 +305,10 @@ OTHER_VARIABLES: Final = frozenset(
         "PLANT_DATABASE_SUPERUSER_URL",
         "PLANT_WEBHOOK_SECRET",
         *(f"PLANT_{name}_PORT" for name in ("KAFKA", "POSTGRES", "REGISTRY", "TEMPORAL", "TEMPORAL_UI")),
-        *(f"PLANT_{name}_PASSWORD" for name in ("OWNER", "WRITER", "API", "AUDITOR", "SUPERUSER")),
+        *(
+            f"PLANT_{name}_PASSWORD"
+            for name in ("OWNER", "WRITER", "INGRESS", "OPERATOR", "API", "AUDITOR", "SUPERUSER")
+        ),
     }
 )
 """Variables of the command line, the local stack, the examples and the compose file."""

@@ -12,6 +12,7 @@ from uuid import UUID
 import click
 
 from operations.cli.listing import Output, output_option, show
+from operations.cli.master_key import rekey
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ secret_option = click.option(
 @click.group(name="keys")
 def command() -> None:
     """Manage the keys that sign webhooks."""
+
+
+command.add_command(rekey)
 
 
 @command.command()
@@ -216,11 +220,11 @@ def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
 async def _store(settings: Settings) -> AsyncIterator[KeyStore]:
     from database.connector import connect
     from ingress.keys import KeyStore
-    from signing.master_key import MasterKey
+    from signing.master_key import MasterKeys
 
     database = connect(settings, "operator")
     try:
-        yield KeyStore(database, MasterKey(settings))
+        yield KeyStore(database, MasterKeys(settings))
     finally:
         await database.close()
 

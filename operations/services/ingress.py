@@ -35,7 +35,7 @@ from runtime.clock import Clock, SystemClock
 from runtime.lifecycle import serve_metrics, tune_gc
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 
@@ -73,7 +73,7 @@ def build_ingress(
     registry = activate_registry(settings)
     producer = producer or EventProducer(settings, topics=(EVENTS_TOPIC,))
     database = connect(settings, "ingress")
-    keyring = Keyring(KeyStore(database, MasterKey(settings)), clock, default_policy(settings))
+    keyring = Keyring(KeyStore(database, MasterKeys(settings).require()), clock, default_policy(settings))
     intake = Intake(settings, keyring, producer, clock)
     readiness = Readiness(keyring, producer, clock)
 

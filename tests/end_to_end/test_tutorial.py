@@ -41,7 +41,9 @@ def test_the_tutorial_works(home: Path) -> None:
             cwd=home, env=environ, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_SECONDS,
         )  # fmt: skip
     finally:
-        subprocess.run(["plant", "down", "--delete-data"], cwd=home, env=environ, capture_output=True, check=True)
+        subprocess.run(
+            ["plant", "down", "--delete-data", "--execute"], cwd=home, env=environ, capture_output=True, check=True
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     answers = re.findall(r'\{"event_id".*?\}', done.stdout)
     assert len(answers) == 2

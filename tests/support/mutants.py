@@ -2,7 +2,7 @@
 
 mutmut makes the faults (its settings are in pyproject.toml) and runs, for each, the tests that reach the changed
 function, shortest first, until one fails. All runs share one Kafka and one Postgres. `mutmut show NAME` prints a fault
-that no test caught. A run continues where an interrupted one stopped; `make clean` removes its results.
+that no test caught. A run continues where an interrupted one stopped; `make clean EXECUTE=1` removes its results.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings
 from signing.ed25519 import new_private_key
 from signing.hmac_secrets import new_secret
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import Scheme, sign
 
 PATH = "/webhook/genesis/agent-available"
@@ -114,7 +114,7 @@ async def new_signer(settings: Settings, producer: str, scheme: Scheme, overlap:
         stored, signed = pair.public_key, pair.sign
     database, key_id = connect(settings, "operator"), new_key_id()
     try:
-        store = KeyStore(database, MasterKey(settings))
+        store = KeyStore(database, MasterKeys(settings))
         if overlap is None:
             await store.add(key_id, producer, stored, None, scheme=scheme)
         else:

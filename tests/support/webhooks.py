@@ -12,7 +12,7 @@ from database.connector import connect
 from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings
 from signing.hmac_secrets import new_secret
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import sign
 from streams.consume import Received, consume
 from streams.record_position import RecordPosition
@@ -67,7 +67,7 @@ async def add_key(settings: Settings, producer: str = "genesis") -> tuple[UUID, 
     """A new key in the database, and who signs with it."""
     database, key_id, secret = connect(settings, "operator"), new_key_id(), new_secret()
     try:
-        await KeyStore(database, MasterKey(settings)).add(key_id, producer, secret, None)
+        await KeyStore(database, MasterKeys(settings)).add(key_id, producer, secret, None)
     finally:
         await database.close()
     return key_id, Sender(secret)

@@ -19,7 +19,7 @@ from ingress.keys import KeyStore
 from ingress.producers import PolicyChanges, ProducerPolicy, ProducerStore
 from runtime.settings import Settings
 from schemas.event_id import cloud_event_id
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from streams.producer import Limits
 from tests.support.serving import Serving, position_of, served
 from tests.support.waiting import wait_until_async
@@ -295,7 +295,7 @@ async def test_a_bulk_load_ends_when_the_process_does(serving: Serving) -> None:
 async def revoke_key(serving: Serving) -> None:
     database = connect(serving.settings, "operator")
     try:
-        await KeyStore(database, MasterKey(serving.settings)).revoke(serving.key_id)
+        await KeyStore(database, MasterKeys(serving.settings)).revoke(serving.key_id)
     finally:
         await database.close()
 

@@ -20,7 +20,7 @@ from database.connector import connect
 from ingress.keys import KeyStore, new_key_id
 from runtime.settings import Settings
 from signing.ed25519 import encode_private_key, new_private_key
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from tests.support import ROOT
 from tests.support.ingress_process import Running, started
 from tests.support.waiting import DEADLINE_SECONDS
@@ -99,7 +99,7 @@ async def test_javascript_producer(settings: Settings, tmp_path: Path) -> None:
     if shutil.which("node") is None:
         pytest.skip("needs node")
     private_key, database = new_private_key(), connect(settings, "operator")
-    await KeyStore(database, MasterKey(settings)).add(
+    await KeyStore(database, MasterKeys(settings)).add(
         new_key_id(), "genesis", private_key.public_key, None, scheme="v1a"
     )
     await database.close()

@@ -14,7 +14,7 @@ from ingress.keys import REFRESH_SECONDS, Keyring, KeyStore
 from ingress.producers import PolicyChanges, ProducerStore
 from runtime.clock import SystemClock
 from runtime.settings import Settings
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import Scheme
 from tests.support.ingress_process import Running, started
 from tests.support.steady_load import Sign, SteadyLoad, new_signer
@@ -80,7 +80,7 @@ async def answered(load: SteadyLoad, status: int, signer: Sign) -> bool:
 async def test_a_revoked_key_is_refused_by_a_running_process(running: Running) -> None:
     """Revoked in the database, it is refused by a process that was using it; so it went for most of several keys."""
     database = connect(running.settings, "operator")
-    store = KeyStore(database, MasterKey(running.settings))
+    store = KeyStore(database, MasterKeys(running.settings))
     load = SteadyLoad(running.url, 1)
     for scheme in ("v1", "v1a", "v1"):
         signer = await new_signer(running.settings, "leaked", scheme, None)  # type: ignore[arg-type]  # the two schemes
@@ -95,7 +95,7 @@ async def test_a_policy_reaches_a_running_keyring(settings: Settings) -> None:
     """Disabling and limiting a producer are read with its keys."""
     await add_key(settings)
     database = connect(settings, "operator")
-    store, keyring = ProducerStore(database), Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
+    store, keyring = ProducerStore(database), Keyring(KeyStore(database, MasterKeys(settings)), SystemClock())
     keyring.start()
     await wait_until_async(lambda: keyring.loaded, "the keys are loaded")
     await store.disable("genesis")

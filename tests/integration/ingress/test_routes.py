@@ -20,7 +20,7 @@ from operations.services.ingress import build_ingress
 from runtime.settings import Settings
 from schemas.event_id import cloud_event_id, event_id
 from schemas.events import AgentRated
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from streams.producer import Limits
 from tests.support.serving import Serving, position_of, served
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
@@ -139,7 +139,7 @@ async def test_a_revoked_key_is_refused_within_seconds(serving: Serving) -> None
     """Revoking reaches a running process."""
     assert (await serving.post(RATED, rated())).status_code == 200
     database = connect(serving.settings, "operator")
-    await KeyStore(database, MasterKey(serving.settings)).revoke(serving.key_id)
+    await KeyStore(database, MasterKeys(serving.settings)).revoke(serving.key_id)
     await database.close()
 
     async def refused() -> bool:

@@ -25,7 +25,7 @@ from signing.ed25519 import (
     new_private_key,
 )
 from signing.hmac_secrets import new_secret
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import Ed25519Key, HmacKey, SignatureRejected, Verified, sign
 from streams.topics import apply
 from tests.support.command_line import keys_of, operations, plant
@@ -41,7 +41,7 @@ async def operator(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def store(settings: Settings, operator: Database) -> KeyStore:
-    return KeyStore(operator, MasterKey(settings))
+    return KeyStore(operator, MasterKeys(settings))
 
 
 async def loaded(store: KeyStore) -> Keyring:

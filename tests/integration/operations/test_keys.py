@@ -26,7 +26,7 @@ from operations.cli import main as command_line
 from runtime.clock import SystemClock
 from runtime.settings import Settings
 from signing.hmac_secrets import decode_secret, new_secret
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import HmacKey
 from streams.topics import apply
 from tests.conftest import Database
@@ -132,7 +132,7 @@ async def test_an_unknown_key_is_said(settings: Settings) -> None:
 async def test_the_keyring_holds_what_is_usable(settings: Settings) -> None:
     """Revoked, expired and unreadable keys are left out; the others are decrypted, newest first."""
     database = connect(settings, "operator")
-    store = KeyStore(database, MasterKey(settings))
+    store = KeyStore(database, MasterKeys(settings))
     secrets: dict[UUID, bytes] = {}
     for producer in ("first", "second", "revoked", "moved"):
         key_id = new_key_id()
@@ -159,9 +159,9 @@ async def test_the_keyring_holds_what_is_usable(settings: Settings) -> None:
 async def test_an_unreadable_key_is_told_once(settings: Settings) -> None:
     """The keys are read every second; what can't be decrypted is one line in the log, not one a second."""
     database = connect(settings, "operator")
-    await KeyStore(database, MasterKey(settings)).add(new_key_id(), "genesis", new_secret(), None)
+    await KeyStore(database, MasterKeys(settings)).add(new_key_id(), "genesis", new_secret(), None)
     other = msgspec.structs.replace(settings, master_key=base64.b64encode(bytes(32)).decode())
-    store = KeyStore(database, MasterKey(other))
+    store = KeyStore(database, MasterKeys(other))
     with capture_logs() as lines:
         for _ in range(2):
             assert await store.load(default_policy(settings)) == ([], {})
@@ -176,7 +176,7 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
     monkeypatch.setattr("ingress.keys.REFRESH_TIMEOUT_SECONDS", 0.5)
     key_id = new_key_id()
     direct = connect(settings, "operator")
-    await KeyStore(direct, MasterKey(settings)).add(key_id, "genesis", new_secret(), None)
+    await KeyStore(direct, MasterKeys(settings)).add(key_id, "genesis", new_secret(), None)
     address = urlsplit(settings.database_address("operator"))
     assert address.hostname is not None
     answering: list[asyncio.Task[None]] = []
@@ -197,12 +197,12 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
     port = server.sockets[0].getsockname()[1]
     through = address._replace(netloc=f"{address.username}:{address.password}@127.0.0.1:{port}")
     database = connect(msgspec.structs.replace(settings, database_operator_url=urlunsplit(through)), "operator")
-    keyring = Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
+    keyring = Keyring(KeyStore(database, MasterKeys(settings)), SystemClock())
     await keyring.refresh()
     assert len(keyring.keys) == 1
     for answers in answering:
         answers.cancel()
-    await KeyStore(direct, MasterKey(settings)).revoke(key_id)
+    await KeyStore(direct, MasterKeys(settings)).revoke(key_id)
     keyring.start()
     await wait_until_async(lambda: not keyring.keys, "the revoked key is gone")
     await keyring.stop()
@@ -217,7 +217,7 @@ async def test_a_silent_network_does_not_stop_the_reading_of_keys(
 async def test_known_keys_stay_when_the_database_goes(settings: Settings) -> None:
     """A refresh that fails leaves the last keys in use."""
     database = connect(settings, "operator")
-    keyring = Keyring(KeyStore(database, MasterKey(settings)), SystemClock())
+    keyring = Keyring(KeyStore(database, MasterKeys(settings)), SystemClock())
     await keyring.refresh()
     assert keyring.loaded
     owner = connect(settings, "owner")

@@ -15,7 +15,7 @@ from ingress.producers import PolicyChanges, ProducerPolicy, ProducerStore, defa
 from operations.cli import main as command_line
 from runtime.clock import SystemClock
 from runtime.settings import Settings
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
@@ -33,7 +33,7 @@ async def policies(settings: Settings, *names: str) -> list[ProducerPolicy]:
     """What a keyring that has just read the database says of these producers."""
     database = connect(settings, "operator")
     try:
-        keyring = Keyring(KeyStore(database, MasterKey(settings)), SystemClock(), default_policy(settings))
+        keyring = Keyring(KeyStore(database, MasterKeys(settings)), SystemClock(), default_policy(settings))
         await keyring.refresh()
         return [keyring.policy(name) for name in names]
     finally:

@@ -19,7 +19,7 @@ from ingress.keys import Keyring, KeyStore
 from ingress.producers import default_policy
 from runtime.clock import FixedClock
 from runtime.settings import Settings
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import HmacKey
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
@@ -40,7 +40,7 @@ def intake_of(loaded: bool = True, **changes: Any) -> Intake:
         **changes,
     )
     clock = FixedClock(NOW)
-    keyring = Keyring(KeyStore(connect(settings, "ingress"), MasterKey(settings)), clock, default_policy(settings))
+    keyring = Keyring(KeyStore(connect(settings, "ingress"), MasterKeys(settings)), clock, default_policy(settings))
     keyring.keys, keyring.loaded = [HmacKey(id="k", owner="genesis", secret=SECRET)], loaded
     return Intake(settings, keyring, EventProducer(settings, topics=(EVENTS_TOPIC,)), clock)
 

@@ -17,7 +17,7 @@ from ingress.keys import Keyring, KeyStore, StoredKey, check_producer_name
 from ingress.producers import ProducerPolicy
 from runtime.clock import FixedClock
 from runtime.settings import Settings
-from signing.master_key import MasterKey
+from signing.master_key import MasterKeys
 from signing.signatures import HmacKey, Key, SignatureRejected, Verified, sign
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -28,7 +28,7 @@ TIMESTAMP = str(int(NOW.timestamp())).encode()
 
 
 def store() -> KeyStore:
-    return KeyStore(connect(SETTINGS, "ingress"), MasterKey(SETTINGS))
+    return KeyStore(connect(SETTINGS, "ingress"), MasterKeys(SETTINGS))
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a b", "a\n", "x" * 64])

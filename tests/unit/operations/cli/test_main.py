@@ -231,6 +231,49 @@ def test_down_without_a_stack_changes_nothing(tmp_path: Path) -> None:
     assert "Nothing was running." in done.stderr
 
 
+def test_deleting_data_needs_execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the plan is printed and every file stays; --execute alone is a usage error."""
+    monkeypatch.setenv("PLANT_HOME", str(tmp_path))
+    (tmp_path / "kafka").mkdir()
+    (tmp_path / "stack.env").write_text("PLANT_MASTER_KEY=x\n")
+    assert frame.run(["down", "--delete-data"]) == 0
+    assert (tmp_path / "kafka").exists()
+    assert (tmp_path / "stack.env").exists()
+    assert frame.run(["down", "--execute"]) == 2
+    assert frame.run(["down", "--delete-data", "--execute"]) == 0
+    assert not (tmp_path / "kafka").exists()
+    assert not (tmp_path / "stack.env").exists()
+
+
+def test_make_clean_only_says_what_it_would_remove() -> None:
+    """`make` prints the plan; the lines that remove something need EXECUTE=1."""
+    root = Path(__file__).parents[4]
+    planned, executed = (
+        subprocess.run(["make", "-n", "clean", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+        for words in ([], ["EXECUTE=1"])
+    )
+    assert "rm -rf" not in planned
+    assert "--execute" not in planned
+    assert "rm -rf .venv" in executed
+    assert "--delete-data --execute" in executed
+
+
+def test_no_advice_destroys_data_or_access() -> None:
+    """No next step of an error or of a diagnosis removes data, or makes a master key under which nothing opens."""
+    root = Path(__file__).parents[4]
+    harmful = ("delete-data", "make clean", "rand -base64", "urandom", "DROP ", "TRUNCATE", "rm -rf", "clean setup")
+    packages = ("audit", "database", "devstack", "entities", "ingress", "operations", "projections", "relay")
+    packages += ("runtime", "schemas", "signing", "streams")
+    found = [
+        f"{path.relative_to(root)}:{number}"
+        for package in packages
+        for path in (root / package).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if ("next_step=" in line or "Diagnosis(" in line) and any(word in line for word in harmful)
+    ]
+    assert found == []
+
+
 def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     """A bad master key and an unreachable broker are wrong, with a next step each; exit 3."""
     environ = {"PLANT_HOME": str(tmp_path), "PLANT_MASTER_KEY": "short", "PLANT_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
