@@ -37,7 +37,12 @@ _ATTRIBUTES: Final = {
     b"ce-type": "type",
     b"ce-time": "time",
 }
-_WANTED_OF_CLOUD_EVENTS: Final = _WANTED | frozenset(_ATTRIBUTES)
+_TRACEPARENT: Final = b"ce-traceparent"
+_WANTED_OF_CLOUD_EVENTS: Final = _WANTED | frozenset(_ATTRIBUTES) | {_TRACEPARENT}
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PARAMETER: Final = re.compile(rb';[ \t]*(?:(%b)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|%b))?[ \t]*' % (_TOKEN, _TOKEN))
+_UTF8: Final = (b"utf-8", b"utf8")
+_ESCAPED: Final = re.compile(rb"\\(.)")
 _BODY_STARTS: Final = frozenset(b"{[ \t\r\n")
 _JSON_TYPE: Final = b"application/json"
 _CLOUD_EVENT_MODES: Final[dict[bytes, Mode]] = {
@@ -120,19 +125,32 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _attributes(values: dict[bytes, bytes], message_id: bytes) -> dict[str, str]:
-    """Return the attributes of a binary CloudEvent, percent-decoded as its HTTP binding says.
+    """Return the attributes of a binary CloudEvent, decoded as its HTTP binding says (section 3.1.3.2).
 
-    The signature covers `webhook-id` and not these headers, so the event's id must be equal to it. Else whoever has
-    seen one request could send its body again as another event.
+    The signature covers `webhook-id` and not these headers, so the event's id, decoded, must be equal to it. Else
+    whoever has seen one request could send its body again as another event.
     """
     attributes = {}
     for header, name in _ATTRIBUTES.items():
         if header not in values:
             raise _malformed(f"{header.decode('ascii')} is missing")
-        attributes[name] = unquote(values[header].decode("latin-1"), errors="replace")
-    if values[b"ce-id"] != message_id:
+        attributes[name] = _decoded(values[header])
+    if _TRACEPARENT in values:
+        attributes["traceparent"] = _decoded(values[_TRACEPARENT])
+    if attributes["id"] != message_id.decode("ascii"):
         raise _malformed("ce-id must be equal to webhook-id, which is what was signed")
     return attributes
+
+
+def _decoded(value: bytes) -> str:
+    r"""Return an attribute from its header: first unquoted, then percent-decoded once.
+
+    >>> _decoded(b"urn:a%20b"), _decoded(rb'"a \"b\" 100%25"'), _decoded(b"%2525")
+    ('urn:a b', 'a "b" 100%', '%25')
+    """
+    if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
+        value = _ESCAPED.sub(rb"\1", value[1:-1])
+    return unquote(value.decode("latin-1"), errors="replace")
 
 
 def _webhook_mode(values: dict[bytes, bytes]) -> Mode:
@@ -144,7 +162,11 @@ def _webhook_mode(values: dict[bytes, bytes]) -> Mode:
 
 
 def _cloud_event_mode(values: dict[bytes, bytes]) -> Mode:
-    mode = _CLOUD_EVENT_MODES.get(_kind_in_utf8(values.get(b"content-type", b"")))
+    content_type = values.get(b"content-type", b"")
+    mode = _CLOUD_EVENT_MODES.get(content_type)
+    if mode is None:
+        kind = _kind_in_utf8(content_type)
+        mode = _CLOUD_EVENT_MODES.get(kind, "binary" if kind.endswith((b"/json", b"+json")) else None)
     if mode is None or (mode == "binary" and b"ce-specversion" not in values):
         raise Problem("media-type", _SEND_ONE_OF, headers=(CLOSE,))
     _refuse_encodings(values)
@@ -152,10 +174,21 @@ def _cloud_event_mode(values: dict[bytes, bytes]) -> Mode:
 
 
 def _kind_in_utf8(content_type: bytes) -> bytes:
-    """Return the media type in lower case; nothing where it has another charset or another parameter."""
-    kind, _, parameters = content_type.partition(b";")
-    charset = parameters.strip().lower().replace(b'"', b"")
-    return kind.strip().lower() if charset in (b"", b"charset=utf-8") else b""
+    """Return the media type in lower case; nothing where it has another charset, or is malformed.
+
+    Other parameters are legal and mean nothing here (RFC 9110, section 8.3.1).
+    """
+    kind, semicolon, _ = content_type.partition(b";")
+    at = len(kind)
+    while semicolon and at < len(content_type):
+        parameter = _PARAMETER.match(content_type, at)
+        if parameter is None:
+            return b""
+        name, value = parameter[1], parameter[2]
+        if name is not None and name.lower() == b"charset" and value.strip(b'"').lower() not in _UTF8:
+            return b""
+        at = parameter.end()
+    return kind.strip().lower()
 
 
 def _refuse_encodings(values: dict[bytes, bytes]) -> None:

@@ -33,6 +33,7 @@ from schemas.json_events import (
     require_utf8,
     unfit,
 )
+from schemas.leap_seconds import after_leap_second
 
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
@@ -54,12 +55,14 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
 class CloudEvent(Attributes, frozen=True, kw_only=True):
     """A structured CloudEvent 1.0 in JSON; extensions other than `traceparent` are skipped.
 
+    An optional attribute that is null is one that is left out, as the format says, and a trace of any form is taken.
     Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
     """
 
-    data: msgspec.Raw
-    datacontenttype: str = _JSON_TYPE
-    traceparent: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    data_base64: bytes | None = None
+    datacontenttype: str | None = None
+    traceparent: Any = None
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -91,14 +94,32 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
         envelope = decode_json(_CLOUD_EVENT, body)
         if not is_accepted(envelope.type):
             raise unfit("This event type is not known", "#/type")
-        content_type = envelope.datacontenttype
-        if content_type != _JSON_TYPE and content_type.partition(";")[0].strip().lower() != _JSON_TYPE:
+        if envelope.datacontenttype not in (None, _JSON_TYPE) and not _is_json(envelope.datacontenttype):
             raise unfit(f"Expected {_JSON_TYPE}", "#/datacontenttype")
         identity = cloud_event_id(producer, envelope.source, envelope.id)
-        event = read_json_event(envelope.type, bytes(envelope.data), identity, envelope.time)
+        data, under = _data(envelope)
+        event = read_json_event(envelope.type, data, identity, envelope.time, under)
     except InvalidEvent as error:
         raise problem_of(error) from None
     return Incoming(event, envelope.source, valid_traceparent(envelope.traceparent))
+
+
+def _data(envelope: CloudEvent) -> tuple[bytes, str]:
+    """Return the JSON of a CloudEvent's data, and the path at which it stands. Raises InvalidEvent."""
+    data = bytes(envelope.data)
+    if envelope.data_base64 is None:
+        if not data:
+            raise unfit("Object missing required field `data`", "#/data")
+        return data, "$.data"
+    if data:
+        raise unfit("A CloudEvent has data or data_base64, not both", "#/data_base64")
+    return envelope.data_base64, "$.data_base64"
+
+
+def _is_json(content_type: str | None) -> bool:
+    """Return whether a media type is JSON, as the JSON format of CloudEvents has it (section 3.1)."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind.endswith(("/json", "+json"))
 
 
 def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incoming:
@@ -109,8 +130,9 @@ def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incom
     """
     try:
         require_utf8(body)
+        time = after_leap_second(attributes["time"])
         try:
-            envelope = msgspec.convert(attributes, Attributes)
+            envelope = msgspec.convert(attributes if time is None else {**attributes, "time": time}, Attributes)
         except msgspec.ValidationError as error:
             what, _, path = str(error).partition(" - at `$.")
             detail = f"ce-{path.rstrip('`')}: {what}"[:DETAIL_MAX_CHARACTERS]
@@ -121,7 +143,7 @@ def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incom
         event = read_json_event(envelope.type, body, identity, envelope.time, under="$")
     except InvalidEvent as error:
         raise problem_of(error) from None
-    return Incoming(event, envelope.source)
+    return Incoming(event, envelope.source, valid_traceparent(attributes.get("traceparent")))
 
 
 def problem_of(error: InvalidEvent) -> Problem:
@@ -131,14 +153,14 @@ def problem_of(error: InvalidEvent) -> Problem:
     return Problem("event", errors=(FieldError(error.detail, error.pointer),), reason=error.reason)
 
 
-def valid_traceparent(traceparent: str | None) -> str | None:
+def valid_traceparent(traceparent: object) -> str | None:
     """Return the trace's parent if it is well-formed (W3C Trace Context, version 00), else None: it is no error.
 
     >>> valid_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
     >>> valid_traceparent("00-0-0-0")
     """
-    return traceparent if traceparent is not None and TRACEPARENT.fullmatch(traceparent) else None
+    return traceparent if isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent) else None
 
 
 _CLOUD_EVENT: Final = msgspec.json.Decoder(CloudEvent)

@@ -18,6 +18,7 @@ from msgspec import Meta
 from schemas.entity_states import NO_NUL
 from schemas.errors import InvalidEvent
 from schemas.events import EVENT_TYPES, Event
+from schemas.leap_seconds import without_leap_second
 
 OUTSIDE_PREFIX: Final = "genesis."
 """Event types that may come from outside; Plant's own operations may not."""
@@ -31,6 +32,7 @@ MessageId = Annotated[str, Meta(pattern=r"^[!-~]{1,256}\Z")]
 
 _SET_BY_PLANT: Final = ("event_id", "occurred_at")
 _FIELD_NAME: Final = re.compile(r"^Object (?:contains unknown|missing required) field `(.*)`$", re.DOTALL)
+_NO_TIME: Final = "Invalid RFC3339 encoded datetime"
 _NUL_REFUSED: Final = f"matching regex {NO_NUL!r}"
 
 Decoded = TypeVar("Decoded")
@@ -83,7 +85,10 @@ def decode_json(decoder: msgspec.json.Decoder[Decoded], body: bytes, under: str 
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         detail, _, path = str(error).partition(" - at `")
-        pointer = json_pointer(under + path.rstrip("`").removeprefix("$"))
+        path = path.rstrip("`")
+        if detail == _NO_TIME and (mended := without_leap_second(body, path)) is not None:
+            return decode_json(decoder, mended, under)
+        pointer = json_pointer(under + path.removeprefix("$"))
         field = _FIELD_NAME.search(detail)
         raise unfit(detail, f"{pointer}/{field[1]}" if field else pointer) from None
     except RecursionError:

@@ -16,7 +16,7 @@ from ingress.problems import kinds
 
 _NO_ANSWER_TO_A_SIGNED_POST: Final = ("not-found", "method")
 _ANY_REQUEST: Final = ("malformed-request", "slow-request", "headers-too-large", "unexpected", "overloaded")
-_CLOUD_EVENT_HEADERS: Final = ("CeSpecversion", "CeId", "CeSource", "CeType", "CeTime")
+_CLOUD_EVENT_HEADERS: Final = ("CeSpecversion", "CeId", "CeSource", "CeType", "CeTime", "CeTraceparent")
 
 _DESCRIPTION: Final = """\
 Signed webhooks in, events on Kafka out; and a read-only schema registry.

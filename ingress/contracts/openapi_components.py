@@ -81,6 +81,9 @@ def parameters() -> Json:
         "CeId": _header("ce-id", "Binary mode only; equal to webhook-id.", visible, required=False),
         "CeSource": _header("ce-source", "Binary mode only.", visible, required=False),
         "CeType": _header("ce-type", "Binary mode only.", {"enum": list(OUTSIDE)}, required=False),
+        "CeTraceparent": _header(
+            "ce-traceparent", "Binary mode only; goes before traceparent.", {"type": "string"}, required=False
+        ),
         "CeTime": _header("ce-time", "Binary mode only.", {"type": "string", "format": "date-time"}, required=False),
     }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ingress import headers as headers_module
 from ingress.headers import read_request_headers, require_one_reading
 from ingress.problems import Problem
 from signing.signatures import signed_content
@@ -24,7 +27,17 @@ def without(name: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]
 
 
 @pytest.mark.parametrize(
-    "kind", [b"application/json", b"Application/JSON; charset=UTF-8", b'application/json;charset="utf-8"']
+    "kind",
+    [
+        b"application/json",
+        b"Application/JSON; charset=UTF-8",
+        b'application/json;charset="utf-8"',
+        b"application/json; charset=utf-8;",
+        b"application/json;",
+        b"application/json ; charset = utf8",
+        b"application/json; charset=utf-8; v=1",
+        b'application/json; profile="a;b\\"c"',
+    ],
 )
 def test_good_headers_are_read(kind: bytes) -> None:
     """JSON in UTF-8 is accepted however it is spelled."""
@@ -51,6 +64,9 @@ def test_good_headers_are_read(kind: bytes) -> None:
         (without(b"content-type", (b"content-type", b"text/plain")), 415),
         (without(b"content-type", (b"content-type", b"application/json; charset=latin-1")), 415),
         (without(b"content-type", (b"content-type", b"application/cloudevents+json")), 415),
+        (without(b"content-type", (b"content-type", b"application/json; charset=utf-8; charset=latin-1")), 415),
+        (without(b"content-type", (b"content-type", b"application/json; v")), 415),
+        (without(b"content-type", (b"content-type", b'application/json; v="')), 415),
         ([*GOOD, (b"content-encoding", b"gzip")], 415),
     ],
 )
@@ -116,3 +132,49 @@ def test_a_body_begins_as_json_of_events_does(body: bytes) -> None:
 def test_white_space_may_come_first(body: bytes) -> None:
     """JSON allows it; an empty body has one reading too, and is refused later or holds no line."""
     require_one_reading(body)
+
+
+BINARY = [
+    *without(b"webhook-id", (b"webhook-id", b"50%")),
+    (b"ce-specversion", b"1.0"),
+    (b"ce-source", b"urn:a%20b"),
+    (b"ce-type", b"genesis.agent.rated"),
+    (b"ce-time", b"2026-11-23T08:00:00Z"),
+]
+
+
+@pytest.mark.parametrize("identity", [b"50%25", b'"50%25"', b"%35%30%25"])
+def test_attributes_in_headers_are_decoded_once(identity: bytes) -> None:
+    """Quoted and percent-encoded as the HTTP binding has it; what was signed is the decoded id."""
+    traced = [(b"ce-id", identity), (b"ce-traceparent", b"00-zz")]
+    headers = read_request_headers([*BINARY, *traced], cloud_event=True)
+    assert headers.mode == "binary"
+    assert headers.attributes is not None
+    assert (headers.attributes["id"], headers.attributes["source"]) == ("50%", "urn:a b")
+    assert headers.attributes["traceparent"] == "00-zz"
+
+
+@pytest.mark.parametrize("identity", [b"50%", b"50%2525", b"51%25"])
+def test_an_id_that_decodes_to_another_is_refused(identity: bytes) -> None:
+    """Only one event can be sent under a signature; `50%` alone decodes to itself."""
+    if identity == b"50%":
+        read_request_headers([*BINARY, (b"ce-id", identity)], cloud_event=True)
+        return
+    with pytest.raises(Problem) as raised:
+        read_request_headers([*BINARY, (b"ce-id", identity)], cloud_event=True)
+    assert raised.value.kind == "malformed-headers"
+
+
+@pytest.mark.parametrize("kind", [b"text/json", b"application/vnd.example+json; v=1"])
+def test_every_json_type_may_carry_a_binary_event(kind: bytes) -> None:
+    """The content type is that of the data; without `ce-` headers it is none of ours."""
+    headers = [header for header in BINARY if header[0] != b"content-type"] + [(b"content-type", kind)]
+    assert read_request_headers([*headers, (b"ce-id", b"50%")], cloud_event=True).mode == "binary"
+    with pytest.raises(Problem) as raised:
+        read_request_headers(without(b"content-type", (b"content-type", kind)), cloud_event=True)
+    assert raised.value.kind == "media-type"
+
+
+def test_the_docstrings_are_right() -> None:
+    """The examples in the module hold."""
+    assert doctest.testmod(headers_module).failed == 0

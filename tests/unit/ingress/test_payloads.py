@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import doctest
 import json
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ingress import payloads, problems
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
 from ingress.problems import Problem
 from schemas.event_id import cloud_event_id, event_id
-from schemas.events import AgentOnboarded, AgentRated, EntityAmended
+from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, EntityAmended
 
 AGENT = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
 RATED = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}
@@ -38,7 +39,7 @@ def cloud_event(**changes: object) -> bytes:
         "time": "2026-11-23T08:00:00Z",
         "data": RATED,
     }
-    return json.dumps({name: value for name, value in {**event, **changes}.items() if value is not None}).encode()
+    return json.dumps({name: value for name, value in {**event, **changes}.items() if value is not ...}).encode()
 
 
 def refusal(body: bytes, event_type: str = "genesis.agent.rated") -> Problem:
@@ -167,8 +168,15 @@ def test_a_malformed_traceparent_is_dropped() -> None:
         ({"id": "a\nb"}, "#/id"),
         ({"source": "x y"}, "#/source"),
         ({"time": None}, "#/time"),
+        ({"time": ...}, "#/time"),
+        ({"id": None}, "#/id"),
         ({"time": "9999-12-31T23:59:59-14:00"}, "#/time"),
         ({"data": None}, "#/data"),
+        ({"data": ...}, "#/data"),
+        ({"data_base64": "e30="}, "#/data_base64"),
+        ({"data": ..., "data_base64": "%"}, "#/data_base64"),
+        ({"data": ..., "data_base64": "e30="}, "#/data_base64/agent_id"),
+        ({"datacontenttype": ""}, "#/datacontenttype"),
         ({"data": {**RATED, "rating": 0}}, "#/data/rating"),
         ({"datacontenttype": "text/xml"}, "#/datacontenttype"),
     ],
@@ -178,6 +186,54 @@ def test_cloud_events_that_do_not_fit_are_pointed_at(changes: dict[str, object],
     with pytest.raises(Problem) as raised:
         read_cloud_event(cloud_event(**changes), "genesis")
     assert (raised.value.status, raised.value.errors[0].pointer) == (422, pointer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"datacontenttype": None, "dataschema": None, "subject": None, "comexample": None},
+        {"traceparent": None},
+        {"traceparent": 7},
+        {"traceparent": {"a": [1]}},
+        {"datacontenttype": "application/json; charset=utf-8"},
+        {"datacontenttype": "APPLICATION/JSON"},
+        {"datacontenttype": "text/json"},
+        {"datacontenttype": "application/vnd.example+json; v=1"},
+        {"data": ..., "data_base64": base64.b64encode(json.dumps(RATED).encode()).decode()},
+    ],
+)
+def test_cloud_events_are_read_as_wide_as_the_standard(changes: dict[str, object]) -> None:
+    """Null is the same as left out, every JSON type is JSON, data may be base64, and no trace costs the event."""
+    incoming = read_cloud_event(cloud_event(**changes), "genesis")
+    assert (incoming.event, incoming.traceparent) == (read_cloud_event(cloud_event(), "genesis").event, None)
+
+
+ATTRIBUTES = {
+    "specversion": "1.0", "id": "e1", "source": "urn:test", "type": "genesis.agent.rated",
+    "time": "2026-11-23T08:00:00Z",
+}  # fmt: skip
+
+
+def test_a_binary_event_keeps_its_trace() -> None:
+    """An extension attribute like any other; one that is malformed is dropped."""
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = json.dumps(RATED).encode()
+    assert read_binary(body, {**ATTRIBUTES, "traceparent": traceparent}, "genesis").traceparent == traceparent
+    assert read_binary(body, {**ATTRIBUTES, "traceparent": "00-zz"}, "genesis").traceparent is None
+
+
+def test_a_leap_second_is_the_second_after_it() -> None:
+    """In a webhook, in either mode of CloudEvents, and inside the data; elsewhere a second 60 is no time."""
+    leap, after = "2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)
+    assert read_webhook(webhook(timestamp=leap), "genesis.agent.rated", "p", "m", "s").event.occurred_at == after
+    assert read_cloud_event(cloud_event(time=leap), "genesis").event.occurred_at == after
+    body = json.dumps(RATED).encode()
+    assert read_binary(body, {**ATTRIBUTES, "time": leap}, "genesis").event.occurred_at == after
+    data = {"agent_id": AGENT, "available": True, "available_from": leap}
+    read = read_cloud_event(cloud_event(type="genesis.agent.available", data=data, time=leap), "genesis").event
+    assert isinstance(read, AgentAvailable)
+    assert (read.occurred_at, read.available_from) == (after, after)
+    assert refusal(webhook(timestamp="2016-12-30T23:59:60Z")).errors[0].pointer == "#/timestamp"
 
 
 def test_rules_over_several_fields_hold() -> None:
