@@ -6,6 +6,7 @@ By hand, since asyncpg reads certificates only as it connects, fails then with e
 
 from __future__ import annotations
 
+import shlex
 import ssl
 from collections.abc import Mapping
 from typing import Final
@@ -93,4 +94,4 @@ def _identify(context: ssl.SSLContext, certificate: str, key: str | None) -> Non
 
 def _unusable(name: str, file: str, error: Exception) -> BadDatabaseAddress:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return BadDatabaseAddress(why=f"{name}: {file} can't be used: {reason}.", next_step=f"ls -l {file}")
+    return BadDatabaseAddress(why=f"{name}: {file} can't be used: {reason}.", next_step=f"ls -l {shlex.quote(file)}")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from runtime.errors import PlantError, Unreachable
+
+
+def tail(log: Path) -> str:
+    """Return the command that shows a log's end; it can be pasted into a shell, whatever the folder's name."""
+    return f"tail -50 {shlex.quote(str(log))}"
 
 
 class StackError(PlantError):

@@ -19,13 +19,16 @@ from typing import Literal
 import msgspec
 
 from devstack import processes
-from devstack.errors import OtherBrokerCount, StartFailed
+from devstack.errors import OtherBrokerCount, StartFailed, tail
 from devstack.kafka_jars import KAFKA_VERSION, ensure_jars, start_cache_file
 from devstack.processes import Note, ProcessRecord
 from devstack.progress import Progress
+from runtime.errors import ConfigurationError
 
 BROKER_START_TIMEOUT_SECONDS = 180.0
 BROKER_STOP_TIMEOUT_SECONDS = 30.0
+UTF8_LOCALE = "C.UTF-8"
+"""Java decodes the names of files by the locale: in `C` a folder with an é would be another one."""
 BrokerCount = Literal[1, 3]
 COUNTS: tuple[BrokerCount, ...] = (1, 3)
 DEFAULT_COUNT: BrokerCount = 1
@@ -64,6 +67,7 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
+# Relative to the folder that the broker runs in: this list has no way to write a comma, and a path may hold one.
 log.dirs={data}
 
 # Topics are made on purpose, and events are kept permanently.
@@ -150,11 +154,11 @@ class Broker:
         """
         self.format(cluster_id, all_ports, progress)
         processes.clear(self.folder, "java", timeout_seconds=0)
-        own_options = shlex.split(os.environ.get(JAVA_OPTIONS, ""))
+        own_options = _own_java_options()
         options = own_options or (ALONE if self.count == 1 else ONE_OF_SEVERAL)
         jars = ensure_jars(progress)
         argv: list[str | Path] = [java(), *options, *cached_start(jars), *more_options, *LOGGING]
-        argv += ["-cp", f"{jars}/*", "kafka.Kafka", self._settings_file]
+        argv += ["-cp", class_path(jars), "kafka.Kafka", self._settings_file]
         record = processes.spawn(argv, log=self.log, cwd=self.folder, environ=_environ())
         note(record)
         port = all_ports[self.number - 1].port
@@ -162,7 +166,7 @@ class Broker:
             ended = not processes.is_running(record)
             processes.kill(record)
             why = "The broker ended" if ended else f"It did not answer within {BROKER_START_TIMEOUT_SECONDS:.0f} s"
-            raise StartFailed("Kafka did not start.", why=f"{why}; see {self.log}", next_step=f"tail -50 {self.log}")
+            raise StartFailed("Kafka did not start.", why=f"{why}; see {self.log}", next_step=tail(self.log))
 
     def stop(self, record: ProcessRecord | None) -> None:
         """Stop the broker in order; after the deadline, kill it (the log recovers at the next start)."""
@@ -179,7 +183,7 @@ class Broker:
         `like` is a broker whose folder has just been made: a copy of that spares 2 s of Java.
         """
         jars = ensure_jars(progress)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        processes.make_private(self.folder)
         self._settings_file.write_text(self._settings(all_ports), encoding="utf-8")
         if self.formatted:
             return
@@ -205,7 +209,7 @@ class Broker:
             voters=",".join(voters),
             port=own.port,
             controller_port=own.controller_port,
-            data=self.data.as_posix(),
+            data=self.data.name,
             replicas=self.count,
             in_sync=max(1, self.count - 1),
         )
@@ -222,7 +226,7 @@ class Broker:
         part.rename(self.data / "meta.properties")
 
     def _format(self, jars: Path, cluster_id: str) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        processes.make_private(self.log.parent)
         tool: list[str | Path] = [
             "kafka.tools.StorageTool",
             "format",
@@ -231,19 +235,30 @@ class Broker:
             "-c",
             self._settings_file,
         ]
-        with self.log.open("ab") as output:
+        with processes.open_log(self.log) as output:
             done = subprocess.run(
-                [java(), *SHORT_LIVED, *cached_start(jars), *LOGGING, "-cp", f"{jars}/*", *tool],
+                [java(), *SHORT_LIVED, *cached_start(jars), *LOGGING, "-cp", class_path(jars), *tool],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=_environ(),
+                cwd=self.folder,
+                umask=processes.PRIVATE_UMASK,
                 check=False,
             )
         if done.returncode != 0:
-            raise StartFailed(
-                "Kafka's data folder could not be made.", why=f"See {self.log}", next_step=f"tail -50 {self.log}"
-            )
+            raise StartFailed("Kafka's data folder could not be made.", why=f"See {self.log}", next_step=tail(self.log))
+
+
+def class_path(jars: Path) -> str:
+    """Return Java's option for a folder of jars, whose separator no folder's name can hold."""
+    if os.pathsep in str(jars):
+        raise ConfigurationError(
+            f"Java can't read its classes from {jars}.",
+            why=f"A class path is divided by {os.pathsep}, and the folder's name holds one.",
+            next_step="export XDG_CACHE_HOME=/var/tmp/plant-cache",
+        )
+    return f"{jars}/*"
 
 
 def cached_start(jars: Path) -> list[str]:
@@ -291,9 +306,19 @@ def _folder(home: Path, number: int, count: BrokerCount) -> Path:
 
 
 def _environ() -> dict[str, str]:
-    """Return the environment, less what would change the Java that we pinned."""
+    """Return the environment, less what would change the Java that we pinned, and with paths read as UTF-8."""
     unwanted = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "JAVA_HOME"}
-    return {name: value for name, value in os.environ.items() if name not in unwanted}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return {**kept, "LC_ALL": UTF8_LOCALE}
+
+
+def _own_java_options() -> list[str]:
+    try:
+        return shlex.split(os.environ.get(JAVA_OPTIONS, ""))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{JAVA_OPTIONS} can't be used.", why=f"{error}.", next_step=f"unset {JAVA_OPTIONS}"
+        ) from error
 
 
 def broker_answers(port: int, *, brokers: int = 1) -> bool:

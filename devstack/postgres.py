@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from devstack import processes, sql
-from devstack.errors import OtherVersion, StartFailed
+from devstack.errors import OtherVersion, StartFailed, tail
 from devstack.postgres_binaries import (
     MAJORS,
     PostgresMajor,
@@ -96,7 +96,7 @@ class Postgres:
             ended = not processes.is_running(record)
             processes.kill(record)
             why = "The server ended" if ended else f"It did not answer within {SERVER_START_TIMEOUT_SECONDS:.0f} s"
-            raise StartFailed("Postgres did not start.", why=f"{why}; see {self.log}", next_step=f"tail -50 {self.log}")
+            raise StartFailed("Postgres did not start.", why=f"{why}; see {self.log}", next_step=tail(self.log))
 
     def stop(self, record: ProcessRecord | None) -> None:
         """Shut down fast: end sessions, write a checkpoint. After the deadline, kill the server."""
@@ -124,13 +124,13 @@ class Postgres:
             )
 
     def _initialise(self, programs: Path, user: str | None, superuser_password: str) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        processes.make_private(self.log.parent)
         self.data.mkdir(parents=True, exist_ok=True)
         self.data.parent.chmod(0o755)
         self.data.chmod(0o700)
         _give(self.data, user)
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if self.major >= 17 else []
-        with tempfile.NamedTemporaryFile() as secret, self.log.open("ab") as output:
+        with tempfile.NamedTemporaryFile() as secret, processes.open_log(self.log) as output:
             secret.write(superuser_password.encode())
             secret.flush()
             _give(Path(secret.name), user)
@@ -144,12 +144,13 @@ class Postgres:
                 cwd="/",
                 env=_environ(),
                 user=user,
+                umask=processes.PRIVATE_UMASK,
             )
         if done.returncode != 0:
             raise StartFailed(
                 "Postgres's data folder could not be made.",
                 why=f"initdb failed; see {self.log}",
-                next_step=f"tail -50 {self.log}",
+                next_step=tail(self.log),
             )
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
             configuration.write("\ninclude 'plant.conf'\n")

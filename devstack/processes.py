@@ -10,15 +10,21 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import psutil
 
 LOG_ROTATE_BYTES = 32 * 1024 * 1024
+PRIVATE_UMASK = 0o077
+"""Of every process of the stack: what it writes is its own, whatever the umask here."""
+
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 START_TIME_TOLERANCE_SECONDS = 2.0
 """The kernel's boot time, which start times are counted from, moves a little when the clock is set."""
 
@@ -55,10 +61,10 @@ def spawn(
     environ: Mapping[str, str] | None = None,
 ) -> ProcessRecord:
     """Start a process in a session of its own, so that Ctrl-C here does not reach it. Output is appended to `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_private(log.parent)
     if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    with log.open("ab") as output:
+    with open_log(log) as output:
         child = subprocess.Popen(
             [str(part) for part in argv],
             stdin=subprocess.DEVNULL,
@@ -67,12 +73,26 @@ def spawn(
             cwd=cwd,
             env=dict(environ) if environ is not None else None,
             start_new_session=True,
+            umask=PRIVATE_UMASK,
             user=user,
             group=_primary_group(user) if user else None,
             extra_groups=[] if user else None,
         )
     _children[child.pid] = child
     return ProcessRecord(child.pid, psutil.Process(child.pid).create_time())
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that nobody else may write to, whatever the umask; one that is there loses that permission."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & WRITABLE_BY_OTHERS:
+        folder.chmod(mode & ~WRITABLE_BY_OTHERS)
+
+
+def open_log(log: Path) -> BinaryIO:
+    """Open a log to append to; a new one can be read by its owner alone."""
+    return os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 def _primary_group(user: str) -> int:

@@ -21,7 +21,7 @@ from typing import Literal, Self
 import msgspec
 
 from devstack import kafka, postgres, processes, sql
-from devstack.errors import StartFailed
+from devstack.errors import StartFailed, tail
 from devstack.kafka import DEFAULT_COUNT, Broker, BrokerCount, Ports
 from devstack.postgres import ROLES, SUPERUSER, Postgres
 from devstack.postgres_binaries import DEFAULT_MAJOR, PostgresMajor, public_data_folder
@@ -234,7 +234,7 @@ class Stack:
                 raise StartFailed(
                     "The Kafka brokers did not find each other.",
                     why=f"{broker.name} does not see all {len(self._brokers)}; see {broker.log}",
-                    next_step=f"tail -50 {broker.log}",
+                    next_step=tail(broker.log),
                 )
 
     def _start_broker(self, broker: Broker) -> None:

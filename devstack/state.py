@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from devstack import processes
 from devstack.postgres import DATABASE, ROLES, SUPERUSER, address
 from devstack.processes import ProcessRecord
 
@@ -81,13 +82,21 @@ class StateFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of this stack: one process at a time starts or stops it."""
-        if not self.home.exists():
-            self.home.mkdir(parents=True)
-            self.home.chmod(0o755)  # Whatever the umask: the system user that runs Postgres for root walks through it.
-        with (self.home / LOCK_FILE).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Hold the lock of this stack: one process at a time starts or stops it.
+
+        Nobody else may write to what is made meanwhile, whatever the umask.
+        """
+        before = os.umask(processes.WRITABLE_BY_OTHERS)
+        os.umask(before | processes.WRITABLE_BY_OTHERS)
+        try:
+            if not self.home.exists():
+                self.home.mkdir(parents=True)
+                self.home.chmod(0o755)  # The system user that runs Postgres for root walks through it.
+            with (self.home / LOCK_FILE).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        finally:
+            os.umask(before)
 
     def read(self, fresh: StackState) -> StackState:
         """Return the last state; `fresh` where none was written or it can't be read."""
@@ -108,7 +117,7 @@ class StateFolder:
     def environ(self) -> dict[str, str]:
         """Return the lines of `stack.env`; empty before the first start."""
         try:
-            lines = (self.home / ENVIRON_FILE).read_text(encoding="utf-8").splitlines()
+            lines = (self.home / ENVIRON_FILE).read_text(encoding="utf-8-sig").splitlines()
         except FileNotFoundError:
             return {}
         pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))

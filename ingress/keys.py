@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -291,7 +292,7 @@ async def _refuse_unfit(connection: AsyncConnection, producer: str, key: bytes, 
         raise TooManyKeys(
             f"{producer} has {usable} v1a keys.",
             why=f"Each costs time with every request, so a producer has at most {V1A_KEYS_MAX} at a time.",
-            next_step=f"plant keys list --producer {producer}",
+            next_step=f"plant keys list --producer {shlex.quote(producer)}",
         )
 
 

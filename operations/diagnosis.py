@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def _local_services(settings: Settings) -> Iterator[Diagnosis]:
 
     for service in stack_here().status():
         good = service.state == "running"
-        step = "" if good else "plant up" if service.state == "stopped" else f"tail -50 {service.log}"
+        step = "" if good else "plant up" if service.state == "stopped" else f"tail -50 {shlex.quote(service.log)}"
         yield Diagnosis(
             f"local {service.name}", "good" if good else "wrong", f"{service.state} {service.address}", step
         )

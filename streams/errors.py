@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from uuid import UUID
 
 from runtime.errors import CheckFailed, ConfigurationError, PlantError, Unreachable
@@ -107,7 +108,7 @@ class CheckpointOutOfLog(PartitionStopped):
         super().__init__(
             f"The checkpoint of {topic}/{partition} lies outside the log.",
             why=f"Offset {checkpoint} is to be read next.{bounds} Going elsewhere would skip events or repeat them.",
-            next_step=f"plant topics list --topic {topic}",
+            next_step=f"plant topics list --topic {shlex.quote(topic)}",
         )
 
 
@@ -130,7 +131,7 @@ class TopicRecreated(PartitionStopped):
         super().__init__(
             f"The topic {topic} was made again since {topic}/{partition} was last read.",
             why=f"Its id was {recorded} and is now {current}; checkpoints of the former topic don't apply.",
-            next_step=f"plant topics list --topic {topic}",
+            next_step=f"plant topics list --topic {shlex.quote(topic)}",
         )
 
 
@@ -141,7 +142,7 @@ class RecordUnreadable(PartitionStopped):
         super().__init__(
             f"A record of {topic}/{partition} can't be read.",
             why=f"At offset {position} or shortly after it: {error}. Going on would skip events.",
-            next_step=f"plant topics list --topic {topic}",
+            next_step=f"plant topics list --topic {shlex.quote(topic)}",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 import tempfile
 import time
@@ -55,7 +56,7 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output) -> Non
             raise CheckFailed(
                 f"{len(invalid)} of {count + len(invalid)} lines are not events.",
                 why="Nothing was sent.",
-                next_step=f"plant publish {file} --skip-invalid",
+                next_step=f"plant publish {shlex.quote(file)} --skip-invalid",
             )
         lines.seek(0)
         tally = Tally(count)

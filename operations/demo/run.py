@@ -13,6 +13,7 @@ import uvloop
 
 from audit.verifier.chains import verify_chains
 from database.connector import Database, connect
+from devstack.errors import tail
 from devstack.progress import Progress
 from operations.demo import reading, tampering
 from operations.demo.catalogue import ATTRIBUTION, catalogue
@@ -132,7 +133,7 @@ class Run:
                 raise DemoFailed(
                     "The worker has stopped projecting.",
                     why=f"{projected} of {total} are projected; no more came in {STALL_TIMEOUT_SECONDS:.0f} s.",
-                    next_step=f"tail -50 {self._stage.logs / 'worker.log'}",
+                    next_step=tail(self._stage.logs / "worker.log"),
                 )
             await asyncio.sleep(POLL_SECONDS)
 

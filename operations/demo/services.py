@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from devstack import processes
+from devstack.errors import tail
 from devstack.processes import ProcessRecord
 from devstack.progress import Progress
 from devstack.stack import Stack
@@ -63,7 +64,7 @@ class DemoServices:
             raise DemoFailed(
                 "plant ingress was not ready in time.",
                 why=f"It took longer than {READY_TIMEOUT_SECONDS:.0f} s.",
-                next_step=f"tail -50 {self._log('ingress')}",
+                next_step=tail(self._log("ingress")),
             )
         address: dict[str, Any] = msgspec.json.decode(ready.read_bytes())
         return str(address["url"])
@@ -73,7 +74,7 @@ class DemoServices:
         for name, record in self._services.items():
             if not processes.is_running(record):
                 raise ServiceEnded(
-                    f"plant {name} has ended.", why=self._last_error(name), next_step=f"tail -50 {self._log(name)}"
+                    f"plant {name} has ended.", why=self._last_error(name), next_step=tail(self._log(name))
                 )
 
     def call(self, *arguments: str) -> str:

@@ -110,6 +110,19 @@ def own_postgres(url: str) -> dict[str, str]:
 @contextlib.contextmanager
 def local_stack(name: str) -> Iterator[Stack]:
     """A stack of our own in a folder named by our pid, so that one of a killed test run can be recognised and ended."""
+    with folder_of_this_run() as own:
+        ensure_start_cache(Silent())
+        stack = Stack(own / name)
+        try:
+            stack.up()
+            yield stack
+        finally:
+            stack.down(delete_data=True)
+
+
+@contextlib.contextmanager
+def folder_of_this_run() -> Iterator[Path]:
+    """A folder named by our pid, which the system user of Postgres can reach; it goes when it is empty."""
     base = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}"
     base.mkdir(exist_ok=True)
     base.chmod(0o755)
@@ -117,13 +130,9 @@ def local_stack(name: str) -> Iterator[Stack]:
     own = base / str(os.getpid())
     own.mkdir(exist_ok=True)
     own.chmod(0o755)
-    ensure_start_cache(Silent())
-    stack = Stack(own / name)
     try:
-        stack.up()
-        yield stack
+        yield own
     finally:
-        stack.down(delete_data=True)
         with contextlib.suppress(OSError):
             own.rmdir()
 
