@@ -14,6 +14,7 @@ from audit.verifier.heads import dump, load
 from audit.verifier.verdicts import ChainFilter, raise_unless_good
 from runtime.errors import PlantError
 from runtime.redaction import redact
+from runtime.surroundings import prepare_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 good, 3 a bad entry, one that can't be judged or a name without entries, 2 or 4 not checked.
     """
+    prepare_process()
     parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
     parser.add_argument("url", help="postgresql:// address of a role that may read event_stream and audit_log")
     parser.add_argument("--topic", help="only this topic's chains")

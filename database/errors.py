@@ -11,6 +11,14 @@ class DatabaseUnreachable(Unreachable):
     """The database does not answer."""
 
 
+class DatabaseReadOnly(DatabaseUnreachable):
+    """The database takes no writes now."""
+
+
+class TooLittlePrivilege(ConfigurationError):
+    """This process is connected to the database with fewer rights than it needs."""
+
+
 class BadDatabaseAddress(ConfigurationError):
     """A database address is not a postgresql:// URL."""
 

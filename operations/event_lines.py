@@ -6,6 +6,7 @@ content: the order of fields, white space and defaults that are spelled out chan
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from hashlib import sha256
@@ -46,7 +47,8 @@ def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator
     An event without a timestamp gets `now` and is clock-stamped.
     """
     for number, line in enumerate(lines, 1):
-        content = line.strip()
+        # Some editors and exports begin a file with a byte order mark.
+        content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
         if not content:
             continue
         if len(content) > LINE_MAX_BYTES:

@@ -6,6 +6,7 @@ and a module that holds a click command or group called `command`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shlex
@@ -16,8 +17,10 @@ from typing import NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
+from operations.cli.refusals import explain
 from runtime.errors import PlantError
 from runtime.redaction import redact, redact_uncaught_errors, redacted_traceback
+from runtime.surroundings import prepare_process
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -123,10 +126,21 @@ def cli(debug: bool) -> None:
     """Plant: signed webhooks in, read models and a hash-chained audit log out, exactly once."""
 
 
+CLOSED_STREAMS: set[str] = set()
+"""The standard streams that were closed when this process started, by name."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process with its code."""
+    closed = prepare_process()
     redact_uncaught_errors()
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    CLOSED_STREAMS.update(closed)
+    code = run(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()  # It was said already, or the reader is gone: Python would fail again at exit.
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -152,6 +166,8 @@ def run(arguments: list[str]) -> int:
     except PlantError as error:
         return _show_error(error, arguments, error.what, error.why, error.next_step, error.exit_code)
     except Exception as error:
+        if (refusal := explain(error)) is not None:
+            return _show_error(error, arguments, refusal.what, refusal.why, refusal.next_step, refusal.exit_code)
         again = f"plant --debug {shlex.join(arguments)}"
         return _show_error(
             error, arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED
@@ -160,8 +176,12 @@ def run(arguments: list[str]) -> int:
 
 def _reader_gone() -> int:
     """End well when the reader has closed the pipe (`plant consume | head`): keep Python from failing again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard_output()
     return 0
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _described(error: BaseException) -> str:
@@ -184,9 +204,10 @@ def _show_error(error: BaseException, arguments: list[str], what: str, why: str,
 
 
 def _print_error(what: str, why: str, next_step: str) -> None:
-    """Print what went wrong, why, and one command to run next, without secrets."""
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {redact(what)}", err=True)
-    if why:
-        click.echo(f"  why: {redact(why)}", err=True)
-    if next_step:
-        click.echo(f" next: {redact(next_step)}", err=True)
+    """Print what went wrong, why, and one command to run next, without secrets. A full or closed stderr takes none."""
+    with contextlib.suppress(OSError):
+        click.echo(f"{click.style('error', fg='red', bold=True)}: {redact(what)}", err=True)
+        if why:
+            click.echo(f"  why: {redact(why)}", err=True)
+        if next_step:
+            click.echo(f" next: {redact(next_step)}", err=True)

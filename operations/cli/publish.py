@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from operations.cli.listing import Output, output_option, show
-from runtime.errors import CheckFailed
+from runtime.errors import CheckFailed, ConfigurationError
 
 if TYPE_CHECKING:
     from operations.event_lines import InvalidLine
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 SHOWN_MAX = 20
 PROGRESS_EVERY_SECONDS = 5.0
 SOURCE = "plant/cli"
+STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 @click.command(name="publish")
@@ -95,16 +98,21 @@ def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[In
 
 @contextmanager
 def _opened(file: str) -> Iterator[IO[bytes]]:
-    """Open the file, which is read twice; stdin is copied to a temporary file for that."""
-    if file != "-":
-        with open(file, "rb") as lines:
-            yield lines
-        return
-    with tempfile.TemporaryFile() as copy:
-        for line in sys.stdin.buffer:
-            copy.write(line)
-        copy.seek(0)
-        yield copy
+    """Open the file, which is read twice; a pipe, stdin say, is copied to a temporary file for that."""
+    from operations.cli.main import CLOSED_STREAMS
+
+    if file in STDIN and "stdin" in CLOSED_STREAMS:
+        raise ConfigurationError(
+            "There is nothing to read.", why="The standard input is closed.", next_step="plant publish FILE"
+        )
+    with contextlib.ExitStack() as stack:
+        lines: IO[bytes] = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
+        if not lines.seekable() or file in STDIN:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(lines, copy)
+            copy.seek(0)
+            lines = copy
+        yield lines
 
 
 class Tally:
