@@ -13,8 +13,8 @@ from audit.verifier.chains import read_heads, verify_chains
 from audit.verifier.heads import dump, load
 from audit.verifier.verdicts import ChainFilter, raise_unless_good
 from runtime.errors import PlantError
+from runtime.process import prepare_process
 from runtime.redaction import redact
-from runtime.surroundings import prepare_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

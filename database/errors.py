@@ -11,11 +11,11 @@ class DatabaseUnreachable(Unreachable):
     """The database does not answer."""
 
 
-class DatabaseReadOnly(DatabaseUnreachable):
+class DatabaseUnwritable(Unreachable):
     """The database takes no writes now."""
 
 
-class TooLittlePrivilege(ConfigurationError):
+class MissingPrivilege(ConfigurationError):
     """This process is connected to the database with fewer rights than it needs."""
 
 

@@ -235,7 +235,7 @@ class Broker:
             "-c",
             self._settings_file,
         ]
-        with processes.open_log(self.log) as output:
+        with processes.open_process_log(self.log) as output:
             done = subprocess.run(
                 [java(), *SHORT_LIVED, *cached_start(jars), *LOGGING, "-cp", class_path(jars), *tool],
                 stdin=subprocess.DEVNULL,

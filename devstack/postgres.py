@@ -130,7 +130,7 @@ class Postgres:
         self.data.chmod(0o700)
         _give(self.data, user)
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if self.major >= 17 else []
-        with tempfile.NamedTemporaryFile() as secret, processes.open_log(self.log) as output:
+        with tempfile.NamedTemporaryFile() as secret, processes.open_process_log(self.log) as output:
             secret.write(superuser_password.encode())
             secret.flush()
             _give(Path(secret.name), user)

@@ -64,7 +64,7 @@ def spawn(
     make_private(log.parent)
     if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    with open_log(log) as output:
+    with open_process_log(log) as output:
         child = subprocess.Popen(
             [str(part) for part in argv],
             stdin=subprocess.DEVNULL,
@@ -90,7 +90,7 @@ def make_private(folder: Path) -> None:
         folder.chmod(mode & ~WRITABLE_BY_OTHERS)
 
 
-def open_log(log: Path) -> BinaryIO:
+def open_process_log(log: Path) -> BinaryIO:
     """Open a log to append to; a new one can be read by its owner alone."""
     return os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ACTIONS_SOURCE: Final = "plant/operations"
 
+DATABASE_ACTIONS: Final = ("keys.", "producers.")
+"""Actions that change the database, by the begin of their names."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 actor_option = click.option("--actor", default="", help="Account that acts.  [default: the system user]")
@@ -52,7 +55,8 @@ def with_facts(reason: str, facts: Sequence[str]) -> str:
 async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
     """Record an action. It may be done only once this has returned: Kafka then has the record safely.
 
-    Raises KafkaUnavailable, and then nothing must be done. Waits a little for a broker that is only starting.
+    Raises KafkaUnavailable, and then nothing must be done. Waits a little for a broker that is only starting. Raises
+    DatabaseUnwritable for an action that the database would not take: what is recorded is done.
     """
     # The commands' help needs none of these, and they are slow to import.
     from schemas.event_id import event_id
@@ -60,6 +64,8 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
     from streams.producer import EventProducer
     from streams.topics import OPERATIONS_TOPIC
 
+    if action.action.startswith(DATABASE_ACTIONS):
+        await _require_writable(settings)
     operation_id = uuid4()
     event = OperationRecorded(
         event_id=event_id("plant.operations", str(operation_id)),
@@ -72,6 +78,25 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
     )
     async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
         return await producer.publish(event, source=ACTIONS_SOURCE)
+
+
+async def _require_writable(settings: Settings) -> None:
+    from sqlalchemy import text
+
+    from database.connector import connect
+    from database.errors import DatabaseUnwritable
+
+    database = connect(settings, "operator")
+    try:
+        async with database.transaction() as connection:
+            read_only = (await connection.execute(text("SHOW transaction_read_only"))).scalar_one()
+    finally:
+        await database.close()
+    if read_only == "on":
+        raise DatabaseUnwritable(
+            why="Its transactions are read-only: a standby, or an administrator's setting. Nothing was recorded.",
+            next_step="psql -c 'SHOW default_transaction_read_only' -c 'SELECT pg_is_in_recovery()'",
+        )
 
 
 def _account() -> str:

@@ -17,10 +17,9 @@ from typing import NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from operations.cli.refusals import explain
 from runtime.errors import PlantError
+from runtime.process import prepare_process
 from runtime.redaction import redact, redact_uncaught_errors, redacted_traceback
-from runtime.surroundings import prepare_process
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -166,6 +165,8 @@ def run(arguments: list[str]) -> int:
     except PlantError as error:
         return _show_error(error, arguments, error.what, error.why, error.next_step, error.exit_code)
     except Exception as error:
+        from operations.cli.refusals import explain
+
         if (refusal := explain(error)) is not None:
             return _show_error(error, arguments, refusal.what, refusal.why, refusal.next_step, refusal.exit_code)
         again = f"plant --debug {shlex.join(arguments)}"

@@ -61,18 +61,18 @@ def _explain_file(error: OSError) -> PlantError | None:
 
 def _explain_database(error: BaseException) -> PlantError | None:
     from database.error_translation import driver_error, translate_unreachable
-    from database.errors import DatabaseReadOnly, SchemaBehind, TooLittlePrivilege
+    from database.errors import DatabaseUnwritable, MissingPrivilege, SchemaBehind
     from database.sqlstates import RETRYABLE, is_one_of
 
     cause = driver_error(error)
     sqlstate = getattr(cause, "sqlstate", None)
     message = f"{(str(cause).splitlines() or [type(cause).__name__])[0].rstrip('.')}."
     if is_one_of(sqlstate, READ_ONLY):
-        return DatabaseReadOnly(why=message, next_step="psql -c 'SHOW default_transaction_read_only'")
+        return DatabaseUnwritable(why=message, next_step="psql -c 'SHOW default_transaction_read_only'")
     if is_one_of(sqlstate, SCHEMA_BEHIND):
         return SchemaBehind(why=message, next_step="plant db upgrade")
     if is_one_of(sqlstate, NOT_ALLOWED):
-        return TooLittlePrivilege(why=message, next_step="plant doctor")
+        return MissingPrivilege(why=message, next_step="plant doctor")
     if is_one_of(sqlstate, RETRYABLE):
         return translate_unreachable(error, "The database") or Unreachable(
             "The database can't do it now.", why=message, next_step="plant doctor"

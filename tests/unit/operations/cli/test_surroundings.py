@@ -23,10 +23,8 @@ GOOD = {0, 2, 3, 4}
 NOWHERE = "postgresql://u:top-secret-password@127.0.0.1:1/plant\n"
 
 
-def run_all(
-    folder: Path, *, redirect: str = "", commands: list[list[str]] | None = None, **environ: str
-) -> tuple[Any, str]:
-    """Run the commands in one process, whose streams are redirected by bash; return exit codes and stderr."""
+def run_all(folder: Path, redirect: str, **environ: str) -> tuple[Any, str]:
+    """Run every command in one process, whose streams are redirected by bash; return exit codes and stderr."""
     result = folder / "result.json"
     unprivileged = os.geteuid() == 0 and "HOME" in environ
     asked = {"commands": surroundings.commands(), "result": str(result), "unprivileged": unprivileged}
@@ -77,9 +75,8 @@ def test_every_command_with_an_unreadable_home_a_latin_locale_and_a_full_disk(tm
     if os.geteuid() == 0:
         shutil.chown(home, 65534, 65534)
     home.chmod(0)
-    codes, errors = run_all(
-        tmp_path, redirect="<&- > /dev/full", HOME=str(home), PYTHONIOENCODING="latin-1", LC_ALL="C"
-    )
+    strange = {"HOME": str(home), "PYTHONIOENCODING": "latin-1", "LC_ALL": "C"}
+    codes, errors = run_all(tmp_path, "<&- > /dev/full", **strange)
 
     assert_good(codes, errors)
     assert codes["settings"] == 4
