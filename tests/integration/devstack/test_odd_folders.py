@@ -23,7 +23,8 @@ ODD = "é a,b\\tc'#%=$(x)"
 def test_a_stack_in_an_odd_folder_keeps_all_in_it_and_deletes_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kafka's data is where it belongs though the locale is C, only its owner may write it, and it goes on deletion."""
     monkeypatch.setenv("LC_ALL", "C")
-    with folder_of_this_run() as base:
+    with folder_of_this_run() as own:
+        base = own / "odd"
         stack = Stack(base / ODD)
         before = os.umask(0)
         try:
@@ -40,6 +41,7 @@ def test_a_stack_in_an_odd_folder_keeps_all_in_it_and_deletes_all(monkeypatch: p
         assert writable == []
         assert data == [stack.home / "kafka" / "data" / "meta.properties"]
         assert list(base.rglob("*")) == []
+        base.rmdir()
         assert not processes.is_running(broker)
 
 
