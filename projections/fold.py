@@ -16,9 +16,10 @@ from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
 from runtime.logging import get_logger
-from schemas.batch_decoder import decode_batch
+from schemas.batch_decoder import DecodedEvents, decode_batch
+from schemas.errors import UnknownSchema
 from schemas.polars_import import polars as pl
-from streams.errors import LogRefused, OwnershipLost
+from streams.errors import AppliedEventUnreadable, LogRefused, OwnershipLost, SchemaNewer
 from streams.topics import logical_topic
 
 log = get_logger(__name__)
@@ -44,11 +45,12 @@ def fold_slice(
 ) -> int:
     """Fold up to FOLD_RECORDS applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
 
-    Runs in the caller's transaction. Returns the offset to go on from; `offsets[1]` when nothing is left.
+    Runs in the caller's transaction. Returns the offset to go on from; `offsets[1]` when nothing is left. Raises
+    SchemaNewer or AppliedEventUnreadable where a record can't be decoded: no event is left out without a word.
     """
     rows = session.frame(_APPLIED, (topic, partition, *offsets, FOLD_RECORDS))
     if rows.height:
-        decoded, _ = decode_batch(rows["value"].to_list(), topic=logical_topic(topic))
+        decoded = _decode(rows, topic, partition)
         events = {
             group.event_type: group.frame.with_columns(pl.Series("row", group.rows, dtype=pl.Int64))
             for group in decoded
@@ -58,6 +60,16 @@ def fold_slice(
             staging.fill(session, frames)
             session.script(model.apply_in(schema))
     return int(rows["offset"][-1]) + 1 if rows.height == FOLD_RECORDS else offsets[1]
+
+
+def _decode(rows: pl.DataFrame, topic: str, partition: int) -> list[DecodedEvents]:
+    try:
+        decoded, rejected = decode_batch(rows["value"].to_list(), topic=logical_topic(topic))
+    except UnknownSchema as error:
+        raise SchemaNewer(topic, partition, rows["offset"][error.row], error.schema_id) from error
+    if rejected:
+        raise AppliedEventUnreadable(topic, partition, rows["offset"][rejected[0].row], rejected[0].reason)
+    return decoded
 
 
 def catch_up(

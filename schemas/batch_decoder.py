@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy
 
 from schemas import codec
 from schemas.binary.block import BlockReader, RowIndexes, merge_frames
-from schemas.binary.frames import columns
+from schemas.binary.frames import align, columns
 from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import Event
-from schemas.field_limits import first_broken
+from schemas.field_limits import Limit, first_broken, limits_in
 from schemas.polars_import import polars
 from schemas.registry import Registered
 
@@ -48,15 +49,14 @@ def decode_batch(
     parts: dict[type[Event], list[tuple[RowIndexes, polars.DataFrame]]] = {}
     for known, rows in _by_schema(values, topic, rejected):
         reader = reader_of(known)
-        kept, frame, reasons = reader.read([values[row] or b"" for row in rows], codec.WIRE_PREFIX.size)
+        kept, frame, reasons = reader.block.read([values[row] or b"" for row in rows], codec.WIRE_PREFIX.size)
         rejected += [RejectedValue(rows[index], reason) for index, reason in reasons.items()]
         if len(kept):
-            parts.setdefault(known.event, []).append((numpy.asarray(rows, dtype=numpy.int64)[kept], frame))
-    decoded: list[DecodedEvents] = []
-    for event, frames in parts.items():
-        events = _within_limits(event, *merge_frames(frames), rejected)
-        if len(events.rows):
-            decoded.append(events)
+            within = _within_limits(reader.limits, numpy.asarray(rows, dtype=numpy.int64)[kept], frame, rejected)
+            if len(within[0]):
+                aligned = align(within[1], known.writer, known.reader)
+                parts.setdefault(known.event, []).append((within[0], aligned))
+    decoded = [DecodedEvents(event.event_type, *merge_frames(frames)) for event, frames in parts.items()]
     return decoded, sorted(rejected, key=lambda rejection: rejection.row)
 
 
@@ -65,28 +65,36 @@ def empty_frame(event: type[Event]) -> polars.DataFrame:
     return columns(codec.avro_type_of(event)).to_frame()
 
 
-_READERS: dict[int, BlockReader] = {}
+class VersionReader(NamedTuple):
+    """The reader of one schema version's values, into frames of its own columns, and their limits."""
+
+    block: BlockReader
+    limits: tuple[Limit, ...]
 
 
-def reader_of(known: Registered) -> BlockReader:
+_READERS: dict[int, VersionReader] = {}
+
+
+def reader_of(known: Registered) -> VersionReader:
     """Return the reader of a registered schema, made once a process."""
     reader = _READERS.get(known.version.id)
     if reader is None:
-        reader = _READERS[known.version.id] = BlockReader(known.writer, known.reader)
+        block = BlockReader(known.writer, known.writer)
+        reader = _READERS[known.version.id] = VersionReader(block, limits_in(known.writer, known.limits))
     return reader
 
 
 def _within_limits(
-    event: type[Event], rows: RowIndexes, frame: polars.DataFrame, rejected: list[RejectedValue]
-) -> DecodedEvents:
-    """Return the events within the limits of their type; the others are rejected."""
-    broken = first_broken(event, frame)
+    limits: Sequence[Limit], rows: RowIndexes, frame: polars.DataFrame, rejected: list[RejectedValue]
+) -> tuple[RowIndexes, polars.DataFrame]:
+    """Return the rows that are within the limits of their version; the others are rejected."""
+    broken = first_broken(limits, frame)
     if broken:
         rejected += [RejectedValue(int(rows[index]), reason) for index, reason in broken.items()]
         within = numpy.ones(len(rows), dtype=numpy.bool_)
         within[list(broken)] = False
         rows, frame = rows[within], frame.filter(polars.Series(within))
-    return DecodedEvents(event.event_type, rows, frame)
+    return rows, frame
 
 
 def _by_schema(

@@ -10,7 +10,7 @@ import struct
 from datetime import UTC, datetime
 from functools import cache
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import msgspec
@@ -21,6 +21,7 @@ from schemas.binary.writer import Write, compile_writer
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
 from schemas.errors import Undecodable, Unencodable, UnknownSchema
 from schemas.events import Event
+from schemas.field_limits import Limit, first_broken_in, limits_in
 from schemas.generation import schema_of
 from schemas.registry import Registered, Registry, bundled
 
@@ -47,6 +48,7 @@ def activate(registry: Registry | None) -> None:
     _activated = registry
     _writer.cache_clear()
     _reader.cache_clear()
+    _version_reader.cache_clear()
 
 
 def encode(event: Event) -> bytes:
@@ -88,6 +90,8 @@ def decode(value: bytes | None, topic: str | None = None) -> Event:
     """
     known = registered(value, topic)
     assert value is not None
+    if not known.limits_are_todays:
+        _check_limits(known, value)
     fields = read_whole(_reader(known.version.id), value, WIRE_PREFIX.size)
     try:
         return msgspec.convert(fields, known.event)
@@ -163,6 +167,22 @@ def _writer(kind: type[Event]) -> tuple[bytes, Write]:
     registry = active_registry()
     prefix = WIRE_PREFIX.pack(0, registry.wire_id(registry.current(kind)))
     return prefix, compile_writer(avro_type_of(kind), attrgetter)
+
+
+def _check_limits(known: Registered, value: bytes) -> None:
+    """Raise Undecodable where a value breaks a limit of its own version, which today's struct may not have."""
+    read, limits = _version_reader(known.version.id)
+    reason = first_broken_in(limits, cast("dict[str, Any]", read_whole(read, value, WIRE_PREFIX.size)))
+    if reason is not None:
+        raise Undecodable(reason)
+
+
+@cache
+def _version_reader(schema_id: int) -> tuple[Read, tuple[Limit, ...]]:
+    """Return the reader of a version's values in its own fields, and the limits that it was locked with."""
+    known = active_registry().get(schema_id)
+    assert known is not None
+    return compile_reader(known.writer, known.writer), limits_in(known.writer, known.limits)
 
 
 @cache

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.binary.avro_types import parse
+import msgspec
+
+from schemas.binary.avro_types import AvroType, Optional, Record, parse
 from schemas.compatibility import full_transitive
 from schemas.errors import SchemaCheckFailed, SchemaError, UnsupportedSchema
 from schemas.events import Event
-from schemas.field_limits import limits_of
 from schemas.generation import AVRO_FOLDER, Schema, schema_of, stale_files
+from schemas.locked_limits import LockedLimits, limits_to_lock, tightened
 from schemas.registry import (
     REGISTRY_FILE,
     Registry,
@@ -65,7 +67,7 @@ def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -
     where = subject(event)
     try:
         parse(schema)
-        limits_of(event)
+        limits = limits_to_lock(event)
     except UnsupportedSchema as error:
         return [SchemaProblem(where, error.field, error.rule)]
     earlier = [version.schema for version in registry.history(where)]
@@ -74,7 +76,32 @@ def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -
             where, broken.finding.field, f"{broken.finding.rule} ({broken.direction}, version {broken.version})"
         )
         for broken in full_transitive(schema, earlier)
-    ]
+    ] + list(_tightened_limits(registry, where, limits))
+
+
+def _tightened_limits(registry: Registry, where: str, limits: LockedLimits) -> Iterator[SchemaProblem]:
+    """Yield limits that are tighter than those of some earlier version whose schema has the field."""
+    for version in registry.history(where):
+        try:
+            fields = _field_names(parse(version.schema), "")
+        except UnsupportedSchema:  # a damaged registry, which is a problem of its own
+            continue
+        common = {path: limit for path, limit in limits.items() if path in fields}
+        for path, rule in tightened(common, limits if version.limits is None else version.limits):
+            yield SchemaProblem(where, path, f"{rule} (version {version.version})")
+
+
+def _field_names(avro_type: AvroType, path: str) -> set[str]:
+    """Return the names of all fields, as limits name them."""
+    match avro_type:
+        case Optional(item=item):
+            return _field_names(item, path)
+        case Record(fields=fields):
+            under = f"{path}." if path else ""
+            nested = (_field_names(field.type, under + field.name) for field in fields)
+            return {under + field.name for field in fields}.union(*nested)
+        case _:
+            return set()
 
 
 def lock_schemas(registry: Registry) -> list[Version]:
@@ -145,6 +172,8 @@ def _registry_problems(registry: Registry) -> Iterator[SchemaProblem]:
         seen.add(version.id)
         if version.sha256 != schema_fingerprint(version.schema):
             yield SchemaProblem(where, "", "its schema does not match its sha256; a locked schema never changes")
+        if version.limits is None:
+            yield SchemaProblem(where, "", "no limits are locked with it, so its records could not be judged")
         if version.subject not in known:
             yield SchemaProblem(
                 where, "", f"no event type has the subject {version.subject}; its records must stay readable"
@@ -164,8 +193,13 @@ def _changed_versions(versions: Sequence[Version], committed: Sequence[Version])
     for version in committed:
         if version.id not in now:
             yield SchemaProblem(f"registry id {version.id}", "", "removed, but committed ids are permanent")
-        elif now[version.id] != version:
+        elif _with_limits_of(version, now[version.id]) != version:
             yield SchemaProblem(f"registry id {version.id}", "", "changed, but committed ids are permanent")
+
+
+def _with_limits_of(committed: Version, version: Version) -> Version:
+    """Return a version for a comparison: one from before limits were locked may get them once."""
+    return version if committed.limits is not None else msgspec.structs.replace(version, limits=None)
 
 
 def _unlocked(registry: Registry, event: type[Event]) -> Iterator[SchemaProblem]:

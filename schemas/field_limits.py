@@ -1,18 +1,16 @@
-"""The limits of an event's struct, checked on whole columns. The struct's `Meta` is the one source."""
+"""Locked limits, checked on whole columns and on single values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
-import msgspec
-from msgspec import inspect as types
-
-from schemas.entity_states import NO_NUL
-from schemas.errors import UnsupportedSchema
-from schemas.events import STATE_FIELDS, EntityAmended, EntityRetired, Event
+from schemas.binary.avro_types import Array, AvroType, Optional, Record, Scalar, parse
+from schemas.events import Event
+from schemas.generation import schema_of
+from schemas.locked_limits import FieldLimits, LockedLimits, limits_to_lock
 from schemas.polars_import import polars
 
 NUL = "\0"
@@ -41,17 +39,21 @@ class Limit:
 
 @cache
 def limits_of(event: type[Event]) -> tuple[Limit, ...]:
-    """Return the limits of an event type, in field order; raises UnsupportedSchema for one that columns can't check."""
-    limits = list(_struct_limits(event, None, ""))
-    if issubclass(event, (EntityAmended, EntityRetired)):
-        limits += _one_state_limits()
-    return tuple(limits)
+    """Return the limits of an event type today; raises UnsupportedSchema for one that columns can't check."""
+    return limits_in(parse(schema_of(event)), limits_to_lock(event))
 
 
-def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
+def limits_in(writer: Record, locked: LockedLimits) -> tuple[Limit, ...]:
+    """Return the limits of a schema version, in the order of its fields."""
+    limits = list(_record_limits(writer, locked, None, ""))
+    states = cast("list[str]", locked.get("entity_type", {}).get("states", ()))
+    return (*limits, *_one_state_limits(states))
+
+
+def first_broken(limits_of_all: Sequence[Limit], frame: polars.DataFrame) -> dict[int, str]:
     """Return, by row of the frame, the reason of the first limit it breaks; rows within their limits are left out."""
     empty = {column.name for column in frame.iter_columns() if column.null_count() == frame.height}
-    limits = [limit for limit in limits_of(event) if limit.column not in empty]
+    limits = [limit for limit in limits_of_all if limit.column not in empty]
     if not limits or (frame.height <= FEW_ROWS and not any(_is_broken(limit, frame) for limit in limits)):
         return {}
     any_broken = frame.select(limit.broken.any().alias(str(index)) for index, limit in enumerate(limits))
@@ -61,6 +63,17 @@ def first_broken(event: type[Event], frame: polars.DataFrame) -> dict[int, str]:
             for row in frame.select(limit.broken.fill_null(False).arg_true()).to_series().to_list():
                 reasons.setdefault(row, limit.reason)
     return reasons
+
+
+def first_broken_in(limits: Sequence[Limit], record: Mapping[str, Any]) -> str | None:
+    """Return the reason of the first limit on one field that a record breaks; None: it breaks none."""
+    for limit in limits:
+        value: Any = record
+        for name in limit.path:
+            value = None if value is None else value[name]
+        if limit.breaks is not None and value is not None and limit.breaks(value):
+            return limit.reason
+    return None
 
 
 def _is_broken(limit: Limit, frame: polars.DataFrame) -> bool:
@@ -74,62 +87,55 @@ def _is_broken(limit: Limit, frame: polars.DataFrame) -> bool:
     return any(value is not None and breaks(value) for value in values.to_list())
 
 
-def _struct_limits(struct: type[msgspec.Struct], parent: polars.Expr | None, path: str) -> Iterator[Limit]:
-    """Yield the limits of a struct's fields; `path` names the struct within the event: empty, or `agent.`."""
-    info = types.type_info(struct)
-    assert isinstance(info, types.StructType)
-    for field in info.fields:
+def _record_limits(record: Record, locked: LockedLimits, parent: polars.Expr | None, path: str) -> Iterator[Limit]:
+    """Yield the limits of a record's fields; `path` names the record within the event: empty, or `agent.`."""
+    for field in record.fields:
         value = polars.col(field.name) if parent is None else parent.struct.field(field.name)
-        yield from _limits(field.type, value, f"{path}{field.name}")
+        yield from _limits(field.type, locked, value, f"{path}{field.name}")
 
 
-def _limits(type_: types.Type, value: polars.Expr, path: str) -> Iterator[Limit]:
-    match type_:
-        case types.Metadata(type=inner):
-            yield from _limits(inner, value, path)
-        case types.UnionType(types=members):
-            for member in members:
-                yield from _limits(member, value, path)
-        case types.StrType():
-            yield from _text_limits(type_, value, path)
-        case types.IntType(ge=least, le=most, gt=None, lt=None, multiple_of=None):
+def _limits(avro_type: AvroType, locked: LockedLimits, value: polars.Expr, path: str) -> Iterator[Limit]:
+    limits = locked.get(path, {})
+    match avro_type:
+        case Optional(item=item):
+            yield from _limits(item, locked, value, path)
+        case Record():
+            yield from _record_limits(avro_type, locked, value, f"{path}.")
+        case Scalar(kind="string") if "one_of" in limits:
+            values = cast("list[str]", limits["one_of"])
+            yield _limit(~value.is_in(values), lambda text: text not in values, path, f"is none of {', '.join(values)}")
+        case Scalar(kind="string"):
+            yield from _text_limits(limits, value, path)
+        case Scalar(kind="int" | "long"):
+            least, most = _number(limits, "ge"), _number(limits, "le")
             if least is not None:
                 yield _limit(value < least, lambda number: number < least, path, f"is less than {least}")
             if most is not None:
                 yield _limit(value > most, lambda number: number > most, path, f"is more than {most}")
-        case types.LiteralType(values=values):
-            rule = f"is none of {', '.join(map(str, values))}"
-            yield _limit(~value.is_in(list(values)), lambda text: text not in values, path, rule)
-        case types.VarTupleType(item_type=item, min_length=None, max_length=most):
+        case Array():
+            most = _number(limits, "max_items")
             if most is not None:
                 yield _limit(
                     value.list.len() > most, lambda items: len(items) > most, path, f"has more than {most} items"
                 )
-            if list(_limits(item, value, path)):
-                raise UnsupportedSchema(path, "no limits on the items of an array")
-        case types.StructType(cls=struct):
-            yield from _struct_limits(struct, value, f"{path}.")
-        case types.UUIDType() | types.DateTimeType() | types.BoolType() | types.NoneType():
-            # Their bytes allow nothing else: the reader has refused times that are out of range.
-            return
-        case _:
-            raise UnsupportedSchema(path, f"no columnar check for {type_}")
 
 
-def _text_limits(type_: types.StrType, value: polars.Expr, path: str) -> Iterator[Limit]:
-    least, most = type_.min_length, type_.max_length
+def _text_limits(limits: FieldLimits, value: polars.Expr, path: str) -> Iterator[Limit]:
+    least, most = _number(limits, "min_length"), _number(limits, "max_length")
     length = value.str.len_chars()
     if least is not None:
         yield _limit(length < least, lambda text: len(text) < least, path, f"has fewer than {least} characters")
     if most is not None:
         yield _limit(length > most, lambda text: len(text) > most, path, f"has more than {most} characters")
-    if type_.pattern != NO_NUL:
-        raise UnsupportedSchema(path, "every text refuses NUL characters, and has no other pattern")
     yield _limit(value.str.contains(NUL, literal=True), lambda text: NUL in text, path, "has a NUL character")
 
 
-def _one_state_limits() -> Iterator[Limit]:
-    for field in STATE_FIELDS:
+def _number(limits: FieldLimits, name: str) -> int | None:
+    return cast("int | None", limits.get(name))
+
+
+def _one_state_limits(states: Sequence[str]) -> Iterator[Limit]:
+    for field in states:
         named = polars.col("entity_type") == field
         present = polars.col(field).is_not_null()
         yield Limit(named & ~present, f"{field} is not set, and entity_type is {field}", ("entity_type",), None)

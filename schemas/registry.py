@@ -20,30 +20,39 @@ from schemas.binary.avro_types import Record, parse
 from schemas.errors import SchemaError
 from schemas.events import EVENT_TYPES, Event
 from schemas.generation import Schema, full_name, schema_of
+from schemas.locked_limits import LockedLimits, limits_to_lock
 
 REGISTRY_FILE = Path(__file__).parent / "registry.json"
 OWN_IDS = (range(1, 100), range(2**30, 2**31))
 """The ids that Plant's releases give out, now and later; an external registry's ids for them must be others."""
 
+LIMITS_ATTRIBUTE = "plant.limits"
+"""The attribute of a schema that holds its limits, where they are all that tells it from an earlier version's."""
 
-class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One locked schema. `version` counts from 1 within its subject."""
+
+class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One locked schema, and the limits of its records. `version` counts from 1 within its subject."""
 
     id: int
     subject: str
     version: int
     sha256: str
     schema: Schema
+    limits: LockedLimits | None = None
+    """None in registries from before limits were locked: then today's count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The meaning of a schema id: the Avro type its values were written in and the one they are read into."""
+    """The meaning of a schema id: the Avro type and the limits of its values, and the type that they are read into."""
 
     version: Version
     event: type[Event]
     writer: Record
     reader: Record
+    limits: LockedLimits
+    limits_are_todays: bool
+    """Whether today's struct has the same fields and limits, so that reading into it checks them."""
 
 
 class Registry:
@@ -79,7 +88,9 @@ class Registry:
         if known is None and schema_id in self._by_id:
             version = self._by_id[schema_id]
             event = self._by_subject[version.subject]
-            known = Registered(version, event, parse(version.schema), parse(schema_of(event)))
+            writer, reader, today = parse(version.schema), parse(schema_of(event)), limits_to_lock(event)
+            limits = today if version.limits is None else version.limits
+            known = Registered(version, event, writer, reader, limits, writer == reader and limits == today)
             self._resolved[schema_id] = known
         return known
 
@@ -102,13 +113,23 @@ class Registry:
     def current(self, event: type[Event]) -> Version:
         """Return the version that events of this type are written in; raises SchemaError if none is locked."""
         history = self.history(subject(event))
-        if not history or history[-1].sha256 != schema_fingerprint(schema_of(event)):
+        if not history or not _is_todays(history[-1], event):
             raise SchemaError(
                 f"The schema of {event.event_type} is not locked.",
-                why="Its struct has changed, or is new, and no registry id stands for it.",
+                why="Its struct or a limit has changed, or is new, and no registry id stands for it.",
                 next_step="plant schemas lock",
             )
         return history[-1]
+
+
+def _is_todays(version: Version, event: type[Event]) -> bool:
+    same_schema = schema_fingerprint(without_limits(version.schema)) == schema_fingerprint(schema_of(event))
+    return same_schema and version.limits in (None, limits_to_lock(event))
+
+
+def without_limits(schema: Schema) -> Schema:
+    """Return the schema without the limits that tell it from an earlier version's, which has the same fields."""
+    return {key: value for key, value in schema.items() if key != LIMITS_ATTRIBUTE}
 
 
 def subject(event: type[Event]) -> str:
@@ -154,14 +175,22 @@ def render_registry(versions: Iterable[Version]) -> str:
 
 
 def next_version(registry: Registry, event: type[Event]) -> Version:
-    """Return the version that `plant schemas lock` adds: the next id of all, the next version of the subject."""
-    schema = cast(Schema, canonical(schema_of(event)))
+    """Return the version that `plant schemas lock` adds: the next id of all, the next version of the subject.
+
+    Where an earlier version has the same schema with other limits, the limits stand in the new one as an attribute,
+    which Avro skips: else an external registry would give both the same id.
+    """
+    schema, limits = cast(Schema, canonical(schema_of(event))), limits_to_lock(event)
+    fingerprint = schema_fingerprint(schema)
+    if any(schema_fingerprint(without_limits(each.schema)) == fingerprint for each in registry.history(subject(event))):
+        schema = {**schema, LIMITS_ATTRIBUTE: limits}
     return Version(
         id=_next_id(version.id for version in registry.versions),
         subject=subject(event),
         version=len(registry.history(subject(event))) + 1,
         sha256=schema_fingerprint(schema),
         schema=schema,
+        limits=limits,
     )
 
 

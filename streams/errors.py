@@ -164,6 +164,17 @@ class SchemaNewer(PartitionStopped):
         )
 
 
+class AppliedEventUnreadable(PartitionStopped):
+    """A record that the log calls applied can't be decoded, so a fold of the log would leave its event out."""
+
+    def __init__(self, topic: str, partition: int, offset: int, reason: str) -> None:
+        super().__init__(
+            f"The log of {topic}/{partition} holds an applied record that can't be decoded.",
+            why=f"At offset {offset}: {reason}. Going on would leave its event out of the read model.",
+            next_step="plant audit verify",
+        )
+
+
 class PartitionCountChanged(PartitionStopped, CheckFailed):
     """A topic's partition count is not the one that it was made with."""
 

@@ -17,7 +17,7 @@ from litestar.enums import HttpMethod
 from litestar.params import FromPath
 
 from schemas.generation import Schema
-from schemas.registry import Registry, Version, schema_fingerprint
+from schemas.registry import Registry, Version, schema_fingerprint, without_limits
 
 REGISTRY_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY: Final = "FULL_TRANSITIVE"
@@ -96,11 +96,14 @@ class SubjectCatalogue:
         return known.version
 
     def find(self, subject: str, body: bytes) -> Version | None:
-        """Return the subject's version that has the schema of a lookup's body, if there is one."""
+        """Return the subject's newest version that has the schema of a lookup's body, with or without limits."""
         lookup, fingerprint = _read_lookup(body)
         if lookup.schema_type not in ("AVRO", "") or lookup.references:
             return None
-        return next((known for known in self._registry.history(subject) if known.sha256 == fingerprint), None)
+        for known in reversed(self._registry.history(subject)):
+            if fingerprint in (known.sha256, schema_fingerprint(without_limits(known.schema))):
+                return known
+        return None
 
     def full(self, version: Version) -> dict[str, object]:
         """Return a version with its schema."""

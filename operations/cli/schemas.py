@@ -37,8 +37,8 @@ def list_schemas(output: Output) -> None:
 def check_schemas() -> None:
     """Refuse schemas that would make a record unreadable; exit 3 names field and rule.
 
-    Checked: Plant's schema rules, FULL_TRANSITIVE against all earlier versions, the `.avsc` files and the reference
-    page against the structs, and the registry's ids against the last commit.
+    Checked: Plant's schema rules, FULL_TRANSITIVE and limits against all earlier versions, the `.avsc` files and the
+    reference page against the structs, and the registry's ids against the last commit.
     """
     from operations.reference.events import REFERENCE_FILE, events_page
     from schemas.compatibility_gate import SchemaProblem, committed_versions, refuse, schema_problems

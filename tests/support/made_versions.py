@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -75,6 +75,20 @@ class Mapped(Event, frozen=True, kw_only=True):
     thing_id: UUID
     occurred_at: datetime
     name: str
+
+
+def named(*, with_note: bool = True, **limits: int) -> type[Event]:
+    """Return ThingMade with these limits on its name, and a note of at most 5 characters."""
+    name = Annotated[str, msgspec.Meta(pattern=NO_NUL, **limits)]  # type: ignore[arg-type]  # lengths are numbers
+    note = Annotated[str, msgspec.Meta(pattern=NO_NUL, max_length=5)]
+    fields: list[tuple[Any, ...]] = [("thing_id", UUID), ("occurred_at", datetime), ("name", name)]
+    if with_note:
+        fields.append(("note", note | None, None))
+    space = {"__doc__": "A thing was made.", "__module__": __name__}
+    struct = msgspec.defstruct("ThingMade", fields, bases=(Event,), namespace=space, frozen=True, kw_only=True)
+    struct.event_type = "test.thing.made"  # type: ignore[attr-defined]
+    struct.entity_field = "thing_id"  # type: ignore[attr-defined]
+    return struct  # type: ignore[return-value]
 
 
 FIRST = next_version(Registry([], {}), ThingMade)

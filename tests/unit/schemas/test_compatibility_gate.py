@@ -24,7 +24,7 @@ from schemas.registry import (
     schema_fingerprint,
     subject,
 )
-from tests.support.made_versions import FIRST, Described, Mapped, ThingMade, WithNote, WithScore, registered
+from tests.support.made_versions import FIRST, Described, Mapped, ThingMade, WithNote, WithScore, named, registered
 
 
 def rules(reg: Registry, committed: list[Version] | None, folder: Path) -> list[str]:
@@ -79,6 +79,59 @@ def test_a_struct_that_breaks_a_rule_is_refused(tmp_path: Path) -> None:
     assert rules(registered(FIRST, event=Mapped), None, tmp_path) == [
         "genesis.events-test.ThingMade: name: every text refuses NUL characters, and has no other pattern"
     ]
+
+
+def test_a_loosened_limit_is_a_version_with_an_id_of_its_own(tmp_path: Path) -> None:
+    """A worker that knows the older limit alone does not know the id, and waits. The schemas differ in an attribute."""
+    first = next_version(registered(event=named(max_length=10)), named(max_length=10))
+    loosened = named(max_length=20)
+    assert rules(registered(first, event=loosened), [first], tmp_path) == [
+        "genesis.events-test.ThingMade: no registry id stands for this schema; run: plant schemas lock"
+    ]
+    (second,) = gate.lock_schemas(registered(first, event=loosened))
+    assert (second.id, second.version) == (2, 2)
+    assert (first.limits or {})["name"] == {"max_length": 10}
+    assert (second.limits or {})["name"] == {"max_length": 20}
+    assert second.sha256 != first.sha256, "an external registry would give both one id"
+    assert rules(registered(first, second, event=loosened), [first], tmp_path) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [({"max_length": 20}, {"max_length": 10}), ({}, {"min_length": 1})])
+def test_a_tightened_limit_is_refused(tmp_path: Path, before: dict[str, int], after: dict[str, int]) -> None:
+    """Records outside it are in the log; the field, both limits and the version are named."""
+    first = next_version(registered(event=named(**before)), named(**before))
+    reg = registered(first, event=named(**after))
+    (problem,) = rules(reg, [first], tmp_path)
+    assert problem.startswith("genesis.events-test.ThingMade: name: m")
+    assert problem.endswith("a limit may only be loosened (version 1)")
+    with pytest.raises(SchemaCheckFailed):
+        gate.lock_schemas(reg)
+
+
+def test_a_limit_is_compared_with_every_earlier_version(tmp_path: Path) -> None:
+    """Loosened once, it can't go back to where it began, though the first version had it so."""
+    first = next_version(registered(event=named(max_length=10)), named(max_length=10))
+    (second,) = gate.lock_schemas(registered(first, event=named(max_length=20)))
+    (problem,) = rules(registered(first, second, event=named(max_length=10)), None, tmp_path)
+    assert "max_length is 10 and it was 20" in problem
+    assert "(version 2)" in problem
+
+
+def test_a_new_field_may_have_any_limit(tmp_path: Path) -> None:
+    """No record holds a value of it yet."""
+    reg = registered(FIRST, event=named())
+    assert [version.limits for version in gate.lock_schemas(reg)] == [{"note": {"max_length": 5}}]
+
+
+def test_locked_limits_are_permanent(tmp_path: Path) -> None:
+    """They may be added once to a registry from before they were locked, and never changed."""
+    unlocked = msgspec.structs.replace(FIRST, limits=None)
+    changed = msgspec.structs.replace(FIRST, limits={"name": {"max_length": 5}})
+    assert rules(registered(FIRST), [unlocked], tmp_path) == []
+    assert "registry id 1: changed, but committed ids are permanent" in rules(registered(changed), [FIRST], tmp_path)
+    assert "registry id 1: no limits are locked with it, so its records could not be judged" in rules(
+        registered(unlocked), [unlocked], tmp_path
+    )
 
 
 def test_committed_ids_are_permanent(tmp_path: Path) -> None:

@@ -87,5 +87,5 @@ def test_limits_hold_to_the_last_value(changes: dict[str, Any], reason: str | No
 
     A row that breaks two limits has the reason of the first.
     """
-    broken = first_broken(AgentOnboarded, onboarded(count, **changes))
+    broken = first_broken(limits_of(AgentOnboarded), onboarded(count, **changes))
     assert broken == ({} if reason is None else {count - 1: reason})

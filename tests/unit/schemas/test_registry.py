@@ -19,11 +19,13 @@ from schemas.binary import block
 from schemas.binary.avro_types import parse
 from schemas.binary.reader import compile_reader, read_whole, to_datetime
 from schemas.binary.writer import compile_writer
-from schemas.errors import SchemaError
+from schemas.errors import SchemaError, Undecodable
 from schemas.events import Event
 from schemas.generation import schema_of
 from schemas.registry import Registry, canonical, next_version, read_registry, render_registry, schema_fingerprint
-from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, registered
+from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, named, registered
+
+Loosened = named(with_note=False, max_length=20)
 
 
 def test_the_file_is_what_render_writes() -> None:
@@ -98,6 +100,59 @@ def test_versions_of_one_type_share_a_frame(two_versions: Registry, least: int) 
     assert frame.columns == ["event_id", "note", "thing_id", "occurred_at", "name"]
     assert frame["name"].to_list() == [f"thing {number}" for number in range(30)]
     assert frame["note"].to_list() == ["new" if number % 3 else None for number in range(30)]
+
+
+@pytest.fixture
+def two_limits() -> Iterator[Registry]:
+    """A registry in which today's name has 20 characters at most, and the version before had 10 and a note of 5."""
+    first = next_version(registered(event=named(max_length=10)), named(max_length=10))
+    loosened = registered(first, *gate.lock_schemas(registered(first, event=Loosened)), event=Loosened)
+    with patch.object(codec, "bundled", lambda: loosened), patch.object(batch_decoder, "_READERS", {}):
+        codec.activate(None)
+        yield loosened
+    codec.activate(None)
+
+
+def named_value(schema_id: int, name: str, note: str | None = None) -> bytes:
+    plain = {
+        "event_id": UUID(int=1),
+        "thing_id": UUID(int=2),
+        "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "name": name,
+        "note": note,
+    }
+    out = bytearray(codec.WIRE_PREFIX.pack(0, schema_id))
+    compile_writer(parse(schema_of(named() if schema_id == 1 else Loosened)))(out, plain)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("repeated", [1, 40], ids=["one by one", "block"])
+def test_a_record_is_judged_by_the_limits_of_its_own_id(two_limits: Registry, repeated: int) -> None:
+    """The same content is an event under the loosened version's id and none under the first's, by value and in batches.
+
+    A field that is gone today keeps its limit for those who wrote it.
+    """
+    bad = {
+        named_value(1, "x" * 11): "name has more than 10 characters",
+        named_value(1, "x", "123456"): "note has more than 5 characters",
+        named_value(1, "x", "\0"): "note has a NUL character",
+        named_value(2, "x" * 21): "name has more than 20 characters",
+    }
+    good = [named_value(1, "x" * 10, "12345"), named_value(2, "x" * 11), named_value(2, "x" * 20)]
+    for value in good:
+        codec.decode(value)
+    for value, reason in bad.items():
+        with pytest.raises(Undecodable):
+            codec.decode(value)
+        decoded, rejected = batch_decoder.decode_batch([*good * repeated, *[value] * repeated])
+        assert {refusal.reason for refusal in rejected} == {reason}
+        assert [len(each.rows) for each in decoded] == [len(good) * repeated]
+        assert [refusal.row for refusal in rejected] == list(range(len(good) * repeated, (len(good) + 1) * repeated))
+
+
+def test_new_records_carry_the_id_of_todays_limits(two_limits: Registry) -> None:
+    """So a worker that knows the tighter limits alone does not know it."""
+    assert two_limits.wire_id(two_limits.current(Loosened)) == 2
 
 
 def test_defaults_of_records_and_bytes_fill_old_values() -> None:
