@@ -117,7 +117,7 @@ class Intake:
 
     def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
         """Return the policy of the producer that signed. Raises what `_signing_key` raises."""
-        return self._keyring.policy(self._signing_key(headers, body).owner)
+        return self._keyring.policy_of(self._signing_key(headers, body))
 
     def _load_signer(self, headers: RequestHeaders, body: bytes) -> CurrentPolicy:
         """Return the policy of a bulk load's producer, as of each time that it is called. Raises as `_signing_key`.
@@ -129,7 +129,7 @@ class Intake:
         def current_policy() -> ProducerPolicy:
             if not self._keyring.is_usable(key):
                 raise Problem("signature", "The key was revoked or has expired.")
-            policy = self._keyring.policy(key.owner)
+            policy = self._keyring.policy_of(key)
             self._publisher.require_enabled(policy)
             return policy
 

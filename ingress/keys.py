@@ -202,6 +202,8 @@ class Keyring:
         self._clock = clock
         self._default = default or default_policy(Settings())
         self._policies: dict[str, ProducerPolicy] = {}
+        self._signed: dict[str, ProducerPolicy] = {}
+        """Policies with a key's id, by that id, since the last refresh."""
         self._task: asyncio.Task[None] | None = None
         self.keys: Sequence[Key] = ()
         self.loaded = False
@@ -227,6 +229,14 @@ class Keyring:
         now_seconds = self._clock.now().timestamp()
         return any(known.id == key.id and known.usable(now_seconds) for known in self.keys)
 
+    def policy_of(self, key: Key) -> ProducerPolicy:
+        """Return the policy of the producer whose key signed a request, with the key's id."""
+        signed = self._signed  # a refresh in another thread begins a new one
+        policy = signed.get(key.id)
+        if policy is None:
+            policy = signed[key.id] = msgspec.structs.replace(self.policy(key.owner), key_id=key.id)
+        return policy
+
     def policy(self, producer: str) -> ProducerPolicy:
         """Return the policy of a producer; the default one where it has none of its own."""
         return self._policies.get(producer) or msgspec.structs.replace(self._default, name=producer)
@@ -235,6 +245,7 @@ class Keyring:
         """Read keys and policies from the database now."""
         async with asyncio.timeout(REFRESH_TIMEOUT_SECONDS):  # an unresponsive network would keep revoked keys in use
             keys, self._policies = await self._store.load(self._default)
+        self._signed = {}
         ranks = {key.id: rank for rank, key in enumerate(self.keys)}
         self.keys = sorted(keys, key=lambda key: ranks.get(key.id, -1))
         self.loaded = True

@@ -70,6 +70,8 @@ class Incoming(msgspec.Struct, frozen=True):
 
     event: Event
     source: str
+    message_id: str
+    """The sender's own id: the webhook's, or the CloudEvent's."""
     traceparent: str | None = None
 
 
@@ -84,7 +86,7 @@ def read_webhook(body: bytes, event_type: str, producer: str, message_id: str, s
         event = make_event(kind, payload.data, event_id(producer, message_id), payload.timestamp, "#/timestamp")
     except InvalidEvent as error:
         raise problem_of(error) from None
-    return Incoming(event, source)
+    return Incoming(event, source, message_id)
 
 
 def read_cloud_event(body: bytes, producer: str) -> Incoming:
@@ -101,7 +103,7 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
         event = read_json_event(envelope.type, data, identity, envelope.time, under)
     except InvalidEvent as error:
         raise problem_of(error) from None
-    return Incoming(event, envelope.source, valid_traceparent(envelope.traceparent))
+    return Incoming(event, envelope.source, envelope.id, valid_traceparent(envelope.traceparent))
 
 
 def _data(envelope: CloudEvent) -> tuple[bytes, str]:
@@ -143,7 +145,7 @@ def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incom
         event = read_json_event(envelope.type, body, identity, envelope.time, under="$")
     except InvalidEvent as error:
         raise problem_of(error) from None
-    return Incoming(event, envelope.source, valid_traceparent(attributes.get("traceparent")))
+    return Incoming(event, envelope.source, envelope.id, valid_traceparent(attributes.get("traceparent")))
 
 
 def problem_of(error: InvalidEvent) -> Problem:

@@ -57,6 +57,8 @@ class ProducerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     burst: int
     disabled: bool
     binary_mode: bool = False
+    key_id: str | None = None
+    """The key that signed the request that the policy is applied to; None: no request."""
 
 
 class PolicyChanges(msgspec.Struct, kw_only=True):

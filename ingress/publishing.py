@@ -16,6 +16,7 @@ from runtime import metrics
 from runtime.clock import Clock
 from schemas import codec
 from schemas.errors import Unencodable
+from schemas.sender_headers import sender_headers
 from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
@@ -111,7 +112,11 @@ class IngressPublisher:
             return Submission(event.event_id, earlier, True)
         try:
             publish = self._producer.submit(
-                event, source=incoming.source, traceparent=incoming.traceparent or traceparent, value=value
+                event,
+                source=incoming.source,
+                traceparent=incoming.traceparent or traceparent,
+                value=value,
+                sender=sender_headers(policy.name, incoming.message_id, key_id=policy.key_id),
             )
         except StreamsError as error:
             raise unavailable(error) from error

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streams.record_position import RecordPosition
 
 ACTIONS_SOURCE: Final = "plant/operations"
+ACTIONS_PRODUCER: Final = "plant.operations"
 
 DATABASE_ACTIONS: Final = ("keys.", "producers.")
 """Actions that change the database, by the begin of their names."""
@@ -61,6 +62,7 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
     # The commands' help needs none of these, and they are slow to import.
     from schemas.event_id import event_id
     from schemas.events import OperationRecorded
+    from schemas.sender_headers import sender_headers
     from streams.producer import EventProducer
     from streams.topics import OPERATIONS_TOPIC
 
@@ -68,7 +70,7 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
         await _require_writable(settings)
     operation_id = uuid4()
     event = OperationRecorded(
-        event_id=event_id("plant.operations", str(operation_id)),
+        event_id=event_id(ACTIONS_PRODUCER, str(operation_id)),
         operation_id=operation_id,
         occurred_at=datetime.now(UTC),
         actor=action.actor or _account(),
@@ -77,7 +79,8 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
         reason=action.reason,
     )
     async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
-        return await producer.publish(event, source=ACTIONS_SOURCE)
+        sender = sender_headers(ACTIONS_PRODUCER, str(operation_id))
+        return await producer.publish(event, source=ACTIONS_SOURCE, sender=sender)
 
 
 async def _require_writable(settings: Settings) -> None:

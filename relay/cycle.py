@@ -12,9 +12,12 @@ import msgspec
 from relay.outbox_mapper import OutboxRow, event_of, without_values
 from runtime.errors import PlantError
 from schemas.errors import Unencodable
+from schemas.sender_headers import sender_headers
 from streams.errors import OutcomeUnknown, RecordTooLarge, StreamsError, UnmappableRow
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
+
+_SENDER: Final = sender_headers("plant.relay")
 
 ENTITY_ROWS_MAX: Final = 50
 """An entity's rows wait for each other, so one with many has no more than these in a cycle."""
@@ -89,7 +92,7 @@ class OutboxPublisher:
     async def _publish(self, row: OutboxRow) -> None:
         _, publish = self._unanswered.pop(row.id, (row, None))
         if publish is None:
-            publish = self._producer.submit(event_of(row), source=self._source)
+            publish = self._producer.submit(event_of(row), source=self._source, sender=_SENDER)
         try:
             await self._producer.await_acknowledgement(publish)
         except OutcomeUnknown:

@@ -7,6 +7,7 @@ Source: https://docs.confluent.io/platform/current/schema-registry/fundamentals/
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from operator import attrgetter
@@ -127,11 +128,17 @@ def key(event: Event) -> bytes:
 
 
 def headers(
-    event: Event, source: str, traceparent: str | None = None, *, clock_stamped: bool = False
+    event: Event,
+    source: str,
+    traceparent: str | None = None,
+    *,
+    clock_stamped: bool = False,
+    sender: Sequence[tuple[str, bytes]] = (),
 ) -> list[tuple[str, bytes]]:
     """Return the record's headers: CloudEvents 1.0 in binary mode (Kafka protocol binding), then `traceparent`.
 
-    `clock_stamped`: Plant's clock gave the event its time, which a header says (schemas/clock_fields.py).
+    `clock_stamped`: Plant's clock gave the event its time, which a header says (schemas/clock_fields.py). `sender`
+    comes last (schemas/sender_headers.py).
     """
     attributes = [
         _SPECVERSION,
@@ -144,6 +151,7 @@ def headers(
         attributes.append(("traceparent", traceparent.encode()))
     if clock_stamped:
         attributes.append((CLOCK_FIELDS_HEADER, CLOCK_FIELDS))
+    attributes += sender
     return attributes
 
 

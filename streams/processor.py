@@ -13,6 +13,7 @@ from runtime.settings import Settings
 from schemas.clock_fields import ClockStamped
 from schemas.event_id import event_id
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event, SkillValidated
+from schemas.sender_headers import sender_headers
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
@@ -90,6 +91,7 @@ class GenesisEventProcessor:
                 team_id=team_id,
                 skill_ids=_in_one_order(skill_ids),
             ),
+            message_id,
             clock_stamped=occurred_at is None,
         )
 
@@ -113,6 +115,7 @@ class GenesisEventProcessor:
                 validator_id=validator_id,
                 score=score,
             ),
+            message_id,
             clock_stamped=occurred_at is None,
         )
 
@@ -134,6 +137,7 @@ class GenesisEventProcessor:
                 available=available,
                 available_from=available_from,
             ),
+            message_id,
             clock_stamped=occurred_at is None,
         )
 
@@ -157,6 +161,7 @@ class GenesisEventProcessor:
                 rating=rating,
                 skill_id=skill_id,
             ),
+            message_id,
             clock_stamped=occurred_at is None,
         )
 
@@ -166,8 +171,10 @@ class GenesisEventProcessor:
         """Return when the read model has applied the event at this position. Raises CaughtUpTooLate."""
         await self._waiter.wait_for(position, projection, timeout_seconds)
 
-    async def _publish(self, event: Event, *, clock_stamped: bool) -> RecordPosition:
-        return await self._producer.publish(ClockStamped(event) if clock_stamped else event, source=self._source)
+    async def _publish(self, event: Event, message_id: str, *, clock_stamped: bool) -> RecordPosition:
+        sender = sender_headers(self._producer_name, message_id or None)
+        stamped = ClockStamped(event) if clock_stamped else event
+        return await self._producer.publish(stamped, source=self._source, sender=sender)
 
     def _event_id(self, message_id: str) -> UUID:
         return event_id(self._producer_name, message_id or uuid4().hex)

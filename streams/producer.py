@@ -45,6 +45,9 @@ log = get_logger(__name__)
 
 Events = Iterable[Event | ClockStamped] | AsyncIterable[Event | ClockStamped]
 
+SenderHeaders = Sequence[tuple[str, bytes]]
+"""Of one event, as `schemas.sender_headers` makes them."""
+
 TURN_EVERY_RECORDS: Final = 256
 ROOM_POLL_SECONDS: Final = 0.005
 
@@ -144,18 +147,19 @@ class EventProducer:
         source: str,
         traceparent: str | None = None,
         value: bytes | None = None,
+        sender: SenderHeaders = (),
     ) -> PendingPublish:
         """Publish without waiting. It is done when Kafka has acknowledged or refused the event, however late.
 
-        `source` becomes `ce_source`; `value` is the event's encoding, where the caller has it already. Raises
-        Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and Unencodable where the event breaks a
-        limit of its type.
+        `source` becomes `ce_source`; `value` is the event's encoding, where the caller has it already; `sender` are the
+        headers that say who sent it. Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent, and
+        Unencodable where the event breaks a limit of its type.
         """
         if clock_stamped := isinstance(event, ClockStamped):
             event = event.event
         if value is None:
             value = codec.encode(event)
-        headers = codec.headers(event, source, traceparent, clock_stamped=clock_stamped)
+        headers = codec.headers(event, source, traceparent, clock_stamped=clock_stamped, sender=sender)
         return self.submit_record(event.topic, codec.key(event), value, headers)
 
     def submit_record(
@@ -175,14 +179,21 @@ class EventProducer:
         return connected.add(self._topic_of[topic], key, value, headers, size_bytes)
 
     async def publish(
-        self, event: Event | ClockStamped, *, source: str, traceparent: str | None = None
+        self,
+        event: Event | ClockStamped,
+        *,
+        source: str,
+        traceparent: str | None = None,
+        sender: SenderHeaders = (),
     ) -> RecordPosition:
         """Publish and wait for Kafka's acknowledgement; return the event's position.
 
         Raises what `submit` raises; OutcomeUnknown when Kafka has not answered in time: the event may have been
         written, so publish it again with the same event id; PublishRefused when it was certainly not written.
         """
-        return await self.await_acknowledgement(self.submit(event, source=source, traceparent=traceparent))
+        return await self.await_acknowledgement(
+            self.submit(event, source=source, traceparent=traceparent, sender=sender)
+        )
 
     async def await_acknowledgement(self, publish: PendingPublish) -> RecordPosition:
         """Return a submitted event's position once Kafka has acknowledged it.
@@ -200,18 +211,20 @@ class EventProducer:
             await asyncio.wait(waiting, timeout=self._limits.publish_timeout_seconds)
         return [self._outcome(publish) for publish in publishes]
 
-    async def publish_many(self, events: Events, *, source: str) -> list[RecordPosition]:
+    async def publish_many(self, events: Events, *, source: str, sender: SenderHeaders = ()) -> list[RecordPosition]:
         """Publish in order, as fast as Kafka takes it; return the positions in the same order.
 
         Raises at the first event that fails; those before it and some after it may have been written.
         """
-        return [position async for position in self.publish_each(events, source=source)]
+        return [position async for position in self.publish_each(events, source=source, sender=sender)]
 
-    async def publish_each(self, events: Events, *, source: str) -> AsyncIterator[RecordPosition]:
+    async def publish_each(
+        self, events: Events, *, source: str, sender: SenderHeaders = ()
+    ) -> AsyncIterator[RecordPosition]:
         """Publish as `publish_many` does; yield each position once it and all before it are known, and hold few."""
         waiting: deque[PendingPublish] = deque()
         async for event in _each(events):
-            while (publish := self._submit_if_room(event, source)) is None:
+            while (publish := self._submit_if_room(event, source, sender)) is None:
                 if waiting:
                     yield await self.await_acknowledgement(waiting.popleft())
                 else:  # others have filled the producer
@@ -222,9 +235,9 @@ class EventProducer:
         while waiting:
             yield await self.await_acknowledgement(waiting.popleft())
 
-    def _submit_if_room(self, event: Event | ClockStamped, source: str) -> PendingPublish | None:
+    def _submit_if_room(self, event: Event | ClockStamped, source: str, sender: SenderHeaders) -> PendingPublish | None:
         try:
-            return self.submit(event, source=source)
+            return self.submit(event, source=source, sender=sender)
         except Overloaded:
             if self._records_in_flight == 0:
                 raise

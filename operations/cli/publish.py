@@ -70,6 +70,7 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output) -> Non
 
 async def _send(settings: Settings, lines: IO[bytes], producer: str, now: datetime, tally: Tally) -> None:
     from operations.event_lines import InvalidLine, read_lines
+    from schemas.sender_headers import sender_headers
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
@@ -79,7 +80,7 @@ async def _send(settings: Settings, lines: IO[bytes], producer: str, now: dateti
                 yield read
 
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
-        async for position in kafka.publish_each(valid_events(), source=SOURCE):
+        async for position in kafka.publish_each(valid_events(), source=SOURCE, sender=sender_headers(producer)):
             tally.add(position)
 
 

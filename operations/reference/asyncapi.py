@@ -14,6 +14,7 @@ from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
+from schemas.sender_headers import KEY_HEADER, MESSAGE_ID_HEADER, PRODUCER_HEADER
 from streams.topics import CATALOGUE, RETENTION_FOREVER, Topic, logical_topic
 
 AsyncApiPart = dict[str, Any]
@@ -121,6 +122,9 @@ def _headers() -> AsyncApiPart:
             "const": CLOCK_FIELDS.decode(),
             "description": "The sender gave no time, so Plant's clock did; a repeat may have another one.",
         },
+        PRODUCER_HEADER: {**text, "description": "The verified producer, or the part of Plant that published."},
+        KEY_HEADER: {**text, "description": "The id of the key that signed; absent where Plant itself published."},
+        MESSAGE_ID_HEADER: {**text, "description": "The sender's own id of the message."},
     }
     required = [name for name in properties if name.startswith("ce_")]
     return {"headers": {"type": "object", "properties": properties, "required": required}}

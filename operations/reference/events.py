@@ -26,7 +26,10 @@ Generated from `schemas/events.py` by `plant schemas docs`.
 A record's value is Avro in the Confluent wire format: `0x00`, the schema id as a big-endian int32, Avro binary. Its key
 is the entity's id as 36 lower-case characters. Its headers are CloudEvents 1.0 in binary mode: `ce_specversion`,
 `ce_id`, `ce_type`, `ce_source`, `ce_time`, and `traceparent` where there is a trace. `plant_clock_fields: occurred_at`
-says that the sender gave no time, so Plant's clock did.
+says that the sender gave no time, so Plant's clock did. Then come the headers of its sender: `plant_producer` is the
+verified producer, `plant_key` the id of the key that signed, and `plant_message_id` the sender's own id of the message
+(`webhook-id`, or the CloudEvent's `id`). What Plant publishes itself has no `plant_key`. The audit chain covers all
+headers. Records that were written before these headers have none of them.
 
 Every event has an `event_id`, made from the producer's name and the message's id, or from the producer's name and a
 CloudEvent's `source` and `id`. So a repeat has the same one. Ingress sets it, and takes `occurred_at` from the body's

@@ -9,7 +9,7 @@ from runtime.settings import Settings
 from schemas.events import Event
 from streams.errors import StreamsError
 from streams.pending_publish import PendingPublish
-from streams.producer import EventProducer
+from streams.producer import EventProducer, SenderHeaders
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
 
@@ -24,9 +24,17 @@ class ScriptedProducer(EventProducer):
         self.refused: deque[StreamsError | None] = deque()
         """What Kafka answers, in order; None: an acknowledgement."""
         self.submitted: list[Event] = []
+        self.senders: list[dict[str, bytes]] = []
+        """The headers of each event's sender."""
 
     def submit(
-        self, event: Event, *, source: str, traceparent: str | None = None, value: bytes | None = None
+        self,
+        event: Event,
+        *,
+        source: str,
+        traceparent: str | None = None,
+        value: bytes | None = None,
+        sender: SenderHeaders = (),
     ) -> PendingPublish:
         """Return a publish whose outcome is known."""
         if self.script and (error := self.script.popleft()) is not None:
@@ -38,4 +46,5 @@ class ScriptedProducer(EventProducer):
         else:
             answer.set_result(RecordPosition(EVENTS_TOPIC, 0, len(self.submitted)))
         self.submitted.append(event)
+        self.senders.append(dict(sender))
         return PendingPublish(answer, 0)

@@ -67,6 +67,16 @@ async def post_binary(serving: Serving, event: dict[str, Any], **headers: str) -
     return await serving.post(CLOUD_EVENTS, body, message_id=event["id"], **{**kind, **attributes, **headers})
 
 
+async def assert_senders(serving: Serving, ids: set[str]) -> None:
+    """Each record has the producer, the key, and an id of its own from these: not that of the request."""
+    senders = [dict(received.headers) for received in await read_all(serving.settings, serving.topic)]
+    found = [(sender["plant_producer"], sender["plant_key"]) for sender in senders]
+    assert found == [(b"genesis", str(serving.key_id).encode())] * len(senders)
+    message_ids = {(sender["plant_message_id"] or b"").decode() for sender in senders}
+    assert len(message_ids) == len(senders)
+    assert len(message_ids - ids) <= 1  # a test may send one more
+
+
 async def test_the_three_modes_make_the_same_event(serving: Serving) -> None:
     """Structured, binary, batched or a line: one source and id, one content; whichever comes later is a repeat."""
     await set_policy(serving, binary_mode=True)
@@ -147,6 +157,7 @@ async def test_each_event_of_a_batch_has_its_result_in_order(serving: Serving) -
     stored = {str(received.event.event_id) for received in await read_all(serving.settings, serving.topic)}
     assert stored == {result["event_id"] for result in results if "event_id" in result}
     assert len(stored) == 37
+    await assert_senders(serving, {str(event["id"]) for event in events})
 
 
 async def test_a_thousand_events_go_in_one_request(serving: Serving) -> None:
@@ -222,6 +233,7 @@ async def test_a_bulk_load_is_answered_line_by_line(serving: Serving) -> None:
     assert [at for at, line in enumerate(lines) if "problem" in line] == [500, 1_200]
     stored = {str(received.event.event_id) for received in await read_all(serving.settings, serving.topic)}
     assert stored == {line["event_id"] for line in lines if "event_id" in line}
+    await assert_senders(serving, {str(event["id"]) for event in events if "id" in event})
 
 
 async def test_a_bulk_load_waits_for_room(settings: Settings, topic: str) -> None:

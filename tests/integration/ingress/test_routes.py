@@ -20,6 +20,7 @@ from operations.services.ingress import build_ingress
 from runtime.settings import Settings
 from schemas.event_id import cloud_event_id, event_id
 from schemas.events import AgentRated
+from schemas.sender_headers import sender_headers
 from signing.master_key import MasterKeys
 from streams.producer import Limits
 from tests.support.serving import Serving, position_of, served
@@ -57,6 +58,20 @@ async def test_a_signed_webhook_is_stored_where_the_answer_says(serving: Serving
     assert received.event.event_id == UUID(answer.json()["event_id"]) == event_id("genesis", "msg_1")
     headers = dict(received.headers)
     assert (headers["ce_source"], headers["ce_type"]) == (b"plant/ingress", event_type.encode())
+    sender = (headers["plant_producer"], headers["plant_key"], headers["plant_message_id"])
+    assert sender == (b"genesis", str(serving.key_id).encode(), b"msg_1")
+
+
+async def test_nobody_says_another_sender_than_the_one_that_signed(serving: Serving) -> None:
+    """Headers of a request that have the names of a record's headers are left out of the record."""
+    forged = {"plant_producer": "other", "plant_key": "other", "plant_message_id": "other", "plant-key": "other"}
+    path = "/webhook/genesis/agent-rated"
+    body = payload(DATA["genesis.agent.rated"])
+    answer = await serving.post(path, body, message_id="msg_2", **forged)
+    assert answer.status_code == 200, answer.text
+    received = await read_at(serving.settings, position_of(answer))
+    of_plant = [(name, value) for name, value in received.headers if name.startswith("plant_")]
+    assert of_plant == list(sender_headers("genesis", "msg_2", key_id=str(serving.key_id)))
 
 
 async def test_a_cloud_event_of_any_type_comes_in(serving: Serving) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from ingress.payloads import Incoming, read_webhook
+from ingress.payloads import Incoming, read_cloud_event, read_webhook
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import IngressPublisher
@@ -69,6 +69,29 @@ async def test_an_event_type_that_is_not_allowed_is_not_published() -> None:
     assert (raised.value.kind, producer.submitted) == ("forbidden", [])
     publishing.submit(rating(), changed(POLICY, event_types=frozenset({"genesis.agent.rated"})), None)
     assert len(producer.submitted) == 1
+
+
+async def test_a_record_says_who_sent_it() -> None:
+    """Producer, key and the sender's own message id; of a CloudEvent that is its own id and not the request's."""
+    publishing, producer, _ = publisher()
+    signed = changed(POLICY, key_id="a key")
+    publishing.submit(rating("msg_7"), signed, None)
+    body = msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "id": "event-7",
+            "source": "urn:test",
+            "type": "genesis.agent.rated",
+            "time": "2026-11-23T08:00:00Z",
+            "data": msgspec.json.decode(rated(None, 4))["data"],
+        }
+    )
+    publishing.submit(read_cloud_event(body, "genesis"), signed, None)
+    of_key = {"plant_producer": b"genesis", "plant_key": b"a key"}
+    assert producer.senders == [
+        {**of_key, "plant_message_id": b"msg_7"},
+        {**of_key, "plant_message_id": b"event-7"},
+    ]
 
 
 async def test_copies_share_a_publish_and_another_body_is_refused() -> None:

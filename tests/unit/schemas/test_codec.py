@@ -20,6 +20,7 @@ from schemas.events import EVENT_TYPES, AgentOnboarded, AgentRated, EntityAmende
 from schemas.examples import examples
 from schemas.generation import avro_file_text
 from schemas.registry import bundled, subject
+from schemas.sender_headers import sender_headers
 from tests.support.made_events import events
 from tests.support.made_versions import FIRST, ThingMade, registered
 
@@ -106,6 +107,13 @@ def test_headers_are_cloudevents_in_binary_mode() -> None:
     ]
     assert codec.headers(event, "plant/ingress") == wanted
     assert codec.headers(event, "plant/ingress", trace) == [*wanted, ("traceparent", trace.encode())]
+    sender = sender_headers("genesis", "msg_1", key_id="a key")
+    assert codec.headers(event, "plant/ingress", sender=sender) == [
+        *wanted,
+        ("plant_producer", b"genesis"),
+        ("plant_key", b"a key"),
+        ("plant_message_id", b"msg_1"),
+    ]
 
 
 @pytest.mark.parametrize(

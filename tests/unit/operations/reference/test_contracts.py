@@ -23,6 +23,7 @@ from schemas import codec
 from schemas.events import EVENT_TYPES
 from schemas.examples import examples, webhook_body
 from schemas.registry import bundled
+from schemas.sender_headers import sender_headers
 from streams.topics import CATALOGUE, logical_topic
 
 OPENAPI = openapi_document(WEBHOOK_ROUTES)
@@ -148,7 +149,8 @@ def test_asyncapi_describes_the_records(event_type: str) -> None:
     value = codec.encode(event)
     fields = fastavro.schemaless_reader(BytesIO(value[codec.WIRE_PREFIX.size :]), parsed, None)
     assert fields["event_id"] == event.event_id.bytes
-    headers = {name: held.decode() for name, held in codec.headers(event, "/tests")}
+    sender = sender_headers("genesis", "msg_1", key_id="a key")
+    headers = {name: held.decode() for name, held in codec.headers(event, "/tests", sender=sender)}
     described = ASYNCAPI["components"]["messageTraits"]["cloudEvent"]["headers"]
     assert jsonschema_rs.Draft202012Validator(described, validate_formats=True).is_valid(headers)
     limits = {"$ref": message["x-limits"]["$ref"], "components": ASYNCAPI["components"]}
