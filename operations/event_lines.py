@@ -21,6 +21,7 @@ from schemas.errors import InvalidEvent
 from schemas.event_id import event_id
 from schemas.events import Event
 from schemas.json_events import MessageId, decode_json, is_accepted, read_json_event, unfit
+from schemas.sender_headers import EventOfSender, sender_headers
 
 LINE_MAX_BYTES: Final = 1024 * 1024
 
@@ -42,6 +43,12 @@ class InvalidLine(msgspec.Struct, frozen=True):
 
 
 def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator[Event | ClockStamped | InvalidLine]:
+    """Yield what `read_sent_lines` yields, without the senders."""
+    for read in read_sent_lines(lines, producer, now):
+        yield read.event if isinstance(read, EventOfSender) else read
+
+
+def read_sent_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator[EventOfSender | InvalidLine]:
     """Yield each line's event, or why it is none; empty lines are skipped.
 
     An event without a timestamp gets `now` and is clock-stamped.
@@ -60,14 +67,15 @@ def read_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Iterator
             yield InvalidLine(number, f"The line is {error.detail}." if error.pointer is None else error.reason)
 
 
-def _read_line(content: bytes, producer: str, now: datetime) -> Event | ClockStamped:
+def _read_line(content: bytes, producer: str, now: datetime) -> EventOfSender:
     line = decode_json(_DECODER, content)
     if not is_accepted(line.type):
         raise unfit(f"The event type {line.type[:80]!r} is not known", "#/type")
     event = read_json_event(line.type, bytes(line.data), _NO_ID, line.timestamp or now)
     message_id = line.id or f"line-{_content_digest(event, timed=line.timestamp is not None)[:32]}"
     event = msgspec.structs.replace(event, event_id=event_id(producer, message_id))
-    return event if line.timestamp is not None else ClockStamped(event)
+    stamped = event if line.timestamp is not None else ClockStamped(event)
+    return EventOfSender(stamped, sender_headers(producer, message_id))
 
 
 def _content_digest(event: Event, *, timed: bool) -> str:

@@ -8,13 +8,23 @@ no key. Whoever may write to Kafka past Plant can write these headers as well: K
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
+
+from schemas.clock_fields import ClockStamped
+from schemas.events import Event
 
 Header = tuple[str, bytes]
 
 PRODUCER_HEADER: Final = "plant_producer"
 KEY_HEADER: Final = "plant_key"
 MESSAGE_ID_HEADER: Final = "plant_message_id"
+
+
+class EventOfSender(NamedTuple):
+    """An event with the headers of its sender."""
+
+    event: Event | ClockStamped
+    sender: tuple[Header, ...]
 
 
 def sender_headers(producer: str, message_id: str | None = None, *, key_id: str | None = None) -> tuple[Header, ...]:

@@ -21,6 +21,7 @@ from schemas import codec
 from schemas.clock_fields import ClockStamped
 from schemas.events import Event
 from schemas.external_registry import activate_registry
+from schemas.sender_headers import EventOfSender
 from streams.connected_producer import ConnectedProducer
 from streams.deadlines import Deadlines
 from streams.errors import (
@@ -43,7 +44,8 @@ HEADER_NAME_BYTES: Final = 4
 
 log = get_logger(__name__)
 
-Events = Iterable[Event | ClockStamped] | AsyncIterable[Event | ClockStamped]
+AnyEvent = Event | ClockStamped | EventOfSender
+Events = Iterable[AnyEvent] | AsyncIterable[AnyEvent]
 
 SenderHeaders = Sequence[tuple[str, bytes]]
 """Of one event, as `schemas.sender_headers` makes them."""
@@ -221,7 +223,10 @@ class EventProducer:
     async def publish_each(
         self, events: Events, *, source: str, sender: SenderHeaders = ()
     ) -> AsyncIterator[RecordPosition]:
-        """Publish as `publish_many` does; yield each position once it and all before it are known, and hold few."""
+        """Publish as `publish_many` does; yield each position once it and all before it are known, and hold few.
+
+        A EventOfSender's own headers of its sender come before `sender`.
+        """
         waiting: deque[PendingPublish] = deque()
         async for event in _each(events):
             while (publish := self._submit_if_room(event, source, sender)) is None:
@@ -235,7 +240,10 @@ class EventProducer:
         while waiting:
             yield await self.await_acknowledgement(waiting.popleft())
 
-    def _submit_if_room(self, event: Event | ClockStamped, source: str, sender: SenderHeaders) -> PendingPublish | None:
+    def _submit_if_room(self, event: AnyEvent, source: str, sender: SenderHeaders) -> PendingPublish | None:
+        if isinstance(event, EventOfSender):
+            sender = (*event.sender, *sender)
+            event = event.event
         try:
             return self.submit(event, source=source, sender=sender)
         except Overloaded:
@@ -308,7 +316,7 @@ class EventProducer:
             closing.add_done_callback(self._closings.discard)
 
 
-async def _each(events: Events) -> AsyncIterator[Event | ClockStamped]:
+async def _each(events: Events) -> AsyncIterator[AnyEvent]:
     """Yield every event; yield to the event loop every TURN_EVERY_RECORDS, so that batches leave meanwhile."""
     if isinstance(events, AsyncIterable):
         async for event in events:

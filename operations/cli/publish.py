@@ -22,8 +22,7 @@ from runtime.errors import CheckFailed, ConfigurationError
 if TYPE_CHECKING:
     from operations.event_lines import InvalidLine
     from runtime.settings import Settings
-    from schemas.clock_fields import ClockStamped
-    from schemas.events import Event
+    from schemas.sender_headers import EventOfSender
     from streams.record_position import RecordPosition
 
 SHOWN_MAX = 20
@@ -69,18 +68,17 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output) -> Non
 
 
 async def _send(settings: Settings, lines: IO[bytes], producer: str, now: datetime, tally: Tally) -> None:
-    from operations.event_lines import InvalidLine, read_lines
-    from schemas.sender_headers import sender_headers
+    from operations.event_lines import InvalidLine, read_sent_lines
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
-    def valid_events() -> Iterator[Event | ClockStamped]:
-        for read in read_lines(lines, producer, now):
+    def valid_events() -> Iterator[EventOfSender]:
+        for read in read_sent_lines(lines, producer, now):
             if not isinstance(read, InvalidLine):
                 yield read
 
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
-        async for position in kafka.publish_each(valid_events(), source=SOURCE, sender=sender_headers(producer)):
+        async for position in kafka.publish_each(valid_events(), source=SOURCE):
             tally.add(position)
 
 

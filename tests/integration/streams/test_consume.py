@@ -29,6 +29,7 @@ from streams.topics import EVENTS_TOPIC, apply
 from tests.support.command_line import PLANT, plant
 from tests.support.fetch_faults import fail_fetches
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
+from tests.support.webhooks import read_all
 
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 
@@ -258,6 +259,10 @@ async def test_a_file_is_published_and_consumed(settings: Settings, tmp_path: Pa
     rows = [row for row in consumed(settings, "--output", "jsonl") if row["event"].get("agent_id") in agents]  # type: ignore[attr-defined]
     assert len(rows) == 6
     assert len({row["event"]["event_id"] for row in rows}) == 3  # type: ignore[index]
+    ids = {row["event"]["event_id"] for row in rows}  # type: ignore[index]
+    senders = [dict(each.headers) for each in await read_all(settings, EVENTS_TOPIC) if str(each.event.event_id) in ids]
+    assert {sender["plant_producer"] for sender in senders} == {b"cli"}
+    assert len({sender["plant_message_id"] for sender in senders}) == 3
 
 
 async def test_bad_lines_stop_everything_or_are_left_out(settings: Settings) -> None:

@@ -44,6 +44,9 @@ async def test_the_processor_publishes_all_four(settings: Settings, topic: str) 
     received = await read_all(settings, topic)
     stamped = {each.event.event_type for each in received if is_clock_stamped(each.headers)}
     assert stamped == {event.event_type for event in events} - {"genesis.agent.rated"}, "its caller gave the time"
+    senders = [dict(each.headers) for each in received]
+    assert {sender["plant_producer"] for sender in senders} == {b"processor"}
+    assert [sender["plant_message_id"] for sender in senders if "plant_message_id" in sender] == [b"m1", b"m1"]
 
 
 async def test_a_set_of_skills_has_one_order(settings: Settings, topic: str) -> None:

@@ -8,11 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from operations.event_lines import LINE_MAX_BYTES, InvalidLine, read_lines
+from operations.event_lines import LINE_MAX_BYTES, InvalidLine, read_lines, read_sent_lines
 from schemas.clock_fields import ClockStamped
 from schemas.event_id import event_id
 from schemas.events import AgentAvailable, AgentRated
 from schemas.examples import examples, webhook_body
+from schemas.sender_headers import EventOfSender
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 DATA = b'{"agent_id":"72d76358-5032-530d-b5a7-ee89ea19f5a4","available":true}'
@@ -22,6 +23,12 @@ GOOD = b'{"type":"genesis.agent.available","data":%b}' % DATA
 def test_lines_become_events_or_reasons() -> None:
     """Good lines are events with ids of their own or from their content; bad ones carry number and reason."""
     bad = [b"nope", b'{"type":"x.y","data":{}}', GOOD.replace(b"true", b"1"), b'{"a":' + b"[" * 100_000, b"x" * 2**21]
+    (sent,) = read_sent_lines([GOOD], "cli", NOW)
+    assert isinstance(sent, EventOfSender)
+    assert dict(sent.sender)["plant_producer"] == b"cli"
+    message_id = dict(sent.sender)["plant_message_id"].decode()
+    event = sent.event.event if isinstance(sent.event, ClockStamped) else sent.event
+    assert event.event_id == event_id("cli", message_id)
     read = list(read_lines([GOOD + b"\n", b"\n", *bad, GOOD], "cli", NOW))
     first, last = read[0], read[-1]
     assert isinstance(first, ClockStamped)
