@@ -202,12 +202,20 @@ def _overrides(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("environment", "note", f"goes before the local stack's address: {', '.join(beaten)}")
 
 
+def _unknown_settings(_: Settings) -> Iterator[Diagnosis]:
+    from runtime.settings import unknown_variables
+
+    if names := unknown_variables(os.environ):
+        yield Diagnosis("unknown settings", "note", f"no such setting: {', '.join(names)}", "plant settings")
+
+
 CHECKS: tuple[DiagnosisCheck, ...] = (
     _python,
     _room,
     _programs_of_the_local_stack,
     _local_services,
     _overrides,
+    _unknown_settings,
     _master_key,
     _database,
     _topics,

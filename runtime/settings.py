@@ -290,6 +290,16 @@ def raw_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
+def used_value(name: str, given: Mapping[str, str]) -> Any:
+    """Return a field's value, its default where none is given, and its text where that can't be used."""
+    if name not in given:
+        return getattr(Settings(), name)
+    try:
+        return getattr(msgspec.convert({name: given[name]}, Settings, strict=False), name)
+    except msgspec.ValidationError:
+        return given[name]
+
+
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return the `PLANT_` variables that no setting has, nor a program of Plant's; those of its tests have a prefix."""
     known = {PREFIX + name.upper() for name in Settings.__struct_fields__} | OTHER_VARIABLES

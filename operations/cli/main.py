@@ -7,8 +7,10 @@ and a module that holds a click command or group called `command`.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -85,6 +87,15 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; name the nearest ones for a name that there is not."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise _with_suggestion(error, args[0], list(COMMANDS)) from None
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
         if entry is None:
@@ -106,6 +117,13 @@ class LazyGroup(click.Group):
             with formatter.section(section):
                 rows = [(name.ljust(width), entry.line) for name, entry in COMMANDS.items() if entry.section == section]
                 formatter.write_dl(rows)
+
+
+def _with_suggestion(error: click.UsageError, name: str, names: Sequence[str]) -> click.UsageError:
+    near = difflib.get_close_matches(name, names)
+    if near and "Did you mean" not in error.message:
+        error.message = f"{error.message} Did you mean {' or '.join(near)}?"
+    return error
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -193,7 +211,14 @@ def _described(error: BaseException) -> str:
 def _show_usage_error(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "plant"
-    _print_error(error.format_message(), "", f"{path} --help")
+    group = context.command if context else None
+    wrong = re.match(r"No such command '([^']+)'", error.message)
+    if context and wrong and isinstance(error, click.UsageError) and isinstance(group, click.Group):
+        _with_suggestion(error, wrong[1], group.list_commands(context))
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        message = f"{error.message} Did you mean {' or '.join(error.possibilities)}?"
+    _print_error(message, "", f"{path} --help")
     return error.exit_code
 
 

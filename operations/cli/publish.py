@@ -62,7 +62,11 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output) -> Non
             )
         lines.seek(0)
         tally = Tally(count)
-        asyncio.run(_send(settings, lines, producer, now, tally))
+        try:
+            asyncio.run(_send(settings, lines, producer, now, tally))
+        except KeyboardInterrupt:
+            tally.interrupted()
+            raise
     tally.done()
     show(tally.rows(), output)
 
@@ -136,6 +140,11 @@ class Tally:
             rate = self._count / (now - self._started)
             left = (self._expected - self._count) / rate
             click.echo(f"  {self._count:,} of {self._expected:,}, {rate:,.0f}/s, {left:.0f} s left", err=True)
+
+    def interrupted(self) -> None:
+        """Say how far it came; more may be on the topic, whose acknowledgements were on their way."""
+        count = f"{self._count:,} of {self._expected:,} events are acknowledged"
+        click.echo(f"{count}. Run it again for the rest: nothing is stored twice.", err=True)
 
     def done(self) -> None:
         click.echo(f"published {self._count:,} events", err=True)

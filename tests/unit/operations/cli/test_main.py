@@ -290,3 +290,50 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
 def test_frame_names_no_command_twice() -> None:
     """Every entry has a module of its own."""
     assert len({entry.module for entry in frame.COMMANDS.values()}) == len(frame.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [("stauts", "status"), ("keys lst", "list"), ("consume --folow", "--follow"), ("db upgrad", "upgrade")],
+)
+def test_a_typo_names_what_was_meant(arguments: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands, subcommands and options."""
+    assert run(arguments.split()) == 2
+
+    shown = capsys.readouterr().err.partition("next:")[0]
+    assert "did you mean" in shown.lower()
+    assert meant in shown
+
+
+def test_settings_show_a_value_that_can_not_be_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The way out of a bad setting is no circle, and variables that no setting has are named."""
+    monkeypatch.setenv("PLANT_HOME", str(tmp_path))
+    monkeypatch.setenv("PLANT_TOPIC_PARTITIONS", "many")
+    monkeypatch.setenv("PLANT_CONSUMER_GRUOP", "x")
+
+    assert run(["settings", "--output", "json"]) == 2
+
+    captured = capsys.readouterr()
+    rows = {row["setting"]: row for row in json.loads(captured.out)}
+    assert (rows["PLANT_TOPIC_PARTITIONS"]["value"], rows["PLANT_TOPIC_PARTITIONS"]["source"]) == (
+        "many",
+        "environment",
+    )
+    assert (
+        "PLANT_CONSUMER_GRUOP is set, and there is no such setting. Did you mean PLANT_CONSUMER_GROUP?" in captured.err
+    )
+    assert "PLANT_TOPIC_PARTITIONS can't be used" in captured.err
+
+
+def test_an_interrupted_publish_says_how_many_went(capsys: pytest.CaptureFixture[str]) -> None:
+    """And that running it again is safe."""
+    from operations.cli.publish import Tally
+    from streams.record_position import RecordPosition
+
+    tally = Tally(3)
+    tally.add(RecordPosition("genesis.events", 0, 7))
+    tally.interrupted()
+
+    assert "1 of 3 events are acknowledged. Run it again for the rest" in capsys.readouterr().err
