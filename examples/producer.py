@@ -1,5 +1,6 @@
 """Send one signed webhook to Plant with the public `standardwebhooks` package.
 
+    . .venv/bin/activate; plant up; plant ingress &    # a demo stops its stack when it ends
     export PLANT_WEBHOOK_SECRET=$(plant keys add example)
     python examples/producer.py http://127.0.0.1:8080
 

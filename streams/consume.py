@@ -71,7 +71,8 @@ async def consume(
     partitions and read on from the group's committed offsets (from `start`, earliest or latest, where it has none). An
     offset is committed after the events before it have been worked through: at least once.
 
-    Raises KafkaUnavailable, TopicMissing, UnknownStart, SchemaNewer.
+    Raises KafkaUnavailable, TopicMissing, UnknownStart, SchemaNewer, and CheckpointOutOfLog where the log no longer
+    holds an offset that is to be read: nothing ever starts again from another one.
     """
     await asyncio.to_thread(activate_registry, settings)
     consumer = _consumer(settings, start, group)
