@@ -16,7 +16,7 @@ from typing import IO, Final
 
 from litestar.types import Receive, Send
 
-from ingress.bulk_load import BulkLoad, CurrentPolicy
+from ingress.bulk_load import BulkLoad, CurrentPolicy, Refused
 from ingress.bulk_places import BulkPlaces
 from ingress.headers import RequestHeaders
 from ingress.limits import receive_part, too_large
@@ -54,7 +54,9 @@ class BulkIntake:
         self.stopping = False
         """Set when the process ends: bulk loads stop between two chunks, and their last line says so."""
 
-    async def __call__(self, headers: RequestHeaders, receive: Receive, send: Send, verify: Verify) -> int:
+    async def __call__(
+        self, headers: RequestHeaders, receive: Receive, send: Send, verify: Verify, refused: Refused
+    ) -> int:
         """Answer one request and return the status. Raises Problem and PeerGone before the answer has begun."""
         if headers.producer is None:
             raise Problem("malformed-headers", "plant-producer is missing: it says whose key signed.", headers=(CLOSE,))
@@ -66,10 +68,10 @@ class BulkIntake:
                     current_policy = await asyncio.to_thread(verify, headers, body[:])
                     async with self._places.publishing(current_policy().name):
                         arriving.close()
-                        await self._load(current_policy, headers).answer(body, receive, send)
+                        await self._load(current_policy, headers, refused).answer(body, receive, send)
         return 200
 
-    def _load(self, current_policy: CurrentPolicy, headers: RequestHeaders) -> BulkLoad:
+    def _load(self, current_policy: CurrentPolicy, headers: RequestHeaders, refused: Refused) -> BulkLoad:
         """Return a load that begins now. The producer's rate slows it down, and does not refuse it."""
         deadline_seconds = self._clock.monotonic_seconds() + self._load_timeout_seconds
 
@@ -81,7 +83,12 @@ class BulkIntake:
             return None
 
         return BulkLoad(
-            self._publisher, current_policy, stop_reason, headers.traceparent, line_max_bytes=self._line_max_bytes
+            self._publisher,
+            current_policy,
+            stop_reason,
+            refused,
+            headers.traceparent,
+            line_max_bytes=self._line_max_bytes,
         )
 
     async def _spool(self, spool: IO[bytes], headers: RequestHeaders, receive: Receive) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import mmap
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -35,6 +35,10 @@ _NOT_BLANK: Final = re.compile(rb"[^ \t\r\n\v\f]")
 
 CurrentPolicy = Callable[[], ProducerPolicy]
 """Returns the policy of the load's producer as of now. Raises Problem where the load may not go on."""
+
+
+Refused = Callable[[Sequence[tuple[int, Problem]]], None]
+"""Logs and counts lines that were refused, by their numbers."""
 
 
 class Line(NamedTuple):
@@ -105,6 +109,7 @@ class BulkLoad:
         publisher: IngressPublisher,
         current_policy: CurrentPolicy,
         stop_reason: Callable[[], Problem | None],
+        refused: Refused,
         traceparent: str | None,
         *,
         line_max_bytes: int,
@@ -117,6 +122,7 @@ class BulkLoad:
         self._current_policy = current_policy
         self._policy = current_policy()
         self._stop_reason = stop_reason
+        self._log_refused = refused
         self._traceparent = traceparent
         self._line_max_bytes = line_max_bytes
         self._waiting: deque[tuple[list[int], list[SubmittedEvent]]] = deque()
@@ -189,7 +195,9 @@ class BulkLoad:
         self._publisher.restore(self._policy, unpaid(results))
         body = b"".join(result.document + b"\n" for result in results)
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        for number, result in zip(numbers, results, strict=True):
+        numbered = list(zip(numbers, results, strict=True))
+        self._log_refused([(number, result.problem) for number, result in numbered if result.problem is not None])
+        for number, result in numbered:
             self._accepted += result.problem is None
             self._refused += result.problem is not None
             if result.problem is not None and result.problem.status >= 500:

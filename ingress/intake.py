@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from litestar.types import Receive, Scope, Send
@@ -19,6 +19,7 @@ from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webho
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, accepted
+from ingress.refusals import Origin, Refusals
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.log_budget import LogBudget
@@ -34,7 +35,6 @@ _NO_BINARY_MODE: Final = (
     "This producer may not send binary CloudEvents, since no signature covers their ce- headers. Send"
     " application/cloudevents+json, or ask an operator for `plant producers set NAME --binary-mode`."
 )
-_DEBUG, _WARNING = logging.DEBUG, logging.WARNING
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -58,7 +58,7 @@ class Intake:
             load_timeout_seconds=settings.ingress_stream_timeout_seconds,
         )
         self._event_max_bytes = settings.ingress_body_max_bytes
-        self._log_budget = LogBudget()
+        self._refusals = Refusals(clock, keyring.knows)
         self._counters: dict[tuple[str, int], Counter] = {}
         self._log_every = 1 if settings.log_level == "debug" else settings.ingress_log_every
         self._accepted_log_budget = LogBudget()
@@ -72,15 +72,15 @@ class Intake:
         try:
             self._admission.enter()
             state.entered = True
-            status = await self._receive(scope, receive, send, event_type, state)
+            status = await self._receive(scope, receive, send, route, event_type, state)
         except PeerGone:
             return
         except Problem as problem:
-            await self._refuse(problem, route, receive, send, started)
+            await self._refuse(problem, route, state, receive, send, started)
             return
         except Exception as error:
-            log.exception("webhook.failed", route=route, error=type(error).__name__)
-            await self._refuse(Problem("unexpected"), route, receive, send, started)
+            self._refusals.unexpected(error, state.origin(route))
+            await self._refuse(Problem("unexpected"), route, state, receive, send, started)
             return
         finally:
             if state.entered:
@@ -93,27 +93,46 @@ class Intake:
         self._bulk.stopping = True
 
     async def _receive(
-        self, scope: Scope, receive: Receive, send: Send, event_type: str | None, state: _RequestState
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        route: str,
+        event_type: str | None,
+        state: _RequestState,
     ) -> int:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]  # a websocket scope has none, and no route here
             raise Problem("method", headers=((b"allow", b"POST"), CLOSE))
         headers = read_request_headers(scope["headers"], cloud_event=event_type is None)
+        state.message_id, state.producer = headers.message_id.decode("ascii"), headers.producer or ""
         if headers.mode == "lines":
-            state.producer = headers.producer or ""
-            return await self._bulk(headers, receive, send, self._load_signer)
+            return await self._receive_load(headers, receive, send, route, state)
         reader = self._batches if headers.mode == "batch" else self._bodies
         body = await reader.read(receive, headers.content_length)
         state.body_bytes = len(body)
         policy = self._signer(headers, body)
-        state.producer = policy.name
+        state.producer, state.verified = policy.name, True
         self._publisher.check(policy)
         if headers.mode == "batch":
-            answer = await self._publish_batch(headers, body, policy)
+            answer = await self._publish_batch(headers, body, policy, state.origin(route))
         else:
             answer = await self._publish_one(self._read(headers, body, policy, event_type), headers, policy)
         response_headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
         await _answer(send, answer.status, response_headers, answer.body)
         return answer.status
+
+    async def _receive_load(
+        self, headers: RequestHeaders, receive: Receive, send: Send, route: str, state: _RequestState
+    ) -> int:
+        def verify(headers: RequestHeaders, body: bytes) -> CurrentPolicy:
+            current_policy = self._load_signer(headers, body)
+            state.verified = True
+            return current_policy
+
+        def refused(lines: Sequence[tuple[int, Problem]]) -> None:
+            self._refusals.events(lines, state.origin(route))
+
+        return await self._bulk(headers, receive, send, verify, refused)
 
     def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
         """Return the policy of the producer that signed. Raises what `_signing_key` raises."""
@@ -164,7 +183,9 @@ class Intake:
         position = await self._publisher.publish(incoming, policy, valid_traceparent(headers.traceparent))
         return HttpAnswer(200, accepted(incoming.event.event_id, position))
 
-    async def _publish_batch(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy) -> HttpAnswer:
+    async def _publish_batch(
+        self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy, origin: Origin
+    ) -> HttpAnswer:
         items = read_items(body)
         self._publisher.consume(policy, len(items))
         submitted = submit_each(
@@ -172,29 +193,21 @@ class Intake:
         )
         results = await await_results(self._publisher, submitted)
         self._publisher.restore(policy, unpaid(results))
+        self._refusals.events(
+            [(index, result.problem) for index, result in enumerate(results) if result.problem is not None], origin
+        )
         return answer_of(results)
 
-    async def _refuse(self, problem: Problem, route: str, receive: Receive, send: Send, started: float) -> None:
+    async def _refuse(
+        self, problem: Problem, route: str, state: _RequestState, receive: Receive, send: Send, started: float
+    ) -> None:
         closing = CLOSE in problem.headers
         await _answer(send, problem.status, problem.header_list(), problem.body(), more=closing)
         if closing:
             await drain(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._count(route, problem.status, started)
-        level = _level(problem)
-        left_out = self._log_budget.consume(self._clock.monotonic_seconds()) if level > _DEBUG else 0
-        if left_out is None:
-            return
-        log.log(
-            level,
-            "webhook.refused",
-            route=route,
-            status=problem.status,
-            problem=problem.kind,
-            reason=problem.reason,
-            left_out=left_out,
-            duration_ms=_milliseconds_since(started),
-        )
+        self._refusals.request(problem, state.origin(route), _milliseconds_since(started))
 
     def _log_accepted(self, route: str, status: int, state: _RequestState, started: float) -> None:
         """Log one in so many webhooks, if the budget allows it, with the number of those left out before it."""
@@ -241,22 +254,23 @@ class Intake:
 class _RequestState:
     """The state of one request: what it has reserved of the admission, and who signed it."""
 
-    __slots__ = ("body_bytes", "entered", "producer")
+    __slots__ = ("body_bytes", "entered", "message_id", "producer", "verified")
 
     def __init__(self) -> None:
         self.entered = False
         self.body_bytes = 0
+        self.message_id = ""
         self.producer = ""
+        self.verified = False
+
+    def origin(self, route: str) -> Origin:
+        """Return where the request comes from, as far as it is known."""
+        return Origin(route, self.message_id, self.producer, self.verified)
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, more: bool = False) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _level(problem: Problem) -> int:
-    """Return warning for what an operator should see, debug for what a sender can cause any time."""
-    return _WARNING if problem.status >= 500 or problem.status == 401 else _DEBUG
 
 
 def _milliseconds_since(started: float) -> float:

@@ -224,6 +224,10 @@ class Keyring:
             self.keys = [verdict.key, *(key for key in known if key is not verdict.key)]
         return verdict
 
+    def knows(self, producer: str) -> bool:
+        """Return whether the producer has a key that can be used."""
+        return any(key.owner == producer for key in self.keys)
+
     def is_usable(self, key: Key) -> bool:
         """Return whether the key is neither revoked nor expired, as of the last refresh and by the clock."""
         now_seconds = self._clock.now().timestamp()

@@ -36,6 +36,12 @@ INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_held_body_bytes", "Bytes o
 INGRESS_REQUESTS_IN_FLIGHT: Final = Gauge("plant_ingress_requests_in_flight", "Requests that are not answered yet.")
 INGRESS_EVENTS: Final = Counter("plant_ingress_events", "Events that came in, in requests of any kind.", ["outcome"])
 INGRESS_LIMITED: Final = Counter("plant_ingress_limited", "Requests refused for their producer's rate.", ["producer"])
+INGRESS_REFUSALS: Final = Counter(
+    "plant_ingress_refusals",
+    "Requests and events refused with 401, 403, 409, 422 or 429; the producer of a 401 is the one that it names, where "
+    "that one has keys.",
+    ["producer", "status"],
+)
 INGRESS_STREAMS: Final = Gauge("plant_ingress_streams", "NDJSON requests under way.")
 INGRESS_KEYS_LOADED: Final = Gauge("plant_ingress_keys_loaded", "Signing keys that can be used now.")
 INGRESS_KEYS_LOADED_AT: Final = Gauge(

@@ -46,6 +46,10 @@ def headers(content_length: bytes | None = None, producer: str | None = "genesis
     return RequestHeaders("lines", b"msg_1", b"1763884800", b"v1,abc", content_length, None, producer)
 
 
+def unlogged(_: object) -> None:
+    """Log nothing."""
+
+
 async def problem_of(receiver: BulkIntake, receive: Receive, content_length: bytes | None = None) -> Problem:
     """The problem of a load whose signature is good; it must not come after the signature was checked."""
 
@@ -53,7 +57,7 @@ async def problem_of(receiver: BulkIntake, receive: Receive, content_length: byt
         raise AssertionError("verified")
 
     with pytest.raises(Problem) as raised:
-        await receiver(headers(content_length), receive, Answered(), verify)
+        await receiver(headers(content_length), receive, Answered(), verify, unlogged)
     return raised.value
 
 
@@ -77,7 +81,7 @@ async def test_a_body_of_just_the_limit_is_verified_whole() -> None:
         raise Problem("signature")
 
     with pytest.raises(Problem) as raised:
-        await intake()(headers(b"100"), peer(b"x" * 60, b"y" * 40), Answered(), verify)
+        await intake()(headers(b"100"), peer(b"x" * 60, b"y" * 40), Answered(), verify, unlogged)
     assert (raised.value.status, verified) == (401, [b"x" * 60 + b"y" * 40])
 
 
@@ -87,9 +91,9 @@ async def test_a_load_that_ends_early_leaves_its_place_to_the_next() -> None:
     for _ in range(3):
         assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
         with pytest.raises(PeerGone):
-            await receiver(headers(), peer(b"x", gone=True), Answered(), signed)
+            await receiver(headers(), peer(b"x", gone=True), Answered(), signed, unlogged)
     arriving = [
-        asyncio.create_task(receiver(headers(), peer(b"x", endless=True), Answered(), signed))
+        asyncio.create_task(receiver(headers(), peer(b"x", endless=True), Answered(), signed, unlogged))
         for _ in range(ARRIVING_PER_PLACE)
     ]
     await asyncio.sleep(0)
@@ -111,13 +115,13 @@ async def test_a_load_has_to_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_load_needs_a_producer_that_may_send() -> None:
     """400 without a name, 403 for a disabled one."""
     with pytest.raises(Problem) as nameless:
-        await intake()(headers(producer=None), peer(b""), Answered(), signed)
+        await intake()(headers(producer=None), peer(b""), Answered(), signed, unlogged)
 
     def disabled() -> ProducerPolicy:
         raise Problem("forbidden", "This producer is disabled.")
 
     with pytest.raises(Problem) as forbidden:
-        await intake()(headers(), peer(b"{}"), Answered(), lambda *_: disabled)
+        await intake()(headers(), peer(b"{}"), Answered(), lambda *_: disabled, unlogged)
     assert (nameless.value.status, forbidden.value.status) == (400, 403)
 
 
@@ -126,7 +130,7 @@ async def test_an_ending_process_stops_before_the_next_chunk() -> None:
     receiver = intake()
     receiver.stopping = True
     answered = Answered()
-    assert await receiver(headers(), peer(b"{}\n{}\n"), answered, signed) == 200
+    assert await receiver(headers(), peer(b"{}\n{}\n"), answered, signed, unlogged) == 200
     assert answered.body.startswith(
         b'{"accepted":0,"refused":0,"complete":false,"next_line":1,"problem":{"type":"urn:plant:problem:'
     )

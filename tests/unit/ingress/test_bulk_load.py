@@ -78,13 +78,14 @@ class Scene:
         self.producer = ScriptedProducer()
         self.publisher = IngressPublisher(self.producer, self.clock)
         self.current_policy: Callable[[], ProducerPolicy] = lambda: POLICY
+        self.refused: list[tuple[int, Problem]] = []
         self.stop_reason: Callable[[], Problem | None] = lambda: None
 
     async def load(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Run a load; its result lines and its last line."""
         answered = Answered()
         load = BulkLoad(
-            self.publisher, lambda: self.current_policy(), lambda: self.stop_reason(), None,
+            self.publisher, lambda: self.current_policy(), lambda: self.stop_reason(), self.refused.extend, None,
             line_max_bytes=LINE_MAX_BYTES,
         )  # fmt: skip
         await load.answer(body, peer(), answered)
@@ -145,6 +146,7 @@ async def test_a_changed_policy_holds_for_the_lines_that_follow() -> None:
     results, last = await scene.load(b"\n".join(event() for _ in range(30)))
     assert last == {"accepted": 10, "refused": 20, "complete": True}
     assert {result["problem"]["status"] for result in results[10:]} == {403}
+    assert [number for number, _ in scene.refused] == list(range(11, 31))
 
 
 async def test_a_load_that_is_sent_again_pays_once() -> None:

@@ -130,7 +130,8 @@ async def test_a_producer_is_refused_before_its_body_is_parsed() -> None:
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """What is logged by the intake."""
     with structlog.testing.capture_logs() as lines:
-        monkeypatch.setattr("ingress.intake.log", structlog.get_logger())
+        for module in ("intake", "refusals"):
+            monkeypatch.setattr(f"ingress.{module}.log", structlog.get_logger())
         yield lines  # type: ignore[misc]
 
 
@@ -207,3 +208,52 @@ async def test_a_single_event_has_its_own_size_limit() -> None:
         await intake(scope, peer(body), answered, CLOUD_EVENTS, None)
         statuses.append(answered.status)
     assert statuses == [400, 413]
+
+
+def refusals(producer: str, status: int) -> float:
+    """The count of refusals so far."""
+    labels = {"producer": producer, "status": str(status)}
+    return REGISTRY.get_sample_value("plant_ingress_refusals_total", labels) or 0.0
+
+
+async def test_a_refusal_says_who_sent_what(log_lines: list[dict[str, Any]]) -> None:
+    """Producer and message id, counted by producer; a 401 has the name that it claims, if that one is known."""
+    intake, stamp = intake_of(), int(NOW.timestamp())
+    before = [refusals("genesis", 422), refusals("genesis", 401), refusals("", 401), refusals("nobody", 401)]
+    for name, signature in (("", ""), ("genesis", "v1,AAAA"), ("nobody", "v1,AAAA")):
+        headers = SENDER.headers(b"{}", message_id="msg_7", timestamp=stamp)
+        headers |= {"webhook-signature": signature or headers["webhook-signature"]}
+        scope = post_scope({**headers, **({"plant-producer": name} if name else {})})
+        await intake(scope, peer(b"{}"), Answered(), RATED, "genesis.agent.rated")
+    names = ("log_level", "status", "producer", "verified", "message_id")
+    assert [tuple(line[name] for name in names) for line in log_lines] == [
+        ("info", 422, "genesis", True, "msg_7"),
+        ("warning", 401, "genesis", False, "msg_7"),
+        ("warning", 401, "", False, "msg_7"),
+    ]
+    after = [refusals("genesis", 422), refusals("genesis", 401), refusals("", 401), refusals("nobody", 401)]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1, 0]
+
+
+async def test_refused_events_of_a_batch_are_one_line(log_lines: list[dict[str, Any]]) -> None:
+    """With their numbers, within the batch that its message id names."""
+    intake, body = intake_of(), b"[{}, {}, 7]"
+    kind, before = "application/cloudevents-batch+json", refusals("genesis", 422)
+    headers = SENDER.headers(body, message_id="batch_1", timestamp=int(NOW.timestamp()), content_type=kind)
+    await intake(post_scope(headers), peer(body), Answered(), CLOUD_EVENTS, None)
+    (line,) = [line for line in log_lines if line["event"] == "events.refused"]
+    assert (line["log_level"], line["producer"], line["message_id"]) == ("info", "genesis", "batch_1")
+    assert (line["refused"], line["numbers"], line["status"]) == (3, [0, 1, 2], 422)
+    assert refusals("genesis", 422) - before == 3
+
+
+async def test_strangers_keep_no_error_of_ours_from_the_log(log_lines: list[dict[str, Any]]) -> None:
+    """A thousand bad signatures and a thousand bad events have their own budgets; a failure is logged after them."""
+    intake, stamp = intake_of(), int(NOW.timestamp())
+    bad = {**SENDER.headers(b"{}", timestamp=stamp), "webhook-signature": "v1,AAAA"}
+    for _ in range(1_000):
+        await intake(post_scope(bad), peer(b"{}"), Answered(), RATED, "genesis.agent.rated")
+        assert (await post(intake, b"{}")).status == 422
+    assert (await post(intake, rated())).status == 503
+    statuses = [line["status"] for line in log_lines]
+    assert (statuses.count(401), statuses.count(422), statuses.count(503)) == (20, 20, 1)
