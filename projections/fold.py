@@ -8,7 +8,9 @@ is read; a check that folds from zero into a schema of its own uses the same fun
 from __future__ import annotations
 
 import threading
+import time
 
+from database.errors import DatabaseUnreachable
 from database.statistics import refresh_statement
 from projections import checkpoints
 from projections.checkpoints import LOG
@@ -27,6 +29,9 @@ log = get_logger(__name__)
 FOLD_RECORDS = 10_000
 """Records of a slice, which is one transaction."""
 
+QUICK_SECONDS = 5.0
+"""A slice that took no longer than this lets the next one grow, after one that was halved."""
+
 _APPLIED = """
 SELECT "offset", value FROM event_stream
 WHERE topic = $1 AND partition = $2 AND "offset" >= $3 AND "offset" < $4 AND disposition = 'applied'
@@ -42,13 +47,16 @@ def fold_slice(
     topic: str,
     partition: int,
     offsets: tuple[int, int],
+    records_max: int | None = None,
 ) -> int:
-    """Fold up to FOLD_RECORDS applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
+    """Fold up to `records_max` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
 
-    Runs in the caller's transaction. Returns the offset to go on from; `offsets[1]` when nothing is left. Raises
-    SchemaNewer or AppliedEventUnreadable where a record can't be decoded: no event is left out without a word.
+    Without a bound these are FOLD_RECORDS. Runs in the caller's transaction. Returns the offset to go on from;
+    `offsets[1]` when nothing is left. Raises SchemaNewer or AppliedEventUnreadable where a record can't be decoded: no
+    event is left out without a word.
     """
-    rows = session.frame(_APPLIED, (topic, partition, *offsets, FOLD_RECORDS))
+    limit = records_max or FOLD_RECORDS
+    rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
     if rows.height:
         decoded = _decode(rows, topic, partition)
         events = {
@@ -59,7 +67,7 @@ def fold_slice(
         if model.reads & frames.keys():
             staging.fill(session, frames)
             session.script(model.apply_in(schema))
-    return int(rows["offset"][-1]) + 1 if rows.height == FOLD_RECORDS else offsets[1]
+    return int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
 
 
 def _decode(rows: pl.DataFrame, topic: str, partition: int) -> list[DecodedEvents]:
@@ -83,10 +91,11 @@ def catch_up(
 ) -> None:
     """Bring a read model up to the log's end, slice by slice, each in a transaction under the fence.
 
-    Afterwards its tables are analysed: until then Postgres takes them for as small as they were.
-    Raises OwnershipLost once `interrupted` is set: what is folded by then is kept.
+    A slice that Postgres gives up is halved, and slices grow again once they are quick. Afterwards the model's tables
+    are analysed: until then Postgres takes them for as small as they were. Raises OwnershipLost once `interrupted` is
+    set: what is folded by then is kept.
     """
-    folded = False
+    folded, records_max = False, FOLD_RECORDS
     while True:
         if interrupted.is_set():
             raise OwnershipLost(why=f"The partition was given up before {model.name} had caught up.")
@@ -104,6 +113,17 @@ def catch_up(
                 session.script(refresh_statement(f"{model.schema}.{table}" for table in model.tables))
             return
         folded = True
-        after = fold_slice(session, staging, model, model.schema, topic, partition, (start, stop))
-        session.script(checkpoints.advance_statement(topic, partition, [model.key], after), "COMMIT")
+        started = time.monotonic()
+        try:
+            after = fold_slice(session, staging, model, model.schema, topic, partition, (start, stop), records_max)
+            session.script(checkpoints.advance_statement(topic, partition, [model.key], after), "COMMIT")
+        except DatabaseUnreachable as error:
+            if records_max == 1:
+                raise
+            session.rollback()  # raises as well where the connection is gone
+            records_max //= 2
+            log.warning("model.slice_halved", model=model.name, topic=topic, partition=partition, why=error.why)
+            continue
+        if time.monotonic() - started < QUICK_SECONDS:
+            records_max = min(FOLD_RECORDS, records_max * 2)
         log.info("model.folded", model=model.name, topic=topic, partition=partition, next_offset=after)

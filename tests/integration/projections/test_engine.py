@@ -540,6 +540,32 @@ def test_catching_up_ends_between_slices_when_it_is_interrupted(
     ]
 
 
+def test_a_slice_that_postgres_gives_up_is_halved_and_then_grows(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried again at the same size; the transaction that was given up leaves nothing."""
+    monkeypatch.setattr(fold, "FOLD_RECORDS", 80)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(some(150), token=token))
+    live = superuser.query(AGENT_ROWS)
+    superuser.execute("TRUNCATE agents_v1.agents")
+    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+    fold_slice, tried, failures = fold.fold_slice, [], iter((True, True))
+
+    def failing(session: Session, *arguments: Any) -> int:
+        tried.append(arguments[-1])
+        after = fold_slice(session, *arguments)
+        if next(failures, False):
+            session.script("SET LOCAL statement_timeout = 1", "SELECT pg_sleep(60)")
+        return after
+
+    monkeypatch.setattr(fold, "fold_slice", failing)
+    projector.acquire(WATERMARKS)
+
+    assert tried == [80, 40, 20, 40, 80, 80]
+    assert superuser.query(AGENT_ROWS) == live
+
+
 def test_catching_up_goes_slice_by_slice(
     projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
