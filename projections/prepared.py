@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
-from projections.repeats import ID_REUSED, EventRecord, event_record, same_event
+from projections.repeats import ID_REUSED, EventRecord, content_fingerprint, event_record, same_event
 from schemas.batch_decoder import decode_batch
 from schemas.errors import UnknownSchema
 from schemas.events import EVENT_TYPES
@@ -78,16 +78,26 @@ class PreparedBatch:
 
     def _reused(self, again: Sequence[int], seen: Mapping[bytes, EventRecord]) -> list[int]:
         """Return the rows whose event id came before, with another event."""
-        ids, types, batch = self.rows["event_id"].to_list(), self.rows["event_type"].to_list(), self.batch
+        ids, values = self.rows["event_id"].to_list(), self.batch.values
         wanted = {ids[row] for row in again}
-        first = dict(seen)
+        fingerprints = {event_id: record.fingerprint for event_id, record in seen.items()}
+        first_rows: dict[bytes, int] = {}
         reused = []
         for row, event_id in enumerate(ids):
-            if event_id in wanted:
-                record = event_record(batch.values[row] or b"", types[row], batch.headers[row])
-                if not same_event(first.setdefault(event_id, record), record):
-                    reused.append(row)
+            if event_id not in wanted:
+                continue
+            fingerprint = content_fingerprint(values[row] or b"")
+            first = fingerprints.setdefault(event_id, fingerprint)
+            first_row = first_rows.setdefault(event_id, row)
+            if first == fingerprint:  # nearly every repeat, so no more is looked at
+                continue
+            earlier = seen[event_id] if event_id in seen else self._record(first_row)
+            if not same_event(earlier, self._record(row)):
+                reused.append(row)
         return reused
+
+    def _record(self, row: int) -> EventRecord:
+        return event_record(self.batch.values[row] or b"", self.rows["event_type"][row], self.batch.headers[row])
 
     def refused(self, reason: str) -> PreparedBatch:
         """Return the same batch, all of it poison."""
