@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 from litestar import Litestar, Request, Response, asgi
 from litestar.enums import ScopeType
@@ -48,10 +49,18 @@ class IngressApp(Litestar):
     ) -> None:
         if scope["type"] == ScopeType.HTTP:
             request = cast("HTTPScope", scope)
+            if b"%2" in request.get("raw_path", b""):
+                request = scope = _with_slashes_encoded(request)
             handle = self.webhooks.get(request["path"])
             if handle is not None:
                 return await handle(request, cast("Receive", receive), cast("Send", send))
         return await super().__call__(scope, receive, send)
+
+
+def _with_slashes_encoded(scope: HTTPScope) -> HTTPScope:
+    """Return a scope whose encoded slashes part no segments of the path: a name may hold one (RFC 3986, 2.2)."""
+    raw_path = scope["raw_path"].replace(b"%2F", b"%252F").replace(b"%2f", b"%252F")
+    return cast("HTTPScope", {**scope, "path": unquote(raw_path.decode("latin-1"))})
 
 
 def make_app(registry: Registry, intake: Intake, readiness: Readiness, lifespan: Lifespan) -> IngressApp:

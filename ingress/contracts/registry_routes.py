@@ -67,7 +67,8 @@ class SubjectCatalogue:
         """Return the subject's versions, oldest first."""
         history = self._registry.history(subject)
         if not history:
-            raise RegistryRefusal(40401, f"Subject '{subject[:_SHOWN_MAX]}' not found.")
+            shown = subject.replace("%2F", "/")[:_SHOWN_MAX]
+            raise RegistryRefusal(40401, f"Subject '{shown}' not found.")
         return history
 
     def version(self, subject: str, wanted: str) -> Version:

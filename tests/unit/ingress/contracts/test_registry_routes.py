@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest_asyncio
-from litestar import Litestar
 
 from ingress.contracts.registry_routes import REGISTRY_TYPE, registry_routes
+from ingress.routes import IngressApp
 from schemas.registry import bundled
 
 SUBJECT = "genesis.events-genesis.AgentRated"
@@ -18,13 +18,16 @@ OURS = next(version for version in bundled().versions if version.subject == SUBJ
 
 @pytest_asyncio.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = Litestar(route_handlers=[registry_routes(bundled())], openapi_config=None)
+    app = IngressApp(route_handlers=[registry_routes(bundled())], openapi_config=None)
+    app.webhooks = {}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://plant") as found:
         yield found
 
 
 REFUSED = [
     ("GET", "/subjects/nobody/versions", None, 404, 40401),
+    ("GET", "/subjects/a%2Fb/versions", None, 404, 40401),
+    ("GET", "/subjects/a%2fb%20c/versions/1", None, 404, 40401),
     ("GET", "/config/nobody", None, 404, 40401),
     ("GET", f"/subjects/{SUBJECT}/versions/99", None, 404, 40402),
     ("GET", f"/subjects/{SUBJECT}/versions/0", None, 422, 42202),
