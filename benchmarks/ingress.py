@@ -39,6 +39,7 @@ AGENTS = 10_000
 NAMESPACE = UUID("7a1b6c1e-6f0a-4b57-9a53-0d5f6f0c9a11")
 RATED = "genesis.agent.rated"
 STARTED = time.time_ns()
+PRODUCER = "benchmark"
 SCRIPT = Path(__file__).with_name("ingress.lua")
 
 
@@ -148,6 +149,7 @@ def _request(route: str, kind: str, url: str, secret: bytes, name: str, text: st
     head = (
         f"POST /webhook/genesis/{route} HTTP/1.1\r\nhost: {url.removeprefix('http://')}\r\ncontent-type: {kind}\r\n"
         f"content-length: {len(body)}\r\nwebhook-id: {message_id}\r\nwebhook-timestamp: {timestamp}\r\n"
+        f"plant-producer: {PRODUCER}\r\n"
         f"webhook-signature: {signature}\r\n\r\n"
     )
     return head.encode() + body
@@ -193,7 +195,7 @@ async def add_key(settings: Settings, secret: bytes) -> UUID:
     """Store a signing key of the producer `benchmark`."""
     database, key_id = connect(settings, "operator"), new_key_id()
     try:
-        await KeyStore(database, MasterKeys(settings)).add(key_id, "benchmark", secret, None)
+        await KeyStore(database, MasterKeys(settings)).add(key_id, PRODUCER, secret, None)
     finally:
         await database.close()
     return key_id

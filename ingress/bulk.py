@@ -16,10 +16,10 @@ from typing import IO, Final
 
 from litestar.types import Receive, Send
 
+from ingress.arrivals import Arrival, Arrivals, BodyReader
 from ingress.bulk_load import BulkLoad, CurrentPolicy, Refused
 from ingress.bulk_places import BulkPlaces
 from ingress.headers import RequestHeaders
-from ingress.limits import receive_part, too_large
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.publishing import IngressPublisher
 from runtime.clock import Clock
@@ -27,6 +27,9 @@ from signing.signatures import TOLERANCE_SECONDS
 
 ARRIVAL_TIMEOUT_SECONDS: Final = float(TOLERANCE_SECONDS)
 """An upload that takes longer has a timestamp that is too old when its signature is checked."""
+FILE_BYTES: Final = 4 * 1024 * 1024
+"""What a body counts before its first byte: an open file, so that there are never more than some seventy of them."""
+PRODUCER_MISSING: Final = "plant-producer is missing: it says whose key signed."
 
 Verify = Callable[[RequestHeaders, bytes], CurrentPolicy]
 """Returns the policy of the producer that signed. Raises Problem. Called in a thread."""
@@ -47,7 +50,9 @@ class BulkIntake:
     ) -> None:
         self._publisher = publisher
         self._clock = clock
-        self._body_max_bytes = body_max_bytes
+        arriving_max_bytes = streams_max * (body_max_bytes + FILE_BYTES)
+        self._arrivals = Arrivals(body_max_bytes, arriving_max_bytes, request_bytes=FILE_BYTES)
+        self._bodies = BodyReader(body_max_bytes, self._arrivals)
         self._line_max_bytes = line_max_bytes
         self._load_timeout_seconds = load_timeout_seconds
         self._places = BulkPlaces(streams_max)
@@ -55,17 +60,29 @@ class BulkIntake:
         """Set when the process ends: bulk loads stop between two chunks, and their last line says so."""
 
     async def __call__(
-        self, headers: RequestHeaders, receive: Receive, send: Send, verify: Verify, refused: Refused
+        self,
+        headers: RequestHeaders,
+        receive: Receive,
+        send: Send,
+        verify: Verify,
+        refused: Refused,
+        address: str | None = None,
     ) -> int:
-        """Answer one request and return the status. Raises Problem and PeerGone before the answer has begun."""
+        """Answer one request and return the status. Raises Problem and PeerGone before the answer has begun.
+
+        `address` is that of the sender, where it is known.
+        """
         if headers.producer is None:
-            raise Problem("malformed-headers", "plant-producer is missing: it says whose key signed.", headers=(CLOSE,))
+            raise Problem("malformed-headers", PRODUCER_MISSING, headers=(CLOSE,))
+        self._bodies.require_length(headers.content_length)
         with contextlib.ExitStack() as arriving:
             arriving.enter_context(self._places.arriving(headers.producer))
+            arrival = self._arrivals.begin(address)
+            arriving.callback(self._arrivals.end, arrival)
             with _new_spool() as spool:
-                await self._spool(spool, headers, receive)
+                await self._spool(spool, receive, arrival)
+                current_policy = await asyncio.to_thread(_verify_file, spool, headers, verify)
                 with _mapped(spool) as body:
-                    current_policy = await asyncio.to_thread(verify, headers, body[:])
                     async with self._places.publishing(current_policy().name):
                         arriving.close()
                         await self._load(current_policy, headers, refused).answer(body, receive, send)
@@ -91,19 +108,14 @@ class BulkIntake:
             line_max_bytes=self._line_max_bytes,
         )
 
-    async def _spool(self, spool: IO[bytes], headers: RequestHeaders, receive: Receive) -> None:
-        if headers.content_length is not None and int(headers.content_length) > self._body_max_bytes:
-            raise too_large(self._body_max_bytes)
-        size_bytes, more = 0, True
+    async def _spool(self, spool: IO[bytes], receive: Receive, arrival: Arrival) -> None:
+        def keep(part: bytes) -> None:
+            with _storing():
+                spool.write(part)
+
         try:
             async with asyncio.timeout(ARRIVAL_TIMEOUT_SECONDS):
-                while more:
-                    part, more = await receive_part(receive)
-                    size_bytes += len(part)
-                    if size_bytes > self._body_max_bytes:
-                        raise too_large(self._body_max_bytes)
-                    with _storing():
-                        spool.write(part)
+                await self._bodies.read_into(keep, receive, arrival)
         except TimeoutError:
             why = (
                 f"A bulk load has to arrive within {ARRIVAL_TIMEOUT_SECONDS:g} s: its signature is good for no longer."
@@ -126,6 +138,12 @@ def _storing() -> Iterator[None]:
 def _new_spool() -> IO[bytes]:
     with _storing():
         return tempfile.TemporaryFile()
+
+
+def _verify_file(spool: IO[bytes], headers: RequestHeaders, verify: Verify) -> CurrentPolicy:
+    """Return what `verify` returns for a file's bytes. Raises Problem. Copying them takes as long as hashing them."""
+    with _mapped(spool) as body:
+        return verify(headers, body[:])
 
 
 @contextlib.contextmanager

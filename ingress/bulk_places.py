@@ -1,4 +1,4 @@
-"""The places of bulk loads: a few arrive at a time, a few are published, and no producer holds all of either."""
+"""The places of bulk loads: a few are published at a time, and no producer holds all of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Final
 from ingress.problems import CLOSE, Problem, retry_after
 from runtime import metrics
 
-ARRIVING_PER_PLACE: Final = 2
-"""Loads that may arrive for each that is published: unsigned ones can't keep signed ones from being published."""
 PLACE_TIMEOUT_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 5
 
 
 class BulkPlaces:
-    """The places of a process. A load has one while its body arrives, and another one while its lines are published."""
+    """The places of a process. A load has one while its lines are published; while its body arrives it is counted."""
 
     def __init__(self, places_max: int) -> None:
         self._places_max = places_max
@@ -30,11 +28,12 @@ class BulkPlaces:
 
     @contextlib.contextmanager
     def arriving(self, producer: str) -> Iterator[None]:
-        """Hold a place for a body that arrives. Raises Problem (503) where there is none, before a byte is read.
+        """Count a body that arrives. Raises Problem (503), before a byte is read, where it would arrive for nothing.
 
-        `producer` is the one that the load names: its signature is not known yet.
+        `producer` is the one that the load names: its signature is not known yet. So bodies that arrive keep none from
+        a place; `Arrivals` bounds them.
         """
-        if self._arriving >= ARRIVING_PER_PLACE * self._places_max or self._is_full(producer):
+        if self._is_full(producer):
             raise _no_place()
         self._arriving += 1
         self._update_gauge()

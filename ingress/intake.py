@@ -9,23 +9,27 @@ from typing import Final
 from litestar.types import Receive, Scope, Send
 from prometheus_client import Counter
 
+from ingress.addresses import TrustedProxies
+from ingress.arrivals import Arrivals, BodyReader
 from ingress.batches import answer_of, await_results, read_items, submit_each, unpaid
-from ingress.bulk import BulkIntake
+from ingress.bulk import PRODUCER_MISSING, BulkIntake
 from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.keys import Keyring
-from ingress.limits import Admission, BodyReader, PeerGone, drain
+from ingress.limits import BODIES_MAX_BYTES, Admission, PeerGone, drain
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
+from ingress.peers import peer_of
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, accepted
 from ingress.refusals import Origin, Refusals
+from ingress.verification import NAME_PRODUCER, Verification
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from signing.signatures import Key, SignatureRejected, explain
+from signing.signatures import Key, SignatureRejected, Verified, explain
 from streams.producer import EventProducer
 
 log = get_logger(__name__)
@@ -46,9 +50,13 @@ class Intake:
         self._publisher = IngressPublisher(producer, clock)
         self._clock = clock
         self._source = settings.ingress_source
-        self._admission = Admission(settings.ingress_requests_max)
-        self._bodies = BodyReader(settings.ingress_body_max_bytes, self._admission)
-        self._batches = BodyReader(settings.ingress_batch_max_bytes, self._admission)
+        self._verification = Verification(keyring)
+        self._proxies = TrustedProxies(settings.ingress_trusted_proxies)
+        body_bytes, batch_bytes = settings.ingress_body_max_bytes, settings.ingress_batch_max_bytes
+        self._admission = Admission(settings.ingress_requests_max, max(BODIES_MAX_BYTES, 4 * batch_bytes))
+        self._arrivals, self._batch_arrivals = Arrivals(body_bytes), Arrivals(batch_bytes)
+        self._bodies = BodyReader(body_bytes, self._arrivals)
+        self._batches = BodyReader(batch_bytes, self._batch_arrivals)
         self._bulk = BulkIntake(
             self._publisher,
             clock,
@@ -70,8 +78,6 @@ class Intake:
         started = time.perf_counter()
         state = _RequestState()
         try:
-            self._admission.enter()
-            state.entered = True
             status = await self._receive(scope, receive, send, route, event_type, state)
         except PeerGone:
             return
@@ -84,7 +90,7 @@ class Intake:
             return
         finally:
             if state.entered:
-                self._admission.leave(state.body_bytes)
+                self._admission.leave(state.body_bytes, batch=state.batch)
         self._count(route, status, started)
         self._log_accepted(route, status, state, started)
 
@@ -106,13 +112,15 @@ class Intake:
         headers = read_request_headers(scope["headers"], cloud_event=event_type is None)
         state.message_id, state.producer = headers.message_id.decode("ascii"), headers.producer or ""
         if headers.mode == "lines":
-            return await self._receive_load(headers, receive, send, route, state)
-        reader = self._batches if headers.mode == "batch" else self._bodies
-        body = await reader.read(receive, headers.content_length)
-        state.body_bytes = len(body)
-        policy = self._signer(headers, body)
+            return await self._receive_load(scope, headers, receive, send, route, state)
+        if headers.mode == "batch" and headers.producer is None:
+            raise Problem("malformed-headers", PRODUCER_MISSING, headers=(CLOSE,))
+        body, policy = await self._read_signed(scope, headers, receive)
         state.producer, state.verified = policy.name, True
+        state.batch, state.body_bytes = headers.mode == "batch", len(body)
         self._publisher.check(policy)
+        self._admission.enter(len(body), batch=state.batch)
+        state.entered = True
         if headers.mode == "batch":
             answer = await self._publish_batch(headers, body, policy, state.origin(route))
         else:
@@ -122,7 +130,13 @@ class Intake:
         return answer.status
 
     async def _receive_load(
-        self, headers: RequestHeaders, receive: Receive, send: Send, route: str, state: _RequestState
+        self,
+        scope: Scope,
+        headers: RequestHeaders,
+        receive: Receive,
+        send: Send,
+        route: str,
+        state: _RequestState,
     ) -> int:
         def verify(headers: RequestHeaders, body: bytes) -> CurrentPolicy:
             current_policy = self._load_signer(headers, body)
@@ -132,18 +146,60 @@ class Intake:
         def refused(lines: Sequence[tuple[int, Problem]]) -> None:
             self._refusals.events(lines, state.origin(route))
 
-        return await self._bulk(headers, receive, send, verify, refused)
+        self._refuse_unread(headers)
+        return await self._bulk(headers, receive, send, verify, refused, self._proxies.address_of(scope))
 
-    def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
-        """Return the policy of the producer that signed. Raises what `_signing_key` raises."""
-        return self._keyring.policy_of(self._signing_key(headers, body))
+    async def _read_signed(
+        self, scope: Scope, headers: RequestHeaders, receive: Receive
+    ) -> tuple[bytes, ProducerPolicy]:
+        """Return the body, and the policy of the producer that signed it.
+
+        A body that is not there yet costs memory while it arrives. So what can be refused without it is refused before,
+        and its bytes count among those that nobody has signed until its signature was checked.
+        """
+        reader, arrivals = self._bodies, self._arrivals
+        if headers.mode == "batch":
+            reader, arrivals = self._batches, self._batch_arrivals
+        reader.require_length(headers.content_length)
+        peer = peer_of(scope)
+        if peer is not None and peer.body_is_whole:
+            body = await reader.read_at_once(receive)
+            policy = await self._signer(headers, body)
+        else:
+            self._refuse_unread(headers)
+            arrival = arrivals.begin(self._proxies.address_of(scope))
+            try:
+                body = await reader.read(receive, arrival)
+                policy = await self._signer(headers, body)
+            finally:
+                arrivals.end(arrival)
+        if peer is not None and not peer.proved:
+            peer.prove()
+        return body, policy
+
+    def _refuse_unread(self, headers: RequestHeaders) -> None:
+        """Raise Problem (401, 503) where no body could make the headers acceptable."""
+        self._require_keys()
+        rejected = self._keyring.refuse_unread(headers.timestamp, headers.signatures, headers.producer)
+        if rejected is not None:
+            raise _not_accepted(rejected)
+
+    async def _signer(self, headers: RequestHeaders, body: bytes) -> ProducerPolicy:
+        """Return the policy of the producer that signed.
+
+        Raises Problem: starting or overloaded (503), signature (401), malformed-body (400).
+        """
+        self._require_keys()
+        return self._keyring.policy_of(_key_of(await self._verification.verify(headers, body), body))
 
     def _load_signer(self, headers: RequestHeaders, body: bytes) -> CurrentPolicy:
-        """Return the policy of a bulk load's producer, as of each time that it is called. Raises as `_signing_key`.
+        """Return the policy of a bulk load's producer, as of each time that it is called. Call it in a thread.
 
-        The policy raises Problem where the key was revoked or has expired (401), or the producer was disabled (403).
+        Raises as `_signer`. The policy raises Problem where the key was revoked or has expired (401), or the producer
+        was disabled (403).
         """
-        key = self._signing_key(headers, body)
+        self._require_keys()
+        key = _key_of(self._verification.verify_now(headers, body), body)
 
         def current_policy() -> ProducerPolicy:
             if not self._keyring.is_usable(key):
@@ -154,21 +210,9 @@ class Intake:
 
         return current_policy
 
-    def _signing_key(self, headers: RequestHeaders, body: bytes) -> Key:
-        """Return the key that signed.
-
-        Raises Problem: starting (503), signature (401), malformed-body (400).
-        """
+    def _require_keys(self) -> None:
         if not self._keyring.loaded:
             raise Problem("starting", "The signing keys are not loaded yet.", headers=(retry_after(1),))
-        verdict = self._keyring.verify(
-            headers.message_id, headers.timestamp, headers.signatures, body, headers.producer
-        )
-        if isinstance(verdict, SignatureRejected):
-            metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=verdict.reason).inc()
-            raise Problem("signature", reason=explain(verdict.reason))
-        require_one_reading(body)
-        return verdict.key
 
     def _read(self, headers: RequestHeaders, body: bytes, policy: ProducerPolicy, event_type: str | None) -> Incoming:
         if event_type is not None:
@@ -247,17 +291,21 @@ class Intake:
         self._publisher.evict_expired()
 
     def update_gauges(self) -> None:
-        """Set the gauges of the requests under way."""
-        self._admission.update_gauges()
+        """Set the gauges of the requests that arrive or are under way."""
+        arriving = (self._arrivals, self._batch_arrivals)
+        metrics.INGRESS_REQUESTS_IN_FLIGHT.set(self._admission.requests + sum(map(len, arriving)))
+        body_bytes = sum(each.body_bytes for each in arriving)
+        metrics.INGRESS_BODY_BYTES_HELD.set(self._admission.size_bytes + body_bytes)
 
 
 class _RequestState:
     """The state of one request: what it has reserved of the admission, and who signed it."""
 
-    __slots__ = ("body_bytes", "entered", "message_id", "producer", "verified")
+    __slots__ = ("batch", "body_bytes", "entered", "message_id", "producer", "verified")
 
     def __init__(self) -> None:
         self.entered = False
+        self.batch = False
         self.body_bytes = 0
         self.message_id = ""
         self.producer = ""
@@ -271,6 +319,20 @@ class _RequestState:
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, more: bool = False) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _key_of(verdict: Verified | SignatureRejected, body: bytes) -> Key:
+    """Return the key that signed. Raises Problem: signature (401), malformed-body (400)."""
+    if isinstance(verdict, SignatureRejected):
+        raise _not_accepted(verdict)
+    require_one_reading(body)
+    return verdict.key
+
+
+def _not_accepted(rejected: SignatureRejected) -> Problem:
+    metrics.INGRESS_SIGNATURES_REJECTED.labels(reason=rejected.reason).inc()
+    detail = NAME_PRODUCER if rejected.reason == "too_many_tries" else ""
+    return Problem("signature", detail, reason=explain(rejected.reason))
 
 
 def _milliseconds_since(started: float) -> float:

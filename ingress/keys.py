@@ -36,7 +36,16 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from signing.errors import SecretUnreadable
 from signing.master_key import MasterKeys
-from signing.signatures import Ed25519Key, HmacKey, Key, Scheme, SignatureRejected, Verified, verify_signature
+from signing.signatures import (
+    Ed25519Key,
+    HmacKey,
+    Key,
+    Scheme,
+    SignatureRejected,
+    Verified,
+    refuse_unread,
+    verify_signature,
+)
 
 log = get_logger(__name__)
 
@@ -208,21 +217,40 @@ class Keyring:
         self.keys: Sequence[Key] = ()
         self.loaded = False
 
-    def verify(
-        self, message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, producer: str | None = None
-    ) -> Verified | SignatureRejected:
-        """Return the key that signed the message, or why none is accepted, by the clock. Never raises.
+    def refuse_unread(self, timestamp: bytes, signatures: bytes, producer: str | None) -> SignatureRejected | None:
+        """Return why no body could make these headers acceptable, None where one could. Never raises."""
+        now_seconds = self._clock.now().timestamp()
+        rejected = refuse_unread(timestamp, signatures, now_seconds)
+        if rejected is not None or producer is None:
+            return rejected
+        known = any(key.usable(now_seconds) for key in self.candidates(producer))
+        return None if known else SignatureRejected("unknown_producer")
 
-        With `producer` (unverified) only that producer's keys are tried. The key that matched is tried first next time:
-        each HMAC key that is tried costs a hash of the body, each ed25519 key about 0.1 ms.
+    def candidates(self, producer: str | None) -> Sequence[Key]:
+        """Return the keys to try: those of the producer that is named (unverified), else everybody's.
+
+        The key that matched last comes first: each HMAC key that is tried costs a hash of the body, each ed25519 key
+        about 0.1 ms.
         """
         known = self.keys
-        keys = known if producer is None else [key for key in known if key.owner == producer]
+        return known if producer is None else [key for key in known if key.owner == producer]
+
+    def verify_with(
+        self, keys: Sequence[Key], message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes
+    ) -> Verified | SignatureRejected:
+        """Return which of some candidates signed the message, or why none did, by the clock. Never raises."""
+        known = self.keys
         verdict = verify_signature(keys, message_id, timestamp, signatures, body, self._clock.now().timestamp())
         # Large bodies are verified in a thread: what was read from the database meanwhile is not undone.
         if isinstance(verdict, Verified) and verdict.key is not known[0] and self.keys is known:
             self.keys = [verdict.key, *(key for key in known if key is not verdict.key)]
         return verdict
+
+    def verify(
+        self, message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, producer: str | None = None
+    ) -> Verified | SignatureRejected:
+        """Return the key that signed the message, of all candidates, or why none is accepted. Never raises."""
+        return self.verify_with(self.candidates(producer), message_id, timestamp, signatures, body)
 
     def knows(self, producer: str) -> bool:
         """Return whether the producer has a key that can be used."""

@@ -34,6 +34,9 @@ INGRESS_PEERS_CUT_OFF: Final = Counter(
 )
 INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_held_body_bytes", "Bytes of bodies of requests under way.")
 INGRESS_REQUESTS_IN_FLIGHT: Final = Gauge("plant_ingress_requests_in_flight", "Requests that are not answered yet.")
+INGRESS_BODIES_EVICTED: Final = Counter(
+    "plant_ingress_evicted_bodies", "Unsigned bodies refused while they arrived, since others needed their memory."
+)
 INGRESS_EVENTS: Final = Counter("plant_ingress_events", "Events that came in, in requests of any kind.", ["outcome"])
 INGRESS_LIMITED: Final = Counter("plant_ingress_limited", "Requests refused for their producer's rate.", ["producer"])
 INGRESS_REFUSALS: Final = Counter(

@@ -188,6 +188,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Positive,
         Meta(description="How long an idle connection stays open; more than load balancers keep theirs, mostly 60 s."),
     ] = 75
+    ingress_trusted_proxies: Annotated[
+        str,
+        Meta(
+            description="Proxies whose `X-Forwarded-For` is believed: addresses and networks, separated by commas. "
+            "Requests that another proxy forwards have no share by address."
+        ),
+    ] = ""
     ingress_producer_rate_per_second: Annotated[
         PositiveFloat,
         Meta(

@@ -31,6 +31,8 @@ RejectionReason = Literal[
     "no_known_signature",
     "too_many_signatures",
     "too_many_checks",
+    "too_many_tries",
+    "unknown_producer",
     "no_match",
 ]
 
@@ -97,6 +99,12 @@ def sign(secret: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> byt
     return b"v1," + _hmac(secret, signed_content(message_id, timestamp, body))
 
 
+def refuse_unread(timestamp: bytes, signatures: bytes, now_seconds: float) -> SignatureRejected | None:
+    """Return why a message is not accepted whatever its body is, None where a body could make it acceptable."""
+    fault = _timestamp_fault(timestamp, now_seconds)
+    return SignatureRejected(fault) if fault is not None else _offer_fault(*_offered(signatures))
+
+
 def verify_signature(
     keys: Iterable[Key], message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes, now_seconds: float
 ) -> Verified | SignatureRejected:
@@ -111,10 +119,9 @@ def verify_signature(
     if fault is not None:
         return SignatureRejected(fault)
     v1, v1a = _offered(signatures)
-    if not v1 and not v1a:
-        return SignatureRejected("no_known_signature")
-    if len(v1) + len(v1a) > SIGNATURES_MAX:
-        return SignatureRejected("too_many_signatures")
+    rejected = _offer_fault(v1, v1a)
+    if rejected is not None:
+        return rejected
     content = signed_content(message_id, timestamp, body)
     usable = [key for key in keys if key.usable(now_seconds)]
     hmac_key = _match_hmac([key for key in usable if isinstance(key, HmacKey)], v1, content)
@@ -160,6 +167,10 @@ def explain(reason: RejectionReason) -> str:
             return f"webhook-signature holds more than {SIGNATURES_MAX} signatures"
         case "too_many_checks":
             return f"none of the first {ED25519_CHECKS_MAX} pairs of v1a key and signature matched, and there are more"
+        case "too_many_tries":
+            return "none of the first keys made any of the signatures, and the body is too large to try all of them"
+        case "unknown_producer":
+            return "plant-producer names nobody who has a usable key"
         case "no_match":
             return "no usable key made any of the signatures"
         case _:
@@ -176,6 +187,13 @@ def _offered(signatures: bytes) -> tuple[list[bytes], list[bytes]]:
         elif version == b"v1a":
             v1a.append(text + b"==" if len(text) == _ED25519_UNPADDED else text)
     return v1, v1a
+
+
+def _offer_fault(v1: list[bytes], v1a: list[bytes]) -> SignatureRejected | None:
+    """Return what is wrong with the number of signatures."""
+    if not v1 and not v1a:
+        return SignatureRejected("no_known_signature")
+    return SignatureRejected("too_many_signatures") if len(v1) + len(v1a) > SIGNATURES_MAX else None
 
 
 def _match_hmac(keys: list[HmacKey], offered: list[bytes], content: bytes) -> HmacKey | None:

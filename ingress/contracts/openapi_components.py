@@ -68,7 +68,7 @@ def parameters() -> Json:
         ),
         "PlantProducer": _header(
             "plant-producer",
-            "Whose keys to try; needed with application/x-ndjson.",
+            "Whose keys to try; needed with application/cloudevents-batch+json and application/x-ndjson.",
             {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},
             required=False,
         ),

@@ -15,6 +15,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from ingress.peers import keep_peer
 from ingress.problems import Problem, retry_after
 from ingress.server.corking import CorkedTransport
 from ingress.server.framing import as_get, close_delimited, framing_fault
@@ -29,6 +30,8 @@ REQUEST_TIMEOUT_SECONDS: Final = 60.0
 """For an answer, or for the next part of one."""
 CLOSE_OVERDUE_EVERY_SECONDS: Final = 1.0
 HEAD_MAX_BYTES: Final = 32 * 1024
+UNREAD_MAX_BYTES: Final = 4 * 1024 * 1024
+"""What is dropped of a body whose request was answered; then its connection closes."""
 PIPELINED_MAX: Final = 16
 CONNECTIONS_MAX: Final = 10_000
 OWN_FILES: Final = 200
@@ -58,14 +61,40 @@ class BoundedConnection(HttpToolsProtocol):
     since: float = 0.0
     head_bytes: int = 0
     body_bytes: int = 0
+    proved: bool = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
         self.since = self.loop.time()
+        unproved = self._unproved()
         if len(self.connections) > self.connections_max:
-            self.cut_off(
+            oldest = next(iter(unproved), self)
+            unproved.pop(oldest, None)
+            oldest.cut_off(
                 "too_many", Problem("overloaded", "There are too many connections.", headers=(retry_after(1),))
             )
+            if oldest is self:
+                return
+        unproved[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unproved().pop(self, None)
+        super().connection_lost(exc)
+
+    @property
+    def body_is_whole(self) -> bool:
+        """Whether the newest request that began to be read has arrived to its end."""
+        return self.stage != "body"
+
+    def prove(self) -> None:
+        """Keep the connection when others are closed to make room: one of its requests was signed."""
+        self.proved = True
+        self._unproved().pop(self, None)
+
+    def _unproved(self) -> dict[BoundedConnection, None]:
+        """Return the server's connections without a signed request, oldest first."""
+        unproved: dict[BoundedConnection, None] = vars(self.server_state).setdefault("unproved", {})
+        return unproved
 
     def data_received(self, data: bytes) -> None:
         if self.stage == "idle":
@@ -81,6 +110,10 @@ class BoundedConnection(HttpToolsProtocol):
             self.send_400_response(str(cause) if isinstance(cause, BadFraming) else "This is not HTTP/1.1.")
         if self.head_bytes > HEAD_MAX_BYTES:
             self.cut_off("large_head", Problem("headers-too-large", f"At most {HEAD_MAX_BYTES} bytes are read."))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        keep_peer(self.scope, self)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -105,6 +138,8 @@ class BoundedConnection(HttpToolsProtocol):
         self.head_bytes -= len(body)
         self.body_bytes += len(body)
         super().on_body(body)
+        if self.cycle.response_complete and self.body_bytes > UNREAD_MAX_BYTES:
+            self.cut_off("unread_body", None)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():

@@ -444,7 +444,8 @@ def _and(more: Headers, headers: Headers) -> Headers:
 
 
 def _of_batches() -> Iterator[Case]:
-    case = partial(Case, "Batches and bulk loads", path=CLOUD_EVENTS, content_type=BATCH)
+    named = partial(_with, "plant-producer", "genesis")
+    case = partial(Case, "Batches and bulk loads", path=CLOUD_EVENTS, content_type=BATCH, change=named)
     array = "A batch is an array of CloudEvents."
     yield case("an object for the array", status=422, kind="event", detail=array, body=_event())
     yield case("an empty array", status=422, kind="event", detail="A batch holds at least one CloudEvent.", body=b"[]")
@@ -463,14 +464,16 @@ def _of_batches() -> Iterator[Case]:
         body=json.dumps([EVENT, 1]).encode(),
     )
     who = "plant-producer is missing: it says whose key signed."
-    yield case(
-        "a bulk load without `plant-producer`",
-        status=400,
-        kind="malformed-headers",
-        detail=who,
-        content_type=LINES,
-        body=_event(),
-    )
+    for what, content_type in (("batch", BATCH), ("bulk load", LINES)):
+        yield case(
+            f"a {what} without `plant-producer`",
+            status=400,
+            kind="malformed-headers",
+            detail=who,
+            content_type=content_type,
+            body=_event(),
+            change=None,
+        )
 
 
 def _of_resources() -> Iterator[Case]:
@@ -487,7 +490,8 @@ ELSEWHERE: Final = {
     "headers-too-large": "The head has more than 32 KiB.",
     "malformed-request": "What came is not HTTP/1.1: a length that is no number, no method, TLS on a plain port.",
     "kafka-unavailable": "Kafka has not acknowledged the event in time. Send it again with the same id.",
-    "overloaded": "Too many requests, bytes, records or connections are under way. Send it again with the same id.",
+    "overloaded": "Too many requests, bytes, records or connections are under way, or this body took long while others "
+    "needed its memory. Send it again with the same id.",
     "starting": "The process begins or ends. Send it again with the same id.",
     "unexpected": "A defect of Plant's. No input is known that leads to it, and tests look for one.",
 }

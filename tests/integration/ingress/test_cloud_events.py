@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated, read_all, read_at
 
 BATCH = "application/cloudevents-batch+json"
+AS_BATCH = {"content-type": BATCH, "plant-producer": "genesis"}
 LINES = "application/x-ndjson"
 
 
@@ -51,7 +52,7 @@ def lines_of(events: list[Any]) -> bytes:
 
 
 async def post_batch(serving: Serving, events: object, **headers: str) -> httpx.Response:
-    return await serving.post(CLOUD_EVENTS, json.dumps(events).encode(), **{"content-type": BATCH, **headers})
+    return await serving.post(CLOUD_EVENTS, json.dumps(events).encode(), **{**AS_BATCH, **headers})
 
 
 async def post_lines(serving: Serving, body: bytes, **headers: str) -> tuple[httpx.Response, list[Any]]:
@@ -179,7 +180,7 @@ async def test_a_thousand_events_go_in_one_request(serving: Serving) -> None:
 )
 async def test_what_is_no_batch_is_refused_whole(serving: Serving, body: bytes, status: int) -> None:
     """An array with at least one element, or nothing is looked at."""
-    answer = await serving.post(CLOUD_EVENTS, body, **{"content-type": BATCH})
+    answer = await serving.post(CLOUD_EVENTS, body, **AS_BATCH)
     assert answer.status_code == status
     assert await read_all(serving.settings, serving.topic) == []
 
@@ -199,7 +200,7 @@ async def test_bytes_that_are_no_text_spoil_their_own_event_alone(serving: Servi
     """Also in a field that nobody reads; the rest of the batch, and of a bulk load, is stored."""
     malformed = json.dumps(cloud_event(extra="??")).encode().replace(b"??", b"\xff\xfe")
     good = json.dumps(cloud_event()).encode()
-    batch = await serving.post(CLOUD_EVENTS, b"[%b,%b]" % (malformed, good), **{"content-type": BATCH})
+    batch = await serving.post(CLOUD_EVENTS, b"[%b,%b]" % (malformed, good), **AS_BATCH)
     assert batch.status_code == 207
     assert [result.get("problem", {}).get("status") for result in batch.json()["results"]] == [400, None]
     _, lines = await post_lines(serving, b"%b\n%b" % (malformed, json.dumps(cloud_event()).encode()))

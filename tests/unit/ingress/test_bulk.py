@@ -11,7 +11,6 @@ from litestar.types import Receive
 from ingress import bulk
 from ingress.bulk import BulkIntake
 from ingress.bulk_load import CurrentPolicy
-from ingress.bulk_places import ARRIVING_PER_PLACE
 from ingress.headers import RequestHeaders
 from ingress.limits import PeerGone
 from ingress.problems import Problem
@@ -85,23 +84,33 @@ async def test_a_body_of_just_the_limit_is_verified_whole() -> None:
     assert (raised.value.status, verified) == (401, [b"x" * 60 + b"y" * 40])
 
 
-async def test_a_load_that_ends_early_leaves_its_place_to_the_next() -> None:
-    """After a refusal, and after a closed connection, the places are free; while loads arrive they are not."""
+async def test_loads_that_arrive_take_no_place() -> None:
+    """Nobody has signed them yet: many of them, refused ones and closed ones leave the one place to one that is."""
     receiver = intake(streams_max=1)
+    receiver.stopping = True
     for _ in range(3):
         assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
         with pytest.raises(PeerGone):
             await receiver(headers(), peer(b"x", gone=True), Answered(), signed, unlogged)
     arriving = [
-        asyncio.create_task(receiver(headers(), peer(b"x", endless=True), Answered(), signed, unlogged))
-        for _ in range(ARRIVING_PER_PLACE)
+        asyncio.create_task(receiver(headers(), peer(b"x" * 60, endless=True), Answered(), signed, unlogged))
+        for _ in range(20)
     ]
     await asyncio.sleep(0)
-    problem = await problem_of(receiver, peer(b"x"))
-    assert (problem.kind, dict(problem.headers)[b"retry-after"]) == ("overloaded", b"5")
+    answered = Answered()
+    assert await receiver(headers(), peer(b"{}\n"), answered, signed, unlogged) == 200
+    assert receiver._arrivals.size_bytes <= 4 * (100 + bulk.FILE_BYTES)
     for task in arriving:
         task.cancel()
     await asyncio.gather(*arriving, return_exceptions=True)
+
+
+async def test_a_load_under_way_holds_its_place() -> None:
+    """The next one is refused before it is sent for nothing, with the seconds to wait; then the place is free."""
+    receiver = intake(streams_max=1)
+    async with receiver._places.publishing("genesis"):
+        problem = await problem_of(receiver, peer(b"x"))
+    assert (problem.kind, dict(problem.headers)[b"retry-after"]) == ("overloaded", b"5")
     assert (await problem_of(receiver, peer(b"x" * 101))).status == 413
 
 

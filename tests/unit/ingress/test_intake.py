@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import structlog
-from litestar.types import Receive
+from litestar.types import HTTPScope, Receive
 from prometheus_client import REGISTRY
 
 from database.connector import connect
 from ingress.intake import Intake
 from ingress.keys import Keyring, KeyStore
 from ingress.producers import default_policy
+from ingress.publishing import HttpAnswer
 from runtime.clock import FixedClock
 from runtime.settings import Settings
 from signing.master_key import MasterKeys
@@ -96,16 +97,98 @@ async def test_refused_requests_leave_the_count_of_those_under_way() -> None:
     assert (await post(intake, b"{}")).status == 422
 
 
-async def test_a_request_beyond_the_bound_is_not_counted_out() -> None:
+async def test_a_request_beyond_the_bound_is_not_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is refused for the bound on requests frees no place: the bound holds for those that follow."""
     intake = intake_of(ingress_requests_max=1)
-    arriving = asyncio.create_task(post(intake, b"", peer(b"x", endless=True)))
+    acknowledged = asyncio.Event()
+
+    async def wait(*_: object) -> HttpAnswer:
+        await acknowledged.wait()
+        return HttpAnswer(200, b"{}")
+
+    monkeypatch.setattr(intake, "_publish_one", wait)
+    first = asyncio.create_task(post(intake, rated()))
     await asyncio.sleep(0)
-    assert [(await post(intake, b"{}")).kind for _ in range(3)] == ["overloaded"] * 3
-    assert gauges(intake) == (1, 1)
-    arriving.cancel()
-    await asyncio.gather(arriving, return_exceptions=True)
-    assert (await post(intake, b"{}")).status == 422
+    assert [(await post(intake, rated())).kind for _ in range(3)] == ["overloaded"] * 3
+    assert gauges(intake)[0] == 1
+    acknowledged.set()
+    assert ((await first).status, gauges(intake)) == (200, (0, 0))
+    assert (await post(intake, rated())).status == 200
+
+
+def stranger_scope(kind: str, **changes: str) -> HTTPScope:
+    """The head of a request of the right form, signed by nobody we know."""
+    headers = Sender(bytes(32)).headers(b"", timestamp=int(NOW.timestamp()), content_type=kind)
+    return post_scope({**headers, "plant-producer": "genesis", **changes})
+
+
+async def attacked(intake: Intake, scopes: list[HTTPScope], route: str, *pieces: bytes) -> list[asyncio.Task[None]]:
+    """Strangers whose bodies stall after these pieces."""
+    event_type = None if route == CLOUD_EVENTS else "genesis.agent.rated"
+    answers = [Answered() for _ in scopes]
+    tasks = [
+        asyncio.create_task(intake(scope, peer(*pieces, endless=True), answered, route, event_type))
+        for scope, answered in zip(scopes, answers, strict=True)
+    ]
+    for _ in range(4 + len(pieces)):
+        await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.parametrize(
+    ("route", "kind", "pieces", "count"),
+    [
+        (CLOUD_EVENTS, "application/cloudevents-batch+json", [bytes(1024 * 1024)] * 2, 64),
+        (RATED, "application/json", [bytes(128 * 1024), bytes(100 * 1024)], 400),
+        (RATED, "application/json", [], 4_000),
+        (CLOUD_EVENTS, "application/x-ndjson", [], 4_000),
+    ],
+)
+async def test_bodies_that_nobody_signed_keep_no_webhook_out(
+    route: str, kind: str, pieces: list[bytes], count: int
+) -> None:
+    """Many stalled bodies, large or without a byte, leave a signed webhook its answer, in one piece or in two."""
+    intake = intake_of()
+    tasks = await attacked(intake, [stranger_scope(kind) for _ in range(count)], route, *pieces)
+    body = b'["' + b"x" * 200_000 + b'"]'
+    for receive in (peer(body), peer(body[:100_000], body[100_000:])):
+        assert (await post(intake, body, receive)).kind == "event"
+    held_bytes = gauges(intake)[1]
+    assert held_bytes is not None
+    assert held_bytes <= 64 * 1024 * 1024
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert gauges(intake) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"webhook-timestamp": "1000000000"}, 401),
+        ({"webhook-signature": "v9,abc"}, 401),
+        ({"webhook-signature": " ".join(["v1,AAAA"] * 17)}, 401),
+        ({"plant-producer": "nobody"}, 401),
+        ({"plant-producer": ""}, 401),
+        ({"webhook-id": "a b"}, 400),
+        ({"content-length": "10000000"}, 413),
+    ],
+)
+async def test_what_the_head_gives_away_is_refused_before_the_body(changes: dict[str, str], status: int) -> None:
+    """Form, timestamp, number of signatures and the named producer, though not a byte of the body has come."""
+    answered = Answered()
+    scope = stranger_scope("application/json", **changes)
+    async with asyncio.timeout(120):
+        await intake_of()(scope, peer(gone=True), answered, RATED, "genesis.agent.rated")
+    assert answered.status == status
+
+
+async def test_a_batch_names_its_producer() -> None:
+    """400 before its body is read: a large body is not hashed with everybody's keys."""
+    answered = Answered()
+    headers = SENDER.headers(b"[]", timestamp=int(NOW.timestamp()), content_type="application/cloudevents-batch+json")
+    await intake_of()(post_scope(headers), peer(gone=True), answered, CLOUD_EVENTS, None)
+    assert (answered.status, answered.kind) == (400, "malformed-headers")
 
 
 async def test_a_signature_is_checked_before_anything_is_parsed() -> None:
@@ -204,7 +287,8 @@ async def test_a_single_event_has_its_own_size_limit() -> None:
     for size in (200, 201):
         body, answered = b"[" + b" " * (size - 1), Answered()
         kind = "application/cloudevents-batch+json"
-        scope = post_scope(SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type=kind))
+        headers = SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type=kind)
+        scope = post_scope({**headers, "plant-producer": "genesis"})
         await intake(scope, peer(body), answered, CLOUD_EVENTS, None)
         statuses.append(answered.status)
     assert statuses == [400, 413]
@@ -240,7 +324,8 @@ async def test_refused_events_of_a_batch_are_one_line(log_lines: list[dict[str, 
     intake, body = intake_of(), b"[{}, {}, 7]"
     kind, before = "application/cloudevents-batch+json", refusals("genesis", 422)
     headers = SENDER.headers(body, message_id="batch_1", timestamp=int(NOW.timestamp()), content_type=kind)
-    await intake(post_scope(headers), peer(body), Answered(), CLOUD_EVENTS, None)
+    scope = post_scope({**headers, "plant-producer": "genesis"})
+    await intake(scope, peer(body), Answered(), CLOUD_EVENTS, None)
     (line,) = [line for line in log_lines if line["event"] == "events.refused"]
     assert (line["log_level"], line["producer"], line["message_id"]) == ("info", "genesis", "batch_1")
     assert (line["refused"], line["numbers"], line["status"]) == (3, [0, 1, 2], 422)

@@ -3,84 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import doctest
 
 import pytest
 
 from ingress import limits
-from ingress.limits import Admission, BodyReader, PeerGone, drain
+from ingress.limits import Admission, drain
 from ingress.problems import Problem, retry_after
 from tests.support.asgi_peers import peer
 
 DEADLINE_SECONDS = 120
 
 
-async def test_bodies_are_read_whole() -> None:
-    """In one piece or several."""
-    reader = BodyReader(10, Admission(1))
-    assert await reader.read(peer(b"0123456789"), b"10") == b"0123456789"
-    assert await reader.read(peer(b"012", b"345", b"6789"), None) == b"0123456789"
-
-
-@pytest.mark.parametrize("pieces", [(b"0123456789a",), (b"01234", b"56789", b"a"), (b"0123456789a", b"b")])
-async def test_too_much_is_refused_as_soon_as_it_is(pieces: tuple[bytes, ...]) -> None:
-    """413 comes with the first byte too many, or with the declared length."""
+def refused(admission: Admission, size_bytes: int, *, batch: bool = False) -> bool:
+    with contextlib.suppress(Problem):
+        admission.enter(size_bytes, batch=batch)
+        return False
     with pytest.raises(Problem) as raised:
-        await BodyReader(10, Admission(1)).read(peer(*pieces), None)
-    assert raised.value.status == 413
-    with pytest.raises(Problem) as raised:
-        await BodyReader(10, Admission(1)).read(peer(b"x", gone=True), b"11")
-    assert raised.value.status == 413
-
-
-async def test_bodies_share_one_bound() -> None:
-    """Many large bodies at once are 503, and the room is free again when one has gone or was answered."""
-    admission = Admission(10, bytes_max=100)
-    reader = BodyReader(100, admission)
-    slow = asyncio.create_task(reader.read(peer(b"x" * 60, endless=True), None))
-    await asyncio.sleep(0)
-    with pytest.raises(Problem) as raised:
-        await reader.read(peer(b"y" * 30, b"y" * 30), None)
+        admission.enter(size_bytes, batch=batch)
     assert (raised.value.status, retry_after(1) in raised.value.headers) == (503, True)
-    slow.cancel()
-    await asyncio.gather(slow, return_exceptions=True)
-    for _ in range(3):
-        admission.enter()
-        assert await reader.read(peer(b"y" * 30, b"y" * 30), None) == b"y" * 60
-        with pytest.raises(Problem):
-            await reader.read(peer(b"y" * 60), None)
-        admission.leave(60)
+    return True
 
 
 def test_requests_share_one_bound() -> None:
     """One more than allowed is 503; a request that was answered makes room."""
     admission = Admission(2)
-    admission.enter()
-    admission.enter()
-    with pytest.raises(Problem) as raised:
-        admission.enter()
-    assert raised.value.status == 503
-    admission.leave(0)
-    admission.enter()
+    assert [refused(admission, 0) for _ in range(3)] == [False, False, True]
+    admission.leave(0, batch=False)
+    assert not refused(admission, 0)
 
 
-async def test_a_peer_that_leaves_is_noticed() -> None:
-    """A connection closed halfway ends the request without an answer."""
-    with pytest.raises(PeerGone):
-        await BodyReader(10, Admission(1)).read(peer(b"01", gone=True), None)
+def test_bodies_share_one_bound() -> None:
+    """Many large bodies at once are 503, and the room is free again when one was answered."""
+    admission = Admission(10, bytes_max=100)
+    for _ in range(3):
+        assert not refused(admission, 60)
+        assert refused(admission, 41)
+        admission.leave(60, batch=False)
 
 
-async def test_a_closed_or_refused_body_releases_what_it_reserved() -> None:
-    """A thousand bodies that end halfway, or grow too large, leave room for one of the full size."""
-    admission = Admission(1, bytes_max=10)
-    reader = BodyReader(8, admission)
-    for _ in range(1_000):
-        with pytest.raises(PeerGone):
-            await reader.read(peer(b"01234", gone=True), None)
-        with pytest.raises(Problem) as raised:
-            await reader.read(peer(b"01234", b"5678", gone=True), None)
-        assert raised.value.status == 413
-    assert await reader.read(peer(b"01234", b"567"), None) == b"01234567"
+@pytest.mark.parametrize(("requests", "size_bytes"), [(3, 0), (1, 60)])
+def test_webhooks_have_a_share_that_batches_cannot_take(requests: int, size_bytes: int) -> None:
+    """Batches get half of the requests and of the bytes; what webhooks hold does not lessen that."""
+    admission = Admission(4, bytes_max=100)
+    assert [refused(admission, size_bytes, batch=True) for _ in range(requests)][-1]
+    assert [refused(admission, 10) for _ in range(2)] == [False, False]
 
 
 async def test_a_refused_peer_is_read_for_a_while() -> None:

@@ -152,7 +152,7 @@ def test_no_key_means_no_match() -> None:
 def test_every_reason_is_explained() -> None:
     """The log has words of its own for each reason."""
     reasons: tuple[RejectionReason, ...] = get_args(RejectionReason)
-    assert len({explain(reason) for reason in reasons}) == len(reasons) == 7
+    assert len({explain(reason) for reason in reasons}) == len(reasons) == 9
 
 
 SIZED = st.sampled_from([32, 64, 65]).flatmap(lambda size: st.binary(min_size=size, max_size=size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from ingress.peers import peer_of
 from ingress.server import connections
 from ingress.server.connections import BoundedConnection, Stage
 
@@ -20,9 +22,14 @@ REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab"
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answer 204 once the body is whole."""
+    """Answer 204 once the body is whole; a request to /signed proves its peer."""
     while (await receive()).get("more_body"):
         pass
+    peer = peer_of(scope)
+    assert peer is not None
+    assert peer.body_is_whole
+    if scope["path"] == "/signed":
+        peer.prove()
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
@@ -66,13 +73,20 @@ async def serving(app: Any = application) -> AsyncIterator[int]:
         server.close()
 
 
+async def connected(port: int, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which one request was answered with 204."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+    return reader, writer
+
+
 async def test_one_connection_too_many_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is answered and closed; those before it are served, and when one has closed the next one is."""
+    """Where all others have sent signed requests it is answered and closed; when one has closed the next is served."""
     monkeypatch.setattr(BoundedConnection, "connections_max", 1)
+    signed = REQUEST.replace(b" / ", b" /signed ")
     async with serving() as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(REQUEST)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+        reader, writer = await connected(port, signed)
         refused, other = await asyncio.open_connection("127.0.0.1", port)
         answer = await refused.read()
         other.close()
@@ -89,6 +103,41 @@ async def test_one_connection_too_many_is_503(monkeypatch: pytest.MonkeyPatch) -
             if line.startswith(b"HTTP/1.1 204 "):
                 return
             await asyncio.sleep(0)
+
+
+async def test_a_full_table_closes_the_oldest_connection_that_signed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers' connections, idle or answered, make room for the next; one that has sent a signed request stays."""
+    monkeypatch.setattr(BoundedConnection, "connections_max", 3)
+    async with serving() as port:
+        reader, writer = await connected(port, REQUEST.replace(b" / ", b" /signed "))
+        strangers = [await connected(port, REQUEST) for _ in range(2)]
+        for number in range(20):
+            strangers.append(await connected(port, REQUEST))
+            await strangers[number][0].read()
+        writer.write(REQUEST)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+        for _, each in [*strangers, (reader, writer)]:
+            each.close()
+
+
+async def test_a_body_without_end_behind_its_answer_is_cut_off() -> None:
+    """A refusal that did not wait for the body does not let it go on for ever."""
+
+    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(refuse) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        sent_bytes = 0
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+                await writer.drain()
+                sent_bytes += 65536
+        writer.close()
+        assert sent_bytes < 100 * connections.UNREAD_MAX_BYTES
 
 
 async def test_requests_far_ahead_of_their_answers_end_the_connection() -> None:

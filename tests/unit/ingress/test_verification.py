@@ -1,0 +1,98 @@
+"""Signatures checked in steps: any key is found, and no request is hashed without a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import os
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from ingress import verification
+from ingress.headers import RequestHeaders
+from ingress.keys import Keyring
+from ingress.problems import Problem
+from ingress.verification import Verification, tries_max
+from signing.signatures import HmacKey, Key, SignatureRejected, Verified, sign, verify_signature
+
+NOW_SECONDS = 1763884800
+STAMP = b"%d" % NOW_SECONDS
+KEYS = [HmacKey(id=str(number), owner=f"p{number}", secret=os.urandom(32)) for number in range(1_000)]
+
+
+class Keys:
+    """A keyring of many keys, which counts the keys that were tried and the most of one step."""
+
+    def __init__(self, keys: Sequence[Key] = KEYS) -> None:
+        self._keys = keys
+        self.tried = self.step = 0
+
+    def candidates(self, producer: str | None) -> Sequence[Key]:
+        return self._keys if producer is None else [key for key in self._keys if key.owner == producer]
+
+    def verify_with(
+        self, keys: Sequence[Key], message_id: bytes, timestamp: bytes, signatures: bytes, body: bytes
+    ) -> Verified | SignatureRejected:
+        self.tried += len(keys)
+        self.step = max(self.step, len(keys))
+        return verify_signature(keys, message_id, timestamp, signatures, body, NOW_SECONDS)
+
+
+def verification_of(keys: Keys) -> Verification:
+    return Verification(cast("Keyring", keys))
+
+
+def signed_by(secret: bytes, body: bytes, producer: str | None = None) -> RequestHeaders:
+    return RequestHeaders("webhook", b"msg_1", STAMP, sign(secret, b"msg_1", STAMP, body), None, None, producer)
+
+
+@pytest.mark.parametrize("size_bytes", [2, 20_000, 60_000])
+@pytest.mark.parametrize("number", [0, 29, 30, 999])
+async def test_any_key_is_found(number: int, size_bytes: int) -> None:
+    """The first one, those at the ends of a step, and the last of a thousand."""
+    body = bytes(size_bytes)
+    verdict = await verification_of(Keys()).verify(signed_by(KEYS[number].secret, body), body)
+    assert verdict == Verified(KEYS[number])
+
+
+async def test_a_step_and_a_request_hash_a_bounded_number_of_bytes() -> None:
+    """Nobody's signature is tried on a thousand keys in steps; a large body is tried on as many as the bound allows."""
+    for size_bytes, tried, reason in ((300, 1_000, "no_match"), (256 * 1024, tries_max(256 * 1024), "too_many_tries")):
+        keys, body = Keys(), bytes(size_bytes)
+        verdict = await verification_of(keys).verify(signed_by(b"nobody", body), body)
+        assert (verdict, keys.tried) == (SignatureRejected(reason), tried)  # type: ignore[arg-type]  # of two literals
+        if size_bytes <= verification.THREAD_MIN_BYTES:
+            assert keys.step * (size_bytes + verification.TRY_BYTES) <= verification.STEP_MAX_BYTES
+
+
+async def test_a_request_that_names_its_producer_overtakes_those_that_do_not() -> None:
+    """A hundred forged ones wait for their steps; it is verified at once. Beyond the bound they are 503."""
+    verifier = verification_of(Keys())
+    forged = [
+        asyncio.create_task(verifier.verify(signed_by(b"nobody", b"{}"), b"{}"))
+        for _ in range(verification.WAITING_MAX + 5)
+    ]
+    await asyncio.sleep(0)
+    verdict = await verifier.verify(signed_by(KEYS[500].secret, b"{}", "p500"), b"{}")
+    assert verdict == Verified(KEYS[500])
+    assert sum(task.done() for task in forged) <= 5
+    outcomes = await asyncio.gather(*forged, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
+    assert (len(refused), refused[0].status) == (5, 503)
+
+
+async def test_a_large_body_is_not_hashed_on_the_loop() -> None:
+    """The loop's thread spends next to nothing on a body of a batch."""
+    body = bytes(2 * 1024 * 1024)
+    headers = signed_by(KEYS[7].secret, body, "p7")
+    started = time.thread_time()
+    assert await verification_of(Keys()).verify(headers, body) == Verified(KEYS[7])
+    assert time.thread_time() - started < 0.05
+
+
+def test_the_docstrings_are_right() -> None:
+    """The examples in the module hold."""
+    assert doctest.testmod(verification).failed == 0
