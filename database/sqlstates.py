@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from typing import Final
 
-UNREACHABLE: Final = ("08", "28", "3D000", "53300", "57P01", "57P02", "57P03")
+CONNECTION: Final = ("08000", "08001", "08003", "08004", "08006", "08007")
+"""The connection failed. Not the whole class: 08P01, a protocol violation, is a defect of a client, unless it ends the
+session, as pgbouncer does for reasons of its own."""
+
+UNREACHABLE: Final = (*CONNECTION, "28", "3D000", "53300", "57P01", "57P02", "57P03")
 """The session can't be opened, or the server has ended it: connection lost, login refused, database missing, too many
 connections, shutdown, crash, start-up."""
 
-RETRYABLE: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
-"""The same statement may work later, in a new session at the latest: connection, transaction state, conflict,
-resources, locks, operator intervention, input and output, internal error."""
+RETRYABLE: Final = (
+    *CONNECTION, "25006", "25P02", "25P03", "25P04", "40", "53", "55006", "55P03", "57", "58", "XX"
+)  # fmt: skip
+"""The same statement may work later, in a new session at the latest: connection, a transaction that has failed or timed
+out, a server that is read-only for now, conflict, resources, locks, operator intervention, input and output, internal
+error."""
 
-DATA: Final = ("22", "23")
+SESSION_ENDS: Final = ("FATAL", "PANIC")
+"""Severities with which the server ends a session, whatever the code."""
+
+DATA_EXCEPTION: Final = ("22",)
+"""A value does not fit: the message may quote it."""
+
+DATA: Final = (*DATA_EXCEPTION, "23")
 """The values of a row are refused: a data exception, or an integrity constraint."""
 
 INSUFFICIENT_PRIVILEGE: Final = "42501"

@@ -24,6 +24,9 @@ from streams.log_end import LogEnd, LoggedRecord
 LOG: Final = "log/0"
 """Projection zero: event_stream and audit_log."""
 
+STOP_REASON_CHARACTERS_MAX: Final = 1000
+"""A longer reason is cut off."""
+
 _OWNERS = """
 SELECT count(*) AS owners, count(*) FILTER (WHERE partition = $2) AS own,
        max(topic_id::text) FILTER (WHERE partition = $2) AS topic_id
@@ -85,6 +88,15 @@ WHERE topic = {topic} AND partition = {partition} AND next_offset <= {next_offse
   AND projection || '/' || version = ANY (string_to_array({names}, ','))
 """
 
+_NOTE_STOPPED = """
+UPDATE checkpoints SET stop_reason = nullif($4, '') WHERE topic = $1 AND partition = $2
+  AND projection || '/' || version = $3 RETURNING next_offset
+"""
+
+_FOLLOWING = """
+UPDATE checkpoints SET stop_reason = NULL WHERE topic = $1 AND partition = $2 AND stop_reason IS NOT NULL
+  AND projection || '/' || version = ANY (string_to_array($3, ','))
+"""
 
 WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -149,6 +161,17 @@ def log_end(session: Session, topic: str, partition: int, fence: Fence) -> LogEn
     """Return the last record of the log and its checkpoint; they are the fence's owner's, who alone moves them."""
     rows = session.query(_LAST_RECORD, (topic, partition))
     return LogEnd(LoggedRecord(*rows[0]) if rows else None, fence.checkpoints[LOG])
+
+
+def note_stopped(session: Session, topic: str, partition: int, name: str, reason: str) -> int:
+    """Write down why a read model does not follow its partition; returns the offset at which it stays."""
+    reason = reason.replace("\x00", "\\0")[:STOP_REASON_CHARACTERS_MAX]
+    return int(session.query(_NOTE_STOPPED, (topic, partition, name, reason))[0][0])
+
+
+def note_following(session: Session, topic: str, partition: int, names: Iterable[str]) -> None:
+    """Clear the reasons of read models that follow their partition again."""
+    session.execute(_FOLLOWING, (topic, partition, ",".join(names)))
 
 
 def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:

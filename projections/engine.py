@@ -14,6 +14,9 @@ when the partition is acquired; after that nobody else can move them.
 The repeat check costs no look-up while there are no repeats: every record goes in as `applied`, and the unique index
 on applied event ids refuses a batch that holds a repeat. That batch is then rolled back and looked up first, as are
 the next ones for a while (docs/decisions/0002).
+
+A read model that is refused does not hold up the others: the batch is written without it, and it stays where it was
+(projections/stopped_models.py). No record's disposition depends on a read model.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from audit.chain import extend
 from database.errors import DatabaseUnreachable
 from projections import checkpoints
 from projections.checkpoints import LOG, Fence
+from projections.errors import ReadModelAhead, ReadModelStopped
 from projections.fold import catch_up
 from projections.inline import insert
 from projections.prepared import PreparedBatch, prepare
@@ -37,19 +41,22 @@ from projections.read_model import ReadModel
 from projections.repeats import SEEN, EventRecord
 from projections.session import DataRefused, Session, sql_literal
 from projections.staging import Staging
+from projections.stopped_models import NOT_THE_MODELS, fold_apart, is_defect, reason_of
 from runtime import metrics
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.errors import LogRefused, OwnershipLost, SchemaNewer
+from streams.errors import AppliedEventUnreadable, LogRefused, OwnershipLost, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
 
 APPLIED_ONCE = "event_stream_applied_once"
-LOG_CONSTRAINTS = ("event_stream", "audit_log", "checkpoints", "partition_owners")
+
+ABOUT_THE_LOG = (ReadModelAhead, AppliedEventUnreadable, SchemaNewer)
+"""Errors of a model that catches up which tell that the log is not the one that this worker can go on with."""
 
 LOOK_UP_BATCHES = 64
 """After a repeat, this many batches look up their event ids first: repeats come in bursts."""
@@ -79,8 +86,9 @@ class PartitionProjector:
         self._models = models
         self._session: Session | None = None
         self._fence: Fence | None = None
-        self._names = [LOG, *(model.key for model in models)]
         self._staging = Staging(models)
+        self._stopped: dict[str, ReadModelStopped] = {}
+        self._follow()
         self._log_types: dict[str, dict[str, str]] = {}
         self._look_ups_left = 0
         self._newer: SchemaNewer | None = None
@@ -96,14 +104,15 @@ class PartitionProjector:
         with self._closing_on_error():
             fence = self._fence = checkpoints.acquire(
                 session, self.topic, self.partition, watermarks.partition_count, watermarks.leadership.topic_id,
-                self._names,
+                [LOG, *(model.key for model in self._models)],
             )  # fmt: skip
             self._token = fence.token
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
             self._staging.open(session)
             self._log_types = {table: session.column_types(table) for table in ("event_stream", "audit_log")}
             for model in self._models:
-                catch_up(session, self._staging, model, self.topic, self.partition, fence.token, self._interrupted)
+                self._catch_up(session, model, fence)
+            checkpoints.note_following(session, self.topic, self.partition, self._names)
         return Acquired(fence.token, log_end)
 
     def project(self, batch: EventBatch) -> int:
@@ -149,6 +158,64 @@ class PartitionProjector:
         if self._session is not None:
             self._session.close()
         self._session = self._fence = None
+        for stopped in self._stopped.values():
+            with contextlib.suppress(KeyError):
+                metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)
+
+    def _follow(self) -> None:
+        """Work out which read models share the transaction: all but those that were refused."""
+        self._following = [model for model in self._models if model.key not in self._stopped]
+        self._reads = frozenset[str]().union(*(model.reads for model in self._following))
+        self._names = [LOG, *(model.key for model in self._following)]
+
+    def _catch_up(self, session: Session, model: ReadModel, fence: Fence) -> None:
+        """Bring a read model up to the log's end, unless it was refused here and has stayed where it was since."""
+        former = self._stopped.get(model.key)
+        if former is not None and fence.checkpoints[model.key] <= former.next_offset:
+            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, model.name).set(1)
+            return
+        self._stopped.pop(model.key, None)
+        try:
+            catch_up(session, self._staging, model, self.topic, self.partition, fence.token, self._interrupted)
+        except (*NOT_THE_MODELS, *ABOUT_THE_LOG):
+            raise
+        except Exception as error:
+            session.rollback()
+            session.begin()
+            checkpoints.lock_fence(session, self.topic, self.partition, fence.token)
+            stopped = self._note_stopped(session, model, {model.key: error})
+            session.commit()
+            self._leave_out([stopped])
+        else:
+            self._follow()
+
+    def _note_stopped(self, session: Session, model: ReadModel, refused: Mapping[str, Exception]) -> ReadModelStopped:
+        """Write down why a read model was refused, in the transaction that goes on without it; returns the error."""
+        reason = reason_of(refused[model.key])
+        next_offset = checkpoints.note_stopped(session, self.topic, self.partition, model.key, reason)
+        stopped = ReadModelStopped(model, self.topic, self.partition, next_offset, reason)
+        stopped.__cause__ = refused[model.key]
+        return stopped
+
+    def _leave_out(self, stopped: Sequence[ReadModelStopped]) -> None:
+        """Go on without these read models, until the worker is started again or another one has brought them up."""
+        for error in stopped:
+            self._stopped[error.model.key] = error
+            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, error.model.name).set(1)
+            log.error(
+                "model.stopped",
+                model=error.model.name,
+                version=error.model.version,
+                topic=self.topic,
+                partition=self.partition,
+                next_offset=error.next_offset,
+                error=type(error).__name__,
+                what=error.what,
+                why=error.why,
+                exc_info=error.__cause__ if is_defect(error.__cause__) else None,
+            )
+        if stopped:
+            self._follow()
 
     @contextlib.contextmanager
     def _closing_on_error(self) -> Iterator[None]:
@@ -173,57 +240,54 @@ class PartitionProjector:
         except SchemaNewer as newer:
             self._newer, before = newer, remainder.offsets.index(newer.offset)
             return self._project(remainder.between(0, before)) if before else Counter()
-        try:
-            return self._write(prepared)
-        except DataRefused as error:
-            if error.about(*LOG_CONSTRAINTS):
-                raise
-            self._require_session().rollback()
-            count = len(remainder)
-            if count <= 1:
-                return self._write(prepared.refused(f"refused by the database: {error.sqlstate}"))
-            # The last resort: the checks let something through that Postgres refuses. Halve until the record is alone.
-            log.warning("batch.bisected", topic=self.topic, partition=self.partition, records=count, why=str(error))
-            first, second = remainder.between(0, count // 2), remainder.between(count // 2, count)
-            return self._project(first) + self._project(second)
+        return self._write(prepared)
 
     def _write(self, prepared: PreparedBatch) -> Counter[str]:
-        """Run the transaction; a second time, with look-ups, where the first met a repeat."""
-        if self._look_ups_left == 0:
-            try:
-                return self._transaction(prepared, look_up=False)
-            except DataRefused as error:
-                if not error.about(APPLIED_ONCE):
-                    raise
-                self._require_session().rollback()
+        """Run the transaction; again with look-ups where it met a repeat, and model by model where one was refused."""
+        look_up = self._look_ups_left > 0
+        if look_up:
+            self._look_ups_left -= 1
+        try:
+            return self._transaction(prepared, look_up=look_up)
+        except NOT_THE_MODELS:
+            raise
+        except Exception as error:  # a defect in making a model's rows is the model's too
+            self._require_session().rollback()
+            if not look_up and isinstance(error, DataRefused) and error.about(APPLIED_ONCE):
                 self._look_ups_left = LOOK_UP_BATCHES
-        self._look_ups_left -= 1
-        return self._transaction(prepared, look_up=True)
+                return self._write(prepared)
+            if not self._following:
+                raise
+        return self._transaction(prepared, look_up=look_up, apart=True)
 
-    def _transaction(self, prepared: PreparedBatch, *, look_up: bool) -> Counter[str]:
+    def _transaction(self, prepared: PreparedBatch, *, look_up: bool, apart: bool = False) -> Counter[str]:
+        """Write log, chain and read models; each model by itself with `apart`, and without those that are refused."""
         session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
         lock = checkpoints.lock_statement(self.topic, self.partition, fence.token, fence.checkpoints[LOG])
         session.later("BEGIN", lock)
         prepared = prepared.with_dispositions(self._seen(session, prepared) if look_up else None)
         head = self._write_log(session, prepared, fence, inline)
-        folds = self._folds(session, prepared, inline)
-        next_offset = prepared.batch.next_offset
-        advance = checkpoints.advance_statement(self.topic, self.partition, self._names, next_offset)
+        refused = fold_apart(session, self._staging, self._following, prepared, inline=inline) if apart else {}
+        stopped = [self._note_stopped(session, model, refused) for model in self._following if model.key in refused]
+        folds = [] if apart else self._folds(session, prepared, inline)
+        next_offset, names = prepared.batch.next_offset, [name for name in self._names if name not in refused]
+        advance = checkpoints.advance_statement(self.topic, self.partition, names, next_offset)
         session.script(*folds, advance, "COMMIT")
-        self._fence = Fence(fence.token, dict.fromkeys(self._names, next_offset), head)
+        self._fence = Fence(fence.token, dict.fromkeys(names, next_offset), head)
+        self._leave_out(stopped)
         dispositions = Counter(prepared.rows["disposition"].to_list())
-        for disposition, count in dispositions.items():  # here, since of a halved batch the rest may still fail
+        for disposition, count in dispositions.items():
             metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
         return dispositions
 
     def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
-        frames = self._staging.frames(prepared.events, prepared.batch.offsets)
+        frames = self._staging.frames(prepared.events, prepared.batch.offsets, self._reads)
         if inline:
-            statements = [self._staging.inline(model, frames) for model in self._models]
+            statements = [self._staging.inline(model, frames) for model in self._following]
             return [statement for statement in statements if statement is not None]
         self._staging.fill(session, frames)
-        return [model.apply_sql for model in self._models if model.reads & frames.keys()]
+        return [model.apply_sql for model in self._following if model.reads & frames.keys()]
 
     def _seen(self, session: Session, prepared: PreparedBatch) -> dict[bytes, EventRecord]:
         """Return the batch's event ids that are applied already, each with the record of its event."""

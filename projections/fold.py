@@ -14,6 +14,7 @@ from database.errors import DatabaseUnreachable
 from database.statistics import refresh_statement
 from projections import checkpoints
 from projections.checkpoints import LOG
+from projections.errors import ReadModelAhead
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
@@ -21,7 +22,7 @@ from runtime.logging import get_logger
 from schemas.batch_decoder import DecodedEvents, decode_batch
 from schemas.errors import UnknownSchema
 from schemas.polars_import import polars as pl
-from streams.errors import AppliedEventUnreadable, LogRefused, OwnershipLost, SchemaNewer
+from streams.errors import AppliedEventUnreadable, OwnershipLost, SchemaNewer
 from streams.topics import logical_topic
 
 log = get_logger(__name__)
@@ -63,10 +64,10 @@ def fold_slice(
             group.event_type: group.frame.with_columns(pl.Series("row", group.rows, dtype=pl.Int64))
             for group in decoded
         }
-        frames = staging.frames(events, rows["offset"].to_list())
-        if model.reads & frames.keys():
+        frames = staging.frames(events, rows["offset"].to_list(), model.reads)
+        if frames:
             staging.fill(session, frames)
-            session.script(model.apply_in(schema))
+            session.script(model.apply_in(schema), "SET CONSTRAINTS ALL IMMEDIATE")
     return int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
 
 
@@ -103,9 +104,10 @@ def catch_up(
         next_offsets = checkpoints.lock_fence(session, topic, partition, token).checkpoints
         start, stop = next_offsets[model.key], next_offsets[LOG]
         if start > stop:
-            raise LogRefused(
+            raise ReadModelAhead(
                 f"The read model {model.name} is ahead of the log on {topic}/{partition}.",
-                why=f"Its checkpoint is {start}, the log's {stop}.",
+                why=f"Its checkpoint is {start}, the log's {stop}: it holds records that the log has lost.",
+                next_step="plant audit verify",
             )
         if start == stop:
             session.rollback()

@@ -21,7 +21,6 @@ from streams.batch import EventBatch
 from streams.errors import SchemaNewer
 from streams.topics import logical_topic
 
-_DECODED = ("event_id", "entity_type", "entity_id", "event_type")
 _ID_COLUMNS = {
     "row": pl.Int64, "event_id": pl.Binary, "entity_type": pl.String, "entity_id": pl.Binary, "event_type": pl.String
 }  # fmt: skip
@@ -98,11 +97,6 @@ class PreparedBatch:
 
     def _record(self, row: int) -> EventRecord:
         return event_record(self.batch.values[row] or b"", self.rows["event_type"][row], self.batch.headers[row])
-
-    def refused(self, reason: str) -> PreparedBatch:
-        """Return the same batch, all of it poison."""
-        unknown = [pl.lit(None, self.rows.schema[name]).alias(name) for name in _DECODED]
-        return replace(self, rows=self.rows.with_columns(*unknown, pl.lit(reason).alias("reason")), events={})
 
 
 def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:

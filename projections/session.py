@@ -10,15 +10,17 @@ batch is one round trip.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
+from adbc_driver_manager import AdbcStatusCode
 from adbc_driver_manager import Error as AdbcError
 
 from database.address import libpq_address
 from database.errors import DatabaseUnreachable
-from database.sqlstates import DATA, FENCED, INSUFFICIENT_PRIVILEGE, RETRYABLE, is_one_of
+from database.sqlstates import DATA, DATA_EXCEPTION, FENCED, INSUFFICIENT_PRIVILEGE, RETRYABLE, SESSION_ENDS, is_one_of
 from entities.vocabulary import DEFAULT_TENANT
 from schemas.polars_import import polars as pl
 from streams.errors import LogRefused, OwnershipLost, PartitionStopped
@@ -43,6 +45,15 @@ _COLUMN_TYPES = """
 SELECT attname::text AS "column", format_type(atttypid, atttypmod) AS "type" FROM pg_attribute
 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
+
+
+_QUOTED = re.compile('".*"', re.DOTALL)
+
+_SEVERITY = "PG_DIAG_SEVERITY_NONLOCALIZED"
+
+CONNECTION_STATUSES = frozenset({AdbcStatusCode.IO, AdbcStatusCode.CANCELLED, AdbcStatusCode.TIMEOUT})
+"""What the driver reports where the server has said nothing, because it is not there. Anything else that comes without
+a code is a defect: a type or a table that the driver can't handle."""
 
 
 class DataRefused(Exception):
@@ -81,7 +92,7 @@ class Session:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Run one statement."""
-        self._run_waiting()
+        self.run_waiting()
         try:
             self._cursor.execute(sql, parameters or None)
         except AdbcError as error:
@@ -89,7 +100,7 @@ class Session:
 
     def script(self, *statements: str) -> None:
         """Run statements without parameters in one round trip: a third of what `execute` costs, which prepares each."""
-        text = "; ".join((*self._waiting, *statements))
+        text = ";\n".join((*self._waiting, *statements))  # a comment ends where its line does
         self._waiting.clear()
         if "\x00" in text:  # libpq would end the script there, and call it a success
             raise DataRefused("22021", "a NUL character can't be stored")
@@ -110,22 +121,29 @@ class Session:
         """Return the Postgres types of a table's columns, by name and in order."""
         return dict(self.query(_COLUMN_TYPES, (table,)))
 
-    def _run_waiting(self) -> None:
+    def run_waiting(self) -> None:
+        """Run the statements that wait, if there are some."""
         if self._waiting:
             self.script()
 
+    def forget_waiting(self) -> None:
+        """Drop the statements that wait."""
+        self._waiting.clear()
+
     def _fetch(self, cursor: Any, sql: str, parameters: Sequence[Any]) -> pl.DataFrame:
-        self._run_waiting()
+        self.run_waiting()
         try:
             cursor.execute(sql, parameters or None)
             frame: pl.DataFrame = cursor.fetch_polars()
             return frame
         except AdbcError as error:
             raise translate_adbc_error(error) from error
+        except pl.exceptions.ComputeError as error:  # how polars passes on that rows stopped to come
+            raise DatabaseUnreachable(why=str(error).strip()) from error
 
     def copy(self, table: str, frame: pl.DataFrame, *, temporary: bool = False) -> None:
         """Append a frame to a table, columns by name."""
-        self._run_waiting()
+        self.run_waiting()
         try:
             self._cursor.adbc_ingest(table, frame, mode="append", temporary=temporary)
         except AdbcError as error:
@@ -141,7 +159,7 @@ class Session:
 
     def rollback(self) -> None:
         """Abandon the transaction."""
-        self._waiting.clear()
+        self.forget_waiting()
         self.script("ROLLBACK")
 
     def close(self) -> None:
@@ -156,10 +174,13 @@ class Session:
 def translate_adbc_error(error: AdbcError) -> Exception:
     """Return the error for a driver error: try again, acquire the partition again, look for the row, or stop."""
     sqlstate = error.sqlstate or ""
-    # The driver's own text repeats the statement, events and all; the server's own fields come apart from it.
     fields = {name.decode(): value.decode("utf-8", "replace") for name, value in error.details or () if value}
-    text = fields.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].splitlines()[0]
-    if not sqlstate or is_one_of(sqlstate, RETRYABLE):
+    text = _message(error, fields)
+    if not sqlstate and error.status_code not in CONNECTION_STATUSES:
+        return ProjectionBroken(
+            "The database driver can't run a statement of the projection.", why=text, next_step="plant doctor"
+        )
+    if not sqlstate or is_one_of(sqlstate, RETRYABLE) or fields.get(_SEVERITY) in SESSION_ENDS:
         return DatabaseUnreachable(why=text)
     if is_one_of(sqlstate, DATA):
         copied = fields.get("PG_DIAG_CONTEXT", "").partition("COPY ")[2].partition(",")[0]
@@ -170,6 +191,17 @@ def translate_adbc_error(error: AdbcError) -> Exception:
     if sqlstate == INSUFFICIENT_PRIVILEGE:
         return LogRefused(why=text, next_step="plant doctor")
     return ProjectionBroken(why=text, next_step="plant db upgrade")
+
+
+def _message(error: AdbcError, fields: Mapping[str, str]) -> str:
+    """Return what the server says, or the driver where the server says nothing; without values of rows.
+
+    The driver's own text repeats the statement, events and all; the server's own fields come apart from it.
+    """
+    text = fields.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].strip().partition("\n")[0]
+    if is_one_of(error.sqlstate, DATA_EXCEPTION):
+        text = _QUOTED.sub('"…"', text)  # a value that does not fit its type is quoted
+    return text or f"{type(error).__name__} without a message"
 
 
 def sql_literal(value: str | int) -> str:

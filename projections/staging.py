@@ -7,7 +7,7 @@ offset and those fields of its event that some statement names; `agent__name` is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import msgspec
@@ -104,15 +104,18 @@ class Staging:
             ddl = ", ".join(f'"{name}" {kind}{" NOT NULL" if required else ""}' for name, kind, required in columns)
             session.later(f"CREATE TEMPORARY TABLE {table} ({ddl}) ON COMMIT DELETE ROWS")
 
-    def frames(self, events: Mapping[str, pl.DataFrame], offsets: Sequence[int]) -> dict[str, pl.DataFrame]:
-        """Return the rows of each staging table that has some.
+    def frames(
+        self, events: Mapping[str, pl.DataFrame], offsets: Sequence[int], tables: Set[str] | None = None
+    ) -> dict[str, pl.DataFrame]:
+        """Return the rows of each staging table that has some; of these tables alone where they are named.
 
         `events` holds decoded frames with a `row` column, an index into `offsets`. Types without a table are left out.
         """
+        wanted = self._types.keys() if tables is None else tables
         staged = {}
         for event_type, frame in events.items():
             table = table_of(event_type)
-            if table not in self._types or not frame.height:
+            if table not in wanted or not frame.height:
                 continue
             offset = pl.Series(OFFSET, [offsets[row] for row in frame["row"]], dtype=pl.Int64)
             columns = [offset if name == OFFSET else _column(name, frame) for name in self._types[table]]

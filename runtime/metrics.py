@@ -90,6 +90,11 @@ WORKER_PARTITIONS: Final = Gauge(
 WORKER_WAITING_BYTES: Final = Gauge(
     "plant_worker_waiting_bytes", "Memory of records that wait in this worker, or are being projected."
 )
+WORKER_STOPPED_READ_MODELS: Final = Gauge(
+    "plant_worker_stopped_read_models",
+    "1: the read model was refused and does not follow this partition until a worker is started again.",
+    ["topic", "partition", "model"],
+)
 
 # The relay.
 RELAY_EVENTS: Final = Counter(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,13 +12,12 @@ from uuid import UUID
 import msgspec
 import pytest
 import structlog
-from prometheus_client import REGISTRY
 
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
 from projections import checkpoints, engine, fold
 from projections.engine import PartitionProjector
-from projections.prepared import PreparedBatch
+from projections.errors import ReadModelAhead
 from projections.repeats import SEEN
 from projections.session import Session, sql_literal
 from schemas import codec
@@ -443,50 +441,6 @@ def test_a_forged_record_inside_a_field_is_only_a_field(projector: PartitionProj
     assert rows == [(inner,)]
 
 
-def test_what_the_checks_let_through_is_found_by_halving(projector: PartitionProjector, superuser: Session) -> None:
-    """A row that only Postgres refuses becomes poison alone."""
-    superuser.execute("ALTER TABLE agents_v1.agents ADD CONSTRAINT odd CHECK (name <> 'agent 7')")
-    batch = [event for event in some(60, agents=60) if isinstance(event, AgentOnboarded)]
-    odd = [index for index, event in enumerate(batch) if event.name == "agent 7"]
-    token = projector.acquire(WATERMARKS).token
-
-    projector.project(batch_of(batch, token=token))
-
-    found = dispositions(superuser)
-    assert [index for index, disposition in enumerate(found) if disposition == "poison"] == odd
-    assert len(found) == len(batch)
-
-
-def test_committed_records_of_a_halved_batch_are_counted(
-    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first half is committed and the second meets an outage: the first half's records are in the metric."""
-
-    def applied() -> float:
-        labels = {"topic": TOPIC, "disposition": "applied"}
-        return REGISTRY.get_sample_value("plant_worker_records_total", labels) or 0.0
-
-    superuser.execute("ALTER TABLE agents_v1.agents ADD CONSTRAINT odd CHECK (name <> 'agent 7')")
-    batch = [event for event in some(60, agents=60) if isinstance(event, AgentOnboarded)]
-    write, committed = projector._write, []
-
-    def write_once(prepared: PreparedBatch) -> Counter[str]:
-        if committed:
-            raise DatabaseUnreachable
-        counts = write(prepared)
-        committed.append(counts)
-        return counts
-
-    monkeypatch.setattr(projector, "_write", write_once)
-    token, before = projector.acquire(WATERMARKS).token, applied()
-
-    with pytest.raises(DatabaseUnreachable):
-        projector.project(batch_of(batch, token=token))
-
-    assert 0 < len(dispositions(superuser)) < len(batch)
-    assert applied() - before == len(dispositions(superuser))
-
-
 def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superuser: Session) -> None:
     """A row in the log where the checkpoint says there is none stops the partition with a named error."""
     superuser.execute(
@@ -590,12 +544,12 @@ def test_catching_up_goes_slice_by_slice(
 
 
 def test_a_model_ahead_of_the_log_stops_the_partition(projector: PartitionProjector, superuser: Session) -> None:
-    """Its tables hold records that the log lacks: nothing can mend that but an operator."""
+    """Its tables hold records that the log lacks: nothing can mend that but an operator. The log was not refused."""
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some(5), token=token))
     superuser.execute("UPDATE checkpoints SET next_offset = 6 WHERE projection = 'agents'")
 
-    with pytest.raises(LogRefused, match="ahead of the log"):
+    with pytest.raises(ReadModelAhead, match="ahead of the log"):
         projector.acquire(WATERMARKS)
 
 

@@ -1,0 +1,24 @@
+"""What can go wrong with read models."""
+
+from __future__ import annotations
+
+from projections.read_model import ReadModel
+from runtime.errors import PlantError
+from streams.errors import PartitionStopped
+
+
+class ReadModelStopped(PlantError):
+    """A read model does not follow its partition any more; the log and the other read models go on."""
+
+    def __init__(self, model: ReadModel, topic: str, partition: int, next_offset: int, reason: str) -> None:
+        self.model = model
+        self.next_offset = next_offset
+        super().__init__(
+            f"The read model {model.name} does not follow {topic}/{partition} any more.",
+            why=f"It stays at offset {next_offset} until a worker is started again: {reason}",
+            next_step="plant worker    # once the reason is mended",
+        )
+
+
+class ReadModelAhead(PartitionStopped):
+    """A read model holds records that the log lacks, so the log has lost its end; going on would give offsets twice."""
