@@ -67,6 +67,21 @@ def read_sent_lines(lines: Iterable[bytes], producer: str, now: datetime) -> Ite
             yield InvalidLine(number, f"The line is {error.detail}." if error.pointer is None else error.reason)
 
 
+def number_lines(
+    lines: Iterable[bytes], producer: str, now: datetime
+) -> Iterator[tuple[int, EventOfSender | InvalidLine]]:
+    """Yield what `read_sent_lines` yields, each with the number of its line, from 1."""
+    number = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal number
+        for number, line in enumerate(lines, 1):  # noqa: B007 (read below, whenever an event is yielded)
+            yield line
+
+    for read in read_sent_lines(counted(), producer, now):
+        yield number, read
+
+
 def _read_line(content: bytes, producer: str, now: datetime) -> EventOfSender:
     line = decode_json(_DECODER, content)
     if not is_accepted(line.type):

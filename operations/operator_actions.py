@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import click
 import msgspec
@@ -37,6 +37,7 @@ class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     reason: str
     actor: str = ""
+    operation_id: UUID = msgspec.field(default_factory=uuid4)
 
 
 def reason_option(default: str) -> Callable[[F], F]:
@@ -68,10 +69,9 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
 
     if action.action.startswith(DATABASE_ACTIONS):
         await _require_writable(settings)
-    operation_id = uuid4()
     event = OperationRecorded(
-        event_id=event_id(ACTIONS_PRODUCER, str(operation_id)),
-        operation_id=operation_id,
+        event_id=event_id(ACTIONS_PRODUCER, str(action.operation_id)),
+        operation_id=action.operation_id,
         occurred_at=datetime.now(UTC),
         actor=action.actor or _account(),
         action=action.action,
@@ -79,7 +79,7 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
         reason=action.reason,
     )
     async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
-        sender = sender_headers(ACTIONS_PRODUCER, str(operation_id))
+        sender = sender_headers(ACTIONS_PRODUCER, str(action.operation_id))
         return await producer.publish(event, source=ACTIONS_SOURCE, sender=sender)
 
 

@@ -287,6 +287,8 @@ def _moment(option: str, text: str | None, now: datetime) -> datetime | None:
         return None
     try:
         moment = now + _span(option, text) if text[-1:] in SPANS else datetime.fromisoformat(text)
+        # The calendar ends in 9999: a time of another zone may be beyond it where it is UTC.
+        moment = moment if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is neither a time nor a duration", param_hint=option) from None
     if moment.tzinfo is None:

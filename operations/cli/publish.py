@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import shlex
 import shutil
 import sys
@@ -17,16 +18,20 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from operations.cli.listing import Output, output_option, show
+from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 from runtime.errors import CheckFailed, ConfigurationError
 
 if TYPE_CHECKING:
+    from ingress.producers import StoredProducer
     from operations.event_lines import InvalidLine
+    from operations.publish_checks import EventIds
     from runtime.settings import Settings
     from schemas.sender_headers import EventOfSender
     from streams.record_position import RecordPosition
 
 SHOWN_MAX = 20
 PROGRESS_EVERY_SECONDS = 5.0
+READ_BYTES = 1024 * 1024
 SOURCE = "plant/cli"
 STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
@@ -36,65 +41,137 @@ STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 @click.option("--producer", default="cli", show_default=True, help="Producer of the events; part of their ids.")
 @click.option("--skip-invalid", is_flag=True, help="Publish the good lines though others are bad.")
 @output_option
-def command(file: str, producer: str, skip_invalid: bool, output: Output) -> None:
+@actor_option
+@reason_option("Events are published from a file.")
+def command(file: str, producer: str, skip_invalid: bool, output: Output, actor: str, reason: str) -> None:
     """Publish events from a file.
 
     FILE holds a JSON object a line: {"type", "data", "id"?, "timestamp"?}; - is stdin. Every line is checked before the
-    first is sent. Publishing a file again stores nothing twice.
+    first is sent, against the producer's policy too. A run is one operator action. Publishing a file again stores
+    nothing twice.
+
+    \b
+    Examples:
+      plant publish events.jsonl
+      plant publish events.jsonl --producer genesis --reason "they were lost upstream"
     """
     from ingress.keys import check_producer_name
+    from operations.publish_checks import EventIds, refuse_disabled
     from runtime.settings import load_settings
 
     settings = load_settings()
     check_producer_name(producer)
     now = datetime.now(UTC)
     with _opened(file) as lines:
-        count, invalid = _check(lines, producer, now)
-        for bad in invalid[:SHOWN_MAX]:
-            click.echo(f"line {bad.number}: {bad.reason}", err=True)
-        if len(invalid) > SHOWN_MAX:
-            click.echo(f"and {len(invalid) - SHOWN_MAX} more bad lines", err=True)
-        if invalid and not skip_invalid:
-            raise CheckFailed(
-                f"{len(invalid)} of {count + len(invalid)} lines are not events.",
-                why="Nothing was sent.",
-                next_step=f"plant publish {shlex.quote(file)} --skip-invalid",
-            )
+        ids = EventIds()
+        count, invalid = _check(lines, producer, now, None, ids)
+        if not skip_invalid:
+            _refuse_invalid(file, count, invalid)
+        policy = asyncio.run(_policy(settings, producer))
+        refuse_disabled(policy)
+        if policy is not None and policy.event_types is not None:
+            lines.seek(0)
+            ids = EventIds()
+            count, invalid = _check(lines, producer, now, policy, ids)
+        if invalid:
+            _tell_invalid(invalid)
+        if not skip_invalid:
+            _refuse_invalid(file, count, invalid, told=True)
+        ids.refuse_conflicts()
+        del ids
         lines.seek(0)
         tally = Tally(count)
-        try:
-            asyncio.run(_send(settings, lines, producer, now, tally))
-        except KeyboardInterrupt:
-            tally.interrupted()
-            raise
+        if count:
+            why = with_facts(reason, [f"{count} events", f"sha256 {_digest(lines)}"])
+            action = OperatorAction(action="events.publish", target=producer, reason=why, actor=actor)
+            try:
+                asyncio.run(_send(settings, lines, now, policy, tally, action))
+            except KeyboardInterrupt:
+                tally.interrupted()
+                raise
     tally.done()
     show(tally.rows(), output)
 
 
-async def _send(settings: Settings, lines: IO[bytes], producer: str, now: datetime, tally: Tally) -> None:
-    from operations.event_lines import InvalidLine, read_sent_lines
+def _tell_invalid(invalid: list[InvalidLine]) -> None:
+    for bad in invalid[:SHOWN_MAX]:
+        click.echo(f"line {bad.number}: {bad.reason}", err=True)
+    if len(invalid) > SHOWN_MAX:
+        click.echo(f"and {len(invalid) - SHOWN_MAX} more bad lines", err=True)
+
+
+def _refuse_invalid(file: str, count: int, invalid: list[InvalidLine], *, told: bool = False) -> None:
+    """Raise CheckFailed where there are bad lines, once they were named."""
+    if not invalid:
+        return
+    if not told:
+        _tell_invalid(invalid)
+    raise CheckFailed(
+        f"{len(invalid)} of {count + len(invalid)} lines can't be sent.",
+        why="Nothing was sent.",
+        next_step=f"plant publish {shlex.quote(file)} --skip-invalid",
+    )
+
+
+async def _send(
+    settings: Settings,
+    lines: IO[bytes],
+    now: datetime,
+    policy: StoredProducer | None,
+    tally: Tally,
+    action: OperatorAction,
+) -> None:
+    from operations.event_lines import InvalidLine, number_lines
+    from operations.publish_checks import permitted
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
     def valid_events() -> Iterator[EventOfSender]:
-        for read in read_sent_lines(lines, producer, now):
+        for _, read in permitted(number_lines(lines, action.target, now), policy):
             if not isinstance(read, InvalidLine):
                 yield read
 
+    action_header = ("plant_operation", str(action.operation_id).encode())
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
-        async for position in kafka.publish_each(valid_events(), source=SOURCE):
+        await record(settings, action)
+        async for position in kafka.publish_each(valid_events(), source=SOURCE, sender=(action_header,)):
             tally.add(position)
 
 
-def _check(lines: IO[bytes], producer: str, now: datetime) -> tuple[int, list[InvalidLine]]:
-    """Return how many lines are events, and the lines that are not."""
-    from operations.event_lines import InvalidLine, read_lines
+async def _policy(settings: Settings, producer: str) -> StoredProducer | None:
+    """Return the producer's policy, None where it has neither one nor a key."""
+    from database.connector import connect
+    from ingress.producers import ProducerStore
+
+    database = connect(settings, "operator")
+    try:
+        return next((each for each in await ProducerStore(database).all() if each.name == producer), None)
+    finally:
+        await database.close()
+
+
+def _digest(lines: IO[bytes]) -> str:
+    """Return the SHA-256 of the whole file, in hex; it is read from its start, and back there afterwards."""
+    digest = hashlib.sha256()
+    while part := lines.read(READ_BYTES):
+        digest.update(part)
+    lines.seek(0)
+    return digest.hexdigest()
+
+
+def _check(
+    lines: IO[bytes], producer: str, now: datetime, policy: StoredProducer | None, ids: EventIds
+) -> tuple[int, list[InvalidLine]]:
+    """Return how many lines may be sent, and the lines that may not; the former's ids are added to `ids`."""
+    from operations.event_lines import InvalidLine, number_lines
+    from operations.publish_checks import permitted
 
     count, invalid = 0, []
-    for read in read_lines(lines, producer, now):
+    for number, read in permitted(number_lines(lines, producer, now), policy):
         if isinstance(read, InvalidLine):
             invalid.append(read)
         else:
+            ids.add(read, number)
             count += 1
     return count, invalid
 

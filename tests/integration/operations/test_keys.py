@@ -87,6 +87,10 @@ async def test_without_kafka_nothing_is_done(settings: Settings) -> None:
         ("add", "genesis", "--expires", "2099-01-01T00:00"),
         ("add", "genesis", "--expires", "99999999999d"),
         ("add", "genesis", "--expires", "1h", "--not-before", "2h"),
+        ("add", "genesis", "--expires", "9999-12-31T23:59-14:00"),
+        ("add", "genesis", "--not-before", "9999-12-31T23:59-14:00"),
+        ("add", "genesis", "--expires", "0001-01-01T00:00+14:00"),
+        ("rotate", "genesis", "--expires", "9999-12-31T23:59-14:00"),
         ("add", "genesis", "--scheme", "v2"),
         ("add", "genesis", "--public-key", "whpk_AAAA"),
         ("add", "genesis", "--public-key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
@@ -166,7 +170,7 @@ async def test_an_unreadable_key_is_told_once(settings: Settings) -> None:
         for _ in range(2):
             assert await store.load(default_policy(settings)) == ([], {})
     await database.close()
-    assert [line["event"] for line in lines] == ["key.unreadable"]
+    assert [line["event"] for line in lines] == ["master_key.differs", "key.unreadable"]
 
 
 async def test_a_silent_network_does_not_stop_the_reading_of_keys(
