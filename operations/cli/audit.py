@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LINE_EVERY_SECONDS = 5.0
 
 
-@click.group(name="audit")
+@click.group(name="audit", cls=CommandGroup)
 def command() -> None:
     """Verify the audit chain."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from operations.cli.groups import CommandGroup
 
-@click.group(name="db")
+
+@click.group(name="db", cls=CommandGroup)
 def command() -> None:
     """Migrate the database, and say where it is.
 

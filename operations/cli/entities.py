@@ -6,10 +6,11 @@ import asyncio
 
 import click
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 
 
-@click.group(name="entities")
+@click.group(name="entities", cls=CommandGroup)
 def command() -> None:
     """Look after entities."""
 

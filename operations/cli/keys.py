@@ -11,6 +11,7 @@ from uuid import UUID
 
 import click
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 from operations.cli.master_key import rekey
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
@@ -37,7 +38,7 @@ secret_option = click.option(
 )
 
 
-@click.group(name="keys")
+@click.group(name="keys", cls=CommandGroup)
 def command() -> None:
     """Manage the keys that sign webhooks."""
 
@@ -76,7 +77,8 @@ def add(
     Examples:
       plant keys add genesis --expires 90d
       plant keys add genesis --scheme v1a
-      plant keys add genesis --public-key whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=
+      plant keys add genesis --public-key \\
+        whpk_O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=
     """
     from ingress.keys import check_producer_name
     from runtime.settings import load_settings
@@ -195,7 +197,8 @@ def revoke(key_id: UUID, execute: bool, actor: str, reason: str) -> None:
     \b
     Examples:
       plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1
-      plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1 --execute --reason "it got out"
+      plant keys revoke 18fc4262-74cb-426e-acee-7c95908b01c1 --execute \\
+        --reason "it got out"
     """
     from runtime.settings import load_settings
 

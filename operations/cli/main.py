@@ -31,14 +31,14 @@ EXAMPLES = """
 Examples:
 
 \b
-  plant up                                    start Kafka and Postgres on this machine
-  plant demo                                  the main job, on real input
-  plant publish events.jsonl                  put events on the topic
-  plant consume --from earliest --follow      read them back
-  plant audit verify                          recompute the hash chain
+  plant up                      start Kafka and Postgres on this machine
+  plant demo                    the main job, on real input
+  plant publish events.jsonl    put events on the topic
+  plant consume --follow        read them back
+  plant audit verify            recompute the hash chain
 
-\b
 stdout is data, everything else goes to stderr.
+
 Exit codes: 0 good, 1 unexpected, 2 usage, 3 the check said no, 4 something needed is unreachable, 130 interrupted.
 """
 

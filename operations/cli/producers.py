@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
@@ -68,7 +69,7 @@ RATE = NumberOrDefault(click.FloatRange(min=0.001, max=1e9))
 BURST = NumberOrDefault(click.IntRange(min=1, max=1_000_000_000))
 
 
-@click.group(name="producers")
+@click.group(name="producers", cls=CommandGroup)
 def command() -> None:
     """Say what each producer may send."""
 
@@ -125,7 +126,8 @@ def set_policy(
 
     \b
     Examples:
-      plant producers set genesis --event-types genesis.agent.rated,genesis.agent.available
+      plant producers set genesis \\
+        --event-types genesis.agent.rated,genesis.agent.available
       plant producers set genesis --rate 500 --burst 2000
       plant producers set genesis --event-types all --rate default
       plant producers set genesis --binary-mode

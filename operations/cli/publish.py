@@ -53,7 +53,8 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output, actor:
     \b
     Examples:
       plant publish events.jsonl
-      plant publish events.jsonl --producer genesis --reason "they were lost upstream"
+      plant publish events.jsonl --producer genesis \\
+        --reason "they were lost upstream"
     """
     from ingress.keys import check_producer_name
     from operations.publish_checks import EventIds, refuse_disabled

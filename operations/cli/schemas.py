@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 
 
-@click.group(name="schemas")
+@click.group(name="schemas", cls=CommandGroup)
 def command() -> None:
     """Show event schemas, and refuse incompatible changes."""
 

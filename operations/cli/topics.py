@@ -6,10 +6,11 @@ import asyncio
 
 import click
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 
 
-@click.group(name="topics")
+@click.group(name="topics", cls=CommandGroup)
 def command() -> None:
     """List Kafka topics, and make the missing ones."""
 
