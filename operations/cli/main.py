@@ -20,6 +20,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from runtime.errors import PlantError
+from runtime.library_lines import leave_out_library_lines
 from runtime.process import prepare_process
 from runtime.redaction import redact, redact_uncaught_errors, redacted_traceback
 
@@ -152,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     closed = prepare_process()
     redact_uncaught_errors()
     CLOSED_STREAMS.update(closed)
-    code = run(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    leave_out_library_lines(debug=_debugged(given))
+    code = run(given)
     try:
         sys.stdout.flush()
     except OSError:
@@ -223,10 +226,14 @@ def _show_usage_error(error: click.ClickException) -> int:
 
 
 def _show_error(error: BaseException, arguments: list[str], what: str, why: str, next_step: str, exit_code: int) -> int:
-    if "--debug" in arguments or os.environ.get("PLANT_DEBUG"):
+    if _debugged(arguments):
         click.echo(redacted_traceback(error), nl=False, err=True)
     _print_error(what, why, next_step)
     return exit_code
+
+
+def _debugged(arguments: Sequence[str]) -> bool:
+    return "--debug" in arguments or bool(os.environ.get("PLANT_DEBUG"))
 
 
 def _print_error(what: str, why: str, next_step: str) -> None:

@@ -57,6 +57,7 @@ def assert_good(codes: dict[str, int], errors: str) -> None:
     assert "Traceback" not in errors
     assert "Exception ignored" not in errors
     assert "top-secret-password" not in errors
+    assert [line for line in errors.splitlines() if line.startswith("Unable connect")] == [], "aiokafka's own words"
 
 
 def test_every_command_with_all_streams_closed(tmp_path: Path) -> None:
