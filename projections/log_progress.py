@@ -1,10 +1,13 @@
-"""The log's progress, for those who watch it: checkpoints, and the dispositions of records."""
+"""The log's progress, for those who watch it: checkpoints, owners, and the dispositions of records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
+from uuid import UUID
 
+import msgspec
 from sqlalchemy import text
 
 from database.connector import Database
@@ -24,6 +27,69 @@ _DISPOSITIONS: Final = text("""
     ) AS e
     GROUP BY e.disposition ORDER BY e.disposition
 """)
+
+# Who may not see the start of other roles' sessions is left with the process id and the database.
+_PARTITIONS: Final = text("""
+    SELECT topic, partition, c.next_offset, nullif(o.worker, '') AS owner, o.token, o.topic_id, o.stop_reason,
+           CASE WHEN o.worker <> '' THEN o.taken_at END AS taken_at,
+           EXISTS (
+               SELECT FROM pg_stat_activity AS a WHERE a.pid = o.backend_pid AND a.datname = current_database()
+               AND coalesce(a.backend_start, o.backend_started_at) = o.backend_started_at
+           ) AS connected
+    FROM partition_owners AS o FULL JOIN (
+        SELECT topic, partition, next_offset FROM checkpoints WHERE projection = 'log' AND version = 0
+    ) AS c USING (topic, partition)
+    ORDER BY topic, partition
+""")
+
+# The relay's checkpoints move only where there is a dead letter.
+_MODELS_OUT: Final = text("""
+    SELECT m.projection || '/' || m.version AS model, m.topic, m.partition, m.next_offset, m.stop_reason,
+           log.next_offset AS log_next_offset
+    FROM checkpoints AS m JOIN checkpoints AS log USING (topic, partition)
+    WHERE log.projection = 'log' AND log.version = 0 AND m.projection NOT IN ('log', 'dead_letters')
+      AND (m.stop_reason IS NOT NULL OR m.next_offset < log.next_offset)
+    ORDER BY m.topic, m.partition, model
+""")
+
+
+class PartitionProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition as Postgres knows it: the log's checkpoint, its last owner, and why that one has stopped it.
+
+    `connected` says whether the owner's session is still there. None: never logged, never owned, not stopped.
+    """
+
+    topic: str
+    partition: int
+    next_offset: int | None
+    owner: str | None
+    token: int | None
+    topic_id: UUID | None
+    stop_reason: str | None
+    taken_at: datetime | None
+    connected: bool
+
+
+class ModelProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A read model that does not follow a partition's log: it is behind, or stopped for a reason."""
+
+    model: str
+    topic: str
+    partition: int
+    next_offset: int
+    stop_reason: str | None
+    log_next_offset: int
+
+
+async def progress(database: Database) -> tuple[list[PartitionProgress], list[ModelProgress]]:
+    """Return every partition that was ever owned or logged, and the read models that are out, as of one moment."""
+    async with database.transaction(read_only=True, isolation="REPEATABLE READ") as connection:
+        partitions = (await connection.execute(_PARTITIONS)).mappings().all()
+        models = (await connection.execute(_MODELS_OUT)).mappings().all()
+    return (
+        [PartitionProgress(**row) for row in partitions],
+        [ModelProgress(**row) for row in models],
+    )
 
 
 async def checkpoints(database: Database) -> dict[tuple[str, int], tuple[int, int]]:
