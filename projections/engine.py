@@ -43,6 +43,7 @@ from projections.session import DataRefused, Session, sql_literal
 from projections.staging import Staging
 from projections.stopped_models import NOT_THE_MODELS, fold_apart, is_defect, reason_of
 from runtime import metrics
+from runtime.errors import drop_frames
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
@@ -214,6 +215,7 @@ class PartitionProjector:
                 why=error.why,
                 exc_info=error.__cause__ if is_defect(error.__cause__) else None,
             )
+            drop_frames(error)
         if stopped:
             self._follow()
 

@@ -26,6 +26,21 @@ class PlantError(Exception):
         return " ".join(part for part in (self.what, self.why) if part)
 
 
+def drop_frames(error: BaseException) -> None:
+    """Let go of the frames that an error, and those before it, passed: their variables may hold a whole batch.
+
+    For an error that is kept. Its text stays; log its traceback before, where that is needed.
+    """
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            chain += [each.__cause__, each.__context__]
+
+
 class ConfigurationError(PlantError):
     """A setting is missing or has a value that cannot be used."""
 

@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from database.errors import DatabaseUnreachable
+from runtime.errors import drop_frames
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.batch_queue import BatchQueue
@@ -170,6 +171,7 @@ class OwnedPartition:
                 await self._project(self._open)
             except PartitionStopped as error:
                 self._close()
+                drop_frames(error)
                 delay = self._count_stop(error)
                 await self._note_stop(error)
                 await asyncio.sleep(delay)

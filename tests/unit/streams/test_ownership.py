@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 from uuid import UUID
 
@@ -15,7 +18,7 @@ from faust.types import TP
 from database.errors import DatabaseUnreachable
 from streams import ownership
 from streams.batch import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, EventBatch
-from streams.errors import CheckpointOutOfLog, OwnershipLost
+from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
@@ -236,6 +239,37 @@ async def test_a_stopped_partition_is_looked_at_again(monkeypatch: pytest.Monkey
             await wait_until_async(lambda: partition.stopped is None, "it goes on")
     stops = ["partition.stopped", "partition.still_stopped", "partition.resumed"]
     assert [line["event"] for line in lines if line["event"] in stops] == stops
+
+
+class Values(list[bytes | None]):
+    """Values that a test sees go."""
+
+
+class Refusing(Writer):
+    """Postgres refuses every batch."""
+
+    def project(self, batch: EventBatch) -> int:
+        raise LogRefused(why=f"It has {len(batch)} records.") from ValueError(batch.topic)
+
+
+async def test_a_stopped_partition_holds_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is kept for minutes; the frames of its traceback hold the records, which no budget counts."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (3600.0,))
+    consumer, writer = Consumer(10), Refusing()
+    async with owned(consumer, writer) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        refused = replace(batch(0, 1), values=Values([b"x"]))
+        values = weakref.ref(refused.values)
+        partition.submit(refused)
+        del refused
+        await wait_until_async(lambda: writer.stop_reasons, "the partition is stopped")
+        assert partition.stopped is not None
+
+        def gone() -> bool:
+            gc.collect()
+            return values() is None
+
+        await wait_until_async(gone, "nobody holds the batch")
 
 
 class Slow(Writer):
