@@ -175,8 +175,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ingress_streams_max: Annotated[
         Positive,
         Meta(
-            description="Most NDJSON requests published at a time, at most half of them one producer's; twice as many "
-            "may arrive meanwhile."
+            description="Most NDJSON requests published at a time, at most half of them one producer's; the bodies "
+            "that arrive meanwhile take the disk space of so many of the largest."
         ),
     ] = 4
     ingress_stream_timeout_seconds: Annotated[
