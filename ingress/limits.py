@@ -1,4 +1,4 @@
-"""Limits on the memory, the time and the log lines that requests may cost, signed or not."""
+"""Limits on the memory and the time that requests may cost, signed or not."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class PartitionProjector:
 
     def _project(self, batch: EventBatch) -> Counter[str]:
         """Apply what is new of a batch; returns how many records have each disposition."""
-        if self._interrupted.is_set():  # a batch that is bisected is many transactions
+        if self._interrupted.is_set():
             raise OwnershipLost(why="The partition was given up before its batch was applied.")
         remainder = checkpoints.remainder(batch, self._require_fence())
         if remainder is None:

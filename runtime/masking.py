@@ -47,9 +47,7 @@ def secrets_in(fields: Mapping[str, Any]) -> Iterator[str]:
 
 def _passwords(value: str) -> Iterator[str]:
     """Yield the passwords in an address; one that is the user's or the database's name is no secret."""
-    if found := re.search(
-        r"://(?P<user>[^:@/]*):(?P<password>.*)@[^@]*?(/(?P<database>[^?]*))?(\?.*)?$", value, re.DOTALL
-    ):
+    if found := _ADDRESS.search(value):
         if found["password"] not in (found["user"], found["database"]):
             yield found["password"]
         if (first := found["password"].partition("@")[0]) != found["password"]:
