@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from aiokafka import ConsumerRecord
@@ -28,8 +29,9 @@ from schemas.external_registry import activate_registry
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
 from streams.kafka.clients import make_consumer
 from streams.kafka.consumer import RepairedConsumer
+from streams.partitioning import partition_of
 from streams.record_position import RecordPosition
-from streams.start import Start, offsets_at
+from streams.start import Start, check_order, offsets_at
 from streams.topics import EVENTS_TOPIC, logical_topic
 
 log = get_logger(__name__)
@@ -55,6 +57,8 @@ async def consume(
     *,
     types: Collection[str] | None = None,
     start: Start = "earliest",
+    end: Start | None = None,
+    entity_id: UUID | None = None,
     follow: bool = False,
     topic: str = EVENTS_TOPIC,
     partitions: Collection[int] | None = None,
@@ -63,9 +67,10 @@ async def consume(
 ) -> AsyncGenerator[Received]:
     """Yield events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) to stop early.
 
-    Without `follow` it ends where the topic ended when it began. Undecodable records are skipped and logged, or handed
-    to `on_undecodable`. Repeats are yielded too: they have the same event id. A group stops at a schema of a later
-    release of Plant, which it would skip permanently.
+    Without `follow` it ends where the topic ended when it began, or before `end`. With an `entity_id` only the records
+    that have it as their key are read, from its partition alone unless `partitions` names others. Undecodable records
+    are skipped and logged, or handed to `on_undecodable`. Repeats are yielded too: they have the same event id. A group
+    stops at a schema of a later release of Plant, which it would skip permanently.
 
     Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
     partitions and read on from the group's committed offsets (from `start`, earliest or latest, where it has none). An
@@ -74,17 +79,21 @@ async def consume(
     Raises KafkaUnavailable, TopicMissing, UnknownStart, SchemaNewer, and CheckpointOutOfLog where the log no longer
     holds an offset that is to be read: nothing ever starts again from another one.
     """
+    _check(start, end, entity_id, follow=follow, group=group)
     await asyncio.to_thread(activate_registry, settings)
-    consumer = _consumer(settings, start, group)
+    consumer = _consumer(settings, group)
+    key = None if entity_id is None else codec.json_text(entity_id)
     tell = on_undecodable or _log_undecodable
     try:
         await consumer.start()
-        await _position(consumer, topic, start, partitions, group)
-        ends = None if follow else await _ends(consumer, topic, partitions)
+        assigned = await _partitions(consumer, topic, partitions, key)
+        await _position(consumer, topic, start, assigned, group)
+        ends = None if follow else await offsets_at(consumer, assigned, "latest" if end is None else end)
         while True:
             polled = await _poll(consumer, start)
             for partition, records in polled.items():
-                for received in _read(_until(records, ends, partition), types, tell, skip_newer=group is None):
+                wanted = _with_key(_until(records, ends, partition), key)
+                for received in _read(wanted, types, tell, skip_newer=group is None):
                     yield received
             if group is not None and polled:
                 await _commit(consumer, {partition: records[-1].offset + 1 for partition, records in polled.items()})
@@ -96,13 +105,23 @@ async def consume(
         await consumer.stop()
 
 
-def _consumer(settings: Settings, start: Start, group: str | None) -> RepairedConsumer:
+def _check(start: Start, end: Start | None, entity_id: UUID | None, *, follow: bool, group: str | None) -> None:
+    """Raise UnknownStart for what can't be read together."""
+    if end is not None:
+        check_order(start, end)
+        if follow:
+            raise UnknownStart("What is followed has no end.", why="Leave out one of the two.")
+    if group is not None and (end is not None or entity_id is not None):
+        raise UnknownStart("A group reads whole partitions.", why="It takes no end and no key.")
     if group is not None and start not in ("earliest", "latest"):
         raise UnknownStart(
             "A group starts at earliest or latest.",
             why="Its members go on where the group was; an offset or a time would move the others.",
             next_step="plant consume --from earliest",
         )
+
+
+def _consumer(settings: Settings, group: str | None) -> RepairedConsumer:
     return make_consumer(
         settings,
         group_id=group,
@@ -116,9 +135,8 @@ def _consumer(settings: Settings, start: Start, group: str | None) -> RepairedCo
 
 
 async def _position(
-    consumer: RepairedConsumer, topic: str, start: Start, partitions: Collection[int] | None, group: str | None
+    consumer: RepairedConsumer, topic: str, start: Start, assigned: list[TopicPartition], group: str | None
 ) -> None:
-    assigned = await _partitions(consumer, topic, partitions)
     if group is not None:
         consumer.subscribe([topic])
         return
@@ -128,7 +146,7 @@ async def _position(
 
 
 async def _partitions(
-    consumer: RepairedConsumer, topic: str, partitions: Collection[int] | None
+    consumer: RepairedConsumer, topic: str, partitions: Collection[int] | None, key: bytes | None
 ) -> list[TopicPartition]:
     if topic not in await consumer.topics():
         raise TopicMissing(f"The topic {topic} does not exist.", next_step="plant topics apply")
@@ -136,14 +154,9 @@ async def _partitions(
     unknown = sorted(set(partitions or ()) - set(known))
     if unknown:
         raise UnknownStart(f"{topic} has no partition {unknown[0]}.", why=f"It has partitions 0 to {known[-1]}.")
+    if partitions is None and key is not None:
+        partitions = [partition_of(key, len(known))]
     return [TopicPartition(topic, partition) for partition in known if partitions is None or partition in partitions]
-
-
-async def _ends(
-    consumer: RepairedConsumer, topic: str, partitions: Collection[int] | None
-) -> dict[TopicPartition, int]:
-    ends: dict[TopicPartition, int] = await consumer.end_offsets(await _partitions(consumer, topic, partitions))
-    return ends
 
 
 async def _poll(consumer: RepairedConsumer, start: Start) -> dict[TopicPartition, list[ConsumerRecord]]:
@@ -169,17 +182,24 @@ def _until(
     return records if ends is None else [record for record in records if record.offset < ends[partition]]
 
 
+def _with_key(records: Iterable[ConsumerRecord], key: bytes | None) -> Iterable[ConsumerRecord]:
+    return records if key is None else [record for record in records if record.key == key]
+
+
 async def _reached(consumer: RepairedConsumer, ends: dict[TopicPartition, int]) -> bool:
-    """Return whether every assigned partition has been read to its end; False while a group assigns none."""
+    """Return whether every assigned partition has been read to its end; False while a group assigns none.
+
+    A partition that has been is fetched no more.
+    """
     assigned = consumer.assignment()
+    unfinished = set(assigned)
     for partition in assigned:
-        try:
+        with suppress(IllegalStateError):  # the group has moved it just now
             state = consumer.fetch_state(partition)
-            if state is None or not state.has_valid_position or await consumer.position(partition) < ends[partition]:
-                return False
-        except IllegalStateError:  # the group has moved it just now
-            return False
-    return bool(assigned)
+            if state is not None and state.has_valid_position and await consumer.position(partition) >= ends[partition]:
+                consumer.pause(partition)
+                unfinished.remove(partition)
+    return bool(assigned) and not unfinished
 
 
 async def _commit(consumer: RepairedConsumer, offsets: dict[TopicPartition, int]) -> None:

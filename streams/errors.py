@@ -63,7 +63,7 @@ class TopicRefused(StreamsError):
 
 
 class UnknownStart(StreamsError, ConfigurationError):
-    """The start is not earliest, latest, a time or an offset."""
+    """The start or the end is none that can be read from."""
 
 
 class CaughtUpTooLate(StreamsError):

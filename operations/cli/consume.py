@@ -5,25 +5,42 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import click
 
 from operations.cli.listing import Output, output_option, show
 
 if TYPE_CHECKING:
-    from runtime.settings import Settings
+    from collections.abc import AsyncGenerator
+
     from streams.consume import Received
     from streams.record_position import RecordPosition
-    from streams.start import Start
 
 FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jsonl."
+FOLLOWED_TO = "--follow has no end; leave out --to or --follow."
+FORMS = "earliest|latest|TIME|10m|OFFSET|-10"
+
+
+class EntityId(click.ParamType):
+    """The id of an entity, which is the key of its records."""
+
+    name = "ID"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
+        try:
+            return UUID(str(value))
+        except ValueError:
+            self.fail(
+                f"{str(value)[:80]!r} is no entity's id, such as 72d76358-5032-530d-b5a7-ee89ea19f5a4", param, ctx
+            )
 
 
 @click.command(name="consume")
 @click.option("--type", "types", multiple=True, help="Only this event type; may be given several times.")
-@click.option(
-    "--from", "start", default="earliest", show_default=True, metavar="earliest|latest|TIME|OFFSET", help="Start here."
-)
+@click.option("--from", "start", default="earliest", show_default=True, metavar=FORMS, help="Start here.")
+@click.option("--to", "end", metavar=FORMS, help="End before this.  [default: where the topic ends now]")
+@click.option("--key", "entity_id", type=EntityId(), help="Only this entity's events, from its partition.")
 @click.option("--partition", "partitions", type=int, multiple=True, help="Only this partition.")
 @click.option("--topic", default="genesis.events", show_default=True, help="Topic to read.")
 @click.option("--follow", is_flag=True, help="Keep reading when the end is reached.")
@@ -32,15 +49,24 @@ FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jso
 def command(
     types: tuple[str, ...],
     start: str,
+    end: str | None,
+    entity_id: UUID | None,
     partitions: tuple[int, ...],
     topic: str,
     follow: bool,
     limit: int | None,
     output: Output,
 ) -> None:
-    """Print events from the topic."""
+    """Print events from the topic.
+
+    --from and --to take a time such as 2026-11-23T08:00Z (UTC where it names no zone), a duration
+    before now (10s, 10m, 10h, 10d), an offset, or -10 for the last 10 offsets of each partition.
+    Digits that may be a date are refused; offset:20261126 is an offset.
+    """
+    from runtime.clock import SystemClock
     from runtime.settings import load_settings
     from schemas.events import EVENT_TYPES
+    from streams.consume import consume
     from streams.start import parse_start
 
     unknown = [name for name in types if name not in EVENT_TYPES]
@@ -48,50 +74,38 @@ def command(
         raise click.BadParameter(f"{unknown[0]} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
     if follow and output == "json" and limit is None:
         raise click.UsageError(FOLLOWED_JSON)
+    if follow and end is not None:
+        raise click.UsageError(FOLLOWED_TO)
+    now = SystemClock().now()
     printer = _Printer(output)
-    reading = _read(
+    events = consume(
         load_settings(),
-        printer,
         types=types or None,
-        start=parse_start(start),
+        start=parse_start(start, now),
+        end=None if end is None else parse_start(end, now, "--to"),
+        entity_id=entity_id,
         follow=follow,
         topic=topic,
         partitions=partitions or None,
-        limit=limit,
-    )
-    asyncio.run(reading)
-    printer.finish()
-
-
-async def _read(
-    settings: Settings,
-    printer: _Printer,
-    *,
-    types: tuple[str, ...] | None,
-    start: Start,
-    follow: bool,
-    topic: str,
-    partitions: tuple[int, ...] | None,
-    limit: int | None,
-) -> None:
-    from streams.consume import consume
-
-    count = 0
-    events = consume(
-        settings,
-        types=types,
-        start=start,
-        follow=follow,
-        topic=topic,
-        partitions=partitions,
         on_undecodable=_tell_undecodable,
     )
+    count = asyncio.run(_print(events, printer, limit))
+    printer.finish()
+    if count == 0 and (entity_id is not None or end is not None):
+        whose = "" if entity_id is None else f" of {entity_id}"
+        click.echo(f"{topic} has no such event{whose} from {start} to {end or 'latest'}.", err=True)
+
+
+async def _print(events: AsyncGenerator[Received], printer: _Printer, limit: int | None) -> int:
+    """Print events, up to the limit; return how many."""
+    count = 0
     async with aclosing(events):
         async for received in events:
             printer.event(received)
             count += 1
             if count == limit:
-                return
+                break
+    return count
 
 
 class _Printer:

@@ -22,9 +22,10 @@ from schemas import codec
 from schemas.events import AgentAvailable, AgentRated, Event
 from streams.consume import Received, consume
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
+from streams.kafka.consumer import RepairedConsumer
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
-from streams.start import Start
+from streams.start import LastOffsets, Start
 from streams.topics import EVENTS_TOPIC, apply
 from tests.support.command_line import PLANT, plant
 from tests.support.fetch_faults import fail_fetches
@@ -72,6 +73,65 @@ async def test_it_starts_where_it_is_told(settings: Settings, topic: str) -> Non
     assert between <= set(after)
     assert {r.position for r in await read(settings, topic, datetime(2020, 1, 1, tzinfo=UTC))} == set(before + after)
     assert await read(settings, topic, datetime(2100, 1, 1, tzinfo=UTC)) == []
+
+
+async def test_it_ends_where_it_is_given(settings: Settings, topic: str) -> None:
+    """An offset, a time, the last so many, and both ends at once, in each partition; the end is not read."""
+    before = await publish(settings, topic, [available() for _ in range(20)])
+    last = max([received.timestamp for received in await read(settings, topic)])
+    await wait_until_async(lambda: datetime.now(UTC) > last + timedelta(milliseconds=1), "a later time")
+    after = await publish(settings, topic, [available() for _ in range(20)])
+    both = before + after
+    ends = {number: 1 + max(p.offset for p in both if p.partition == number) for number in range(4)}
+
+    async def between(start: Start, end: Start) -> set[RecordPosition]:
+        events = consume(settings, topic=topic, start=start, end=end)
+        return {received.position async for received in events}
+
+    assert await between("earliest", "latest") == set(both)
+    assert await between("earliest", "earliest") == set()
+    assert await between(1, 3) == {p for p in both if 1 <= p.offset < 3}
+    assert await between("earliest", last + timedelta(milliseconds=1)) == set(before)
+    assert await between(last + timedelta(milliseconds=1), "latest") == set(after)
+    assert await between(LastOffsets(2), "latest") == {p for p in both if p.offset >= ends[p.partition] - 2}
+    assert await between("earliest", LastOffsets(2)) == {p for p in both if p.offset < ends[p.partition] - 2}
+    assert await between(3, LastOffsets(10**6)) == set()
+
+
+async def test_an_entitys_events_are_read_from_its_partition_alone(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other partition is asked, and no other entity's record is read; a partition that is named is asked instead."""
+    events = [available() for _ in range(40)]
+    positions = dict(zip(events, await publish(settings, topic, events), strict=True))
+    wanted = events[7]
+    foreign = (positions[wanted].partition + 1) % 4
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await producer.start()
+    await producer.send_and_wait(topic, codec.encode(wanted), key=codec.key(wanted), partition=foreign)
+    await producer.send_and_wait(topic, b"junk", key=b"another's", partition=positions[wanted].partition)
+    await producer.stop()
+    asked: list[TopicPartition] = []
+    assign = RepairedConsumer.assign
+    monkeypatch.setattr(
+        RepairedConsumer, "assign", lambda self, partitions: (asked.extend(partitions), assign(self, partitions))
+    )
+    undecodable: list[RecordPosition] = []
+
+    async def events_of(partition: int | None) -> list[Received]:
+        found = consume(
+            settings,
+            topic=topic,
+            entity_id=wanted.agent_id,
+            partitions=None if partition is None else [partition],
+            on_undecodable=lambda position, _: undecodable.append(position),
+        )
+        return [received async for received in found]
+
+    assert [(each.event, each.position) for each in await events_of(None)] == [(wanted, positions[wanted])]
+    assert [partition.partition for partition in asked] == [positions[wanted].partition]
+    assert [each.position.partition for each in await events_of(foreign)] == [foreign]
+    assert undecodable == []
 
 
 async def test_it_follows_and_filters(settings: Settings, topic: str) -> None:
@@ -214,6 +274,14 @@ async def test_impossible_reads_are_named(settings: Settings, topic: str) -> Non
     """A group from an offset, a partition or topic that is not there, no broker."""
     with pytest.raises(UnknownStart):
         [_ async for _ in consume(settings, topic=topic, group="g", start=3)]
+    with pytest.raises(UnknownStart, match="no end and no key"):
+        [_ async for _ in consume(settings, topic=topic, group="g", end=3)]
+    with pytest.raises(UnknownStart, match="no end and no key"):
+        [_ async for _ in consume(settings, topic=topic, group="g", entity_id=uuid4())]
+    with pytest.raises(UnknownStart, match="has no end"):
+        [_ async for _ in consume(settings, topic=topic, end=3, follow=True)]
+    with pytest.raises(UnknownStart, match="before the start"):
+        [_ async for _ in consume(settings, topic=topic, start=4, end=3)]
     with pytest.raises(UnknownStart, match="has no partition 99"):
         [_ async for _ in consume(settings, topic=topic, partitions=[99])]
     with pytest.raises(TopicMissing):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import doctest
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,9 +17,7 @@ from runtime.settings import Settings
 from streams import partitioning, start, topics
 from streams import record_position as position
 from streams.deadlines import Deadlines
-from streams.errors import UnknownStart
 from streams.kafka.connection import connection_options
-from streams.start import parse_start
 
 
 @given(st.binary(max_size=80))
@@ -95,28 +92,6 @@ async def test_deadlines_keep_their_order_and_pass_errors_on() -> None:
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert outcomes[0] == 1
     assert [type(outcome) for outcome in outcomes[1:]] == [OSError, asyncio.CancelledError, Late]
-
-
-@pytest.mark.parametrize(
-    ("given_text", "expected"),
-    [
-        ("earliest", "earliest"),
-        ("latest", "latest"),
-        ("0", 0),
-        ("2026-11-23T08:00:00Z", datetime(2026, 11, 23, 8, tzinfo=UTC)),
-        ("2026-11-23", datetime(2026, 11, 23, tzinfo=UTC)),
-    ],
-)
-def test_starts_are_read(given_text: str, expected: object) -> None:
-    """earliest, latest, offsets and times, in UTC where no zone is said."""
-    assert parse_start(given_text) == expected
-
-
-@pytest.mark.parametrize("given_text", ["", "soon", "-1", "²", "2026-13-01"])
-def test_other_starts_are_refused(given_text: str) -> None:
-    """Anything else is a usage error with an example."""
-    with pytest.raises(UnknownStart):
-        parse_start(given_text)
 
 
 def test_connection_options_follow_the_settings() -> None:
