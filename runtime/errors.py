@@ -61,3 +61,7 @@ class CheckFailed(PlantError):
 
 class NothingChecked(CheckFailed):
     """Nothing was checked, so nothing is good."""
+
+
+class NothingListed(CheckFailed):
+    """A filter names nothing that is known."""

@@ -12,9 +12,11 @@ from uuid import UUID
 import click
 
 from operations.cli.groups import CommandGroup
-from operations.cli.listing import Output, output_option, show
+from operations.cli.key_listing import key_fields, show_keys
+from operations.cli.listing import Output, output_option
 from operations.cli.master_key import rekey
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
+from runtime.errors import NothingListed
 
 if TYPE_CHECKING:
     from ingress.key_rows import StoredKey
@@ -162,7 +164,7 @@ def rotate(
             ended = await store.rotate(new.id, producer, new.stored, expires_at, scheme=new.scheme, overlap=window)
             for key in ended:
                 click.echo(f"key {key.id} of {producer} expires at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}", err=True)
-            new.show(output, expires_at=expires_at, expiring=[_shown(key, now) for key in ended])
+            new.show(output, expires_at=expires_at, expiring=[key_fields(key, now) for key in ended])
 
     asyncio.run(act())
 
@@ -171,7 +173,11 @@ def rotate(
 @click.option("--producer", help="Only this producer's keys.")
 @output_option
 def list_keys(producer: str | None, output: Output) -> None:
-    """List every key there ever was, without its secret."""
+    """List every key there ever was, without its secret.
+
+    Exit 3 where a producer is named that has none. A table has the time that the key's state ends, or began; JSON has
+    all of its times.
+    """
     from runtime.settings import load_settings
 
     settings = load_settings()
@@ -180,10 +186,12 @@ def list_keys(producer: str | None, output: Output) -> None:
         async with _store(settings) as store:
             return await store.all()
 
-    now = datetime.now(UTC)
-    rows = [_shown(key, now) for key in asyncio.run(read()) if producer in (None, key.producer)]
-    columns = ["id", "producer", "scheme", "state", "created_at", "not_before", "expires_at", "revoked_at"]
-    show(rows, output, columns=columns)
+    listed = [key for key in asyncio.run(read()) if producer in (None, key.producer)]
+    show_keys(listed, output, datetime.now(UTC))
+    if producer is not None and not listed:
+        raise NothingListed(why=f"No key is {producer}'s.", next_step="plant keys list")
+    if not listed:
+        click.echo("There are no keys.", err=True)
 
 
 @command.command()
@@ -257,22 +265,6 @@ async def _active(store: KeyStore, producer: str, scheme: Scheme | None) -> list
             next_step=f"plant keys add {producer}{f' --scheme {scheme}' if scheme else ''}",
         )
     return replaced
-
-
-def _shown(key: StoredKey, now: datetime) -> dict[str, object]:
-    from signing.ed25519 import encode_public_key
-
-    return {
-        "id": str(key.id),
-        "producer": key.producer,
-        "scheme": key.scheme,
-        "state": key.state(now),
-        "public_key": None if key.public_key is None else encode_public_key(key.public_key),
-        "created_at": key.created_at,
-        "not_before": key.not_before,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-    }
 
 
 def _span(option: str, text: str) -> timedelta:

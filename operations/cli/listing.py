@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import click
@@ -47,4 +48,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _shown(value: Any) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     return f"{value:,.1f}" if isinstance(value, float) else str(value)

@@ -95,10 +95,13 @@ def list_producers(output: Output) -> None:
     rows = [_shown(producer) for producer in asyncio.run(read())]
     if output == "table":
         for row in rows:
-            types = row["event_types"]
+            types, row["rate"] = row["event_types"], row["rate_per_second"]
             row["event_types"] = "all" if types is None else ",".join(map(str, types))  # type: ignore[call-overload]  # a list
-            row |= {column: DEFAULT for column in ("rate_per_second", "burst") if row[column] is None}
-    show(rows, output)
+            row |= {column: DEFAULT for column in ("rate", "burst") if row[column] is None}
+    columns = ["name", "state", "event_types", "rate", "burst", "binary_mode", "active_keys"]
+    show(rows, output, columns=columns)
+    if not rows:
+        click.echo("There are no producers: none has a key or a policy.", err=True)
 
 
 @command.command(name="set")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
+
+if TYPE_CHECKING:
+    from streams.topics import Description, Topic
 
 
 @click.group(name="topics", cls=CommandGroup)
@@ -19,31 +23,43 @@ def command() -> None:
 @click.option("--topic", "names", multiple=True, help="Only this topic; may be given several times.")
 @output_option
 def list_topics(names: tuple[str, ...], output: Output) -> None:
-    """List the catalogue's topics, and how the brokers have them."""
-    from runtime.settings import load_settings
-    from streams.topics import CATALOGUE, RETENTION_FOREVER, describe
+    """List the catalogue's topics, and how the brokers have them.
 
-    settings = load_settings()
-    described = asyncio.run(describe(settings))
-    rows = []
-    for topic in CATALOGUE:
-        if names and topic.name not in names:
-            continue
-        real = described.get(topic.name)
-        rows.append(
-            {
-                "topic": topic.name,
-                "state": "present" if real else "missing",
-                "partitions": real.partitions if real else None,
-                "replicas": real.replicas if real else None,
-                "key": topic.key,
-                "kept": "permanently"
-                if topic.retention_ms == RETENTION_FOREVER
-                else f"{topic.retention_ms // 86_400_000} days",
-                "id": str(real.topic_id) if real else None,
-            }
+    A named topic is listed as well where only the brokers have it. Exit 3 where neither does.
+    """
+    from runtime.errors import NothingListed
+    from runtime.settings import load_settings
+    from streams.topics import CATALOGUE, describe
+
+    catalogue = {topic.name: topic for topic in CATALOGUE}
+    wanted = list(dict.fromkeys(names)) or list(catalogue)
+    described = asyncio.run(describe(load_settings(), wanted))
+    listed = [name for name in wanted if name in catalogue or name in described]
+    show([_row(name, catalogue.get(name), described.get(name)) for name in listed], output)
+    unknown = [name for name in wanted if name not in listed]
+    if unknown:
+        raise NothingListed(
+            why=f"Neither the catalogue nor the brokers have a topic {unknown[0]!r}.", next_step="plant topics list"
         )
-    show(rows, output)
+
+
+def _row(name: str, topic: Topic | None, real: Description | None) -> dict[str, object]:
+    return {
+        "topic": name,
+        "state": "present" if real else "missing",
+        "partitions": real.partitions if real else None,
+        "replicas": real.replicas if real else None,
+        "key": topic.key if topic else None,
+        "kept": _kept(topic) if topic else None,
+        "id": str(real.topic_id) if real else None,
+    }
+
+
+def _kept(topic: Topic) -> str:
+    from streams.topics import RETENTION_FOREVER
+
+    days = topic.retention_ms // 86_400_000
+    return "permanently" if topic.retention_ms == RETENTION_FOREVER else f"{days} days"
 
 
 @command.command()
