@@ -66,6 +66,7 @@ COMMANDS: dict[str, Entry] = {
     "topics": _entry("topics", EVENTS, "List Kafka topics, and make the missing ones."),
     "schemas": _entry("schemas", EVENTS, "Show event schemas, and refuse incompatible changes."),
     "publish": _entry("publish", EVENTS, "Publish events from a file."),
+    "webhook": _entry("webhook", EVENTS, "Send one signed webhook, or verify one."),
     "consume": _entry("consume", EVENTS, "Print events from the topic."),
     "ingress": _entry("ingress", SERVICES, "Serve the webhooks that bring events in."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
