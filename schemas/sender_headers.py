@@ -2,7 +2,9 @@
 
 `plant_producer` is the verified producer, `plant_key` the id of the key that signed, `plant_message_id` the sender's
 own id of the message. Ingress writes all three, and never from a header of the request. What Plant publishes itself has
-no key. Whoever may write to Kafka past Plant can write these headers as well: Kafka's own rights keep them true.
+no key. `plant_operation` is the id of the operator's action that published the event, as `plant publish` does; that
+action is an event of `plant.operations`. Whoever may write to Kafka past Plant can write these headers as well: Kafka's
+own rights keep them true.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ Header = tuple[str, bytes]
 PRODUCER_HEADER: Final = "plant_producer"
 KEY_HEADER: Final = "plant_key"
 MESSAGE_ID_HEADER: Final = "plant_message_id"
+OPERATION_HEADER: Final = "plant_operation"
 
 
 class EventOfSender(NamedTuple):

@@ -124,6 +124,7 @@ async def _send(
 ) -> None:
     from operations.event_lines import InvalidLine, number_lines
     from operations.publish_checks import permitted
+    from schemas.sender_headers import OPERATION_HEADER
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
@@ -132,7 +133,7 @@ async def _send(
             if not isinstance(read, InvalidLine):
                 yield read
 
-    action_header = ("plant_operation", str(action.operation_id).encode())
+    action_header = (OPERATION_HEADER, str(action.operation_id).encode())
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
         await record(settings, action)
         async for position in kafka.publish_each(valid_events(), source=SOURCE, sender=(action_header,)):

@@ -14,7 +14,7 @@ from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
-from schemas.sender_headers import KEY_HEADER, MESSAGE_ID_HEADER, PRODUCER_HEADER
+from schemas.sender_headers import KEY_HEADER, MESSAGE_ID_HEADER, OPERATION_HEADER, PRODUCER_HEADER
 from streams.topics import CATALOGUE, RETENTION_FOREVER, Topic, logical_topic
 
 AsyncApiPart = dict[str, Any]
@@ -125,6 +125,11 @@ def _headers() -> AsyncApiPart:
         PRODUCER_HEADER: {**text, "description": "The verified producer, or the part of Plant that published."},
         KEY_HEADER: {**text, "description": "The id of the key that signed; absent where Plant itself published."},
         MESSAGE_ID_HEADER: {**text, "description": "The sender's own id of the message."},
+        OPERATION_HEADER: {
+            "type": "string",
+            "format": "uuid",
+            "description": "The operator's action that published the event; absent where no operator did.",
+        },
     }
     required = [name for name in properties if name.startswith("ce_")]
     return {"headers": {"type": "object", "properties": properties, "required": required}}

@@ -19,11 +19,19 @@ from ingress.payloads import read_cloud_event, read_webhook
 from ingress.problems import Problem, kinds
 from ingress.routes import WEBHOOK_ROUTES
 from operations.reference.asyncapi import asyncapi_document as asyncapi_document
+from operations.reference.events import events_page
 from schemas import codec
+from schemas.clock_fields import CLOCK_FIELDS_HEADER
 from schemas.events import EVENT_TYPES
 from schemas.examples import examples, webhook_body
 from schemas.registry import bundled
-from schemas.sender_headers import sender_headers
+from schemas.sender_headers import (
+    KEY_HEADER,
+    MESSAGE_ID_HEADER,
+    OPERATION_HEADER,
+    PRODUCER_HEADER,
+    sender_headers,
+)
 from streams.topics import CATALOGUE, logical_topic
 
 OPENAPI = openapi_document(WEBHOOK_ROUTES)
@@ -158,3 +166,11 @@ def test_asyncapi_describes_the_records(event_type: str) -> None:
     validator = jsonschema_rs.Draft202012Validator(limits, validate_formats=True)
     assert validator.is_valid(plain)
     assert not validator.is_valid({**plain, "event_id": "none"})
+
+
+def test_every_header_of_plants_own_is_described() -> None:
+    """Each one that a record may carry stands in the AsyncAPI document and on the page of events."""
+    names = {PRODUCER_HEADER, KEY_HEADER, MESSAGE_ID_HEADER, OPERATION_HEADER, CLOCK_FIELDS_HEADER}
+    described = ASYNCAPI["components"]["messageTraits"]["cloudEvent"]["headers"]["properties"]
+    assert {name for name in described if name.startswith("plant_")} == names
+    assert [name for name in names if f"`{name}" not in events_page()] == []
