@@ -138,11 +138,15 @@ def _route(body: bytes) -> str:
 
 def ingress_address(url: str) -> str:
     """Return the address without a slash at its end. Raises MessageUnusable, which does not repeat it."""
+    import httpx
+
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        # httpx reads the host's name by the rules for international names, and only when it is asked for it.
+        good = parts.scheme in ("http", "https") and bool(httpx.URL(url).host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
         good = False
+    good = good and not any(character.isspace() for character in url)
     if not good or parts.username is not None or parts.query or parts.fragment:
         raise MessageUnusable(
             "--url is no address of ingress.",
@@ -167,7 +171,7 @@ async def send_request(client: httpx.AsyncClient, url: str, request: SignedReque
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
         raise WebhookNotTaken(
             f"There was no answer from {url}.",
-            why=f"{type(error).__name__}: {printable(str(error))} The event may be stored all the same.",
+            why=f"{type(error).__name__}: {printable(str(error)).rstrip('.')}. The event may be stored all the same.",
             next_step="plant status",
         ) from error
     received = received[:ANSWER_MAX_BYTES]

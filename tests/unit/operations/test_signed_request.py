@@ -103,7 +103,19 @@ def test_an_id_that_no_header_may_hold_is_not_sent(message_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ingress:80", "ftp://x", "http://", "http://u:pw@x", "http://x:99999", "http://[", "whsec_A"]
+    "url",
+    [
+        "",
+        "ingress:80",
+        "ftp://x",
+        "http://",
+        "http://u:pw@x",
+        "http://x:99999",
+        "http://xn--/",
+        "http://a b",
+        "http://[",
+        "whsec_A",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     """It is never repeated: it may hold a password."""
