@@ -57,9 +57,9 @@ def _unreachable_because(error: BaseException) -> str | None:
     """Return one sentence on why the database can't be reached; None when the error means something else."""
     cause = driver_error(error)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return f"the connection was lost: {cause}."
+        return _lost(cause)
     if isinstance(cause, asyncpg.InterfaceError) and "closed" in str(cause):
-        return f"the connection was lost: {cause}."
+        return _lost(cause)
     if isinstance(cause, asyncpg.InternalClientError) and "cannot switch to state" in str(cause):
         # The driver has read that the server ends the session, and not yet that the connection is closed.
         return "the connection was lost: the server has ended the session."
@@ -68,21 +68,31 @@ def _unreachable_because(error: BaseException) -> str | None:
     if isinstance(cause, TimeoutError):
         return "no answer in time."
     if isinstance(cause, OSError) or is_one_of(getattr(cause, "sqlstate", None), UNREACHABLE):
-        return f"{str(cause) or type(cause).__name__}."
+        return sentence(cause)
     return None
+
+
+def _lost(cause: BaseException) -> str:
+    """Return a whole sentence, also where the driver gives no reason.
+
+    >>> _lost(asyncpg.ConnectionDoesNotExistError("")), _lost(asyncpg.ConnectionDoesNotExistError("it was closed."))
+    ('the connection was lost.', 'the connection was lost: it was closed.')
+    """
+    reason = _text(cause)
+    return f"the connection was lost: {reason}." if reason else "the connection was lost."
 
 
 def _conflict(error: BaseException) -> TransactionConflict | StatementTimedOut | LockTimedOut | None:
     """Return the error for a failure that another attempt may not meet."""
     cause = driver_error(error)
     if isinstance(cause, asyncpg.SerializationError):
-        return SerializationFailed(why=_sentence(cause), next_step=RUN_AGAIN)
+        return SerializationFailed(why=sentence(cause), next_step=RUN_AGAIN)
     if isinstance(cause, asyncpg.DeadlockDetectedError):
-        return Deadlocked(why=_sentence(cause), next_step=RUN_AGAIN)
+        return Deadlocked(why=sentence(cause), next_step=RUN_AGAIN)
     if isinstance(cause, asyncpg.QueryCanceledError):
-        return StatementTimedOut(why=_sentence(cause), next_step="export PLANT_DATABASE_STATEMENT_TIMEOUT_SECONDS=…")
+        return StatementTimedOut(why=sentence(cause), next_step="export PLANT_DATABASE_STATEMENT_TIMEOUT_SECONDS=…")
     if isinstance(cause, asyncpg.LockNotAvailableError):
-        return LockTimedOut(why=_sentence(cause), next_step="psql -c 'SELECT * FROM pg_locks WHERE NOT granted'")
+        return LockTimedOut(why=sentence(cause), next_step="psql -c 'SELECT * FROM pg_locks WHERE NOT granted'")
     return None
 
 
@@ -101,7 +111,7 @@ def _refusal(error: BaseException) -> ConstraintRefused | ValueRefused | RowRefu
         return ValueRefused(why=why, next_step="check what was sent against the column's type")
     if isinstance(cause, asyncpg.InsufficientPrivilegeError) and "row-level security" in str(cause):
         next_step = "begin the transaction with the tenant that the row has"
-        return RowRefused(why=_sentence(cause), next_step=next_step)
+        return RowRefused(why=sentence(cause), next_step=next_step)
     return None
 
 
@@ -111,7 +121,7 @@ def _constraint(cause: asyncpg.PostgresError) -> str:
         return f"{table or 'A row'} breaks {constraint}."
     if column := cause.column_name:
         return f"{table}.{column} must not be null."
-    return _sentence(cause)
+    return sentence(cause)
 
 
 def _value(cause: asyncpg.DataError) -> str:
@@ -134,6 +144,13 @@ def _remove_values(error: BaseException, message: str = "") -> None:
                 each.args = (message,)
 
 
-def _sentence(cause: BaseException) -> str:
+def sentence(cause: BaseException) -> str:
     """Return the server's message without its DETAIL, which may show values."""
-    return f"{cause.args[0] if cause.args else type(cause).__name__}."
+    return f"{_text(cause) or type(cause).__name__}."
+
+
+def _text(cause: BaseException) -> str:
+    """Return the message without white space and the full stop at its end; empty where there is none."""
+    if isinstance(cause, OSError) and len(cause.args) > 1:
+        return str(cause)
+    return str(cause.args[0] if cause.args else "").strip().rstrip(".")

@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 
 from database.address import connect_arguments, shown
-from database.error_translation import translate_error
+from database.error_translation import sentence, translate_error
 from database.errors import DatabaseUnreachable, SchemaBehind
 from database.sqlstates import RETRYABLE, is_one_of
 from projections.poison_rows import PoisonRows
@@ -141,8 +141,8 @@ def translated_errors(where: str) -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         if is_one_of(getattr(error, "sqlstate", None), RETRYABLE):
-            message = error.args[0] if error.args else type(error).__name__
-            raise DatabaseUnreachable(why=f"{where}: {message}.", next_step="plant status") from error
+            message = sentence(error)
+            raise DatabaseUnreachable(why=f"{where}: {message}", next_step="plant status") from error
         if isinstance(error, asyncpg.UndefinedTableError):
             raise SchemaBehind(why="It has no outbox.", next_step="plant db upgrade") from error
         raise translate_error(error, where) or error from error

@@ -6,6 +6,7 @@ import doctest
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from database import error_translation, sqlstates
 from database.error_translation import translate_error
@@ -62,3 +63,42 @@ def test_a_lost_or_refused_session_is_unreachable(error: Exception) -> None:
 def test_other_errors_are_not_unreachable(error: Exception, expected: type) -> None:
     """A statement that fails in a session that goes on has another error, or its own."""
     assert type(translate_error(error, "h")) is expected
+
+
+@pytest.mark.parametrize("message", ["", " ", None])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        asyncpg.ConnectionDoesNotExistError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.AdminShutdownError,
+        asyncpg.DeadlockDetectedError,
+        asyncpg.SerializationError,
+        asyncpg.QueryCanceledError,
+        asyncpg.LockNotAvailableError,
+        asyncpg.CheckViolationError,
+        OSError,
+    ],
+)
+def test_an_error_without_a_message_gives_a_whole_sentence(kind: type[Exception], message: str | None) -> None:
+    """The kind of the error stands for its reason."""
+    error = kind() if message is None else kind(message)
+    translated = translate_error(error, "h:5432/d as u")
+    assert translated is not None
+    assert translated.why.removeprefix("h:5432/d as u: ") == f"{kind.__name__}."
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("", "the connection was lost."),
+        ("connection was closed in the middle of operation", None),
+        ("it was closed.", "the connection was lost: it was closed."),
+    ],
+)
+def test_a_lost_connection_is_a_whole_sentence(message: str, why: str | None) -> None:
+    """Whether or not the driver gives a reason, and whether or not that ends in a full stop."""
+    lost = DBAPIError("SELECT 1", None, asyncpg.ConnectionDoesNotExistError(message), connection_invalidated=True)
+    translated = translate_error(lost, "h")
+    assert translated is not None
+    assert translated.why == f"h: {why or f'the connection was lost: {message}.'}"
