@@ -34,7 +34,8 @@ def test_the_tutorial_works(home: Path) -> None:
     home.mkdir(exist_ok=True)
     home.chmod(0o755)
     del environ["PLANT_HOME"]  # .plant in the current folder, as for everyone who follows the tutorial
-    script = "\n".join(steps).replace(PORT, port)
+    # A step that fails ends the script; what it has started would keep its output open.
+    script = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n" + "\n".join(steps).replace(PORT, port)
     try:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
