@@ -40,9 +40,18 @@ EXPIRE_OTHERS: Final = text("""
     RETURNING id, producer, scheme, public_key, created_at, not_before, expires_at, revoked_at
 """)
 REVOKE: Final = text("UPDATE webhook_signatures SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL")
+# Through a role that it is a member of, too: `SET ROLE` needs no other right.
 MAY_CHANGE: Final = text("""
-    SELECT format('The role %s may change keys.', session_user)
-    WHERE has_any_column_privilege(session_user, to_regclass('webhook_signatures'), 'INSERT, UPDATE')
+    SELECT format('The role %s may change %s.', session_user, may.change)
+    FROM (VALUES ('webhook_signatures', 'keys'), ('producers', 'policies'), ('master_keys', 'master keys'))
+        AS may (name, change)
+    WHERE EXISTS (
+        SELECT FROM pg_roles AS r
+        WHERE pg_has_role(session_user, r.oid, 'MEMBER')
+          AND (has_any_column_privilege(r.oid, to_regclass(may.name), 'INSERT, UPDATE')
+               OR has_table_privilege(r.oid, to_regclass(may.name), 'DELETE, TRUNCATE'))
+    )
+    LIMIT 1
 """)
 V1A_KEYS: Final = text("""
     SELECT count(*) FILTER (WHERE public_key = :public_key),

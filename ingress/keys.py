@@ -127,7 +127,7 @@ class KeyStore:
             return _stored(await connection.execute(key_rows.ALL))
 
     async def assert_read_only(self) -> None:
-        """Raise TooMuchPrivilege where this process could add a key, or change one."""
+        """Raise TooMuchPrivilege where this process could change keys or policies, or could become a role that may."""
         async with self._database.transaction() as connection:
             why = (await connection.execute(key_rows.MAY_CHANGE)).scalar_one_or_none()
         if why is not None:

@@ -11,7 +11,9 @@ import pytest
 
 from database.errors import TooMuchPrivilege
 from devstack import sql
+from ingress.keys import KeyStore
 from runtime.settings import Settings
+from signing.master_key import MasterKeys
 from tests.conftest import Database as MigratedDatabase
 from tests.support import ROOT, log_rows
 from tests.support.at_home import PLANT, environ_of
@@ -78,6 +80,31 @@ async def test_rights_that_lead_round_the_policies_are_refused(
     async with connected(url) as connector:
         with pytest.raises(TooMuchPrivilege) as error:
             await connector.assert_least_privilege()
+    assert said in error.value.why
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("GRANT UPDATE (revoked_at) ON webhook_signatures TO {role}", "may change keys."),
+        ("GRANT plant_operator TO {role}", "may change keys."),
+        ("GRANT UPDATE (disabled_at) ON producers TO {role}", "may change policies."),
+        ("GRANT DELETE ON producers TO {role}", "may change policies."),
+        ("GRANT INSERT (check_value) ON master_keys TO {role}", "may change master keys."),
+    ],
+)
+async def test_ingress_may_only_read_keys_and_policies(
+    database: MigratedDatabase, make_role: Callable[[str], str], given: str, said: str
+) -> None:
+    """Whether the role may do so itself, or becomes another one first."""
+    url = make_role("NOINHERIT")
+    async with connected(url) as connector:
+        await KeyStore(connector, MasterKeys(Settings())).assert_read_only()
+    sql.execute(database.superuser_url, [given.format(role=urlsplit(url).username)])
+
+    async with connected(url) as connector:
+        with pytest.raises(TooMuchPrivilege) as error:
+            await KeyStore(connector, MasterKeys(Settings())).assert_read_only()
     assert said in error.value.why
 
 
