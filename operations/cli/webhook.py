@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ secret_file_option = click.option(
 )
 
 
-@click.group(name="webhook")
+@click.group(name="webhook", cls=CommandGroup)
 def command() -> None:
     """Send one signed webhook, or verify one."""
 
