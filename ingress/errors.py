@@ -33,6 +33,10 @@ class UnknownProducer(IngressError, CheckFailed):
     """No producer of this name has a key or a policy."""
 
 
+class ProducerInUse(IngressError, CheckFailed):
+    """Keys of the producer are neither revoked nor expired."""
+
+
 class BadProducerName(IngressError, ConfigurationError):
     """A producer's name has 1 to 63 of a-z, 0-9, dot, underscore and dash, and begins with a letter or digit."""
 

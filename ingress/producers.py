@@ -14,18 +14,20 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
-from ingress.errors import UnknownProducer
+from ingress.errors import ProducerInUse, UnknownProducer
 from runtime.settings import Settings
 
 _POLICIES: Final = text("SELECT name, event_types, rate_per_second, burst, disabled_at, binary_mode FROM producers")
 _LIST: Final = text("""
     SELECT name, p.event_types, p.rate_per_second, p.burst, p.created_at, p.disabled_at,
            coalesce(p.binary_mode, false) AS binary_mode,
-           coalesce(k.active_keys, 0) AS active_keys
+           coalesce(k.active_keys, 0) AS active_keys, coalesce(k.pending_keys, 0) AS pending_keys
     FROM producers AS p FULL JOIN (
         SELECT producer AS name, count(*) FILTER (
             WHERE revoked_at IS NULL AND not_before <= now() AND (expires_at IS NULL OR expires_at > now())
-        ) AS active_keys FROM webhook_signatures GROUP BY producer
+        ) AS active_keys, count(*) FILTER (
+            WHERE revoked_at IS NULL AND not_before > now() AND (expires_at IS NULL OR expires_at > now())
+        ) AS pending_keys FROM webhook_signatures GROUP BY producer
     ) AS k USING (name)
     ORDER BY name
 """)
@@ -41,6 +43,12 @@ _SET: Final = text("""
 _DISABLE: Final = text("""
     INSERT INTO producers AS p (name, disabled_at) VALUES (:name, now())
     ON CONFLICT (name) DO UPDATE SET disabled_at = coalesce(p.disabled_at, EXCLUDED.disabled_at)
+""")
+_DELETE: Final = text("""
+    DELETE FROM producers AS p WHERE name = :name AND NOT EXISTS (
+        SELECT FROM webhook_signatures AS k
+        WHERE k.producer = p.name AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+    )
 """)
 _ENABLE: Final = text("UPDATE producers SET disabled_at = NULL WHERE name = :name")
 
@@ -81,6 +89,8 @@ class StoredProducer(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime | None
     disabled_at: datetime | None
     active_keys: int
+    pending_keys: int
+    """Keys that will be active: neither revoked nor expired, and not yet to be used."""
 
 
 class ProducerStore:
@@ -121,10 +131,31 @@ class ProducerStore:
         async with self._database.transaction() as connection:
             await connection.execute(_DISABLE, {"name": name})
 
+    async def delete(self, name: str) -> None:
+        """Delete a policy; a producer's keys are kept permanently. Again changes nothing.
+
+        Raises ProducerInUse where one of them is active or will be, which would have the default policy then.
+        """
+        refuse_with_keys(await self.find(name))
+        async with self._database.transaction() as connection:
+            deleted = (await connection.execute(_DELETE, {"name": name})).rowcount
+        if not deleted:
+            refuse_with_keys(await self.find(name))
+
     async def enable(self, name: str) -> None:
         """Enable a producer. Again changes nothing."""
         async with self._database.transaction() as connection:
             await connection.execute(_ENABLE, {"name": name})
+
+
+def refuse_with_keys(producer: StoredProducer) -> None:
+    """Raise ProducerInUse where a producer has keys that are neither revoked nor expired."""
+    if producer.active_keys or producer.pending_keys:
+        raise ProducerInUse(
+            f"{producer.name} has {producer.active_keys} active and {producer.pending_keys} pending keys.",
+            why="Without its policy they could send every event type, at the default rate. Revoke them first.",
+            next_step=f"plant keys list --producer {producer.name}",
+        )
 
 
 def default_policy(settings: Settings) -> ProducerPolicy:

@@ -180,13 +180,7 @@ def list_keys(producer: str | None, output: Output) -> None:
     """
     from runtime.settings import load_settings
 
-    settings = load_settings()
-
-    async def read() -> list[StoredKey]:
-        async with _store(settings) as store:
-            return await store.all()
-
-    listed = [key for key in asyncio.run(read()) if producer in (None, key.producer)]
+    listed = read_keys(load_settings(), producer)
     show_keys(listed, output, datetime.now(UTC))
     if producer is not None and not listed:
         raise NothingListed(why=f"No key is {producer}'s.", next_step="plant keys list")
@@ -265,6 +259,16 @@ async def _active(store: KeyStore, producer: str, scheme: Scheme | None) -> list
             next_step=f"plant keys add {producer}{f' --scheme {scheme}' if scheme else ''}",
         )
     return replaced
+
+
+def read_keys(settings: Settings, producer: str | None = None) -> list[StoredKey]:
+    """Return all keys, or one producer's, by producer, oldest first."""
+
+    async def read() -> list[StoredKey]:
+        async with _store(settings) as store:
+            return await store.all()
+
+    return [key for key in asyncio.run(read()) if producer in (None, key.producer)]
 
 
 def _span(option: str, text: str) -> timedelta:

@@ -3,70 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
+from operations.cli.policy_options import BURST, DEFAULT, RATE, EventTypes
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
 if TYPE_CHECKING:
     from ingress.producers import PolicyChanges, ProducerStore, StoredProducer
     from runtime.settings import Settings
-
-DEFAULT = "default"
-
-
-class EventTypes(click.ParamType):
-    """Event types from outside, parted by commas, or `all`. Completes the last of them."""
-
-    name = "event types"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
-        from schemas.json_events import is_accepted
-
-        event_types = frozenset() if value == "all" else frozenset(part.strip() for part in value.split(","))
-        for event_type in sorted(event_types):
-            if not is_accepted(event_type):
-                self.fail(f"no event type {event_type!r} comes in from outside", param, ctx)
-        return event_types
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from schemas.events import EVENT_TYPES
-        from schemas.json_events import is_accepted
-
-        before, comma, last = incomplete.rpartition(",")
-        choices = [name for name in EVENT_TYPES if is_accepted(name)] + ([] if comma else ["all"])
-        return [CompletionItem(f"{before}{comma}{choice}") for choice in choices if choice.startswith(last)]
-
-
-class NumberOrDefault(click.ParamType):
-    """A number in a range, or `default`."""
-
-    name = "number"
-
-    def __init__(self, within: click.IntRange | click.FloatRange) -> None:
-        self._within = within
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | float | str:
-        if value == DEFAULT:
-            return DEFAULT
-        number: int | float = self._within.convert(value, param, ctx)
-        if math.isnan(number):  # compares with neither end of the range
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(DEFAULT)] if DEFAULT.startswith(incomplete) else []
-
-
-RATE = NumberOrDefault(click.FloatRange(min=0.001, max=1e9))
-BURST = NumberOrDefault(click.IntRange(min=1, max=1_000_000_000))
 
 
 @click.group(name="producers", cls=CommandGroup)
@@ -92,16 +43,45 @@ def list_producers(output: Output) -> None:
         async with _store(settings) as store:
             return await store.all()
 
-    rows = [_shown(producer) for producer in asyncio.run(read())]
-    if output == "table":
-        for row in rows:
-            types, row["rate"] = row["event_types"], row["rate_per_second"]
-            row["event_types"] = "all" if types is None else ",".join(map(str, types))  # type: ignore[call-overload]  # a list
-            row |= {column: DEFAULT for column in ("rate", "burst") if row[column] is None}
+    producers = asyncio.run(read())
     columns = ["name", "state", "event_types", "rate", "burst", "binary_mode", "active_keys"]
+    rows = [_for_people(each) if output == "table" else _shown(each) for each in producers]
     show(rows, output, columns=columns)
     if not rows:
         click.echo("There are no producers: none has a key or a policy.", err=True)
+
+
+@command.command(name="show")
+@click.argument("name")
+@output_option
+def show_producer(name: str, output: Output) -> None:
+    """Show what producer NAME may send, and its keys without their secrets.
+
+    \b
+    Examples:
+      plant producers show genesis
+      plant producers show genesis --output json
+    """
+    from operations.cli.key_listing import key_fields, show_keys
+    from operations.cli.keys import read_keys
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+
+    async def read() -> StoredProducer:
+        async with _store(settings) as store:
+            return await store.find(name)
+
+    producer = asyncio.run(read())
+    keys, now = read_keys(settings, name), datetime.now(UTC)
+    if output != "table":
+        show([{**_shown(producer), "keys": [key_fields(key, now) for key in keys]}], output)
+        return
+    fields = _for_people(producer).items()
+    show([{"field": field.replace("_", " "), "value": value} for field, value in fields], output)
+    if keys:
+        click.echo()
+    show_keys(keys, output, now)
 
 
 @command.command(name="set")
@@ -194,6 +174,24 @@ def enable(name: str, actor: str, reason: str) -> None:
     click.echo(asyncio.run(_switch(load_settings(), name, True, True, actor, reason)), err=True)
 
 
+@command.command()
+@click.argument("name")
+@click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
+@actor_option
+@reason_option("The producer is no longer needed.")
+def delete(name: str, execute: bool, actor: str, reason: str) -> None:
+    """Delete the policy of producer NAME. Refused while a key of it is active, or will be; keys are kept permanently.
+
+    \b
+    Examples:
+      plant producers delete genesis
+      plant producers delete genesis --execute --reason "it was replaced"
+    """
+    from runtime.settings import load_settings
+
+    click.echo(asyncio.run(_delete(load_settings(), name, execute, actor, reason)), err=True)
+
+
 async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: str, actor: str) -> None:
 
     async with _store(settings) as store:
@@ -214,6 +212,25 @@ async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor:
         await record(settings, OperatorAction(action=f"producers.{verb}", target=name, reason=reason, actor=actor))
         await (store.enable(name) if on else store.disable(name))
         return f"{verb}d {name}"
+
+
+async def _delete(settings: Settings, name: str, execute: bool, actor: str, reason: str) -> str:
+    from ingress.producers import refuse_with_keys
+
+    async with _store(settings) as store:
+        producer = await store.find(name)
+        refuse_with_keys(producer)
+        if producer.created_at is None:
+            return f"{name} has no policy, and its keys are kept permanently; nothing to do"
+        policy = _for_people(producer)
+        names = ("state", "event_types", "rate", "burst", "binary_mode")
+        facts = [f"{field.replace('_', ' ')} {policy[field]}" for field in names]
+        if not execute:
+            return f"would delete {name} ({'; '.join(facts)}); a key that it gets later has the defaults; add --execute"
+        why = with_facts(reason, facts)
+        await record(settings, OperatorAction(action="producers.delete", target=name, reason=why, actor=actor))
+        await store.delete(name)
+        return f"deleted {name}"
 
 
 @asynccontextmanager
@@ -237,6 +254,15 @@ def _shown(producer: StoredProducer) -> dict[str, object]:
         "burst": producer.burst,
         "binary_mode": producer.binary_mode,
         "active_keys": producer.active_keys,
+        "pending_keys": producer.pending_keys,
         "created_at": producer.created_at,
         "disabled_at": producer.disabled_at,
     }
+
+
+def _for_people(producer: StoredProducer) -> dict[str, object]:
+    """Return the same with a word where a policy leaves something to the default."""
+    row, types = _shown(producer), producer.event_types
+    row["event_types"] = "all" if types is None else ",".join(types)
+    row["rate"] = row.pop("rate_per_second")
+    return row | {column: DEFAULT for column in ("rate", "burst") if row[column] is None}

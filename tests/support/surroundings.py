@@ -34,6 +34,8 @@ ARGUMENTS: Final = {
     ("producers", "set"): ["surrounded", "--rate", "100"],
     ("producers", "enable"): ["surrounded"],
     ("producers", "disable"): ["surrounded", "--execute"],
+    ("producers", "show"): ["surrounded"],
+    ("producers", "delete"): ["surrounded", "--execute"],
     ("consume",): ["--limit", "1"],
 }
 """What a command needs to get to its work; others run with none."""

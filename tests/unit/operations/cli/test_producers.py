@@ -10,7 +10,7 @@ from click.shell_completion import ShellComplete
 
 from operations import operator_actions
 from operations.cli.main import cli
-from operations.cli.producers import BURST, RATE, EventTypes
+from operations.cli.policy_options import BURST, RATE, EventTypes
 from schemas.json_events import is_accepted
 
 
@@ -32,7 +32,7 @@ def test_event_types_are_completed_one_after_another() -> None:
 def test_schemes_and_commands_are_completed() -> None:
     """`plant keys rotate --scheme` offers both, `plant producers` its verbs, and a rate its word."""
     assert completed("keys", "rotate", "genesis", "--scheme", "") == ["v1", "v1a"]
-    assert completed("producers", "") == ["disable", "enable", "list", "set"]
+    assert completed("producers", "") == ["delete", "disable", "enable", "list", "set", "show"]
     assert completed("producers", "set", "genesis", "--rate", "d") == ["default"]
 
 
