@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import asyncpg
+import msgspec
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -42,6 +43,14 @@ _ADVISORY_LOCK: Final = 0x504C414E54  # "PLANT"
 _POLL_SECONDS: Final = 0.1
 
 T = TypeVar("T")
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """A migration of this version of Plant; `applied` says whether the database has it."""
+
+    revision: str
+    applied: bool
+    about: str
 
 
 def upgrade(url: str, revision: str = "heads") -> tuple[str, ...]:
@@ -78,6 +87,18 @@ def current(url: str) -> tuple[str, ...]:
     return _run(partial(_with_connection, url, _current))
 
 
+def history(url: str) -> list[Migration]:
+    """Return this version's migrations in the order in which they run, each with whether the database has it.
+
+    Raises UnknownRevision where the database is at a revision of a newer Plant.
+    """
+
+    def work(connection: Connection) -> list[Migration]:
+        return _history(_scripts(), _current(connection))
+
+    return _run(partial(_with_connection, url, work))
+
+
 def sql(revision: str = "heads", *, since: str = "") -> str:
     """Return the statements of an upgrade from `since` (default: from nothing) to `revision`; no database is asked.
 
@@ -95,7 +116,7 @@ def sql(revision: str = "heads", *, since: str = "") -> str:
 
 def heads() -> tuple[str, ...]:
     """Return the revisions that this version of Plant needs, sorted."""
-    return tuple(sorted(ScriptDirectory.from_config(_config(None)).get_heads()))
+    return tuple(sorted(_scripts().get_heads()))
 
 
 def require_current_schema(url: str) -> None:
@@ -121,8 +142,27 @@ def _config(connection: Connection | None) -> Config:
     return config
 
 
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(None))
+
+
 def _current(connection: Connection) -> tuple[str, ...]:
     return tuple(sorted(MigrationContext.configure(connection).get_current_heads()))
+
+
+def _history(scripts: ScriptDirectory, at: tuple[str, ...]) -> list[Migration]:
+    known = {script.revision for script in scripts.walk_revisions()}
+    if unknown := sorted(set(at) - known):
+        raise UnknownRevision(
+            f"The database is at {', '.join(unknown)}, which this version of Plant does not know.",
+            why="A newer Plant has migrated it.",
+            next_step="plant --version",
+        )
+    applied = {script.revision for script in scripts.iterate_revisions(at, "base")} if at else set()
+    return [
+        Migration(revision=script.revision, applied=script.revision in applied, about=" ".join(script.doc.split()))
+        for script in reversed(list(scripts.walk_revisions()))
+    ]
 
 
 def _one_at_a_time(connection: Connection) -> None:

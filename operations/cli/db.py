@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from operations.cli.groups import CommandGroup
+from operations.cli.listing import Output, output_option, show
+
+if TYPE_CHECKING:
+    from database.migrate import Migration
 
 
 @click.group(name="db", cls=CommandGroup)
@@ -15,6 +21,7 @@ def command() -> None:
     Examples:
       plant db upgrade
       plant db check && plant worker
+      plant db pending
       plant db sql --since 006 | less
     """
 
@@ -51,6 +58,27 @@ def check() -> None:
     click.echo(_named(migrate.heads()))
 
 
+@command.command()
+@output_option
+def pending(output: Output) -> None:
+    """List the migrations that `plant db upgrade` would run, in their order; it changes nothing."""
+    from database import migrate
+
+    waiting = [migration for migration in migrate.history(_owner_url()) if not migration.applied]
+    show([_shown(migration) for migration in waiting], output)
+    if not waiting:
+        click.echo("nothing is pending", err=True)
+
+
+@command.command()
+@output_option
+def history(output: Output) -> None:
+    """List every migration of this version in its order, and which of them the database has."""
+    from database import migrate
+
+    show([_shown(migration) for migration in migrate.history(_owner_url())], output)
+
+
 @command.command(name="sql")
 @click.option("--revision", default="heads", show_default=True, help="Revision to migrate to.")
 @click.option("--since", default="", help="Revision to begin from.  [default: an empty database]")
@@ -65,6 +93,11 @@ def _owner_url() -> str:
     from runtime.settings import load_settings
 
     return load_settings().database_address("owner")
+
+
+def _shown(migration: Migration) -> dict[str, object]:
+    state = "applied" if migration.applied else "pending"
+    return {"revision": migration.revision, "state": state, "about": migration.about}
 
 
 def _named(revisions: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -340,3 +341,35 @@ def test_the_migration_runs_on_postgres_16(postgres_16: str) -> None:
     roles = (Path(migrate.__file__).parent / "roles.sql").read_text(encoding="utf-8")
     sql.execute(postgres_16, [roles, roles, "CREATE EXTENSION vector"])
     up_down_up(postgres_16)
+
+
+def test_what_is_pending_is_listed_and_what_was_applied(
+    bare_database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order in which migrations run, on both branches; a database of a newer Plant is exit 2."""
+
+    def listed(command: str) -> list[tuple[str, str]]:
+        assert command_line.run(["db", command, "--output", "json"]) == 0
+        return [(row["revision"], row["state"]) for row in json.loads(capsys.readouterr().out)]
+
+    monkeypatch.setenv("PLANT_DATABASE_OWNER_URL", bare_database.owner_url)
+    every = [revision for revision, _ in listed("history")]
+    assert listed("pending") == [(revision, "pending") for revision in every]
+    migrate.upgrade(bare_database.owner_url, "006")
+    assert dict(listed("history")) == {name: "applied" if name == "006" else "pending" for name in every}
+    migrate.upgrade(bare_database.owner_url)
+    assert listed("history") == [(revision, "applied") for revision in every]
+    assert listed("pending") == []
+    sql.execute(bare_database.owner_url, ["UPDATE alembic_version SET version_num = '999'"])
+    for command in ("pending", "history"):
+        assert command_line.run(["db", command]) == 2
+        assert "999, which this version of Plant does not know" in capsys.readouterr().err
+
+
+def test_migrations_run_in_the_order_that_is_listed() -> None:
+    """Each comes after those that it needs."""
+    scripts = {script.revision: script for script in migrate._scripts().walk_revisions()}
+    listed = [migration.revision for migration in migrate._history(migrate._scripts(), ("006",))]
+    assert sorted(listed) == sorted(scripts)
+    for position, revision in enumerate(listed):
+        assert set(scripts[revision]._all_down_revisions) <= set(listed[:position])
