@@ -100,7 +100,7 @@ class Session:
 
     def script(self, *statements: str) -> None:
         """Run statements without parameters in one round trip: a third of what `execute` costs, which prepares each."""
-        text = ";\n".join((*self._waiting, *statements))  # a comment ends where its line does
+        text = "\n;\n".join((*self._waiting, *statements))  # a comment ends where its line does
         self._waiting.clear()
         if "\x00" in text:  # libpq would end the script there, and call it a success
             raise DataRefused("22021", "a NUL character can't be stored")

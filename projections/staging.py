@@ -2,7 +2,8 @@
 
 A batch is decoded once, and each read model's apply.sql reads it under the names of these tables. A table has the
 offset and those fields of its event that some statement names; `agent__name` is the field `name` of the nested record
-`agent`. Lists of ids come as array literals, which the statement casts to uuid[].
+`agent`. Lists of ids come as array literals, which the statement casts to uuid[]; other lists are arrays. A list of
+records has no column.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from schemas.polars_import import polars as pl
 
 OFFSET = "offset"
 
+ARRAY_LITERAL = "text"
+"""The type of a list of ids: COPY would give bytea[], which has no cast to uuid[]."""
+
 _EVENT_IDS = "CREATE TEMPORARY TABLE staged_event_ids (event_id uuid) ON COMMIT DELETE ROWS"
 
 _POSTGRES_TYPES: Mapping[type[types.Type], str] = {
     types.BoolType: "boolean",
+    types.BytesType: "bytea",
     types.DateTimeType: "timestamp with time zone",
+    types.FloatType: "double precision",
     types.IntType: "bigint",
     types.LiteralType: "text",
     types.StrType: "text",
     types.UUIDType: "uuid",
-    types.VarTupleType: "text",
 }
+"""Every type of which `schemas/generation.py` makes Avro, lists and records apart."""
 
 
 class StagedColumn(NamedTuple):
@@ -60,8 +66,19 @@ def staged_columns(struct: type[msgspec.Struct], record: str = "", *, required: 
         name = record + field.name
         if isinstance(kind, types.StructType):
             yield from staged_columns(kind.cls, f"{name}__", required=required and not optional)
-        else:
-            yield StagedColumn(name, _POSTGRES_TYPES[type(kind)], required and not optional)
+        elif (postgres_type := _postgres_type(kind)) is not None:
+            yield StagedColumn(name, postgres_type, required and not optional)
+
+
+def _postgres_type(kind: types.Type) -> str | None:
+    """Return the Postgres type of a field's values; None where there is none."""
+    if not isinstance(kind, types.VarTupleType):
+        return _POSTGRES_TYPES.get(type(kind))
+    item, _ = _plain_type(kind.item_type)
+    if isinstance(item, types.UUIDType):
+        return ARRAY_LITERAL
+    name = _POSTGRES_TYPES.get(type(item))
+    return name and f"{name}[]"
 
 
 def _plain_type(kind: types.Type) -> tuple[types.Type, bool]:
@@ -118,7 +135,9 @@ class Staging:
             if table not in wanted or not frame.height:
                 continue
             offset = pl.Series(OFFSET, [offsets[row] for row in frame["row"]], dtype=pl.Int64)
-            columns = [offset if name == OFFSET else _column(name, frame) for name in self._types[table]]
+            columns = [
+                offset if name == OFFSET else _column(name, kind, frame) for name, kind in self._types[table].items()
+            ]
             staged[table] = pl.DataFrame(columns)
         return staged
 
@@ -135,13 +154,14 @@ class Staging:
         return with_subqueries(model.apply_sql, rows)
 
 
-def _column(name: str, frame: pl.DataFrame) -> pl.Series:
+def _column(name: str, kind: str, frame: pl.DataFrame) -> pl.Series:
     """Return a staged column: `agent__name` is field `name` of the record `agent`."""
-    record, _, field = name.partition("__")
+    record, *fields = name.split("__")
     column = frame[record]
-    if field and column.dtype == pl.Struct:
-        column = column.struct.field(field)
-    if column.dtype == pl.List(pl.Binary):
+    for field in fields:
+        if column.dtype == pl.Struct:
+            column = column.struct.field(field)
+    if kind == ARRAY_LITERAL and column.dtype == pl.List(pl.Binary):
         column = frame.select(_array_literal(pl.lit(column))).to_series()
     return column.alias(name)
 
@@ -149,6 +169,6 @@ def _column(name: str, frame: pl.DataFrame) -> pl.Series:
 def _array_literal(ids: pl.Expr) -> pl.Expr:
     """Return an array of ids as a Postgres array literal, in hex without dashes.
 
-    COPY would give bytea[], which has no cast to uuid[]; casting text costs a third of converting each element in SQL.
+    Casting text costs a third of converting each element in SQL.
     """
-    return pl.format("{{{}}}", ids.list.eval(pl.element().bin.encode("hex")).list.join(","))
+    return pl.format("{{{}}}", ids.list.eval(pl.element().bin.encode("hex").fill_null("NULL")).list.join(","))

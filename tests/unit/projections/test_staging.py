@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import doctest
+from typing import Annotated
 from uuid import UUID
 
+import msgspec
 import pytest
+from msgspec import Meta
 
-from projections import read_model, session, staging
+from projections import inline, read_model, session, staging
 from projections.read_model import AGENTS, ReadModel
 from projections.session import Session
 from projections.staging import StagedColumn, Staging, staged_columns, staging_tables, table_of
+from schemas import generation
+from schemas.binary import avro_types
 from schemas.events import EVENT_TYPES, EntityAmended, JobRoleDefined
 from schemas.polars_import import polars as pl
 
 
-@pytest.mark.parametrize("module", [read_model, session, staging])
+@pytest.mark.parametrize("module", [inline, read_model, session, staging])
 def test_documented_examples_hold(module: object) -> None:
     """The examples in the docstrings give what they say."""
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
@@ -45,6 +50,55 @@ def test_types_and_nulls_follow_from_the_struct() -> None:
     assert columns["seniority"] == StagedColumn("seniority", "text", required=False)
     nested = {column.name: column for column in staged_columns(EntityAmended)}
     assert nested["agent__available"] == StagedColumn("agent__available", "boolean", required=False)
+
+
+class Inner(msgspec.Struct):
+    """A nested record."""
+
+    ratio: float
+    maybe: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Line(msgspec.Struct):
+    """A record of a list."""
+
+    number: int
+
+
+class Mixed(msgspec.Struct):
+    """A field of each type that a schema can have."""
+
+    ratio: float
+    raw: bytes
+    ratios: tuple[float, ...]
+    numbers: tuple[Annotated[int, Meta(ge=0)] | None, ...]
+    texts: tuple[str, ...]
+    ids: tuple[UUID, ...]
+    inner: Inner
+    records: tuple[Line, ...]
+    maybe: float | None = None
+
+
+def test_every_type_of_a_schema_has_a_postgres_type() -> None:
+    """Lists of records alone are left out, and cost the other fields nothing."""
+    assert schema_of_fields(Mixed) == {"ratio", "raw", "ratios", "numbers", "texts", "ids", "inner", "records", "maybe"}
+    assert list(staged_columns(Mixed)) == [
+        StagedColumn("ratio", "double precision", required=True),
+        StagedColumn("raw", "bytea", required=True),
+        StagedColumn("ratios", "double precision[]", required=True),
+        StagedColumn("numbers", "bigint[]", required=True),
+        StagedColumn("texts", "text[]", required=True),
+        StagedColumn("ids", "text", required=True),
+        StagedColumn("inner__ratio", "double precision", required=True),
+        StagedColumn("inner__maybe", "bigint", required=False),
+        StagedColumn("maybe", "double precision", required=False),
+    ]
+
+
+def schema_of_fields(struct: type[msgspec.Struct]) -> set[str]:
+    """The names of the fields of a struct's Avro schema, which is parsed."""
+    schema = generation._record(struct, None)
+    return {field.name for field in avro_types.parse(schema).fields}
 
 
 def test_every_event_type_can_be_staged() -> None:
