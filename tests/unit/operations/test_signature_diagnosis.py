@@ -45,7 +45,11 @@ def faults(given_request: SavedRequest, key_text: str = SECRET, now: float | Non
     return {each.part: each.reason for each in results if each.result == "bad"}
 
 
-@pytest.mark.parametrize(("signer", "verifier"), [(SECRET, SECRET), (PRIVATE, PRIVATE), (PRIVATE, PUBLIC)])
+@pytest.mark.parametrize(
+    ("signer", "verifier"),
+    [(SECRET, SECRET), (PRIVATE, PRIVATE), (PRIVATE, PUBLIC)],
+    ids=["secret", "private", "public"],
+)
 def test_a_good_request_is_good(signer: str, verifier: str) -> None:
     """Every part holds, with the secret, the private key and the public one."""
     results = diagnose(read_verifying_key(verifier), verifier, request(signer), NOW)
@@ -95,7 +99,9 @@ def test_a_changed_body_is_found(body: bytes, mistake: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "mistake"), [(SECRET.encode(), "with whsec_"), (SECRET.removeprefix("whsec_").encode(), "its text was")]
+    ("secret", "mistake"),
+    [(SECRET.encode(), "with whsec_"), (SECRET.removeprefix("whsec_").encode(), "its text was")],
+    ids=["with its prefix", "without"],
 )
 def test_a_secret_used_as_text_is_found(secret: bytes, mistake: str) -> None:
     """The commonest mistake of those who sign by hand."""

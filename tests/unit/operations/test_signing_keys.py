@@ -15,7 +15,7 @@ SECRET = encode_secret(new_secret())
 PRIVATE = encode_private_key(new_private_key())
 
 
-@pytest.mark.parametrize(("text", "scheme"), [(SECRET, "v1"), (PRIVATE, "v1a")])
+@pytest.mark.parametrize(("text", "scheme"), [(SECRET, "v1"), (PRIVATE, "v1a")], ids=["v1", "v1a"])
 def test_both_kinds_of_key_sign(text: str, scheme: str) -> None:
     """What one signs is verified as ingress verifies it, and its repr shows nothing."""
     key = read_signing_key(text)
@@ -47,7 +47,7 @@ def test_another_file_is_no_key(content: bytes, tmp_path: Path) -> None:
         load_key_text(str(file), {})
 
 
-@pytest.mark.parametrize("text", [SECRET, PRIVATE])
+@pytest.mark.parametrize("text", [SECRET, PRIVATE], ids=["v1", "v1a"])
 def test_a_key_is_no_name_of_a_file(text: str) -> None:
     """A key on the command line is refused without repeating it."""
     with pytest.raises(SigningKeyUnusable) as refused:
@@ -56,7 +56,9 @@ def test_a_key_is_no_name_of_a_file(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "secret", "whsec_", "whsec_AAAA", SECRET[:-3] + "!", "whsk_AAAA", encode_public_key(bytes(32))]
+    "text",
+    ["", "secret", "whsec_", "whsec_AAAA", SECRET[:-3] + "!", "whsk_AAAA", encode_public_key(bytes(32))],
+    ids=["empty", "no prefix", "prefix alone", "short v1", "odd character", "short v1a", "public"],
 )
 def test_other_texts_are_no_keys(text: str) -> None:
     """They are refused with exit code 2, and never repeated."""
