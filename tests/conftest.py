@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import pytest
 import pytest_asyncio
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from structlog.stdlib import ProcessorFormatter
 
 from database import migrate
 from devstack import postgres, sql
@@ -64,6 +67,17 @@ class MakeTopic(Protocol):
     async def __call__(
         self, partitions: int = DEFAULT_PARTITIONS, *, family: str = "genesis.events", **config: str
     ) -> str: ...
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that ran in this process has configured: its lines went to a stderr that is closed since."""
+    root, before = logging.getLogger(), structlog.get_config()
+    level = root.level
+    yield
+    structlog.configure(**before)
+    root.setLevel(level)
+    root.handlers = [each for each in root.handlers if not isinstance(each.formatter, ProcessorFormatter)]
 
 
 @pytest.fixture(scope="session")

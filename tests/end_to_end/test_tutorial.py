@@ -53,6 +53,7 @@ def test_the_tutorial_works(home: Path) -> None:
     consumed = [line.split()[3] for line in done.stdout.splitlines() if re.match(r"\d+@\d+ ", line)]
     assert consumed == kinds
     assert "{'name': 'first agent', 'status': 'onboarded', 'available': True}" in done.stdout
-    chains = re.findall(r"^(?:genesis\.events|plant\.operations) +\d+ +(\w+)", done.stdout, re.MULTILINE)
+    _, _, verdicts = done.stdout.partition(" verdict ")
+    chains = re.findall(r"^(?:genesis\.events|plant\.operations) +\d+ +(\w+)", verdicts, re.MULTILINE)
     assert set(chains) == {"good"}
     assert [line for line in running_in(home) if "pytest" not in line] == []

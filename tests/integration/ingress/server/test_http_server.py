@@ -161,7 +161,7 @@ async def test_it_does_not_serve_as_a_role_with_too_many_rights(database: Databa
     """As the tables' owner it refuses to start."""
     process = await asyncio.create_subprocess_exec(
         PLANT, "ingress", "--port", "0",
-        env={**environ(settings), "PLANT_DATABASE_API_URL": database.owner_url}, stderr=asyncio.subprocess.PIPE,
+        env={**environ(settings), "PLANT_DATABASE_INGRESS_URL": database.owner_url}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert process.returncode not in (0, None)
