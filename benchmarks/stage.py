@@ -76,9 +76,9 @@ def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
     postgres.create_database(superuser, name)
     environ = {**os.environ, **stack.environ, "PLANT_CONSUMER_GROUP": name, "PLANT_LOG_LEVEL": "error", **settings}
     environ["PLANT_TOPIC_PARTITIONS"] = str(PARTITIONS)
-    for role in ("OWNER", "WRITER", "API", "AUDITOR", "SUPERUSER"):
-        variable = f"PLANT_DATABASE_{role}_URL"
-        environ[variable] = urlunsplit(urlsplit(stack.environ[variable])._replace(path=f"/{name}"))
+    for variable, address in stack.environ.items():
+        if variable.startswith("PLANT_DATABASE_") and variable.endswith("_URL"):
+            environ[variable] = urlunsplit(urlsplit(address)._replace(path=f"/{name}"))
     sql.execute(environ["PLANT_DATABASE_SUPERUSER_URL"], ["CREATE EXTENSION vector", postgres.SCHEMA_GRANT])
     migrate.upgrade(environ["PLANT_DATABASE_OWNER_URL"])
     install(environ["PLANT_DATABASE_OWNER_URL"])
