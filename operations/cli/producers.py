@@ -193,7 +193,6 @@ def delete(name: str, execute: bool, actor: str, reason: str) -> None:
 
 
 async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: str, actor: str) -> None:
-
     async with _store(settings) as store:
         await store.all()  # the database must answer before the action is recorded
         await record(settings, OperatorAction(action="producers.set", target=name, reason=reason, actor=actor))
@@ -201,7 +200,6 @@ async def _set(settings: Settings, name: str, changes: PolicyChanges, reason: st
 
 
 async def _switch(settings: Settings, name: str, on: bool, execute: bool, actor: str, reason: str) -> str:
-
     verb = "enable" if on else "disable"
     async with _store(settings) as store:
         producer = await store.find(name)
