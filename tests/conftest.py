@@ -23,7 +23,6 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from structlog.stdlib import ProcessorFormatter
 
 from database import migrate
 from devstack import postgres, sql
@@ -72,12 +71,12 @@ class MakeTopic(Protocol):
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """Undo what a command that ran in this process has configured: its lines went to a stderr that is closed since."""
-    root, before = logging.getLogger(), structlog.get_config()
-    level = root.level
+    root, configuration = logging.getLogger(), structlog.get_config()
+    level, handlers = root.level, list(root.handlers)
     yield
-    structlog.configure(**before)
+    structlog.configure(**configuration)
     root.setLevel(level)
-    root.handlers = [each for each in root.handlers if not isinstance(each.formatter, ProcessorFormatter)]
+    root.handlers = [each for each in root.handlers if each in handlers or type(each).__module__.startswith("_pytest")]
 
 
 @pytest.fixture(scope="session")
