@@ -16,10 +16,11 @@ from streams.record_position import RecordPosition
 FIRST_PAUSE_SECONDS: Final = 0.005
 LONGEST_PAUSE_SECONDS: Final = 0.2
 
-# While a read model is being rebuilt it has two versions; the one that readers see is never behind the other.
+# A read model may have several builds: the one that readers see counts. The log has version 0, and no build.
 _NEXT_OFFSET: Final = text("""
     SELECT max(next_offset) FROM checkpoints
     WHERE projection = :projection AND topic = :topic AND partition = :partition
+      AND version = coalesce((SELECT version FROM read_model_builds WHERE projection = :projection AND live), 0)
 """)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from audit.chain import extend
 from database.errors import DatabaseUnreachable
-from projections import checkpoints
+from projections import builds, checkpoints
 from projections.checkpoints import LOG, Fence
 from projections.errors import ReadModelAhead, ReadModelStopped
 from projections.fold import catch_up
@@ -68,6 +68,9 @@ INLINE_RECORDS_MAX = 100
 INLINE_BYTES_MAX = 1024 * 1024
 """The same in bytes of values and headers, which text doubles."""
 
+PUBLISH_EVERY_SECONDS = 5.0
+"""How often a worker asks again for views that readers or their transactions hold."""
+
 LOG_LINES_PER_SECOND = 2
 """Lines at the usual level of one partition: a flood of repeats in small batches would write hundreds."""
 
@@ -96,6 +99,8 @@ class PartitionProjector:
         self._token: int | None = None
         self._interrupted = threading.Event()
         self._log_budget = LogBudget(LOG_LINES_PER_SECOND)
+        self._unpublished: list[ReadModel] = []
+        self._publish_at = 0.0
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
@@ -114,6 +119,7 @@ class PartitionProjector:
             for model in self._models:
                 self._catch_up(session, model, fence)
             checkpoints.note_following(session, self.topic, self.partition, self._names)
+            self._publish(caught_up=True)
         return Acquired(fence.token, log_end)
 
     def project(self, batch: EventBatch) -> int:
@@ -126,6 +132,8 @@ class PartitionProjector:
         self._newer = None
         with self._closing_on_error():
             dispositions = self._project(batch)
+            if self._unpublished and started >= self._publish_at:
+                self._publish(caught_up=False)
         seconds, next_offset = time.perf_counter() - started, self._require_fence().checkpoints[LOG]
         metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
@@ -149,6 +157,12 @@ class PartitionProjector:
             **dispositions,
         )
 
+    def idle(self) -> None:
+        """Let readers see builds that had to wait for it. Raises DatabaseUnreachable."""
+        if self._unpublished and time.perf_counter() >= self._publish_at:
+            with self._closing_on_error():
+                self._publish(caught_up=False)
+
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped, where `plant status` finds it; acquiring it clears that."""
         with contextlib.suppress(DatabaseUnreachable), contextlib.closing(Session(self._url)) as session:
@@ -162,6 +176,12 @@ class PartitionProjector:
         for stopped in self._stopped.values():
             with contextlib.suppress(KeyError):
                 metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)
+
+    def _publish(self, *, caught_up: bool) -> None:
+        """Let readers see builds that have caught up on every partition; ask again later where something holds them."""
+        models = self._following if caught_up else self._unpublished
+        self._unpublished = builds.publish_all(self._require_session(), models, caught_up=caught_up)
+        self._publish_at = time.perf_counter() + PUBLISH_EVERY_SECONDS
 
     def _follow(self) -> None:
         """Work out which read models share the transaction: all but those that were refused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from projections.read_model import ReadModel
-from runtime.errors import PlantError
+from runtime.errors import CheckFailed, PlantError
 from streams.errors import PartitionStopped
 
 
@@ -22,3 +22,7 @@ class ReadModelStopped(PlantError):
 
 class ReadModelAhead(PartitionStopped):
     """A read model holds records that the log lacks, so the log has lost its end; going on would give offsets twice."""
+
+
+class BuildReshaped(CheckFailed):
+    """A new build of a read model has other columns than its view, so readers could not be moved to it."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from typing import Final
 
 from entities.vocabulary import DEFAULT_TENANT
+from projections import builds
 from projections.read_model import READ_MODELS, ReadModel, split_statements
 from projections.session import Session, sql_literal
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""
 
+PUBLISH_TRIES: Final = 50
+PUBLISH_PAUSE_SECONDS: Final = 0.1
 
 _GUARDED = """
 SELECT c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS guarded,
@@ -29,12 +34,15 @@ CREATE POLICY governance_boundary ON {table}
 """
 
 
-def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> None:
+def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadModel]:
     """Create what is missing: a schema for each build, its tables, their policies, their views and grants.
 
-    Running it again changes nothing and waits for no worker. A table that an earlier version made is given the column
-    and the policy that it lacks, for which it is locked; workers of that version can't write to it afterwards.
+    Views move to a build once it has every record of the log. Until then readers stay on the one before; returns the
+    models that this concerns. Running it again changes nothing and waits for no worker. A table that an earlier version
+    made is given the column and the policy that it lacks, for which it is locked; workers of that version can't write
+    to it afterwards. Raises BuildReshaped.
     """
+    models = tuple(models)
     session = Session(url)
     try:
         session.begin()
@@ -44,8 +52,18 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> None:
         for model in models:
             _install(session, model)
         session.commit()
+        return [model for model in models if not _published(session, model)]
     finally:
         session.close()
+
+
+def _published(session: Session, model: ReadModel) -> bool:
+    """Let readers see a build that has caught up, and wait a while for those who read now."""
+    for _ in range(PUBLISH_TRIES):
+        if (state := builds.publish(session, model, caught_up=False)) != builds.BUSY:
+            return state == builds.LIVE
+        time.sleep(PUBLISH_PAUSE_SECONDS)
+    return False
 
 
 def _install(session: Session, model: ReadModel) -> None:
@@ -58,10 +76,9 @@ def _install(session: Session, model: ReadModel) -> None:
         _guard(session, table)
         session.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO plant_writer")
         session.execute(f"GRANT SELECT ON {table} TO plant_api, plant_auditor")
-        session.execute(
-            f"CREATE OR REPLACE VIEW {VIEWS}.{name} WITH (security_invoker = true) AS SELECT * FROM {table}"  # noqa: S608
-        )
-        session.execute(f"GRANT SELECT ON {VIEWS}.{name} TO plant_api, plant_auditor")
+    builds.require_same_columns(session, model, VIEWS)
+    builds.record_build(session, model)
+    builds.refresh_views(session, model)
 
 
 def _guard(session: Session, table: str) -> None:

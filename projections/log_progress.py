@@ -14,8 +14,9 @@ from database.connector import Database
 
 _CHECKPOINTS: Final = text("""
     SELECT topic, partition, min(next_offset) FILTER (WHERE projection = 'log') AS log,
-           min(next_offset) FILTER (WHERE projection = 'agents') AS agents
-    FROM checkpoints GROUP BY topic, partition ORDER BY topic, partition
+           min(next_offset) FILTER (WHERE projection = 'agents' AND live) AS agents
+    FROM checkpoints LEFT JOIN read_model_builds USING (projection, version)
+    GROUP BY topic, partition ORDER BY topic, partition
 """)
 
 _DISPOSITIONS: Final = text("""
@@ -42,13 +43,16 @@ _PARTITIONS: Final = text("""
     ORDER BY topic, partition
 """)
 
-# The relay's checkpoints move only where there is a dead letter.
+# The relay's checkpoints move only where there is a dead letter, and a build that readers have left is fed no more.
 _MODELS_OUT: Final = text("""
     SELECT m.projection || '/' || m.version AS model, m.topic, m.partition, m.next_offset, m.stop_reason,
            log.next_offset AS log_next_offset
     FROM checkpoints AS m JOIN checkpoints AS log USING (topic, partition)
     WHERE log.projection = 'log' AND log.version = 0 AND m.projection NOT IN ('log', 'dead_letters')
       AND (m.stop_reason IS NOT NULL OR m.next_offset < log.next_offset)
+      AND NOT EXISTS (
+          SELECT FROM read_model_builds AS b WHERE b.projection = m.projection AND b.live AND m.version < b.version
+      )
     ORDER BY m.topic, m.partition, model
 """)
 
@@ -93,7 +97,7 @@ async def progress(database: Database) -> tuple[list[PartitionProgress], list[Mo
 
 
 async def checkpoints(database: Database) -> dict[tuple[str, int], tuple[int, int]]:
-    """Return, by topic and partition, the next offsets of the log and of the read model `agents`."""
+    """Return, by topic and partition, the next offsets of the log and of `agents`, as readers see it."""
     async with database.transaction() as connection:
         rows = (await connection.execute(_CHECKPOINTS)).all()
     return {(row.topic, row.partition): (row.log or 0, row.agents or 0) for row in rows}

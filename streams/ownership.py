@@ -81,6 +81,9 @@ class PartitionWriter(Protocol):
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseUnreachable, PartitionStopped."""
 
+    def idle(self) -> None:
+        """Do what could not be done so far, after a while without records. Raises DatabaseUnreachable."""
+
     def note_stop(self, reason: str) -> None:
         """Write down, for those who look from outside, why the partition is stopped; what can't be written is left."""
 
@@ -248,6 +251,7 @@ class OwnedPartition:
             batch = await self._next_batch(opened)
             if batch is None:
                 self._check_idle(opened)
+                await self._blocking(self._writer.idle)
                 continue
             started = loop.time()
             self._consumer.done[self.tp] = await self._project_reserved(batch)

@@ -36,8 +36,14 @@ def upgrade(revision: str) -> None:
     url = _owner_url()
     before = migrate.current(url)
     after = migrate.upgrade(url, revision)
-    install(url)
+    behind = install(url)
     click.echo(f"migrated from {_named(before)}" if after != before else "nothing to do", err=True)
+    for model in behind:
+        click.echo(
+            f"readers do not see version {model.version} of {model.name} yet: they will once workers of this version"
+            " have brought it up to the log's end",
+            err=True,
+        )
     click.echo(_named(after))
 
 

@@ -24,6 +24,7 @@ UNDIVIDED = {
     "public.partition_owners": {"writer", "operator", "api", "auditor"},
     "public.master_keys": {"ingress", "operator"},
     "public.producers": {"ingress", "operator"},
+    "public.read_model_builds": {"operator", "api", "auditor"},
     "public.webhook_deliveries": {"writer", "api"},
     "public.webhook_signatures": {"ingress", "operator"},
 }
@@ -38,9 +39,11 @@ FUNCTIONS = {
         set(SERVICES),
     ),
     "extend_entity_chain()": (INVOKER, set(SERVICES)),
+    "build_is_behind(text,integer)": (INVOKER, set()),
     "hold_partition(text,integer,bigint,bigint)": (INVOKER, set(SERVICES)),
     "keep_entity_identity()": (INVOKER, set(SERVICES)),
     "keep_keys_ended()": (INVOKER, set(SERVICES)),
+    "publish_build(text,integer,boolean)": (DEFINER, {"writer"}),
     "record_entity_version()": (DEFINER, set()),
     "refresh_statistics(regclass[])": (DEFINER, {"writer"}),
     "refuse_change()": (INVOKER, set(SERVICES)),
@@ -48,6 +51,7 @@ FUNCTIONS = {
     "refuse_truncate()": (INVOKER, set(SERVICES)),
     "refuse_version_change()": (INVOKER, set(SERVICES)),
     "require_entity()": (INVOKER, set(SERVICES)),
+    "show_build(text,integer)": (INVOKER, set()),
     "touch_entities()": (DEFINER, set()),
 }
 """Every function of ours: whose rights it runs with, and which services may call it."""
@@ -137,7 +141,14 @@ async def test_functions_show_nothing_of_another_tenant(database: MigratedDataba
         for function in FUNCTIONS:
             name, given = function.removesuffix(")").split("(")
             for entity in (*other.by_kind.values(), other.stub):
-                literals = {"uuid": f"'{entity}'", "bytea": r"'\x00'", "bigint": "1", "integer": "0", "text": "'x'"}
+                literals = {
+                    "uuid": f"'{entity}'",
+                    "bytea": r"'\x00'",
+                    "bigint": "1",
+                    "integer": "0",
+                    "text": "'x'",
+                    "boolean": "true",
+                }
                 literals["regclass[]"] = "'{agents}'::regclass[]"
                 values = [literals.get(kind, "now()") for kind in given.split(",") if kind]
                 await attempt.run(f"SELECT max(f::text) FROM (SELECT {name}({', '.join(values)})::text) AS call (f)")

@@ -23,6 +23,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "partition_owners": LOG_READERS,
     "event_stream": LOG_READERS,
     "audit_log": LOG_READERS,
+    "read_model_builds": frozenset({"projections"}),
     "outbox": frozenset({"relay"}),
     "webhook_signatures": frozenset({"ingress"}),
     "producers": frozenset({"ingress"}),

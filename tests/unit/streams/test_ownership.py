@@ -62,6 +62,7 @@ class Writer:
     def __init__(self, next_offset: int = 0) -> None:
         self.allowed = threading.Event()
         self.projecting = threading.Event()
+        self.idled = threading.Event()
         self._next_offset = next_offset
         self.stop_reasons: list[str] = []
 
@@ -72,6 +73,9 @@ class Writer:
         self.projecting.set()
         assert self.allowed.wait(DEADLINE_SECONDS)
         return batch.next_offset
+
+    def idle(self) -> None:
+        self.idled.set()
 
     def note_stop(self, reason: str) -> None:
         self.stop_reasons.append(reason)
@@ -332,3 +336,11 @@ async def test_why_a_partition_is_stopped_is_written_down() -> None:
     async with owned(Consumer(10, 14), writer) as partition:
         await wait_until_async(lambda: writer.stop_reasons, "the reason is written down")
         assert writer.stop_reasons == [f"CheckpointOutOfLog: {partition.stopped}"]
+
+
+async def test_a_writer_hears_that_no_records_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that could not be done so far does not wait for the next record."""
+    monkeypatch.setattr(ownership, "IDLE_TIMEOUT_SECONDS", 0.01)
+    consumer, writer = Consumer(10), Writer()
+    async with owned(consumer, writer):
+        await wait_until_async(writer.idled.is_set, "the writer was called without a record")

@@ -1,0 +1,82 @@
+"""Builds of read models: which one readers see, and when they see another one.
+
+A model whose version rises gets a build of its own: a schema, with tables that are empty at first. The stable views
+stay on the build that they show until the new one has every record of the log. Then whoever notices it, a worker that
+has caught up on its partition or `plant db upgrade`, moves the views and `read_model_builds.live` in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from projections.errors import BuildReshaped
+from projections.read_model import ReadModel
+from projections.session import DataRefused, Session, sql_literal
+from runtime.logging import get_logger
+from streams.errors import PartitionStopped
+
+log = get_logger(__name__)
+
+LIVE: Final = "live"
+BUSY: Final = "busy"
+
+_RECORD = """
+INSERT INTO read_model_builds AS b (projection, version, tables) VALUES ($1, $2, string_to_array($3, ','))
+ON CONFLICT (projection, version) DO UPDATE SET tables = excluded.tables WHERE b.tables <> excluded.tables
+"""
+
+
+def record_build(session: Session, model: ReadModel) -> None:
+    """Write down that a build exists, as the owner; its tables' names hold no comma."""
+    session.execute(_RECORD, (model.name, model.version, ",".join(model.tables)))
+
+
+def require_same_columns(session: Session, model: ReadModel, views: str) -> None:
+    """Raise BuildReshaped unless the columns of each view, in the schema `views`, begin its new table's columns.
+
+    Postgres moves a view to another table only then.
+    """
+    for name in model.tables:
+        if session.query("SELECT to_regclass($1) IS NULL AS absent", (f"{views}.{name}",)) == [(True,)]:
+            continue
+        shown = list(session.column_types(f"{views}.{name}").items())
+        made = list(session.column_types(f"{model.schema}.{name}").items())
+        if made[: len(shown)] != shown:
+            column, kind = next(each for index, each in enumerate(shown) if made[index : index + 1] != [each])
+            raise BuildReshaped(
+                f"Version {model.version} of the read model {model.name} has other columns than {views}.{name}.",
+                why=f"Its table lacks {column} {kind} where the view has it.",
+                next_step="plant db upgrade    # once tables of another shape have names of their own",
+            )
+
+
+def refresh_views(session: Session, model: ReadModel) -> None:
+    """Bring the views of a build up to date if readers see it, as the owner."""
+    session.script(
+        f"SELECT show_build(projection, version) FROM read_model_builds WHERE live"  # noqa: S608 (literals)
+        f" AND projection = {sql_literal(model.name)} AND version = {sql_literal(model.version)}"
+    )
+
+
+def publish(session: Session, model: ReadModel, *, caught_up: bool) -> str:
+    """Let readers see a build if it is whole; returns `live`, `behind`, `busy` or `unknown`.
+
+    `caught_up` says that it may have become so just now. `busy` means that readers, or another session that publishes,
+    are in the way at this moment: ask again.
+    """
+    query = "SELECT publish_build($1, $2::int, $3::boolean) AS state"
+    ((state,),) = session.query(query, (model.name, model.version, caught_up))
+    return str(state)
+
+
+def publish_all(session: Session, models: Iterable[ReadModel], *, caught_up: bool) -> list[ReadModel]:
+    """Let readers see a worker's builds; returns those to ask again for. A refusal is logged and holds up nothing."""
+    busy = []
+    for model in models:
+        try:
+            if publish(session, model, caught_up=caught_up) == BUSY:
+                busy.append(model)
+        except (DataRefused, PartitionStopped) as error:
+            log.error("build.refused", model=model.name, version=model.version, why=getattr(error, "why", str(error)))
+    return busy
