@@ -99,13 +99,13 @@ def patterns(modules: Sequence[str], tenths: int) -> list[str]:
 
     >>> patterns(["ingress.rates"], 10), patterns(["ingress.rates"], 2)
     (['ingress.rates.*'], ['ingress.rates.*0', 'ingress.rates.*5'])
-    >>> patterns([], 10)
-    []
+    >>> patterns([], 10), patterns([], 1)
+    ([], ['*0'])
     """
     if tenths == 10:
         return [f"{module}.*" for module in modules]
     digits = [0, 5, 2, 7, 4, 9, 1, 6, 3, 8][:tenths]
-    return [f"{module}.*{digit}" for module in modules or [""] for digit in digits]
+    return [f"{start}*{digit}" for start in [f"{module}." for module in modules] or [""] for digit in digits]
 
 
 def read_scores(modules: Sequence[str]) -> Iterator[Score]:
