@@ -1,7 +1,7 @@
 """Read Plant's events with aiokafka and fastavro; schemas come from the registry that `plant ingress` serves.
 
     pip install aiokafka fastavro httpx
-    python examples/consumer_aiokafka.py localhost:9092 http://127.0.0.1:8080
+    python examples/consumer_aiokafka.py localhost:9092 http://127.0.0.1:8090
 
 Prints a JSON object a line, from the beginning of the topic on, until Ctrl-C.
 """

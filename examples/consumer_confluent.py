@@ -1,7 +1,7 @@
 """Read Plant's events with stock confluent-kafka; `plant ingress` is the schema registry.
 
     pip install 'confluent-kafka[avro]'
-    python examples/consumer_confluent.py localhost:9092 http://127.0.0.1:8080
+    python examples/consumer_confluent.py localhost:9092 http://127.0.0.1:8090
 
 Prints a JSON object a line, from the beginning of the topic on, until Ctrl-C.
 """

@@ -1,13 +1,12 @@
-"""`/livez`, `/readyz`, `/metrics`: the routes that monitoring reads."""
+"""`/livez` and `/readyz`: whether a process lives, and whether it can take webhooks."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from litestar import Response, get
+from litestar import get
 from litestar.handlers import HTTPRouteHandler
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ingress.keys import Keyring
 from ingress.problems import Problem, retry_after
@@ -62,7 +61,7 @@ class Readiness:
 
 
 def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
-    """Return the three routes."""
+    """Return the two routes."""
 
     @get("/livez")
     async def livez() -> dict[str, str]:
@@ -78,9 +77,4 @@ def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
             raise Problem("starting", what, headers=(retry_after(1),))
         return {"status": "ready"}
 
-    @get("/metrics", media_type="text/plain")
-    async def metrics() -> Response[bytes]:
-        """Return the metrics as Prometheus text."""
-        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    return [livez, readyz, metrics]
+    return [livez, readyz]

@@ -16,7 +16,7 @@ from ingress.bulk import PRODUCER_MISSING, BulkIntake
 from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.keys import Keyring
-from ingress.limits import BODIES_MAX_BYTES, Admission, PeerGone, drain
+from ingress.limits import BODIES_MAX_BYTES, Admission, PeerGone, answer_problem
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
 from ingress.peers import peer_of
 from ingress.problems import CLOSE, Problem, retry_after
@@ -245,11 +245,7 @@ class Intake:
     async def _refuse(
         self, problem: Problem, route: str, state: _RequestState, receive: Receive, send: Send, started: float
     ) -> None:
-        closing = CLOSE in problem.headers
-        await _answer(send, problem.status, problem.header_list(), problem.body(), more=closing)
-        if closing:
-            await drain(receive)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await answer_problem(problem, receive, send)
         self._count(route, problem.status, started)
         self._refusals.request(problem, state.origin(route), _milliseconds_since(started))
 
@@ -316,9 +312,9 @@ class _RequestState:
         return Origin(route, self.message_id, self.producer, self.verified)
 
 
-async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, more: bool = False) -> None:
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _key_of(verdict: Verified | SignatureRejected, body: bytes) -> Key:

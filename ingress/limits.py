@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import Final
 
-from litestar.types import Receive
+from litestar.types import Receive, Send
 
-from ingress.problems import Problem, retry_after
+from ingress.problems import CLOSE, Problem, retry_after
 
 BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
 BATCH_SHARE: Final = 2
@@ -56,6 +56,16 @@ class Admission:
         if batch:
             self._batches += requests
             self._batch_bytes += size_bytes
+
+
+async def answer_problem(problem: Problem, receive: Receive, send: Send) -> None:
+    """Answer a request with a problem. Where the connection closes behind it, drop the rest of the body first."""
+    closing = CLOSE in problem.headers
+    await send({"type": "http.response.start", "status": problem.status, "headers": problem.header_list()})
+    await send({"type": "http.response.body", "body": problem.body(), "more_body": closing})
+    if closing:
+        await drain(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def drain(receive: Receive) -> None:

@@ -31,6 +31,20 @@ def parse_servers(text: str, default_port: int) -> list[ServerAddress]:
     return servers
 
 
+def parse_listener(text: str) -> ServerAddress:
+    """Return an address to listen on; port 0 is any free one. Raises ValueError with one sentence.
+
+    >>> parse_listener("[::1]:0")
+    ServerAddress(host='::1', port=0)
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or "]" in port:
+        raise ValueError(f"{text[:100]} has no port.")
+    if port == "0":
+        return _parse_server(f"{host}:1", 1)._replace(port=0)
+    return _parse_server(text, 1)
+
+
 def parse_port(text: str) -> int:
     """Return the port. Raises ValueError with one sentence.
 

@@ -156,11 +156,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, le=PORT_MAX, description="Port that ingress listens on; 0: any free one.")
     ] = 8080
     ingress_processes: Annotated[Positive, Meta(description="Ingress processes that share the port.")] = 1
-    ingress_metrics_address: Annotated[
+    ingress_admin_address: Annotated[
         str,
         Meta(
-            description="Where ingress serves its metrics besides `/metrics`, `host:port`; further processes take the "
-            "ports after it."
+            description="Where ingress serves `/metrics` and the schema registry, `host:port`; empty: on 127.0.0.1, "
+            "ten ports above ingress's port, or any free one where that is 0. Further processes take the next ports."
         ),
     ] = ""
     ingress_body_max_bytes: Annotated[Positive, Meta(description="Largest request body that ingress reads.")] = (
@@ -321,7 +321,10 @@ OTHER_VARIABLES: Final = frozenset(
         "PLANT_STACK_JAVA_OPTIONS",
         "PLANT_DATABASE_SUPERUSER_URL",
         "PLANT_WEBHOOK_SECRET",
-        *(f"PLANT_{name}_PORT" for name in ("KAFKA", "POSTGRES", "REGISTRY", "TEMPORAL", "TEMPORAL_UI")),
+        *(
+            f"PLANT_{name}_PORT"
+            for name in ("KAFKA", "POSTGRES", "REGISTRY", "TEMPORAL", "TEMPORAL_UI", "INGRESS_ADMIN")
+        ),
         *(
             f"PLANT_{name}_PASSWORD"
             for name in ("OWNER", "WRITER", "INGRESS", "OPERATOR", "API", "AUDITOR", "SUPERUSER")

@@ -160,6 +160,28 @@ def schema_fingerprint(schema: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_same_schema(asked: object, known: object) -> bool:
+    """Return whether two schemas have the same fingerprint, as far as looking at `known` can tell.
+
+    It takes as long as `known` is large: `asked` may be a stranger's, of any size, and is left at the first difference.
+    """
+    if isinstance(known, list):
+        return isinstance(asked, list) and len(asked) == len(known) and all(map(is_same_schema, asked, known))
+    if not isinstance(known, dict):
+        return type(asked) is type(known) and asked == known
+    if not isinstance(asked, dict) or len(asked) - ("doc" in asked) != len(known) - ("doc" in known):
+        return False
+    return all(
+        key in asked and (_is_same_json if key == "default" else is_same_schema)(asked[key], value)
+        for key, value in known.items()
+        if key != "doc"
+    )
+
+
+def _is_same_json(asked: object, known: object) -> bool:
+    return asked == known and json.dumps(asked, sort_keys=True) == json.dumps(known, sort_keys=True)
+
+
 def read_registry(text: str) -> list[Version]:
     """Read the versions in a registry file; raises SchemaError if it does not have the right form."""
     try:

@@ -5,7 +5,7 @@ Served at `/openapi.json`; committed as docs/reference/openapi.json.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -18,8 +18,12 @@ _NO_ANSWER_TO_A_SIGNED_POST: Final = ("not-found", "method")
 _ANY_REQUEST: Final = ("malformed-request", "slow-request", "headers-too-large", "unexpected", "overloaded")
 _CLOUD_EVENT_HEADERS: Final = ("CeSpecversion", "CeId", "CeSource", "CeType", "CeTime", "CeTraceparent")
 
+_ADMIN_SERVER: Final = {
+    "url": "http://127.0.0.1:8090",
+    "description": "The admin listener, PLANT_INGRESS_ADMIN_ADDRESS.",
+}
 _DESCRIPTION: Final = """\
-Signed webhooks in, events on Kafka out; and a read-only schema registry.
+Signed webhooks in, events on Kafka out; and, at an address of its own, a read-only schema registry.
 
 A request is signed by [Standard Webhooks](https://www.standardwebhooks.com): `webhook-signature` holds one or more
 signatures of `webhook-id + "." + webhook-timestamp + "." + body`, parted by spaces: `v1,` and base64 of HMAC-SHA256, or
@@ -39,7 +43,8 @@ def openapi_document(webhooks: Mapping[str, str | None]) -> Json:
         path: {"post": _cloud_events() if event_type is None else _webhook(event_type)}
         for path, event_type in webhooks.items()
     }
-    paths |= {**_any_problem(registry_paths()), **_any_problem(_process_paths())}
+    paths |= {**_any_problem(_at_admin_address(registry_paths())), **_any_problem(_process_paths())}
+    paths |= _any_problem(_at_admin_address(_metrics_path()))
     responses = _share_responses(paths)
     return {
         "openapi": "3.1.0",
@@ -112,40 +117,54 @@ def _signed(summary: str, body: Json, answers: Json) -> Json:
 def _process_paths() -> Json:
     status = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
     alive = {"description": "Yes.", "content": {"application/json": {"schema": status}}}
-    text = {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     this = {"description": "OpenAPI 3.1.", "content": {"application/json": {"schema": {"type": "object"}}}}
     ready = {"200": alive, **problem_responses(("overloaded", "starting"))}
     return {
         "/livez": {"get": _watched("Whether the event loop turns", {"200": alive})},
         "/readyz": {"get": _watched("Whether webhooks can be taken", ready)},
-        "/metrics": {"get": _watched("Metrics", {"200": text})},
         "/openapi.json": {"get": _watched("This document", {"200": this})},
     }
+
+
+def _metrics_path() -> Json:
+    text = {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"/metrics": {"get": _watched("Metrics", {"200": text})}}
+
+
+def _at_admin_address(paths: Json) -> Json:
+    """Return the same paths, with the address at which they are served instead of that of webhooks."""
+    return {path: {"servers": [_ADMIN_SERVER], **operations} for path, operations in paths.items()}
 
 
 def _watched(summary: str, responses: Json) -> Json:
     return {"summary": summary, "tags": ["process"], "responses": responses}
 
 
+def _operations(paths: Json) -> Iterator[Json]:
+    """Yield the operations of all paths, without what a path says of its servers."""
+    for members in paths.values():
+        for name, operation in members.items():
+            if name != "servers":
+                yield operation
+
+
 def _any_problem(paths: Json) -> Json:
     """Return the same paths, with the problems that any request can meet."""
-    for operations in paths.values():
-        for operation in operations.values():
-            for status, response in problem_responses(_ANY_REQUEST).items():
-                known = operation["responses"].setdefault(status, response)
-                known["content"] = {**response["content"], **known["content"]}
+    for operation in _operations(paths):
+        for status, response in problem_responses(_ANY_REQUEST).items():
+            known = operation["responses"].setdefault(status, response)
+            known["content"] = {**response["content"], **known["content"]}
     return paths
 
 
 def _share_responses(paths: Json) -> Json:
     """Move responses that occur more than once to `components`, and put references in their stead."""
     uses: dict[bytes, list[tuple[Json, str]]] = {}
-    for operations in paths.values():
-        for operation in operations.values():
-            for status, response in operation["responses"].items():
-                uses.setdefault(status.encode() + msgspec.json.encode(response), []).append(
-                    (operation["responses"], status)
-                )
+    for operation in _operations(paths):
+        for status, response in operation["responses"].items():
+            uses.setdefault(status.encode() + msgspec.json.encode(response), []).append(
+                (operation["responses"], status)
+            )
     shared: Json = {}
     for alike_uses in uses.values():
         if len(alike_uses) > 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ingress.contracts.openapi_components import Json
+from ingress.contracts.openapi_components import Json, problem_responses
 from ingress.contracts.registry_routes import COMPATIBILITY, REGISTRY_TYPE
 
 _TEXT: Final[Json] = {"type": "string"}
@@ -107,6 +107,7 @@ def _post(summary: str, schema: Json, more: Json) -> Json:
         "responses": {
             "200": _answer("Found.", schema),
             "400": _error("400: the body is no lookup."),
+            **problem_responses(("body-too-large",)),
             **more,
             "422": _error("42201: no Avro schema; 42205: the registry is read-only."),
         },

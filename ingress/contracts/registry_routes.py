@@ -17,7 +17,7 @@ from litestar.enums import HttpMethod
 from litestar.params import FromPath
 
 from schemas.generation import Schema
-from schemas.registry import Registry, Version, schema_fingerprint, without_limits
+from schemas.registry import Registry, Version, is_same_schema, without_limits
 
 REGISTRY_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY: Final = "FULL_TRANSITIVE"
@@ -25,6 +25,8 @@ FOREVER: Final = "public, max-age=31536000, immutable"
 A_MINUTE: Final = "public, max-age=60"
 """A new release of Plant may add versions."""
 LOOKUP_MAX_BYTES: Final = 256 * 1024
+BRACKETS_MAX: Final = 10_000
+"""Most objects and arrays of a schema that is asked for: a Python object of each is made in one step of the loop."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _NUMBER_MAX: Final = 2**31 - 1
@@ -50,7 +52,11 @@ class Lookup(msgspec.Struct, frozen=True):
 
     schema: str
     schema_type: str = msgspec.field(name="schemaType", default="AVRO")
-    references: list[object] = []
+    references: msgspec.Raw = msgspec.Raw(b"[]")
+
+    def is_plain_avro(self) -> bool:
+        """Return whether the schema is Avro without references, as all of ours are."""
+        return self.schema_type in ("AVRO", "") and b"".join(bytes(self.references).split()) in (b"[]", b"null")
 
 
 class SubjectCatalogue:
@@ -98,11 +104,11 @@ class SubjectCatalogue:
 
     def find(self, subject: str, body: bytes) -> Version | None:
         """Return the subject's newest version that has the schema of a lookup's body, with or without limits."""
-        lookup, fingerprint = _read_lookup(body)
-        if lookup.schema_type not in ("AVRO", "") or lookup.references:
+        lookup, schema = _read_lookup(body)
+        if not lookup.is_plain_avro():
             return None
         for known in reversed(self._registry.history(subject)):
-            if fingerprint in (known.sha256, schema_fingerprint(without_limits(known.schema))):
+            if is_same_schema(schema, known.schema) or is_same_schema(schema, without_limits(known.schema)):
                 return known
         return None
 
@@ -160,11 +166,9 @@ def _by_subject(catalogue: SubjectCatalogue) -> list[Any]:
     @post("/subjects/{subject:str}", status_code=200, request_max_body_size=LOOKUP_MAX_BYTES)
     async def lookup(request: RegistryRequest, subject: FromPath[str]) -> Response[bytes]:
         """Return the version that has this schema."""
-        body = await request.body()
-        _read_lookup(body)
-        catalogue.history(subject)
-        version = catalogue.find(subject, body)
+        version = catalogue.find(subject, await request.body())
         if version is None:
+            catalogue.history(subject)
             raise RegistryRefusal(40403, "Schema not found")
         return _answer(request, catalogue.full(version), cached="no-store")
 
@@ -280,13 +284,15 @@ def _number(text: str) -> int | None:
     return number if number is not None and number <= _NUMBER_MAX else None
 
 
-def _read_lookup(body: bytes) -> tuple[Lookup, str]:
-    """Return the lookup, and the fingerprint of its schema."""
+def _read_lookup(body: bytes) -> tuple[Lookup, object]:
+    """Return the lookup, and its schema as data."""
     try:
         lookup = msgspec.json.decode(body, type=Lookup)
     except (ValueError, RecursionError) as error:
         raise RegistryRefusal(400, f"The body is not a schema lookup: {str(error)[:_SHOWN_MAX]}") from None
+    if lookup.schema.count("{") + lookup.schema.count("[") > BRACKETS_MAX:
+        raise RegistryRefusal(42201, f"The schema has more than {BRACKETS_MAX} objects and arrays")
     try:
-        return lookup, schema_fingerprint(msgspec.json.decode(lookup.schema))
+        return lookup, msgspec.json.decode(lookup.schema)
     except (ValueError, RecursionError):
         raise RegistryRefusal(42201, "The schema is not Avro in JSON") from None

@@ -1,4 +1,4 @@
-"""The routes of the contracts: the schema registry and the OpenAPI document."""
+"""The route of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 
-from litestar import Response, Router, get
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
 
 from ingress.contracts.openapi import openapi_text
-from ingress.contracts.registry_routes import A_MINUTE, registry_routes
-from schemas.registry import Registry
+from ingress.contracts.registry_routes import A_MINUTE
 
 
-def contract_routes(registry: Registry, webhooks: Mapping[str, str | None]) -> Router:
-    """Return the routes, for the registry whose ids this process writes."""
+def openapi_route(webhooks: Mapping[str, str | None]) -> HTTPRouteHandler:
+    """Return the route; `webhooks` as for `openapi_text`."""
 
     @cache
-    def document() -> bytes:
-        return openapi_text(webhooks).encode()
+    def document() -> tuple[bytes, str]:
+        text = openapi_text(webhooks).encode()
+        return text, f'"{hashlib.sha256(text).hexdigest()[:32]}"'
 
     @get("/openapi.json")
     async def openapi() -> Response[bytes]:
         """Return this process's HTTP API as OpenAPI 3.1."""
-        etag = f'"{hashlib.sha256(document()).hexdigest()[:32]}"'
-        headers = {"etag": etag, "cache-control": A_MINUTE}
-        return Response(document(), headers=headers, media_type="application/json")
+        text, etag = document()
+        return Response(text, headers={"etag": etag, "cache-control": A_MINUTE}, media_type="application/json")
 
-    return Router(path="/", route_handlers=[openapi, registry_routes(registry)])
+    return openapi

@@ -34,6 +34,9 @@ UNREAD_MAX_BYTES: Final = 4 * 1024 * 1024
 """What is dropped of a body whose request was answered; then its connection closes."""
 PIPELINED_MAX: Final = 16
 CONNECTIONS_MAX: Final = 10_000
+ADMIN_CONNECTIONS_MAX: Final = 256
+ADMIN_SHARE: Final = 8
+"""Where there are few files, the admin listener has one connection in so many."""
 OWN_FILES: Final = 200
 """Files and sockets that the process needs for itself: Kafka, Postgres, libraries."""
 
@@ -219,6 +222,12 @@ class BoundedConnection(HttpToolsProtocol):
         self.since = self.loop.time()
 
 
+class AdminConnection(BoundedConnection):
+    """One connection to the admin listener, with the same bounds. Nobody signs there: the oldest makes room."""
+
+    connections_max: ClassVar[int] = ADMIN_CONNECTIONS_MAX
+
+
 async def close_overdue(state: ServerState) -> None:
     """Cut off overdue connections, once a second, until cancelled."""
     loop = asyncio.get_running_loop()
@@ -245,6 +254,8 @@ def limit_connections() -> None:
 
     A full table of files would keep it from reaching Kafka and Postgres again.
     """
-    files = raise_fd_limit(CONNECTIONS_MAX + OWN_FILES)
+    files = raise_fd_limit(CONNECTIONS_MAX + ADMIN_CONNECTIONS_MAX + OWN_FILES)
     if files is not None:
-        BoundedConnection.connections_max = max(1, min(CONNECTIONS_MAX, files - OWN_FILES))
+        admin = max(1, min(ADMIN_CONNECTIONS_MAX, (files - OWN_FILES) // ADMIN_SHARE))
+        AdminConnection.connections_max = admin
+        BoundedConnection.connections_max = max(1, min(CONNECTIONS_MAX, files - OWN_FILES - admin))

@@ -1,4 +1,4 @@
-"""The HTTP server of an ingress process: one bound socket, a ready file, a graceful end."""
+"""The HTTP servers of an ingress process: one for webhooks, one for operators, a ready file, a graceful end."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import uvicorn
+from litestar import Litestar
 
+from ingress.admin import AdminApp
 from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import IngressApp
-from ingress.server.connections import BoundedConnection, close_overdue
+from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue
 from runtime.lifecycle import stop_on_signals, temp_path
+from runtime.servers import ServerAddress
 
 BACKLOG: Final = 2048
 SHUTDOWN_TIMEOUT_SECONDS: Final = 15
+ANY_PORT: Final = "plant ingress --port 0"
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -33,6 +37,7 @@ class Address(msgspec.Struct, frozen=True):
     port: int
     pid: int
     url: str
+    admin_url: str = ""
 
 
 class Server(uvicorn.Server):
@@ -49,7 +54,11 @@ class Server(uvicorn.Server):
         self._when_ending = when_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # somebody else listens there since it was bound
+            host, port = (sockets or [])[0].getsockname()[:2]
+            raise _address_in_use(host, port, f"{error}.") from error
         self._when_started()
 
     @contextlib.contextmanager
@@ -63,23 +72,57 @@ class Server(uvicorn.Server):
         self._when_ending()
 
 
+class AdminServer(uvicorn.Server):
+    """uvicorn's server for the admin listener, ended by the webhooks' server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def serve_http(
     app: IngressApp,
     listener: socket.socket,
     *,
+    admin_app: AdminApp,
+    admin_listener: socket.socket,
     readiness: Readiness,
     ready_file: Path | None,
     keep_alive_timeout_seconds: int,
     when_started: Callable[[], None],
     when_ending: Callable[[], None],
 ) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT; then answer what was accepted, and return."""
+    """Serve on bound sockets until SIGTERM or SIGINT; then answer what was accepted, and return.
+
+    The admin listener answers from the start of `app`'s lifespan until its end. Raises AddressInUse.
+    """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it logs a line a bad request, and what we log ourselves
-    config = uvicorn.Config(
+    server = Server(_config(app, BoundedConnection, "on", keep_alive_timeout_seconds), when_started, when_ending)
+    admin = AdminServer(_config(admin_app, AdminConnection, "off", keep_alive_timeout_seconds))
+    states = (server.server_state, admin.server_state)
+    tasks = [asyncio.create_task(close_overdue(state), name="close-overdue") for state in states]
+    if ready_file is not None:
+        address = msgspec.structs.replace(address_of(listener), admin_url=address_of(admin_listener).url)
+        tasks.append(asyncio.create_task(_write_when_ready(readiness, ready_file, address), name="ready-file"))
+    serving_admin = asyncio.create_task(admin.serve(sockets=[admin_listener]), name="admin")
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        admin.should_exit, admin.force_exit = True, server.force_exit
+        await asyncio.gather(serving_admin, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _config(
+    app: Litestar, protocol: type[BoundedConnection], lifespan: Literal["on", "off"], keep_alive_timeout_seconds: int
+) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
-        http=BoundedConnection,
+        http=protocol,
         ws="none",
-        lifespan="on",
+        lifespan=lifespan,
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -88,17 +131,6 @@ async def serve_http(
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
         backlog=BACKLOG,
     )
-    server = Server(config, when_started, when_ending)
-    tasks = [asyncio.create_task(close_overdue(server.server_state), name="close-overdue")]
-    if ready_file is not None:
-        writing = _write_when_ready(readiness, ready_file, address_of(listener))
-        tasks.append(asyncio.create_task(writing, name="ready-file"))
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def end_with_parent(pipe: int) -> None:
@@ -166,7 +198,7 @@ def shared_port(host: str, port: int) -> Iterator[socket.socket]:
             yield bound_socket
 
 
-def bind_socket(host: str, port: int, *, shared: bool) -> socket.socket:
+def bind_socket(host: str, port: int, *, shared: bool, next_step: str = ANY_PORT) -> socket.socket:
     """Return a socket at the address, which others of this user may bind too if it is shared. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound_socket = socket.socket(family, socket.SOCK_STREAM)
@@ -178,10 +210,22 @@ def bind_socket(host: str, port: int, *, shared: bool) -> socket.socket:
         bound_socket.bind((host, port))
     except (OSError, OverflowError) as error:
         bound_socket.close()
-        raise _address_in_use(host, port, f"{error}.") from error
+        raise _address_in_use(host, port, f"{error}.", next_step) from error
     bound_socket.setblocking(False)
     return bound_socket
 
 
-def _address_in_use(host: str, port: int, why: str) -> AddressInUse:
-    return AddressInUse(f"Can't listen on {host}:{port}.", why=why, next_step="plant ingress --port 0")
+def bind_admin_socket(address: ServerAddress) -> socket.socket:
+    """Return a socket that listens at the admin address, before anybody accepts there. Raises AddressInUse."""
+    next_step = "PLANT_INGRESS_ADMIN_ADDRESS=127.0.0.1:0 plant ingress"
+    bound_socket = bind_socket(address.host, address.port, shared=False, next_step=next_step)
+    try:
+        bound_socket.listen(BACKLOG)
+    except OSError as error:
+        bound_socket.close()
+        raise _address_in_use(address.host, address.port, f"{error}.", next_step) from error
+    return bound_socket
+
+
+def _address_in_use(host: str, port: int, why: str, next_step: str = ANY_PORT) -> AddressInUse:
+    return AddressInUse(f"Can't listen on {host}:{port}.", why=why, next_step=next_step)

@@ -43,6 +43,8 @@ class ProcessStart(NamedTuple):
 Command = Callable[[ProcessStart], tuple[list[str], Mapping[str, str]]]
 """Arguments and environment of a process."""
 
+WhenReady = Callable[[Path], None]
+
 
 class Restart(NamedTuple):
     """The restart of a process: how often it has died in a row, and when it starts again, by the monotonic clock."""
@@ -73,11 +75,11 @@ class Processes:
         self._restarts: dict[int, Restart] = {}
         self._ending = False
 
-    def run(self, when_ready: Callable[[], None]) -> None:
+    def run(self, when_ready: WhenReady) -> None:
         """Start all, the first one first, so that an error at its start is printed once. Return when they have ended.
 
-        Call `when_ready` once each of them has written its ready file, however late: without Kafka none does. Raises
-        ProcessEnded where one could not be started.
+        Call `when_ready` with the first one's ready file once each of them has written its own, however late: without
+        Kafka none does. Raises ProcessEnded where one could not be started.
         """
         with self._signals():
             try:
@@ -88,7 +90,7 @@ class Processes:
                 while not self._ending:
                     if not announced and self._all_ready():
                         announced = True
-                        when_ready()
+                        when_ready(self._ready_file(0))
                     self._replace_dead()
                     time.sleep(POLL_EVERY_SECONDS)
             finally:
@@ -168,10 +170,10 @@ class Processes:
                 signal.signal(number, handler)
 
 
-def run_several(count: int, command: Command, when_ready: Callable[[], None]) -> None:
+def run_several(count: int, command: Command, when_ready: WhenReady) -> None:
     """Run so many processes until SIGTERM or SIGINT; then they answer what they accepted. Raises ProcessEnded.
 
-    `when_ready` is called once all of them take webhooks.
+    `when_ready` is called with the first one's ready file, once all of them take webhooks.
     """
     with tempfile.TemporaryDirectory() as folder:
         Processes(count, command, Path(folder)).run(when_ready)

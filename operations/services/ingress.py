@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import uvloop
 from litestar import Litestar
 
 from database.connector import connect
+from ingress.addresses import TrustedProxies
+from ingress.admin import AdminApp, make_admin_app
 from ingress.health import Readiness
 from ingress.intake import Intake
 from ingress.keys import Keyring, KeyStore
@@ -21,7 +24,9 @@ from ingress.producers import default_policy
 from ingress.routes import IngressApp, make_app
 from ingress.server.connections import limit_connections
 from ingress.server.http_server import (
+    Address,
     address_of,
+    bind_admin_socket,
     bind_socket,
     clear_ready_file,
     end_with_parent,
@@ -32,7 +37,9 @@ from ingress.server.http_server import (
 from ingress.server.processes import ProcessStart, run_several
 from operations.services.least_privilege import require_least_privilege
 from runtime.clock import Clock, SystemClock
-from runtime.lifecycle import serve_metrics, tune_gc
+from runtime.errors import ConfigurationError
+from runtime.lifecycle import tune_gc
+from runtime.servers import ServerAddress, parse_listener
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
 from signing.master_key import MasterKeys
@@ -44,12 +51,15 @@ INGRESS_GC_THRESHOLDS: Final = (50_000, 50, 1000)
 DATABASE_TIMEOUT_SECONDS: Final = 30.0
 READY_TIMEOUT_SECONDS: Final = 20.0
 EVICT_EVERY_SECONDS: Final = 10.0
+ADMIN_PORT_DISTANCE: Final = 10
+"""From ingress's port to the admin listener's, where no setting says otherwise."""
 
 
 class Ingress(NamedTuple):
-    """An application and the parts that it is wired to. Its lifespan starts and stops them."""
+    """Two applications and the parts that they are wired to. The lifespan of `app` starts and stops them."""
 
     app: IngressApp
+    admin_app: AdminApp
     intake: Intake
     keyring: Keyring
     readiness: Readiness
@@ -95,7 +105,8 @@ def build_ingress(
             await keyring.stop()
             await database.close()
 
-    return Ingress(make_app(registry, intake, readiness, lifespan), intake, keyring, readiness)
+    admin_app = make_admin_app(registry, TrustedProxies(settings.ingress_trusted_proxies))
+    return Ingress(make_app(intake, readiness, lifespan), admin_app, intake, keyring, readiness)
 
 
 def serve_ingress(
@@ -109,23 +120,24 @@ def serve_ingress(
 ) -> None:
     """Serve until SIGTERM or SIGINT; then take no more connections, answer what was accepted, and return.
 
-    Port 0 is any free one. `say` gets one line with the address; `ready_file` appears once webhooks can be taken and
-    holds `{"host", "port", "pid", "url"}`. With `parent_pipe` the port is shared with other processes, and this one
-    ends when the pipe's other end does. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable, and
+    Port 0 is any free one. `say` gets one line with the addresses; `ready_file` appears once webhooks can be taken and
+    holds `{"host", "port", "pid", "url", "admin_url"}`. With `parent_pipe` the port is shared with other processes, and
+    this one ends when the pipe's other end does. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable, and
     TooMuchPrivilege where the database role could rewrite the log.
     """
     if ready_file is not None:
         clear_ready_file(ready_file)
     limit_connections()
     tune_gc(*INGRESS_GC_THRESHOLDS)
-    serve_metrics(settings.ingress_metrics_address, "ingress")
     listener = bind_socket(host, port, shared=parent_pipe is not None)
-    uvloop.run(_serve(settings, listener, ready_file, say, parent_pipe))
+    admin_listener = bind_admin_socket(admin_address(settings.ingress_admin_address, port))
+    uvloop.run(_serve(settings, listener, admin_listener, ready_file, say, parent_pipe))
 
 
 async def _serve(
     settings: Settings,
     listener: socket.socket,
+    admin_listener: socket.socket,
     ready_file: Path | None,
     say: Callable[[str], None],
     parent_pipe: int | None,
@@ -140,10 +152,12 @@ async def _serve(
     await serve_http(
         ingress.app,
         listener,
+        admin_app=ingress.admin_app,
+        admin_listener=admin_listener,
         readiness=ingress.readiness,
         ready_file=ready_file,
         keep_alive_timeout_seconds=settings.ingress_keep_alive_timeout_seconds,
-        when_started=lambda: say(f"Listening on {address_of(listener).url}"),
+        when_started=lambda: say(_listening(address_of(listener).url, address_of(admin_listener).url)),
         when_ending=ingress.intake.stop,
     )
 
@@ -153,24 +167,26 @@ def serve_several(
 ) -> None:
     """Serve with so many processes until SIGTERM or SIGINT; then they answer what they accepted.
 
-    The first one serves its metrics at the address of the settings; the others take the ports after it. Raises
-    AddressInUse, ReadyFileUnwritable, ProcessEnded.
+    The first one has the admin address of the settings; the others take the ports after it. Raises AddressInUse,
+    ReadyFileUnwritable, ProcessEnded.
     """
     if ready_file is not None:
         clear_ready_file(ready_file)
+    admin = admin_address(settings.ingress_admin_address, port)
     with shared_port(host, port) as bound_socket:
         address = address_of(bound_socket)
 
         def command(start: ProcessStart) -> tuple[list[str], Mapping[str, str]]:
             program = [sys.executable, "-m", "operations", "ingress", "--host", host, "--port", str(address.port)]
             options = ["--ready-file", str(start.ready_file), "--processes", "1", "--parent-pipe", str(start.pipe)]
-            metrics_address = _metrics_address(settings.ingress_metrics_address, start.number)
-            return [*program, *options], {"PLANT_INGRESS_METRICS_ADDRESS": metrics_address}
+            own = admin._replace(port=admin.port + start.number if admin.port else 0)
+            return [*program, *options], {"PLANT_INGRESS_ADMIN_ADDRESS": str(own)}
 
-        def when_ready() -> None:
-            say(f"Listening on {address.url} with {count} processes")
+        def when_ready(first: Path) -> None:
+            admin_url = msgspec.json.decode(first.read_bytes(), type=Address).admin_url
+            say(_listening(f"{address.url} with {count} processes", admin_url))
             if ready_file is not None:
-                write_ready_file(ready_file, address)
+                write_ready_file(ready_file, msgspec.structs.replace(address, admin_url=admin_url))
 
         run_several(count, command, when_ready)
 
@@ -182,8 +198,23 @@ async def _evict_expired(intake: Intake) -> None:
         intake.update_gauges()
 
 
-def _metrics_address(first: str, number: int) -> str:
-    if not first:
-        return ""
-    host, _, port = first.rpartition(":")
-    return f"{host}:{int(port) + number}" if port.isdecimal() else first
+def admin_address(setting: str, ingress_port: int) -> ServerAddress:
+    """Return the address of the admin listener. Raises ConfigurationError.
+
+    >>> str(admin_address("", 8080)), str(admin_address("", 0)), str(admin_address("0.0.0.0:9000", 8080))
+    ('127.0.0.1:8090', '127.0.0.1:0', '0.0.0.0:9000')
+    """
+    if not setting:
+        return ServerAddress("127.0.0.1", ingress_port + ADMIN_PORT_DISTANCE if ingress_port else 0)
+    try:
+        return parse_listener(setting)
+    except ValueError as error:
+        raise ConfigurationError(
+            "The setting PLANT_INGRESS_ADMIN_ADDRESS can't be used.",
+            why=str(error),
+            next_step="PLANT_INGRESS_ADMIN_ADDRESS=127.0.0.1:8090 plant ingress",
+        ) from error
+
+
+def _listening(url: str, admin_url: str) -> str:
+    return f"Listening on {url}; registry and metrics on {admin_url}"

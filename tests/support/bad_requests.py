@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from ingress.problems import kinds
+from ingress.routes import AT_ADMIN_ADDRESS
 from tests.support import ROOT
 from tests.support.webhooks import CLOUD_EVENTS, RATED, Sender
 
@@ -478,6 +479,21 @@ def _of_batches() -> Iterator[Case]:
 
 def _of_resources() -> Iterator[Case]:
     yield Case("Resources", "a path that does not exist", 404, "not-found", path="/webhook/genesis/unknown")
+    for what, method, path in (
+        ("the registry's subjects", "GET", "/subjects"),
+        ("a look-up in the registry", "POST", "/subjects/genesis.events-genesis.AgentRated"),
+        ("a schema of the registry", "GET", "/schemas/ids/1"),
+        ("the metrics", "GET", "/metrics"),
+    ):
+        yield Case(
+            "Resources",
+            f"{what}, at ingress's own address",
+            404,
+            "not-found",
+            detail=AT_ADMIN_ADDRESS,
+            method=method,
+            path=path,
+        )
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         yield Case("Resources", f"`{method}` on a webhook", 405, "method", method=method)
 

@@ -28,6 +28,7 @@ class Running:
     """A `plant ingress` process."""
 
     url: str
+    admin_url: str
     port: int
     process: asyncio.subprocess.Process
     settings: Settings
@@ -60,7 +61,7 @@ async def started(settings: Settings, folder: Path, *arguments: str) -> AsyncIte
         assert process.returncode is None, "plant ingress ended"
         address = json.loads(ready.read_text())
         assert address["pid"] == process.pid
-        yield Running(address["url"], address["port"], process, settings, sender)
+        yield Running(address["url"], address["admin_url"], address["port"], process, settings, sender)
     finally:
         await ended(process)
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import httpx
 import pytest_asyncio
+from litestar import Litestar
 
 from operations.services.ingress import Ingress, build_ingress
 from runtime.settings import Settings
@@ -22,10 +23,11 @@ from tests.support.webhooks import CLOUD_EVENTS, Sender, add_key
 
 @dataclass
 class Serving:
-    """A running application, a client of it, and a producer's key."""
+    """Running applications, a client of each, and a producer's key."""
 
     ingress: Ingress
     client: httpx.AsyncClient
+    admin: httpx.AsyncClient
     sender: Sender
     key_id: UUID
     settings: Settings
@@ -48,14 +50,17 @@ async def served(settings: Settings, topic: str, limits: Limits | None = None) -
     key_id, sender = await add_key(settings)
     producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic, limits=limits)
     ingress = build_ingress(settings, producer=producer)
-    transport = httpx.ASGITransport(ingress.app)
-    async with ingress.app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://ingress") as client:
+    async with ingress.app.lifespan(), _client_of(ingress.app) as client, _client_of(ingress.admin_app) as admin:
 
         async def ready() -> bool:
             return not await ingress.readiness.faults()
 
         await wait_until_async(ready, "ingress is ready")
-        yield Serving(ingress, client, sender, key_id, settings, topic)
+        yield Serving(ingress, client, admin, sender, key_id, settings, topic)
+
+
+def _client_of(app: Litestar) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ingress")
 
 
 @pytest_asyncio.fixture

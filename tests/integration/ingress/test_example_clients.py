@@ -52,7 +52,7 @@ async def produced(running: Running, *command: str, secret: str = "") -> dict[st
 async def consumed(running: Running, example: str, event_id: str) -> dict[str, Any]:
     """The line that a consumer prints of this event; Ctrl-C then ends the consumer in order."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(EXAMPLES / example), running.settings.kafka_bootstrap_servers, running.url,
+        sys.executable, str(EXAMPLES / example), running.settings.kafka_bootstrap_servers, running.admin_url,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, limit=1 << 20,
     )  # fmt: skip
     assert process.stdout is not None

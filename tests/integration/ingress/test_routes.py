@@ -242,7 +242,7 @@ async def test_watchers_see_life_readiness_and_metrics(serving: Serving) -> None
     await serving.post(RATED, rated())
     assert (await serving.client.get("/livez")).json() == {"status": "alive"}
     assert (await serving.client.get("/readyz")).json() == {"status": "ready"}
-    text = (await serving.client.get("/metrics")).text
+    text = (await serving.admin.get("/metrics")).text
     assert f'plant_ingress_requests_total{{route="{RATED}",status="200"}}' in text
     assert "plant_producer_batch_records_bucket" in text
 
@@ -281,9 +281,9 @@ async def test_a_fault_of_our_own_is_500_and_tells_nothing(serving: Serving, mon
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr("ingress.intake.read_webhook", broken)
-    monkeypatch.setattr("ingress.health.generate_latest", broken)
+    monkeypatch.setattr("ingress.admin.generate_latest", broken)
     webhook = await serving.post(RATED, rated())
-    watched = await serving.client.get("/metrics")
+    watched = await serving.admin.get("/metrics")
     assert (webhook.status_code, watched.status_code) == (500, 500)
     assert "secret" not in webhook.text + watched.text
 

@@ -12,6 +12,8 @@ from uuid import UUID
 import msgspec
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas import batch_decoder, codec, registry
 from schemas import compatibility_gate as gate
@@ -22,7 +24,15 @@ from schemas.binary.writer import compile_writer
 from schemas.errors import SchemaError, Undecodable
 from schemas.events import Event
 from schemas.generation import schema_of
-from schemas.registry import Registry, canonical, next_version, read_registry, render_registry, schema_fingerprint
+from schemas.registry import (
+    Registry,
+    canonical,
+    is_same_schema,
+    next_version,
+    read_registry,
+    render_registry,
+    schema_fingerprint,
+)
 from tests.support.made_versions import FIRST, Described, ThingMade, WithNote, named, registered
 
 Loosened = named(with_note=False, max_length=20)
@@ -46,6 +56,30 @@ def test_a_fingerprint_leaves_out_descriptions_alone() -> None:
     assert schema_fingerprint({**schema, "fields": schema["fields"][::-1]}) != schema_fingerprint(schema)
     defaulted = [{**field, "default": {"doc": 1}} for field in schema["fields"]]
     assert schema_fingerprint({**schema, "fields": defaulted}) != schema_fingerprint(schema)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 2) | st.floats(0, 2) | st.sampled_from(["doc", "default", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["doc", "default", "a", "b"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, JSON)
+def test_schemas_are_the_same_where_their_fingerprints_are(asked: Any, known: Any) -> None:
+    """The comparison that leaves a stranger's schema at the first difference agrees with the hash of all of it."""
+    for one, other in ((asked, known), (known, canonical(known)), ({"doc": 1, "a": known}, {"a": known})):
+        assert is_same_schema(one, other) == (schema_fingerprint(one) == schema_fingerprint(other))
+
+
+@pytest.mark.parametrize("other", [1.0, True, "1", None, [1], {"a": 1}])
+def test_values_that_python_calls_equal_are_others_in_a_schema(other: Any) -> None:
+    """1, 1.0 and true are three defaults."""
+    for known, asked in ((1, other), ({"default": 1}, {"default": other}), ({"default": [1]}, {"default": [other]})):
+        assert not is_same_schema(asked, known)
+    assert is_same_schema({"default": [1]}, {"default": [1]})
 
 
 def test_an_unlocked_type_has_no_current_version() -> None:

@@ -37,14 +37,14 @@ async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def test_a_stock_deserializer_decodes_our_topic(running: Running) -> None:
-    """confluent-kafka reads a webhook's record with nothing but the address of ingress as its registry."""
+    """confluent-kafka reads a webhook's record with nothing but the admin address of ingress as its registry."""
     agent_id = uuid4()
     answer = await running.post(rated(agent_id, rating=5))
     assert answer.status_code == 200
 
     def decoded() -> Any:
         value = read_record(running.settings, answer.json())
-        with SchemaRegistryClient({"url": running.url}) as client:
+        with SchemaRegistryClient({"url": running.admin_url}) as client:
             return AvroDeserializer(client)(value, SerializationContext(TOPIC, MessageField.VALUE))
 
     found = await asyncio.to_thread(decoded)
@@ -56,7 +56,7 @@ async def test_stock_clients_find_what_they_ask_for(running: Running) -> None:
     """A stock serializer writes every event as we read it; the client sees subjects, versions, ids, level and mode."""
 
     def round_trips() -> None:
-        with SchemaRegistryClient({"url": running.url}) as client:
+        with SchemaRegistryClient({"url": running.admin_url}) as client:
             for event_type, event in examples().items():
                 known = bundled().current(EVENT_TYPES[event_type])
                 strategy = {"auto.register.schemas": True, "subject.name.strategy": topic_record_subject_name_strategy}
@@ -66,7 +66,7 @@ async def test_stock_clients_find_what_they_ask_for(running: Running) -> None:
                 assert decode(value, event.topic) == event
 
     await asyncio.to_thread(round_trips)
-    await asyncio.to_thread(see_the_catalogue, running.url)
+    await asyncio.to_thread(see_the_catalogue, running.admin_url)
 
 
 def in_avro(value: Any) -> Any:

@@ -27,7 +27,7 @@ POSTS = 60
 @pytest_asyncio.fixture
 async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
     port = processes.choose_port(None, set())
-    several = msgspec.structs.replace(settings, ingress_metrics_address=f"127.0.0.1:{port}", ingress_processes=2)
+    several = msgspec.structs.replace(settings, ingress_admin_address=f"127.0.0.1:{port}", ingress_processes=2)
     async with started(several, tmp_path) as process:
         yield process
 
@@ -55,7 +55,7 @@ async def post_each_anew(running: Running) -> list[int]:
 
 async def served_by_each(running: Running) -> list[float]:
     """How many webhooks each process has counted, from its own metrics."""
-    host, _, port = running.settings.ingress_metrics_address.rpartition(":")
+    host, _, port = running.settings.ingress_admin_address.rpartition(":")
     counted = []
     async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as client:
         for number in range(2):
@@ -85,9 +85,10 @@ async def test_a_killed_process_is_replaced(running: Running) -> None:
 async def test_sigterm_ends_all_in_order(running: Running) -> None:
     """Exit code 0, nothing but the announcement on stderr, and no process is left."""
     before = members(running)
+    listening = f"Listening on {running.url} with 2 processes; registry and metrics on {running.admin_url}\n"
     running.process.terminate()
     _, stderr = await asyncio.wait_for(running.process.communicate(), DEADLINE_SECONDS)
-    assert (running.process.returncode, stderr.decode()) == (0, f"Listening on {running.url} with 2 processes\n")
+    assert (running.process.returncode, stderr.decode()) == (0, listening)
     assert not any(psutil.pid_exists(pid) for pid in before)
 
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest_asyncio
 
-from ingress.contracts.registry_routes import REGISTRY_TYPE, registry_routes
-from ingress.routes import IngressApp
+from ingress.addresses import TrustedProxies
+from ingress.admin import make_admin_app
+from ingress.contracts.registry_routes import REGISTRY_TYPE
 from schemas.registry import bundled
 
 SUBJECT = "genesis.events-genesis.AgentRated"
@@ -18,8 +19,7 @@ OURS = next(version for version in bundled().versions if version.subject == SUBJ
 
 @pytest_asyncio.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = IngressApp(route_handlers=[registry_routes(bundled())], openapi_config=None)
-    app.webhooks = {}
+    app = make_admin_app(bundled(), TrustedProxies(""))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://plant") as found:
         yield found
 

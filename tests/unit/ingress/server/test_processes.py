@@ -72,7 +72,7 @@ def test_a_dead_process_is_replaced_and_all_are_ended(tmp_path: Path, monkeypatc
         os.kill(started(tmp_path, 0)[0], signal.SIGKILL)
         wait_for(lambda: len(started(tmp_path, 0)) == 2)
 
-    run_several(2, command(tmp_path), lambda: in_background(kill_one))
+    run_several(2, command(tmp_path), lambda _: in_background(kill_one))
     assert (len(started(tmp_path, 0)), len(started(tmp_path, 1))) == (2, 1)
     assert len(list(tmp_path.glob("*.ended"))) == 2
 
@@ -80,7 +80,7 @@ def test_a_dead_process_is_replaced_and_all_are_ended(tmp_path: Path, monkeypatc
 def test_one_that_ends_at_its_start_ends_the_others(tmp_path: Path) -> None:
     """The error names its exit code; the next one is not started."""
     with pytest.raises(ProcessEnded) as raised:
-        run_several(2, command(tmp_path, "raise SystemExit(7)"), lambda: None)
+        run_several(2, command(tmp_path, "raise SystemExit(7)"), lambda _: None)
     assert "exit code 7" in raised.value.why
     assert started(tmp_path, 1) == []
 
@@ -103,7 +103,7 @@ def test_readiness_is_announced_when_all_are_ready(tmp_path: Path, monkeypatch: 
         wait_for(lambda: announced)
 
     in_background(allow)
-    run_several(2, command(tmp_path, LATE), lambda: announced.append((tmp_path / "go").exists()))
+    run_several(2, command(tmp_path, LATE), lambda _: announced.append((tmp_path / "go").exists()))
     assert announced == [True]
 
 
@@ -118,7 +118,7 @@ def test_one_that_always_dies_is_started_ever_later(tmp_path: Path, monkeypatch:
         os.kill(started(tmp_path, 0)[0], signal.SIGKILL)
         wait_for(lambda: len(started(tmp_path, 0)) == 2)
 
-    run_several(2, command(tmp_path, dies), lambda: in_background(kill_the_other))
+    run_several(2, command(tmp_path, dies), lambda _: in_background(kill_the_other))
     assert asked[:3] == [1, 2, 3]
     assert asked.count(1) == 2
 
