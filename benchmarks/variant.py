@@ -7,7 +7,7 @@ import sys
 import uvloop
 
 from operations.services import worker
-from projections import engine
+from projections import engine, log_writer
 from projections.session import Session
 from runtime.logging import configure
 from runtime.settings import load_settings
@@ -26,7 +26,7 @@ def main() -> None:
     variant = sys.argv[1]
     if variant == "without chain":
         engine.Session = LogOnly  # type: ignore[misc]
-        engine.extend = lambda *given: [bytes(32)] * len(given[3])  # type: ignore[assignment]
+        log_writer.extend = lambda *given: [bytes(32)] * len(given[3])  # type: ignore[assignment]
     if variant == "without read model":
         worker.READ_MODELS = ()
     settings = load_settings()

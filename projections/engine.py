@@ -26,38 +26,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from audit.chain import extend
 from database.errors import DatabaseUnreachable
 from projections import builds, checkpoints
 from projections.checkpoints import LOG, Fence
-from projections.errors import ReadModelAhead, ReadModelStopped
-from projections.fold import catch_up
-from projections.inline import insert
+from projections.following_models import FollowingModels
+from projections.log_writer import LogWriter
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
-from projections.repeats import SEEN, EventRecord
-from projections.session import DataRefused, Session, sql_literal
+from projections.session import DataRefused, Session
 from projections.staging import Staging
-from projections.stopped_models import NOT_THE_MODELS, fold_apart, is_defect, reason_of
+from projections.stopped_models import NOT_THE_MODELS, fold_apart
 from runtime import metrics
-from runtime.errors import drop_frames
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
-from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
-from streams.errors import AppliedEventUnreadable, LogRefused, OwnershipLost, SchemaNewer
+from streams.errors import LogRefused, OwnershipLost, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
 
 APPLIED_ONCE = "event_stream_applied_once"
-
-ABOUT_THE_LOG = (ReadModelAhead, AppliedEventUnreadable, SchemaNewer)
-"""Errors of a model that catches up which tell that the log is not the one that this worker can go on with."""
 
 LOOK_UP_BATCHES = 64
 """After a repeat, this many batches look up their event ids first: repeats come in bursts."""
@@ -74,11 +64,6 @@ PUBLISH_EVERY_SECONDS = 5.0
 LOG_LINES_PER_SECOND = 2
 """Lines at the usual level of one partition: a flood of repeats in small batches would write hundreds."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Column = Sequence[Any] | pl.Series
-_POSITION = ("topic", "partition", "offset", "created_at")
-
 
 class PartitionProjector:
     """The Postgres side of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
@@ -87,13 +72,11 @@ class PartitionProjector:
         self.topic = topic
         self.partition = partition
         self._url = url
-        self._models = models
         self._session: Session | None = None
         self._fence: Fence | None = None
         self._staging = Staging(models)
-        self._stopped: dict[str, ReadModelStopped] = {}
-        self._follow()
-        self._log_types: dict[str, dict[str, str]] = {}
+        self._log = LogWriter(topic, partition)
+        self._models = FollowingModels(topic, partition, models)
         self._look_ups_left = 0
         self._newer: SchemaNewer | None = None
         self._token: int | None = None
@@ -110,15 +93,13 @@ class PartitionProjector:
         with self._closing_on_error():
             fence = self._fence = checkpoints.acquire(
                 session, self.topic, self.partition, watermarks.partition_count, watermarks.leadership.topic_id,
-                [LOG, *(model.key for model in self._models)],
+                self._models.all_names,
             )  # fmt: skip
             self._token = fence.token
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
             self._staging.open(session)
-            self._log_types = {table: session.column_types(table) for table in ("event_stream", "audit_log")}
-            for model in self._models:
-                self._catch_up(session, model, fence)
-            checkpoints.note_following(session, self.topic, self.partition, self._names)
+            self._log.open(session)
+            self._models.catch_up(session, self._staging, fence, self._interrupted)
             self._publish(caught_up=True)
         return Acquired(fence.token, log_end)
 
@@ -173,71 +154,13 @@ class PartitionProjector:
         if self._session is not None:
             self._session.close()
         self._session = self._fence = None
-        for stopped in self._stopped.values():
-            with contextlib.suppress(KeyError):
-                metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)
+        self._models.close()
 
     def _publish(self, *, caught_up: bool) -> None:
         """Let readers see builds that have caught up on every partition; ask again later where something holds them."""
-        models = self._following if caught_up else self._unpublished
+        models = self._models.following if caught_up else self._unpublished
         self._unpublished = builds.publish_all(self._require_session(), models, caught_up=caught_up)
         self._publish_at = time.perf_counter() + PUBLISH_EVERY_SECONDS
-
-    def _follow(self) -> None:
-        """Work out which read models share the transaction: all but those that were refused."""
-        self._following = [model for model in self._models if model.key not in self._stopped]
-        self._reads = frozenset[str]().union(*(model.reads for model in self._following))
-        self._names = [LOG, *(model.key for model in self._following)]
-
-    def _catch_up(self, session: Session, model: ReadModel, fence: Fence) -> None:
-        """Bring a read model up to the log's end, unless it was refused here and has stayed where it was since."""
-        former = self._stopped.get(model.key)
-        if former is not None and fence.checkpoints[model.key] <= former.next_offset:
-            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, model.name).set(1)
-            return
-        self._stopped.pop(model.key, None)
-        try:
-            catch_up(session, self._staging, model, self.topic, self.partition, fence.token, self._interrupted)
-        except (*NOT_THE_MODELS, *ABOUT_THE_LOG):
-            raise
-        except Exception as error:
-            session.rollback()
-            session.begin()
-            checkpoints.lock_fence(session, self.topic, self.partition, fence.token)
-            stopped = self._note_stopped(session, model, {model.key: error})
-            session.commit()
-            self._leave_out([stopped])
-        else:
-            self._follow()
-
-    def _note_stopped(self, session: Session, model: ReadModel, refused: Mapping[str, Exception]) -> ReadModelStopped:
-        """Write down why a read model was refused, in the transaction that goes on without it; returns the error."""
-        reason = reason_of(refused[model.key])
-        next_offset = checkpoints.note_stopped(session, self.topic, self.partition, model.key, reason)
-        stopped = ReadModelStopped(model, self.topic, self.partition, next_offset, reason)
-        stopped.__cause__ = refused[model.key]
-        return stopped
-
-    def _leave_out(self, stopped: Sequence[ReadModelStopped]) -> None:
-        """Go on without these read models, until the worker is started again or another one has brought them up."""
-        for error in stopped:
-            self._stopped[error.model.key] = error
-            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, error.model.name).set(1)
-            log.error(
-                "model.stopped",
-                model=error.model.name,
-                version=error.model.version,
-                topic=self.topic,
-                partition=self.partition,
-                next_offset=error.next_offset,
-                error=type(error).__name__,
-                what=error.what,
-                why=error.why,
-                exc_info=error.__cause__ if is_defect(error.__cause__) else None,
-            )
-            drop_frames(error)
-        if stopped:
-            self._follow()
 
     @contextlib.contextmanager
     def _closing_on_error(self) -> Iterator[None]:
@@ -278,7 +201,7 @@ class PartitionProjector:
             if not look_up and isinstance(error, DataRefused) and error.about(APPLIED_ONCE):
                 self._look_ups_left = LOOK_UP_BATCHES
                 return self._write(prepared)
-            if not self._following:
+            if not self._models.following:
                 raise
         return self._transaction(prepared, look_up=look_up, apart=True)
 
@@ -287,16 +210,16 @@ class PartitionProjector:
         session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
         lock = checkpoints.lock_statement(self.topic, self.partition, fence.token, fence.checkpoints[LOG])
         session.later("BEGIN", lock)
-        prepared = prepared.with_dispositions(self._seen(session, prepared) if look_up else None)
-        head = self._write_log(session, prepared, fence, inline)
-        refused = fold_apart(session, self._staging, self._following, prepared, inline=inline) if apart else {}
-        stopped = [self._note_stopped(session, model, refused) for model in self._following if model.key in refused]
+        prepared = prepared.with_dispositions(self._log.seen(session, prepared) if look_up else None)
+        head = self._log.write(session, prepared, fence.head, inline=inline)
+        refused = fold_apart(session, self._staging, self._models.following, prepared, inline=inline) if apart else {}
+        stopped = self._models.note_stopped(session, refused)
         folds = [] if apart else self._folds(session, prepared, inline)
-        next_offset, names = prepared.batch.next_offset, [name for name in self._names if name not in refused]
+        next_offset, names = prepared.batch.next_offset, [name for name in self._models.names if name not in refused]
         advance = checkpoints.advance_statement(self.topic, self.partition, names, next_offset)
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, dict.fromkeys(names, next_offset), head)
-        self._leave_out(stopped)
+        self._models.leave_out(stopped)
         dispositions = Counter(prepared.rows["disposition"].to_list())
         for disposition, count in dispositions.items():
             metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
@@ -304,75 +227,12 @@ class PartitionProjector:
 
     def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
-        frames = self._staging.frames(prepared.events, prepared.batch.offsets, self._reads)
+        frames = self._staging.frames(prepared.events, prepared.batch.offsets, self._models.reads)
         if inline:
-            statements = [self._staging.inline(model, frames) for model in self._following]
+            statements = [self._staging.inline(model, frames) for model in self._models.following]
             return [statement for statement in statements if statement is not None]
         self._staging.fill(session, frames)
-        return [model.apply_sql for model in self._following if model.reads & frames.keys()]
-
-    def _seen(self, session: Session, prepared: PreparedBatch) -> dict[bytes, EventRecord]:
-        """Return the batch's event ids that are applied already, each with the record of its event."""
-        ids = prepared.rows["event_id"].drop_nulls()
-        session.copy("staged_event_ids", pl.DataFrame({"event_id": ids}), temporary=True)
-        seen = session.frame(SEEN.format(topic=sql_literal(self.topic), partition=sql_literal(self.partition)))
-        columns = ("fingerprint", "event_type", "value", "headers")
-        records = map(EventRecord._make, seen.select(columns).rows())
-        return dict(zip(seen["event_id"].cast(pl.Binary), records, strict=True))
-
-    def _write_log(self, session: Session, prepared: PreparedBatch, fence: Fence, inline: bool) -> bytes:
-        """Write log and chain; returns the chain's new head."""
-        batch = prepared.batch
-        if not len(batch):
-            return fence.head
-        hashes = extend(
-            self.topic, self.partition, fence.head,
-            batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers,
-        )  # fmt: skip
-        rows, position = prepared.rows, self._position(batch, inline)
-        stream: dict[str, Column] = {
-            "disposition": rows["disposition"],
-            "event_id": rows["event_id"],
-            "key": batch.keys,
-            "value": batch.values,
-            "headers": prepared.headers,
-            "reason": rows["reason"],
-        }
-        audit: dict[str, Column] = {
-            "entity_type": rows["entity_type"],
-            "entity_id": rows["entity_id"],
-            "event_type": rows["event_type"],
-            "previous_hash": [fence.head, *hashes[:-1]],
-            "hash": hashes,
-        }
-        self._append(session, "event_stream", {**position, **stream}, inline)
-        self._append(session, "audit_log", {**position, **audit}, inline)
-        return hashes[-1]
-
-    def _position(self, batch: EventBatch, inline: bool) -> dict[str, Column]:
-        """Return the columns of each record's position and time; as lists where they go inline."""
-        count = len(batch)
-        if inline:
-            created_at = [EPOCH + timedelta(milliseconds=ms) for ms in batch.timestamps_ms]
-            lists: list[Column] = [[self.topic] * count, [self.partition] * count, batch.offsets, created_at]
-            return dict(zip(_POSITION, lists, strict=True))
-        # Put together from whole columns: an expression costs 50 us however few the rows.
-        microseconds = [ms * 1000 for ms in batch.timestamps_ms]
-        columns: list[Column] = [
-            pl.Series([self.topic]).new_from_index(0, count),
-            pl.Series([self.partition], dtype=pl.Int32).new_from_index(0, count),
-            pl.Series(batch.offsets, dtype=pl.Int64),
-            pl.Series(microseconds, dtype=pl.Datetime("us", "UTC")),
-        ]
-        return dict(zip(_POSITION, columns, strict=True))
-
-    def _append(self, session: Session, table: str, columns: Mapping[str, Column], inline: bool) -> None:
-        if inline:
-            values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}
-            session.later(insert(table, values, self._log_types[table]))
-            return
-        series = [v.alias(n) if isinstance(v, pl.Series) else pl.Series(n, v, pl.Binary) for n, v in columns.items()]
-        session.copy(table, pl.DataFrame(series))
+        return [model.apply_sql for model in self._models.following if model.reads & frames.keys()]
 
     def _require_fence(self) -> Fence:
         if self._fence is None:

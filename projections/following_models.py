@@ -1,0 +1,116 @@
+"""The read models that follow one partition's log: they share its transaction, until one of them is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+
+from projections import checkpoints
+from projections.checkpoints import LOG, Fence
+from projections.errors import ReadModelAhead, ReadModelStopped
+from projections.fold import catch_up
+from projections.read_model import ReadModel
+from projections.session import Session
+from projections.staging import Staging
+from projections.stopped_models import NOT_THE_MODELS, is_defect, reason_of
+from runtime import metrics
+from runtime.errors import drop_frames
+from runtime.logging import get_logger
+from streams.errors import AppliedEventUnreadable, SchemaNewer
+
+log = get_logger(__name__)
+
+ABOUT_THE_LOG = (ReadModelAhead, AppliedEventUnreadable, SchemaNewer)
+"""Errors of a model that catches up which tell that the log is not the one that this worker can go on with."""
+
+
+class FollowingModels:
+    """A partition's read models: those that follow its log, and those that it goes on without."""
+
+    def __init__(self, topic: str, partition: int, models: Sequence[ReadModel]) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._models = models
+        self._stopped: dict[str, ReadModelStopped] = {}
+        self._follow()
+
+    @property
+    def all_names(self) -> list[str]:
+        """Names in the checkpoints of the log and of every read model, stopped ones too."""
+        return [LOG, *(model.key for model in self._models)]
+
+    def _follow(self) -> None:
+        """Work out which read models share the transaction: all but those that were refused."""
+        self.following = [model for model in self._models if model.key not in self._stopped]
+        self.reads = frozenset[str]().union(*(model.reads for model in self.following))
+        self.names = [LOG, *(model.key for model in self.following)]
+
+    def catch_up(self, session: Session, staging: Staging, fence: Fence, interrupted: threading.Event) -> None:
+        """Bring lagging read models up to the log's end, and clear the reasons of those that follow it again."""
+        for model in self._models:
+            self._catch_up(session, staging, model, fence, interrupted)
+        checkpoints.note_following(session, self.topic, self.partition, self.names)
+
+    def _catch_up(
+        self, session: Session, staging: Staging, model: ReadModel, fence: Fence, interrupted: threading.Event
+    ) -> None:
+        """Bring a read model up to the log's end, unless it was refused here and has stayed where it was since."""
+        former = self._stopped.get(model.key)
+        if former is not None and fence.checkpoints[model.key] <= former.next_offset:
+            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, model.name).set(1)
+            return
+        self._stopped.pop(model.key, None)
+        try:
+            catch_up(session, staging, model, self.topic, self.partition, fence.token, interrupted)
+        except (*NOT_THE_MODELS, *ABOUT_THE_LOG):
+            raise
+        except Exception as error:
+            session.rollback()
+            session.begin()
+            checkpoints.lock_fence(session, self.topic, self.partition, fence.token)
+            stopped = self.note_stopped(session, {model.key: error})
+            session.commit()
+            self.leave_out(stopped)
+        else:
+            self._follow()
+
+    def note_stopped(self, session: Session, refused: Mapping[str, Exception]) -> list[ReadModelStopped]:
+        """Write down why read models were refused, in the transaction that goes on without them; returns the errors."""
+        return [
+            self._note_stopped(session, model, refused[model.key]) for model in self._models if model.key in refused
+        ]
+
+    def _note_stopped(self, session: Session, model: ReadModel, error: Exception) -> ReadModelStopped:
+        reason = reason_of(error)
+        next_offset = checkpoints.note_stopped(session, self.topic, self.partition, model.key, reason)
+        stopped = ReadModelStopped(model, self.topic, self.partition, next_offset, reason)
+        stopped.__cause__ = error
+        return stopped
+
+    def leave_out(self, stopped: Sequence[ReadModelStopped]) -> None:
+        """Go on without these read models, until the worker is started again or another one has brought them up."""
+        for error in stopped:
+            self._stopped[error.model.key] = error
+            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, error.model.name).set(1)
+            log.error(
+                "model.stopped",
+                model=error.model.name,
+                version=error.model.version,
+                topic=self.topic,
+                partition=self.partition,
+                next_offset=error.next_offset,
+                error=type(error).__name__,
+                what=error.what,
+                why=error.why,
+                exc_info=error.__cause__ if is_defect(error.__cause__) else None,
+            )
+            drop_frames(error)
+        if stopped:
+            self._follow()
+
+    def close(self) -> None:
+        """Take back what metrics show of the partition."""
+        for stopped in self._stopped.values():
+            with contextlib.suppress(KeyError):
+                metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)
