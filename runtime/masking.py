@@ -8,7 +8,15 @@ from typing import Any, Final
 
 from runtime.redaction import MASK
 
-SECRET_NAMES: Final = frozenset({"master_key", "master_key_previous", "kafka_sasl_password"})
+SECRET_NAMES: Final = frozenset(
+    {
+        "kafka_oauth_client_secret",
+        "kafka_sasl_password",
+        "kafka_ssl_key_password",
+        "master_key",
+        "master_key_previous",
+    }
+)
 
 _ADDRESS: Final = re.compile(r"://(?P<user>[^:@/]*):(?P<password>.*)@[^@]*?(/(?P<database>[^?]*))?(\?.*)?$", re.DOTALL)
 

@@ -16,12 +16,11 @@ from msgspec import Meta
 
 from runtime import redaction
 from runtime.errors import ConfigurationError
+from runtime.kafka_settings import PREFIX as PREFIX
+from runtime.kafka_settings import KafkaSettings
 from runtime.masking import masked, secrets_in
-from runtime.servers import PORT_MAX, parse_servers
+from runtime.servers import PORT_MAX
 from runtime.stack_file import DEFAULT_HOME, find_home, read_stack_file
-
-PREFIX: Final = "PLANT_"
-KAFKA_PORT: Final = 9092
 
 DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor"]
 
@@ -30,7 +29,7 @@ NotNegative = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(KafkaSettings, frozen=True, kw_only=True):
     """One process's settings. Build it with :func:`load_settings`. Its `repr` masks what is secret."""
 
     home: Annotated[
@@ -40,19 +39,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "folder and, up to a repository's root, above it."
         ),
     ] = DEFAULT_HOME
-
-    kafka_bootstrap_servers: Annotated[
-        str, Meta(description="Kafka brokers, `host:port,host:port`. Set by `plant up` locally.")
-    ] = ""
-    kafka_security_protocol: Annotated[
-        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Meta(description="How to talk to the brokers.")
-    ] = "PLAINTEXT"
-    kafka_sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Meta(description="SASL mechanism, with a SASL protocol.")
-    ] = "SCRAM-SHA-512"
-    kafka_sasl_username: Annotated[str, Meta(description="SASL user name.")] = ""
-    kafka_sasl_password: Annotated[str, Meta(description="SASL password.")] = ""
-    kafka_ssl_cafile: Annotated[str, Meta(description="CA file for TLS to the brokers; empty: the system's.")] = ""
 
     database_url: Annotated[
         str, Meta(description="Postgres address for every role that has no address of its own below.")
@@ -237,24 +223,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 next_step="plant up",
             )
         return address
-
-    def kafka_address(self) -> str:
-        """Return the brokers' addresses; raises ConfigurationError where none is known, or one can't be used."""
-        if not self.kafka_bootstrap_servers:
-            raise ConfigurationError(
-                "No Kafka address.",
-                why="PLANT_KAFKA_BOOTSTRAP_SERVERS is not set and no local stack is up.",
-                next_step="plant up",
-            )
-        try:
-            servers = parse_servers(self.kafka_bootstrap_servers, KAFKA_PORT)
-        except ValueError as error:
-            raise ConfigurationError(
-                f"The setting {PREFIX}KAFKA_BOOTSTRAP_SERVERS can't be used.",
-                why=str(error),
-                next_step=f"export {PREFIX}KAFKA_BOOTSTRAP_SERVERS=host:9092,host:9092",
-            ) from error
-        return ",".join(map(str, servers))
 
 
 def descriptions() -> dict[str, str]:

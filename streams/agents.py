@@ -12,16 +12,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import faust
-from aiokafka.errors import KafkaConnectionError
+from faust.app.base import BootStrategy
 from faust.types import TP
 
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
-from streams.errors import KafkaUnavailable, PartitionStopped
-from streams.kafka.clients import check_repairs
+from streams.errors import PartitionStopped
+from streams.kafka.clients import check_clients
 from streams.memory_budget import MemoryBudget
 from streams.ownership import OwnedPartition, PartitionWriter
+from streams.topics import admin
 from streams.transport import RecordBatchConsumer, RecordBatchTransport
 
 log = get_logger(__name__)
@@ -33,8 +34,8 @@ class Worker:
     """A running Faust app and the partitions it owns. Build it inside the event loop that will run it."""
 
     def __init__(self, settings: Settings, topics: Sequence[str], writer_for: WriterFactory) -> None:
-        """Build the app. Raises RepairMisfit, and ConfigurationError where no broker address is known."""
-        check_repairs()
+        """Build the app. Raises RepairMisfit, and ConfigurationError where Kafka's settings can't be used."""
+        check_clients(settings)
         self.settings = settings
         self.partitions: dict[TP, OwnedPartition] = {}
         self._writer_for = writer_for
@@ -47,11 +48,13 @@ class Worker:
         self.app.agent(topic, name="project", concurrency=1)(self._dispatch)
 
     async def start(self) -> None:
-        """Join the group and project until :meth:`stop`. Raises KafkaUnavailable where no broker answers."""
-        try:
-            await self.app.start()
-        except KafkaConnectionError as error:
-            raise KafkaUnavailable(why=f"No broker answers at {self.settings.kafka_bootstrap_servers}.") from error
+        """Join the group and project until :meth:`stop`.
+
+        Raises KafkaUnavailable where no broker answers, ConnectionRefused where one does not let the worker in.
+        """
+        async with admin(self.settings):
+            pass  # The consumer connects in a thread of Faust's, whose errors are a traceback on stderr.
+        await self.app.start()
 
     async def stop(self) -> None:
         """Leave the group; running batches finish first, queued ones are left to the next owner."""
@@ -122,8 +125,16 @@ def _log_end(consumer: RecordBatchConsumer, tp: TP) -> int:
         return 0  # aiokafka's way to say that the partition has just been revoked
 
 
+class WorkerStart(BootStrategy):  # type: ignore[misc]  # Faust is untyped
+    """Faust's way to start, without its producer: workers send nothing, and only our factory makes clients."""
+
+    enable_kafka_producer = False
+
+
 class App(faust.App):  # type: ignore[misc]  # Faust is untyped
     """Faust's app without folders on disk: it has no tables to keep there."""
+
+    BootStrategy = WorkerStart
 
     def _create_directories(self) -> None:
         pass

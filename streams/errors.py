@@ -27,6 +27,13 @@ class KafkaUnavailable(Unreachable, StreamsError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class ConnectionRefused(KafkaUnavailable):
+    """Kafka refused this client's connection."""
+
+    def __init__(self, what: str = "", *, why: str = "", next_step: str = "plant settings    # PLANT_KAFKA_…") -> None:
+        super().__init__(what, why=why, next_step=next_step)
+
+
 class RepairMisfit(StreamsError, ConfigurationError):
     """A repair of Plant's does not fit the installed version of aiokafka."""
 

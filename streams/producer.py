@@ -32,7 +32,7 @@ from streams.errors import (
     RecordTooLarge,
     StreamsError,
 )
-from streams.kafka.clients import check_repairs
+from streams.kafka.clients import check_clients
 from streams.pending_publish import PendingPublish
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC, RECORD_MAX_BYTES
@@ -79,7 +79,8 @@ class EventProducer:
         limits: Limits | None = None,
     ) -> None:
         """`topics` must exist and are connected to; `events_topic` is the topic for events of `genesis.events`, which
-        has another name in a later generation. Raises RepairMisfit.
+        has another name in a later generation. Raises RepairMisfit, and ConfigurationError where Kafka's settings
+        can't be used.
         """
         self._settings = settings
         self._topic_of = {topic: events_topic if topic == EVENTS_TOPIC else topic for topic in topics}
@@ -91,7 +92,7 @@ class EventProducer:
         self._closings: set[asyncio.Task[None]] = set()
         self._records_in_flight = 0
         self._bytes_in_flight = 0
-        check_repairs()
+        check_clients(settings)
         self._deadlines: Deadlines[RecordPosition] = Deadlines(self._limits.publish_timeout_seconds, self._timed_out)
 
     async def __aenter__(self) -> Self:

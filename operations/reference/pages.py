@@ -46,7 +46,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        f"Generated from `runtime/settings.py` {MADE_BY}",
+        f"Generated from `runtime/settings.py` and `runtime/kafka_settings.py` {MADE_BY}",
         "",
         "Values come, strongest first, from the environment, from `stack.env` in the folder that `PLANT_HOME` names",
         "(written by `plant up`), and from the defaults here. `plant settings` shows what holds now, and from where.",

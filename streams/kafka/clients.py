@@ -10,17 +10,28 @@ from functools import cache
 from typing import Any, Final
 
 from runtime.settings import Settings
-from streams.kafka import admin, consumer, fetcher_restart, lenient_records, producer, topic_ids, unresponsive_brokers
+from streams.kafka import (
+    admin,
+    consumer,
+    fetcher_restart,
+    lenient_records,
+    producer,
+    refused_connections,
+    topic_ids,
+    unresponsive_brokers,
+)
 from streams.kafka.admin import RepairedAdmin
 from streams.kafka.connection import connection_options
 from streams.kafka.consumer import RepairedConsumer
 from streams.kafka.lenient_records import parse_leniently
 from streams.kafka.producer import RepairedProducer
+from streams.kafka.refused_connections import tell_refusals
 from streams.kafka.repair import Repair, check
 from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
 
 REPAIRS: Final[tuple[Repair, ...]] = (
     unresponsive_brokers.REPAIR,
+    refused_connections.REPAIR,
     fetcher_restart.REPAIR,
     lenient_records.REPAIR,
     topic_ids.REPAIR,
@@ -36,9 +47,19 @@ def check_repairs() -> None:
     check(REPAIRS)
 
 
+def check_clients(settings: Settings) -> None:
+    """Raise RepairMisfit, or ConfigurationError where no client could be made of the settings. It connects to nothing.
+
+    For a process that would otherwise try again and again: what is wrong with its settings stays wrong.
+    """
+    check_repairs()
+    connection_options(settings)
+
+
 def make_producer(settings: Settings, **options: Any) -> RepairedProducer:
     """Return a producer that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
     check_repairs()
+    tell_refusals()
     producer = RepairedProducer(**options, **connection_options(settings))
     skip_unresponsive_brokers(producer.client)
     return producer
@@ -48,6 +69,7 @@ def make_consumer(settings: Settings, **options: Any) -> RepairedConsumer:
     """Return a consumer that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
     check_repairs()
     parse_leniently()
+    tell_refusals()
     consumer = RepairedConsumer(**options, **connection_options(settings))
     skip_unresponsive_brokers(consumer.client)
     return consumer
@@ -56,6 +78,7 @@ def make_consumer(settings: Settings, **options: Any) -> RepairedConsumer:
 def make_admin(settings: Settings, **options: Any) -> RepairedAdmin:
     """Return an admin client that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
     check_repairs()
+    tell_refusals()
     admin = RepairedAdmin(**options, **connection_options(settings))
     skip_unresponsive_brokers(admin.client)
     return admin

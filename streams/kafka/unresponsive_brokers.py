@@ -21,6 +21,7 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
+from streams.kafka.refused_connections import raising_refusals
 from streams.kafka.repair import Repair
 
 REPAIR: Final = Repair(
@@ -82,11 +83,12 @@ class _SkippingClient:
         self._refused_at: dict[object, float] = {}
 
     async def bootstrap(self) -> None:
-        """Try address after address, each for no longer than a connection may take."""
+        """Try address after address, each for no longer than a connection may take. Raises ConnectionRefused."""
         kept = self._client._request_timeout_ms
         self._client._request_timeout_ms = min(kept, int(CONNECT_TIMEOUT_SECONDS * 1000))
         try:
-            await self._bootstrap()
+            with raising_refusals():
+                await self._bootstrap()
         finally:
             self._client._request_timeout_ms = kept
 

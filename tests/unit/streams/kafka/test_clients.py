@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -159,3 +160,38 @@ async def test_a_consumer_restarts_its_fetcher_before_it_polls(monkeypatch: pyte
         monkeypatch.setattr("streams.kafka.consumer.restart_fetcher", lambda _: calls.append("restart"))
         assert await consumer.getmany() == {}
     assert calls == ["restart", "getmany"]
+
+
+async def test_a_consumer_stops_while_a_fetch_fails() -> None:
+    """A fetch that waits after its error is cancelled, and that ends neither the stop nor who asked for it."""
+    consumer = make_consumer(SETTINGS)
+    failing = asyncio.create_task(asyncio.Event().wait())
+    await asyncio.sleep(0)
+    consumer._fetcher = fetcher.Fetcher.__new__(fetcher.Fetcher)
+    consumer._fetcher._fetch_task = asyncio.create_task(asyncio.Event().wait())
+    consumer._fetcher._fetch_waiters = set()
+    consumer._fetcher._pending_tasks = {failing, asyncio.create_task(asyncio.Event().wait())}
+
+    await consumer.stop()
+
+    assert failing.cancelled()
+    assert all(task.cancelled() for task in consumer._fetcher._pending_tasks)
+
+
+async def test_a_consumer_whose_stop_is_cancelled_ends() -> None:
+    """Whoever gives up waiting is not held."""
+    consumer = make_consumer(SETTINGS)
+    consumer._fetcher = fetcher.Fetcher.__new__(fetcher.Fetcher)
+    entered = asyncio.Event()
+
+    async def close() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    consumer._fetcher.close = close
+    stopping = asyncio.create_task(consumer.stop())
+    await entered.wait()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await consumer.client.close()
