@@ -23,6 +23,10 @@ RETRYABLE: Final = (
 out, a server that is read-only for now, conflict, resources, locks, operator intervention, input and output, internal
 error."""
 
+ENDS_STATEMENT: Final = ("53400", "57014", "58", "XX")
+"""Postgres ended a statement and the session goes on: a limit, a timeout, a file that can't be read, an internal error.
+It may be for the statement, or for all that the server had to do."""
+
 SESSION_ENDS: Final = ("FATAL", "PANIC")
 """Severities with which the server ends a session, whatever the code."""
 

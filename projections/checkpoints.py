@@ -93,6 +93,11 @@ UPDATE checkpoints SET stop_reason = nullif($4, '') WHERE topic = $1 AND partiti
   AND projection || '/' || version = $3 RETURNING next_offset
 """
 
+_IS_STOPPED = """
+SELECT stop_reason IS NOT NULL AS stopped FROM checkpoints WHERE topic = $1 AND partition = $2
+  AND projection || '/' || version = $3
+"""
+
 _FOLLOWING = """
 UPDATE checkpoints SET stop_reason = NULL WHERE topic = $1 AND partition = $2 AND stop_reason IS NOT NULL
   AND projection || '/' || version = ANY (string_to_array($3, ','))
@@ -167,6 +172,11 @@ def note_stopped(session: Session, topic: str, partition: int, name: str, reason
     """Write down why a read model does not follow its partition; returns the offset at which it stays."""
     reason = reason.replace("\x00", "\\0")[:STOP_REASON_CHARACTERS_MAX]
     return int(session.query(_NOTE_STOPPED, (topic, partition, name, reason))[0][0])
+
+
+def is_stopped(session: Session, topic: str, partition: int, name: str) -> bool:
+    """Return whether a read model was refused and has not followed its partition since."""
+    return session.query(_IS_STOPPED, (topic, partition, name)) == [(True,)]
 
 
 def note_following(session: Session, topic: str, partition: int, names: Iterable[str]) -> None:

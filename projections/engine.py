@@ -30,11 +30,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from database.errors import DatabaseUnreachable
 from projections import builds, checkpoints
 from projections.checkpoints import LOG, Fence
+from projections.errors import ModelStatementEnded
 from projections.following_models import FollowingModels
 from projections.log_writer import LogWriter
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
-from projections.session import DataRefused, Session
+from projections.session import DataRefused, Session, StatementEnded
 from projections.staging import Staging
 from projections.stopped_models import NOT_THE_MODELS, fold_apart
 from runtime import metrics
@@ -89,8 +90,8 @@ class PartitionProjector:
         """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
         self.close()
         self._interrupted = interrupted or threading.Event()
-        session = self._session = Session(self._url)
         with self._closing_on_error():
+            session = self._session = Session(self._url)
             fence = self._fence = checkpoints.acquire(
                 session, self.topic, self.partition, watermarks.partition_count, watermarks.leadership.topic_id,
                 self._models.all_names,
@@ -167,9 +168,12 @@ class PartitionProjector:
         try:
             yield
         except DataRefused as error:
+            self._models.forget_ended()
             self.close()
             raise LogRefused(why=str(error)) from error
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, ModelStatementEnded):
+                self._models.forget_ended()
             self.close()
             raise
 
@@ -188,15 +192,20 @@ class PartitionProjector:
         return self._write(prepared)
 
     def _write(self, prepared: PreparedBatch) -> Counter[str]:
-        """Run the transaction; again with look-ups where it met a repeat, and model by model where one was refused."""
-        look_up = self._look_ups_left > 0
-        if look_up:
-            self._look_ups_left -= 1
+        """Run the transaction; again with look-ups where it met a repeat, and model by model where one was refused.
+
+        So it is with a single record where Postgres ended some statement, and from then on at once.
+        """
+        alone = len(prepared.batch) == 1 and bool(self._models.following)
+        apart = alone and self._models.suspected
+        look_up = self._look_ups_left > 0 or apart
+        self._look_ups_left = max(0, self._look_ups_left - 1)
         try:
-            return self._transaction(prepared, look_up=look_up)
-        except NOT_THE_MODELS:
-            raise
+            return self._transaction(prepared, look_up=look_up, apart=apart)
         except Exception as error:  # a defect in making a model's rows is the model's too
+            ended = isinstance(error, StatementEnded) and alone
+            if apart or (isinstance(error, NOT_THE_MODELS) and not ended):
+                raise
             self._require_session().rollback()
             if not look_up and isinstance(error, DataRefused) and error.about(APPLIED_ONCE):
                 self._look_ups_left = LOOK_UP_BATCHES
@@ -208,17 +217,24 @@ class PartitionProjector:
     def _transaction(self, prepared: PreparedBatch, *, look_up: bool, apart: bool = False) -> Counter[str]:
         """Write log, chain and read models; each model by itself with `apart`, and without those that are refused."""
         session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
+        began_seconds = time.monotonic()
         lock = checkpoints.lock_statement(self.topic, self.partition, fence.token, fence.checkpoints[LOG])
         session.later("BEGIN", lock)
         prepared = prepared.with_dispositions(self._log.seen(session, prepared) if look_up else None)
         head = self._log.write(session, prepared, fence.head, inline=inline)
-        refused = fold_apart(session, self._staging, self._models.following, prepared, inline=inline) if apart else {}
+        refused: dict[str, Exception] = {}
+        if apart:
+            refused = fold_apart(
+                session, self._staging, self._models.following, prepared, inline=inline, began_seconds=began_seconds
+            )
+            self._models.count_ended(refused)
         stopped = self._models.note_stopped(session, refused)
         folds = [] if apart else self._folds(session, prepared, inline)
         next_offset, names = prepared.batch.next_offset, [name for name in self._models.names if name not in refused]
         advance = checkpoints.advance_statement(self.topic, self.partition, names, next_offset)
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, dict.fromkeys(names, next_offset), head)
+        self._models.forget_ended()
         self._models.leave_out(stopped)
         dispositions = Counter(prepared.rows["disposition"].to_list())
         for disposition, count in dispositions.items():

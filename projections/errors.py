@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from projections.read_model import ReadModel
+from projections.session import StatementEnded
 from runtime.errors import CheckFailed, PlantError
 from streams.errors import PartitionStopped
 
@@ -18,6 +19,14 @@ class ReadModelStopped(PlantError):
             why=f"It stays at offset {next_offset} until a worker is started again: {reason}",
             next_step="plant worker    # once the reason is mended",
         )
+
+
+class ModelStatementEnded(StatementEnded):
+    """The database ends a read model's statement without refusing it, and had no trouble with what came before it."""
+
+    def __init__(self, model: ReadModel, error: StatementEnded) -> None:
+        what = f"The database has ended the statement of the read model {model.name} without refusing it."
+        super().__init__(error.sqlstate, what, why=error.why or "")
 
 
 class ReadModelAhead(PartitionStopped):

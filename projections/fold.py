@@ -18,6 +18,7 @@ from projections.errors import ReadModelAhead
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
+from projections.stopped_models import run_statement
 from runtime.logging import get_logger
 from schemas.batch_decoder import DecodedEvents, decode_batch
 from schemas.errors import UnknownSchema
@@ -57,7 +58,9 @@ def fold_slice(
     event is left out without a word.
     """
     limit = records_max or FOLD_RECORDS
+    began_seconds = time.monotonic()
     rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
+    log_seconds = time.monotonic() - began_seconds
     if rows.height:
         decoded = _decode(rows, topic, partition)
         events = {
@@ -67,7 +70,7 @@ def fold_slice(
         frames = staging.frames(events, rows["offset"].to_list(), model.reads)
         if frames:
             staging.fill(session, frames)
-            session.script(model.apply_in(schema), "SET CONSTRAINTS ALL IMMEDIATE")
+            run_statement(session, model, model.apply_in(schema), log_seconds)
     return int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
 
 
@@ -89,14 +92,16 @@ def catch_up(
     partition: int,
     token: int,
     interrupted: threading.Event,
+    records_max: int | None = None,
 ) -> None:
     """Bring a read model up to the log's end, slice by slice, each in a transaction under the fence.
 
     A slice that Postgres gives up is halved, and slices grow again once they are quick. Afterwards the model's tables
-    are analysed: until then Postgres takes them for as small as they were. Raises OwnershipLost once `interrupted` is
-    set: what is folded by then is kept.
+    are analysed: until then Postgres takes them for as small as they were. `records_max` bounds the first slice. Raises
+    OwnershipLost once `interrupted` is set, and ModelStatementEnded where Postgres ends the model's statement with one
+    record: what is folded by then is kept.
     """
-    folded, records_max = False, FOLD_RECORDS
+    folded, records_max = False, records_max or FOLD_RECORDS
     while True:
         if interrupted.is_set():
             raise OwnershipLost(why=f"The partition was given up before {model.name} had caught up.")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from projections import checkpoints
 from projections.checkpoints import LOG, Fence
-from projections.errors import ReadModelAhead, ReadModelStopped
+from projections.errors import ModelStatementEnded, ReadModelAhead, ReadModelStopped
 from projections.fold import catch_up
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
-from projections.stopped_models import NOT_THE_MODELS, is_defect, reason_of
+from projections.stopped_models import NOT_THE_MODELS, TRIES, is_defect, reason_of
 from runtime import metrics
 from runtime.errors import drop_frames
 from runtime.logging import get_logger
@@ -33,6 +34,7 @@ class FollowingModels:
         self.partition = partition
         self._models = models
         self._stopped: dict[str, ReadModelStopped] = {}
+        self._ended: Counter[str] = Counter()
         self._follow()
 
     @property
@@ -61,11 +63,16 @@ class FollowingModels:
             metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, model.name).set(1)
             return
         self._stopped.pop(model.key, None)
+        lags = fence.checkpoints[model.key] < fence.checkpoints[LOG]
+        # The slice that was given up is not looked for again from a large one on.
+        careful = lags and checkpoints.is_stopped(session, self.topic, self.partition, model.key)
+        first_slice = 1 if careful or self._ended[model.key] else None
         try:
-            catch_up(session, staging, model, self.topic, self.partition, fence.token, interrupted)
-        except (*NOT_THE_MODELS, *ABOUT_THE_LOG):
-            raise
+            catch_up(session, staging, model, self.topic, self.partition, fence.token, interrupted, first_slice)
         except Exception as error:
+            if isinstance(error, (*NOT_THE_MODELS, *ABOUT_THE_LOG)) and not isinstance(error, ModelStatementEnded):
+                raise
+            self.count_ended({model.key: error})
             session.rollback()
             session.begin()
             checkpoints.lock_fence(session, self.topic, self.partition, fence.token)
@@ -74,6 +81,23 @@ class FollowingModels:
             self.leave_out(stopped)
         else:
             self._follow()
+
+    @property
+    def suspected(self) -> bool:
+        """Whether some model's statement was given up with the last record that was tried."""
+        return bool(self._ended)
+
+    def count_ended(self, refused: Mapping[str, Exception]) -> None:
+        """Count the models whose statement was given up. Raises ModelStatementEnded where one is to be tried again."""
+        ended = {key: error for key, error in refused.items() if isinstance(error, ModelStatementEnded)}
+        self._ended = Counter({key: self._ended[key] + 1 for key in ended})
+        for key, error in ended.items():
+            if self._ended[key] < TRIES:
+                raise error
+
+    def forget_ended(self) -> None:
+        """Begin to count again: something else went wrong, or nothing did."""
+        self._ended.clear()
 
     def note_stopped(self, session: Session, refused: Mapping[str, Exception]) -> list[ReadModelStopped]:
         """Write down why read models were refused, in the transaction that goes on without them; returns the errors."""

@@ -20,7 +20,16 @@ from adbc_driver_manager import Error as AdbcError
 
 from database.address import libpq_address
 from database.errors import DatabaseUnreachable
-from database.sqlstates import DATA, DATA_EXCEPTION, FENCED, INSUFFICIENT_PRIVILEGE, RETRYABLE, SESSION_ENDS, is_one_of
+from database.sqlstates import (
+    DATA,
+    DATA_EXCEPTION,
+    ENDS_STATEMENT,
+    FENCED,
+    INSUFFICIENT_PRIVILEGE,
+    RETRYABLE,
+    SESSION_ENDS,
+    is_one_of,
+)
 from entities.vocabulary import DEFAULT_TENANT
 from schemas.polars_import import polars as pl
 from streams.errors import LogRefused, OwnershipLost, PartitionStopped
@@ -67,6 +76,14 @@ class DataRefused(Exception):
     def about(self, *names: str) -> bool:
         """Return whether Postgres names one of these tables, or a constraint whose name begins with one of them."""
         return any(name.startswith(names) for name in self._names)
+
+
+class StatementEnded(DatabaseUnreachable):
+    """The database has ended a statement without refusing it."""
+
+    def __init__(self, sqlstate: str, what: str = "", *, why: str) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(what, why=why)
 
 
 class ProjectionBroken(PartitionStopped):
@@ -180,7 +197,10 @@ def translate_adbc_error(error: AdbcError) -> Exception:
         return ProjectionBroken(
             "The database driver can't run a statement of the projection.", why=text, next_step="plant doctor"
         )
-    if not sqlstate or is_one_of(sqlstate, RETRYABLE) or fields.get(_SEVERITY) in SESSION_ENDS:
+    session_ends = fields.get(_SEVERITY) in SESSION_ENDS
+    if is_one_of(sqlstate, ENDS_STATEMENT) and not session_ends:
+        return StatementEnded(sqlstate, why=text)
+    if not sqlstate or is_one_of(sqlstate, RETRYABLE) or session_ends:
         return DatabaseUnreachable(why=text)
     if is_one_of(sqlstate, DATA):
         copied = fields.get("PG_DIAG_CONTEXT", "").partition("COPY ")[2].partition(",")[0]

@@ -6,7 +6,7 @@ import pytest
 from adbc_driver_manager import AdbcStatusCode, OperationalError
 
 from database.errors import DatabaseUnreachable
-from projections.session import DataRefused, ProjectionBroken, sql_literal, translate_adbc_error
+from projections.session import DataRefused, ProjectionBroken, StatementEnded, sql_literal, translate_adbc_error
 from streams.errors import LogRefused, OwnershipLost
 
 MESSAGE = "[libpq] Failed to execute query 'SELECT 1': ERROR:  it failed\nLINE 1: an event's name"
@@ -28,10 +28,13 @@ def refused(
         ("40P01", DatabaseUnreachable),
         ("53300", DatabaseUnreachable),
         ("55P03", DatabaseUnreachable),
-        ("57014", DatabaseUnreachable),
+        ("57014", StatementEnded),
         ("57P01", DatabaseUnreachable),
-        ("58030", DatabaseUnreachable),
-        ("XX000", DatabaseUnreachable),
+        ("58030", StatementEnded),
+        ("53400", StatementEnded),
+        ("53100", DatabaseUnreachable),
+        ("XX000", StatementEnded),
+        ("XX002", StatementEnded),
         ("25006", DatabaseUnreachable),
         ("25001", ProjectionBroken),
         ("55000", ProjectionBroken),
@@ -60,8 +63,9 @@ def test_without_a_code_only_a_lost_connection_is_tried_again(status: AdbcStatus
 @pytest.mark.parametrize("severity", ["FATAL", "PANIC"])
 def test_a_session_that_the_server_ends_is_tried_again(severity: str) -> None:
     """pgbouncer ends sessions with a code that means a defect where a statement is refused with it."""
-    error = refused("08P01", PG_DIAG_SEVERITY_NONLOCALIZED=severity)
-    assert type(translate_adbc_error(error)) is DatabaseUnreachable
+    for code in ("08P01", "57014", "XX000"):
+        error = refused(code, PG_DIAG_SEVERITY_NONLOCALIZED=severity)
+        assert type(translate_adbc_error(error)) is DatabaseUnreachable
 
 
 @pytest.mark.parametrize("sqlstate", [None, "57P01", "23505", "42601", "PL001", "42501"])

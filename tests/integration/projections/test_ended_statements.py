@@ -1,0 +1,258 @@
+"""A read model whose statement Postgres always ends leaves the transaction; what hits all takes no model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+import structlog
+from prometheus_client import REGISTRY
+
+from database.errors import DatabaseUnreachable
+from projections import fold, session
+from projections.engine import PartitionProjector
+from projections.errors import ModelStatementEnded
+from projections.install import install
+from projections.session import Session, StatementEnded
+from projections.stopped_models import TRIES
+from schemas.events import AgentAvailable, Event
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.load import events
+from tests.support.made_models import BOTH
+from tests.support.projectors import AGENT_ROWS, MakeProjector
+
+CHECKPOINTS = "SELECT projection, next_offset FROM checkpoints WHERE partition = 0 ORDER BY projection"
+STOP_REASONS = "SELECT projection, stop_reason FROM checkpoints WHERE partition = 0 AND stop_reason IS NOT NULL"
+ROWS = 'SELECT "offset" FROM availabilities_v1.availabilities ORDER BY "offset"'
+MODEL, LOG, CHAIN = "availabilities_v1.availabilities", "event_stream", "audit_log"
+ENDED = """
+CREATE FUNCTION end_statement() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {1}; RETURN NEW; END $$;
+CREATE TRIGGER end_statement BEFORE INSERT ON {0} FOR EACH ROW {2} EXECUTE FUNCTION end_statement()
+"""
+MENDED = f"DROP TRIGGER end_statement ON {MODEL}"
+SLEEP = "PERFORM pg_sleep({})"
+
+
+def ended(table: str, sqlstate: str = "XX000", when: str = "") -> str:
+    """The statements that make Postgres end each INSERT into a table."""
+    return ENDED.format(table, f"RAISE EXCEPTION 'ended' USING ERRCODE = '{sqlstate}'", when)
+
+
+def some(count: int, seed: int = 1) -> list[Event]:
+    return list(events(count, agents=20, seed=seed))
+
+
+@pytest.fixture(autouse=True)
+def two_models(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers keep a second read model."""
+    install(database.owner_url, BOTH)
+    monkeypatch.setattr("tests.support.projectors.READ_MODELS", BOTH)
+
+
+@pytest.fixture
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement has a second."""
+    options = session.CONNECTION_PARAMETERS["options"].replace("statement_timeout=60s", "statement_timeout=1s")
+    monkeypatch.setattr(session, "CONNECTION_PARAMETERS", {**session.CONNECTION_PARAMETERS, "options": options})
+
+
+class Owner:
+    """A partition's owner, who halves a batch that Postgres gives up, as `streams.ownership` does."""
+
+    def __init__(self, projector: PartitionProjector) -> None:
+        self.failures: list[DatabaseUnreachable] = []
+        self._projector = projector
+        self._records_max = 1_000
+
+    def project(self, batch: Sequence[Event], start: int = 0, done: Callable[[], bool] = lambda: False) -> None:
+        """Project events from an offset on, until all are, or `done`."""
+        first, size = 0, self._records_max
+        while first < len(batch) and not done():
+            size = min(size, len(batch) - first)
+            try:
+                token = self._projector.acquire(WATERMARKS).token
+                part = batch_of(batch[first : first + size], token=token, start=start + first)
+                first = self._projector.project(part) - start
+                size = self._records_max
+            except DatabaseUnreachable as error:
+                self.failures.append(error)
+                size = max(1, size // 2)
+
+
+@pytest.mark.usefixtures("inline_records_max")
+@pytest.mark.parametrize("sqlstate", ["XX000", "XX002", "58030", "53400"])
+def test_a_model_whose_statement_is_always_ended_leaves(
+    make_projector: MakeProjector, superuser: Session, sqlstate: str
+) -> None:
+    """At one record, after several tries: log, chain and the other model have all, and it says why it has not."""
+    superuser.script(ended(MODEL, sqlstate))
+    owner, batch = Owner(make_projector(0)), some(12)
+
+    with structlog.testing.capture_logs() as lines:
+        owner.project(batch)
+
+    first = next(index for index, event in enumerate(batch) if isinstance(event, AgentAvailable))
+    assert superuser.query(CHECKPOINTS) == [("agents", 12), ("availabilities", first), ("log", 12)]
+    assert superuser.query("SELECT DISTINCT disposition FROM event_stream") == [("applied",)]
+    assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(12,)]
+    assert [type(error) for error in owner.failures[-TRIES + 1 :]] == [ModelStatementEnded] * (TRIES - 1)
+    assert "read model availabilities" in str(owner.failures[-1])
+    ((name, reason),) = superuser.query(STOP_REASONS)
+    assert (name, sqlstate in reason, "ended" in reason) == ("availabilities", True, True)
+    assert_stopped(lines, first)
+
+    owner.project(some(12, seed=2), start=12)
+    assert superuser.query(CHECKPOINTS) == [("agents", 24), ("availabilities", first), ("log", 24)]
+
+
+def assert_stopped(lines: Sequence[Mapping[str, object]], next_offset: int) -> None:
+    """One line and a metric name the model."""
+    (stopped,) = [line for line in lines if line["event"] == "model.stopped"]
+    assert (stopped["model"], stopped["next_offset"]) == ("availabilities", next_offset)
+    labels = {"topic": TOPIC, "partition": "0", "model": "availabilities"}
+    assert REGISTRY.get_sample_value("plant_worker_stopped_read_models", labels) == 1.0
+
+
+def test_one_record_is_enough(make_projector: MakeProjector, superuser: Session) -> None:
+    """What comes before it is folded; repeats next to it stay repeats."""
+    batch = some(40)
+    agent_id = next(event.agent_id for event in reversed(batch) if isinstance(event, AgentAvailable))
+    superuser.script(ended(MODEL, when=f"WHEN (NEW.agent_id = '{agent_id}')"))
+    first = next(
+        index for index, event in enumerate(batch) if isinstance(event, AgentAvailable) and event.agent_id == agent_id
+    )
+    batch.insert(first, batch[0])
+
+    Owner(make_projector(0)).project(batch)
+
+    assert superuser.query(CHECKPOINTS) == [("agents", 41), ("availabilities", first + 1), ("log", 41)]
+    assert superuser.query("SELECT \"offset\" FROM event_stream WHERE disposition = 'repeat'") == [(first,)]
+    assert superuser.query(ROWS)[-1][0] <= first
+
+
+@pytest.mark.usefixtures("short_timeout")
+def test_a_model_that_sleeps_leaves(make_projector: MakeProjector, superuser: Session) -> None:
+    """A timeout is the model's where the log's own statements are quick; on a busy machine that takes more tries."""
+    superuser.script(ENDED.format(MODEL, SLEEP.format(3600), ""))
+    (available,) = [event for event in some(40) if isinstance(event, AgentAvailable)][:1]
+
+    Owner(make_projector(0)).project([available])
+
+    assert superuser.query(CHECKPOINTS) == [("agents", 1), ("availabilities", 0), ("log", 1)]
+    ((_, reason),) = superuser.query(STOP_REASONS)
+    assert "statement timeout" in reason
+
+
+@pytest.mark.parametrize("table", [LOG, CHAIN])
+def test_what_hits_the_log_takes_no_model_out(make_projector: MakeProjector, superuser: Session, table: str) -> None:
+    """However often it does; once it is over, all go on."""
+    superuser.script(ended(table), ended(MODEL).replace("end_statement", "end_model"))
+    owner, batch = Owner(make_projector(0)), some(6)
+
+    owner.project(batch, done=lambda: len(owner.failures) == 3 * TRIES)
+
+    assert {type(error) for error in owner.failures} == {StatementEnded}
+    assert superuser.query(STOP_REASONS) == []
+    superuser.script(f"DROP TRIGGER end_statement ON {table}", f"DROP TRIGGER end_model ON {MODEL}")
+    owner.project(batch)
+    assert superuser.query(CHECKPOINTS) == [("agents", 6), ("availabilities", 6), ("log", 6)]
+
+
+@pytest.mark.usefixtures("short_timeout")
+def test_a_slow_server_takes_no_model_out(make_projector: MakeProjector, superuser: Session) -> None:
+    """A model's statement times out, but the log's take long as well: nobody knows whether it is the model's fault."""
+    superuser.script(
+        ENDED.format(MODEL, SLEEP.format(3600), ""),
+        ENDED.format(LOG, SLEEP.format(0.3), "").replace("end_statement", "be_slow"),
+    )
+    (available,) = [event for event in some(40) if isinstance(event, AgentAvailable)][:1]
+    owner = Owner(make_projector(0))
+
+    owner.project([available], done=lambda: len(owner.failures) == TRIES + 1)
+
+    assert superuser.query(STOP_REASONS) == []
+    assert superuser.query("SELECT count(*) AS n FROM event_stream") == [(0,)]
+
+
+def test_an_outage_between_the_tries_begins_them_again(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what happens several times in a row is the model's."""
+    superuser.script(ended(MODEL))
+    (available,) = [event for event in some(40) if isinstance(event, AgentAvailable)][:1]
+    projector = make_projector(0)
+
+    def tries(count: int) -> None:
+        for _ in range(count):
+            token = projector.acquire(WATERMARKS).token
+            with pytest.raises(ModelStatementEnded):
+                projector.project(batch_of([available], token=token))
+
+    tries(TRIES - 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(projector, "_url", "postgresql://127.0.0.1:1/nothing")
+        with pytest.raises(DatabaseUnreachable):
+            projector.acquire(WATERMARKS)
+    tries(TRIES - 1)
+    superuser.script(MENDED)
+    projector.project(batch_of([available], token=projector.acquire(WATERMARKS).token))
+    assert superuser.query(CHECKPOINTS) == [("agents", 1), ("availabilities", 1), ("log", 1)]
+
+
+def test_a_lagging_model_whose_statement_is_always_ended_is_left_behind(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its partition opens without it; the next worker does not look for the record from large slices on again."""
+    Owner(make_projector(0)).project(batch := some(40))
+    live = superuser.query(AGENT_ROWS)
+    superuser.script(f"UPDATE checkpoints SET next_offset = 0 WHERE projection <> 'log'; TRUNCATE {MODEL}")
+    superuser.script("TRUNCATE agents_v1.agents", ended(MODEL))
+    first = next(index for index, event in enumerate(batch) if isinstance(event, AgentAvailable))
+    fold_slice, sizes = fold.fold_slice, []
+
+    def counted(*arguments: object) -> int:
+        sizes.append(arguments[-1])
+        return fold_slice(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fold, "fold_slice", counted)
+    for worker in range(2):
+        sizes.clear()
+        projector = make_projector(0)
+        for _ in range(TRIES - 1):
+            with pytest.raises(ModelStatementEnded):
+                projector.acquire(WATERMARKS)
+        token = projector.acquire(WATERMARKS).token
+        assert superuser.query(CHECKPOINTS) == [("agents", 40), ("availabilities", first), ("log", 40)]
+        assert [name for name, _ in superuser.query(STOP_REASONS)] == ["availabilities"]
+        assert sizes.count(fold.FOLD_RECORDS) == (2 if worker == 0 else 0)  # `agents`, and the first slice
+    assert superuser.query(AGENT_ROWS) == live
+    projector.project(batch_of(some(10, seed=2), token=token, start=40))
+    assert superuser.query(CHECKPOINTS) == [("agents", 50), ("availabilities", first), ("log", 50)]
+
+    superuser.script(MENDED)
+    make_projector(0).acquire(WATERMARKS)
+    assert superuser.query(CHECKPOINTS) == [("agents", 50), ("availabilities", 50), ("log", 50)]
+    assert superuser.query(STOP_REASONS) == []
+
+
+def test_a_log_that_is_read_slowly_takes_no_lagging_model_out(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement that reads it is none of the model's."""
+    Owner(make_projector(0)).project(some(4))
+    superuser.script(f"UPDATE checkpoints SET next_offset = 0 WHERE projection = 'availabilities'; TRUNCATE {MODEL}")
+    projector = make_projector(0)
+
+    def frame(self: Session, *_: object) -> object:
+        self.script("DO $$ BEGIN RAISE EXCEPTION 'ended' USING ERRCODE = '57014'; END $$")
+        raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "frame", frame)
+        for _ in range(2 * TRIES):
+            with pytest.raises(StatementEnded) as raised:
+                projector.acquire(WATERMARKS)
+            assert not isinstance(raised.value, ModelStatementEnded)
+    projector.acquire(WATERMARKS)
+    assert superuser.query(CHECKPOINTS) == [("agents", 4), ("availabilities", 4), ("log", 4)]
