@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -14,7 +16,18 @@ from ingress.publishing import HttpAnswer, IngressPublisher, Submission, accepte
 
 EVENTS_MAX: Final = 1_000
 
-_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+STEP_SECONDS: Final = 0.01
+"""How long events are read and submitted before others are served."""
+COUNTED_COMMAS_MAX: Final = 20_000
+
+_NOTHING: Final = msgspec.Raw()
+_ITEMS: Final = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "Items", [(f"item_{index}", msgspec.Raw, _NOTHING) for index in range(EVENTS_MAX + 1)], array_like=True
+    )
+)
+"""Reads no more items than tell that there are too many, and skips the others: a body of 2 MiB may hold a million."""
+_ALL_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 SubmittedEvent = Submission | Problem
 """A submitted event, or why it was not."""
@@ -34,7 +47,7 @@ def read_items(body: bytes) -> list[msgspec.Raw]:
     Raises Problem: malformed-body (400), event (422), body-too-large (413).
     """
     try:
-        items = _ITEMS.decode(body)
+        items = [item for item in msgspec.structs.astuple(_ITEMS.decode(body)) if item]
     except msgspec.ValidationError:
         raise Problem("event", "A batch is an array of CloudEvents.") from None
     except (ValueError, RecursionError) as error:
@@ -42,11 +55,16 @@ def read_items(body: bytes) -> list[msgspec.Raw]:
     if not items:
         raise Problem("event", "A batch holds at least one CloudEvent.")
     if len(items) > EVENTS_MAX:
-        raise Problem("body-too-large", f"A batch holds at most {EVENTS_MAX} CloudEvents, and this one {len(items)}.")
+        raise Problem("body-too-large", f"A batch holds at most {EVENTS_MAX} CloudEvents, and this one {_count(body)}.")
     return items
 
 
-def submit_each(
+def _count(body: bytes) -> str:
+    """Return how many items an array has, where counting them takes no long."""
+    return str(len(_ALL_ITEMS.decode(body))) if body.count(b",") <= COUNTED_COMMAS_MAX else "more"
+
+
+async def submit_each(
     publisher: IngressPublisher,
     items: Iterable[bytes | msgspec.Raw],
     policy: ProducerPolicy,
@@ -54,7 +72,7 @@ def submit_each(
     *,
     item_max_bytes: int,
 ) -> list[SubmittedEvent]:
-    """Begin to publish every event, in order; a bad one does not stop those after it.
+    """Begin to publish every event, in order; a bad one does not stop those after it. Others are served meanwhile.
 
     An event for which there is no room stops them: else a later event of the same entity, if it is smaller, would
     come before it.
@@ -62,7 +80,11 @@ def submit_each(
     parent = valid_traceparent(traceparent)
     submitted: list[SubmittedEvent] = []
     full: SubmittedEvent | None = None
+    until = time.perf_counter() + STEP_SECONDS
     for item in items:
+        if time.perf_counter() > until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + STEP_SECONDS
         each = full or _submit(publisher, bytes(item), policy, parent, item_max_bytes)
         if is_overloaded(each):
             full = each

@@ -157,8 +157,7 @@ class BulkLoad:
             chunk = lines.take(max(1, min(CHUNK_LINES, int(self._policy.rate_per_second))))
             if chunk:
                 await self._submit(chunk, leaving)
-            else:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # where nothing else is waited for, others are served all the same
 
     async def _wait_for_rate(self, number: int, leaving: asyncio.Task[None]) -> None:
         """Return when the rate allows this line, or the load has stopped. Raises PeerGone."""
@@ -179,7 +178,7 @@ class BulkLoad:
                 self._publisher.restore(self._policy, len(chunk) - len(submitted))
                 break
             rest = [line.content for line in chunk[len(submitted) :]]
-            some = submit_each(
+            some = await submit_each(
                 self._publisher, rest, self._policy, self._traceparent, item_max_bytes=self._line_max_bytes
             )
             full = next((at for at, each in enumerate(some) if is_overloaded(each)), None)

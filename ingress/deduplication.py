@@ -13,6 +13,8 @@ from streams.pending_publish import PendingPublish
 
 ENTRIES_MAX: Final = 100_000
 AGE_MAX_SECONDS: Final = 10 * 60.0
+EVICTED_MAX: Final = 5_000
+"""Entries that are evicted in one step of the event loop: a burst expires as one."""
 
 
 class IdReused(Exception):
@@ -58,10 +60,16 @@ class DeduplicationCache:
             entries.popitem(last=False)
         entries[event_id] = (digest, publish, now_seconds)
 
-    def evict_expired(self, now_seconds: float) -> None:
-        """Drop the entries that are past their age; call it every few seconds."""
-        while self._entries:
+    def evict_expired(self, now_seconds: float) -> bool:
+        """Drop entries that are past their age, so many at most that nobody waits for it; return whether some are left.
+
+        Call it every few seconds, until none is.
+        """
+        for _ in range(EVICTED_MAX):
+            if not self._entries:
+                return False
             oldest = next(iter(self._entries))
             if now_seconds - self._entries[oldest][2] <= self._age_max_seconds:
-                return
+                return False
             del self._entries[oldest]
+        return True

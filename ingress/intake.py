@@ -232,7 +232,7 @@ class Intake:
     ) -> HttpAnswer:
         items = read_items(body)
         self._publisher.consume(policy, len(items))
-        submitted = submit_each(
+        submitted = await submit_each(
             self._publisher, items, policy, headers.traceparent, item_max_bytes=self._event_max_bytes
         )
         results = await await_results(self._publisher, submitted)
@@ -282,9 +282,9 @@ class Intake:
         counter.inc()
         metrics.INGRESS_REQUEST_SECONDS.observe(time.perf_counter() - started)
 
-    def evict_expired(self) -> None:
-        """Drop the entries of the deduplication cache that are past their age."""
-        self._publisher.evict_expired()
+    def evict_expired(self) -> bool:
+        """Drop entries of the deduplication cache that are past their age; return whether some are left."""
+        return self._publisher.evict_expired()
 
     def update_gauges(self) -> None:
         """Set the gauges of the requests that arrive or are under way."""

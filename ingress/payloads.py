@@ -36,6 +36,8 @@ from schemas.json_events import (
 from schemas.leap_seconds import after_leap_second
 
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+TRACEPARENT_MAX_BYTES: Final = 512
+"""In JSON, where each of its 55 characters may be an escape."""
 
 BODY_NOT_JSON: Final = f"The body is {NOT_JSON}."
 
@@ -62,7 +64,7 @@ class CloudEvent(Attributes, frozen=True, kw_only=True):
     data: msgspec.Raw = msgspec.Raw()
     data_base64: bytes | None = None
     datacontenttype: str | None = None
-    traceparent: Any = None
+    traceparent: msgspec.Raw = msgspec.Raw()
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
         event = read_json_event(envelope.type, data, identity, envelope.time, under)
     except InvalidEvent as error:
         raise problem_of(error) from None
-    return Incoming(event, envelope.source, envelope.id, valid_traceparent(envelope.traceparent))
+    return Incoming(event, envelope.source, envelope.id, _traceparent(envelope.traceparent))
 
 
 def _data(envelope: CloudEvent) -> tuple[bytes, str]:
@@ -116,6 +118,16 @@ def _data(envelope: CloudEvent) -> tuple[bytes, str]:
     if data:
         raise unfit("A CloudEvent has data or data_base64, not both", "#/data_base64")
     return envelope.data_base64, "$.data_base64"
+
+
+def _traceparent(raw: msgspec.Raw) -> str | None:
+    """Return the trace's parent if it is well-formed. No longer JSON than one is read: it may be of any size."""
+    if not raw or len(bytes(raw)) > TRACEPARENT_MAX_BYTES:
+        return None
+    try:
+        return valid_traceparent(msgspec.json.decode(raw))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_json(content_type: str | None) -> bool:

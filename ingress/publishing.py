@@ -157,9 +157,9 @@ class IngressPublisher:
         self._accepted.inc(sum(isinstance(each, RecordPosition) for each in outcomes))
         return [each if isinstance(each, RecordPosition) else unavailable(each) for each in outcomes]
 
-    def evict_expired(self) -> None:
-        """Drop the entries of the deduplication cache that are past their age."""
-        self._cache.evict_expired(self._clock.monotonic_seconds())
+    def evict_expired(self) -> bool:
+        """Drop entries of the deduplication cache that are past their age; return whether some are left."""
+        return self._cache.evict_expired(self._clock.monotonic_seconds())
 
 
 def accepted(event_id: UUID, position: RecordPosition) -> bytes:

@@ -29,6 +29,8 @@ BODY_BYTES_PER_SECOND_MIN: Final = 64 * 1024
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 """For an answer, or for the next part of one."""
 CLOSE_OVERDUE_EVERY_SECONDS: Final = 1.0
+CLOSED_A_STEP: Final = 500
+"""Connections that are looked at, and may be cut off, in one step of the event loop."""
 HEAD_MAX_BYTES: Final = 32 * 1024
 UNREAD_MAX_BYTES: Final = 4 * 1024 * 1024
 """What is dropped of a body whose request was answered; then its connection closes."""
@@ -234,7 +236,9 @@ async def close_overdue(state: ServerState) -> None:
     while True:
         await asyncio.sleep(CLOSE_OVERDUE_EVERY_SECONDS)
         now = loop.time()
-        for connection in list(state.connections):
+        for number, connection in enumerate(list(state.connections), start=1):
+            if number % CLOSED_A_STEP == 0:
+                await asyncio.sleep(0)
             if isinstance(connection, BoundedConnection) and connection.overdue(now):
                 if connection.transport.is_closing():
                     connection.transport.abort()

@@ -48,12 +48,14 @@ def environ(settings: Settings) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def started(settings: Settings, folder: Path, *arguments: str) -> AsyncIterator[Running]:
+async def started(
+    settings: Settings, folder: Path, *arguments: str, program: tuple[str, ...] = (PLANT,)
+) -> AsyncIterator[Running]:
     await apply(settings)
     _, sender = await add_key(settings)
     ready = folder / "ready.json"
     process = await asyncio.create_subprocess_exec(
-        PLANT, "ingress", "--port", "0", "--ready-file", str(ready), *arguments,
+        *program, "ingress", "--port", "0", "--ready-file", str(ready), *arguments,
         env=environ(settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

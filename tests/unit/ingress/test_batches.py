@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 
+from ingress import batches
 from ingress.batches import EVENTS_MAX, SubmittedEvent, answer_of, await_results, is_overloaded, read_items, submit_each
 from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
@@ -33,13 +36,13 @@ def item(**changes: object) -> bytes:
     return json.dumps(event).encode()
 
 
-def submitted(producer: ScriptedProducer, items: list[bytes]) -> tuple[IngressPublisher, list[SubmittedEvent]]:
+async def submitted(producer: ScriptedProducer, items: list[bytes]) -> tuple[IngressPublisher, list[SubmittedEvent]]:
     publisher = IngressPublisher(producer, FixedClock(datetime(2026, 11, 23, tzinfo=UTC)))
-    return publisher, submit_each(publisher, items, POLICY, None, item_max_bytes=1_000)
+    return publisher, await submit_each(publisher, items, POLICY, None, item_max_bytes=1_000)
 
 
 async def answered(producer: ScriptedProducer, items: list[bytes]) -> HttpAnswer:
-    publisher, events = submitted(producer, items)
+    publisher, events = await submitted(producer, items)
     return answer_of(await await_results(publisher, events))
 
 
@@ -50,6 +53,35 @@ def test_a_batch_has_a_bounded_number_of_events(count: int, status: int) -> None
         read_items(b"[" + b",".join([b"1"] * count) + b"]")
     assert raised.value.status == status
     assert len(read_items(b"[" + b",".join([b"1"] * EVENTS_MAX) + b"]")) == EVENTS_MAX
+
+
+@pytest.mark.parametrize("piece", [b"0", b"[]", b'{"a":1}'])
+def test_items_beyond_the_bound_are_skipped(piece: bytes) -> None:
+    """A body of a million items is refused after those that tell; their rest has to be JSON all the same."""
+    body = b"[" + b",".join([piece] * (2_000_000 // (len(piece) + 1))) + b"]"
+    for wrong, kind in ((body, "body-too-large"), (body[:-1], "malformed-body")):
+        started = time.thread_time()
+        with pytest.raises(Problem) as raised:
+            read_items(wrong)
+        assert (raised.value.kind, time.thread_time() - started < 0.05) == (kind, True)
+
+
+async def test_others_are_served_while_a_batch_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are submitted in steps, in order; between them the event loop turns."""
+    monkeypatch.setattr(batches, "STEP_SECONDS", 0.0)
+    turns, producer = 0, ScriptedProducer()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(others())
+    items = [item() for _ in range(50)]
+    _, events = await submitted(producer, items)
+    turning.cancel()
+    assert (len(events), turns >= 25) == (50, True)
 
 
 async def test_all_stored_is_200() -> None:
@@ -83,7 +115,7 @@ async def test_an_unreachable_kafka_stops_no_other() -> None:
     """Only a lack of room does; the answer is 503 all the same, since a repeat stores the rest."""
     producer = ScriptedProducer()
     producer.script.extend([KafkaUnavailable(), None])
-    _, events = submitted(producer, [item(), item()])
+    _, events = await submitted(producer, [item(), item()])
     assert [is_overloaded(event) for event in events] == [False, False]
     assert len(producer.submitted) == 1
     producer.refused.append(KafkaUnavailable())

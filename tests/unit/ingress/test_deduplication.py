@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ingress.deduplication import DeduplicationCache, IdReused
+from ingress.deduplication import EVICTED_MAX, DeduplicationCache, IdReused
 from streams.pending_publish import PendingPublish
 from streams.record_position import RecordPosition
 
@@ -53,6 +53,16 @@ async def test_the_cache_is_bounded_in_entries_and_age() -> None:
     cache.evict_expired(12)
     assert len(cache) == 1
     cache.evict_expired(13)
+    assert len(cache) == 0
+
+
+async def test_a_burst_expires_in_steps() -> None:
+    """No call drops more entries than nobody waits for, and the last one says that none is left."""
+    cache, copy = DeduplicationCache(age_max_seconds=10), publish(1)
+    for number in range(2 * EVICTED_MAX + 1):
+        cache.put(b"%d" % number, b"1", copy, 0)
+    assert not cache.evict_expired(10)
+    assert [cache.evict_expired(11) for _ in range(3)] == [True, True, False]
     assert len(cache) == 0
 
 

@@ -155,7 +155,12 @@ def test_a_cloud_event_is_another_one_by_its_source() -> None:
 
 def test_a_malformed_traceparent_is_dropped() -> None:
     """A trace is never worth an error."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert read_cloud_event(cloud_event(traceparent="00-zz"), "genesis").traceparent is None
+    for unusable in ([[]] * 50_000, "0" * 100_000, {"a": 1}, 1, None):
+        assert read_cloud_event(cloud_event(traceparent=unusable), "genesis").traceparent is None
+    escaped = cloud_event(traceparent="?").replace(b"?", b"".join(b"\\u%04x" % each for each in trace.encode()))
+    assert read_cloud_event(escaped, "genesis").traceparent == trace
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,28 @@ async def test_a_body_without_end_behind_its_answer_is_cut_off() -> None:
         assert sent_bytes < 100 * connections.UNREAD_MAX_BYTES
 
 
+async def test_overdue_connections_are_closed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop turns while many are looked at, however many time out at once."""
+    monkeypatch.setattr(connections, "CLOSE_OVERDUE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "CLOSED_A_STEP", 1)
+    seen = 0
+
+    class Counted(BoundedConnection):
+        def overdue(self, now: float) -> bool:
+            nonlocal seen
+            seen += 1
+            return False
+
+    state, config = ServerState(), connection().config
+    state.connections = {Counted(config, state, {}) for _ in range(50)}
+    closing = asyncio.create_task(connections.close_overdue(state))
+    for turn in range(1, 30):
+        await asyncio.sleep(0)
+        assert seen <= turn
+    assert seen > 1
+    closing.cancel()
+
+
 async def test_requests_far_ahead_of_their_answers_end_the_connection() -> None:
     """No more are answered than may be pipelined, and the one that was being read."""
     async with serving() as port:
