@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from streams.batch import EventBatch
 from streams.memory_budget import MemoryBudget
 
 
+@dataclass(slots=True)
+class WaitingSlice:
+    """A slice and its bytes; the records before `start` are taken already."""
+
+    batch: EventBatch
+    size_bytes: int
+    start: int = 0
+
+
 class BatchQueue:
-    """Slices in the order of their arrival; their bytes are reserved in the worker's budget until they are taken."""
+    """Slices in order; the bytes of each are reserved in the worker's budget until it is taken whole."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self.records = 0
         self.size_bytes = 0
         self._budget = budget
-        self._slices: deque[tuple[EventBatch, int]] = deque()
+        self._slices: deque[WaitingSlice] = deque()
         self._arrived = asyncio.Event()
 
     def __len__(self) -> int:
@@ -28,40 +38,47 @@ class BatchQueue:
 
     def put(self, batch: EventBatch) -> None:
         """Append a slice."""
-        self._slices.append(self._reserve(batch))
+        waiting = WaitingSlice(batch, batch.size_bytes)
+        self._slices.append(waiting)
+        self.records += len(batch)
+        self.size_bytes += waiting.size_bytes
+        self._budget.reserve(waiting.size_bytes)
         self._arrived.set()
 
-    def take(self, records_max: int | None) -> list[EventBatch]:
+    def take(self, records_max: int | None) -> list[tuple[EventBatch, int]]:
         """Take out slices with up to this many records, cutting the last one; all of them where it is None.
 
-        At least one slice comes, and of a slice at least one record.
+        At least one slice comes, and of a slice at least one record. Each comes with its bytes, which are no longer
+        reserved. It costs what is taken, however long the slice is that this is cut from.
         """
-        taken: list[EventBatch] = []
-        room = records_max
-        while self._slices and (room is None or room > 0):
-            batch, size_bytes = self._slices.popleft()
-            self._release(batch, size_bytes)
-            if room is not None and len(batch) > room:
-                self._slices.appendleft(self._reserve(batch.between(room, len(batch))))
-                batch = batch.between(0, room)
-            taken.append(batch)
-            room = None if room is None else room - len(batch)
+        taken: list[tuple[EventBatch, int]] = []
+        room = self.records if records_max is None else records_max
+        while self._slices and (room > 0 or records_max is None):
+            taken.append(self._take(self._slices[0], room))
+            room -= len(taken[-1][0])
         if not self._slices:
             self._arrived.clear()
         return taken
 
     def clear(self) -> None:
         """Drop all slices."""
-        self.take(None)
+        for waiting in self._slices:
+            self._budget.release(waiting.size_bytes)
+        self._slices.clear()
+        self.records = self.size_bytes = 0
+        self._arrived.clear()
 
-    def _reserve(self, batch: EventBatch) -> tuple[EventBatch, int]:
-        size_bytes = batch.size_bytes
-        self.records += len(batch)
-        self.size_bytes += size_bytes
-        self._budget.reserve(size_bytes)
-        return batch, size_bytes
-
-    def _release(self, batch: EventBatch, size_bytes: int) -> None:
-        self.records -= len(batch)
-        self.size_bytes -= size_bytes
-        self._budget.release(size_bytes)
+    def _take(self, waiting: WaitingSlice, room: int) -> tuple[EventBatch, int]:
+        """Take up to so many records of the first slice."""
+        start, stop = waiting.start, min(waiting.start + room, len(waiting.batch))
+        is_last = stop == len(waiting.batch)
+        part = waiting.batch if start == 0 and is_last else waiting.batch.between(start, stop)
+        size_bytes = waiting.size_bytes if part is waiting.batch else part.size_bytes
+        self.records -= len(part)
+        if is_last:
+            self._slices.popleft()
+            self.size_bytes -= waiting.size_bytes
+            self._budget.release(waiting.size_bytes)
+        else:
+            waiting.start = stop
+        return part, size_bytes

@@ -115,6 +115,7 @@ class OwnedPartition:
         self._interrupted = threading.Event()
         self._stops = 0
         self._missing_from: int | None = None
+        self._known_end = 0
         self._open: OpenPartition | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{tp.topic}-{tp.partition}")
         self._task: asyncio.Task[None] | None = None
@@ -241,6 +242,7 @@ class OwnedPartition:
             log = await self._consumer.watermarks(self.tp)
         if not log.low <= next_offset <= log.high:
             raise CheckpointOutOfLog(self.tp.topic, self.tp.partition, next_offset, log.low, log.high)
+        self._known_end = log.high
         opened = await self._consumer.open_partition(self.tp, acquired.token, log.leadership, log.low, acquired.log_end)
         self._log.info("partition.acquired", token=acquired.token, next_offset=next_offset, log_end=log.high)
         return opened
@@ -254,17 +256,16 @@ class OwnedPartition:
                 await self._blocking(self._writer.idle)
                 continue
             started = loop.time()
-            self._consumer.done[self.tp] = await self._project_reserved(batch)
+            self._consumer.done[self.tp] = await self._project_reserved(*batch)
             self._note_progress()
-            self._grow(len(batch), loop.time() - started)
+            self._grow(len(batch[0]), loop.time() - started)
             await asyncio.sleep(started + BATCH_SECONDS_MIN - loop.time())
 
-    async def _project_reserved(self, batch: EventBatch) -> int:
+    async def _project_reserved(self, batch: EventBatch, size_bytes: int) -> int:
         """Project a batch, which keeps its bytes of the budget meanwhile; one that fails is halved the next time.
 
         That Postgres gave it up, or fell over it, may be for its size.
         """
-        size_bytes = batch.size_bytes
         self._budget.reserve(size_bytes)
         try:
             return await self._blocking(self._writer.project, batch)
@@ -279,8 +280,11 @@ class OwnedPartition:
         if self._records_max is not None and records >= self._records_max and seconds < QUICK_SECONDS:
             self._records_max = self._records_max * 2 if self._records_max * 2 < QUEUED_RECORDS_MAX else None
 
-    async def _next_batch(self, opened: OpenPartition) -> EventBatch | None:
-        """Return all that waits, as one batch, or the bound of it; None after IDLE_TIMEOUT_SECONDS without any."""
+    async def _next_batch(self, opened: OpenPartition) -> tuple[EventBatch, int] | None:
+        """Return all that waits, as one batch, or the bound of it, and its bytes.
+
+        None after IDLE_TIMEOUT_SECONDS without any.
+        """
         try:
             # Not asyncio.wait_for: before Python 3.12 it can swallow the cancellation of this task, which then goes on
             # next to its successor; each drops the other's slices, and the partition stands still (seen).
@@ -291,8 +295,10 @@ class OwnedPartition:
         waiting = self._queue.take(self._records_max)
         opened.paused = self._is_full
         # A slice that was fetched under an earlier token may still be on its way here.
-        current = [batch for batch in waiting if batch.token == opened.token]
-        return EventBatch.joined(current) if current else None
+        current = [(batch, size_bytes) for batch, size_bytes in waiting if batch.token == opened.token]
+        if not current:
+            return None
+        return EventBatch.joined([batch for batch, _ in current]), sum(size_bytes for _, size_bytes in current)
 
     def _check_idle(self, opened: OpenPartition) -> None:
         """Raise the stop reason if there is one, and OwnershipLost where fetched records have not arrived."""
@@ -302,7 +308,8 @@ class OwnedPartition:
         if opened.position > done and self._missing_from == done:
             # A rebalance can cut off slices on their way from the fetch to the queue.
             raise OwnershipLost(why=f"Offsets {done} to {opened.position} were fetched and have not arrived.")
-        if opened.log_end is None:
+        if opened.log_end is None and done >= self._known_end:
+            # There was nothing to project. Otherwise the record that stopped it may be about to come.
             self._note_progress()
         # Once is no sign: what has just been fetched may be on its way.
         self._missing_from = done if opened.position > done else None

@@ -344,3 +344,20 @@ async def test_a_writer_hears_that_no_records_come(monkeypatch: pytest.MonkeyPat
     consumer, writer = Consumer(10), Writer()
     async with owned(consumer, writer):
         await wait_until_async(writer.idled.is_set, "the writer was called without a record")
+
+
+@pytest.mark.parametrize("high", [15, 16])
+async def test_a_partition_goes_on_once_nothing_is_left_to_read(monkeypatch: pytest.MonkeyPatch, high: int) -> None:
+    """While a record is still to come, that may be the one that stopped it: it is not called resumed."""
+    monkeypatch.setattr(ownership, "IDLE_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (0.0,))
+    consumer, writer = Consumer(10, 10, high), Writer(next_offset=15)
+    async with owned(consumer, writer) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        for _ in range(3):
+            writer.idled.clear()
+            await wait_until_async(writer.idled.is_set, "no record came")
+        assert (partition.stopped is None) == (high == 15)
+        writer.allowed.set()
+        partition.submit(batch(15, 1))
+        await wait_until_async(lambda: partition.stopped is None, "it goes on")
