@@ -91,13 +91,18 @@ def redact_values(value: Any) -> Any:
 def redact_uncaught_errors() -> None:
     """Let Python's own reports of errors that nobody caught, in any thread, go without secrets. Once a process."""
     sys.excepthook = _report
-    threading.excepthook = lambda failed: _report(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    threading.excepthook = _report_thread
     sys.unraisablehook = lambda failed: _report(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
 
 def redacted_traceback(error: BaseException) -> str:
     """Return the error's traceback as Python prints it, without secrets."""
     return redact("".join(traceback.format_exception(error)))
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is not SystemExit:  # the way to end a thread, of which Python says nothing either
+        _report(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
 
 def _report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

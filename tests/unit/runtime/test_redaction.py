@@ -95,13 +95,14 @@ def test_a_password_that_is_the_user_s_name_stays() -> None:
 
 
 def test_errors_that_nobody_caught_are_reported_without_secrets() -> None:
-    """In the main thread and in others."""
+    """In the main thread and in others; a thread that ends with SystemExit reports nothing."""
     code = (
-        "import threading\n"
+        "import sys, threading\n"
         "from runtime.redaction import KNOWN, redact_uncaught_errors\n"
         "KNOWN.remember(['hunter2hunter2']); redact_uncaught_errors()\n"
         "def fail(): raise ValueError('it was hunter2hunter2')\n"
         "thread = threading.Thread(target=fail); thread.start(); thread.join()\n"
+        "thread = threading.Thread(target=sys.exit, args=('quietly',)); thread.start(); thread.join()\n"
         "fail()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -109,6 +110,8 @@ def test_errors_that_nobody_caught_are_reported_without_secrets() -> None:
     assert done.returncode == 1
     assert "hunter2" not in done.stderr
     assert done.stderr.count(f"ValueError: it was {MASK}") == 2
+    assert "quietly" not in done.stderr
+    assert "SystemExit" not in done.stderr
 
 
 def test_known_secrets_may_be_added_by_several_threads() -> None:
