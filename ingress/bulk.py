@@ -2,7 +2,8 @@
 
 The signature covers the whole body, so the body is kept in a file until it has been checked; then its events are
 published as fast as Kafka takes them, the producer's rate allows, and the sender reads the results. Memory holds a
-thousand events at any time; while the signature is checked, the body twice.
+thousand events at any time; while the signature is checked, the body twice. A compressed body is opened into a second
+file, after the signature was checked and in a place of those that publish, and counts as what comes out of it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from litestar.types import Receive, Send
 from ingress.arrivals import Arrival, Arrivals, BodyReader
 from ingress.bulk_load import BulkLoad, CurrentPolicy, Refused
 from ingress.bulk_places import BulkPlaces
+from ingress.gzip_content import open_gzip
 from ingress.headers import RequestHeaders
 from ingress.problems import CLOSE, Problem, retry_after
 from ingress.publishing import IngressPublisher
@@ -53,6 +55,7 @@ class BulkIntake:
         arriving_max_bytes = streams_max * (body_max_bytes + FILE_BYTES)
         self._arrivals = Arrivals(body_max_bytes, arriving_max_bytes, request_bytes=FILE_BYTES)
         self._bodies = BodyReader(body_max_bytes, self._arrivals)
+        self._body_max_bytes = body_max_bytes
         self._line_max_bytes = line_max_bytes
         self._load_timeout_seconds = load_timeout_seconds
         self._places = BulkPlaces(streams_max)
@@ -82,10 +85,15 @@ class BulkIntake:
             with _new_spool() as spool:
                 await self._spool(spool, receive, arrival)
                 current_policy = await asyncio.to_thread(_verify_file, spool, headers, verify)
-                with _mapped(spool) as body:
-                    async with self._places.publishing(current_policy().name):
-                        arriving.close()
-                        await self._load(current_policy, headers, refused).answer(body, receive, send)
+                async with self._places.publishing(current_policy().name):
+                    arriving.close()
+                    load = self._load(current_policy, headers, refused)
+                    if headers.gzipped:
+                        with _new_spool() as opened:
+                            await asyncio.to_thread(_open_file, spool, opened, self._body_max_bytes)
+                            await _answer(load, opened, receive, send)
+                    else:
+                        await _answer(load, spool, receive, send)
         return 200
 
     def _load(self, current_policy: CurrentPolicy, headers: RequestHeaders, refused: Refused) -> BulkLoad:
@@ -144,6 +152,24 @@ def _verify_file(spool: IO[bytes], headers: RequestHeaders, verify: Verify) -> C
     """Return what `verify` returns for a file's bytes. Raises Problem. Copying them takes as long as hashing them."""
     with _mapped(spool) as body:
         return verify(headers, body[:])
+
+
+def _open_file(spool: IO[bytes], opened: IO[bytes], max_bytes: int) -> None:
+    """Write the content of a gzip file into another one. Raises Problem: malformed (400), too large (413), no room."""
+
+    def keep(content: bytes) -> None:
+        with _storing():
+            opened.write(content)
+
+    with _mapped(spool) as body:
+        open_gzip(body, keep, max_bytes)
+    with _storing():
+        opened.flush()
+
+
+async def _answer(load: BulkLoad, spool: IO[bytes], receive: Receive, send: Send) -> None:
+    with _mapped(spool) as body:
+        await load.answer(body, receive, send)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from ingress.gzip_content import GZIP_START
 from ingress.problems import CLOSE, Problem
 
 MESSAGE_ID: Final = re.compile(rb"[!-Z\\-z|}~]{1,256}")
@@ -44,6 +45,8 @@ _PARAMETER: Final = re.compile(rb';[ \t]*(?:(%b)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|
 _UTF8: Final = (b"utf-8", b"utf8")
 _ESCAPED: Final = re.compile(rb"\\(.)")
 _BODY_STARTS: Final = frozenset(b"{[ \t\r\n")
+_GZIP: Final = (b"gzip", b"x-gzip")
+"""Two names of one encoding (RFC 9110, section 8.4.1.3)."""
 _JSON_TYPE: Final = b"application/json"
 _CLOUD_EVENT_MODES: Final[dict[bytes, Mode]] = {
     b"application/cloudevents+json": "structured",
@@ -70,6 +73,8 @@ class RequestHeaders(msgspec.Struct, frozen=True):
     """Whose keys to try; None: everybody's."""
     attributes: dict[str, str] | None = None
     """Of a binary CloudEvent, by name."""
+    gzipped: bool = False
+    """Whether the body is compressed, which a bulk load's alone may be."""
 
 
 def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event: bool) -> RequestHeaders:
@@ -106,17 +111,21 @@ def read_request_headers(headers: Iterable[tuple[bytes, bytes]], *, cloud_event:
         _text(values.get(b"traceparent")),
         _text(values.get(b"plant-producer")),
         _attributes(values, message_id) if mode == "binary" else None,
+        mode == "lines" and _encoding(values) in _GZIP,
     )
 
 
-def require_one_reading(body: bytes) -> None:
-    """Raise Problem (400) for a body that could be read as the end of another id and timestamp.
+def require_one_reading(body: bytes, *, gzipped: bool = False) -> None:
+    """Raise Problem (400) for a body that could be read as the end of another id and timestamp, or in another encoding.
 
-    A signature covers `id.timestamp.body`. A body begins with `{`, `[` or white space, and a `webhook-id` holds none of
-    these. So the first of them, if there is one, begins the body; the timestamp before it has digits alone, and signed
-    bytes are one message.
+    A signature covers `id.timestamp.body`. A body begins with `{`, `[` or white space, a compressed one with the byte
+    1F, and a `webhook-id` holds none of these. So the first of them, if there is one, begins the body; the timestamp
+    before it has digits alone, and signed bytes are one message. `content-encoding` is not signed: the body says it.
     """
-    if body and body[0] not in _BODY_STARTS:
+    if gzipped:
+        if not body.startswith(GZIP_START):
+            raise Problem("malformed-body", "The body is no gzip content, which content-encoding says that it is.")
+    elif body and body[0] not in _BODY_STARTS:
         raise Problem("malformed-body", "The body must begin with {, [ or white space.")
 
 
@@ -157,7 +166,7 @@ def _webhook_mode(values: dict[bytes, bytes]) -> Mode:
     content_type = values.get(b"content-type", b"")
     if content_type != _JSON_TYPE and _kind_in_utf8(content_type) != _JSON_TYPE:
         raise Problem("media-type", "Send application/json, in UTF-8.", headers=(CLOSE,))
-    _refuse_encodings(values)
+    _refuse_encodings(values, "webhook")
     return "webhook"
 
 
@@ -169,7 +178,7 @@ def _cloud_event_mode(values: dict[bytes, bytes]) -> Mode:
         mode = _CLOUD_EVENT_MODES.get(kind, "binary" if kind.endswith((b"/json", b"+json")) else None)
     if mode is None or (mode == "binary" and b"ce-specversion" not in values):
         raise Problem("media-type", _SEND_ONE_OF, headers=(CLOSE,))
-    _refuse_encodings(values)
+    _refuse_encodings(values, mode)
     return mode
 
 
@@ -191,9 +200,18 @@ def _kind_in_utf8(content_type: bytes) -> bytes:
     return kind.strip().lower()
 
 
-def _refuse_encodings(values: dict[bytes, bytes]) -> None:
-    if values.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Problem("media-type", "Send the body without a content encoding.", headers=(CLOSE,))
+def _encoding(values: dict[bytes, bytes]) -> bytes:
+    return values.get(b"content-encoding", b"identity").strip().lower()
+
+
+def _refuse_encodings(values: dict[bytes, bytes], mode: Mode) -> None:
+    encoding = _encoding(values)
+    if mode == "lines" and encoding not in (b"identity", *_GZIP):
+        detail = "Send the body of a bulk load without a content encoding, or with gzip."
+        raise Problem("media-type", detail, headers=((b"accept-encoding", b"gzip"), CLOSE))
+    if mode != "lines" and encoding != b"identity":
+        detail = "Send the body without a content encoding."
+        raise Problem("media-type", detail, headers=((b"accept-encoding", b"identity"), CLOSE))
 
 
 def _malformed(what: str) -> Problem:

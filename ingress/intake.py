@@ -190,7 +190,7 @@ class Intake:
         Raises Problem: starting or overloaded (503), signature (401), malformed-body (400).
         """
         self._require_keys()
-        return self._keyring.policy_of(_key_of(await self._verification.verify(headers, body), body))
+        return self._keyring.policy_of(_key_of(await self._verification.verify(headers, body), body, headers))
 
     def _load_signer(self, headers: RequestHeaders, body: bytes) -> CurrentPolicy:
         """Return the policy of a bulk load's producer, as of each time that it is called. Call it in a thread.
@@ -199,7 +199,7 @@ class Intake:
         was disabled (403).
         """
         self._require_keys()
-        key = _key_of(self._verification.verify_now(headers, body), body)
+        key = _key_of(self._verification.verify_now(headers, body), body, headers)
 
         def current_policy() -> ProducerPolicy:
             if not self._keyring.is_usable(key):
@@ -317,11 +317,11 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _key_of(verdict: Verified | SignatureRejected, body: bytes) -> Key:
+def _key_of(verdict: Verified | SignatureRejected, body: bytes, headers: RequestHeaders) -> Key:
     """Return the key that signed. Raises Problem: signature (401), malformed-body (400)."""
     if isinstance(verdict, SignatureRejected):
         raise _not_accepted(verdict)
-    require_one_reading(body)
+    require_one_reading(body, gzipped=headers.gzipped)
     return verdict.key
 
 

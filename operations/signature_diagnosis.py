@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -103,7 +103,7 @@ def diagnose(key: Key, key_text: str, request: SavedRequest, now_seconds: float 
         _part("webhook-id", "" if MESSAGE_ID.fullmatch(message_id) else form),
         _part("webhook-timestamp", _timestamp_fault(timestamp, now_seconds)),
         _part("webhook-signature", _signature_fault(key, signatures)),
-        _part("body", _body_fault(request.body, values.get("content-length"))),
+        _part("body", _body_fault(request.body, values)),
         _part("match", _match_fault(key, key_text, message_id, timestamp, signatures, request.body)),
     ]
 
@@ -167,9 +167,10 @@ def _signature_fault(key: Key, signatures: bytes) -> str:
     return f"no signature has the form of {scheme}: {SIGNATURE_FORMS[scheme]}"
 
 
-def _body_fault(body: bytes, content_length: bytes | None) -> str:
+def _body_fault(body: bytes, values: Mapping[str, bytes]) -> str:
+    content_length = values.get("content-length")
     try:
-        require_one_reading(body)
+        require_one_reading(body, gzipped=values.get("content-encoding", b"").strip().lower() in (b"gzip", b"x-gzip"))
     except Problem as problem:
         return problem.detail.rstrip(".")
     if content_length is not None and content_length.isdigit() and int(content_length) != len(body):

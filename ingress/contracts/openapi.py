@@ -68,6 +68,12 @@ def openapi_document(webhooks: Mapping[str, str | None]) -> Json:
     }
 
 
+_BULK_LOAD: Final = (
+    "A structured CloudEvent a line. It may be compressed, with Content-Encoding: gzip; the signature covers the"
+    " compressed bytes."
+)
+
+
 def _webhook(event_type: str) -> Json:
     event = OUTSIDE[event_type]
     body = {"application/json": {"schema": schema_ref(f"{event.__name__}Webhook")}}
@@ -90,7 +96,7 @@ def _cloud_events() -> Json:
     body: Json = {
         "application/cloudevents+json": {"schema": schema_ref("CloudEvent")},
         "application/cloudevents-batch+json": {"schema": schema_ref("CloudEventBatch")},
-        "application/x-ndjson": {"schema": {"type": "string", "description": "A structured CloudEvent a line."}},
+        "application/x-ndjson": {"schema": {"type": "string", "description": _BULK_LOAD}},
         "application/json": {
             "schema": {"anyOf": [schema_ref(f"{event.__name__}Data") for event in OUTSIDE.values()]},
         },

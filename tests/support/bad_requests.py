@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import time
@@ -199,6 +200,7 @@ def _of_content() -> Iterator[Case]:
         yield case(
             f"`content-encoding: {encoding}`", detail=detail, change=partial(_again, "content-encoding", encoding)
         )
+    yield from _of_compressed_loads()
     yield Case(
         "Content",
         "a body of more than 256 KiB",
@@ -207,6 +209,28 @@ def _of_content() -> Iterator[Case]:
         "At most 262144 bytes are read.",
         body=b"x" * 262_145,
     )
+
+
+def _of_compressed_loads() -> Iterator[Case]:
+    case = partial(Case, "Content", path=CLOUD_EVENTS, content_type="application/x-ndjson")
+    packed, start = gzip.compress(b"{}\n", mtime=0), "The gzip content"
+    detail = "Send the body of a bulk load without a content encoding, or with gzip."
+    yield case("a bulk load in `br`", 415, "media-type", detail, change=partial(_compressed, "br"))
+    for what, body, detail in (
+        ("no gzip content", b"{}", "The body is no gzip content, which content-encoding says that it is."),
+        ("cut off", packed[:-1], f"{start} is cut off in line 2; nothing was stored."),
+        (
+            "followed by more",
+            packed + b"x",
+            f"{start} is followed by something else in line 2; nothing was stored.",
+        ),
+    ):
+        change = partial(_compressed, "gzip")
+        yield case(f"a bulk load in `gzip`: {what}", 400, "malformed-body", detail, body=body, change=change)
+
+
+def _compressed(encoding: str, headers: Headers) -> Headers:
+    return [*headers, ("content-encoding", encoding), ("plant-producer", "genesis")]
 
 
 def _of_json() -> Iterator[Case]:

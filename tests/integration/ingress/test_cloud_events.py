@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -243,6 +244,23 @@ async def test_a_bulk_load_waits_for_room(settings: Settings, topic: str) -> Non
         answer, lines = await post_lines(serving, lines_of([cloud_event() for _ in range(600)]))
         assert (answer.status_code, lines[-1]) == (200, {"accepted": 600, "refused": 0, "complete": True})
         assert len(await read_all(serving.settings, serving.topic)) == 600
+
+
+async def test_a_compressed_bulk_load_is_stored(serving: Serving) -> None:
+    """Each line has its result; one that is cut off stores nothing, and a batch is never opened."""
+    events = [cloud_event() for _ in range(300)]
+    packed = gzip.compress(lines_of(events))
+    answer, lines = await post_lines(serving, packed, **{"content-encoding": "gzip"})
+    assert (answer.status_code, lines[-1]) == (200, {"accepted": 300, "refused": 0, "complete": True})
+    assert len(lines) == 301
+
+    cut, _ = await post_lines(serving, gzip.compress(lines_of([cloud_event()]))[:-1], **{"content-encoding": "gzip"})
+    batch = await serving.post(CLOUD_EVENTS, packed, **{**AS_BATCH, "content-encoding": "gzip"})
+    stripped, _ = await post_lines(serving, packed)
+
+    assert [each.status_code for each in (cut, batch, stripped)] == [400, 415, 400]
+    assert "is cut off in line 2; nothing was stored" in cut.json()["detail"]
+    assert len(await read_all(serving.settings, serving.topic)) == 300
 
 
 async def test_a_bulk_load_keeps_the_order_of_its_lines(settings: Settings, topic: str) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gzip
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -41,8 +45,10 @@ def signed(*_: object) -> CurrentPolicy:
     return lambda: POLICY
 
 
-def headers(content_length: bytes | None = None, producer: str | None = "genesis") -> RequestHeaders:
-    return RequestHeaders("lines", b"msg_1", b"1763884800", b"v1,abc", content_length, None, producer)
+def headers(
+    content_length: bytes | None = None, producer: str | None = "genesis", *, gzipped: bool = False
+) -> RequestHeaders:
+    return RequestHeaders("lines", b"msg_1", b"1763884800", b"v1,abc", content_length, None, producer, gzipped=gzipped)
 
 
 def unlogged(_: object) -> None:
@@ -144,3 +150,62 @@ async def test_an_ending_process_stops_before_the_next_chunk() -> None:
         b'{"accepted":0,"refused":0,"complete":false,"next_line":1,"problem":{"type":"urn:plant:problem:'
     )
     assert answered.body.count(b"\n") == 1
+
+
+async def test_a_compressed_load_is_opened_after_its_signature_was_checked() -> None:
+    """The signature covers the bytes as they were sent; the lines are those of what comes out."""
+    packed = gzip.compress(b"\n{}\n{}\n")
+    verified: list[bytes] = []
+
+    def verify(_headers: RequestHeaders, body: bytes) -> CurrentPolicy:
+        verified.append(body)
+        return lambda: POLICY
+
+    receiver, answered = intake(), Answered()
+    receiver.stopping = True
+    assert await receiver(headers(gzipped=True), peer(packed[:5], packed[5:]), answered, verify, unlogged) == 200
+    assert verified == [packed]
+    assert b'"next_line":1' in answered.body
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (gzip.compress(b"x" * 101), 413),
+        (gzip.compress(b"{}\n" * 5)[:-3], 400),
+        (gzip.compress(b"{}\n" * 5) + b"x", 400),
+        (gzip.compress(bytes(60_000)), 413),
+    ],
+    ids=["too large", "cut off", "followed", "bomb"],
+)
+async def test_a_compressed_load_that_cannot_be_opened_stores_nothing(body: bytes, status: int) -> None:
+    """It is refused before the answer begins, keeps no place, and is not opened where its signature is not good."""
+    receiver, answered = intake(), Answered()
+    assert len(body) <= 100
+
+    def stranger(_headers: RequestHeaders, _body: bytes) -> CurrentPolicy:
+        raise Problem("signature")
+
+    with pytest.raises(Problem) as unsigned:
+        await receiver(headers(gzipped=True), peer(body), answered, stranger, unlogged)
+    with pytest.raises(Problem) as raised:
+        await receiver(headers(gzipped=True), peer(body), answered, signed, unlogged)
+    assert (unsigned.value.status, raised.value.status, answered.body) == (401, status, b"")
+    async with receiver._places.publishing("genesis"):
+        pass
+
+
+async def test_a_full_disk_refuses_a_compressed_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with the cause in the log, as for the body itself."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(_body: bytes, keep: Callable[[bytes], object], _max: int) -> None:
+        with bulk._storing():
+            full()
+
+    monkeypatch.setattr(bulk, "open_gzip", fail)
+    with pytest.raises(Problem) as raised:
+        await intake()(headers(gzipped=True), peer(gzip.compress(b"{}")), Answered(), signed, unlogged)
+    assert (raised.value.status, "No space left" in raised.value.reason) == (503, True)

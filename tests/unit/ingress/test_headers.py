@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gzip
 
 import pytest
 from hypothesis import example, given
@@ -75,6 +76,49 @@ def test_bad_headers_are_refused(headers: list[tuple[bytes, bytes]], status: int
     with pytest.raises(Problem) as raised:
         read_request_headers(headers, cloud_event=False)
     assert raised.value.status == status
+
+
+LINES = without(b"content-type", (b"content-type", b"application/x-ndjson"), (b"plant-producer", b"genesis"))
+
+
+@pytest.mark.parametrize(
+    ("encodings", "gzipped"),
+    [((), False), ((b"identity",), False), ((b"gzip",), True), ((b"GZip ",), True), ((b"x-gzip",), True)],
+)
+def test_a_bulk_load_may_be_compressed(encodings: tuple[bytes, ...], gzipped: bool) -> None:
+    """By gzip alone, under both of its names."""
+    headers = [*LINES, *((b"content-encoding", encoding) for encoding in encodings)]
+    assert read_request_headers(headers, cloud_event=True).gzipped is gzipped
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"deflate", b"zstd", b"gzip, gzip", b"identity, gzip", b"", b"*"])
+def test_other_encodings_of_a_bulk_load_are_refused(encoding: bytes) -> None:
+    """415 says which one is taken (RFC 9110, section 15.5.16)."""
+    with pytest.raises(Problem) as raised:
+        read_request_headers([*LINES, (b"content-encoding", encoding)], cloud_event=True)
+    assert (raised.value.status, dict(raised.value.headers)[b"accept-encoding"]) == (415, b"gzip")
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"application/cloudevents+json", b"application/cloudevents-batch+json", b"application/json"]
+)
+def test_other_bodies_are_never_compressed(content_type: bytes) -> None:
+    """A single event and a batch are bounded in memory as they come."""
+    headers = without(b"content-type", (b"content-type", content_type), (b"content-encoding", b"gzip"))
+    headers += [(b"ce-specversion", b"1.0")]
+    with pytest.raises(Problem) as raised:
+        read_request_headers(headers, cloud_event=True)
+    assert (raised.value.status, dict(raised.value.headers)[b"accept-encoding"]) == (415, b"identity")
+
+
+def test_a_body_says_its_encoding_itself() -> None:
+    """The header is not signed: who drops or adds it on the way makes no other message."""
+    packed = gzip.compress(b"{}")
+    require_one_reading(packed, gzipped=True)
+    for body, gzipped in ((packed, False), (b"{}", True), (b"", True), (b"\x1f\x8b", True)):
+        with pytest.raises(Problem) as raised:
+            require_one_reading(body, gzipped=gzipped)
+        assert raised.value.kind == "malformed-body"
 
 
 def is_accepted(message_id: bytes, timestamp: bytes, body: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hmac
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_a_header_that_comes_twice_is_named() -> None:
     """Ingress refuses it."""
     twice = SavedRequest([*request().headers, ("webhook-id", b"msg_1")], BODY)
     assert faults(twice) == {"headers": "webhook-id comes more than once"}
+
+
+def test_a_compressed_body_is_good_where_its_header_says_so() -> None:
+    """As a bulk load has it; its signature covers the bytes as they are sent."""
+    packed = gzip.compress(b"{}")
+    signature = read_signing_key(SECRET).sign(b"msg_1", str(NOW).encode(), packed)
+    signed = request(body=packed, webhook_signature=signature, content_encoding=b"gzip")
+    assert faults(signed) == {}
+    assert set(faults(request(body=packed, webhook_signature=signature))) == {"body"}
 
 
 def test_an_old_timestamp_is_apart_from_the_signature() -> None:
