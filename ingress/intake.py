@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from litestar.types import Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 from prometheus_client import Counter
 
 from ingress.addresses import TrustedProxies
@@ -81,12 +81,15 @@ class Intake:
             status = await self._receive(scope, receive, send, route, event_type, state)
         except PeerGone:
             return
-        except Problem as problem:
-            await self._refuse(problem, route, state, receive, send, started)
-            return
         except Exception as error:
+            if isinstance(error, Problem) and not state.answering:
+                await self._refuse(error, route, state, receive, send, started)
+                return
             self._refusals.unexpected(error, state.origin(route))
-            await self._refuse(Problem("unexpected"), route, state, receive, send, started)
+            if state.answering:
+                self._break_off(scope, route, started)
+            else:
+                await self._refuse(Problem("unexpected"), route, state, receive, send, started)
             return
         finally:
             if state.entered:
@@ -146,8 +149,12 @@ class Intake:
         def refused(lines: Sequence[tuple[int, Problem]]) -> None:
             self._refusals.events(lines, state.origin(route))
 
+        async def sending(message: Message) -> None:
+            state.answering = True
+            await send(message)
+
         self._refuse_unread(headers)
-        return await self._bulk(headers, receive, send, verify, refused, self._proxies.address_of(scope))
+        return await self._bulk(headers, receive, sending, verify, refused, self._proxies.address_of(scope))
 
     async def _read_signed(
         self, scope: Scope, headers: RequestHeaders, receive: Receive
@@ -249,6 +256,13 @@ class Intake:
         self._count(route, problem.status, started)
         self._refusals.request(problem, state.origin(route), _milliseconds_since(started))
 
+    def _break_off(self, scope: Scope, route: str, started: float) -> None:
+        """End an answer that has begun and can't go on: a second one would be read as a part of it."""
+        peer = peer_of(scope)
+        if peer is not None:
+            peer.break_off()
+        self._count(route, 500, started)
+
     def _log_accepted(self, route: str, status: int, state: _RequestState, started: float) -> None:
         """Log one in so many webhooks, if the budget allows it, with the number of those left out before it."""
         if not self._log_every:
@@ -297,9 +311,10 @@ class Intake:
 class _RequestState:
     """The state of one request: what it has reserved of the admission, and who signed it."""
 
-    __slots__ = ("batch", "body_bytes", "entered", "message_id", "producer", "verified")
+    __slots__ = ("answering", "batch", "body_bytes", "entered", "message_id", "producer", "verified")
 
     def __init__(self) -> None:
+        self.answering = False
         self.entered = False
         self.batch = False
         self.body_bytes = 0

@@ -21,6 +21,9 @@ class Peer(Protocol):
     def prove(self) -> None:
         """Keep the connection when others are closed to make room."""
 
+    def break_off(self) -> None:
+        """Close the connection in the middle of an answer, so that the peer sees that it is not whole."""
+
 
 def keep_peer(scope: Any, peer: Peer) -> None:
     """Put the peer into the scope of a request, of whatever type the server has it."""

@@ -9,7 +9,7 @@ docs/decisions/0007-uvicorn-with-our-limits.md says why.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Final, Literal, assert_never
+from typing import Any, ClassVar, Final, Literal, assert_never, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -19,6 +19,7 @@ from ingress.peers import keep_peer
 from ingress.problems import Problem, retry_after
 from ingress.server.corking import CorkedTransport
 from ingress.server.framing import as_get, close_delimited, framing_fault
+from ingress.server.heads import LargeHeads, head_cost, is_usual
 from runtime import metrics
 from runtime.lifecycle import raise_fd_limit
 
@@ -57,7 +58,7 @@ class BoundedConnection(HttpToolsProtocol):
     """One peer's connection. `stage` is the part that is awaited, `since` the event-loop time when it began.
 
     `head_bytes` counts what came since the last whole request and is no body: head, chunk framing, trailers.
-    `body_bytes` counts the body.
+    `body_bytes` counts the body. `answering` is the request that the application has.
     """
 
     connections_max: ClassVar[int] = CONNECTIONS_MAX
@@ -67,10 +68,13 @@ class BoundedConnection(HttpToolsProtocol):
     head_bytes: int = 0
     body_bytes: int = 0
     proved: bool = False
+    answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
         self.since = self.loop.time()
+        self.headers = []
+        self.large_heads: dict[RequestResponseCycle, int] = {}
         unproved = self._unproved()
         if len(self.connections) > self.connections_max:
             oldest = next(iter(unproved), self)
@@ -84,6 +88,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unproved().pop(self, None)
+        self._all_large_heads().release(self)
         super().connection_lost(exc)
 
     @property
@@ -91,15 +96,29 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether the newest request that began to be read has arrived to its end."""
         return self.stage != "body"
 
+    @property
+    def awaits_peer(self) -> bool:
+        """Whether nobody has signed here, and the peer has not sent its request to the end."""
+        return self.stage in ("head", "body") and not self.proved
+
     def prove(self) -> None:
         """Keep the connection when others are closed to make room: one of its requests was signed."""
         self.proved = True
         self._unproved().pop(self, None)
 
+    def break_off(self) -> None:
+        """Close the connection in the middle of an answer, so that the peer sees that it is not whole."""
+        self.cut_off("broken_answer", None)
+
     def _unproved(self) -> dict[BoundedConnection, None]:
         """Return the server's connections without a signed request, oldest first."""
         unproved: dict[BoundedConnection, None] = vars(self.server_state).setdefault("unproved", {})
         return unproved
+
+    def _all_large_heads(self) -> LargeHeads:
+        """Return those of all connections of the server."""
+        heads: LargeHeads = vars(self.server_state).setdefault("large_heads", LargeHeads())
+        return heads
 
     def data_received(self, data: bytes) -> None:
         if self.stage == "idle":
@@ -115,6 +134,8 @@ class BoundedConnection(HttpToolsProtocol):
             self.send_400_response(str(cause) if isinstance(cause, BadFraming) else "This is not HTTP/1.1.")
         if self.head_bytes > HEAD_MAX_BYTES:
             self.cut_off("large_head", Problem("headers-too-large", f"At most {HEAD_MAX_BYTES} bytes are read."))
+        elif self.stage == "head" and not is_usual(self.head_bytes, len(self.headers)):
+            self._hold_heads(head_cost(self.head_bytes, len(self.headers)))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -129,6 +150,8 @@ class BoundedConnection(HttpToolsProtocol):
         if fault is not None:
             raise BadFraming(fault)
         super().on_headers_complete()
+        if self.large_heads or not is_usual(self.head_bytes, len(self.headers)):
+            self._keep_head()
         self.headers = []  # the request keeps its own; trailers are no part of it
         self._enter("body")
 
@@ -137,7 +160,31 @@ class BoundedConnection(HttpToolsProtocol):
             app = as_get(app)
         if cycle.scope["http_version"] == "1.0":
             app = close_delimited(app, cycle)
+        self.answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _keep_head(self) -> None:
+        """Count the head that is whole, until its request was answered."""
+        size_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        self.large_heads[self.cycle] = head_cost(size_bytes, len(self.headers))
+        self._hold_heads()
+
+    def _release_head(self) -> None:
+        """Drop the head of the request that was answered: the connection may be idle for long."""
+        if self.answering is not None and self.large_heads.pop(self.answering, 0):
+            self.answering.scope["headers"] = []
+            self._hold_heads()
+
+    def _hold_heads(self, arriving_bytes: int = 0) -> None:
+        """Count large heads; where all connections hold too many, the oldest without a whole request is closed."""
+        heads, size_bytes = self._all_large_heads(), arriving_bytes + sum(self.large_heads.values())
+        while (going := heads.hold(self, size_bytes)) is not None:
+            heads.release(going)
+            cast("BoundedConnection", going).cut_off(
+                "large_heads", Problem("overloaded", "Many requests have large heads.", headers=(retry_after(1),))
+            )
+            if going is self:
+                return
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes -= len(body)
@@ -155,6 +202,8 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self.large_heads:
+            self._release_head()
         super().on_response_complete()
         if self.stage == "answer":  # else a body is still arriving
             self._enter("idle" if self.cycle.response_complete else "answer")

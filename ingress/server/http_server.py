@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
@@ -22,6 +21,7 @@ from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import IngressApp
 from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue
+from ingress.server.port_lock import PortTaken, hold_port_lock
 from runtime.lifecycle import stop_on_signals, temp_path
 from runtime.servers import ServerAddress
 
@@ -182,19 +182,18 @@ def address_of(bound_socket: socket.socket) -> Address:
 def shared_port(host: str, port: int) -> Iterator[socket.socket]:
     """Hold a port for several processes of one deployment: bind it and never listen, so that it stays theirs.
 
-    The kernel lets any process of this user share such a port. So a probe looks for one that listens there, and a lock,
-    a name in the network's namespace, keeps out another deployment that begins. Raises AddressInUse.
+    The kernel lets any process of this user share such a port. So a probe looks for one that listens there, and a lock
+    keeps out another deployment that begins. Raises AddressInUse.
     """
     if port:
         bind_socket(host, port, shared=False).close()
     with contextlib.closing(bind_socket(host, port, shared=True)) as bound_socket:
         port = address_of(bound_socket).port
-        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as lock:
-            if sys.platform == "linux":  # others have no names without a file
-                try:
-                    lock.bind(f"\0plant-ingress {host} {port}")
-                except OSError as error:
-                    raise _address_in_use(host, port, "Another plant ingress with several processes has it.") from error
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(hold_port_lock(host, port))
+            except PortTaken as error:
+                raise _address_in_use(host, port, str(error)) from error
             yield bound_socket
 
 

@@ -16,6 +16,8 @@ from prometheus_client import REGISTRY
 from database.connector import connect
 from ingress.intake import Intake
 from ingress.keys import Keyring, KeyStore
+from ingress.peers import keep_peer
+from ingress.problems import Problem
 from ingress.producers import default_policy
 from ingress.publishing import HttpAnswer
 from runtime.clock import FixedClock
@@ -342,3 +344,44 @@ async def test_strangers_keep_no_error_of_ours_from_the_log(log_lines: list[dict
     assert (await post(intake, rated())).status == 503
     statuses = [line["status"] for line in log_lines]
     assert (statuses.count(401), statuses.count(422), statuses.count(503)) == (20, 20, 1)
+
+
+class BrokenOff:
+    """A peer whose connection is closed in the middle of an answer."""
+
+    proved = True
+    body_is_whole = True
+    times = 0
+
+    def prove(self) -> None:
+        """Do nothing."""
+
+    def break_off(self) -> None:
+        """Count."""
+        self.times += 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), Problem("overloaded")])
+async def test_an_answer_that_can_t_go_on_is_broken_off(
+    log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A defect in a bulk load that is being answered closes the connection; no second answer comes into the first."""
+
+    async def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ingress.bulk_load.await_results", broken)
+    starts: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            starts.append(message["status"])
+
+    intake, connection, body = intake_of(), BrokenOff(), b"{}"
+    signed = SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type="application/x-ndjson")
+    scope = post_scope({**signed, "plant-producer": "genesis"})
+    keep_peer(scope, connection)
+    await intake(scope, peer(body), send, CLOUD_EVENTS, None)
+    assert (starts, connection.times) == ([200], 1)
+    assert [line["event"] for line in log_lines] == ["webhook.failed"]
+    assert gauges(intake) == (0, 0)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from uvicorn.server import ServerState
 from ingress.peers import peer_of
 from ingress.server import connections
 from ingress.server.connections import BoundedConnection, Stage
+from ingress.server.heads import LargeHeads
 
 DEADLINE_SECONDS = 120
 KEEP_ALIVE_TIMEOUT_SECONDS = 75
@@ -61,8 +63,8 @@ async def test_each_stage_has_its_timeout(stage: Stage, body_bytes: int, timeout
 
 
 @asynccontextmanager
-async def serving(app: Any = application) -> AsyncIterator[int]:
-    config, state = Config(app, http=BoundedConnection, ws="none", log_config=None), ServerState()
+async def serving(app: Any = application, state: ServerState | None = None) -> AsyncIterator[int]:
+    config, state = Config(app, http=BoundedConnection, ws="none", log_config=None), state or ServerState()
     config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: BoundedConnection(config, state, {}), "127.0.0.1", 0)
@@ -160,6 +162,42 @@ async def test_overdue_connections_are_closed_in_steps(monkeypatch: pytest.Monke
         assert seen <= turn
     assert seen > 1
     closing.cancel()
+
+
+FIELDS = b"".join(b"x%03d:\r\n" % number for number in range(1_000))
+
+
+async def test_large_heads_have_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that never end hold no more than the budget: the oldest are closed with 503, and good requests served."""
+    monkeypatch.setattr(connections, "LargeHeads", partial(LargeHeads, 1_000_000))
+    async with serving() as port:
+        strangers = []
+        for number in range(30):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n" + FIELDS)
+            strangers.append((reader, writer))
+            if number >= 10:
+                assert (await strangers[number - 10][0].read()).startswith(b"HTTP/1.1 503 ")
+        _, writer = await connected(port, REQUEST)
+        for _, each in [*strangers, (reader, writer)]:
+            each.close()
+
+
+async def test_an_answered_request_holds_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections, whose requests had large heads, hold none of the budget, nor the heads themselves."""
+    state = ServerState()
+    monkeypatch.setattr(connections, "LargeHeads", partial(LargeHeads, 1_000_000))
+    async with serving(state=state) as port:
+        large = REQUEST.replace(b"host: x\r\n", b"host: x\r\n" + FIELDS)
+        peers = [await connected(port, large) for _ in range(30)]
+        assert vars(state)["large_heads"].size_bytes == 0
+        assert all(each.cycle.scope["headers"] == [] for each in state.connections)
+        reader, writer = peers[0]
+        writer.write(large + large + REQUEST)
+        for _ in range(3):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+        for _, each in peers:
+            each.close()
 
 
 async def test_requests_far_ahead_of_their_answers_end_the_connection() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 
 import pytest
 
@@ -11,6 +12,11 @@ from ingress.errors import AddressInUse
 from ingress.server.http_server import address_of, bind_socket, shared_port
 
 HOST = "127.0.0.1"
+
+
+def unused_port() -> int:
+    with contextlib.closing(bind_socket(HOST, 0, shared=False)) as bound:
+        return address_of(bound).port
 
 
 def refused(port: int) -> bool:
@@ -37,6 +43,15 @@ def test_a_port_on_which_a_process_listens_is_in_use() -> None:
         with contextlib.closing(bind_socket(host, 0, shared=True)) as listener:
             listener.listen()
             assert refused(address_of(listener).port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names without a file")
+def test_a_name_that_anybody_can_bind_keeps_nobody_from_a_port() -> None:
+    """A socket in the abstract namespace, which has no owner and no rights, is not the lock."""
+    port = unused_port()
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as squatter:
+        squatter.bind(f"\0plant-ingress {HOST} {port}")
+        assert not refused(port)
 
 
 def test_connections_that_have_closed_do_not_keep_a_port() -> None:
