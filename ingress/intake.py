@@ -23,7 +23,7 @@ from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, accepted
 from ingress.refusals import Origin, Refusals
-from ingress.verification import NAME_PRODUCER, Verification
+from ingress.verification import NAME_PRODUCER, THREAD_MIN_BYTES, Verification
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.log_budget import LogBudget
@@ -169,14 +169,18 @@ class Intake:
             reader, arrivals = self._batches, self._batch_arrivals
         reader.require_length(headers.content_length)
         peer = peer_of(scope)
-        if peer is not None and peer.body_is_whole:
-            body = await reader.read_at_once(receive)
+        body = await reader.read_at_once(receive) if peer is not None and peer.body_is_whole else None
+        if body is not None and len(body) <= THREAD_MIN_BYTES:
             policy = await self._signer(headers, body)
-        else:
+        else:  # it waits for its end, or for a thread that hashes it
             self._refuse_unread(headers)
             arrival = arrivals.begin(self._proxies.address_of(scope))
             try:
-                body = await reader.read(receive, arrival)
+                if body is None:
+                    body = await reader.read(receive, arrival)
+                else:
+                    arrivals.add(arrival, len(body))
+                    arrivals.whole(arrival)
                 policy = await self._signer(headers, body)
             finally:
                 arrivals.end(arrival)

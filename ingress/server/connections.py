@@ -150,7 +150,7 @@ class BoundedConnection(HttpToolsProtocol):
         if fault is not None:
             raise BadFraming(fault)
         super().on_headers_complete()
-        if self.large_heads or not is_usual(self.head_bytes, len(self.headers)):
+        if self.pipeline or self.large_heads or not is_usual(self.head_bytes, len(self.headers)):
             self._keep_head()
         self.headers = []  # the request keeps its own; trailers are no part of it
         self._enter("body")
@@ -190,6 +190,9 @@ class BoundedConnection(HttpToolsProtocol):
         self.head_bytes -= len(body)
         self.body_bytes += len(body)
         super().on_body(body)
+        if self.pipeline:
+            self.large_heads[self.cycle] = self.large_heads.get(self.cycle, 0) + len(body)
+            self._hold_heads()
         if self.cycle.response_complete and self.body_bytes > UNREAD_MAX_BYTES:
             self.cut_off("unread_body", None)
 

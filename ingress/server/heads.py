@@ -1,8 +1,9 @@
-"""The memory of large request heads, of all connections together.
+"""The memory of large request heads, and of requests sent ahead of their answers, of all connections together.
 
 A head of the usual size counts with its connection. A larger one holds up to 32 KiB of bytes, and Python's objects for
 each of its fields, several hundred KiB where they are short. So large heads have one budget, in which the oldest that
-still waits for its peer makes room.
+still waits for its peer makes room. Requests that wait for the answers to those before them count there too, with what
+has come of their bodies: nobody reads them yet.
 """
 
 from __future__ import annotations

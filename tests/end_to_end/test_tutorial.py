@@ -30,7 +30,7 @@ def test_the_tutorial_works(home: Path) -> None:
     install, *steps = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert install == "make setup\nsource .venv/bin/activate\n"
     port = free_port()
-    environ = environ_of(home, PLANT_INGRESS_PORT=port)
+    environ = environ_of(home, PLANT_INGRESS_PORT=port, PLANT_INGRESS_ADMIN_ADDRESS="127.0.0.1:0")
     home.mkdir(exist_ok=True)
     home.chmod(0o755)
     del environ["PLANT_HOME"]  # .plant in the current folder, as for everyone who follows the tutorial

@@ -101,7 +101,8 @@ class Scene:
     def ingress(self, port: int = 0) -> tuple[Process, int]:
         """Start an ingress that takes webhooks, and return it with its port."""
         ready = self.folder / f"ready-{len(self.processes)}.json"
-        process = self._start("ingress", "--port", str(port), "--ready-file", str(ready))
+        any_port = {"PLANT_INGRESS_ADMIN_ADDRESS": "127.0.0.1:0"}
+        process = self._start("ingress", "--port", str(port), "--ready-file", str(ready), **any_port)
         wait_until(lambda: ready.exists() or not process.alive, "ingress is ready")
         assert process.alive, process.log.read_text()
         return process, int(json.loads(ready.read_text())["port"])

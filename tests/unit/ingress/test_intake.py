@@ -23,7 +23,7 @@ from ingress.publishing import HttpAnswer
 from runtime.clock import FixedClock
 from runtime.settings import Settings
 from signing.master_key import MasterKeys
-from signing.signatures import HmacKey
+from signing.signatures import HmacKey, SignatureRejected
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer, post_scope
@@ -161,6 +161,33 @@ async def test_bodies_that_nobody_signed_keep_no_webhook_out(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    assert gauges(intake) == (0, 0)
+
+
+async def test_whole_bodies_that_wait_to_be_hashed_have_the_budget_of_those_that_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many large ones come in one piece, faster than threads hash them, no more than that is held."""
+    intake, hashed = intake_of(), asyncio.Event()
+
+    async def verify(*_: object) -> SignatureRejected:
+        await hashed.wait()
+        return SignatureRejected("no_match")
+
+    monkeypatch.setattr(intake._verification, "verify", verify)
+    answers = [Answered() for _ in range(400)]
+    tasks = []
+    for answered in answers:
+        scope = stranger_scope("application/json")
+        keep_peer(scope, BrokenOff())
+        tasks.append(asyncio.create_task(intake(scope, peer(b" " * 200_000), answered, RATED, "genesis.agent.rated")))
+    await asyncio.sleep(0)
+    held_bytes = gauges(intake)[1]
+    assert held_bytes is not None
+    assert 16 * 1024 * 1024 < held_bytes <= 32 * 1024 * 1024
+    hashed.set()
+    await asyncio.gather(*tasks)
+    assert {answered.status for answered in answers} == {401, 503}
     assert gauges(intake) == (0, 0)
 
 

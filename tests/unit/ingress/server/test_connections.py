@@ -183,6 +183,34 @@ async def test_large_heads_have_one_budget(monkeypatch: pytest.MonkeyPatch) -> N
             each.close()
 
 
+async def test_requests_sent_ahead_have_the_same_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits behind a request that is long to answer is counted, heads and bodies; answers release it."""
+    monkeypatch.setattr(connections, "LargeHeads", partial(LargeHeads, 1_000_000))
+    answering = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await answering.wait()
+        await application(scope, receive, send)
+
+    state, ahead = ServerState(), REQUEST.replace(b": 2\r\n\r\nab", b": 50000\r\n\r\n" + b"x" * 50_000)
+    async with serving(slow, state) as port:
+        peers = []
+        for _ in range(30):
+            peers.append(await asyncio.open_connection("127.0.0.1", port))
+            peers[-1][1].write(REQUEST + ahead * 2)
+        while state.total_requests == 0 and len(state.connections) > 12:
+            await asyncio.sleep(0)
+        assert 500_000 < vars(state)["large_heads"].size_bytes <= 1_000_000
+        answering.set()
+        answered = [(await reader.readline()).startswith(b"HTTP/1.1 204 ") for reader, _ in peers]
+        assert answered.count(True) >= 5
+        for _, writer in peers:
+            writer.close()
+        while state.connections:
+            await asyncio.sleep(0)
+        assert vars(state)["large_heads"].size_bytes == 0
+
+
 async def test_an_answered_request_holds_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections, whose requests had large heads, hold none of the budget, nor the heads themselves."""
     state = ServerState()
