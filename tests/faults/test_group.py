@@ -58,6 +58,7 @@ def begin_a_copy(scene: Scene, worker: Process, blocker: Session) -> int:
 
     A batch of a few records is not copied, and a slow publisher makes such; then the load is sent again.
     """
+    blocker.script("SET idle_in_transaction_session_timeout = 0")  # publishing may take long
     for attempt in range(1, 100):
         blocker.script("BEGIN")
         blocker.script("LOCK TABLE event_stream IN SHARE MODE")

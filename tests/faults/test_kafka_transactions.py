@@ -31,6 +31,8 @@ def producer(scene: Scene) -> Producer:
         {
             "bootstrap.servers": scene.settings.kafka_address(),
             "transactional.id": scene.topic,
+            # The broker would abort it by itself; a busy machine takes its time until the test does.
+            "transaction.timeout.ms": 900_000,
             "partitioner": "murmur2_random",
         }
     )
@@ -57,22 +59,22 @@ def test_aborted_records_have_no_effect_and_hold_up_nothing(scene: Scene, produc
     """Aborted and committed transactions among plain records: aborted ones leave no row, and the lag goes to 0 though
     the log ends in control records."""
     fill(scene.settings, scene.topic, events(500))
-    worker = scene.worker()
+    worker = scene.worker(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="300")  # each partition is acquired once
     committed, aborted = [], []
     for number in range(6):
         producer.begin_transaction()
         sent = send(producer, scene.topic, events(200, seed=100 + number))
         if number % 2:
-            producer.commit_transaction(30)
+            producer.commit_transaction(DEADLINE_SECONDS)
             committed += sent
         else:
-            producer.abort_transaction(30)
+            producer.abort_transaction(DEADLINE_SECONDS)
             aborted += sent
         fill(scene.settings, scene.topic, events(50, seed=200 + number))
     wait_until_caught_up(scene)
     producer.begin_transaction()
     aborted += send(producer, scene.topic, events(50, seed=300))
-    producer.abort_transaction(30)
+    producer.abort_transaction(DEADLINE_SECONDS)
 
     wait_until_caught_up(scene)
 
@@ -93,7 +95,7 @@ def test_an_open_transaction_delays_what_follows_it_and_loses_nothing(scene: Sce
     scene.worker()
     wait_until(lambda: dispositions(scene)["applied"] == 300, "what came before the transaction is applied")
 
-    producer.abort_transaction(30)
+    producer.abort_transaction(DEADLINE_SECONDS)
     wait_until_caught_up(scene)
 
     assert applied_of(scene, aborted) == 0

@@ -321,8 +321,7 @@ async def test_an_unresponsive_server_is_named_and_left(
     database: MigratedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a statement nor a beginning waits forever; once a server responds again, old connections cost nothing."""
-    monkeypatch.setattr(engine, "CANCEL_TIMEOUT_SECONDS", -0.5)
-    monkeypatch.setattr(driver, "BEGIN_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(engine, "CANCEL_TIMEOUT_SECONDS", -28)
 
     async def ask(connector: Database) -> None:
         async with connector.transaction() as connection:
@@ -335,13 +334,16 @@ async def test_an_unresponsive_server_is_named_and_left(
             await connection.execute(text("SELECT 1"))
 
     async with unresponsive_front(database.writer_url) as front:
-        settings = {"database_pool_size": 4, "database_statement_timeout_seconds": 1}
-        async with connected(f"{front.address}?connect_timeout=1", **settings) as connector:
+        settings = {"database_pool_size": 4, "database_statement_timeout_seconds": 30}
+        async with connected(f"{front.address}?connect_timeout=3", **settings) as connector:
             await asyncio.gather(*(ask(connector) for _ in range(4)))
             with pytest.raises(DatabaseUnreachable, match="no answer in time"):
                 await stop_responding_within(connector)
-            with pytest.raises(DatabaseUnreachable, match="no answer in time"):
-                await ask(connector)
+            # Short only while nothing answers: a busy machine may take longer to begin a transaction.
+            with monkeypatch.context() as patched:
+                patched.setattr(driver, "BEGIN_TIMEOUT_SECONDS", 0.3)
+                with pytest.raises(DatabaseUnreachable, match="no answer in time"):
+                    await ask(connector)
             front.respond()
             await asyncio.gather(*(ask(connector) for _ in range(8)))
 

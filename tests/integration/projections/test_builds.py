@@ -73,6 +73,7 @@ async def waiter(settings: Settings) -> AsyncIterator[CheckpointWaiter]:
 @pytest.fixture
 def reader(database: Database) -> Iterator[Session]:
     session = Session(database.api_url)
+    session.script("SET idle_in_transaction_session_timeout = 0")  # a busy machine takes its time
     yield session
     session.close()
 

@@ -16,7 +16,7 @@ import psutil
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
-from confluent_kafka import Consumer, ElectionType, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ElectionType, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from devstack.stack import Stack
@@ -129,9 +129,21 @@ def partitions(scene: Scene) -> dict[str, dict[int, Partition]]:
     }
 
 
+def known_partitions(scene: Scene) -> dict[int, Partition]:
+    """Return the scene's partitions, once a broker has answered: a busy one takes its time."""
+    known: dict[int, Partition] = {}
+
+    def answered() -> bool:
+        known.update(partitions(scene).get(scene.topic, {}))
+        return len(known) == PARTITIONS
+
+    wait_until(answered, "a broker knows the topic's partitions")
+    return known
+
+
 def leaders(scene: Scene) -> dict[int, int]:
-    """Return the leader of each of the scene's partitions."""
-    return {number: partition.leader for number, partition in partitions(scene).get(scene.topic, {}).items()}
+    """Return the leader of each of the scene's partitions, as a broker knows them; it may be behind for a moment."""
+    return {number: partition.leader for number, partition in known_partitions(scene).items()}
 
 
 def wait_until_whole(scene: Scene) -> float:
@@ -179,8 +191,9 @@ def stored_events(scene: Scene) -> dict[str, list[tuple[int, int]]]:
             if message is None:
                 raise TimeoutError(f"partitions {left} were not read to their end")
             if message.error() is not None:
-                left.discard(message.partition())
-                continue
+                if message.error().code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                continue  # librdkafka tries again what a slow broker did not answer
             event = codec.decode(message.value(), scene.topic)
             positions.setdefault(str(event.event_id), []).append((message.partition(), message.offset()))
     finally:
@@ -205,7 +218,7 @@ def _few(positions: Mapping[str, tuple[int, int]]) -> list[tuple[str, tuple[int,
 
 async def move_leader(scene: Scene, number: int) -> int:
     """Make another replica the partition's preferred leader, and elect it; its broker number."""
-    partition = partitions(scene)[scene.topic][number]
+    partition = known_partitions(scene)[number]
     at = partition.replicas.index(partition.leader) + 1
     replicas = [*partition.replicas[at:], *partition.replicas[:at]]
     client = AIOKafkaAdminClient(bootstrap_servers=scene.settings.kafka_address())
@@ -218,10 +231,11 @@ async def move_leader(scene: Scene, number: int) -> int:
     wanted, admin = TopicPartition(scene.topic, number), admin_of(scene.settings.kafka_address())
 
     def elected() -> bool:
-        admin.elect_leaders(ElectionType.PREFERRED, [wanted]).result(DEADLINE_SECONDS)
+        with suppress(KafkaException):  # a broker that did not answer in time is asked again
+            admin.elect_leaders(ElectionType.PREFERRED, [wanted]).result(DEADLINE_SECONDS)
         return leaders(scene).get(number) == replicas[0]
 
-    wait_until(elected, lambda: f"broker {replicas[0]} leads {wanted}; {partitions(scene)[scene.topic]}")
+    wait_until(elected, lambda: f"broker {replicas[0]} leads {wanted}; {partitions(scene)}")
     return replicas[0]
 
 
@@ -230,8 +244,16 @@ def want_in_sync(scene: Scene, replicas: int) -> None:
     entry = ConfigEntry("min.insync.replicas", str(replicas), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, scene.topic, incremental_configs=[entry])
     admin = admin_of(scene.settings.kafka_address())
-    (done,) = admin.incremental_alter_configs([resource]).values()
-    done.result(DEADLINE_SECONDS)
+
+    def changed() -> bool:
+        (done,) = admin.incremental_alter_configs([resource]).values()
+        try:
+            done.result(DEADLINE_SECONDS)
+        except KafkaException:  # no answer in time: whether it was changed is not known
+            return False
+        return True
+
+    wait_until(changed, f"{replicas} in-sync replicas are asked for")
 
 
 def config_of(scene: Scene, topic: str) -> dict[str, str]:
