@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import shlex
 import shutil
 import sys
@@ -24,14 +23,14 @@ from runtime.errors import CheckFailed, ConfigurationError
 if TYPE_CHECKING:
     from ingress.producers import StoredProducer
     from operations.event_lines import InvalidLine
-    from operations.publish_checks import EventIds
+    from operations.publish_checks import CheckedFile
+    from operations.publish_pace import Pace
     from runtime.settings import Settings
     from schemas.sender_headers import EventOfSender
     from streams.record_position import RecordPosition
 
 SHOWN_MAX = 20
 PROGRESS_EVERY_SECONDS = 5.0
-READ_BYTES = 1024 * 1024
 SOURCE = "plant/cli"
 STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
@@ -47,8 +46,8 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output, actor:
     """Publish events from a file.
 
     FILE holds a JSON object a line: {"type", "data", "id"?, "timestamp"?}; - is stdin. Every line is checked before the
-    first is sent, against the producer's policy too. A run is one operator action. Publishing a file again stores
-    nothing twice.
+    first is sent, against the producer's policy too; its rate slows a run down. A run is one operator action.
+    Publishing a file again stores nothing twice.
 
     \b
     Examples:
@@ -57,36 +56,32 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output, actor:
         --reason "they were lost upstream"
     """
     from ingress.keys import check_producer_name
-    from operations.publish_checks import EventIds, refuse_disabled
+    from operations.publish_checks import CheckedFile
+    from operations.publish_pace import pace_of
     from runtime.settings import load_settings
 
     settings = load_settings()
     check_producer_name(producer)
-    now = datetime.now(UTC)
     with _opened(file) as lines:
-        ids = EventIds()
-        count, invalid = _check(lines, producer, now, None, ids)
+        checked = CheckedFile(producer, datetime.now(UTC))
+        checked.read(lines)
         if not skip_invalid:
-            _refuse_invalid(file, count, invalid)
+            _refuse_invalid(file, checked)
         policy = asyncio.run(_policy(settings, producer))
-        refuse_disabled(policy)
-        if policy is not None and policy.event_types is not None:
-            lines.seek(0)
-            ids = EventIds()
-            count, invalid = _check(lines, producer, now, policy, ids)
-        if invalid:
-            _tell_invalid(invalid)
+        checked.hold_to(policy)
         if not skip_invalid:
-            _refuse_invalid(file, count, invalid, told=True)
-        ids.refuse_conflicts()
-        del ids
+            _refuse_invalid(file, checked)
+        _tell_invalid(checked.invalid)
+        checked.refuse_conflicts()
         lines.seek(0)
-        tally = Tally(count)
-        if count:
-            why = with_facts(reason, [f"{count} events", f"sha256 {_digest(lines)}"])
+        tally = Tally(checked.count)
+        if checked.count:
+            why = with_facts(reason, [f"{checked.count} events", f"sha256 {checked.digest}"])
             action = OperatorAction(action="events.publish", target=producer, reason=why, actor=actor)
+            pace = pace_of(policy, settings)
+            tally.begin(producer, pace)
             try:
-                asyncio.run(_send(settings, lines, now, policy, tally, action))
+                asyncio.run(_send(settings, checked.sendable(lines, policy), pace, tally, action))
             except KeyboardInterrupt:
                 tally.interrupted()
                 raise
@@ -101,42 +96,30 @@ def _tell_invalid(invalid: list[InvalidLine]) -> None:
         click.echo(f"and {len(invalid) - SHOWN_MAX} more bad lines", err=True)
 
 
-def _refuse_invalid(file: str, count: int, invalid: list[InvalidLine], *, told: bool = False) -> None:
+def _refuse_invalid(file: str, checked: CheckedFile) -> None:
     """Raise CheckFailed where there are bad lines, once they were named."""
-    if not invalid:
+    if not checked.invalid:
         return
-    if not told:
-        _tell_invalid(invalid)
+    _tell_invalid(checked.invalid)
     raise CheckFailed(
-        f"{len(invalid)} of {count + len(invalid)} lines can't be sent.",
+        f"{len(checked.invalid)} of {checked.count + len(checked.invalid)} lines can't be sent.",
         why="Nothing was sent.",
         next_step=f"plant publish {shlex.quote(file)} --skip-invalid",
     )
 
 
 async def _send(
-    settings: Settings,
-    lines: IO[bytes],
-    now: datetime,
-    policy: StoredProducer | None,
-    tally: Tally,
-    action: OperatorAction,
+    settings: Settings, events: Iterator[EventOfSender], pace: Pace | None, tally: Tally, action: OperatorAction
 ) -> None:
-    from operations.event_lines import InvalidLine, number_lines
-    from operations.publish_checks import permitted
+    from operations.publish_pace import paced
     from schemas.sender_headers import OPERATION_HEADER
     from streams.producer import EventProducer
     from streams.topics import EVENTS_TOPIC
 
-    def valid_events() -> Iterator[EventOfSender]:
-        for _, read in permitted(number_lines(lines, action.target, now), policy):
-            if not isinstance(read, InvalidLine):
-                yield read
-
     action_header = (OPERATION_HEADER, str(action.operation_id).encode())
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as kafka:
         await record(settings, action)
-        async for position in kafka.publish_each(valid_events(), source=SOURCE, sender=(action_header,)):
+        async for position in kafka.publish_each(paced(events, pace), source=SOURCE, sender=(action_header,)):
             tally.add(position)
 
 
@@ -150,32 +133,6 @@ async def _policy(settings: Settings, producer: str) -> StoredProducer | None:
         return next((each for each in await ProducerStore(database).all() if each.name == producer), None)
     finally:
         await database.close()
-
-
-def _digest(lines: IO[bytes]) -> str:
-    """Return the SHA-256 of the whole file, in hex; it is read from its start, and back there afterwards."""
-    digest = hashlib.sha256()
-    while part := lines.read(READ_BYTES):
-        digest.update(part)
-    lines.seek(0)
-    return digest.hexdigest()
-
-
-def _check(
-    lines: IO[bytes], producer: str, now: datetime, policy: StoredProducer | None, ids: EventIds
-) -> tuple[int, list[InvalidLine]]:
-    """Return how many lines may be sent, and the lines that may not; the former's ids are added to `ids`."""
-    from operations.event_lines import InvalidLine, number_lines
-    from operations.publish_checks import permitted
-
-    count, invalid = 0, []
-    for number, read in permitted(number_lines(lines, producer, now), policy):
-        if isinstance(read, InvalidLine):
-            invalid.append(read)
-        else:
-            ids.add(read, number)
-            count += 1
-    return count, invalid
 
 
 @contextmanager
@@ -205,6 +162,13 @@ class Tally:
         self._count = 0
         self._started = self._shown_at = 0.0
         self._partitions: dict[int, tuple[int, int, int]] = {}
+
+    def begin(self, producer: str, pace: Pace | None) -> None:
+        """Say how long it takes at least, where the producer's rate makes that long."""
+        seconds = 0.0 if pace is None else pace.least_seconds(self._expected)
+        if pace is not None and seconds >= PROGRESS_EVERY_SECONDS:
+            rate = f"{producer} may send {pace.rate_per_second:g} events a second"
+            click.echo(f"{rate}: this takes {seconds:,.0f} s or more", err=True)
 
     def add(self, position: RecordPosition) -> None:
         count, first, last = self._partitions.get(position.partition, (0, position.offset, position.offset))
