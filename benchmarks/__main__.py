@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    attacks,
     brokers,
     catch_up,
     connector,
@@ -30,6 +31,7 @@ from benchmarks import (
     row_level_security,
     vectors,
 )
+from benchmarks.attackers import ATTACKS
 from benchmarks.stage import HOME, clean_database, running_stack
 from devstack.stack import Stack
 from streams import topics
@@ -107,6 +109,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "vectors": lambda stack, _: vectors.run(stack),
     "latency": lambda stack, _: [latency.run(stack)],
     "ingress": way_in,
+    "attacks": lambda stack, _: attacks.run(stack),
     "rotation": lambda stack, _: rotation.run(stack),
     "brokers": lambda *_: brokers.run(),
     "fuzzing": lambda *_: fuzzing.run(),
@@ -128,6 +131,8 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("ingress", 0, "events_per_second", "at least", 5_000),
     ("ingress", 2, "events_per_second", "at least", 50_000),
     ("ingress", 3, "times_one_process", "at least", 1.7),
+    *(("attacks", row, "honest_200_percent", "at least", 95) for row in range(1 + len(ATTACKS))),
+    *(("attacks", row, "p99_ms", "at most", 250) for row in range(1 + len(ATTACKS))),
     ("rotation", 0, "refused", "at most", 0),
     ("brokers", 0, "p99_ms", "at most", 25),
     ("fuzzing", 0, "requests", "at least", 1_000_000),
@@ -159,7 +164,7 @@ def verdicts(results: Mapping[str, list[dict[str, object]]]) -> list[dict[str, o
             rows.append({"benchmark": name, "figure": field, "asked": f"{bound} {asked:,}", **nothing})
         if isinstance(measured, int | float):
             met = measured >= asked if bound == "at least" else measured <= asked
-            what = next((row[key] for key in ("unit", "read", "searched", "what", "name") if key in row), "")
+            what = next((row[key] for key in ("unit", "read", "searched", "attack", "what", "name") if key in row), "")
             rows.append(
                 {
                     "benchmark": f"{name}: {what}",
