@@ -56,6 +56,18 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
 
+def share_of_host(host: str) -> str:
+    """Return the share that a socket's address belongs to; text that is no address has one of its own.
+
+    >>> share_of_host("192.0.2.7"), share_of_host("2001:db8::1:2"), share_of_host("")
+    ('192.0.2.7', '2001:db8::/64', '')
+    """
+    if ":" not in host:
+        return host
+    address = _parsed(host)
+    return host if address is None else _share_of(address)
+
+
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)

@@ -15,11 +15,14 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from ingress.addresses import share_of_host
 from ingress.peers import keep_peer
 from ingress.problems import Problem, retry_after
 from ingress.server.corking import CorkedTransport
 from ingress.server.framing import as_get, close_delimited, framing_fault
 from ingress.server.heads import LargeHeads, head_cost, is_usual
+from ingress.server.listening import WAITING_MAX, Listener
+from ingress.server.turns import ReadingInTurns, turns_of
 from runtime import metrics
 from runtime.lifecycle import raise_fd_limit
 
@@ -38,8 +41,8 @@ UNREAD_MAX_BYTES: Final = 4 * 1024 * 1024
 PIPELINED_MAX: Final = 16
 CONNECTIONS_MAX: Final = 10_000
 ADMIN_CONNECTIONS_MAX: Final = 256
-ADMIN_SHARE: Final = 8
-"""Where there are few files, the admin listener has one connection in so many."""
+FEW_FILES_SHARE: Final = 8
+"""Where there are few files, the admin listener's connections have one in so many, and those that wait as well."""
 OWN_FILES: Final = 200
 """Files and sockets that the process needs for itself: Kafka, Postgres, libraries."""
 
@@ -69,9 +72,12 @@ class BoundedConnection(HttpToolsProtocol):
     body_bytes: int = 0
     proved: bool = False
     answering: RequestResponseCycle | None = None
+    flow: ReadingInTurns
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
+        share = share_of_host(self.client[0] if self.client else "")
+        self.flow = ReadingInTurns(self.transport, turns_of(self.server_state, self.loop), share)
         self.since = self.loop.time()
         self.headers = []
         self.large_heads: dict[RequestResponseCycle, int] = {}
@@ -103,7 +109,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def prove(self) -> None:
         """Keep the connection when others are closed to make room: one of its requests was signed."""
-        self.proved = True
+        self.proved = self.flow.at_once = True
         self._unproved().pop(self, None)
 
     def break_off(self) -> None:
@@ -136,6 +142,15 @@ class BoundedConnection(HttpToolsProtocol):
             self.cut_off("large_head", Problem("headers-too-large", f"At most {HEAD_MAX_BYTES} bytes are read."))
         elif self.stage == "head" and not is_usual(self.head_bytes, len(self.headers)):
             self._hold_heads(head_cost(self.head_bytes, len(self.headers)))
+        if not self.proved and not self.transport.is_closing():
+            self._wait_for_a_turn(len(data))
+
+    def _wait_for_a_turn(self, size_bytes: int) -> None:
+        """Read on when it is the peer's turn. A request that is under way asks for one when it wants more."""
+        idle = self.cycle is None or self.cycle.response_complete or self.stage == "head"
+        self.flow.wait_for_a_turn(size_bytes, under_way=not idle)
+        if idle:
+            self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -310,8 +325,11 @@ def limit_connections() -> None:
 
     A full table of files would keep it from reaching Kafka and Postgres again.
     """
-    files = raise_fd_limit(CONNECTIONS_MAX + ADMIN_CONNECTIONS_MAX + OWN_FILES)
+    waiting = 2 * WAITING_MAX  # a listener each
+    files = raise_fd_limit(CONNECTIONS_MAX + ADMIN_CONNECTIONS_MAX + waiting + OWN_FILES)
     if files is not None:
-        admin = max(1, min(ADMIN_CONNECTIONS_MAX, (files - OWN_FILES) // ADMIN_SHARE))
-        AdminConnection.connections_max = admin
-        BoundedConnection.connections_max = max(1, min(CONNECTIONS_MAX, files - OWN_FILES - admin))
+        few = max(1, (files - OWN_FILES) // FEW_FILES_SHARE)
+        AdminConnection.connections_max = min(ADMIN_CONNECTIONS_MAX, few)
+        Listener.waiting_max = min(WAITING_MAX, few)
+        left = files - OWN_FILES - AdminConnection.connections_max - 2 * Listener.waiting_max
+        BoundedConnection.connections_max = max(1, min(CONNECTIONS_MAX, left))

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import msgspec
 import uvicorn
@@ -21,7 +21,9 @@ from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import IngressApp
 from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue
+from ingress.server.listening import Listener
 from ingress.server.port_lock import PortTaken, hold_port_lock
+from ingress.server.turns import turns_of
 from runtime.lifecycle import stop_on_signals, temp_path
 from runtime.servers import ServerAddress
 
@@ -40,8 +42,28 @@ class Address(msgspec.Struct, frozen=True):
     admin_url: str = ""
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, ended by signals with exit code 0, with callbacks for its start and its end."""
+class TurnsServer(uvicorn.Server):
+    """uvicorn's server on one bound socket, whose connections are accepted in turns."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen. Raises AddressInUse where somebody else listens there meanwhile."""
+        await super().startup([])
+        (bound_socket,) = sockets or []
+        turns = turns_of(self.server_state, asyncio.get_running_loop())
+        try:
+            listener = Listener(bound_socket, self._make_protocol, turns, backlog=self.config.backlog)
+        except OSError as error:
+            host, port = bound_socket.getsockname()[:2]
+            raise _address_in_use(host, port, f"{error}.") from error
+        self.servers.append(cast("asyncio.Server", listener))  # what uvicorn calls of one
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+class Server(TurnsServer):
+    """The server of webhooks, ended by signals with exit code 0, with callbacks for its start and its end."""
 
     def __init__(
         self,
@@ -54,11 +76,7 @@ class Server(uvicorn.Server):
         self._when_ending = when_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        except OSError as error:  # somebody else listens there since it was bound
-            host, port = (sockets or [])[0].getsockname()[:2]
-            raise _address_in_use(host, port, f"{error}.") from error
+        await super().startup(sockets)
         self._when_started()
 
     @contextlib.contextmanager
@@ -72,8 +90,8 @@ class Server(uvicorn.Server):
         self._when_ending()
 
 
-class AdminServer(uvicorn.Server):
-    """uvicorn's server for the admin listener, ended by the webhooks' server."""
+class AdminServer(TurnsServer):
+    """The server of the admin listener, ended by the webhooks' server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
