@@ -303,9 +303,11 @@ async def test_a_peer_that_never_reads_its_answer_is_let_go() -> None:
     server.close()
 
 
-@pytest.mark.parametrize(("hard", "connections_max"), [(20_000, 10_000), (500, 263)])
+@pytest.mark.parametrize(("hard", "connections_max"), [(20_000, 10_000), (500, 189)])
 def test_connections_leave_files_for_the_process_itself(hard: int, connections_max: int) -> None:
-    """The soft limit on open files is raised as far as it goes; where that is little, fewer are taken."""
+    """The soft limit on open files is raised as far as it goes; where that is little, fewer are taken.
+
+    Of 300 files left the admin listener's connections have 37, and those that wait at each of two listeners as many."""
     program = f"""
 import resource
 from ingress.server.connections import BoundedConnection, limit_connections
