@@ -373,15 +373,42 @@ async def test_a_bulk_load_has_a_longest_time(settings: Settings, topic: str) ->
         assert sent == len(await read_all(serving.settings, serving.topic)) == 120
 
 
-async def test_only_so_many_bulk_loads_at_a_time(settings: Settings, topic: str) -> None:
+class RateClock:
+    """The clock of all buckets, which stands still: a slow machine would fill them between two requests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._stopped_at: float | None = 0.0
+        wait_seconds = Rates.wait_seconds
+
+        def by_this(rates: Rates, producer: str, rate_per_second: float, burst: int, now_seconds: float) -> float:
+            now = now_seconds if self._stopped_at is None else self._stopped_at
+            return wait_seconds(rates, producer, rate_per_second, burst, now)
+
+        monkeypatch.setattr(Rates, "wait_seconds", by_this)
+
+    def advance(self, seconds: float) -> None:
+        """Move it."""
+        assert self._stopped_at is not None
+        self._stopped_at += seconds
+
+    def run(self) -> None:
+        """Let it run as the machine's own does."""
+        self._stopped_at = None
+
+
+async def test_only_so_many_bulk_loads_at_a_time(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next one is 503 with Retry-After before its body is read; there is room again when one has ended."""
     async with served(msgspec.structs.replace(settings, ingress_streams_max=1), topic) as serving:
         await set_policy(serving, rate_per_second=50.0, burst=1)
+        clock = RateClock(monkeypatch)
         body = lines_of([cloud_event() for _ in range(60)])
         first = asyncio.create_task(post_lines(serving, body))
         await wait_until_async(lambda: sample("plant_ingress_streams") == 1, "the first is under way")
         second, _ = await post_lines(serving, lines_of([cloud_event()]))
         assert (second.status_code, "retry-after" in second.headers) == (503, True)
+        clock.run()
         assert (await first)[1][-1]["complete"]
         assert (await post_lines(serving, lines_of([cloud_event()])))[0].status_code == 200
 
@@ -456,22 +483,14 @@ async def test_a_producer_sends_only_what_it_may(serving: Serving) -> None:
 
 
 async def test_a_producer_is_held_to_its_rate(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the burst 429 with Retry-After, for batches too; after that time it may go on.
-
-    Buckets have a clock of the test's: a slow machine would fill them between two requests.
-    """
-    now_seconds, wait_seconds = [0.0], Rates.wait_seconds
-
-    def by_the_clock(rates: Rates, producer: str, rate_per_second: float, burst: int, _now_seconds: float) -> float:
-        return wait_seconds(rates, producer, rate_per_second, burst, now_seconds[0])
-
-    monkeypatch.setattr(Rates, "wait_seconds", by_the_clock)
+    """Beyond the burst 429 with Retry-After, for batches too; after that time it may go on."""
+    clock = RateClock(monkeypatch)
     await set_policy(serving, rate_per_second=20.0, burst=5)
     answers = [await serving.post(RATED, rated()) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 7
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
-    now_seconds[0] += 0.2
+    clock.advance(0.2)
     assert (await post_batch(serving, [cloud_event() for _ in range(30)])).status_code == 200
     in_debt = await post_batch(serving, [cloud_event()])
     assert (in_debt.status_code, int(in_debt.headers["retry-after"]) in (1, 2)) == (429, True)
