@@ -21,6 +21,17 @@ log = get_logger(__name__)
 LIVE: Final = "live"
 BUSY: Final = "busy"
 
+_EVENTS: Final = {(True, BUSY): "build.waiting", (False, LIVE): "build.shown"}
+"""Log lines of a build that readers, or their transactions, keep from being shown at first."""
+
+_SHOWN_TABLE = """
+SELECT DISTINCT n.nspname || '.' || t.relname AS name FROM pg_rewrite AS r
+JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+JOIN pg_class AS t ON t.oid = d.refobjid AND t.relkind = 'r'
+JOIN pg_namespace AS n ON n.oid = t.relnamespace
+WHERE r.ev_class = to_regclass($1)
+"""
+
 _RECORD = """
 INSERT INTO read_model_builds AS b (projection, version, tables) VALUES ($1, $2, string_to_array($3, ','))
 ON CONFLICT (projection, version) DO UPDATE SET tables = excluded.tables WHERE b.tables <> excluded.tables
@@ -38,7 +49,7 @@ def require_same_columns(session: Session, model: ReadModel, views: str) -> None
     Postgres moves a view to another table only then.
     """
     for name in model.tables:
-        if session.query("SELECT to_regclass($1) IS NULL AS absent", (f"{views}.{name}",)) == [(True,)]:
+        if _shown_table(session, f"{views}.{name}") is None:
             continue
         shown = list(session.column_types(f"{views}.{name}").items())
         made = list(session.column_types(f"{model.schema}.{name}").items())
@@ -51,12 +62,28 @@ def require_same_columns(session: Session, model: ReadModel, views: str) -> None
             )
 
 
-def refresh_views(session: Session, model: ReadModel) -> None:
-    """Bring the views of a build up to date if readers see it, as the owner."""
+def refresh_views(session: Session, model: ReadModel, views: str) -> None:
+    """Bring the views of a build up to date if readers see it, as the owner.
+
+    Where they are, nothing is done: it would lock the views, and wait for whoever reads them.
+    """
+    if all(_is_shown(session, f"{views}.{name}", f"{model.schema}.{name}") for name in model.tables):
+        return
     session.script(
         f"SELECT show_build(projection, version) FROM read_model_builds WHERE live"  # noqa: S608 (literals)
         f" AND projection = {sql_literal(model.name)} AND version = {sql_literal(model.version)}"
     )
+
+
+def _is_shown(session: Session, view: str, table: str) -> bool:
+    """Return whether a view shows this table with all of its columns."""
+    return _shown_table(session, view) == table and session.column_types(view) == session.column_types(table)
+
+
+def _shown_table(session: Session, view: str) -> str | None:
+    """Return the table that a view shows; None where there is no such view."""
+    tables = session.query(_SHOWN_TABLE, (view,))
+    return str(tables[0][0]) if tables else None
 
 
 def publish(session: Session, model: ReadModel, *, caught_up: bool) -> str:
@@ -75,8 +102,12 @@ def publish_all(session: Session, models: Iterable[ReadModel], *, caught_up: boo
     busy = []
     for model in models:
         try:
-            if publish(session, model, caught_up=caught_up) == BUSY:
+            state = publish(session, model, caught_up=caught_up)
+            if state == BUSY:
                 busy.append(model)
+            event = _EVENTS.get((caught_up, state))
+            if event is not None:
+                log.info(event, model=model.name, version=model.version)
         except (DataRefused, PartitionStopped) as error:
             log.error("build.refused", model=model.name, version=model.version, why=getattr(error, "why", str(error)))
     return busy

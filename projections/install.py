@@ -78,7 +78,7 @@ def _install(session: Session, model: ReadModel) -> None:
         session.execute(f"GRANT SELECT ON {table} TO plant_api, plant_auditor")
     builds.require_same_columns(session, model, VIEWS)
     builds.record_build(session, model)
-    builds.refresh_views(session, model)
+    builds.refresh_views(session, model, VIEWS)
 
 
 def _guard(session: Session, table: str) -> None:

@@ -211,12 +211,17 @@ def test_a_log_without_new_records_delays_no_move(
     reader.query("SELECT count(*) AS n FROM read_models.agents")
     first, second = (make(make_projector, [NEXT], partition) for partition in (0, 1))
     first.acquire(WATERMARKS)
-    second.acquire(WATERMARKS)
-    second.idle()
-    assert shown(superuser) == "agents_v1"
-    reader.close()
-    second.idle()
+    with structlog.testing.capture_logs() as lines:
+        second.acquire(WATERMARKS)
+        second.idle()
+        assert shown(superuser) == "agents_v1"
+        reader.close()
+        second.idle()
     assert shown(superuser) == "agents_v2"
+    assert [line["event"] for line in lines if str(line["event"]).startswith("build.")] == [
+        "build.waiting",
+        "build.shown",
+    ]
 
 
 @pytest.mark.usefixtures("two_partitions")

@@ -53,3 +53,14 @@ async def test_installing_again_waits_for_no_worker(database: Database) -> None:
     finally:
         worker.close()
     assert await fetch(database.superuser_url, POLICIES) == before
+
+
+async def test_installing_again_waits_for_no_reader(database: Database) -> None:
+    """Who reads a view for long does not make it wait, nor every reader behind it."""
+    reader = Session(database.api_url)
+    try:
+        reader.begin()
+        reader.query("SELECT count(*) AS n FROM read_models.agents")
+        install(f"{database.owner_url}?options=-c%20lock_timeout%3D2s")
+    finally:
+        reader.close()
