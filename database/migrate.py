@@ -102,7 +102,7 @@ def history(url: str) -> list[Migration]:
 def sql(revision: str = "heads", *, since: str = "") -> str:
     """Return the statements of an upgrade from `since` (default: from nothing) to `revision`; no database is asked.
 
-    Raises UnknownRevision.
+    Raises UnknownRevision where there is no such revision, or nothing between the two.
     """
     output = StringIO()
     config = _config(None)
@@ -111,7 +111,15 @@ def sql(revision: str = "heads", *, since: str = "") -> str:
         command.upgrade(config, f"{since}:{revision}" if since else revision, sql=True)
     except CommandError as error:
         raise UnknownRevision(why=f"{error}.", next_step="plant db current") from error
-    return output.getvalue()
+    statements = output.getvalue()
+    if not statements.strip():
+        begin = since or "an empty database"
+        raise UnknownRevision(
+            f"There is nothing to print from {begin} to {revision}.",
+            why=f"No migration leads from {begin} up to {revision}; upgrades go forward alone.",
+            next_step="plant db history",
+        )
+    return statements
 
 
 def heads() -> tuple[str, ...]:

@@ -53,6 +53,8 @@ REFRESH_SECONDS: Final = 1.0
 REFRESH_TIMEOUT_SECONDS: Final = 5.0
 V1A_KEYS_MAX: Final = 8
 """Most usable v1a keys of one producer: with four signatures, as many pairs as a request is checked for."""
+RESERVED_NAMES: Final = "plant."
+"""What the names begin with that Plant gives to the sender of its own records."""
 PRODUCER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -321,6 +323,9 @@ def check_producer_name(name: str) -> str:
     """Return the name, if it can be a producer's. Raises BadProducerName."""
     if not PRODUCER_NAME.fullmatch(name):
         raise BadProducerName(f"{name!r} can't be a producer's name.", why=BadProducerName.__doc__ or "")
+    if name.startswith(RESERVED_NAMES):
+        why = f"Names that begin with {RESERVED_NAMES} are Plant's own: records would look as if Plant had sent them."
+        raise BadProducerName(f"{name!r} can't be a producer's name.", why=why, next_step="choose another name")
     return name
 
 

@@ -159,7 +159,7 @@ def note_stop(session: Session, topic: str, partition: int, token: int | None, r
 
     Nothing is decided by it. Without a token the partition could not even be acquired.
     """
-    session.execute(_NOTE_STOP, (topic, partition, reason, token))
+    session.execute(_NOTE_STOP, (topic, partition, storable(reason), token))
 
 
 def log_end(session: Session, topic: str, partition: int, fence: Fence) -> LogEnd:
@@ -168,10 +168,20 @@ def log_end(session: Session, topic: str, partition: int, fence: Fence) -> LogEn
     return LogEnd(LoggedRecord(*rows[0]) if rows else None, fence.checkpoints[LOG])
 
 
+def storable(reason: str) -> str:
+    r"""Return a reason as one line that Postgres and a terminal can take, cut to STOP_REASON_CHARACTERS_MAX.
+
+    >>> storable("a\x00b\n\x1b[31mé\ud800")
+    'a\\x00b\\n\\x1b[31mé\\ud800'
+    """
+    cut = reason[:STOP_REASON_CHARACTERS_MAX]
+    escaped = (each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in cut)
+    return "".join(escaped)[:STOP_REASON_CHARACTERS_MAX]
+
+
 def note_stopped(session: Session, topic: str, partition: int, name: str, reason: str) -> int:
     """Write down why a read model does not follow its partition; returns the offset at which it stays."""
-    reason = reason.replace("\x00", "\\0")[:STOP_REASON_CHARACTERS_MAX]
-    return int(session.query(_NOTE_STOPPED, (topic, partition, name, reason))[0][0])
+    return int(session.query(_NOTE_STOPPED, (topic, partition, name, storable(reason)))[0][0])
 
 
 def is_stopped(session: Session, topic: str, partition: int, name: str) -> bool:

@@ -1,8 +1,8 @@
 """Secrets are taken out of every text that people see: log lines, errors, tracebacks, whoever wrote them.
 
 Two ways, since a driver's message may hold a secret in any form: the secrets of the settings that this process has read
-are known and replaced wherever they stand; and what has the shape of a secret (the password of an address, a key of
-Standard Webhooks) is replaced though nobody has named it.
+are known and replaced wherever they stand; and what has the shape of a secret (the password of an address, a field with
+the name `password`, a token, a key of Standard Webhooks) is replaced though nobody has named it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ _LENGTH_MIN: Final = 4
 
 _ADDRESS = re.compile(r"://(?P<user>[^\s:/@'\"]{0,200}):(?P<password>[^\s'\"]{1,300})@")
 _PARAMETER = re.compile(r"(?i)(password\\?=)('[^']{0,300}'|[^&\s'\"]{1,300})")
+_FIELD = re.compile(
+    r"""(?is)((?:password|passwd|secret|token|master_key)\\{0,3}["']\s{0,8}:\s{0,8}(?P<quote>\\{0,3}["']))"""
+    r"""(?:\\.|[^\\]){1,2000}?((?P=quote)|$)"""
+)
+"""A field of JSON, of a `repr`, or of JSON inside a text, whose name says that it is secret; it may be cut off."""
+_TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?")
 _WEBHOOK_SECRET = re.compile(r"\bwhs(?:ec|k)_[A-Za-z0-9+/=_-]{8,200}")
 
 
@@ -66,10 +72,16 @@ def redact(text: str) -> str:
     'could not connect to "postgresql://u:********@db/plant": refused'
     >>> redact("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), redact("user=u password='a b' dbname=d")
     ('********', 'user=u password=******** dbname=d')
+    >>> redact('{"user": "u", "password": "p"}')
+    '{"user": "u", "password": "********"}'
     """
     text = KNOWN.replace_in(text)
     if "://" in text:
         text = _ADDRESS.sub(rf"://\g<user>:{MASK}@", text)
+    if ":" in text and ('"' in text or "'" in text):
+        text = _FIELD.sub(rf"\g<1>{MASK}\g<3>", text)
+    if "eyJ" in text:
+        text = _TOKEN.sub(MASK, text)
     if "=" in text:
         text = _PARAMETER.sub(rf"\1{MASK}", text)
     return _WEBHOOK_SECRET.sub(MASK, text) if "whs" in text else text

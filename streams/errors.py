@@ -127,7 +127,7 @@ class LogTruncated(PartitionStopped):
             f"Kafka's log of {topic}/{partition} is not the one that was read.",
             why=f"{difference}. Records up to the checkpoint were lost and others took their offsets: going on would"
             " skip these.",
-            next_step=f"plant topics list --topic {topic}",
+            next_step="see docs/how-to/log-truncated.md",
         )
 
 

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from runtime.clock import Clock, SystemClock
 from runtime.settings import Settings
 from schemas.clock_fields import ClockStamped
+from schemas.errors import Unencodable
 from schemas.event_id import event_id
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event, SkillValidated
 from schemas.sender_headers import sender_headers
@@ -180,6 +181,9 @@ class GenesisEventProcessor:
         return event_id(self._producer_name, message_id or uuid4().hex)
 
     def _utc(self, moment: datetime | None) -> datetime:
+        """Return a time in UTC, now where there is none. Raises Unencodable for one without a zone."""
+        if moment is not None and moment.tzinfo is None:
+            raise Unencodable(f"occurred_at {moment.isoformat()} has no time zone, such as datetime.UTC.")
         return (moment or self._clock.now()).astimezone(UTC)
 
 

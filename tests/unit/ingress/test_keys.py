@@ -38,6 +38,16 @@ def test_bad_producer_names_are_refused(name: str) -> None:
         check_producer_name(name)
 
 
+@pytest.mark.parametrize("name", ["plant.relay", "plant.operations", "plant.x"])
+def test_names_of_plant_itself_are_reserved(name: str) -> None:
+    """Records with such a name would look as if Plant had sent them."""
+    with pytest.raises(BadProducerName, match=r"can't be a producer's name.*Plant's own") as caught:
+        check_producer_name(name)
+    assert caught.value.exit_code == 2
+    assert check_producer_name("plant") == "plant"
+    assert check_producer_name("plants.x") == "plants.x"
+
+
 def test_a_key_has_a_state() -> None:
     """active, pending, expired or revoked."""
     key = StoredKey(id=uuid4(), producer="p", created_at=NOW, not_before=NOW, expires_at=None, revoked_at=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 
 import pytest
 
-from projections.checkpoints import LOG, Fence, remainder
+from projections import checkpoints
+from projections.checkpoints import LOG, STOP_REASON_CHARACTERS_MAX, Fence, note_stop, remainder
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
 from tests.support.batches import batch_of
@@ -57,3 +59,23 @@ def test_a_gap_at_the_end_of_a_batch_is_left() -> None:
 
     assert left is not None
     assert (len(left), left.next_offset) == (0, 20)
+
+
+def test_a_stop_reason_is_one_short_line() -> None:
+    """It may quote whatever a record or a driver held; Postgres takes no NUL, and a terminal obeys what it is shown."""
+    written: list[tuple[object, ...]] = []
+
+    class Session:
+        def execute(self, _statement: str, values: tuple[object, ...]) -> None:
+            written.append(values)
+
+    note_stop(Session(), "t", 0, 1, "a\x00b\x1b[2J\n" + "\x01" * 5000)  # type: ignore[arg-type]
+    (values,) = written
+    reason = str(values[2])
+    assert reason.startswith("a\\x00b\\x1b[2J\\n\\x01")
+    assert (reason.isprintable(), len(reason)) == (True, STOP_REASON_CHARACTERS_MAX)
+
+
+def test_the_docstrings_are_right() -> None:
+    """The examples in the module hold."""
+    assert doctest.testmod(checkpoints).failed == 0

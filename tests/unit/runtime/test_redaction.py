@@ -135,3 +135,35 @@ def test_settings_of_every_kind_are_known_once_they_are_read() -> None:
             if f"{name}-{secret}" in repr(Settings(**{name: f"{name}-{secret}"})):  # type: ignore[arg-type]
                 continue  # a file's name, say
             assert redact(f"{name}-{secret}") == MASK
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"password": "a b\\"c-s3cret", "user": "u"}',
+        "{'user': 'u', 'sasl_password': 'c-s3cret'}",
+        '{"client_secret":"c-s3cret","a":1}',
+        r'"{\"password\": \"c-s3cret\"}"',
+        '{"access_token": "c-s3cret"}',
+        '{"Password" : "c-s3cret that is cut of',
+    ],
+)
+def test_secrets_are_found_by_the_name_before_them(text: str) -> None:
+    """In JSON, in `repr`, in JSON inside of JSON; the rest of the text stays."""
+    assert "s3cret" not in redact(text)
+    assert MASK in redact(text)
+    assert ("user" in redact(text)) == ("user" in text)
+
+
+@pytest.mark.parametrize(
+    "text", ["password authentication failed", '{"password": null}', "no password: none was given"]
+)
+def test_words_about_passwords_stay(text: str) -> None:
+    """They hold none."""
+    assert redact(text).startswith(text[:11])
+    assert "authentication failed" in redact(text) or "null" in redact(text) or "was given" in redact(text)
+
+
+def test_tokens_are_found_by_their_shape() -> None:
+    """Those of JSON Web Signatures, as OAUTHBEARER sends them."""
+    assert redact("auth=Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJwbGFudCJ9.c2ln at 3") == f"auth=Bearer {MASK} at 3"
