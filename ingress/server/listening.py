@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final
 
@@ -20,10 +20,8 @@ from runtime.logging import get_logger
 log = get_logger(__name__)
 
 ACCEPTED_IN_STEP: Final = 64
-WAITING_MAX: Final = 512
-"""Connections that wait to be served; the next ones are closed."""
-ADDRESS_SHARE: Final = 2
-"""Of those an address may have one part in so many."""
+WAITING_MAX: Final = 1_024
+"""Connections that wait to be served. Where one more comes, the newest of the address that has most is closed."""
 TRY_AGAIN_SECONDS: Final = 1.0
 
 
@@ -45,7 +43,8 @@ class Listener:
         self._make_protocol = make_protocol
         self._turns = turns
         self._loop = asyncio.get_running_loop()
-        self._waiting: Counter[str] = Counter()
+        self._waiting: dict[str, deque[socket.socket]] = {}
+        self._count = 0
         self._connecting: set[asyncio.Task[object]] = set()
         self._closed = False
         bound_socket.listen(backlog)
@@ -78,18 +77,28 @@ class Listener:
             self._keep(connection, share_of_host(peer[0]))
 
     def _keep(self, connection: socket.socket, address: str) -> None:
-        """Let a connection wait for its turn, if neither its address nor all together have too many that wait."""
-        if self._waiting.total() >= self.waiting_max or self._waiting[address] >= self.waiting_max // ADDRESS_SHARE:
-            connection.close()
+        """Let a connection wait for its address's turn."""
+        self._waiting.setdefault(address, deque()).append(connection)
+        self._count += 1
+        if self._count > self.waiting_max:
+            heaviest = max(self._waiting, key=lambda each: len(self._waiting[each]))
+            self._pop(heaviest, newest=True).close()
             metrics.INGRESS_PEERS_CUT_OFF.labels(reason="too_many").inc()
-            return
-        self._waiting[address] += 1
-        self._turns.take(address, lambda: self._serve(connection, address))
+        self._turns.take(address, lambda: self._serve(address))
 
-    def _serve(self, connection: socket.socket, address: str) -> bool:
-        self._waiting[address] -= 1
-        if not self._waiting[address]:
+    def _pop(self, address: str, *, newest: bool = False) -> socket.socket:
+        connections = self._waiting[address]
+        connection = connections.pop() if newest else connections.popleft()
+        if not connections:
             del self._waiting[address]
+        self._count -= 1
+        return connection
+
+    def _serve(self, address: str) -> bool:
+        """Serve the connection of an address that has waited longest; return False where none is left."""
+        if address not in self._waiting:
+            return False
+        connection = self._pop(address)
         if self._closed:
             connection.close()
             return False

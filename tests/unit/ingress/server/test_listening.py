@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from ingress.server.listening import ADDRESS_SHARE, Listener
+from ingress.server.listening import Listener
 from ingress.server.turns import Turns
 from tests.support.waiting import wait_until_async
 
@@ -88,17 +88,20 @@ async def test_who_connects_once_is_served_before_who_connects_often() -> None:
 
 
 async def test_too_many_that_wait_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address has a share of those that may wait; another address finds room still."""
+    """The newest of the address that has most makes room, so the honest ones that come last are served."""
     monkeypatch.setattr(Listener, "waiting_max", 8)
     turns, served = Held(asyncio.get_running_loop()), list[str]()
     async with listening(turns, served) as (_, port):
-        with peers(port, ATTACKER, 20) as attackers, peers(port, HONEST, 2):
-            await wait_until_async(lambda: len(turns) == 8 // ADDRESS_SHARE + 2, "some wait")
-            await wait_until_async(lambda: _closed(attackers) == 20 - 8 // ADDRESS_SHARE, "the others are closed")
+        with peers(port, ATTACKER, 20) as attackers, peers(port, HONEST, 2) as honest:
+            await wait_until_async(lambda: len(turns) == 22, "all have come")
+            await wait_until_async(lambda: _closed(attackers) == 14, "too many are closed")
+            assert _closed(honest) == 0
+            assert _closed(attackers[:6]) == 0
             turns.held = False
-            await wait_until_async(lambda: len(served) == 8 // ADDRESS_SHARE + 2, "those are served")
+            await wait_until_async(lambda: len(served) == 8, "the others are served")
+            assert served.count(HONEST) == 2
         with peers(port, ATTACKER, 1):
-            await wait_until_async(lambda: len(served) == 8 // ADDRESS_SHARE + 3, "there is room again")
+            await wait_until_async(lambda: len(served) == 9, "there is room again")
 
 
 async def test_what_waits_when_the_listener_closes_is_closed() -> None:
