@@ -8,8 +8,9 @@ from typing import Final
 
 from entities.vocabulary import DEFAULT_TENANT
 from projections import builds
-from projections.read_model import READ_MODELS, ReadModel, split_statements
+from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session, sql_literal
+from projections.statements import split_statements
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""

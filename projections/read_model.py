@@ -8,6 +8,8 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Final
 
+from projections.statements import split_statements
+
 
 @dataclass(frozen=True)
 class ReadModel:
@@ -64,16 +66,6 @@ class ReadModel:
 
     def _read(self, name: str) -> str:
         return (files(self.folder) / name).read_text(encoding="utf-8")
-
-
-def split_statements(text: str) -> list[str]:
-    """Return the statements of plain DDL: comments are lines of their own, statements end with `;`.
-
-    >>> split_statements("-- a; b\\nSELECT 1;\\nSELECT 2;\\n")
-    ['SELECT 1', 'SELECT 2']
-    """
-    lines = (line for line in text.splitlines() if not line.lstrip().startswith("--"))
-    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
 
 
 AGENTS: Final = ReadModel(name="agents", version=1, tables=("agents",), folder="projections.agents")

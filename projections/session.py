@@ -156,7 +156,7 @@ class Session:
         except AdbcError as error:
             raise translate_adbc_error(error) from error
         except pl.exceptions.ComputeError as error:  # how polars passes on that rows stopped to come
-            raise DatabaseUnreachable(why=str(error).strip()) from error
+            raise DatabaseUnreachable(why=_without_statement(str(error))) from error
 
     def copy(self, table: str, frame: pl.DataFrame, *, temporary: bool = False) -> None:
         """Append a frame to a table, columns by name."""
@@ -218,10 +218,19 @@ def _message(error: AdbcError, fields: Mapping[str, str]) -> str:
 
     The driver's own text repeats the statement, events and all; the server's own fields come apart from it.
     """
-    text = fields.get("PG_DIAG_MESSAGE_PRIMARY") or str(error).rpartition("': ")[2].strip().partition("\n")[0]
+    text = fields.get("PG_DIAG_MESSAGE_PRIMARY") or _without_statement(str(error))
     if is_one_of(error.sqlstate, DATA_EXCEPTION):
         text = _QUOTED.sub('"…"', text)  # a value that does not fit its type is quoted
     return text or f"{type(error).__name__} without a message"
+
+
+def _without_statement(text: str) -> str:
+    """Return the first line of a driver's text after the statement that it repeats: DETAIL may show a row.
+
+    >>> _without_statement("[libpq] Failed to execute query 'SELECT 1': ERROR: no\\nDETAIL: Failing row (1)")
+    'ERROR: no'
+    """
+    return text.rpartition("': ")[2].strip().partition("\n")[0]
 
 
 def sql_literal(value: str | int) -> str:
