@@ -6,21 +6,24 @@ The file is read once more to send it. Its digest is compared then: what was sen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import IO, Final
 from uuid import UUID
 
 import msgspec
 
 from ingress.producers import StoredProducer
-from operations.event_lines import InvalidLine, number_lines
+from operations.event_lines import LINE_MAX_BYTES, InvalidLine, number_lines
 from runtime.errors import CheckFailed
 from schemas.clock_fields import ClockStamped
 from schemas.events import Event
 from schemas.sender_headers import EventOfSender
 
+READ_MAX_BYTES: Final = LINE_MAX_BYTES + 64 * 1024
+"""Of a line; so much more than an event may have, since white space around it does not count."""
+_TOO_LONG: Final = b"x" * (LINE_MAX_BYTES + 1)
 _ID_BYTES: Final = 16
 _CONTENT_BYTES: Final = 16
 _NUMBER_BYTES: Final = 6
@@ -52,9 +55,9 @@ class CheckedFile:
         """The SHA-256 of the whole file, in hex."""
         return self._digest.hexdigest()
 
-    def read(self, lines: Iterable[bytes]) -> None:
+    def read(self, file: IO[bytes]) -> None:
         """Check every line. Call it once."""
-        for number, line in number_lines(_hashed(lines, self._digest), self._producer, self._now):
+        for number, line in number_lines(_hashed(file, self._digest), self._producer, self._now):
             if isinstance(line, InvalidLine):
                 self.invalid.append(line)
                 continue
@@ -94,14 +97,14 @@ class CheckedFile:
                     next_step="give one of them an id of its own",
                 )
 
-    def sendable(self, lines: Iterable[bytes], policy: StoredProducer | None) -> Iterator[EventOfSender]:
+    def sendable(self, file: IO[bytes], policy: StoredProducer | None) -> Iterator[EventOfSender]:
         """Yield the events of the lines that can be sent, from a second reading.
 
         Raises CheckFailed at its end where the file is another one than the one that was checked.
         """
         digest = sha256()
         allowed = _allowed_types(policy)
-        for _, line in number_lines(_hashed(lines, digest), self._producer, self._now):
+        for _, line in number_lines(_hashed(file, digest), self._producer, self._now):
             if not isinstance(line, InvalidLine) and (allowed is None or _event_of(line).event_type in allowed):
                 yield line
         if digest.digest() != self._digest.digest():
@@ -112,9 +115,15 @@ class CheckedFile:
             )
 
 
-def _hashed(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    for line in lines:
+def _hashed(file: IO[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    """Yield a file's lines and hash all of it; one that is far too long for an event is never held whole."""
+    while line := file.readline(READ_MAX_BYTES):
         digest.update(line)
+        part = line
+        while len(part) == READ_MAX_BYTES and not part.endswith(b"\n"):
+            line = _TOO_LONG
+            part = file.readline(READ_MAX_BYTES)
+            digest.update(part)
         yield line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from ingress.producers import StoredProducer
-from operations.publish_checks import CheckedFile
+from operations.publish_checks import READ_MAX_BYTES, CheckedFile
 from runtime.errors import CheckFailed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,12 +45,12 @@ def may_send(*event_types: str, disabled_at: datetime | None = None) -> StoredPr
 
 def checked(*lines: bytes) -> CheckedFile:
     file = CheckedFile("genesis", NOW)
-    file.read(iter(lines))
+    file.read(io.BytesIO(b"".join(lines)))
     return file
 
 
 def test_one_reading_finds_all() -> None:
-    """An iterator that can be read once is enough: counts, bad lines with their numbers, and the digest."""
+    """Counts, bad lines with their numbers, and the digest."""
     lines = [available(id="a"), b"\n", b"{\n", available(id="b"), onboarded()]
     file = checked(*lines)
     assert (file.count, [line.number for line in file.invalid]) == (2, [3, 5])
@@ -66,7 +67,7 @@ def test_types_that_the_producer_may_not_send_are_bad_lines() -> None:
     file.refuse_conflicts()
     assert (file.count, [line.number for line in file.invalid]) == (0, [1, 2, 3])
     assert file.invalid[0].reason == f"The producer may not send {AVAILABLE}."
-    assert list(file.sendable(lines, may_send(RATED))) == []
+    assert list(file.sendable(io.BytesIO(b"".join(lines)), may_send(RATED))) == []
 
 
 def test_a_disabled_producer_sends_nothing() -> None:
@@ -79,10 +80,29 @@ def test_a_file_that_changed_since_it_was_checked_is_named() -> None:
     """What was recorded with the operator's action would not be what was sent."""
     lines = [available(id="a"), available(id="b")]
     file = checked(*lines)
-    assert len(list(file.sendable(lines, None))) == 2
+    assert len(list(file.sendable(io.BytesIO(b"".join(lines)), None))) == 2
 
     def sent() -> Iterator[object]:
-        return file.sendable([*lines, available(id="c")], None)
+        return file.sendable(io.BytesIO(b"".join([*lines, available(id="c")])), None)
 
     with pytest.raises(CheckFailed, match="changed while it was published"):
         list(sent())
+
+
+@pytest.mark.parametrize("begin", [b"x", b" ", b"{"])
+def test_a_line_without_end_is_bad_and_never_held(begin: bytes) -> None:
+    """Not even where white space alone would be left of it; lines after it are read, and all is hashed."""
+    largest: list[int] = []
+
+    class Watched(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            line = super().readline(size)
+            largest.append(len(line))
+            return line
+
+    content = begin * (5 * READ_MAX_BYTES + 1) + b"\n" + available(id="a") + begin * READ_MAX_BYTES
+    file = CheckedFile("genesis", NOW)
+    file.read(Watched(content))
+    assert [(line.number, "longer than" in line.reason) for line in file.invalid] == [(1, True), (3, True)]
+    assert (file.count, file.digest) == (1, sha256(content).hexdigest())
+    assert max(largest) <= READ_MAX_BYTES
