@@ -162,7 +162,7 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive,
         Meta(
             description="Most NDJSON requests published at a time, at most half of them one producer's; the bodies "
-            "that arrive meanwhile take the disk space of so many of the largest, and compressed ones as much once more."
+            "that arrive meanwhile take the disk space of so many of the largest, and compressed ones as much again."
         ),
     ] = 4
     ingress_stream_timeout_seconds: Annotated[
