@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from uuid import UUID, uuid4
 
 from runtime.clock import Clock, SystemClock
+from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas.clock_fields import ClockStamped
 from schemas.errors import Unencodable
@@ -31,7 +32,7 @@ class Waiter(Protocol):
 
 
 class GenesisEventProcessor:
-    """Publishes the four Genesis events. `operations.services.processor.build_processor` makes it from settings.
+    """Publishes the four Genesis events. `operations.services.processor.build_processor` makes one that can wait too.
 
     Each `process_…` returns the event's position once Kafka has it safely, and raises as `EventProducer.publish` does.
     With a `message_id` a call can be repeated: the same id is stored once. Without one each call is a new event. A call
@@ -45,7 +46,7 @@ class GenesisEventProcessor:
     def __init__(
         self,
         settings: Settings,
-        waiter: Waiter,
+        waiter: Waiter | None = None,
         *,
         producer_name: str = "processor",
         source: str = "plant/processor",
@@ -66,7 +67,8 @@ class GenesisEventProcessor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._producer.stop()
-        await self._waiter.close()
+        if self._waiter is not None:
+            await self._waiter.close()
 
     async def process_agent_onboarded(
         self,
@@ -169,7 +171,16 @@ class GenesisEventProcessor:
     async def wait_for(
         self, position: RecordPosition, projection: str = "agents", timeout_seconds: float = 10.0
     ) -> None:
-        """Return when the read model has applied the event at this position. Raises CaughtUpTooLate."""
+        """Return when the read model has applied the event at this position.
+
+        Raises CaughtUpTooLate, and ConfigurationError where the processor was made without a waiter.
+        """
+        if self._waiter is None:
+            raise ConfigurationError(
+                "This processor can't wait for a read model.",
+                why="It was made without a waiter.",
+                next_step="operations.services.processor.build_processor(settings)",
+            )
         await self._waiter.wait_for(position, projection, timeout_seconds)
 
     async def _publish(self, event: Event, message_id: str, *, clock_stamped: bool) -> RecordPosition:
