@@ -97,8 +97,9 @@ async def test_accepted_requests_are_answered_before_the_end(
     """SIGTERM with requests under way: they get their 200 when the broker comes back, then the process ends."""
     async with started(frozen_settings, tmp_path) as running:
         with frozen(private_stack):
-            waiting = [asyncio.create_task(running.post(rated())) for _ in range(5)]
-            await wait_for_in_flight(running, 5)
+            sent: list[str] = []
+            waiting = [asyncio.create_task(post_traced(running, sent)) for _ in range(5)]
+            await wait_until_read(running, sent, 5)
             running.process.terminate()
             await refused_connection(running)
         answers = await asyncio.gather(*waiting)
@@ -106,17 +107,28 @@ async def test_accepted_requests_are_answered_before_the_end(
         assert await asyncio.wait_for(running.process.wait(), DEADLINE_SECONDS) == 0
 
 
-async def wait_for_in_flight(running: Running, count: int) -> None:
-    """Until so many requests have been read: their connections have nothing more to send."""
-    import psutil
+async def post_traced(running: Running, sent: list[str]) -> httpx.Response:
+    """Post an event; once the whole request is on its way, `sent` has one more."""
 
-    process = psutil.Process(running.process.pid)
+    async def trace(event: str, _: object) -> None:
+        if event == "http11.send_request_body.complete":
+            sent.append(event)
 
-    def peers() -> int:
-        found = process.net_connections()
-        return sum(peer.status == "ESTABLISHED" and peer.laddr.port == running.port for peer in found)
+    body = rated()
+    async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as client:
+        headers = running.sender.headers(body)
+        return await client.post(running.url + RATED, content=body, headers=headers, extensions={"trace": trace})
 
-    await wait_until_async(lambda: peers() >= count, lambda: f"{count} requests have been read, not {peers()}")
+
+async def wait_until_read(running: Running, sent: list[str], count: int) -> None:
+    """Wait until the process has read so many requests: one whose connection is only open may be dropped.
+
+    Its event loop answers those that come later only after it has read what was there before.
+    """
+    await wait_until_async(lambda: len(sent) == count, lambda: f"{count} requests are sent, not {len(sent)}")
+    for _ in range(2):
+        async with httpx.AsyncClient(base_url=running.url, timeout=DEADLINE_SECONDS) as client:
+            assert (await client.get("/livez")).status_code == 200
 
 
 async def refused_connection(running: Running) -> None:
