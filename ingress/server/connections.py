@@ -107,6 +107,11 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether nobody has signed here, and the peer has not sent its request to the end."""
         return self.stage in ("head", "body") and not self.proved
 
+    @property
+    def awaits_peer_at_end(self) -> bool:
+        """Whether the end of the process would wait for the peer."""
+        return self.stage in ("head", "body") or self.flow.write_paused
+
     def prove(self) -> None:
         """Keep the connection when others are closed to make room: one of its requests was signed."""
         self.proved = self.flow.at_once = True
@@ -311,6 +316,20 @@ async def close_overdue(state: ServerState) -> None:
                     connection.transport.abort()
                 else:
                     connection.cut_off(f"slow_{connection.stage}", _too_slow(connection))
+
+
+def cut_off_waiting(state: ServerState) -> None:
+    """Cut off every connection whose peer has not sent its request to the end, or does not read its answer.
+
+    Call it again: one that does not read does not let its connection close either.
+    """
+    ending = Problem("starting", "The process is ending.", headers=(retry_after(1),))
+    for connection in list(state.connections):
+        if isinstance(connection, BoundedConnection) and connection.awaits_peer_at_end:
+            if connection.transport.is_closing():
+                connection.transport.abort()
+            else:
+                connection.cut_off("ending", ending)
 
 
 def _too_slow(connection: BoundedConnection) -> Problem | None:

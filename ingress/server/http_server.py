@@ -20,7 +20,7 @@ from ingress.admin import AdminApp
 from ingress.errors import AddressInUse, ReadyFileUnwritable
 from ingress.health import Readiness
 from ingress.routes import IngressApp
-from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue
+from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue, cut_off_waiting
 from ingress.server.listening import Listener
 from ingress.server.port_lock import PortTaken, hold_port_lock
 from ingress.server.turns import turns_of
@@ -29,6 +29,10 @@ from runtime.servers import ServerAddress
 
 BACKLOG: Final = 2048
 SHUTDOWN_TIMEOUT_SECONDS: Final = 15
+PEER_END_TIMEOUT_SECONDS: Final = 8.0
+"""At the end of the process: for a peer that has not sent its request to the end, or does not read."""
+ADMIN_END_TIMEOUT_SECONDS: Final = 0.5
+CUT_OFF_EVERY_SECONDS: Final = 0.25
 ANY_PORT: Final = "plant ingress --port 0"
 
 
@@ -43,7 +47,28 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class TurnsServer(uvicorn.Server):
-    """uvicorn's server on one bound socket, whose connections are accepted in turns."""
+    """uvicorn's server on one bound socket, whose connections are accepted in turns, and hold up its end for no long.
+
+    uvicorn itself waits for all of them, then cancels their tasks and logs a traceback for each.
+    """
+
+    def __init__(self, config: uvicorn.Config, peer_timeout_seconds: float) -> None:
+        super().__init__(config)
+        self._peer_timeout_seconds = peer_timeout_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cutting_off = asyncio.create_task(self._cut_off_waiting(), name="cut-off-waiting")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting_off.cancel()
+            await asyncio.gather(cutting_off, return_exceptions=True)
+
+    async def _cut_off_waiting(self) -> None:
+        await asyncio.sleep(self._peer_timeout_seconds)
+        while True:
+            cut_off_waiting(self.server_state)
+            await asyncio.sleep(CUT_OFF_EVERY_SECONDS)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen. Raises AddressInUse where somebody else listens there meanwhile."""
@@ -71,7 +96,7 @@ class Server(TurnsServer):
         when_started: Callable[[], None],
         when_ending: Callable[[], None],
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, PEER_END_TIMEOUT_SECONDS)
         self._when_started = when_started
         self._when_ending = when_ending
 
@@ -91,7 +116,7 @@ class Server(TurnsServer):
 
 
 class AdminServer(TurnsServer):
-    """The server of the admin listener, ended by the webhooks' server."""
+    """The server of the admin listener, ended by that of webhooks."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -116,21 +141,24 @@ async def serve_http(
     """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it logs a line a bad request, and what we log ourselves
     server = Server(_config(app, BoundedConnection, "on", keep_alive_timeout_seconds), when_started, when_ending)
-    admin = AdminServer(_config(admin_app, AdminConnection, "off", keep_alive_timeout_seconds))
+    admin = AdminServer(
+        _config(admin_app, AdminConnection, "off", keep_alive_timeout_seconds), ADMIN_END_TIMEOUT_SECONDS
+    )
     states = (server.server_state, admin.server_state)
     tasks = [asyncio.create_task(close_overdue(state), name="close-overdue") for state in states]
     if ready_file is not None:
         address = msgspec.structs.replace(address_of(listener), admin_url=address_of(admin_listener).url)
         tasks.append(asyncio.create_task(_write_when_ready(readiness, ready_file, address), name="ready-file"))
     serving_admin = asyncio.create_task(admin.serve(sockets=[admin_listener]), name="admin")
+    serving_admin.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM, None))  # neither serves alone
     try:
         await server.serve(sockets=[listener])
     finally:
         admin.should_exit, admin.force_exit = True, server.force_exit
-        await asyncio.gather(serving_admin, return_exceptions=True)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await serving_admin
 
 
 def _config(

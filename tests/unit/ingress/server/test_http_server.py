@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import socket
 import sys
+from typing import Any
 
 import pytest
 
 from ingress.errors import AddressInUse
-from ingress.server.http_server import address_of, bind_socket, shared_port
+from ingress.server import http_server
+from ingress.server.connections import BoundedConnection
+from ingress.server.http_server import Server, _config, address_of, bind_socket, shared_port
+from tests.support.waiting import wait_until_async
 
 HOST = "127.0.0.1"
 
@@ -75,3 +81,41 @@ def test_the_error_says_what_to_do() -> None:
         with pytest.raises(AddressInUse) as raised:
             held.enter_context(shared_port(HOST, port))
     assert "Another plant ingress" in raised.value.why
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Read the body, then answer a lot."""
+    while (message := await receive()).get("more_body"):
+        pass
+    if message["type"] == "http.disconnect":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(64):
+        await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+        await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def test_the_end_waits_for_no_peer_for_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that does not go on is answered with 503, an unread answer is dropped, and nothing is logged."""
+    monkeypatch.setattr(http_server, "PEER_END_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(http_server, "SHUTDOWN_TIMEOUT_SECONDS", 3_600)
+    listener = bind_socket(HOST, 0, shared=False)
+    server = Server(_config(echo, BoundedConnection, "off", 75), lambda: None, lambda: None)  # type: ignore[arg-type]
+    with caplog.at_level(logging.ERROR):
+        async with asyncio.timeout(60):
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            await wait_until_async(lambda: server.started, "the server has started")
+            port = address_of(listener).port
+            (slow, sending), (_, unread) = [await asyncio.open_connection(HOST, port) for _ in range(2)]
+            sending.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nab")
+            unread.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await wait_until_async(lambda: len(server.server_state.tasks) == 2, "both requests are under way")
+            server.should_exit = True
+            assert b"503" in await slow.readline()
+            await serving
+            sending.close()
+            unread.close()
+    assert caplog.records == []
