@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from uuid import uuid4
@@ -42,6 +43,7 @@ def heavy_requests(sender: Sender) -> Iterator[Request]:
     yield from _cloud_events(sender)
     yield from _batches(sender)
     yield from _loads(sender)
+    yield from _compressed_loads(sender)
 
 
 def _signed(
@@ -124,6 +126,14 @@ def _loads(sender: Sender) -> Iterator[Request]:
         ("wide lines", b"\n".join([_inside(EVENT, "traceparent", b"[" + b"[]," * 60_000 + b"0]")] * 20)),
     ):
         yield _signed(sender, f"a bulk load: {what}", CLOUD_EVENTS, body, LINES)
+
+
+def _compressed_loads(sender: Sender) -> Iterator[Request]:
+    events = b"\n".join(_compact(_event()) for _ in range(5_000))
+    for what, content in (("60 MiB of newlines", b"\n" * (60 * 1024 * 1024)), ("5,000 events", events)):
+        body = gzip.compress(content)
+        what, path, body, headers = _signed(sender, f"a compressed load: {what}", CLOUD_EVENTS, body, LINES)
+        yield what, path, body, {**headers, "content-encoding": "gzip"}
 
 
 def _compact(value: object) -> bytes:

@@ -37,6 +37,8 @@ ANSWERS = {
     "a batch: 1,000 events of a wrong field": 207,
     "a bulk load: newlines": 200,
     "a bulk load: 10,000 events": 200,
+    "a compressed load: 60 MiB of newlines": 200,
+    "a compressed load: 5,000 events": 200,
     "261144 bytes, 16 signatures": 401,
     "a look-up: an array of []": 422,
     "a look-up: an array of 0": 404,
