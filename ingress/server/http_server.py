@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import ClassVar, Final, Literal, cast
 
 import msgspec
 import uvicorn
@@ -23,7 +23,7 @@ from ingress.routes import IngressApp
 from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue, cut_off_waiting
 from ingress.server.listening import Listener
 from ingress.server.port_lock import PortTaken, hold_port_lock
-from ingress.server.turns import turns_of
+from ingress.server.turns import TURNS_IN_STEP, turns_of
 from runtime.lifecycle import stop_on_signals, temp_path
 from runtime.servers import ServerAddress
 
@@ -52,6 +52,8 @@ class TurnsServer(uvicorn.Server):
     uvicorn itself waits for all of them, then cancels their tasks and logs a traceback for each.
     """
 
+    turns_in_step: ClassVar[int] = TURNS_IN_STEP
+
     def __init__(self, config: uvicorn.Config, peer_timeout_seconds: float) -> None:
         super().__init__(config)
         self._peer_timeout_seconds = peer_timeout_seconds
@@ -74,7 +76,7 @@ class TurnsServer(uvicorn.Server):
         """Start the application, then listen. Raises AddressInUse where somebody else listens there meanwhile."""
         await super().startup([])
         (bound_socket,) = sockets or []
-        turns = turns_of(self.server_state, asyncio.get_running_loop())
+        turns = turns_of(self.server_state, asyncio.get_running_loop(), self.turns_in_step)
         try:
             listener = Listener(bound_socket, self._make_protocol, turns, backlog=self.config.backlog)
         except OSError as error:
@@ -117,6 +119,9 @@ class Server(TurnsServer):
 
 class AdminServer(TurnsServer):
     """The server of the admin listener, ended by that of webhooks."""
+
+    turns_in_step = 1
+    """A look-up takes some 2 ms of the event loop, which webhooks share."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -87,11 +87,11 @@ class Turns:
         return turns > 0
 
 
-def turns_of(state: ServerState, loop: asyncio.AbstractEventLoop) -> Turns:
+def turns_of(state: ServerState, loop: asyncio.AbstractEventLoop, turns_in_step: int = TURNS_IN_STEP) -> Turns:
     """Return the turns of a server's connections, made at the first call."""
     known = vars(state)
     if "turns" not in known:
-        known["turns"] = Turns(loop)
+        known["turns"] = Turns(loop, turns_in_step)
     turns: Turns = known["turns"]
     return turns
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote_plus
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
     AdminClient,
     ScramCredentialInfo,
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from devstack import processes
+from devstack.errors import StartFailed, tail
 from devstack.kafka import Broker, Ports
 from devstack.progress import Silent
 from tests.support.certificates import Authority
@@ -35,6 +37,8 @@ USER: Final = "plant"
 CLIENT_ID: Final = "plant-client"
 CLIENT_SECRET: Final = "client-secret:/+="
 REAUTHENTICATE_MS: Final = 3_000
+ATTEMPTS: Final = 3
+SCRAM_TIMEOUT_SECONDS: Final = 60
 
 SECURITY: Final = "org.apache.kafka.common.security"
 LISTENERS: Final = """
@@ -158,42 +162,60 @@ class SecureBroker(Broker):
 def secure_kafka() -> Iterator[SecureKafka]:
     """A broker that asks for client certificates at one address, for tokens at another, for passwords at a third."""
     with folder_of_this_run() as own, Issuer() as issuer:
-        home = own / "secure-kafka"
-        home.mkdir()
-        authority = Authority(home)
-        server = authority.certificate("server")
-        port, controller_port, mtls, oauth, scram = _free_ports(5)
-        lines = LISTENERS.format(
-            port=port,
-            controller_port=controller_port,
-            security=SECURITY,
-            mtls=mtls,
-            oauth=oauth,
-            scram=scram,
-            keystore=server.both_file,
-            truststore=authority.file,
-            reauthenticate_ms=REAUTHENTICATE_MS,
-            jwks_url=f"{issuer.url}/keys",
-            user=USER,
-            password=PASSWORD,
-        )
-        broker = SecureBroker(home, lines)
-        started: list[processes.ProcessRecord] = []
-        allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={issuer.url}/keys"
-        broker.start(
-            "c2VjdXJlLWthZmthLXRlc3Q",
-            [Ports(port, controller_port)],
-            Silent(),
-            started.append,
-            more_options=(allowed,),
-        )
-        try:
-            _add_scram_user(f"127.0.0.1:{port}")
-            addresses = (f"127.0.0.1:{each}" for each in (port, mtls, oauth, scram))
-            yield SecureKafka(*addresses, authority, issuer, home)
-        finally:
-            broker.stop(started[0])
-            shutil.rmtree(home, ignore_errors=True)
+        for attempt in range(1, ATTEMPTS + 1):
+            home = own / f"secure-kafka-{attempt}"
+            try:
+                running, record = _started(home, issuer)
+            except (OSError, KafkaException, StartFailed) as error:
+                # Others start brokers at the same time, and a port that was free may not be so any more.
+                print(f"attempt {attempt} to start a broker: {error}")
+                if attempt == ATTEMPTS:
+                    raise
+                continue
+            try:
+                yield running
+            finally:
+                _stop(home, record)
+            return
+
+
+def _started(home: Path, issuer: Issuer) -> tuple[SecureKafka, processes.ProcessRecord]:
+    home.mkdir()
+    authority = Authority(home)
+    server = authority.certificate("server")
+    port, controller_port, mtls, oauth, scram = _free_ports(5)
+    lines = LISTENERS.format(
+        port=port,
+        controller_port=controller_port,
+        security=SECURITY,
+        mtls=mtls,
+        oauth=oauth,
+        scram=scram,
+        keystore=server.both_file,
+        truststore=authority.file,
+        reauthenticate_ms=REAUTHENTICATE_MS,
+        jwks_url=f"{issuer.url}/keys",
+        user=USER,
+        password=PASSWORD,
+    )
+    broker = SecureBroker(home, lines)
+    started: list[processes.ProcessRecord] = []
+    allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={issuer.url}/keys"
+    ports = [Ports(port, controller_port)]
+    broker.start("c2VjdXJlLWthZmthLXRlc3Q", ports, Silent(), started.append, more_options=(allowed,))
+    try:
+        _add_scram_user(f"127.0.0.1:{port}")
+    except BaseException:
+        print(tail(broker.log))
+        _stop(home, started[0])
+        raise
+    addresses = (f"127.0.0.1:{each}" for each in (port, mtls, oauth, scram))
+    return SecureKafka(*addresses, authority, issuer, home), started[0]
+
+
+def _stop(home: Path, record: processes.ProcessRecord) -> None:
+    Broker(home, 1, 1).stop(record)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -209,7 +231,7 @@ def _add_scram_user(servers: str) -> None:
     for future in admin.alter_user_scram_credentials(
         [UserScramCredentialUpsertion(USER, credential, PASSWORD.encode())]
     ).values():
-        future.result(60)
+        future.result(SCRAM_TIMEOUT_SECONDS)
 
 
 def _number(value: int) -> str:

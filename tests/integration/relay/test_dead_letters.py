@@ -15,6 +15,7 @@ import pytest
 
 from audit.canonical import headers_bytes
 from database.errors import DatabaseUnreachable
+from devstack import processes
 from devstack.stack import Stack
 from projections import poison_rows
 from projections.engine import PartitionProjector
@@ -214,7 +215,7 @@ async def test_an_unresponsive_broker_is_waited_for(
     try:
         log(projector, poison(1))
         await wait_until_async(lambda: relay.dead_letters == 1, "the first is out")
-        os.kill(process.pid, signal.SIGSTOP)
+        processes.freeze(process)
         log(projector, poison(3), start=1)
         await wait_until_async(lambda: len(relay._dead_letters._under_way) == 3, "three are under way")
         before = cycles

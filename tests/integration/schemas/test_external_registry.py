@@ -105,7 +105,7 @@ async def published(settings: Settings, folder: Path, also_serves: bool = False)
         assert answer.status_code == 200, answer.text
         if also_serves:
             value = await asyncio.to_thread(read_record, settings, answer.json())
-            assert await asyncio.to_thread(decoded, running.url, value) == agent_id
+            assert await asyncio.to_thread(decoded, running.admin_url, value) == agent_id
     return agent_id, answer.json()
 
 

@@ -17,6 +17,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import NewPartitions
 
+from devstack import processes
 from devstack.stack import Stack
 from runtime.settings import Settings
 from schemas import codec
@@ -266,7 +267,7 @@ async def test_a_frozen_broker_gives_unknown_outcomes_and_loses_nothing(
         first = producer.submit(available(), source="t")
         await asyncio.wait({first.answer}, timeout=DEADLINE_SECONDS)
         first.position()
-        os.kill(process.pid, signal.SIGSTOP)
+        processes.freeze(process)
         try:
             event = available()
             publish = producer.submit(event, source="t")
@@ -312,7 +313,7 @@ async def test_stopping_while_the_broker_is_frozen_ends_soon(settings: Settings,
     assert process is not None
     producer = producer_for(own, EVENTS_TOPIC, publish_timeout_seconds=0.3)
     await producer.start()
-    os.kill(process.pid, signal.SIGSTOP)
+    processes.freeze(process)
     try:
         publish = producer.submit(available(), source="t")
         await asyncio.wait_for(producer.stop(), DEADLINE_SECONDS)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from devstack import processes
 from devstack.stack import Stack
 from runtime.settings import Settings
 from streams.topics import EVENTS_TOPIC
@@ -49,7 +50,7 @@ async def test_it_serves_and_ends_in_order(running: Running) -> None:
 def frozen(stack: Stack) -> Iterator[None]:
     process = stack.state.kafka
     assert process is not None
-    os.kill(process.pid, signal.SIGSTOP)
+    processes.freeze(process)
     try:
         yield
     finally:
