@@ -46,6 +46,9 @@ OTHER_KEYS: Final = 1_000
 NOBODY: Final = "nobody"
 ATTACKERS_END_SECONDS: Final = 60.0
 
+Outcome = Callable[[], Mapping[str, int]]
+"""Waits for the end of an attack, and returns how often attackers had each answer."""
+
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 Sent = list[tuple[str, float]]
@@ -82,7 +85,7 @@ def _row(stack: Stack, kind: str, seconds: float) -> dict[str, object]:
     return _figures(kind, sent, attacked) | {"ingress_cores": round(cores, 2), "memory_mb": round(memory / 1e6)}
 
 
-def _figures(kind: str, sent: Sent, attacked: object) -> dict[str, object]:
+def _figures(kind: str, sent: Sent, attacked: Mapping[str, int]) -> dict[str, object]:
     times = sorted(milliseconds for _, milliseconds in sent)
     good = sum(status == "200" for status, _ in sent)
     return {
@@ -90,12 +93,14 @@ def _figures(kind: str, sent: Sent, attacked: object) -> dict[str, object]:
         "honest_200_percent": round(100 * good / len(sent), 1),
         "p50_ms": times[len(times) // 2],
         "p99_ms": times[int(len(times) * 0.99)],
-        "attackers_answers": attacked,
+        "attackers_answers": ", ".join(f"{count:,} x {status}" for status, count in attacked.items()),
     }
 
 
 @contextmanager
-def _attackers(stage: Stage, kind: str, url: str, seconds: float, secret: bytes) -> Iterator[Callable[[], object]]:
+def _attackers(
+    stage: Stage, kind: str, url: str, seconds: float, secret: bytes
+) -> Iterator[Callable[[], Mapping[str, int]]]:
     """Attack beside the block; what is given returns what was answered, once the attack is over."""
     if kind == NOBODY:
         yield lambda: {}
@@ -104,11 +109,12 @@ def _attackers(stage: Stage, kind: str, url: str, seconds: float, secret: bytes)
     command = [sys.executable, "-m", "benchmarks.attackers", kind, url, str(seconds)]
     attacking = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE)
 
-    def outcome() -> object:
+    def outcome() -> Mapping[str, int]:
         output, _ = attacking.communicate(timeout=ATTACKERS_END_SECONDS)
         if attacking.returncode:
             raise SystemExit(f"the attack {kind} ended with {attacking.returncode}")
-        return json.loads(output)["answers"]
+        answers: Mapping[str, int] = json.loads(output)["answers"]
+        return answers
 
     try:
         yield outcome

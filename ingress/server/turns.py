@@ -17,8 +17,8 @@ from typing import Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-TURNS_IN_STEP: Final = 8
-"""Each reads 256 KB at most, so that a step has some 5 ms of this work."""
+TURNS_IN_STEP: Final = 4
+"""Each reads 256 KB at most, so that a step has some 3 ms of this work."""
 BYTES_IN_TURN: Final = 32 * 1024
 """An address skips a turn for each of these that one has read."""
 SKIPPED_IN_STEP: Final = 1_000
