@@ -26,8 +26,6 @@ LockedLimits = dict[str, FieldLimits]
 """Limits by field; `agent.name` is the field `name` of the nested record `agent`. A field without one is left out."""
 
 _LEAST: Final = ("min_length", "ge")
-_MOST: Final = ("max_length", "le", "max_items")
-_LISTED: Final = ("one_of", "states")
 
 
 class TightenedLimit(NamedTuple):

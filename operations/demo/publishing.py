@@ -38,11 +38,6 @@ class DemoTally:
         """The first offset of this run in each partition that it wrote to."""
         return {partition: offsets[0] for partition, offsets in self._offsets.items()}
 
-    @property
-    def last_offsets(self) -> dict[int, int]:
-        """The last offset of this run in each partition that it wrote to."""
-        return {partition: offsets[-1] for partition, offsets in self._offsets.items()}
-
     def add(self, event_type: str, partition: int, offset: int) -> None:
         self.by_type[event_type] += 1
         insort(self._offsets.setdefault(partition, []), offset)

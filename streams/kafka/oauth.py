@@ -129,10 +129,10 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is
             async with asyncio.timeout(TOKEN_TIMEOUT_SECONDS):
                 answer = await self._ask()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-            why = f"it did not answer within {TOKEN_TIMEOUT_SECONDS:g} s"
-            why = (
-                why if isinstance(error, (TimeoutError, httpx.TimeoutException)) else f"{type(error).__name__}: {error}"
-            )
+            if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+                why = f"it did not answer within {TOKEN_TIMEOUT_SECONDS:g} s"
+            else:
+                why = f"{type(error).__name__}: {error}"
             cache.failure, cache.failed_at_seconds = self._unavailable(f"{why}."), now_seconds
             raise cache.failure from error
         except KafkaUnavailable as error:
@@ -220,10 +220,6 @@ def read_extensions(text: str) -> dict[str, str]:
             )
         found[extension["name"]] = extension["value"]
     return found
-
-
-def _in_words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())[:200].rstrip(". ")
 
 
 def _require_https(endpoint: TokenEndpoint) -> None:

@@ -50,6 +50,11 @@ def events(count: int, *, agents: int = 1000, seed: int = 1) -> Iterator[Event]:
             )
 
 
+def some_events(count: int, seed: int = 1, agents: int = 20) -> list[Event]:
+    """Return events of a few agents, so that each has several."""
+    return list(events(count, agents=agents, seed=seed))
+
+
 def fill(settings: Settings, topic: str, load: Iterator[Event]) -> int:
     """Publish events to a topic with librdkafka, idempotent; returns how many."""
     producer = Producer(

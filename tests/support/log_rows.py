@@ -19,6 +19,7 @@ import asyncpg
 from audit.canonical import headers_bytes
 from audit.chain import CHAIN_START, extend
 from devstack import postgres, sql
+from projections.session import Session
 from schemas import codec
 from schemas.entity_states import AgentState
 from schemas.event_id import event_id
@@ -214,3 +215,12 @@ def _copied(each: Row) -> bytes:
 def different(rows: Sequence[Row], index: int, **changes: Any) -> list[Row]:
     """The rows with one of them changed."""
     return [replace(each, **changes) if at == index else each for at, each in enumerate(rows)]
+
+
+def applied(database: Database) -> int:
+    """Return how many records of the log are applied."""
+    session = Session(database.auditor_url)
+    try:
+        return int(session.query("SELECT count(*) AS n FROM event_stream WHERE disposition = 'applied'")[0][0])
+    finally:
+        session.close()

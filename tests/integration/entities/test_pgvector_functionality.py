@@ -53,9 +53,6 @@ PARAMETERS = """SELECT current_setting('hnsw.iterative_scan', true), current_set
 BY_THE_INDEX = "SET LOCAL enable_sort = off"
 """Rows in the order of their distance then come from the index, also where the planner would not use it."""
 
-PLANS = """SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements
-WHERE statement LIKE '%near AS MATERIALIZED%'"""
-
 
 @pytest.fixture(scope="module")
 def skills() -> SeededSkills:

@@ -30,7 +30,7 @@ from streams.errors import CaughtUpTooLate
 from streams.record_position import RecordPosition
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
-from tests.support.load import events
+from tests.support.load import some_events
 from tests.support.made_models import made_model
 from tests.support.projectors import MakeProjector
 from tests.support.waiting import wait_until
@@ -39,10 +39,6 @@ NEXT = dataclasses.replace(AGENTS, version=2)
 LIVE = "SELECT version FROM read_model_builds WHERE live"
 SHOWN = "SELECT substring(pg_get_viewdef('read_models.agents') FROM 'agents_v[0-9]+') AS build"
 ROWS = "SELECT to_json(a)::text AS row FROM {} AS a ORDER BY agent_id"
-
-
-def some(count: int, seed: int = 1) -> list[Event]:
-    return list(events(count, agents=20, seed=seed))
 
 
 def make(make_projector: MakeProjector, models: Sequence[ReadModel], partition: int) -> PartitionProjector:
@@ -81,8 +77,8 @@ def reader(database: Database) -> Iterator[Session]:
 @pytest.fixture
 def two_partitions(make_projector: MakeProjector) -> None:
     """Forty records on one partition and twenty on another, which the first version has folded."""
-    project(make_projector(0), some(40))
-    project(make_projector(1), some(20, seed=2))
+    project(make_projector(0), some_events(40))
+    project(make_projector(1), some_events(20, seed=2))
 
 
 @pytest.mark.usefixtures("two_partitions")
@@ -97,7 +93,7 @@ async def test_readers_move_when_the_new_build_has_the_whole_log(
     assert len(rows) > 0
 
     first = make(make_projector, [NEXT], 0)
-    project(first, some(10, seed=3), start=40)
+    project(first, some_events(10, seed=3), start=40)
     assert shown(superuser) == "agents_v1"
     await waiter.wait_for(RecordPosition(TOPIC, 0, 39), "agents", 0)
     with pytest.raises(CaughtUpTooLate, match="It is at offset 40"):
@@ -132,7 +128,7 @@ async def progress(settings: Settings) -> dict[tuple[str, int], tuple[int, int]]
 
 async def test_the_log_is_waited_for_without_a_build(make_projector: MakeProjector, waiter: CheckpointWaiter) -> None:
     """It has one version, 0, and readers see it as it is."""
-    project(make_projector(0), some(5))
+    project(make_projector(0), some_events(5))
     await waiter.wait_for(RecordPosition(TOPIC, 0, 4), "log", 0)
     with pytest.raises(CaughtUpTooLate):
         await waiter.wait_for(RecordPosition(TOPIC, 0, 5), "log", 0)
@@ -164,11 +160,11 @@ def test_workers_of_the_former_version_bring_readers_back(
 ) -> None:
     """Once they have caught up everywhere: the build that workers keep is the one that readers see."""
     install(database.owner_url, [NEXT])
-    project(make(make_projector, [NEXT], 0), some(10, seed=3), start=40)
+    project(make(make_projector, [NEXT], 0), some_events(10, seed=3), start=40)
     make(make_projector, [NEXT], 1).acquire(WATERMARKS)
     assert shown(superuser) == "agents_v2"
     former = [make_projector(0), make_projector(1)]
-    project(former[0], some(10, seed=4), start=50)
+    project(former[0], some_events(10, seed=4), start=50)
     former[1].acquire(WATERMARKS)
     assert shown(superuser) == "agents_v1"
     assert superuser.query("SELECT next_offset FROM checkpoints WHERE projection = 'agents' AND partition = 0"
@@ -191,10 +187,10 @@ def test_readers_that_hold_the_view_delay_the_move_and_no_record(
     make(make_projector, [NEXT], 1).acquire(WATERMARKS)
     projector = make(make_projector, [NEXT], 0)
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(10, seed=3), token=token, start=40))
+    projector.project(batch_of(some_events(10, seed=3), token=token, start=40))
     assert shown(superuser) == "agents_v1"
     reader.close()
-    projector.project(batch_of(some(10, seed=4), token=token, start=50))
+    projector.project(batch_of(some_events(10, seed=4), token=token, start=50))
     assert shown(superuser) == "agents_v2"
 
 
@@ -336,8 +332,8 @@ async def test_workers_of_two_versions_side_by_side_move_nobody(
     install(database.owner_url, [NEXT])
     former, new = make_projector(0), make(make_projector, [NEXT], 1)
     for seed in (3, 4):
-        project(former, some(10, seed=seed), start=10 + 10 * seed)
-        project(new, some(10, seed=seed + 10), start=10 * seed - 10)
+        project(former, some_events(10, seed=seed), start=10 + 10 * seed)
+        project(new, some_events(10, seed=seed + 10), start=10 * seed - 10)
         assert shown(superuser) == "agents_v1"
     await waiter.wait_for(RecordPosition(TOPIC, 0, 59), "agents", 0)
     with pytest.raises(CaughtUpTooLate, match="It is at offset 20"):
@@ -380,7 +376,7 @@ def test_going_back_to_fewer_columns_is_refused_by_name_and_holds_up_no_record(
     with pytest.raises(BuildReshaped, match="lacks more text"):
         install(database.owner_url, [AGENTS])
     with structlog.testing.capture_logs() as lines:
-        project(make_projector(0), some(10, seed=3), start=40)
+        project(make_projector(0), some_events(10, seed=3), start=40)
     (refused,) = [line for line in lines if line["event"] == "build.refused"]
     assert "columns" in str(refused["why"])
     assert shown(superuser) == "agents_v2"
@@ -395,7 +391,7 @@ def test_readers_never_move_to_a_build_that_is_refused(
     install(database.owner_url, [NEXT])
     superuser.execute("REVOKE INSERT ON agents_v2.agents FROM plant_writer")
     for partition, start in ((0, 40), (1, 20)):
-        project(make(make_projector, [NEXT], partition), some(10, seed=3 + partition), start=start)
+        project(make(make_projector, [NEXT], partition), some_events(10, seed=3 + partition), start=start)
     assert shown(superuser) == "agents_v1"
     assert superuser.query("SELECT count(*) AS n FROM event_stream") == [(80,)]
 

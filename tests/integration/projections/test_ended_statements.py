@@ -18,7 +18,7 @@ from projections.stopped_models import TRIES
 from schemas.events import AgentAvailable, Event
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
-from tests.support.load import events
+from tests.support.load import some_events
 from tests.support.made_models import BOTH
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
@@ -37,10 +37,6 @@ SLEEP = "PERFORM pg_sleep({})"
 def ended(table: str, sqlstate: str = "XX000", when: str = "") -> str:
     """The statements that make Postgres end each INSERT into a table."""
     return ENDED.format(table, f"RAISE EXCEPTION 'ended' USING ERRCODE = '{sqlstate}'", when)
-
-
-def some(count: int, seed: int = 1) -> list[Event]:
-    return list(events(count, agents=20, seed=seed))
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +83,7 @@ def test_a_model_whose_statement_is_always_ended_leaves(
 ) -> None:
     """At one record, after several tries: log, chain and the other model have all, and it says why it has not."""
     superuser.script(ended(MODEL, sqlstate))
-    owner, batch = Owner(make_projector(0)), some(12)
+    owner, batch = Owner(make_projector(0)), some_events(12)
 
     with structlog.testing.capture_logs() as lines:
         owner.project(batch)
@@ -102,7 +98,7 @@ def test_a_model_whose_statement_is_always_ended_leaves(
     assert (name, sqlstate in reason, "ended" in reason) == ("availabilities", True, True)
     assert_stopped(lines, first)
 
-    owner.project(some(12, seed=2), start=12)
+    owner.project(some_events(12, seed=2), start=12)
     assert superuser.query(CHECKPOINTS) == [("agents", 24), ("availabilities", first), ("log", 24)]
 
 
@@ -116,7 +112,7 @@ def assert_stopped(lines: Sequence[Mapping[str, object]], next_offset: int) -> N
 
 def test_one_record_is_enough(make_projector: MakeProjector, superuser: Session) -> None:
     """What comes before it is folded; repeats next to it stay repeats."""
-    batch = some(40)
+    batch = some_events(40)
     agent_id = next(event.agent_id for event in reversed(batch) if isinstance(event, AgentAvailable))
     superuser.script(ended(MODEL, when=f"WHEN (NEW.agent_id = '{agent_id}')"))
     first = next(
@@ -135,7 +131,7 @@ def test_one_record_is_enough(make_projector: MakeProjector, superuser: Session)
 def test_a_model_that_sleeps_leaves(make_projector: MakeProjector, superuser: Session) -> None:
     """A timeout is the model's where the log's own statements are quick; on a busy machine that takes more tries."""
     superuser.script(ENDED.format(MODEL, SLEEP.format(3600), ""))
-    (available,) = [event for event in some(40) if isinstance(event, AgentAvailable)][:1]
+    (available,) = [event for event in some_events(40) if isinstance(event, AgentAvailable)][:1]
 
     Owner(make_projector(0)).project([available])
 
@@ -148,7 +144,7 @@ def test_a_model_that_sleeps_leaves(make_projector: MakeProjector, superuser: Se
 def test_what_hits_the_log_takes_no_model_out(make_projector: MakeProjector, superuser: Session, table: str) -> None:
     """However often it does; once it is over, all go on."""
     superuser.script(ended(table), ended(MODEL).replace("end_statement", "end_model"))
-    owner, batch = Owner(make_projector(0)), some(6)
+    owner, batch = Owner(make_projector(0)), some_events(6)
 
     owner.project(batch, done=lambda: len(owner.failures) == 3 * TRIES)
 
@@ -166,7 +162,7 @@ def test_a_slow_server_takes_no_model_out(make_projector: MakeProjector, superus
         ENDED.format(MODEL, SLEEP.format(3600), ""),
         ENDED.format(LOG, SLEEP.format(0.3), "").replace("end_statement", "be_slow"),
     )
-    (available,) = [event for event in some(40) if isinstance(event, AgentAvailable)][:1]
+    (available,) = [event for event in some_events(40) if isinstance(event, AgentAvailable)][:1]
     owner = Owner(make_projector(0))
 
     owner.project([available], done=lambda: len(owner.failures) == TRIES + 1)
@@ -180,7 +176,7 @@ def test_an_outage_between_the_tries_begins_them_again(
 ) -> None:
     """Only what happens several times in a row is the model's."""
     superuser.script(ended(MODEL))
-    (available,) = [event for event in some(40) if isinstance(event, AgentAvailable)][:1]
+    (available,) = [event for event in some_events(40) if isinstance(event, AgentAvailable)][:1]
     projector = make_projector(0)
 
     def tries(count: int) -> None:
@@ -204,7 +200,7 @@ def test_a_lagging_model_whose_statement_is_always_ended_is_left_behind(
     make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its partition opens without it; the next worker does not look for the record from large slices on again."""
-    Owner(make_projector(0)).project(batch := some(40))
+    Owner(make_projector(0)).project(batch := some_events(40))
     live = superuser.query(AGENT_ROWS)
     superuser.script(f"UPDATE checkpoints SET next_offset = 0 WHERE projection <> 'log'; TRUNCATE {MODEL}")
     superuser.script("TRUNCATE agents_v1.agents", ended(MODEL))
@@ -227,7 +223,7 @@ def test_a_lagging_model_whose_statement_is_always_ended_is_left_behind(
         assert [name for name, _ in superuser.query(STOP_REASONS)] == ["availabilities"]
         assert sizes.count(fold.FOLD_RECORDS) == (2 if worker == 0 else 0)  # `agents`, and the first slice
     assert superuser.query(AGENT_ROWS) == live
-    projector.project(batch_of(some(10, seed=2), token=token, start=40))
+    projector.project(batch_of(some_events(10, seed=2), token=token, start=40))
     assert superuser.query(CHECKPOINTS) == [("agents", 50), ("availabilities", first), ("log", 50)]
 
     superuser.script(MENDED)
@@ -240,7 +236,7 @@ def test_a_log_that_is_read_slowly_takes_no_lagging_model_out(
     make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statement that reads it is none of the model's."""
-    Owner(make_projector(0)).project(some(4))
+    Owner(make_projector(0)).project(some_events(4))
     superuser.script(f"UPDATE checkpoints SET next_offset = 0 WHERE projection = 'availabilities'; TRUNCATE {MODEL}")
     projector = make_projector(0)
 

@@ -32,7 +32,7 @@ from streams.errors import (
 from streams.watermarks import Leadership, Watermarks
 from tests.conftest import Database
 from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, Record, batch_of, record
-from tests.support.load import events
+from tests.support.load import some_events
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
 pytestmark = pytest.mark.usefixtures("inline_records_max")
@@ -43,13 +43,9 @@ def dispositions(session: Session) -> list[str]:
     return [row[0] for row in rows]
 
 
-def some(count: int, seed: int = 1, agents: int = 20) -> list[Event]:
-    return list(events(count, agents=agents, seed=seed))
-
-
 def test_a_batch_becomes_log_rows_chain_links_and_agents(projector: PartitionProjector, superuser: Session) -> None:
     """Every record has one row in each log table, and the read model holds each agent's last state."""
-    batch = some(300)
+    batch = some_events(300)
     taken = projector.acquire(WATERMARKS)
 
     after = projector.project(batch_of(batch, token=taken.token))
@@ -70,7 +66,7 @@ NEWER = codec.WIRE_PREFIX.pack(0, 99) + b"what a later release wrote"
 @pytest.mark.parametrize("before", [0, 3])
 def test_a_schema_of_a_later_release_waits(make_projector: MakeProjector, superuser: Session, before: int) -> None:
     """Records before it are applied, it stops the partition by name, and a worker that knows it goes on from there."""
-    events = some(before + 2)
+    events = some_events(before + 2)
     records = [*map(record, events[:before]), (codec.key(events[before]), NEWER), record(events[before + 1])]
     projector = make_projector(0)
     token = projector.acquire(WATERMARKS).token
@@ -92,7 +88,7 @@ def test_a_schema_of_a_later_release_waits(make_projector: MakeProjector, superu
 
 def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, superuser: Session) -> None:
     """An event id that was applied before, in the same batch or an earlier one, is a repeat."""
-    first, second, third = some(3)
+    first, second, third = some_events(3)
     token = projector.acquire(WATERMARKS).token
 
     projector.project(batch_of([first, second, first], token=token))
@@ -104,7 +100,7 @@ def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, sup
 @pytest.mark.parametrize("size", [1, 2, 4], ids="batches of {}".format)
 def test_an_id_that_names_another_event_is_poison(projector: PartitionProjector, superuser: Session, size: int) -> None:
     """The same event id with other content is never applied, in the same batch or later; a true repeat still is one."""
-    first, other = some(2)
+    first, other = some_events(2)
     assert isinstance(first, AgentOnboarded)
     forged = msgspec.structs.replace(first, name="Somebody else")
     records: list[Event] = [first, forged, first, other, forged, forged, other, first]
@@ -124,7 +120,7 @@ def test_an_id_that_names_another_event_is_poison(projector: PartitionProjector,
 
 def test_a_repeat_with_another_time_of_plants_clock_is_one(projector: PartitionProjector, superuser: Session) -> None:
     """In a later batch, where the first stands in the log; with a time that the sender gave it is another event."""
-    (first,) = some(1)
+    (first,) = some_events(1)
     later = msgspec.structs.replace(first, occurred_at=first.occurred_at + timedelta(seconds=1))
     stamped, plain = (codec.headers(first, "t", clock_stamped=each) for each in (True, False))
     token = projector.acquire(WATERMARKS).token
@@ -138,7 +134,7 @@ def test_a_repeat_with_another_time_of_plants_clock_is_one(projector: PartitionP
 
 def test_a_repeat_of_a_later_releases_event_is_one(projector: PartitionProjector, superuser: Session) -> None:
     """After an update was taken back: the log says what type the first had, though its schema is not known here."""
-    (first, second) = some(2)
+    (first, second) = some_events(2)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([first], token=token))
     rewrite = "UPDATE event_stream SET value = decode('0000000063', 'hex') || substring(value FROM 6)"
@@ -151,7 +147,7 @@ def test_a_repeat_of_a_later_releases_event_is_one(projector: PartitionProjector
 
 def test_repeats_in_a_row_stay_exact(projector: PartitionProjector, superuser: Session) -> None:
     """Batches that look up their ids first find repeats and fresh events alike."""
-    batch = some(50)
+    batch = some_events(50)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(batch[:40], token=token))
 
@@ -165,7 +161,7 @@ def test_repeats_in_a_row_stay_exact(projector: PartitionProjector, superuser: S
 def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, superuser: Session) -> None:
     """However large the log is, the look-up never reads it whole."""
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(3000), token=token))
+    projector.project(batch_of(some_events(3000), token=token))
     superuser.execute("ANALYZE event_stream")
     superuser.script("CREATE TEMPORARY TABLE staged_event_ids (event_id uuid)")
     superuser.script("INSERT INTO staged_event_ids SELECT event_id FROM event_stream")
@@ -183,7 +179,7 @@ def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, super
 
 def test_a_batch_that_was_applied_already_changes_nothing(projector: PartitionProjector, superuser: Session) -> None:
     """Reading again from an old hint trims what is below the checkpoint."""
-    batch = some(20)
+    batch = some_events(20)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(batch[:10], token=token))
 
@@ -202,10 +198,10 @@ def test_a_hole_before_a_batch_is_refused(
     """A slice that starts above the checkpoint means that records were missed: nothing of it is applied."""
     token = projector.acquire(WATERMARKS).token
     if applied:
-        projector.project(batch_of(some(applied), token=token))
+        projector.project(batch_of(some_events(applied), token=token))
 
     with pytest.raises(OwnershipLost, match="were not read"):
-        projector.project(batch_of(some(10, seed=2), token=token, start=applied + missing))
+        projector.project(batch_of(some_events(10, seed=2), token=token, start=applied + missing))
 
     assert dispositions(superuser) == ["applied"] * applied
 
@@ -213,11 +209,11 @@ def test_a_hole_before_a_batch_is_refused(
 def test_gaps_inside_the_log_are_normal(projector: PartitionProjector, superuser: Session) -> None:
     """Offsets that transaction markers take are skipped, and the checkpoint passes them."""
     token = projector.acquire(WATERMARKS).token
-    batch = batch_of(some(4), token=token)
+    batch = batch_of(some_events(4), token=token)
     gappy = type(batch)(**{**_fields(batch), "offsets": [0, 1, 5, 6], "next_offset": 9})
 
     assert projector.project(gappy) == 9
-    assert projector.project(batch_of(some(2, seed=2), token=token, start=9)) == 11
+    assert projector.project(batch_of(some_events(2, seed=2), token=token, start=9)) == 11
     assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(6,)]
 
 
@@ -230,9 +226,9 @@ def test_an_older_token_writes_nothing(
     current = projector.acquire(WATERMARKS).token
 
     with pytest.raises((OwnershipLost, DatabaseUnreachable)):
-        former.project(batch_of(some(5), token=stale))
+        former.project(batch_of(some_events(5), token=stale))
     with pytest.raises(OwnershipLost):
-        projector.project(batch_of(some(5), token=stale))
+        projector.project(batch_of(some_events(5), token=stale))
 
     assert current > stale
     assert dispositions(superuser) == []
@@ -241,16 +237,16 @@ def test_an_older_token_writes_nothing(
 def test_every_batch_is_fenced(projector: PartitionProjector, superuser: Session) -> None:
     """The token and the log's end are checked in each transaction, whatever the writer remembers of them."""
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(5), token=token))
+    projector.project(batch_of(some_events(5), token=token))
     superuser.execute("UPDATE partition_owners SET token = token + 1")
 
     with pytest.raises(OwnershipLost, match="not current"):
-        projector.project(batch_of(some(5, seed=2), token=token, start=5))
+        projector.project(batch_of(some_events(5, seed=2), token=token, start=5))
 
     token = projector.acquire(WATERMARKS).token
     superuser.execute("UPDATE checkpoints SET next_offset = 4")
     with pytest.raises(OwnershipLost, match="ends at 4"):
-        projector.project(batch_of(some(5, seed=2), token=token, start=5))
+        projector.project(batch_of(some_events(5, seed=2), token=token, start=5))
     assert dispositions(superuser) == ["applied"] * 5
 
 
@@ -317,7 +313,7 @@ def test_checkpoints_of_others_stay(
     make_projector(1).acquire(WATERMARKS)
     superuser.execute("INSERT INTO checkpoints VALUES ('dead_letters', 1, $1, 0, 3)", (TOPIC,))
 
-    projector.project(batch_of(some(5), token=token))
+    projector.project(batch_of(some_events(5), token=token))
 
     rows = superuser.query("SELECT projection, partition, next_offset FROM checkpoints ORDER BY 1, 2")
     assert rows == [("agents", 0, 5), ("agents", 1, 0), ("dead_letters", 0, 3), ("log", 0, 5), ("log", 1, 0)]
@@ -327,7 +323,7 @@ def test_an_id_of_another_partition_is_no_repeat(
     make_projector: MakeProjector, projector: PartitionProjector, superuser: Session
 ) -> None:
     """Repeats are looked up in their own partition: another one's record is another event, whatever its id."""
-    first, second, other = some(3)
+    first, second, other = some_events(3)
     projector.project(batch_of([first, second], token=projector.acquire(WATERMARKS).token))
     neighbour = make_projector(1)
     token = neighbour.acquire(WATERMARKS).token
@@ -344,20 +340,20 @@ def test_nothing_is_decoded_of_a_batch_that_can_not_be_applied(
 ) -> None:
     """A batch of another token, after a hole, or already applied, costs no decoding."""
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(4), token=token))
+    projector.project(batch_of(some_events(4), token=token))
     monkeypatch.setattr(engine, "prepare", lambda batch: pytest.fail("a batch was decoded"))
 
-    assert projector.project(batch_of(some(4), token=token)) == 4
+    assert projector.project(batch_of(some_events(4), token=token)) == 4
     with pytest.raises(OwnershipLost):
-        projector.project(batch_of(some(4), token=token, start=5))
+        projector.project(batch_of(some_events(4), token=token, start=5))
     assert projector.acquire(WATERMARKS).token == token + 1
     with pytest.raises(OwnershipLost, match=f"under token {token}"):
-        projector.project(batch_of(some(4), token=token, start=4))
+        projector.project(batch_of(some_events(4), token=token, start=4))
 
 
 def test_a_batch_leaves_one_line_and_its_counts(projector: PartitionProjector) -> None:
     """Records by disposition, next offset and time: at info where a record was not applied, at debug otherwise."""
-    first, second, third = some(3)
+    first, second, third = some_events(3)
     token = projector.acquire(WATERMARKS).token
     with structlog.testing.capture_logs() as lines:
         projector.project(batch_of([first, second], token=token))
@@ -376,17 +372,17 @@ def test_after_an_error_the_connection_is_closed(projector: PartitionProjector) 
     """What a failed batch has left on its connection is never gone on with: the partition is acquired first."""
     token = projector.acquire(WATERMARKS).token
     with pytest.raises(OwnershipLost):
-        projector.project(batch_of(some(4), token=token, start=1))
+        projector.project(batch_of(some_events(4), token=token, start=1))
 
     with pytest.raises(DatabaseUnreachable, match="closed"):
-        projector.project(batch_of(some(4), token=token))
+        projector.project(batch_of(some_events(4), token=token))
 
 
 def bad_records() -> list[tuple[str, Record]]:
     """Records that no consumer could use, each with what is wrong."""
-    onboarded = next(event for event in some(50) if isinstance(event, AgentOnboarded))
+    onboarded = next(event for event in some_events(50) if isinstance(event, AgentOnboarded))
     key, value = record(onboarded)
-    other_key = record(some(2, seed=5)[1])[0]
+    other_key = record(some_events(2, seed=5)[1])[0]
     return [
         ("no value", (key, None)),
         ("empty", (key, b"")),
@@ -407,7 +403,7 @@ def test_poison_is_logged_and_the_rest_applied(
     projector: PartitionProjector, superuser: Session, what: str, bad: Record
 ) -> None:
     """A record that can't be used costs nothing but itself."""
-    batch: list[Event | Record] = [*some(40, seed=3)]
+    batch: list[Event | Record] = [*some_events(40, seed=3)]
     batch.insert(17, bad)
     token = projector.acquire(WATERMARKS).token
 
@@ -423,10 +419,10 @@ def test_poison_is_logged_and_the_rest_applied(
 
 def test_a_forged_record_inside_a_field_is_only_a_field(projector: PartitionProjector, superuser: Session) -> None:
     """A text field that holds a whole encoded record stays text, and its neighbours stay theirs."""
-    onboarded = next(event for event in some(50) if isinstance(event, AgentOnboarded))
+    onboarded = next(event for event in some_events(50) if isinstance(event, AgentOnboarded))
     inner = codec.encode(onboarded).decode("latin-1").replace("\x00", "\x01")[:200]
     forged = AgentOnboarded(
-        event_id=some(1, seed=7)[0].event_id,
+        event_id=some_events(1, seed=7)[0].event_id,
         agent_id=onboarded.agent_id,
         occurred_at=onboarded.occurred_at,
         name=inner,
@@ -434,7 +430,7 @@ def test_a_forged_record_inside_a_field_is_only_a_field(projector: PartitionProj
     )
     token = projector.acquire(WATERMARKS).token
 
-    projector.project(batch_of([*some(30, seed=3), forged, *some(30, seed=4)], token=token))
+    projector.project(batch_of([*some_events(30, seed=3), forged, *some_events(30, seed=4)], token=token))
 
     assert dispositions(superuser) == ["applied"] * 61
     rows = superuser.query("SELECT name FROM agents_v1.agents WHERE agent_id::text = $1", (str(onboarded.agent_id),))
@@ -451,7 +447,7 @@ def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superu
     token = projector.acquire(WATERMARKS).token
 
     with pytest.raises(LogRefused):
-        projector.project(batch_of(some(5), token=token))
+        projector.project(batch_of(some_events(5), token=token))
 
     assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(0,)]
 
@@ -459,7 +455,7 @@ def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superu
 def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: PartitionProjector, superuser: Session) -> None:
     """A model whose checkpoint lags is folded from event_stream before its partition is read on."""
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of([*some(200), *some(3)], token=token))
+    projector.project(batch_of([*some_events(200), *some_events(3)], token=token))
     live = superuser.query(AGENT_ROWS)
     superuser.execute("TRUNCATE agents_v1.agents")
     superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
@@ -476,7 +472,7 @@ def test_catching_up_ends_between_slices_when_it_is_interrupted(
     """A worker that is asked to stop does not go on until the model has caught up; the slices that are done count."""
     monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(150), token=token))
+    projector.project(batch_of(some_events(150), token=token))
     superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
     interrupted = threading.Event()
     fold_slice = fold.fold_slice
@@ -500,7 +496,7 @@ def test_a_slice_that_postgres_gives_up_is_halved_and_then_grows(
     """It is not tried again at the same size; the transaction that was given up leaves nothing."""
     monkeypatch.setattr(fold, "FOLD_RECORDS", 80)
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(150), token=token))
+    projector.project(batch_of(some_events(150), token=token))
     live = superuser.query(AGENT_ROWS)
     superuser.execute("TRUNCATE agents_v1.agents")
     superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
@@ -525,7 +521,7 @@ def test_catching_up_goes_slice_by_slice(
 ) -> None:
     """Each slice moves the checkpoint to its own end, so every record is folded, and none but applied ones."""
     monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
-    batch = [event for event in some(150, agents=150) if isinstance(event, AgentOnboarded)][:50]
+    batch = [event for event in some_events(150, agents=150) if isinstance(event, AgentOnboarded)][:50]
     forged = msgspec.structs.replace(batch[0], name="Somebody else")
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([*batch, forged, (None, None)], token=token))
@@ -546,7 +542,7 @@ def test_catching_up_goes_slice_by_slice(
 def test_a_model_ahead_of_the_log_stops_the_partition(projector: PartitionProjector, superuser: Session) -> None:
     """Its tables hold records that the log lacks: nothing can mend that but an operator. The log was not refused."""
     token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(some(5), token=token))
+    projector.project(batch_of(some_events(5), token=token))
     superuser.execute("UPDATE checkpoints SET next_offset = 6 WHERE projection = 'agents'")
 
     with pytest.raises(ReadModelAhead, match="ahead of the log"):

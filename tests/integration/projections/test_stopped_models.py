@@ -18,7 +18,7 @@ from projections.staging import Staging
 from schemas.events import AgentAvailable, Event
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
-from tests.support.load import events
+from tests.support.load import some_events
 from tests.support.made_models import BOTH, available_agents, made_model
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
@@ -68,10 +68,6 @@ def refuse(name: str) -> str:
     return REFUSE[name].format(f"{name}_v1.{name}")
 
 
-def some(count: int, seed: int = 1) -> list[Event]:
-    return list(events(count, agents=20, seed=seed))
-
-
 def availabilities(batch: list[Event], start: int = 0) -> list[int]:
     return [start + index for index, event in enumerate(batch) if isinstance(event, AgentAvailable)]
 
@@ -96,7 +92,7 @@ def keep(database: Database, monkeypatch: pytest.MonkeyPatch, models: Sequence[R
 @pytest.mark.usefixtures("many_models")
 def test_models_that_are_refused_leave_and_all_else_goes_on(make_projector: MakeProjector, superuser: Session) -> None:
     """Every record stays applied; log and good models move on, refused ones stay and have one line each."""
-    first, second, third = some(40), some(40, seed=2), some(40, seed=3)
+    first, second, third = some_events(40), some_events(40, seed=2), some_events(40, seed=3)
     projector = make_projector(0)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(first, token=token))
@@ -127,14 +123,14 @@ def test_lagging_models_that_are_refused_do_not_stop_their_partition(
     """They stay where they came to, each under its own name and not the log's; live records go on."""
     monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
     first = make_projector(0)
-    first.project(batch_of(some(40), token=first.acquire(WATERMARKS).token))
+    first.project(batch_of(some_events(40), token=first.acquire(WATERMARKS).token))
     superuser.script("UPDATE checkpoints SET next_offset = 0 WHERE projection NOT IN ('log', 'agents')")
     superuser.script(*(f"TRUNCATE {name}_v1.{name}" for name in ("availabilities", *REFUSE)), *map(refuse, REFUSE))
     projector = make_projector(0)
 
     with structlog.testing.capture_logs() as lines:
         token = projector.acquire(WATERMARKS).token
-        projector.project(batch_of(some(40, seed=2), token=token, start=40))
+        projector.project(batch_of(some_events(40, seed=2), token=token, start=40))
 
     offsets = dict(superuser.query(CHECKPOINTS))
     assert offsets == {"agents": 80, "availabilities": 80, "log": 80, **dict.fromkeys(REFUSE, 0)}
@@ -164,19 +160,19 @@ def test_a_model_stays_out_until_a_worker_is_started_again(make_projector: MakeP
     projector = make_projector(0)
     token = projector.acquire(WATERMARKS).token
     superuser.script(REFUSED)
-    batch = some(40)
+    batch = some_events(40)
     projector.project(batch_of(batch, token=token))
     superuser.script(MENDED)
 
     token = projector.acquire(WATERMARKS).token
-    again = some(40, seed=2)
+    again = some_events(40, seed=2)
     projector.project(batch_of(again, token=token, start=40))
     assert superuser.query(CHECKPOINTS) == [("agents", 80), ("availabilities", 0), ("log", 80)]
     assert gauge() == 1.0
 
     started_again = make_projector(0)
     token = started_again.acquire(WATERMARKS).token
-    more = some(40, seed=3)
+    more = some_events(40, seed=3)
     started_again.project(batch_of(more, token=token, start=80))
 
     assert superuser.query(CHECKPOINTS) == [("agents", 120), ("availabilities", 120), ("log", 120)]
@@ -191,12 +187,12 @@ def test_a_model_that_went_on_elsewhere_is_followed_again(make_projector: MakePr
     former = make_projector(0)
     token = former.acquire(WATERMARKS).token
     superuser.script(REFUSED)
-    former.project(batch_of(some(40), token=token))
+    former.project(batch_of(some_events(40), token=token))
     superuser.script(MENDED)
     make_projector(0).acquire(WATERMARKS)
 
     token = former.acquire(WATERMARKS).token
-    former.project(batch_of(some(40, seed=2), token=token, start=40))
+    former.project(batch_of(some_events(40, seed=2), token=token, start=40))
 
     assert superuser.query(CHECKPOINTS) == [("agents", 80), ("availabilities", 80), ("log", 80)]
 
@@ -209,8 +205,8 @@ def test_all_models_can_be_out_at_once(make_projector: MakeProjector, superuser:
     token = projector.acquire(WATERMARKS).token
 
     with structlog.testing.capture_logs() as lines:
-        projector.project(batch_of(some(150), token=token))
-        projector.project(batch_of(some(150, seed=2), token=token, start=150))
+        projector.project(batch_of(some_events(150), token=token))
+        projector.project(batch_of(some_events(150, seed=2), token=token, start=150))
 
     assert superuser.query(CHECKPOINTS) == [("agents", 0), ("availabilities", 0), ("log", 300)]
     assert [line["model"] for line in lines if line["event"] == "model.stopped"] == ["agents", "availabilities"]
@@ -219,7 +215,7 @@ def test_all_models_can_be_out_at_once(make_projector: MakeProjector, superuser:
 
 def test_a_repeat_next_to_a_refusal_is_still_a_repeat(projector: PartitionProjector, superuser: Session) -> None:
     """Dispositions follow from the records alone, whether a model can fold them or not."""
-    first, second, third = some(3)
+    first, second, third = some_events(3)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([first], token=token))
     superuser.script("ALTER TABLE agents_v1.agents ADD CHECK (agent_id IS NULL) NOT VALID")
@@ -240,7 +236,7 @@ def test_no_value_of_an_event_is_written_down_with_the_reason(
     token = projector.acquire(WATERMARKS).token
 
     with structlog.testing.capture_logs() as lines:
-        projector.project(batch_of(some(40), token=token))
+        projector.project(batch_of(some_events(40), token=token))
 
     (stopped,) = [line for line in lines if line["event"] == "model.stopped"]
     ((_, reason),) = superuser.query(STOP_REASONS)
@@ -266,11 +262,11 @@ def test_an_outage_is_no_models_fault(
     with monkeypatch.context() as patched:
         patched.setattr(Session, "script", lose)
         with pytest.raises(DatabaseUnreachable):
-            projector.project(batch_of(some(40), token=token))
+            projector.project(batch_of(some_events(40), token=token))
     assert superuser.query("SELECT count(*) AS n FROM event_stream") == [(0,)]
     assert superuser.query(STOP_REASONS) == []
 
-    projector.project(batch_of(some(40), token=projector.acquire(WATERMARKS).token))
+    projector.project(batch_of(some_events(40), token=projector.acquire(WATERMARKS).token))
     assert superuser.query(CHECKPOINTS) == [("agents", 40), ("availabilities", 0), ("log", 40)]
 
 
@@ -288,7 +284,7 @@ def test_a_defect_in_making_a_models_rows_is_the_models(
 
     monkeypatch.setattr(Staging, "frames", broken)
     projector = make_projector(0)
-    batch = some(40)
+    batch = some_events(40)
 
     projector.project(batch_of(batch, token=projector.acquire(WATERMARKS).token))
 
@@ -299,7 +295,7 @@ def test_a_defect_in_making_a_models_rows_is_the_models(
 @pytest.mark.usefixtures("two_models")
 def test_the_other_models_rows_are_what_they_would_have_been(make_projector: MakeProjector, superuser: Session) -> None:
     """Models that share staging tables with the refused one fold each record once."""
-    batch = some(150)
+    batch = some_events(150)
     whole = make_projector(0)
     whole.project(batch_of(batch, token=whole.acquire(WATERMARKS).token))
     expected = superuser.query(AGENT_ROWS)

@@ -15,7 +15,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from operations.services.worker import build_worker
-from projections.session import Session
 from runtime.settings import Settings
 from schemas.events import AgentAvailable
 from streams.consume import consume
@@ -25,6 +24,7 @@ from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC, apply, describe
 from tests.conftest import Database
 from tests.support.certificates import Authority
+from tests.support.log_rows import applied
 from tests.support.secure_broker import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -99,14 +99,6 @@ def connected(settings: Settings, kafka: SecureKafka) -> Connected:
 
 def available() -> AgentAvailable:
     return AgentAvailable(event_id=uuid4(), agent_id=uuid4(), occurred_at=datetime.now(UTC), available=True)
-
-
-def applied(database: Database) -> int:
-    session = Session(database.auditor_url)
-    try:
-        return int(session.query("SELECT count(*) AS n FROM event_stream WHERE disposition = 'applied'")[0][0])
-    finally:
-        session.close()
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from streams.transport import RecordBatchThread
 from tests.conftest import Database, MakeTopic
 from tests.support.fetch_faults import fail_fetches
 from tests.support.load import events, fill
+from tests.support.log_rows import applied
 from tests.support.waiting import wait_until_async
 
 StartWorker = Callable[..., Awaitable[Worker]]
@@ -49,14 +50,6 @@ async def start_worker(settings: Settings) -> AsyncIterator[StartWorker]:
     yield start
     for worker in running:
         await worker.stop()
-
-
-def applied(database: Database) -> int:
-    session = Session(database.auditor_url)
-    try:
-        return int(session.query("SELECT count(*) AS n FROM event_stream WHERE disposition = 'applied'")[0][0])
-    finally:
-        session.close()
 
 
 async def test_a_worker_projects_what_is_on_the_topic(
