@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 
 from operations.cli.listing import Output, output_option, show
+from runtime.process import output_is_read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -97,13 +98,13 @@ def command(
 
 
 async def _print(events: AsyncGenerator[Received], printer: _Printer, limit: int | None) -> int:
-    """Print events, up to the limit; return how many."""
+    """Print events, up to the limit or until nobody reads them; return how many."""
     count = 0
     async with aclosing(events):
         async for received in events:
             printer.event(received)
             count += 1
-            if count == limit:
+            if count == limit or not output_is_read():
                 break
     return count
 

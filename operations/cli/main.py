@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        _discard_output()  # It was said already, or the reader is gone: Python would fail again at exit.
+        _discard_output()  # It was said already: Python would fail again at exit.
     sys.exit(code)
 
 
@@ -178,11 +178,9 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return _reader_gone()
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # How click passes one on.
-            return _reader_gone()
+        if isinstance(error.__context__, BrokenPipeError):  # click ends at one; no standard stream of ours raises it
+            return _show_unexpected(error.__context__, arguments)
         raise
     except PlantError as error:
         return _show_error(error, arguments, error.what, error.why, error.next_step, error.exit_code)
@@ -191,16 +189,7 @@ def run(arguments: list[str]) -> int:
 
         if (refusal := explain(error)) is not None:
             return _show_error(error, arguments, refusal.what, refusal.why, refusal.next_step, refusal.exit_code)
-        again = f"plant --debug {shlex.join(arguments)}"
-        return _show_error(
-            error, arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED
-        )
-
-
-def _reader_gone() -> int:
-    """End well when the reader has closed the pipe (`plant consume | head`): keep Python from failing again at exit."""
-    _discard_output()
-    return 0
+        return _show_unexpected(error, arguments)
 
 
 def _discard_output() -> None:
@@ -231,6 +220,11 @@ def _show_error(error: BaseException, arguments: list[str], what: str, why: str,
         click.echo(redacted_traceback(error), nl=False, err=True)
     _print_error(what, why, next_step)
     return exit_code
+
+
+def _show_unexpected(error: BaseException, arguments: list[str]) -> int:
+    again = f"plant --debug {shlex.join(arguments)}"
+    return _show_error(error, arguments, "Something unexpected went wrong.", _described(error), again, EXIT_UNEXPECTED)
 
 
 def _debugged(arguments: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ GOOD = {0, 2, 3, 4}
 NOWHERE = "postgresql://u:top-secret-password@127.0.0.1:1/plant\n"
 
 
-def run_all(folder: Path, redirect: str, **environ: str) -> tuple[Any, str]:
+def run_all(folder: Path, redirect: str, pass_fds: tuple[int, ...] = (), **environ: str) -> tuple[Any, str]:
     """Run every command in one process, whose streams are redirected by bash; return exit codes and stderr."""
     result = folder / "result.json"
     unprivileged = os.geteuid() == 0 and "HOME" in environ
@@ -45,6 +45,7 @@ def run_all(folder: Path, redirect: str, **environ: str) -> tuple[Any, str]:
         text=True,
         errors="replace",
         check=False,
+        pass_fds=pass_fds,
     )
     assert result.exists(), done.stderr
     return json.loads(result.read_text("utf-8")), done.stderr
@@ -67,6 +68,23 @@ def test_every_command_with_all_streams_closed(tmp_path: Path) -> None:
     assert_good(codes, errors)
     assert codes["settings"] == 0
     assert codes["keys list"] == 4, "the database is not reachable, which was found out"
+
+
+def test_every_command_whose_readers_are_gone(tmp_path: Path) -> None:
+    """A closed pipe takes neither the data nor the message of a check that says no, and turns no exit code into 0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        codes, errors = run_all(tmp_path, f">&{writing} 2>&{writing}", (writing,))
+    finally:
+        os.close(writing)
+
+    assert_good(codes, errors)
+    assert codes["settings"] == 0
+    assert codes["status"] == 4
+    assert codes["doctor"] == 3
+    assert codes["audit verify"] == 4
+    assert codes["publish"] == 2, "an argument is missing"
 
 
 def test_every_command_with_an_unreadable_home_a_latin_locale_and_a_full_disk(tmp_path: Path) -> None:
