@@ -22,6 +22,10 @@ TEST_PROCESSES ?= 4
 DATA_COVERAGE := $(BIN)/coverage report --include='database/*,entities/*' --format=total --fail-under=$(COVERAGE_FLOOR)
 # Measuring costs half as much again, so it is done where it is judged.
 MEASURED := $(if $(filter 1 true,$(CI) $(COVERAGE)),--cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR),)
+# What Python has compiled is kept in the environment's folder, also where PYTHONDONTWRITEBYTECODE is set: each process
+# that a test starts would else compile all that it imports, which is half of its processor time.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/pycache
 # A file's tests stay in one process, which starts what they share once. Files go out in the order of their folders: those
 # with few and long tests first, so that no process is left alone with one of them at the end.
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
