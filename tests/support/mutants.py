@@ -1,37 +1,46 @@
 """`python -m tests.support.mutants [MODULE ...]`: small faults put into the code, and how many of them tests catch.
 
-mutmut makes the faults (its settings are in pyproject.toml) and runs, for each, the tests that reach the changed
-function, shortest first, until one fails. All runs share one Kafka and one Postgres. `mutmut show NAME` prints a fault
-that no test caught. A run continues where an interrupted one stopped; `make clean EXECUTE=1` removes its results.
+mutmut makes the faults (its settings are in pyproject.toml), `mutant_judge.py` runs, for each, the tests that reach the
+changed function, until one fails. All runs share one Kafka and one Postgres. `mutmut show NAME` prints a fault that no
+test caught. A run continues where an interrupted one stopped; `make clean EXECUTE=1` removes its results.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.support import ROOT
+from tests.support import ROOT, mutant_files
+from tests.support.mutant_judge import CAUGHT, NO_TEST, START_AGAIN, SURVIVED
 from tests.support.services import shared_services
 
-FOLDER: Final = ROOT / "mutants"
-MUTMUT: Final = str(Path(sys.executable).with_name("mutmut"))
+SUSPICIOUS: Final = 35
+TIMEOUT: Final = 36
+OUTCOMES: Final = {SURVIVED: "survived", CAUGHT: "caught", NO_TEST: "no test", TIMEOUT: "caught", 37: "refused by mypy"}
+"""The code of a mutant to its outcome; a test that no longer ends has caught the fault."""
 
-OUTCOMES: Final = {
-    0: "survived",
-    1: "caught",
-    33: "no test",
-    35: "suspicious",
-    36: "caught",
-    -24: "caught",
-    24: "caught",
+AGAIN_MAX: Final = 3
+"""A mutant after which its test fails without it, this many times, is judged no further: it counts as missed."""
+
+INTEGRATION: Final[Mapping[str, Sequence[str]]] = {
+    "audit": ["audit/test_chains.py", "audit/test_engine.py", "audit/test_tampering.py"],
+    "entities": ["entities/test_audit_trail.py", "entities/test_store.py"],
+    "ingress": ["ingress/test_routes.py"],
+    "projections": [f"projections/test_{name}.py" for name in ("agents", "engine", "poison_rows", "stopped_models")],
+    "relay": ["relay/test_dead_letters.py", "projections/test_poison_rows.py"],
+    "streams": ["streams/test_producer.py", "streams/test_worker.py"],
 }
-"""mutmut's exit code of a mutant to its outcome; a test that no longer ends has caught the fault."""
+"""The tests that judge the mutants of a package next to its unit tests: those that run its code in this process."""
 
 
 class Score(NamedTuple):
@@ -40,6 +49,7 @@ class Score(NamedTuple):
     module: str
     caught: int
     missed: int
+    refused: int
     not_run: int
 
     @property
@@ -48,64 +58,128 @@ class Score(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run mutmut, print a score a module and the mutants that survived; the exit code is 3 under the wanted score.
+    """Judge the mutants, print a score a module and the mutants that survived.
 
-    It is 1 where mutmut could not run: results of an earlier run are no score of this one.
+    The exit code is 3 under the wanted score, and 1 where the mutants could not be judged: results of an earlier run
+    are no score of this one.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.support.mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", help="such as audit.verifier.chain_range; default: all of the settings")
-    parser.add_argument("--tenths", type=int, choices=range(1, 11), default=10, help="share of the mutants to run")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--tenths", type=int, choices=range(1, 11), default=10, help="share of the mutants to judge")
     parser.add_argument("--floor", type=float, default=90.0, help="percent that must be caught")
-    parser.add_argument("--report-only", action="store_true", help="run nothing; print what earlier runs found")
+    parser.add_argument("--again", action="store_true", help="judge those that survived once more, with today's tests")
+    parser.add_argument("--report-only", action="store_true", help="judge nothing; print what earlier runs found")
     options = parser.parse_args(arguments)
     if not options.report_only:
-        with shared_services():
-            code = subprocess.run(
-                [MUTMUT, "run", "--max-children", str(options.processes), *patterns(options.modules, options.tenths)],
-                cwd=ROOT,
-                check=False,
-            ).returncode
-        if code:
-            print(f"mutmut ended with {code}: there is no score", file=sys.stderr)
+        try:
+            judge(options.modules, options.tenths, again=options.again)
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            print(f"the mutants could not be judged: {error}", file=sys.stderr)
             return 1
-    scores = list(read_scores(options.modules))
-    print(f"{'module':<36} {'caught':>7} {'missed':>7} {'not run':>8} {'score':>7}")
-    for score in scores:
-        print(f"{score.module:<36} {score.caught:>7} {score.missed:>7} {score.not_run:>8} {score.percent:>6.1f}%")
-    total = Score("all", *(sum(score[column] for score in scores) for column in (1, 2, 3)))
-    print(f"{total.module:<36} {total.caught:>7} {total.missed:>7} {total.not_run:>8} {total.percent:>6.1f}%")
-    for name in survivors(options.modules):
+    return report(options.modules, options.tenths, options.floor)
+
+
+def judge(modules: Sequence[str], tenths: int, *, again: bool) -> None:
+    """Make the mutants and judge those of the share that have no verdict yet, package by package."""
+    mutant_files.make()
+    wanted: dict[str, list[str]] = {}
+    for module, codes in _results(modules):
+        names = [name for name, code in codes.items() if code is None or (again and code in (SURVIVED, NO_TEST))]
+        names = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns([module], tenths))]
+        wanted.setdefault(module.partition(".")[0], []).extend(names)
+    with shared_services():
+        for package, names in wanted.items():
+            if names:
+                _judge_package(package, names)
+
+
+def _judge_package(package: str, names: Sequence[str]) -> None:
+    """Run judges until each mutant has a verdict: a process ends with one that hangs, or that leaves something."""
+    todo = mutant_files.FOLDER / f"{package}.todo"
+    reach = mutant_files.FOLDER / f"{package}.map"
+    verdicts = mutant_files.FOLDER / f"{package}.verdicts"
+    for file in (reach, verdicts):
+        file.unlink(missing_ok=True)
+    verdicts.touch()
+    done: dict[str, int] = {}
+    while left := [name for name in names if name not in done]:
+        todo.write_text("\n".join(left), encoding="utf-8")
+        before = verdicts.stat().st_size
+        code = _run_judge(package, todo, reach, verdicts)
+        lines = [json.loads(line) for line in verdicts.read_text("utf-8").splitlines()]
+        done |= {line["mutant"]: line["code"] for line in lines if "mutant" in line}
+        left_behind = Counter(line["polluted"] for line in lines if "polluted" in line)
+        done |= {name: SUSPICIOUS for name, times in left_behind.items() if times == AGAIN_MAX and name not in done}
+        begun = lines[-1].get("begun") if lines else None
+        if code != START_AGAIN and begun and begun not in done:
+            done[begun] = TIMEOUT
+        mutant_files.note(done)
+        if verdicts.stat().st_size == before:
+            raise RuntimeError(
+                f"the judge of {package} ended with {code}; {mutant_files.FOLDER}/{package}.log says why"
+            )
+
+
+def _run_judge(package: str, todo: Path, reach: Path, verdicts: Path) -> int:
+    """Run one process of pytest to its end, then end what its tests have started."""
+    command = [
+        *(sys.executable, "-P", "-m", "pytest", "-p", "tests.support.mutant_judge", "--import-mode=append"),
+        *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"),
+        *("--mutants-file", str(todo), "--mutant-map", str(reach), "--verdicts", str(verdicts)),
+        *(f"tests/unit/{package}", *(f"tests/integration/{file}" for file in INTEGRATION.get(package, ()))),
+    ]
+    environ = {**os.environ, "PYTHONPATH": str(mutant_files.FOLDER)}
+    with (mutant_files.FOLDER / f"{package}.log").open("a") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def report(modules: Sequence[str], tenths: int, floor: float) -> int:
+    """Print the scores and the survivors; return the exit code."""
+    scores = list(read_scores(modules))
+    print(f"{'module':<36} {'caught':>7} {'missed':>7} {'mypy':>7} {'not run':>8} {'score':>7}")
+    for score in (*scores, total := _total(scores)):
+        counts = f"{score.caught:>7} {score.missed:>7} {score.refused:>7} {score.not_run:>8}"
+        print(f"{score.module:<36} {counts} {score.percent:>6.1f}%")
+    for name in survivors(modules):
         print(f"survived: {name}")
-    without = set(options.modules) - {score.module for score in scores if score.caught + score.missed}
+    without = set(modules) - {score.module for score in scores if score.caught + score.missed}
     for module in sorted(without):
         print(f"{module} has no mutant that was run: nothing was checked", file=sys.stderr)
-    return 0 if not without and is_good(total, options.floor, whole=options.tenths == 10) else 3
+    return 0 if not without and is_good(total, floor, whole=tenths == 10) else 3
+
+
+def _total(scores: Sequence[Score]) -> Score:
+    return Score("all", *(sum(score[column] for score in scores) for column in (1, 2, 3, 4)))  # type: ignore[misc]
 
 
 def is_good(total: Score, floor: float, *, whole: bool) -> bool:
     """Return whether enough mutants were caught; of a whole run none may be left that has not run.
 
-    >>> is_good(Score("all", 9, 1, 0), 90.0, whole=True), is_good(Score("all", 9, 1, 1), 90.0, whole=True)
+    >>> is_good(Score("all", 9, 1, 0, 0), 90.0, whole=True), is_good(Score("all", 9, 1, 0, 1), 90.0, whole=True)
     (True, False)
     """
     return total.caught > 0 and total.percent >= floor and not (whole and total.not_run)
 
 
 def patterns(modules: Sequence[str], tenths: int) -> list[str]:
-    """Return mutmut's name patterns for a share of the modules' mutants; none stands for all of them.
+    """Return name patterns for a share of the modules' mutants.
 
     Mutants of a function are numbered, so those whose number ends in certain digits are a fair share.
 
     >>> patterns(["ingress.rates"], 10), patterns(["ingress.rates"], 2)
     (['ingress.rates.*'], ['ingress.rates.*0', 'ingress.rates.*5'])
-    >>> patterns([], 10), patterns([], 1)
-    ([], ['*0'])
     """
     if tenths == 10:
         return [f"{module}.*" for module in modules]
     digits = [0, 5, 2, 7, 4, 9, 1, 6, 3, 8][:tenths]
-    return [f"{start}*{digit}" for start in [f"{module}." for module in modules] or [""] for digit in digits]
+    return [f"{module}.*{digit}" for module in modules for digit in digits]
 
 
 def read_scores(modules: Sequence[str]) -> Iterator[Score]:
@@ -113,23 +187,19 @@ def read_scores(modules: Sequence[str]) -> Iterator[Score]:
     for module, codes in _results(modules):
         outcomes = Counter("not run" if code is None else OUTCOMES.get(code, "suspicious") for code in codes.values())
         missed = outcomes["survived"] + outcomes["no test"] + outcomes["suspicious"]
-        yield Score(module, outcomes["caught"], missed, outcomes["not run"])
+        yield Score(module, outcomes["caught"], missed, outcomes["refused by mypy"], outcomes["not run"])
 
 
 def survivors(modules: Sequence[str]) -> Iterator[str]:
     """Yield the mutants that no test caught, each with its outcome."""
     for _, codes in _results(modules):
         for name, code in codes.items():
-            if code is not None and OUTCOMES.get(code) != "caught":
+            if code is not None and OUTCOMES.get(code) not in ("caught", "refused by mypy"):
                 yield f"{name} ({OUTCOMES.get(code, code)})"
 
 
-def _results(modules: Sequence[str]) -> Iterator[tuple[str, dict[str, int | None]]]:
-    for file in sorted(FOLDER.rglob("*.py.meta")):
-        module = file.relative_to(FOLDER).as_posix().removesuffix(".py.meta").replace("/", ".")
-        codes = json.loads(file.read_text(encoding="utf-8"))["exit_code_by_key"]
-        if codes and (not modules or module in modules):
-            yield module, codes
+def _results(modules: Sequence[str]) -> Iterator[tuple[str, mutant_files.Codes]]:
+    return ((module, codes) for module, codes in mutant_files.results() if not modules or module in modules)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,164 @@
+"""What stored bytes prove about the columns next to them, at the edges of each rule."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from audit.verifier.decoded_columns import (
+    DecodedColumns,
+    Layout,
+    expected_columns,
+    id_offsets,
+    mismatch,
+    unknown_schema,
+)
+from audit.verifier.errors import BadIdsFile
+from schemas import codec
+from schemas.events import EVENT_TYPES, Event
+from schemas.examples import examples
+from tests.support import ROOT
+
+RATED = examples()["genesis.agent.rated"]
+VALUE = codec.encode(RATED)
+COLUMNS = DecodedColumns(RATED.event_type, "agent", VALUE[21:37], VALUE[5:21])
+EMPTY = DecodedColumns(None, None, None, None)
+UNKNOWN = struct.pack(">bi", 0, 0x01020304) + bytes(32)
+"""The shortest value that may hold an event, of a schema that nobody knows."""
+
+
+@pytest.mark.parametrize("event", examples().values(), ids=list(examples()))
+def test_each_event_type_proves_its_columns(event: Event) -> None:
+    """The columns are the event's own, whatever its entity's kind is read from."""
+    kind = event.entity_type
+    assert isinstance(kind, str)
+    columns = expected_columns(codec.encode(event))
+    assert columns is not None
+    assert (columns.event_type, columns.entity_type, columns.event_id) == (event.event_type, kind, event.event_id.bytes)
+
+
+def test_a_value_that_ends_with_its_ids_proves_them() -> None:
+    """37 bytes hold both ids; with one byte less nothing is proved, and nothing is left to judge."""
+    layouts = {UNKNOWN[:5]: Layout("genesis.agent.rated", "agent")}
+    assert expected_columns(UNKNOWN, layouts) == DecodedColumns("genesis.agent.rated", "agent", bytes(16), bytes(16))
+    assert expected_columns(UNKNOWN[:-1], layouts) is None
+    assert expected_columns(None, layouts) is None
+    assert unknown_schema(COLUMNS, "applied", UNKNOWN) == 0x01020304
+    assert unknown_schema(COLUMNS, "applied", UNKNOWN[:-1]) is None
+    assert unknown_schema(COLUMNS, "applied", None) is None
+    assert unknown_schema(COLUMNS, "applied", b"\x01" + UNKNOWN[1:]) is None
+
+
+def test_the_layouts_that_are_passed_are_the_ones_that_count() -> None:
+    """None stands for the bundled ones, and an empty mapping knows nothing."""
+    assert expected_columns(VALUE, {}) is None
+    assert unknown_schema(COLUMNS, "applied", VALUE, {}) == struct.unpack(">i", VALUE[1:5])[0]
+    assert unknown_schema(COLUMNS, "applied", VALUE) is None
+    assert mismatch(EMPTY, "applied", VALUE, {}) is None
+    wrong = {VALUE[:5]: Layout("genesis.skill.validated", "skill")}
+    assert mismatch(COLUMNS, "applied", VALUE, wrong) is not None
+
+
+@pytest.mark.parametrize(
+    ("disposition", "judged"), [("applied", True), ("repeat", True), ("parked", True), ("poison", False)]
+)
+def test_empty_columns_say_nothing_unless_the_record_was_an_event(disposition: str, judged: bool) -> None:
+    """Of a record that was not applied empty columns contradict nothing, and there is nothing to judge."""
+    assert (mismatch(EMPTY, disposition, VALUE) is not None) == judged
+    assert (unknown_schema(EMPTY, disposition, UNKNOWN) is not None) == judged
+    assert unknown_schema(EMPTY._replace(event_id=bytes(16)), disposition, UNKNOWN) is not None
+
+
+@pytest.mark.parametrize("name", DecodedColumns._fields)
+@pytest.mark.parametrize("disposition", ["applied", "poison"])
+def test_each_column_is_compared(name: str, disposition: str) -> None:
+    """A wrong column is named with both values, whatever became of the record; a right one alone is none."""
+    right = getattr(COLUMNS, name)
+    wrong = "other" if isinstance(right, str) else b"other"
+    text = {"other": "other", b"other": b"other".hex()}[wrong]
+    stored = right if isinstance(right, str) else right.hex()
+    assert (
+        mismatch(COLUMNS._replace(**{name: wrong}), disposition, VALUE)
+        == f"{name} is {text}, but the value says {stored}"
+    )
+    assert mismatch(EMPTY._replace(**{name: right}), "poison", VALUE) is None
+    assert (
+        mismatch(COLUMNS._replace(**{name: None}), "applied", VALUE) == f"{name} is empty, but the value says {stored}"
+    )
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\x01" + VALUE[1:], VALUE[:36]], ids=["null", "empty", "other", "short"])
+def test_a_value_that_can_be_no_event_proves_no_column(value: bytes | None) -> None:
+    """It was applied by no reader, and any column of it is made up."""
+    for disposition in ("applied", "repeat", "parked"):
+        assert mismatch(EMPTY, disposition, value) == f"disposition is {disposition}, but the value holds no event"
+    for name, column in COLUMNS._asdict().items():
+        finding = mismatch(EMPTY._replace(**{name: column}), "poison", value)
+        assert finding == "disposition is poison, and the value proves none of what the columns say"
+    assert mismatch(EMPTY, "poison", value) is None
+
+
+def test_the_kind_of_an_amended_entity_is_read_after_any_time() -> None:
+    """Times and lengths are varints of one byte to ten; what is no UTF-8 is read with replacements."""
+    start = VALUE[:5] + bytes(32)
+    layouts = {VALUE[:5]: Layout("genesis.entity.amended", None)}
+    for time in (b"\x00", b"\x7f", b"\x80\x01", b"\xff" * 9 + b"\x01"):
+        found = expected_columns(start + time + b"\x0aagent" + b"after", layouts)
+        assert found is not None
+        assert found.entity_type == "agent"
+    long = b"\x80\x01" + b"k" * 64
+    assert (found := expected_columns(start + b"\x02" + long + b"z", layouts)) is not None
+    assert found.entity_type == "k" * 64
+    assert (found := expected_columns(start + b"\x02" + b"\x04\xffx" + b"z", layouts)) is not None
+    assert found.entity_type == "\ufffdx"
+
+
+def test_every_bundled_event_type_has_a_layout() -> None:
+    """A type that is about any entity has no entity type of its own, all others have the one in their name."""
+    layouts = id_offsets()
+    assert {layout.event_type for layout in layouts.values()} == set(EVENT_TYPES)
+    for layout in layouts.values():
+        entity = layout.event_type.split(".")[1]
+        assert layout.entity_type == (None if entity == "entity" else entity)
+    ids = [entry["id"] for entry in json.loads((ROOT / "schemas" / "registry.json").read_text("utf-8"))]
+    assert set(layouts) == {struct.pack(">bi", 0, number) for number in ids}
+
+
+def _ids_file(folder: Path, **changes: object) -> Path:
+    own = next(
+        entry
+        for entry in json.loads((ROOT / "schemas" / "registry.json").read_text("utf-8"))
+        if entry["id"] == VALUE[4]
+    )
+    file = folder / "ids.json"
+    file.write_text(json.dumps([{"id": 70_000, "own_id": own["id"], "sha256": own["sha256"], "more": 1, **changes}]))
+    return file
+
+
+def test_an_external_id_stands_for_the_bundled_schema_with_its_fingerprint(tmp_path: Path) -> None:
+    """Its layout is added to the bundled ones."""
+    layouts = id_offsets(_ids_file(tmp_path))
+    assert layouts[struct.pack(">bi", 0, 70_000)] == layouts[VALUE[:5]] == Layout("genesis.agent.rated", "agent")
+    assert len(layouts) == len(id_offsets()) + 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sha256": "other"}, {"own_id": 2**31 - 1}, {"id": 1}], ids=["another schema", "unknown", "own id"]
+)
+def test_other_lines_of_an_ids_file_change_nothing(tmp_path: Path, changes: dict[str, object]) -> None:
+    """A line about a schema that is not the bundled one is left out, and a bundled id keeps its meaning."""
+    assert id_offsets(_ids_file(tmp_path, **changes)) == id_offsets()
+
+
+@pytest.mark.parametrize("changes", [{"id": 0}, {"own_id": 0}, {"id": 2**31}, {"sha256": 1}])
+def test_an_ids_file_that_can_not_be_read_is_an_error_of_its_own(tmp_path: Path, changes: dict[str, object]) -> None:
+    """The error names the file, and the command that writes it."""
+    file = _ids_file(tmp_path, **changes)
+    with pytest.raises(BadIdsFile, match=r"ids\.json: .+\.") as caught:
+        id_offsets(file)
+    assert "plant schemas register" in str(caught.value.next_step)
+    with pytest.raises(BadIdsFile):
+        id_offsets(tmp_path / "missing")
