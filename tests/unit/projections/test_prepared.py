@@ -1,30 +1,183 @@
-"""The dispositions of a batch's records, from the records alone."""
+"""What the records of a batch are, from the records alone: rows, verdicts and decoded events, and dispositions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 import msgspec
+import pytest
 
+from projections import prepared
 from projections.prepared import prepare
-from projections.repeats import EventRecord
+from projections.repeats import ID_REUSED, EventRecord, content_fingerprint
 from schemas import codec
-from schemas.events import AgentRated
+from schemas.batch_decoder import RejectedValue
+from schemas.events import AgentRated, Event
 from schemas.examples import examples
-from tests.support.batches import batch_of
+from streams.batch import EventBatch
+from tests.support.batches import Record, batch_of
 
 EVENT = examples()["genesis.agent.rated"]
 LATER = msgspec.structs.replace(EVENT, occurred_at=EVENT.occurred_at + timedelta(seconds=1))
+OF_ALL_TYPES = tuple(event for event in examples().values() if event.event_type != "plant.operation.recorded")
+POISON: Record = (b"key", b"no event")
+COLUMNS = ["row", "event_id", "entity_type", "entity_id", "event_type", "reason"]
+KEY = codec.key(EVENT)
+ChangeKey = Callable[[bytes], "bytes | None"]
+
+
+def another(number: int, event: Event = EVENT) -> Event:
+    """Return an event with an id of its own."""
+    return msgspec.structs.replace(event, event_id=UUID(int=number))
+
+
+def row_of(row: int, event: Event) -> tuple[object, ...]:
+    entity_id = getattr(event, event.entity_field)
+    return row, event.event_id.bytes, event.entity_type, entity_id.bytes, event.event_type, None
+
+
+def rows_of(batch: EventBatch) -> list[tuple[object, ...]]:
+    rows = prepare(batch).rows
+    assert rows.columns == COLUMNS
+    return rows.rows()
+
+
+def dispositions(records: list[Event | Record], seen: dict[bytes, EventRecord] | None = None) -> list[str]:
+    return prepare(batch_of(records, token=1)).with_dispositions(seen).rows["disposition"].to_list()
+
+
+def test_a_row_says_what_each_record_is_about() -> None:
+    """In the batch's order, whatever types take turns in it, with the entity's type where the data names it."""
+    events = [*OF_ALL_TYPES, *(another(number, event) for number, event in enumerate(reversed(OF_ALL_TYPES)))]
+    batch = batch_of(events, token=1)
+    assert rows_of(batch) == [row_of(row, event) for row, event in enumerate(events)]
+    frames = prepare(batch).events
+    for name in {event.event_type for event in OF_ALL_TYPES}:
+        assert frames[name]["row"].to_list() == [row for row, event in enumerate(events) if event.event_type == name]
+        assert frames[name].columns[0] == "row"
+    assert prepare(batch_of([EVENT, another(1)], token=1)).rows.rows() == [row_of(0, EVENT), row_of(1, another(1))]
+
+
+def test_rows_of_poison_stand_between_the_others() -> None:
+    """They have a reason and nothing else, and events keep the numbers of their rows."""
+    other = examples()["genesis.skill.registered"]
+    batch = batch_of([POISON, EVENT, POISON, other, another(1), POISON], token=1)
+    rows = rows_of(batch)
+    assert [row for row in rows if row[5] is None] == [row_of(1, EVENT), row_of(3, other), row_of(4, another(1))]
+    for row in (0, 2, 5):
+        assert rows[row][:5] == (row, None, None, None, None)
+        assert rows[row][5]
+    assert prepare(batch).events[EVENT.event_type]["row"].to_list() == [1, 4]
+    assert rows_of(batch_of([POISON], token=1))[0][:5] == (0, None, None, None, None)
+    assert prepare(batch_of([POISON], token=1)).events == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda key: None,
+        lambda key: b"",
+        lambda key: key[:-1],
+        lambda key: key + b"0",
+        lambda key: key[:8] + b"+" + key[9:],
+        lambda key: key[:35] + b"x",
+        lambda key: b"x" + key[1:],
+        lambda key: key.replace(b"-", b"") + b"----",
+        lambda key: str(UUID(int=1)).encode(),
+    ],
+    ids=["null", "empty", "short", "long", "dash", "last digit", "first digit", "dashes at the end", "another id"],
+)
+@pytest.mark.parametrize("before", [[], [POISON]], ids=["alone", "behind poison"])
+def test_a_key_that_is_not_the_entitys_id_is_poison(
+    change: Callable[[bytes], bytes | None], before: list[Record]
+) -> None:
+    """Only that record, and what was decoded of it is kept nowhere."""
+    misplaced = (change(KEY), codec.encode(another(1)))
+    batch = batch_of([*before, EVENT, misplaced, another(2)], token=1)
+    first, wrong, last = rows_of(batch)[len(before) :]
+    assert first[5] is last[5] is None
+    assert wrong[1:] == (None, None, None, None, "key: not the id of the entity that the event is about")
+    start = len(before)
+    assert prepare(batch).events[EVENT.event_type]["row"].to_list() == [start, start + 2]
+    alone = prepare(batch_of([misplaced], token=1))
+    assert alone.events == {}
+    assert alone.rows.height == 1
+
+
+def test_a_reason_can_be_written_into_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes no NUL in a text, so one that a record brought along is written out."""
+    rejected = [RejectedValue(0, "name: holds \x00")]
+    monkeypatch.setattr(prepared, "decode_batch", lambda values, topic: ([], rejected))
+    assert rows_of(batch_of([POISON], token=1))[0][5] == "name: holds \\0"
+
+
+def test_headers_are_written_in_canonical_bytes() -> None:
+    """One for each record, poison included."""
+    judged = prepare(batch_of([POISON, EVENT], token=1))
+    assert len(judged.headers) == 2
+    assert all(b"ce_specversion" in each for each in judged.headers)
+
+
+def test_first_occurrences_are_applied_and_others_are_repeats() -> None:
+    """Also where the first one stands in the log, and poison is none of both."""
+    assert dispositions([EVENT, another(1)]) == ["applied", "applied"]
+    assert dispositions([EVENT, another(1), EVENT, EVENT]) == ["applied", "applied", "repeat", "repeat"]
+    assert dispositions([POISON, EVENT, POISON, EVENT]) == ["poison", "applied", "poison", "repeat"]
+    assert dispositions([POISON, POISON, EVENT]) == ["poison", "poison", "applied"]
+    seen = {EVENT.event_id.bytes: EventRecord(content_fingerprint(codec.encode(EVENT)), EVENT.event_type, None, None)}
+    assert dispositions([EVENT, another(1), EVENT], seen) == ["repeat", "applied", "repeat"]
+    assert dispositions([POISON, another(1), EVENT], seen) == ["poison", "applied", "repeat"]
+    assert dispositions([another(1), another(1)], seen) == ["applied", "repeat"]
+    assert dispositions([another(1)], seen) == ["applied"]
+    assert dispositions([another(1)], {}) == ["applied"]
+
+
+def test_only_first_occurrences_are_left_among_the_events() -> None:
+    """A type without any is left out, and the others keep the numbers of their rows."""
+    other = examples()["genesis.skill.registered"]
+    seen = {other.event_id.bytes: EventRecord(content_fingerprint(codec.encode(other)), other.event_type, None, None)}
+    judged = prepare(batch_of([EVENT, other, another(1), EVENT, another(2)], token=1)).with_dispositions(seen)
+    assert set(judged.events) == {EVENT.event_type}
+    assert judged.events[EVENT.event_type]["row"].to_list() == [0, 2, 4]
+    assert judged.rows.columns == [*COLUMNS, "disposition"]
+    assert judged.rows["reason"].null_count() == 5
+    assert prepare(batch_of([EVENT], token=1)).with_dispositions(None).rows.columns == [*COLUMNS, "disposition"]
+
+
+def test_an_id_that_was_used_for_another_event_is_poison() -> None:
+    """Each such record is, wherever it stands between repeats; its first event stays what it was."""
+    records: list[Event | Record] = [another(1), EVENT, LATER, EVENT, another(1), LATER, POISON]
+    expected = ["applied", "applied", "poison", "repeat", "repeat", "poison", "poison"]
+    judged = prepare(batch_of(records, token=1)).with_dispositions(None)
+    assert judged.rows["disposition"].to_list() == expected
+    reasons = judged.rows["reason"].to_list()
+    assert reasons[:6] == [None, None, ID_REUSED, None, None, ID_REUSED]
+    assert judged.events[EVENT.event_type]["row"].to_list() == [0, 1]
+    assert judged.rows.columns == [*COLUMNS, "disposition"]
+
+
+def test_what_the_log_holds_is_the_first_event_of_its_id() -> None:
+    """The batch's own first record is compared with it, not with the ones behind it."""
+    logged = EventRecord(content_fingerprint(codec.encode(EVENT)), EVENT.event_type, None, None)
+    assert dispositions([LATER, EVENT, LATER], {EVENT.event_id.bytes: logged}) == ["poison", "repeat", "poison"]
+    stamped = codec.headers(EVENT, "t", clock_stamped=True)
+    batch = replace(batch_of([LATER, LATER], token=1), headers=[stamped] * 2)
+    kept = logged._replace(value=codec.encode(EVENT), headers=stamped)
+    assert (
+        prepare(batch).with_dispositions({EVENT.event_id.bytes: kept}).rows["disposition"].to_list() == ["repeat"] * 2
+    )
 
 
 def test_clock_stamped_events_of_a_batch_are_repeats() -> None:
     """The same id with another time is a repeat where Plant's clock gave both, and poison where a sender gave one."""
     batch = batch_of([EVENT, LATER, LATER], token=1)
     stamped, plain = (codec.headers(EVENT, "t", clock_stamped=each) for each in (True, False))
-    prepared = prepare(replace(batch, headers=[stamped, stamped, plain])).with_dispositions(None)
-    assert prepared.rows["disposition"].to_list() == ["applied", "repeat", "poison"]
-    assert prepared.events["genesis.agent.rated"].height == 1
+    judged = prepare(replace(batch, headers=[stamped, stamped, plain])).with_dispositions(None)
+    assert judged.rows["disposition"].to_list() == ["applied", "repeat", "poison"]
+    assert judged.events["genesis.agent.rated"].height == 1
 
 
 def test_a_first_event_of_a_schema_that_is_not_known_is_judged_by_its_type() -> None:
@@ -32,7 +185,7 @@ def test_a_first_event_of_a_schema_that_is_not_known_is_judged_by_its_type() -> 
     assert isinstance(EVENT, AgentRated)
     newer = codec.WIRE_PREFIX.pack(0, 99) + bytes(32)
     seen = {EVENT.event_id.bytes: EventRecord(newer, EVENT.event_type, None, None)}
-    prepared = prepare(batch_of([EVENT], token=1))
-    assert prepared.with_dispositions(seen).rows["disposition"].to_list() == ["repeat"]
+    judged = prepare(batch_of([EVENT], token=1))
+    assert judged.with_dispositions(seen).rows["disposition"].to_list() == ["repeat"]
     other = {EVENT.event_id.bytes: EventRecord(newer, "genesis.skill.validated", None, None)}
-    assert prepared.with_dispositions(other).rows["disposition"].to_list() == ["poison"]
+    assert judged.with_dispositions(other).rows["disposition"].to_list() == ["poison"]
