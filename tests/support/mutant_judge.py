@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,19 +29,34 @@ NO_TEST: Final = 33
 
 OTHER_PROCESSES: Final = frozenset({"private_stack", "home", "plant"})
 """Fixtures that start a stack or commands of their own: what those run is not this process's code."""
-JUDGES_SECONDS_MAX: Final = 20.0
+JUDGES_SECONDS_MAX: Final = 10.0
 """The sum of what a mutant's tests take without it; tests beyond it are left out, which can only lower a score."""
 TEST_SECONDS_MAX: Final = 10.0
 """A test that takes longer judges nothing: it waits rather than computes."""
+CLEAN_TIMEOUT_SECONDS: Final = 600.0
 TIMEOUT_SECONDS: Final = 30.0
 TIMEOUT_FACTOR: Final = 5.0
 
 
 class Reach(NamedTuple):
-    """What the run without mutants has shown: seconds of each good test, and the functions that it reaches."""
+    """What the run without mutants has shown: seconds of each good test, and the functions that it reaches.
+
+    `files` has the time of the last change of each file of tests; a test of a file that is as it was is not run again.
+    """
 
     seconds: dict[str, float]
     functions: dict[str, list[str]]
+    files: dict[str, float]
+
+    def without_changed(self, files: Mapping[str, float]) -> Reach:
+        """Return what still holds when the files of tests have changed at these times."""
+        same = {file for file, at in files.items() if self.files.get(file) == at}
+        kept = [name for name in self.seconds if name.partition("::")[0] in same]
+        return Reach(
+            {name: self.seconds[name] for name in kept},
+            {name: self.functions[name] for name in kept},
+            {file: at for file, at in self.files.items() if file in same},
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,13 +84,9 @@ class Judge:
         self._failed = self._failed or report.failed
 
     def run(self, mutants: Sequence[str]) -> None:
-        again = self._map.exists()
-        reach = Reach(**json.loads(self._map.read_text("utf-8"))) if again else self._reach()
-        if again and reach.seconds:
-            for name in sorted(reach.seconds, key=lambda name: -len(reach.functions[name]))[:1]:
-                self._passes(name, 600)  # fixtures of the session are made without a mutant
-        else:
-            self._map.write_text(json.dumps(reach._asdict()), encoding="utf-8")
+        reach = self._reach()
+        if reach.seconds:  # what the session's fixtures make is made without a mutant
+            self._passes(max(reach.functions, key=lambda name: len(reach.functions[name])), CLEAN_TIMEOUT_SECONDS)
         self._caches = list(_caches())
         for mutant in mutants:
             self._judge(mutant, reach)
@@ -84,22 +95,29 @@ class Judge:
         """Run each test without a mutant, and note what it reaches."""
         from mutmut.mutation import trampoline
 
+        files = {name.partition("::")[0]: item.path.stat().st_mtime for name, item in self._items.items()}
+        reach = Reach({}, {}, {})
+        if self._map.exists():
+            reach = Reach(**json.loads(self._map.read_text("utf-8"))).without_changed(files)
         reached: set[str] = set()
         recorder = trampoline.record_trampoline_hit
         trampoline.record_trampoline_hit = lambda name, caller=None: reached.add(name)  # type: ignore[assignment]
         trampoline.set_mutant_under_test(None)
         trampoline._mutant_under_test = "stats"  # not in the environment: processes of tests run without a mutant
-        reach = Reach({}, {})
         for name in self._items:
+            if name.partition("::")[0] in reach.files:
+                continue
             reached.clear()
             begun = time.monotonic()
-            if not self._passes(name, 600):
+            if not self._passes(name, CLEAN_TIMEOUT_SECONDS):
                 self._note(left_out=name)
             elif reached and (seconds := time.monotonic() - begun) <= TEST_SECONDS_MAX:
                 reach.seconds[name] = round(seconds, 3)
                 reach.functions[name] = sorted(reached)
         trampoline.record_trampoline_hit = recorder
         trampoline._mutant_under_test = None
+        reach.files.update(files)
+        self._map.write_text(json.dumps(reach._asdict()), encoding="utf-8")
         return reach
 
     def _judge(self, mutant: str, reach: Reach) -> None:
@@ -149,6 +167,17 @@ def _caches() -> Iterator[object]:
     for module in list(sys.modules.values()):
         if (getattr(module, "__file__", None) or "").startswith(folder):
             yield from (value for value in vars(module).values() if hasattr(value, "cache_clear"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Have property tests try the same few examples each time, and make none smaller."""
+    from hypothesis import Phase, settings
+
+    phases = (Phase.explicit, Phase.generate)
+    profile = settings.get_profile("plant")
+    settings.register_profile("mutants", profile, phases=phases, derandomize=True, database=None, max_examples=30)
+    settings.load_profile("mutants")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -98,9 +98,7 @@ def _judge_package(package: str, names: Sequence[str]) -> None:
     todo = mutant_files.FOLDER / f"{package}.todo"
     reach = mutant_files.FOLDER / f"{package}.map"
     verdicts = mutant_files.FOLDER / f"{package}.verdicts"
-    for file in (reach, verdicts):
-        file.unlink(missing_ok=True)
-    verdicts.touch()
+    verdicts.write_text("")
     done: dict[str, int] = {}
     while left := [name for name in names if name not in done]:
         todo.write_text("\n".join(left), encoding="utf-8")
@@ -124,7 +122,7 @@ def _run_judge(package: str, todo: Path, reach: Path, verdicts: Path) -> int:
     """Run one process of pytest to its end, then end what its tests have started."""
     command = [
         *(sys.executable, "-P", "-m", "pytest", "-p", "tests.support.mutant_judge", "--import-mode=append"),
-        *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"),
+        *("-q", "--tb=native", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"),
         *("--mutants-file", str(todo), "--mutant-map", str(reach), "--verdicts", str(verdicts)),
         *(f"tests/unit/{package}", *(f"tests/integration/{file}" for file in INTEGRATION.get(package, ()))),
     ]

@@ -34,25 +34,29 @@ LEADERSHIP = Leadership(UUID(int=7), 3)
 class Consumer:
     """The consumer's side of one partition, whose high watermarks are answered one after the other."""
 
-    def __init__(self, *high: int) -> None:
+    def __init__(self, *high: int, low: int = 0) -> None:
         self.done: dict[TP, int] = {}
         self.opened: list[OpenPartition] = []
         self.asked = 0
         self._high = high
+        self._low = low
 
-    async def watermarks(self, _tp: TP) -> Watermarks:
+    async def watermarks(self, tp: TP) -> Watermarks:
+        assert tp == TOPIC
         high = self._high[min(self.asked, len(self._high) - 1)]
         self.asked += 1
-        return Watermarks(0, high, 1, LEADERSHIP)
+        return Watermarks(self._low, high, 1, LEADERSHIP)
 
     async def open_partition(
-        self, tp: TP, token: int, leadership: Leadership, _low: int, log_end: LogEnd
+        self, tp: TP, token: int, leadership: Leadership, low: int, log_end: LogEnd
     ) -> OpenPartition:
+        assert (tp, token, leadership, low) == (TOPIC, 1, LEADERSHIP, self._low)
         self.opened.append(OpenPartition(token, log_end.next_offset, None, leadership))
         self.done[tp] = log_end.next_offset
         return self.opened[-1]
 
     def close_partition(self, tp: TP) -> None:
+        assert tp == TOPIC
         self.done.pop(tp, None)
 
 
@@ -66,10 +70,14 @@ class Writer:
         self._next_offset = next_offset
         self.stop_reasons: list[str] = []
 
-    def acquire(self, _watermarks: Watermarks, _interrupted: threading.Event) -> Acquired:
+    def acquire(self, watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
+        assert watermarks.leadership == LEADERSHIP
+        assert not interrupted.is_set()
+        assert threading.current_thread().name.startswith("genesis.events-0")
         return Acquired(1, LogEnd(None, self._next_offset))
 
     def project(self, batch: EventBatch) -> int:
+        assert threading.current_thread().name.startswith("genesis.events-0")
         self.projecting.set()
         assert self.allowed.wait(DEADLINE_SECONDS)
         return batch.next_offset
@@ -361,3 +369,128 @@ async def test_a_partition_goes_on_once_nothing_is_left_to_read(monkeypatch: pyt
         writer.allowed.set()
         partition.submit(batch(15, 1))
         await wait_until_async(lambda: partition.stopped is None, "it goes on")
+
+
+async def test_a_batch_is_halved_down_to_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once batches are quick, doubled from there, until the bound of the queue is reached and there is none."""
+    monkeypatch.setattr(ownership, "RETRY_DELAYS_SECONDS", (0.0,))
+    monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", 16)
+    consumer, writer = Consumer(10_000), Unable(1)
+    async with owned(consumer, writer) as partition:
+        for attempt in (1, 2):
+            await wait_until_async(lambda n=attempt: len(consumer.opened) == n, "the partition is open")
+            partition.submit(batch(0, 1, 1))
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 2, "all of it is done")
+        assert writer.tried[:2] == [2, 1]
+        writer.records_max = 1_000
+        del writer.tried[:]
+        partition._records_max = 1
+        partition.submit(batch(2, *[1] * 100))
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 102, "all of it is done")
+    assert writer.tried == [1, 2, 4, 8, 85]
+
+
+async def test_a_batch_within_the_bound_or_a_slow_one_lets_none_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that had less than the bound shows nothing about a larger one."""
+    consumer, writer = Consumer(10_000), Unable(1_000)
+    async with owned(consumer, writer) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition._records_max = 4
+        partition.submit(batch(0, 1, 1, 1))
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 3, "it is done")
+        assert partition._records_max == 4
+        monkeypatch.setattr(ownership, "QUICK_SECONDS", 0.0)
+        partition.submit(batch(3, 1, 1, 1, 1))
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 7, "it is done")
+        assert partition._records_max == 4
+
+
+class Unreachable(Writer):
+    """A Postgres that goes away, so many times, and stops the partition after that."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def acquire(self, watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
+        self.left -= 1
+        if self.left >= 0:
+            raise DatabaseUnreachable(why="It does not answer.")
+        return super().acquire(watermarks, interrupted)
+
+    def project(self, batch: EventBatch) -> int:
+        if batch.next_offset == 2:
+            raise DatabaseUnreachable(why="It went away.")
+        return batch.next_offset
+
+
+async def test_delays_grow_with_failures_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last delay repeats, and after a batch that was projected they begin with the first."""
+    monkeypatch.setattr(ownership, "RETRY_DELAYS_SECONDS", (0.001, 0.002, 0.003))
+    consumer, writer = Consumer(10_000), Unreachable(5)
+    with structlog.testing.capture_logs() as lines:
+        async with owned(consumer, writer) as partition:
+            await wait_until_async(lambda: consumer.opened, "the partition is opened")
+            partition.submit(batch(0, 1))
+            await wait_until_async(lambda: consumer.done.get(TOPIC) == 1, "it is done")
+            partition.submit(batch(1, 1))
+            await wait_until_async(lambda: len(consumer.opened) == 2, "it is opened again")
+    waiting = [line for line in lines if line["event"] == "partition.waiting"]
+    assert [line["retry_seconds"] for line in waiting] == [0.001, 0.002, 0.003, 0.003, 0.003, 0.001]
+    assert {(line["topic"], line["partition"]) for line in waiting} == {TOPIC}
+
+
+async def test_delays_of_a_stopped_partition_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one repeats; the first line of a reason is an error with all that an operator needs."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (0.001, 0.002, 0.003))
+    consumer, writer = Consumer(*[10] * 10, 20), Writer(next_offset=15)
+    with structlog.testing.capture_logs() as lines:
+        async with owned(consumer, writer) as partition:
+            await wait_until_async(lambda: consumer.opened, "the partition is opened")
+            assert partition.stopped is not None
+            what, why = partition.stopped.what, partition.stopped.why
+    stops = [line for line in lines if "stopped" in line["event"]]
+    assert [line["retry_seconds"] for line in stops] == [0.001, 0.002, 0.003, 0.003, 0.003]
+    assert [line["log_level"] for line in stops] == ["error"] + ["warning"] * 4
+    assert {(line["error"], line["what"], line["why"]) for line in stops} == {("CheckpointOutOfLog", what, why)}
+
+
+@pytest.mark.parametrize(("low", "next_offset", "fits"), [(5, 5, True), (5, 4, False), (5, 10, True), (5, 11, False)])
+async def test_a_checkpoint_fits_the_log_from_its_first_record_to_behind_its_last(
+    low: int, next_offset: int, fits: bool
+) -> None:
+    """One before the first record was deleted, and one behind the end was never written."""
+    consumer = Consumer(10, low=low)
+    async with owned(consumer, Writer(next_offset=next_offset)) as partition:
+        await wait_until_async(lambda: consumer.opened or partition.stopped, "the partition is opened or stops")
+        assert (partition.stopped is None) == fits
+        if not fits:
+            expected = CheckpointOutOfLog(TOPIC.topic, TOPIC.partition, next_offset, low, 10)
+            assert str(partition.stopped) == str(expected)
+
+
+async def test_a_slice_of_an_earlier_token_is_left_out() -> None:
+    """It may still have been on its way when the partition was acquired again."""
+    consumer, writer = Consumer(10_000), Unable(1_000)
+    async with owned(consumer, writer) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(replace(batch(0, 1, 1), token=2))
+        partition.submit(batch(0, 1))
+        await wait_until_async(lambda: consumer.done.get(TOPIC) == 1, "the other one is done")
+    assert writer.tried == [1]
+
+
+async def test_records_that_were_fetched_and_do_not_come_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once: what has just been fetched may be on its way."""
+    monkeypatch.setattr(ownership, "IDLE_TIMEOUT_SECONDS", 0.01)
+    consumer, writer = Consumer(10_000), Writer()
+    async with owned(consumer, writer):
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        for _ in range(3):
+            writer.idled.clear()
+            await wait_until_async(writer.idled.is_set, "no record came")
+        assert len(consumer.opened) == 1
+        writer.idled.clear()
+        consumer.opened[0].position = 3
+        await wait_until_async(lambda: len(consumer.opened) == 2, "it is opened again")
+        assert writer.idled.is_set()
