@@ -29,8 +29,6 @@ NO_TEST: Final = 33
 
 OTHER_PROCESSES: Final = frozenset({"private_stack", "home", "plant"})
 """Fixtures that start a stack or commands of their own: what those run is not this process's code."""
-JUDGES_SECONDS_MAX: Final = 10.0
-"""The sum of what a mutant's tests take without it; tests beyond it are left out, which can only lower a score."""
 TEST_SECONDS_MAX: Final = 10.0
 """A test that takes longer judges nothing: it waits rather than computes."""
 CLEAN_TIMEOUT_SECONDS: Final = 600.0
@@ -62,6 +60,9 @@ class Reach(NamedTuple):
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutants-file", type=Path, help="names of the mutants to judge, one a line")
     parser.addoption("--mutant-map", type=Path, help="where it is noted which test reaches which function")
+    parser.addoption(
+        "--judges-seconds", type=float, default=20.0, help="the sum of what the tests of a mutant take without it"
+    )
     parser.addoption("--verdicts", type=Path, help="where a line of JSON is appended for each mutant")
 
 
@@ -78,6 +79,7 @@ class Judge:
         self._failed = False
         self._map: Path = session.config.getoption("--mutant-map")
         self._verdicts: Path = session.config.getoption("--verdicts")
+        self._seconds_max: float = session.config.getoption("--judges-seconds")
         self._caches: list[object] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -129,7 +131,7 @@ class Judge:
         self._note(begun=mutant)
         for name in judges:
             spent += reach.seconds[name]
-            if spent > JUDGES_SECONDS_MAX and spent > reach.seconds[name]:
+            if spent > self._seconds_max and spent > reach.seconds[name]:
                 break
             if self._passes(name, TIMEOUT_SECONDS + TIMEOUT_FACTOR * reach.seconds[name], mutant):
                 continue

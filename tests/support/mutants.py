@@ -67,19 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("modules", nargs="*", help="such as audit.verifier.chain_range; default: all of the settings")
     parser.add_argument("--tenths", type=int, choices=range(1, 11), default=10, help="share of the mutants to judge")
     parser.add_argument("--floor", type=float, default=90.0, help="percent that must be caught")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="what the tests of a mutant may take; those beyond it are left out, which can only lower a score",
+    )
     parser.add_argument("--again", action="store_true", help="judge those that survived once more, with today's tests")
     parser.add_argument("--report-only", action="store_true", help="judge nothing; print what earlier runs found")
     options = parser.parse_args(arguments)
     if not options.report_only:
         try:
-            judge(options.modules, options.tenths, again=options.again)
+            judge(options.modules, options.tenths, again=options.again, seconds=options.seconds)
         except (RuntimeError, subprocess.CalledProcessError) as error:
             print(f"the mutants could not be judged: {error}", file=sys.stderr)
             return 1
     return report(options.modules, options.tenths, options.floor)
 
 
-def judge(modules: Sequence[str], tenths: int, *, again: bool) -> None:
+def judge(modules: Sequence[str], tenths: int, *, again: bool, seconds: float) -> None:
     """Make the mutants and judge those of the share that have no verdict yet, package by package."""
     mutant_files.make()
     wanted: dict[str, list[str]] = {}
@@ -90,10 +96,10 @@ def judge(modules: Sequence[str], tenths: int, *, again: bool) -> None:
     with shared_services():
         for package, names in wanted.items():
             if names:
-                _judge_package(package, names)
+                _judge_package(package, names, seconds)
 
 
-def _judge_package(package: str, names: Sequence[str]) -> None:
+def _judge_package(package: str, names: Sequence[str], seconds: float) -> None:
     """Run judges until each mutant has a verdict: a process ends with one that hangs, or that leaves something."""
     todo = mutant_files.FOLDER / f"{package}.todo"
     reach = mutant_files.FOLDER / f"{package}.map"
@@ -103,7 +109,7 @@ def _judge_package(package: str, names: Sequence[str]) -> None:
     while left := [name for name in names if name not in done]:
         todo.write_text("\n".join(left), encoding="utf-8")
         before = verdicts.stat().st_size
-        code = _run_judge(package, todo, reach, verdicts)
+        code = _run_judge(package, todo, reach, verdicts, seconds)
         lines = [json.loads(line) for line in verdicts.read_text("utf-8").splitlines()]
         done |= {line["mutant"]: line["code"] for line in lines if "mutant" in line}
         left_behind = Counter(line["polluted"] for line in lines if "polluted" in line)
@@ -118,12 +124,13 @@ def _judge_package(package: str, names: Sequence[str]) -> None:
             )
 
 
-def _run_judge(package: str, todo: Path, reach: Path, verdicts: Path) -> int:
+def _run_judge(package: str, todo: Path, reach: Path, verdicts: Path, seconds: float) -> int:
     """Run one process of pytest to its end, then end what its tests have started."""
     command = [
         *(sys.executable, "-P", "-m", "pytest", "-p", "tests.support.mutant_judge", "--import-mode=append"),
         *("-q", "--tb=native", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"),
         *("--mutants-file", str(todo), "--mutant-map", str(reach), "--verdicts", str(verdicts)),
+        *("--judges-seconds", str(seconds)),
         *(f"tests/unit/{package}", *(f"tests/integration/{file}" for file in INTEGRATION.get(package, ()))),
     ]
     environ = {**os.environ, "PYTHONPATH": str(mutant_files.FOLDER)}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,10 +21,11 @@ from audit.verifier.stored_log import _ROWS, PLANNER
 from database.errors import DatabaseUnreachable
 from devstack import sql
 from tests.conftest import Database
-from tests.support import log_rows
+from tests.support import ROOT, log_rows
 from tests.support.log_rows import Row
 from tests.support.services import Services
 
+REGISTRY = ROOT / "schemas" / "registry.json"
 NOWHERE = "postgresql://plant_auditor@127.0.0.1:1/plant"
 LOG = ("event_stream", "audit_log")
 
@@ -81,6 +86,26 @@ def test_chains_are_chosen_by_topic_partition_or_name(log_database: Database) ->
     assert names(topic="b", partition=1) == []
     assert names(chains=[Chain("a", 1), Chain("b", 0)]) == ["a/1", "b/0"]
     assert names(expect=read_heads(log_database.auditor_url), topic="b") == ["b/0"]
+
+
+def test_schemas_of_an_external_registry_are_judged_by_its_ids_file(log_database: Database, tmp_path: Path) -> None:
+    """Without the file the entry can't be judged; with it, its columns are compared."""
+    event = log_rows.onboarded(1)
+    row = log_rows.row("t", 0, 0, event)
+    assert row.value is not None
+    external = replace(row, value=struct.pack(">bi", 0, 70_000) + row.value[5:])
+    log_rows.store(log_database.writer_url, log_rows.linked([external]))
+    entry = next(each for each in json.loads(REGISTRY.read_text("utf-8")) if each["id"] == row.value[4])
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps([{"id": 70_000, "own_id": entry["id"], "sha256": entry["sha256"]}]))
+    (unknown,) = verify_chains(log_database.auditor_url, jobs=1)
+    (known,) = verify_chains(log_database.auditor_url, jobs=1, schema_ids=ids)
+    assert (unknown.finding, known.finding) == (None, None)
+    assert unknown.unjudged is not None
+    assert known.unjudged is None
+    tamper(log_database, "UPDATE audit_log SET entity_type = 'skill'")
+    (wrong,) = verify_chains(log_database.auditor_url, jobs=1, schema_ids=ids)
+    assert wrong.finding is not None
 
 
 @pytest.mark.parametrize("bad_offset", [None, 3, 13, 25])

@@ -138,6 +138,8 @@ def test_a_row_deleted_from_one_table_is_found(
     finding = found(log_database)
     assert finding.offset == offset
     assert f"{table} lacks" in finding.problem
+    left = next(row.hash for row in stored_log if row.offset == offset) if table == "event_stream" else None
+    assert finding.stored_hash == (None if left is None else left.hex())
 
 
 @pytest.mark.parametrize(("deleted", "named"), [(3, 4), (8, 9), (9, 12)])

@@ -96,7 +96,7 @@ def test_a_judge_that_ends_is_followed_by_another(results: Path, monkeypatch: py
     ]
     asked = []
 
-    def run(package: str, todo: Path, reach: Path, verdicts: Path) -> int:
+    def run(package: str, todo: Path, reach: Path, verdicts: Path, _seconds: float) -> int:
         asked.append(todo.read_text().split())
         code, lines = runs[len(asked) - 1]
         with verdicts.open("a") as file:
@@ -104,7 +104,7 @@ def test_a_judge_that_ends_is_followed_by_another(results: Path, monkeypatch: py
         return code
 
     monkeypatch.setattr(mutants, "_run_judge", run)
-    judge([], 10, again=False)
+    judge([], 10, again=False, seconds=1)
     assert asked == [NAMES, NAMES[1:], NAMES[1:]]
     codes = json.loads(results.read_text())["exit_code_by_key"]
     assert codes == {NAMES[0]: TIMEOUT, NAMES[1]: SURVIVED, NAMES[2]: CAUGHT}
@@ -114,7 +114,7 @@ def test_a_mutant_that_always_leaves_something_behind_is_missed(results: Path, m
     """It is no endless run, and nothing was shown to catch it."""
     results.write_text(json.dumps({"exit_code_by_key": dict.fromkeys(NAMES[:1])}))
 
-    def run(package: str, todo: Path, reach: Path, verdicts: Path) -> int:
+    def run(package: str, todo: Path, reach: Path, verdicts: Path, _seconds: float) -> int:
         with verdicts.open("a") as file:
             file.write(f'{{"begun": "{NAMES[0]}"}}\n{{"polluted": "{NAMES[0]}"}}\n')
         return START_AGAIN
@@ -131,8 +131,8 @@ def test_only_those_without_a_verdict_are_judged(
     """Or, where one asks for it, those that survived as well."""
     results.write_text(json.dumps({"exit_code_by_key": dict(zip(NAMES, [CAUGHT, SURVIVED, None], strict=True))}))
     asked: list[str] = []
-    monkeypatch.setattr(mutants, "_judge_package", lambda package, names: asked.extend(names))
-    judge(["ingress.rates"], 10, again=again)
+    monkeypatch.setattr(mutants, "_judge_package", lambda package, names, seconds: asked.extend(names))
+    judge(["ingress.rates"], 10, again=again, seconds=1)
     assert asked == expected
 
 

@@ -91,6 +91,12 @@ def test_a_stream_that_breaks_off_is_a_finding() -> None:
     checked.finish()
     assert checked.finding is not None
     assert "middle" in checked.finding.problem
+    assert checked.finding.offset == ROWS[-2].offset + 1
+    first = RangeVerifier(CHAIN, CHAIN_START)
+    first.feed(log_rows.copied(ROWS)[:40])
+    first.finish()
+    assert first.finding is not None
+    assert first.finding.offset == 1
 
 
 def test_what_comes_after_a_finding_is_not_read() -> None:

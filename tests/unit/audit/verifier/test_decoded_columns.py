@@ -114,6 +114,8 @@ def test_the_kind_of_an_amended_entity_is_read_after_any_time() -> None:
     assert found.entity_type == "k" * 64
     assert (found := expected_columns(start + b"\x02" + b"\x04\xffx" + b"z", layouts)) is not None
     assert found.entity_type == "\ufffdx"
+    assert (found := expected_columns(start + b"\x02" + b"\x01" + b"agent", layouts)) is not None
+    assert found.entity_type == ""  # a length below zero
 
 
 def test_every_bundled_event_type_has_a_layout() -> None:
