@@ -10,6 +10,7 @@ both, and one that can't is an error before anything connects. These stay by han
 - TLS (see tls.py).
 - quoting: a password may hold characters that end a part of a URL, as libpq allows.
 - what drivers would look for in the home folder: nothing there is asked for.
+- libpq's variables: the driver that reads one would connect elsewhere or otherwise than the one that does not.
 """
 
 from __future__ import annotations
@@ -38,6 +39,18 @@ _PARTS: Final = re.compile(
     r"(?P<servers>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
+_NO_HOST_CHARACTER: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+UNSHARED_VARIABLES: Final = frozenset(
+    """
+    PGHOSTADDR PGSERVICE PGSERVICEFILE PGSYSCONFDIR PGOPTIONS PGAPPNAME PGCONNECT_TIMEOUT PGLOADBALANCEHOSTS
+    PGREQUIREAUTH PGREQUIREPEER PGCHANNELBINDING PGMINPROTOCOLVERSION PGMAXPROTOCOLVERSION
+    PGSSLMODE PGREQUIRESSL PGSSLCOMPRESSION PGSSLNEGOTIATION PGSSLCERT PGSSLKEY PGSSLCERTMODE PGSSLROOTCERT
+    PGSSLCRL PGSSLCRLDIR PGSSLSNI PGSSLMINPROTOCOLVERSION PGSSLMAXPROTOCOLVERSION
+    PGGSSENCMODE PGKRBSRVNAME PGGSSLIB PGGSSDELEGATION PGCLIENTENCODING PGDATESTYLE PGTZ PGGEQO
+    """.split()  # noqa: SIM905  # a literal of 35 lines says no more
+)
+"""Variables of libpq that asyncpg does not read, or reads otherwise; PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE,
+PGDATABASE and PGTARGETSESSIONATTRS mean the same to both."""
 
 
 class DatabaseAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +86,12 @@ def parse_address(address: str) -> DatabaseAddress:
         raise _unusable("It can't be parsed as a URL.")
     if parts["scheme"] not in _SCHEMES:
         raise _unusable(f"Its scheme is {parts['scheme']}, not postgresql.")
-    password = None if parts["password"] is None else unquote(parts["password"])
+    password = None if parts["password"] is None else _unquoted(parts["password"])
     if password:
         redaction.KNOWN.remember([password])
-    if "@" in parts["servers"]:
+    if "@" in parts["servers"] or "@" in (parts["database"] or ""):
         raise _unusable("There is more than one @ in it; in a user's name or password it is written %40.")
-    if "\0" in unquote(address):
+    if "\0" in _unquoted(address):
         raise _unusable("It holds a NUL character.")
     query = parse_qsl(parts["query"] or "")
     parameters = {name: value for name, value in query if name not in ("host", "port")}
@@ -87,14 +100,14 @@ def parse_address(address: str) -> DatabaseAddress:
     name, options = parameters.pop("application_name", ""), parameters.pop("options", "")
     if parameters:
         raise _unusable(f"Its parameter {min(parameters)[:40]} is not known.")
-    if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 6:
-        raise _unusable("connect_timeout must be whole seconds.")
+    if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 6 or int(timeout) == 0:
+        raise _unusable("connect_timeout must be whole seconds, 1 or more.")
     return DatabaseAddress(
-        user=unquote(parts["user"] or ""),
+        user=_unquoted(parts["user"] or ""),
         password=password,
-        database=unquote(parts["database"] or ""),
+        database=_unquoted(parts["database"] or ""),
         hosts=_hosts(
-            unquote(parts["servers"]),
+            _unquoted(parts["servers"]),
             [value for key, value in query if key == "host"],
             [value for key, value in query if key == "port"],
         ),
@@ -118,6 +131,7 @@ def connect_arguments(
         raise _unusable("Its parameter options is not known.")
     _require_user(parsed)
     look_away_from_home()
+    look_away_from_variables()
     return {
         "dsn": _dsn(parsed),
         "ssl": ssl_argument(parsed.tls),
@@ -134,22 +148,30 @@ def libpq_address(address: str, *, application_name: str, options: str = "", **p
 
     >>> libpq_address("postgresql+asyncpg://u:p%zz/#@/d?host=a:1,b&sslmode=disable", application_name="plant")
     ... # doctest: +ELLIPSIS
-    'postgresql://u:p%25zz%2F%23@/d?host=a%2Cb&port=1%2C5432&application_name=plant&connect_timeout=10&sslmode=disable...'
+    'postgresql://u:p%25zz%2F%23@/d?host=a%2Cb&port=1%2C5432&application_name=plant&connect_timeout=10&client_encoding=UTF8...'
     """
     parsed = parse_address(address)
     _require_user(parsed)
     ssl_argument(parsed.tls)  # A file that can't be used has the same error as with asyncpg.
+    look_away_from_variables()
     query = {
         "host": ",".join(host for host, _ in parsed.hosts),
         "port": ",".join(str(port or POSTGRES_PORT) for _, port in parsed.hosts),
         "application_name": parsed.application_name or application_name,
         "connect_timeout": str(parsed.connect_timeout_seconds),
+        "client_encoding": "UTF8",  # asyncpg asks for it too; else a server's default would decode what COPY sends
         **libpq_parameters(parsed.tls),
         "options": f"{options} {parsed.options}".strip(),
         **parameters,
     }
     userinfo = _userinfo(parsed)
     return f"postgresql://{userinfo}/{_quoted(parsed.database)}?{_query(query)}"
+
+
+def look_away_from_variables() -> None:
+    """Take the variables out of this process's environment that only one of the drivers would follow."""
+    for name in UNSHARED_VARIABLES & os.environ.keys():
+        del os.environ[name]
 
 
 def shown(address: str) -> str:
@@ -177,6 +199,8 @@ def _hosts(in_url: str, in_query: list[str], ports_in_query: list[str]) -> tuple
 
 
 def _host(text: str) -> tuple[str, int | None]:
+    if _NO_HOST_CHARACTER.search(text):
+        raise _unusable("There is white space or a control character in a host's name.")
     if text.startswith("/"):
         return text, None
     if text.startswith("["):
@@ -239,6 +263,13 @@ def _userinfo(address: DatabaseAddress) -> str:
 
 def _query(parameters: Mapping[str, str]) -> str:
     return "&".join(f"{name}={_quoted(value)}" for name, value in parameters.items() if value)
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _unusable("Its percent-encoded characters are no UTF-8.") from None
 
 
 def _quoted(text: str) -> str:

@@ -207,6 +207,24 @@ def test_options_of_the_address_leave_the_others_in_force(database: Database) ->
         made.close()
 
 
+def test_texts_are_copied_as_they_are_whatever_encoding_libpq_was_asked_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of the machine, or a default of the role, would have Postgres decode UTF-8 as another encoding."""
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    role = urlsplit(database.writer_url).username
+    sql.execute(database.superuser_url, [f"ALTER ROLE {role} SET client_encoding = 'LATIN1'"])
+    made = Session(database.writer_url)
+    try:
+        made.script("CREATE TEMPORARY TABLE copied (words text)")
+        made.copy("copied", pl.DataFrame({"words": ["Zoë 日本"]}), temporary=True)
+
+        assert made.query("SELECT words, octet_length(words) AS size FROM copied") == [("Zoë 日本", 11)]
+    finally:
+        made.close()
+        sql.execute(database.superuser_url, [f"ALTER ROLE {role} RESET client_encoding"])
+
+
 @pytest.mark.parametrize(
     ("password", "address"),
     [

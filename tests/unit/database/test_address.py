@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import os
 import ssl
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -98,7 +100,9 @@ def test_libpq_gets_the_parts_percent_encoded(address: str, expected: str) -> No
     """What asyncpg takes libpq takes too: dialects, odd passwords, several servers; nothing is looked for at home."""
     made = libpq_address(address, application_name="plant")
 
-    assert made.startswith(f"postgresql://{expected}&application_name=plant&connect_timeout=10&sslmode=prefer&")
+    assert made.startswith(
+        f"postgresql://{expected}&application_name=plant&connect_timeout=10&client_encoding=UTF8&sslmode=prefer&"
+    )
     for name in ("sslcert", "sslkey", "sslrootcert", "sslcrl"):
         assert f"{name}=%2Fnonexistent" in made
     # libpq and asyncpg mean the same servers and the same user.
@@ -133,6 +137,11 @@ def test_libpq_trusts_the_system_s_authorities_where_none_are_named(mode: str) -
         ("h/d topsecret", "parsed as a URL"),
         ("'postgresql://u:topsecret@h/d'", "parsed as a URL"),
         ("postgresql://u@h/d?connect_timeout=1e9", "whole seconds"),
+        ("postgresql://u@h/d?connect_timeout=0", "whole seconds, 1 or more"),
+        ("postgresql://u:top@secret/x@h/d", "more than one @"),
+        ("postgresql://u:topsecret%ff@h/d", "no UTF-8"),
+        ("postgresql://u:topsecret@h\n/d", "white space or a control character"),
+        ("postgresql://u:topsecret@/d?host=a,%20b", "white space or a control character"),
     ],
 )
 def test_what_can_not_be_used_says_why_and_shows_no_password(address: str, why: str) -> None:
@@ -141,6 +150,21 @@ def test_what_can_not_be_used_says_why_and_shows_no_password(address: str, why: 
         with pytest.raises(BadDatabaseAddress, match=why) as error:
             read(address, application_name="plant")
         assert "secret" not in f"{error.value}{error.value!r}{error.value.__cause__}"
+
+
+@pytest.mark.parametrize("read", [connect_arguments, libpq_address])
+def test_no_driver_follows_a_variable_that_the_other_does_not(
+    read: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGHOSTADDR names another server for libpq alone, PGCLIENTENCODING another encoding of all that COPY sends."""
+    for name in ("PGHOSTADDR", "PGSERVICE", "PGCLIENTENCODING", "PGREQUIREAUTH", "PGTZ", "PGOPTIONS"):
+        monkeypatch.setenv(name, "other")
+    monkeypatch.setenv("PGHOST", "shared")
+
+    read("postgresql://u@/d", application_name="plant")
+
+    assert {name for name in os.environ if name.startswith("PG") and os.environ[name] == "other"} == set()
+    assert os.environ["PGHOST"] == "shared"
 
 
 def test_the_parts_are_shown_without_the_password() -> None:
