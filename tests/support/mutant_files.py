@@ -2,17 +2,22 @@
 
 mutmut puts all faults of a function into the file, next to the original, and a variable says which one is called. A
 fault that mypy refuses could not be pushed, so it is not judged: one run of mypy over all faults says which those are.
+Nor is one judged that only changes the words of a message.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
+import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +25,9 @@ from tests.support import ROOT
 
 FOLDER: Final = ROOT / "mutants"
 REFUSED_BY_MYPY: Final = 37
+WORDING: Final = 38
+NOT_JUDGED: Final = frozenset({REFUSED_BY_MYPY, WORDING})
+"""Codes of mutants that are left out of the score."""
 NOT_THE_FAULTS: Final = frozenset({"unused-ignore", "no-redef", "has-type", "var-annotated"})
 """Errors that mypy has because all faults of a function stand in one class, next to each other."""
 
@@ -48,6 +56,7 @@ def make() -> None:
             shutil.copy2(source, target)
     if changed:
         _mark_refused()
+        _mark_wording()
 
 
 def _is_copy(source: Path, target: Path) -> bool:
@@ -87,6 +96,38 @@ def _mark_refused() -> None:
 def _is_of_the_class(name: str, code: str) -> bool:
     """Return whether an error may be the class's: an attribute has the type of what the first `__init__` assigns."""
     return code == "assignment" and "__init__" in name
+
+
+def _mark_wording() -> None:
+    for file in meta_files():
+        source = file.with_suffix("")
+        lines = source.read_text("utf-8").splitlines()
+        spans = json.loads(source.with_name(source.name + ".spans").read_text("utf-8"))["spans"]
+        texts = {name: "\n".join(lines[first - 1 : last]) for name, (first, last) in spans.items()}
+        update(file, lambda name, texts=texts: WORDING if _changes_words(name.rpartition(".")[2], texts) else None)
+
+
+def _changes_words(name: str, texts: Mapping[str, str]) -> bool:
+    return is_wording(texts[f"{name.rpartition('__mutmut_')[0]}__mutmut_orig"], texts[name])
+
+
+def is_wording(original: str, mutant: str) -> bool:
+    """Return whether a mutant changes nothing but a text of several words, which is a message.
+
+    >>> is_wording('x = Gone("It is gone.", 1)', 'x = Gone("it is gone.", 1)')
+    True
+    >>> is_wording('x = Gone("gone", 1)', 'x = Gone("GONE", 1)')
+    False
+    >>> is_wording('x = Gone("It is gone.", 1)', 'x = Gone("It is gone.", 2)')
+    False
+    """
+    pairs = zip_longest(_tokens(original), _tokens(mutant), fillvalue="")
+    return all(one == other or (one[:1] == other[:1] == '"' and " " in one) for one, other in pairs)
+
+
+def _tokens(function: str) -> list[str]:
+    lines = textwrap.dedent(re.sub("__mutmut_[a-z0-9]+", "", function)).splitlines(keepends=True)
+    return [token.string for token in tokenize.generate_tokens(iter(lines).__next__)]
 
 
 def meta_files() -> Iterator[Path]:

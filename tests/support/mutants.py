@@ -26,7 +26,7 @@ from tests.support.services import shared_services
 
 SUSPICIOUS: Final = 35
 TIMEOUT: Final = 36
-OUTCOMES: Final = {SURVIVED: "survived", CAUGHT: "caught", NO_TEST: "no test", TIMEOUT: "caught", 37: "refused by mypy"}
+OUTCOMES: Final = {SURVIVED: "survived", CAUGHT: "caught", NO_TEST: "no test", TIMEOUT: "caught"}
 """The code of a mutant to its outcome; a test that no longer ends has caught the fault."""
 
 AGAIN_MAX: Final = 3
@@ -49,7 +49,7 @@ class Score(NamedTuple):
     module: str
     caught: int
     missed: int
-    refused: int
+    left_out: int
     not_run: int
 
     @property
@@ -148,9 +148,9 @@ def _run_judge(package: str, todo: Path, reach: Path, verdicts: Path, seconds: f
 def report(modules: Sequence[str], tenths: int, floor: float) -> int:
     """Print the scores and the survivors; return the exit code."""
     scores = list(read_scores(modules))
-    print(f"{'module':<36} {'caught':>7} {'missed':>7} {'mypy':>7} {'not run':>8} {'score':>7}")
+    print(f"{'module':<36} {'caught':>7} {'missed':>7} {'left out':>8} {'not run':>8} {'score':>7}")
     for score in (*scores, total := _total(scores)):
-        counts = f"{score.caught:>7} {score.missed:>7} {score.refused:>7} {score.not_run:>8}"
+        counts = f"{score.caught:>7} {score.missed:>7} {score.left_out:>8} {score.not_run:>8}"
         print(f"{score.module:<36} {counts} {score.percent:>6.1f}%")
     for name in survivors(modules):
         print(f"survived: {name}")
@@ -190,17 +190,24 @@ def patterns(modules: Sequence[str], tenths: int) -> list[str]:
 def read_scores(modules: Sequence[str]) -> Iterator[Score]:
     """Yield the score of each module that has mutants, by name."""
     for module, codes in _results(modules):
-        outcomes = Counter("not run" if code is None else OUTCOMES.get(code, "suspicious") for code in codes.values())
+        outcomes = Counter(map(outcome_of, codes.values()))
         missed = outcomes["survived"] + outcomes["no test"] + outcomes["suspicious"]
-        yield Score(module, outcomes["caught"], missed, outcomes["refused by mypy"], outcomes["not run"])
+        yield Score(module, outcomes["caught"], missed, outcomes["left out"], outcomes["not run"])
+
+
+def outcome_of(code: int | None) -> str:
+    """Return the outcome of a mutant; a code that nobody knows is suspicious, which counts as missed."""
+    if code is None:
+        return "not run"
+    return "left out" if code in mutant_files.NOT_JUDGED else OUTCOMES.get(code, "suspicious")
 
 
 def survivors(modules: Sequence[str]) -> Iterator[str]:
     """Yield the mutants that no test caught, each with its outcome."""
     for _, codes in _results(modules):
         for name, code in codes.items():
-            if code is not None and OUTCOMES.get(code) not in ("caught", "refused by mypy"):
-                yield f"{name} ({OUTCOMES.get(code, code)})"
+            if (outcome := outcome_of(code)) in ("survived", "no test", "suspicious"):
+                yield f"{name} ({outcome})"
 
 
 def _results(modules: Sequence[str]) -> Iterator[tuple[str, mutant_files.Codes]]:

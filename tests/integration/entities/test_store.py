@@ -412,8 +412,9 @@ async def test_an_id_of_another_tenant_is_refused(database: MigratedDatabase, co
     theirs = Agent(name="theirs", governance_agent_id="acme")
     await write(connector, [theirs], "acme")
     for entity in (Agent(id=theirs.id, name="mine"), Agent(name="mine", governance_agent_id="acme")):
-        with pytest.raises(RowRefused):
+        with pytest.raises(RowRefused) as caught:
             await write(connector, [entity])
+        assert caught.value.why
     await write(connector, [Agent(name="refers to theirs", parent_id=theirs.id)])
     assert [state["name"] for state in await states_of(database.superuser_url, theirs.id)] == ["theirs"]
 

@@ -41,7 +41,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ([1] * 9 + [None], 3),
         ([None] * 10, 3),
         ([], 3),
-        ([1] * 9 + [0] + [37] * 10, 0),
+        ([1] * 9 + [0] + [37, 38] * 10, 0),
         ([37] * 10, 3),
     ],
     ids=[
@@ -139,3 +139,4 @@ def test_only_those_without_a_verdict_are_judged(
 def test_the_docstrings_are_right() -> None:
     """The examples of the module hold."""
     assert doctest.testmod(mutants).failed == 0
+    assert doctest.testmod(mutant_files).failed == 0
