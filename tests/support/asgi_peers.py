@@ -41,12 +41,14 @@ class Answered:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
+        self.ended = False
 
     async def __call__(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], dict(message["headers"])
         else:
             self.body += message["body"]
+            self.ended = not message.get("more_body", False)
 
     @property
     def kind(self) -> str:

@@ -22,7 +22,8 @@ from schemas.event_id import cloud_event_id, event_id
 from schemas.events import AgentRated
 from schemas.sender_headers import sender_headers
 from signing.master_key import MasterKeys
-from streams.producer import Limits
+from streams.producer import EventProducer, Limits
+from streams.topics import EVENTS_TOPIC
 from tests.support.serving import Serving, position_of, served
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import (
@@ -267,9 +268,10 @@ async def test_without_kafka_and_keys_it_is_alive_but_not_ready(settings: Settin
     assert "keys" in ready.json()["detail"]
 
 
-async def test_a_start_waits_no_longer_than_until_it_is_ready(settings: Settings) -> None:
+async def test_a_start_waits_no_longer_than_until_it_is_ready(settings: Settings, topic: str) -> None:
     """With Kafka and Postgres there the lifespan begins as soon as both have answered, long before its timeout."""
-    ingress = build_ingress(settings, ready_timeout_seconds=3600)
+    producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic=topic)
+    ingress = build_ingress(settings, producer=producer, ready_timeout_seconds=3600)
     async with asyncio.timeout(DEADLINE_SECONDS), ingress.app.lifespan():
         assert await ingress.readiness.faults() == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -238,6 +239,57 @@ async def test_a_producer_is_refused_before_its_body_is_parsed() -> None:
     assert [(await post(intake, body)).status for body in (b"{}", rated())] == [429, 429]
 
 
+async def test_an_answer_is_whole_and_counted(monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]) -> None:
+    """Its length and its end are told, and its route, status and duration are counted and logged."""
+    intake, begun = intake_of(), time.perf_counter()
+
+    async def publish(*_: object) -> HttpAnswer:
+        return HttpAnswer(200, b'{"position": 1}', headers=((b"more", b"1"),))
+
+    def counted() -> tuple[float, float]:
+        seconds = REGISTRY.get_sample_value("plant_ingress_request_duration_seconds_sum")
+        requests = REGISTRY.get_sample_value("plant_ingress_requests_total", {"route": RATED, "status": "200"})
+        return seconds or 0.0, requests or 0.0
+
+    monkeypatch.setattr(intake, "_publish_one", publish)
+    seconds, requests = counted()
+    for _ in range(2):
+        answered = await post(intake, rated())
+        assert (answered.status, answered.body, answered.ended) == (200, b'{"position": 1}', True)
+        expected = {b"content-type": b"application/json", b"content-length": b"15", b"more": b"1"}
+        assert answered.headers == expected
+    assert counted()[1] == requests + 2
+    assert 0 <= counted()[0] - seconds < begun  # and not the sum of two times of a clock
+    assert 0 <= log_lines[0]["duration_ms"] / 1000 < begun
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_without_keys_a_sender_is_told_to_come_back(bulk: bool) -> None:
+    """In a second: it is not the sender's mistake."""
+    intake, answered, body = intake_of(loaded=False), Answered(), rated()
+    kind = "application/x-ndjson" if bulk else "application/json"
+    headers = SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type=kind)
+    scope = post_scope({**headers, "plant-producer": "genesis"})
+    route, event_type = (CLOUD_EVENTS, None) if bulk else (RATED, "genesis.agent.rated")
+    await intake(scope, peer(body), answered, route, event_type)
+    assert (answered.status, answered.kind, answered.headers[b"retry-after"]) == (503, "starting", b"1")
+
+
+async def test_rejected_signatures_are_counted_by_reason() -> None:
+    """The name in the metric is the one that the reference has."""
+
+    def counted(reason: str) -> float:
+        return REGISTRY.get_sample_value("plant_ingress_signatures_rejected_total", {"reason": reason}) or 0.0
+
+    before = counted("too_old"), counted("no_match")
+    intake = intake_of()
+    old = SENDER.headers(b"{}", timestamp=int(NOW.timestamp()) - 301)
+    other = {**SENDER.headers(b"{}", timestamp=int(NOW.timestamp())), "webhook-signature": "v1,AAAA"}
+    for headers in (old, other):
+        await intake(post_scope(headers), peer(b"{}"), Answered(), RATED, "genesis.agent.rated")
+    assert (counted("too_old"), counted("no_match")) == (before[0] + 1, before[1] + 1)
+
+
 @pytest.fixture
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """What is logged by the intake."""
@@ -306,6 +358,8 @@ async def test_only_posts_are_webhooks(method: str) -> None:
     answered = Answered()
     await intake_of()(scope, peer(b"{}"), answered, RATED, "genesis.agent.rated")
     assert (answered.status, answered.headers[b"allow"]) == (405, b"POST")
+    assert answered.headers[b"connection"] == b"close"
+    assert answered.kind == "method"
 
 
 async def test_a_single_event_has_its_own_size_limit() -> None:
