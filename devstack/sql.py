@@ -23,18 +23,18 @@ def execute(url: str, statements: Sequence[str]) -> None:
         for statement in statements:
             await connection.execute(statement)
 
-    _with_connection(url, work)
+    run_on(url, work)
 
 
 def value(url: str, query: str) -> Any:
     """Return the first column of the first row; None where there is no row."""
-    return _with_connection(url, lambda connection: connection.fetchval(query))
+    return run_on(url, lambda connection: connection.fetchval(query))
 
 
 def server_answers(url: str) -> bool:
     """Tell whether a server at this address answers a query."""
     try:
-        probe = _with_connection(url, lambda connection: connection.fetchval("SELECT 1"), PROBE_TIMEOUT_SECONDS)
+        probe = run_on(url, lambda connection: connection.fetchval("SELECT 1"), PROBE_TIMEOUT_SECONDS)
         return bool(probe == 1)
     except (OSError, TimeoutError, asyncpg.PostgresError):
         return False
@@ -52,9 +52,11 @@ def _tls(url: str) -> bool | None:
     return False if urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1") else None
 
 
-def _with_connection(
+def run_on(
     url: str, work: Callable[[Any], Awaitable[Result]], timeout_seconds: float = LOGIN_TIMEOUT_SECONDS
 ) -> Result:
+    """Run work on a connection of its own, and return what it returns."""
+
     async def main() -> Result:
         connection = await asyncpg.connect(url, timeout=timeout_seconds, ssl=_tls(url))
         try:

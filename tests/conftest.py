@@ -30,12 +30,13 @@ from devstack.stack import Stack
 from projections.install import install
 from runtime.settings import Settings, load_settings
 from streams.topics import DEAD_EVENTS_TOPIC
+from tests.support.databases import Databases
 from tests.support.services import Services, local_stack, services
 
-pytest_plugins = [
-    f"tests.support.{name}"
-    for name in ("secret_logs", "skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors")
-]
+SHARED_FIXTURES = (
+    "secret_logs", "skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors", "ingress_process",
+)  # fmt: skip
+pytest_plugins = [f"tests.support.{name}" for name in SHARED_FIXTURES]
 
 DEFAULT_PARTITIONS = 4
 
@@ -117,14 +118,21 @@ def template_database(stack: Services) -> Iterator[str]:
     postgres.drop_database(stack.superuser_url, name)
 
 
+@pytest.fixture(scope="session")
+def databases(stack: Services, template_database: str) -> Iterator[Databases]:
+    """Copies of the migrated database, which tests use one after another."""
+    made = Databases(stack.superuser_url, template_database, _in_database)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def make_database(stack: Services, template_database: str) -> Iterator[Callable[[], Database]]:
-    """Makes clean databases; they go when the test ends."""
+def make_database(stack: Services, databases: Databases) -> Iterator[Callable[[], Database]]:
+    """Makes clean databases; when the test ends they are put back as they were, or dropped."""
     made: list[str] = []
 
     def make() -> Database:
-        name = f"plant_test_{secrets.token_hex(6)}"
-        postgres.create_database(stack.superuser_url, name, template=template_database)
+        name = databases.take()
         made.append(name)
         roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "superuser")
         urls = {role: _in_database(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"], name) for role in roles}
@@ -132,7 +140,7 @@ def make_database(stack: Services, template_database: str) -> Iterator[Callable[
 
     yield make
     for name in made:
-        postgres.drop_database(stack.superuser_url, name)
+        databases.give_back(name)
 
 
 @pytest.fixture
@@ -141,7 +149,7 @@ def database(make_database: Callable[[], Database]) -> Database:
     return make_database()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings_for(stack: Services) -> SettingsFor:
     """Settings for a database of this session: its own consumer group, a port chosen by the system, a master key."""
 

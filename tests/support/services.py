@@ -37,6 +37,7 @@ OWN_POSTGRES = "PLANT_DATABASE_URL"
 UNSAFE_AND_QUICK = (
     "ALTER SYSTEM SET fsync = off",
     "ALTER SYSTEM SET full_page_writes = off",
+    "ALTER SYSTEM SET autovacuum = off",
     "SELECT pg_reload_conf()",
 )
 """For the server that all tests use: it is not killed, and its data goes. Those that kill one start their own."""

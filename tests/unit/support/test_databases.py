@@ -1,0 +1,81 @@
+"""Databases that tests use one after another: each is as the template, whatever the test before has done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from devstack import sql
+from tests.support.databases import Databases
+from tests.support.services import Services
+
+INSERT = "INSERT INTO producers (name) VALUES ('left')"
+
+
+@pytest.fixture
+def own_databases(stack: Services, template_database: str) -> Iterator[Databases]:
+    """A pool that no other test uses."""
+    made = Databases(stack.superuser_url, template_database, within)
+    yield made
+    made.close()
+
+
+def within(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def number_of(stack: Services, name: str) -> int | None:
+    """Return the database's number, which a new name leaves as it is."""
+    found = sql.value(stack.superuser_url, f"SELECT oid::bigint FROM pg_database WHERE datname = '{name}'")
+    return None if found is None else int(found)
+
+
+def test_rows_are_removed_and_the_name_is_another(stack: Services, own_databases: Databases) -> None:
+    """A database in which rows were written, and a session is left, serves again under a new name."""
+    first = own_databases.take()
+    number = number_of(stack, first)
+    sql.execute(
+        within(stack.superuser_url, first),
+        [INSERT, "SELECT nextval('outbox_id_seq')", "CREATE TEMPORARY TABLE gone (n int)"],
+    )
+
+    own_databases.give_back(first)
+    second = own_databases.take()
+
+    assert number_of(stack, first) is None
+    assert number_of(stack, second) == number
+    assert sql.value(within(stack.superuser_url, second), "SELECT count(*) FROM producers") == 0
+    assert sql.value(within(stack.superuser_url, second), "SELECT nextval('outbox_id_seq')") == 1
+    own_databases.give_back(second)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE left_over ()",
+        "ALTER TABLE producers ADD COLUMN more int",
+        "CREATE FUNCTION left_over() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "ALTER FUNCTION refuse_change() COST 7",
+        "DROP TRIGGER append_only ON event_stream",
+        "ALTER TABLE event_stream DISABLE TRIGGER ALL",
+        "GRANT SELECT ON producers TO PUBLIC",
+        "REVOKE SELECT ON producers FROM plant_ingress",
+        "DROP POLICY outside_boundaries ON outbox",
+        "UPDATE alembic_version SET version_num = 'other'",
+        f"{INSERT}; ANALYZE producers",
+        "ALTER DATABASE {name} SET work_mem = '1MB'",
+        "ALTER DATABASE {name} CONNECTION LIMIT 7",
+        "GRANT CREATE ON DATABASE {name} TO plant_api",
+    ],
+)
+def test_what_is_more_than_rows_ends_a_database(stack: Services, own_databases: Databases, statement: str) -> None:
+    """After it the next test gets another copy."""
+    name = own_databases.take()
+    sql.execute(within(stack.superuser_url, name), [statement.format(name=name)])
+
+    own_databases.give_back(name)
+
+    assert number_of(stack, name) is None
+    assert own_databases._clean == []
