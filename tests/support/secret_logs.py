@@ -63,20 +63,21 @@ def _watch_processes() -> None:
     @wraps(run_communicate)
     def communicate(self: subprocess.Popen[Any], *arguments: Any, **named: Any) -> Any:
         out, errors = run_communicate(self, *arguments, **named)
-        _look_at(self.args, errors)
+        look_at(self.args, errors)
         return out, errors
 
     @wraps(async_communicate)
     async def communicate_async(self: asyncio.subprocess.Process, *arguments: Any, **named: Any) -> Any:
         out, errors = await async_communicate(self, *arguments, **named)
-        _look_at(f"process {self.pid}", errors)
+        look_at(f"process {self.pid}", errors)
         return out, errors
 
     subprocess.Popen.communicate = communicate  # type: ignore[method-assign]
     asyncio.subprocess.Process.communicate = communicate_async  # type: ignore[method-assign]
 
 
-def _look_at(name: object, errors: str | bytes | None) -> None:
+def look_at(name: object, errors: str | bytes | None) -> None:
+    """Note a finding for each secret in what a command has written to stderr."""
     text = errors.decode("utf-8", "replace") if isinstance(errors, bytes) else errors or ""
     _findings.extend(f"stderr of {str(name)[:100]} holds {each}" for each in secrets_in_text(text))
 

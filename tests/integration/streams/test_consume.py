@@ -27,7 +27,8 @@ from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 from streams.start import LastOffsets, Start
 from streams.topics import EVENTS_TOPIC, apply
-from tests.support.command_line import PLANT, plant
+from tests.support.at_home import PLANT
+from tests.support.command_line import plant
 from tests.support.fetch_faults import fail_fetches
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import read_all
