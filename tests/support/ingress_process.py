@@ -1,4 +1,4 @@
-"""`plant ingress` as a process, and what a raw socket says to it."""
+"""`plant ingress` as a process, which a module's tests share (fixture `running`), and what a raw socket says to it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import msgspec
+import pytest
+import pytest_asyncio
 
 from runtime.settings import Settings
 from streams.topics import apply
+from tests.conftest import Database, SettingsFor
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import RATED, Sender, add_key
 
@@ -38,7 +42,8 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_SECONDS)
 
     async def post(self, body: bytes, **options: object) -> httpx.Response:
-        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as client:
+        # Without `verify` each client reads all of the certificate authorities, for a connection that has no TLS.
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, verify=False) as client:
             return await client.post(self.url + RATED, content=body, headers=self.sender.headers(body))
 
 
@@ -49,14 +54,18 @@ def environ(settings: Settings) -> dict[str, str]:
 
 @asynccontextmanager
 async def started(
-    settings: Settings, folder: Path, *arguments: str, program: tuple[str, ...] = (PLANT,)
+    settings: Settings,
+    folder: Path,
+    *arguments: str,
+    program: tuple[str, ...] = (PLANT,),
+    log: IO[bytes] | int = asyncio.subprocess.PIPE,
 ) -> AsyncIterator[Running]:
     await apply(settings)
     _, sender = await add_key(settings)
     ready = folder / "ready.json"
     process = await asyncio.create_subprocess_exec(
         *program, "ingress", "--port", "0", "--ready-file", str(ready), *arguments,
-        env=environ(settings), stderr=asyncio.subprocess.PIPE,
+        env=environ(settings), stderr=log,
     )  # fmt: skip
     try:
         await wait_until_async(lambda: ready.exists() or process.returncode is not None, "plant ingress is ready")
@@ -66,6 +75,17 @@ async def started(
         yield Running(address["url"], address["admin_url"], address["port"], process, settings, sender)
     finally:
         await ended(process)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running(
+    module_database: Database, settings_for: SettingsFor, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
+    """One process for a module, whose tests change none of its settings. Its log is a file: nobody reads a pipe."""
+    folder = tmp_path_factory.mktemp("ingress")
+    with (folder / "ingress.log").open("wb") as log:
+        async with started(settings_for(module_database), folder, log=log) as process:
+            yield process
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:

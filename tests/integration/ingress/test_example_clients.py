@@ -9,12 +9,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from database.connector import connect
 from ingress.keys import KeyStore, new_key_id
@@ -27,12 +25,6 @@ from tests.support.waiting import DEADLINE_SECONDS
 
 EXAMPLES = ROOT / "examples"
 SHELL_TOOLS = ("bash", "curl", "openssl", "od", "base64")
-
-
-@pytest_asyncio.fixture
-async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
-    async with started(settings, tmp_path) as process:
-        yield process
 
 
 async def produced(running: Running, *command: str, secret: str = "") -> dict[str, Any]:

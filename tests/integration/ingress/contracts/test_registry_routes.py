@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, topic_record_subject_name_strategy
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from runtime.settings import Settings
 from schemas.codec import decode
 from schemas.events import EVENT_TYPES
 from schemas.examples import examples
 from schemas.registry import bundled
 from streams.topics import EVENTS_TOPIC as TOPIC
-from tests.support.ingress_process import Running, started
+from tests.support.ingress_process import Running
 from tests.support.stock_consumer import read_record
 from tests.support.webhooks import rated
 
 SUBJECT = "genesis.events-genesis.AgentRated"
 OURS = next(version for version in bundled().versions if version.subject == SUBJECT)
-
-
-@pytest_asyncio.fixture
-async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
-    async with started(settings, tmp_path) as process:
-        yield process
 
 
 async def test_a_stock_deserializer_decodes_our_topic(running: Running) -> None:

@@ -33,7 +33,8 @@ ALIVE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @pytest_asyncio.fixture
-async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
+async def own_process(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
+    """A process whose producer is held to a rate of the test's own."""
     async with started(settings, tmp_path) as process:
         yield process
 
@@ -171,30 +172,30 @@ async def test_a_peer_that_leaves_halfway_leaves_nothing_behind(running: Running
     assert (await running.post(rated())).status_code == 200
 
 
-async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(running: Running) -> None:
+async def test_a_peer_that_leaves_its_bulk_load_frees_its_place(own_process: Running) -> None:
     """A load that would go on for a minute ends when nobody reads its answer any more."""
-    database = connect(running.settings, "operator")
+    database = connect(own_process.settings, "operator")
     await ProducerStore(database).set("genesis", PolicyChanges(rate_per_second=50.0, burst=1))
     await database.close()
-    await wait_until_async(lambda: refused_for_its_rate(running), "the rate is known")
+    await wait_until_async(lambda: refused_for_its_rate(own_process), "the rate is known")
     event = {"specversion": "1.0", "source": "urn:test", "type": "genesis.agent.rated", "time": "2026-11-23T08:00:00Z"}
     rating = json.loads(rated())["data"]
     body = b"".join(json.dumps({**event, "id": str(at), "data": rating}).encode() + b"\n" for at in range(3_000))
     kind = "application/x-ndjson"
     headers = {
-        **running.sender.headers(body, content_type=kind),
+        **own_process.sender.headers(body, content_type=kind),
         "plant-producer": "genesis",
         "content-length": len(body),
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {CLOUD_EVENTS} HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode()
-    with closing(running.connect()) as peer:
+    with closing(own_process.connect()) as peer:
         await asyncio.to_thread(peer.sendall, head + body)
         assert (await asyncio.to_thread(peer.recv, 65536)).startswith(b"HTTP/1.1 200 ")
-        assert "plant_ingress_streams 1.0" in await metrics_of(running)
+        assert "plant_ingress_streams 1.0" in await metrics_of(own_process)
 
     async def closed() -> bool:
-        return "plant_ingress_streams 0.0" in await metrics_of(running)
+        return "plant_ingress_streams 0.0" in await metrics_of(own_process)
 
     await wait_until_async(closed, "the stream is counted out")
 
@@ -205,7 +206,7 @@ async def refused_for_its_rate(running: Running) -> bool:
 
 
 async def metrics_of(running: Running) -> str:
-    async with httpx.AsyncClient(base_url=running.admin_url) as client:
+    async with httpx.AsyncClient(base_url=running.admin_url, verify=False) as client:
         return (await client.get("/metrics")).text
 
 

@@ -155,11 +155,11 @@ async def test_a_port_in_use_is_said(running: Running) -> None:
     assert f"Can't listen on 127.0.0.1:{running.port}" in stderr.decode()
 
 
-async def test_a_ready_file_that_could_never_appear_is_said(running: Running, tmp_path: Path) -> None:
+async def test_a_ready_file_that_could_never_appear_is_said(settings: Settings, tmp_path: Path) -> None:
     """A folder that is not there is an error at once, not a file that is waited for in vain."""
     process = await asyncio.create_subprocess_exec(
         PLANT, "ingress", "--port", "0", "--ready-file", str(tmp_path / "nowhere" / "ready.json"),
-        env=environ(running.settings), stderr=asyncio.subprocess.PIPE,
+        env=environ(settings), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         _, stderr = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)

@@ -65,17 +65,14 @@ async def served_by_each(running: Running) -> list[float]:
     return counted
 
 
-async def test_connections_are_spread_over_the_processes(running: Running) -> None:
-    """Every webhook is answered, and both processes have answered some."""
+async def test_connections_are_spread_and_a_killed_process_is_replaced(running: Running) -> None:
+    """Both processes answer webhooks; while one is gone the other one does, and soon there are two again."""
     assert len(members(running)) == 2
     assert await post_each_anew(running) == [200] * POSTS
     counted = await served_by_each(running)
     assert sum(counted) == POSTS
     assert min(counted) > 0
 
-
-async def test_a_killed_process_is_replaced(running: Running) -> None:
-    """The other one serves meanwhile, and soon there are two again."""
     before = members(running)
     os.kill(min(before), signal.SIGKILL)
     assert await post_each_anew(running) == [200] * POSTS
