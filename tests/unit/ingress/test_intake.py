@@ -402,6 +402,24 @@ async def test_a_refusal_says_who_sent_what(log_lines: list[dict[str, Any]]) -> 
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1, 0]
 
 
+async def test_a_refusal_without_headers_names_nobody(log_lines: list[dict[str, Any]]) -> None:
+    """Nothing is made up for what was not sent."""
+    await intake_of()(post_scope({}), peer(b"{}"), Answered(), RATED, "genesis.agent.rated")
+    (line,) = log_lines
+    assert (line["message_id"], line["producer"], line["verified"]) == ("", "", False)
+
+
+async def test_binary_mode_needs_a_producer_that_is_set_so() -> None:
+    """The answer says why, and what to send instead."""
+    body, answered = b"{}", Answered()
+    attributes = {"ce-id": "m", "ce-source": "/s", "ce-type": "genesis.agent.rated", "ce-specversion": "1.0"}
+    attributes["ce-time"] = "2026-11-23T08:00:00Z"
+    headers = {**SENDER.headers(body, message_id="m", timestamp=int(NOW.timestamp())), **attributes}
+    await intake_of()(post_scope(headers), peer(body), answered, CLOUD_EVENTS, None)
+    assert (answered.status, answered.kind) == (403, "forbidden"), answered.body
+    assert b"--binary-mode" in answered.body
+
+
 async def test_refused_events_of_a_batch_are_one_line(log_lines: list[dict[str, Any]]) -> None:
     """With their numbers, within the batch that its message id names."""
     intake, body = intake_of(), b"[{}, {}, 7]"
@@ -462,7 +480,10 @@ async def test_an_answer_that_can_t_go_on_is_broken_off(
     signed = SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type="application/x-ndjson")
     scope = post_scope({**signed, "plant-producer": "genesis"})
     keep_peer(scope, connection)
+    labels = {"route": CLOUD_EVENTS, "status": "500"}
+    before = REGISTRY.get_sample_value("plant_ingress_requests_total", labels) or 0.0
     await intake(scope, peer(body), send, CLOUD_EVENTS, None)
+    assert REGISTRY.get_sample_value("plant_ingress_requests_total", labels) == before + 1
     assert (starts, connection.times) == ([200], 1)
     assert [line["event"] for line in log_lines] == ["webhook.failed"]
     assert gauges(intake) == (0, 0)
