@@ -9,9 +9,9 @@ import pytest
 
 from audit.canonical import headers_bytes
 from projections.poison_rows import PoisonRow, PoisonRows
-from relay.dead_letters import DEAD_LETTERS_MAX, DeadLetterRelay
+from relay.dead_letters import DEAD_LETTERS_MAX, KEY_MAX_BYTES, DeadLetterRelay
 from runtime.settings import Settings
-from streams.errors import OutcomeUnknown, PublishRefused, StreamsError
+from streams.errors import OutcomeUnknown, PublishRefused, RecordTooLarge, StreamsError
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
@@ -101,3 +101,48 @@ async def test_after_a_refusal_the_letters_of_that_partition_come_one_by_one(
     await relay.run_cycle(cast(PoisonRows, rows))
 
     assert rows.asked == [(1, (TOPIC, 2)), (DEAD_LETTERS_MAX, None)]
+
+
+class Submitting:
+    """The producer's side of one dead letter."""
+
+    def __init__(self, too_large: bool = False) -> None:
+        self.submitted: list[tuple[object, ...]] = []
+        self._too_large = too_large
+
+    def submit_record(self, *record: object) -> None:
+        if self._too_large:
+            self._too_large = False
+            raise RecordTooLarge
+        self.submitted.append(record)
+
+
+ERROR_HEADERS = [
+    ("__connect.errors.topic", b"genesis.events"),
+    ("__connect.errors.partition", b"2"),
+    ("__connect.errors.offset", b"5"),
+    ("__connect.errors.connector.name", b"plant"),
+    ("__connect.errors.exception.message", b"no event"),
+]
+
+
+@pytest.mark.parametrize("how", ["whole", "too large", "refused before", "no headers"])
+@pytest.mark.parametrize("key", [b"k", None, b"k" * KEY_MAX_BYTES, b"k" * (KEY_MAX_BYTES + 1)])
+async def test_a_dead_letter_is_its_record(relay: DeadLetterRelay, how: str, key: bytes | None) -> None:
+    """With the headers that name it; without value and headers, and a long key, where it can't be sent whole."""
+    producer = Submitting(too_large=how == "too large")
+    relay._producer = cast(EventProducer, producer)
+    headers = None if how == "no headers" else headers_bytes([("h\udcff", b"1"), ("n", None)])
+    row = PoisonRow(TOPIC, 2, 5, "no event", 99, key, b"v", headers)
+    if how == "refused before":
+        relay._refused = RecordPosition(TOPIC, 2, 5)
+    relay._submit(row)
+    ((topic, sent_key, value, sent_headers),) = producer.submitted
+    assert topic == "genesis.events.dead"
+    if how == "whole":
+        assert (sent_key, value) == (key, b"v")
+        assert sent_headers == [("h\ufffd", b"1"), ("n", None), *ERROR_HEADERS]
+    else:
+        assert (sent_key, value) == (None if key is None or len(key) > KEY_MAX_BYTES else key, None)
+        left_out = b"the value, the headers, and the key if it is long: 99 bytes"
+        assert sent_headers == [*ERROR_HEADERS, ("plant.left-out", left_out)]

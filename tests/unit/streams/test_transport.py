@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from runtime.settings import Settings
+from streams import transport
 from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.consumer import RepairedConsumer
 from streams.open_partition import OpenPartition
-from streams.transport import RecordBatchThread
+from streams.transport import RecordBatchThread, RecordBatchTransport
 from streams.watermarks import Leadership
 
 FIRST, SECOND = TopicPartition("genesis.events", 0), TopicPartition("genesis.events", 1)
@@ -187,3 +190,42 @@ async def test_nothing_is_fetched_while_the_budget_is_spent() -> None:
     assert await thread._fetch_batches(has_room=False) == []
     assert opened[FIRST].position == 5
     assert len(await thread._fetch_batches(has_room=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("session_seconds", "times"),
+    [(10, (60_000, 10_000, 20_000, 2_000, 20_000)), (40, (120_000, 40_000, 80_000, 8_000, 80_000))],
+)
+def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, session_seconds: int, times: tuple[int, ...]
+) -> None:
+    """It falls back to no other offset, commits nothing by itself, and its timeouts follow the session's."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(transport, "make_consumer", lambda _settings, **options: made.update(options))
+    settings = Settings(
+        kafka_bootstrap_servers="127.0.0.1:1",
+        consumer_group="g",
+        worker_session_timeout_seconds=session_seconds,
+        worker_batch_max_records=77,
+    )
+    thread = Thread(Consumer())
+    thread._create_worker_consumer(cast(RecordBatchTransport, SimpleNamespace(settings=settings)))
+    poll_ms, session_ms, rebalance_ms, heartbeat_ms, request_ms = times
+    assert made == {
+        "client_id": "plant-worker",
+        "group_id": "g",
+        "partition_assignment_strategy": [RoundRobinPartitionAssignor],
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "max_poll_records": 77,
+        "max_poll_interval_ms": poll_ms,
+        "max_partition_fetch_bytes": 4 * 1024 * 1024,
+        "fetch_max_bytes": 32 * 1024 * 1024,
+        "fetch_max_wait_ms": 25,
+        "session_timeout_ms": session_ms,
+        "rebalance_timeout_ms": rebalance_ms,
+        "heartbeat_interval_ms": heartbeat_ms,
+        "request_timeout_ms": request_ms,
+        "metadata_max_age_ms": 5_000,
+    }
