@@ -1,10 +1,11 @@
-"""The parts of the Kafka client side that need no broker: partitioning, deadlines, starts, connection options."""
+"""The parts of the Kafka client side that need no broker: partitioning, deadlines, bounds, connection options."""
 
 from __future__ import annotations
 
 import asyncio
 import doctest
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -14,10 +15,35 @@ from hypothesis import strategies as st
 
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
+from schemas import codec
+from schemas.clock_fields import ClockStamped
+from schemas.examples import examples
 from streams import partitioning, start, topics
 from streams import record_position as position
+from streams.connected_producer import ConnectedProducer
 from streams.deadlines import Deadlines
+from streams.errors import (
+    KafkaUnavailable,
+    OutcomeUnknown,
+    Overloaded,
+    PartitionCountChanged,
+    PublishRefused,
+    RecordTooLarge,
+)
 from streams.kafka.connection import connection_options
+from streams.pending_publish import PendingPublish
+from streams.producer import (
+    HEADER_NAME_BYTES,
+    HEADER_OVERHEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    EventProducer,
+    Limits,
+)
+from streams.record_position import RecordPosition
+from streams.topics import EVENTS_TOPIC, RECORD_MAX_BYTES
+from tests.support.waiting import wait_until_async
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @given(st.binary(max_size=80))
@@ -116,3 +142,146 @@ def test_the_docstrings_are_right() -> None:
     """The examples in the modules hold."""
     for module in (partitioning, position, start, topics):
         assert doctest.testmod(module).failed == 0
+
+
+class Connected:
+    """A connection that takes every record and answers when a test does."""
+
+    def __init__(self, **partition_counts: int) -> None:
+        self.partition_counts = {EVENTS_TOPIC: 4, **partition_counts}
+        self.fatal = asyncio.Event()
+        self.fatal_error: PartitionCountChanged | None = None
+        self.release: Callable[[int, int], None] = lambda records, size_bytes: None
+        self.added: list[tuple[Any, ...]] = []
+        self.pinged = 0
+
+    def add(self, *record: Any) -> PendingPublish:
+        self.added.append(record)
+        return PendingPublish(asyncio.get_running_loop().create_future(), 0)
+
+    async def ping(self) -> None:
+        self.pinged += 1
+
+    def fail_permanently(self, error: PartitionCountChanged) -> None:
+        self.fatal_error = error
+        self.fatal.set()
+
+
+def producer_on(connected: Connected, **limits: Any) -> EventProducer:
+    settings = Settings(kafka_bootstrap_servers="127.0.0.1:1")
+    producer = EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic="generation-2", limits=Limits(**limits))
+    producer._use(cast(ConnectedProducer, connected))
+    return producer
+
+
+async def test_a_record_goes_to_its_topic_as_it_is() -> None:
+    """In the topic's later generation; it counts with its key, its value, its headers and what Python needs."""
+    connected = Connected()
+    producer = producer_on(connected)
+    headers = [("name", b"content"), ("none", None)]
+    producer.submit_record(EVENTS_TOPIC, b"key", b"value", headers)
+    producer.submit_record(EVENTS_TOPIC, None, None, [])
+    size_bytes = 8 + RECORD_OVERHEAD_BYTES + HEADER_NAME_BYTES * 8 + 7 + 2 * HEADER_OVERHEAD_BYTES
+    assert connected.added == [
+        ("generation-2", b"key", b"value", headers, size_bytes),
+        ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES),
+    ]
+
+
+async def test_an_event_is_sent_with_its_headers() -> None:
+    """Its source, its sender's, and the mark of Plant's clock; the value that the caller has is taken as it is."""
+    event, connected = examples()["genesis.agent.rated"], Connected()
+    producer, sender = producer_on(connected), [("plant_producer", b"genesis")]
+    producer.submit(event, source="/s", sender=sender)
+    producer.submit(ClockStamped(event), source="/s", traceparent=TRACE, value=b"encoded")
+    plain, stamped = connected.added
+    assert plain[1:4] == (codec.key(event), codec.encode(event), codec.headers(event, "/s", sender=sender))
+    expected = codec.headers(event, "/s", TRACE, clock_stamped=True)
+    assert stamped[1:4] == (codec.key(event), b"encoded", expected)
+
+
+async def test_a_record_may_have_the_largest_size_and_no_more() -> None:
+    """A larger one would be refused by the broker, with all of its batch."""
+    connected = Connected()
+    producer = producer_on(connected)
+    fits = bytes(RECORD_MAX_BYTES - RECORD_OVERHEAD_BYTES)
+    producer.submit_record(EVENTS_TOPIC, None, fits, [])
+    with pytest.raises(RecordTooLarge, match=f"It has {RECORD_MAX_BYTES + 1} bytes; at most {RECORD_MAX_BYTES}"):
+        producer.submit_record(EVENTS_TOPIC, b"k", fits, [])
+    assert len(connected.added) == 1
+
+
+@pytest.mark.parametrize(
+    "limits", [{"in_flight_records": 2}, {"in_flight_bytes": 2 * RECORD_OVERHEAD_BYTES + 2}], ids=["records", "bytes"]
+)
+async def test_what_is_under_way_is_bounded(limits: dict[str, int]) -> None:
+    """By records and by bytes, both included; what has its answer makes room."""
+    connected = Connected()
+    producer = producer_on(connected, **limits)
+    for _ in range(2):
+        producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+    for _ in range(2):
+        with pytest.raises(Overloaded, match="2 records wait"):
+            producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+    connected.release(1, RECORD_OVERHEAD_BYTES + 1)
+    producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+    with pytest.raises(Overloaded):
+        producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+
+
+async def test_a_stream_of_events_waits_for_room() -> None:
+    """And yields positions in its order; an event for which there can never be room is an error."""
+    connected = Connected()
+    producer, event = producer_on(connected, in_flight_records=1), examples()["genesis.agent.rated"]
+    positions: list[RecordPosition] = []
+
+    async def publish() -> None:
+        async for acknowledged in producer.publish_each([event] * 3, source="/s"):
+            positions.append(acknowledged)
+
+    publishing, answers = asyncio.create_task(publish()), []
+    add = connected.add
+    connected.add = lambda *record: answers.append(add(*record)) or answers[-1]  # type: ignore[func-returns-value, method-assign]
+    for number in range(3):
+        await wait_until_async(lambda n=number: len(answers) == n + 1, "the next event is sent")
+        connected.release(1, connected.added[-1][4])
+        answers[number].answer.set_result(RecordPosition(EVENTS_TOPIC, 0, number))
+    await publishing
+    assert positions == [RecordPosition(EVENTS_TOPIC, 0, number) for number in range(3)]
+    narrow = producer_on(Connected(), in_flight_bytes=1)
+    with pytest.raises(Overloaded):
+        await narrow.publish_many([event], source="/s")
+
+
+async def test_without_an_answer_the_outcome_is_unknown() -> None:
+    """After the timeout; a sender may come back in two seconds. Others' outcomes are theirs."""
+    connected = Connected()
+    producer = producer_on(connected, publish_timeout_seconds=0.01)
+    event = examples()["genesis.agent.rated"]
+    with pytest.raises(OutcomeUnknown) as caught:
+        await producer.publish(event, source="/s")
+    assert (caught.value.why, caught.value.retry_after_seconds) == ("There was no answer within 0.01 s.", 2)
+    first, second, third = (producer.submit(event, source="/s") for _ in range(3))
+    second.answer.set_result(RecordPosition(EVENTS_TOPIC, 0, 7))
+    third.answer.set_exception(PublishRefused())
+    outcomes = await producer.await_each([first, second, third])
+    assert isinstance(outcomes[0], OutcomeUnknown)
+    assert outcomes[1] == RecordPosition(EVENTS_TOPIC, 0, 7)
+    assert isinstance(outcomes[2], PublishRefused)
+
+
+async def test_a_connection_that_broke_is_no_connection() -> None:
+    """Publishes are refused until there is another; one with other partition counts is never used."""
+    connected = Connected()
+    producer = producer_on(connected)
+    assert producer.connected
+    await producer.ping()
+    assert connected.pinged == 1
+    connected.fatal.set()
+    assert not producer.connected
+    with pytest.raises(KafkaUnavailable):
+        producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+    grown = Connected(**{EVENTS_TOPIC: 8})
+    producer._use(cast(ConnectedProducer, grown))
+    assert isinstance(grown.fatal_error, PartitionCountChanged)
+    assert not producer.connected
