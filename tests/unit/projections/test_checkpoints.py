@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+from typing import Any
 
 import pytest
 
 from projections import checkpoints
-from projections.checkpoints import LOG, STOP_REASON_CHARACTERS_MAX, Fence, note_stop, remainder
+from projections.checkpoints import LOG, STOP_REASON_CHARACTERS_MAX, Fence, log_end, note_stop, remainder
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
+from streams.log_end import LogEnd, LoggedRecord
 from tests.support.batches import batch_of
 
 TOKEN = 7
@@ -79,3 +81,16 @@ def test_a_stop_reason_is_one_short_line() -> None:
 def test_the_docstrings_are_right() -> None:
     """The examples in the module hold."""
     assert doctest.testmod(checkpoints).failed == 0
+
+
+@pytest.mark.parametrize("rows", [[], [(9, 1_000, b"k", b"v", b"h")]])
+def test_the_logs_end_is_its_last_record(rows: list[tuple[Any, ...]]) -> None:
+    """With the checkpoint of the log, whatever models have; an empty log has none."""
+
+    class Session:
+        def query(self, _sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+            assert values == ("t", 3)
+            return rows
+
+    end = log_end(Session(), "t", 3, fence(10))  # type: ignore[arg-type]
+    assert end == LogEnd(LoggedRecord(*rows[0]) if rows else None, 10)
