@@ -24,14 +24,19 @@ def framing_fault(http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> 
     >>> framing_fault("1.1", [])
     'A request has one Host.'
     """
+    if http_version != "1.1" and http_version != "1.0":
+        return "This is neither HTTP/1.1 nor HTTP/1.0."
     hosts = 0
     for name, value in headers:
         if name == b"host":
             hosts += 1
             if not _HOST.fullmatch(value):
                 return "The Host is not one."
-        elif name == b"transfer-encoding" and http_version != "1.1":
-            return "HTTP/1.0 has no Transfer-Encoding."
+        elif name == b"transfer-encoding":
+            if http_version != "1.1":
+                return "HTTP/1.0 has no Transfer-Encoding."
+            if value.strip().lower() != b"chunked":  # httptools takes `gzip, chunked`, and undoes the second alone
+                return "The only Transfer-Encoding is chunked."
     if hosts > 1 or (hosts == 0 and http_version == "1.1"):
         return "A request has one Host."
     return None
