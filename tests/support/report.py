@@ -41,8 +41,8 @@ A parametrised test counts once for each of its parameters.
 COVERAGE_HEAD: Final = """\
 ## Coverage
 
-Of the last whole run that was written down: how many of each package's lines and branches the tests ran, processes that
-they started included. CI asks for 90 % of lines and branches together.
+Of the last whole run that was written down: how many of each package's lines and branches the tests ran in their own
+processes. CI asks for 90 % of lines and branches together.
 """
 NOT_RUN: Final = "No whole run has been written down yet.\n"
 REFRESH: Final = """\
