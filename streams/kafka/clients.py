@@ -12,6 +12,7 @@ from typing import Any, Final
 from runtime.settings import Settings
 from streams.kafka import (
     admin,
+    compression,
     consumer,
     fetcher_restart,
     lenient_records,
@@ -21,6 +22,7 @@ from streams.kafka import (
     unresponsive_brokers,
 )
 from streams.kafka.admin import RepairedAdmin
+from streams.kafka.compression import compress_fast
 from streams.kafka.connection import connection_options
 from streams.kafka.consumer import RepairedConsumer
 from streams.kafka.lenient_records import parse_leniently
@@ -37,6 +39,7 @@ REPAIRS: Final[tuple[Repair, ...]] = (
     topic_ids.REPAIR,
     consumer.REPAIR,
     producer.REPAIR,
+    compression.REPAIR,
     admin.REPAIR,
 )
 
@@ -59,6 +62,7 @@ def check_clients(settings: Settings) -> None:
 def make_producer(settings: Settings, **options: Any) -> RepairedProducer:
     """Return a producer that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
     check_repairs()
+    compress_fast()
     tell_refusals()
     producer = RepairedProducer(**options, **connection_options(settings))
     skip_unresponsive_brokers(producer.client)
