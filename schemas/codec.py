@@ -60,13 +60,11 @@ def encode(event: Event) -> bytes:
     kind = type(event)
     prefix, write = _writer(kind)
     plain = msgspec.to_builtins(event, builtin_types=_PLAIN)
-    out = bytearray(prefix)
     try:
         # A struct that was made in code has not been checked; its plain form is checked like input from outside.
-        write(out, msgspec.convert(plain, kind, builtin_types=_PLAIN))
+        return prefix + write(msgspec.convert(plain, kind, builtin_types=_PLAIN))
     except (msgspec.ValidationError, ValueError) as error:
         raise Unencodable(str(error)) from error
-    return bytes(out)
 
 
 def encode_checked(event: Event) -> bytes:
@@ -75,12 +73,10 @@ def encode_checked(event: Event) -> bytes:
     Raises Unencodable for what Avro can't hold.
     """
     prefix, write = _writer(type(event))
-    out = bytearray(prefix)
     try:
-        write(out, event)
+        return prefix + write(event)
     except ValueError as error:
         raise Unencodable(str(error)) from error
-    return bytes(out)
 
 
 def decode(value: bytes | None, topic: str | None = None) -> Event:

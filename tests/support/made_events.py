@@ -41,9 +41,7 @@ def events(kind: type[Event] | None = None) -> st.SearchStrategy[Event]:
 def unchecked_value(kind: type[Event], plain: Plain) -> bytes:
     """What a writer without Plant's limits would write."""
     version = codec.bundled().current(kind)
-    out = bytearray(codec.WIRE_PREFIX.pack(0, version.id))
-    compile_writer(codec.avro_type_of(kind))(out, plain)
-    return bytes(out)
+    return codec.WIRE_PREFIX.pack(0, version.id) + compile_writer(codec.avro_type_of(kind))(plain)
 
 
 @st.composite

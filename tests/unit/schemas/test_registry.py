@@ -106,9 +106,7 @@ def written(struct: type[Event], schema_id: int, number: int) -> bytes:
         "name": f"thing {number}",
         "note": "new",
     }
-    out = bytearray(codec.WIRE_PREFIX.pack(0, schema_id))
-    compile_writer(parse(schema_of(struct)))(out, plain)
-    return bytes(out)
+    return codec.WIRE_PREFIX.pack(0, schema_id) + compile_writer(parse(schema_of(struct)))(plain)
 
 
 def test_older_values_are_decoded_into_todays_struct(two_versions: Registry) -> None:
@@ -155,9 +153,8 @@ def named_value(schema_id: int, name: str, note: str | None = None) -> bytes:
         "name": name,
         "note": note,
     }
-    out = bytearray(codec.WIRE_PREFIX.pack(0, schema_id))
-    compile_writer(parse(schema_of(named() if schema_id == 1 else Loosened)))(out, plain)
-    return bytes(out)
+    write = compile_writer(parse(schema_of(named() if schema_id == 1 else Loosened)))
+    return codec.WIRE_PREFIX.pack(0, schema_id) + write(plain)
 
 
 @pytest.mark.parametrize("repeated", [1, 40], ids=["one by one", "block"])
