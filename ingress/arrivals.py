@@ -140,12 +140,10 @@ class BodyReader:
         if declared_length is not None and int(declared_length) > self._body_max_bytes:
             raise too_large(self._body_max_bytes)
 
-    async def read_at_once(self, receive: Receive) -> bytes:
-        """Return a body that has arrived already. Raises Problem (413), PeerGone."""
-        body, more = await receive_part(receive)
-        if more or len(body) > self._body_max_bytes:
+    def require_size(self, body: bytes) -> None:
+        """Raise Problem (413) where a body that has arrived is over the limit."""
+        if len(body) > self._body_max_bytes:
             raise too_large(self._body_max_bytes)
-        return body
 
     async def read(self, receive: Receive, arrival: Arrival) -> bytes:
         """Read a whole body and count its bytes from the first one. Raises as `read_into`."""

@@ -129,7 +129,9 @@ class Intake:
         else:
             answer = await self._publish_one(self._read(headers, body, policy, event_type), headers, policy)
         response_headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-        await _answer(send, answer.status, response_headers, answer.body)
+        peer = peer_of(scope)
+        if peer is None or not peer.answer(scope, answer.status, response_headers, answer.body):
+            await _answer(send, answer.status, response_headers, answer.body)
         return answer.status
 
     async def _receive_load(
@@ -169,7 +171,9 @@ class Intake:
             reader, arrivals = self._batches, self._batch_arrivals
         reader.require_length(headers.content_length)
         peer = peer_of(scope)
-        body = await reader.read_at_once(receive) if peer is not None and peer.body_is_whole else None
+        body = None if peer is None else peer.take_body(scope)
+        if body is not None:
+            reader.require_size(body)
         if body is not None and len(body) <= THREAD_MIN_BYTES:
             policy = await self._signer(headers, body)
         else:  # it waits for its end, or for a thread that hashes it

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from litestar.types import Scope
 
 PEER: Final = "plant.peer"
+
+Header: TypeAlias = tuple[bytes, bytes]
 
 
 class Peer(Protocol):
@@ -14,9 +17,11 @@ class Peer(Protocol):
 
     proved: bool
 
-    @property
-    def body_is_whole(self) -> bool:
-        """Whether the newest request that began to be read has arrived to its end."""
+    def take_body(self, scope: Scope) -> bytes | None:
+        """Return the body of the request that is under way, if it has arrived to its end, and drop it here."""
+
+    def answer(self, scope: Scope, status: int, headers: Sequence[Header], body: bytes) -> bool:
+        """Answer the request at once, as `send` would; return False, and do nothing, where that can't be done."""
 
     def prove(self) -> None:
         """Keep the connection when others are closed to make room."""

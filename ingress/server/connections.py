@@ -9,14 +9,15 @@ docs/decisions/0007-uvicorn-with-our-limits.md says why.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal, assert_never, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ingress.addresses import share_of_host
-from ingress.peers import keep_peer
+from ingress.peers import Header, keep_peer
 from ingress.problems import Problem, retry_after
 from ingress.server.corking import CorkedTransport
 from ingress.server.framing import as_get, close_delimited, framing_fault
@@ -73,9 +74,11 @@ class BoundedConnection(HttpToolsProtocol):
     proved: bool = False
     answering: RequestResponseCycle | None = None
     flow: ReadingInTurns
+    corked: CorkedTransport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
-        super().connection_made(CorkedTransport(transport, self.loop, self._answered_a_part))
+        self.corked = CorkedTransport(transport, self.loop, self._answered_a_part)
+        super().connection_made(self.corked)
         share = share_of_host(self.client[0] if self.client else "")
         self.flow = ReadingInTurns(self.transport, turns_of(self.server_state, self.loop), share)
         self.since = self.loop.time()
@@ -97,10 +100,33 @@ class BoundedConnection(HttpToolsProtocol):
         self._all_large_heads().release(self)
         super().connection_lost(exc)
 
-    @property
-    def body_is_whole(self) -> bool:
-        """Whether the newest request that began to be read has arrived to its end."""
-        return self.stage != "body"
+    def take_body(self, scope: object) -> bytes | None:
+        """Return the body of the request that is under way, if it has arrived to its end, and drop it here."""
+        cycle = self.answering
+        if cycle is None or cycle.scope is not scope or cycle.more_body or cycle.disconnected:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def answer(self, scope: object, status: int, headers: Sequence[Header], body: bytes) -> bool:
+        """Answer the request at once, and return True; False where uvicorn's own way is needed, which takes longer.
+
+        That is where the connection closes behind the answer, or the peer does not read, or has closed.
+        """
+        cycle = self.answering
+        if cycle is None or cycle.scope is not scope or cycle.disconnected or cycle.response_started:
+            return False
+        if not cycle.keep_alive or self.flow.write_paused:
+            return False
+        parts = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", body)
+        self.corked.write_at_once(b"".join(parts))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.on_response_complete()
+        return True
 
     @property
     def awaits_peer(self) -> bool:
@@ -135,7 +161,6 @@ class BoundedConnection(HttpToolsProtocol):
         if self.stage == "idle":
             self._enter("head")
         self.head_bytes += len(data)
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -227,7 +252,13 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.large_heads:
             self._release_head()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            # As uvicorn does it, but for a timer: `close_overdue` closes idle connections.
+            self.flow.resume_reading()
+            if self.pipeline:
+                cycle, app = self.pipeline.pop()
+                self._start_asgi_task(cycle, app)
         if self.stage == "answer":  # else a body is still arriving
             self._enter("idle" if self.cycle.response_complete else "answer")
 
@@ -314,6 +345,8 @@ async def close_overdue(state: ServerState) -> None:
             if isinstance(connection, BoundedConnection) and connection.overdue(now):
                 if connection.transport.is_closing():
                     connection.transport.abort()
+                elif connection.stage == "idle":
+                    connection.transport.close()
                 else:
                     connection.cut_off(f"slow_{connection.stage}", _too_slow(connection))
 

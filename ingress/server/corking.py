@@ -25,6 +25,11 @@ class CorkedTransport(asyncio.Transport):
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
 
+    def write_at_once(self, data: bytes) -> None:
+        """Write a whole answer, after what waits to be written."""
+        self._pieces.append(data)
+        self._flush()
+
     def close(self) -> None:
         self._flush()
         self._transport.close()

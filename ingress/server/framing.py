@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+
+HOSTS_REMEMBERED: Final = 64
+"""Most peers write the same one; a head has 32 KiB at most."""
 
 App = Any
 """An ASGI application, as uvicorn types it."""
@@ -30,7 +34,7 @@ def framing_fault(http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> 
     for name, value in headers:
         if name == b"host":
             hosts += 1
-            if not _HOST.fullmatch(value):
+            if not _is_host(value):
                 return "The Host is not one."
         elif name == b"transfer-encoding":
             if http_version != "1.1":
@@ -40,6 +44,11 @@ def framing_fault(http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> 
     if hosts > 1 or (hosts == 0 and http_version == "1.1"):
         return "A request has one Host."
     return None
+
+
+@lru_cache(HOSTS_REMEMBERED)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 def as_get(app: App) -> App:

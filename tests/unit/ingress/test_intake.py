@@ -180,8 +180,8 @@ async def test_whole_bodies_that_wait_to_be_hashed_have_the_budget_of_those_that
     tasks = []
     for answered in answers:
         scope = stranger_scope("application/json")
-        keep_peer(scope, BrokenOff())
-        tasks.append(asyncio.create_task(intake(scope, peer(b" " * 200_000), answered, RATED, "genesis.agent.rated")))
+        keep_peer(scope, Connection(b" " * 200_000))
+        tasks.append(asyncio.create_task(intake(scope, peer(), answered, RATED, "genesis.agent.rated")))
     await asyncio.sleep(0)
     held_bytes = gauges(intake)[1]
     assert held_bytes is not None
@@ -445,12 +445,21 @@ async def test_strangers_keep_no_error_of_ours_from_the_log(log_lines: list[dict
     assert (statuses.count(401), statuses.count(422), statuses.count(503)) == (20, 20, 1)
 
 
-class BrokenOff:
-    """A peer whose connection is closed in the middle of an answer."""
+class Connection:
+    """A peer whose body has arrived, or none; it is answered as ASGI has it, and counts broken answers."""
 
-    proved = True
-    body_is_whole = True
-    times = 0
+    def __init__(self, body: bytes | None = None) -> None:
+        self.body = body
+        self.proved = True
+        self.times = 0
+
+    def take_body(self, _scope: object) -> bytes | None:
+        """Return the body."""
+        return self.body
+
+    def answer(self, *_: object) -> bool:
+        """Do nothing."""
+        return False
 
     def prove(self) -> None:
         """Do nothing."""
@@ -476,7 +485,7 @@ async def test_an_answer_that_can_t_go_on_is_broken_off(
         if message["type"] == "http.response.start":
             starts.append(message["status"])
 
-    intake, connection, body = intake_of(), BrokenOff(), b"{}"
+    intake, connection, body = intake_of(), Connection(), b"{}"
     signed = SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type="application/x-ndjson")
     scope = post_scope({**signed, "plant-producer": "genesis"})
     keep_peer(scope, connection)

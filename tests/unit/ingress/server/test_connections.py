@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -29,7 +30,6 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         pass
     peer = peer_of(scope)
     assert peer is not None
-    assert peer.body_is_whole
     if scope["path"] == "/signed":
         peer.prove()
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -63,8 +63,8 @@ async def test_each_stage_has_its_timeout(stage: Stage, body_bytes: int, timeout
 
 
 @asynccontextmanager
-async def serving(app: Any = application, state: ServerState | None = None) -> AsyncIterator[int]:
-    config, state = Config(app, http=BoundedConnection, ws="none", log_config=None), state or ServerState()
+async def serving(app: Any = application, state: ServerState | None = None, **options: Any) -> AsyncIterator[int]:
+    config, state = Config(app, http=BoundedConnection, ws="none", log_config=None, **options), state or ServerState()
     config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: BoundedConnection(config, state, {}), "127.0.0.1", 0)
@@ -162,6 +162,129 @@ async def test_overdue_connections_are_closed_in_steps(monkeypatch: pytest.Monke
         assert seen <= turn
     assert seen > 1
     closing.cancel()
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer the body and how it came, at once where that can be done, else as ASGI has it."""
+    peer = peer_of(scope)
+    assert peer is not None
+    body, how = peer.take_body(scope), b"taken"
+    if body is None:
+        body, how, more = b"", b"received", True
+        while more:
+            message = await receive()
+            assert message["type"] == "http.request"
+            body, more = body + message["body"], message["more_body"]
+    headers = [(b"content-length", b"%d" % len(body)), (b"x-body", how)]
+    if peer.answer(scope, 200, headers, body):
+        assert not peer.answer(scope, 200, headers, body)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-answer", b"sent")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+ECHOED = REQUEST.replace(b"x\r\n", b"x\r\nconnection: close\r\n")
+OLD = b"POST / HTTP/1.0\r\ncontent-length: 2\r\n\r\nab"
+HEAD = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def test_a_whole_request_is_answered_at_once() -> None:
+    """Its body is taken as it came, and its answer has what uvicorn's has; the connection stays for the next one."""
+    async with serving(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(REQUEST)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert (head, await reader.readexactly(2)) == (
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-body: taken\r\n\r\n",
+                b"ab",
+            )
+        writer.close()
+
+
+async def test_default_headers_are_in_every_answer() -> None:
+    """uvicorn's own, such as the date, come first."""
+    state = ServerState()
+    state.default_headers = [(b"date", b"today")]
+    async with serving(echo, state) as port:
+        for request in (REQUEST, ECHOED):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            assert (await reader.readuntil(b"ab")).startswith(
+                b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\n"
+            )
+            writer.close()
+
+
+async def test_requests_sent_ahead_are_answered_in_order() -> None:
+    """Each with its own body, whether the last one has arrived to its end or not."""
+    ahead = [REQUEST.replace(b"\r\n\r\nab", b"\r\n\r\n%02d" % number) for number in range(10)]
+    async with serving(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"".join(ahead)[:-1])
+        for number in range(9):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            assert await reader.readexactly(2) == b"%02d" % number
+        writer.write(b"9")
+        assert (await reader.readuntil(b"\r\n\r\n")).endswith(b"x-body: received\r\n\r\n")
+        assert await reader.readexactly(2) == b"09"
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "body"), [(ECHOED, b"ab"), (OLD, b"ab"), (HEAD, b"")], ids=["1.1", "1.0", "HEAD"]
+)
+async def test_what_ends_a_connection_is_answered_by_uvicorn(request_bytes: bytes, body: bytes) -> None:
+    """Where no other request may follow, or the method is HEAD, it knows the rules of the answer."""
+    async with serving(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_bytes)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"x-answer: sent" in head
+        if request_bytes is not HEAD:
+            assert (b"connection: close" in head, await reader.read()) == (True, b"ab")
+        writer.close()
+
+
+async def test_a_peer_that_has_closed_has_no_body_and_no_answer() -> None:
+    """The application reads the disconnect instead."""
+    started, closed, seen = asyncio.Event(), asyncio.Event(), []
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        peer = peer_of(scope)
+        assert peer is not None
+        await receive()
+        started.set()
+        await closed.wait()
+        seen.extend((peer.take_body(scope), peer.answer(scope, 200, [], b""), (await receive())["type"]))
+
+    state = ServerState()
+    async with serving(late, state) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST)
+        await started.wait()
+        writer.close()
+        while state.connections:
+            await asyncio.sleep(0)
+        closed.set()
+        while len(seen) < 3:
+            await asyncio.sleep(0)
+    assert seen == [None, False, "http.disconnect"]
+
+
+async def test_an_idle_connection_is_closed_after_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second after its last answer, and nothing is counted against the peer."""
+    monkeypatch.setattr(connections, "CLOSE_OVERDUE_EVERY_SECONDS", 0.0)
+    state = ServerState()
+    closing = asyncio.create_task(connections.close_overdue(state))
+    async with serving(state=state, timeout_keep_alive=1) as port:
+        reader, writer = await connected(port, REQUEST)
+        since = asyncio.get_running_loop().time()
+        assert await reader.read() == b""
+        assert asyncio.get_running_loop().time() - since > 0.9
+        writer.close()
+    closing.cancel()
+    assert REGISTRY.get_sample_value("plant_ingress_peers_cut_off_total", {"reason": "slow_idle"}) is None
 
 
 FIELDS = b"".join(b"x%03d:\r\n" % number for number in range(1_000))
