@@ -149,13 +149,13 @@ def test_only_first_occurrences_are_left_among_the_events() -> None:
 
 def test_an_id_that_was_used_for_another_event_is_poison() -> None:
     """Each such record is, wherever it stands between repeats; its first event stays what it was."""
-    records: list[Event | Record] = [another(1), EVENT, LATER, EVENT, another(1), LATER, POISON]
-    expected = ["applied", "applied", "poison", "repeat", "repeat", "poison", "poison"]
+    records: list[Event | Record] = [another(2), another(1), EVENT, another(3), LATER, EVENT, another(1), LATER, POISON]
+    expected = ["applied", "applied", "applied", "applied", "poison", "repeat", "repeat", "poison", "poison"]
     judged = prepare(batch_of(records, token=1)).with_dispositions(None)
     assert judged.rows["disposition"].to_list() == expected
     reasons = judged.rows["reason"].to_list()
-    assert reasons[:6] == [None, None, ID_REUSED, None, None, ID_REUSED]
-    assert judged.events[EVENT.event_type]["row"].to_list() == [0, 1]
+    assert reasons[:8] == [None, None, None, None, ID_REUSED, None, None, ID_REUSED]
+    assert judged.events[EVENT.event_type]["row"].to_list() == [0, 1, 2, 3]
     assert judged.rows.columns == [*COLUMNS, "disposition"]
 
 

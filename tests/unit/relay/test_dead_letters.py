@@ -103,6 +103,18 @@ async def test_after_a_refusal_the_letters_of_that_partition_come_one_by_one(
     assert rows.asked == [(1, (TOPIC, 2)), (DEAD_LETTERS_MAX, None)]
 
 
+async def test_a_cycle_ends_while_kafka_has_not_answered(relay: DeadLetterRelay) -> None:
+    """Nothing is marked, and the same dead letters are awaited by the next one."""
+    answer: asyncio.Future[RecordPosition] = asyncio.get_running_loop().create_future()
+    under_way = (submitted(0, 3)[0], PendingPublish(answer, 0))
+    relay._under_way, rows = [under_way], Rows()
+    assert not await relay.run_cycle(cast(PoisonRows, rows), timeout_seconds=0.01)
+    assert (rows.advanced, relay._under_way) == ([], [under_way])
+    answer.set_result(RecordPosition("genesis.events.dead", 0, 1))
+    await relay.run_cycle(cast(PoisonRows, rows), timeout_seconds=0.01)
+    assert (rows.advanced, relay._under_way) == ([(TOPIC, 0, 4)], [])
+
+
 class Submitting:
     """The producer's side of one dead letter."""
 
