@@ -153,5 +153,7 @@ def note(codes: Mapping[str, int]) -> None:
 def update(file: Path, code_of: Callable[[str], int | None]) -> None:
     meta = json.loads(file.read_text("utf-8"))
     codes = meta["exit_code_by_key"]
-    meta["exit_code_by_key"] = {name: code if (new := code_of(name)) is None else new for name, code in codes.items()}
-    file.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    changed = {name: code if (new := code_of(name)) is None else new for name, code in codes.items()}
+    if changed != codes:
+        meta["exit_code_by_key"] = changed
+        file.write_text(json.dumps(meta, indent=1), encoding="utf-8")

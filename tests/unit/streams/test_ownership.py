@@ -290,13 +290,18 @@ class Slow(Writer):
     def __init__(self) -> None:
         super().__init__()
         self.acquiring = threading.Event()
-        self.interrupted = False
+        self.interrupted = self.closed = False
 
     def acquire(self, _watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
         self.acquiring.set()
         assert interrupted.wait(DEADLINE_SECONDS)
+        assert not self.closed
         self.interrupted = True
         raise OwnershipLost
+
+    def close(self) -> None:
+        assert self.interrupted, "calls come one at a time"
+        self.closed = True
 
 
 @pytest.mark.parametrize("how", ["assign", "revoke", ""])
