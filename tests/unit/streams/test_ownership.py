@@ -290,18 +290,13 @@ class Slow(Writer):
     def __init__(self) -> None:
         super().__init__()
         self.acquiring = threading.Event()
-        self.interrupted = self.closed = False
+        self.interrupted = False
 
     def acquire(self, _watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
         self.acquiring.set()
         assert interrupted.wait(DEADLINE_SECONDS)
-        assert not self.closed
         self.interrupted = True
         raise OwnershipLost
-
-    def close(self) -> None:
-        assert self.interrupted, "calls come one at a time"
-        self.closed = True
 
 
 @pytest.mark.parametrize("how", ["assign", "revoke", ""])
@@ -472,6 +467,12 @@ async def test_a_checkpoint_fits_the_log_from_its_first_record_to_behind_its_las
         if not fits:
             expected = CheckpointOutOfLog(TOPIC.topic, TOPIC.partition, next_offset, low, 10)
             assert str(partition.stopped) == str(expected)
+
+
+async def test_calls_of_a_writer_come_one_at_a_time() -> None:
+    """It has one connection, so its partition has one thread."""
+    async with owned(Consumer(10), Writer()) as partition:
+        assert partition._thread._max_workers == 1
 
 
 async def test_a_slice_of_an_earlier_token_is_left_out() -> None:

@@ -128,6 +128,17 @@ async def test_a_leader_that_does_not_answer_costs_its_own_partitions_alone() ->
     assert thread.sought == [FIRST]
 
 
+async def test_a_partition_behind_a_stopped_one_is_compared_too() -> None:
+    """The one that is stopped keeps its reason, and so does one whose leader was never asked."""
+    opened = opened_at(5, 6, fetched=1)
+    stopped = opened[FIRST].stop_reason = OwnershipLost(why="an earlier reason")
+    fetch = {FIRST: [record(FIRST, 5)], SECOND: [record(SECOND, 6)]}
+    found = {FIRST: ELECTED, SECOND: ELECTED}
+    assert await Thread(Consumer(leaderships=found, fetch=fetch), opened)._fetch_batches() == []
+    assert opened[FIRST].stop_reason is stopped
+    assert isinstance(opened[SECOND].stop_reason, LeaderChanged)
+
+
 async def test_a_gap_is_delivered_where_topic_and_epoch_are_the_same() -> None:
     """A fetch past markers of transactions has no record, and moves the checkpoint all the same."""
     for found in (SAME, OTHER_TOPIC):
