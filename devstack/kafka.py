@@ -308,7 +308,7 @@ def _folder(home: Path, number: int, count: BrokerCount) -> Path:
 def _environ() -> dict[str, str]:
     """Return the environment, less what would change the Java that we pinned, and with paths read as UTF-8."""
     unwanted = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "JAVA_HOME"}
-    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    kept = {name: value for name, value in processes.environ_without().items() if name not in unwanted}
     return {**kept, "LC_ALL": UTF8_LOCALE}
 
 

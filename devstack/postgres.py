@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from devstack import processes, sql
@@ -225,5 +224,4 @@ def _give(path: Path, user: str | None) -> None:
 
 def _environ() -> dict[str, str]:
     """Return the environment without PG* and locale settings, which would change the server's behaviour."""
-    kept: Sequence[str] = [name for name in os.environ if not name.startswith(("PG", "LC_", "LANG"))]
-    return {**{name: os.environ[name] for name in kept}, "LC_ALL": "C"}
+    return {**processes.environ_without("PG", "LC_", "LANG"), "LC_ALL": "C"}

@@ -82,6 +82,14 @@ def spawn(
     return ProcessRecord(child.pid, psutil.Process(child.pid).create_time())
 
 
+def environ_without(*prefixes: str) -> dict[str, str]:
+    """Return the environment for a server: without Plant's settings, which hold secrets, and what begins like these.
+
+    A server may run as another user, who can read it.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PLANT_", *prefixes))}
+
+
 def make_private(folder: Path) -> None:
     """Make a folder that nobody else may write to, whatever the umask; one that is there loses that permission."""
     folder.mkdir(parents=True, exist_ok=True)

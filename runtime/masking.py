@@ -37,7 +37,7 @@ def masked(name: str, value: Any) -> Any:
         without_userinfo = re.sub(r".*(?=@)", MASK, without_userinfo, flags=re.DOTALL)
     elif "@" not in value:  # What follows the colon is a port, or a password whose @ was forgotten.
         without_userinfo = re.sub(r"(?<=://)([^:/?]*):(?!\d*(?:[/?,]|$)).*", rf"\1:{MASK}", value, flags=re.DOTALL)
-    return re.sub(r"(?i)(password=)('[^']*'|[^&\s]*)", rf"\1{MASK}", without_userinfo)
+    return re.sub(r"(?i)(password\s*=\s*)('[^']*'|[^&\s]*)", rf"\1{MASK}", without_userinfo)
 
 
 def secrets_in(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -60,4 +60,4 @@ def _passwords(value: str) -> Iterator[str]:
             yield found["password"]
         if (first := found["password"].partition("@")[0]) != found["password"]:
             yield first  # Some libraries read it up to the first @.
-    yield from re.findall(r"(?i)password='?([^&\s']+)", value)
+    yield from re.findall(r"(?i)password\s*=\s*'?([^&\s']+)", value)

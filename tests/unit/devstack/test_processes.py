@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack import processes
+from devstack import kafka, postgres, processes
 from devstack.processes import PORTS, ProcessRecord, choose_port
 
 
@@ -30,6 +30,17 @@ def listen(port: int) -> socket.socket:
     listener.bind(("127.0.0.1", port))
     listener.listen()
     return listener
+
+
+def test_servers_get_no_setting_of_plant_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres may run as another user, who can read its environment: no password and no master key is there."""
+    monkeypatch.setenv("PLANT_MASTER_KEY", "secret")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+
+    for made in (kafka._environ(), postgres._environ()):
+        assert [name for name in made if name.startswith("PLANT_")] == []
+        assert made["PATH"] == os.environ["PATH"]
+    assert "PGPASSWORD" not in postgres._environ()
 
 
 def test_process_is_known_by_pid_and_start_time(sleeper: ProcessRecord) -> None:

@@ -46,6 +46,15 @@ def test_no_secret_is_shown(show: object) -> None:
     assert settings.master_key == SECRET, "it is still there to be used"
 
 
+@pytest.mark.parametrize("address", ["host=h password={} user=u", "host=h password = '{}' user=u"])
+def test_no_password_of_an_address_in_words_is_shown(address: str) -> None:
+    """libpq's other form is refused, and `plant settings`, which the error names, shows it: without the password."""
+    settings = Settings(database_url=address.format(SECRET))
+
+    assert SECRET not in repr(settings)
+    assert "host=h" in repr(settings)
+
+
 def test_no_secret_is_shown_with_local_variables() -> None:
     """A traceback that shows local variables masks the secrets of settings."""
 
