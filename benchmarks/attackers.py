@@ -148,6 +148,8 @@ def cloud_event() -> dict[str, object]:
 
 MIB: Final = 1024 * 1024
 LARGE: Final = b"[" + b" " * (2 * MIB - 2) + b"]"
+AT_ONCE: Final = b"{" + b" " * (190 * 1024) + b"}"
+"""Nearly the largest body that is hashed on the event loop."""
 MIDDLE: Final = b"{" + b" " * (60 * 1024) + b"}"
 NEWLINES: Final = b"\n" * (6 * MIB)
 DEEP: Final = b"[" * (1 * MIB) + b"]" * (1 * MIB)
@@ -188,6 +190,17 @@ ATTACKS: Final[dict[str, Attack]] = {
         "small webhooks whose signature is wrong",
         64,
         lambda target: exchange(target, lambda: request(target, json.dumps(available(1)).encode())),
+    ),
+    "wrong-signatures-large": Attack(
+        "bodies of 190 KiB whose signature is wrong",
+        64,
+        lambda target: exchange(target, lambda: request(target, AT_ONCE)),
+    ),
+    "wrong-signatures-large-many": Attack(
+        "the same from 64 addresses",
+        64,
+        lambda target: exchange(target, lambda: request(target, AT_ONCE)),
+        64,
     ),
     "unnamed-producers": Attack(
         "bodies of 60 KiB without a producer, 1,000 keys",
