@@ -1,13 +1,20 @@
-"""Listings: `--output table|json|jsonl` for every command that prints rows."""
+"""Listings: `--output table|json|jsonl` for every command that prints rows.
+
+Texts of senders are among them. Characters that a terminal would obey, or that part lines, are printed as escapes.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
 import msgspec
+
+_UNSAFE_IN_JSON: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""C1 controls, ends of lines, changes of direction: JSON takes them as they are, and escapes those of C0 itself."""
 
 Output = Literal["table", "json", "jsonl"]
 
@@ -23,12 +30,17 @@ output_option = click.option(
 def show(rows: Sequence[Mapping[str, Any]], output: Output, *, columns: Sequence[str] | None = None) -> None:
     """Print rows to stdout. `columns` picks and orders what a table shows; JSON always holds every field."""
     if output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+        click.echo(_escaped_json(msgspec.json.format(msgspec.json.encode(rows), indent=2)))
     elif output == "jsonl":
         for row in rows:
-            click.echo(msgspec.json.encode(row).decode())
+            click.echo(_escaped_json(msgspec.json.encode(row)))
     elif rows:
         _show_table(rows, columns or list(rows[0]))
+
+
+def _escaped_json(document: bytes) -> str:
+    """Return the text of a JSON document, which means the same and moves no terminal."""
+    return _UNSAFE_IN_JSON.sub(lambda unsafe: f"\\u{ord(unsafe[0]):04x}", document.decode())
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -50,4 +62,7 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+    text = f"{value:,.1f}" if isinstance(value, float) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
