@@ -1,9 +1,10 @@
 """Connections that are cut off, because their peers are idle, slow, endless or too many.
 
-uvicorn closes idle keep-alive connections and nothing else. This protocol also bounds the bytes that are read besides
-bodies, and the number of requests that may be sent ahead of their answers. Once a second a task looks at the open
-connections and closes those whose head, body or answer is overdue; other requests cost nothing more.
-docs/decisions/0007-uvicorn-with-our-limits.md says why.
+uvicorn closes idle connections, with a timer for each request, and nothing else. This protocol also bounds the bytes
+that are read besides bodies, and the number of requests that may be sent ahead of their answers. Once a second a task
+looks at the open connections and closes those that are idle, or whose head, body or answer is overdue; requests set no
+timer. A request that has arrived whole is answered in one write. docs/decisions/0007-uvicorn-with-our-limits.md says
+why.
 """
 
 from __future__ import annotations
