@@ -46,9 +46,6 @@ OTHER_KEYS: Final = 1_000
 NOBODY: Final = "nobody"
 ATTACKERS_END_SECONDS: Final = 60.0
 
-Outcome = Callable[[], Mapping[str, int]]
-"""Waits for the end of an attack, and returns how often attackers had each answer."""
-
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 Sent = list[tuple[str, float]]

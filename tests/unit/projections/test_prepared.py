@@ -26,7 +26,6 @@ OF_ALL_TYPES = tuple(event for event in examples().values() if event.event_type 
 POISON: Record = (b"key", b"no event")
 COLUMNS = ["row", "event_id", "entity_type", "entity_id", "event_type", "reason"]
 KEY = codec.key(EVENT)
-ChangeKey = Callable[[bytes], "bytes | None"]
 
 
 def another(number: int, event: Event = EVENT) -> Event:
