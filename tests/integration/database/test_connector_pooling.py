@@ -44,6 +44,16 @@ async def ask(connector: Database, seconds: float = 0.0) -> int:
         return pid
 
 
+async def ask_at_end(connector: Database, running: asyncio.Event, ended: asyncio.Event) -> int:
+    """Hold a transaction open until it may end."""
+    async with connector.transaction() as connection:
+        pid: int = (await connection.execute(PID)).scalar_one()
+        running.set()
+        await ended.wait()
+        assert (await connection.execute(PID)).scalar_one() == pid
+        return pid
+
+
 def sample(name: str) -> float:
     return REGISTRY.get_sample_value(f"plant_database_{name}", {"role": "writer"}) or 0.0
 
@@ -222,12 +232,14 @@ async def test_a_storm_of_cancellations_leaks_nothing(database: MigratedDatabase
 async def test_closing_waits_for_what_runs_and_takes_nothing_new(database: MigratedDatabase) -> None:
     """A running transaction commits; a new one is refused; afterwards the server has no session of ours."""
     async with connected(database.writer_url) as connector:
-        running = asyncio.create_task(ask(connector, 0.3))
-        await wait_until_async(lambda: sessions(database, "active") == 1, "it runs")
+        runs, may_end = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(ask_at_end(connector, runs, may_end))
+        await runs.wait()
         closing = asyncio.create_task(connector.close())
         await asyncio.sleep(0)
         with pytest.raises(DatabaseClosed):
             await ask(connector)
+        may_end.set()
         assert await running
         await closing
         await wait_until_async(lambda: sessions(database) == 0, "no session is left")
@@ -236,13 +248,17 @@ async def test_closing_waits_for_what_runs_and_takes_nothing_new(database: Migra
 async def test_closing_refuses_those_that_wait(database: MigratedDatabase) -> None:
     """What waits for a connection when the connector closes is refused, and connects no more afterwards."""
     async with connected(database.writer_url, database_pool_size=1) as connector:
-        running = asyncio.create_task(ask(connector, 0.2))
-        await wait_until_async(lambda: sessions(database, "active") == 1, "it runs")
+        runs, may_end = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(ask_at_end(connector, runs, may_end))
+        await runs.wait()
         waiting = [asyncio.create_task(ask(connector)) for _ in range(3)]
         await wait_until_async(lambda: sample("pool_waiting") == 3, "they wait")
-        await connector.close()
+        closing = asyncio.create_task(connector.close())
+        await asyncio.sleep(0)
+        may_end.set()
         results = await asyncio.gather(running, *waiting, return_exceptions=True)
         assert [type(result) for result in results] == [int, DatabaseClosed, DatabaseClosed, DatabaseClosed]
+        await closing
         await wait_until_async(lambda: sessions(database) == 0, "no session is left")
 
 
