@@ -39,6 +39,7 @@ _PARTS: Final = re.compile(
     r"(?P<servers>[^/?]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
+_PORT_AND_PATH: Final = re.compile(r"[0-9]*/")
 _NO_HOST_CHARACTER: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 UNSHARED_VARIABLES: Final = frozenset(
     """
@@ -89,6 +90,9 @@ def parse_address(address: str) -> DatabaseAddress:
     password = None if parts["password"] is None else _unquoted(parts["password"])
     if password:
         redaction.KNOWN.remember([password])
+    if _PORT_AND_PATH.match(parts["password"] or ""):
+        # `h:5432/d?application_name=a@b`: libpq looks for no user behind a slash.
+        raise _unusable("It can be read in two ways: %2F stands for / in a password, %40 for @ in a parameter.")
     if "@" in parts["servers"] or "@" in (parts["database"] or ""):
         raise _unusable("There is more than one @ in it; in a user's name or password it is written %40.")
     if "\0" in _unquoted(address):

@@ -139,6 +139,8 @@ def test_libpq_trusts_the_system_s_authorities_where_none_are_named(mode: str) -
         ("postgresql://u@h/d?connect_timeout=1e9", "whole seconds"),
         ("postgresql://u@h/d?connect_timeout=0", "whole seconds, 1 or more"),
         ("postgresql://u:top@secret/x@h/d", "more than one @"),
+        ("postgresql://h:5432/d?application_name=topsecret@x", "in two ways"),
+        ("postgresql://h:/topsecret@x", "in two ways"),
         ("postgresql://u:topsecret%ff@h/d", "no UTF-8"),
         ("postgresql://u:topsecret@h\n/d", "white space or a control character"),
         ("postgresql://u:topsecret@/d?host=a,%20b", "white space or a control character"),
