@@ -274,9 +274,9 @@ def test_verify_shows_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_help_names_the_options() -> None:
     """`plant audit verify --help` says what it does and how it ends."""
-    from operations.cli.audit import command
+    from operations.cli.main import cli
 
-    shown = CliRunner().invoke(command, ["verify", "--help"]).output
+    shown = CliRunner().invoke(cli, ["audit", "verify", "--help"]).output
     assert "exit 3 naming the first bad entry" in shown
     assert "--expect" in shown
 

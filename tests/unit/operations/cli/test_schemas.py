@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from click.testing import CliRunner
 
-from operations.cli.schemas import command
+from operations.cli.main import cli
 from operations.reference import events as events_reference
 from schemas import compatibility_gate as gate
 from schemas import generation, registry
@@ -21,9 +21,9 @@ from tests.support.made_versions import FIRST, WithScore
 def test_the_commands_list_and_check() -> None:
     """`list` prints every version as data; `check` says that all is well and writes nothing to stdout."""
     runner = CliRunner()
-    listed = runner.invoke(command, ["list", "--output", "json"], catch_exceptions=False)
+    listed = runner.invoke(cli, ["schemas", "list", "--output", "json"], catch_exceptions=False)
     assert [row["id"] for row in json.loads(listed.stdout)] == [version.id for version in bundled().versions]
-    checked = runner.invoke(command, ["check"], catch_exceptions=False)
+    checked = runner.invoke(cli, ["schemas", "check"], catch_exceptions=False)
     assert checked.exit_code == 0
     assert checked.stdout == ""
     assert "compatible, locked and up to date" in checked.stderr
@@ -33,7 +33,7 @@ def test_the_check_refuses_with_exit_code_3() -> None:
     """A refused schema ends `plant schemas check` with field and rule."""
     reg = Registry([FIRST], {"test.thing.made": WithScore})
     with patch.object(registry, "bundled", lambda: reg):
-        result = CliRunner().invoke(command, ["check"])
+        result = CliRunner().invoke(cli, ["schemas", "check"])
     assert isinstance(result.exception, SchemaCheckFailed)
     assert result.exception.exit_code == 3
     assert "score: the reader has this field without a default" in result.exception.why
@@ -56,15 +56,15 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
         patch.object(generation, "AVRO_FOLDER", folder),
         patch.object(events_reference, "REFERENCE_FILE", page),
     ):
-        assert runner.invoke(command, ["lock"], catch_exceptions=False).stdout.split() == [
+        assert runner.invoke(cli, ["schemas", "lock"], catch_exceptions=False).stdout.split() == [
             "11",
             "plant.operations-plant.OperationRecorded",
             "1",
         ]
-        generated = runner.invoke(command, ["generate"], catch_exceptions=False).stdout.split()
+        generated = runner.invoke(cli, ["schemas", "generate"], catch_exceptions=False).stdout.split()
         assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in EVENT_TYPES)])
-        assert runner.invoke(command, ["generate"], catch_exceptions=False).stdout == ""
-        assert runner.invoke(command, ["docs"], catch_exceptions=False).stdout.strip() == str(page)
+        assert runner.invoke(cli, ["schemas", "generate"], catch_exceptions=False).stdout == ""
+        assert runner.invoke(cli, ["schemas", "docs"], catch_exceptions=False).stdout.strip() == str(page)
     assert read_registry(file.read_text("utf-8")) == list(bundled().versions)
     assert page.read_text("utf-8") == events_reference.events_page()
-    assert "locked already" in runner.invoke(command, ["lock"], catch_exceptions=False).stderr
+    assert "locked already" in runner.invoke(cli, ["schemas", "lock"], catch_exceptions=False).stderr
