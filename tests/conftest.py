@@ -32,6 +32,7 @@ from runtime.settings import Settings, load_settings
 from streams.topics import DEAD_EVENTS_TOPIC
 from tests.support.databases import Databases
 from tests.support.services import Services, local_stack, services
+from tests.support.waiting import wait_until_async
 
 SHARED_FIXTURES = (
     "secret_logs", "skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors", "ingress_process",
@@ -193,6 +194,12 @@ async def make_topic(stack: Services) -> AsyncIterator[MakeTopic]:
         options = {key.replace("_", "."): value for key, value in config.items()}
         await client.create_topics([NewTopic(name, partitions, 1, topic_configs=options)])
         made.append(name)
+
+        async def is_known() -> bool:
+            (described,) = await client.describe_topics([name])
+            return described["error_code"] == 0 and len(described["partitions"]) == partitions
+
+        await wait_until_async(is_known, f"the broker knows {name}")  # it may name a new topic late
         return name
 
     try:
