@@ -17,6 +17,7 @@ from uuid import UUID
 
 from audit.chain import CHAIN_START
 from projections.session import Session, sql_literal
+from runtime.process import escaped
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost, PartitionCountChanged, TopicRecreated
 from streams.log_end import LogEnd, LoggedRecord
@@ -174,9 +175,7 @@ def storable(reason: str) -> str:
     >>> storable("a\x00b\n\x1b[31mé\ud800")
     'a\\x00b\\n\\x1b[31mé\\ud800'
     """
-    cut = reason[:STOP_REASON_CHARACTERS_MAX]
-    escaped = (each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in cut)
-    return "".join(escaped)[:STOP_REASON_CHARACTERS_MAX]
+    return escaped(reason[:STOP_REASON_CHARACTERS_MAX])[:STOP_REASON_CHARACTERS_MAX]
 
 
 def note_stopped(session: Session, topic: str, partition: int, name: str, reason: str) -> int:

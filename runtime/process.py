@@ -1,4 +1,4 @@
-"""What a process puts right around it at its start: closed standard streams, a strange locale, a wide umask."""
+"""What a process puts right around it: closed streams, a strange locale, a wide umask, texts that move a terminal."""
 
 from __future__ import annotations
 
@@ -66,6 +66,13 @@ def prepare_process() -> frozenset[str]:
     _write_through("stdout", 1, DataStream)
     _write_through("stderr", 2, MessageStream)
     return closed
+
+
+def escaped(text: str) -> str:
+    """Return a text that moves no terminal: what can't be printed stands there as Python's escape."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 def output_is_read() -> bool:

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 import click
 import msgspec
 
+from runtime.process import escaped
+
 _UNSAFE_IN_JSON: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 """C1 controls, ends of lines, changes of direction: JSON takes them as they are, and escapes those of C0 itself."""
 
@@ -62,7 +64,4 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    text = f"{value:,.1f}" if isinstance(value, float) else str(value)
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+    return escaped(f"{value:,.1f}" if isinstance(value, float) else str(value))
