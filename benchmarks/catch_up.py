@@ -73,7 +73,7 @@ def plant(stack: Stack, variant: str, count: int) -> dict[str, object]:
         stage.execute("CHECKPOINT")
         try:
             with process(stage, "-m", "benchmarks.variant", variant) as worker:
-                done = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE projection = 'log'"
+                done = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'projector'"
                 result = _rate(stage, worker, lambda: int(str(stage.query(done)[0][0])), count)
         finally:
             if variant == "without durable commit":

@@ -148,7 +148,8 @@ async def _watch(database: str, seen: list[Seen]) -> None:
     """Note the read model's checkpoints, again and again."""
     connection = await asyncpg.connect(database)
     statement = await connection.prepare(
-        "SELECT partition, next_offset FROM checkpoints WHERE projection = 'agents' AND topic = 'genesis.events'"
+        "SELECT partition, next_offset FROM projection_checkpoints"
+        " WHERE projection = 'agents' AND topic = 'genesis.events'"
     )
     try:
         while True:

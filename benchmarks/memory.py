@@ -24,7 +24,7 @@ def run(stack: Stack, count: int) -> dict[str, object]:
                 if time.monotonic() > deadline:
                     raise TimeoutError("the worker did not get through the topic in time")
                 time.sleep(0.2)
-                total = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE projection = 'log'"
+                total = "SELECT coalesce(sum(next_offset), 0)::bigint FROM checkpoints WHERE consumer = 'projector'"
                 done = int(session.query(total)[0][0])
                 samples.append((done, worker.memory_info().rss))
         finally:

@@ -39,7 +39,10 @@ DATA: Final = (*DATA_EXCEPTION, "23")
 INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 FENCED: Final = "PL001"
-"""Plant's own: the database function `hold_partition` raises it where the fence is gone."""
+"""Plant's own: the database function `lock_partition` raises it where the fence is gone."""
+
+OUTDATED: Final = "PL002"
+"""Plant's own: raised at a worker that is older than the database."""
 
 
 def is_one_of(sqlstate: str | None, codes: tuple[str, ...]) -> bool:

@@ -18,7 +18,7 @@ LONGEST_PAUSE_SECONDS: Final = 0.2
 
 # A read model may have several builds: the one that readers see counts. The log has version 0, and no build.
 _NEXT_OFFSET: Final = text("""
-    SELECT max(next_offset) FROM checkpoints
+    SELECT max(next_offset) FROM projection_checkpoints
     WHERE projection = :projection AND topic = :topic AND partition = :partition
       AND version = coalesce((SELECT version FROM read_model_builds WHERE projection = :projection AND live), 0)
 """)

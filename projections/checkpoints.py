@@ -1,7 +1,9 @@
 """Partition owners and checkpoints: the statements that make a batch count exactly once.
 
-`partition_owners` holds the fencing token of each partition; `checkpoints` the next offset of the log (projection
-zero) and of each read model. A batch's transaction begins by locking the token and ends by advancing the checkpoints.
+`partition_owners` holds a fencing token for each consumer and partition, `checkpoints` the offset that the consumer
+reads next. A batch's transaction begins by locking the token and ends by advancing the checkpoint. Consumers of one
+partition have fences of their own, and none ends another's session. The projector's checkpoint is that of the log and
+of every read model that has caught up with it; the others have rows of their own (projections/model_checkpoints.py).
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import json
 import os
 import socket
 from bisect import bisect_left
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -22,16 +24,16 @@ from streams.batch import EventBatch
 from streams.errors import OwnershipLost, PartitionCountChanged, TopicRecreated
 from streams.log_end import LogEnd, LoggedRecord
 
-LOG: Final = "log/0"
-"""Projection zero: event_stream and audit_log."""
+PROJECTOR: Final = "projector"
+"""The consumer that writes the log and the read models."""
 
 STOP_REASON_CHARACTERS_MAX: Final = 1000
 """A longer reason is cut off."""
 
 _OWNERS = """
-SELECT count(*) AS owners, count(*) FILTER (WHERE partition = $2) AS own,
-       max(topic_id::text) FILTER (WHERE partition = $2) AS topic_id
-FROM partition_owners WHERE topic = $1
+SELECT count(*) AS owners, count(*) FILTER (WHERE partition = $3) AS own,
+       max(topic_id::text) FILTER (WHERE partition = $3) AS topic_id
+FROM partition_owners WHERE consumer = $1 AND topic = $2
 """
 
 # Only the very session that acquired the partition is terminated: a backend's start time tells it from a later one that
@@ -40,42 +42,37 @@ _TERMINATE = """
 SELECT pg_terminate_backend(a.pid, 5000)
 FROM partition_owners AS o
 JOIN pg_stat_activity AS a ON a.pid = o.backend_pid AND a.backend_start = o.backend_started_at
-WHERE o.topic = $1 AND o.partition = $2 AND a.pid <> pg_backend_pid()
-"""
-
-_INSERT_OWNERS = """
-INSERT INTO partition_owners (topic, partition, token, worker, backend_pid, backend_started_at, topic_id)
-SELECT $1, partition, 1, '', 0, '-infinity', $3::uuid FROM generate_series(0, $2::int - 1) AS partition
-WHERE NOT EXISTS (SELECT FROM partition_owners WHERE topic = $1)
-ON CONFLICT DO NOTHING
+WHERE o.consumer = $1 AND o.topic = $2 AND o.partition = $3 AND a.pid <> pg_backend_pid()
 """
 
 _ADVANCE_OWNER = """
-UPDATE partition_owners SET token = token + 1, worker = $3, topic_id = coalesce(topic_id, $4::uuid),
+UPDATE partition_owners SET token = token + 1, worker = $4, topic_id = coalesce(topic_id, $5::uuid),
     backend_pid = pg_backend_pid(), taken_at = clock_timestamp(), stop_reason = NULL,
     backend_started_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
-WHERE topic = $1 AND partition = $2
+WHERE consumer = $1 AND topic = $2 AND partition = $3
 RETURNING token
 """
 
 _NOTE_STOP = """
-UPDATE partition_owners SET stop_reason = $3 WHERE topic = $1 AND partition = $2 AND token = coalesce($4::bigint, token)
+UPDATE partition_owners SET stop_reason = $4
+WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = coalesce($5::bigint, token)
 """
 
-_INSERT_CHECKPOINTS = """
-INSERT INTO checkpoints (projection, version, topic, partition, next_offset)
-SELECT split_part(name, '/', 1), split_part(name, '/', 2)::int, $1, $2, 0
-FROM unnest(string_to_array($3, ',')) AS name
-ON CONFLICT DO NOTHING
+_INSERT_CHECKPOINT = """
+INSERT INTO checkpoints (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING
 """
 
 _FENCE = """
 SELECT o.token,
-       (SELECT json_object_agg(projection || '/' || version, next_offset)::text FROM checkpoints AS c
-        WHERE c.topic = o.topic AND c.partition = o.partition) AS checkpoints,
+       (SELECT json_build_object('next_offset', c.next_offset, 'caught_up', c.read_models)::text
+        FROM checkpoints AS c
+        WHERE c.consumer = o.consumer AND c.topic = o.topic AND c.partition = o.partition) AS checkpoint,
+       (SELECT json_object_agg(m.projection || '/' || m.version, m.next_offset)::text FROM model_checkpoints AS m
+        WHERE m.topic = o.topic AND m.partition = o.partition) AS lagging,
        (SELECT hash FROM audit_log AS a WHERE a.topic = o.topic AND a.partition = o.partition
         ORDER BY "offset" DESC LIMIT 1) AS head
-FROM partition_owners AS o WHERE o.topic = {topic} AND o.partition = {partition} AND o.token = {token} FOR UPDATE
+FROM partition_owners AS o
+WHERE o.consumer = {consumer} AND o.topic = {topic} AND o.partition = {partition} AND o.token = {token} FOR UPDATE
 """
 
 _LAST_RECORD = """
@@ -83,90 +80,90 @@ SELECT "offset", (extract(epoch FROM created_at) * 1000)::bigint AS timestamp_ms
 FROM event_stream WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
 """
 
-_ADVANCE = """
-UPDATE checkpoints SET next_offset = {next_offset}
-WHERE topic = {topic} AND partition = {partition} AND next_offset <= {next_offset}
-  AND projection || '/' || version = ANY (string_to_array({names}, ','))
-"""
-
-_NOTE_STOPPED = """
-UPDATE checkpoints SET stop_reason = nullif($4, '') WHERE topic = $1 AND partition = $2
-  AND projection || '/' || version = $3 RETURNING next_offset
-"""
-
-_IS_STOPPED = """
-SELECT stop_reason IS NOT NULL AS stopped FROM checkpoints WHERE topic = $1 AND partition = $2
-  AND projection || '/' || version = $3
-"""
-
-_FOLLOWING = """
-UPDATE checkpoints SET stop_reason = NULL WHERE topic = $1 AND partition = $2 AND stop_reason IS NOT NULL
-  AND projection || '/' || version = ANY (string_to_array($3, ','))
-"""
-
 WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A token, and what its owner alone writes: the checkpoints by `name/version`, and the head of the chain.
+    """A token, and what its owner alone writes: the consumer's checkpoint, those of models, and the chain's head.
 
-    No other session moves either, so an owner does not read what it has committed itself.
+    No other session moves any of them, so an owner does not read what it has committed itself.
     """
 
     token: int
-    checkpoints: dict[str, int]
+    next_offset: int
     head: bytes
+    caught_up: frozenset[str] = frozenset()
+    """The read models, as `name/version`, that share the checkpoint of the log."""
+    lagging: Mapping[str, int] = field(default_factory=dict)
+    """The next offsets of read models that don't."""
+
+    def model_offset(self, key: str) -> int:
+        """Return the offset that a read model reads next; 0 for one that stands nowhere, since it holds nothing."""
+        return self.next_offset if key in self.caught_up else self.lagging.get(key, 0)
 
 
 def acquire(
-    session: Session, topic: str, partition: int, partitions: int, topic_id: UUID | None, names: Iterable[str]
+    session: Session, consumer: str, topic: str, partition: int, partitions: int, topic_id: UUID | None
 ) -> Fence:
-    """Make this session the partition's only writer.
+    """Make this session the only one that writes what a consumer makes of a partition.
 
-    `partitions` and `topic_id` come from the broker; `names` lists the projections as `name/version`. The former
-    owner's backend is terminated first: one frozen inside COPY would keep its locks past every timeout.
-    Raises TopicRecreated and PartitionCountChanged before anything is changed.
+    `partitions` and `topic_id` come from the broker. The consumer's former owner is terminated first: a backend frozen
+    inside COPY would keep its locks past every timeout. Raises TopicRecreated and PartitionCountChanged before anything
+    is changed.
     """
-    recorded = str(topic_id) if topic_id is not None else None
-    session.execute(_INSERT_OWNERS, (topic, partitions, recorded))
-    owners, own, former_id = session.query(_OWNERS, (topic, partition))[0]
+    key, recorded = (consumer, topic, partition), str(topic_id) if topic_id is not None else None
+    session.script(_call("add_partition_owners", consumer, topic, partitions, recorded))
+    owners, own, former_id = session.query(_OWNERS, (consumer, topic, partition))[0]
     if not own or owners != partitions:
         raise PartitionCountChanged(topic, owners, partitions)
     if former_id is not None and recorded is not None and former_id != recorded:
         raise TopicRecreated(topic, partition, UUID(former_id), UUID(recorded))
-    session.query(_TERMINATE, (topic, partition))
+    session.query(_TERMINATE, key)
     session.begin()
-    token = session.query(_ADVANCE_OWNER, (topic, partition, WORKER, recorded))[0][0]
-    session.execute(_INSERT_CHECKPOINTS, (topic, partition, ",".join(names)))
-    fence = lock_fence(session, topic, partition, token)
+    token = session.query(_ADVANCE_OWNER, (*key, WORKER, recorded))[0][0]
+    session.execute(_INSERT_CHECKPOINT, key)
+    fence = lock_fence(session, consumer, topic, partition, token)
     session.commit()
     return fence
 
 
-def lock_fence(session: Session, topic: str, partition: int, token: int) -> Fence:
+def lock_fence(session: Session, consumer: str, topic: str, partition: int, token: int) -> Fence:
     """Lock the token for this transaction and read the fence. Raises OwnershipLost when the token is not ours."""
-    rows = session.query(
-        _FENCE.format(topic=sql_literal(topic), partition=sql_literal(partition), token=sql_literal(token))
+    sql = _FENCE.format(
+        consumer=sql_literal(consumer),
+        topic=sql_literal(topic),
+        partition=sql_literal(partition),
+        token=sql_literal(token),
     )
+    rows = session.query(sql)
     if not rows:
         raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current.")
-    _, checkpoints, head = rows[0]
-    return Fence(token, json.loads(checkpoints) if checkpoints else {}, head or CHAIN_START)
+    _, row, lagging, head = rows[0]
+    if row is None:
+        raise OwnershipLost(why=f"{topic}/{partition} has no checkpoint of the consumer {consumer} any more.")
+    checkpoint = json.loads(row)
+    return Fence(
+        token,
+        checkpoint["next_offset"],
+        head or CHAIN_START,
+        frozenset(checkpoint["caught_up"]),
+        json.loads(lagging) if lagging else {},
+    )
 
 
-def note_stop(session: Session, topic: str, partition: int, token: int | None, reason: str) -> None:
+def note_stop(session: Session, consumer: str, topic: str, partition: int, token: int | None, reason: str) -> None:
     """Write down why a partition is stopped, unless it has a later owner, who would have cleared it.
 
     Nothing is decided by it. Without a token the partition could not even be acquired.
     """
-    session.execute(_NOTE_STOP, (topic, partition, storable(reason), token))
+    session.execute(_NOTE_STOP, (consumer, topic, partition, storable(reason), token))
 
 
 def log_end(session: Session, topic: str, partition: int, fence: Fence) -> LogEnd:
     """Return the last record of the log and its checkpoint; they are the fence's owner's, who alone moves them."""
     rows = session.query(_LAST_RECORD, (topic, partition))
-    return LogEnd(LoggedRecord(*rows[0]) if rows else None, fence.checkpoints[LOG])
+    return LogEnd(LoggedRecord(*rows[0]) if rows else None, fence.next_offset)
 
 
 def storable(reason: str) -> str:
@@ -178,28 +175,13 @@ def storable(reason: str) -> str:
     return escaped(reason[:STOP_REASON_CHARACTERS_MAX])[:STOP_REASON_CHARACTERS_MAX]
 
 
-def note_stopped(session: Session, topic: str, partition: int, name: str, reason: str) -> int:
-    """Write down why a read model does not follow its partition; returns the offset at which it stays."""
-    return int(session.query(_NOTE_STOPPED, (topic, partition, name, storable(reason)))[0][0])
-
-
-def is_stopped(session: Session, topic: str, partition: int, name: str) -> bool:
-    """Return whether a read model was refused and has not followed its partition since."""
-    return session.query(_IS_STOPPED, (topic, partition, name)) == [(True,)]
-
-
-def note_following(session: Session, topic: str, partition: int, names: Iterable[str]) -> None:
-    """Clear the reasons of read models that follow their partition again."""
-    session.execute(_FOLLOWING, (topic, partition, ",".join(names)))
-
-
 def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:
     """Return the part of a batch at and after the log's checkpoint; None when all of it is applied already.
 
     Raises OwnershipLost where the batch was fetched under another token, or records before it are missing. Cheap, and
     no substitute for the statement of `lock_statement`: another owner may have the partition by now.
     """
-    next_offset = fence.checkpoints[LOG]
+    next_offset = fence.next_offset
     if batch.token != fence.token:
         raise OwnershipLost(why=f"The batch was fetched under token {batch.token}, not {fence.token}.")
     if batch.next_offset <= next_offset:
@@ -210,20 +192,23 @@ def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:
     return batch.between(first, len(batch)) if first else batch
 
 
-def lock_statement(topic: str, partition: int, token: int, next_offset: int) -> str:
-    """Return the statement that locks the token for its transaction, where the log ends at `next_offset`.
+def lock_statement(consumer: str, topic: str, partition: int, token: int, next_offset: int) -> str:
+    """Return the statement that locks the token for its transaction, where the checkpoint is `next_offset`.
 
-    Running it raises OwnershipLost when the token is no longer ours, or the log ends elsewhere.
+    Running it raises OwnershipLost when the token is no longer ours, or the checkpoint another.
     """
-    arguments = ", ".join(sql_literal(value) for value in (topic, partition, token, next_offset))
-    return f"SELECT hold_partition({arguments})"
+    return _call("lock_partition", consumer, topic, partition, token, next_offset)
 
 
-def advance_statement(topic: str, partition: int, names: Iterable[str], next_offset: int) -> str:
-    """Return the statement that moves checkpoints forward; it runs in the transaction that wrote the rows."""
-    return _ADVANCE.format(
-        topic=sql_literal(topic),
-        partition=sql_literal(partition),
-        names=sql_literal(",".join(names)),
-        next_offset=sql_literal(next_offset),
-    )
+def advance_statement(consumer: str, topic: str, partition: int, next_offset: int) -> str:
+    """Return the statement that moves the checkpoint forward; it runs in the transaction that wrote the rows.
+
+    Running it raises OwnershipLost where the checkpoint is gone, or beyond.
+    """
+    return _call("advance_checkpoint", consumer, topic, partition, next_offset)
+
+
+def _call(function: str, *arguments: str | int | None) -> str:
+    """Return the statement that calls a database function."""
+    values = ", ".join("NULL" if value is None else sql_literal(value) for value in arguments)
+    return f"SELECT {function}({values})"

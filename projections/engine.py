@@ -6,7 +6,7 @@ what is applied already is cut off. Then it is one transaction:
     lock the fencing token, and compare the log's end
     COPY event_stream and audit_log; COPY the decoded events to the staging tables
     run each read model's apply.sql
-    advance the checkpoints
+    advance the checkpoint
 
 A small batch is the same in one round trip, its rows written out in the statements. Checkpoints and chain head are read
 when the partition is acquired; after that nobody else can move them.
@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from database.errors import DatabaseUnreachable
 from projections import builds, checkpoints
-from projections.checkpoints import LOG, Fence
+from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded
 from projections.following_models import FollowingModels
 from projections.log_writer import LogWriter
@@ -93,8 +93,8 @@ class PartitionProjector:
         with self._closing_on_error():
             session = self._session = Session(self._url)
             fence = self._fence = checkpoints.acquire(
-                session, self.topic, self.partition, watermarks.partition_count, watermarks.leadership.topic_id,
-                self._models.all_names,
+                session, PROJECTOR, self.topic, self.partition, watermarks.partition_count,
+                watermarks.leadership.topic_id,
             )  # fmt: skip
             self._token = fence.token
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
@@ -116,7 +116,7 @@ class PartitionProjector:
             dispositions = self._project(batch)
             if self._unpublished and started >= self._publish_at:
                 self._publish(caught_up=False)
-        seconds, next_offset = time.perf_counter() - started, self._require_fence().checkpoints[LOG]
+        seconds, next_offset = time.perf_counter() - started, self._require_fence().next_offset
         metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
         self._log_batch(dispositions, next_offset, seconds)
@@ -148,7 +148,7 @@ class PartitionProjector:
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped, where `plant status` finds it; acquiring it clears that."""
         with contextlib.suppress(DatabaseUnreachable), contextlib.closing(Session(self._url)) as session:
-            checkpoints.note_stop(session, self.topic, self.partition, self._token, reason)
+            checkpoints.note_stop(session, PROJECTOR, self.topic, self.partition, self._token, reason)
 
     def close(self) -> None:
         """Drop the connection; the server rolls back what was open."""
@@ -218,7 +218,7 @@ class PartitionProjector:
         """Write log, chain and read models; each model by itself with `apart`, and without those that are refused."""
         session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
         began_seconds = time.monotonic()
-        lock = checkpoints.lock_statement(self.topic, self.partition, fence.token, fence.checkpoints[LOG])
+        lock = checkpoints.lock_statement(PROJECTOR, self.topic, self.partition, fence.token, fence.next_offset)
         session.later("BEGIN", lock)
         prepared = prepared.with_dispositions(self._log.seen(session, prepared) if look_up else None)
         head = self._log.write(session, prepared, fence.head, inline=inline)
@@ -230,10 +230,10 @@ class PartitionProjector:
             self._models.count_ended(refused)
         stopped = self._models.note_stopped(session, refused)
         folds = [] if apart else self._folds(session, prepared, inline)
-        next_offset, names = prepared.batch.next_offset, [name for name in self._models.names if name not in refused]
-        advance = checkpoints.advance_statement(self.topic, self.partition, names, next_offset)
+        next_offset = prepared.batch.next_offset
+        advance = checkpoints.advance_statement(PROJECTOR, self.topic, self.partition, next_offset)
         session.script(*folds, advance, "COMMIT")
-        self._fence = Fence(fence.token, dict.fromkeys(names, next_offset), head)
+        self._fence = Fence(fence.token, next_offset, head)
         self._models.forget_ended()
         self._models.leave_out(stopped)
         dispositions = Counter(prepared.rows["disposition"].to_list())

@@ -12,8 +12,8 @@ import time
 
 from database.errors import DatabaseUnreachable
 from database.statistics import refresh_statement
-from projections import checkpoints
-from projections.checkpoints import LOG
+from projections import checkpoints, model_checkpoints
+from projections.checkpoints import PROJECTOR
 from projections.errors import ReadModelAhead
 from projections.read_model import ReadModel
 from projections.session import Session
@@ -106,8 +106,8 @@ def catch_up(
         if interrupted.is_set():
             raise OwnershipLost(why=f"The partition was given up before {model.name} had caught up.")
         session.begin()
-        next_offsets = checkpoints.lock_fence(session, topic, partition, token).checkpoints
-        start, stop = next_offsets[model.key], next_offsets[LOG]
+        fence = checkpoints.lock_fence(session, PROJECTOR, topic, partition, token)
+        start, stop = fence.model_offset(model.key), fence.next_offset
         if start > stop:
             raise ReadModelAhead(
                 f"The read model {model.name} is ahead of the log on {topic}/{partition}.",
@@ -123,7 +123,7 @@ def catch_up(
         started = time.monotonic()
         try:
             after = fold_slice(session, staging, model, model.schema, topic, partition, (start, stop), records_max)
-            session.script(checkpoints.advance_statement(topic, partition, [model.key], after), "COMMIT")
+            session.script(model_checkpoints.advance_model_statement(topic, partition, model.key, after), "COMMIT")
         except DatabaseUnreachable as error:
             if records_max == 1:
                 raise

@@ -7,8 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from projections import checkpoints
-from projections.checkpoints import LOG, Fence
+from projections import checkpoints, model_checkpoints
+from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded, ReadModelAhead, ReadModelStopped
 from projections.fold import catch_up
 from projections.read_model import ReadModel
@@ -37,35 +37,34 @@ class FollowingModels:
         self._ended: Counter[str] = Counter()
         self._follow()
 
-    @property
-    def all_names(self) -> list[str]:
-        """Names in the checkpoints of the log and of every read model, stopped ones too."""
-        return [LOG, *(model.key for model in self._models)]
-
     def _follow(self) -> None:
         """Work out which read models share the transaction: all but those that were refused."""
         self.following = [model for model in self._models if model.key not in self._stopped]
         self.reads = frozenset[str]().union(*(model.reads for model in self.following))
-        self.names = [LOG, *(model.key for model in self.following)]
 
     def catch_up(self, session: Session, staging: Staging, fence: Fence, interrupted: threading.Event) -> None:
-        """Bring lagging read models up to the log's end, and clear the reasons of those that follow it again."""
+        """Bring lagging read models up to the log's end; those that follow it share its checkpoint from then on."""
+        keys = [model.key for model in self._models]
+        fence = model_checkpoints.keep(session, self.topic, self.partition, fence, keys)
         for model in self._models:
             self._catch_up(session, staging, model, fence, interrupted)
-        checkpoints.note_following(session, self.topic, self.partition, self.names)
+        following = [model.key for model in self.following]
+        if not fence.caught_up.issuperset(following):
+            model_checkpoints.join(session, self.topic, self.partition, fence.token, following)
 
     def _catch_up(
         self, session: Session, staging: Staging, model: ReadModel, fence: Fence, interrupted: threading.Event
     ) -> None:
         """Bring a read model up to the log's end, unless it was refused here and has stayed where it was since."""
         former = self._stopped.get(model.key)
-        if former is not None and fence.checkpoints[model.key] <= former.next_offset:
+        left_behind = former is not None and fence.model_offset(model.key) <= former.next_offset
+        if left_behind and model.key not in fence.caught_up:
             metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, model.name).set(1)
             return
         self._stopped.pop(model.key, None)
-        lags = fence.checkpoints[model.key] < fence.checkpoints[LOG]
+        lags = fence.model_offset(model.key) < fence.next_offset
         # The slice that was given up is not looked for again from a large one on.
-        careful = lags and checkpoints.is_stopped(session, self.topic, self.partition, model.key)
+        careful = lags and model_checkpoints.is_stopped(session, self.topic, self.partition, model.key)
         first_slice = 1 if careful or self._ended[model.key] else None
         try:
             catch_up(session, staging, model, self.topic, self.partition, fence.token, interrupted, first_slice)
@@ -75,7 +74,7 @@ class FollowingModels:
             self.count_ended({model.key: error})
             session.rollback()
             session.begin()
-            checkpoints.lock_fence(session, self.topic, self.partition, fence.token)
+            checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, fence.token)
             stopped = self.note_stopped(session, {model.key: error})
             session.commit()
             self.leave_out(stopped)
@@ -107,7 +106,7 @@ class FollowingModels:
 
     def _note_stopped(self, session: Session, model: ReadModel, error: Exception) -> ReadModelStopped:
         reason = reason_of(error)
-        next_offset = checkpoints.note_stopped(session, self.topic, self.partition, model.key, reason)
+        next_offset = model_checkpoints.note_stopped(session, self.topic, self.partition, model.key, reason)
         stopped = ReadModelStopped(model, self.topic, self.partition, next_offset, reason)
         stopped.__cause__ = error
         return stopped

@@ -13,10 +13,13 @@ from sqlalchemy import text
 from database.connector import Database
 
 _CHECKPOINTS: Final = text("""
-    SELECT topic, partition, min(next_offset) FILTER (WHERE projection = 'log') AS log,
-           min(next_offset) FILTER (WHERE projection = 'agents' AND live) AS agents
-    FROM checkpoints LEFT JOIN read_model_builds USING (projection, version)
-    GROUP BY topic, partition ORDER BY topic, partition
+    SELECT topic, partition, c.next_offset AS log, agents.next_offset AS agents
+    FROM checkpoints AS c LEFT JOIN (
+        SELECT topic, partition, next_offset
+        FROM projection_checkpoints JOIN read_model_builds USING (projection, version)
+        WHERE projection = 'agents' AND live
+    ) AS agents USING (topic, partition)
+    WHERE c.consumer = 'projector' ORDER BY topic, partition
 """)
 
 _DISPOSITIONS: Final = text("""
@@ -37,19 +40,18 @@ _PARTITIONS: Final = text("""
                SELECT FROM pg_stat_activity AS a WHERE a.pid = o.backend_pid AND a.datname = current_database()
                AND coalesce(a.backend_start, o.backend_started_at) = o.backend_started_at
            ) AS connected
-    FROM partition_owners AS o FULL JOIN (
-        SELECT topic, partition, next_offset FROM checkpoints WHERE projection = 'log' AND version = 0
-    ) AS c USING (topic, partition)
+    FROM (SELECT * FROM partition_owners WHERE consumer = 'projector') AS o
+    FULL JOIN (SELECT topic, partition, next_offset FROM checkpoints WHERE consumer = 'projector') AS c
+        USING (topic, partition)
     ORDER BY topic, partition
 """)
 
-# The relay's checkpoints move only where there is a dead letter, and a build that readers have left is fed no more.
+# A build that readers have left is fed no more.
 _MODELS_OUT: Final = text("""
     SELECT m.projection || '/' || m.version AS model, m.topic, m.partition, m.next_offset, m.stop_reason,
            log.next_offset AS log_next_offset
-    FROM checkpoints AS m JOIN checkpoints AS log USING (topic, partition)
-    WHERE log.projection = 'log' AND log.version = 0 AND m.projection NOT IN ('log', 'dead_letters')
-      AND (m.stop_reason IS NOT NULL OR m.next_offset < log.next_offset)
+    FROM model_checkpoints AS m JOIN checkpoints AS log USING (topic, partition)
+    WHERE log.consumer = 'projector' AND (m.stop_reason IS NOT NULL OR m.next_offset < log.next_offset)
       AND NOT EXISTS (
           SELECT FROM read_model_builds AS b WHERE b.projection = m.projection AND b.live AND m.version < b.version
       )

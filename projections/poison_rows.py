@@ -1,21 +1,22 @@
 """The log's poison rows for the relay: those whose dead letters have not been published, and how far that is done.
 
 A poison record's row in `event_stream` is its dead letter: it is written in the transaction that skips the record, and
-is kept permanently. How far a partition's have been published is a checkpoint, `dead_letters/0`.
+is kept permanently. How far a partition's have been published is the checkpoint of the consumer `dead_letters`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-# Partitions take turns: their first rows come first, then their second ones. Records are fetched for the page alone;
-# one that is too large for a dead letter is not fetched.
+# A partition of the log has one owner of the consumer that writes it, next to those of other consumers. Partitions take
+# turns: their first rows come first, then their second ones. Records are fetched for the page alone; one that is too
+# large for a dead letter is not fetched.
 UNSENT: Final = """
 WITH page AS MATERIALIZED (
     SELECT o.topic, o.partition, poison."offset", poison.turn
     FROM partition_owners AS o
     LEFT JOIN checkpoints AS c
-        ON c.projection = 'dead_letters' AND c.version = 0 AND c.topic = o.topic AND c.partition = o.partition
+        ON c.consumer = 'dead_letters' AND c.topic = o.topic AND c.partition = o.partition
     CROSS JOIN LATERAL (
         SELECT waiting."offset", row_number() OVER (ORDER BY waiting."offset") AS turn
         FROM (
@@ -25,7 +26,7 @@ WITH page AS MATERIALIZED (
             ORDER BY e."offset" LIMIT $2
         ) AS waiting
     ) AS poison
-    WHERE split_part(o.topic, '-', 1) = $1
+    WHERE o.consumer = 'projector' AND split_part(o.topic, '-', 1) = $1
     ORDER BY coalesce(o.topic = $5 AND o.partition = $6, false) DESC, poison.turn, o.topic, o.partition LIMIT $2
 )
 SELECT page.topic, page.partition, page."offset", poison.reason, poison.size_bytes,
@@ -43,8 +44,8 @@ ORDER BY page.turn, page.topic, page.partition
 """
 
 ADVANCE: Final = """
-INSERT INTO checkpoints AS c (projection, version, topic, partition, next_offset) VALUES ('dead_letters', 0, $1, $2, $3)
-ON CONFLICT (projection, version, topic, partition) DO UPDATE SET next_offset = greatest(c.next_offset, $3)
+INSERT INTO checkpoints AS c (consumer, topic, partition, next_offset) VALUES ('dead_letters', $1, $2, $3)
+ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = greatest(c.next_offset, $3)
 """
 
 

@@ -26,6 +26,7 @@ from database.sqlstates import (
     ENDS_STATEMENT,
     FENCED,
     INSUFFICIENT_PRIVILEGE,
+    OUTDATED,
     RETRYABLE,
     SESSION_ENDS,
     is_one_of,
@@ -88,6 +89,10 @@ class StatementEnded(DatabaseUnreachable):
 
 class ProjectionBroken(PartitionStopped):
     """Postgres refused a statement of the projection: the schema is not the one this version needs."""
+
+
+class WorkerOutdated(PartitionStopped):
+    """This worker is older than the database, which a newer Plant has migrated."""
 
 
 class Session:
@@ -210,6 +215,8 @@ def translate_adbc_error(error: AdbcError) -> Exception:
         return OwnershipLost(why=text)
     if sqlstate == INSUFFICIENT_PRIVILEGE:
         return LogRefused(why=text, next_step="plant doctor")
+    if sqlstate == OUTDATED:
+        return WorkerOutdated(why=text, next_step="plant --version")
     return ProjectionBroken(why=text, next_step="plant db upgrade")
 
 

@@ -79,7 +79,9 @@ _TABLE_WIDE: Final = ("CONSTRAINT", "PRIMARY KEY", "UNIQUE", "FOREIGN KEY", "CHE
 def tables() -> dict[str, TableFacts]:
     """Return every table of a migrated database by name: those of the mapped classes, then the others."""
     script = statements()
-    from_sql = {table.name: table for text in script if (table := _created(text, script)) is not None}
+    # A table that takes the name of a former one is what is said of it from then on.
+    made = (_created(text, script[index:]) for index, text in enumerate(script))
+    from_sql = {table.name: table for table in made if table is not None}
     mapped = {table.name: mapped_table(table) for table in Row.metadata.sorted_tables}
     return mapped | {name: facts for name, facts in from_sql.items() if name not in mapped}
 
@@ -114,7 +116,11 @@ def grants() -> list[Grant]:
     """Return the rights of roles on tables after all grants and revocations, in the order of the grants."""
     held: list[Grant] = []
     pattern = re.compile(r"(GRANT|REVOKE) (.+) ON (?!FUNCTION|SCHEMA)(?:TABLE )?(.+) (?:TO|FROM) (.+)")
-    for match in filter(None, map(pattern.fullmatch, statements())):
+    for text in statements():
+        if renamed := re.match(r"ALTER TABLE (\S+) RENAME TO", text):  # its rights go with it
+            held = [grant for grant in held if grant.table != renamed[1]]
+        if (match := pattern.fullmatch(text)) is None:
+            continue
         if (match[1], match[2]) == ("REVOKE", "ALL"):  # rights on single columns go with those on the table
             ended = set(product(match[3].split(", "), match[4].split(", ")))
             held = [grant for grant in held if (grant.table, grant.role) not in ended]

@@ -56,7 +56,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
     def verifier(sql: str, *arguments: Any, settings: Mapping[str, str] = _VERIFIER) -> PlannedQuery:
         return PlannedQuery(sql, arguments, "plant_auditor", settings)
 
-    literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1"}
+    literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1", "consumer": "'projector'"}
     return {
         "audit/verifier/ranges.sql": verifier(stored_log._RANGES),
         "audit/verifier/rows.sql": verifier(stored_log._ROWS, *chain, first, last, settings=_MERGING),

@@ -163,7 +163,7 @@ async def test_cancelling_a_query_ends_it_and_leaks_nothing(database: MigratedDa
 
         async def work() -> None:
             async with connector.transaction() as connection:
-                await connection.execute(text("INSERT INTO checkpoints VALUES ('cancelled', 1, 't', 0, 0)"))
+                await connection.execute(text("INSERT INTO checkpoints VALUES ('cancelled', 't', 0, 0)"))
                 await connection.execute(text("SELECT pg_sleep(60)"))
 
         task = asyncio.create_task(work())
@@ -174,7 +174,7 @@ async def test_cancelling_a_query_ends_it_and_leaks_nothing(database: MigratedDa
         await wait_until_async(lambda: sessions(database, "active") == 0, "the query has ended")
         assert await ask(connector)
         assert sample("connections_in_use") == 0
-        query = "SELECT count(*) FROM checkpoints WHERE projection = 'cancelled'"
+        query = "SELECT count(*) FROM checkpoints WHERE consumer = 'cancelled'"
         assert sql.value(database.superuser_url, query) == 0
 
 

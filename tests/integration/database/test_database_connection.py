@@ -247,14 +247,14 @@ async def test_a_slow_statement_is_logged_without_its_values(database: MigratedD
     ("statement", "values", "named", "message"),
     [
         (
-            "INSERT INTO checkpoints VALUES (:a, 1, 't', -1, 0)",
+            "INSERT INTO checkpoints VALUES (:a, 't', -1, 0)",
             {"a": 1},
             ConstraintRefused,
             "checkpoints_partition_check",
         ),
-        ("INSERT INTO checkpoints VALUES (:a, 1, 't', 0, 0), (:a, 1, 't', 0, 0)", {"a": 1}, ConstraintRefused, "pkey"),
+        ("INSERT INTO checkpoints VALUES (:a, 't', 0, 0), (:a, 't', 0, 0)", {"a": 1}, ConstraintRefused, "pkey"),
         (
-            "INSERT INTO checkpoints VALUES (:a, 1, 't', 0, null)",
+            "INSERT INTO checkpoints VALUES (:a, 't', 0, null)",
             {"a": 1},
             ConstraintRefused,
             "checkpoints.next_offset",

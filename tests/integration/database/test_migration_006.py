@@ -35,6 +35,7 @@ AUDIT: dict[str, Any] = {
     "hash": "sha256('b')",
 }
 OWNER: dict[str, Any] = {
+    "consumer": "'projector'",
     "topic": "'t'",
     "partition": "0",
     "token": "1",
@@ -43,8 +44,7 @@ OWNER: dict[str, Any] = {
     "backend_started_at": "now()",
 }
 CHECKPOINT: dict[str, Any] = {
-    "projection": "'log'",
-    "version": "1",
+    "consumer": "'projector'",
     "topic": "'t'",
     "partition": "0",
     "next_offset": "0",
@@ -120,7 +120,6 @@ def test_a_good_row_is_taken_by_every_table(database: Database, table: str) -> N
         ("audit_log", {"hash": "sha512('x')"}),
         ("partition_owners", {"partition": "-1"}),
         ("partition_owners", {"token": "0"}),
-        ("checkpoints", {"version": "-1"}),
         ("checkpoints", {"partition": "-1"}),
         ("checkpoints", {"next_offset": "-1"}),
         ("webhook_signatures", {"producer": "'Genesis'"}),
@@ -196,13 +195,15 @@ def test_an_event_is_applied_once_a_partition(database: Database) -> None:
 
 
 @pytest.mark.parametrize(("token", "next_offset"), [(2, 7), (1, 6), (1, 8)])
-def test_a_partition_is_held_with_its_token_and_the_logs_end(database: Database, token: int, next_offset: int) -> None:
-    """Another token or another end of the log is refused, with a code of its own; the right pair is not."""
+def test_a_partition_is_locked_with_its_token_and_its_checkpoint(
+    database: Database, token: int, next_offset: int
+) -> None:
+    """Another token or another checkpoint is refused, with a code of its own; the right pair is not."""
     insert(database, "partition_owners")
-    insert(database, "checkpoints", version="0", next_offset="7")
-    sql.value(database.writer_url, "SELECT hold_partition('t', 0, 1, 7)")
+    insert(database, "checkpoints", next_offset="7")
+    sql.value(database.writer_url, "SELECT lock_partition('projector', 't', 0, 1, 7)")
     with pytest.raises(asyncpg.PostgresError) as refused:
-        sql.value(database.writer_url, f"SELECT hold_partition('t', 0, {token}, {next_offset})")
+        sql.value(database.writer_url, f"SELECT lock_partition('projector', 't', 0, {token}, {next_offset})")
     assert refused.value.sqlstate == "PL001"
 
 
@@ -226,6 +227,7 @@ RIGHTS = {
     "audit_log": {"writer": "SELECT INSERT", "api": "", "auditor": "SELECT"},
     "partition_owners": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": "SELECT"},
     "checkpoints": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": "SELECT"},
+    "model_checkpoints": {"writer": "SELECT INSERT UPDATE DELETE", "api": "SELECT", "auditor": "SELECT"},
     "webhook_deliveries": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": ""},
     "webhook_signatures": {"writer": "", "api": "", "auditor": ""},  # 014 has roles of their own for keys
     "alembic_version": {"writer": "SELECT", "api": "SELECT", "auditor": "SELECT"},
@@ -235,7 +237,7 @@ RIGHTS = {
 @pytest.mark.parametrize("table", RIGHTS)
 @pytest.mark.parametrize("role", ["writer", "api", "auditor"])
 def test_each_role_has_its_rights_and_no_more(database: Database, table: str, role: str) -> None:
-    """Table by table, exactly the rights that the role's work needs; TRUNCATE, DELETE and TRIGGER are nobody's."""
+    """Table by table, exactly the rights that the role's work needs; TRUNCATE and TRIGGER are nobody's."""
     every = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
     ask = "SELECT has_table_privilege('plant_{}', '{}', '{}')"
     held = [right for right in every if sql.value(database.owner_url, ask.format(role, table, right))]

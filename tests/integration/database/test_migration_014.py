@@ -35,6 +35,7 @@ RIGHTS = {
     },
     "master_keys": {"ingress": "SELECT", "operator": "SELECT INSERT UPDATE", "writer": "", "api": "", "auditor": ""},
     "checkpoints": {"ingress": "", "operator": "SELECT"},
+    "model_checkpoints": {"ingress": "", "operator": "SELECT"},
     "partition_owners": {"ingress": "", "operator": "SELECT"},
     "event_stream": {"ingress": "", "operator": ""},
     "audit_log": {"ingress": "", "operator": ""},

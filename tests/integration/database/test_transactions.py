@@ -30,9 +30,9 @@ from tests.support.connectors import connected
 from tests.support.services import Services
 from tests.support.waiting import wait_until_async
 
-ADD = text("INSERT INTO checkpoints VALUES (:name, 1, 't', 0, :next_offset)")
-READ = text("SELECT next_offset FROM checkpoints WHERE projection = :name")
-SET = text("UPDATE checkpoints SET next_offset = :next_offset WHERE projection = :name")
+ADD = text("INSERT INTO checkpoints VALUES (:name, 't', 0, :next_offset)")
+READ = text("SELECT next_offset FROM checkpoints WHERE consumer = :name")
+SET = text("UPDATE checkpoints SET next_offset = :next_offset WHERE consumer = :name")
 TENANT = text("SELECT coalesce(current_setting('plant.governance_agent_id', true), '')")
 
 
@@ -71,7 +71,7 @@ def retries(reason: str) -> float:
 
 async def test_a_transaction_commits_or_rolls_back(database: MigratedDatabase) -> None:
     """What a block wrote is there when it ends, and gone when it raises; the error comes out as it is."""
-    row = "INSERT INTO checkpoints VALUES (:name, 1, 't', 0, 0)"
+    row = "INSERT INTO checkpoints VALUES (:name, 't', 0, 0)"
 
     async def dropped(connector: Database) -> None:
         async with connector.transaction() as connection:

@@ -92,10 +92,8 @@ async def test_what_is_stopped_says_why(
         database.superuser_url,
         [
             f"UPDATE partition_owners SET stop_reason = 'SchemaNewer: wait' WHERE topic = '{topic}' AND partition = 1",
-            f"INSERT INTO checkpoints VALUES ('log', 0, '{topic}', 2, 9), ('agents', 1, '{topic}', 2, 4),"
-            f" ('dead_letters', 0, '{topic}', 2, 0)",
-            f"UPDATE checkpoints SET stop_reason = 'its rows are refused' WHERE projection = 'agents'"
-            f" AND partition = 2 AND topic = '{topic}'",
+            f"INSERT INTO checkpoints VALUES ('projector', '{topic}', 2, 9), ('dead_letters', '{topic}', 2, 0)",
+            f"INSERT INTO model_checkpoints VALUES ('agents', 1, '{topic}', 2, 4, 'its rows are refused')",
         ],
     )
     code, rows = await asyncio.to_thread(status)

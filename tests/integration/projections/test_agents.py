@@ -95,7 +95,8 @@ def _projected(
     """Return the rows and the chain's head after projecting the pieces into an emptied database."""
     projector.close()
     superuser.script("SET session_replication_role = replica", "SET timezone = 'UTC'")
-    for table in ("event_stream", "audit_log", "partition_owners", "checkpoints", f"{AGENTS.schema}.agents"):
+    offsets = ("partition_owners", "checkpoints", "model_checkpoints")
+    for table in ("event_stream", "audit_log", *offsets, f"{AGENTS.schema}.agents"):
         superuser.execute(f"DELETE FROM {table}")
     token = projector.acquire(WATERMARKS).token
     start = 0

@@ -167,8 +167,8 @@ def test_workers_of_the_former_version_bring_readers_back(
     project(former[0], some_events(10, seed=4), start=50)
     former[1].acquire(WATERMARKS)
     assert shown(superuser) == "agents_v1"
-    assert superuser.query("SELECT next_offset FROM checkpoints WHERE projection = 'agents' AND partition = 0"
-                           " ORDER BY version") == [(60,), (50,)]  # fmt: skip
+    query = "SELECT version, next_offset FROM projection_checkpoints WHERE projection = 'agents' AND partition = 0"
+    assert sorted(superuser.query(query)) == [(1, 60), (2, 50)]
 
 
 @pytest.mark.usefixtures("two_partitions")
@@ -316,7 +316,7 @@ def test_a_worker_that_is_killed_leaves_readers_where_they_are(
         with pytest.raises(DatabaseUnreachable):
             killed.acquire(WATERMARKS)
     assert shown(superuser) == "agents_v1"
-    query = "SELECT next_offset FROM checkpoints WHERE projection = 'agents' AND version = 2 AND partition = 0"
+    query = "SELECT next_offset FROM projection_checkpoints WHERE version = 2 AND partition = 0"
     assert superuser.query(query) == [(15 if point == "between two slices" else 40,)]
 
     make(make_projector, [NEXT], 0).acquire(WATERMARKS)
@@ -355,7 +355,11 @@ def test_no_record_comes_between_the_last_look_and_the_move(
     first, second = (make(make_projector, [NEXT], partition) for partition in (0, 1))
     first.acquire(WATERMARKS)
     with contextlib.closing(Session(database.writer_url)) as former:
-        former.script("BEGIN", "UPDATE checkpoints SET next_offset = 50 WHERE partition = 0 AND NOT version = 2")
+        former.script(
+            "BEGIN",
+            "UPDATE checkpoints SET next_offset = 50, read_models = '{agents/1}' WHERE partition = 0",
+            f"INSERT INTO model_checkpoints VALUES ('agents', 2, '{TOPIC}', 0, 40)",
+        )
         second.acquire(WATERMARKS)
         assert shown(superuser) == "agents_v1"
         former.commit()

@@ -22,8 +22,8 @@ from tests.support.load import some_events
 from tests.support.made_models import BOTH
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
-CHECKPOINTS = "SELECT projection, next_offset FROM checkpoints WHERE partition = 0 ORDER BY projection"
-STOP_REASONS = "SELECT projection, stop_reason FROM checkpoints WHERE partition = 0 AND stop_reason IS NOT NULL"
+CHECKPOINTS = "SELECT projection, next_offset FROM projection_checkpoints WHERE partition = 0 ORDER BY projection"
+STOP_REASONS = "SELECT projection, stop_reason FROM model_checkpoints WHERE partition = 0 AND stop_reason IS NOT NULL"
 ROWS = 'SELECT "offset" FROM availabilities_v1.availabilities ORDER BY "offset"'
 MODEL, LOG, CHAIN = "availabilities_v1.availabilities", "event_stream", "audit_log"
 ENDED = """
@@ -202,7 +202,7 @@ def test_a_lagging_model_whose_statement_is_always_ended_is_left_behind(
     """Its partition opens without it; the next worker does not look for the record from large slices on again."""
     Owner(make_projector(0)).project(batch := some_events(40))
     live = superuser.query(AGENT_ROWS)
-    superuser.script(f"UPDATE checkpoints SET next_offset = 0 WHERE projection <> 'log'; TRUNCATE {MODEL}")
+    superuser.script(f"UPDATE checkpoints SET read_models = '{{}}'; TRUNCATE {MODEL}")
     superuser.script("TRUNCATE agents_v1.agents", ended(MODEL))
     first = next(index for index, event in enumerate(batch) if isinstance(event, AgentAvailable))
     fold_slice, sizes = fold.fold_slice, []
@@ -237,7 +237,7 @@ def test_a_log_that_is_read_slowly_takes_no_lagging_model_out(
 ) -> None:
     """The statement that reads it is none of the model's."""
     Owner(make_projector(0)).project(some_events(4))
-    superuser.script(f"UPDATE checkpoints SET next_offset = 0 WHERE projection = 'availabilities'; TRUNCATE {MODEL}")
+    superuser.script(f"UPDATE checkpoints SET read_models = '{{agents/1}}'; TRUNCATE {MODEL}")
     projector = make_projector(0)
 
     def frame(self: Session, *_: object) -> object:

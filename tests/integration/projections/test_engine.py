@@ -16,8 +16,10 @@ import structlog
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
 from projections import checkpoints, engine, fold
+from projections.checkpoints import PROJECTOR
 from projections.engine import PartitionProjector
 from projections.errors import ReadModelAhead
+from projections.read_model import AGENTS
 from projections.repeats import SEEN
 from projections.session import Session, sql_literal
 from schemas import codec
@@ -245,7 +247,7 @@ def test_every_batch_is_fenced(projector: PartitionProjector, superuser: Session
 
     token = projector.acquire(WATERMARKS).token
     superuser.execute("UPDATE checkpoints SET next_offset = 4")
-    with pytest.raises(OwnershipLost, match="ends at 4"):
+    with pytest.raises(OwnershipLost, match="is 4, not 5"):
         projector.project(batch_of(some_events(5, seed=2), token=token, start=5))
     assert dispositions(superuser) == ["applied"] * 5
 
@@ -278,9 +280,9 @@ def test_the_fence_stays_locked_until_its_transaction_ends(
     try:
         owner.begin()
         if lock == "statement":
-            owner.script(checkpoints.lock_statement(TOPIC, 0, token, 0))
+            owner.script(checkpoints.lock_statement(PROJECTOR, TOPIC, 0, token, 0))
         else:
-            checkpoints.lock_fence(owner, TOPIC, 0, token)
+            checkpoints.lock_fence(owner, PROJECTOR, TOPIC, 0, token)
         assert superuser.query(unlocked, (TOPIC,)) == []
         owner.commit()
         assert superuser.query(unlocked, (TOPIC,)) == [(token,)]
@@ -308,15 +310,16 @@ def test_another_session_with_the_former_owners_number_lives_on(
 def test_checkpoints_of_others_stay(
     make_projector: MakeProjector, projector: PartitionProjector, superuser: Session
 ) -> None:
-    """A batch moves its own projections' checkpoints of its own partition, and no others."""
+    """A batch moves its own consumer's checkpoint of its own partition, and no others."""
     token = projector.acquire(WATERMARKS).token
     make_projector(1).acquire(WATERMARKS)
-    superuser.execute("INSERT INTO checkpoints VALUES ('dead_letters', 1, $1, 0, 3)", (TOPIC,))
+    superuser.execute("INSERT INTO checkpoints VALUES ('dead_letters', $1, 0, 3)", (TOPIC,))
 
     projector.project(batch_of(some_events(5), token=token))
 
-    rows = superuser.query("SELECT projection, partition, next_offset FROM checkpoints ORDER BY 1, 2")
-    assert rows == [("agents", 0, 5), ("agents", 1, 0), ("dead_letters", 0, 3), ("log", 0, 5), ("log", 1, 0)]
+    rows = superuser.query("SELECT consumer, partition, next_offset, read_models FROM checkpoints ORDER BY 1, 2")
+    shared = [AGENTS.key]
+    assert rows == [("dead_letters", 0, 3, []), ("projector", 0, 5, shared), ("projector", 1, 0, shared)]
 
 
 def test_an_id_of_another_partition_is_no_repeat(
@@ -458,12 +461,12 @@ def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: Partitio
     projector.project(batch_of([*some_events(200), *some_events(3)], token=token))
     live = superuser.query(AGENT_ROWS)
     superuser.execute("TRUNCATE agents_v1.agents")
-    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+    superuser.execute("UPDATE checkpoints SET read_models = '{}'")
 
     projector.acquire(WATERMARKS)
 
     assert superuser.query(AGENT_ROWS) == live
-    assert superuser.query("SELECT DISTINCT next_offset FROM checkpoints WHERE partition = 0") == [(203,)]
+    assert superuser.query("SELECT DISTINCT next_offset FROM projection_checkpoints WHERE partition = 0") == [(203,)]
 
 
 def test_catching_up_ends_between_slices_when_it_is_interrupted(
@@ -473,7 +476,7 @@ def test_catching_up_ends_between_slices_when_it_is_interrupted(
     monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some_events(150), token=token))
-    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+    superuser.execute("UPDATE checkpoints SET read_models = '{}'")
     interrupted = threading.Event()
     fold_slice = fold.fold_slice
 
@@ -485,9 +488,7 @@ def test_catching_up_ends_between_slices_when_it_is_interrupted(
     with pytest.raises(OwnershipLost, match="given up"):
         projector.acquire(WATERMARKS, interrupted)
 
-    assert superuser.query("SELECT next_offset FROM checkpoints WHERE projection = 'agents' AND partition = 0") == [
-        (20,)
-    ]
+    assert superuser.query("SELECT projection, next_offset FROM model_checkpoints") == [("agents", 20)]
 
 
 def test_a_slice_that_postgres_gives_up_is_halved_and_then_grows(
@@ -499,7 +500,7 @@ def test_a_slice_that_postgres_gives_up_is_halved_and_then_grows(
     projector.project(batch_of(some_events(150), token=token))
     live = superuser.query(AGENT_ROWS)
     superuser.execute("TRUNCATE agents_v1.agents")
-    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+    superuser.execute("UPDATE checkpoints SET read_models = '{}'")
     fold_slice, tried, failures = fold.fold_slice, [], iter((True, True))
 
     def failing(session: Session, *arguments: Any) -> int:
@@ -528,7 +529,7 @@ def test_catching_up_goes_slice_by_slice(
     live = superuser.query(AGENT_ROWS)
     assert live
     superuser.execute("TRUNCATE agents_v1.agents")
-    superuser.execute("UPDATE checkpoints SET next_offset = 0 WHERE projection = 'agents'")
+    superuser.execute("UPDATE checkpoints SET read_models = '{}'")
 
     with structlog.testing.capture_logs() as lines:
         projector.acquire(WATERMARKS)
@@ -543,7 +544,8 @@ def test_a_model_ahead_of_the_log_stops_the_partition(projector: PartitionProjec
     """Its tables hold records that the log lacks: nothing can mend that but an operator. The log was not refused."""
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some_events(5), token=token))
-    superuser.execute("UPDATE checkpoints SET next_offset = 6 WHERE projection = 'agents'")
+    superuser.execute("UPDATE checkpoints SET read_models = '{}'")
+    superuser.execute("INSERT INTO model_checkpoints VALUES ('agents', 1, $1, 0, 6)", (TOPIC,))
 
     with pytest.raises(ReadModelAhead, match="ahead of the log"):
         projector.acquire(WATERMARKS)

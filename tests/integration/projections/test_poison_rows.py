@@ -17,7 +17,7 @@ async def test_the_checkpoint_of_dead_letters_never_goes_back(database: Database
             await rows.advance("genesis.events", 0, next_offset)
         await rows.advance("genesis.events", 1, 4)
         marks = await connection.fetch(
-            "SELECT partition, next_offset FROM checkpoints WHERE projection = 'dead_letters' ORDER BY partition"
+            "SELECT partition, next_offset FROM checkpoints WHERE consumer = 'dead_letters' ORDER BY partition"
         )
     finally:
         await connection.close()
@@ -33,8 +33,8 @@ async def test_partitions_take_turns(database: Database) -> None:
             generate_series(1, records) AS number
     """
     owners = """
-        INSERT INTO partition_owners (topic, partition, token, worker, backend_pid, backend_started_at)
-        SELECT 'genesis.events', partition, 1, '', 0, '-infinity' FROM generate_series(0, 3) AS partition
+        INSERT INTO partition_owners (consumer, topic, partition, token, worker, backend_pid, backend_started_at)
+        SELECT 'projector', 'genesis.events', partition, 1, '', 0, '-infinity' FROM generate_series(0, 3) AS partition
     """
     superuser = await asyncpg.connect(database.superuser_url)
     connection = await asyncpg.connect(database.writer_url)

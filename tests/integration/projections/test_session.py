@@ -179,11 +179,8 @@ def test_errors_name_what_was_refused_and_repeat_no_events(session: Session) -> 
     text = 'no such offset, says "event_stream_applied_once"'
     bad = insert(
         "checkpoints",
-        {"projection": [text], "topic": [text], "version": [1], "partition": [0], "next_offset": [-1]},
-        {
-            **dict.fromkeys(("projection", "topic"), "text"),
-            **dict.fromkeys(("version", "partition", "next_offset"), "bigint"),
-        },
+        {"consumer": [text], "topic": [text], "partition": [0], "next_offset": [-1]},
+        {**dict.fromkeys(("consumer", "topic"), "text"), **dict.fromkeys(("partition", "next_offset"), "bigint")},
     )
     with pytest.raises(DataRefused) as refused:
         session.script(bad)
@@ -192,7 +189,7 @@ def test_errors_name_what_was_refused_and_repeat_no_events(session: Session) -> 
     assert not refused.value.about("event_stream")
     assert "says" not in str(refused.value)
     with pytest.raises(DataRefused) as refused:
-        session.copy("checkpoints", pl.DataFrame({"projection": ["p"], "version": [1 << 40]}))
+        session.copy("checkpoints", pl.DataFrame({"consumer": ["p"], "partition": [1 << 40]}))
     assert refused.value.about("checkpoints")
 
 

@@ -24,8 +24,8 @@ from tests.support.projectors import AGENT_ROWS, MakeProjector
 
 pytestmark = pytest.mark.usefixtures("inline_records_max")
 
-CHECKPOINTS = "SELECT projection, next_offset FROM checkpoints WHERE partition = 0 ORDER BY projection"
-STOP_REASONS = "SELECT projection, stop_reason FROM checkpoints WHERE partition = 0 AND stop_reason IS NOT NULL"
+CHECKPOINTS = "SELECT projection, next_offset FROM projection_checkpoints WHERE partition = 0 ORDER BY projection"
+STOP_REASONS = "SELECT projection, stop_reason FROM model_checkpoints WHERE partition = 0 AND stop_reason IS NOT NULL"
 ROWS = 'SELECT "offset" FROM availabilities_v1.availabilities ORDER BY "offset"'
 
 REFUSE = {
@@ -124,7 +124,7 @@ def test_lagging_models_that_are_refused_do_not_stop_their_partition(
     monkeypatch.setattr(fold, "FOLD_RECORDS", 20)
     first = make_projector(0)
     first.project(batch_of(some_events(40), token=first.acquire(WATERMARKS).token))
-    superuser.script("UPDATE checkpoints SET next_offset = 0 WHERE projection NOT IN ('log', 'agents')")
+    superuser.script("UPDATE checkpoints SET read_models = '{agents/1}'")
     superuser.script(*(f"TRUNCATE {name}_v1.{name}" for name in ("availabilities", *REFUSE)), *map(refuse, REFUSE))
     projector = make_projector(0)
 
@@ -305,7 +305,7 @@ def test_the_other_models_rows_are_what_they_would_have_been(make_projector: Mak
     alone.project(batch_of(batch, token=alone.acquire(WATERMARKS).token, partition=1))
 
     assert superuser.query(AGENT_ROWS) == expected
-    rows = superuser.query("SELECT projection, next_offset FROM checkpoints WHERE partition = 1 ORDER BY projection")
+    rows = superuser.query(CHECKPOINTS.replace("partition = 0", "partition = 1"))
     assert rows == [("agents", 150), ("availabilities", 0), ("log", 150)]
 
 

@@ -165,7 +165,7 @@ async def test_a_relay_that_dies_before_its_mark_sends_them_again(
     assert await relayed(settings, topic) == 3
 
     assert sorted(map(offset_of, await read_dead_letters(settings, topic))) == [0, 0, 1, 1, 2, 2]
-    rows = await fetch(database.superuser_url, "SELECT next_offset FROM checkpoints WHERE projection = 'dead_letters'")
+    rows = await fetch(database.superuser_url, "SELECT next_offset FROM checkpoints WHERE consumer = 'dead_letters'")
     assert [row["next_offset"] for row in rows] == [3]
 
 
@@ -273,8 +273,8 @@ async def test_a_log_without_poison_is_not_read(settings: Settings, database: Da
     """
     await fetch(database.superuser_url, fill, headers_bytes([]))
     owners = """
-        INSERT INTO partition_owners (topic, partition, token, worker, backend_pid, backend_started_at)
-        SELECT 'genesis.events', partition, 1, '', 0, '-infinity' FROM generate_series(0, 3) AS partition
+        INSERT INTO partition_owners (consumer, topic, partition, token, worker, backend_pid, backend_started_at)
+        SELECT 'projector', 'genesis.events', partition, 1, '', 0, '-infinity' FROM generate_series(0, 3) AS partition
     """
     await fetch(database.superuser_url, owners)
     async with relay_session.relay_session(settings) as session:

@@ -69,7 +69,7 @@ async def test_waiting_for_a_read_model(settings: Settings, topic: str) -> None:
         async with writer.transaction() as connection:
             await connection.execute(
                 text(
-                    "INSERT INTO checkpoints VALUES ('agents', 1, :topic, 0, :next)"
+                    "INSERT INTO model_checkpoints VALUES ('agents', 1, :topic, 0, :next)"
                     " ON CONFLICT (projection, version, topic, partition) DO UPDATE SET next_offset = :next"
                 ),
                 {"topic": topic, "next": next_offset},

@@ -37,10 +37,7 @@ def log_ends(scene: Scene) -> dict[int, int]:
 
 def checkpoints(scene: Scene) -> dict[int, int]:
     """Each partition's lowest checkpoint, of those that follow the log."""
-    sql = """
-        SELECT partition, min(next_offset) FROM checkpoints
-        WHERE topic = $1 AND projection <> 'dead_letters' GROUP BY 1
-    """
+    sql = "SELECT partition, min(next_offset) FROM projection_checkpoints WHERE topic = $1 GROUP BY 1"
     rows = scene.query(sql, (scene.topic,))
     return {int(str(partition)): int(str(offset)) for partition, offset in rows}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from projections import checkpoints
-from projections.checkpoints import LOG, STOP_REASON_CHARACTERS_MAX, Fence, log_end, note_stop, remainder
+from projections.checkpoints import STOP_REASON_CHARACTERS_MAX, Fence, log_end, note_stop, remainder
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
 from streams.log_end import LogEnd, LoggedRecord
@@ -23,7 +23,7 @@ def batch(start: int, count: int) -> EventBatch:
 
 
 def fence(next_offset: int) -> Fence:
-    return Fence(TOKEN, {LOG: next_offset, "agents/1": 0}, bytes(32))
+    return Fence(TOKEN, next_offset, bytes(32), lagging={"agents/1": 0})
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_a_stop_reason_is_one_short_line() -> None:
         def execute(self, _statement: str, values: tuple[object, ...]) -> None:
             written.append(values)
 
-    note_stop(Session(), "t", 0, 1, "a\x00b\x1b[2J\n" + "\x01" * 5000)  # type: ignore[arg-type]
+    note_stop(Session(), "projector", "t", 0, 1, "a\x00b\x1b[2J\n" + "\x01" * 5000)  # type: ignore[arg-type]
     (values,) = written
-    reason = str(values[2])
+    reason = str(values[3])
     assert reason.startswith("a\\x00b\\x1b[2J\\n\\x01")
     assert (reason.isprintable(), len(reason)) == (True, STOP_REASON_CHARACTERS_MAX)
 

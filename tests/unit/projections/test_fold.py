@@ -12,7 +12,6 @@ import pytest
 
 from database.errors import DatabaseUnreachable
 from projections import fold
-from projections.checkpoints import LOG
 from projections.errors import ReadModelAhead
 from projections.fold import catch_up, fold_slice
 from projections.read_model import READ_MODELS, ReadModel
@@ -61,7 +60,7 @@ class Log:
     """A session of a log whose applied records end at `end`, every second offset, and a model that lags."""
 
     def __init__(self, end: int, model: int = 0) -> None:
-        self.checkpoints = {LOG: end, MODEL.key: model}
+        self.checkpoints, self.end = {MODEL.key: model}, end
         self.scripts: list[tuple[str, ...]] = []
         self.asked: list[tuple[int, int, int]] = []
         self.folded: list[list[int]] = []
@@ -76,7 +75,8 @@ class Log:
     def query(self, sql: str) -> list[tuple[object, ...]]:
         assert self.open
         assert "FOR UPDATE" in sql
-        return [(7, json.dumps(self.checkpoints), None)]
+        checkpoint = {"next_offset": self.end, "caught_up": []}
+        return [(7, json.dumps(checkpoint), json.dumps(self.checkpoints), None)]
 
     def frame(self, _sql: str, parameters: tuple[object, ...]) -> pl.DataFrame:
         topic, partition, *bounds = parameters
@@ -90,8 +90,8 @@ class Log:
         self.scripts.append(statements)
         if statements[-1] == "COMMIT":
             advance, _ = statements
-            assert MODEL.key in advance
-            self.checkpoints[MODEL.key] = int(re.findall(r"SET next_offset = (\d+)", advance)[0])
+            assert f"split_part('{MODEL.key}'" in advance
+            self.checkpoints[MODEL.key] = int(re.findall(r", (\d+)\n", advance)[0])
             self.open = False
 
     def frames(self, events: dict[str, pl.DataFrame], offsets: list[int], reads: object) -> dict[str, pl.DataFrame]:

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from database.errors import DatabaseUnreachable
 from projections import following_models
-from projections.checkpoints import LOG, Fence
+from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded, ReadModelStopped
 from projections.following_models import FollowingModels
 from projections.read_model import READ_MODELS
@@ -72,27 +72,33 @@ class Log:
                 raise self.fails
 
         def note(name: str, answer: Any = None) -> Callable[..., Any]:
-            def called(session: object, topic: str, partition: int, *arguments: Any) -> Any:
-                assert (session, topic, partition) == (self, "genesis.events", 3)
-                self.asked.append((name, *arguments))
+            def called(*arguments: Any) -> Any:
+                assert arguments[:3] == (self, "genesis.events", 3)
+                self.asked.append((name, *arguments[3:]))
                 return answer
 
             return called
 
+        def kept(*arguments: Any) -> Fence:
+            *partition, fence, keys = arguments
+            assert (partition, keys) == ([self, "genesis.events", 3], [MODEL.key])
+            return cast(Fence, fence)
+
+        def lock_fence(session: object, *arguments: Any) -> None:
+            assert session is self
+            self.asked.append(("lock_fence", *arguments))
+
         monkeypatch.setattr(following_models, "catch_up", caught_up)
-        for name, answer in (
-            ("is_stopped", stopped),
-            ("note_stopped", 5),
-            ("note_following", None),
-            ("lock_fence", None),
-        ):
-            monkeypatch.setattr(following_models.checkpoints, name, note(name, answer))
+        monkeypatch.setattr(following_models.checkpoints, "lock_fence", lock_fence)
+        monkeypatch.setattr(following_models.model_checkpoints, "keep", kept)
+        for name, answer in (("is_stopped", stopped), ("note_stopped", 5), ("join", None)):
+            monkeypatch.setattr(following_models.model_checkpoints, name, note(name, answer))
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         return lambda: self.asked.append(name)
 
     def let(self, models: FollowingModels, *, at: int = 5, end: int = 9) -> None:
-        fence = Fence(7, {LOG: end, MODEL.key: at}, bytes(32))
+        fence = Fence(7, end, bytes(32), lagging={MODEL.key: at})
         models.catch_up(cast(Session, self), cast(Staging, "staging"), fence, threading.Event())
 
 
@@ -122,7 +128,7 @@ def test_a_model_that_was_refused_is_tried_with_one_record(
     log = Log(monkeypatch, stopped=stopped)
     log.let(models, at=at)
     assert log.first_slices == [first]
-    assert log.asked[-1] == ("note_following", [LOG, MODEL.key])
+    assert log.asked[-1] == ("join", 7, [MODEL.key])
     assert models.following == [MODEL]
 
 
@@ -133,14 +139,12 @@ def test_a_model_that_is_refused_while_it_catches_up_is_left_out(
     log = Log(monkeypatch, fails=KeyError("a defect"))
     log.let(models)
     assert [each if isinstance(each, str) else each[0] for each in log.asked] == [
-        *("is_stopped", "rollback", "begin", "lock_fence", "note_stopped", "commit", "note_following")
+        *("is_stopped", "rollback", "begin", "lock_fence", "note_stopped", "commit")
     ]
-    assert log.asked[3] == ("lock_fence", 7)
+    assert log.asked[3] == ("lock_fence", PROJECTOR, "genesis.events", 3, 7)
     assert log.asked[4][1] == MODEL.key
-    assert (models.following, models.names, models.reads) == ([], [LOG], frozenset())
-    assert models.all_names == [LOG, MODEL.key]
+    assert (models.following, models.reads) == ([], frozenset())
     assert stopped_gauge() == 1
-    assert log.asked[-1] == ("note_following", [LOG])
 
     log.fails = None
     log.let(models, at=5)
