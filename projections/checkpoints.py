@@ -69,7 +69,7 @@ SELECT o.token,
         WHERE c.consumer = o.consumer AND c.topic = o.topic AND c.partition = o.partition) AS checkpoint,
        (SELECT json_object_agg(m.projection || '/' || m.version, m.next_offset)::text FROM model_checkpoints AS m
         WHERE m.topic = o.topic AND m.partition = o.partition) AS lagging,
-       (SELECT hash FROM audit_log AS a WHERE a.topic = o.topic AND a.partition = o.partition
+       (SELECT hash FROM log_records WHERE topic = {topic} AND partition = {partition}
         ORDER BY "offset" DESC LIMIT 1) AS head
 FROM partition_owners AS o
 WHERE o.consumer = {consumer} AND o.topic = {topic} AND o.partition = {partition} AND o.token = {token} FOR UPDATE

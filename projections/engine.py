@@ -4,16 +4,16 @@ Before anything is decoded, a batch's token and offsets are compared with what t
 what is applied already is cut off. Then it is one transaction:
 
     lock the fencing token, and compare the log's end
-    COPY event_stream and audit_log; COPY the decoded events to the staging tables
+    look up the event ids that the log may hold already
+    COPY the records to their range of the log; COPY the decoded events to the staging tables
     run each read model's apply.sql
     advance the checkpoint
 
 A small batch is the same in one round trip, its rows written out in the statements. Checkpoints and chain head are read
 when the partition is acquired; after that nobody else can move them.
 
-The repeat check costs no look-up while there are no repeats: every record goes in as `applied`, and the unique index
-on applied event ids refuses a batch that holds a repeat. That batch is then rolled back and looked up first, as are
-the next ones for a while (docs/decisions/0002).
+The repeat check costs no look-up while there are no repeats: the owner knows which event ids the log holds, exactly or
+with false positives, and asks Postgres about those alone (`projections/log_ranges.py`, docs/decisions/0022).
 
 A read model that is refused does not hold up the others: the batch is written without it, and it stays where it was
 (projections/stopped_models.py). No record's disposition depends on a read model.
@@ -32,6 +32,8 @@ from projections import builds, checkpoints
 from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded
 from projections.following_models import FollowingModels
+from projections.id_budget import IdBudget
+from projections.log_ranges import LogRanges
 from projections.log_writer import LogWriter
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
@@ -47,11 +49,6 @@ from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
-
-APPLIED_ONCE = "event_stream_applied_once"
-
-LOOK_UP_BATCHES = 64
-"""After a repeat, this many batches look up their event ids first: repeats come in bursts."""
 
 INLINE_RECORDS_MAX = 100
 """Batches up to this size go to Postgres as text; past it COPY is cheaper (measured)."""
@@ -69,7 +66,10 @@ LOG_LINES_PER_SECOND = 2
 class PartitionProjector:
     """The Postgres side of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
 
-    def __init__(self, url: str, topic: str, partition: int, models: Sequence[ReadModel]) -> None:
+    def __init__(
+        self, url: str, topic: str, partition: int, models: Sequence[ReadModel], id_budget: IdBudget | None = None
+    ) -> None:
+        """`id_budget` bounds what all partitions of a worker know of event ids; by default this one has its own."""
         self.topic = topic
         self.partition = partition
         self._url = url
@@ -78,7 +78,7 @@ class PartitionProjector:
         self._staging = Staging(models)
         self._log = LogWriter(topic, partition)
         self._models = FollowingModels(topic, partition, models)
-        self._look_ups_left = 0
+        self._ranges = LogRanges(topic, partition, id_budget or IdBudget())
         self._newer: SchemaNewer | None = None
         self._token: int | None = None
         self._interrupted = threading.Event()
@@ -100,6 +100,7 @@ class PartitionProjector:
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
             self._staging.open(session)
             self._log.open(session)
+            self._ranges.open(session, log_end.next_offset, self._interrupted)
             self._models.catch_up(session, self._staging, fence, self._interrupted)
             self._publish(caught_up=True)
         return Acquired(fence.token, log_end)
@@ -114,6 +115,7 @@ class PartitionProjector:
         self._newer = None
         with self._closing_on_error():
             dispositions = self._project(batch)
+            self._ranges.load_more(self._require_session())
             if self._unpublished and started >= self._publish_at:
                 self._publish(caught_up=False)
         seconds, next_offset = time.perf_counter() - started, self._require_fence().next_offset
@@ -140,9 +142,15 @@ class PartitionProjector:
         )
 
     def idle(self) -> None:
-        """Let readers see builds that had to wait for it. Raises DatabaseUnreachable."""
-        if self._unpublished and time.perf_counter() >= self._publish_at:
-            with self._closing_on_error():
+        """Read what is left of known event ids, and let readers see builds that had to wait for it.
+
+        Raises DatabaseUnreachable and AppliedTwice.
+        """
+        if self._session is None:
+            return
+        with self._closing_on_error():
+            self._ranges.load_more(self._session)
+            if self._unpublished and time.perf_counter() >= self._publish_at:
                 self._publish(caught_up=False)
 
     def note_stop(self, reason: str) -> None:
@@ -156,6 +164,11 @@ class PartitionProjector:
             self._session.close()
         self._session = self._fence = None
         self._models.close()
+
+    def forget(self) -> None:
+        """Drop the connection and what is known of event ids: the partition has moved to another worker."""
+        self.close()
+        self._ranges.forget()
 
     def _publish(self, *, caught_up: bool) -> None:
         """Let readers see builds that have caught up on every partition; ask again later where something holds them."""
@@ -178,50 +191,54 @@ class PartitionProjector:
             raise
 
     def _project(self, batch: EventBatch) -> Counter[str]:
-        """Apply what is new of a batch; returns how many records have each disposition."""
+        """Apply what is new of a batch, range by range; returns how many records have each disposition."""
         if self._interrupted.is_set():
             raise OwnershipLost(why="The partition was given up before its batch was applied.")
         remainder = checkpoints.remainder(batch, self._require_fence())
         if remainder is None:
             return Counter()
+        first, rest = self._ranges.split(remainder)
+        dispositions = self._project_range(first)
+        return dispositions + self._project(rest) if rest is not None and self._newer is None else dispositions
+
+    def _project_range(self, batch: EventBatch) -> Counter[str]:
+        """Apply records of one range of the log."""
         try:
-            prepared = prepare(remainder)
+            prepared = prepare(batch)
         except SchemaNewer as newer:
-            self._newer, before = newer, remainder.offsets.index(newer.offset)
-            return self._project(remainder.between(0, before)) if before else Counter()
+            self._newer, before = newer, batch.offsets.index(newer.offset)
+            return self._project_range(batch.between(0, before)) if before else Counter()
         return self._write(prepared)
 
     def _write(self, prepared: PreparedBatch) -> Counter[str]:
-        """Run the transaction; again with look-ups where it met a repeat, and model by model where one was refused.
+        """Run the transaction; again model by model where one was refused.
 
         So it is with a single record where Postgres ended some statement, and from then on at once.
         """
         alone = len(prepared.batch) == 1 and bool(self._models.following)
         apart = alone and self._models.suspected
-        look_up = self._look_ups_left > 0 or apart
-        self._look_ups_left = max(0, self._look_ups_left - 1)
         try:
-            return self._transaction(prepared, look_up=look_up, apart=apart)
+            return self._transaction(prepared, apart=apart)
         except Exception as error:  # a defect in making a model's rows is the model's too
             ended = isinstance(error, StatementEnded) and alone
             if apart or (isinstance(error, NOT_THE_MODELS) and not ended):
                 raise
             self._require_session().rollback()
-            if not look_up and isinstance(error, DataRefused) and error.about(APPLIED_ONCE):
-                self._look_ups_left = LOOK_UP_BATCHES
-                return self._write(prepared)
             if not self._models.following:
                 raise
-        return self._transaction(prepared, look_up=look_up, apart=True)
+        return self._transaction(prepared, apart=True)
 
-    def _transaction(self, prepared: PreparedBatch, *, look_up: bool, apart: bool = False) -> Counter[str]:
+    def _transaction(self, prepared: PreparedBatch, *, apart: bool = False) -> Counter[str]:
         """Write log, chain and read models; each model by itself with `apart`, and without those that are refused."""
         session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
+        offsets = prepared.batch.offsets
+        table = self._ranges.table_for(session, offsets[0]) if offsets else None
         began_seconds = time.monotonic()
         lock = checkpoints.lock_statement(PROJECTOR, self.topic, self.partition, fence.token, fence.next_offset)
         session.later("BEGIN", lock)
-        prepared = prepared.with_dispositions(self._log.seen(session, prepared) if look_up else None)
-        head = self._log.write(session, prepared, fence.head, inline=inline)
+        hashes, candidates = self._ranges.candidates(prepared.rows["event_id"].drop_nulls())
+        prepared = prepared.with_dispositions(self._ranges.look_up(session, candidates))
+        head = fence.head if table is None else self._log.write(session, prepared, fence.head, table, inline=inline)
         refused: dict[str, Exception] = {}
         if apart:
             refused = fold_apart(
@@ -234,6 +251,7 @@ class PartitionProjector:
         advance = checkpoints.advance_statement(PROJECTOR, self.topic, self.partition, next_offset)
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, next_offset, head)
+        self._ranges.add(*prepared.first_occurrences(hashes), next_offset)
         self._models.forget_ended()
         self._models.leave_out(stopped)
         dispositions = Counter(prepared.rows["disposition"].to_list())

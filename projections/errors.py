@@ -35,3 +35,14 @@ class ReadModelAhead(PartitionStopped):
 
 class BuildReshaped(CheckFailed):
     """A new build of a read model has other columns than its view, so readers could not be moved to it."""
+
+
+class AppliedTwice(PartitionStopped):
+    """The log holds an event id twice: something other than its owner has written to it, or a check has failed."""
+
+    def __init__(self, topic: str, partition: int, first_offset: int, why: str) -> None:
+        super().__init__(
+            f"The log of {topic}/{partition} holds an event twice, in the range from offset {first_offset} on.",
+            why=f"{why}. Going on would count it twice in every read model.",
+            next_step="see docs/runbooks/the-log.md",
+        )

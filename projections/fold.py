@@ -35,7 +35,7 @@ QUICK_SECONDS = 5.0
 """A slice that took no longer than this lets the next one grow, after one that was halved."""
 
 _APPLIED = """
-SELECT "offset", value FROM event_stream
+SELECT "offset", value FROM log_records
 WHERE topic = $1 AND partition = $2 AND "offset" >= $3 AND "offset" < $4 AND disposition = 'applied'
 ORDER BY "offset" LIMIT $5
 """

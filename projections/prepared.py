@@ -48,7 +48,33 @@ class PreparedBatch:
     rows: pl.DataFrame
     events: Mapping[str, pl.DataFrame]
 
-    def with_dispositions(self, seen: Mapping[bytes, EventRecord] | None) -> PreparedBatch:
+    def stored_columns(self) -> dict[str, pl.Series]:
+        """Return the log's columns of what the records are; those that would hold only their default are left out.
+
+        A key that is the entity's id in text is not stored a second time.
+        """
+        rows = self.rows
+        columns = {name: rows[name] for name in ("event_id", "entity_id", "entity_type", "event_type")}
+        if rows["entity_id"].null_count():
+            keys = [
+                key if entity is None else None for key, entity in zip(self.batch.keys, rows["entity_id"], strict=True)
+            ]
+            columns["key"] = pl.Series(keys, dtype=pl.Binary)
+        if rows["reason"].null_count() < rows.height:
+            columns["reason"] = rows["reason"]
+        if (rows["disposition"] != "applied").any():
+            columns["disposition"] = rows["disposition"]
+        return columns
+
+    def first_occurrences(self, hashes: NDArray[numpy.uint64]) -> tuple[NDArray[numpy.uint64], Sequence[int]]:
+        """Return hashes and offsets of the events that are applied or parked; `hashes` has one for each event id."""
+        if len(hashes) == len(self.rows) and (self.rows["disposition"] == "applied").all():
+            return hashes, self.batch.offsets
+        have_ids = self.rows["event_id"].is_not_null().to_numpy()
+        kept = self.rows["disposition"].is_in(["applied", "parked"]).to_numpy()
+        return hashes[kept[have_ids]], numpy.asarray(self.batch.offsets)[kept & have_ids].tolist()
+
+    def with_dispositions(self, seen: Mapping[bytes, EventRecord]) -> PreparedBatch:
         """Give each record its disposition and keep only first occurrences among `events`.
 
         A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied,
@@ -56,7 +82,7 @@ class PreparedBatch:
         id twice, and the second event is never applied.
         """
         ids = self.rows["event_id"]
-        if seen is None and self.rows["reason"].null_count() == len(ids) == ids.n_unique():  # the usual case
+        if not seen and self.rows["reason"].null_count() == len(ids) == ids.n_unique():  # the usual case
             return replace(self, rows=self.rows.hstack([_constant("disposition", "applied", len(ids))]))
         known = pl.col("event_id")
         repeated = known.is_not_null() & ~known.is_first_distinct()
@@ -65,7 +91,7 @@ class PreparedBatch:
         again = self.rows.select(repeated & pl.col("reason").is_null()).to_series()
         if not again.any():
             return replace(self, rows=self.rows.with_columns(_disposition()))
-        reused = self._reused(again.arg_true().to_list(), seen or {})
+        reused = self._reused(again.arg_true().to_list(), seen)
         reasons = self.rows["reason"].to_list()
         for row in reused:
             reasons[row] = ID_REUSED

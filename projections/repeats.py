@@ -20,20 +20,31 @@ ID_REUSED = "event_id: its producer used it before, for another event"
 
 _MARK: Final = (field(CLOCK_FIELDS_HEADER.encode()) + field(CLOCK_FIELDS)).hex()
 
-# LIMIT keeps this a look-up in the index for each id; as a plain join the planner may read the whole log.
+# LIMIT keeps this a look-up in an index for each id; as a plain join the planner may read the whole range.
 # Value and headers come along only where they can be needed.
-SEEN: Final = f"""
-SELECT s.event_id, seen.* FROM staged_event_ids AS s CROSS JOIN LATERAL (
-    SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint,
-        (SELECT a.event_type FROM audit_log AS a
-         WHERE a.topic = e.topic AND a.partition = e.partition AND a."offset" = e."offset") AS event_type,
+_SEEN: Final = f"""
+SELECT s.event_id, seen.* FROM {{asked}} CROSS JOIN LATERAL (
+    SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint, e.event_type::text AS event_type,
         CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.value END AS value,
         CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.headers END AS headers
-    FROM event_stream AS e
-    WHERE e.event_id = s.event_id AND e.partition = {{partition}} AND e.topic = {{topic}}
-    AND e.disposition = 'applied' LIMIT 1
+    FROM {{table}} AS e WHERE e.event_id = s.event_id AND e.disposition IN ('applied', 'parked'){{where}} LIMIT 1
 ) AS seen
 """  # noqa: S608 (a constant)
+
+
+def seen_query(table: str, event_ids: Sequence[bytes], offsets: Sequence[int | None]) -> str:
+    """Return the query for the records that a range of the log holds of event ids; one row an id that is there.
+
+    Its index on event ids is asked, or the record at each id's offset, where there are offsets: an open range has no
+    such index. The table's name is quoted here.
+    """
+    ids = f"'{{{','.join(event_id.hex() for event_id in event_ids)}}}'::uuid[]"
+    name = 'log."' + table.replace('"', '""') + '"'
+    if offsets[0] is None:
+        return _SEEN.format(asked=f"unnest({ids}) AS s (event_id)", table=name, where="")
+    numbers = f"'{{{','.join(map(str, offsets))}}}'::bigint[]"
+    asked = f'unnest({ids}, {numbers}) AS s (event_id, "offset")'
+    return _SEEN.format(asked=asked, table=name, where=' AND e."offset" = s."offset"')
 
 
 class EventRecord(NamedTuple):

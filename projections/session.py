@@ -163,11 +163,11 @@ class Session:
         except pl.exceptions.ComputeError as error:  # how polars passes on that rows stopped to come
             raise DatabaseUnreachable(why=_without_statement(str(error))) from error
 
-    def copy(self, table: str, frame: pl.DataFrame, *, temporary: bool = False) -> None:
+    def copy(self, table: str, frame: pl.DataFrame, *, schema: str | None = None, temporary: bool = False) -> None:
         """Append a frame to a table, columns by name."""
         self.run_waiting()
         try:
-            self._cursor.adbc_ingest(table, frame, mode="append", temporary=temporary)
+            self._cursor.adbc_ingest(table, frame, mode="append", db_schema_name=schema, temporary=temporary)
         except AdbcError as error:
             raise translate_adbc_error(error) from error
 

@@ -25,8 +25,6 @@ OFFSET = "offset"
 ARRAY_LITERAL = "text"
 """The type of a list of ids: COPY would give bytea[], which has no cast to uuid[]."""
 
-_EVENT_IDS = "CREATE TEMPORARY TABLE staged_event_ids (event_id uuid) ON COMMIT DELETE ROWS"
-
 _POSTGRES_TYPES: Mapping[type[types.Type], str] = {
     types.BoolType: "boolean",
     types.BytesType: "bytea",
@@ -116,7 +114,6 @@ class Staging:
 
     def open(self, session: Session) -> None:
         """Create the staging tables on a fresh connection."""
-        session.later(_EVENT_IDS)
         for table, columns in self._tables.items():
             ddl = ", ".join(f'"{name}" {kind}{" NOT NULL" if required else ""}' for name, kind, required in columns)
             session.later(f"CREATE TEMPORARY TABLE {table} ({ddl}) ON COMMIT DELETE ROWS")

@@ -122,6 +122,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
             "and Python's objects around them."
         ),
     ] = 256 * 1024 * 1024
+    worker_known_ids_bytes: Annotated[
+        Positive,
+        Meta(
+            description="Memory for what a worker knows of event ids, all partitions together. A closed range of the "
+            "log takes 1.5 MiB; one that finds no room has its index asked for every event, which is slow."
+        ),
+    ] = 384 * 1024 * 1024
     worker_session_timeout_seconds: Annotated[
         Positive, Meta(description="A worker that sends no heartbeat for this long loses its partitions.")
     ] = 10

@@ -115,7 +115,7 @@ class Worker:
                 )
             self.partitions[tp].assign()
         for tp in self.partitions.keys() - assigned:
-            self.partitions[tp].revoke()
+            self.partitions[tp].revoke(moved=True)
 
 
 def _log_end(consumer: RecordBatchConsumer, tp: TP) -> int:

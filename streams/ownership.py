@@ -90,6 +90,9 @@ class PartitionWriter(Protocol):
     def close(self) -> None:
         """Drop the connection; never raises."""
 
+    def forget(self) -> None:
+        """Drop the connection, and what was kept for going on with the partition; never raises."""
+
 
 class OwnedPartition:
     """One assigned partition: its thread, its queue and the loop that keeps it owned."""
@@ -133,11 +136,14 @@ class OwnedPartition:
         self._interrupted = threading.Event()
         self._task = asyncio.create_task(self._run(), name=f"own {self.tp.topic}/{self.tp.partition}")
 
-    def revoke(self) -> None:
-        """Stop at once. A batch in the middle of its transaction may still commit: the fence allows it or not."""
+    def revoke(self, *, moved: bool = False) -> None:
+        """Stop at once. A batch in the middle of its transaction may still commit: the fence allows it or not.
+
+        `moved` says that the group has given it to another worker: nothing is kept for going on.
+        """
         self._cancel()
         self.stopped = None
-        self._thread.submit(self._writer.close)
+        self._thread.submit(self._writer.forget if moved else self._writer.close)
 
     async def shut_down(self) -> None:
         """Stop, wait for the running batch or acquisition (statements are bounded), and end the thread."""

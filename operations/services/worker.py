@@ -11,6 +11,7 @@ from database.address import shown
 from database.errors import BadDatabaseAddress, DatabaseUnreachable
 from operations.services.least_privilege import require_least_privilege
 from projections.engine import PartitionProjector
+from projections.id_budget import IdBudget
 from projections.read_model import READ_MODELS
 from projections.session import Session
 from runtime import metrics
@@ -48,9 +49,10 @@ class WorkerCrashed(PlantError):
 def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
     """Return a worker that keeps the event log, the audit chain and every read model. Call it inside the event loop."""
     url = settings.database_address("writer")
+    id_budget = IdBudget(settings.worker_known_ids_bytes)
 
     def writer_for(topic: str, partition: int) -> PartitionProjector:
-        return PartitionProjector(url, topic, partition, READ_MODELS)
+        return PartitionProjector(url, topic, partition, READ_MODELS, id_budget)
 
     return Worker(settings, topics, writer_for)
 

@@ -8,8 +8,8 @@ The way back carries what that version knows: rows of the consumers `projector` 
 
 from database.migrations.script import run_script
 
-revision = "017"
-down_revision = "016"
+revision = "019"
+down_revision = "018"
 branch_labels = None
 depends_on = None
 

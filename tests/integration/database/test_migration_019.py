@@ -1,4 +1,4 @@
-"""Migration 017: owners and checkpoints per consumer, what it carries over, and workers of before."""
+"""Migration 019: owners and checkpoints per consumer, what it carries over, and workers of before."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SELECT array_agg(concat_ws(' ', projection, version, topic, partition, next_offs
 @pytest.fixture
 def former(database: Database) -> Database:
     """A database at 016, with rows."""
-    assert migrate.downgrade(database.owner_url, "016") == ("016",)
+    assert migrate.downgrade(database.owner_url, "018") == ("018",)
     sql.execute(database.owner_url, FORMER)
     return database
 
@@ -61,7 +61,7 @@ def test_rows_are_carried_over(former: Database) -> None:
     url = former.owner_url
     owners = sql.value(url, OWNERS.format(consumer=""))
 
-    migrate.upgrade(url, "017")
+    migrate.upgrade(url, "019")
 
     assert sql.value(url, NOW) == [
         "projector genesis.events 0 90 {agents/1,agents/2}",
@@ -85,7 +85,7 @@ def test_the_view_shows_what_stood_there_before(former: Database) -> None:
     url = former.owner_url
     before = [line for line in sql.value(url, BEFORE) or [] if not line.startswith("dead_letters")]
 
-    migrate.upgrade(url, "017")
+    migrate.upgrade(url, "019")
 
     assert sql.value(url, BEFORE.replace("FROM checkpoints", "FROM projection_checkpoints")) == before
 
@@ -96,16 +96,16 @@ def test_it_goes_down_and_up_with_rows_in_it(former: Database) -> None:
     rows_before, owners_before, shape_before = (
         sql.value(url, BEFORE), sql.value(url, OWNERS.format(consumer="")), shape(url),
     )  # fmt: skip
-    migrate.upgrade(url, "017")
+    migrate.upgrade(url, "019")
     rows, lagging, owners = (sql.value(url, each) for each in (NOW, LAGGING, OWNERS.format(consumer="consumer,")))
     once = shape(url)
     assert once != shape_before
 
-    assert migrate.downgrade(url, "016") == ("016",)
+    assert migrate.downgrade(url, "018") == ("018",)
     assert (sql.value(url, BEFORE), sql.value(url, OWNERS.format(consumer=""))) == (rows_before, owners_before)
     assert shape(url) == shape_before
 
-    migrate.upgrade(url, "017")
+    migrate.upgrade(url, "019")
     assert [sql.value(url, each) for each in (NOW, LAGGING)] == [rows, lagging]
     assert sql.value(url, OWNERS.format(consumer="consumer,")) == owners
     assert shape(url) == once
@@ -115,7 +115,7 @@ def test_rows_of_other_consumers_are_left_on_the_way_down(former: Database) -> N
     """A version that knows no consumers takes none of theirs for the projector's or a model's."""
     url = former.owner_url
     before = sql.value(url, BEFORE), sql.value(url, OWNERS.format(consumer=""))
-    migrate.upgrade(url, "017")
+    migrate.upgrade(url, "019")
     sql.execute(
         url,
         [
@@ -123,7 +123,7 @@ def test_rows_of_other_consumers_are_left_on_the_way_down(former: Database) -> N
             "SELECT add_partition_owners('deliveries', 'genesis.events', 3, NULL)",
         ],
     )
-    migrate.downgrade(url, "016")
+    migrate.downgrade(url, "018")
     assert (sql.value(url, BEFORE), sql.value(url, OWNERS.format(consumer=""))) == before
 
 
@@ -134,10 +134,10 @@ def test_a_batch_that_is_being_written_is_waited_for(former: Database, monkeypat
     with contextlib.closing(Session(former.writer_url)) as worker:
         worker.script("BEGIN", "SELECT hold_partition('genesis.events', 0, 7, 90)")
         with pytest.raises(MigrationLocked, match="changed nothing"):
-            migrate.upgrade(former.owner_url, "017")
+            migrate.upgrade(former.owner_url, "019")
         worker.commit()
     assert sql.value(former.owner_url, BEFORE) == rows
-    assert migrate.upgrade(former.owner_url, "017") == ("017",)
+    assert migrate.upgrade(former.owner_url, "019") == ("019",)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def older_worker(former: Database) -> Iterator[Session]:
     """The session of a worker that began before the migration and goes on after it."""
     session = Session(former.writer_url)
     session.script("SELECT hold_partition('genesis.events', 0, 7, 90)")
-    migrate.upgrade(former.owner_url, "017")
+    migrate.upgrade(former.owner_url, "019")
     yield session
     session.close()
 
@@ -173,7 +173,7 @@ def test_a_worker_of_before_is_refused_by_name(former: Database, older_worker: S
 
 def test_rows_of_owners_are_made_by_their_function_alone(former: Database) -> None:
     """A writer's own INSERT is taken for an older worker's, with the consumer in it too."""
-    migrate.upgrade(former.owner_url, "017")
+    migrate.upgrade(former.owner_url, "019")
     insert = "INSERT INTO partition_owners VALUES ('x', 't', 0, 1, '', 0, '-infinity')"
     with contextlib.closing(Session(former.writer_url)) as writer, pytest.raises(WorkerOutdated):
         writer.script(insert)

@@ -1,0 +1,102 @@
+"""Functions that carry the log's records over to their ranges, for the migrations that do it."""
+
+from typing import Final
+
+FUNCTIONS: Final = """
+-- Carry over the next records of a partition, of one range; returns how many. Raises data_exception where the two
+-- tables contradict each other, or a link does not hold the hash of the entry before.
+CREATE OR REPLACE FUNCTION carry_log_slice(topic text, partition integer, records_max integer) RETURNS integer
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+    first bigint;
+    range_first bigint;
+    until bigint;
+    child text;
+    carried bigint := -1;
+    head bytea := decode(repeat('00', 32), 'hex');
+    bad bigint;
+    records integer;
+BEGIN
+    SELECT r.table_name, r.first_offset INTO child, range_first FROM log_ranges AS r
+    WHERE r.topic = $1 AND r.partition = $2 ORDER BY r.first_offset DESC LIMIT 1;
+    IF child IS NOT NULL THEN
+        EXECUTE format('SELECT "offset", hash FROM log.%I ORDER BY "offset" DESC LIMIT 1', child) INTO carried, head;
+    END IF;
+    SELECT s."offset" INTO first FROM event_stream AS s
+    WHERE s.topic = $1 AND s.partition = $2 AND s."offset" > carried ORDER BY s."offset" LIMIT 1;
+    IF first IS NULL THEN
+        IF EXISTS (SELECT FROM audit_log AS a WHERE a.topic = $1 AND a.partition = $2 AND a."offset" > carried) THEN
+            RAISE EXCEPTION 'the chain of %/% has entries after offset % that event_stream lacks',
+                topic, partition, carried USING ERRCODE = 'data_exception';
+        END IF;
+        RETURN 0;
+    END IF;
+    IF range_first IS DISTINCT FROM first - first % log_range_offsets() THEN
+        range_first := first - first % log_range_offsets();
+        child := add_log_range(topic, partition, range_first);
+    END IF;
+    SELECT max(slice."offset") + 1 INTO until FROM (
+        SELECT s."offset" FROM event_stream AS s
+        WHERE s.topic = $1 AND s.partition = $2 AND s."offset" >= first
+          AND s."offset" < range_first + log_range_offsets()
+        ORDER BY s."offset" LIMIT records_max
+    ) AS slice;
+    SELECT min(pair."offset") INTO bad FROM (
+        SELECT coalesce(s."offset", a."offset") AS "offset", s.created_at, s.key, a.created_at AS audit_created_at,
+            a.entity_id, a.previous_hash,
+            lag(a.hash, 1, head) OVER (ORDER BY coalesce(s."offset", a."offset")) AS before
+        FROM (SELECT * FROM event_stream AS e WHERE e.topic = $1 AND e.partition = $2 AND e."offset" > carried
+              AND e."offset" < until) AS s
+        FULL JOIN (SELECT * FROM audit_log AS l WHERE l.topic = $1 AND l.partition = $2 AND l."offset" > carried
+                   AND l."offset" < until) AS a ON a."offset" = s."offset"
+    ) AS pair
+    WHERE pair.created_at IS DISTINCT FROM pair.audit_created_at OR pair.previous_hash IS DISTINCT FROM pair.before
+       OR pair.entity_id IS NOT NULL AND pair.key IS NULL;
+    IF bad IS NOT NULL THEN
+        RAISE EXCEPTION 'the chain of %/% is broken at offset %', topic, partition, bad
+            USING ERRCODE = 'data_exception', HINT = 'plant audit verify, with the Plant of before, says more.';
+    END IF;
+    EXECUTE format($insert$
+        INSERT INTO log.%I ("offset", created_at, event_id, entity_id, disposition, entity_type, event_type, hash, key,
+                            value, headers, reason)
+        SELECT s."offset", s.created_at, s.event_id, a.entity_id, s.disposition::log_disposition,
+            a.entity_type::log_entity_type, a.event_type::log_event_type, a.hash,
+            nullif(s.key, convert_to(a.entity_id::text, 'UTF8')), s.value, s.headers, s.reason
+        FROM event_stream AS s JOIN audit_log AS a USING (topic, partition, "offset")
+        WHERE s.topic = $1 AND s.partition = $2 AND s."offset" >= $3 AND s."offset" < $4 ORDER BY s."offset"
+    $insert$, child) USING topic, partition, first, until;
+    GET DIAGNOSTICS records = ROW_COUNT;
+    RETURN records;
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE carry_log_over(records_max integer) LANGUAGE plpgsql AS $$
+DECLARE
+    chain record;
+    range record;
+BEGIN
+    FOR chain IN
+        WITH RECURSIVE chains AS (
+            (SELECT topic, partition FROM event_stream ORDER BY topic, partition LIMIT 1)
+            UNION ALL
+            SELECT n.* FROM chains AS c CROSS JOIN LATERAL (SELECT topic, partition FROM event_stream
+                WHERE (topic, partition) > (c.topic, c.partition) ORDER BY topic, partition LIMIT 1) AS n
+        ) SELECT * FROM chains
+    LOOP
+        WHILE carry_log_slice(chain.topic, chain.partition, records_max) > 0 LOOP
+            COMMIT;
+        END LOOP;
+        -- The unique index of before held across ranges, so none has to be asked for another's ids.
+        FOR range IN
+            SELECT r.* FROM log_ranges AS r
+            WHERE r.topic = chain.topic AND r.partition = chain.partition AND r.closed_at IS NULL
+            ORDER BY r.first_offset DESC OFFSET 1
+        LOOP
+            PERFORM index_log_range(range.topic, range.partition, range.first_offset);
+            PERFORM close_log_range(range.topic, range.partition, range.first_offset);
+            COMMIT;
+        END LOOP;
+    END LOOP;
+END
+$$;
+"""

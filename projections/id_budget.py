@@ -1,0 +1,38 @@
+"""One budget for the event ids that a worker keeps in memory, whatever the number of its partitions."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+DEFAULT_BYTES: Final = 384 * 1024 * 1024
+
+
+class IdBudget:
+    """Bytes that known ids may take. Ids of open ranges are counted and always kept; filters only while there is room.
+
+    Partitions' threads share it.
+    """
+
+    def __init__(self, total_bytes: int = DEFAULT_BYTES) -> None:
+        self.total_bytes = total_bytes
+        self.reserved_bytes = 0
+        self._lock = threading.Lock()
+
+    def try_reserve(self, size_bytes: int) -> bool:
+        """Count bytes if there is room for them."""
+        with self._lock:
+            if self.reserved_bytes + size_bytes > self.total_bytes:
+                return False
+            self.reserved_bytes += size_bytes
+            return True
+
+    def reserve(self, size_bytes: int) -> None:
+        """Count bytes whether or not there is room."""
+        with self._lock:
+            self.reserved_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Count them no longer."""
+        with self._lock:
+            self.reserved_bytes -= size_bytes

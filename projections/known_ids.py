@@ -1,0 +1,133 @@
+"""Event ids that a partition's owner keeps in memory, so that asking for repeats costs no index.
+
+Ids are kept as 64-bit hashes under a secret of the process: whoever chooses ids can't choose collisions. A hash that is
+known may be another id's; the log has the last word (`projections/log_ranges.py`). One that is not known is new.
+
+    OpenIds    the open range: each hash with its offset, in sorted runs that are merged as they grow; 8 bytes an id
+    IdFilter   a closed range: a Bloom filter whose bits of an id stand in one 64-bit word; 12 bits an id
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from schemas.polars_import import polars as pl
+
+LOG_RANGE_OFFSETS: Final = 1 << 20
+"""The most offsets of a range of the log, which `log_range_offsets()` in Postgres has too."""
+
+FILTER_BITS_PER_ID: Final = 12
+"""With :data:`BITS_SET` one new id in a hundred is looked up in a closed range that lacks it (measured)."""
+
+BITS_SET: Final = 5
+
+FILTER_WORDS: Final = LOG_RANGE_OFFSETS * FILTER_BITS_PER_ID // 64
+
+FILTER_BYTES: Final = FILTER_WORDS * 8
+
+Hashes = NDArray[numpy.uint64]
+Rows = NDArray[numpy.intp]
+
+_OFFSET_BITS: Final = numpy.uint64(LOG_RANGE_OFFSETS - 1)
+_HASH_BITS: Final = ~_OFFSET_BITS
+_SIX_BITS: Final = numpy.uint64(63)
+_ONE: Final = numpy.uint64(1)
+_HALF: Final = numpy.uint64(32)
+_WORDS: Final = numpy.uint64(FILTER_WORDS)
+_SHIFTS: Final = tuple(numpy.uint64(6 * number) for number in range(BITS_SET))
+_FACTORS: Final = tuple(numpy.uint64(secrets.randbits(64) | 1) for _ in range(3))
+
+
+def id_hashes(event_ids: pl.Series) -> Hashes:
+    """Return the hashes of event ids of 16 bytes, none of them null."""
+    words = numpy.frombuffer(b"".join(event_ids.to_list()), numpy.uint64).reshape(-1, 2)
+    first, second, third = _FACTORS
+    hashes: Hashes = (words[:, 0] * first) ^ (words[:, 1] * second)
+    hashes ^= hashes >> _HALF
+    hashes *= third
+    hashes ^= hashes >> _HALF
+    return hashes
+
+
+class FilterBits(NamedTuple):
+    """Where the bits of ids stand in any filter: the index of the word, and the bits in it. Worked out once a batch."""
+
+    words: Rows
+    bits: Hashes
+
+    @classmethod
+    def of(cls, hashes: Hashes) -> FilterBits:
+        """Return the bits of hashes."""
+        bits = _ONE << (hashes & _SIX_BITS)
+        for shift in _SHIFTS[1:]:
+            bits |= _ONE << ((hashes >> shift) & _SIX_BITS)
+        return cls((((hashes >> _HALF) * _WORDS) >> _HALF).astype(numpy.intp), bits)
+
+
+class IdFilter:
+    """The ids of one range, with false positives and without false negatives."""
+
+    def __init__(self) -> None:
+        self._words = numpy.zeros(FILTER_WORDS, numpy.uint64)
+
+    def add(self, bits: FilterBits) -> None:
+        """Add ids."""
+        numpy.bitwise_or.at(self._words, bits.words, bits.bits)
+
+    def ask(self, bits: FilterBits) -> Rows:
+        """Return the indexes of the ids that may be in the range, ascending."""
+        return numpy.flatnonzero((self._words[bits.words] & bits.bits) == bits.bits)
+
+
+class OpenIds:
+    """The applied and parked ids of the open range, with their offsets, up to `next_offset`."""
+
+    def __init__(self, first_offset: int) -> None:
+        self.first_offset = first_offset
+        self.next_offset = first_offset
+        """Ids of records below it are known."""
+        self.filter = IdFilter()
+        self._runs: list[Hashes] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs))
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the ids take."""
+        return FILTER_BYTES + 8 * len(self)
+
+    def add(self, hashes: Hashes, offsets: NDArray[numpy.int64], next_offset: int) -> None:
+        """Add ids of records, and note that those below `next_offset` are known."""
+        self.next_offset = next_offset
+        if not len(hashes):
+            return
+        self.filter.add(FilterBits.of(hashes))
+        relative = (offsets - self.first_offset).astype(numpy.uint64)
+        self._runs.append(numpy.sort((hashes & _HASH_BITS) | relative))
+        while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
+            last, before = self._runs.pop(), self._runs.pop()
+            self._runs.append(numpy.sort(numpy.concatenate((before, last)), kind="stable"))
+
+    def ask(self, hashes: Hashes, bits: FilterBits) -> Iterator[tuple[int, int]]:
+        """Yield the index of each id that may be in the range, with the offset of the record that it may be."""
+        rows = self.filter.ask(bits)
+        if not len(rows):
+            return
+        wanted = hashes[rows] & _HASH_BITS
+        for run in self._runs:
+            at = numpy.searchsorted(run, wanted)
+            candidates = numpy.flatnonzero(at < len(run))
+            while len(candidates):
+                entries = run[at[candidates]]
+                equal = (entries & _HASH_BITS) == wanted[candidates]
+                candidates, entries = candidates[equal], entries[equal]
+                for index, entry in zip(candidates, entries, strict=True):
+                    yield int(rows[index]), self.first_offset + int(entry & _OFFSET_BITS)
+                at[candidates] += 1
+                candidates = candidates[at[candidates] < len(run)]

@@ -1,0 +1,280 @@
+"""The ranges of one partition's log in Postgres: the next one made, full ones closed, and every one asked for repeats.
+
+    open range     the last one; no index on event ids. Its owner alone writes it, so it knows the ids (`known_ids.py`)
+    full range     it gets its unique index in bulk: no id is applied or parked twice in it
+    closed range   every earlier range was asked for its ids, as the log holds them: no id was applied twice at all
+
+A batch's ids are asked for in the open range and in every earlier one. What may be there is looked up in the log. Until
+a range's filter is there, and where the budget has no room for one, its index is asked for every id. Filters are made
+from the log between batches, a part at a time, the newest range first.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import numpy
+
+from projections.errors import AppliedTwice
+from projections.id_budget import IdBudget
+from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterBits, Hashes, IdFilter, OpenIds, id_hashes
+from projections.repeats import EventRecord, seen_query
+from projections.session import DataRefused, Session
+from runtime.logging import get_logger
+from schemas.polars_import import polars as pl
+from streams.batch import EventBatch
+from streams.errors import OwnershipLost
+
+log = get_logger(__name__)
+
+LOADED_OFFSETS: Final = 1 << 16
+"""Offsets whose ids are read from the log at a time."""
+
+_RANGES = """
+SELECT first_offset, first_offset + log_range_offsets() AS until, table_name, closed_at IS NOT NULL AS closed
+FROM log_ranges WHERE topic = $1 AND partition = $2 ORDER BY first_offset
+"""
+
+_IDS = """
+SELECT event_id, "offset" FROM log."{table}"
+WHERE "offset" >= {first} AND "offset" < {until} AND disposition IN ('applied', 'parked')
+"""
+
+
+class KnownRecord(NamedTuple):
+    """Where a record may be that has an event id: in the range from `first_offset` on; `offset` in an open one."""
+
+    first_offset: int
+    event_id: bytes
+    offset: int | None
+
+
+@dataclass
+class LogRange:
+    """An earlier range. `filter` is complete once `loaded_until` is the end; None: its index is asked."""
+
+    first_offset: int
+    until: int
+    """The first offset behind it."""
+    table: str
+    closed: bool
+    filter: IdFilter | None = None
+    loaded_until: int = 0
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether its filter holds all of its ids."""
+        return self.filter is not None and self.loaded_until == self.until
+
+
+class LogRanges:
+    """A partition's ranges as its owner sees them.
+
+    What it knows of the log stays true when the partition is acquired again: records never change, so only later ones
+    are read then.
+    """
+
+    def __init__(self, topic: str, partition: int, budget: IdBudget) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._budget = budget
+        self._earlier: list[LogRange] = []
+        self._open: OpenIds | None = None
+        self._table = ""
+        self._range_offsets = LOG_RANGE_OFFSETS
+
+    def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
+        """Read which ranges there are, and the ids of the open one below `next_offset`, the log's end.
+
+        Gives full ranges their index where a former owner did not get to it. Raises AppliedTwice, and OwnershipLost
+        once `interrupted` is set.
+        """
+        ((self._range_offsets,),) = session.query("SELECT log_range_offsets() AS count")
+        known = {each.first_offset: each for each in self._earlier}
+        ranges = [LogRange(*row) for row in session.query(_RANGES, (self._topic, self._partition))]
+        self._earlier = [known.get(each.first_offset, each) for each in ranges[:-1]]
+        for each in self._earlier:
+            if not each.closed:
+                self._index(session, each)
+        if not ranges:
+            self._forget_open()
+            return
+        last = ranges[-1]
+        if self._open is None or self._open.first_offset != last.first_offset or self._open.next_offset > next_offset:
+            self._begin(last.first_offset, last.table)
+        self._table = last.table
+        self._load_open(session, next_offset, interrupted)
+
+    def forget(self) -> None:
+        """Give back the memory: the partition has moved to another worker."""
+        for each in self._earlier:
+            self._drop_filter(each)
+        self._earlier = []
+        self._forget_open()
+
+    def table_for(self, session: Session, offset: int) -> str:
+        """Return the table of a record at the log's end; makes its range where it is the next one.
+
+        Call it outside transactions. Raises AppliedTwice where the range that is full by now holds an id twice.
+        """
+        first_offset = offset - offset % self._range_offsets
+        if self._open is None or self._open.first_offset != first_offset:
+            query = "SELECT make_log_range($1, $2::int, $3) AS name"
+            ((table,),) = session.query(query, (self._topic, self._partition, first_offset))
+            full, full_table = self._open, self._table
+            self._open, self._table = OpenIds(first_offset), table
+            self._budget.reserve(FILTER_BYTES)
+            if full is not None:
+                self._close_full(session, full, full_table)
+        return self._table
+
+    def split(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
+        """Return the records of the range that the first one is in, and the others, if there are some."""
+        if not batch.offsets:
+            return batch, None
+        until = batch.offsets[0] - batch.offsets[0] % self._range_offsets + self._range_offsets
+        if batch.offsets[-1] < until:
+            return batch, None
+        index = bisect_left(batch.offsets, until)
+        return batch.between(0, index), batch.between(index, len(batch))
+
+    def candidates(self, event_ids: pl.Series) -> tuple[Hashes, list[KnownRecord]]:
+        """Return the hashes of a batch's ids, none null, and the records that may have one of them."""
+        hashes = id_hashes(event_ids)
+        bits = FilterBits.of(hashes)
+        found = list(self._in_earlier(event_ids, bits, self._earlier))
+        if self._open is not None:
+            first = self._open.first_offset
+            found += [KnownRecord(first, event_ids[row], offset) for row, offset in self._open.ask(hashes, bits)]
+        return hashes, found
+
+    def look_up(self, session: Session, candidates: Iterable[KnownRecord]) -> dict[bytes, EventRecord]:
+        """Return the event ids among the candidates that the log holds, each with the record of its event."""
+        by_range = defaultdict(list)
+        for candidate in candidates:
+            by_range[candidate.first_offset].append(candidate)
+        if not by_range:
+            return {}
+        tables = {each.first_offset: each.table for each in self._earlier}
+        if self._open is not None:
+            tables[self._open.first_offset] = self._table
+        query = "\nUNION ALL\n".join(
+            seen_query(tables[first], [each.event_id for each in those], [each.offset for each in those])
+            for first, those in by_range.items()
+        )
+        seen = session.frame(query)
+        records = map(EventRecord._make, seen.select("fingerprint", "event_type", "value", "headers").rows())
+        return dict(zip(seen["event_id"].cast(pl.Binary), records, strict=True))
+
+    def add(self, hashes: Hashes, offsets: Sequence[int], next_offset: int) -> None:
+        """Note the ids that a committed transaction has applied or parked, and that it reaches up to `next_offset`."""
+        if self._open is None:
+            return
+        before = self._open.size_bytes
+        until = self._open.first_offset + self._range_offsets
+        self._open.add(hashes, numpy.asarray(offsets, numpy.int64), min(next_offset, until))
+        self._budget.reserve(self._open.size_bytes - before)
+
+    def load_more(self, session: Session) -> bool:
+        """Read a part of a filter, or close a range that is full; returns whether there may be more."""
+        for each in reversed(self._earlier):
+            if each.is_filtered or (each.filter is None and not self._budget.try_reserve(FILTER_BYTES)):
+                continue
+            if each.filter is None:
+                each.filter, each.loaded_until = IdFilter(), each.first_offset
+            until = min(each.loaded_until + LOADED_OFFSETS, each.until)
+            ids = self._read_ids(session, each.table, each.loaded_until, until)
+            each.filter.add(FilterBits.of(id_hashes(ids["event_id"])))
+            each.loaded_until = until
+            return True
+        for each in self._earlier:
+            if not each.closed:
+                self._close(session, each)
+                return True
+        return False
+
+    def _begin(self, first_offset: int, table: str) -> None:
+        self._forget_open()
+        self._open, self._table = OpenIds(first_offset), table
+        self._budget.reserve(FILTER_BYTES)
+
+    def _forget_open(self) -> None:
+        if self._open is not None:
+            self._budget.release(self._open.size_bytes)
+        self._open, self._table = None, ""
+
+    def _drop_filter(self, each: LogRange) -> None:
+        if each.filter is not None:
+            each.filter = None
+            self._budget.release(FILTER_BYTES)
+
+    def _load_open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
+        assert self._open is not None
+        end = min(next_offset, self._open.first_offset + self._range_offsets)
+        while self._open.next_offset < end:
+            if interrupted.is_set():
+                raise OwnershipLost(why="The partition was given up before its event ids were read.")
+            until = min(self._open.next_offset + LOADED_OFFSETS, end)
+            ids = self._read_ids(session, self._table, self._open.next_offset, until)
+            self.add(id_hashes(ids["event_id"]), ids["offset"].to_list(), until)
+
+    def _read_ids(self, session: Session, table: str, first: int, until: int) -> pl.DataFrame:
+        frame = session.frame(_IDS.format(table=table, first=first, until=until))
+        return frame.with_columns(pl.col("event_id").cast(pl.Binary))
+
+    def _in_earlier(self, event_ids: pl.Series, bits: FilterBits, ranges: Iterable[LogRange]) -> Iterator[KnownRecord]:
+        for each in ranges:
+            if each.filter is not None and each.is_filtered:
+                for row in each.filter.ask(bits):
+                    yield KnownRecord(each.first_offset, event_ids[int(row)], None)
+            else:
+                for event_id in event_ids:
+                    yield KnownRecord(each.first_offset, event_id, None)
+
+    def _close_full(self, session: Session, ids: OpenIds, table: str) -> None:
+        """Index the range that is full now, and close it; its ids are known, so its filter is there at once."""
+        self._budget.release(ids.size_bytes)
+        full = LogRange(ids.first_offset, ids.first_offset + self._range_offsets, table, closed=False)
+        if self._budget.try_reserve(FILTER_BYTES):
+            full.filter, full.loaded_until = ids.filter, full.until
+        self._earlier.append(full)
+        self._index(session, full)
+        if all(each.closed and each.is_filtered for each in self._earlier[:-1]):
+            self._close(session, full)
+
+    def _index(self, session: Session, full: LogRange) -> None:
+        """Give a full range its unique index. Raises AppliedTwice."""
+        try:
+            session.query("SELECT index_log_range($1, $2::int, $3) AS made", self._key(full))
+        except DataRefused as error:
+            raise AppliedTwice(self._topic, self._partition, full.first_offset, str(error)) from error
+
+    def _close(self, session: Session, full: LogRange) -> None:
+        """Ask every earlier range for the ids that a full one holds, as the log has them. Raises AppliedTwice."""
+        earlier = [each for each in self._earlier if each.first_offset < full.first_offset]
+        for first in range(full.first_offset, full.until, LOADED_OFFSETS) if earlier else ():
+            ids = self._read_ids(session, full.table, first, first + LOADED_OFFSETS)["event_id"]
+            bits = FilterBits.of(id_hashes(ids))
+            if full.filter is not None and len(full.filter.ask(bits)) < len(ids):
+                full.filter.add(bits)  # ids that others have put there
+            again = self.look_up(session, self._in_earlier(ids, bits, earlier))
+            if again:
+                event_id = UUID(bytes=next(iter(again)))
+                raise AppliedTwice(
+                    self._topic,
+                    self._partition,
+                    full.first_offset,
+                    f"the event id {event_id} is in an earlier range too",
+                )
+        session.query("SELECT close_log_range($1, $2::int, $3)::text AS closed", self._key(full))
+        full.closed = True
+        log.info("log_range.closed", topic=self._topic, partition=self._partition, first_offset=full.first_offset)
+
+    def _key(self, each: LogRange) -> tuple[str, int, int]:
+        return self._topic, self._partition, each.first_offset
