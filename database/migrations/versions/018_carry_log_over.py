@@ -22,12 +22,12 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         run_script(FUNCTIONS)
         # Postgres plans with statistics; a load that was never analysed would be compared row by row.
-        run_script("SET enable_nestloop = off; SET enable_hashjoin = off; SET enable_seqscan = off")
-        run_script(f"CALL carry_log_over({RECORDS_MAX})")
-        run_script("RESET enable_nestloop; RESET enable_hashjoin; RESET enable_seqscan")
+        run_script("SET enable_nestloop = off; SET enable_hashjoin = off; SET enable_seqscan = off;")
+        run_script(f"CALL carry_log_over({RECORDS_MAX});")
+        run_script("RESET enable_nestloop; RESET enable_hashjoin; RESET enable_seqscan;")
 
 
 def downgrade() -> None:
     """Leave the tables of before as they are: they have all records."""
-    run_script("DROP PROCEDURE IF EXISTS carry_log_over(integer)")
-    run_script("DROP FUNCTION IF EXISTS carry_log_slice(text, integer, integer)")
+    run_script("DROP PROCEDURE IF EXISTS carry_log_over(integer);")
+    run_script("DROP FUNCTION IF EXISTS carry_log_slice(text, integer, integer);")
