@@ -4,11 +4,14 @@
     field(b)       u32(len(b)) + b
     null           0xFFFFFFFF, and nothing after it; so null and empty differ
     headers_bytes  u32(count) + for each header, in order: field(name, utf-8) + field-or-null(value)
-    event_data     field("plant.event.v1") + field(topic, utf-8) + field(int32 partition) + field(int64 offset)
-                   + field(int64 timestamp in ms) + field-or-null(key) + field-or-null(value) + headers_bytes
+    record_data    field(topic, utf-8) + field(int32 partition) + field(int64 offset) + field(int64 timestamp in ms)
+                   + field-or-null(key) + field-or-null(value) + headers_bytes
+    v1             event_data = field("plant.event.v1") + record_data
+    v2             event_data = field("plant.event.v2") + record_data + field(disposition) + field-or-null(event_id)
 
-Everything is length-prefixed, so no two records have the same bytes, and nothing has to be decoded to make them.
-These functions run once a record in the worker's hot loop.
+A partition's chain begins with v1. Its first v2 entry is a control record in it, `plant.chain.version_raised`; that one
+and all after it are v2. Everything is length-prefixed, so no two records have the same bytes, and nothing has to be
+decoded to make them. These functions run once a record in the worker's hot loop.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-DOMAIN: Final = b"plant.event.v1"
+DOMAIN_V1: Final = b"plant.event.v1"
+DOMAIN_V2: Final = b"plant.event.v2"
 NULL: Final = b"\xff\xff\xff\xff"
 
 Header = tuple[str, bytes | None]
@@ -90,9 +94,18 @@ def read_headers(data: bytes) -> list[Header]:
     return [((next_field() or b"").decode("utf-8", "surrogateescape"), next_field()) for _ in range(count)]
 
 
-def prefix(topic: str, partition: int) -> bytes:
-    """Return the part of event_data that all records of a partition share, up to the offset's length."""
-    return field(DOMAIN) + field(topic.encode("utf-8")) + field(struct.pack(">i", partition))
+def prefix(topic: str, partition: int, domain: bytes = DOMAIN_V1) -> bytes:
+    """Return the part of event_data that all records of a partition share in one version, up to the offset's length."""
+    return field(domain) + field(topic.encode("utf-8")) + field(struct.pack(">i", partition))
+
+
+def outcome_bytes(disposition: str, event_id: bytes | None) -> bytes:
+    """Return what v2 adds to a record's bytes: field(disposition) + field-or-null(event_id).
+
+    >>> outcome_bytes("poison", None).hex(" ", -4)
+    '00000006 706f6973 6f6effff ffff'
+    """
+    return field(disposition.encode("ascii")) + (NULL if event_id is None else field(event_id))
 
 
 positions: Final[Callable[[int, int, int, int], bytes]] = struct.Struct(">IqIq").pack
@@ -108,13 +121,35 @@ def event_data(
     value: bytes | None,
     headers: bytes,
 ) -> bytes:
-    """Return the canonical bytes of one record; `headers` comes from :func:`headers_bytes`."""
-    return b"".join(
-        (
-            prefix(topic, partition),
-            positions(8, offset, 8, timestamp_ms),
-            NULL if key is None else field(key),
-            NULL if value is None else field(value),
-            headers,
-        )
-    )
+    """Return the canonical bytes of one record in v1; `headers` comes from :func:`headers_bytes`.
+
+    >>> event_data("t", 0, 0, 0, b"k", None, headers_bytes([])).hex()[:36]
+    '0000000e706c616e742e6576656e742e7631'
+    """
+    return prefix(topic, partition) + _after_prefix(offset, timestamp_ms, key, value, headers)
+
+
+def event_data_v2(
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp_ms: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: bytes,
+    disposition: str,
+    event_id: bytes | None,
+) -> bytes:
+    """Return the canonical bytes of one record in v2, which hold the log's judgement of it too.
+
+    >>> record = ("t", 0, 0, 0, b"k", None, headers_bytes([]))
+    >>> event_data_v2(*record, "poison", None)[18:] == event_data(*record)[18:] + outcome_bytes("poison", None)
+    True
+    """
+    data = prefix(topic, partition, DOMAIN_V2) + _after_prefix(offset, timestamp_ms, key, value, headers)
+    return data + outcome_bytes(disposition, event_id)
+
+
+def _after_prefix(offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: bytes) -> bytes:
+    key_field, value_field = (NULL if data is None else field(data) for data in (key, value))
+    return positions(8, offset, 8, timestamp_ms) + key_field + value_field + headers

@@ -6,14 +6,15 @@ Everything here is a function of the records alone, so a batch that has to be tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy
 from numpy.typing import NDArray
 
 from audit.canonical import headers_bytes
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint, event_record, same_event
-from schemas.batch_decoder import decode_batch
+from schemas.batch_decoder import DecodedEvents, decode_batch
+from schemas.control import CONTROL_TYPES, ChainVersionRaised
 from schemas.errors import UnknownSchema
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
@@ -40,13 +41,21 @@ class PreparedBatch:
 
     `rows` has one row a record, in offset order: `event_id`, `entity_type`, `entity_id`, `event_type` (null where
     nothing could be decoded) and `reason` (null unless the record is poison). `events` holds the decoded columns by
-    event type, each with `row` (the record's index), valid records only.
+    event type, each with `row` (the record's index), valid records only. `controls` holds the rows of the control
+    records by their type, ascending: they have an event id and a type, and are about no entity.
     """
 
     batch: EventBatch
     headers: list[bytes]
     rows: pl.DataFrame
     events: Mapping[str, pl.DataFrame]
+    controls: Mapping[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def chain_raised_at(self) -> int | None:
+        """The row of the first control record that takes the chain to v2; None where there is none."""
+        rows = self.controls.get(ChainVersionRaised.event_type)
+        return rows[0] if rows else None
 
     def stored_columns(self) -> dict[str, pl.Series]:
         """Return the log's columns of what the records are; those that would hold only their default are left out.
@@ -79,8 +88,10 @@ class PreparedBatch:
 
         A repeat is a record whose event id stands earlier in the batch or in `seen`, the ids that are already applied,
         each with its record. One with another event's content is poison: its producer used the
-        id twice, and the second event is never applied.
+        id twice, and the second event is never applied. Control records are neither repeated nor repeats.
         """
+        if self.controls:
+            return self._with_controls(seen)
         ids = self.rows["event_id"]
         if not seen and self.rows["reason"].null_count() == len(ids) == ids.n_unique():  # the usual case
             return replace(self, rows=self.rows.hstack([_constant("disposition", "applied", len(ids))]))
@@ -100,6 +111,15 @@ class PreparedBatch:
         gone = rows["row"].filter(again).implode()
         first = {name: frame.filter(~frame["row"].is_in(gone)) for name, frame in self.events.items()}
         return replace(self, rows=rows, events={name: frame for name, frame in first.items() if frame.height})
+
+    def _with_controls(self, seen: Mapping[bytes, EventRecord]) -> PreparedBatch:
+        """Judge the other records as if the control records had no event id, and give these their disposition."""
+        control = pl.col("row").is_in([row for rows in self.controls.values() for row in rows])
+        event_ids = self.rows.select(pl.when(~control).then(pl.col("event_id")).alias("event_id")).to_series()
+        others = replace(self, rows=self.rows.with_columns(event_ids), controls={}).with_dispositions(seen)
+        disposition = pl.when(control).then(pl.lit("control")).otherwise(pl.col("disposition")).alias("disposition")
+        rows = others.rows.with_columns(disposition, self.rows["event_id"])
+        return replace(others, rows=rows, controls=self.controls)
 
     def _reused(self, again: Sequence[int], seen: Mapping[bytes, EventRecord]) -> list[int]:
         """Return the rows whose event id came before, with another event."""
@@ -142,7 +162,8 @@ def prepare(batch: EventBatch) -> PreparedBatch:
         raise SchemaNewer(batch.topic, batch.partition, batch.offsets[error.row], error.schema_id) from error
     reasons: dict[int, str] = {value.row: value.reason for value in rejected}
     decoded_ids, events = [], {}
-    for group in decoded:
+    controls = [group for group in decoded if group.event_type in CONTROL_TYPES]
+    for group in (group for group in decoded if group.event_type in EVENT_TYPES):
         kind = EVENT_TYPES[group.event_type]
         frame = group.frame.insert_column(0, pl.Series("row", group.rows, dtype=pl.Int64))
         ids = [
@@ -164,7 +185,28 @@ def prepare(batch: EventBatch) -> PreparedBatch:
         kept = {name: frame.filter(~frame["row"].is_in(misplaced.implode())) for name, frame in events.items()}
         events = {name: frame for name, frame in kept.items() if frame.height}
     headers = [headers_bytes(each) for each in batch.headers]
-    return PreparedBatch(batch, headers, _rows(batch, known, reasons), events)
+    if not controls:
+        return PreparedBatch(batch, headers, _rows(batch, known, reasons), events)
+    frames = {group.event_type: _control_rows(group, batch.keys, reasons) for group in controls}
+    rows = _rows(batch, _in_order([known, *frames.values()]), reasons)
+    by_type = {name: frame["row"].to_list() for name, frame in frames.items() if frame.height}
+    return PreparedBatch(batch, headers, rows, events, by_type)
+
+
+def _control_rows(group: DecodedEvents, keys: Sequence[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
+    """Return the ids and types of one type's control records; one that has a key is none, and gets a reason."""
+    rows = pl.Series("row", group.rows, dtype=pl.Int64)
+    keyed = [row for row in rows if keys[row] is not None]
+    reasons |= dict.fromkeys(keyed, "key: a control record of this type has none")
+    nothing = pl.Series([None], dtype=pl.String).new_from_index(0, len(rows))
+    columns = {
+        "row": rows,
+        "event_id": group.frame["event_id"],
+        "entity_type": nothing,
+        "entity_id": nothing.cast(pl.Binary),
+        "event_type": _constant("event_type", group.event_type, len(rows)),
+    }
+    return pl.DataFrame(columns).filter(~rows.is_in(keyed))
 
 
 def _constant(name: str, value: str | None, count: int) -> pl.Series:

@@ -12,7 +12,7 @@ from schemas import codec
 from schemas.binary.block import BlockReader, RowIndexes, merge_frames
 from schemas.binary.frames import align, columns
 from schemas.errors import Undecodable, UnknownSchema
-from schemas.events import Event
+from schemas.events import RecordValue
 from schemas.field_limits import Limit, first_broken, limits_in
 from schemas.polars_import import polars
 from schemas.registry import Registered
@@ -46,7 +46,7 @@ def decode_batch(
     Raises UnknownSchema, with the row, for the first value whose schema a later release of Plant may know.
     """
     rejected: list[RejectedValue] = []
-    parts: dict[type[Event], list[tuple[RowIndexes, polars.DataFrame]]] = {}
+    parts: dict[type[RecordValue], list[tuple[RowIndexes, polars.DataFrame]]] = {}
     for known, rows in _by_schema(values, topic, rejected):
         reader = reader_of(known)
         kept, frame, reasons = reader.block.read([values[row] or b"" for row in rows], codec.WIRE_PREFIX.size)
@@ -60,7 +60,7 @@ def decode_batch(
     return decoded, sorted(rejected, key=lambda rejection: rejection.row)
 
 
-def empty_frame(event: type[Event]) -> polars.DataFrame:
+def empty_frame(event: type[RecordValue]) -> polars.DataFrame:
     """Return a frame without rows in the columns that :func:`decode_batch` gives for this type."""
     return columns(codec.avro_type_of(event)).to_frame()
 

@@ -20,8 +20,8 @@ from schemas.binary.avro_types import Record, parse
 from schemas.binary.reader import Read, compile_reader, read_whole, to_datetime
 from schemas.binary.writer import Write, compile_writer
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
-from schemas.errors import Undecodable, Unencodable, UnknownSchema
-from schemas.events import Event
+from schemas.errors import ControlRecordRefused, Undecodable, Unencodable, UnknownSchema
+from schemas.events import Event, RecordValue
 from schemas.field_limits import Limit, first_broken_in, limits_in
 from schemas.generation import schema_of
 from schemas.registry import Registered, Registry, bundled
@@ -52,8 +52,8 @@ def activate(registry: Registry | None) -> None:
     _version_reader.cache_clear()
 
 
-def encode(event: Event) -> bytes:
-    """Encode an event as its record's value, in the newest locked schema of its type.
+def encode(event: RecordValue) -> bytes:
+    """Encode an event or a control record as its record's value, in the newest locked schema of its type.
 
     Raises Unencodable, naming the field, if the event breaks a limit of its type: such a record would be poison.
     """
@@ -83,8 +83,16 @@ def decode(value: bytes | None, topic: str | None = None) -> Event:
     """Decode the event in a record's value; values in older schemas become today's struct.
 
     Raises Undecodable with the reason if the value is not exactly one event within its limits, or if its schema is not
-    registered for `topic`, where that is not None.
+    registered for `topic`, where that is not None. For a control record that is ControlRecordRefused.
     """
+    decoded = decode_record(value, topic)
+    if isinstance(decoded, Event):
+        return decoded
+    raise ControlRecordRefused(decoded.event_type)
+
+
+def decode_record(value: bytes | None, topic: str | None = None) -> RecordValue:
+    """Do as :func:`decode`, and return control records too."""
     known = registered(value, topic)
     assert value is not None
     if not known.limits_are_todays:
@@ -113,7 +121,7 @@ def registered(value: bytes | None, topic: str | None = None) -> Registered:
         if active_registry().may_be_newer(schema_id):
             raise UnknownSchema(schema_id)
         raise Undecodable(f"no schema has the id {schema_id}")
-    if topic is not None and known.event.topic != topic:
+    if topic is not None and not known.event.belongs_on(topic):
         raise Undecodable(f"{known.event.event_type} does not belong on {topic}")
     return known
 
@@ -161,13 +169,13 @@ def json_text(value: UUID | datetime) -> bytes:
 
 
 @cache
-def avro_type_of(kind: type[Event]) -> Record:
+def avro_type_of(kind: type[RecordValue]) -> Record:
     """Return the Avro type that events of this type are written in today."""
     return parse(schema_of(kind))
 
 
 @cache
-def _writer(kind: type[Event]) -> tuple[bytes, Write]:
+def _writer(kind: type[RecordValue]) -> tuple[bytes, Write]:
     registry = active_registry()
     prefix = WIRE_PREFIX.pack(0, registry.wire_id(registry.current(kind)))
     return prefix, compile_writer(avro_type_of(kind), attrgetter)

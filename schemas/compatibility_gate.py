@@ -14,7 +14,7 @@ import msgspec
 from schemas.binary.avro_types import AvroType, Optional, Record, parse
 from schemas.compatibility import full_transitive
 from schemas.errors import SchemaCheckFailed, SchemaError, UnsupportedSchema
-from schemas.events import Event
+from schemas.events import RecordValue
 from schemas.generation import AVRO_FOLDER, Schema, schema_of, stale_files
 from schemas.locked_limits import LockedLimits, limits_to_lock, tightened
 from schemas.registry import (
@@ -62,7 +62,7 @@ def schema_problems(
     return problems
 
 
-def evolution_problems(registry: Registry, event: type[Event], schema: Schema) -> list[SchemaProblem]:
+def evolution_problems(registry: Registry, event: type[RecordValue], schema: Schema) -> list[SchemaProblem]:
     """Return why this schema can't be its subject's next version: schema rules first, then FULL_TRANSITIVE."""
     where = subject(event)
     try:
@@ -202,7 +202,7 @@ def _with_limits_of(committed: Version, version: Version) -> Version:
     return version if committed.limits is not None else msgspec.structs.replace(version, limits=None)
 
 
-def _unlocked(registry: Registry, event: type[Event]) -> Iterator[SchemaProblem]:
+def _unlocked(registry: Registry, event: type[RecordValue]) -> Iterator[SchemaProblem]:
     try:
         registry.current(event)
     except SchemaError:

@@ -27,6 +27,13 @@ class UnknownSchema(Undecodable):
         super().__init__(f"no schema has the id {schema_id}, but a later release may have it")
 
 
+class ControlRecordRefused(Undecodable):
+    """The value is a control record, which is no event: it is about the log, and no read model takes it."""
+
+    def __init__(self, event_type: str) -> None:
+        super().__init__(f"a control record, {event_type}, and no event")
+
+
 class Unencodable(SchemaError):
     """The event breaks a limit of its type, so it would be poison."""
 

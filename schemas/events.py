@@ -39,16 +39,27 @@ from schemas.entity_states import (
 )
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that happened to one entity."""
+class RecordValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The value of a record, with an Avro schema of its own: an event, or a control record (schemas/control.py)."""
 
     event_type: ClassVar[str]
     """CloudEvents type, such as `genesis.agent.onboarded`."""
     topic: ClassVar[str] = "genesis.events"
-    entity_field: ClassVar[str]
-    """The field that holds the entity's id, which is the record's key."""
+    """The topic of its schema's subject."""
 
     event_id: EventId
+
+    @classmethod
+    def belongs_on(cls, topic: str) -> bool:
+        """Return whether a logical topic may carry it."""
+        return topic == cls.topic
+
+
+class Event(RecordValue, frozen=True, kw_only=True):
+    """Something that happened to one entity."""
+
+    entity_field: ClassVar[str]
+    """The field that holds the entity's id, which is the record's key."""
 
     @property
     def entity_type(self) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, cast
 
 from schemas.binary.avro_types import Array, AvroType, Optional, Record, Scalar, parse
-from schemas.events import Event
+from schemas.events import RecordValue
 from schemas.generation import schema_of
 from schemas.locked_limits import FieldLimits, LockedLimits, limits_to_lock
 from schemas.polars_import import polars
@@ -38,7 +38,7 @@ class Limit:
 
 
 @cache
-def limits_of(event: type[Event]) -> tuple[Limit, ...]:
+def limits_of(event: type[RecordValue]) -> tuple[Limit, ...]:
     """Return the limits of an event type today; raises UnsupportedSchema for one that columns can't check."""
     return limits_in(parse(schema_of(event)), limits_to_lock(event))
 

@@ -10,31 +10,32 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect as types
 
+from schemas.control import RECORD_TYPES
 from schemas.errors import UnsupportedSchema
-from schemas.events import EVENT_TYPES, Event
+from schemas.events import RecordValue
 
 AVRO_FOLDER = Path(__file__).parent / "avro"
 
 Schema = dict[str, object]
 
 
-def schema_of(event: type[Event]) -> Schema:
+def schema_of(event: type[RecordValue]) -> Schema:
     """Return the Avro schema of an event type, as JSON data; its full name is `<namespace>.<class name>`."""
     namespace = event.event_type.partition(".")[0]
     return _record(event, namespace)
 
 
-def avro_file_text(event: type[Event]) -> str:
+def avro_file_text(event: type[RecordValue]) -> str:
     """Return the content of the event type's `.avsc` file."""
     return json.dumps(schema_of(event), indent=2, ensure_ascii=False) + "\n"
 
 
-def full_name(event: type[Event]) -> str:
+def full_name(event: type[RecordValue]) -> str:
     """Return the record's full name, such as `genesis.AgentOnboarded`."""
     return f"{event.event_type.partition('.')[0]}.{event.__name__}"
 
 
-def stale_files(folder: Path = AVRO_FOLDER, events: Mapping[str, type[Event]] = EVENT_TYPES) -> dict[Path, str]:
+def stale_files(folder: Path = AVRO_FOLDER, events: Mapping[str, type[RecordValue]] = RECORD_TYPES) -> dict[Path, str]:
     """Return each `.avsc` file that differs from its struct, with its right content; an empty text: it must go."""
     wanted = {folder / f"{name}.avsc": avro_file_text(event) for name, event in events.items()}
     stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}

@@ -14,7 +14,7 @@ from msgspec import inspect as types
 
 from schemas.entity_states import NO_NUL
 from schemas.errors import UnsupportedSchema
-from schemas.events import STATE_FIELDS, EntityAmended, EntityRetired, Event
+from schemas.events import STATE_FIELDS, EntityAmended, EntityRetired, RecordValue
 
 FieldLimits = dict[str, int | list[str]]
 """Of a text `min_length`, `max_length`, or `one_of`, which lists all; of a number `ge`, `le`; of an array `max_items`.
@@ -35,7 +35,7 @@ class TightenedLimit(NamedTuple):
     rule: str
 
 
-def limits_to_lock(event: type[Event]) -> LockedLimits:
+def limits_to_lock(event: type[RecordValue]) -> LockedLimits:
     """Return the limits of an event's struct; raises UnsupportedSchema for one that columns can't check."""
     limits = {path: found for path, found in _struct_limits(event, "") if found}
     if issubclass(event, (EntityAmended, EntityRetired)):

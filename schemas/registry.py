@@ -17,8 +17,9 @@ from typing import cast
 import msgspec
 
 from schemas.binary.avro_types import Record, parse
+from schemas.control import RECORD_TYPES
 from schemas.errors import SchemaError
-from schemas.events import EVENT_TYPES, Event
+from schemas.events import RecordValue
 from schemas.generation import Schema, full_name, schema_of
 from schemas.locked_limits import LockedLimits, limits_to_lock
 
@@ -47,7 +48,7 @@ class Registered:
     """The meaning of a schema id: the Avro type and the limits of its values, and the type that they are read into."""
 
     version: Version
-    event: type[Event]
+    event: type[RecordValue]
     writer: Record
     reader: Record
     limits: LockedLimits
@@ -65,7 +66,7 @@ class Registry:
     def __init__(
         self,
         versions: Iterable[Version],
-        events: Mapping[str, type[Event]] = EVENT_TYPES,
+        events: Mapping[str, type[RecordValue]] = RECORD_TYPES,
         *,
         external_ids: Mapping[int, int] | None = None,
         written: Mapping[int, int] | None = None,
@@ -79,7 +80,7 @@ class Registry:
         self._resolved: dict[int, Registered] = {}
 
     @cached_property
-    def _by_subject(self) -> dict[str, type[Event]]:
+    def _by_subject(self) -> dict[str, type[RecordValue]]:
         return {subject(event): event for event in self.events.values()}
 
     def get(self, schema_id: int) -> Registered | None:
@@ -110,7 +111,7 @@ class Registry:
         """Return the subject's versions, oldest first."""
         return sorted((v for v in self.versions if v.subject == subject), key=lambda version: version.version)
 
-    def current(self, event: type[Event]) -> Version:
+    def current(self, event: type[RecordValue]) -> Version:
         """Return the version that events of this type are written in; raises SchemaError if none is locked."""
         history = self.history(subject(event))
         if not history or not _is_todays(history[-1], event):
@@ -122,7 +123,7 @@ class Registry:
         return history[-1]
 
 
-def _is_todays(version: Version, event: type[Event]) -> bool:
+def _is_todays(version: Version, event: type[RecordValue]) -> bool:
     same_schema = schema_fingerprint(without_limits(version.schema)) == schema_fingerprint(schema_of(event))
     return same_schema and version.limits in (None, limits_to_lock(event))
 
@@ -132,7 +133,7 @@ def without_limits(schema: Schema) -> Schema:
     return {key: value for key, value in schema.items() if key != LIMITS_ATTRIBUTE}
 
 
-def subject(event: type[Event]) -> str:
+def subject(event: type[RecordValue]) -> str:
     """Return the subject by TopicRecordNameStrategy: `<topic>-<record full name>`."""
     return f"{event.topic}-{full_name(event)}"
 
@@ -196,7 +197,7 @@ def render_registry(versions: Iterable[Version]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def next_version(registry: Registry, event: type[Event]) -> Version:
+def next_version(registry: Registry, event: type[RecordValue]) -> Version:
     """Return the version that `plant schemas lock` adds: the next id of all, the next version of the subject.
 
     Where an earlier version has the same schema with other limits, the limits stand in the new one as an attribute,

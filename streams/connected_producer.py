@@ -113,12 +113,13 @@ class ConnectedProducer:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
         size_bytes: int,
+        keyless_partition: int = 0,
     ) -> PendingPublish:
         """Queue a record. It leaves when this turn of the event loop ends, or with its partition's next batch.
 
-        One without a key goes to partition 0. `size_bytes` is what the record counts for until it is released.
+        One without a key goes to `keyless_partition`. `size_bytes` is what the record counts for until it is released.
         """
-        queue, publish = self._accumulator.add(topic, key, value, headers, size_bytes)
+        queue, publish = self._accumulator.add(topic, key, value, headers, size_bytes, keyless_partition)
         if not queue.sending:
             queue.sending = True
             if not self._ready:

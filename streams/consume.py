@@ -23,7 +23,7 @@ from aiokafka.structs import TopicPartition
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
-from schemas.errors import Undecodable, UnknownSchema
+from schemas.errors import ControlRecordRefused, Undecodable, UnknownSchema
 from schemas.events import Event
 from schemas.external_registry import activate_registry
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
@@ -69,7 +69,8 @@ async def consume(
 
     Without `follow` it ends where the topic ended when it began, or before `end`. With an `entity_id` only the records
     that have it as their key are read, from its partition alone unless `partitions` names others. Undecodable records
-    are skipped and logged, or handed to `on_undecodable`. Repeats are yielded too: they have the same event id. A group
+    are skipped and logged, or handed to `on_undecodable`. Control records are skipped: they are about the log. Repeats
+    are yielded too: they have the same event id. A group
     stops at a schema of a later release of Plant, which it would skip permanently.
 
     Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
@@ -220,6 +221,8 @@ def _read(
             if types is not None and codec.registered(record.value, carried).event.event_type not in types:
                 continue
             event = codec.decode(record.value, carried)
+        except ControlRecordRefused:
+            continue
         except Undecodable as error:
             if isinstance(error, UnknownSchema) and not skip_newer:
                 raise SchemaNewer(record.topic, record.partition, record.offset, error.schema_id) from error

@@ -166,9 +166,16 @@ class EventProducer:
         return self.submit_record(event.topic, codec.key(event), value, headers)
 
     def submit_record(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        keyless_partition: int = 0,
     ) -> PendingPublish:
-        """Publish a record as it is, to one of the producer's topics, without waiting. Without a key: to partition 0.
+        """Publish a record as it is, to one of the producer's topics, without waiting.
+
+        Its key decides the partition; without one it goes to `keyless_partition`.
 
         Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent.
         """
@@ -179,7 +186,7 @@ class EventProducer:
         if size_bytes > RECORD_MAX_BYTES:
             raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
         self._reserve(size_bytes)
-        return connected.add(self._topic_of[topic], key, value, headers, size_bytes)
+        return connected.add(self._topic_of[topic], key, value, headers, size_bytes, keyless_partition)
 
     async def publish(
         self,

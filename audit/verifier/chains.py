@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from audit.verifier.chain_range import Chain, ChainFault
-from audit.verifier.decoded_columns import id_offsets
+from audit.verifier.decoded_columns import id_offsets, switch_prefixes
 from audit.verifier.heads import Head
 from audit.verifier.stored_log import RangeVerdict, StoredLog, StoredRange, open_log
 from audit.verifier.verdicts import ChainFilter, ChainVerdict, together
@@ -102,6 +102,16 @@ def read_heads(url: str) -> list[Head]:
     async def read() -> list[Head]:
         async with open_log(url) as log:
             return await log.heads()
+
+    return asyncio.run(read())
+
+
+def read_raised(url: str, schema_ids: Path | None = None) -> dict[Chain, int]:
+    """Read where each chain went over to v2: the offset of its first v2 entry. Chains on v1 are left out."""
+
+    async def read() -> dict[Chain, int]:
+        async with open_log(url) as log:
+            return await log.raised(switch_prefixes(schema_ids))
 
     return asyncio.run(read())
 

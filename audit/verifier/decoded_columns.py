@@ -28,6 +28,9 @@ _AFTER_IDS: Final = 37
 _NAMED_IN_DATA: Final = "entity"
 """`genesis.entity.amended` and `.retired` name their entity's kind in their data."""
 
+_RAISING_SCHEMA: Final = "-plant.ChainVersionRaised"
+"""The end of the subject of the control record that takes a chain to v2. Its first version knows v2 alone."""
+
 APPLIED, REPEAT, PARKED = "applied", "repeat", "parked"
 HOLDS_AN_EVENT: Final = (APPLIED, REPEAT, PARKED)
 
@@ -126,6 +129,22 @@ def id_offsets(ids_file: Path | None = None) -> Layouts:
     return layouts
 
 
+@cache
+def switch_prefixes(ids_file: Path | None = None) -> frozenset[bytes]:
+    """Return the first five bytes that the value of a chain's switch to v2 may have. Raises BadIdsFile."""
+    own = {struct.pack(">bi", 0, entry["id"]): entry["sha256"] for entry in _registry() if _raises_chain(entry)}
+    external = {
+        struct.pack(">bi", 0, entry.id)
+        for entry in (() if ids_file is None else _read_ids(ids_file))
+        if own.get(struct.pack(">bi", 0, entry.own_id)) == entry.sha256
+    }
+    return frozenset(own) | external
+
+
+def _raises_chain(entry: dict[str, Any]) -> bool:
+    return bool(entry["subject"].endswith(_RAISING_SCHEMA) and entry["version"] == 1)
+
+
 class _ExternalId(msgspec.Struct, frozen=True):
     """A line of the ids file, less what is not needed here."""
 
@@ -148,7 +167,7 @@ def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
         schema = json.loads(file.read_text(encoding="utf-8"))
         names[f"{schema['namespace']}.{schema['name']}"] = file.stem
     layouts, fingerprints = {}, {}
-    for entry in json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8")):
+    for entry in _registry():
         schema = entry["schema"]
         event_type = names.get(f"{schema['namespace']}.{schema['name']}")
         if event_type is not None and _begins_with_ids(schema["fields"]):
@@ -156,6 +175,11 @@ def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
             layouts[start] = Layout(event_type, _entity_type_of(event_type))
             fingerprints[start] = entry["sha256"]
     return layouts, fingerprints
+
+
+def _registry() -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8"))
+    return entries
 
 
 def _entity_type_of(event_type: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +67,14 @@ SELECT "offset", hash FROM audit_log WHERE topic = $1 AND partition = $2 ORDER B
 _HASH_AT: Final = 'SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" = $3'
 
 
+_RAISED: Final = """
+SELECT topic, partition, min("offset") FROM event_stream
+WHERE disposition = 'control' AND key IS NULL
+  AND octet_length(value) = 22 AND substr(value, 1, 5) = ANY ($1::bytea[]) AND get_byte(value, 21) = 4
+GROUP BY 1, 2
+"""
+
+
 class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
     """The range of a whole chain: the lowest and the highest offset in either table."""
 
@@ -111,6 +119,14 @@ class StoredLog:
                 if row is not None:
                     heads.append(Head(topic=topic, partition=partition, offset=row[0], hash=row[1].hex()))
         return heads
+
+    async def raised(self, prefixes: Collection[bytes]) -> dict[Chain, int]:
+        """Return the offset of each chain's first v2 entry: the first control record whose bytes raise the version.
+
+        `prefixes` are the first five bytes of such a record's value, with every schema id that it may have.
+        """
+        rows = await self._connection.fetch(_RAISED, list(prefixes))
+        return {Chain(topic, partition): offset for topic, partition, offset in rows}
 
     async def hash_at(self, chain: Chain, offset: int) -> bytes | None:
         """Return the stored hash of one entry; None when there is no such entry."""

@@ -1,7 +1,8 @@
-"""`plant audit`: prove that the log is what was written."""
+"""`plant audit`: prove that the log is what was written, and raise the version of what is proved."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -12,10 +13,12 @@ import msgspec
 
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
+from operations.operator_actions import OperatorAction, actor_option, reason_option, with_facts
 
 if TYPE_CHECKING:
     from audit.verifier.chain_range import Chain
     from audit.verifier.verdicts import ChainVerdict
+    from operations.chain_versions import ChainState
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -96,6 +99,64 @@ def head() -> None:
     click.echo(dump(heads), nl=False)
     if not heads:
         click.echo("There are no chains: the file proves nothing later.", err=True)
+
+
+@command.command(name="raise-version")
+@click.option("--topic", "topics", multiple=True, help="Only this topic; may be given several times.  [default: all]")
+@click.option("--execute", is_flag=True, help="Publish; without it only the plan is shown.")
+@output_option
+@actor_option
+@reason_option("The audit chains go over to v2.")
+def raise_version(topics: tuple[str, ...], execute: bool, output: Output, actor: str, reason: str) -> None:
+    """Take the audit chains to v2, which covers dispositions and event ids.
+
+    A control record is published into each partition whose log has none yet; from it on the chain is v2, and there is
+    no way back. Do it when every worker knows v2: older ones wait at the record. Running it again does the rest; a
+    second record changes nothing. New topics begin with v1, so run it after `plant topics apply` too.
+
+    \b
+    Examples:
+      plant audit raise-version
+      plant audit raise-version --execute
+      plant audit raise-version --topic genesis.events-2 --execute
+    """
+    from operations.chain_versions import TOPICS, chain_states, raise_chains, refuse_other_topics
+    from runtime.settings import load_settings
+
+    settings = load_settings()
+    refuse_other_topics(topics)
+    states = asyncio.run(chain_states(settings, topics or TOPICS))
+    wanted = [state for state in states if state.raised_at is None]
+    published: dict[tuple[str, int], int] = {}
+    if execute and wanted:
+        target = ", ".join(sorted({state.topic for state in wanted}))
+        why = with_facts(reason, [f"{len(wanted)} partitions"])
+        action = OperatorAction(action="audit.raise_version", target=target, reason=why, actor=actor)
+
+        async def publish() -> None:
+            async for position in raise_chains(settings, wanted, action):
+                published[position.topic, position.partition] = position.offset
+
+        try:
+            asyncio.run(publish())
+        finally:
+            _show_versions(states, published, output)
+    else:
+        _show_versions(states, published, output)
+    if execute:
+        click.echo(f"{len(published)} control records published.", err=True)
+    else:
+        click.echo(f"{len(wanted)} control records to publish. Nothing was done: --execute does it.", err=True)
+
+
+def _show_versions(states: list[ChainState], published: dict[tuple[str, int], int], output: Output) -> None:
+    rows = []
+    for state in states:
+        at = published.get((state.topic, state.partition))
+        done = "keep" if state.raised_at is not None else "publish" if at is None else "published"
+        chain = {"topic": state.topic, "partition": state.partition, "version": state.version}
+        rows.append({**chain, "first_v2_offset": state.raised_at, "action": done, "published_at": at})
+    show(rows, output)
 
 
 def _chain(name: str) -> Chain:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import TopicPartition
-
 from runtime.settings import Settings
-from tests.conftest import DEFAULT_PARTITIONS
+from tests.support.raw_records import read_records
 
 DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """Key, value and headers."""
@@ -14,21 +11,7 @@ DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 
 async def read_dead_letters(settings: Settings, topic: str) -> list[DeadLetter]:
     """Return the topic's dead letters, partition by partition, in the order of their offsets."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_address(), enable_auto_commit=False)
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(topic, number) for number in range(DEFAULT_PARTITIONS)]
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        ends = await consumer.end_offsets(partitions)
-        records_read = []
-        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                records_read += records
-    finally:
-        await consumer.stop()
-    records_read.sort(key=lambda record: (record.partition, record.offset))
-    return [(record.key, record.value, list(record.headers)) for record in records_read]
+    return [(record.key, record.value, list(record.headers)) for record in await read_records(settings, topic)]
 
 
 def by_offset(dead_letters: list[DeadLetter]) -> list[DeadLetter]:

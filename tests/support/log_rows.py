@@ -17,10 +17,11 @@ from uuid import UUID
 import asyncpg
 
 from audit.canonical import headers_bytes
-from audit.chain import CHAIN_START, extend
+from audit.chain import CHAIN_START, ChainSlice, extend_slice
 from devstack import postgres, sql
 from projections.session import Session
 from schemas import codec
+from schemas.control import chain_version_raised
 from schemas.entity_states import AgentState
 from schemas.event_id import event_id
 from schemas.events import AgentOnboarded, EntityRetired, Event, OperationRecorded
@@ -121,12 +122,23 @@ def poison(topic: str, partition: int, offset: int, key: bytes | None, value: by
     return Row(*position, "poison", None, key, value, headers_bytes([("h", None)]), "a test", None, None, None)
 
 
-def linked(rows: Iterable[Row], before: bytes = CHAIN_START) -> list[Row]:
-    """The rows with their hashes, by the writer's code."""
+def switch(topic: str, partition: int, offset: int) -> Row:
+    """The control record that takes the chain to v2, as the worker stores it; not linked yet."""
+    raised = chain_version_raised(topic, partition)
+    position = (topic, partition, offset, STARTED_MS + offset % 1_000_000)
+    record = (None, codec.encode(raised), headers_bytes([("ce_type", raised.event_type.encode())]))
+    return Row(*position, "control", raised.event_id, *record, None, None, None, raised.event_type)
+
+
+def linked(rows: Iterable[Row], before: bytes = CHAIN_START, *, raised: bool = False) -> list[Row]:
+    """The rows with their hashes, by the writer's code: in v2 from the first control record on, or `raised` at once."""
     linked_rows = []
     for each in rows:
+        raised = raised or each.disposition == "control"
+        event_id = None if each.event_id is None else each.event_id.bytes
         parts = ([each.offset], [each.timestamp_ms], [each.key], [each.value], [each.headers])
-        (after,) = extend(each.topic, each.partition, before, *parts)
+        judged = ChainSlice(*parts, [each.disposition], [event_id])
+        (after,) = extend_slice(each.topic, each.partition, before, judged, 0 if raised else 1)
         linked_rows.append(replace(each, previous_hash=before, hash=after))
         before = after
     return linked_rows
@@ -141,6 +153,18 @@ def log(topic: str = "genesis.events", partition: int = 0) -> list[Row]:
     rows.append(poison(topic, partition, 24, b"", None))
     rows.append(row(topic, partition, 25, onboarded(25)))
     return linked(rows)
+
+
+def raised_log(topic: str = "genesis.events", partition: int = 0) -> list[Row]:
+    """The chain of :func:`log`, which goes over to v2 at offset 26, and goes on: events, a repeat, poison."""
+    rows = [switch(topic, partition, 26), row(topic, partition, 27, onboarded(27))]
+    rows.append(row(topic, partition, 30, onboarded(27), disposition="repeat"))
+    rows.append(poison(topic, partition, 31, b"key", b"no event"))
+    rows.append(row(topic, partition, 32, retired(27)))
+    rows.append(switch(topic, partition, 33))
+    rows.append(row(topic, partition, 34, onboarded(34)))
+    before = log(topic, partition)
+    return [*before, *linked(rows, before[-1].hash)]
 
 
 def store(url: str, rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Record batches made by hand, byte for byte, for what no client library would write.
+"""Record batches made by hand, byte for byte, for what no client library would write, and records read as they are.
 
 Format: https://kafka.apache.org/documentation/#recordbatch
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
@@ -17,6 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
 from streams.kafka.connection import connection_options
+from tests.conftest import DEFAULT_PARTITIONS
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,24 @@ async def append_raw(settings: Settings, topic: str, partition: int, records: Se
         return int(offset)
     finally:
         await client.close()
+
+
+async def read_records(settings: Settings, topic: str) -> list[ConsumerRecord]:
+    """Return every record of a topic, partition by partition, in the order of their offsets."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_address(), enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(DEFAULT_PARTITIONS)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        ends = await consumer.end_offsets(partitions)
+        records_read: list[ConsumerRecord] = []
+        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                records_read += records
+    finally:
+        await consumer.stop()
+    return sorted(records_read, key=lambda record: (record.partition, record.offset))
 
 
 def _record(offset_delta: int, record: RawRecord) -> bytes:

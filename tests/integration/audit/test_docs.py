@@ -15,7 +15,6 @@ from devstack import sql
 from devstack.postgres_binaries import bin_folder
 from tests.conftest import Database
 from tests.support import ROOT, log_rows
-from tests.support.log_rows import Row
 
 PAGE = (ROOT / "docs" / "reference" / "audit-format.md").read_text(encoding="utf-8")
 
@@ -24,8 +23,10 @@ def tamper(log_database: Database, statement: str) -> None:
     sql.execute(log_database.superuser_url, ["SET session_replication_role = replica", statement])
 
 
-def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database, stored_log: list[Row]) -> None:
-    """The SQL on the format's page recomputes every hash, and shows the one that was changed."""
+def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database) -> None:
+    """The SQL on the format's page recomputes every hash, in v1 and v2, and shows those that were changed."""
+    stored_log = log_rows.raised_log()
+    log_rows.store(log_database.writer_url, stored_log)
     query = re.search(r"```sql\n(.*?)```", PAGE, re.S)
     assert query is not None
     recomputed = query[1].replace("partition = 3", "partition = 0")
@@ -36,16 +37,20 @@ def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database, st
     good = log_rows.on_connection(log_database.auditor_url, rows)
     assert good == [(row.offset, True, True) for row in stored_log]
     tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
-    assert [offset for offset, fits, _ in log_rows.on_connection(log_database.auditor_url, rows) if not fits] == [8]
+    tamper(log_database, "UPDATE event_stream SET disposition = 'poison', reason = '' WHERE \"offset\" = 32")
+    assert [offset for offset, fits, _ in log_rows.on_connection(log_database.auditor_url, rows) if not fits] == [8, 32]
 
 
-def test_the_docs_pipeline_recomputes_a_hash(log_database: Database, stored_log: list[Row]) -> None:
-    """The shell lines on the format's page give the stored hash, from psql, xxd and openssl alone."""
+@pytest.mark.parametrize(("offset", "version"), [(8, 1), (31, 2), (32, 2)])
+def test_the_docs_pipeline_recomputes_a_hash(log_database: Database, offset: int, version: int) -> None:
+    """The shell lines on the format's page give the stored hash, from psql, xxd and openssl alone; in v1 and v2."""
+    stored_log = log_rows.raised_log()
+    log_rows.store(log_database.writer_url, stored_log)
     if missing := [tool for tool in ("xxd", "openssl") if shutil.which(tool) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     script = re.search(r"```sh\n(.*?)```", PAGE, re.S)
     assert script is not None
-    text = script[1].replace("partition=3 offset=41", "partition=0 offset=8")
+    text = script[1].replace("partition=3 offset=41 version=2", f"partition=0 offset={offset} version={version}")
     address = urlsplit(log_database.auditor_url)
     environ = {
         "PATH": f"{bin_folder(18)}:{os.environ['PATH']}",
@@ -58,4 +63,5 @@ def test_the_docs_pipeline_recomputes_a_hash(log_database: Database, stored_log:
     done = subprocess.run(["sh", "-eu", "-c", text], env=environ, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     recomputed, stored = done.stdout.split("\n")[:2]
-    assert recomputed[:64] == stored == stored_log[5].hash.hex()
+    (row,) = [row for row in stored_log if row.offset == offset]
+    assert recomputed[:64] == stored == row.hash.hex()

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import canonical, chain
-from audit.canonical import event_data, headers_bytes
-from audit.chain import CHAIN_START, extend
-from audit.vectors.generate import FILE, PAGE, page, text
+from audit.canonical import event_data, event_data_v2, headers_bytes
+from audit.chain import CHAIN_START, ChainSlice, extend, extend_slice, extend_v2
+from audit.vectors.generate import FILE, PAGE, SHOWN, page, text
 
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["chains"]
 
@@ -23,6 +23,8 @@ headers_lists = st.lists(st.tuples(st.text(max_size=8), st.none() | some_bytes),
 offsets = st.integers(0, 2**63 - 1)
 timestamps_ms = st.integers(-1, 253402300799999)
 records = st.tuples(offsets, timestamps_ms, st.none() | some_bytes, st.none() | some_bytes, headers_lists)
+DISPOSITIONS = ("applied", "repeat", "poison", "parked", "control")
+outcomes = st.tuples(st.sampled_from(DISPOSITIONS), st.none() | st.binary(min_size=16, max_size=16))
 
 
 def plain_field(data: bytes | None) -> bytes:
@@ -34,10 +36,14 @@ def plain_headers(headers: list[tuple[str, bytes | None]]) -> bytes:
     return struct.pack(">I", len(headers)) + b"".join(fields)
 
 
-def plain_event_data(topic, partition, offset, timestamp_ms, key, value, headers) -> bytes:  # type: ignore[no-untyped-def]
+def plain_event_data(  # type: ignore[no-untyped-def]
+    topic, partition, offset, timestamp_ms, key, value, headers, outcome=None
+) -> bytes:
+    domain = b"plant.event.v1" if outcome is None else b"plant.event.v2"
     numbers = struct.pack(">i", partition), struct.pack(">q", offset), struct.pack(">q", timestamp_ms)
-    parts = (b"plant.event.v1", topic.encode(), *numbers, key, value)
-    return b"".join(plain_field(part) for part in parts) + plain_headers(headers)
+    parts = (domain, topic.encode(), *numbers, key, value)
+    data = b"".join(plain_field(part) for part in parts) + plain_headers(headers)
+    return data if outcome is None else data + plain_field(outcome[0].encode()) + plain_field(outcome[1])
 
 
 def unhex(data: str | None) -> bytes | None:
@@ -59,7 +65,16 @@ def test_docs_show_the_worked_example_of_the_vectors() -> None:
     """The page on the format holds the generated example."""
     shown = PAGE.read_text(encoding="utf-8")
     assert shown == page(shown)
-    assert VECTORS[1]["records"][0]["hash"] in shown
+    (vector,) = (vector for vector in VECTORS if vector["name"] == SHOWN)
+    assert vector["records"][0]["hash"] in shown
+
+
+def test_vectors_have_every_disposition_and_a_null_event_id() -> None:
+    """The v2 vectors leave no disposition out, and one goes over from v1 to v2."""
+    every = [record for vector in VECTORS for record in vector["records"] if record.get("version") == 2]
+    assert {record["disposition"] for record in every} == set(DISPOSITIONS)
+    assert None in {record["event_id"] for record in every}
+    assert any({record.get("version") for record in vector["records"]} == {None, 2} for vector in VECTORS)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
@@ -70,7 +85,8 @@ def test_vectors_follow_from_the_format_alone(vector: dict) -> None:  # type: ig
     for record in vector["records"]:
         headers = [(name, unhex(value)) for name, value in record["headers"]]
         place = (vector["topic"], vector["partition"], record["offset"], record["timestamp_ms"])
-        data = plain_event_data(*place, unhex(record["key"]), unhex(record["value"]), headers)
+        outcome = (record["disposition"], unhex(record["event_id"])) if record.get("version") == 2 else None
+        data = plain_event_data(*place, unhex(record["key"]), unhex(record["value"]), headers, outcome)
         previous = hashlib.sha256(previous + data).digest()
         assert record["headers_bytes"] == plain_headers(headers).hex()
         assert record["event_data"] == data.hex()
@@ -98,6 +114,48 @@ def test_any_chain_is_hashed_as_the_format_says(topic: str, partition: int, chai
     assert extend(topic, partition, CHAIN_START, *columns, headers) == expected
 
 
+@settings(deadline=None)
+@given(
+    st.text(max_size=12),
+    st.integers(0, 2**31 - 1),
+    st.lists(st.tuples(records, outcomes), min_size=1, max_size=5),
+    st.integers(0, 6),
+)
+def test_any_chain_goes_over_to_v2_as_the_format_says(
+    topic: str,
+    partition: int,
+    chain_records: list,  # type: ignore[type-arg]
+    first_v2: int,
+) -> None:
+    """For any records and dispositions, the fast writer agrees with the plain reading, from any index on."""
+    expected, previous = [], CHAIN_START
+    for index, (record, outcome) in enumerate(chain_records):
+        data = plain_event_data(topic, partition, *record, outcome if index >= first_v2 else None)
+        if index >= first_v2:
+            assert event_data_v2(topic, partition, *record[:4], headers_bytes(record[4]), *outcome) == data
+        previous = hashlib.sha256(previous + data).digest()
+        expected.append(previous)
+    columns = [[record[at] for record, _ in chain_records] for at in range(4)]
+    headers = [headers_bytes(record[4]) for record, _ in chain_records]
+    judged = [[outcome[at] for _, outcome in chain_records] for at in range(2)]
+    slice_of_chain = ChainSlice(*columns, headers, *judged)
+    assert extend_slice(topic, partition, CHAIN_START, slice_of_chain, first_v2) == expected
+
+
+def test_v2_covers_disposition_and_event_id() -> None:
+    """Any other disposition or event id, null and zeros among them, gives another hash."""
+    record: tuple[list, ...] = ([0], [1], [b"k"], [b"v"], [headers_bytes([])])  # type: ignore[type-arg]
+    judged = [(name, event_id) for name in DISPOSITIONS for event_id in (None, bytes(16), bytes(15) + b"x")]
+    hashes = {extend_v2("t", 0, CHAIN_START, *record, [name], [event_id])[0] for name, event_id in judged}
+    assert len(hashes | set(extend("t", 0, CHAIN_START, *record))) == len(judged) + 1
+
+
+def test_a_disposition_that_the_log_does_not_know_is_refused() -> None:
+    """A new disposition has to be written down here before it can be hashed."""
+    with pytest.raises(KeyError):
+        extend_v2("t", 0, CHAIN_START, [0], [1], [b"k"], [b"v"], [headers_bytes([])], ["lost"], [bytes(16)])
+
+
 def test_a_chain_can_be_extended_in_parts() -> None:
     """Extending in two steps from the head gives the same links as extending at once."""
     columns = (list(range(6)), [5] * 6, [b"k"] * 6, [None, b"", b"v"] * 2, [headers_bytes([])] * 6)
@@ -110,6 +168,8 @@ def test_columns_of_unequal_length_are_refused() -> None:
     """A slice whose columns don't line up raises instead of leaving records out of the chain."""
     with pytest.raises(ValueError, match="zip"):
         extend("t", 0, CHAIN_START, [0, 1], [5], [b"k"], [b"v"], [bytes(4)])
+    with pytest.raises(ValueError, match="zip"):
+        extend_v2("t", 0, CHAIN_START, [0], [5], [b"k"], [b"v"], [bytes(4)], ["applied"] * 2, [None])
 
 
 def test_header_names_keep_bytes_that_are_not_utf8() -> None:

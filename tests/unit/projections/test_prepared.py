@@ -15,6 +15,7 @@ from projections.prepared import prepare
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint
 from schemas import codec
 from schemas.batch_decoder import RejectedValue
+from schemas.control import chain_version_raised
 from schemas.events import AgentRated, Event
 from schemas.examples import examples
 from streams.batch import EventBatch
@@ -26,6 +27,8 @@ OF_ALL_TYPES = tuple(event for event in examples().values() if event.event_type 
 POISON: Record = (b"key", b"no event")
 COLUMNS = ["row", "event_id", "entity_type", "entity_id", "event_type", "reason"]
 KEY = codec.key(EVENT)
+RAISED = codec.encode(chain_version_raised("genesis.events", 0))
+CONTROL: Record = (None, RAISED)
 
 
 def another(number: int, event: Event = EVENT) -> Event:
@@ -45,7 +48,7 @@ def rows_of(batch: EventBatch) -> list[tuple[object, ...]]:
 
 
 def dispositions(records: list[Event | Record], seen: dict[bytes, EventRecord] | None = None) -> list[str]:
-    return prepare(batch_of(records, token=1)).with_dispositions(seen).rows["disposition"].to_list()
+    return prepare(batch_of(records, token=1)).with_dispositions(seen or {}).rows["disposition"].to_list()
 
 
 def test_a_row_says_what_each_record_is_about() -> None:
@@ -143,14 +146,14 @@ def test_only_first_occurrences_are_left_among_the_events() -> None:
     assert judged.events[EVENT.event_type]["row"].to_list() == [0, 2, 4]
     assert judged.rows.columns == [*COLUMNS, "disposition"]
     assert judged.rows["reason"].null_count() == 5
-    assert prepare(batch_of([EVENT], token=1)).with_dispositions(None).rows.columns == [*COLUMNS, "disposition"]
+    assert prepare(batch_of([EVENT], token=1)).with_dispositions({}).rows.columns == [*COLUMNS, "disposition"]
 
 
 def test_an_id_that_was_used_for_another_event_is_poison() -> None:
     """Each such record is, wherever it stands between repeats; its first event stays what it was."""
     records: list[Event | Record] = [another(2), another(1), EVENT, another(3), LATER, EVENT, another(1), LATER, POISON]
     expected = ["applied", "applied", "applied", "applied", "poison", "repeat", "repeat", "poison", "poison"]
-    judged = prepare(batch_of(records, token=1)).with_dispositions(None)
+    judged = prepare(batch_of(records, token=1)).with_dispositions({})
     assert judged.rows["disposition"].to_list() == expected
     reasons = judged.rows["reason"].to_list()
     assert reasons[:8] == [None, None, None, None, ID_REUSED, None, None, ID_REUSED]
@@ -174,7 +177,7 @@ def test_clock_stamped_events_of_a_batch_are_repeats() -> None:
     """The same id with another time is a repeat where Plant's clock gave both, and poison where a sender gave one."""
     batch = batch_of([EVENT, LATER, LATER], token=1)
     stamped, plain = (codec.headers(EVENT, "t", clock_stamped=each) for each in (True, False))
-    judged = prepare(replace(batch, headers=[stamped, stamped, plain])).with_dispositions(None)
+    judged = prepare(replace(batch, headers=[stamped, stamped, plain])).with_dispositions({})
     assert judged.rows["disposition"].to_list() == ["applied", "repeat", "poison"]
     assert judged.events["genesis.agent.rated"].height == 1
 
@@ -188,3 +191,66 @@ def test_a_first_event_of_a_schema_that_is_not_known_is_judged_by_its_type() -> 
     assert judged.with_dispositions(seen).rows["disposition"].to_list() == ["repeat"]
     other = {EVENT.event_id.bytes: EventRecord(newer, "genesis.skill.validated", None, None)}
     assert judged.with_dispositions(other).rows["disposition"].to_list() == ["poison"]
+
+
+def test_a_control_record_is_about_no_entity() -> None:
+    """It has its event id and its type, no entity, and stands among no events; it is judged `control`."""
+    judged = prepare(batch_of([EVENT, CONTROL, POISON, another(1)], token=1)).with_dispositions({})
+    (row,) = [row for row in judged.rows.rows() if row[0] == 1]
+    raised = chain_version_raised("genesis.events", 0)
+    assert row == (1, raised.event_id.bytes, None, None, "plant.chain.version_raised", None, "control")
+    assert judged.rows["disposition"].to_list() == ["applied", "control", "poison", "applied"]
+    assert judged.events[EVENT.event_type]["row"].to_list() == [0, 3]
+    assert list(judged.events) == [EVENT.event_type]
+    assert judged.chain_raised_at == 1
+
+
+def test_a_batch_of_control_records_alone_is_judged() -> None:
+    """No event has to be there for one; the first of two is the one that raises the chain's version."""
+    judged = prepare(batch_of([CONTROL, CONTROL], token=1)).with_dispositions({})
+    assert judged.rows["disposition"].to_list() == ["control", "control"]
+    assert (judged.events, judged.chain_raised_at) == ({}, 0)
+    assert prepare(batch_of([EVENT], token=1)).chain_raised_at is None
+
+
+def test_a_control_record_is_no_repeat_and_repeats_nothing() -> None:
+    """Its event id is not compared with those of events, in its batch or before it, whichever comes first."""
+    event_id = chain_version_raised("genesis.events", 0).event_id
+    same = msgspec.structs.replace(EVENT, event_id=event_id)
+    record = EventRecord(content_fingerprint(codec.encode(same)), same.event_type, codec.encode(same), ())
+    assert dispositions([CONTROL, same, CONTROL, same]) == ["control", "applied", "control", "repeat"]
+    assert dispositions([same, CONTROL, same, another(1)]) == ["applied", "control", "repeat", "applied"]
+    assert dispositions([CONTROL, same], {event_id.bytes: record}) == ["control", "repeat"]
+    judged = prepare(batch_of([CONTROL, same, CONTROL, same], token=1)).with_dispositions({})
+    assert judged.rows["event_id"].to_list() == [event_id.bytes] * 4
+    assert judged.events[EVENT.event_type]["row"].to_list() == [1]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ((b"", RAISED), "key: a control record of this type has none"),
+        ((KEY, RAISED), "key: a control record of this type has none"),
+        ((None, RAISED + b"\0"), "1 unread bytes after the record"),
+        ((None, RAISED[:-1]), "the value ends too early"),
+        ((None, RAISED[:-1] + b"\x84\0"), "not canonical: an overlong number in version"),
+        ((None, RAISED[:-1] + b"\x02"), "version is less than 2"),
+        ((None, RAISED[:-1] + b"\x06"), "version is more than 2"),
+    ],
+)
+@pytest.mark.parametrize("among", [0, 40])
+def test_a_malformed_control_record_is_poison(record: Record, reason: str, among: int) -> None:
+    """Key, length, form and version are checked, alone and in a block, and the chain stays where it is."""
+    judged = prepare(batch_of([*[CONTROL] * among, record, EVENT], token=1)).with_dispositions({})
+    assert judged.rows["disposition"].to_list() == ["control"] * among + ["poison", "applied"]
+    assert judged.rows.rows()[among][1:6] == (None, None, None, None, reason)
+    assert judged.chain_raised_at == (0 if among else None)
+
+
+def test_operations_and_later_generations_are_raised_too() -> None:
+    """Every topic that workers log takes the control record; its schema is of no other topic."""
+    for topic in ("plant.operations", "genesis.events-2"):
+        judged = prepare(replace(batch_of([CONTROL], token=1), topic=topic)).with_dispositions({})
+        assert judged.rows["disposition"].to_list() == ["control"]
+    elsewhere = prepare(replace(batch_of([CONTROL], token=1), topic="genesis.deliveries"))
+    assert elsewhere.rows["reason"].to_list() == ["plant.chain.version_raised does not belong on genesis.deliveries"]

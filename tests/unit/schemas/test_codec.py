@@ -14,9 +14,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import given, settings
 
 from schemas import codec
+from schemas.control import RECORD_TYPES
 from schemas.entity_states import IndustryState
 from schemas.errors import Undecodable, Unencodable
-from schemas.events import EVENT_TYPES, AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
+from schemas.events import AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
 from schemas.examples import examples
 from schemas.generation import avro_file_text
 from schemas.registry import bundled, subject
@@ -42,7 +43,7 @@ def industry(**changes: Any) -> IndustryDefined:
 def serializers() -> dict[str, AvroSerializer]:
     """confluent_kafka's own serializers on its in-process registry, which counts ids from 1 like the bundled one."""
     client = SchemaRegistryClient.new_client({"url": "mock://"})
-    by_subject = {subject(event): event for event in EVENT_TYPES.values()}
+    by_subject = {subject(value): value for value in RECORD_TYPES.values()}
     made = {}
     for version in sorted(bundled().versions, key=lambda version: version.id):
         event = by_subject[version.subject]

@@ -175,16 +175,21 @@ def producer_on(connected: Connected, **limits: Any) -> EventProducer:
 
 
 async def test_a_record_goes_to_its_topic_as_it_is() -> None:
-    """In the topic's later generation; it counts with its key, its value, its headers and what Python needs."""
+    """In the topic's later generation; without a key, to the partition that was named.
+
+    It counts with its key, its value, its headers and what Python needs.
+    """
     connected = Connected()
     producer = producer_on(connected)
     headers = [("name", b"content"), ("none", None)]
     producer.submit_record(EVENTS_TOPIC, b"key", b"value", headers)
     producer.submit_record(EVENTS_TOPIC, None, None, [])
+    producer.submit_record(EVENTS_TOPIC, None, None, [], 3)
     size_bytes = 8 + RECORD_OVERHEAD_BYTES + HEADER_NAME_BYTES * 8 + 7 + 2 * HEADER_OVERHEAD_BYTES
     assert connected.added == [
-        ("generation-2", b"key", b"value", headers, size_bytes),
-        ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES),
+        ("generation-2", b"key", b"value", headers, size_bytes, 0),
+        ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES, 0),
+        ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES, 3),
     ]
 
 

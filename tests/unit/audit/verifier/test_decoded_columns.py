@@ -125,7 +125,8 @@ def test_every_bundled_event_type_has_a_layout() -> None:
     for layout in layouts.values():
         entity = layout.event_type.split(".")[1]
         assert layout.entity_type == (None if entity == "entity" else entity)
-    ids = [entry["id"] for entry in json.loads((ROOT / "schemas" / "registry.json").read_text("utf-8"))]
+    entries = json.loads((ROOT / "schemas" / "registry.json").read_text("utf-8"))
+    ids = [entry["id"] for entry in entries if not entry["subject"].endswith("ChainVersionRaised")]
     assert set(layouts) == {struct.pack(">bi", 0, number) for number in ids}
 
 

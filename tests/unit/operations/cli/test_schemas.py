@@ -12,8 +12,8 @@ from operations.cli.main import cli
 from operations.reference import events as events_reference
 from schemas import compatibility_gate as gate
 from schemas import generation, registry
+from schemas.control import RECORD_TYPES
 from schemas.errors import SchemaCheckFailed
-from schemas.events import EVENT_TYPES
 from schemas.registry import Registry, bundled, read_registry, render_registry
 from tests.support.made_versions import FIRST, WithScore
 
@@ -52,17 +52,17 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
     with (
         patch.object(registry, "bundled", lambda: short),
         patch.object(gate.write_lock, "__defaults__", (file,)),
-        patch.object(generation.stale_files, "__defaults__", (folder, EVENT_TYPES)),
+        patch.object(generation.stale_files, "__defaults__", (folder, RECORD_TYPES)),
         patch.object(generation, "AVRO_FOLDER", folder),
         patch.object(events_reference, "REFERENCE_FILE", page),
     ):
         assert runner.invoke(cli, ["schemas", "lock"], catch_exceptions=False).stdout.split() == [
-            "11",
-            "plant.operations-plant.OperationRecorded",
+            "12",
+            "genesis.events-plant.ChainVersionRaised",
             "1",
         ]
         generated = runner.invoke(cli, ["schemas", "generate"], catch_exceptions=False).stdout.split()
-        assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in EVENT_TYPES)])
+        assert sorted(generated) == sorted(["gone.avsc", *(f"{name}.avsc" for name in RECORD_TYPES)])
         assert runner.invoke(cli, ["schemas", "generate"], catch_exceptions=False).stdout == ""
         assert runner.invoke(cli, ["schemas", "docs"], catch_exceptions=False).stdout.strip() == str(page)
     assert read_registry(file.read_text("utf-8")) == list(bundled().versions)
