@@ -47,7 +47,9 @@ def id_hashes(event_ids: pl.Series) -> Hashes:
     """Return the hashes of event ids of 16 bytes, none of them null."""
     words = numpy.frombuffer(b"".join(event_ids.to_list()), numpy.uint64).reshape(-1, 2)
     first, second, third = _FACTORS
-    hashes: Hashes = (words[:, 0] * first) ^ (words[:, 1] * second)
+    hashes: Hashes = words[:, 0] * first
+    hashes ^= hashes >> _HALF
+    hashes += words[:, 1] * second
     hashes ^= hashes >> _HALF
     hashes *= third
     hashes ^= hashes >> _HALF

@@ -20,7 +20,7 @@ from projections.checkpoints import PROJECTOR
 from projections.engine import PartitionProjector
 from projections.errors import ReadModelAhead
 from projections.read_model import AGENTS
-from projections.repeats import SEEN
+from projections.repeats import seen_query
 from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.events import AgentOnboarded, Event
@@ -139,7 +139,7 @@ def test_a_repeat_of_a_later_releases_event_is_one(projector: PartitionProjector
     (first, second) = some_events(2)
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([first], token=token))
-    rewrite = "UPDATE event_stream SET value = decode('0000000063', 'hex') || substring(value FROM 6)"
+    rewrite = "UPDATE log_records SET value = decode('0000000063', 'hex') || substring(value FROM 6)"
     superuser.script("SET session_replication_role = replica", rewrite, "RESET session_replication_role")
 
     assert projector.project(batch_of([first, second], token=token, start=1)) == 3
@@ -164,19 +164,21 @@ def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, super
     """However large the log is, the look-up never reads it whole."""
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some_events(3000), token=token))
-    superuser.execute("ANALYZE event_stream")
-    superuser.script("CREATE TEMPORARY TABLE staged_event_ids (event_id uuid)")
-    superuser.script("INSERT INTO staged_event_ids SELECT event_id FROM event_stream")
-    look_up = SEEN.format(topic=sql_literal(TOPIC), partition=0)
-
+    table = f"{TOPIC}/0/0"
+    superuser.script(f'ANALYZE log."{table}"')
+    ids = [row[0] for row in superuser.query("SELECT uuid_send(event_id) AS id FROM log_records")]
     superuser.script(
-        f"CREATE FUNCTION plan() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE "
-        f"'EXPLAIN ' || {sql_literal(look_up)}; END $$"
+        "CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE "
+        "'EXPLAIN ' || query; END $$"
     )
-    plan = "\n".join(row[0] for row in superuser.query("SELECT plan() AS line"))
-
-    assert "event_stream_applied_once" in plan
-    assert "Seq Scan on event_stream" not in plan
+    for offsets, index in ((list(range(3000)), f"{table}_pkey"), ([None] * 3000, "event_ids_")):
+        query = seen_query(table, ids, offsets)
+        plan = "\n".join(row[0] for row in superuser.query(f"SELECT plan({sql_literal(query)}) AS line"))
+        assert index in plan
+        assert "Seq Scan" not in plan
+        assert superuser.frame(query).height == 3000
+        superuser.script(f"SELECT make_log_range({sql_literal(TOPIC)}, 0, log_range_offsets())")
+        superuser.script(f"SELECT index_log_range({sql_literal(TOPIC)}, 0, 0)")
 
 
 def test_a_batch_that_was_applied_already_changes_nothing(projector: PartitionProjector, superuser: Session) -> None:
@@ -442,17 +444,18 @@ def test_a_forged_record_inside_a_field_is_only_a_field(projector: PartitionProj
 
 def test_a_refused_log_row_is_never_poison(projector: PartitionProjector, superuser: Session) -> None:
     """A row in the log where the checkpoint says there is none stops the partition with a named error."""
+    token = projector.acquire(WATERMARKS).token
+    superuser.script(f"SELECT make_log_range({sql_literal(TOPIC)}, 0, 0)")
     superuser.execute(
-        'INSERT INTO event_stream (topic, partition, "offset", created_at, disposition, headers, reason)'
-        " VALUES ($1, 0, 2, now(), 'poison', '\\x00000000', 'put there by hand')",
+        'INSERT INTO log_records (topic, partition, "offset", created_at, disposition, headers, reason, hash)'
+        " VALUES ($1, 0, 2, now(), 'poison', '\\x00000000', 'put there by hand', sha256(''))",
         (TOPIC,),
     )
-    token = projector.acquire(WATERMARKS).token
 
     with pytest.raises(LogRefused):
         projector.project(batch_of(some_events(5), token=token))
 
-    assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(0,)]
+    assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(1,)]
 
 
 def test_a_read_model_that_is_behind_catches_up_from_the_log(projector: PartitionProjector, superuser: Session) -> None:

@@ -27,8 +27,8 @@ async def test_the_checkpoint_of_dead_letters_never_goes_back(database: Database
 async def test_partitions_take_turns(database: Database) -> None:
     """A flood of poison on one partition keeps no other waiting; each partition's come in order."""
     fill = """
-        INSERT INTO event_stream (topic, partition, "offset", created_at, disposition, reason, headers)
-        SELECT 'genesis.events', partition, 10 * number, now(), 'poison', 'no event', ''
+        INSERT INTO log_records (topic, partition, "offset", created_at, disposition, reason, headers, hash)
+        SELECT 'genesis.events', partition, 10 * number, now(), 'poison', 'no event', '', sha256('')
         FROM unnest('{0,1,2}'::int[], '{5000,3,1}'::int[]) AS flood (partition, records),
             generate_series(1, records) AS number
     """
@@ -39,8 +39,9 @@ async def test_partitions_take_turns(database: Database) -> None:
     superuser = await asyncpg.connect(database.superuser_url)
     connection = await asyncpg.connect(database.writer_url)
     try:
-        await superuser.execute(fill)
         await superuser.execute(owners)
+        await superuser.execute("SELECT make_log_range('genesis.events', number, 0) FROM generate_series(0, 2) AS number")
+        await superuser.execute(fill)
         rows = PoisonRows(connection)
         page = await rows.unsent("genesis.events", 10, size_max_bytes=1, key_max_bytes=1)
         narrow = await rows.unsent("genesis.events", 2, size_max_bytes=1, key_max_bytes=1)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import msgspec
+import numpy
 import pytest
 
 from projections import prepared
@@ -171,6 +172,28 @@ def test_what_the_log_holds_is_the_first_event_of_its_id() -> None:
     assert (
         prepare(batch).with_dispositions({EVENT.event_id.bytes: kept}).rows["disposition"].to_list() == ["repeat"] * 2
     )
+
+
+def test_only_what_is_no_default_is_stored() -> None:
+    """A key that is the entity's id stands in one column; what all records have in common is the table's default."""
+    stored = prepare(batch_of([EVENT, another(1)], token=1)).with_dispositions({}).stored_columns()
+    assert list(stored) == ["event_id", "entity_id", "entity_type", "event_type"]
+    mixed = prepare(batch_of([EVENT, POISON, EVENT], token=1)).with_dispositions({}).stored_columns()
+    assert mixed["key"].to_list() == [None, b"key", None]
+    assert mixed["disposition"].to_list() == ["applied", "poison", "repeat"]
+    assert [reason is None for reason in mixed["reason"]] == [True, False, True]
+    assert mixed["entity_id"].to_list()[0] == EVENT.entity_id.bytes
+
+
+def test_first_occurrences_are_those_that_are_applied_or_parked() -> None:
+    """Hashes come one for each record that has an event id; offsets are the records' own."""
+    events = prepare(batch_of([EVENT, another(1)], token=1, start=7)).with_dispositions({})
+    hashes = numpy.array([11, 12], numpy.uint64)
+    kept, offsets = events.first_occurrences(hashes)
+    assert (kept.tolist(), offsets) == ([11, 12], [7, 8])
+    mixed = prepare(batch_of([POISON, EVENT, EVENT, another(1)], token=1, start=7)).with_dispositions({})
+    kept, offsets = mixed.first_occurrences(numpy.array([11, 12, 13], numpy.uint64))
+    assert (kept.tolist(), offsets) == ([11, 13], [8, 10])
 
 
 def test_clock_stamped_events_of_a_batch_are_repeats() -> None:

@@ -1,0 +1,104 @@
+"""Known event ids: none is ever missed, however they are added and asked for."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projections import known_ids
+from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterBits, IdFilter, OpenIds, id_hashes
+from schemas.polars_import import polars as pl
+
+FIRST = 3 * LOG_RANGE_OFFSETS
+
+
+def ids(numbers: range | list[int]) -> pl.Series:
+    """Return ids as a batch has them."""
+    return pl.Series([UUID(int=number).bytes for number in numbers], dtype=pl.Binary)
+
+
+def asked(known: OpenIds, event_ids: pl.Series) -> list[tuple[int, int]]:
+    hashes = id_hashes(event_ids)
+    return sorted(known.ask(hashes, FilterBits.of(hashes)))
+
+
+def test_hashes_are_one_for_each_id() -> None:
+    """Ids that differ in one bit of either half have other hashes."""
+    numbers = [0, *(1 << bit for bit in range(128))]
+    assert len(set(id_hashes(ids(numbers)).tolist())) == len(numbers)
+    assert id_hashes(ids([])).tolist() == []
+
+
+def test_a_filter_misses_no_id() -> None:
+    """What was added is found again; of what was not, next to nothing in a filter that is nearly empty."""
+    some, others = FilterBits.of(id_hashes(ids(range(1000)))), FilterBits.of(id_hashes(ids(range(1000, 2000))))
+    filtered = IdFilter()
+    filtered.add(some)
+    assert filtered.ask(some).tolist() == list(range(1000))
+    assert len(filtered.ask(others)) < 10
+
+
+def test_a_full_filter_asks_the_log_for_one_new_id_in_a_hundred() -> None:
+    """With as many ids as a range can hold: what the docs say of its size and its error."""
+    generator = numpy.random.default_rng(7)
+    filtered = IdFilter()
+    hashes = generator.integers(0, 2**64 - 1, LOG_RANGE_OFFSETS, dtype=numpy.uint64)
+    filtered.add(FilterBits.of(hashes))
+    new = generator.integers(0, 2**64 - 1, 100_000, dtype=numpy.uint64)
+    assert len(filtered.ask(FilterBits.of(hashes[::100]))) == len(hashes[::100])
+    assert 500 < len(filtered.ask(FilterBits.of(new))) < 2_000
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=40))
+def test_open_ids_know_each_id_with_its_offset(sizes: list[int]) -> None:
+    """However the records are cut into batches, and whatever runs they are merged into."""
+    known, expected, offset = OpenIds(FIRST), dict[int, int](), FIRST
+    for size in sizes:
+        numbers = [len(expected) + row for row in range(size)]
+        offsets = [offset + 2 * row for row in range(size)]
+        expected |= dict(zip(numbers, offsets, strict=True))
+        offset += 2 * size + 1
+        known.add(id_hashes(ids(numbers)), numpy.array(offsets, numpy.int64), offset)
+    numbers = list(expected)
+    assert asked(known, ids(numbers)) == [(row, expected[number]) for row, number in enumerate(numbers)]
+    assert len(known) == len(numbers)
+    assert known.next_offset == offset
+    assert known.size_bytes == FILTER_BYTES + 8 * len(numbers)
+
+
+def test_open_ids_do_not_know_others() -> None:
+    """An id that only the filter takes for known has no offset."""
+    known = OpenIds(0)
+    known.add(id_hashes(ids(range(500))), numpy.arange(500), 500)
+    bits = FilterBits.of(id_hashes(ids(range(500, 3000))))
+    known.filter.add(bits)
+    assert asked(known, ids(range(500, 3000))) == []
+    assert asked(OpenIds(0), ids([1])) == []
+
+
+def test_ids_whose_hashes_are_equal_are_all_named() -> None:
+    """The log then says which one it is: 44 bits of the hash and the offset are kept."""
+    known = OpenIds(FIRST)
+    hashes = numpy.array([5 << 20, (5 << 20) | 1, 6 << 20], numpy.uint64)
+    known.add(hashes[:1], numpy.array([FIRST + 9]), FIRST + 10)
+    known.add(hashes[1:], numpy.array([FIRST + 11, FIRST + 12]), FIRST + 13)
+    found = sorted(known.ask(hashes[:1], FilterBits.of(hashes[:1])))
+    assert found == [(0, FIRST + 9), (0, FIRST + 11)]
+
+
+def test_runs_stay_few() -> None:
+    """A look-up searches each of them: batches of one record make no run each."""
+    known = OpenIds(0)
+    for number in range(1000):
+        known.add(id_hashes(ids([number])), numpy.array([number]), number + 1)
+    assert len(known._runs) <= 11
+    assert all(2 * len(later) < len(earlier) for earlier, later in zip(known._runs, known._runs[1:], strict=False))
+
+
+def test_hashes_are_secret() -> None:
+    """Who chooses ids can't choose those that share a hash: the factors are random and odd."""
+    assert len(set(known_ids._FACTORS)) == 3
+    assert all(int(factor) % 2 for factor in known_ids._FACTORS)
