@@ -208,6 +208,8 @@ class PartitionProjector:
         except SchemaNewer as newer:
             self._newer, before = newer, batch.offsets.index(newer.offset)
             return self._project_range(batch.between(0, before)) if before else Counter()
+        if prepared.batch.offsets:  # outside of `_write`: what is wrong with a range is no model's refusal
+            self._ranges.advance_to(self._require_session(), prepared.batch.offsets[0])
         return self._write(prepared)
 
     def _write(self, prepared: PreparedBatch) -> Counter[str]:
@@ -231,14 +233,12 @@ class PartitionProjector:
     def _transaction(self, prepared: PreparedBatch, *, apart: bool = False) -> Counter[str]:
         """Write log, chain and read models; each model by itself with `apart`, and without those that are refused."""
         session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
-        offsets = prepared.batch.offsets
-        table = self._ranges.table_for(session, offsets[0]) if offsets else None
         began_seconds = time.monotonic()
         lock = checkpoints.lock_statement(PROJECTOR, self.topic, self.partition, fence.token, fence.next_offset)
         session.later("BEGIN", lock)
         hashes, candidates = self._ranges.candidates(prepared.rows["event_id"].drop_nulls())
         prepared = prepared.with_dispositions(self._ranges.look_up(session, candidates))
-        head = fence.head if table is None else self._log.write(session, prepared, fence.head, table, inline=inline)
+        head = self._log.write(session, prepared, fence.head, self._ranges.table, inline=inline)
         refused: dict[str, Exception] = {}
         if apart:
             refused = fold_apart(
@@ -251,6 +251,7 @@ class PartitionProjector:
         advance = checkpoints.advance_statement(PROJECTOR, self.topic, self.partition, next_offset)
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, next_offset, head)
+        self._log.note_committed(prepared)
         self._ranges.add(*prepared.first_occurrences(hashes), next_offset)
         self._models.forget_ended()
         self._models.leave_out(stopped)

@@ -86,7 +86,8 @@ class LogRanges:
         self._budget = budget
         self._earlier: list[LogRange] = []
         self._open: OpenIds | None = None
-        self._table = ""
+        self.table = ""
+        """The table of the open range; nothing before the first record."""
         self._range_offsets = LOG_RANGE_OFFSETS
 
     def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
@@ -108,7 +109,7 @@ class LogRanges:
         last = ranges[-1]
         if self._open is None or self._open.first_offset != last.first_offset or self._open.next_offset > next_offset:
             self._begin(last.first_offset, last.table)
-        self._table = last.table
+        self.table = last.table
         self._load_open(session, next_offset, interrupted)
 
     def forget(self) -> None:
@@ -118,21 +119,21 @@ class LogRanges:
         self._earlier = []
         self._forget_open()
 
-    def table_for(self, session: Session, offset: int) -> str:
-        """Return the table of a record at the log's end; makes its range where it is the next one.
+    def advance_to(self, session: Session, offset: int) -> None:
+        """Open the range of a record at the log's end where it is the next one, and close the one that is full.
 
-        Call it outside transactions. Raises AppliedTwice where the range that is full by now holds an id twice.
+        Call it outside transactions. Raises AppliedTwice where the full range holds an id twice.
         """
         first_offset = offset - offset % self._range_offsets
-        if self._open is None or self._open.first_offset != first_offset:
-            query = "SELECT make_log_range($1, $2::int, $3) AS name"
-            ((table,),) = session.query(query, (self._topic, self._partition, first_offset))
-            full, full_table = self._open, self._table
-            self._open, self._table = OpenIds(first_offset), table
-            self._budget.reserve(FILTER_BYTES)
-            if full is not None:
-                self._close_full(session, full, full_table)
-        return self._table
+        if self._open is not None and self._open.first_offset == first_offset:
+            return
+        query = "SELECT make_log_range($1, $2::int, $3) AS name"
+        ((table,),) = session.query(query, (self._topic, self._partition, first_offset))
+        full, full_table = self._open, self.table
+        self._open, self.table = OpenIds(first_offset), table
+        self._budget.reserve(FILTER_BYTES)
+        if full is not None:
+            self._close_full(session, full, full_table)
 
     def split(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
         """Return the records of the range that the first one is in, and the others, if there are some."""
@@ -163,7 +164,7 @@ class LogRanges:
             return {}
         tables = {each.first_offset: each.table for each in self._earlier}
         if self._open is not None:
-            tables[self._open.first_offset] = self._table
+            tables[self._open.first_offset] = self.table
         query = "\nUNION ALL\n".join(
             seen_query(tables[first], [each.event_id for each in those], [each.offset for each in those])
             for first, those in by_range.items()
@@ -201,13 +202,13 @@ class LogRanges:
 
     def _begin(self, first_offset: int, table: str) -> None:
         self._forget_open()
-        self._open, self._table = OpenIds(first_offset), table
+        self._open, self.table = OpenIds(first_offset), table
         self._budget.reserve(FILTER_BYTES)
 
     def _forget_open(self) -> None:
         if self._open is not None:
             self._budget.release(self._open.size_bytes)
-        self._open, self._table = None, ""
+        self._open, self.table = None, ""
 
     def _drop_filter(self, each: LogRange) -> None:
         if each.filter is not None:
@@ -221,7 +222,7 @@ class LogRanges:
             if interrupted.is_set():
                 raise OwnershipLost(why="The partition was given up before its event ids were read.")
             until = min(self._open.next_offset + LOADED_OFFSETS, end)
-            ids = self._read_ids(session, self._table, self._open.next_offset, until)
+            ids = self._read_ids(session, self.table, self._open.next_offset, until)
             self.add(id_hashes(ids["event_id"]), ids["offset"].to_list(), until)
 
     def _read_ids(self, session: Session, table: str, first: int, until: int) -> pl.DataFrame:
@@ -272,9 +273,9 @@ class LogRanges:
                     full.first_offset,
                     f"the event id {event_id} is in an earlier range too",
                 )
-        session.query("SELECT close_log_range($1, $2::int, $3)::text AS closed", self._key(full))
-        full.closed = True
-        log.info("log_range.closed", topic=self._topic, partition=self._partition, first_offset=full.first_offset)
+        ((full.closed,),) = session.query("SELECT close_log_range($1, $2::int, $3) AS closed", self._key(full))
+        event = "log_range.closed" if full.closed else "log_range.left_open"
+        log.info(event, topic=self._topic, partition=self._partition, first_offset=full.first_offset)
 
     def _key(self, each: LogRange) -> tuple[str, int, int]:
         return self._topic, self._partition, each.first_offset

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from audit.chain import extend
+from audit.chain import ChainSlice, extend_slice
 from projections.inline import insert
 from projections.prepared import PreparedBatch
-from projections.session import Session
+from projections.session import Session, sql_literal
+from schemas.control import ChainVersionRaised
 from schemas.polars_import import polars as pl
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -19,6 +20,14 @@ SCHEMA = "log"
 
 Column = Sequence[Any] | pl.Series
 
+# The partial index of each range on what is not applied has it.
+_RAISED = f"""
+SELECT EXISTS (
+    SELECT FROM log_records WHERE topic = {{topic}} AND partition = {{partition}} AND disposition = 'control'
+    AND event_type = '{ChainVersionRaised.event_type}'
+) AS raised
+"""  # noqa: S608 (a constant, and literals)
+
 
 class LogWriter:
     """Writes a partition's log on one connection after the other, in the caller's transactions."""
@@ -27,18 +36,28 @@ class LogWriter:
         self._topic = topic
         self._partition = partition
         self._types: dict[str, str] = {}
+        self._is_v2 = False
 
     def open(self, session: Session) -> None:
-        """Read the types of the columns on a fresh connection."""
+        """Read on a fresh connection the types of the columns, and whether the chain has gone over to v2."""
         self._types = session.column_types("log_records")
+        topic, partition = sql_literal(self._topic), sql_literal(self._partition)
+        ((self._is_v2,),) = session.query(_RAISED.format(topic=topic, partition=partition))
 
     def write(self, session: Session, prepared: PreparedBatch, head: bytes, table: str, *, inline: bool) -> bytes:
-        """Append the batch to a range's table; its chain goes on from `head`. Returns the new head."""
-        batch = prepared.batch
-        hashes = extend(
-            self._topic, self._partition, head,
+        """Append the batch to a range's table; its chain goes on from `head`. Returns the new head.
+
+        Call :meth:`note_committed` once the transaction has been committed.
+        """
+        batch, rows = prepared.batch, prepared.rows
+        if not len(batch):
+            return head
+        raised_at = len(batch) if prepared.chain_raised_at is None else prepared.chain_raised_at
+        records = ChainSlice(
             batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers,
+            rows["disposition"].to_list(), rows["event_id"].to_list(),
         )  # fmt: skip
+        hashes = extend_slice(self._topic, self._partition, head, records, 0 if self._is_v2 else raised_at)
         columns: dict[str, Column] = {
             "offset": batch.offsets if inline else pl.Series(batch.offsets, dtype=pl.Int64),
             "created_at": _times(batch.timestamps_ms, inline=inline),
@@ -56,6 +75,10 @@ class LogWriter:
             ]
             session.copy(table, pl.DataFrame(series), schema=SCHEMA)
         return hashes[-1]
+
+    def note_committed(self, prepared: PreparedBatch) -> None:
+        """Go on in v2 where a batch that has been committed went over to it."""
+        self._is_v2 |= prepared.chain_raised_at is not None
 
 
 def _times(timestamps_ms: Sequence[int], *, inline: bool) -> Column:

@@ -116,7 +116,8 @@ class Session:
         """Run one statement."""
         self.run_waiting()
         try:
-            self._cursor.execute(sql, parameters or None)
+            # A SELECT in a COPY would run, and fail, only when its rows are read.
+            self._small.execute(sql, parameters or None)
         except AdbcError as error:
             raise translate_adbc_error(error) from error
 

@@ -175,12 +175,17 @@ END
 $$;
 
 -- Note that a range is closed: it has its index, and its owner has asked every earlier range for its ids.
-CREATE FUNCTION close_log_range(topic text, partition integer, first_offset bigint) RETURNS void LANGUAGE plpgsql
+-- Returns whether it is.
+CREATE FUNCTION close_log_range(topic text, partition integer, first_offset bigint) RETURNS boolean LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     UPDATE log_ranges AS r SET closed_at = clock_timestamp()
     WHERE r.topic = $1 AND r.partition = $2 AND r.first_offset = $3 AND r.closed_at IS NULL
       AND to_regclass(format('log.%I', 'event_ids_' || md5(r.table_name))) IS NOT NULL;
+    RETURN EXISTS (
+        SELECT FROM log_ranges AS r
+        WHERE r.topic = $1 AND r.partition = $2 AND r.first_offset = $3 AND r.closed_at IS NOT NULL
+    );
 END
 $$;
 

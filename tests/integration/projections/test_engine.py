@@ -166,7 +166,7 @@ def test_looking_up_repeats_reads_the_index(projector: PartitionProjector, super
     projector.project(batch_of(some_events(3000), token=token))
     table = f"{TOPIC}/0/0"
     superuser.script(f'ANALYZE log."{table}"')
-    ids = [row[0] for row in superuser.query("SELECT uuid_send(event_id) AS id FROM log_records")]
+    ids = [row[0] for row in superuser.query('SELECT uuid_send(event_id) AS id FROM log_records ORDER BY "offset"')]
     superuser.script(
         "CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE "
         "'EXPLAIN ' || query; END $$"

@@ -40,7 +40,9 @@ async def test_partitions_take_turns(database: Database) -> None:
     connection = await asyncpg.connect(database.writer_url)
     try:
         await superuser.execute(owners)
-        await superuser.execute("SELECT make_log_range('genesis.events', number, 0) FROM generate_series(0, 2) AS number")
+        await superuser.execute(
+            "SELECT make_log_range('genesis.events', number, 0) FROM generate_series(0, 2) AS number"
+        )
         await superuser.execute(fill)
         rows = PoisonRows(connection)
         page = await rows.unsent("genesis.events", 10, size_max_bytes=1, key_max_bytes=1)

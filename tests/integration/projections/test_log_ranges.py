@@ -1,0 +1,289 @@
+"""A log of many ranges: records where they belong, repeats found wherever the first is, closing that can be killed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from database.errors import DatabaseUnreachable
+from projections import log_ranges
+from projections.engine import PartitionProjector
+from projections.errors import AppliedTwice
+from projections.id_budget import IdBudget
+from projections.known_ids import FILTER_BYTES
+from projections.log_ranges import LogRanges
+from projections.read_model import READ_MODELS
+from projections.repeats import ID_REUSED
+from projections.session import Session
+from schemas.events import Event
+from streams.errors import OwnershipLost
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.load import some_events
+from tests.support.projectors import AGENT_ROWS, MakeProjector
+
+RANGE = 64
+RANGES = "SELECT first_offset, closed_at IS NOT NULL AS closed FROM log_ranges ORDER BY first_offset"
+DISPOSITIONS = 'SELECT disposition::text AS name FROM log_records WHERE partition = 0 ORDER BY "offset"'
+CHAIN = "SELECT encode(hash, 'hex') AS hash FROM log_records WHERE partition = 0 ORDER BY \"offset\""
+PUT_BEHIND = """
+INSERT INTO log_records ("offset", created_at, partition, topic, event_id, entity_id, event_type, hash, value, headers)
+SELECT {offset}, created_at, partition, topic, event_id, entity_id, event_type, hash, value, headers
+FROM log_records WHERE "offset" = {first}
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_ranges(database: Database, superuser: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A range has 64 offsets, and is read in parts of 16."""
+    monkeypatch.setattr(log_ranges, "LOADED_OFFSETS", RANGE // 4)
+    superuser.script(_size(RANGE))
+    yield
+    superuser.script(_size(1 << 20))
+
+
+def _size(offsets: int) -> str:
+    return (
+        "CREATE OR REPLACE FUNCTION log_range_offsets() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE"
+        f" RETURN {offsets}"
+    )
+
+
+def project(projector: PartitionProjector, events: Sequence[Event], *, start: int = 0, size: int = 50) -> None:
+    """Acquire the partition and project events in batches."""
+    token = projector.acquire(WATERMARKS).token
+    for first in range(0, len(events), size):
+        projector.project(batch_of(events[first : first + size], token=token, start=start + first))
+
+
+def dispositions(superuser: Session) -> list[str]:
+    return [row[0] for row in superuser.query(DISPOSITIONS)]
+
+
+def finish(projector: PartitionProjector) -> None:
+    """Let the projector read and close what is left, as in a pause."""
+    for _ in range(200):
+        projector.idle()
+
+
+def test_records_lie_in_their_ranges(projector: PartitionProjector, superuser: Session) -> None:
+    """Batches are cut where a range ends; every full range is closed and has an index, the last one has none."""
+    project(projector, some_events(300))
+    finish(projector)
+    assert superuser.query(RANGES) == [(0, True), (64, True), (128, True), (192, True), (256, False)]
+    for first in range(0, 300, RANGE):
+        ((least, most, count),) = superuser.query(
+            f'SELECT min("offset") AS least, max("offset") AS most, count(*) AS n FROM log."{TOPIC}/0/{first}"'
+        )
+        assert (least, most, count) == (first, min(first + RANGE, 300) - 1, min(RANGE, 300 - first))
+    ((indexes,),) = superuser.query("SELECT count(*) AS n FROM pg_class WHERE relname ~ '^event_ids_'")
+    assert indexes == 4
+    assert dispositions(superuser) == ["applied"] * 300
+
+
+def test_ranges_change_nothing_but_where_records_lie(
+    make_projector: MakeProjector, superuser: Session, database: Database
+) -> None:
+    """Chain and read model are those of a log in one range."""
+    project(make_projector(0), some_events(200), size=200)
+    cut, agents = superuser.query(CHAIN), superuser.query(AGENT_ROWS)
+    project(make_projector(1), [], size=1)
+    assert len(cut) == 200
+    superuser.script(_size(1 << 20), "SET session_replication_role = replica")
+    superuser.script("TRUNCATE log_records, log_ranges, checkpoints, agents_v1.agents")
+    superuser.script(f'DROP TABLE log."{TOPIC}/0"')
+    project(make_projector(0), some_events(200), size=200)
+    assert superuser.query(CHAIN) == cut
+    assert superuser.query(AGENT_ROWS) == agents
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 500])
+def test_a_whole_file_again_is_all_repeats(projector: PartitionProjector, superuser: Session, size: int) -> None:
+    """Whatever range the first occurrence is in, and however the batches are cut."""
+    events = some_events(200)
+    project(projector, events)
+    project(projector, events, start=200, size=size)
+    assert dispositions(superuser) == ["applied"] * 200 + ["repeat"] * 200
+
+
+def test_a_new_owner_finds_repeats_from_its_first_batch_on(make_projector: MakeProjector, superuser: Session) -> None:
+    """Before its filters are read it asks every index; while they are read, and afterwards, it finds the same."""
+    events = some_events(260)
+    project(make_projector(0), events)
+    successor = make_projector(0)
+    project(successor, events[:130], start=260, size=13)
+    assert {each.is_filtered for each in successor._ranges._earlier} == {False, True}
+    finish(successor)
+    assert all(each.is_filtered and each.closed for each in successor._ranges._earlier)
+    project(successor, [*events[130:], *some_events(20, seed=2)], start=390)
+    assert dispositions(superuser) == ["applied"] * 260 + ["repeat"] * 260 + ["applied"] * 20
+
+
+def test_without_room_for_filters_the_indexes_are_asked(database: Database, superuser: Session) -> None:
+    """A worker with a small budget is slow, and exact."""
+    budget = IdBudget(FILTER_BYTES)
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS, budget)
+    try:
+        events = some_events(200)
+        project(projector, events)
+        finish(projector)
+        assert [each.filter for each in projector._ranges._earlier] == [None] * 3
+        project(projector, [*events, *some_events(9, seed=2)], start=200)
+        assert dispositions(superuser) == ["applied"] * 200 + ["repeat"] * 200 + ["applied"] * 9
+        assert all(closed for _, closed in superuser.query(RANGES)[:-2])
+    finally:
+        projector.forget()
+    assert budget.reserved_bytes == 0
+
+
+def test_known_ids_are_counted_and_given_back(database: Database) -> None:
+    """Open ranges, filters, and both again after the partition has moved away and back."""
+    budget = IdBudget()
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS, budget)
+    try:
+        project(projector, some_events(200))
+        reserved = budget.reserved_bytes
+        assert reserved == 4 * FILTER_BYTES + 8 * (200 - 192)
+        projector.close()
+        assert budget.reserved_bytes == reserved
+        projector.forget()
+        assert budget.reserved_bytes == 0
+        projector.acquire(WATERMARKS)
+        finish(projector)
+        assert budget.reserved_bytes == reserved
+    finally:
+        projector.forget()
+
+
+def test_an_id_used_for_another_event_is_poison_across_ranges(
+    projector: PartitionProjector, superuser: Session
+) -> None:
+    """The first event is compared with, wherever it lies."""
+    events = some_events(150)
+    others = [type(event)(**{**_fields(event), "occurred_at": events[-1].occurred_at}) for event in events[:3]]
+    project(projector, events)
+    project(projector, [*others, events[0], events[140]], start=150)
+    assert dispositions(superuser)[150:] == ["poison"] * 3 + ["repeat"] * 2
+    assert superuser.query("SELECT DISTINCT reason FROM log_records WHERE reason IS NOT NULL") == [(ID_REUSED,)]
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in event.__struct_fields__}
+
+
+def test_what_another_owner_wrote_meanwhile_is_known(make_projector: MakeProjector, superuser: Session) -> None:
+    """An owner that gets its partition back knows the other one's ids, in ranges that it has never seen too."""
+    first, second = make_projector(0), make_projector(0)
+    events = some_events(400)
+    project(first, events[:100])
+    project(second, events[100:300], start=100)
+    finish(second)
+    project(first, [*events[90:310]], start=300)
+    project(second, events, start=520)
+    expected = ["applied"] * 300 + ["repeat"] * 210 + ["applied"] * 10 + ["repeat"] * 310 + ["applied"] * 90
+    assert dispositions(superuser) == expected
+
+
+def test_what_was_committed_without_an_answer_is_known(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner has not noted its ids; it reads them when it acquires the partition again."""
+    events = some_events(90)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(events[:30], token=token))
+    script = Session.script
+
+    def lose_the_answer(session: Session, *statements: str) -> None:
+        script(session, *statements)
+        if "COMMIT" in statements:
+            raise DatabaseUnreachable(why="the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "script", lose_the_answer)
+        with pytest.raises(DatabaseUnreachable):
+            projector.project(batch_of(events[30:60], token=token, start=30))
+    project(projector, events, start=60)
+    assert dispositions(superuser) == ["applied"] * 60 + ["repeat"] * 60 + ["applied"] * 30
+
+
+def test_a_range_that_is_closed_can_be_killed_at_each_statement(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each one: the next owner goes on, and nothing is lost, applied twice or left open."""
+    events = some_events(140)
+    killed = statement = 0
+    query = Session.query
+    calls = iter(())
+
+    def counted(session: Session, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if "log_range" not in sql or session is superuser:
+            return query(session, sql, parameters)
+        if next(calls, None) == "before":
+            raise DatabaseUnreachable(why="killed")
+        rows = query(session, sql, parameters)
+        if next(calls, None) == "after":
+            raise DatabaseUnreachable(why="killed")
+        return rows
+
+    monkeypatch.setattr(Session, "query", counted)
+    while statement == killed:
+        for when in ("before", "after"):
+            superuser.script("SET session_replication_role = replica")
+            superuser.script(f'DROP TABLE IF EXISTS log."{TOPIC}/0"')
+            superuser.script("TRUNCATE log_ranges, checkpoints, agents_v1.agents")
+            steps: list[str | None] = [None] * (2 * statement + (when == "after"))
+            calls = iter([*steps, when])
+            try:
+                project(make_projector(0), events)
+            except DatabaseUnreachable:
+                killed = statement + 1
+            calls = iter(())
+            done = dispositions(superuser)
+            successor = make_projector(0)
+            project(successor, [*events[len(done) :], *events], start=len(done))
+            finish(successor)
+            assert dispositions(superuser) == ["applied"] * 140 + ["repeat"] * 140
+            closed = [closed for _, closed in superuser.query(RANGES)]
+            assert closed == [True] * 4 + [False]
+        statement += 1
+    assert killed >= 7
+
+
+@pytest.mark.parametrize("first", [100, 3], ids=["its own range", "another range"])
+def test_an_event_that_was_put_in_behind_the_owners_back_is_found(
+    projector: PartitionProjector, superuser: Session, first: int
+) -> None:
+    """When its range is closed: its unique index refuses it, or an earlier range has its id."""
+    events = some_events(200)
+    project(projector, events[:110])
+    superuser.script(PUT_BEHIND.format(offset=120, first=first))
+    project(projector, [*events[110:120]], start=110)
+    with pytest.raises(AppliedTwice, match="from offset 64 on"):
+        project_from(projector, events[120:], 121)
+    assert superuser.query(RANGES)[1] == (64, False)
+    with pytest.raises(AppliedTwice, match="from offset 64 on"):
+        project_from(projector, events[130:], 128)
+    assert superuser.query(RANGES)[1] == (64, False)
+
+
+def project_from(projector: PartitionProjector, events: Sequence[Event], start: int) -> None:
+    """Project a batch behind a gap of one offset."""
+    token = projector.acquire(WATERMARKS).token
+    batch = batch_of(events, token=token, start=start)
+    object.__setattr__(batch, "fetched_from", start - 1)
+    projector.project(batch)
+    finish(projector)
+
+
+def test_reading_ids_ends_when_the_partition_is_given_up(
+    make_projector: MakeProjector, superuser: Session, database: Database
+) -> None:
+    """Between two parts, and with the error that a lost ownership has."""
+    project(make_projector(0), some_events(60))
+    ranges, interrupted = LogRanges(TOPIC, 0, IdBudget()), threading.Event()
+    interrupted.set()
+    with pytest.raises(OwnershipLost):
+        ranges.open(superuser, 60, interrupted)
