@@ -111,6 +111,25 @@ async def test_what_is_stopped_says_why(
     assert f"agents/1 on {topic}/2 is stopped: its rows are refused" in table
 
 
+async def test_other_consumers_of_a_partition_are_not_taken_for_its_owner(
+    status: Status, topic: str, database: Database, projector: PartitionProjector
+) -> None:
+    """Their owners, reasons and checkpoints give no partition a second row, and stop none."""
+    sql.execute(
+        database.superuser_url,
+        [
+            f"SELECT add_partition_owners('deliveries', '{topic}', 4, NULL)",
+            "UPDATE partition_owners SET stop_reason = 'theirs', worker = 'other' WHERE consumer = 'deliveries'",
+            f"INSERT INTO checkpoints SELECT 'deliveries', '{topic}', n, 7 FROM generate_series(0, 3) AS n",
+        ],
+    )
+    code, rows = await asyncio.to_thread(status)
+    assert (code, [shown(row, "partition", "state", "checkpoint") for row in rows]) == (
+        0,
+        [[0, "unowned", None], [1, "owned", 0], [2, "unowned", None], [3, "unowned", None]],
+    )
+
+
 async def test_while_kafka_is_away_postgres_is_shown(status: Status, topic: str, projector: PartitionProjector) -> None:
     """Exit 4 with a problem that names Kafka; owner and checkpoint are there, the lag is not known."""
     code, rows = await asyncio.to_thread(lambda: status(PLANT_KAFKA_BOOTSTRAP_SERVERS=NOWHERE))

@@ -169,6 +169,25 @@ async def test_a_relay_that_dies_before_its_mark_sends_them_again(
     assert [row["next_offset"] for row in rows] == [3]
 
 
+async def test_each_goes_out_once_however_many_consumers_a_partition_has(
+    settings: Settings, database: Database, topic: str, projector: PartitionProjector
+) -> None:
+    """Owners and checkpoints of other consumers of the partition are none of the relay's."""
+    log(projector, poison(3))
+    others = """
+        WITH owners AS (SELECT name, add_partition_owners(name, $1, 4, NULL) FROM unnest('{a,b}'::text[]) AS name)
+        INSERT INTO checkpoints SELECT name, $1, 0, 1 FROM owners
+    """
+    await fetch(database.superuser_url, others, TOPIC)
+    owners = "SELECT count(*) AS n FROM partition_owners WHERE partition = 0"
+    assert (await fetch(database.superuser_url, owners))[0]["n"] == 3
+
+    assert await relayed(settings, topic) == 3
+    assert await relayed(settings, topic) == 0
+
+    assert sorted(map(offset_of, await read_dead_letters(settings, topic))) == [0, 1, 2]
+
+
 async def test_they_wait_for_kafka(
     settings: Settings, topic: str, projector: PartitionProjector, capsys: pytest.CaptureFixture[str]
 ) -> None:
