@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     prepare_process()
     parser = argparse.ArgumentParser(prog="python -m audit", description=__doc__)
-    parser.add_argument("url", help="postgresql:// address of a role that may read event_stream and audit_log")
+    parser.add_argument("url", help="postgresql:// address of a role that may read log_records and log_ranges")
     parser.add_argument("--topic", help="only this topic's chains")
     parser.add_argument("--partition", type=int, help="only chains with this partition")
     parser.add_argument("--jobs", type=int, help="processes to use (default: at most one a core)")

@@ -30,6 +30,7 @@ from benchmarks import (
     rotation,
     row_level_security,
     vectors,
+    verification,
 )
 from benchmarks.attackers import ATTACKS
 from benchmarks.stage import HOME, clean_database, running_stack
@@ -114,6 +115,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "brokers": lambda *_: brokers.run(),
     "fuzzing": lambda *_: fuzzing.run(),
     "repeat-check": lambda stack, _: repeat_check.run(stack),
+    "verify": verification.run,
     "catch-up": catching_up,
     "memory": lambda stack, count: [filled_memory(stack, 2 * count)],
     "relay": lambda stack, _: relay.run(stack),
@@ -136,6 +138,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("rotation", 0, "refused", "at most", 0),
     ("brokers", 0, "p99_ms", "at most", 25),
     ("fuzzing", 0, "requests", "at least", 1_000_000),
+    ("verify", 1, "entries_per_second", "at least", 150_000),
     ("catch-up", 0, "events_per_second", "at least", 60_000),
     ("catch-up", -1, "plant_is_times_faster", "at least", 50),
     ("memory", 0, "growth_percent", "at most", 10),

@@ -3,11 +3,14 @@
 The formula (`docs/reference/audit-format.md`); lengths are 4 bytes, big-endian, 0xFFFFFFFF for null:
 
     hash = sha256(previous_hash + event_data)
-    event_data = field("plant.event.v1") + field(topic) + field(int32 partition) + field(int64 offset)
-                 + field(int64 timestamp in ms) + field-or-null(key) + field-or-null(value) + headers
+    record_data = field(topic) + field(int32 partition) + field(int64 offset) + field(int64 timestamp in ms)
+                  + field-or-null(key) + field-or-null(value) + headers
+    v1: event_data = field("plant.event.v1") + record_data
+    v2: event_data = field("plant.event.v2") + record_data + field(disposition) + field-or-null(event_id)
 
 Rows come by binary COPY, whose fields are length-prefixed in just this way, so a row's key and value are hashed
-without a change. Memory is bounded by the largest row. Checking stops at the first bad entry.
+without a change, and so are disposition and event id. Memory is bounded by the largest row. Checking stops at the first
+bad entry.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Final
 import msgspec
 
 from audit.verifier.decoded_columns import (
+    APPLIED,
     ENTITY_ID,
     EVENT_ID,
     REPEAT,
@@ -33,15 +37,18 @@ CHAIN_START: Final = bytes(32)
 
 _COPY_HEADER_BYTES: Final = 19
 _TRAILER: Final = b"\xff\xff"
-_MISSING: Final = "event_stream has a row that audit_log lacks"
 _EPOCH_2000_US: Final = 946_684_800_000_000  # Postgres counts microseconds since 2000-01-01 UTC.
 
-# Number of fields; then length and content of offset, created_at, offset, created_at, previous_hash, hash.
-_FIXED: Final = struct.Struct(">hiqiqiqiqi32si32s")
-_AFTER_FIXED: Final = _FIXED.size
-_fixed: Final = _FIXED.unpack_from
+# Number of fields; length and content of hash, created_at and offset; length of the key.
+_fixed: Final = struct.Struct(">hi32siqiqi").unpack_from
+_KEY_AT: Final = struct.calcsize(">hi32siqiq")
 _i32: Final = struct.Struct(">i").unpack_from
+_u32: Final = struct.Struct(">I").pack
 _pack_position: Final = struct.Struct(">IqIq").pack
+_DOMAINS: Final = (b"plant.event.v1", b"plant.event.v2")
+_empty: Final = hashlib.sha256()
+_APPLIED_WITH_ID: Final = _u32(len(APPLIED)) + APPLIED.encode() + _u32(16)
+_APPLIED_OUTCOME_BYTES: Final = len(_APPLIED_WITH_ID) + 16
 
 
 class Chain(msgspec.Struct, frozen=True, order=True):
@@ -88,15 +95,18 @@ SCHEMA_IDS_MAX: Final = 10
 class RangeVerifier:
     """A verifier of one range, fed with the binary COPY of `rows.sql` in chunks; it keeps the first finding.
 
-    `before` is the stored hash of the entry before the range, :data:`CHAIN_START` where there is none. Afterwards
-    `head_hash` and `head_offset` belong to the last good entry.
+    `before` is the stored hash of the entry before the range, :data:`CHAIN_START` where there is none, and `first_v2`
+    the offset at which the chain goes over to v2, None where it does not. Afterwards `head_hash` and `head_offset`
+    belong to the last good entry.
     """
 
-    def __init__(self, chain: Chain, before: bytes, layouts: Layouts | None = None) -> None:
+    def __init__(
+        self, chain: Chain, before: bytes, layouts: Layouts | None = None, first_v2: int | None = None
+    ) -> None:
         """`layouts` are the schemas that it knows: the bundled ones, unless others are named."""
         self.chain = chain
         self._layouts = id_offsets() if layouts is None else layouts
-        self._constants: dict[bytes, tuple[bytes, bytes, bytes] | None] = {}
+        self._constants: dict[bytes, bytes | None] = {}
         self.head_hash = before
         self.head_offset: int | None = None
         self.entries = 0
@@ -106,8 +116,9 @@ class RangeVerifier:
         self.unjudged: UnjudgedEntries | None = None
         self._rest = b""
         self._begun = False
-        topic, partition = chain.topic.encode(), struct.pack(">i", chain.partition)
-        self._prefix = b"".join(struct.pack(">I", len(part)) + part for part in (b"plant.event.v1", topic, partition))
+        self._first_v2 = first_v2
+        shared = chain.topic.encode(), struct.pack(">i", chain.partition)
+        self._prefixes = [b"".join(_u32(len(part)) + part for part in (domain, *shared)) for domain in _DOMAINS]
 
     def feed(self, data: bytes) -> None:
         """Check the rows that are complete; the rest is kept for the next chunk."""
@@ -132,32 +143,37 @@ class RangeVerifier:
 
     def _row(self, buffer: bytes, at: int, size: int) -> int:
         """Check one row and return the index after it. Raises struct.error where the row is not complete."""
-        _, _, offset, _, created_us, _, audit_offset, _, created_too, n5, previous, n6, stored = _fixed(buffer, at)
-        if audit_offset != offset or n5 != 32 or n6 != 32:
-            self._keep(offset, _MISSING if audit_offset != offset else "a stored hash is not 32 bytes long")
-            return size
-        key_at = at + _AFTER_FIXED
-        value_at = _end(buffer, key_at)
+        _, hash_bytes, stored, _, created_us, _, offset, key_bytes = _fixed(buffer, at)
+        if hash_bytes != 32:
+            return self._unreadable_hash(buffer, at, size)
+        key_at = at + _KEY_AT
+        value_at = key_at + 4 + key_bytes if key_bytes > 0 else key_at + 4
         headers_at = _end(buffer, value_at)
-        decoded_at = _end(buffer, headers_at)
-        if decoded_at > size:
-            raise struct.error
-        end, problem, unknown = self._check_decoded(buffer, offset, value_at, headers_at, decoded_at)
+        outcome_at = _end(buffer, headers_at)
+        end, outcome_end, problem, unknown = self._check_decoded(
+            buffer, offset, key_at, value_at, headers_at, outcome_at
+        )
         if end > size:
             raise struct.error
         timestamp_ms, odd_us = divmod(created_us + _EPOCH_2000_US, 1000)
-        position = _pack_position(8, offset, 8, timestamp_ms)
-        key_and_value, headers = buffer[key_at:headers_at], buffer[headers_at + 4 : decoded_at]
-        before = self.head_hash
-        recomputed = hashlib.sha256(b"".join((before, self._prefix, position, key_and_value, headers))).digest()
-        if previous != before:
-            problem = f"previous_hash is {previous.hex()}, but the entry before has {before.hex()}"
-        elif created_us != created_too:
-            problem = "created_at differs between event_stream and audit_log"
-        elif odd_us:
+        first_v2, before = self._first_v2, self.head_hash
+        parts = [
+            before,
+            self._prefixes[0],
+            _pack_position(8, offset, 8, timestamp_ms),
+            buffer[key_at:headers_at],
+            buffer[headers_at + 4 : outcome_at],
+        ]
+        if first_v2 is not None and offset >= first_v2:
+            parts[1] = self._prefixes[1]
+            parts.append(buffer[outcome_at:outcome_end])
+        state = _empty.copy()  # cheaper than a new one
+        state.update(b"".join(parts))
+        recomputed = state.digest()
+        if odd_us:
             problem = "created_at is not a whole number of milliseconds"
         elif recomputed != stored:
-            problem = "the hash does not fit the stored bytes"
+            problem = problem or "the hash does not fit the stored bytes and the hash of the entry before"
         if problem is not None:
             self._keep(offset, problem, stored, recomputed)
             return size
@@ -168,45 +184,53 @@ class RangeVerifier:
             self.unjudged = one if self.unjudged is None else self.unjudged.with_more(one)
         return end
 
+    def _unreadable_hash(self, buffer: bytes, at: int, size: int) -> int:
+        """Keep the finding of a hash that is not 32 bytes long; return the index after all rows."""
+        created_at = _end(buffer, at + 2)
+        self._keep(struct.unpack_from(">q", buffer, created_at + 16)[0], "the stored hash is not 32 bytes long")
+        return size
+
     def _check_decoded(
-        self, buffer: bytes, offset: int, value_at: int, headers_at: int, decoded_at: int
-    ) -> tuple[int, str | None, int | None]:
-        """Return the row's end, the mismatch of the columns after its headers with its value, and an unknown schema."""
+        self, buffer: bytes, offset: int, key_at: int, value_at: int, headers_at: int, outcome_at: int
+    ) -> tuple[int, int, str | None, int | None]:
+        """Return the indexes after the row and after its event id, the mismatch of its columns with key and value, and
+        an unknown schema.
+        """
         value = buffer[value_at + 4 : headers_at]
         try:
-            constants = self._constants[value[:5]]
+            types = self._constants[value[:5]]
         except KeyError:
-            constants = self._constant_columns(value[:5])
-        if constants is not None:
-            types, sixteen, applied = constants
-            expected = b"".join((types, sixteen, value[ENTITY_ID], sixteen, value[EVENT_ID], applied))
-            if buffer.startswith(expected, decoded_at):
-                return decoded_at + len(expected), None, None
+            types = self._constant_columns(value[:5])
+        if types is not None:
+            expected = b"".join((_APPLIED_WITH_ID, value[EVENT_ID], types, value[ENTITY_ID]))
+            if buffer.startswith(expected, outcome_at):
+                return outcome_at + len(expected), outcome_at + _APPLIED_OUTCOME_BYTES, None, None
         fields: list[bytes | None] = []
-        at = decoded_at
+        ends: list[int] = []
+        at = outcome_at
         for _ in range(5):
             end = _end(buffer, at)
             fields.append(None if _i32(buffer, at)[0] < 0 else buffer[at + 4 : end])
-            at = end
-        event_type, entity_type, entity_id, event_id, disposition = fields
+            ends.append(at := end)
+        disposition, event_id, event_type, entity_type, entity_id = fields
         columns = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
+        stored_key = None if _i32(buffer, key_at)[0] < 0 else buffer[key_at + 4 : value_at]
         stored_value = None if _i32(buffer, value_at)[0] < 0 else value
         shown = _text(disposition) or ""
-        problem = mismatch(columns, shown, stored_value, self._layouts)
-        if problem is None and disposition == REPEAT.encode():
+        problem = mismatch(columns, shown, stored_value, self._layouts, key=stored_key)
+        if problem is None and shown == REPEAT:
             self.repeats.append((offset, event_id or b""))
-        return at, problem, unknown_schema(columns, shown, stored_value, self._layouts)
+        return at, ends[1], problem, unknown_schema(columns, shown, stored_value, self._layouts)
 
-    def _constant_columns(self, start: bytes) -> tuple[bytes, bytes, bytes] | None:
-        """Return the columns' bytes around the two ids in an applied record; None if they depend on its data."""
+    def _constant_columns(self, start: bytes) -> bytes | None:
+        """Return the columns' bytes between the two ids in an applied record; None if they depend on its data."""
         layout = self._layouts.get(start)
         if layout is None:
             return None  # not kept: there may be very many
         constants = None
         if layout.entity_type is not None:
             names = (layout.event_type.encode(), layout.entity_type.encode())
-            types = b"".join(struct.pack(">I", len(name)) + name for name in names)
-            constants = types, struct.pack(">I", 16), struct.pack(">I", 7) + b"applied"
+            constants = b"".join(_u32(len(name)) + name for name in names) + _u32(16)
         self._constants[start] = constants
         return constants
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from audit.verifier.chain_range import Chain, ChainFault
-from audit.verifier.decoded_columns import id_offsets, switch_prefixes
+from audit.verifier.decoded_columns import Layouts, id_offsets
 from audit.verifier.heads import Head
 from audit.verifier.stored_log import RangeVerdict, StoredLog, StoredRange, open_log
 from audit.verifier.verdicts import ChainFilter, ChainVerdict, together
@@ -39,6 +39,8 @@ class ChainRange(NamedTuple):
     chain: Chain
     first: int
     last: int
+    first_v2: int | None
+    """Where the whole chain goes over to v2; None: it does not."""
 
 
 ReportProgress = Callable[[int, int], None]
@@ -71,11 +73,11 @@ def verify_chains(
     LogUnreadable and BadIdsFile.
     """
     chosen = ChainFilter(chains=chains, topic=topic, partition=partition, first=first, last=last).includes
-    id_offsets(schema_ids)  # Raises before anything is read.
+    layouts = id_offsets(schema_ids)  # Raises before anything is read.
     kept = [head for head in expect if chosen(head.chain)]
-    stored, broken = asyncio.run(_read_ranges(url, kept))
+    stored, raised, broken = asyncio.run(_read_ranges(url, kept, layouts))
     stored = [each for each in stored if chosen(each.chain)]
-    ranges = [part for each in stored for part in _cut(each, first, last)]
+    ranges = [part for each in stored for part in _cut(each, first, last, raised.get(each.chain))]
     offsets = sum(part.last - part.first + 1 for part in ranges)
     planned(offsets)
     verdicts = []
@@ -111,16 +113,19 @@ def read_raised(url: str, schema_ids: Path | None = None) -> dict[Chain, int]:
 
     async def read() -> dict[Chain, int]:
         async with open_log(url) as log:
-            return await log.raised(switch_prefixes(schema_ids))
+            return await log.raised(id_offsets(schema_ids))
 
     return asyncio.run(read())
 
 
-async def _read_ranges(url: str, kept: Sequence[Head]) -> tuple[list[StoredRange], list[ChainFault]]:
-    """Return the range of each chain, and the kept heads that are no longer true."""
+async def _read_ranges(
+    url: str, kept: Sequence[Head], layouts: Layouts
+) -> tuple[list[StoredRange], dict[Chain, int], list[ChainFault]]:
+    """Return the range of each chain, where chains go over to v2, and the kept heads that are no longer true."""
     async with open_log(url) as log:
         findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
-        return await log.ranges(), findings
+        ranges = await log.ranges()
+        return ranges, await log.raised(layouts), findings
 
 
 async def _compare_head(log: StoredLog, head: Head) -> ChainFault | None:
@@ -137,12 +142,12 @@ async def _compare_head(log: StoredLog, head: Head) -> ChainFault | None:
     )
 
 
-def _cut(stored: StoredRange, first: int | None, last: int | None) -> Iterator[ChainRange]:
+def _cut(stored: StoredRange, first: int | None, last: int | None, first_v2: int | None) -> Iterator[ChainRange]:
     low = stored.first if first is None else max(stored.first, first)
     high = stored.last if last is None else min(stored.last, last)
     step = max(RANGE_OFFSETS, (high - low) // _RANGES_MAX + 1)
     for start in range(low, high + 1, step):
-        yield ChainRange(stored.chain, start, min(start + step - 1, high))
+        yield ChainRange(stored.chain, start, min(start + step - 1, high), first_v2)
 
 
 @contextmanager
@@ -172,7 +177,9 @@ def verify_ranges(url: str, ranges: Sequence[ChainRange], schema_ids: Path | Non
 
     async def work() -> list[RangeVerdict]:
         async with open_log(url) as log:
-            return [await log.verify(*each, layouts) for each in ranges]
+            return [
+                await log.verify(each.chain, each.first, each.last, layouts, first_v2=each.first_v2) for each in ranges
+            ]
 
     return asyncio.run(work())
 

@@ -28,10 +28,11 @@ _AFTER_IDS: Final = 37
 _NAMED_IN_DATA: Final = "entity"
 """`genesis.entity.amended` and `.retired` name their entity's kind in their data."""
 
-_RAISING_SCHEMA: Final = "-plant.ChainVersionRaised"
-"""The end of the subject of the control record that takes a chain to v2. Its first version knows v2 alone."""
+_RAISING_TYPE: Final = "plant.chain.version_raised"
+"""The type of the control record that takes a chain to v2. The first version of its schema knows v2 alone."""
+_VERSION_2: Final = b"\x04"
 
-APPLIED, REPEAT, PARKED = "applied", "repeat", "parked"
+APPLIED, REPEAT, PARKED, CONTROL = "applied", "repeat", "parked", "control"
 HOLDS_AN_EVENT: Final = (APPLIED, REPEAT, PARKED)
 
 
@@ -45,11 +46,13 @@ class DecodedColumns(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The event type of a schema id, and its entity type."""
+    """The type of a schema id, and its entity type."""
 
     event_type: str
     entity_type: str | None
-    """None: it is in the data, after the ids and a time."""
+    """None: it is in the data, after the ids and a time; a control record has none."""
+    control: bool = False
+    """Whether it is the control record that takes a chain to v2: an event id, and the version."""
 
 
 Layouts = Mapping[bytes, Layout]
@@ -57,30 +60,39 @@ Layouts = Mapping[bytes, Layout]
 
 
 def expected_columns(value: bytes | None, layouts: Layouts | None = None) -> DecodedColumns | None:
-    """Return the columns that follow from a value; None if it is too short or its schema is not known.
+    """Return the columns that follow from an event's value; None if it is too short or no event's schema is known.
 
     The known schemas are `layouts`, or the bundled ones.
     """
     if value is None or len(value) < _AFTER_IDS:
         return None
     layout = (id_offsets() if layouts is None else layouts).get(value[:5])
-    if layout is None:
+    if layout is None or layout.control:
         return None
     entity_type = layout.entity_type or _entity_type_in(value)
     return DecodedColumns(layout.event_type, entity_type, value[ENTITY_ID], value[EVENT_ID])
 
 
 def mismatch(
-    columns: DecodedColumns, disposition: str, value: bytes | None, layouts: Layouts | None = None
+    columns: DecodedColumns,
+    disposition: str,
+    value: bytes | None,
+    layouts: Layouts | None = None,
+    *,
+    key: bytes | None = None,
 ) -> str | None:
-    """Return how the columns contradict the value; None if they don't.
+    """Return how the columns contradict key and value; None if they don't.
 
-    Columns of a record that was not applied may be empty, and must be right otherwise. A value whose schema is not
-    known contradicts nothing: :func:`unknown_schema` returns its id.
+    Columns of a record that was not applied may be empty, and must be right otherwise; those of a control record are
+    never empty. A value whose schema is not known contradicts nothing: :func:`unknown_schema` returns its id.
     """
+    layouts = id_offsets() if layouts is None else layouts
+    raises = raises_chain(key, value, layouts)
+    if raises or disposition == CONTROL:
+        return _control_mismatch(columns, disposition, value, layouts, raises=raises)
     expected = expected_columns(value, layouts)
     if expected is None:
-        if _may_hold_an_event(value):
+        if _may_hold_an_event(value) and not _is_control_schema(value, layouts):
             return None
         if disposition in HOLDS_AN_EVENT:
             return f"disposition is {disposition}, but the value holds no event"
@@ -93,13 +105,47 @@ def mismatch(
     return None
 
 
+def raises_chain(key: bytes | None, value: bytes | None, layouts: Layouts) -> bool:
+    """Return whether a record takes its chain to v2, from its bytes: no key, a known schema, an id, and the version."""
+    return key is None and _is_control_schema(value, layouts) and value is not None and value[21:] == _VERSION_2
+
+
+def _is_control_schema(value: bytes | None, layouts: Layouts) -> bool:
+    layout = None if value is None else layouts.get(value[:5])
+    return layout is not None and layout.control
+
+
+def _control_mismatch(
+    columns: DecodedColumns, disposition: str, value: bytes | None, layouts: Layouts, *, raises: bool
+) -> str | None:
+    if not raises:
+        if _may_be_control(value) and value is not None and value[:5] not in layouts:
+            return None
+        return f"disposition is {disposition}, but key and value are not those of a control record"
+    assert value is not None
+    if disposition != CONTROL:
+        return f"disposition is {disposition}, but key and value are those of a control record"
+    right = DecodedColumns(layouts[value[:5]].event_type, None, None, value[EVENT_ID])
+    for name, stored, expected in zip(DecodedColumns._fields, columns, right, strict=True):
+        if stored != expected:
+            return f"{name} is {_text(stored)}, but the value says {_text(expected)}"
+    return None
+
+
 def unknown_schema(
     columns: DecodedColumns, disposition: str, value: bytes | None, layouts: Layouts | None = None
 ) -> int | None:
     """Return the schema id that keeps the columns from being judged; None if they can be.
 
-    Empty columns of a record that was not applied say nothing, so there is nothing to judge.
+    Empty columns of a record that was not applied say nothing, so there is nothing to judge. `control` itself says
+    something.
     """
+    layouts = id_offsets() if layouts is None else layouts
+    if disposition == CONTROL:
+        unknown = _may_be_control(value) and value is not None and value[:5] not in layouts
+        return int.from_bytes(value[1:5], "big") if unknown and value is not None else None
+    if _is_control_schema(value, layouts):
+        return None
     if not _may_hold_an_event(value) or expected_columns(value, layouts) is not None:
         return None
     if disposition not in HOLDS_AN_EVENT and all(column is None for column in columns):
@@ -113,9 +159,14 @@ def _may_hold_an_event(value: bytes | None) -> bool:
     return value is not None and len(value) >= _AFTER_IDS and value[0] == 0
 
 
+def _may_be_control(value: bytes | None) -> bool:
+    """Return whether some schema of a control record may explain a value: a zero byte, an id, and the event id."""
+    return value is not None and len(value) >= EVENT_ID.stop and value[0] == 0
+
+
 @cache
 def id_offsets(ids_file: Path | None = None) -> Layouts:
-    """Return the layout by a value's first five bytes, for schemas that begin with the two ids.
+    """Return the layout by a value's first five bytes, for events' schemas and that of a chain's switch to v2.
 
     `ids_file` is PLANT_SCHEMA_IDS_FILE: the ids of an external registry, and the bundled schemas that they stand for.
     A line about a schema that is not the bundled one is left out. Raises BadIdsFile.
@@ -127,22 +178,6 @@ def id_offsets(ids_file: Path | None = None) -> Layouts:
         if start not in layouts and fingerprints.get(own) == entry.sha256:
             layouts[start] = layouts[own]
     return layouts
-
-
-@cache
-def switch_prefixes(ids_file: Path | None = None) -> frozenset[bytes]:
-    """Return the first five bytes that the value of a chain's switch to v2 may have. Raises BadIdsFile."""
-    own = {struct.pack(">bi", 0, entry["id"]): entry["sha256"] for entry in _registry() if _raises_chain(entry)}
-    external = {
-        struct.pack(">bi", 0, entry.id)
-        for entry in (() if ids_file is None else _read_ids(ids_file))
-        if own.get(struct.pack(">bi", 0, entry.own_id)) == entry.sha256
-    }
-    return frozenset(own) | external
-
-
-def _raises_chain(entry: dict[str, Any]) -> bool:
-    return bool(entry["subject"].endswith(_RAISING_SCHEMA) and entry["version"] == 1)
 
 
 class _ExternalId(msgspec.Struct, frozen=True):
@@ -167,19 +202,18 @@ def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
         schema = json.loads(file.read_text(encoding="utf-8"))
         names[f"{schema['namespace']}.{schema['name']}"] = file.stem
     layouts, fingerprints = {}, {}
-    for entry in _registry():
+    for entry in json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8")):
         schema = entry["schema"]
         event_type = names.get(f"{schema['namespace']}.{schema['name']}")
-        if event_type is not None and _begins_with_ids(schema["fields"]):
-            start = struct.pack(">bi", 0, entry["id"])
+        start = struct.pack(">bi", 0, entry["id"])
+        if event_type == _RAISING_TYPE and entry["version"] == 1:
+            layouts[start] = Layout(event_type, None, control=True)
+        elif event_type is not None and _begins_with_ids(schema["fields"]):
             layouts[start] = Layout(event_type, _entity_type_of(event_type))
-            fingerprints[start] = entry["sha256"]
+        else:
+            continue
+        fingerprints[start] = entry["sha256"]
     return layouts, fingerprints
-
-
-def _registry() -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8"))
-    return entries
 
 
 def _entity_type_of(event_type: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +18,9 @@ from audit.verifier.heads import Head
 from database.address import connect_arguments, shown
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
-_REPEATS_AT_ONCE: Final = 5_000
+_TABLES_AT_ONCE: Final = 50
 
-# Rows are wanted in the order of the primary keys: merging two index scans needs no sort and no memory.
+# Rows are wanted in the order of the primary keys: index scans, range by range, need no sort and no memory.
 PLANNER: Final = {
     "enable_hashjoin": "off",
     "enable_seqscan": "off",
@@ -29,54 +29,54 @@ PLANNER: Final = {
     "jit": "off",
 }
 
-# Postgres may believe that a table which nobody has analysed holds one row, and compare each entry with each other one.
-_MERGE_ONLY: Final = "SET LOCAL enable_nestloop = off"
-_LOOK_UP: Final = "SET LOCAL enable_nestloop = on"
+# The open range has no index on event ids, so all of it is read, once for all repeats.
+_SCAN_ONCE: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'"
 
-_RANGES: Final = (Path(__file__).parent / "ranges.sql").read_text(encoding="utf-8")
 _ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
+_RAISED: Final = (Path(__file__).parent / "raised.sql").read_text(encoding="utf-8")
 
-_ENTRIES: Final = """
-SELECT count(*) FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" BETWEEN $3 AND $4
-"""
+_TABLES: Final = "SELECT relid::regclass::text FROM pg_partition_tree('log_records') WHERE isleaf ORDER BY 1"
 
-_FIRST_ORPHAN: Final = """
-SELECT a."offset", a.hash FROM audit_log AS a
-WHERE a.topic = $1 AND a.partition = $2 AND a."offset" BETWEEN $3 AND $4 AND NOT EXISTS
-    (SELECT FROM event_stream AS s WHERE s.topic = $1 AND s.partition = $2 AND s."offset" = a."offset")
-ORDER BY a."offset" LIMIT 1
+_ENDS: Final = """
+(SELECT topic, partition, "offset" FROM {table} ORDER BY "offset" LIMIT 1) UNION ALL
+(SELECT topic, partition, "offset" FROM {table} ORDER BY "offset" DESC LIMIT 1)
 """
 
 _HASH_BEFORE: Final = """
-SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
+SELECT hash FROM log_records WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
 """
 
-# LIMIT keeps this a look-up in the index of applied ids for each repeat, whatever Postgres believes about the table.
-_FIRST_UNFOUNDED_REPEAT: Final = """
+_OPEN_FROM: Final = """
+SELECT coalesce(min(first_offset) FILTER (WHERE closed_at IS NULL), max(first_offset), 0)
+FROM log_ranges WHERE topic = $1 AND partition = $2
+"""
+
+# Closed ranges have an index on the ids that were applied or parked. LIMIT keeps this a look-up there for each repeat.
+_UNFOUNDED_IN_CLOSED: Final = """
+SELECT r."offset", r.event_id FROM unnest($3::bigint[], $4::uuid[]) AS r ("offset", event_id)
+LEFT JOIN LATERAL (SELECT true AS founded FROM log_records AS e WHERE e.topic = $1 AND e.partition = $2
+    AND e."offset" < $5 AND e."offset" < r."offset" AND e.event_id = r.event_id
+    AND e.disposition IN ('applied', 'parked') LIMIT 1) AS first ON true
+WHERE founded IS NULL
+"""
+
+_FIRST_UNFOUNDED_IN_OPEN: Final = """
 SELECT r."offset" FROM unnest($3::bigint[], $4::uuid[]) AS r ("offset", event_id)
-LEFT JOIN LATERAL (SELECT e."offset" FROM event_stream AS e WHERE e.event_id = r.event_id AND e.topic = $1
-                   AND e.partition = $2 AND e.disposition = 'applied' LIMIT 1) AS first ON first."offset" < r."offset"
-WHERE first."offset" IS NULL
+WHERE NOT EXISTS (SELECT FROM log_records AS e WHERE e.topic = $1 AND e.partition = $2
+    AND e."offset" >= $5 AND e."offset" <= $6 AND e.event_id = r.event_id AND e."offset" < r."offset"
+    AND e.disposition IN ('applied', 'parked'))
 ORDER BY 1 LIMIT 1
 """
 
 _LAST: Final = """
-SELECT "offset", hash FROM audit_log WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
+SELECT "offset", hash FROM log_records WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
 """
 
-_HASH_AT: Final = 'SELECT hash FROM audit_log WHERE topic = $1 AND partition = $2 AND "offset" = $3'
-
-
-_RAISED: Final = """
-SELECT topic, partition, min("offset") FROM event_stream
-WHERE disposition = 'control' AND key IS NULL
-  AND octet_length(value) = 22 AND substr(value, 1, 5) = ANY ($1::bytea[]) AND get_byte(value, 21) = 4
-GROUP BY 1, 2
-"""
+_HASH_AT: Final = 'SELECT hash FROM log_records WHERE topic = $1 AND partition = $2 AND "offset" = $3'
 
 
 class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
-    """The range of a whole chain: the lowest and the highest offset in either table."""
+    """The range of a whole chain: its lowest and its highest offset."""
 
     chain: Chain
     first: int
@@ -103,11 +103,14 @@ class StoredLog:
         self._connection = connection
 
     async def ranges(self) -> list[StoredRange]:
-        """Return the range of every chain that has a row in either table, sorted."""
-        rows = await self._connection.fetch(_RANGES)
-        return [
-            StoredRange(chain=Chain(topic, partition), first=first, last=last) for topic, partition, first, last in rows
-        ]
+        """Return the range of every chain that has a row, sorted, from the tables that there are."""
+        tables = [row[0] for row in await self._connection.fetch(_TABLES)]
+        offsets: dict[Chain, list[int]] = {}
+        for start in range(0, len(tables), _TABLES_AT_ONCE):
+            ends = (_ENDS.format(table=table) for table in tables[start : start + _TABLES_AT_ONCE])
+            for topic, partition, offset in await self._connection.fetch("UNION ALL".join(ends)):
+                offsets.setdefault(Chain(topic, partition), []).append(offset)
+        return [StoredRange(chain=chain, first=min(ends), last=max(ends)) for chain, ends in sorted(offsets.items())]
 
     async def heads(self) -> list[Head]:
         """Return the head of every chain, sorted."""
@@ -120,39 +123,48 @@ class StoredLog:
                     heads.append(Head(topic=topic, partition=partition, offset=row[0], hash=row[1].hex()))
         return heads
 
-    async def raised(self, prefixes: Collection[bytes]) -> dict[Chain, int]:
+    async def raised(self, layouts: Layouts) -> dict[Chain, int]:
         """Return the offset of each chain's first v2 entry: the first control record whose bytes raise the version.
 
-        `prefixes` are the first five bytes of such a record's value, with every schema id that it may have.
+        Where the schema of such bytes is not known, they do if the stored hash is one of v2: the entry can't be judged,
+        and those after it can.
         """
-        rows = await self._connection.fetch(_RAISED, list(prefixes))
-        return {Chain(topic, partition): offset for topic, partition, offset in rows}
+        first: dict[Chain, int] = {}
+        for topic, partition, prefix, offset in sorted(await self._connection.fetch(_RAISED), key=lambda row: row[3]):
+            chain = Chain(topic, partition)
+            if chain in first:
+                continue
+            if (layout := layouts.get(prefix)) is not None:
+                if layout.control:
+                    first[chain] = offset
+            elif (await self.verify(chain, offset, offset, layouts, first_v2=offset)).finding is None:
+                first[chain] = offset
+        return first
 
     async def hash_at(self, chain: Chain, offset: int) -> bytes | None:
         """Return the stored hash of one entry; None when there is no such entry."""
         stored: bytes | None = await self._connection.fetchval(_HASH_AT, chain.topic, chain.partition, offset)
         return stored
 
-    async def verify(self, chain: Chain, first: int, last: int, layouts: Layouts | None = None) -> RangeVerdict:
+    async def verify(
+        self, chain: Chain, first: int, last: int, layouts: Layouts | None = None, *, first_v2: int | None = None
+    ) -> RangeVerdict:
         """Check the entries from offset `first` to `last`, both included, in one snapshot.
 
-        `layouts` are the schemas that are known: the bundled ones, unless others are named.
+        `layouts` are the schemas that are known: the bundled ones, unless others are named. The chain goes over to v2
+        at `first_v2`, None: not yet.
         """
-        arguments = (chain.topic, chain.partition, first, last)
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            before = await self._connection.fetchval(_HASH_BEFORE, *arguments[:3])
-            verifier = RangeVerifier(chain, before or CHAIN_START, layouts)
+            before = await self._connection.fetchval(_HASH_BEFORE, chain.topic, chain.partition, first)
+            verifier = RangeVerifier(chain, before or CHAIN_START, layouts, first_v2)
 
             async def feed(data: bytes) -> None:
                 verifier.feed(data)
 
-            await self._connection.execute(_MERGE_ONLY)
+            arguments = (chain.topic, chain.partition, first, last)
             await self._connection.copy_from_query(_ROWS, *arguments, output=feed, format="binary")
-            await self._connection.execute(_LOOK_UP)
             verifier.finish()
             finding = _earliest(verifier.finding, await self._unfounded(chain, verifier.repeats))
-            if finding is not None or await self._connection.fetchval(_ENTRIES, *arguments) != verifier.entries:
-                finding = _earliest(finding, await self._orphan(chain, first, last))
         return RangeVerdict(
             chain=chain,
             first=first,
@@ -164,25 +176,25 @@ class StoredLog:
             unjudged=verifier.unjudged,
         )
 
-    async def _orphan(self, chain: Chain, first: int, last: int) -> ChainFault | None:
-        await self._connection.execute(_MERGE_ONLY)
-        row = await self._connection.fetchrow(_FIRST_ORPHAN, chain.topic, chain.partition, first, last)
-        if row is None:
-            return None
-        problem = "audit_log has a row that event_stream lacks"
-        return _finding(chain, row[0], problem, row[1])
-
     async def _unfounded(self, chain: Chain, repeats: Sequence[tuple[int, bytes]]) -> ChainFault | None:
-        for start in range(0, len(repeats), _REPEATS_AT_ONCE):
-            offsets, ids = zip(*repeats[start : start + _REPEATS_AT_ONCE], strict=True)
-            event_ids = [UUID(bytes=event_id) for event_id in ids]
-            offset = await self._connection.fetchval(
-                _FIRST_UNFOUNDED_REPEAT, chain.topic, chain.partition, offsets, event_ids
-            )
-            if offset is not None:
-                problem = "disposition is repeat, but no earlier record with its event id was applied"
-                return _finding(chain, offset, problem, await self.hash_at(chain, offset))
-        return None
+        """Return the finding of the first repeat whose event id no earlier record has that was applied or parked."""
+        if not repeats:
+            return None
+        place = (chain.topic, chain.partition)
+        open_from = await self._connection.fetchval(_OPEN_FROM, *place)
+        offsets, ids = zip(*((offset, UUID(bytes=event_id)) for offset, event_id in repeats), strict=True)
+        left = await self._connection.fetch(_UNFOUNDED_IN_CLOSED, *place, offsets, ids, open_from)
+        if not left:
+            return None
+        await self._connection.execute(_SCAN_ONCE)
+        offsets, ids = zip(*left, strict=True)
+        offset = await self._connection.fetchval(
+            _FIRST_UNFOUNDED_IN_OPEN, *place, offsets, ids, open_from, max(offsets)
+        )
+        if offset is None:
+            return None
+        problem = "disposition is repeat, but no earlier record with its event id was applied"
+        return _finding(chain, offset, problem, await self.hash_at(chain, offset))
 
 
 @asynccontextmanager

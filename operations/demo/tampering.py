@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Mapping
-from typing import IO, Any, Final
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -24,23 +24,21 @@ from schemas.events import AgentRated
 from streams.topics import EVENTS_TOPIC
 
 COPY: Final = "plant_demo_copy"
-TABLES: Final = ("event_stream", "audit_log")
 BEST_RATING: Final = 5
 
 _RATED: Final = """
-SELECT e."offset", e.value FROM event_stream AS e
-CROSS JOIN LATERAL (
-    SELECT a.event_type FROM audit_log AS a
-    WHERE a.topic = e.topic AND a.partition = e.partition AND a."offset" = e."offset" LIMIT 1
-) AS link
-WHERE e.topic = $1 AND e.partition = $2 AND e."offset" >= $3
-  AND link.event_type = 'genesis.agent.rated' AND e.disposition = 'applied'
-ORDER BY e."offset" LIMIT 200
+SELECT "offset", value FROM log_records
+WHERE topic = $1 AND partition = $2 AND "offset" >= $3
+  AND event_type = 'genesis.agent.rated' AND disposition = 'applied'
+ORDER BY "offset" LIMIT 200
 """
 
+_RANGES: Final = "SELECT first_offset FROM log_ranges WHERE topic = $1 AND partition = $2 ORDER BY 1"
+
+_ROWS: Final = "SELECT * FROM log_records WHERE topic = $1 AND partition = $2"
 
 _CHANGE: Final = """
-UPDATE event_stream SET value = $1 WHERE topic = $2 AND partition = $3 AND "offset" = $4 AND value = $5
+UPDATE log_records SET value = $1 WHERE topic = $2 AND partition = $3 AND "offset" = $4 AND value = $5
 """
 
 
@@ -106,7 +104,7 @@ def _rating(value: bytes) -> AgentRated:
 def attempt_changes(settings: Settings, row: TamperedRow) -> list[RefusedStatement]:
     """Try to change the log as the role that writes it, and as its owner. Raises NotAsPromised if it works."""
     statement = (
-        f"UPDATE event_stream SET value = '\\x00' WHERE topic = '{EVENTS_TOPIC}' AND partition = {row.partition} "  # noqa: S608
+        f"UPDATE log_records SET value = '\\x00' WHERE topic = '{EVENTS_TOPIC}' AND partition = {row.partition} "  # noqa: S608
         f'AND "offset" = {row.offset}'
     )
     return [
@@ -184,23 +182,20 @@ def _copy_chain(superuser_url: str, owner_url: str, chain: Chain) -> None:
 
     async def copy() -> None:
         source = await asyncpg.connect(superuser_url, ssl=False)
+        owner = await asyncpg.connect(_in_copy(owner_url), ssl=False)
         target = await asyncpg.connect(_in_copy(superuser_url), ssl=False)
         try:
-            for table in TABLES:
-                with tempfile.TemporaryFile() as rows:
-                    await _copy_rows(source, target, table, chain, rows)
+            for (first_offset,) in await source.fetch(_RANGES, chain.topic, chain.partition):
+                await owner.execute("SELECT add_log_range($1, $2, $3)", chain.topic, chain.partition, first_offset)
+            with tempfile.TemporaryFile() as rows:
+                await source.copy_from_query(_ROWS, chain.topic, chain.partition, output=rows, format="binary")
+                rows.seek(0)
+                await target.copy_to_table("log_records", source=rows, format="binary")
         finally:
-            await source.close()
-            await target.close()
+            for connection in (source, owner, target):
+                await connection.close()
 
     asyncio.run(copy())
-
-
-async def _copy_rows(source: Any, target: Any, table: str, chain: Chain, rows: IO[bytes]) -> None:
-    query = f"SELECT * FROM {table} WHERE topic = $1 AND partition = $2"  # noqa: S608 (one of TABLES)
-    await source.copy_from_query(query, chain.topic, chain.partition, output=rows, format="binary")
-    rows.seek(0)
-    await target.copy_to_table(table, source=rows, format="binary")
 
 
 def _change_one_byte(superuser_url: str, row: TamperedRow) -> tuple[int, int, int]:

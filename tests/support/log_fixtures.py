@@ -30,5 +30,5 @@ def log_database(module_database: Database) -> Database:
 def stored_log(log_database: Database) -> list[Row]:
     """A stored chain of 20 entries, offsets 3 to 25."""
     rows = log_rows.log()
-    log_rows.store(log_database.writer_url, rows)
+    log_rows.store(log_database, rows)
     return rows

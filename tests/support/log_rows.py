@@ -34,7 +34,7 @@ STARTED_MS = 1_767_323_045_678
 
 @dataclass(frozen=True)
 class Row:
-    """A row of event_stream and its row of audit_log."""
+    """A row of log_records, with the key that it stands for and the hash before."""
 
     topic: str
     partition: int
@@ -57,14 +57,18 @@ class Row:
         return EPOCH + timedelta(milliseconds=self.timestamp_ms)
 
     @property
-    def in_stream(self) -> tuple[Any, ...]:
-        position = (self.topic, self.partition, self.offset, self.created_at)
-        return (*position, self.disposition, self.event_id, self.key, self.value, self.headers, self.reason)
+    def stored(self) -> tuple[Any, ...]:
+        """Its columns in the order of :data:`COLUMNS`; a key that is the entity's id is not stored twice."""
+        key = None if self.entity_id is not None and self.key == str(self.entity_id).encode() else self.key
+        types = (self.event_id, self.entity_id, self.entity_type, self.event_type)
+        record = (self.hash, key, self.value, self.headers, self.reason)
+        return (self.topic, self.partition, self.offset, self.created_at, self.disposition, *types, *record)
 
-    @property
-    def in_audit(self) -> tuple[Any, ...]:
-        position = (self.topic, self.partition, self.offset, self.created_at)
-        return (*position, self.entity_type, self.entity_id, self.event_type, self.previous_hash, self.hash)
+
+COLUMNS = (
+    "topic", "partition", "offset", "created_at", "disposition", "event_id", "entity_id", "entity_type", "event_type",
+    "hash", "key", "value", "headers", "reason",
+)  # fmt: skip
 
 
 def onboarded(number: int) -> AgentOnboarded:
@@ -167,15 +171,30 @@ def raised_log(topic: str = "genesis.events", partition: int = 0) -> list[Row]:
     return [*before, *linked(rows, before[-1].hash)]
 
 
-def store(url: str, rows: Sequence[Row]) -> None:
-    """Append rows to both tables."""
+def store(database: Database, rows: Sequence[Row]) -> None:
+    """Append rows as the writer; ranges that are missing are made."""
+    make_ranges(database, rows)
 
     async def work(connection: Any) -> None:
         async with connection.transaction():
-            await connection.copy_records_to_table("event_stream", records=[each.in_stream for each in rows])
-            await connection.copy_records_to_table("audit_log", records=[each.in_audit for each in rows])
+            records = [each.stored for each in rows]
+            await connection.copy_records_to_table("log_records", records=records, columns=COLUMNS)
 
-    on_connection(url, work)
+    on_connection(database.superuser_url, work)
+
+
+def make_ranges(database: Database, rows: Iterable[Row]) -> None:
+    """Make the ranges that these rows belong in, where they are missing."""
+    size = int(sql.value(database.superuser_url, "SELECT log_range_offsets()"))
+    ranges = sorted({(each.topic, each.partition, each.offset - each.offset % size) for each in rows})
+
+    async def work(connection: Any) -> None:
+        known = {tuple(row) for row in await connection.fetch("SELECT topic, partition, first_offset FROM log_ranges")}
+        for each in ranges:
+            if each not in known:
+                await connection.execute("SELECT add_log_range($1, $2, $3)", *each)
+
+    on_connection(database.owner_url, work)
 
 
 @contextmanager
@@ -198,7 +217,7 @@ def addresses(stack: Services, name: str) -> Database:
 
 def empty(database: Database) -> None:
     """Remove every row of the log, as nobody but a superuser can."""
-    statements = ["SET session_replication_role = replica", "TRUNCATE event_stream, audit_log"]
+    statements = ["SET session_replication_role = replica", "TRUNCATE log_records"]
     sql.execute(database.superuser_url, statements)
 
 
@@ -226,12 +245,11 @@ def copied(rows: Iterable[Row]) -> bytes:
 
 
 def _copied(each: Row) -> bytes:
-    created = (each.timestamp_ms - _EPOCH_2000_MS) * 1000
-    fields: list[bytes | None] = [struct.pack(">q", number) for number in (each.offset, created, each.offset, created)]
-    fields += [each.previous_hash, each.hash, each.key, each.value, each.headers]
+    fields: list[bytes | None] = [each.hash, struct.pack(">q", (each.timestamp_ms - _EPOCH_2000_MS) * 1000)]
+    fields += [struct.pack(">q", each.offset), each.key, each.value, each.headers, each.disposition.encode()]
+    fields.append(None if each.event_id is None else each.event_id.bytes)
     fields += [None if text is None else text.encode() for text in (each.event_type, each.entity_type)]
-    fields += [None if identity is None else identity.bytes for identity in (each.entity_id, each.event_id)]
-    fields.append(each.disposition.encode())
+    fields.append(None if each.entity_id is None else each.entity_id.bytes)
     shown = [b"\xff\xff\xff\xff" if data is None else struct.pack(">i", len(data)) + data for data in fields]
     return struct.pack(">h", len(fields)) + b"".join(shown)
 

@@ -39,7 +39,6 @@ class PlannedQuery(NamedTuple):
 
 
 _VERIFIER = stored_log.PLANNER
-_MERGING = stored_log.PLANNER | {"enable_nestloop": "off"}
 _WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
 _READER = {"plant.governance_agent_id": "genesis"}
 
@@ -58,15 +57,11 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
 
     literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1", "consumer": "'projector'"}
     return {
-        "audit/verifier/ranges.sql": verifier(stored_log._RANGES),
-        "audit/verifier/rows.sql": verifier(stored_log._ROWS, *chain, first, last, settings=_MERGING),
-        "audit/verifier/stored_log.py _ENTRIES": verifier(stored_log._ENTRIES, *chain, first, last),
-        "audit/verifier/stored_log.py _FIRST_ORPHAN": verifier(
-            stored_log._FIRST_ORPHAN, *chain, first, last, settings=_MERGING
-        ),
+        "audit/verifier/raised.sql": verifier(stored_log._RAISED),
+        "audit/verifier/rows.sql": verifier(stored_log._ROWS, *chain, first, last),
         "audit/verifier/stored_log.py _HASH_BEFORE": verifier(stored_log._HASH_BEFORE, *chain, first),
-        "audit/verifier/stored_log.py _FIRST_UNFOUNDED_REPEAT": verifier(
-            stored_log._FIRST_UNFOUNDED_REPEAT, *chain, list(range(first, first + len(ids))), ids
+        "audit/verifier/stored_log.py _UNFOUNDED_IN_CLOSED": verifier(
+            stored_log._UNFOUNDED_IN_CLOSED, *chain, list(range(first, first + len(ids))), ids, last
         ),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),

@@ -27,7 +27,7 @@ from tests.support.services import Services
 
 REGISTRY = ROOT / "schemas" / "registry.json"
 NOWHERE = "postgresql://plant_auditor@127.0.0.1:1/plant"
-LOG = ("event_stream", "audit_log")
+LOG = ("log_records", 'log."genesis.events/0"', 'log."genesis.events/0/0"')
 
 
 def tamper(log_database: Database, statement: str) -> None:
@@ -46,9 +46,9 @@ def test_gaps_of_any_size_are_accepted(log_database: Database) -> None:
     """Offsets far apart are one chain, and checking it does not walk through every offset between."""
     places = (0, 1, 50, 1_000_000, 1_300_000)
     rows = [log_rows.row("t", 0, offset, log_rows.onboarded(offset)) for offset in places]
-    log_rows.store(log_database.writer_url, log_rows.linked(rows))
+    log_rows.store(log_database, log_rows.linked(rows))
     far = [log_rows.poison("t", 1, offset, None, None) for offset in (7, 2**62)]
-    log_rows.store(log_database.writer_url, log_rows.linked(far))
+    log_rows.store(log_database, log_rows.linked(far))
     near, wide = verify_chains(log_database.auditor_url, jobs=1)
     assert (near.entries, near.head_offset, near.finding) == (5, 1_300_000, None)
     assert (wide.entries, wide.head_offset, wide.finding) == (2, 2**62, None)
@@ -56,7 +56,7 @@ def test_gaps_of_any_size_are_accepted(log_database: Database) -> None:
 
 def test_a_range_is_checked_from_the_entry_before_it(log_database: Database, stored_log: list[Row]) -> None:
     """A range that starts later takes the stored hash before it; what is outside is not looked at."""
-    tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
+    tamper(log_database, "UPDATE log_records SET key = 'x' WHERE \"offset\" = 8")
     (after,) = verify_chains(log_database.auditor_url, jobs=1, first=9, last=14)
     (before,) = verify_chains(log_database.auditor_url, jobs=1, last=7)
     (within,) = verify_chains(log_database.auditor_url, jobs=1, first=5, last=8)
@@ -75,7 +75,7 @@ def test_a_range_beyond_the_end_is_empty(log_database: Database, stored_log: lis
 def test_chains_are_chosen_by_topic_partition_or_name(log_database: Database) -> None:
     """Each way to choose leaves the other chains alone."""
     for topic, partition in (("a", 0), ("a", 1), ("b", 0)):
-        log_rows.store(log_database.writer_url, log_rows.linked([log_rows.poison(topic, partition, 0, None, None)]))
+        log_rows.store(log_database, log_rows.linked([log_rows.poison(topic, partition, 0, None, None)]))
 
     def names(**choice: Any) -> list[str]:
         return [f"{each.topic}/{each.partition}" for each in verify_chains(log_database.auditor_url, jobs=1, **choice)]
@@ -94,7 +94,7 @@ def test_schemas_of_an_external_registry_are_judged_by_its_ids_file(log_database
     row = log_rows.row("t", 0, 0, event)
     assert row.value is not None
     external = replace(row, value=struct.pack(">bi", 0, 70_000) + row.value[5:])
-    log_rows.store(log_database.writer_url, log_rows.linked([external]))
+    log_rows.store(log_database, log_rows.linked([external]))
     entry = next(each for each in json.loads(REGISTRY.read_text("utf-8")) if each["id"] == row.value[4])
     ids = tmp_path / "ids.json"
     ids.write_text(json.dumps([{"id": 70_000, "own_id": entry["id"], "sha256": entry["sha256"]}]))
@@ -103,7 +103,7 @@ def test_schemas_of_an_external_registry_are_judged_by_its_ids_file(log_database
     assert (unknown.finding, known.finding) == (None, None)
     assert unknown.unjudged is not None
     assert known.unjudged is None
-    tamper(log_database, "UPDATE audit_log SET entity_type = 'skill'")
+    tamper(log_database, "UPDATE log_records SET entity_type = 'skill'")
     (wrong,) = verify_chains(log_database.auditor_url, jobs=1, schema_ids=ids)
     assert wrong.finding is not None
 
@@ -113,9 +113,9 @@ def test_parallel_equals_serial(
     log_database: Database, stored_log: list[Row], monkeypatch: pytest.MonkeyPatch, bad_offset: int | None
 ) -> None:
     """Many small ranges over two processes give the verdicts of one range in one, good or bad."""
-    log_rows.store(log_database.writer_url, log_rows.log("genesis.events", 1))
+    log_rows.store(log_database, log_rows.log("genesis.events", 1))
     if bad_offset is not None:
-        tamper(log_database, f"UPDATE event_stream SET key = 'x' WHERE \"offset\" IN ({bad_offset}, {bad_offset + 2})")
+        tamper(log_database, f"UPDATE log_records SET key = 'x' WHERE \"offset\" IN ({bad_offset}, {bad_offset + 2})")
     serial = verify_chains(log_database.auditor_url, jobs=1)
     monkeypatch.setattr(verification, "RANGE_OFFSETS", 5)
     done: list[tuple[int, int]] = []
@@ -129,7 +129,7 @@ def test_parallel_equals_serial(
 
 
 def test_rows_are_read_in_order_without_sorting(log_database: Database, stored_log: list[Row]) -> None:
-    """The plan of the big query merges two index scans: no sort, no hash table, whatever the range."""
+    """The plan of the big query scans the primary key of each range in order: no sort, no hash table."""
 
     async def plan(connection: Any) -> str:
         return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {_ROWS}", "genesis.events", 0, 0, 10**9))
@@ -140,8 +140,7 @@ def test_rows_are_read_in_order_without_sorting(log_database: Database, stored_l
         return await plan(connection)
 
     shown = log_rows.on_connection(log_database.auditor_url, with_settings)
-    assert "Index Scan using event_stream_pkey" in shown
-    assert "Index Scan using audit_log_pkey" in shown
+    assert 'Index Scan using "genesis.events/0/0_pkey"' in shown
     assert "Sort" not in shown.replace("Sort Key", "")
     assert "Hash" not in shown
 
@@ -164,10 +163,11 @@ def test_no_role_may_change_the_log(
 @pytest.mark.parametrize("table", LOG)
 @pytest.mark.parametrize("statement", ["UPDATE {} SET partition = partition", "DELETE FROM {}", "TRUNCATE {}"])
 def test_the_trigger_refuses_changes_and_hints_at_a_way(
-    log_database: Database, role: str, table: str, statement: str
+    log_database: Database, stored_log: list[Row], role: str, table: str, statement: str
 ) -> None:
     """Those who have the right meet the trigger, which names table and statement and hints at a correcting event."""
-    refused = f"{table} is append-only: {statement.split()[0]} refused"
+    name = table.removeprefix('log."').removesuffix('"')
+    refused = f"{name} is append-only: {statement.split()[0]} refused"
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match=refused) as error:
         sql.execute(getattr(log_database, f"{role}_url"), [statement.format(table)])
     assert "correcting event" in str(error.value.hint)  # type: ignore[attr-defined]
@@ -175,8 +175,8 @@ def test_the_trigger_refuses_changes_and_hints_at_a_way(
 
 def test_an_upsert_does_not_get_around_the_trigger(log_database: Database, stored_log: list[Row]) -> None:
     """INSERT … ON CONFLICT DO UPDATE is an update, and is refused."""
-    conflict = "ON CONFLICT (topic, partition, \"offset\") DO UPDATE SET hash = sha256('x')"
-    upsert = f"INSERT INTO audit_log SELECT * FROM audit_log {conflict}"
+    conflict = "ON CONFLICT (\"offset\") DO UPDATE SET hash = sha256('x')"
+    upsert = f'INSERT INTO log."genesis.events/0/0" SELECT * FROM log_records {conflict}'
     for url in (log_database.owner_url, log_database.writer_url):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             sql.execute(url, [upsert])
@@ -189,8 +189,8 @@ def test_a_log_that_is_not_there_or_not_readable_is_named(
     log_database = make_database()
     with pytest.raises(DatabaseUnreachable, match="nothing listens"):
         verify_chains(NOWHERE)
-    with pytest.raises(LogUnreadable, match="event_stream"):
+    with pytest.raises(LogUnreadable, match="log_records"):
         verify_chains(urlsplit(stack.superuser_url)._replace(path="/postgres").geturl())
-    sql.execute(log_database.superuser_url, ["REVOKE SELECT ON event_stream FROM plant_auditor"])
+    sql.execute(log_database.superuser_url, ["REVOKE SELECT ON log_records FROM plant_auditor"])
     with pytest.raises(LogUnreadable, match="permission denied"):
         verify_chains(log_database.auditor_url)

@@ -22,7 +22,6 @@ from tests.support import log_rows
 from tests.support.log_rows import Row
 
 NOWHERE = "postgresql://plant_auditor@127.0.0.1:1/plant"
-LOG = ("event_stream", "audit_log")
 
 
 def tamper(log_database: Database, statement: str) -> None:
@@ -54,8 +53,8 @@ def test_verify_exits_3_naming_the_first_bad_entry(
     log_database: Database, stored_log: list[Row], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit 3; the error names topic, partition, offset and both hashes; the JSON holds the same finding."""
-    log_rows.store(log_database.writer_url, log_rows.log("genesis.events", 1))
-    tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
+    log_rows.store(log_database, log_rows.log("genesis.events", 1))
+    tamper(log_database, "UPDATE log_records SET key = 'x' WHERE \"offset\" = 8")
     assert plant("verify", "--output", "json") == 3
     captured = capsys.readouterr()
     first, second = json.loads(captured.out)
@@ -86,8 +85,7 @@ def test_heads_are_kept_and_given_back(
     kept.write_text(capsys.readouterr().out, encoding="utf-8")
     choice = ("verify", "--expect", str(kept), "--chain", "genesis.events/0", "--from", "3", "--to", "30")
     assert plant(*choice) == 0
-    for table in LOG:
-        tamper(log_database, f'DELETE FROM {table} WHERE "offset" > 20')
+    tamper(log_database, 'DELETE FROM log_records WHERE "offset" > 20')
     assert plant("verify", "--chain", "genesis.events/0") == 0
     assert plant(*choice) == 3
     assert "kept head" in capsys.readouterr().err
@@ -174,12 +172,12 @@ def test_kept_heads_that_were_not_compared_are_not_good(
     assert "no chains" in captured.err
     empty, other = tmp_path / "empty.json", tmp_path / "other.json"
     empty.write_text(captured.out, encoding="utf-8")
-    log_rows.store(log_database.writer_url, log_rows.log())
+    log_rows.store(log_database, log_rows.log())
     assert plant("verify", "--expect", str(empty)) == 3
     assert "The file names no chain." in capsys.readouterr().err
     assert plant("head") == 0
     other.write_text(capsys.readouterr().out, encoding="utf-8")
-    log_rows.store(log_database.writer_url, log_rows.log("genesis.events", 1))
+    log_rows.store(log_database, log_rows.log("genesis.events", 1))
     assert plant("verify", "--expect", str(other)) == 0
     assert plant("verify", "--expect", str(other), "--partition", "1") == 3
     assert "none of the chains that were checked" in capsys.readouterr().err
@@ -204,7 +202,7 @@ def test_a_schema_that_is_not_known_can_not_be_judged(
     log_database: Database, disposition: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is no bad entry and no good one: a verdict of its own, exit 3, with count, offset and schema ids."""
-    log_rows.store(log_database.writer_url, log_of_a_newer_plant(disposition))
+    log_rows.store(log_database, log_of_a_newer_plant(disposition))
     assert plant("verify", "--output", "json") == 3
     captured = capsys.readouterr()
     (verdict,) = json.loads(captured.out)
@@ -221,8 +219,8 @@ def test_a_broken_chain_is_bad_whatever_can_not_be_judged(
     log_database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A finding goes before entries that can't be judged."""
-    log_rows.store(log_database.writer_url, log_of_a_newer_plant())
-    tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 7")
+    log_rows.store(log_database, log_of_a_newer_plant())
+    tamper(log_database, "UPDATE log_records SET key = 'x' WHERE \"offset\" = 7")
     assert plant("verify") == 3
     captured = capsys.readouterr()
     assert "BAD" in captured.out
@@ -237,7 +235,7 @@ def test_the_ids_file_names_the_schemas_of_an_external_registry(
     row = log_rows.row("genesis.events", 0, 0, log_rows.onboarded(0))
     assert row.value is not None
     log_rows.store(
-        log_database.writer_url,
+        log_database,
         log_rows.linked([replace(row, value=b"\0" + (4711).to_bytes(4, "big") + row.value[5:])]),
     )
     version = next(version for version in bundled().versions if version.id == int.from_bytes(row.value[1:5], "big"))
@@ -257,7 +255,7 @@ def test_the_ids_file_names_the_schemas_of_an_external_registry(
     assert plant("verify") == 2
     ids.write_text(render_ids([line]), encoding="utf-8")
     id_offsets.cache_clear()  # type: ignore[attr-defined]  # a process reads the file once
-    tamper(log_database, "UPDATE audit_log SET event_type = 'genesis.agent.rated'")
+    tamper(log_database, "UPDATE log_records SET event_type = 'genesis.agent.rated'")
     assert plant("verify") == 3
     assert "Event_type is genesis.agent.rated" in capsys.readouterr().err
 
@@ -291,7 +289,7 @@ def test_the_verifier_stands_alone(
     kept = tmp_path / "heads.json"
     kept.write_text(capsys.readouterr().out, encoding="utf-8")
     assert standalone([log_database.auditor_url, "--expect", str(kept), "--topic", "genesis.events"]) == 0
-    tamper(log_database, "UPDATE audit_log SET hash = sha256('x') WHERE \"offset\" = 25")
+    tamper(log_database, "UPDATE log_records SET hash = sha256('x') WHERE \"offset\" = 25")
     assert standalone([log_database.auditor_url, "--expect", str(kept), "--partition", "0"]) == 3
     assert standalone([NOWHERE]) == 4
 

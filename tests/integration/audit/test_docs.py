@@ -26,7 +26,7 @@ def tamper(log_database: Database, statement: str) -> None:
 def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database) -> None:
     """The SQL on the format's page recomputes every hash, in v1 and v2, and shows those that were changed."""
     stored_log = log_rows.raised_log()
-    log_rows.store(log_database.writer_url, stored_log)
+    log_rows.store(log_database, stored_log)
     query = re.search(r"```sql\n(.*?)```", PAGE, re.S)
     assert query is not None
     recomputed = query[1].replace("partition = 3", "partition = 0")
@@ -36,8 +36,8 @@ def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database) ->
 
     good = log_rows.on_connection(log_database.auditor_url, rows)
     assert good == [(row.offset, True, True) for row in stored_log]
-    tamper(log_database, "UPDATE event_stream SET key = 'x' WHERE \"offset\" = 8")
-    tamper(log_database, "UPDATE event_stream SET disposition = 'poison', reason = '' WHERE \"offset\" = 32")
+    tamper(log_database, "UPDATE log_records SET key = 'x' WHERE \"offset\" = 8")
+    tamper(log_database, "UPDATE log_records SET disposition = 'poison', reason = '' WHERE \"offset\" = 32")
     assert [offset for offset, fits, _ in log_rows.on_connection(log_database.auditor_url, rows) if not fits] == [8, 32]
 
 
@@ -45,7 +45,7 @@ def test_the_docs_query_finds_what_the_verifier_finds(log_database: Database) ->
 def test_the_docs_pipeline_recomputes_a_hash(log_database: Database, offset: int, version: int) -> None:
     """The shell lines on the format's page give the stored hash, from psql, xxd and openssl alone; in v1 and v2."""
     stored_log = log_rows.raised_log()
-    log_rows.store(log_database.writer_url, stored_log)
+    log_rows.store(log_database, stored_log)
     if missing := [tool for tool in ("xxd", "openssl") if shutil.which(tool) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     script = re.search(r"```sh\n(.*?)```", PAGE, re.S)

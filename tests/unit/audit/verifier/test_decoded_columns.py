@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from audit.verifier.decoded_columns import (
     DecodedColumns,
@@ -14,13 +16,17 @@ from audit.verifier.decoded_columns import (
     expected_columns,
     id_offsets,
     mismatch,
+    raises_chain,
     unknown_schema,
 )
 from audit.verifier.errors import BadIdsFile
+from projections.prepared import prepare
 from schemas import codec
+from schemas.control import CONTROL_TYPES, chain_version_raised
 from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from tests.support import ROOT
+from tests.support.batches import batch_of
 
 RATED = examples()["genesis.agent.rated"]
 VALUE = codec.encode(RATED)
@@ -118,15 +124,61 @@ def test_the_kind_of_an_amended_entity_is_read_after_any_time() -> None:
     assert found.entity_type == ""  # a length below zero
 
 
+RAISED = codec.encode(chain_version_raised("genesis.events", 0))
+CONTROL_COLUMNS = DecodedColumns("plant.chain.version_raised", None, None, RAISED[5:21])
+
+
+@given(st.none() | st.binary(max_size=2), st.binary(min_size=16, max_size=16), st.binary(max_size=3))
+def test_a_switch_is_what_the_writer_decodes_as_one(key: bytes | None, event_id: bytes, rest: bytes) -> None:
+    """The verifier's own reading of the bytes agrees with the worker's, for any rest of a value."""
+    value = RAISED[:5] + event_id + rest
+    judged = prepare(batch_of([(key, value)], token=1)).with_dispositions({}).rows["disposition"].to_list()
+    assert raises_chain(key, value, id_offsets()) == (judged == ["control"])
+
+
+@pytest.mark.parametrize("rest", [b"\x04", b"\x02", b"\x06", b"\x84\x00", b"\x04\x00", b""])
+def test_only_the_version_2_in_its_shortest_form_is_a_switch(rest: bytes) -> None:
+    """One byte after the event id; anything else is not a control record, and no other disposition is one's."""
+    value = RAISED[:21] + rest
+    is_switch = rest == b"\x04"
+    assert raises_chain(None, value, id_offsets()) == is_switch
+    assert (mismatch(CONTROL_COLUMNS, "control", value) is None) == is_switch
+    assert (mismatch(EMPTY, "poison", value) is None) != is_switch
+    assert mismatch(EMPTY, "applied", value) is not None
+    assert mismatch(EMPTY, "control", value) is not None
+    assert unknown_schema(CONTROL_COLUMNS, "control", value) is None
+
+
+def test_a_long_value_with_the_switchs_schema_can_be_judged() -> None:
+    """Its schema is known, so it is poison, and never an entry that can't be judged."""
+    value = RAISED[:21] + bytes(40)
+    assert mismatch(EMPTY, "poison", value) is None
+    assert unknown_schema(EMPTY._replace(event_type="x"), "poison", value) is None
+    assert mismatch(EMPTY._replace(event_type="x"), "poison", value) is not None
+    assert mismatch(EMPTY, "applied", value) == "disposition is applied, but the value holds no event"
+
+
+def test_a_control_record_of_an_unknown_schema_can_not_be_judged() -> None:
+    """A newer Plant's, or one with an external registry's id: its hash is checked, its columns are not."""
+    value = b"\x00\x7f\xff\xff\xff" + RAISED[5:]
+    assert mismatch(CONTROL_COLUMNS, "control", value) is None
+    assert unknown_schema(CONTROL_COLUMNS, "control", value) == 0x7FFFFFFF
+    for malformed in (None, b"", b"\x01" + value[1:], value[:20]):
+        assert mismatch(CONTROL_COLUMNS, "control", malformed) is not None
+        assert unknown_schema(CONTROL_COLUMNS, "control", malformed) is None
+
+
 def test_every_bundled_event_type_has_a_layout() -> None:
     """A type that is about any entity has no entity type of its own, all others have the one in their name."""
     layouts = id_offsets()
-    assert {layout.event_type for layout in layouts.values()} == set(EVENT_TYPES)
+    assert {layout.event_type for layout in layouts.values() if not layout.control} == set(EVENT_TYPES)
+    assert {layout.event_type for layout in layouts.values() if layout.control} == set(CONTROL_TYPES)
     for layout in layouts.values():
+        if layout.control:
+            continue
         entity = layout.event_type.split(".")[1]
         assert layout.entity_type == (None if entity == "entity" else entity)
-    entries = json.loads((ROOT / "schemas" / "registry.json").read_text("utf-8"))
-    ids = [entry["id"] for entry in entries if not entry["subject"].endswith("ChainVersionRaised")]
+    ids = [entry["id"] for entry in json.loads((ROOT / "schemas" / "registry.json").read_text("utf-8"))]
     assert set(layouts) == {struct.pack(">bi", 0, number) for number in ids}
 
 
