@@ -117,7 +117,7 @@ class Session:
         self.run_waiting()
         try:
             # A SELECT in a COPY would run, and fail, only when its rows are read.
-            self._small.execute(sql, parameters or None)
+            self._small.execute(*without_nulls(sql, parameters))
         except AdbcError as error:
             raise translate_adbc_error(error) from error
 
@@ -156,7 +156,7 @@ class Session:
     def _fetch(self, cursor: Any, sql: str, parameters: Sequence[Any]) -> pl.DataFrame:
         self.run_waiting()
         try:
-            cursor.execute(sql, parameters or None)
+            cursor.execute(*without_nulls(sql, parameters))
             frame: pl.DataFrame = cursor.fetch_polars()
             return frame
         except AdbcError as error:
@@ -239,6 +239,22 @@ def _without_statement(text: str) -> str:
     'ERROR: no'
     """
     return text.rpartition("': ")[2].strip().partition("\n")[0]
+
+
+def without_nulls(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any] | None]:
+    """Return a statement with NULL in the place of parameters that are None, which the driver can't send (1.11).
+
+    >>> without_nulls("SELECT $1, $2::uuid, $3", ("a", None, 7))
+    ('SELECT $1, NULL::uuid, $2', ['a', 7])
+    >>> without_nulls("SELECT 1", ())
+    ('SELECT 1', None)
+    """
+    if None not in parameters:
+        return sql, parameters or None
+    kept = [value for value in parameters if value is not None]
+    names = iter(range(1, len(kept) + 1))
+    texts = ["NULL" if value is None else f"${next(names)}" for value in parameters]
+    return re.sub(r"\$(\d+)", lambda match: texts[int(match[1]) - 1], sql), kept or None
 
 
 def sql_literal(value: str | int) -> str:

@@ -1,0 +1,209 @@
+"""A log that grows: what an event costs at some sizes of it, and what acquiring a partition and look-ups take there.
+
+The engine is fed in the worker's way, a thread and a session a partition, without a broker: a topic of that many
+records would take hours to fill, and Kafka's part does not grow. Rows of full ranges are made by SQL, in the size of
+real ones, with ids of their own and hashes that chain nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+from benchmarks.stage import Stage, clean_database
+from devstack.stack import Stack
+from projections.engine import PartitionProjector
+from projections.id_budget import IdBudget
+from projections.known_ids import LOG_RANGE_OFFSETS
+from projections.read_model import READ_MODELS
+from projections.session import sql_literal
+from schemas import codec
+from schemas.events import Event
+from streams.batch import EventBatch
+from streams.watermarks import Leadership, Watermarks
+from tests.support.load import events
+
+TOPIC = "genesis.events"
+PARTITIONS = 4
+BATCH = 8_000
+COUNTED = 100_000
+"""Events of each partition that are projected at each size."""
+
+AGENTS = 50_000
+SIZES = tuple(int(size) for size in os.environ.get("PLANT_GROWTH_RECORDS", "0,4000000,50000000").split(","))
+
+WATERMARKS = Watermarks(low=0, high=1 << 40, partition_count=PARTITIONS, leadership=Leadership(UUID(int=1), 0))
+
+_FILL = """
+INSERT INTO log."{table}" ("offset", created_at, event_id, entity_id, entity_type, event_type, hash, value, headers)
+SELECT n, to_timestamp(1760000000 + n / 1000), md5('{partition}/' || n)::uuid, md5((n % 50000)::text)::uuid, 'agent',
+    'genesis.agent.available', sha256(int8send(n)), {value}, {headers}
+FROM generate_series({first}::bigint, {last}::bigint) AS n
+"""
+
+
+def run(stack: Stack, _count: int = 0) -> list[dict[str, object]]:
+    """Measure at each size, on one database that grows."""
+    rows: list[dict[str, object]] = []
+    with clean_database(stack) as stage:
+        for size in SIZES:
+            ranges = -(-size // (PARTITIONS * LOG_RANGE_OFFSETS))
+            _grow(stage, ranges)
+            rows.append(_measure(stage, ranges))
+    for row in rows:
+        row["times_the_rate_when_empty"] = round(_rate(row) / _rate(rows[0]), 3)
+    return rows
+
+
+def _grow(stage: Stage, ranges: int) -> None:
+    """Fill every partition's log up to so many ranges: what is open, and those that are missing."""
+    event = next(iter(events(1, agents=1, seed=1)))
+    value, headers = codec.encode(event), b"\x00" * 185
+    literals = {"value": f"'\\x{value.hex()}'::bytea", "headers": f"'\\x{headers.hex()}'::bytea"}
+    if not ranges:
+        return
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda partition: _fill(stage, partition, ranges, literals), range(PARTITIONS)))
+    stage.execute("CHECKPOINT")
+
+
+def _fill(stage: Stage, partition: int, ranges: int, literals: dict[str, str]) -> None:
+    topic = sql_literal(TOPIC)
+    ((done,),) = stage.query(
+        f'SELECT coalesce(max("offset"), -1) + 1 AS n FROM log_records WHERE topic = {topic}'
+        f" AND partition = {partition}"
+    )
+    next_offset = int(str(done))
+    while next_offset < ranges * LOG_RANGE_OFFSETS:
+        first = next_offset - next_offset % LOG_RANGE_OFFSETS
+        last = first + LOG_RANGE_OFFSETS - 1
+        ((table,),) = stage.query(f"SELECT make_log_range({topic}, {partition}, {first}) AS name")
+        stage.execute(_FILL.format(table=table, partition=partition, first=next_offset, last=last, **literals))
+        if first:
+            before = first - LOG_RANGE_OFFSETS
+            stage.query(f"SELECT index_log_range({topic}, {partition}, {before}) AS made")
+            stage.query(f"SELECT close_log_range({topic}, {partition}, {before}) AS closed")
+        next_offset = last + 1
+    stage.execute(
+        f"UPDATE checkpoints SET next_offset = {next_offset} WHERE consumer = 'projector' AND topic = {topic}"
+        f" AND partition = {partition}"
+    )
+
+
+def _measure(stage: Stage, ranges: int) -> dict[str, object]:
+    """Acquire all partitions, let the filters be read, and project."""
+    budget = IdBudget()
+    url = stage.settings.database_address("writer")
+    projectors = [PartitionProjector(url, TOPIC, number, READ_MODELS, budget) for number in range(PARTITIONS)]
+    try:
+        began = time.perf_counter()
+        projectors[0].acquire(WATERMARKS)
+        (first,) = _batches(0, 1, seed=ranges + 1000, start=_end(projectors[0]))
+        projectors[0].project(_of(projectors[0], first))
+        acquired_seconds = time.perf_counter() - began
+        for projector in projectors[1:]:
+            projector.acquire(WATERMARKS)
+        began = time.perf_counter()
+        with ThreadPoolExecutor(PARTITIONS) as threads:
+            list(threads.map(_load_filters, projectors))
+            loaded_seconds = time.perf_counter() - began
+            batches = [
+                list(_batches(number, COUNTED, seed=ranges * 10 + number, start=_end(projector)))
+                for number, projector in enumerate(projectors)
+            ]
+            before, began = {**stage.cpu_seconds(), "engine": time.process_time()}, time.perf_counter()
+            list(threads.map(_project, projectors, batches))
+        seconds = time.perf_counter() - began
+        after = {**stage.cpu_seconds(), "engine": time.process_time()}
+        counted = PARTITIONS * COUNTED
+        cpu = {part: (after[part] - before[part]) / counted * 1e6 for part in ("postgres", "engine")}
+        return {
+            "name": f"{ranges * LOG_RANGE_OFFSETS * PARTITIONS:,} records before",
+            "events_per_second": counted / seconds,
+            "cpu_us_per_event": {part: round(spent, 2) for part, spent in cpu.items()},
+            "acquire_and_first_batch_seconds": round(acquired_seconds, 3),
+            "filters_read_seconds": round(loaded_seconds, 2),
+            "known_ids_bytes": budget.reserved_bytes,
+            "bytes_a_record": _bytes_a_record(stage),
+            **_look_ups(stage, ranges),
+        }
+    finally:
+        for projector in projectors:
+            projector.forget()
+
+
+def _end(projector: PartitionProjector) -> int:
+    return projector._require_fence().next_offset
+
+
+def _load_filters(projector: PartitionProjector) -> None:
+    while projector._ranges.load_more(projector._require_session()):
+        pass
+
+
+def _batches(partition: int, count: int, *, seed: int, start: int) -> Iterator[list[tuple[int, Event]]]:
+    """Yield events with their offsets, in batches."""
+    made = events(count, agents=AGENTS, seed=seed)
+    rows = [(start + index, event) for index, event in enumerate(made)]
+    for first in range(0, count, BATCH):
+        yield rows[first : first + BATCH]
+
+
+def _of(projector: PartitionProjector, rows: Sequence[tuple[int, Event]]) -> EventBatch:
+    headers = [tuple(codec.headers(event, "benchmark")) for _, event in rows]
+    return EventBatch(
+        topic=TOPIC,
+        partition=projector.partition,
+        token=projector._require_fence().token,
+        fetched_from=rows[0][0],
+        next_offset=rows[-1][0] + 1,
+        offsets=[offset for offset, _ in rows],
+        timestamps_ms=[1_760_000_000_000 + offset for offset, _ in rows],
+        keys=[codec.key(event) for _, event in rows],
+        values=[codec.encode(event) for _, event in rows],
+        headers=list(headers),
+    )
+
+
+def _project(projector: PartitionProjector, batches: Sequence[list[tuple[int, Event]]]) -> None:
+    for rows in batches:
+        projector.project(_of(projector, rows))
+
+
+def _bytes_a_record(stage: Stage) -> float:
+    ((size, count),) = stage.query(
+        "SELECT sum(pg_total_relation_size(c.oid))::bigint AS bytes, (SELECT count(*) FROM log_records) AS n"
+        " FROM pg_class AS c WHERE relnamespace = 'log'::regnamespace AND relkind = 'r'"
+    )
+    return round(int(str(size)) / max(1, int(str(count))), 1)
+
+
+def _look_ups(stage: Stage, ranges: int) -> dict[str, object]:
+    """Time one event by its position, and by its id, anywhere in the log."""
+    if not ranges:
+        return {}
+    offset = LOG_RANGE_OFFSETS // 2
+    position = f"""SELECT value FROM event_stream WHERE topic = '{TOPIC}' AND partition = 1 AND "offset" = {offset}"""
+    by_id = f"SELECT value FROM event_stream WHERE event_id = md5('1/{offset}')::uuid AND disposition = 'applied'"
+    return {
+        "by_position_ms": _milliseconds(lambda: stage.query(position)),
+        "by_event_id_ms": _milliseconds(lambda: stage.query(by_id)),
+    }
+
+
+def _milliseconds(work: Callable[[], list[tuple[object, ...]]]) -> float:
+    """Return the shortest of five times."""
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        if len(work()) != 1:
+            raise RuntimeError("the event was not found")
+        times.append((time.perf_counter() - began) * 1000)
+    return round(min(times), 2)
+
+
+def _rate(row: dict[str, object]) -> float:
+    return float(str(row["events_per_second"]))
