@@ -97,8 +97,10 @@ class Log:
     def __getattr__(self, name: str) -> Callable[[], None]:
         return lambda: self.asked.append(name)
 
-    def let(self, models: FollowingModels, *, at: int = 5, end: int = 9) -> None:
+    def let(self, models: FollowingModels, *, at: int = 5, end: int = 9, shared: bool = False) -> None:
         fence = Fence(7, end, bytes(32), lagging={MODEL.key: at})
+        if shared:
+            fence = Fence(7, end, bytes(32), caught_up=frozenset([MODEL.key]))
         models.catch_up(cast(Session, self), cast(Staging, "staging"), fence, threading.Event())
 
 
@@ -153,6 +155,19 @@ def test_a_model_that_is_refused_while_it_catches_up_is_left_out(
     log.let(models, at=6)  # another worker has brought it up
     assert len(log.first_slices) == 2
     assert models.following == [MODEL]
+
+
+def test_a_model_that_shares_the_logs_checkpoint_is_never_left_out(
+    models: FollowingModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint moves with the log, so what it does not fold would be lost to it, wherever it was refused."""
+    log = Log(monkeypatch, fails=KeyError("a defect"))
+    log.let(models)
+    assert models.following == []
+    log.fails = None
+    log.let(models, end=5, shared=True)
+    assert models.following == [MODEL]
+    assert log.asked[-1] == "commit", "there is nothing to join"
 
 
 @pytest.mark.parametrize("error", [DatabaseUnreachable(why="gone"), OwnershipLost(why="another")])

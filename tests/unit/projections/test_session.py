@@ -6,7 +6,14 @@ import pytest
 from adbc_driver_manager import AdbcStatusCode, OperationalError
 
 from database.errors import DatabaseUnreachable
-from projections.session import DataRefused, ProjectionBroken, StatementEnded, sql_literal, translate_adbc_error
+from projections.session import (
+    DataRefused,
+    ProjectionBroken,
+    StatementEnded,
+    WorkerOutdated,
+    sql_literal,
+    translate_adbc_error,
+)
 from streams.errors import LogRefused, OwnershipLost
 
 MESSAGE = "[libpq] Failed to execute query 'SELECT 1': ERROR:  it failed\nLINE 1: an event's name"
@@ -42,6 +49,7 @@ def refused(
         ("22003", DataRefused),
         ("23505", DataRefused),
         ("PL001", OwnershipLost),
+        ("PL002", WorkerOutdated),
         ("42501", LogRefused),
         ("42P01", ProjectionBroken),
         ("0A000", ProjectionBroken),

@@ -20,7 +20,9 @@ LOG_READERS: Final = frozenset({"projections", "audit/verifier"})
 ENTITIES: Final = frozenset({"entities"})
 OWNERS: Final[Mapping[str, Set[str]]] = {
     "checkpoints": LOG_READERS,
+    "model_checkpoints": LOG_READERS,
     "partition_owners": LOG_READERS,
+    "projection_checkpoints": LOG_READERS,
     "event_stream": LOG_READERS,
     "audit_log": LOG_READERS,
     "read_model_builds": frozenset({"projections"}),
