@@ -35,6 +35,10 @@ class MigrationLocked(Unreachable):
     """Something holds a lock that the migration needs."""
 
 
+class MigrationRefused(CheckFailed):
+    """The data that the database holds stands in the way of a migration, which changed nothing."""
+
+
 class RolesMissing(ConfigurationError):
     """The database's roles do not exist yet; an administrator makes them once for each cluster."""
 

@@ -32,6 +32,7 @@ from database.error_translation import driver_error, translate_unreachable
 from database.errors import (
     ExtensionMissing,
     MigrationLocked,
+    MigrationRefused,
     RolesMissing,
     SchemaBehind,
     UnknownRevision,
@@ -41,6 +42,8 @@ LOCK_TIMEOUT_SECONDS: Final = 10
 OTHER_UPGRADE_TIMEOUT_SECONDS: Final = 120
 _ADVISORY_LOCK: Final = 0x504C414E54  # "PLANT"
 _POLL_SECONDS: Final = 0.1
+_REFUSED: Final = ("22000", "55000")
+"""SQLSTATEs by which a migration refuses data: data_exception, object_not_in_prerequisite_state."""
 
 T = TypeVar("T")
 
@@ -211,6 +214,8 @@ def _translated_errors(url: str) -> Iterator[None]:
                 why=f"A session kept a table locked for {LOCK_TIMEOUT_SECONDS} s; that migration changed nothing.",
                 next_step="plant db upgrade",
             ) from error
+        if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate in _REFUSED:
+            raise MigrationRefused(why=f"{cause.args[0]}.", next_step="see docs/how-to/database.md") from error
         if isinstance(cause, asyncpg.UndefinedObjectError) and "role" in str(cause):
             raise RolesMissing(why=f"{cause}.", next_step="psql -f database/roles.sql") from error
         if isinstance(cause, asyncpg.InsufficientPrivilegeError) and "extension" in str(cause):

@@ -46,9 +46,10 @@ CREATE TABLE log_records (
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON log_records
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+-- Who reads in boundaries (plant_api) reads the views of 020, which leave out what records say.
 CREATE SCHEMA log;
-GRANT USAGE ON SCHEMA log TO plant_writer, plant_api, plant_auditor;
-GRANT SELECT ON log_records TO plant_writer, plant_api, plant_auditor;
+GRANT USAGE ON SCHEMA log TO plant_writer, plant_auditor;
+GRANT SELECT ON log_records TO plant_writer, plant_auditor;
 
 -- The ranges that there are. An open one, the last of its partition, has no index on event ids: the partition's owner
 -- knows them. A closed one has, and every earlier range was asked for its ids.
@@ -64,9 +65,10 @@ GRANT SELECT ON log_ranges TO plant_writer, plant_api, plant_auditor;
 
 CREATE FUNCTION log_range_offsets() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 1048576;
 
--- A partition's table in the schema `log`. Kafka allows topics of 249 characters, Postgres names of 63 bytes.
+-- A partition's table in the schema `log`. Kafka allows topics of 249 characters, Postgres names of 63: a range's name
+-- adds up to 31 of them for partition and offset.
 CREATE FUNCTION log_table_name(topic text, partition integer) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (CASE WHEN length(topic) <= 36 THEN topic ELSE left(topic, 27) || '~' || left(md5(topic), 8) END)
+RETURN (CASE WHEN length(topic) <= 32 THEN topic ELSE left(topic, 23) || '~' || left(md5(topic), 8) END)
     || '/' || partition;
 
 -- What every table of the log is given, whichever level it is of.
@@ -75,7 +77,7 @@ BEGIN
     EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON log.%I '
                    'FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', name);
     EXECUTE format('GRANT SELECT, INSERT ON log.%I TO plant_writer', name);
-    EXECUTE format('GRANT SELECT ON log.%I TO plant_api, plant_auditor', name);
+    EXECUTE format('GRANT SELECT ON log.%I TO plant_auditor', name);
 END
 $$;
 
@@ -87,7 +89,9 @@ DECLARE
     parent text := log_table_name(topic, partition);
     child text := parent || '/' || first_offset;
 BEGIN
-    IF to_regclass(format('log.%I', parent)) IS NULL THEN
+    IF topic !~ '^[a-zA-Z0-9._-]{1,249}$' THEN
+        RAISE EXCEPTION '% is no name of a topic', quote_literal(topic) USING ERRCODE = 'insufficient_privilege';
+    ELSIF to_regclass(format('log.%I', parent)) IS NULL THEN
         EXECUTE format('CREATE TABLE log.%I (LIKE log_records INCLUDING DEFAULTS INCLUDING CONSTRAINTS) '
                        'PARTITION BY RANGE ("offset")', parent);
         PERFORM guard_log_table(parent);
@@ -112,13 +116,14 @@ END
 $$;
 
 -- The table of the range that begins at an offset, made where it is missing. Only a partition that has an owner's row,
--- and only the range after the last one, once that one has records, can be made.
+-- and only a range after the last one can be made. One that is empty may lie between two that have records, as where
+-- a worker ended before it wrote to it and the log goes on behind a gap; a second one may not.
 CREATE FUNCTION make_log_range(topic text, partition integer, first_offset bigint) RETURNS text LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     known text;
-    last bigint;
-    filled boolean;
+    last record;
+    filled boolean := true;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('plant.log_ranges.' || topic, partition));
     SELECT r.table_name INTO known FROM log_ranges AS r
@@ -132,14 +137,15 @@ BEGIN
     ELSIF first_offset IS NULL OR first_offset < 0 OR first_offset % log_range_offsets() <> 0 THEN
         RAISE EXCEPTION 'no range begins at offset %', first_offset USING ERRCODE = 'insufficient_privilege';
     END IF;
-    SELECT r.first_offset, r.table_name INTO last, known FROM log_ranges AS r
-    WHERE r.topic = $1 AND r.partition = $2 ORDER BY r.first_offset DESC LIMIT 1;
-    IF known IS NOT NULL THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM log.%I)', known) INTO filled;
-        IF last > first_offset OR NOT filled THEN
-            RAISE EXCEPTION 'the range of %/% from % on is not the next one', topic, partition, first_offset
-                USING ERRCODE = 'insufficient_privilege';
-        END IF;
+    FOR last IN SELECT r.first_offset, r.table_name, row_number() OVER (ORDER BY r.first_offset DESC) AS rank
+        FROM log_ranges AS r WHERE r.topic = $1 AND r.partition = $2 ORDER BY r.first_offset DESC LIMIT 2
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM log.%I)', last.table_name) INTO filled;
+        EXIT WHEN filled OR last.first_offset > first_offset;
+    END LOOP;
+    IF last.first_offset > first_offset OR NOT filled AND last.rank = 2 THEN
+        RAISE EXCEPTION 'the range of %/% from % on is not the next one', topic, partition, first_offset
+            USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN add_log_range(topic, partition, first_offset);
 END

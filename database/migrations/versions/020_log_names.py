@@ -1,10 +1,11 @@
 """The names `event_stream` and `audit_log`, moved from the tables of before to views of `log_records`.
 
-The last records are carried over under a lock that keeps writers out, and only for as long. The way down gives every
-record back, as long as no chain has gone over to version 2 of the canonical bytes.
+What was written since 018 is carried over first. The last records are carried over under a lock that keeps writers out,
+and only for as long. The way down gives every record back, as long as no chain has gone over to version 2 of the
+canonical bytes.
 """
 
-from database.migrations.carry_log_over import FUNCTIONS
+from database.migrations.carry_log_over import DROP_FUNCTIONS, RECORDS_MAX, carry_log_over
 from database.migrations.script import run_script
 
 revision = "020"
@@ -12,26 +13,27 @@ down_revision = "019"
 branch_labels = None
 depends_on = None
 
-UPGRADE = """
+CARRY_LAST = f"""
 LOCK TABLE event_stream, audit_log IN SHARE ROW EXCLUSIVE MODE;
 SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off;
 DO $$
 DECLARE
     chain record;
 BEGIN
-    FOR chain IN SELECT o.topic, o.partition FROM partition_owners AS o
-        UNION SELECT r.topic, r.partition FROM log_ranges AS r
-    LOOP
-        WHILE carry_log_slice(chain.topic, chain.partition, 50000) > 0 LOOP
+    FOR chain IN SELECT * FROM chains_to_carry() LOOP
+        WHILE carry_log_slice(chain.topic, chain.partition, {RECORDS_MAX}) > 0 LOOP
         END LOOP;
     END LOOP;
 END
 $$;
-DROP PROCEDURE carry_log_over(integer);
-DROP FUNCTION carry_log_slice(text, integer, integer);
+"""
+
+UPGRADE = """
 DROP TABLE event_stream, audit_log;
 
-CREATE VIEW event_stream WITH (security_invoker = true) AS
+-- The views have their owner's rights: plant_api may read the columns that say where records are, and with the rights
+-- of who asks it would need all columns that a view is made of.
+CREATE VIEW event_stream AS
 SELECT topic, partition, "offset", created_at, disposition, event_id,
     coalesce(key, convert_to(entity_id::text, 'UTF8')) AS key, value, headers, reason, control_offset
 FROM log_records;
@@ -39,7 +41,7 @@ FROM log_records;
 -- The hash of the entry before, 32 zero bytes where there is none. It looks at the one range that can hold it, and at
 -- earlier ones where that has none.
 CREATE FUNCTION hash_before(topic text, partition integer, "offset" bigint) RETURNS bytea LANGUAGE plpgsql STABLE
-SET search_path = public, pg_temp AS $$
+SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     range record;
     hash bytea;
@@ -55,15 +57,21 @@ BEGIN
 END
 $$;
 
-CREATE VIEW audit_log WITH (security_invoker = true) AS
+REVOKE EXECUTE ON FUNCTION hash_before(text, integer, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hash_before(text, integer, bigint) TO plant_writer, plant_api, plant_auditor;
+
+CREATE VIEW audit_log AS
 SELECT topic, partition, "offset", created_at, entity_type, entity_id, event_type,
     hash_before(topic, partition, "offset") AS previous_hash, hash
 FROM log_records;
 
-GRANT SELECT ON event_stream, audit_log TO plant_writer, plant_api, plant_auditor;
+GRANT SELECT ON event_stream, audit_log TO plant_writer, plant_auditor;
+GRANT SELECT (topic, partition, "offset", created_at, disposition, event_id) ON event_stream TO plant_api;
+GRANT SELECT (topic, partition, "offset", created_at, event_type, previous_hash, hash) ON audit_log TO plant_api;
 """
 
 DOWNGRADE = """
+LOCK TABLE log_records IN SHARE ROW EXCLUSIVE MODE;
 DO $$
 DECLARE
     chain record;
@@ -125,12 +133,17 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event_stream
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 GRANT SELECT, INSERT ON event_stream, audit_log TO plant_writer;
-GRANT SELECT ON event_stream, audit_log TO plant_api, plant_auditor;
+GRANT SELECT ON event_stream, audit_log TO plant_auditor;
+GRANT SELECT (topic, partition, "offset", created_at, disposition, event_id) ON event_stream TO plant_api;
+GRANT SELECT (topic, partition, "offset", created_at, event_type, previous_hash, hash) ON audit_log TO plant_api;
+ANALYZE event_stream, audit_log;
 """
 
 
 def upgrade() -> None:
-    run_script(FUNCTIONS)
+    carry_log_over()
+    run_script(CARRY_LAST)
+    run_script(DROP_FUNCTIONS)
     run_script(UPGRADE)
 
 
