@@ -58,7 +58,7 @@ BEGIN
             WHEN pair.created_at IS NULL THEN 'audit_log has an entry there that event_stream lacks'
             WHEN pair.audit_created_at IS NULL THEN 'event_stream has a record there that audit_log lacks'
             WHEN pair.created_at <> pair.audit_created_at THEN 'event_stream and audit_log have different times there'
-            WHEN pair.previous_hash IS DISTINCT FROM pair.before THEN 'the entry there does not go on from the one before'
+            WHEN pair.previous_hash IS DISTINCT FROM pair.before THEN 'the entry there does not follow the one before'
             ELSE 'the record there is an entity''s and has no key' END AS reason
     INTO bad FROM (
         SELECT coalesce(s."offset", a."offset") AS "offset", s.created_at, s.key, a.created_at AS audit_created_at,

@@ -49,7 +49,7 @@ def backends(scene: Scene, worker: Process, condition: str) -> list[int]:
     return [int(str(row[0])) for row in scene.query(sql, (scene.topic, str(worker.pid)))]
 
 
-IN_COPY = "a.state = 'active' AND a.query ILIKE 'COPY%event_stream%'"
+IN_COPY = "a.state = 'active' AND a.query ILIKE 'COPY%log%/%'"
 LOCKED = "a.wait_event_type = 'Lock'"
 
 
@@ -61,7 +61,7 @@ def begin_a_copy(scene: Scene, worker: Process, blocker: Session) -> int:
     blocker.script("SET idle_in_transaction_session_timeout = 0")  # publishing may take long
     for attempt in range(1, 100):
         blocker.script("BEGIN")
-        blocker.script("LOCK TABLE event_stream IN SHARE MODE")
+        blocker.script("LOCK TABLE log_records IN SHARE MODE")
         fill(scene.settings, scene.topic, events(COPIED, seed=100 + attempt))
         wait_until(lambda: backends(scene, worker, LOCKED), "the worker writes its batch")
         if backends(scene, worker, f"{IN_COPY} AND {LOCKED}"):

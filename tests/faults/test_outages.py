@@ -122,8 +122,9 @@ def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
 
 @contextmanager
 def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
-    """Put the event log on a file system of 256 MB, and yield its folder."""
+    """Put the ranges of the event log on a file system of 256 MB, and yield its folder."""
     superuser = scene.environ["PLANT_DATABASE_SUPERUSER_URL"]
+    tables = sql.value(superuser, "SELECT array_agg(table_name) FROM log_ranges")
     folder.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
@@ -135,10 +136,11 @@ def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
         if user := ensure_system_user():
             shutil.chown(data, user, user)
         sql.execute(superuser, [f"CREATE TABLESPACE small LOCATION '{data}'"])
-        sql.execute(superuser, ["ALTER TABLE event_stream SET TABLESPACE small"])
+        sql.execute(superuser, [f'ALTER TABLE log."{table}" SET TABLESPACE small' for table in tables])
         yield folder
     finally:
-        sql.execute(superuser, ["ALTER TABLE event_stream SET TABLESPACE pg_default", "CHECKPOINT"])
+        moved = [f'ALTER TABLE log."{table}" SET TABLESPACE pg_default' for table in tables]
+        sql.execute(superuser, [*moved, "CHECKPOINT"])
         sql.execute(superuser, ["DROP TABLESPACE IF EXISTS small"])
         # Lazily: a backend may still hold a file of the table that has moved away.
         subprocess.run(["umount", "--lazy", folder], check=True)
@@ -147,6 +149,7 @@ def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_waited_out(scene: Scene, private_stack: Stack, worker: Process) -> None:
     """Out of space, the worker waits with its partitions, and goes on when there is space again."""
+    fill(scene.settings, scene.topic, events(400, seed=2))  # until then no partition has a range
     wait_until_caught_up(scene)
     with small_disk(scene, private_stack.home / "small") as folder:
         filler = folder / "filler"

@@ -14,19 +14,24 @@ import asyncpg
 
 from audit.verifier import stored_log
 from operations.demo import tampering
-from projections import checkpoints, fold, log_progress, poison_rows, repeats
+from projections import checkpoints, fold, log_progress, log_ranges, poison_rows, repeats
 from projections.agents import queries
 from projections.read_model import AGENTS
 from projections.staging import staging_tables
 from tests.support import ROOT
 
 TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
-BIG_TABLES = ("event_stream", "audit_log", "agents")
-"""Tables that grow with the log; the others have a row a partition."""
+RANGE_OFFSETS = 4_096
+"""Offsets of a range here, so that a partition has several."""
+BIG_TABLES = re.compile(rf"agents|{re.escape(TOPIC)}/\d+/\d+")
+"""Tables that grow with the log, its ranges among them; the others have a row a partition or a row a range."""
 REFUSED = {"operations/demo/tampering.py attempt_changes"}
 """Statements that Postgres is to refuse."""
 PACKAGES = ("api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "streams")
-NAMED = re.compile(r"\b(?:FROM|JOIN|UPDATE|INTO)\s+(?:event_stream|audit_log|read_models\.|agents_v\d+\.|__schema__\.)")
+NAMED = re.compile(
+    r"\b(?:FROM|JOIN|UPDATE|INTO)\s+"
+    r"(?:event_stream|audit_log|log_records|log\.|\{table\}|read_models\.|agents_v\d+\.|__schema__\.)"
+)
 
 
 class PlannedQuery(NamedTuple):
@@ -44,10 +49,16 @@ _READER = {"plant.governance_agent_id": "genesis"}
 
 
 def planned_queries(rows: int) -> dict[str, PlannedQuery]:
-    """The queries on tables that hold so many rows of each partition, by module and name."""
+    """The queries on tables that hold so many rows of each partition, by module and name.
+
+    In brackets: the same statement, in another place.
+    """
     first, last = rows // 4, rows // 2
     chain = (TOPIC, PARTITION)
     ids = [UUID(int=number) for number in range(first, min(first + 50, last))]
+    closed, opened = (range_table(number) for number in (first, rows - 1))
+    encoded = [identity.bytes for identity in ids]
+    offsets = list(range(rows - len(ids), rows))
 
     def worker(sql: str, *arguments: Any) -> PlannedQuery:
         return PlannedQuery(sql, arguments, "plant_writer", _WORKER)
@@ -65,7 +76,13 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         ),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
-        "projections/repeats.py SEEN": worker(repeats.SEEN.format(**literals)),
+        "projections/repeats.py _SEEN (closed range)": worker(
+            repeats.seen_query(closed, encoded, [None] * len(ids) if rows > RANGE_OFFSETS else offsets)
+        ),
+        "projections/repeats.py _SEEN (open range)": worker(repeats.seen_query(opened, encoded, offsets)),
+        "projections/log_ranges.py _IDS": worker(
+            log_ranges._IDS.format(table=closed, first=first, until=first + len(ids))
+        ),
         "projections/checkpoints.py _FENCE": worker(checkpoints._FENCE.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
@@ -119,24 +136,54 @@ def _constants(path: Path) -> Iterator[str]:
 async def fill(connection: asyncpg.Connection[Any], rows: int, *, start: int = 0) -> None:
     """Append rows to each partition and agents to the read model, as a fast load leaves them: nothing is analysed."""
     async with connection.transaction():
-        for table in ("event_stream", "audit_log", "agents_v1.agents"):
-            await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        await make_ranges(connection, start, start + rows - 1)
+        await connection.execute("ALTER TABLE agents_v1.agents SET (autovacuum_enabled = off)")
         for sql in _FILL:
             await connection.execute(sql.format(start=start, stop=start + rows - 1, last=PARTITIONS - 1, topic=TOPIC))
+        await close_ranges(connection)
+
+
+def range_table(offset: int) -> str:
+    """The name of the table that has an offset of the partition that is asked for."""
+    return f"{TOPIC}/{PARTITION}/{offset - offset % RANGE_OFFSETS}"
+
+
+async def make_ranges(connection: asyncpg.Connection[Any], first: int, last: int) -> None:
+    """Make the ranges of these offsets in every partition; all but the last are closed."""
+    await connection.execute(
+        "CREATE OR REPLACE FUNCTION log_range_offsets() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE"
+        f" RETURN {RANGE_OFFSETS}"
+    )
+    for partition in range(PARTITIONS):
+        for start in range(first - first % RANGE_OFFSETS, last + 1, RANGE_OFFSETS):
+            key = (TOPIC, partition, start)
+            if await connection.fetchval(
+                "SELECT true FROM log_ranges WHERE (topic, partition, first_offset) = ($1, $2, $3)", *key
+            ):
+                continue
+            table = await connection.fetchval("SELECT add_log_range($1, $2, $3)", *key)
+            await connection.execute(f'ALTER TABLE log."{table}" SET (autovacuum_enabled = off)')
+
+
+async def close_ranges(connection: asyncpg.Connection[Any]) -> None:
+    """Index and close every range that is full."""
+    await connection.execute(
+        "SELECT index_log_range(topic, partition, first_offset), close_log_range(topic, partition, first_offset)"
+        " FROM log_ranges AS r WHERE EXISTS (SELECT FROM log_ranges AS l"
+        " WHERE (l.topic, l.partition) = (r.topic, r.partition) AND l.first_offset > r.first_offset)"
+    )
 
 
 _RECORDS = "generate_series(0, {last}) AS p (partition), generate_series({start}, {stop}) AS o (number)"
 _FILL = (
-    f"""INSERT INTO event_stream
-        (topic, partition, "offset", created_at, disposition, event_id, key, value, headers, reason)
-    SELECT '{{topic}}', partition, number, '2026-01-01Z', CASE WHEN number % 50 = 7 THEN 'poison' ELSE 'applied' END,
-        lpad(to_hex(number * 8 + partition), 32, '0')::uuid, repeat('k', 36)::bytea, repeat('v', 90)::bytea,
-        repeat('h', 220)::bytea, CASE WHEN number % 50 = 7 THEN 'a test' END
-    FROM {_RECORDS} ORDER BY number, partition""",
-    f"""INSERT INTO audit_log
-        (topic, partition, "offset", created_at, entity_type, entity_id, event_type, previous_hash, hash)
-    SELECT '{{topic}}', partition, number, '2026-01-01Z', 'agent', lpad(to_hex(number % 5000), 32, '0')::uuid,
-        'genesis.agent.rated', sha256(number::text::bytea), sha256((number + 1)::text::bytea)
+    f"""INSERT INTO log_records
+        (topic, partition, "offset", created_at, disposition, event_id, entity_type, entity_id, event_type, hash,
+         value, headers, reason)
+    SELECT '{{topic}}', partition, number, '2026-01-01Z',
+        (CASE WHEN number % 50 = 7 THEN 'poison' ELSE 'applied' END)::log_disposition,
+        lpad(to_hex(number * 8 + partition), 32, '0')::uuid, 'agent', lpad(to_hex(number % 5000), 32, '0')::uuid,
+        'genesis.agent.rated', sha256((number + 1)::text::bytea), repeat('v', 90)::bytea, repeat('h', 220)::bytea,
+        CASE WHEN number % 50 = 7 THEN 'a test' END
     FROM {_RECORDS} ORDER BY number, partition""",
     """INSERT INTO agents_v1.agents (agent_id, name, status)
     SELECT lpad(to_hex(number), 32, '0')::uuid, 'Agent ' || number, 'onboarded'
@@ -174,14 +221,13 @@ async def plan_of(connection: asyncpg.Connection[Any], query: PlannedQuery, *, g
 
 async def _stage(connection: asyncpg.Connection[Any]) -> None:
     """The staging tables of a batch of 2,000 events, which nobody ever analyses."""
-    tables = {"staged_event_ids": "event_id uuid"}
+    tables = {}
     for name, columns in staging_tables([AGENTS]).items():
         tables[name] = ", ".join(f'"{each.name}" {each.type}' for each in columns)
     for name, ddl in tables.items():
         await connection.execute(f"CREATE TEMPORARY TABLE {name} ({ddl}) ON COMMIT DROP")
         await connection.execute(f"GRANT ALL ON {name} TO plant_writer")
     numbers = "FROM generate_series(1, 2000) AS number"
-    await connection.execute(f"INSERT INTO staged_event_ids SELECT lpad(to_hex(number), 32, '0')::uuid {numbers}")
     for table in ("staged_agent_onboarded", "staged_agent_available"):
         sql = f"INSERT INTO {table} (\"offset\", agent_id) SELECT number, lpad(to_hex(number), 32, '0')::uuid {numbers}"
         await connection.execute(sql)
@@ -192,7 +238,7 @@ def faults(plan: Mapping[str, Any], *, whole_tables: bool = False, limited: bool
     kind, table = plan["Node Type"], plan.get("Relation Name")
     if kind == "Nested Loop" and "Join Filter" in plan and any(map(_is_big, plan["Plans"])):
         yield f"a nested loop compares pairs by {plan['Join Filter']}"
-    if table in BIG_TABLES and "Scan" in kind:
+    if table is not None and BIG_TABLES.fullmatch(table) and "Scan" in kind:
         condition = plan.get("Index Cond", plan.get("Recheck Cond", ""))
         if kind == "Seq Scan":
             if not whole_tables:
@@ -206,4 +252,4 @@ def faults(plan: Mapping[str, Any], *, whole_tables: bool = False, limited: bool
 
 
 def _is_big(plan: Mapping[str, Any]) -> bool:
-    return plan.get("Relation Name") in BIG_TABLES or any(map(_is_big, plan.get("Plans", ())))
+    return BIG_TABLES.fullmatch(plan.get("Relation Name", "")) is not None or any(map(_is_big, plan.get("Plans", ())))

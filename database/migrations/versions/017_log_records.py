@@ -82,9 +82,10 @@ END
 $$;
 
 -- Make a range that is not there yet, and the partition's table. Both are made apart and attached, for which nobody who
--- reads or writes has to wait. Returns the range's table.
+-- reads or writes has to wait. Returns the range's table. Nobody is granted it; whoever calls it, the tables are the
+-- owner's.
 CREATE FUNCTION add_log_range(topic text, partition integer, first_offset bigint) RETURNS text LANGUAGE plpgsql
-SET search_path = public, pg_temp AS $$
+SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     parent text := log_table_name(topic, partition);
     child text := parent || '/' || first_offset;

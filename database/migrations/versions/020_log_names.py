@@ -26,7 +26,7 @@ BEGIN
     END LOOP;
 END
 $$;
-"""
+"""  # noqa: S608 (a constant)
 
 UPGRADE = """
 DROP TABLE event_stream, audit_log;

@@ -48,7 +48,8 @@ def plans(stack: Services, template_database: str) -> Plans:
 
 def test_every_query_on_a_table_that_grows_is_here() -> None:
     """SQL on the log or a read model that this file does not know has no test of its plan."""
-    assert query_plans.statements_on_big_tables() == set(planned_queries(LARGE)) | query_plans.REFUSED
+    planned = {name.partition(" (")[0] for name in planned_queries(LARGE)}
+    assert query_plans.statements_on_big_tables() == planned | query_plans.REFUSED
 
 
 @pytest.mark.parametrize("state", STATES)
