@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import sys
 
+import numpy
 import uvloop
 
+from audit.chain import ChainSlice
 from operations.services import worker
 from projections import engine, log_writer
+from projections.known_ids import Hashes
+from projections.log_ranges import KnownRecord, LogRanges
 from projections.session import Session
 from runtime.logging import configure
 from runtime.settings import load_settings
 from schemas.polars_import import polars as pl
 
 
-class LogOnly(Session):
-    """A session that writes no audit rows."""
+def no_hashes(_topic: str, _partition: int, _previous_hash: bytes, records: ChainSlice, _first_v2: int) -> list[bytes]:
+    """Return the same hash for each record of a slice."""
+    return [bytes(32)] * len(records.offsets)
 
-    def copy(self, table: str, frame: pl.DataFrame, *, temporary: bool = False) -> None:
-        if table != "audit_log":
-            super().copy(table, frame, temporary=temporary)
+
+class ForgetfulRanges(LogRanges):
+    """Ranges of the log that keep no event ids, and that nobody asks for any."""
+
+    def candidates(self, event_ids: pl.Series) -> tuple[Hashes, list[KnownRecord]]:
+        return numpy.zeros(len(event_ids), numpy.uint64), []
+
+    def add(self, *_: object) -> None:
+        """Keep nothing."""
+
+    def load_more(self, session: Session) -> bool:
+        return False
 
 
 def main() -> None:
     variant = sys.argv[1]
     if variant == "without chain":
-        engine.Session = LogOnly  # type: ignore[misc]
-        log_writer.extend = lambda *given: [bytes(32)] * len(given[3])  # type: ignore[assignment]
+        log_writer.extend_slice = no_hashes
+    if variant == "without repeat check":
+        engine.LogRanges = ForgetfulRanges  # type: ignore[misc]
     if variant == "without read model":
         worker.READ_MODELS = ()
     settings = load_settings()

@@ -80,7 +80,7 @@ def tables() -> dict[str, TableFacts]:
     """Return every table of a migrated database by name: those of the mapped classes, then the others."""
     script = statements()
     # A table that takes the name of a former one is what is said of it from then on.
-    made = (_created(text, script[index:]) for index, text in enumerate(script))
+    made = (_created(text, script[index:]) for index, text in enumerate(script) if not _dropped(text, script[index:]))
     from_sql = {table.name: table for table in made if table is not None}
     mapped = {table.name: mapped_table(table) for table in Row.metadata.sorted_tables}
     return mapped | {name: facts for name, facts in from_sql.items() if name not in mapped}
@@ -119,6 +119,8 @@ def grants() -> list[Grant]:
     for text in statements():
         if renamed := re.match(r"ALTER TABLE (\S+) RENAME TO", text):  # its rights go with it
             held = [grant for grant in held if grant.table != renamed[1]]
+        if dropped := re.match(r"DROP TABLE (.+)", text):
+            held = [grant for grant in held if grant.table not in dropped[1].split(", ")]
         if (match := pattern.fullmatch(text)) is None:
             continue
         if (match[1], match[2]) == ("REVOKE", "ALL"):  # rights on single columns go with those on the table
@@ -145,7 +147,9 @@ def policies() -> list[Policy]:
 def triggers() -> list[tuple[str, str, str, str]]:
     """Return each trigger: table, name, when it runs, and the function that it calls."""
     pattern = re.compile(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+) (.+) ON (\S+) (.*)EXECUTE FUNCTION (\w+)\(")
-    matches = [match for text in statements() if (match := pattern.match(text))]
+    script = statements()
+    kept = (text for index, text in enumerate(script) if not _dropped(text, script[index:]))
+    matches = [match for text in kept if (match := pattern.match(text))]
     return [
         (match[3], match[1], match[2].lower() + (", at commit" if "DEFERRED" in match[4] else ""), match[5])
         for match in matches
@@ -185,6 +189,13 @@ def _created(statement: str, script: Sequence[str]) -> TableFacts | None:
             for action in _parts(altered[1]):
                 facts = _changed(facts, action)
     return facts
+
+
+def _dropped(statement: str, script: Sequence[str]) -> bool:
+    """Return whether later statements drop the table that a statement makes, or whose trigger it makes."""
+    made = re.match(r"CREATE TABLE ([\w.]+) \(|CREATE TRIGGER .+? ON (\S+) ", statement)
+    drops = (match[1].split(", ") for text in script if (match := re.match(r"DROP TABLE (.+)", text)))
+    return made is not None and any((made[1] or made[2]) in names for names in drops)
 
 
 def _changed(facts: TableFacts, action: str) -> TableFacts:

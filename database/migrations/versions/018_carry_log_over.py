@@ -4,7 +4,7 @@ A slice is a transaction. Run again after a failure, it goes on where it was. It
 what the tables of before show of that would be lost.
 """
 
-from database.migrations.carry_log_over import DROP_FUNCTIONS, carry_log_over
+from database.migrations.log_records import DROP_FUNCTIONS, carry_log_over
 from database.migrations.script import run_script
 
 revision = "018"

@@ -5,7 +5,7 @@ and only for as long. The way down gives every record back, as long as no chain 
 canonical bytes.
 """
 
-from database.migrations.carry_log_over import DROP_FUNCTIONS, RECORDS_MAX, carry_log_over
+from database.migrations.log_records import DROP_FUNCTIONS, RECORDS_MAX, carry_log_over
 from database.migrations.script import run_script
 
 revision = "020"

@@ -1,4 +1,7 @@
-"""Migration 006: its tables, every constraint, the rights of each role, and the way down and up again."""
+"""Migration 006 and what followed up to 016: tables, constraints, rights of each role, the way down and up again.
+
+The log was two tables until then; `test_log_ranges.py` has those that came after.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,6 @@ AUDIT: dict[str, Any] = {
     "hash": "sha256('b')",
 }
 OWNER: dict[str, Any] = {
-    "consumer": "'projector'",
     "topic": "'t'",
     "partition": "0",
     "token": "1",
@@ -44,7 +46,8 @@ OWNER: dict[str, Any] = {
     "backend_started_at": "now()",
 }
 CHECKPOINT: dict[str, Any] = {
-    "consumer": "'projector'",
+    "projection": "'log'",
+    "version": "0",
     "topic": "'t'",
     "partition": "0",
     "next_offset": "0",
@@ -75,8 +78,9 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def shared_database(stack: Services, template_database: str) -> Iterator[Database]:
-    """One database for this module."""
+    """One database for this module, at revision 016."""
     with log_rows.migrated_database(stack, template_database) as made:
+        assert migrate.downgrade(made.owner_url, "016") == ("016",)
         yield made
 
 
@@ -201,9 +205,9 @@ def test_a_partition_is_locked_with_its_token_and_its_checkpoint(
     """Another token or another checkpoint is refused, with a code of its own; the right pair is not."""
     insert(database, "partition_owners")
     insert(database, "checkpoints", next_offset="7")
-    sql.value(database.writer_url, "SELECT lock_partition('projector', 't', 0, 1, 7)")
+    sql.value(database.writer_url, "SELECT hold_partition('t', 0, 1, 7)")
     with pytest.raises(asyncpg.PostgresError) as refused:
-        sql.value(database.writer_url, f"SELECT lock_partition('projector', 't', 0, {token}, {next_offset})")
+        sql.value(database.writer_url, f"SELECT hold_partition('t', 0, {token}, {next_offset})")
     assert refused.value.sqlstate == "PL001"
 
 
@@ -227,7 +231,6 @@ RIGHTS = {
     "audit_log": {"writer": "SELECT INSERT", "api": "", "auditor": "SELECT"},
     "partition_owners": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": "SELECT"},
     "checkpoints": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": "SELECT"},
-    "model_checkpoints": {"writer": "SELECT INSERT UPDATE DELETE", "api": "SELECT", "auditor": "SELECT"},
     "webhook_deliveries": {"writer": "SELECT INSERT UPDATE", "api": "SELECT", "auditor": ""},
     "webhook_signatures": {"writer": "", "api": "", "auditor": ""},  # 014 has roles of their own for keys
     "alembic_version": {"writer": "SELECT", "api": "SELECT", "auditor": "SELECT"},

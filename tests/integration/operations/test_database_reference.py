@@ -144,7 +144,8 @@ def test_rights_are_what_the_page_says(database: Database, role: str) -> None:
     columns = f"""SELECT {named("nspname", "relname")} || '.' || attname || ' ' || r.name
                   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_attribute a ON attrelid = c.oid,
                        unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) AS r (name)
-                  WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND {OURS}
+                  WHERE attnum > 0 AND NOT attisdropped AND {OURS}
+                    AND (relkind IN ('r', 'p') OR relkind = 'v' AND attacl::text LIKE '%{role}=r/%')
                     AND has_column_privilege('{role}', c.oid, attnum, r.name)"""
     assert set(lines(database, tables) + lines(database, columns)) == said
 
