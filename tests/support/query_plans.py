@@ -14,7 +14,7 @@ import asyncpg
 
 from audit.verifier import stored_log
 from operations.demo import tampering
-from projections import checkpoints, fold, log_progress, log_ranges, poison_rows, repeats
+from projections import checkpoints, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
 from projections.agents import queries
 from projections.read_model import AGENTS
 from projections.staging import staging_tables
@@ -27,7 +27,13 @@ BIG_TABLES = re.compile(rf"agents|{re.escape(TOPIC)}/\d+/\d+")
 """Tables that grow with the log, its ranges among them; the others have a row a partition or a row a range."""
 REFUSED = {"operations/demo/tampering.py attempt_changes"}
 """Statements that Postgres is to refuse."""
+COPIED = {"operations/demo/tampering.py _ROWS"}
+"""Statements that copy a whole partition."""
+READ_ONCE = {"audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN"}
+"""Statements that read the open range once, whatever is asked for."""
 PACKAGES = ("api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "streams")
+SELECTIVE = r"offset|event_id|agent_id|disposition = 'control'"
+"""Conditions that leave few rows."""
 NAMED = re.compile(
     r"\b(?:FROM|JOIN|UPDATE|INTO)\s+"
     r"(?:event_stream|audit_log|log_records|log\.|\{table\}|read_models\.|agents_v\d+\.|__schema__\.)"
@@ -44,6 +50,7 @@ class PlannedQuery(NamedTuple):
 
 
 _VERIFIER = stored_log.PLANNER
+_SCANNING = stored_log.PLANNER | {"enable_hashjoin": "on", "enable_seqscan": "on", "work_mem": "64MB"}
 _WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
 _READER = {"plant.governance_agent_id": "genesis"}
 
@@ -74,6 +81,10 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "audit/verifier/stored_log.py _UNFOUNDED_IN_CLOSED": verifier(
             stored_log._UNFOUNDED_IN_CLOSED, *chain, list(range(first, first + len(ids))), ids, last
         ),
+        "audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN": verifier(
+            stored_log._FIRST_UNFOUNDED_IN_OPEN, *chain, offsets, ids, offsets[0], offsets[-1], settings=_SCANNING
+        ),
+        "audit/verifier/stored_log.py _ENDS": verifier(stored_log._ENDS.format(table=f'log."{closed}"')),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
         "projections/repeats.py _SEEN (closed range)": worker(
@@ -83,6 +94,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/log_ranges.py _IDS": worker(
             log_ranges._IDS.format(table=closed, first=first, until=first + len(ids))
         ),
+        "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
         "projections/checkpoints.py _FENCE": worker(checkpoints._FENCE.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
@@ -243,7 +255,7 @@ def faults(plan: Mapping[str, Any], *, whole_tables: bool = False, limited: bool
         if kind == "Seq Scan":
             if not whole_tables:
                 yield f"{table} is read as a whole"
-        elif not limited and not re.search(r"offset|event_id|agent_id", condition):
+        elif not limited and not re.search(SELECTIVE, condition):
             yield f"{table} is read by {plan.get('Index Name')} with ({condition})"
     # A sort reads all of its input, and a limit above it helps nothing.
     keeps = kind == "Limit" or (limited and kind not in ("Sort", "Aggregate", "Hash", "Materialize", "HashAggregate"))
