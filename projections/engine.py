@@ -144,7 +144,7 @@ class PartitionProjector:
     def idle(self) -> None:
         """Read what is left of known event ids, and let readers see builds that had to wait for it.
 
-        Raises DatabaseUnreachable and AppliedTwice.
+        Raises DatabaseUnreachable and RepeatApplied.
         """
         if self._session is None:
             return

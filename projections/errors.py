@@ -37,7 +37,7 @@ class BuildReshaped(CheckFailed):
     """A new build of a read model has other columns than its view, so readers could not be moved to it."""
 
 
-class AppliedTwice(PartitionStopped):
+class RepeatApplied(PartitionStopped):
     """The log holds an event id twice: something other than its owner has written to it, or a check has failed."""
 
     def __init__(self, topic: str, partition: int, first_offset: int, why: str) -> None:

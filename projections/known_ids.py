@@ -56,14 +56,14 @@ def id_hashes(event_ids: pl.Series) -> Hashes:
     return hashes
 
 
-class FilterBits(NamedTuple):
+class FilterPositions(NamedTuple):
     """Where the bits of ids stand in any filter: the index of the word, and the bits in it. Worked out once a batch."""
 
     words: Rows
     bits: Hashes
 
     @classmethod
-    def of(cls, hashes: Hashes) -> FilterBits:
+    def of(cls, hashes: Hashes) -> FilterPositions:
         """Return the bits of hashes."""
         bits = _ONE << (hashes & _SIX_BITS)
         for shift in _SHIFTS[1:]:
@@ -77,11 +77,11 @@ class IdFilter:
     def __init__(self) -> None:
         self._words = numpy.zeros(FILTER_WORDS, numpy.uint64)
 
-    def add(self, bits: FilterBits) -> None:
+    def add(self, bits: FilterPositions) -> None:
         """Add ids."""
         numpy.bitwise_or.at(self._words, bits.words, bits.bits)
 
-    def ask(self, bits: FilterBits) -> Rows:
+    def ask(self, bits: FilterPositions) -> Rows:
         """Return the indexes of the ids that may be in the range, ascending."""
         return numpy.flatnonzero((self._words[bits.words] & bits.bits) == bits.bits)
 
@@ -109,14 +109,14 @@ class OpenIds:
         self.next_offset = next_offset
         if not len(hashes):
             return
-        self.filter.add(FilterBits.of(hashes))
+        self.filter.add(FilterPositions.of(hashes))
         relative = (offsets - self.first_offset).astype(numpy.uint64)
         self._runs.append(numpy.sort((hashes & _HASH_BITS) | relative))
         while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
             last, before = self._runs.pop(), self._runs.pop()
             self._runs.append(numpy.sort(numpy.concatenate((before, last)), kind="stable"))
 
-    def ask(self, hashes: Hashes, bits: FilterBits) -> Iterator[tuple[int, int]]:
+    def ask(self, hashes: Hashes, bits: FilterPositions) -> Iterator[tuple[int, int]]:
         """Yield the index of each id that may be in the range, with the offset of the record that it may be."""
         rows = self.filter.ask(bits)
         if not len(rows):

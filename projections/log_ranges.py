@@ -21,9 +21,9 @@ from uuid import UUID
 
 import numpy
 
-from projections.errors import AppliedTwice
+from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
-from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterBits, Hashes, IdFilter, OpenIds, id_hashes
+from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterPositions, Hashes, IdFilter, OpenIds, id_hashes
 from projections.repeats import EventRecord, seen_query
 from projections.session import DataRefused, Session
 from runtime.logging import get_logger
@@ -93,7 +93,7 @@ class LogRanges:
     def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
         """Read which ranges there are, and the ids of the open one below `next_offset`, the log's end.
 
-        Gives full ranges their index where a former owner did not get to it. Raises AppliedTwice, and OwnershipLost
+        Gives full ranges their index where a former owner did not get to it. Raises RepeatApplied, and OwnershipLost
         once `interrupted` is set.
         """
         ((self._range_offsets,),) = session.query("SELECT log_range_offsets() AS count")
@@ -122,7 +122,7 @@ class LogRanges:
     def advance_to(self, session: Session, offset: int) -> None:
         """Open the range of a record at the log's end where it is the next one, and close the one that is full.
 
-        Call it outside transactions. Raises AppliedTwice where the full range holds an id twice.
+        Call it outside transactions. Raises RepeatApplied where the full range holds an id twice.
         """
         first_offset = offset - offset % self._range_offsets
         if self._open is not None and self._open.first_offset == first_offset:
@@ -148,7 +148,7 @@ class LogRanges:
     def candidates(self, event_ids: pl.Series) -> tuple[Hashes, list[KnownRecord]]:
         """Return the hashes of a batch's ids, none null, and the records that may have one of them."""
         hashes = id_hashes(event_ids)
-        bits = FilterBits.of(hashes)
+        bits = FilterPositions.of(hashes)
         found = list(self._in_earlier(event_ids, bits, self._earlier))
         if self._open is not None:
             first = self._open.first_offset
@@ -191,7 +191,7 @@ class LogRanges:
                 each.filter, each.loaded_until = IdFilter(), each.first_offset
             until = min(each.loaded_until + LOADED_OFFSETS, each.until)
             ids = self._read_ids(session, each.table, each.loaded_until, until)
-            each.filter.add(FilterBits.of(id_hashes(ids["event_id"])))
+            each.filter.add(FilterPositions.of(id_hashes(ids["event_id"])))
             each.loaded_until = until
             return True
         for each in self._earlier:
@@ -229,7 +229,9 @@ class LogRanges:
         frame = session.frame(_IDS.format(table=table, first=first, until=until))
         return frame.with_columns(pl.col("event_id").cast(pl.Binary))
 
-    def _in_earlier(self, event_ids: pl.Series, bits: FilterBits, ranges: Iterable[LogRange]) -> Iterator[KnownRecord]:
+    def _in_earlier(
+        self, event_ids: pl.Series, bits: FilterPositions, ranges: Iterable[LogRange]
+    ) -> Iterator[KnownRecord]:
         for each in ranges:
             if each.filter is not None and each.is_filtered:
                 for row in each.filter.ask(bits):
@@ -250,24 +252,24 @@ class LogRanges:
             self._close(session, full)
 
     def _index(self, session: Session, full: LogRange) -> None:
-        """Give a full range its unique index. Raises AppliedTwice."""
+        """Give a full range its unique index. Raises RepeatApplied."""
         try:
             session.query("SELECT index_log_range($1, $2::int, $3) AS made", self._key(full))
         except DataRefused as error:
-            raise AppliedTwice(self._topic, self._partition, full.first_offset, str(error)) from error
+            raise RepeatApplied(self._topic, self._partition, full.first_offset, str(error)) from error
 
     def _close(self, session: Session, full: LogRange) -> None:
-        """Ask every earlier range for the ids that a full one holds, as the log has them. Raises AppliedTwice."""
+        """Ask every earlier range for the ids that a full one holds, as the log has them. Raises RepeatApplied."""
         earlier = [each for each in self._earlier if each.first_offset < full.first_offset]
         for first in range(full.first_offset, full.until, LOADED_OFFSETS) if earlier else ():
             ids = self._read_ids(session, full.table, first, first + LOADED_OFFSETS)["event_id"]
-            bits = FilterBits.of(id_hashes(ids))
+            bits = FilterPositions.of(id_hashes(ids))
             if full.filter is not None and len(full.filter.ask(bits)) < len(ids):
                 full.filter.add(bits)  # ids that others have put there
             again = self.look_up(session, self._in_earlier(ids, bits, earlier))
             if again:
                 event_id = UUID(bytes=next(iter(again)))
-                raise AppliedTwice(
+                raise RepeatApplied(
                     self._topic,
                     self._partition,
                     full.first_offset,

@@ -11,7 +11,7 @@ import pytest
 from database.errors import DatabaseUnreachable
 from projections import log_ranges
 from projections.engine import PartitionProjector
-from projections.errors import AppliedTwice
+from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
 from projections.known_ids import FILTER_BYTES
 from projections.log_ranges import LogRanges
@@ -261,10 +261,10 @@ def test_an_event_that_was_put_in_behind_the_owners_back_is_found(
     project(projector, events[:110])
     superuser.script(PUT_BEHIND.format(offset=120, first=first))
     project(projector, [*events[110:120]], start=110)
-    with pytest.raises(AppliedTwice, match="from offset 64 on"):
+    with pytest.raises(RepeatApplied, match="from offset 64 on"):
         project_from(projector, events[120:], 121)
     assert superuser.query(RANGES)[1] == (64, False)
-    with pytest.raises(AppliedTwice, match="from offset 64 on"):
+    with pytest.raises(RepeatApplied, match="from offset 64 on"):
         project_from(projector, events[130:], 128)
     assert superuser.query(RANGES)[1] == (64, False)
 

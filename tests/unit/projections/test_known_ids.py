@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections import known_ids
-from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterBits, IdFilter, OpenIds, id_hashes
+from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterPositions, IdFilter, OpenIds, id_hashes
 from schemas.polars_import import polars as pl
 
 FIRST = 3 * LOG_RANGE_OFFSETS
@@ -22,7 +22,7 @@ def ids(numbers: range | list[int]) -> pl.Series:
 
 def asked(known: OpenIds, event_ids: pl.Series) -> list[tuple[int, int]]:
     hashes = id_hashes(event_ids)
-    return sorted(known.ask(hashes, FilterBits.of(hashes)))
+    return sorted(known.ask(hashes, FilterPositions.of(hashes)))
 
 
 def test_hashes_are_one_for_each_id() -> None:
@@ -34,7 +34,10 @@ def test_hashes_are_one_for_each_id() -> None:
 
 def test_a_filter_misses_no_id() -> None:
     """What was added is found again; of what was not, next to nothing in a filter that is nearly empty."""
-    some, others = FilterBits.of(id_hashes(ids(range(1000)))), FilterBits.of(id_hashes(ids(range(1000, 2000))))
+    some, others = (
+        FilterPositions.of(id_hashes(ids(range(1000)))),
+        FilterPositions.of(id_hashes(ids(range(1000, 2000)))),
+    )
     filtered = IdFilter()
     filtered.add(some)
     assert filtered.ask(some).tolist() == list(range(1000))
@@ -46,10 +49,10 @@ def test_a_full_filter_asks_the_log_for_one_new_id_in_a_hundred() -> None:
     generator = numpy.random.default_rng(7)
     filtered = IdFilter()
     hashes = generator.integers(0, 2**64 - 1, LOG_RANGE_OFFSETS, dtype=numpy.uint64)
-    filtered.add(FilterBits.of(hashes))
+    filtered.add(FilterPositions.of(hashes))
     new = generator.integers(0, 2**64 - 1, 100_000, dtype=numpy.uint64)
-    assert len(filtered.ask(FilterBits.of(hashes[::100]))) == len(hashes[::100])
-    assert 500 < len(filtered.ask(FilterBits.of(new))) < 2_000
+    assert len(filtered.ask(FilterPositions.of(hashes[::100]))) == len(hashes[::100])
+    assert 500 < len(filtered.ask(FilterPositions.of(new))) < 2_000
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=40))
@@ -73,7 +76,7 @@ def test_open_ids_do_not_know_others() -> None:
     """An id that only the filter takes for known has no offset."""
     known = OpenIds(0)
     known.add(id_hashes(ids(range(500))), numpy.arange(500), 500)
-    bits = FilterBits.of(id_hashes(ids(range(500, 3000))))
+    bits = FilterPositions.of(id_hashes(ids(range(500, 3000))))
     known.filter.add(bits)
     assert asked(known, ids(range(500, 3000))) == []
     assert asked(OpenIds(0), ids([1])) == []
@@ -85,7 +88,7 @@ def test_ids_whose_hashes_are_equal_are_all_named() -> None:
     hashes = numpy.array([5 << 20, (5 << 20) | 1, 6 << 20], numpy.uint64)
     known.add(hashes[:1], numpy.array([FIRST + 9]), FIRST + 10)
     known.add(hashes[1:], numpy.array([FIRST + 11, FIRST + 12]), FIRST + 13)
-    found = sorted(known.ask(hashes[:1], FilterBits.of(hashes[:1])))
+    found = sorted(known.ask(hashes[:1], FilterPositions.of(hashes[:1])))
     assert found == [(0, FIRST + 9), (0, FIRST + 11)]
 
 
