@@ -19,6 +19,7 @@ from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
 from schemas import codec
+from schemas.control import chain_version_raised
 from schemas.events import AgentAvailable, AgentRated, Event
 from streams.consume import Received, consume
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
@@ -179,6 +180,23 @@ async def test_what_is_no_event_is_told_and_passed_over(settings: Settings, topi
     assert len([received async for received in events]) == 1
     assert undecodable == [(RecordPosition(topic, 0, 0), "too short for a schema id")]
     assert len(await read(settings, topic)) == 1
+
+
+async def test_control_records_are_no_events(settings: Settings, topic: str) -> None:
+    """They are about the log: a consumer of events is not told of them, and a group goes on behind them."""
+    value = codec.encode(chain_version_raised(topic, 0))
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await producer.start()
+    for partition in range(4):
+        await producer.send_and_wait(topic, value, partition=partition)
+    await producer.stop()
+    event = available()
+    await publish(settings, topic, [event])
+    told: list[str] = []
+    events = consume(settings, topic=topic, on_undecodable=lambda _, reason: told.append(reason))
+    assert [received.event async for received in events] == [event]
+    assert [received.event for received in await read(settings, topic, group=f"g-{uuid4().hex}")] == [event]
+    assert told == []
 
 
 async def test_a_group_stops_at_a_schema_of_a_later_release(settings: Settings, topic: str) -> None:
