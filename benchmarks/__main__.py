@@ -23,6 +23,7 @@ from benchmarks import (
     catch_up,
     connector,
     fuzzing,
+    growth,
     latency,
     memory,
     relay,
@@ -117,6 +118,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "repeat-check": lambda stack, _: repeat_check.run(stack),
     "verify": verification.run,
     "catch-up": catching_up,
+    "growth": lambda stack, _: growth.run(stack),
     "memory": lambda stack, count: [filled_memory(stack, 2 * count)],
     "relay": lambda stack, _: relay.run(stack),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+from runtime import metrics
+
 DEFAULT_BYTES: Final = 384 * 1024 * 1024
 
 
@@ -24,15 +26,19 @@ class IdBudget:
         with self._lock:
             if self.reserved_bytes + size_bytes > self.total_bytes:
                 return False
-            self.reserved_bytes += size_bytes
+            self._count(size_bytes)
             return True
 
     def reserve(self, size_bytes: int) -> None:
         """Count bytes whether or not there is room."""
         with self._lock:
-            self.reserved_bytes += size_bytes
+            self._count(size_bytes)
 
     def release(self, size_bytes: int) -> None:
         """Count them no longer."""
         with self._lock:
-            self.reserved_bytes -= size_bytes
+            self._count(-size_bytes)
+
+    def _count(self, size_bytes: int) -> None:
+        self.reserved_bytes += size_bytes
+        metrics.WORKER_KNOWN_IDS_BYTES.set(self.reserved_bytes)

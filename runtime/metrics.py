@@ -90,6 +90,9 @@ WORKER_PARTITIONS: Final = Gauge(
 WORKER_WAITING_BYTES: Final = Gauge(
     "plant_worker_waiting_bytes", "Memory of records that wait in this worker, or are being projected."
 )
+WORKER_KNOWN_IDS_BYTES: Final = Gauge(
+    "plant_worker_known_ids_bytes", "Memory of what this worker knows of event ids, of all of its partitions."
+)
 WORKER_STOPPED_READ_MODELS: Final = Gauge(
     "plant_worker_stopped_read_models",
     "1: the read model was refused and does not follow this partition until a worker is started again.",
