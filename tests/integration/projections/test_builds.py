@@ -189,7 +189,7 @@ def test_readers_that_hold_the_view_delay_the_move_and_no_record(
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some_events(10, seed=3), token=token, start=40))
     assert shown(superuser) == "agents_v1"
-    reader.close()
+    reader.rollback()
     projector.project(batch_of(some_events(10, seed=4), token=token, start=50))
     assert shown(superuser) == "agents_v2"
 
@@ -211,7 +211,7 @@ def test_a_log_without_new_records_delays_no_move(
         second.acquire(WATERMARKS)
         second.idle()
         assert shown(superuser) == "agents_v1"
-        reader.close()
+        reader.rollback()
         second.idle()
     assert shown(superuser) == "agents_v2"
     assert [line["event"] for line in lines if str(line["event"]).startswith("build.")] == [
@@ -242,7 +242,7 @@ def test_a_transaction_that_began_earlier_never_sees_half_a_build(
     assert install(database.owner_url, [NEXT]) == [NEXT]
     reader.script("SET LOCAL plant.governance_agent_id = 'genesis'")
     assert reader.query(count) == rows
-    reader.close()
+    reader.rollback()
     with contextlib.closing(Session(database.api_url)) as later:
         later.script("BEGIN ISOLATION LEVEL REPEATABLE READ")
         later.query("SELECT 1 AS snapshot")
