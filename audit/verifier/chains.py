@@ -22,7 +22,9 @@ from audit.verifier.heads import Head
 from audit.verifier.stored_log import RangeVerdict, StoredLog, StoredRange, open_log
 from audit.verifier.verdicts import ChainFilter, ChainVerdict, together
 
-RANGE_OFFSETS: Final = 50_000
+RANGE_OFFSETS: Final = 1 << 17
+"""Few enough for memory; for each range with repeats the open range of the log is read once."""
+
 _RANGES_MAX: Final = 500
 """A chain is cut into at most this many ranges, whatever its gaps."""
 
@@ -113,7 +115,7 @@ def read_raised(url: str, schema_ids: Path | None = None) -> dict[Chain, int]:
 
     async def read() -> dict[Chain, int]:
         async with open_log(url) as log:
-            return await log.raised(id_offsets(schema_ids))
+            return (await log.raised(id_offsets(schema_ids)))[0]
 
     return asyncio.run(read())
 
@@ -121,11 +123,12 @@ def read_raised(url: str, schema_ids: Path | None = None) -> dict[Chain, int]:
 async def _read_ranges(
     url: str, kept: Sequence[Head], layouts: Layouts
 ) -> tuple[list[StoredRange], dict[Chain, int], list[ChainFault]]:
-    """Return the range of each chain, where chains go over to v2, and the kept heads that are no longer true."""
+    """Return the range of each chain, where chains go over to v2, and the findings of that and of kept heads."""
     async with open_log(url) as log:
         findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
         ranges = await log.ranges()
-        return ranges, await log.raised(layouts), findings
+        raised, broken = await log.raised(layouts)
+        return ranges, raised, [*findings, *broken]
 
 
 async def _compare_head(log: StoredLog, head: Head) -> ChainFault | None:

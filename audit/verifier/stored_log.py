@@ -123,23 +123,28 @@ class StoredLog:
                     heads.append(Head(topic=topic, partition=partition, offset=row[0], hash=row[1].hex()))
         return heads
 
-    async def raised(self, layouts: Layouts) -> dict[Chain, int]:
-        """Return the offset of each chain's first v2 entry: the first control record whose bytes raise the version.
+    async def raised(self, layouts: Layouts) -> tuple[dict[Chain, int], list[ChainFault]]:
+        """Return the offset of each chain's first v2 entry, and findings about such entries.
 
-        Where the schema of such bytes is not known, they do if the stored hash is one of v2: the entry can't be judged,
-        and those after it can.
+        It is the first control record whose bytes raise the version. Where the schema of such bytes is not known, they
+        do if the stored hash is one of v2: the entry can't be judged, and those after it can.
         """
         first: dict[Chain, int] = {}
-        for topic, partition, prefix, offset in sorted(await self._connection.fetch(_RAISED), key=lambda row: row[3]):
-            chain = Chain(topic, partition)
+        findings = []
+        rows = await self._connection.fetch(_RAISED)
+        for topic, partition, prefix, offset, naming_offset in sorted(rows, key=lambda row: row[3]):
+            chain, layout = Chain(topic, partition), layouts.get(prefix)
+            if layout is not None and layout.control and naming_offset is not None:
+                problem = "control_offset is set, but a control record of its type names no record"
+                findings.append(_finding(chain, naming_offset, problem, await self.hash_at(chain, naming_offset)))
             if chain in first:
                 continue
-            if (layout := layouts.get(prefix)) is not None:
+            if layout is not None:
                 if layout.control:
                     first[chain] = offset
             elif (await self.verify(chain, offset, offset, layouts, first_v2=offset)).finding is None:
                 first[chain] = offset
-        return first
+        return first, findings
 
     async def hash_at(self, chain: Chain, offset: int) -> bytes | None:
         """Return the stored hash of one entry; None when there is no such entry."""

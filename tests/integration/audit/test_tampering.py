@@ -128,6 +128,8 @@ def test_an_entry_that_was_moved_is_found(
         ("value = set_byte(value, 21, 6)", 26, "not those of a control record"),
         ("key = 'x'", 26, "not those of a control record"),
         ("entity_id = gen_random_uuid()", 26, "not those of a control record"),
+        ("control_offset = 5", 26, "control_offset is set"),
+        ("control_offset = 5", 33, "control_offset is set"),
     ],
 )
 def test_a_change_in_v2_is_found(log_database: Database, change: str, offset: int, message: str) -> None:
