@@ -173,7 +173,7 @@ class RangeVerifier:
         if odd_us:
             problem = "created_at is not a whole number of milliseconds"
         elif recomputed != stored:
-            problem = problem or "the hash does not fit the stored bytes and the hash of the entry before"
+            problem = problem or "the hash does not fit the stored bytes and the entry before"
         if problem is not None:
             self._keep(offset, problem, stored, recomputed)
             return size

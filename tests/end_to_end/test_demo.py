@@ -56,8 +56,8 @@ def test_tampering_is_refused_and_found(first: dict[str, Any]) -> None:
     """Writer and owner may not change the log; a superuser's change on a copy is named with both hashes."""
     errors = {attempt["role"]: attempt["error"] for attempt in first["refused"]}
     assert errors == {
-        "plant_writer": "permission denied for table event_stream",
-        "plant_owner": "event_stream is append-only: UPDATE refused",
+        "plant_writer": "permission denied for table log_records",
+        "plant_owner": "log_records is append-only: UPDATE refused",
     }
     found = first["found"]
     assert len(found["stored_hash"]) == len(found["recomputed_hash"]) == 64

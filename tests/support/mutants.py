@@ -33,7 +33,7 @@ AGAIN_MAX: Final = 3
 """A mutant after which its test fails without it, this many times, is judged no further: it counts as missed."""
 
 INTEGRATION: Final[Mapping[str, Sequence[str]]] = {
-    "audit": ["audit/test_chains.py", "audit/test_engine.py", "audit/test_tampering.py"],
+    "audit": ["audit/test_chains.py", "audit/test_engine.py", "audit/test_ranges.py", "audit/test_tampering.py"],
     "entities": ["entities/test_audit_trail.py", "entities/test_store.py"],
     "ingress": ["ingress/test_routes.py"],
     "projections": [f"projections/test_{name}.py" for name in ("agents", "engine", "poison_rows", "stopped_models")],

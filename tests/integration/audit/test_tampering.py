@@ -242,7 +242,7 @@ def test_a_deleted_entry_is_found(log_database: Database, stored_log: list[Row],
     tamper(log_database, f"DELETE FROM log_records {AT} = {deleted}")
     finding = found(log_database)
     assert finding.offset == named
-    assert "hash of the entry before" in finding.problem
+    assert "bytes and the entry before" in finding.problem
 
 
 def test_a_cut_tail_is_found_by_a_kept_head(log_database: Database, stored_log: list[Row]) -> None:
@@ -297,7 +297,7 @@ def test_an_inserted_entry_is_found(log_database: Database, stored_log: list[Row
     log_rows.store(log_database, forged)
     finding = found(log_database)
     assert finding.offset == 12
-    assert "hash of the entry before" in finding.problem
+    assert "bytes and the entry before" in finding.problem
 
 
 def test_an_entry_put_before_the_first_is_found(log_database: Database, stored_log: list[Row]) -> None:
