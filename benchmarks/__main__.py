@@ -120,6 +120,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "catch-up": catching_up,
     "growth": lambda stack, _: growth.run(stack),
     "memory": lambda stack, count: [filled_memory(stack, 2 * count)],
+    "partitions": lambda stack, count: [many_partitions(stack, 2 * count)],
     "relay": lambda stack, _: relay.run(stack),
 }
 
@@ -143,7 +144,10 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("verify", 1, "entries_per_second", "at least", 150_000),
     ("catch-up", 0, "events_per_second", "at least", 60_000),
     ("catch-up", -1, "plant_is_times_faster", "at least", 50),
+    ("growth", 1, "times_the_rate_when_empty", "at least", 0.9),
+    ("growth", 1, "acquire_and_first_batch_seconds", "at most", 2),
     ("memory", 0, "growth_percent", "at most", 10),
+    ("partitions", 0, "peak_mb", "at most", 1_000),
 )
 """Benchmark, row, field, and what is asked of it on idle cores."""
 
@@ -155,6 +159,15 @@ def filled_memory(stack: Stack, count: int) -> dict[str, object]:
         console.print(f"filling the topic with {missing:,} more events")
         catch_up.fill_topic(stack, missing, seed=2)
     return memory.run(stack, count)
+
+
+def many_partitions(stack: Stack, count: int) -> dict[str, object]:
+    """Measure the worker's memory on a topic of many partitions, which takes a broker without the others' topic."""
+    stack.down(delete_data=True)
+    stack.up()
+    console.print(f"filling {memory.MANY_PARTITIONS} partitions with {count:,} events")
+    catch_up.fill_topic(stack, count, partitions=memory.MANY_PARTITIONS)
+    return memory.run_many_partitions(stack, count)
 
 
 def verdicts(results: Mapping[str, list[dict[str, object]]]) -> list[dict[str, object]]:

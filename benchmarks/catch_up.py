@@ -34,9 +34,9 @@ WARM = 0.1
 """The first and last tenth of the events are left out of the rate."""
 
 
-def fill_topic(stack: Stack, count: int, seed: int = 1) -> None:
+def fill_topic(stack: Stack, count: int, seed: int = 1, partitions: int = PARTITIONS) -> None:
     """Make the topic and put `count` seeded events on it."""
-    settings = _settings(stack)
+    settings = _settings(stack, partitions)
     asyncio.run(topics.apply(settings))
     fill(settings, TOPIC, events(count, agents=AGENTS, seed=seed))
 
@@ -59,8 +59,8 @@ def end_offsets(stack: Stack) -> int:
         consumer.close()
 
 
-def _settings(stack: Stack) -> Settings:
-    return load_settings({**stack.environ, "PLANT_TOPIC_PARTITIONS": str(PARTITIONS)})
+def _settings(stack: Stack, partitions: int = PARTITIONS) -> Settings:
+    return load_settings({**stack.environ, "PLANT_TOPIC_PARTITIONS": str(partitions)})
 
 
 def plant(stack: Stack, variant: str, count: int) -> dict[str, object]:

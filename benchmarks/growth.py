@@ -8,6 +8,7 @@ real ones, with ids of their own and hashes that chain nothing.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,10 @@ COUNTED = 100_000
 """Events of each partition that are projected at each size."""
 
 AGENTS = 50_000
-SIZES = tuple(int(size) for size in os.environ.get("PLANT_GROWTH_RECORDS", "0,4000000,50000000").split(","))
+SIZES = tuple(int(size) for size in os.environ.get("PLANT_GROWTH_RECORDS", "0,50000000").split(","))
+
+DISK_BYTES_A_RECORD = 600
+"""Rows, indexes and WAL."""
 
 WATERMARKS = Watermarks(low=0, high=1 << 40, partition_count=PARTITIONS, leadership=Leadership(UUID(int=1), 0))
 
@@ -48,6 +52,12 @@ FROM generate_series({first}::bigint, {last}::bigint) AS n
 
 def run(stack: Stack, _count: int = 0) -> list[dict[str, object]]:
     """Measure at each size, on one database that grows."""
+    free = shutil.disk_usage(stack.home).free
+    if free < max(SIZES) * DISK_BYTES_A_RECORD:
+        raise RuntimeError(
+            f"{max(SIZES):,} records take {max(SIZES) * DISK_BYTES_A_RECORD / 1e9:.0f} GB, and {free / 1e9:.0f} GB are"
+            " free. Name smaller sizes: PLANT_GROWTH_RECORDS=0,4000000"
+        )
     rows: list[dict[str, object]] = []
     with clean_database(stack) as stage:
         for size in SIZES:
@@ -110,7 +120,7 @@ def _measure(stage: Stage, ranges: int) -> dict[str, object]:
     try:
         began = time.perf_counter()
         projectors[0].acquire(WATERMARKS)
-        (first,) = _batches(0, 1, seed=ranges + 1000, start=_end(projectors[0]))
+        (first,) = _batches(1, seed=ranges + 1000, start=_end(projectors[0]))
         projectors[0].project(_of(projectors[0], first))
         acquired_seconds = time.perf_counter() - began
         for projector in projectors[1:]:
@@ -120,7 +130,7 @@ def _measure(stage: Stage, ranges: int) -> dict[str, object]:
             list(threads.map(_load_filters, projectors))
             loaded_seconds = time.perf_counter() - began
             batches = [
-                list(_batches(number, COUNTED, seed=ranges * 10 + number, start=_end(projector)))
+                [_of(projector, rows) for rows in _batches(COUNTED, seed=ranges * 10 + number, start=_end(projector))]
                 for number, projector in enumerate(projectors)
             ]
             before, began = {**stage.cpu_seconds(), "engine": time.process_time()}, time.perf_counter()
@@ -153,7 +163,7 @@ def _load_filters(projector: PartitionProjector) -> None:
         pass
 
 
-def _batches(partition: int, count: int, *, seed: int, start: int) -> Iterator[list[tuple[int, Event]]]:
+def _batches(count: int, *, seed: int, start: int) -> Iterator[list[tuple[int, Event]]]:
     """Yield events with their offsets, in batches."""
     made = events(count, agents=AGENTS, seed=seed)
     rows = [(start + index, event) for index, event in enumerate(made)]
@@ -162,6 +172,7 @@ def _batches(partition: int, count: int, *, seed: int, start: int) -> Iterator[l
 
 
 def _of(projector: PartitionProjector, rows: Sequence[tuple[int, Event]]) -> EventBatch:
+    """Return a batch of events, fetched under the projector's token."""
     headers = [tuple(codec.headers(event, "benchmark")) for _, event in rows]
     return EventBatch(
         topic=TOPIC,
@@ -177,9 +188,9 @@ def _of(projector: PartitionProjector, rows: Sequence[tuple[int, Event]]) -> Eve
     )
 
 
-def _project(projector: PartitionProjector, batches: Sequence[list[tuple[int, Event]]]) -> None:
-    for rows in batches:
-        projector.project(_of(projector, rows))
+def _project(projector: PartitionProjector, batches: Sequence[EventBatch]) -> None:
+    for batch in batches:
+        projector.project(batch)
 
 
 def _bytes_a_record(stage: Stage) -> float:

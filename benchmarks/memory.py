@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.stage import clean_database, process
+from benchmarks.stage import PARTITIONS, clean_database, process
 from devstack.stack import Stack
 from projections.session import Session
 
@@ -12,10 +12,41 @@ SETTLED = 0.25
 """Memory is compared from here on: by then every buffer has had its largest batch."""
 
 
+MANY_PARTITIONS = 48
+
+
+def run_many_partitions(stack: Stack, count: int) -> dict[str, object]:
+    """Project a topic of many partitions that are all behind, and return the most memory that the worker takes."""
+    samples = _watch(stack, count, MANY_PARTITIONS)
+    return {
+        "name": f"worker memory, {MANY_PARTITIONS} partitions",
+        "what": "peak while it catches up on all of them",
+        "events_counted": count,
+        "peak_mb": max(rss for _, rss in samples) / 1e6,
+    }
+
+
 def run(stack: Stack, count: int) -> dict[str, object]:
     """Project a full topic of `count` events and watch the worker's resident memory."""
+    samples = _watch(stack, count, PARTITIONS)
+    settled = [rss for seen, rss in samples if seen >= count * SETTLED]
+    half = len(settled) // 2
+    first, last = max(settled[:half]), max(settled[half:])
+    return {
+        "name": "worker memory",
+        "what": "peak of the first and second half after a quarter of the events",
+        "events_counted": count,
+        "first_half_mb": first / 1e6,
+        "second_half_mb": last / 1e6,
+        "growth_percent": (last / first - 1) * 100,
+    }
+
+
+def _watch(stack: Stack, count: int, partitions: int) -> list[tuple[int, int]]:
+    """Return the worker's resident memory with the number of events that it had projected, all along."""
     samples: list[tuple[int, int]] = []
-    with clean_database(stack) as stage, process(stage, "-m", "benchmarks.variant", "plant") as worker:
+    settings = {"PLANT_TOPIC_PARTITIONS": str(partitions)}
+    with clean_database(stack, **settings) as stage, process(stage, "-m", "benchmarks.variant", "plant") as worker:
         session = Session(stage.superuser_url)
         try:
             done = 0
@@ -29,14 +60,4 @@ def run(stack: Stack, count: int) -> dict[str, object]:
                 samples.append((done, worker.memory_info().rss))
         finally:
             session.close()
-    settled = [rss for seen, rss in samples if seen >= count * SETTLED]
-    half = len(settled) // 2
-    first, last = max(settled[:half]), max(settled[half:])
-    return {
-        "name": "worker memory",
-        "what": "peak of the first and second half after a quarter of the events",
-        "events_counted": count,
-        "first_half_mb": first / 1e6,
-        "second_half_mb": last / 1e6,
-        "growth_percent": (last / first - 1) * 100,
-    }
+    return samples

@@ -74,8 +74,12 @@ def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
     name = f"bench_{secrets.token_hex(4)}"
     superuser = stack.environ["PLANT_DATABASE_SUPERUSER_URL"]
     postgres.create_database(superuser, name)
-    environ = {**os.environ, **stack.environ, "PLANT_CONSUMER_GROUP": name, "PLANT_LOG_LEVEL": "error", **settings}
-    environ["PLANT_TOPIC_PARTITIONS"] = str(PARTITIONS)
+    defaults = {
+        "PLANT_CONSUMER_GROUP": name,
+        "PLANT_LOG_LEVEL": "error",
+        "PLANT_TOPIC_PARTITIONS": str(PARTITIONS),
+    }
+    environ = {**os.environ, **stack.environ, **defaults, **settings}
     for variable, address in stack.environ.items():
         if variable.startswith("PLANT_DATABASE_") and variable.endswith("_URL"):
             environ[variable] = urlunsplit(urlsplit(address)._replace(path=f"/{name}"))

@@ -25,7 +25,7 @@ from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
 from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterPositions, Hashes, IdFilter, OpenIds, id_hashes
 from projections.repeats import EventRecord, seen_query
-from projections.session import DataRefused, Session
+from projections.session import DataRefused, Session, quoted_table
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
@@ -42,7 +42,7 @@ FROM log_ranges WHERE topic = $1 AND partition = $2 ORDER BY first_offset
 """
 
 _IDS = """
-SELECT event_id, "offset" FROM log."{table}"
+SELECT event_id, "offset" FROM {table}
 WHERE "offset" >= {first} AND "offset" < {until} AND disposition IN ('applied', 'parked')
 """
 
@@ -226,7 +226,7 @@ class LogRanges:
             self.add(id_hashes(ids["event_id"]), ids["offset"].to_list(), until)
 
     def _read_ids(self, session: Session, table: str, first: int, until: int) -> pl.DataFrame:
-        frame = session.frame(_IDS.format(table=table, first=first, until=until))
+        frame = session.frame(_IDS.format(table=quoted_table("log", table), first=first, until=until))
         return frame.with_columns(pl.col("event_id").cast(pl.Binary))
 
     def _in_earlier(

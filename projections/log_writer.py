@@ -9,7 +9,7 @@ from typing import Any
 from audit.chain import ChainSlice, extend_slice
 from projections.inline import insert
 from projections.prepared import PreparedBatch
-from projections.session import Session, sql_literal
+from projections.session import Session, quoted_table, sql_literal
 from schemas.control import ChainVersionRaised
 from schemas.polars_import import polars as pl
 
@@ -68,7 +68,7 @@ class LogWriter:
         }
         if inline:
             values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}
-            session.later(insert(f'{SCHEMA}."{table}"', values, self._types))
+            session.later(insert(quoted_table(SCHEMA, table), values, self._types))
         else:
             series = [
                 v.alias(n) if isinstance(v, pl.Series) else pl.Series(n, v, pl.Binary) for n, v in columns.items()

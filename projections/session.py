@@ -257,6 +257,15 @@ def without_nulls(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[An
     return re.sub(r"\$(\d+)", lambda match: texts[int(match[1]) - 1], sql), kept or None
 
 
+def quoted_table(schema: str, table: str) -> str:
+    """Return a table's name for a statement.
+
+    >>> quoted_table("log", "genesis.events/3/0")
+    '"log"."genesis.events/3/0"'
+    """
+    return ".".join('"' + name.replace('"', '""') + '"' for name in (schema, table))
+
+
 def sql_literal(value: str | int) -> str:
     """Return a text or number as an SQL literal, for statements that go without parameters.
 

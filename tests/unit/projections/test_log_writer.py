@@ -108,11 +108,11 @@ def test_rows_go_inline_with_the_same_values(monkeypatch: pytest.MonkeyPatch) ->
     head = written(session, MIXED, inline=True)
     rows = expected(MIXED)
     ((table, columns, types),) = inserted
-    assert (table, types) == (f'log."{TABLE}"', {"types of": "log_records"})
+    assert (table, types) == (f'"log"."{TABLE}"', {"types of": "log_records"})
     assert columns == {column: [row[column] for row in rows] for column in columns}
     assert set(columns) == {*ALWAYS, *BYTES, "key", "reason", "disposition"}
     assert (head, session.frames) == (rows[-1]["hash"], {})
-    assert session.statements == [f'log."{TABLE}"']
+    assert session.statements == [f'"log"."{TABLE}"']
 
 
 def test_a_chain_goes_over_to_v2_at_its_control_record_and_stays_there() -> None:
