@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect as types
 
+from schemas.control import CONTROL_TYPES, ControlRecord
 from schemas.entity_states import NO_NUL, AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples, webhook_body
@@ -40,12 +41,19 @@ No field may hold personal data: people appear as opaque ids, since the log is p
 """
 
 
+_ABOUT_CONTROL_RECORDS = """\
+Plant's operators publish them, nobody else: they are about the log, not about an entity, and no read model takes one.
+They stand among the events of every topic that workers log. A consumer of events skips them."""
+
+
 def events_page() -> str:
     """Return the whole page."""
     parts = [_INTRODUCTION, "## Types\n\n" + "\n".join(_index()) + "\n"]
     parts += [_section(event) for event in EVENT_TYPES.values()]
     parts.append("## Entity states\n\nCarried by `genesis.entity.amended` and `genesis.entity.retired`.\n")
     parts += [f"### {state.__name__}\n\n{_summary(state)}\n\n" + _table(state) for state in STATE_STRUCTS]
+    parts.append(f"## Control records\n\n{_ABOUT_CONTROL_RECORDS}\n")
+    parts += [_control_section(control) for control in CONTROL_TYPES.values()]
     return "\n".join(parts)
 
 
@@ -65,6 +73,15 @@ def _section(event: type[Event]) -> str:
         f"Key: `{event.entity_field}`. Struct: `{event.__name__}`. Avro record: `{full_name(event)}`. "
         f"Subject: `{subject(event)}`.\n\n"
         f"{_table(event)}\n```json\n{webhook_body(example)}\n```\n"
+    )
+
+
+def _control_section(control: type[ControlRecord]) -> str:
+    schema_id = bundled().current(control).id
+    return (
+        f"### {control.event_type}\n\n{_summary(control)}\n\n"
+        f"Key: none. Schema id: {schema_id}. Struct: `{control.__name__}`. Avro record: `{full_name(control)}`. "
+        f"Subject: `{subject(control)}`.\n\n{_table(control)}"
     )
 
 
