@@ -30,7 +30,10 @@ PLANNER: Final = {
 }
 
 # The open range has no index on event ids, so all of it is read, once for all repeats.
-_SCAN_ONCE: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB'"
+_SCAN_ONCE: Final = (
+    "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on; SET LOCAL work_mem = '64MB';"
+    " SET LOCAL enable_nestloop = off"
+)
 
 _ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
 _RAISED: Final = (Path(__file__).parent / "raised.sql").read_text(encoding="utf-8")

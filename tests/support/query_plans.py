@@ -50,7 +50,7 @@ class PlannedQuery(NamedTuple):
 
 
 _VERIFIER = stored_log.PLANNER
-_SCANNING = stored_log.PLANNER | {"enable_hashjoin": "on", "enable_seqscan": "on", "work_mem": "64MB"}
+_SCANNING = stored_log.PLANNER | dict(re.findall(r"SET LOCAL (\w+) = '?(\w+)'?", stored_log._SCAN_ONCE))
 _WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
 _READER = {"plant.governance_agent_id": "genesis"}
 
