@@ -16,7 +16,13 @@ from collections.abc import Iterator
 import pytest
 
 from devstack.stack import Stack
-from tests.support.faults.evidence import applied, assert_exactly_once, is_applied, wait_until_caught_up
+from tests.support.faults.evidence import (
+    applied,
+    assert_exactly_once,
+    is_applied,
+    wait_until_caught_up,
+    wait_until_full_ranges_are_closed,
+)
 from tests.support.faults.scene import Process, Scene, private_scene
 from tests.support.faults.webhook_load import WebhookLoad
 from tests.support.waiting import wait_until
@@ -86,6 +92,7 @@ def test_kill_9_of_each_process_under_load_loses_and_repeats_nothing(scene: Scen
             system.kill(part)
             print(f"seed {SEED}: killed {part} after {pause:.2f} s; took up again {system.recovered(load):.2f} s later")
     wait_until_caught_up(scene)
+    assert wait_until_full_ranges_are_closed(scene) > 0
 
     found = assert_exactly_once(scene, load.accepted)
     assert found["poison"] == 0

@@ -96,6 +96,17 @@ def assert_exactly_once(scene: Scene, accepted: Iterable[str], gaps: bool = Fals
     return found
 
 
+def wait_until_full_ranges_are_closed(scene: Scene) -> int:
+    """Wait until a worker has closed every range but the last of each partition; returns how many these are."""
+    full = """
+        SELECT count(*) FILTER (WHERE closed_at IS NULL) AS open, count(*) AS n FROM log_ranges AS r
+        WHERE EXISTS (SELECT FROM log_ranges AS l WHERE l.topic = r.topic AND l.partition = r.partition
+                      AND l.first_offset > r.first_offset) AND topic = $1
+    """
+    wait_until(lambda: scene.query(full, (scene.topic,))[0][0] == 0, "all full ranges are closed")
+    return int(str(scene.query(full, (scene.topic,))[0][1]))
+
+
 def assert_chains_whole(scene: Scene, rows: int) -> None:
     """Every chain verifies, by the auditor's own code, and covers every row."""
     url = scene.settings.database_address("auditor")

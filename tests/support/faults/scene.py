@@ -21,9 +21,14 @@ from projections.install import install
 from projections.session import Session
 from runtime.settings import Settings, load_settings
 from streams.topics import EVENTS_TOPIC, apply
+from tests.support import log_tables
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 PLANT = str(Path(sys.executable).with_name("plant"))
+
+
+RANGE_OFFSETS = 500
+"""Offsets of a range of the log on a stack whose processes may be killed."""
 
 
 class Process:
@@ -140,9 +145,13 @@ def scene_of(settings: Settings, superuser_url: str, topic: str, folder: Path) -
 
 @contextlib.contextmanager
 def private_scene(stack: Stack, folder: Path) -> Iterator[Scene]:
-    """Yield a scene on a stack whose processes may be killed: its own database, and the topics of the catalogue."""
+    """Yield a scene on a stack whose processes may be killed: its own database, and the topics of the catalogue.
+
+    Ranges of its log are small, so that they fill and are closed while faults come.
+    """
     migrate.upgrade(stack.environ["PLANT_DATABASE_OWNER_URL"])
     install(stack.environ["PLANT_DATABASE_OWNER_URL"])
+    log_tables.set_range_offsets(stack.environ["PLANT_DATABASE_OWNER_URL"], RANGE_OFFSETS)
     short = {"PLANT_TOPIC_PARTITIONS": "4", "PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "5"}
     scene = Scene({"PLANT_HOME": str(folder), **stack.environ, **short}, EVENTS_TOPIC, folder)
     asyncio.run(apply(scene.settings))
