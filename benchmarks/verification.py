@@ -1,4 +1,4 @@
-"""Verifying the audit chain from the database: `plant audit verify` on a log of one partition, in v1 and v2.
+"""Verifying the audit chain from the database: `python -m audit` on a log of one partition, in v1 and v2.
 
 The log is written by the formula's own code, in ranges, so nothing else is measured; half of it is v1. The rate is by
 the wall clock, with one process and with two; CPU time is Postgres's, and the verifier's with its processes.
@@ -7,8 +7,11 @@ the wall clock, with one process and with two; CPU time is Postgres's, and the v
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,7 +22,6 @@ import asyncpg
 
 from audit.canonical import headers_bytes
 from audit.chain import CHAIN_START, ChainSlice, extend_slice
-from audit.verifier.chains import verify_chains
 from benchmarks.stage import Stage, clean_database
 from devstack.stack import Stack
 from schemas import codec
@@ -47,21 +49,23 @@ def run(stack: Stack, count: int) -> list[dict[str, object]]:
 
 
 def _verified(stage: Stage, jobs: int) -> dict[str, object]:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    postgres, started, own = stage.cpu_seconds()["postgres"], time.perf_counter(), time.process_time()
-    verdicts = verify_chains(stage.settings.database_address("auditor"), jobs=jobs)
-    seconds, own = time.perf_counter() - started, time.process_time() - own
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    own += after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
+    """Run the verifier as an auditor does: its own process, whose start counts."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    postgres = stage.cpu_seconds()["postgres"]
+    command = [sys.executable, "-m", "audit", stage.settings.database_address("auditor"), "--jobs", str(jobs)]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     postgres = stage.cpu_seconds()["postgres"] - postgres
-    entries = sum(verdict.entries for verdict in verdicts)
-    assert all(verdict.state == "good" for verdict in verdicts), verdicts
+    verifier = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    (verdict,) = map(json.loads, printed.splitlines())
+    assert verdict["verdict"] == "good", verdict
+    entries = verdict["entries"]
     return {
         "name": f"{jobs} process{'es' if jobs > 1 else ''}",
         "entries": entries,
         "entries_per_second": round(entries / seconds),
         "postgres_cpu_us_per_entry": round(postgres / entries * 1e6, 2),
-        "verifier_cpu_us_per_entry": round(own / entries * 1e6, 2),
+        "verifier_cpu_us_per_entry": round(verifier / entries * 1e6, 2),
     }
 
 
