@@ -25,6 +25,7 @@ from devstack.postgres import Postgres
 from tests.conftest import Database
 from tests.support import former_log, log_rows
 from tests.support.log_rows import EPOCH
+from tests.support.log_tables import set_range_offsets
 from tests.support.schema_shape import shape
 
 TOPIC = "genesis.events"
@@ -85,8 +86,7 @@ def fill(url: str, records: int = RECORDS) -> list[bytes]:
 def make_ranges_small(url: str) -> None:
     """Go up to 017, and have ranges of some hundred offsets from there on."""
     migrate.upgrade(url, "017")
-    function = "CREATE OR REPLACE FUNCTION log_range_offsets() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE"
-    sql.execute(url, [f"{function} RETURN {RANGE}"])
+    set_range_offsets(url, RANGE)
 
 
 def chains_hold(url: str) -> bool:
