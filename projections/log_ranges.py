@@ -99,7 +99,13 @@ class LogRanges:
         ((self._range_offsets,),) = session.query("SELECT log_range_offsets() AS count")
         known = {each.first_offset: each for each in self._earlier}
         ranges = [LogRange(*row) for row in session.query(_RANGES, (self._topic, self._partition))]
-        self._earlier = [known.get(each.first_offset, each) for each in ranges[:-1]]
+        self._earlier = ranges[:-1]
+        for each in self._earlier:
+            # Whether it is closed is the database's to say: a standby that took over may not have come so far.
+            if (before := known.pop(each.first_offset, None)) is not None:
+                each.filter, each.loaded_until = before.filter, before.loaded_until
+        for gone in known.values():
+            self._drop_filter(gone)
         for each in self._earlier:
             if not each.closed:
                 self._index(session, each)
