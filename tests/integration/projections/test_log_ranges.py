@@ -287,3 +287,18 @@ def test_reading_ids_ends_when_the_partition_is_given_up(
     interrupted.set()
     with pytest.raises(OwnershipLost):
         ranges.open(superuser, 60, interrupted)
+
+
+def test_a_close_that_the_database_has_lost_is_done_again(projector: PartitionProjector, superuser: Session) -> None:
+    """As after a standby took over: the owner of before has closed it, and the database that it meets has not."""
+    project(projector, some_events(200))
+    finish(projector)
+    ((index,),) = superuser.query(
+        "SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid"
+        f" WHERE i.indrelid = 'log.\"{TOPIC}/0/64\"'::regclass AND c.relname ~ '^event_ids_'"
+    )
+    superuser.script(f'DROP INDEX log."{index}"', "UPDATE log_ranges SET closed_at = NULL WHERE first_offset = 64")
+    projector.acquire(WATERMARKS)
+    finish(projector)
+    assert superuser.query(RANGES)[:3] == [(0, True), (64, True), (128, True)]
+    assert superuser.query(f"SELECT to_regclass('log.\"{index}\"') IS NOT NULL AS there") == [(True,)]
