@@ -13,7 +13,7 @@ A small batch is the same in one round trip, its rows written out in the stateme
 when the partition is acquired; after that nobody else can move them.
 
 The repeat check costs no look-up while there are no repeats: the owner knows which event ids the log holds, exactly or
-with false positives, and asks Postgres about those alone (`projections/log_ranges.py`, docs/decisions/0022).
+with false positives, and asks Postgres about those alone (`projections/log_ranges.py`, docs/decisions/0025).
 
 A read model that is refused does not hold up the others: the batch is written without it, and it stays where it was
 (projections/stopped_models.py). No record's disposition depends on a read model.

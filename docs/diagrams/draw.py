@@ -93,8 +93,7 @@ def flow() -> str:
     page.text(192, 58, "HTTP", soft=True, middle=True)
     page.text(396, 50, "Avro", soft=True, middle=True)
     page.box(628, 166, 334, 170, "Postgres: one transaction a batch", fill=GREEN)
-    page.box(644, 200, 146, 56, "event_stream", "every record's bytes", fill="white")
-    page.box(800, 200, 146, 56, "audit_log", "the hash chain", fill="white")
+    page.box(644, 200, 302, 56, "log_records", "every record's bytes, in a hash chain", fill="white")
     page.box(644, 266, 146, 56, "read models", "tables to query", fill="white")
     page.box(800, 266, 146, 56, "checkpoints", "the next offsets", fill="white")
     page.arrow((703, 112), (703, 164))
@@ -167,6 +166,61 @@ def exactly_once() -> str:
     return page.svg()
 
 
+COLUMNS, COLUMN_WIDTH = (150, 424, 698), 264
+"""The ranges of a partition's log: two that are closed, and the open one."""
+
+
+def log_ranges() -> str:
+    """Draw one partition's log: what its owner remembers, what lies in Postgres, and what proves what."""
+    page = Drawing(980, 588, "A partition's log: memory, closed ranges, the open range, and what each of them proves")
+    first, second, last = COLUMNS
+    page.box(first, 14, 812, 36, "the event ids of a batch", fill=WHITE)
+    memory = ("filter: 1.5 MiB", "12 bits an id, no id left out;", "a new id in 100 is “perhaps”")
+    exact = ("ids with their offsets", "8 bytes an id: 44 bits of its hash, offset;", "a filter in front of them")
+    closed = ("key: offset", "unique index: event ids applied or parked", "frozen, not written any more")
+    for x, offsets in ((first, "0 to 1,048,575"), (second, "1,048,576 to 2,097,151")):
+        page.box(x, 84, COLUMN_WIDTH, 70, *memory)
+        page.text(x + 108, 190, "perhaps: ask its index", soft=True)
+        page.box(x, 220, COLUMN_WIDTH, 100, "closed range", offsets, *closed, fill=GREEN)
+    page.box(last, 84, COLUMN_WIDTH, 70, *exact, fill=AMBER)
+    page.text(last + 108, 190, "perhaps: read that offset", soft=True)
+    lines = ("2,097,152 to now", "key: offset", "no index on event ids", "its owner alone writes it, under the fence")
+    page.box(last, 220, COLUMN_WIDTH, 100, "open range", *lines, fill=AMBER)
+    for x in COLUMNS:
+        page.arrow((x + 100, 50), (x + 100, 82))
+        page.arrow((x + 100, 154), (x + 100, 218), dashed=True)
+    for y, name in ((114, "memory of"), (132, "the owner"), (268, "Postgres"), (354, "chain"), (430, "proves")):
+        page.text(20, y, name, bold=True)
+    page.arrow((first, 349), (962, 349))
+    page.text(first, 370, "each hash covers the record and the hash before: v1 the record alone,", soft=True)
+    page.text(first, 386, "v2 also its disposition and event id, from a control record on", soft=True)
+    draw_proofs(page)
+    return page.svg()
+
+
+def draw_proofs(page: Drawing) -> None:
+    """Add what proves what to the picture of the log."""
+    first, second, last = COLUMNS
+    width, wide = COLUMN_WIDTH, last - first - 10
+    page.box(
+        first, 404, width, 66, "the unique index", "no id was applied or parked twice", "in this range", fill=WHITE
+    )
+    lines = ("every earlier range was asked for", "its ids, as the log holds them")
+    page.box(second, 404, width, 66, "closed_at", *lines, fill=WHITE)
+    lines = ("nobody else wrote, so the ids in", "memory are those of the log")
+    page.box(last, 404, width, 66, "the fence", *lines, fill=WHITE)
+    lines = (
+        "no record before a good head was changed, removed, added or moved;",
+        "a head kept elsewhere: nor was the chain made again, nor its end cut off",
+    )
+    page.box(first, 484, wide, 66, "the chain", *lines, fill=WHITE)
+    lines = ("the records themselves; the last one is", "compared when a partition is acquired")
+    page.box(last, 484, width, 66, "Kafka", *lines, fill=WHITE)
+    page.text(
+        first, 574, "A range has 2^20 offsets. The newest is open; the first two stand for all others.", soft=True
+    )
+
+
 def drawings() -> dict[str, str]:
     """Return each picture by its file name."""
-    return {"flow.svg": flow(), "exactly-once.svg": exactly_once()}
+    return {"flow.svg": flow(), "exactly-once.svg": exactly_once(), "log-ranges.svg": log_ranges()}

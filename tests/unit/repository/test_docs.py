@@ -197,10 +197,10 @@ def test_make_targets_exist() -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    """How-tos, explanations, reference pages and decisions are all reached from docs/index.md."""
+    """How-tos, explanations, runbooks, reference pages and decisions are all reached from docs/index.md."""
     index = ROOT / "docs" / "index.md"
     linked = {(index.parent / target).resolve() for target in LINK.findall(index.read_text("utf-8"))}
-    folders = ("how-to", "explanation", "reference", "decisions")
+    folders = ("how-to", "explanation", "runbooks", "reference", "decisions")
     pages = [page for folder in folders for page in (ROOT / "docs" / folder).glob("*.md")]
     assert [named(page) for page in pages if page not in linked] == []
 
