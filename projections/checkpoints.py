@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from audit.chain import CHAIN_START
 from projections.session import Session, sql_literal
 from runtime.process import escaped
 from streams.batch import EventBatch
@@ -62,6 +61,8 @@ _INSERT_CHECKPOINT = """
 INSERT INTO checkpoints (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING
 """
 
+# hash_before looks at the last range that has records. A query of `log_records` reads whole ranges until they are
+# analysed: Postgres takes the conditions on topic and partition for ones that hardly a record meets.
 _FENCE = """
 SELECT o.token,
        (SELECT json_build_object('next_offset', c.next_offset, 'caught_up', c.read_models)::text
@@ -69,8 +70,7 @@ SELECT o.token,
         WHERE c.consumer = o.consumer AND c.topic = o.topic AND c.partition = o.partition) AS checkpoint,
        (SELECT json_object_agg(m.projection || '/' || m.version, m.next_offset)::text FROM model_checkpoints AS m
         WHERE m.topic = o.topic AND m.partition = o.partition) AS lagging,
-       (SELECT hash FROM log_records WHERE topic = {topic} AND partition = {partition}
-        ORDER BY "offset" DESC LIMIT 1) AS head
+       hash_before({topic}, {partition}, 9223372036854775807) AS head
 FROM partition_owners AS o
 WHERE o.consumer = {consumer} AND o.topic = {topic} AND o.partition = {partition} AND o.token = {token} FOR UPDATE
 """
@@ -146,7 +146,7 @@ def lock_fence(session: Session, consumer: str, topic: str, partition: int, toke
     return Fence(
         token,
         checkpoint["next_offset"],
-        head or CHAIN_START,
+        head,
         frozenset(checkpoint["caught_up"]),
         json.loads(lagging) if lagging else {},
     )

@@ -92,10 +92,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         ),
         "projections/repeats.py _SEEN (open range)": worker(repeats.seen_query(opened, encoded, offsets)),
         "projections/log_ranges.py _IDS": worker(
-            log_ranges._IDS.format(table=closed, first=first, until=first + len(ids))
+            log_ranges._IDS.format(table=f'log."{closed}"', first=first, until=first + len(ids))
         ),
         "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
-        "projections/checkpoints.py _FENCE": worker(checkpoints._FENCE.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),

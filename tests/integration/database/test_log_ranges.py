@@ -253,6 +253,30 @@ def test_a_record_is_read_from_one_range(
         assert len(log_rows.on_connection(made.superuser_url, ranges_read)) == read
 
 
+def test_the_last_hash_is_read_from_the_last_range_that_has_records(stack: Services, template_database: str) -> None:
+    """By its index, though no range was ever analysed; an empty range behind it is passed by."""
+    scans_of = "SELECT relname, seq_scan, idx_scan FROM pg_stat_user_tables WHERE schemaname = 'log'"
+
+    async def head(connection: Any) -> tuple[bytes, list[tuple[str, int, int]]]:
+        await query_plans.fill(connection, 2 * query_plans.RANGE_OFFSETS)
+        await query_plans.make_ranges(connection, 0, 2 * query_plans.RANGE_OFFSETS)
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        await connection.execute("SELECT pg_stat_reset()")
+        found = await connection.fetchval("SELECT hash_before('genesis.events', 1, 9223372036854775807)")
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        return found, [
+            tuple(row) for row in await connection.fetch(f"{scans_of} AND seq_scan + idx_scan > 0 ORDER BY 1")
+        ]
+
+    with log_rows.migrated_database(stack, template_database) as made:
+        found, scans = log_rows.on_connection(made.superuser_url, head)
+        last = f"SELECT sha256('{2 * query_plans.RANGE_OFFSETS}')"
+        assert found == sql.value(made.superuser_url, last)
+    names = [query_plans.range_table(query_plans.RANGE_OFFSETS), query_plans.range_table(2 * query_plans.RANGE_OFFSETS)]
+    assert [name for name, _, _ in scans if name.startswith("genesis.events/1/")] == names
+    assert all(by_index == 1 and whole == 0 for name, whole, by_index in scans if name == names[0])
+
+
 def tables_read(plan: dict[str, Any]) -> Iterator[str]:
     """The tables that were scanned at least once."""
     if "Relation Name" in plan and plan["Actual Loops"]:
