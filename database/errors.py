@@ -36,7 +36,7 @@ class MigrationLocked(Unreachable):
 
 
 class MigrationRefused(CheckFailed):
-    """The data that the database holds stands in the way of a migration, which changed nothing."""
+    """What the database holds stands in the way of a migration, which changed nothing."""
 
 
 class RolesMissing(ConfigurationError):

@@ -42,8 +42,10 @@ LOCK_TIMEOUT_SECONDS: Final = 10
 OTHER_UPGRADE_TIMEOUT_SECONDS: Final = 120
 _ADVISORY_LOCK: Final = 0x504C414E54  # "PLANT"
 _POLL_SECONDS: Final = 0.1
-_REFUSED: Final = ("22000", "55000")
-"""SQLSTATEs by which a migration refuses data: data_exception, object_not_in_prerequisite_state."""
+_REFUSED: Final = ("22000", "55000", "2BP01")
+"""SQLSTATEs by which a migration is refused: data_exception, object_not_in_prerequisite_state, and
+dependent_objects_still_exist, for views that somebody else has made.
+"""
 
 T = TypeVar("T")
 
@@ -215,7 +217,8 @@ def _translated_errors(url: str) -> Iterator[None]:
                 next_step="plant db upgrade",
             ) from error
         if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate in _REFUSED:
-            raise MigrationRefused(why=f"{cause.args[0]}.", next_step="see docs/how-to/database.md") from error
+            why = f"{cause.args[0]}: {cause.detail}." if cause.detail else f"{cause.args[0]}."
+            raise MigrationRefused(why=why, next_step="see docs/how-to/database.md") from error
         if isinstance(cause, asyncpg.UndefinedObjectError) and "role" in str(cause):
             raise RolesMissing(why=f"{cause}.", next_step="psql -f database/roles.sql") from error
         if isinstance(cause, asyncpg.InsufficientPrivilegeError) and "extension" in str(cause):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from audit.canonical import headers_bytes
 from audit.chain import CHAIN_START, extend
-from tests.support.log_rows import STARTED_MS, Row, on_connection
+from tests.support.log_rows import EPOCH, STARTED_MS, Row, on_connection
 
 HEADERS = headers_bytes([("ce_id", b"1"), ("ce_type", b"genesis.agent.rated"), ("h", None)])
 BATCH = 10_000
@@ -76,3 +76,25 @@ def record(topic: str, partition: int, number: int) -> Row:
         case 60:
             return Row(*position, "applied", event_id, b"another", value, HEADERS, None, *event)
     return Row(*position, "applied", event_id, key, value, HEADERS, None, *event)
+
+
+def chains_hold(url: str, chains: int) -> bool:
+    """Recompute every hash of so many chains from what the names `event_stream` and `audit_log` show."""
+
+    async def recompute(connection: Any) -> bool:
+        query = """SELECT s.topic, s.partition, "offset", s.created_at, key, value, headers, hash FROM event_stream AS s
+            JOIN audit_log AS a USING (topic, partition, "offset") ORDER BY s.topic, s.partition, "offset" """
+        heads: dict[tuple[str, int], bytes] = {}
+        async with connection.transaction():
+            async for row in connection.cursor(query, prefetch=10_000):
+                chain = (row["topic"], row["partition"])
+                since = row["created_at"] - EPOCH
+                columns = ([row[name]] for name in ("key", "value", "headers"))
+                milliseconds = since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
+                (after,) = extend(*chain, heads.get(chain, CHAIN_START), [row["offset"]], [milliseconds], *columns)
+                if after != row["hash"]:
+                    return False
+                heads[chain] = after
+        return len(heads) == chains
+
+    return bool(on_connection(url, recompute))
