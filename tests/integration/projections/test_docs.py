@@ -16,6 +16,7 @@ import pytest
 from devstack import sql
 from devstack.postgres_binaries import bin_folder
 from projections.engine import PartitionProjector
+from projections.errors import RepeatApplied
 from projections.session import Session
 from schemas.events import Event
 from tests.conftest import Database
@@ -202,6 +203,27 @@ def test_an_event_that_is_there_twice_is_listed(projected: PartitionProjector, s
     superuser.script(PUT_BEHIND)
     ((_, offsets),) = rows(superuser, "HAVING")
     assert list(offsets) == [3, 151]
+
+
+def test_an_event_id_that_was_changed_can_be_put_back(
+    projector: PartitionProjector, superuser: Session, database: Database
+) -> None:
+    """The partition is stopped when the range is closed; with the right id again its owner closes it, and goes on."""
+    project(projector, some_events(120))
+    ((first, right),) = superuser.query(
+        'SELECT min(event_id::text) FILTER (WHERE "offset" = 3) AS first,'
+        ' min(event_id::text) FILTER (WHERE "offset" = 100) AS right_one FROM log_records'
+    )
+    script = block(RUNBOOK, "session_replication_role").replace("1050000", "100")
+    put = f"psql -q \"$PLANT_DATABASE_SUPERUSER_URL\" <<'SQL'\n{script}SQL\n"
+    shell(database, put.replace("68ff1da4-34df-579d-a92c-f88d5e88af27", first))
+    with pytest.raises(RepeatApplied, match="from offset 64 on"):
+        project(projector, some_events(10, seed=2), start=120)
+    assert superuser.query(CLOSED) == [(0,)]
+    shell(database, put.replace("68ff1da4-34df-579d-a92c-f88d5e88af27", right))
+    project(projector, some_events(10, seed=2), start=120)
+    assert superuser.query(CLOSED) == [(0,), (64,)]
+    assert superuser.query("SELECT count(*) AS n FROM log_records WHERE disposition = 'applied'") == [(130,)]
 
 
 def test_a_look_up_by_id_asks_the_indexes(projected: PartitionProjector, superuser: Session) -> None:
