@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,13 +55,19 @@ def projected(projector: PartitionProjector) -> PartitionProjector:
 
 @pytest.fixture
 def slow(database: Database) -> Iterator[str]:
-    """The tablespace of the runbook, in a folder of the server's own."""
+    """A tablespace in a folder of the server's own; its name is for this test, since the server may be others' too."""
+    name = f"slow_{secrets.token_hex(4)}"
     settings = "SET allow_in_place_tablespaces = true"
-    sql.execute(database.superuser_url, [settings, "CREATE TABLESPACE slow LOCATION ''"])
-    sql.execute(database.superuser_url, ["GRANT CREATE ON TABLESPACE slow TO plant_owner"])
-    yield "slow"
-    shell(database, block(RUNBOOK, "\\gexec").replace("slow", "pg_default"))
-    sql.execute(database.superuser_url, ["DROP TABLESPACE slow"])
+    sql.execute(database.superuser_url, [settings, f"CREATE TABLESPACE {name} LOCATION ''"])
+    sql.execute(database.superuser_url, [f"GRANT CREATE ON TABLESPACE {name} TO plant_owner"])
+    yield name
+    shell(database, moves_to("pg_default"))
+    sql.execute(database.superuser_url, [f"DROP TABLESPACE {name}"])
+
+
+def moves_to(tablespace: str) -> str:
+    """The page's lines that move ranges, to another tablespace."""
+    return block(RUNBOOK, "\\gexec").replace("TABLESPACE slow", f"TABLESPACE {tablespace}")
 
 
 def project(projector: PartitionProjector, events: Sequence[Event], start: int = 0) -> None:
@@ -148,7 +155,7 @@ def test_closed_ranges_move_with_their_indexes(
         f" WHERE s.spcname = '{slow}' AND c.relnamespace = 'log'::regnamespace"
     )
     for _ in range(2):
-        shell(database, block(RUNBOOK, "\\gexec"))
+        shell(database, moves_to(slow))
         assert superuser.query(stored) == [(2 + 2 * 3,)]
     project(projected, some_events(150), start=150)
     assert superuser.query("SELECT count(*) AS n FROM log_records WHERE disposition = 'repeat'") == [(150,)]
