@@ -88,6 +88,7 @@ class LogRanges:
         self._open: OpenIds | None = None
         self.table = ""
         """The table of the open range; nothing before the first record."""
+        self._summarized_until = 0
         self._range_offsets = LOG_RANGE_OFFSETS
 
     def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
@@ -189,7 +190,10 @@ class LogRanges:
         self._budget.reserve(self._open.size_bytes - before)
 
     def load_more(self, session: Session) -> bool:
-        """Read a part of a filter, or close a range that is full; returns whether there may be more."""
+        """Do one thing that is due, and return whether there may be more.
+
+        Read a part of a filter, let look-ups by id pass over more of the open range, or close a range that is full.
+        """
         for each in reversed(self._earlier):
             if each.is_filtered or (each.filter is None and not self._budget.try_reserve(FILTER_BYTES)):
                 continue
@@ -199,6 +203,11 @@ class LogRanges:
             ids = self._read_ids(session, each.table, each.loaded_until, until)
             each.filter.add(FilterPositions.of(id_hashes(ids["event_id"])))
             each.loaded_until = until
+            return True
+        if self._open is not None and self._open.next_offset - self._summarized_until >= LOADED_OFFSETS:
+            self._summarized_until = self._open.next_offset
+            key = (self._topic, self._partition, self._open.first_offset)
+            session.query("SELECT summarize_log_range($1, $2::int, $3) AS ranges", key)
             return True
         for each in self._earlier:
             if not each.closed:

@@ -53,11 +53,12 @@ class LogWriter:
         if not len(batch):
             return head
         raised_at = len(batch) if prepared.chain_raised_at is None else prepared.chain_raised_at
+        first_v2 = 0 if self._is_v2 else raised_at
+        judged = [rows[name].to_list() if first_v2 < len(batch) else [] for name in ("disposition", "event_id")]
         records = ChainSlice(
-            batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers,
-            rows["disposition"].to_list(), rows["event_id"].to_list(),
+            batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers, *judged
         )  # fmt: skip
-        hashes = extend_slice(self._topic, self._partition, head, records, 0 if self._is_v2 else raised_at)
+        hashes = extend_slice(self._topic, self._partition, head, records, first_v2)
         columns: dict[str, Column] = {
             "offset": batch.offsets if inline else pl.Series(batch.offsets, dtype=pl.Int64),
             "created_at": _times(batch.timestamps_ms, inline=inline),

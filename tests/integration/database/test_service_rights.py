@@ -57,6 +57,7 @@ FUNCTIONS = {
     "guard_log_table(text)": (INVOKER, set()),
     "hash_before(text,integer,bigint)": (DEFINER, {"writer", "api", "auditor"}),
     "index_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
+    "summarize_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
     "log_range_offsets()": (INVOKER, set(SERVICES)),
     "log_table_name(text,integer)": (INVOKER, set(SERVICES)),
     "make_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
