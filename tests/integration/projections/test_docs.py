@@ -90,9 +90,10 @@ def rows(session: Session, part: str, page: Path = RUNBOOK) -> list[tuple[Any, .
 
 
 def shell(database: Database, script: str, **variables: str) -> str:
-    """Run shell lines with the addresses of a database; returns what they print."""
+    """Run shell lines with the addresses of a database, and programs of its version; returns what they print."""
+    major = 16 if int(sql.value(database.superuser_url, "SHOW server_version_num")) < 170_000 else 18
     environ = {
-        "PATH": f"{bin_folder(18)}:{os.environ['PATH']}",
+        "PATH": f"{bin_folder(major)}:{os.environ['PATH']}",
         "PLANT_DATABASE_AUDITOR_URL": database.auditor_url,
         "PLANT_DATABASE_OWNER_URL": database.owner_url,
         "PLANT_DATABASE_SUPERUSER_URL": database.superuser_url,
