@@ -1,6 +1,6 @@
 """The ranges of one partition's log in Postgres: the next one made, full ones closed, and every one asked for repeats.
 
-    open range     the last one; no index on event ids. Its owner alone writes it, so it knows the ids (`known_ids.py`)
+    open range     the last one; no key on event ids. Its owner alone writes it, so it knows the ids (`known_ids.py`)
     full range     it gets its unique index in bulk: no id is applied or parked twice in it
     closed range   every earlier range was asked for its ids, as the log holds them: no id was applied twice at all
 

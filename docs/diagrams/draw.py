@@ -184,7 +184,12 @@ def log_ranges() -> str:
         page.box(x, 220, COLUMN_WIDTH, 100, "closed range", offsets, *closed, fill=GREEN)
     page.box(last, 84, COLUMN_WIDTH, 70, *exact, fill=AMBER)
     page.text(last + 108, 190, "perhaps: read that offset", soft=True)
-    lines = ("2,097,152 to now", "key: offset", "no index on event ids", "its owner alone writes it, under the fence")
+    lines = (
+        "2,097,152 to now",
+        "key: offset",
+        "no key on event ids, but an index of blocks",
+        "its owner alone writes it, under the fence",
+    )
     page.box(last, 220, COLUMN_WIDTH, 100, "open range", *lines, fill=AMBER)
     for x in COLUMNS:
         page.arrow((x + 100, 50), (x + 100, 82))
