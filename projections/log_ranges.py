@@ -37,7 +37,8 @@ LOADED_OFFSETS: Final = 1 << 16
 """Offsets whose ids are read from the log at a time."""
 
 _RANGES = """
-SELECT first_offset, first_offset + log_range_offsets() AS until, table_name, closed_at IS NOT NULL AS closed
+SELECT first_offset, first_offset + log_range_offsets() AS until, table_name,
+    closed_at IS NOT NULL AND to_regclass(format('log.%I', 'event_ids_' || md5(table_name))) IS NOT NULL AS closed
 FROM log_ranges WHERE topic = $1 AND partition = $2 ORDER BY first_offset
 """
 
@@ -94,8 +95,8 @@ class LogRanges:
     def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
         """Read which ranges there are, and the ids of the open one below `next_offset`, the log's end.
 
-        Gives full ranges their index where a former owner did not get to it. Raises RepeatApplied, and OwnershipLost
-        once `interrupted` is set.
+        Gives full ranges their index where a former owner did not get to it, or somebody has dropped it. Raises
+        RepeatApplied, and OwnershipLost once `interrupted` is set.
         """
         ((self._range_offsets,),) = session.query("SELECT log_range_offsets() AS count")
         known = {each.first_offset: each for each in self._earlier}
@@ -211,6 +212,7 @@ class LogRanges:
             return True
         for each in self._earlier:
             if not each.closed:
+                self._index(session, each)
                 self._close(session, each)
                 return True
         return False

@@ -5,9 +5,11 @@ from __future__ import annotations
 import demo_picture
 import draw
 import entity_diagram
+import growth_plot
 import rooms
 
 
 def drawings() -> dict[str, str]:
     """Return each picture by its file name."""
-    return demo_picture.drawings() | draw.drawings() | entity_diagram.drawings() | rooms.drawings()
+    modules = (demo_picture, draw, entity_diagram, growth_plot, rooms)
+    return {name: picture for module in modules for name, picture in module.drawings().items()}

@@ -36,6 +36,10 @@ class Drawing:
         for number, line in enumerate(lines):
             self.text(x + width // 2, y + 41 + 16 * number, line, soft=True, middle=True)
 
+    def bar(self, x: int, y: int, width: int, height: int) -> None:
+        """Draw a bar of a chart."""
+        self._parts.append(f"<rect x='{x}' y='{y}' width='{width}' height='{height}' fill='{GREEN}' stroke='{LINE}'/>")
+
     def text(
         self,
         x: int,

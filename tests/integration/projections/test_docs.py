@@ -142,7 +142,6 @@ def test_a_range_left_open_is_closed_once_its_index_is_there(
     monkeypatch.setattr(Session, "query", drop_first)
     project(projector, some_events(70))
     assert superuser.query(CLOSED) == []
-    superuser.script(f"SELECT index_log_range('{TOPIC}', 0, 0)")
     projector.idle()
     assert superuser.query(CLOSED) == [(0,)]
 
