@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from streams.errors import OwnershipLost
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.load import some_events
+from tests.support.log_tables import set_range_offsets
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
 RANGE = 64
@@ -38,19 +39,10 @@ FROM log_records WHERE "offset" = {first}
 
 
 @pytest.fixture(autouse=True)
-def small_ranges(database: Database, superuser: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_ranges(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A range has 64 offsets, and is read in parts of 16."""
     monkeypatch.setattr(log_ranges, "LOADED_OFFSETS", RANGE // 4)
-    superuser.script(_size(RANGE))
-    yield
-    superuser.script(_size(1 << 20))
-
-
-def _size(offsets: int) -> str:
-    return (
-        "CREATE OR REPLACE FUNCTION log_range_offsets() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE"
-        f" RETURN {offsets}"
-    )
+    set_range_offsets(database.superuser_url, RANGE)
 
 
 def project(projector: PartitionProjector, events: Sequence[Event], *, start: int = 0, size: int = 50) -> None:
@@ -93,9 +85,8 @@ def test_ranges_change_nothing_but_where_records_lie(
     cut, agents = superuser.query(CHAIN), superuser.query(AGENT_ROWS)
     project(make_projector(1), [], size=1)
     assert len(cut) == 200
-    superuser.script(_size(1 << 20), "SET session_replication_role = replica")
-    superuser.script("TRUNCATE log_records, log_ranges, checkpoints, agents_v1.agents")
-    superuser.script(f'DROP TABLE log."{TOPIC}/0"')
+    set_range_offsets(database.superuser_url, 1 << 20)
+    superuser.script("SET session_replication_role = replica", "TRUNCATE checkpoints, agents_v1.agents")
     project(make_projector(0), some_events(200), size=200)
     assert superuser.query(CHAIN) == cut
     assert superuser.query(AGENT_ROWS) == agents
@@ -308,10 +299,10 @@ def test_a_close_that_the_database_has_lost_is_done_again(projector: PartitionPr
 
 
 def test_an_event_is_found_by_its_id_without_reading_the_open_range(
-    projector: PartitionProjector, superuser: Session
+    projector: PartitionProjector, superuser: Session, database: Database
 ) -> None:
     """As records come, an index of blocks is kept up, which passes over nearly all of them."""
-    superuser.script(_size(1 << 20))
+    set_range_offsets(database.superuser_url, 1 << 20)
     project(projector, some_events(6_000), size=2_000)
     finish(projector)
     superuser.script(f'ANALYZE log."{TOPIC}/0/0"', "SET enable_seqscan = off")
