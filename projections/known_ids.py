@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from schemas.polars_import import polars as pl
 
+LOG_SCHEMA: Final = "log"
+"""The schema of the ranges' tables."""
+
 LOG_RANGE_OFFSETS: Final = 1 << 20
 """The most offsets of a range of the log, which `log_range_offsets()` in Postgres has too."""
 

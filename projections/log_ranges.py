@@ -23,7 +23,16 @@ import numpy
 
 from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
-from projections.known_ids import FILTER_BYTES, LOG_RANGE_OFFSETS, FilterPositions, Hashes, IdFilter, OpenIds, id_hashes
+from projections.known_ids import (
+    FILTER_BYTES,
+    LOG_RANGE_OFFSETS,
+    LOG_SCHEMA,
+    FilterPositions,
+    Hashes,
+    IdFilter,
+    OpenIds,
+    id_hashes,
+)
 from projections.repeats import EventRecord, seen_query
 from projections.session import DataRefused, Session, quoted_table
 from runtime.logging import get_logger
@@ -35,6 +44,9 @@ log = get_logger(__name__)
 
 LOADED_OFFSETS: Final = 1 << 16
 """Offsets whose ids are read from the log at a time."""
+
+INDEX_ON_IDS: Final = "event_ids_"
+"""How the names of the ranges' unique indexes begin."""
 
 _RANGES = """
 SELECT first_offset, first_offset + log_range_offsets() AS until, table_name,
@@ -116,6 +128,7 @@ class LogRanges:
             return
         last = ranges[-1]
         if self._open is None or self._open.first_offset != last.first_offset or self._open.next_offset > next_offset:
+            self._forget_open()
             self._begin(last.first_offset, last.table)
         self.table = last.table
         self._load_open(session, next_offset, interrupted)
@@ -138,8 +151,7 @@ class LogRanges:
         query = "SELECT make_log_range($1, $2::int, $3) AS name"
         ((table,),) = session.query(query, (self._topic, self._partition, first_offset))
         full, full_table = self._open, self.table
-        self._open, self.table = OpenIds(first_offset), table
-        self._budget.reserve(FILTER_BYTES)
+        self._begin(first_offset, table)
         if full is not None:
             self._close_full(session, full, full_table)
 
@@ -218,7 +230,7 @@ class LogRanges:
         return False
 
     def _begin(self, first_offset: int, table: str) -> None:
-        self._forget_open()
+        """Take a range for the open one, of which nothing is known yet."""
         self._open, self.table = OpenIds(first_offset), table
         self._budget.reserve(FILTER_BYTES)
 
@@ -243,7 +255,7 @@ class LogRanges:
             self.add(id_hashes(ids["event_id"]), ids["offset"].to_list(), until)
 
     def _read_ids(self, session: Session, table: str, first: int, until: int) -> pl.DataFrame:
-        frame = session.frame(_IDS.format(table=quoted_table("log", table), first=first, until=until))
+        frame = session.frame(_IDS.format(table=quoted_table(LOG_SCHEMA, table), first=first, until=until))
         return frame.with_columns(pl.col("event_id").cast(pl.Binary))
 
     def _in_earlier(
@@ -273,6 +285,8 @@ class LogRanges:
         try:
             session.query("SELECT index_log_range($1, $2::int, $3) AS made", self._key(full))
         except DataRefused as error:
+            if not error.about(INDEX_ON_IDS):
+                raise
             raise RepeatApplied(self._topic, self._partition, full.first_offset, str(error)) from error
 
     def _close(self, session: Session, full: LogRange) -> None:

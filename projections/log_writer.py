@@ -8,15 +8,13 @@ from typing import Any
 
 from audit.chain import ChainSlice, extend_slice
 from projections.inline import insert
+from projections.known_ids import LOG_SCHEMA
 from projections.prepared import PreparedBatch
 from projections.session import Session, quoted_table, sql_literal
 from schemas.control import ChainVersionRaised
 from schemas.polars_import import polars as pl
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-SCHEMA = "log"
-"""The schema of the ranges' tables."""
 
 Column = Sequence[Any] | pl.Series
 
@@ -69,12 +67,12 @@ class LogWriter:
         }
         if inline:
             values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}
-            session.later(insert(quoted_table(SCHEMA, table), values, self._types))
+            session.later(insert(quoted_table(LOG_SCHEMA, table), values, self._types))
         else:
             series = [
                 v.alias(n) if isinstance(v, pl.Series) else pl.Series(n, v, pl.Binary) for n, v in columns.items()
             ]
-            session.copy(table, pl.DataFrame(series), schema=SCHEMA)
+            session.copy(table, pl.DataFrame(series), schema=LOG_SCHEMA)
         return hashes[-1]
 
     def note_committed(self, prepared: PreparedBatch) -> None:

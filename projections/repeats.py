@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from audit.canonical import field, read_headers
+from projections.known_ids import LOG_SCHEMA
 from projections.session import quoted_table
 from schemas import codec
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER, is_clock_stamped, without_clock_fields
@@ -40,7 +41,7 @@ def seen_query(table: str, event_ids: Sequence[bytes], offsets: Sequence[int | N
     such index. The table's name is quoted here.
     """
     ids = f"'{{{','.join(event_id.hex() for event_id in event_ids)}}}'::uuid[]"
-    name = quoted_table("log", table)
+    name = quoted_table(LOG_SCHEMA, table)
     if offsets[0] is None:
         return _SEEN.format(asked=f"unnest({ids}) AS s (event_id)", table=name, where="")
     numbers = f"'{{{','.join(map(str, offsets))}}}'::bigint[]"

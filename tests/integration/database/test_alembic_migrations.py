@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,12 +29,12 @@ from database.errors import (
     SchemaBehind,
     UnknownRevision,
 )
-from devstack import postgres, processes, sql
-from devstack.postgres import Postgres
+from devstack import postgres, sql
 from entities.mapping import Row
 from operations.cli import main as command_line
 from tests.conftest import Database
 from tests.support import log_rows
+from tests.support.other_postgres import fresh_postgres_16
 from tests.support.schema_shape import shape, tables_shape
 from tests.support.services import Services
 from tests.support.waiting import wait_until_async
@@ -325,13 +324,8 @@ def test_the_command_line_migrates(
 @pytest.fixture
 def postgres_16(tmp_path: Path) -> Iterator[str]:
     """The superuser's address of a fresh Postgres 16 of this test's own, without Plant's roles."""
-    server = Postgres(tmp_path, 16)
-    password = secrets.token_hex(8)
-    port = processes.choose_port(None, set())
-    record = server.start(port, password, lambda _: None)
-    yield postgres.address("postgres", password, port, "postgres")
-    server.stop(record)
-    shutil.rmtree(server.data)
+    with fresh_postgres_16(tmp_path) as url:
+        yield url
 
 
 def test_the_migration_runs_on_postgres_16(postgres_16: str) -> None:

@@ -6,8 +6,6 @@ PLANT_CARRIED_RECORDS is how many records that are; by default some thousands.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -19,11 +17,11 @@ import pytest
 from database import migrate
 from database.errors import DatabaseUnreachable, MigrationLocked, MigrationRefused
 from database.migrations import log_records
-from devstack import postgres, processes, sql
-from devstack.postgres import Postgres
+from devstack import sql
 from tests.conftest import Database
 from tests.support import former_log, log_rows
 from tests.support.log_tables import set_range_offsets
+from tests.support.other_postgres import fresh_postgres_16
 from tests.support.schema_shape import shape
 
 TOPIC = "genesis.events"
@@ -62,17 +60,11 @@ def former(database: Database) -> Database:
 @pytest.fixture
 def postgres_16(tmp_path: Path) -> Iterator[str]:
     """The superuser's address of a fresh Postgres 16, migrated to 016."""
-    server = Postgres(tmp_path, 16)
-    password = secrets.token_hex(8)
-    port = processes.choose_port(None, set())
-    record = server.start(port, password, lambda _: None)
-    url = postgres.address("postgres", password, port, "postgres")
-    roles = (Path(migrate.__file__).parent / "roles.sql").read_text(encoding="utf-8")
-    sql.execute(url, [roles, "CREATE EXTENSION vector"])
-    migrate.upgrade(url, "016")
-    yield url
-    server.stop(record)
-    shutil.rmtree(server.data)
+    with fresh_postgres_16(tmp_path) as url:
+        roles = (Path(migrate.__file__).parent / "roles.sql").read_text(encoding="utf-8")
+        sql.execute(url, [roles, "CREATE EXTENSION vector"])
+        migrate.upgrade(url, "016")
+        yield url
 
 
 def fill(url: str, records: int = RECORDS) -> list[bytes]:
