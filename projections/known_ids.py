@@ -10,7 +10,7 @@ known may be another id's; the log has the last word (`projections/log_ranges.py
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy
@@ -109,15 +109,11 @@ class OpenIds:
 
     def add(self, hashes: Hashes, offsets: NDArray[numpy.int64], next_offset: int) -> None:
         """Add ids of records, and note that those below `next_offset` are known."""
-        self.next_offset = next_offset
-        if not len(hashes):
-            return
-        self.filter.add(FilterPositions.of(hashes))
-        relative = (offsets - self.first_offset).astype(numpy.uint64)
-        self._runs.append(numpy.sort((hashes & _HASH_BITS) | relative))
-        while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
-            last, before = self._runs.pop(), self._runs.pop()
-            self._runs.append(numpy.sort(numpy.concatenate((before, last)), kind="stable"))
+        if len(hashes):
+            self.filter.add(FilterPositions.of(hashes))
+            relative = (offsets - self.first_offset).astype(numpy.uint64)
+            self._runs = _merged(self._runs, numpy.sort((hashes & _HASH_BITS) | relative))
+        self.next_offset = next_offset  # last: where memory ran out above, the ids are still to be read from the log
 
     def ask(self, hashes: Hashes, bits: FilterPositions) -> Iterator[tuple[int, int]]:
         """Yield the index of each id that may be in the range, with the offset of the record that it may be."""
@@ -136,3 +132,12 @@ class OpenIds:
                     yield int(rows[index]), self.first_offset + int(entry & _OFFSET_BITS)
                 at[candidates] += 1
                 candidates = candidates[at[candidates] < len(run)]
+
+
+def _merged(runs: Sequence[Hashes], run: Hashes) -> list[Hashes]:
+    """Return sorted runs with one more; each is less than half as long as the one before, so there are few."""
+    merged = [*runs, run]
+    while len(merged) > 1 and 2 * len(merged[-1]) >= len(merged[-2]):
+        last, before = merged.pop(), merged.pop()
+        merged.append(numpy.sort(numpy.concatenate((before, last)), kind="stable"))
+    return merged

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from itertools import chain
+from typing import Final
 from uuid import UUID
 
 import numpy
@@ -33,8 +33,8 @@ from projections.known_ids import (
     OpenIds,
     id_hashes,
 )
-from projections.repeats import EventRecord, seen_query
-from projections.session import DataRefused, Session, quoted_table
+from projections.repeats import EventRecord, KnownRecord, look_up
+from projections.session import DataRefused, Session, WorkerOutdated, quoted_table
 from runtime.logging import get_logger
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
@@ -44,6 +44,10 @@ log = get_logger(__name__)
 
 LOADED_OFFSETS: Final = 1 << 16
 """Offsets whose ids are read from the log at a time."""
+
+INDEX_TIMEOUT_SECONDS: Final = 600
+"""How long making an index may take. All partitions may do it at once, on a slow disk; one that is given up begins
+again at its first row."""
 
 INDEX_ON_IDS: Final = "event_ids_"
 """How the names of the ranges' unique indexes begin."""
@@ -60,14 +64,6 @@ WHERE "offset" >= {first} AND "offset" < {until} AND disposition IN ('applied', 
 """
 
 
-class KnownRecord(NamedTuple):
-    """Where a record may be that has an event id: in the range from `first_offset` on; `offset` in an open one."""
-
-    first_offset: int
-    event_id: bytes
-    offset: int | None
-
-
 @dataclass
 class LogRange:
     """An earlier range. `filter` is complete once `loaded_until` is the end; None: its index is asked."""
@@ -79,6 +75,8 @@ class LogRange:
     closed: bool
     filter: IdFilter | None = None
     loaded_until: int = 0
+    is_suspect: bool = False
+    """Whether an id of it was in an earlier range when it was asked last."""
 
     @property
     def is_filtered(self) -> bool:
@@ -111,18 +109,28 @@ class LogRanges:
         RepeatApplied, and OwnershipLost once `interrupted` is set.
         """
         ((self._range_offsets,),) = session.query("SELECT log_range_offsets() AS count")
+        if self._range_offsets > LOG_RANGE_OFFSETS:
+            raise WorkerOutdated(
+                why=f"Ranges have {self._range_offsets} offsets, and this version knows ids of {LOG_RANGE_OFFSETS}.",
+                next_step="plant --version",
+            )
         known = {each.first_offset: each for each in self._earlier}
         ranges = [LogRange(*row) for row in session.query(_RANGES, (self._topic, self._partition))]
+        # One behind the log's end is empty: a former owner made it and wrote nothing. Kafka may have lost that tail.
+        ranges = [each for each in ranges if each.first_offset <= next_offset]
         self._earlier = ranges[:-1]
         for each in self._earlier:
             # Whether it is closed is the database's to say: a standby that took over may not have come so far.
             if (before := known.pop(each.first_offset, None)) is not None:
                 each.filter, each.loaded_until = before.filter, before.loaded_until
+                each.is_suspect = before.is_suspect
         for gone in known.values():
             self._drop_filter(gone)
         for each in self._earlier:
             if not each.closed:
                 self._index(session, each)
+            if each.is_suspect:
+                self._close(session, each)
         if not ranges:
             self._forget_open()
             return
@@ -165,33 +173,19 @@ class LogRanges:
         index = bisect_left(batch.offsets, until)
         return batch.between(0, index), batch.between(index, len(batch))
 
-    def candidates(self, event_ids: pl.Series) -> tuple[Hashes, list[KnownRecord]]:
+    def candidates(self, event_ids: pl.Series) -> tuple[Hashes, Iterator[KnownRecord]]:
         """Return the hashes of a batch's ids, none null, and the records that may have one of them."""
         hashes = id_hashes(event_ids)
         bits = FilterPositions.of(hashes)
-        found = list(self._in_earlier(event_ids, bits, self._earlier))
-        if self._open is not None:
-            first = self._open.first_offset
-            found += [KnownRecord(first, event_ids[row], offset) for row, offset in self._open.ask(hashes, bits)]
-        return hashes, found
+        found = self._in_earlier(event_ids, bits, self._earlier)
+        return hashes, chain(found, self._in_open(event_ids, hashes, bits))
 
     def look_up(self, session: Session, candidates: Iterable[KnownRecord]) -> dict[bytes, EventRecord]:
         """Return the event ids among the candidates that the log holds, each with the record of its event."""
-        by_range = defaultdict(list)
-        for candidate in candidates:
-            by_range[candidate.first_offset].append(candidate)
-        if not by_range:
-            return {}
         tables = {each.first_offset: each.table for each in self._earlier}
         if self._open is not None:
             tables[self._open.first_offset] = self.table
-        query = "\nUNION ALL\n".join(
-            seen_query(tables[first], [each.event_id for each in those], [each.offset for each in those])
-            for first, those in by_range.items()
-        )
-        seen = session.frame(query)
-        records = map(EventRecord._make, seen.select("fingerprint", "event_type", "value", "headers").rows())
-        return dict(zip(seen["event_id"].cast(pl.Binary), records, strict=True))
+        return look_up(session, tables, candidates)
 
     def add(self, hashes: Hashes, offsets: Sequence[int], next_offset: int) -> None:
         """Note the ids that a committed transaction has applied or parked, and that it reaches up to `next_offset`."""
@@ -269,6 +263,11 @@ class LogRanges:
                 for event_id in event_ids:
                     yield KnownRecord(each.first_offset, event_id, None)
 
+    def _in_open(self, event_ids: pl.Series, hashes: Hashes, bits: FilterPositions) -> Iterator[KnownRecord]:
+        if self._open is not None:
+            for row, offset in self._open.ask(hashes, bits):
+                yield KnownRecord(self._open.first_offset, event_ids[row], offset)
+
     def _close_full(self, session: Session, ids: OpenIds, table: str) -> None:
         """Index the range that is full now, and close it; its ids are known, so its filter is there at once."""
         self._budget.release(ids.size_bytes)
@@ -283,7 +282,9 @@ class LogRanges:
     def _index(self, session: Session, full: LogRange) -> None:
         """Give a full range its unique index. Raises RepeatApplied."""
         try:
+            session.script(f"SET statement_timeout = '{INDEX_TIMEOUT_SECONDS}s'")
             session.query("SELECT index_log_range($1, $2::int, $3) AS made", self._key(full))
+            session.script("RESET statement_timeout")
         except DataRefused as error:
             if not error.about(INDEX_ON_IDS):
                 raise
@@ -298,6 +299,7 @@ class LogRanges:
             if full.filter is not None and len(full.filter.ask(bits)) < len(ids):
                 full.filter.add(bits)  # ids that others have put there
             again = self.look_up(session, self._in_earlier(ids, bits, earlier))
+            full.is_suspect = bool(again)
             if again:
                 event_id = UUID(bytes=next(iter(again)))
                 raise RepeatApplied(

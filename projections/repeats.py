@@ -6,17 +6,23 @@ release, which may not know the first one's schema, gives the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Final, NamedTuple
 
 from audit.canonical import field, read_headers
 from projections.known_ids import LOG_SCHEMA
-from projections.session import quoted_table
+from projections.session import Session, quoted_table
 from schemas import codec
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER, is_clock_stamped, without_clock_fields
 from schemas.codec import WIRE_PREFIX
 from schemas.errors import Undecodable
+from schemas.polars_import import polars as pl
+
+LOOKED_UP_MAX: Final = 1 << 16
+"""Ids that one statement looks up: those of more would be a long text, and might take longer than a statement may."""
 
 ID_REUSED = "event_id: its producer used it before, for another event"
 
@@ -32,6 +38,35 @@ SELECT s.event_id, seen.* FROM {{asked}} CROSS JOIN LATERAL (
     FROM {{table}} AS e WHERE e.event_id = s.event_id AND e.disposition IN ('applied', 'parked'){{where}} LIMIT 1
 ) AS seen
 """  # noqa: S608 (a constant)
+
+
+class KnownRecord(NamedTuple):
+    """Where a record may be that has an event id: in the range from `first_offset` on; `offset` in an open one."""
+
+    first_offset: int
+    event_id: bytes
+    offset: int | None
+
+
+def look_up(session: Session, tables: Mapping[int, str], candidates: Iterable[KnownRecord]) -> dict[bytes, EventRecord]:
+    """Return the event ids among the candidates that the log holds, each with the record of its event.
+
+    `tables` are those of the ranges, by their first offsets.
+    """
+    found: dict[bytes, EventRecord] = {}
+    remaining = iter(candidates)
+    while some := list(islice(remaining, LOOKED_UP_MAX)):
+        by_range = defaultdict(list)
+        for candidate in some:
+            by_range[candidate.first_offset].append(candidate)
+        query = "\nUNION ALL\n".join(
+            seen_query(tables[first], [each.event_id for each in those], [each.offset for each in those])
+            for first, those in by_range.items()
+        )
+        seen = session.frame(query)
+        records = map(EventRecord._make, seen.select("fingerprint", "event_type", "value", "headers").rows())
+        found |= zip(seen["event_id"].cast(pl.Binary), records, strict=True)
+    return found
 
 
 def seen_query(table: str, event_ids: Sequence[bytes], offsets: Sequence[int | None]) -> str:

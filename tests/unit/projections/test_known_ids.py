@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +106,24 @@ def test_hashes_are_secret() -> None:
     """Who chooses ids can't choose those that share a hash: the factors are random and odd."""
     assert len(set(known_ids._FACTORS)) == 3
     assert all(int(factor) % 2 for factor in known_ids._FACTORS)
+
+
+@pytest.mark.parametrize("step", ["concatenate", "sort", "filter"])
+def test_no_id_is_lost_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Ids from before stay known, and those that could not be added are still to be read from the log."""
+    known = OpenIds(0)
+    known.add(id_hashes(ids(range(8))), numpy.arange(8), 8)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    more = id_hashes(ids(range(8, 16)))
+    with monkeypatch.context() as patch:
+        patch.setattr(*((IdFilter, "add") if step == "filter" else (numpy, step)), refuse)
+        with pytest.raises(MemoryError):
+            known.add(more, numpy.arange(8, 16), 16)
+    assert known.next_offset == 8
+    assert asked(known, ids(range(8))) == [(row, row) for row in range(8)]
+    known.add(more, numpy.arange(8, 16), 16)
+    assert known.next_offset == 16
+    assert {row for row, _ in asked(known, ids(range(16)))} == set(range(16))

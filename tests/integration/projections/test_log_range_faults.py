@@ -1,0 +1,162 @@
+"""Ranges of the log after a fault: a lost tail, an id that is there twice, slow disks, many ranges without a filter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from database.errors import DatabaseUnreachable
+from projections import log_ranges, repeats
+from projections.engine import PartitionProjector
+from projections.errors import RepeatApplied
+from projections.id_budget import IdBudget
+from projections.prepared import PreparedBatch
+from projections.read_model import READ_MODELS
+from projections.session import Session, WorkerOutdated
+from schemas.events import Event
+from schemas.polars_import import polars as pl
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.load import some_events
+from tests.support.log_tables import set_range_offsets
+from tests.support.projectors import MakeProjector
+
+RANGE = 64
+RANGES = "SELECT first_offset, closed_at IS NOT NULL AS closed FROM log_ranges ORDER BY first_offset"
+DISPOSITIONS = 'SELECT disposition::text AS name FROM log_records WHERE partition = 0 ORDER BY "offset"'
+PUT_BEHIND = """
+INSERT INTO log_records ("offset", created_at, partition, topic, event_id, entity_id, event_type, hash, value, headers)
+SELECT 100, created_at, partition, topic, event_id, entity_id, event_type, hash, value, headers
+FROM log_records WHERE "offset" = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_ranges(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range has 64 offsets, and is read in parts of 16."""
+    monkeypatch.setattr(log_ranges, "LOADED_OFFSETS", RANGE // 4)
+    set_range_offsets(database.superuser_url, RANGE)
+
+
+def project(projector: PartitionProjector, events: Sequence[Event], *, start: int = 0, fetched_from: int = -1) -> None:
+    """Acquire the partition and project events as one batch."""
+    token = projector.acquire(WATERMARKS).token
+    batch = batch_of(events, token=token, start=start)
+    if fetched_from >= 0:
+        object.__setattr__(batch, "fetched_from", fetched_from)
+    projector.project(batch)
+
+
+def finish(projector: PartitionProjector) -> None:
+    """Let the projector read and close what is left, as in a pause."""
+    for _ in range(100):
+        projector.idle()
+
+
+def dispositions(superuser: Session) -> list[str]:
+    return [row[0] for row in superuser.query(DISPOSITIONS)]
+
+
+def test_records_that_come_before_an_empty_range_are_logged(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker ended when it had made a range behind a gap; Kafka has lost that tail, and goes on before the range."""
+    events = some_events(200)
+    projector = make_projector(0)
+    project(projector, events[:50])
+
+    def end(projector: PartitionProjector, prepared: PreparedBatch) -> Any:
+        raise DatabaseUnreachable(why="the worker ended")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionProjector, "_write", end)
+        with pytest.raises(DatabaseUnreachable):
+            project(projector, events[60:70], start=70, fetched_from=50)
+    assert superuser.query(RANGES) == [(0, True), (64, False)]
+
+    for each in (projector, make_projector(0)):
+        each.acquire(WATERMARKS)
+    project(projector, events[50:60], start=50)
+    successor = make_projector(0)
+    project(successor, [*events[:10], *events[60:180]], start=60)
+    finish(successor)
+    assert dispositions(superuser) == ["applied"] * 60 + ["repeat"] * 10 + ["applied"] * 120
+    assert superuser.query(RANGES) == [(0, True), (64, True), (128, False)]
+
+
+def test_a_partition_whose_range_holds_a_repeat_projects_nothing_more(
+    projector: PartitionProjector, superuser: Session
+) -> None:
+    """Acquiring it again asks that range first; once the row is gone it is closed, and the partition goes on."""
+    events = some_events(200)
+    project(projector, events[:80])
+    superuser.script(PUT_BEHIND)
+    with pytest.raises(RepeatApplied, match="from offset 64 on"):
+        project(projector, events[80:110], start=101, fetched_from=80)
+    logged = len(dispositions(superuser))
+    for _ in range(2):
+        with pytest.raises(RepeatApplied, match="from offset 64 on"):
+            project(projector, events[107:120], start=128)
+    assert (len(dispositions(superuser)), superuser.query(RANGES)[1]) == (logged, (64, False))
+
+    superuser.script("SET session_replication_role = replica", 'DELETE FROM log_records WHERE "offset" = 100')
+    project(projector, events[107:120], start=128)
+    assert superuser.query(RANGES)[1] == (64, True)
+    assert dispositions(superuser) == ["applied"] * 120
+
+
+def test_look_ups_without_filters_are_cut_into_statements(
+    database: Database, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids times ranges may be very many: no statement has more than its bound, and every repeat is found."""
+    monkeypatch.setattr(repeats, "LOOKED_UP_MAX", 40)
+    asked: list[int] = []
+    frame = Session.frame
+
+    def counted(session: Session, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        asked.append(sum(len(ids.split(",")) for ids in re.findall(r"'{([0-9a-f,]+)}'::uuid", sql)))
+        return frame(session, sql, parameters)
+
+    monkeypatch.setattr(Session, "frame", counted)
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS, IdBudget(0))
+    try:
+        events = some_events(300)
+        project(projector, events)
+        finish(projector)
+        project(projector, events, start=300)
+        finish(projector)
+    finally:
+        projector.forget()
+    assert dispositions(superuser) == ["applied"] * 300 + ["repeat"] * 300
+    assert 0 < max(asked) <= 40
+    assert all(closed for _, closed in superuser.query(RANGES)[:-1])
+
+
+def test_making_an_index_may_take_longer_than_other_statements(
+    projector: PartitionProjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other partitions make theirs at the same time; the statements after it are bounded as before."""
+    timeouts: list[tuple[bool, str]] = []
+    query = Session.query
+
+    def noted(session: Session, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if "log_range(" in sql:
+            ((timeout,),) = query(session, "SELECT current_setting('statement_timeout') AS timeout")
+            timeouts.append(("index_log_range" in sql, timeout))
+        return query(session, sql, parameters)
+
+    monkeypatch.setattr(Session, "query", noted)
+    project(projector, some_events(150))
+    assert sorted(set(timeouts)) == [(False, "1min"), (True, "10min")]
+
+
+def test_ranges_that_are_larger_than_known_ids_can_be_are_refused(
+    projector: PartitionProjector, database: Database
+) -> None:
+    """An offset would reach into the hash next to it, and repeats would be missed: a later Plant's database."""
+    set_range_offsets(database.superuser_url, 1 << 21)
+    with pytest.raises(WorkerOutdated, match="2097152 offsets"):
+        projector.acquire(WATERMARKS)
