@@ -38,6 +38,9 @@ DATA: Final = (*DATA_EXCEPTION, "23")
 
 INSUFFICIENT_PRIVILEGE: Final = "42501"
 
+UNKNOWN_NAME: Final = ("42P01", "42703")
+"""A statement names a table or a column that is not there."""
+
 FENCED: Final = "PL001"
 """Plant's own: the database function `lock_partition` raises it where the fence is gone."""
 

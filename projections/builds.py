@@ -3,6 +3,8 @@
 A model whose version rises gets a build of its own: a schema, with tables that are empty at first. The stable views
 stay on the build that they show until the new one has every record of the log. Then whoever notices it, a worker that
 has caught up on its partition or `plant db upgrade`, moves the views and `read_model_builds.live` in one transaction.
+
+A build keeps the SQL that it was made with (projections/stored_builds.py).
 """
 
 from __future__ import annotations
@@ -31,16 +33,6 @@ JOIN pg_class AS t ON t.oid = d.refobjid AND t.relkind = 'r'
 JOIN pg_namespace AS n ON n.oid = t.relnamespace
 WHERE r.ev_class = to_regclass($1)
 """
-
-_RECORD = """
-INSERT INTO read_model_builds AS b (projection, version, tables) VALUES ($1, $2, string_to_array($3, ','))
-ON CONFLICT (projection, version) DO UPDATE SET tables = excluded.tables WHERE b.tables <> excluded.tables
-"""
-
-
-def record_build(session: Session, model: ReadModel) -> None:
-    """Write down that a build exists, as the owner; its tables' names hold no comma."""
-    session.execute(_RECORD, (model.name, model.version, ",".join(model.tables)))
 
 
 def require_same_columns(session: Session, model: ReadModel, views: str) -> None:

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from database.errors import DatabaseUnreachable
-from projections import builds, checkpoints
+from projections import builds, checkpoints, stored_builds
 from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded
 from projections.following_models import FollowingModels
@@ -44,7 +44,7 @@ from runtime import metrics
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from streams.batch import EventBatch
-from streams.errors import LogRefused, OwnershipLost, SchemaNewer
+from streams.errors import LogRefused, OwnershipLost, ReadModelsChanged, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -56,8 +56,8 @@ INLINE_RECORDS_MAX = 100
 INLINE_BYTES_MAX = 1024 * 1024
 """The same in bytes of values and headers, which text doubles."""
 
-PUBLISH_EVERY_SECONDS = 5.0
-"""How often a worker asks again for views that readers or their transactions hold."""
+LOOK_EVERY_SECONDS = 2.0
+"""How often a worker looks which builds there are to feed, and asks again for views that readers hold."""
 
 LOG_LINES_PER_SECOND = 2
 """Lines at the usual level of one partition: a flood of repeats in small batches would write hundreds."""
@@ -69,13 +69,17 @@ class PartitionProjector:
     def __init__(
         self, url: str, topic: str, partition: int, models: Sequence[ReadModel], id_budget: IdBudget | None = None
     ) -> None:
-        """`id_budget` bounds what all partitions of a worker know of event ids; by default this one has its own."""
+        """`models` are those of the worker's release; what is fed is what the database keeps (`stored_builds`).
+
+        `id_budget` bounds what all partitions of a worker know of event ids; by default this one has its own.
+        """
         self.topic = topic
         self.partition = partition
         self._url = url
         self._session: Session | None = None
         self._fence: Fence | None = None
-        self._staging = Staging(models)
+        self._release = models
+        self._staging = Staging(())
         self._log = LogWriter(topic, partition)
         self._models = FollowingModels(topic, partition, models)
         self._ranges = LogRanges(topic, partition, id_budget or IdBudget())
@@ -84,7 +88,7 @@ class PartitionProjector:
         self._interrupted = threading.Event()
         self._log_budget = LogBudget(LOG_LINES_PER_SECOND)
         self._unpublished: list[ReadModel] = []
-        self._publish_at = 0.0
+        self._look_at = 0.0
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
@@ -98,6 +102,8 @@ class PartitionProjector:
             )  # fmt: skip
             self._token = fence.token
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
+            self._models.feed(stored_builds.load_builds(session, self._release))
+            self._staging = Staging(self._models.usable)
             self._staging.open(session)
             self._log.open(session)
             self._ranges.open(session, log_end.next_offset, self._interrupted)
@@ -108,16 +114,17 @@ class PartitionProjector:
     def project(self, batch: EventBatch) -> int:
         """Apply a batch, advance the checkpoints and return the next offset.
 
-        Raises OwnershipLost (the fence is gone, or records before this batch are missing), DatabaseUnreachable, or a
-        named stop. After any of them the connection is closed and the partition has to be acquired again.
+        Raises OwnershipLost (the fence is gone, or records before this batch are missing), DatabaseUnreachable,
+        ReadModelsChanged, or a named stop. After any of them the connection is closed and the partition has to be
+        acquired again.
         """
         started = time.perf_counter()
         self._newer = None
         with self._closing_on_error():
             dispositions = self._project(batch)
             self._ranges.load_more(self._require_session())
-            if self._unpublished and started >= self._publish_at:
-                self._publish(caught_up=False)
+            if started >= self._look_at:
+                self._look()
         seconds, next_offset = time.perf_counter() - started, self._require_fence().next_offset
         metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
@@ -142,16 +149,16 @@ class PartitionProjector:
         )
 
     def idle(self) -> None:
-        """Read what is left of known event ids, and let readers see builds that had to wait for it.
+        """Read what is left of known event ids, let readers see builds that had to wait, and look for other builds.
 
-        Raises DatabaseUnreachable and RepeatApplied.
+        Raises DatabaseUnreachable, RepeatApplied and ReadModelsChanged.
         """
         if self._session is None:
             return
         with self._closing_on_error():
             self._ranges.load_more(self._session)
-            if self._unpublished and time.perf_counter() >= self._publish_at:
-                self._publish(caught_up=False)
+            if time.perf_counter() >= self._look_at:
+                self._look()
 
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped, where `plant status` finds it; acquiring it clears that."""
@@ -171,10 +178,23 @@ class PartitionProjector:
         self._ranges.forget()
 
     def _publish(self, *, caught_up: bool) -> None:
-        """Let readers see builds that have caught up on every partition; ask again later where something holds them."""
-        models = self._models.following if caught_up else self._unpublished
+        """Let readers see the release's builds that have caught up on every partition; ask again later if need be."""
+        own = {model.key for model in self._release}
+        models = [each for each in self._models.following if each.key in own] if caught_up else self._unpublished
         self._unpublished = builds.publish_all(self._require_session(), models, caught_up=caught_up)
-        self._publish_at = time.perf_counter() + PUBLISH_EVERY_SECONDS
+        self._look_at = time.perf_counter() + LOOK_EVERY_SECONDS
+
+    def _look(self) -> None:
+        """Publish what had to wait, and feed the builds that there are now. Raises ReadModelsChanged for a new one."""
+        session = self._require_session()
+        if self._unpublished:
+            self._publish(caught_up=False)
+        self._look_at = time.perf_counter() + LOOK_EVERY_SECONDS
+        keys = stored_builds.fed_keys(session, self._release)
+        if new := keys - self._models.keys:
+            raise ReadModelsChanged(why=f"{', '.join(sorted(new))} is to be fed from now on.")
+        if left := self._models.keys - keys:
+            self._models.drop(session, self._require_fence().token, left)
 
     @contextlib.contextmanager
     def _closing_on_error(self) -> Iterator[None]:

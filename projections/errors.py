@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from projections.read_model import ReadModel
 from projections.session import StatementEnded
 from runtime.errors import CheckFailed, PlantError
@@ -35,6 +37,50 @@ class ReadModelAhead(PartitionStopped):
 
 class BuildReshaped(CheckFailed):
     """A new build of a read model has other columns than its view, so readers could not be moved to it."""
+
+
+class FoldChanged(CheckFailed):
+    """The SQL of a read model is not the one that its version stands for."""
+
+    def __init__(self, model: ReadModel, sha256: str) -> None:
+        super().__init__(
+            f"The SQL of the read model {model.name} was changed, and its version is still {model.version}.",
+            why=f"tables.sql and apply.sql have the hash {model.sha256[:12]}, and the database keeps {sha256[:12]}.",
+            next_step=f"plant projections check    # once VERSION in projections/{model.name} is raised",
+        )
+
+
+class BuildMissing(CheckFailed):
+    """The database has no build of a read model of this release."""
+
+    def __init__(self, models: Iterable[ReadModel]) -> None:
+        names = ", ".join(f"{model.name} (version {model.version})" for model in models)
+        super().__init__(why=f"It does not keep the SQL of {names}.", next_step="plant db upgrade")
+
+
+class BuildUnusable(PlantError):
+    """A worker can't run what a build of a read model keeps."""
+
+
+class BuildAltered(BuildUnusable):
+    """The SQL that a build keeps is not what its hash says."""
+
+    def __init__(self, model: ReadModel) -> None:
+        super().__init__(
+            why=f"The owner stored other SQL for version {model.version} of {model.name} than stands there now.",
+            next_step="see docs/how-to/add-a-projection.md",
+        )
+
+
+class StagedRowsUnknown(BuildUnusable):
+    """A build reads staged rows that this worker does not have."""
+
+    def __init__(self, model: ReadModel, reads: str) -> None:
+        super().__init__(
+            why=f"Version {model.version} of {model.name} reads {reads}, so it was made by another release than this"
+            " worker's.",
+            next_step="plant --version",
+        )
 
 
 class RepeatApplied(PartitionStopped):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
-from projections import checkpoints, model_checkpoints
+from projections import checkpoints, model_checkpoints, stored_builds
 from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded, ReadModelAhead, ReadModelStopped
 from projections.fold import catch_up
@@ -29,17 +29,44 @@ ABOUT_THE_LOG = (ReadModelAhead, AppliedEventUnreadable, SchemaNewer)
 class FollowingModels:
     """A partition's read models: those that follow its log, and those that it goes on without."""
 
-    def __init__(self, topic: str, partition: int, models: Sequence[ReadModel]) -> None:
+    def __init__(self, topic: str, partition: int, release: Sequence[ReadModel]) -> None:
+        """`release` are the models of this worker's release: their SQL reads nothing that it does not know."""
         self.topic = topic
         self.partition = partition
-        self._models = models
+        self._release = frozenset(model.sha256 for model in release)
+        self._models = release
         self._stopped: dict[str, ReadModelStopped] = {}
         self._ended: Counter[str] = Counter()
         self._follow()
 
+    @property
+    def keys(self) -> set[str]:
+        """The models that there are to feed, those that were refused among them."""
+        return {model.key for model in self._models}
+
+    @property
+    def usable(self) -> list[ReadModel]:
+        """The models whose SQL is the one that was stored."""
+        return [model for model in self._models if not model.altered]
+
+    def feed(self, models: Sequence[ReadModel]) -> None:
+        """Take these models from now on; what is known of the others is forgotten."""
+        self._models = models
+        for key in self._stopped.keys() - self.keys:
+            self._hide(self._stopped.pop(key))
+        self._follow()
+
+    def drop(self, session: Session, token: int, keys: Set[str]) -> None:
+        """Go on without these models: they stay where the log is now."""
+        self.feed([model for model in self._models if model.key not in keys])
+        session.begin()
+        fence = checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, token)
+        session.rollback()
+        model_checkpoints.keep(session, self.topic, self.partition, fence, self.keys)
+
     def _follow(self) -> None:
         """Work out which read models share the transaction: all but those that were refused."""
-        self.following = [model for model in self._models if model.key not in self._stopped]
+        self.following = [model for model in self.usable if model.key not in self._stopped]
         self.reads = frozenset[str]().union(*(model.reads for model in self.following))
 
     def catch_up(self, session: Session, staging: Staging, fence: Fence, interrupted: threading.Event) -> None:
@@ -67,6 +94,8 @@ class FollowingModels:
         careful = lags and model_checkpoints.is_stopped(session, self.topic, self.partition, model.key)
         first_slice = 1 if careful or self._ended[model.key] else None
         try:
+            if model.altered or model.sha256 not in self._release:
+                stored_builds.require_readable(session, model, staging.names)
             catch_up(session, staging, model, self.topic, self.partition, fence.token, interrupted, first_slice)
         except Exception as error:
             if isinstance(error, (*NOT_THE_MODELS, *ABOUT_THE_LOG)) and not isinstance(error, ModelStatementEnded):
@@ -135,5 +164,8 @@ class FollowingModels:
     def close(self) -> None:
         """Take back what metrics show of the partition."""
         for stopped in self._stopped.values():
-            with contextlib.suppress(KeyError):
-                metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)
+            self._hide(stopped)
+
+    def _hide(self, stopped: ReadModelStopped) -> None:
+        with contextlib.suppress(KeyError):
+            metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)

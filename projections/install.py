@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from entities.vocabulary import DEFAULT_TENANT
-from projections import builds
+from projections import builds, stored_builds
 from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session, sql_literal
 from projections.statements import split_statements
@@ -41,7 +41,7 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
     Views move to a build once it has every record of the log. Until then readers stay on the one before; returns the
     models that this concerns. Running it again changes nothing and waits for no worker. A table that an earlier version
     made is given the column and the policy that it lacks, for which it is locked; workers of that version can't write
-    to it afterwards. Raises BuildReshaped.
+    to it afterwards. Raises BuildReshaped, and FoldChanged before anything is changed.
     """
     models = tuple(models)
     session = Session(url)
@@ -50,6 +50,7 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
         session.execute("SELECT pg_advisory_xact_lock(hashtext('plant.projections.install'))")
         session.execute(f"CREATE SCHEMA IF NOT EXISTS {VIEWS}")
         session.execute(f"GRANT USAGE ON SCHEMA {VIEWS} TO plant_api, plant_auditor")
+        stored_builds.require_unchanged(session, models)
         for model in models:
             _install(session, model)
         session.commit()
@@ -78,7 +79,7 @@ def _install(session: Session, model: ReadModel) -> None:
         session.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO plant_writer")
         session.execute(f"GRANT SELECT ON {table} TO plant_api, plant_auditor")
     builds.require_same_columns(session, model, VIEWS)
-    builds.record_build(session, model)
+    stored_builds.store(session, model)
     builds.refresh_views(session, model, VIEWS)
 
 

@@ -1,29 +1,55 @@
-"""Read models: a name, a version, tables and a statement that folds a batch into them; and those that workers keep."""
+"""Read models: a name, a version, tables and a statement that folds a batch into them; and those of this release.
+
+A folder of this package that holds `tables.sql` and `apply.sql` is a read model, called after the folder. Its
+`__init__.py` says its version. No list names it: READ_MODELS are those that are found.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
+from importlib import import_module
+from pathlib import Path
 from typing import Final
 
-from projections.statements import split_statements
+from projections.statements import plain_statements, split_statements
+from runtime.errors import ConfigurationError
+
+SQL_FILES: Final = ("tables.sql", "apply.sql")
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_TABLE: Final = re.compile(
+    r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?__schema__\.(?P<name>[a-z][a-z0-9_]*)", re.IGNORECASE
+)
+
+
+class ReadModelUnusable(ConfigurationError):
+    """A folder of a read model is not complete."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f"The folder projections/{name} is no read model that can be used.",
+            why=why,
+            next_step="see docs/how-to/add-a-projection.md",
+        )
 
 
 @dataclass(frozen=True)
 class ReadModel:
-    """A read model in its own folder.
+    """A read model: the texts of its two files, as a folder or a build in the database keeps them.
 
-    The folder holds `tables.sql` (idempotent DDL) and `apply.sql` (one statement over the staged rows of a batch,
-    total over what the checks let through, writing rows sorted by primary key). `__schema__` in both stands for the
-    Postgres schema of the build. Changing what the fold computes means a new version, filled from the log.
+    `tables.sql` is idempotent DDL, `apply.sql` one statement over the staged rows of a batch, total over what the
+    checks let through, writing rows sorted by primary key. `__schema__` in both stands for the Postgres schema of the
+    build. Changing what they say means a new version, filled from the log.
     """
 
     name: str
     version: int
-    tables: tuple[str, ...]
-    folder: str
+    tables_text: str = field(repr=False)
+    apply_text: str = field(repr=False)
 
     @property
     def schema(self) -> str:
@@ -34,6 +60,22 @@ class ReadModel:
     def key(self) -> str:
         """Name in the checkpoints."""
         return f"{self.name}/{self.version}"
+
+    @property
+    def altered(self) -> bool:
+        """Whether the files are others than those that were stored; a folder's are what they are."""
+        return False
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of both files, which is kept with the version."""
+        return sql_hash(self.tables_text, self.apply_text)
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables, in the order of their DDL."""
+        found = (_TABLE.match(statement) for statement in plain_statements(self.tables_text))
+        return tuple(match["name"] for match in found if match is not None)
 
     @cached_property
     def reads(self) -> frozenset[str]:
@@ -57,19 +99,55 @@ class ReadModel:
 
     def tables_in(self, schema: str) -> str:
         """Return the DDL of the tables in another schema."""
-        return self._read("tables.sql").replace("__schema__", schema)
+        return self.tables_text.replace("__schema__", schema)
 
     def apply_in(self, schema: str) -> str:
         """Return the fold into another schema's tables."""
-        (statement,) = split_statements(self._read("apply.sql"))
+        (statement,) = split_statements(self.apply_text)
         return statement.replace("__schema__", schema)
 
-    def _read(self, name: str) -> str:
-        return (files(self.folder) / name).read_text(encoding="utf-8")
+
+def sql_hash(tables_text: str, apply_text: str) -> str:
+    """Return the hash that a version is locked with, in hex.
+
+    It is SHA-256 of a JSON array in UTF-8, without spaces between its elements: the statements of `tables.sql`, then
+    those of `apply.sql`, each an array of strings. Comments are left out of the statements, and white space outside of
+    literals is one space: neither changes what a statement does.
+
+    >>> sql_hash("-- one\\nCREATE TABLE __schema__.a (b int);", "INSERT INTO __schema__.a\\n  VALUES (1)")
+    '666a249089b60b0c1e2e0fb82233f78387290fa5a2f2989c3c0bd269128cf5a7'
+    >>> hashlib.sha256(b'[["CREATE TABLE __schema__.a (b int)"],["INSERT INTO __schema__.a VALUES (1)"]]').hexdigest()
+    '666a249089b60b0c1e2e0fb82233f78387290fa5a2f2989c3c0bd269128cf5a7'
+    """
+    statements = [plain_statements(text) for text in (tables_text, apply_text)]
+    encoded = json.dumps(statements, ensure_ascii=False, separators=(",", ":")).encode()
+    return hashlib.sha256(encoded).hexdigest()
 
 
-AGENTS: Final = ReadModel(name="agents", version=1, tables=("agents",), folder="projections.agents")
-"""Identity, industry, job role, skills, status and availability of each agent."""
+def read_folders(folder: Path, package: str) -> tuple[ReadModel, ...]:
+    """Return the read models whose folders stand in a folder, which is an import package, by name."""
+    parts = (each for each in sorted(folder.iterdir()) if any((each / name).exists() for name in SQL_FILES))
+    return tuple(_read_folder(each, package) for each in parts)
 
-READ_MODELS: tuple[ReadModel, ...] = (AGENTS,)
-"""The read models that workers keep."""
+
+def _read_folder(folder: Path, package: str) -> ReadModel:
+    """Return the read model of a folder; raises ReadModelUnusable."""
+    name = folder.name
+    if not _NAME.fullmatch(name) or re.search(r"_v\d+$", name):
+        raise ReadModelUnusable(name, "Its name has other signs than a-z, 0-9 and _, or ends like a build's schema.")
+    for file in (*SQL_FILES, "__init__.py"):
+        if not (folder / file).exists():
+            raise ReadModelUnusable(name, f"It has no {file}.")
+    version = getattr(import_module(f"{package}.{name}"), "VERSION", None)
+    if type(version) is not int or version < 1:
+        raise ReadModelUnusable(name, "Its __init__.py has no line such as VERSION = 1.")
+    model = ReadModel(name, version, *((folder / file).read_text("utf-8") for file in SQL_FILES))
+    if not model.tables:
+        raise ReadModelUnusable(name, "Its tables.sql has no CREATE TABLE IF NOT EXISTS __schema__.… in small letters.")
+    if len(split_statements(model.apply_text)) != 1:
+        raise ReadModelUnusable(name, "Its apply.sql has to be one statement.")
+    return model
+
+
+READ_MODELS: tuple[ReadModel, ...] = read_folders(Path(__file__).parent, __package__)
+"""The read models of this release."""

@@ -29,6 +29,7 @@ from database.sqlstates import (
     OUTDATED,
     RETRYABLE,
     SESSION_ENDS,
+    UNKNOWN_NAME,
     is_one_of,
 )
 from entities.vocabulary import DEFAULT_TENANT
@@ -89,6 +90,10 @@ class StatementEnded(DatabaseUnreachable):
 
 class ProjectionBroken(PartitionStopped):
     """Postgres refused a statement of the projection: the schema is not the one this version needs."""
+
+
+class NameUnknown(ProjectionBroken):
+    """A statement of the projection names a table or a column that is not there."""
 
 
 class WorkerOutdated(PartitionStopped):
@@ -218,7 +223,8 @@ def translate_adbc_error(error: AdbcError) -> Exception:
         return LogRefused(why=text, next_step="plant doctor")
     if sqlstate == OUTDATED:
         return WorkerOutdated(why=text, next_step="plant --version")
-    return ProjectionBroken(why=text, next_step="plant db upgrade")
+    broken = NameUnknown if is_one_of(sqlstate, UNKNOWN_NAME) else ProjectionBroken
+    return broken(why=text, next_step="plant db upgrade")
 
 
 def _message(error: AdbcError, fields: Mapping[str, str]) -> str:

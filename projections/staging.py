@@ -112,6 +112,11 @@ class Staging:
         self._tables = staging_tables(models)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
+    @property
+    def names(self) -> Set[str]:
+        """Names of the staging tables."""
+        return self._tables.keys()
+
     def open(self, session: Session) -> None:
         """Create the staging tables on a fresh connection."""
         for table, columns in self._tables.items():

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from database.errors import DatabaseUnreachable
-from projections.errors import ModelStatementEnded
+from projections.errors import BuildUnusable, ModelStatementEnded
 from projections.prepared import PreparedBatch
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, StatementEnded
@@ -103,6 +103,8 @@ def reason_of(error: Exception) -> str:
         return f"its rows are refused: {error} (SQLSTATE {error.sqlstate})."
     if isinstance(error, ModelStatementEnded):
         return f"its statement is ended with a single record, {TRIES} times in a row: {error.why} ({error.sqlstate})."
+    if isinstance(error, BuildUnusable):
+        return f"{type(error).__name__}: {error}"
     if isinstance(error, PlantError):
         return f"its statement fails: {error.why}" if error.why else str(error)
     return f"making its rows fails with {type(error).__name__}, a defect."

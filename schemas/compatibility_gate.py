@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from runtime.last_commit import LastCommitUnreadable, committed_text
 from schemas.binary.avro_types import AvroType, Optional, Record, parse
 from schemas.compatibility import full_transitive
 from schemas.errors import SchemaCheckFailed, SchemaError, UnsupportedSchema
@@ -130,31 +128,13 @@ def committed_versions(file: Path = REGISTRY_FILE) -> list[Version] | None:
 
     Raises SchemaCheckFailed where there is a repository that git can't read: its ids would go unchecked.
     """
-    command = ["git", "-C", str(file.parent), "show", f"HEAD:./{file.name}"]
     try:
-        shown = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "LC_ALL": "C"}
-        )
-    except FileNotFoundError:
-        return None
-    if shown.returncode == 0:
-        return read_registry(shown.stdout)
-    if any(phrase in shown.stderr for phrase in _NOTHING_COMMITTED):
-        return None
-    raise SchemaCheckFailed(
-        "The registry's ids can't be compared with the last commit.",
-        why=f"git: {shown.stderr.strip()}",
-        next_step=shlex.join(command),
-    )
-
-
-_NOTHING_COMMITTED = (
-    "not a git repository",
-    "but not in 'HEAD'",
-    "does not exist in 'HEAD'",
-    "invalid object name 'HEAD'",
-)
-"""What git says outside a repository, and before the first commit of the file or of all."""
+        text = committed_text(file)
+    except LastCommitUnreadable as error:
+        raise SchemaCheckFailed(
+            "The registry's ids can't be compared with the last commit.", why=error.why, next_step=error.next_step
+        ) from error
+    return None if text is None else read_registry(text)
 
 
 def write_lock(added: Sequence[Version], file: Path = REGISTRY_FILE) -> None:

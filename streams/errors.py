@@ -101,6 +101,10 @@ class LeaderChanged(StreamsError):
     """The partition has had an election, which may have cost the end of its log: it is compared before reading."""
 
 
+class ReadModelsChanged(StreamsError):
+    """There are read models to feed that were not there before: the partition is acquired again, with them."""
+
+
 class PartitionStopped(StreamsError):
     """A partition can't go on without a decision by an operator; the others go on."""
 

@@ -8,9 +8,9 @@ A partition that the group assigns to this worker goes through one loop, `OwnedP
     open      read again from the last logged record, compare Kafka's with it, and let records behind it flow
     project   batch by batch; each one is a transaction that begins by locking the token
 
-After every failure while projecting (the fence is gone, Postgres is unreachable, a hole before a batch), and after an
-election of a leader, the partition is closed and acquired again, and reading resumes at the checkpoint. Nothing else
-is kept in memory, so nothing there can be out of date.
+After every failure while projecting (the fence is gone, Postgres is unreachable, a hole before a batch), after an
+election of a leader, and where other read models are to be fed, the partition is closed and acquired again, and reading
+resumes at the checkpoint. Nothing else is kept in memory, so nothing there can be out of date.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runtime.errors import drop_frames
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.batch_queue import BatchQueue
-from streams.errors import CheckpointOutOfLog, LeaderChanged, OwnershipLost, PartitionStopped
+from streams.errors import CheckpointOutOfLog, LeaderChanged, OwnershipLost, PartitionStopped, ReadModelsChanged
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
@@ -79,10 +79,16 @@ class PartitionWriter(Protocol):
         """
 
     def project(self, batch: EventBatch) -> int:
-        """Apply a batch and return the new checkpoint. Raises OwnershipLost, DatabaseUnreachable, PartitionStopped."""
+        """Apply a batch and return the new checkpoint.
+
+        Raises OwnershipLost, DatabaseUnreachable, PartitionStopped, ReadModelsChanged.
+        """
 
     def idle(self) -> None:
-        """Do what could not be done so far, after a while without records. Raises DatabaseUnreachable."""
+        """Do what could not be done so far, after a while without records.
+
+        Raises DatabaseUnreachable, ReadModelsChanged.
+        """
 
     def note_stop(self, reason: str) -> None:
         """Write down, for those who look from outside, why the partition is stopped; what can't be written is left."""
@@ -195,6 +201,9 @@ class OwnedPartition:
                 self._close()
                 self._log.info("partition.leader_changed", why=error.why)
                 await asyncio.sleep(self._next_delay_seconds())
+            except ReadModelsChanged as error:
+                self._close()
+                self._log.info("partition.models_changed", why=error.why)
             except (DatabaseUnreachable, KafkaError) as error:
                 self._close()
                 delay = self._next_delay_seconds()

@@ -1,6 +1,7 @@
 """docs/reference/database.md: what `tables.py` finds, with the words of `database.md` round it.
 
-Columns are explained by their docstrings in `entities/`, and where they have none by `database.toml`.
+Columns are explained by their docstrings in `entities/`, or by comments in the `tables.sql` of a read model; where they
+have none, by `database.toml`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from entities.store import KINDS, LINKS
 from entities.validators import RULES
 from operations.reference import tables as catalog
 from operations.reference.tables import ColumnFacts, TableFacts
+from projections.read_model import READ_MODELS
 
 _WORDS: Final = Path(__file__).with_name("database.md")
+_COMMENTED_TABLE: Final = re.compile(
+    r"(?P<about>(?:^--[^\n]*\n)*)^CREATE TABLE (?:IF NOT EXISTS )?__schema__\.(?P<table>\w+) \(\n(?P<columns>.*?)^\)",
+    re.MULTILINE | re.DOTALL,
+)
+_COMMENTED_COLUMN: Final = re.compile(r"^ +(?P<name>[a-z]\w*) [^\n]*? -- (?P<meaning>[^\n]+)$", re.MULTILINE)
 _MEANINGS: Final = Path(__file__).with_name("database.toml")
 _MARKER: Final = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 ROLES: Final = ("plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor")
@@ -77,7 +84,27 @@ def sections() -> dict[str, list[str]]:
 
 @cache
 def _meanings() -> dict[str, dict[str, str]]:
-    return tomllib.loads(_MEANINGS.read_text("utf-8"))
+    """Return, by table and column, what is written down: in `database.toml`, or in comments of a `tables.sql`."""
+    written: dict[str, dict[str, str]] = tomllib.loads(_MEANINGS.read_text("utf-8"))
+    for model in READ_MODELS:
+        for table, meanings in commented_tables(model.tables_text).items():
+            name = f"{model.schema}.{table}"
+            written[name] = meanings | written.get(name, {})
+    return written
+
+
+def commented_tables(tables_text: str) -> dict[str, dict[str, str]]:
+    """Return what the comments of a `tables.sql` say: those above a table, and at the end of a column's line.
+
+    >>> commented_tables("-- One a\\n-- day.\\nCREATE TABLE __schema__.a (\\n  day date, -- Which.\\n  n int\\n);")
+    {'a': {'about': 'One a day.', 'day': 'Which.'}}
+    """
+    found = {}
+    for match in _COMMENTED_TABLE.finditer(tables_text):
+        about = " ".join(line.removeprefix("--").strip() for line in match["about"].splitlines())
+        columns = {line["name"]: line["meaning"] for line in _COMMENTED_COLUMN.finditer(match["columns"])}
+        found[match["table"]] = {"about": about, **columns} if about else columns
+    return found
 
 
 @cache

@@ -1,12 +1,14 @@
-"""`python -m operations.reference.pages`: writes every page and picture of `docs/` that is made from code.
+"""`python -m operations.reference.pages [FILE …]`: writes pages and pictures of `docs/` that are made from code.
 
+Without names of files under `docs/` it writes all of them.
 A test compares what is committed with what this makes.
 """
 
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
@@ -28,14 +30,7 @@ HELP_COLUMNS: Final = 100
 
 def generated() -> dict[Path, str]:
     """Return the content of every generated file by its path."""
-    pages = {
-        DOCS / "reference" / "settings.md": settings_page(),
-        DOCS / "reference" / "cli.md": cli_page(),
-        DOCS / "reference" / "metrics.md": metrics_page(),
-        DOCS / "reference" / "events.md": events_page(),
-        DOCS / "reference" / "database.md": database_page(),
-        **contracts(DOCS / "reference"),
-    }
+    pages = {DOCS / name: make() for name, make in PAGES.items()} | contracts(DOCS / "reference")
     pictures = DOCS / "diagrams"
     drawings = runpy.run_path(str(pictures))["drawings"]()
     return pages | {pictures / name: content for name, content in drawings.items()}
@@ -114,13 +109,24 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "reference/settings.md": settings_page,
+    "reference/cli.md": cli_page,
+    "reference/metrics.md": metrics_page,
+    "reference/events.md": events_page,
+    "reference/database.md": database_page,
+}
+"""The pages that can be written one by one: the others take longer."""
+
+
+def main(names: Sequence[str]) -> None:
     """Write what differs, and name it."""
-    for path, content in generated().items():
+    asked = {DOCS / name: PAGES[name]() for name in names} if names else generated()
+    for path, content in asked.items():
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
             click.echo(path.relative_to(DOCS.parent))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from database.address import shown
 from database.errors import BadDatabaseAddress, DatabaseUnreachable
 from operations.services.least_privilege import require_least_privilege
+from projections import stored_builds
 from projections.engine import PartitionProjector
 from projections.id_budget import IdBudget
 from projections.read_model import READ_MODELS
@@ -61,7 +62,7 @@ async def serve_worker(
     settings: Settings, topics: Sequence[str] = TOPICS, ready: Callable[[Worker], None] | None = None
 ) -> None:
     """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, BadDatabaseAddress,
-    WorkerCrashed.
+    BuildMissing, FoldChanged, WorkerCrashed.
     """
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
@@ -92,11 +93,12 @@ async def require_writer_session(settings: Settings) -> None:
     """Raise BadDatabaseAddress where libpq can't use an address that asyncpg can.
 
     Asked before the group is joined: otherwise this worker would hold partitions that it can never write. A key file
-    that others may read is one that libpq refuses, say.
+    that others may read is one that libpq refuses, say. Raises BuildMissing or FoldChanged where the database does not
+    keep the read models of this release as they are.
     """
     url = settings.database_address("writer")
     try:
-        await asyncio.to_thread(_open_and_close, url)
+        await asyncio.to_thread(_require_builds, url)
     except DatabaseUnreachable as error:
         await require_least_privilege(settings, "writer")  # It may have gone away in between.
         raise BadDatabaseAddress(
@@ -106,8 +108,9 @@ async def require_writer_session(settings: Settings) -> None:
         ) from error
 
 
-def _open_and_close(url: str) -> None:
-    Session(url).close()
+def _require_builds(url: str) -> None:
+    with contextlib.closing(Session(url)) as session:
+        stored_builds.require_builds(session, READ_MODELS)
 
 
 class PartitionGauges:

@@ -1,29 +1,20 @@
-"""Read models that tests write down, rather than keep in a folder."""
+"""Read models of tests: that of agents, and those that tests write down rather than keep in a folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Final
 
 from projections.read_model import READ_MODELS, ReadModel
 
-
-@dataclass(frozen=True)
-class MadeModel(ReadModel):
-    """A read model whose files are texts."""
-
-    files: dict[str, str] = field(default_factory=dict, hash=False)
-
-    def _read(self, name: str) -> str:
-        return self.files[name]
+AGENTS: Final = next(model for model in READ_MODELS if model.name == "agents")
 
 
-def made_model(name: str, columns: str, apply_sql: str, *, version: int = 1) -> MadeModel:
+def made_model(name: str, columns: str, apply_sql: str, *, version: int = 1) -> ReadModel:
     """A model with one table of its own name."""
-    ddl = f"CREATE TABLE IF NOT EXISTS __schema__.{name} ({columns})"
-    return MadeModel(name, version, (name,), "", {"tables.sql": ddl, "apply.sql": apply_sql})
+    return ReadModel(name, version, f"CREATE TABLE IF NOT EXISTS __schema__.{name} ({columns})", apply_sql)
 
 
-def available_agents(name: str = "availabilities") -> MadeModel:
+def available_agents(name: str = "availabilities") -> ReadModel:
     """A model next to `agents`: a row for each event of availability."""
     return made_model(
         name,

@@ -16,9 +16,9 @@ from audit.verifier import stored_log
 from operations.demo import tampering
 from projections import checkpoints, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
 from projections.agents import queries
-from projections.read_model import AGENTS
 from projections.staging import staging_tables
 from tests.support import ROOT
+from tests.support.made_models import AGENTS
 
 TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
 RANGE_OFFSETS = 4_096

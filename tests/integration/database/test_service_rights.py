@@ -25,7 +25,7 @@ UNDIVIDED = {
     "public.partition_owners": {"writer", "operator", "api", "auditor"},
     "public.master_keys": {"ingress", "operator"},
     "public.producers": {"ingress", "operator"},
-    "public.read_model_builds": {"operator", "api", "auditor"},
+    "public.read_model_builds": {"writer", "operator", "api", "auditor"},
     "public.webhook_deliveries": {"writer", "api"},
     "public.webhook_signatures": {"ingress", "operator"},
 }
@@ -70,6 +70,7 @@ FUNCTIONS = {
     "refresh_statistics(regclass[])": (DEFINER, {"writer"}),
     "refuse_change()": (INVOKER, set(SERVICES)),
     "refuse_key_removal()": (INVOKER, set(SERVICES)),
+    "refuse_changed_build()": (INVOKER, set(SERVICES)),
     "refuse_older_worker()": (INVOKER, set(SERVICES)),
     "refuse_truncate()": (INVOKER, set(SERVICES)),
     "refuse_version_change()": (INVOKER, set(SERVICES)),

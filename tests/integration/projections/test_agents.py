@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from projections.engine import PartitionProjector
-from projections.read_model import AGENTS
 from projections.session import Session
 from schemas.events import AgentAvailable, AgentOnboarded, EntityAmended, EntityRetired, Event
 from tests.support.batches import WATERMARKS, batch_of, events_of_agents_and_teams
+from tests.support.made_models import AGENTS
 
 pytestmark = pytest.mark.usefixtures("inline_records_max")
 

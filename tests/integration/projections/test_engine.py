@@ -19,7 +19,6 @@ from projections import checkpoints, engine, fold
 from projections.checkpoints import PROJECTOR
 from projections.engine import PartitionProjector
 from projections.errors import ReadModelAhead
-from projections.read_model import AGENTS
 from projections.repeats import seen_query
 from projections.session import Session, sql_literal
 from schemas import codec
@@ -35,6 +34,7 @@ from streams.watermarks import Leadership, Watermarks
 from tests.conftest import Database
 from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, Record, batch_of, record
 from tests.support.load import some_events
+from tests.support.made_models import AGENTS
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
 pytestmark = pytest.mark.usefixtures("inline_records_max")

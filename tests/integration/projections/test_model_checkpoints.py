@@ -11,7 +11,6 @@ from projections import checkpoints, model_checkpoints
 from projections.checkpoint_waiter import CheckpointWaiter
 from projections.checkpoints import PROJECTOR, Fence
 from projections.engine import PartitionProjector
-from projections.read_model import AGENTS
 from projections.session import Session
 from runtime.settings import Settings
 from streams.errors import CaughtUpTooLate, OwnershipLost
@@ -19,6 +18,7 @@ from streams.record_position import RecordPosition
 from tests.conftest import Database
 from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, batch_of
 from tests.support.load import some_events
+from tests.support.made_models import AGENTS
 from tests.support.projectors import AGENT_ROWS
 
 APART = "SELECT projection || '/' || version AS key, next_offset, stop_reason FROM model_checkpoints ORDER BY 1"

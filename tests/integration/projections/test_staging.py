@@ -13,6 +13,7 @@ import pytest
 from msgspec import Meta
 
 from projections import staging
+from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
 from schemas import generation
@@ -20,7 +21,7 @@ from schemas.binary import avro_types, frames
 from schemas.events import Event
 from schemas.polars_import import polars as pl
 from tests.conftest import Database
-from tests.support.made_models import MadeModel, made_model
+from tests.support.made_models import made_model
 
 
 class Inner(msgspec.Struct, frozen=True):
@@ -138,7 +139,7 @@ def frame_of(records: list[dict[str, Any]]) -> pl.DataFrame:
     return whole.with_columns(pl.Series("row", range(len(records)), dtype=pl.Int64))
 
 
-def by_copy(session: Session, model: MadeModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
+def by_copy(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows after the frame was copied to its staging table."""
     made = Staging([model])
     session.script("TRUNCATE measured_v1.measured", "DROP TABLE IF EXISTS staged_agent_measured, staged_event_ids")
@@ -149,7 +150,7 @@ def by_copy(session: Session, model: MadeModel, frame: pl.DataFrame) -> list[dic
     return rows(session)
 
 
-def inline_of(session: Session, model: MadeModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
+def inline_of(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows after the frame went within the statement."""
     made = Staging([model])
     session.script("TRUNCATE measured_v1.measured")

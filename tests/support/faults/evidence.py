@@ -12,11 +12,11 @@ from confluent_kafka import Consumer, TopicPartition
 from audit.verifier.chains import verify_chains
 from database.errors import DatabaseUnreachable
 from projections.fold import fold_slice
-from projections.read_model import AGENTS
 from projections.session import Session
 from projections.staging import Staging
 from projections.statements import split_statements
 from tests.support.faults.scene import Scene
+from tests.support.made_models import AGENTS
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 

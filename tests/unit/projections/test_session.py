@@ -8,6 +8,7 @@ from adbc_driver_manager import AdbcStatusCode, OperationalError
 from database.errors import DatabaseUnreachable
 from projections.session import (
     DataRefused,
+    NameUnknown,
     ProjectionBroken,
     StatementEnded,
     WorkerOutdated,
@@ -51,7 +52,7 @@ def refused(
         ("PL001", OwnershipLost),
         ("PL002", WorkerOutdated),
         ("42501", LogRefused),
-        ("42P01", ProjectionBroken),
+        ("42P01", NameUnknown),
         ("0A000", ProjectionBroken),
     ],
 )

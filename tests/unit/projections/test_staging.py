@@ -11,13 +11,13 @@ import pytest
 from msgspec import Meta
 
 from projections import inline, read_model, session, staging
-from projections.read_model import AGENTS, ReadModel
 from projections.session import Session
 from projections.staging import StagedColumn, Staging, staged_columns, staging_tables, table_of
 from schemas import generation
 from schemas.binary import avro_types
 from schemas.events import EVENT_TYPES, EntityAmended, JobRoleDefined
 from schemas.polars_import import polars as pl
+from tests.support.made_models import AGENTS, made_model
 
 
 @pytest.mark.parametrize("module", [inline, read_model, session, staging])
@@ -147,5 +147,5 @@ def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
     assert statement is not None
     assert all(f"{table} " in statement.partition(" profile AS ")[0] for table in AGENTS.reads)
     assert made.inline(AGENTS, {}) is None
-    other = ReadModel(name="other", version=1, tables=(), folder="projections.agents")
+    other = made_model("other", "a int", AGENTS.apply_text)
     assert other.schema == "other_v1"

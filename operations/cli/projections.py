@@ -1,0 +1,118 @@
+"""`plant projections`: the builds of read models, and the lock of their versions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from operations.cli.groups import CommandGroup
+from operations.cli.listing import Output, output_option, show
+from runtime.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from projections.build_states import BuildState
+    from runtime.settings import Settings
+
+COLUMNS: Final = ("name", "version", "state", "lag", "last_error")
+PARTITION_COLUMNS: Final = ("name", "version", "state", "topic", "partition", "next_offset", "lag", "last_error")
+
+
+@click.group(name="projections", cls=CommandGroup)
+def command() -> None:
+    """Show read models, and refuse changes under an old version."""
+
+
+@command.command(name="list")
+@click.option("--partitions", is_flag=True, help="A row for each build and partition, with its next offset.")
+@output_option
+def list_projections(partitions: bool, output: Output) -> None:
+    """List every build of a read model, and how far behind the log it is.
+
+    A build is `live` when readers see it, `filling` until it has the whole log, `stopped` where a partition goes on
+    without it, for the reason in the last column, and `left` when readers have gone over to a later version: it is fed
+    no more. The lag counts records between its checkpoint and the log's, of all partitions together. JSON has each
+    partition's next offset.
+
+    \b
+    Examples:
+      plant projections list
+      plant projections list --partitions
+      plant projections list --output json
+    """
+    from runtime.settings import load_settings
+
+    states = asyncio.run(_read(load_settings()))
+    if partitions:
+        rows = [{**_row(state), **each} for state in states for each in _partitions(state)]
+        show(rows, output, columns=PARTITION_COLUMNS)
+    else:
+        show([{**_row(state), "partitions": _partitions(state)} for state in states], output, columns=COLUMNS)
+
+
+async def _read(settings: Settings) -> Sequence[BuildState]:
+    from database.connector import connect
+    from projections.build_states import build_states
+
+    database = connect(settings, "operator")
+    try:
+        return await build_states(database)
+    finally:
+        await database.close()
+
+
+def _row(state: BuildState) -> dict[str, object]:
+    return {
+        "name": state.name,
+        "version": state.version,
+        "state": state.state,
+        "lag": state.lag,
+        "last_error": _shown_error(state.last_error),
+    }
+
+
+def _partitions(state: BuildState) -> list[dict[str, object]]:
+    import msgspec
+
+    return [{**msgspec.structs.asdict(each), "last_error": _shown_error(each.last_error)} for each in state.partitions]
+
+
+def _shown_error(error: str | None) -> str | None:
+    return None if error is None else redact(error)
+
+
+@command.command("check")
+def check_projections() -> None:
+    """Refuse a read model whose SQL was changed under its version; exit 3 names it.
+
+    Checked: the hash of tables.sql and apply.sql against the lock, which has one line a version, and that lock against
+    the last commit.
+    """
+    from projections.locked_versions import ReadModelsRefused, lock_problems, locked_versions, versions_of_last_commit
+    from projections.read_model import READ_MODELS
+
+    committed = versions_of_last_commit()
+    if committed is None:
+        click.echo("No committed lock to compare with: whether lines were changed was not checked.", err=True)
+    if problems := lock_problems(READ_MODELS, locked_versions(), committed):
+        raise ReadModelsRefused(problems)
+    click.echo(f"As they are locked: {', '.join(model.key for model in READ_MODELS)}.", err=True)
+
+
+@command.command("lock")
+def lock_projections() -> None:
+    """Lock the SQL of versions that are new, in projections/locked_versions.json."""
+    from projections.locked_versions import LOCK_FILE, locked_versions, render, versions_to_lock
+    from projections.read_model import READ_MODELS
+
+    locked = locked_versions()
+    added = versions_to_lock(READ_MODELS, locked)
+    if added:
+        LOCK_FILE.write_text(render([*locked, *added]), "utf-8")
+    for version in added:
+        click.echo(f"{version.name}\t{version.version}\t{version.sha256}")
+    if not added:
+        click.echo("Every version is locked already.", err=True)

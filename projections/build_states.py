@@ -1,0 +1,83 @@
+"""The builds of read models as operators see them: which one readers have, how far each is, and why one is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Final, Literal
+
+import msgspec
+from sqlalchemy import text
+
+from database.connector import Database
+
+State = Literal["live", "filling", "stopped", "paused", "left"]
+
+# A model that stands neither among those that share the log's checkpoint nor apart holds nothing of a partition.
+_BUILDS: Final = text("""
+    SELECT b.projection, b.version, b.live, b.paused, log.topic, log.partition, log.next_offset AS log_next_offset,
+           coalesce(m.next_offset, 0) AS next_offset, m.stop_reason,
+           EXISTS (SELECT FROM read_model_builds AS later
+                   WHERE later.projection = b.projection AND later.live AND later.version > b.version) AS left_behind
+    FROM read_model_builds AS b
+    LEFT JOIN checkpoints AS log ON log.consumer = 'projector'
+    LEFT JOIN projection_checkpoints AS m
+        ON m.projection = b.projection AND m.version = b.version AND m.topic = log.topic AND m.partition = log.partition
+    ORDER BY b.projection, b.version, log.topic, log.partition
+""")
+
+
+class PartitionOfBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition that a build is made of. `lag` counts the records that the log has and the build lacks."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    lag: int
+    last_error: str | None
+
+
+class BuildState(msgspec.Struct, frozen=True, kw_only=True):
+    """A build, of all partitions together."""
+
+    name: str
+    version: int
+    state: State
+    partitions: Sequence[PartitionOfBuild]
+
+    @property
+    def lag(self) -> int:
+        """Records of the log that it lacks."""
+        return sum(each.lag for each in self.partitions)
+
+    @property
+    def last_error(self) -> str | None:
+        """Why it is stopped on the first partition where it is."""
+        return next((each.last_error for each in self.partitions if each.last_error), None)
+
+
+async def build_states(database: Database) -> list[BuildState]:
+    """Return every build that was ever made, as of one moment, by name and version."""
+    async with database.transaction(read_only=True) as connection:
+        rows = (await connection.execute(_BUILDS)).all()
+    return [_state(list(group)) for _, group in groupby(rows, key=lambda row: (row.projection, row.version))]
+
+
+def _state(rows: Sequence[Any]) -> BuildState:
+    first = rows[0]
+    partitions = [
+        PartitionOfBuild(
+            topic=row.topic, partition=row.partition, next_offset=row.next_offset,
+            lag=row.log_next_offset - row.next_offset, last_error=row.stop_reason,
+        )
+        for row in rows
+        if row.topic is not None
+    ]  # fmt: skip
+    state: State = "live" if first.live else "filling"
+    if first.left_behind:
+        state = "left"
+    elif first.paused:
+        state = "paused"
+    elif any(each.last_error for each in partitions):
+        state = "stopped"
+    return BuildState(name=first.projection, version=first.version, state=state, partitions=partitions)

@@ -1,0 +1,86 @@
+"""`plant projections`: what the builds of read models are, on real ones, and what the check says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from projections.engine import PartitionProjector
+from projections.install import install
+from projections.read_model import READ_MODELS, ReadModel
+from projections.session import Session
+from runtime.settings import Settings
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.command_line import plant
+from tests.support.load import some_events
+from tests.support.made_models import AGENTS, made_model
+
+NEXT = dataclasses.replace(AGENTS, version=2)
+REFUSED = made_model("odd", "a int CHECK (a > 1)", "INSERT INTO __schema__.odd SELECT 1 FROM staged_agent_rated")
+
+
+def project(database: Database, partition: int, count: int, release: tuple[ReadModel, ...] = READ_MODELS) -> None:
+    projector = PartitionProjector(database.writer_url, TOPIC, partition, release)
+    try:
+        token = projector.acquire(WATERMARKS).token
+        projector.project(batch_of(some_events(count), token=token, partition=partition))
+    finally:
+        projector.close()
+
+
+def listed(settings: Settings, *options: str) -> list[dict[str, object]]:
+    done = plant(settings, "projections", "list", "--output", "json", *options)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, object]] = json.loads(done.stdout)
+    return rows
+
+
+def test_builds_are_listed_with_their_state(database: Database, superuser: Session, settings: Settings) -> None:
+    """Live and caught up, filling with its lag, stopped with the reason, and left once readers have gone over."""
+    project(database, 0, 20)
+    install(database.owner_url, [*READ_MODELS, NEXT, REFUSED])
+    project(database, 1, 30, (*READ_MODELS, REFUSED))
+
+    by_key = {f"{row['name']}/{row['version']}": row for row in listed(settings)}
+    assert (by_key["agents/1"]["state"], by_key["agents/1"]["lag"]) == ("live", 0)
+    assert (by_key["agents/2"]["state"], by_key["agents/2"]["lag"]) == ("filling", 50)
+    assert (by_key["odd/1"]["state"], by_key["odd/1"]["lag"]) == ("stopped", 50)
+    assert "SQLSTATE 23514" in str(by_key["odd/1"]["last_error"])
+    assert by_key["agents/2"]["partitions"] == [
+        {"topic": TOPIC, "partition": 0, "next_offset": 0, "lag": 20, "last_error": None},
+        {"topic": TOPIC, "partition": 1, "next_offset": 0, "lag": 30, "last_error": None},
+    ]
+    rows = listed(settings, "--partitions")
+    assert [(row["partition"], row["next_offset"], row["lag"]) for row in rows if row["version"] == 2] == [
+        (0, 0, 20), (1, 0, 30),
+    ]  # fmt: skip
+    shown = plant(settings, "projections", "list").stdout
+    assert shown.splitlines()[0].split() == ["name", "version", "state", "lag", "last", "error"]
+    assert "filling" in shown
+
+    superuser.script("UPDATE read_model_builds SET live = false", "UPDATE read_model_builds SET live = version = 2")
+    states = {(row["name"], row["version"]): row["state"] for row in listed(settings)}
+    assert (states["agents", 1], states["agents", 2]) == ("left", "live")
+
+
+def test_a_build_without_a_log_is_listed(settings: Settings) -> None:
+    """Nothing was read so far: it has no partition, and lacks nothing."""
+    rows = listed(settings)
+    assert {row["name"] for row in rows} == {model.name for model in READ_MODELS}
+    assert all((row["state"], row["lag"], row["partitions"]) == ("live", 0, []) for row in rows)
+
+
+def test_a_changed_fold_fails_the_check(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 3, the model, and what to do; unchanged ones pass."""
+    assert plant(settings, "projections", "check").returncode == 0
+    done = plant(settings, "projections", "lock")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Every version is locked already.\n")
+    changed = dataclasses.replace(AGENTS, apply_text=AGENTS.apply_text.replace("'retired'", "'gone'"))
+    monkeypatch.setattr("projections.read_model.READ_MODELS", (changed,))
+    for command in ("check", "lock"):
+        done = plant(settings, "projections", command)
+        assert done.returncode == 3
+        assert "agents: its SQL was changed and its version is still 1" in done.stderr

@@ -1,0 +1,103 @@
+"""Folders of read models: the folder alone makes one, and what is not complete is refused by name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from projections.read_model import READ_MODELS, ReadModel, ReadModelUnusable, read_folders, sql_hash
+
+TABLES = "CREATE TABLE IF NOT EXISTS __schema__.counts (a int);\nCREATE TABLE IF NOT EXISTS __schema__.sums (b int)"
+APPLY = "INSERT INTO __schema__.counts SELECT 1 FROM staged_agent_rated"
+FILES = {"__init__.py": "VERSION = 3\n", "tables.sql": TABLES, "apply.sql": APPLY}
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeFolder]:
+    """Makes folders of read models in a package `made_here`; returns the package's folder."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "made_here"
+
+    def make(name: str = "counts", **files: str | None) -> Path:
+        folder = package / name
+        folder.mkdir(parents=True)
+        for file, text in {**FILES, **files}.items():
+            if text is not None:
+                (folder / file).write_text(text, "utf-8")
+        importlib.invalidate_caches()
+        return package
+
+    yield make
+    for name in [name for name in sys.modules if name.partition(".")[0] == "made_here"]:
+        del sys.modules[name]
+
+
+def test_a_folder_makes_a_read_model(make_folder: MakeFolder) -> None:
+    """Its name is the folder's, its tables are those of its DDL; a folder without these files is none."""
+    package = make_folder()
+    (package / "rebuild").mkdir()
+    (model,) = read_folders(package, "made_here")
+    assert (model.key, model.schema, model.tables) == ("counts/3", "counts_v3", ("counts", "sums"))
+    assert model.apply_sql == "INSERT INTO counts_v3.counts SELECT 1 FROM staged_agent_rated"
+    assert model.sha256 == sql_hash(TABLES, APPLY)
+    assert not model.altered
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "reason"),
+    [
+        ("counts", "apply.sql", None, "It has no apply.sql"),
+        ("counts", "tables.sql", None, "It has no tables.sql"),
+        ("counts", "__init__.py", None, "It has no __init__.py"),
+        ("counts", "__init__.py", "", "no line such as VERSION = 1"),
+        ("counts", "__init__.py", "VERSION = 0", "no line such as VERSION = 1"),
+        ("counts", "__init__.py", "VERSION = True", "no line such as VERSION = 1"),
+        ("counts", "tables.sql", "CREATE TABLE counts (a int)", "has no CREATE TABLE"),
+        ("counts", "apply.sql", f"{APPLY}; {APPLY}", "has to be one statement"),
+        ("counts", "apply.sql", "-- later", "has to be one statement"),
+        ("Counts", "apply.sql", APPLY, "other signs than"),
+        ("counts_v2", "apply.sql", APPLY, "ends like a build's schema"),
+    ],
+)
+def test_a_folder_that_is_not_complete_is_refused(
+    make_folder: MakeFolder, name: str, file: str, text: str | None, reason: str
+) -> None:
+    """The error names the folder and what it lacks."""
+    package = make_folder(name, **{file: text})
+    with pytest.raises(ReadModelUnusable, match=f"projections/{name} is no read model") as refused:
+        read_folders(package, "made_here")
+    assert reason in refused.value.why
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ("-- why\n" + APPLY + ";\n", True),
+        (APPLY.replace(" FROM", "\n    /* from */   FROM"), True),
+        (APPLY.replace("SELECT 1", "SELECT 2"), False),
+        (APPLY.replace("SELECT 1", "SELECT '1  2'"), False),
+    ],
+)
+def test_the_hash_is_of_what_the_statements_do(changed: str, same: bool) -> None:
+    """Comments and layout are none of it; spaces within a literal are."""
+    assert (sql_hash(TABLES, changed) == sql_hash(TABLES, APPLY)) is same
+    assert (sql_hash(changed, APPLY) == sql_hash(APPLY, APPLY)) is same
+
+
+def test_a_literal_is_kept_as_it_is() -> None:
+    """Two literals that differ in white space alone are two folds."""
+    one, other = (sql_hash(TABLES, f"SELECT '1{spaces}2'") for spaces in (" ", "  "))
+    assert one != other
+
+
+def test_the_read_models_of_this_release_are_its_folders() -> None:
+    """No list names them."""
+    package = Path(importlib.import_module("projections").__file__ or "").parent
+    assert {model.name for model in READ_MODELS} == {file.parent.name for file in package.glob("*/apply.sql")}
+    assert all(isinstance(model, ReadModel) and model.tables for model in READ_MODELS)
