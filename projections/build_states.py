@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from sqlalchemy import text
 
 from database.connector import Database
+from runtime.errors import ConfigurationError
 
 State = Literal["live", "filling", "stopped", "paused", "left"]
 
@@ -24,6 +25,12 @@ _BUILDS: Final = text("""
     LEFT JOIN projection_checkpoints AS m
         ON m.projection = b.projection AND m.version = b.version AND m.topic = log.topic AND m.partition = log.partition
     ORDER BY b.projection, b.version, log.topic, log.partition
+""")
+
+
+_SET_PAUSED: Final = text("""
+    UPDATE read_model_builds SET paused = :paused
+    WHERE projection = :name AND version = coalesce(CAST(:version AS integer), version) AND paused <> :paused
 """)
 
 
@@ -43,6 +50,7 @@ class BuildState(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: int
     state: State
+    paused: bool
     partitions: Sequence[PartitionOfBuild]
 
     @property
@@ -54,6 +62,46 @@ class BuildState(msgspec.Struct, frozen=True, kw_only=True):
     def last_error(self) -> str | None:
         """Why it is stopped on the first partition where it is."""
         return next((each.last_error for each in self.partitions if each.last_error), None)
+
+
+class UnknownBuild(ConfigurationError):
+    """There is no such build of a read model."""
+
+    def __init__(self, build: str) -> None:
+        super().__init__(
+            f"There is no build {build}.",
+            why="The database keeps none of this name and version.",
+            next_step="plant projections list",
+        )
+
+
+class BuildName(NamedTuple):
+    """What an operator names: a read model, and one of its versions or all of them."""
+
+    name: str
+    version: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> BuildName:
+        """Return the name in `agents` or `agents/2`. Raises UnknownBuild.
+
+        >>> BuildName.parse("agents/2")
+        BuildName(name='agents', version=2)
+        """
+        name, slash, version = text.partition("/")
+        if slash and not (version.isascii() and version.isdigit()):
+            raise UnknownBuild(text)
+        return cls(name, int(version) if slash else None)
+
+    def of(self, state: BuildState) -> bool:
+        """Return whether a build is meant."""
+        return state.name == self.name and self.version in (None, state.version)
+
+
+async def set_paused(database: Database, name: BuildName, paused: bool) -> None:
+    """Let workers feed builds no more, or again; they notice it within two seconds or so."""
+    async with database.transaction() as connection:
+        await connection.execute(_SET_PAUSED, {"name": name.name, "version": name.version, "paused": paused})
 
 
 async def build_states(database: Database) -> list[BuildState]:
@@ -80,4 +128,6 @@ def _state(rows: Sequence[Any]) -> BuildState:
         state = "paused"
     elif any(each.last_error for each in partitions):
         state = "stopped"
-    return BuildState(name=first.projection, version=first.version, state=state, partitions=partitions)
+    return BuildState(
+        name=first.projection, version=first.version, state=state, paused=first.paused, partitions=partitions
+    )

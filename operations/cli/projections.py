@@ -9,6 +9,7 @@ import click
 
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
+from operations.operator_actions import OperatorAction, actor_option, reason_option, record
 from runtime.redaction import redact
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PARTITION_COLUMNS: Final = ("name", "version", "state", "topic", "partition", "n
 
 @click.group(name="projections", cls=CommandGroup)
 def command() -> None:
-    """Show read models, and refuse changes under an old version."""
+    """Show and pause read models, and refuse changes under an old version."""
 
 
 @command.command(name="list")
@@ -33,9 +34,9 @@ def list_projections(partitions: bool, output: Output) -> None:
     """List every build of a read model, and how far behind the log it is.
 
     A build is `live` when readers see it, `filling` until it has the whole log, `stopped` where a partition goes on
-    without it, for the reason in the last column, and `left` when readers have gone over to a later version: it is fed
-    no more. The lag counts records between its checkpoint and the log's, of all partitions together. JSON has each
-    partition's next offset.
+    without it, for the reason in the last column, `paused` by an operator, and `left` when readers have gone over to a
+    later version: it is fed no more. The lag counts records between its checkpoint and the log's, of all partitions
+    together. JSON has each partition's next offset.
 
     \b
     Examples:
@@ -82,6 +83,62 @@ def _partitions(state: BuildState) -> list[dict[str, object]]:
 
 def _shown_error(error: str | None) -> str | None:
     return None if error is None else redact(error)
+
+
+@command.command()
+@click.argument("build", metavar="NAME[/VERSION]")
+@actor_option
+@reason_option("The read model is to be left out for now.")
+def pause(build: str, actor: str, reason: str) -> None:
+    """Let workers leave a read model out: it stays where it is, and readers see it as it is then.
+
+    Workers notice it within about two seconds. The log and the other read models go on.
+
+    \b
+    Examples:
+      plant projections pause agents --reason "its table is moved"
+      plant projections pause agents/2
+    """
+    from runtime.settings import load_settings
+
+    click.echo(asyncio.run(_switch(load_settings(), build, True, actor, reason)), err=True)
+
+
+@command.command()
+@click.argument("build", metavar="NAME[/VERSION]")
+@actor_option
+@reason_option("The read model is to be fed again.")
+def resume(build: str, actor: str, reason: str) -> None:
+    """Let workers feed a paused read model again, from where it is.
+
+    Each partition waits until its owner has brought the read model up to the log's end.
+
+    \b
+    Examples:
+      plant projections resume agents
+    """
+    from runtime.settings import load_settings
+
+    click.echo(asyncio.run(_switch(load_settings(), build, False, actor, reason)), err=True)
+
+
+async def _switch(settings: Settings, build: str, paused: bool, actor: str, reason: str) -> str:
+    from database.connector import connect
+    from projections.build_states import BuildName, UnknownBuild, build_states, set_paused
+
+    verb, name = "pause" if paused else "resume", BuildName.parse(build)
+    database = connect(settings, "operator")
+    try:
+        meant = [state for state in await build_states(database) if name.of(state)]
+        if not meant:
+            raise UnknownBuild(build)
+        if all(state.paused == paused for state in meant):
+            return f"{build} is {verb}d; nothing to do"
+        await record(settings, OperatorAction(action=f"projections.{verb}", target=build, reason=reason, actor=actor))
+        await set_paused(database, name, paused)
+    finally:
+        await database.close()
+    return f"{verb}d {build}"
 
 
 @command.command("check")

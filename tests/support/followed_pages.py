@@ -28,11 +28,12 @@ class Block(NamedTuple):
     file: str
 
 
-def blocks(page: Path) -> Iterator[Block]:
-    """Yield the fenced blocks of a page."""
-    for match in _BLOCK.finditer(page.read_text("utf-8")):
-        named = _FILE.findall(match["before"])
-        yield Block(match["kind"], match["text"], "" if match["kind"] == "sh" else named[-1])
+def blocks(text: str) -> Iterator[Block]:
+    """Yield the fenced blocks of a page's text."""
+    file = ""
+    for match in _BLOCK.finditer(text):
+        file = (_FILE.findall(match["before"]) or [file])[-1]
+        yield Block(match["kind"], match["text"], "" if match["kind"] == "sh" else file)
 
 
 def copy_folders(folder: Path, *names: str) -> Path:
@@ -43,10 +44,10 @@ def copy_folders(folder: Path, *names: str) -> Path:
     return folder
 
 
-def follow(page: Path, copy: Path, environ: Mapping[str, str]) -> str:
-    """Do what a page says, in its order; returns what its commands print."""
+def follow(text: str, copy: Path, environ: Mapping[str, str]) -> str:
+    """Do what a page's text says, in its order; returns what its commands print."""
     printed = ""
-    for block in blocks(page):
+    for block in blocks(text):
         if block.kind == "sh":
             printed += run(["bash", "-euo", "pipefail", "-c", block.text], copy, environ)
         elif block.kind == "diff":

@@ -7,14 +7,17 @@ import json
 
 import pytest
 
+from projections import engine
 from projections.engine import PartitionProjector
 from projections.install import install
 from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session
 from runtime.settings import Settings
+from streams.errors import ReadModelsChanged
+from streams.topics import apply
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
-from tests.support.command_line import plant
+from tests.support.command_line import operations, plant
 from tests.support.load import some_events
 from tests.support.made_models import AGENTS, made_model
 
@@ -84,3 +87,45 @@ def test_a_changed_fold_fails_the_check(settings: Settings, monkeypatch: pytest.
         done = plant(settings, "projections", command)
         assert done.returncode == 3
         assert "agents: its SQL was changed and its version is still 1" in done.stderr
+
+
+async def test_a_paused_read_model_is_left_out_until_it_is_resumed(
+    database: Database, settings: Settings, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner goes on without it within seconds, and with it once it is resumed; both are recorded."""
+    await apply(settings)
+    monkeypatch.setattr(engine, "LOOK_EVERY_SECONDS", 0.0)
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(some_events(20), token=token))
+
+    done = plant(settings, "projections", "pause", "agents", "--reason", "a test")
+    assert (done.returncode, done.stderr) == (0, "paused agents\n")
+    projector.idle()
+    projector.project(batch_of(some_events(20, seed=2), token=token, start=20))
+    (agents,) = [row for row in listed(settings) if row["name"] == "agents"]
+    assert (agents["state"], agents["lag"]) == ("paused", 20)
+    assert superuser.query("SELECT count(*) AS n FROM event_stream") == [(40,)]
+    again = plant(settings, "projections", "pause", "agents/1")
+    assert again.stderr == "agents/1 is paused; nothing to do\n"
+
+    assert plant(settings, "projections", "resume", "agents/1").stderr == "resumed agents/1\n"
+    with pytest.raises(ReadModelsChanged, match="agents/1 is to be fed"):
+        projector.idle()
+    projector.acquire(WATERMARKS)
+    projector.close()
+    (agents,) = [row for row in listed(settings) if row["name"] == "agents"]
+    assert (agents["state"], agents["lag"]) == ("live", 0)
+    recorded = await operations(settings, "agents")
+    assert {("projections.pause", "agents"), ("projections.resume", "agents/1")} <= {
+        (each.action, each.target) for each in recorded
+    }
+
+
+@pytest.mark.parametrize("build", ["nobody", "agents/9", "agents/", "agents/x"])
+def test_a_build_that_there_is_not_is_named(settings: Settings, build: str) -> None:
+    """Nothing is recorded, and the listing is named."""
+    done = plant(settings, "projections", "pause", build)
+    assert done.returncode == 2
+    assert f"There is no build {build}." in done.stderr
+    assert "plant projections list" in done.stderr
