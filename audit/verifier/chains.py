@@ -87,7 +87,8 @@ def verify_chains(
         for verdict in each_verdict:
             verdicts.append(verdict)
             progress(verdict.last - verdict.first + 1, verdict.entries)
-    every = {each.chain for each in stored} | {head.chain for head in kept} | set(chains or ())
+    named = {head.chain for head in kept} | set(chains or ())
+    every = {each.chain for each in stored} | named | {Chain(each.topic, each.partition) for each in broken}
     return [together(chain, verdicts, broken) for chain in sorted(every) if chosen(chain)]
 
 
@@ -123,12 +124,12 @@ def read_raised(url: str, schema_ids: Path | None = None) -> dict[Chain, int]:
 async def _read_ranges(
     url: str, kept: Sequence[Head], layouts: Layouts
 ) -> tuple[list[StoredRange], dict[Chain, int], list[ChainFault]]:
-    """Return the range of each chain, where chains go over to v2, and the findings of that and of kept heads."""
+    """Return each chain's range, where chains go over to v2, and findings: of that, of kept heads and of tables."""
     async with open_log(url) as log:
         findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
         ranges = await log.ranges()
         raised, broken = await log.raised(layouts)
-        return ranges, raised, [*findings, *broken]
+        return ranges, raised, [*findings, *broken, *await log.misplaced()]
 
 
 async def _compare_head(log: StoredLog, head: Head) -> ChainFault | None:

@@ -93,7 +93,8 @@ def mismatch(
     expected = expected_columns(value, layouts)
     if expected is None:
         if _may_hold_an_event(value) and not _is_control_schema(value, layouts):
-            return None
+            repeats_nothing = disposition == REPEAT and columns.event_id is None
+            return "event_id is empty, but disposition is repeat" if repeats_nothing else None
         if disposition in HOLDS_AN_EVENT:
             return f"disposition is {disposition}, but the value holds no event"
         if any(column is not None for column in columns):

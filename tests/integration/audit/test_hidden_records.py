@@ -1,0 +1,134 @@
+"""Records that some queries see and others do not: what a superuser sets up around the rows is found, or no verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from audit.verifier.chains import verify_chains
+from audit.verifier.errors import LogUnreadable
+from devstack import sql
+from tests.conftest import Database
+from tests.support import log_rows
+from tests.support.log_rows import Row
+from tests.support.services import Services
+
+SIZE = 1 << 20
+PARTITION = 'log."genesis.events/0"'
+SECOND = f'log."genesis.events/0/{SIZE}"'
+
+FORGE = """
+DO $$
+DECLARE
+    bounds text := pg_get_partition_constraintdef('{table}'::regclass);
+BEGIN
+    ALTER TABLE {partition} DETACH PARTITION {table};
+    INSERT INTO {table} ("offset", created_at, event_id, hash, headers)
+    VALUES (9, now(), gen_random_uuid(), sha256('h'), '');
+    EXECUTE 'ALTER TABLE {table} ADD CONSTRAINT bounds CHECK (' || bounds || ') NOT VALID';
+END
+$$
+"""
+
+
+@pytest.fixture
+def log_database(stack: Services, template_database: str) -> Iterator[Database]:
+    """A database of the test's own, for its tables are changed."""
+    with log_rows.migrated_database(stack, template_database) as made:
+        yield made
+
+
+@pytest.fixture
+def two_ranges(log_database: Database) -> list[Row]:
+    """A chain over two ranges, good as it stands."""
+    rows = [log_rows.row("genesis.events", 0, offset, log_rows.onboarded(offset)) for offset in (3, 4, SIZE, SIZE + 1)]
+    log_rows.store(log_database, log_rows.linked(rows))
+    assert found(log_database) == []
+    return rows
+
+
+def superuser(database: Database, *statements: str) -> None:
+    """Run statements as who has switched the triggers off."""
+    sql.execute(database.superuser_url, ["SET session_replication_role = replica", *statements])
+
+
+def found(database: Database) -> list[tuple[int, str]]:
+    """Offsets and problems of the findings."""
+    findings = [verdict.finding for verdict in verify_chains(database.auditor_url, jobs=1)]
+    return [(each.offset, each.problem) for each in findings if each is not None]
+
+
+def test_a_record_in_a_table_of_other_offsets_is_found(log_database: Database, two_ranges: list[Row]) -> None:
+    """A constraint that only seems to be valid has Postgres attach the table unread; a fold would read the record."""
+    superuser(
+        log_database,
+        FORGE.format(table=SECOND, partition=PARTITION, first=SIZE, until=2 * SIZE),
+        "UPDATE pg_constraint SET convalidated = true WHERE conname = 'bounds'",
+        f"ALTER TABLE {PARTITION} ATTACH PARTITION {SECOND} FOR VALUES FROM ({SIZE}) TO ({2 * SIZE})",
+    )
+    forged = "SELECT count(*) FROM log_records WHERE topic = 'genesis.events' AND partition = 0 AND \"offset\" {}"
+    assert sql.value(log_database.auditor_url, forged.format(f"< {2 * SIZE}")) == 5
+    assert sql.value(log_database.auditor_url, forged.format("= 9")) == 0
+    ((offset, problem),) = found(log_database)
+    assert (offset, "in a table of other offsets" in problem) == (9, True)
+
+
+@pytest.mark.parametrize("statement", [f"ALTER TABLE {PARTITION} DETACH PARTITION {SECOND}", f"DROP TABLE {SECOND}"])
+def test_a_last_range_that_was_taken_away_is_found(
+    log_database: Database, two_ranges: list[Row], statement: str
+) -> None:
+    """Its chain would only seem to end earlier; the list of ranges still has it."""
+    superuser(log_database, statement)
+    ((offset, problem),) = found(log_database)
+    assert (offset, "detached or dropped" in problem) == (SIZE, True)
+
+
+def test_a_partition_that_was_taken_away_is_found(log_database: Database, two_ranges: list[Row]) -> None:
+    """Nothing of its chain is left to be wrong."""
+    superuser(log_database, f"ALTER TABLE log_records DETACH PARTITION {PARTITION}")
+    ((offset, problem),) = found(log_database)
+    assert (offset, "detached or dropped" in problem) == (0, True)
+
+
+def test_a_policy_that_hides_rows_is_no_verdict(log_database: Database, two_ranges: list[Row]) -> None:
+    """Postgres would leave out the rows without a word; the verifier asks it not to."""
+    superuser(
+        log_database,
+        "ALTER TABLE log_records ENABLE ROW LEVEL SECURITY",
+        f'CREATE POLICY hide ON log_records TO plant_auditor USING ("offset" < {SIZE})',
+    )
+    with pytest.raises(LogUnreadable, match="row-level security"):
+        found(log_database)
+
+
+def test_another_table_of_its_name_is_not_read(log_database: Database, two_ranges: list[Row]) -> None:
+    """Whatever search path is set for the role, the log that workers write is the one that is verified."""
+    superuser(
+        log_database,
+        "CREATE SCHEMA shown",
+        "CREATE TABLE shown.log_records AS SELECT * FROM log_records",
+        "GRANT USAGE ON SCHEMA shown TO plant_auditor",
+        "GRANT SELECT ON shown.log_records TO plant_auditor",
+        f"ALTER ROLE plant_auditor IN DATABASE {log_database.name} SET search_path = shown, public",
+        "UPDATE public.log_records SET key = 'x' WHERE \"offset\" = 4",
+    )
+    shown = 'SELECT key IS NULL FROM log_records WHERE "offset" = 4'
+    assert sql.value(log_database.auditor_url, shown)
+    ((offset, problem),) = found(log_database)
+    assert (offset, "hash does not fit" in problem) == (4, True)
+
+
+def test_a_repeat_without_an_event_id_is_found(log_database: Database) -> None:
+    """A row that the table's constraint refuses, of a schema that the verifier does not know: no error, a finding."""
+    value = b"\x00\x01\x02\x03\x04" + bytes(32)
+    repeat = log_rows.poison("genesis.events", 0, 3, None, value)
+    log_rows.store(log_database, log_rows.linked([repeat]))
+    superuser(
+        log_database,
+        "ALTER TABLE log_records DROP CONSTRAINT log_records_event_id",
+        "ALTER TABLE log_records DROP CONSTRAINT log_records_reason",
+        "UPDATE log_records SET disposition = 'repeat'",
+    )
+    ((offset, problem),) = found(log_database)
+    assert (offset, "event_id is empty" in problem) == (3, True)
