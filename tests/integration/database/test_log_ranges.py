@@ -155,6 +155,70 @@ def test_others_read_and_write_while_a_range_is_made(database: Database) -> None
     log_rows.on_connection(database.writer_url, while_made)
 
 
+def test_no_other_role_keeps_a_range_from_being_made(database: Database) -> None:
+    """A reader may hold any advisory lock, and can't lock the owner's row, which a range is made under."""
+    topic = f"locked-{uuid4()}"
+    own(database, topic, 0)
+
+    async def while_locked(connection: Any) -> None:
+        await connection.execute("SELECT pg_advisory_lock(hashtextextended('plant.log_ranges.' || $1, 0))", topic)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("SELECT FROM partition_owners FOR SHARE")
+        statements = ["SET lock_timeout = '5s'", f"SELECT make_log_range('{topic}', 0, 0)"]
+        sql.execute(database.writer_url, statements)
+
+    log_rows.on_connection(database.api_url, while_locked)
+
+
+def test_owners_of_another_consumer_have_no_ranges(database: Database) -> None:
+    """What reads a topic besides the projector does not write its log."""
+    topic = f"read-{uuid4()}"
+    own(database, topic, 0)
+    sql.execute(database.owner_url, [f"UPDATE partition_owners SET consumer = 'other' WHERE topic = '{topic}'"])
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="has no owner"):
+        make(database, topic, 0, 0)
+
+
+SUMMARIZE = "SELECT summarize_log_range('{}', 0, 0)"
+ANALYSED = "SELECT reltuples FROM pg_class WHERE oid = 'log.\"{}/0/0\"'::regclass"
+
+
+def test_an_open_range_is_analysed_once(database: Database) -> None:
+    """Until it is, Postgres reads it as a whole for an event id; later on autovacuum looks after it."""
+    topic = "analysed"
+    own(database, topic, 0)
+    table = f'log."{make(database, topic, 0, 0)}"'
+    for first in (0, 50):
+        sql.execute(
+            database.writer_url,
+            [
+                f"""
+            INSERT INTO {table} ("offset", created_at, event_id, hash, headers)
+            SELECT n, now(), gen_random_uuid(), sha256('h'), '' FROM generate_series({first}, {first + 49}) AS n"""
+            ],
+        )
+        assert sql.value(database.writer_url, SUMMARIZE.format(topic)) is not None
+        assert sql.value(database.owner_url, ANALYSED.format(topic)) == 50
+    columns = "SELECT array_agg(attname::text) FROM pg_stats WHERE schemaname = 'log' AND tablename = 'analysed/0/0'"
+    assert sql.value(database.superuser_url, columns) == ["event_id"]
+    assert sql.value(database.writer_url, "SELECT summarize_log_range('analysed', 0, 7)") is None
+
+
+def test_a_range_that_is_vacuumed_is_not_waited_for(database: Database) -> None:
+    """The worker would be held up, and end the vacuum; the next call does what was left."""
+    topic = "vacuumed-now"
+    own(database, topic, 0)
+    table = f'log."{make(database, topic, 0, 0)}"'
+
+    async def while_vacuumed(connection: Any) -> None:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+            assert sql.value(database.writer_url, SUMMARIZE.format(topic)) is None
+
+    log_rows.on_connection(database.owner_url, while_vacuumed)
+    assert sql.value(database.writer_url, SUMMARIZE.format(topic)) is not None
+
+
 def test_autovacuum_comes_early_for_statistics_and_once_for_freezing(database: Database) -> None:
     """An open range is analysed from its first hundreds of rows on; a closed one is frozen at once, as a whole."""
     topic = f"vacuumed-{uuid4()}"
