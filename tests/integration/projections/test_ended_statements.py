@@ -90,7 +90,7 @@ def test_a_model_whose_statement_is_always_ended_leaves(
 
     first = next(index for index, event in enumerate(batch) if isinstance(event, AgentAvailable))
     assert superuser.query(CHECKPOINTS) == [("agents", 12), ("availabilities", first), ("log", 12)]
-    assert superuser.query("SELECT DISTINCT disposition FROM event_stream") == [("applied",)]
+    assert superuser.query("SELECT DISTINCT disposition::text FROM event_stream") == [("applied",)]
     assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(12,)]
     assert [type(error) for error in owner.failures[-TRIES + 1 :]] == [ModelStatementEnded] * (TRIES - 1)
     assert "read model availabilities" in str(owner.failures[-1])

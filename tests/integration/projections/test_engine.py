@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("inline_records_max")
 
 
 def dispositions(session: Session) -> list[str]:
-    rows = session.query('SELECT disposition FROM event_stream ORDER BY "offset"')
+    rows = session.query('SELECT disposition::text FROM event_stream ORDER BY "offset"')
     return [row[0] for row in rows]
 
 
@@ -336,7 +336,7 @@ def test_an_id_of_another_partition_is_no_repeat(
     neighbour.project(batch_of([other, other, first], token=token, partition=1))
     neighbour.project(batch_of([second], token=token, start=3, partition=1))
 
-    rows = superuser.query('SELECT disposition FROM event_stream WHERE partition = 1 ORDER BY "offset"')
+    rows = superuser.query('SELECT disposition::text FROM event_stream WHERE partition = 1 ORDER BY "offset"')
     assert [row[0] for row in rows] == ["applied", "repeat", "applied", "applied"]
 
 

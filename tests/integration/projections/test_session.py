@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
@@ -99,6 +100,14 @@ def session(database: Database) -> Iterator[Session]:
     made.script(f"CREATE TEMPORARY TABLE copied ({columns})", f"CREATE TEMPORARY TABLE written ({columns})")
     yield made
     made.close()
+
+
+def test_connecting_reads_no_catalog(database: Database) -> None:
+    """The driver does not ask for all types and columns, of which each range of the log brings more."""
+    sql.execute(database.superuser_url, ["REVOKE SELECT ON pg_catalog.pg_attribute, pg_catalog.pg_type FROM PUBLIC"])
+
+    with contextlib.closing(Session(database.writer_url)) as made:
+        assert made.query("SELECT 1 AS number, 'a'::text AS words") == [(1, "a")]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -102,7 +102,7 @@ def test_models_that_are_refused_leave_and_all_else_goes_on(make_projector: Make
         projector.project(batch_of(second, token=token, start=40))
         projector.project(batch_of(third, token=token, start=80))
 
-    assert superuser.query("SELECT DISTINCT disposition FROM event_stream") == [("applied",)]
+    assert superuser.query("SELECT DISTINCT disposition::text FROM event_stream") == [("applied",)]
     assert superuser.query("SELECT count(*) AS n FROM audit_log") == [(120,)]
     offsets = dict(superuser.query(CHECKPOINTS))
     assert offsets == {"agents": 120, "availabilities": 120, "log": 120, **dict.fromkeys(REFUSE, 40)}
@@ -210,7 +210,7 @@ def test_all_models_can_be_out_at_once(make_projector: MakeProjector, superuser:
 
     assert superuser.query(CHECKPOINTS) == [("agents", 0), ("availabilities", 0), ("log", 300)]
     assert [line["model"] for line in lines if line["event"] == "model.stopped"] == ["agents", "availabilities"]
-    assert superuser.query("SELECT DISTINCT disposition FROM event_stream") == [("applied",)]
+    assert superuser.query("SELECT DISTINCT disposition::text FROM event_stream") == [("applied",)]
 
 
 def test_a_repeat_next_to_a_refusal_is_still_a_repeat(projector: PartitionProjector, superuser: Session) -> None:
@@ -222,7 +222,7 @@ def test_a_repeat_next_to_a_refusal_is_still_a_repeat(projector: PartitionProjec
 
     projector.project(batch_of([second, first, (None, None), third, third], token=token, start=1))
 
-    rows = superuser.query('SELECT disposition FROM event_stream ORDER BY "offset"')
+    rows = superuser.query('SELECT disposition::text FROM event_stream ORDER BY "offset"')
     assert [row[0] for row in rows] == ["applied", "applied", "repeat", "poison", "applied", "repeat"]
 
 

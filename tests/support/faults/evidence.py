@@ -54,7 +54,9 @@ def wait_until_caught_up(scene: Scene, seconds: float = DEADLINE_SECONDS) -> flo
 
 def dispositions(scene: Scene) -> Counter[str]:
     """Return how many rows of the log have each disposition."""
-    rows = scene.query("SELECT disposition, count(*) FROM event_stream WHERE topic = $1 GROUP BY 1", (scene.topic,))
+    rows = scene.query(
+        "SELECT disposition::text, count(*) FROM event_stream WHERE topic = $1 GROUP BY 1", (scene.topic,)
+    )
     return Counter({str(disposition): int(str(count)) for disposition, count in rows})
 
 
