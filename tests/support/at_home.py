@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from devstack.stack import Stack
+from tests.support.services import runs_folder
 
 BIN = Path(sys.executable).parent
 PLANT = str(BIN / "plant")
@@ -27,11 +27,9 @@ Plant = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="module")
 def home(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A PLANT_HOME of this module's own; `services.py` ends what is left of it should this run be killed."""
-    base = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}"
-    folder = base / str(os.getpid())
-    for path in (base, folder):
-        path.mkdir(exist_ok=True)
-        path.chmod(0o755)
+    folder = runs_folder() / str(os.getpid())
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
     own = folder / request.module.__name__
     yield own
     Stack(own).down(delete_data=True)

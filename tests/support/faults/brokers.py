@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -22,6 +21,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from devstack.stack import Stack
 from schemas import codec
 from tests.support.faults.scene import PLANT, Scene
+from tests.support.services import runs_folder
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 BROKERS = (1, 2, 3)
@@ -37,12 +37,12 @@ def three_brokers() -> Iterator[Stack]:
 
     Broker SMALL has a file system of its own with little room, where mounting one is permitted.
     """
-    own = Path(tempfile.gettempdir()) / f"plant-tests-{os.getuid()}" / str(os.getpid())
+    own = runs_folder() / str(os.getpid())
     home = own / f"three-{secrets.token_hex(4)}"
     data = data_of(home, SMALL)
     data.mkdir(parents=True)
     _unmount_abandoned(own.parent)
-    for folder in (own.parent, own, home):
+    for folder in (own, home):
         folder.chmod(0o755)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(data)]
     mounted = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
