@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from devstack import processes, sql
 from devstack.errors import OtherVersion, StartFailed, tail
@@ -196,14 +197,15 @@ def create_database(superuser_url: str, name: str, *, template: str | None = Non
     """Make a database owned by plant_owner that only the four roles may enter; leave one that exists alone."""
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
         raise ValueError(f"not a plain database name: {name!r}")
-    if sql.value(superuser_url, f"SELECT 1 FROM pg_database WHERE datname = {sql.literal(name)}") is None:
-        copied = f" TEMPLATE {template}" if template else ""
-        sql.execute(superuser_url, [f"CREATE DATABASE {name} OWNER plant_owner{copied}"])
-    statements = [
-        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
-        f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {', '.join(ROLES)}",
-    ]
-    sql.execute(superuser_url, statements)
+
+    async def work(connection: Any) -> None:
+        if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name) is None:
+            copied = f" TEMPLATE {template}" if template else ""
+            await connection.execute(f"CREATE DATABASE {name} OWNER plant_owner{copied}")
+        await connection.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        await connection.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {', '.join(ROLES)}")
+
+    sql.run_on(superuser_url, work)
 
 
 def drop_database(superuser_url: str, name: str) -> None:
