@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+from audit.canonical import headers_bytes
 from benchmarks.stage import Stage, clean_database
 from devstack.stack import Stack
 from projections.engine import PartitionProjector
@@ -173,7 +174,7 @@ def _batches(count: int, *, seed: int, start: int) -> Iterator[list[tuple[int, E
 
 def _of(projector: PartitionProjector, rows: Sequence[tuple[int, Event]]) -> EventBatch:
     """Return a batch of events, fetched under the projector's token."""
-    headers = [tuple(codec.headers(event, "benchmark")) for _, event in rows]
+    headers = [headers_bytes(codec.headers(event, "benchmark")) for _, event in rows]
     return EventBatch(
         topic=TOPIC,
         partition=projector.partition,
@@ -184,7 +185,7 @@ def _of(projector: PartitionProjector, rows: Sequence[tuple[int, Event]]) -> Eve
         timestamps_ms=[1_760_000_000_000 + offset for offset, _ in rows],
         keys=[codec.key(event) for _, event in rows],
         values=[codec.encode(event) for _, event in rows],
-        headers=list(headers),
+        headers=headers,
     )
 
 

@@ -302,7 +302,7 @@ class PartitionProjector:
 
 def goes_inline(prepared: PreparedBatch) -> bool:
     """Return whether the batch is small enough to go to Postgres as text."""
-    values, headers = prepared.batch.values, prepared.headers
+    values, headers = prepared.batch.values, prepared.batch.headers
     if len(values) > INLINE_RECORDS_MAX:
         return False
     return sum(len(value) for value in values if value is not None) + sum(map(len, headers)) <= INLINE_BYTES_MAX

@@ -54,7 +54,7 @@ class LogWriter:
         first_v2 = 0 if self._is_v2 else raised_at
         judged = [rows[name].to_list() if first_v2 < len(batch) else [] for name in ("disposition", "event_id")]
         records = ChainSlice(
-            batch.offsets, batch.timestamps_ms, batch.keys, batch.values, prepared.headers, *judged
+            batch.offsets, batch.timestamps_ms, batch.keys, batch.values, batch.headers, *judged
         )  # fmt: skip
         hashes = extend_slice(self._topic, self._partition, head, records, first_v2)
         columns: dict[str, Column] = {
@@ -63,7 +63,7 @@ class LogWriter:
             **prepared.stored_columns(),
             "hash": hashes,
             "value": batch.values,
-            "headers": prepared.headers,
+            "headers": batch.headers,
         }
         if inline:
             values = {n: v.to_list() if isinstance(v, pl.Series) else v for n, v in columns.items()}

@@ -1,4 +1,4 @@
-"""A batch made ready for Postgres, before any transaction: canonical headers, decoded columns, verdict on each record.
+"""A batch made ready for Postgres, before any transaction: decoded columns, and a verdict on each record.
 
 Everything here is a function of the records alone, so a batch that has to be tried again gives the same rows.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 import numpy
 from numpy.typing import NDArray
 
-from audit.canonical import headers_bytes
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint, event_record, same_event
 from schemas.batch_decoder import DecodedEvents, decode_batch
 from schemas.control import CONTROL_TYPES, ChainVersionRaised
@@ -46,7 +45,6 @@ class PreparedBatch:
     """
 
     batch: EventBatch
-    headers: list[bytes]
     rows: pl.DataFrame
     events: Mapping[str, pl.DataFrame]
     controls: Mapping[str, list[int]] = field(default_factory=dict)
@@ -184,13 +182,12 @@ def prepare(batch: EventBatch) -> PreparedBatch:
         known = known.filter(~known["row"].is_in(misplaced.implode()))
         kept = {name: frame.filter(~frame["row"].is_in(misplaced.implode())) for name, frame in events.items()}
         events = {name: frame for name, frame in kept.items() if frame.height}
-    headers = [headers_bytes(each) for each in batch.headers]
     if not controls:
-        return PreparedBatch(batch, headers, _rows(batch, known, reasons), events)
+        return PreparedBatch(batch, _rows(batch, known, reasons), events)
     frames = {group.event_type: _control_rows(group, batch.keys, reasons) for group in controls}
     rows = _rows(batch, _in_order([known, *frames.values()]), reasons)
     by_type = {name: frame["row"].to_list() for name, frame in frames.items() if frame.height}
-    return PreparedBatch(batch, headers, rows, events, by_type)
+    return PreparedBatch(batch, rows, events, by_type)
 
 
 def _control_rows(group: DecodedEvents, keys: Sequence[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:

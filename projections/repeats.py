@@ -90,8 +90,8 @@ class EventRecord(NamedTuple):
     fingerprint: bytes
     event_type: str
     value: bytes | None
-    headers: bytes | Sequence[tuple[str, bytes | None]] | None
-    """As they came, or in canonical bytes."""
+    headers: bytes | None
+    """In canonical bytes."""
 
     @property
     def schema(self) -> bytes:
@@ -99,7 +99,7 @@ class EventRecord(NamedTuple):
         return self.fingerprint[: WIRE_PREFIX.size]
 
 
-def event_record(value: bytes, event_type: str, headers: Sequence[tuple[str, bytes | None]]) -> EventRecord:
+def event_record(value: bytes, event_type: str, headers: bytes) -> EventRecord:
     """Return the record of an event in a batch."""
     return EventRecord(content_fingerprint(value), event_type, value, headers)
 
@@ -123,8 +123,7 @@ def same_event(first: EventRecord, second: EventRecord) -> bool:
 
 
 def _is_clock_stamped(record: EventRecord) -> bool:
-    headers = read_headers(record.headers) if isinstance(record.headers, bytes) else record.headers
-    return headers is not None and is_clock_stamped(headers)
+    return record.headers is not None and is_clock_stamped(read_headers(record.headers))
 
 
 def _same_but_for_clock(first: EventRecord, second: EventRecord) -> bool:

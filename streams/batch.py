@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from random import randrange
 from typing import Final
 
 from streams.errors import OwnershipLost
 
-RECORD_OVERHEAD_BYTES: Final = 230
-"""Python's cost of a record that waits, without its content: two numbers, a key, a value, a list of headers (measured
-with `tracemalloc`)."""
-
-HEADER_OVERHEAD_BYTES: Final = 160
-"""The same of a header: a pair, a name, a value."""
-
-EXACT_RECORDS_MAX: Final = 256
-SAMPLE_STEP: Final = 8
+RECORD_OVERHEAD_BYTES: Final = 205
+"""Python's cost of a record that waits, without its content: two numbers, a key, a value, headers (measured with
+`tracemalloc`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +21,9 @@ class EventBatch:
     `fetched_from` is the position that the slice was read from and `next_offset` the position after it. Offsets
     between the two that have no record are gaps of the log itself (transaction markers, compaction), not losses:
     a checkpoint that is at or above `fetched_from` may advance to `next_offset`.
+
+    Headers come in canonical bytes (:func:`audit.canonical.headers_bytes`): as pairs, a record that waits takes more
+    than twice the memory, and Python's cycle collector looks at each pair.
 
     `token` is the fencing token under which the slice was fetched; a slice fetched under an older one is stale.
     """
@@ -41,27 +37,19 @@ class EventBatch:
     timestamps_ms: list[int]
     keys: list[bytes | None]
     values: list[bytes | None]
-    headers: list[Sequence[tuple[str, bytes | None]]]
+    headers: list[bytes]
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     @property
     def size_bytes(self) -> int:
-        """The memory that the records take: keys, values and headers, and Python's objects around them.
-
-        Of a long batch the contents of every eighth record's headers are counted, from one at random on: reading them
-        all takes a microsecond a record.
-        """
-        step = SAMPLE_STEP if len(self) > EXACT_RECORDS_MAX else 1
-        sample = self.headers[randrange(step) :: step]  # noqa: S311 (no secret)
-        contents = chain.from_iterable(chain.from_iterable(sample))
+        """The memory that the records take: keys, values and headers, and Python's objects around them."""
         return (
             len(self) * RECORD_OVERHEAD_BYTES
-            + sum(map(len, self.headers)) * HEADER_OVERHEAD_BYTES
             + sum(map(len, filter(None, self.keys)))
             + sum(map(len, filter(None, self.values)))
-            + sum(map(len, filter(None, contents))) * step
+            + sum(map(len, self.headers))
         )
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from audit.canonical import headers_bytes
 from streams.batch import EventBatch
 from streams.errors import LogTruncated, StreamsError
 from streams.log_end import LogEnd
@@ -67,5 +68,5 @@ class OpenPartition:
             timestamps_ms=[record.timestamp for record in records],
             keys=[record.key for record in records],
             values=[record.value for record in records],
-            headers=[record.headers for record in records],
+            headers=[headers_bytes(record.headers) for record in records],
         )

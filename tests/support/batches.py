@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from audit.canonical import headers_bytes
 from schemas import codec
 from schemas.entity_states import AgentState, TeamState
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, EntityAmended, EntityRetired, Event, TeamFormed
@@ -41,7 +42,7 @@ def batch_of(records: Sequence[Event | Record], *, token: int, start: int = 0, p
         timestamps_ms=[1_760_000_000_000 + offset for offset in offsets],
         keys=[key for key, _ in pairs],
         values=[value for _, value in pairs],
-        headers=[(("ce_specversion", b"1.0"), ("ce_source", b"test"))] * len(pairs),
+        headers=[headers_bytes([("ce_specversion", b"1.0"), ("ce_source", b"test")])] * len(pairs),
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import structlog
 
+from audit.canonical import headers_bytes
 from audit.chain import CHAIN_START
 from database.errors import DatabaseUnreachable
 from projections import checkpoints, engine, fold
@@ -124,7 +125,7 @@ def test_a_repeat_with_another_time_of_plants_clock_is_one(projector: PartitionP
     """In a later batch, where the first stands in the log; with a time that the sender gave it is another event."""
     (first,) = some_events(1)
     later = msgspec.structs.replace(first, occurred_at=first.occurred_at + timedelta(seconds=1))
-    stamped, plain = (codec.headers(first, "t", clock_stamped=each) for each in (True, False))
+    stamped, plain = (headers_bytes(codec.headers(first, "t", clock_stamped=each)) for each in (True, False))
     token = projector.acquire(WATERMARKS).token
 
     for start, headers in enumerate((stamped, stamped, plain)):

@@ -55,7 +55,7 @@ def test_small_batches_go_inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """By records, and by bytes of values and headers; each bound is included."""
     event = examples()["genesis.agent.rated"]
     two = prepare(batch_of([event, (None, None)], token=1))
-    size_bytes = len(codec.encode(event)) + sum(map(len, two.headers))
+    size_bytes = len(codec.encode(event)) + sum(map(len, two.batch.headers))
     for records, bound_bytes, expected in ((2, size_bytes, True), (1, size_bytes, False), (2, size_bytes - 1, False)):
         monkeypatch.setattr(engine, "INLINE_RECORDS_MAX", records)
         monkeypatch.setattr(engine, "INLINE_BYTES_MAX", bound_bytes)

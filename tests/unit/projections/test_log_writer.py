@@ -64,19 +64,21 @@ def written(session: Recorded, prepared: PreparedBatch, *, inline: bool = False)
 
 def chain_of(made: PreparedBatch, first_v2: int) -> list[bytes]:
     batch, judged = made.batch, (made.rows["disposition"].to_list(), made.rows["event_id"].to_list())
-    records = (batch.offsets, batch.timestamps_ms, batch.keys, batch.values, made.headers, *judged)
+    records = (batch.offsets, batch.timestamps_ms, batch.keys, batch.values, made.batch.headers, *judged)
     return extend_slice(TOPIC, 3, CHAIN_START, ChainSlice(*records), first_v2)
 
 
 def expected(made: PreparedBatch) -> list[dict[str, Any]]:
     """The rows, with every column that one of them may have."""
     batch = made.batch
-    hashes = extend(TOPIC, 3, CHAIN_START, batch.offsets, batch.timestamps_ms, batch.keys, batch.values, made.headers)
+    hashes = extend(
+        TOPIC, 3, CHAIN_START, batch.offsets, batch.timestamps_ms, batch.keys, batch.values, made.batch.headers
+    )
     rows = []
     for index, row in enumerate(made.rows.to_dicts()):
         key = None if row["entity_id"] is not None else batch.keys[index]
         created_at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=batch.timestamps_ms[index])
-        record = {"key": key, "value": batch.values[index], "headers": made.headers[index], "hash": hashes[index]}
+        record = {"key": key, "value": batch.values[index], "headers": made.batch.headers[index], "hash": hashes[index]}
         rows.append({**row, **record, "offset": 7 + index, "created_at": created_at})
     return rows
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from audit.canonical import headers_bytes
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
 from tests.support.batches import batch_of
@@ -83,7 +84,7 @@ def test_the_size_counts_what_python_holds() -> None:
                 1_760_000_000_000 + number,
                 b"%036d" % number,
                 bytes(value_bytes),
-                [(f"ce_{name}", bytes(header_bytes)) for name in range(headers)],
+                headers_bytes([(f"ce_{name}", bytes(header_bytes)) for name in range(headers)]),
             )
             for number in range(200)
         ]

@@ -23,7 +23,7 @@ def batch(start: int, count: int, gap: int = 0) -> EventBatch:
         timestamps_ms=[0] * count,
         keys=[b"key"] * count,
         values=[b"v" * (start + index) for index in range(count)],
-        headers=[[]] * count,
+        headers=[bytes(4)] * count,
     )
 
 

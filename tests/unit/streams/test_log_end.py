@@ -42,6 +42,7 @@ def advance(partition: OpenPartition, next_offset: int, *records: ConsumerRecord
     batch = partition.advance("t", 0, list(records))
     if batch is not None:
         assert (batch.fetched_from, batch.next_offset) == (max(CHECKPOINT, partition_from(batch.offsets)), next_offset)
+        assert batch.headers == [headers_bytes(HEADERS)] * len(batch)
     return None if batch is None else batch.offsets
 
 

@@ -17,7 +17,7 @@ from faust.types import TP
 
 from database.errors import DatabaseUnreachable
 from streams import ownership
-from streams.batch import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, EventBatch
+from streams.batch import RECORD_OVERHEAD_BYTES, EventBatch
 from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
@@ -125,7 +125,7 @@ def batch(start: int, *sizes: int, header_bytes: int = 0) -> EventBatch:
         timestamps_ms=[0] * len(sizes),
         keys=[None] * len(sizes),
         values=[b"x" * size for size in sizes],
-        headers=[[("h", bytes(header_bytes))] if header_bytes else []] * len(sizes),
+        headers=[bytes(header_bytes)] * len(sizes),
     )
 
 
@@ -133,7 +133,7 @@ def batch(start: int, *sizes: int, header_bytes: int = 0) -> EventBatch:
     ("records_max", "budget_bytes", "sizes", "header_bytes"),
     [
         (16_000, 2 * (2 * RECORD_OVERHEAD_BYTES + 1_000), (600, 400), 0),
-        (16_000, 2 * (2 * (RECORD_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES) + 1_002), (100, 100), 400),
+        (16_000, 2 * (2 * RECORD_OVERHEAD_BYTES + 1_000), (100, 100), 400),
         (16_000, 2 * 1_000 * RECORD_OVERHEAD_BYTES, (0,) * 1_000, 0),
         (1_000, 1 << 30, (0,) * 1_000, 0),
     ],
