@@ -7,11 +7,9 @@ So the last logged record is read again and compared before anything behind it i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from audit.canonical import headers_bytes
+from streams.kafka.record_columns import RecordColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +21,6 @@ class LoggedRecord:
     key: bytes | None
     value: bytes | None
     headers: bytes
-
-    def is_the_same_as(self, record: Any) -> bool:
-        """Return whether a record of Kafka's is this one; `record` has the attributes of aiokafka's."""
-        ours = (self.offset, self.timestamp_ms, self.key, self.value)
-        theirs = (record.offset, record.timestamp, record.key, record.value)
-        return ours == theirs and headers_bytes(record.headers) == self.headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +40,13 @@ class LogEnd:
         """
         return min(self.next_offset, low if self.last is None else max(low, self.last.offset))
 
-    def difference(self, records: Iterable[Any], position: int, next_position: int) -> str | None:
+    def difference(self, records: RecordColumns, position: int, next_position: int) -> str | None:
         """Return how Kafka's records, read from `position` up to `next_position`, differ; None where they don't."""
         last = self.last if self.last is not None and position <= self.last.offset < next_position else None
-        for record in records:
-            if record.offset >= self.next_offset:
+        for row, offset in enumerate(records.offsets):
+            if offset >= self.next_offset:
                 break
-            if last is None or not last.is_the_same_as(record):
-                return f"Kafka holds a record at offset {record.offset} that is not the one that was logged"
+            if last is None or last != LoggedRecord(*records.row(row)):
+                return f"Kafka holds a record at offset {offset} that is not the one that was logged"
             last = None
         return None if last is None else f"Kafka holds no record at offset {last.offset} any more"

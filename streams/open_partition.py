@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from audit.canonical import headers_bytes
 from streams.batch import EventBatch
 from streams.errors import LogTruncated, StreamsError
+from streams.kafka.record_columns import RecordColumns
 from streams.log_end import LogEnd
 from streams.watermarks import Leadership
 
@@ -38,20 +38,21 @@ class OpenPartition:
         """Whether the fetch is ahead of what was delivered; past gaps it gets there without a record."""
         return bool(self.fetch_state.position > self.position)
 
-    def advance(self, topic: str, partition: int, records: list[Any]) -> EventBatch | None:
+    def advance(self, topic: str, partition: int, records: RecordColumns | None) -> EventBatch | None:
         """Return the records that were just fetched as a batch, and move the position to the fetch's.
 
         Up to the checkpoint they are compared and not delivered: None where there are no others. A difference sets the
         stop reason.
         """
         fetched_from, next_offset = self.position, self.fetch_state.position
+        records = records or RecordColumns([], [], [], [], [])
         if self.log_end is not None:
             checkpoint = self.log_end.next_offset
             difference = self.log_end.difference(records, fetched_from, next_offset)
             if difference is not None:
                 self.stop_reason = LogTruncated(topic, partition, difference)
                 return None
-            records = [record for record in records if record.offset >= checkpoint]
+            records = records.since(checkpoint)
             fetched_from = checkpoint
             if next_offset >= checkpoint:
                 self.log_end = None
@@ -64,9 +65,9 @@ class OpenPartition:
             token=self.token,
             fetched_from=fetched_from,
             next_offset=next_offset,
-            offsets=[record.offset for record in records],
-            timestamps_ms=[record.timestamp for record in records],
-            keys=[record.key for record in records],
-            values=[record.value for record in records],
-            headers=[headers_bytes(record.headers) for record in records],
+            offsets=records.offsets,
+            timestamps_ms=records.timestamps_ms,
+            keys=records.keys,
+            values=records.values,
+            headers=records.headers,
         )

@@ -26,6 +26,7 @@ from streams.batch import EventBatch
 from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.clients import make_consumer
 from streams.kafka.consumer import RepairedConsumer
+from streams.kafka.record_columns import RecordColumns
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
@@ -111,7 +112,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         # One that was paused meanwhile still gets what was fetched for it: aiokafka has moved on behind that.
         still_open = self._current()
         advanced = [
-            opened[tp].advance(tp.topic, tp.partition, records.get(tp, []))
+            opened[tp].advance(tp.topic, tp.partition, records.get(tp))
             for tp in same
             if still_open.get(tp) is opened[tp]
         ]
@@ -119,10 +120,10 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
 
     async def _fetch(
         self, consumer: RepairedConsumer, opened: Mapping[TopicPartition, OpenPartition]
-    ) -> dict[TopicPartition, list[Any]] | None:
+    ) -> dict[TopicPartition, RecordColumns] | None:
         """Return fetched records by partition; None where the fetch failed, which may set a stop reason."""
         try:
-            return await consumer.fetch_raw(opened, POLL_TIMEOUT_SECONDS)
+            return await consumer.fetch_columns(opened, POLL_TIMEOUT_SECONDS)
         except NoOffsetForPartitionError:
             pass  # a partition without a committed hint, before its owner has sought
         except OffsetOutOfRangeError as error:

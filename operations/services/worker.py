@@ -30,10 +30,9 @@ log = get_logger(__name__)
 TOPICS: Sequence[str] = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 
 
-WORKER_GC_THRESHOLDS = (500_000, 20, 50)
-"""The first is the number of objects between two runs of Python's cycle collector. A fetch makes some 100,000 that all
-live on for a moment; at the default of 700 the collector looks at them again and again, which took half of the fetch's
-time (measured)."""
+WORKER_GC_THRESHOLDS = (100_000, 20, 50)
+"""The first is the number of objects between two runs of Python's cycle collector, which looks at lists and the like.
+Records wait as bytes in a few long lists, so few objects are left to look at; a burst of small batches makes more."""
 
 
 SWITCH_SECONDS = 0.001

@@ -16,6 +16,7 @@ from aiokafka.record import default_records
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
+from streams.kafka.record_columns import RecordColumns
 from streams.kafka.repair import Repair
 
 REPAIR: Final = Repair(
@@ -65,6 +66,9 @@ def parse_leniently() -> None:
 class LenientRecords:
     """The batches of one fetch of one partition, in place of aiokafka's MemoryRecords."""
 
+    in_columns = False
+    """Whether each batch yields its records as one item, a RecordColumns."""
+
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
         self._records = MemoryRecords(data)
@@ -77,7 +81,8 @@ class LenientRecords:
         start = self._at
         length = int.from_bytes(self._data[start:][_LENGTH], "big")
         self._at = start + _LENGTH_END + length
-        return LenientBatch(self._records.next_batch(), self._data[start : self._at])
+        batch = ColumnBatch if self.in_columns else LenientBatch
+        return batch(self._records.next_batch(), self._data[start : self._at])
 
 
 class LenientBatch:
@@ -104,6 +109,20 @@ class LenientBatch:
             if self._batch.magic < 2:
                 raise
         yield from read_records(self._data)
+
+
+class ColumnBatch(LenientBatch):
+    """A batch that yields its records as one item, a RecordColumns; none where it has no records."""
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            columns = RecordColumns.of(self._batch)
+        except (UnicodeDecodeError, CorruptRecordException):
+            if self._batch.magic < 2:
+                raise
+            columns = RecordColumns.of(read_records(self._data))
+        if columns:
+            yield columns
 
 
 def read_records(data: memoryview) -> Iterator[LenientRecord]:

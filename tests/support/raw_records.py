@@ -31,13 +31,13 @@ class RawRecord:
     attributes: int = 0
 
 
-def record_batch(records: Sequence[RawRecord]) -> bytes:
+def record_batch(records: Sequence[RawRecord], *, base_offset: int = 0) -> bytes:
     """Return an uncompressed batch of format 2."""
     body = b"".join(_record(index, record) for index, record in enumerate(records))
     now_ms = int(time.time() * 1000)
     after_crc = struct.pack(">hiqqqhii", 0, len(records) - 1, now_ms, now_ms, -1, -1, -1, len(records)) + body
     after_length = struct.pack(">ibI", -1, 2, calc_crc32c(after_crc)) + after_crc
-    return struct.pack(">qi", 0, len(after_length)) + after_length
+    return struct.pack(">qi", base_offset, len(after_length)) + after_length
 
 
 async def append_raw(settings: Settings, topic: str, partition: int, records: Sequence[RawRecord]) -> int:

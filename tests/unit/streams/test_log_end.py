@@ -9,6 +9,7 @@ from aiokafka.structs import ConsumerRecord
 
 from audit.canonical import headers_bytes
 from streams.errors import LogTruncated
+from streams.kafka.record_columns import RecordColumns
 from streams.log_end import LogEnd, LoggedRecord
 from streams.open_partition import OpenPartition
 
@@ -39,7 +40,7 @@ def opened(log_end: LogEnd = LOG_END, *, position: int = 9) -> OpenPartition:
 def advance(partition: OpenPartition, next_offset: int, *records: ConsumerRecord) -> list[int] | None:
     """Return the offsets that are delivered of a fetch; None where nothing is."""
     partition.fetch_state.position = next_offset
-    batch = partition.advance("t", 0, list(records))
+    batch = partition.advance("t", 0, RecordColumns.of(records))
     if batch is not None:
         assert (batch.fetched_from, batch.next_offset) == (max(CHECKPOINT, partition_from(batch.offsets)), next_offset)
         assert batch.headers == [headers_bytes(HEADERS)] * len(batch)

@@ -11,12 +11,13 @@ from uuid import UUID
 import pytest
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
 from streams import transport
 from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.consumer import RepairedConsumer
+from streams.kafka.record_columns import RecordColumns
 from streams.open_partition import OpenPartition
 from streams.transport import RecordBatchThread, RecordBatchTransport
 from streams.watermarks import Leadership
@@ -34,7 +35,7 @@ class Consumer:
         self,
         *,
         leaderships: Mapping[TopicPartition, Leadership] = MappingProxyType({}),
-        fetch: dict[TopicPartition, list[Any]] | Exception = KafkaError(),  # noqa: B008 (never raised by default)
+        fetch: dict[TopicPartition, RecordColumns] | Exception = KafkaError(),  # noqa: B008 (never raised by default)
         failing: TopicPartition | None = None,
     ) -> None:
         self._leaderships = leaderships
@@ -49,7 +50,7 @@ class Consumer:
     ) -> Mapping[TopicPartition, Leadership]:
         return {tp: self._leaderships[tp] for tp in partitions if tp in self._leaderships}
 
-    async def fetch_raw(self, _partitions: object, _timeout_seconds: float) -> dict[TopicPartition, list[Any]]:
+    async def fetch_columns(self, _partitions: object, _timeout_seconds: float) -> dict[TopicPartition, RecordColumns]:
         if isinstance(self._fetch, Exception):
             raise self._fetch
         return self._fetch
@@ -90,8 +91,8 @@ def opened_at(*positions: int, fetched: int = 0) -> dict[TopicPartition, OpenPar
     }
 
 
-def record(tp: TopicPartition, offset: int, value: bytes = b"v") -> ConsumerRecord:
-    return ConsumerRecord(tp.topic, tp.partition, offset, 1, 1, b"k", value, None, 1, 1, ())
+def record(offset: int, value: bytes = b"v") -> RecordColumns:
+    return RecordColumns([offset], [1], [b"k"], [value], [bytes(4)])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ async def test_a_fetch_is_delivered_where_topic_and_epoch_are_the_same(
     """Otherwise nothing is, the position stays, and the partition is read again from there or stops."""
     opened = opened_at(5, fetched=1)
     leaderships = {} if found is None else {FIRST: found}
-    thread = Thread(Consumer(leaderships=leaderships, fetch={FIRST: [record(FIRST, 5)]}), opened)
+    thread = Thread(Consumer(leaderships=leaderships, fetch={FIRST: record(5)}), opened)
 
     batches = await thread._fetch_batches()
 
@@ -119,7 +120,7 @@ async def test_a_fetch_is_delivered_where_topic_and_epoch_are_the_same(
 async def test_a_leader_that_does_not_answer_costs_its_own_partitions_alone() -> None:
     """What others have answered for is delivered."""
     opened = opened_at(5, 6, fetched=1)
-    fetch = {FIRST: [record(FIRST, 5)], SECOND: [record(SECOND, 6)]}
+    fetch = {FIRST: record(5), SECOND: record(6)}
     thread = Thread(Consumer(leaderships={SECOND: SAME}, fetch=fetch), opened)
 
     batches = await thread._fetch_batches()
@@ -132,7 +133,7 @@ async def test_a_partition_behind_a_stopped_one_is_compared_too() -> None:
     """The one that is stopped keeps its reason, and so does one whose leader was never asked."""
     opened = opened_at(5, 6, fetched=1)
     stopped = opened[FIRST].stop_reason = OwnershipLost(why="an earlier reason")
-    fetch = {FIRST: [record(FIRST, 5)], SECOND: [record(SECOND, 6)]}
+    fetch = {FIRST: record(5), SECOND: record(6)}
     found = {FIRST: ELECTED, SECOND: ELECTED}
     assert await Thread(Consumer(leaderships=found, fetch=fetch), opened)._fetch_batches() == []
     assert opened[FIRST].stop_reason is stopped
@@ -196,7 +197,7 @@ async def test_a_damaged_record_stops_its_partition() -> None:
 async def test_nothing_is_fetched_while_the_budget_is_spent() -> None:
     """Records wait in Kafka then; the poll still counts for the group."""
     opened = opened_at(5, fetched=1)
-    thread = Thread(Consumer(leaderships={FIRST: SAME}, fetch={FIRST: [record(FIRST, 5)]}), opened)
+    thread = Thread(Consumer(leaderships={FIRST: SAME}, fetch={FIRST: record(5)}), opened)
 
     assert await thread._fetch_batches(has_room=False) == []
     assert opened[FIRST].position == 5

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.kafka.lenient_records import LenientRecords, read_records
+from streams.kafka.record_columns import RecordColumns
 from tests.support.raw_records import RawRecord, record_batch
 
 BYTES = st.binary(max_size=20)
@@ -61,6 +62,34 @@ def test_a_malformed_record_costs_the_others_nothing() -> None:
     batch = LenientRecords(data).next_batch()
     assert [record.key for record in batch][-3:] == [b"0", b"k", b"2"]
     assert batch.base_offset == 0
+
+
+def columns_of(data: bytes) -> list[RecordColumns]:
+    """Return what the batches of a fetch yield where they are read in columns."""
+    records, found = LenientRecords(data), []
+    records.in_columns = True
+    while records.has_next():
+        found += list(records.next_batch())
+    return found
+
+
+def test_a_batch_in_columns_yields_its_records_as_one_item() -> None:
+    """Each record once, also where aiokafka's parser gives up halfway."""
+    good = record_batch([RawRecord(b"k", b"v", [(b"a", b"1")])])
+    data = record_batch([RawRecord(b"0", b"v"), MALFORMED, RawRecord(b"2", b"v")])
+    first, second = columns_of(good + data)
+    assert first == RecordColumns.of(MemoryRecords(good).next_batch())
+    assert second == RecordColumns.of(read_records(memoryview(data)))
+    assert second.keys == [b"0", b"k", b"2"]
+
+
+def test_a_batch_without_records_yields_nothing_and_a_corrupt_one_is_an_error() -> None:
+    """Compaction leaves the first; the second stops the partition."""
+    assert columns_of(record_batch([])) == []
+    data = bytearray(record_batch([RawRecord(b"k", b"v")]))
+    data[-1] = 0x7E
+    with pytest.raises(CorruptRecordException):
+        columns_of(bytes(data))
 
 
 def test_compressed_batches_are_read_too() -> None:

@@ -1,0 +1,131 @@
+"""Records that a consumer has fetched, unpacked in columns; aiokafka's own fetcher, without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
+from aiokafka.structs import TopicPartition
+
+from streams.kafka.consumer import RepairedConsumer
+from streams.kafka.lenient_records import LenientRecords
+from tests.support.raw_records import RawRecord, record_batch
+
+FIRST, SECOND = TopicPartition("genesis.events", 0), TopicPartition("genesis.events", 1)
+
+
+class State:
+    """aiokafka's state of a partition."""
+
+    paused = False
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def consumed_to(self, position: int) -> None:
+        self.position = position
+
+
+def batches(*counts: int) -> bytes:
+    """Return batches of so many records, one behind the other; each record's key is its offset."""
+    made, offset = b"", 0
+    for count in counts:
+        records = [RawRecord(b"%d" % number, b"v") for number in range(offset, offset + count)]
+        made += record_batch(records, base_offset=offset)
+        offset += count
+    return made
+
+
+class Fetched:
+    """A consumer that has fetched these bytes, from these positions."""
+
+    def __init__(self, fetched: dict[TopicPartition, bytes], *, position: int = 0, records_max: int = 100) -> None:
+        self.states = {partition: State(position) for partition in fetched}
+        assignment = SimpleNamespace(active=True, state_value=self.states.__getitem__)
+        fetcher = Fetcher.__new__(Fetcher)
+        fetcher._subscriptions = SimpleNamespace(reassignment_in_progress=False, is_assigned=lambda _: True)
+        fetcher._wait_consume_future = None
+        fetcher._records = {
+            partition: FetchResult(
+                partition,
+                assignment=assignment,
+                partition_records=PartitionRecords(
+                    partition, LenientRecords(data), [], position, None, None, True, READ_COMMITTED
+                ),
+                backoff=0,
+            )
+            for partition, data in fetched.items()
+        }
+        fetcher._closed = True  # so that its end has nothing to do
+        self.results = fetcher._records
+        self.consumer = RepairedConsumer.__new__(RepairedConsumer)
+        self.consumer._closed = True
+        self.consumer._fetcher = fetcher
+        self.consumer._max_poll_records = records_max
+
+    async def offsets(self, *partitions: TopicPartition) -> list[list[int]]:
+        """Return the offsets of each partition's records in the next fetch."""
+        columns = await self.consumer.fetch_columns(partitions, 0)
+        keys = [[int(key or b"") for key in columns[each].keys] if each in columns else [] for each in partitions]
+        assert keys == [columns[each].offsets if each in columns else [] for each in partitions]
+        return keys
+
+
+async def test_everything_that_was_fetched_comes_from_the_position_on() -> None:
+    """A batch may begin before it; afterwards there is nothing left, and the position is behind the last record."""
+    fetched = Fetched({FIRST: batches(3, 2)}, position=1)
+    assert await fetched.offsets(FIRST) == [[1, 2, 3, 4]]
+    assert (fetched.states[FIRST].position, dict(fetched.results)) == (5, {})
+    assert await fetched.offsets(FIRST) == [[]]
+
+
+async def test_a_fetch_ends_with_the_batch_that_reaches_the_bound() -> None:
+    """The rest comes next, none twice; a partition behind a full one waits for its turn."""
+    fetched = Fetched({FIRST: batches(2, 2, 2), SECOND: batches(3)}, records_max=3)
+    assert await fetched.offsets(FIRST, SECOND) == [[0, 1, 2, 3], []]
+    assert (fetched.states[FIRST].position, fetched.states[SECOND].position) == (4, 0)
+    assert await fetched.offsets(FIRST, SECOND) == [[4, 5], [0, 1, 2]]
+
+
+async def test_what_was_begun_record_by_record_goes_on() -> None:
+    """As where records arrived while a fetch waited for them."""
+    fetched = Fetched({FIRST: batches(3, 2)})
+    (first,) = fetched.results[FIRST].getall(1)
+    assert first.offset == 0
+    assert await fetched.offsets(FIRST) == [[1, 2, 3, 4]]
+
+
+async def test_records_that_come_one_by_one_come_in_columns_too() -> None:
+    """They are those that arrived while a fetch waited."""
+    fetched = Fetched({FIRST: batches(3)})
+    late = dict(fetched.results)
+    fetched.results.clear()
+
+    async def arrive(*_: Any, **__: Any) -> dict[TopicPartition, Sequence[Any]]:
+        return {FIRST: late[FIRST].getall(2)}
+
+    fetched.consumer._fetcher.fetched_records = arrive
+    assert await fetched.offsets(FIRST) == [[0, 1]]
+
+
+async def test_a_corrupt_batch_fails_its_partition_and_moves_nothing() -> None:
+    """The partition is named, and what was unpacked before it is read again."""
+    data = bytearray(batches(2, 2))
+    data[-1] ^= 1
+    fetched = Fetched({FIRST: bytes(data)})
+    with pytest.raises(CorruptRecordException):
+        await fetched.offsets(FIRST)
+    assert fetched.consumer.failing_partition([FIRST]) == FIRST
+    assert fetched.states[FIRST].position == 0
+
+
+async def test_nothing_that_was_fetched_keeps_itself() -> None:
+    """Megabytes would stay until Python looks for cycles."""
+    fetched = Fetched({FIRST: batches(2, 2)}, records_max=1)
+    result = fetched.results[FIRST]
+    await fetched.offsets(FIRST)
+    assert "getall" not in vars(result)
