@@ -52,8 +52,11 @@ class FollowingModels:
     def feed(self, models: Sequence[ReadModel]) -> None:
         """Take these models from now on; what is known of the others is forgotten."""
         self._models = models
-        for key in self._stopped.keys() - self.keys:
-            self._hide(self._stopped.pop(key))
+        gone = [self._stopped.pop(key) for key in self._stopped.keys() - self.keys]
+        refused = {stopped.model.name for stopped in self._stopped.values()}
+        for stopped in gone:
+            if stopped.model.name not in refused:
+                self._hide(stopped)
         self._follow()
 
     def drop(self, session: Session, token: int, keys: Set[str]) -> None:
@@ -167,5 +170,6 @@ class FollowingModels:
             self._hide(stopped)
 
     def _hide(self, stopped: ReadModelStopped) -> None:
+        """Take back what metrics show of a model that was refused: of all its versions together."""
         with contextlib.suppress(KeyError):
             metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)

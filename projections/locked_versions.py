@@ -81,7 +81,8 @@ def lock_problems(
 
     `committed` are the versions in the last commit, or None where there is none to compare with.
     """
-    problems = []
+    models = list(models)
+    problems = _shared_tables(models)
     hashes: dict[str, str] = {}
     for each in locked:
         if hashes.setdefault(each.key, each.sha256) != each.sha256:
@@ -94,6 +95,17 @@ def lock_problems(
         if hashes.get(each.key) != each.sha256:
             problems.append(f"{each.key}: its line was changed or removed, but committed versions are permanent")
     return problems
+
+
+def _shared_tables(models: Sequence[ReadModel]) -> list[str]:
+    """Return the tables that two read models make: readers would see one of them alone, under the name of both."""
+    makers: dict[str, str] = {}
+    return [
+        f"{model.name}: it makes the table {table}, as {makers[table]} does; readers have one view of a name"
+        for model in models
+        for table in model.tables
+        if makers.setdefault(table, model.name) != model.name
+    ]
 
 
 def versions_to_lock(models: Iterable[ReadModel], locked: Sequence[LockedVersion]) -> list[LockedVersion]:

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from operations.services.worker import require_writer_session
-from projections import engine, stored_builds
+from projections import builds, engine, stored_builds
 from projections.engine import PartitionProjector
 from projections.errors import BuildMissing, FoldChanged
 from projections.install import install
@@ -123,6 +123,19 @@ def test_a_release_with_a_new_version_feeds_the_former_one(
     project(new, 20, start=60, acquire=False)
     left = "SELECT next_offset FROM model_checkpoints WHERE projection = 'agents' AND version = 1 AND partition = 0"
     assert superuser.query(left) == [(60,)]
+
+
+def test_a_worker_shows_builds_of_its_own_release_alone(
+    database: Database, make_projector: MakeProjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former build, which it feeds as well, is whole for a while after readers have left it."""
+    project(make_projector(0), 20)
+    install(database.owner_url, [NEXT])
+    monkeypatch.setattr("tests.support.projectors.READ_MODELS", (NEXT,))
+    asked = []
+    monkeypatch.setattr(builds, "publish", lambda _, model, **__: asked.append(model.key) or "behind")
+    make_projector(0).acquire(WATERMARKS)
+    assert asked == [NEXT.key]
 
 
 def test_a_build_of_another_release_is_fed(

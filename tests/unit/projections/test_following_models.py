@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import weakref
@@ -199,3 +200,16 @@ def test_a_statement_that_is_always_given_up_is_the_models(
     log.let(models)
     assert models.following == []
     assert log.first_slices == [None, *[1] * (TRIES - 2), None, *[1] * (TRIES - 1)]
+
+
+def test_a_model_that_is_fed_no_more_leaves_the_metric_with_its_last_version() -> None:
+    """Its name alone is shown there: while another version of it is refused, it stays."""
+    second = dataclasses.replace(MODEL, version=2)
+    labels = {"topic": "genesis.events", "partition": "5", "model": MODEL.name}
+    models = FollowingModels("genesis.events", 5, [MODEL, second])
+    models.leave_out([ReadModelStopped(each, "genesis.events", 5, 7, "a defect.") for each in (MODEL, second)])
+    models.feed([second])
+    assert REGISTRY.get_sample_value("plant_worker_stopped_read_models", labels) == 1
+    assert (models.keys, models.following) == ({second.key}, [])
+    models.feed([])
+    assert REGISTRY.get_sample_value("plant_worker_stopped_read_models", labels) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -76,6 +77,14 @@ def test_a_statement_that_reads_rows_that_nobody_stages_is_refused() -> None:
     model = made_model("odd", "a int", "INSERT INTO __schema__.odd SELECT 1 FROM staged_agent_hired")
     problems = lock_problems([model], [LockedVersion("odd", 1, model.sha256)], None)
     assert problems == ["odd: its apply.sql reads staged_agent_hired, and no event type has this table"]
+
+
+def test_a_table_has_one_read_model() -> None:
+    """Two that make a table of one name would share its view."""
+    other = dataclasses.replace(FIRST, name="others")
+    locked = [*LOCKED, LockedVersion("others", 1, other.sha256)]
+    problems = lock_problems([FIRST, other], locked, None)
+    assert problems == ["others: it makes the table counts, as counts does; readers have one view of a name"]
 
 
 def test_the_lock_is_compared_with_the_last_commit(tmp_path: Path) -> None:
