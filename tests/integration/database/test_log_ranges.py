@@ -62,6 +62,9 @@ def test_ranges_are_made_in_their_order(database: Database) -> None:
     make(database, TOPIC, 3, 6 * SIZE)
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not the next one"):
         make(database, TOPIC, 3, 7 * SIZE)
+    insert(database, f'log."{TOPIC}/3/{4 * SIZE}"', partition="3", offset_=str(4 * SIZE))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not the next one"):
+        make(database, TOPIC, 3, 5 * SIZE)
     insert(database, f'log."{TOPIC}/3/{6 * SIZE}"', partition="3", offset_=str(6 * SIZE))
     make(database, TOPIC, 3, 7 * SIZE)
     assert make(database, TOPIC, 3, 4 * SIZE) == f"{TOPIC}/3/{4 * SIZE}"

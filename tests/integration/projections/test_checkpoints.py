@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import pytest
 
@@ -12,7 +13,7 @@ from projections import checkpoints
 from projections.checkpoints import PROJECTOR, Fence
 from projections.engine import PartitionProjector
 from projections.session import Session
-from streams.errors import OwnershipLost, PartitionCountChanged
+from streams.errors import OwnershipLost, PartitionCountChanged, TopicRecreated
 from tests.conftest import Database
 from tests.support.batches import PARTITIONS, TOPIC, TOPIC_ID, WATERMARKS, batch_of
 from tests.support.load import some_events
@@ -213,3 +214,34 @@ def test_what_is_rolled_back_is_not_remembered(superuser: Session, open_session:
     )
     advance(session, token, 2000, 2001)
     assert superuser.query(OFFSETS) == [(DELIVERIES, 2001)]
+
+
+def test_a_partition_that_the_topic_lacks_is_not_acquired(open_session: OpenSession, superuser: Session) -> None:
+    """Though the topic has as many partitions as owners' rows; nothing is changed."""
+    session = open_session()
+    acquire(session)
+    with pytest.raises(PartitionCountChanged):
+        checkpoints.acquire(session, DELIVERIES, TOPIC, PARTITIONS, PARTITIONS, TOPIC_ID)
+    assert superuser.query(TOKENS, (DELIVERIES,)) == [(2,)]
+
+
+def test_the_first_known_id_of_a_topic_stays(open_session: OpenSession) -> None:
+    """A broker that names none later changes nothing, and one that names another is refused."""
+    session = open_session()
+    for topic_id in (None, TOPIC_ID, None):
+        checkpoints.acquire(session, DELIVERIES, TOPIC, 0, PARTITIONS, topic_id)
+    with pytest.raises(TopicRecreated):
+        checkpoints.acquire(session, DELIVERIES, TOPIC, 0, PARTITIONS, UUID(int=1))
+
+
+def test_why_a_partition_is_stopped_is_its_last_owners_to_say(open_session: OpenSession, superuser: Session) -> None:
+    """Acquiring it clears the reason, and a former owner's comes too late."""
+    session, reason = open_session(), "SELECT stop_reason FROM partition_owners WHERE partition = 0"
+    token = acquire(session).token
+    checkpoints.note_stop(session, DELIVERIES, TOPIC, 0, token, "a reason")
+    assert superuser.query(reason) == [("a reason",)]
+    acquire(session)
+    checkpoints.note_stop(session, DELIVERIES, TOPIC, 0, token, "too late")
+    assert superuser.query(reason) == [(None,)]
+    checkpoints.note_stop(session, DELIVERIES, TOPIC, 0, None, "not acquired")
+    assert superuser.query(reason) == [("not acquired",)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ from projections import log_ranges, repeats
 from projections.engine import PartitionProjector
 from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
+from projections.known_ids import FILTER_BYTES
 from projections.prepared import PreparedBatch
 from projections.read_model import READ_MODELS
-from projections.session import Session, WorkerOutdated
+from projections.session import DataRefused, Session, WorkerOutdated
 from schemas.events import Event
 from schemas.polars_import import polars as pl
+from streams.errors import LogRefused
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.load import some_events
@@ -32,6 +35,8 @@ INSERT INTO log_records ("offset", created_at, partition, topic, event_id, entit
 SELECT 100, created_at, partition, topic, event_id, entity_id, event_type, hash, value, headers
 FROM log_records WHERE "offset" = 3
 """
+
+PUT_ANOTHER = "SELECT 100, created_at, partition, topic, '{}'"
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +165,90 @@ def test_ranges_that_are_larger_than_known_ids_can_be_are_refused(
     set_range_offsets(database.superuser_url, 1 << 21)
     with pytest.raises(WorkerOutdated, match="2097152 offsets"):
         projector.acquire(WATERMARKS)
+
+
+def test_a_batch_may_end_with_the_first_record_of_a_range(projector: PartitionProjector, superuser: Session) -> None:
+    """It is cut before that record, as everywhere."""
+    project(projector, some_events(RANGE + 1))
+    assert dispositions(superuser) == ["applied"] * (RANGE + 1)
+    assert [first for first, _ in superuser.query(RANGES)] == [0, RANGE]
+
+
+def test_a_filter_that_is_read_in_part_is_read_on(make_projector: MakeProjector, superuser: Session) -> None:
+    """An owner that acquires its partition again meanwhile does not take it for whole."""
+    events = some_events(130)
+    project(make_projector(0), events)
+    successor = make_projector(0)
+    successor.acquire(WATERMARKS)
+    successor.idle()
+    assert [each.loaded_until for each in successor._ranges._earlier] == [0, RANGE + RANGE // 4]
+    project(successor, events, start=130)
+    assert dispositions(superuser) == ["applied"] * 130 + ["repeat"] * 130
+
+
+def test_what_is_known_follows_a_log_that_has_gone_back(database: Database, superuser: Session) -> None:
+    """As after a standby took over that lacks the end: ids beyond it are not known, nor are ranges that are gone."""
+    budget = IdBudget()
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS, budget)
+    try:
+        project(projector, some_events(150))
+        projector._ranges.open(superuser, 140, threading.Event())
+        assert projector._ranges._open is not None
+        assert (projector._ranges._open.next_offset, len(projector._ranges._open)) == (140, 12)
+        assert budget.reserved_bytes == 3 * FILTER_BYTES + 8 * 12
+        set_range_offsets(database.superuser_url, RANGE)
+        projector._ranges.open(superuser, 0, threading.Event())
+        assert budget.reserved_bytes == 0
+    finally:
+        projector.forget()
+
+
+def test_an_id_that_was_put_into_a_full_range_is_known_once_it_is_closed(
+    projector: PartitionProjector, superuser: Session
+) -> None:
+    """Its filter is that of the owner, who has not seen the row; closing reads the ids that the log holds."""
+    events = some_events(150)
+    project(projector, events[:80])
+    own, other = "SELECT 100, created_at, partition, topic, event_id", PUT_ANOTHER.format(events[140].event_id)
+    superuser.script(PUT_BEHIND.replace(own, other))
+    project(projector, events[80:120], start=101, fetched_from=80)
+    finish(projector)
+    assert superuser.query(RANGES)[1] == (64, True)
+    project(projector, [events[140]], start=141)
+    assert dispositions(superuser)[-1] != "applied"
+
+
+def test_ranges_are_taken_in_the_order_of_their_offsets(
+    make_projector: MakeProjector, superuser: Session, database: Database
+) -> None:
+    """Whatever the order of the rows that list them."""
+    project(make_projector(0), some_events(150))
+    superuser.script(
+        "CREATE TEMPORARY TABLE gone AS SELECT * FROM log_ranges WHERE first_offset = 64",
+        "DELETE FROM log_ranges WHERE first_offset = 64",
+        "INSERT INTO log_ranges SELECT * FROM gone",
+        *(
+            f"ALTER ROLE plant_writer IN DATABASE {database.name} SET {name} = off"
+            for name in ("enable_indexscan", "enable_bitmapscan")
+        ),
+    )
+    successor = make_projector(0)
+    successor.acquire(WATERMARKS)
+    assert successor._ranges.table == f"{TOPIC}/0/128"
+    assert [each.first_offset for each in successor._ranges._earlier] == [0, 64]
+
+
+def test_another_refusal_of_an_index_is_no_repeat(
+    projector: PartitionProjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as the server tells it."""
+    query = Session.query
+
+    def refuse(session: Session, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if "index_log_range" in sql:
+            raise DataRefused("22000", "something else", ["another_index"])
+        return query(session, sql, parameters)
+
+    monkeypatch.setattr(Session, "query", refuse)
+    with pytest.raises(LogRefused, match="something else"):
+        project(projector, some_events(70))

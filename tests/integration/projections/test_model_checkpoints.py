@@ -180,3 +180,14 @@ def test_models_of_another_partition_are_left_alone(session: Session, fence: Fen
     lists = "SELECT partition, next_offset, read_models FROM checkpoints ORDER BY 1"
     assert superuser.query(lists) == [(0, 50, ["a/1"]), (1, 0, [])]
     assert superuser.query("SELECT partition, next_offset, stop_reason FROM model_checkpoints") == [(1, 0, "refused")]
+
+
+def test_a_model_that_joins_changes_nothing_of_others(session: Session, fence: Fence, superuser: Session) -> None:
+    """Those that share the row go on sharing it, and its own rows on other partitions stay."""
+    superuser.script(
+        "UPDATE checkpoints SET read_models = '{other/1}'",
+        f"INSERT INTO model_checkpoints VALUES ('mine', 1, '{TOPIC}', 0, 50), ('mine', 1, '{TOPIC}', 1, 7)",
+    )
+    model_checkpoints.join(session, TOPIC, 0, fence.token, ["mine/1"])
+    assert superuser.query(SHARING) == [(50, ["mine/1", "other/1"])]
+    assert superuser.query("SELECT partition, next_offset FROM model_checkpoints") == [(1, 7)]

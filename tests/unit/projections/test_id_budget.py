@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from projections.id_budget import IdBudget
+from runtime import metrics
 
 
 def test_filters_are_kept_while_there_is_room() -> None:
@@ -21,3 +22,12 @@ def test_open_ranges_are_counted_in_any_case() -> None:
     budget.reserve(12)
     assert budget.reserved_bytes == 12
     assert not budget.try_reserve(0)
+
+
+def test_the_metric_shows_what_is_counted() -> None:
+    """After each change, whichever it was."""
+    budget = IdBudget(10)
+    for change in (lambda: budget.reserve(7), lambda: budget.try_reserve(2), lambda: budget.release(4)):
+        change()
+        assert metrics.WORKER_KNOWN_IDS_BYTES._value.get() == budget.reserved_bytes
+    assert budget.reserved_bytes == 5

@@ -20,6 +20,7 @@ from schemas.batch_decoder import RejectedValue
 from schemas.control import chain_version_raised
 from schemas.events import AgentRated, Event
 from schemas.examples import examples
+from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from tests.support.batches import Record, batch_of
 
@@ -187,6 +188,9 @@ def test_first_occurrences_are_those_that_are_applied_or_parked() -> None:
     assert (kept.tolist(), offsets) == ([11, 12], [7, 8])
     mixed = prepare(batch_of([POISON, EVENT, EVENT, another(1)], token=1, start=7)).with_dispositions({})
     kept, offsets = mixed.first_occurrences(numpy.array([11, 12, 13], numpy.uint64))
+    assert (kept.tolist(), offsets) == ([11, 13], [8, 10])
+    parked = mixed.rows.with_columns(pl.Series("disposition", ["poison", "parked", "repeat", "applied"]))
+    kept, offsets = replace(mixed, rows=parked).first_occurrences(numpy.array([11, 12, 13], numpy.uint64))
     assert (kept.tolist(), offsets) == ([11, 13], [8, 10])
 
 
