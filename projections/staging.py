@@ -131,12 +131,12 @@ class Staging:
         `events` holds decoded frames with a `row` column, an index into `offsets`. Types without a table are left out.
         """
         wanted = self._types.keys() if tables is None else tables
-        staged = {}
+        every_offset, staged = pl.Series(OFFSET, offsets, dtype=pl.Int64), {}
         for event_type, frame in events.items():
             table = table_of(event_type)
             if table not in wanted or not frame.height:
                 continue
-            offset = pl.Series(OFFSET, [offsets[row] for row in frame["row"]], dtype=pl.Int64)
+            offset = every_offset.gather(frame["row"])
             columns = [
                 offset if name == OFFSET else _column(name, kind, frame) for name, kind in self._types[table].items()
             ]
