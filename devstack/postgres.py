@@ -35,6 +35,8 @@ listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 port = {port}
 max_connections = 200
+# A query of the whole log locks each range and its indexes (docs/runbooks/the-log.md).
+max_locks_per_transaction = 256
 password_encryption = 'scram-sha-256'
 
 # Nothing that was committed is ever lost.

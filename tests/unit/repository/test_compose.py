@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from devstack.kafka_jars import KAFKA_VERSION
+from devstack.postgres import SERVER_SETTINGS
 from tests.support import ROOT
 from tests.support.services import COMPOSE_FILE, compose_addresses
 
@@ -99,3 +101,10 @@ def test_test_addresses_agree_with_the_compose_file() -> None:
     assert compose_addresses({"PLANT_KAFKA_PORT": "9", "PLANT_POSTGRES_PORT": "5"})[
         "PLANT_KAFKA_BOOTSTRAP_SERVERS"
     ].endswith(":9")
+
+
+def test_postgres_has_the_room_for_locks_of_the_local_stack() -> None:
+    """A query of the whole log locks five objects a range: with the default, a few at once refuse every session."""
+    (local,) = re.findall(r"max_locks_per_transaction = (\d+)", SERVER_SETTINGS)
+    (composed,) = re.findall(r"max_locks_per_transaction=(\d+)", (ROOT / COMPOSE_FILE).read_text("utf-8"))
+    assert int(local) == int(composed) >= 256
