@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import numpy
 import uvloop
@@ -16,6 +17,9 @@ from projections.session import Session
 from runtime.logging import configure
 from runtime.settings import load_settings
 from schemas.polars_import import polars as pl
+
+WITH_MODELS: Final = "models "
+"""Begins the name of a variant with some read models alone, whose names follow."""
 
 
 def no_hashes(_topic: str, _partition: int, _previous_hash: bytes, records: ChainSlice, _first_v2: int) -> list[bytes]:
@@ -55,6 +59,8 @@ def main() -> None:
         engine.LogRanges = ForgetfulRanges  # type: ignore[misc]
     if variant == "without read model":
         feed_alone()
+    if variant.startswith(WITH_MODELS):
+        feed_alone(*variant.removeprefix(WITH_MODELS).split(", "))
     settings = load_settings()
     configure(settings)
     uvloop.run(worker.serve_worker(settings, ["genesis.events"]))

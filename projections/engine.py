@@ -282,7 +282,9 @@ class PartitionProjector:
 
     def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
-        frames = self._staging.frames(prepared.events, prepared.batch.offsets, self._models.reads)
+        frames = self._staging.frames(
+            prepared.events, prepared.batch.offsets, self._models.reads, partition=self.partition
+        )
         if inline:
             statements = [self._staging.inline(model, frames) for model in self._models.following]
             return [statement for statement in statements if statement is not None]

@@ -67,7 +67,7 @@ def fold_slice(
             group.event_type: group.frame.with_columns(pl.Series("row", group.rows, dtype=pl.Int64))
             for group in decoded
         }
-        frames = staging.frames(events, rows["offset"].to_list(), model.reads)
+        frames = staging.frames(events, rows["offset"].to_list(), model.reads, partition=partition)
         if frames:
             staging.fill(session, frames)
             run_statement(session, model, model.apply_in(schema), log_seconds)

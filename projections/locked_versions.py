@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from projections.read_model import ReadModel
-from projections.staging import table_of
+from projections.staged_names import table_of
 from runtime.errors import CheckFailed
 from runtime.last_commit import committed_text
 from schemas.events import EVENT_TYPES

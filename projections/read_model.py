@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from projections.staged_names import EVENT_TABLES, STAGED_EVENTS
 from projections.statements import plain_statements, split_statements
 from runtime.errors import ConfigurationError
 
@@ -79,8 +80,9 @@ class ReadModel:
 
     @cached_property
     def reads(self) -> frozenset[str]:
-        """Names of the staging tables that its statement reads."""
-        return frozenset(word for word in self.words if word.startswith("staged_"))
+        """Names of the staging tables that its statement reads: all of them where it reads `staged_events`."""
+        named = frozenset(word for word in self.words if word.startswith("staged_"))
+        return named - {STAGED_EVENTS} | EVENT_TABLES if STAGED_EVENTS in named else named
 
     @cached_property
     def words(self) -> frozenset[str]:

@@ -1,14 +1,16 @@
 """The staging tables of one connection: made from the event structs, one for each type that a read model reads.
 
 A batch is decoded once, and each read model's apply.sql reads it under the names of these tables. A table has the
-offset and those fields of its event that some statement names; `agent__name` is the field `name` of the nested record
-`agent`. Lists of ids come as array literals, which the statement casts to uuid[]; other lists are arrays. A list of
-records has no column.
+offset and those fields of its event that some statement names, and the partition where one names that; `agent__name` is
+the field `name` of the nested record `agent`. Lists of ids come as array literals, which the statement casts to uuid[];
+other lists are arrays. A list of records has no column. `staged_events` has the events of every type (see
+projections/staged_names.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -17,10 +19,20 @@ from msgspec import inspect as types
 from projections.inline import subquery, with_subqueries
 from projections.read_model import ReadModel
 from projections.session import Session
+from projections.staged_names import STAGED_EVENTS, table_of
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 
 OFFSET = "offset"
+PARTITION = "partition"
+
+_EVENTS_COLUMNS: Mapping[str, str] = {
+    OFFSET: "bigint",
+    PARTITION: "bigint",
+    "event_type": "text",
+    "occurred_at": "timestamp with time zone",
+}
+"""The columns of `staged_events`."""
 
 ARRAY_LITERAL = "text"
 """The type of a list of ids: COPY would give bytea[], which has no cast to uuid[]."""
@@ -44,15 +56,6 @@ class StagedColumn(NamedTuple):
     name: str
     type: str
     required: bool
-
-
-def table_of(event_type: str) -> str:
-    """Return the staging table of an event type.
-
-    >>> table_of("genesis.agent.onboarded")
-    'staged_agent_onboarded'
-    """
-    return "staged_" + event_type.partition(".")[2].replace(".", "_")
 
 
 def staged_columns(struct: type[msgspec.Struct], record: str = "", *, required: bool = True) -> Iterator[StagedColumn]:
@@ -94,11 +97,27 @@ def staging_tables(models: Sequence[ReadModel]) -> dict[str, list[StagedColumn]]
     tables = {}
     for event_type, struct in EVENT_TYPES.items():
         table = table_of(event_type)
-        words: set[str] = set().union(*(model.words for model in models if table in model.reads))
+        words: set[str] = set().union(*(_words(model, table) for model in models))
         if words:
-            columns = [column for column in staged_columns(struct) if column.name in words]
-            tables[table] = [StagedColumn(OFFSET, "bigint", required=True), *columns]
+            columns = [column for column in _columns_of(struct) if column.name in words]
+            own = [
+                StagedColumn(name, "bigint", required=True) for name in (OFFSET, PARTITION) if name in {OFFSET, *words}
+            ]
+            tables[table] = [*own, *columns]
     return tables
+
+
+@cache
+def _columns_of(struct: type[msgspec.Struct]) -> tuple[StagedColumn, ...]:
+    """Return the columns of an event struct; reading them from its types takes a millisecond."""
+    return tuple(staged_columns(struct))
+
+
+def _words(model: ReadModel, table: str) -> Set[str]:
+    """Return the words that name columns of a table to a model: those of `staged_events` where it reads that alone."""
+    if table in model.words:
+        return model.words | (_EVENTS_COLUMNS.keys() if STAGED_EVENTS in model.words else set())
+    return _EVENTS_COLUMNS.keys() if table in model.reads else set()
 
 
 class Staging:
@@ -110,6 +129,7 @@ class Staging:
 
     def __init__(self, models: Sequence[ReadModel]) -> None:
         self._tables = staging_tables(models)
+        self._has_events = any(STAGED_EVENTS in model.words for model in models)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
     @property
@@ -122,9 +142,16 @@ class Staging:
         for table, columns in self._tables.items():
             ddl = ", ".join(f'"{name}" {kind}{" NOT NULL" if required else ""}' for name, kind, required in columns)
             session.later(f"CREATE TEMPORARY TABLE {table} ({ddl}) ON COMMIT DELETE ROWS")
+        if self._has_events:
+            session.later(f"CREATE TEMPORARY VIEW {STAGED_EVENTS} AS {every_event()}")
 
     def frames(
-        self, events: Mapping[str, pl.DataFrame], offsets: Sequence[int], tables: Set[str] | None = None
+        self,
+        events: Mapping[str, pl.DataFrame],
+        offsets: Sequence[int],
+        tables: Set[str] | None = None,
+        *,
+        partition: int,
     ) -> dict[str, pl.DataFrame]:
         """Return the rows of each staging table that has some; of these tables alone where they are named.
 
@@ -136,9 +163,12 @@ class Staging:
             table = table_of(event_type)
             if table not in wanted or not frame.height:
                 continue
-            offset = every_offset.gather(frame["row"])
+            own = {
+                OFFSET: every_offset.gather(frame["row"]),
+                PARTITION: pl.repeat(partition, frame.height, dtype=pl.Int64, eager=True).alias(PARTITION),
+            }
             columns = [
-                offset if name == OFFSET else _column(name, kind, frame) for name, kind in self._types[table].items()
+                own[name] if name in own else _column(name, kind, frame) for name, kind in self._types[table].items()
             ]
             staged[table] = pl.DataFrame(columns)
         return staged
@@ -152,8 +182,27 @@ class Staging:
         """Return a read model's statement that carries its rows with it, and fills no table; None when it has none."""
         if not model.reads & frames.keys():
             return None
-        rows = [subquery(table, frames.get(table), self._types[table]) for table in sorted(model.reads)]
+        rows = [subquery(table, frames.get(table), self._types[table]) for table in sorted(model.reads & model.words)]
+        if STAGED_EVENTS in model.words:
+            rows.append(subquery(STAGED_EVENTS, _together(frames), _EVENTS_COLUMNS))
         return with_subqueries(model.apply_sql, rows)
+
+
+def every_event() -> str:
+    """Return the query behind `staged_events`."""
+    return " UNION ALL ".join(
+        f"SELECT \"offset\", partition, '{event_type}' AS event_type, occurred_at FROM {table_of(event_type)}"  # noqa: S608 (names of ours)
+        for event_type in EVENT_TYPES
+    )
+
+
+def _together(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Return the rows of `staged_events`; some table has rows."""
+    types = {table_of(event_type): event_type for event_type in EVENT_TYPES}
+    return pl.concat(
+        frame.select(OFFSET, PARTITION, pl.lit(types[table]).alias("event_type"), "occurred_at")
+        for table, frame in frames.items()
+    )
 
 
 def _column(name: str, kind: str, frame: pl.DataFrame) -> pl.Series:

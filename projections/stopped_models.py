@@ -69,7 +69,8 @@ def _fold(
     log_seconds: float, *, inline: bool,
 ) -> set[str]:  # fmt: skip
     """Fold a batch into one model; returns the names of the tables that it has filled."""
-    frames = staging.frames(prepared.events, prepared.batch.offsets, model.reads)
+    batch = prepared.batch
+    frames = staging.frames(prepared.events, batch.offsets, model.reads, partition=batch.partition)
     statement: str | None = model.apply_sql if frames else None
     if inline:
         statement = staging.inline(model, frames)

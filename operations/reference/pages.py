@@ -20,6 +20,7 @@ from operations.cli.main import cli
 from operations.reference.contracts import CONTRACTS
 from operations.reference.database import database_page
 from operations.reference.events import events_page
+from operations.reference.read_models import read_models_page
 from runtime import metrics
 from runtime.settings import PREFIX, Settings, descriptions
 
@@ -115,6 +116,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/metrics.md": metrics_page,
     "reference/events.md": events_page,
     "reference/database.md": database_page,
+    "reference/read-models.md": read_models_page,
     **CONTRACTS,
 }
 """What makes each file that can be written by itself; pictures are made together."""

@@ -1,4 +1,4 @@
-"""Read models of tests: that of agents, and those that tests write down rather than keep in a folder."""
+"""Read models of tests: those of folders, and those that tests write down rather than keep in a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from typing import Final
 
 from projections.read_model import READ_MODELS, ReadModel
 
-AGENTS: Final = next(model for model in READ_MODELS if model.name == "agents")
+_BY_NAME: Final = {model.name: model for model in READ_MODELS}
+ACTIVITY: Final = _BY_NAME["activity"]
+AGENTS: Final = _BY_NAME["agents"]
+RATINGS: Final = _BY_NAME["ratings"]
+SKILLS: Final = _BY_NAME["skills"]
 
 
 def made_model(name: str, columns: str, apply_sql: str, *, version: int = 1) -> ReadModel:
@@ -24,4 +28,4 @@ def available_agents(name: str = "availabilities") -> ReadModel:
     )
 
 
-BOTH = (*READ_MODELS, available_agents())
+BOTH = (AGENTS, available_agents())

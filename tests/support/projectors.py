@@ -8,12 +8,16 @@ import pytest
 
 from projections import engine
 from projections.engine import PartitionProjector
-from projections.read_model import READ_MODELS
+from projections.read_model import ReadModel
 from projections.session import Session
 from tests.conftest import Database
 from tests.support.batches import TOPIC
+from tests.support.made_models import AGENTS
 
 AGENT_ROWS = "SELECT to_json(a)::text AS row FROM agents_v1.agents AS a ORDER BY agent_id"
+
+MODELS: tuple[ReadModel, ...] = (AGENTS,)
+"""The read models of the projectors here: tests of the engine count the statements and checkpoints of one."""
 
 MakeProjector = Callable[[int], PartitionProjector]
 
@@ -29,7 +33,7 @@ def make_projector(database: Database) -> Iterator[MakeProjector]:
     made: list[PartitionProjector] = []
 
     def make(partition: int = 0) -> PartitionProjector:
-        made.append(PartitionProjector(database.writer_url, TOPIC, partition, READ_MODELS))
+        made.append(PartitionProjector(database.writer_url, TOPIC, partition, MODELS))
         return made[-1]
 
     yield make

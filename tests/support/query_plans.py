@@ -6,24 +6,31 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+from sqlalchemy import TextClause
 
 from audit.verifier import stored_log
 from operations.demo import tampering
 from projections import checkpoints, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
+from projections.activity import queries as activity_queries
 from projections.agents import queries
-from projections.staging import staging_tables
+from projections.ratings import queries as ratings_queries
+from projections.read_model import READ_MODELS
+from projections.skills import queries as skills_queries
+from projections.staged_names import STAGED_EVENTS
+from projections.staging import every_event, staging_tables
 from tests.support import ROOT
-from tests.support.made_models import AGENTS
+from tests.support.made_models import ACTIVITY, AGENTS, RATINGS, SKILLS
 
 TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
 RANGE_OFFSETS = 4_096
 """Offsets of a range here, so that a partition has several."""
-BIG_TABLES = re.compile(rf"agents|{re.escape(TOPIC)}/\d+/\d+")
+BIG_TABLES = re.compile(rf"agents|skills|skill_validations|ratings|activity|{re.escape(TOPIC)}/\d+/\d+")
 """Tables that grow with the log, its ranges among them; the others have a row a partition or a row a range."""
 REFUSED = {"operations/demo/tampering.py attempt_changes"}
 """Statements that Postgres is to refuse."""
@@ -32,11 +39,11 @@ COPIED = {"operations/demo/tampering.py _ROWS"}
 READ_ONCE = {"audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN"}
 """Statements that read the open range once, whatever is asked for."""
 PACKAGES = ("api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "streams")
-SELECTIVE = r"offset|event_id|agent_id|disposition = 'control'"
+SELECTIVE = r"offset|event_id|agent_id|skill_id|hour|disposition = 'control'"
 """Conditions that leave few rows."""
 NAMED = re.compile(
     r"\b(?:FROM|JOIN|UPDATE|INTO)\s+"
-    r"(?:event_stream|audit_log|log_records|log\.|\{table\}|read_models\.|agents_v\d+\.|__schema__\.)"
+    r"(?:event_stream|audit_log|log_records|log\.|\{table\}|read_models\.|\w+_v\d+\.|__schema__\.)"
 )
 
 
@@ -49,6 +56,7 @@ class PlannedQuery(NamedTuple):
     settings: Mapping[str, str] = {}
 
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _VERIFIER = stored_log.PLANNER
 _SCANNING = stored_log.PLANNER | dict(re.findall(r"SET LOCAL (\w+) = '?(\w+)'?", stored_log._SCAN_ONCE))
 _WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
@@ -72,6 +80,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
 
     def verifier(sql: str, *arguments: Any, settings: Mapping[str, str] = _VERIFIER) -> PlannedQuery:
         return PlannedQuery(sql, arguments, "plant_auditor", settings)
+
+    def reader(query: TextClause, **values: Any) -> PlannedQuery:
+        return PlannedQuery(*numbered(str(query), **values), "plant_api", _READER)
 
     literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1", "consumer": "'projector'"}
     return {
@@ -99,12 +110,23 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
         "projections/agents/apply.sql": worker(AGENTS.apply_sql),
+        "projections/skills/apply.sql": worker(SKILLS.apply_sql),
+        "projections/ratings/apply.sql": worker(RATINGS.apply_sql),
+        "projections/activity/apply.sql": worker(ACTIVITY.apply_sql),
         "projections/log_progress.py _DISPOSITIONS": PlannedQuery(
             *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),
             "plant_api",
         ),
-        "projections/agents/queries.py _BY_ID": PlannedQuery(
-            *numbered(str(queries._BY_ID), ids=ids), "plant_api", _READER
+        "projections/agents/queries.py _BY_ID": reader(queries._BY_ID, ids=ids),
+        "projections/skills/queries.py _BY_ID": reader(skills_queries._BY_ID, ids=ids, now=NOW, days=365),
+        "projections/skills/queries.py _OF_AN_AGENT": reader(
+            skills_queries._OF_AN_AGENT, ids=ids, agent_id=ids[0], now=NOW, days=365
+        ),
+        "projections/ratings/queries.py _OF_AN_AGENT": reader(
+            ratings_queries._OF_AN_AGENT, agent_id=ids[0], prior=10, first=NOW.date(), today=NOW.date()
+        ),
+        "projections/activity/queries.py _HOURS": reader(
+            activity_queries._HOURS, start=NOW, stop=NOW + timedelta(hours=1)
         ),
         "operations/demo/tampering.py _RATED": PlannedQuery(tampering._RATED, (*chain, first), "plant_auditor"),
         "operations/demo/tampering.py _CHANGE": PlannedQuery(tampering._CHANGE, (b"", *chain, first, b""), "postgres"),
@@ -135,7 +157,8 @@ def _constants(path: Path) -> Iterator[str]:
     """The names of a module's constants, or of its functions, that hold SQL on a big table."""
     tree = ast.parse(path.read_text("utf-8"))
     for node in tree.body:
-        texts = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+        explained = ast.get_docstring(node, clean=False) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+        texts = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and each.value != explained)
         if any(NAMED.search(text) for text in texts if isinstance(text, str)):
             match node:
                 case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
@@ -148,7 +171,9 @@ async def fill(connection: asyncpg.Connection[Any], rows: int, *, start: int = 0
     """Append rows to each partition and agents to the read model, as a fast load leaves them: nothing is analysed."""
     async with connection.transaction():
         await make_ranges(connection, start, start + rows - 1)
-        await connection.execute("ALTER TABLE agents_v1.agents SET (autovacuum_enabled = off)")
+        for model in READ_MODELS:
+            for table in model.tables:
+                await connection.execute(f"ALTER TABLE {model.schema}.{table} SET (autovacuum_enabled = off)")
         for sql in _FILL:
             await connection.execute(sql.format(start=start, stop=start + rows - 1, last=PARTITIONS - 1, topic=TOPIC))
         await close_ranges(connection)
@@ -199,6 +224,21 @@ _FILL = (
     """INSERT INTO agents_v1.agents (agent_id, name, status)
     SELECT lpad(to_hex(number), 32, '0')::uuid, 'Agent ' || number, 'onboarded'
     FROM generate_series({start}, {stop}) AS number""",
+    """INSERT INTO skills_v1.skills (skill_id, name, status)
+    SELECT lpad(to_hex(number), 32, '0')::uuid, 'Skill ' || number, 'registered'
+    FROM generate_series({start}, {stop}) AS number""",
+    """INSERT INTO skills_v1.skill_validations
+        (skill_id, agent_id, validator_id, score, validated_at, validation_offset)
+    SELECT lpad(to_hex(number), 32, '0')::uuid, lpad(to_hex(number), 32, '0')::uuid, gen_random_uuid(), 50,
+        '2026-01-01Z', number
+    FROM generate_series({start}, {stop}) AS number""",
+    """INSERT INTO ratings_v1.ratings
+        (agent_id, skill_id, day, ratings, rating_sum, rated_1, rated_2, rated_3, rated_4, rated_5)
+    SELECT lpad(to_hex(number), 32, '0')::uuid, lpad(to_hex(number), 32, '0')::uuid, '2026-01-01', 1, 5, 0, 0, 0, 0, 1
+    FROM generate_series({start}, {stop}) AS number""",
+    """INSERT INTO activity_v1.activity (hour, event_type, partition, events)
+    SELECT '2026-01-01Z'::timestamptz + number * '1 hour'::interval, 'genesis.agent.rated', 0, 1
+    FROM generate_series({start}, {stop}) AS number""",
 )
 
 
@@ -233,14 +273,22 @@ async def plan_of(connection: asyncpg.Connection[Any], query: PlannedQuery, *, g
 async def _stage(connection: asyncpg.Connection[Any]) -> None:
     """The staging tables of a batch of 2,000 events, which nobody ever analyses."""
     tables = {}
-    for name, columns in staging_tables([AGENTS]).items():
+    for name, columns in staging_tables(READ_MODELS).items():
         tables[name] = ", ".join(f'"{each.name}" {each.type}' for each in columns)
     for name, ddl in tables.items():
         await connection.execute(f"CREATE TEMPORARY TABLE {name} ({ddl}) ON COMMIT DROP")
         await connection.execute(f"GRANT ALL ON {name} TO plant_writer")
+    await connection.execute(f"CREATE TEMPORARY VIEW {STAGED_EVENTS} AS {every_event()}")
+    await connection.execute(f"GRANT ALL ON {STAGED_EVENTS} TO plant_writer")
     numbers = "FROM generate_series(1, 2000) AS number"
-    for table in ("staged_agent_onboarded", "staged_agent_available"):
-        sql = f"INSERT INTO {table} (\"offset\", agent_id) SELECT number, lpad(to_hex(number), 32, '0')::uuid {numbers}"
+    for table, column in {
+        "staged_agent_onboarded": "agent_id",
+        "staged_agent_available": "agent_id",
+        "staged_agent_rated": "agent_id",
+        "staged_skill_validated": "skill_id",
+        "staged_skill_registered": "skill_id",
+    }.items():
+        sql = f"INSERT INTO {table} (\"offset\", {column}) SELECT number, lpad(to_hex(number), 32, '0')::uuid {numbers}"
         await connection.execute(sql)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
+from uuid import UUID
 
-from tests.support.tenants import KINDS, LINKS, MINE, READ_MODEL, THEIRS, ids
+from tests.support.tenants import KINDS, LINKS, MINE, READ_MODEL_KEYS, THEIRS, ids, read_model_row
 
 FRESH: Final = "00000000-0000-4000-8000-00000000f4e5"
-WRITABLE: Final = ("entities", *KINDS.values(), *LINKS, READ_MODEL)
+WRITABLE: Final = ("entities", *KINDS.values(), *LINKS, *READ_MODEL_KEYS)
 """Versions are left out: nobody at all may change one (tests of the audit trail)."""
 
 Rows = Mapping[str, Mapping[str, str]]
@@ -22,7 +23,7 @@ def rows(tenant: str) -> Rows:
     made["skills"]["category"] = "technical"
     for table, (owner, other) in LINKS.items():
         made[table] = {owner: str(own.of(table)[0]), other: FRESH}
-    made[READ_MODEL] = {"agent_id": FRESH, "name": "written"}
+    made |= {table: read_model_row(table, UUID(FRESH), "written") for table in READ_MODEL_KEYS}
     return {table: {**row, "governance_agent_id": tenant} for table, row in made.items()}
 
 
@@ -30,7 +31,7 @@ def key(table: str) -> str:
     """The columns of the primary key."""
     if table in LINKS:
         return ", ".join(LINKS[table])
-    return "agent_id" if table == READ_MODEL else "id"
+    return ", ".join(READ_MODEL_KEYS.get(table, ("id",)))
 
 
 def _insert(table: str, row: Mapping[str, str]) -> str:
@@ -47,21 +48,37 @@ def _theirs_as_mine(table: str) -> dict[str, str]:
             **row,
             **{column: str(value) for column, value in zip(LINKS[table], ids(THEIRS).of(table), strict=True)},
         }
+    if table in READ_MODEL_KEYS:
+        taken = read_model_row(table, ids(THEIRS).by_kind["agent"], "written")
+        changed = {_settable(table): _written(table).strip("'")}
+        return {**row, **changed, **{column: taken[column] for column in READ_MODEL_KEYS[table]}}
     return {**row, key(table): str(ids(THEIRS).by_kind[kind])}
 
 
 def _settable(table: str) -> str:
-    if table == "entities":
-        return "status"
-    return "governance_agent_id" if table in LINKS else "name"
+    """A column that is no part of the key, or, in a table without names, the tenant."""
+    return _SETTABLE.get(table, "governance_agent_id" if table in LINKS else "name")
+
+
+_SETTABLE: Final[Mapping[str, str]] = {
+    "entities": "status",
+    "skills_v1.skill_validations": "score",
+    "ratings_v1.ratings": "rating_sum",
+    "ratings_v1.rating_totals": "rating_sum",
+    "activity_v1.activity": "events",
+}
+
+
+def _written(table: str) -> str:
+    return "'7'" if READ_MODEL_KEYS.keys() & {table} and _settable(table) != "name" else "'written'"
 
 
 def _update(table: str) -> Iterator[str]:
     column = _settable(table)
-    value = "governance_agent_id" if table in LINKS else "'written'"
+    value = "governance_agent_id" if table in LINKS else _written(table)
     yield f"UPDATE {table} SET {column} = {value} WHERE governance_agent_id = '{THEIRS}' RETURNING *"
     itself = f"o.ctid = t.ctid AND t::text LIKE '%{THEIRS}%'"
-    yield f"UPDATE {table} AS t SET {column} = 'written' FROM {table} AS o WHERE {itself}"
+    yield f"UPDATE {table} AS t SET {column} = {_written(table)} FROM {table} AS o WHERE {itself}"
 
 
 def _steal(table: str) -> Iterator[str]:
@@ -73,7 +90,7 @@ def _steal(table: str) -> Iterator[str]:
 def _merge(table: str) -> Iterator[str]:
     matched = f"MERGE INTO {table} AS t USING (SELECT '{THEIRS}' AS b) AS s ON t.governance_agent_id = s.b"
     column = _settable(table)
-    yield f"{matched} WHEN MATCHED THEN UPDATE SET {column} = 'written'"
+    yield f"{matched} WHEN MATCHED THEN UPDATE SET {column} = {_written(table)}"
     yield f"{matched} WHEN MATCHED THEN DELETE"
     row = rows(THEIRS)[table]
     values = ", ".join(f"'{value}'" for value in row.values())

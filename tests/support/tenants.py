@@ -28,8 +28,17 @@ LINKS: Final[Mapping[str, tuple[str, str]]] = {
 }
 ENTITY_TABLES: Final = ("entities", "entity_versions", *KINDS.values(), *LINKS)
 READ_MODEL: Final = "agents_v1.agents"
-VIEWS: Final = ("read_models.agents",)
-DIVIDED: Final = (*ENTITY_TABLES, READ_MODEL)
+READ_MODEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    READ_MODEL: ("agent_id",),
+    "skills_v1.skills": ("skill_id",),
+    "skills_v1.skill_validations": ("skill_id", "agent_id"),
+    "ratings_v1.ratings": ("agent_id", "skill_id", "day"),
+    "ratings_v1.rating_totals": ("partition",),
+    "activity_v1.activity": ("hour", "event_type", "partition"),
+}
+"""The tables of read models, and their primary keys."""
+VIEWS: Final = tuple(f"read_models.{table.partition('.')[2]}" for table in READ_MODEL_KEYS)
+DIVIDED: Final = (*ENTITY_TABLES, *READ_MODEL_KEYS)
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,32 @@ async def fill(writer_url: str, tenant: str) -> None:
                 f"INSERT INTO {table} ({', '.join(columns_of)}, governance_agent_id) VALUES ($1, $2, $3)",
                 *own.of(table), tenant,
             )  # fmt: skip
-        await connection.execute(
-            f"INSERT INTO {READ_MODEL} (agent_id, name, governance_agent_id) VALUES ($1, $2, $3)",
-            own.by_kind["agent"], f"agent of {tenant}", tenant,
-        )  # fmt: skip
+        for table in READ_MODEL_KEYS:
+            row = read_model_row(table, own.by_kind["agent"], f"agent of {tenant}") | {"governance_agent_id": tenant}
+            values = ", ".join(f"'{value}'" for value in row.values())
+            await connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})")
+
+
+def read_model_row(table: str, entity_id: UUID, name: str) -> dict[str, str]:
+    """A row of a read model's table, as the texts of its literals; its key is the entity's alone."""
+    counts = {"ratings": "1", "rating_sum": "1"}
+    rest = {
+        READ_MODEL: {"name": name},
+        "skills_v1.skills": {"name": name},
+        "skills_v1.skill_validations": {
+            "validator_id": str(entity_id), "score": "1", "validated_at": "2026-01-01Z", "validation_offset": "1"
+        },
+        "ratings_v1.ratings": counts | {f"rated_{rating}": "0" for rating in range(1, 6)},
+        "ratings_v1.rating_totals": counts,
+        "activity_v1.activity": {"events": "1"},
+    }  # fmt: skip
+    others = {
+        "day": "2026-01-01",
+        "hour": "2026-01-01Z",
+        "event_type": "an event",
+        "partition": str(entity_id.int >> 64),
+    }
+    return {column: others.get(column, str(entity_id)) for column in READ_MODEL_KEYS[table]} | rest[table]
 
 
 class Attempt:

@@ -7,20 +7,33 @@ from collections.abc import Iterator
 
 import pytest
 
-from devstack import postgres
+from devstack import postgres, sql
+from projections.read_model import READ_MODELS
 from tests.conftest import _in_database
 from tests.support import batches, log_tables
 from tests.support.databases import Databases
+from tests.support.made_models import AGENTS
 from tests.support.services import Services
 
 
 @pytest.fixture(scope="session")
 def databases(stack: Services, template_database: str) -> Iterator[Databases]:
-    """Copies of the migrated database with those ranges, which tests use one after another."""
+    """Copies of the migrated database with those ranges, which tests use one after another.
+
+    One read model is there: tests of the engine count its statements and checkpoints. `install` adds the others.
+    """
     name = f"plant_template_{secrets.token_hex(4)}"
     postgres.create_database(stack.superuser_url, name, template=template_database)
     owner_url = _in_database(stack.environ["PLANT_DATABASE_OWNER_URL"], name)
     log_tables.make_first_ranges(owner_url, batches.TOPIC, batches.PARTITIONS)
+    others = [model for model in READ_MODELS if model != AGENTS]
+    sql.execute(
+        _in_database(stack.superuser_url, name),
+        [
+            *(f"DROP SCHEMA {model.schema} CASCADE" for model in others),
+            "DELETE FROM read_model_builds WHERE projection <> 'agents'",
+        ],
+    )
     made = Databases(stack.superuser_url, name, _in_database)
     yield made
     made.close()

@@ -43,7 +43,7 @@ ROWS = "SELECT to_json(a)::text AS row FROM {} AS a ORDER BY agent_id"
 
 def make(make_projector: MakeProjector, models: Sequence[ReadModel], partition: int) -> PartitionProjector:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.support.projectors.READ_MODELS", models)
+        patched.setattr("tests.support.projectors.MODELS", models)
         return make_projector(partition)
 
 

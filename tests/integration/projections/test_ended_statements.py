@@ -43,7 +43,7 @@ def ended(table: str, sqlstate: str = "XX000", when: str = "") -> str:
 def two_models(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers keep a second read model."""
     install(database.owner_url, BOTH)
-    monkeypatch.setattr("tests.support.projectors.READ_MODELS", BOTH)
+    monkeypatch.setattr("tests.support.projectors.MODELS", BOTH)
 
 
 @pytest.fixture

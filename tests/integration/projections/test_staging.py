@@ -145,7 +145,7 @@ def by_copy(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[dic
     session.script("TRUNCATE measured_v1.measured", "DROP TABLE IF EXISTS staged_agent_measured, staged_event_ids")
     made.open(session)
     session.begin()
-    made.fill(session, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height)))
+    made.fill(session, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
     session.script(model.apply_sql, "COMMIT")
     return rows(session)
 
@@ -154,7 +154,7 @@ def inline_of(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[d
     """The rows after the frame went within the statement."""
     made = Staging([model])
     session.script("TRUNCATE measured_v1.measured")
-    statement = made.inline(model, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height)))
+    statement = made.inline(model, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
     assert statement is not None
     session.script("BEGIN", statement, "COMMIT")
     return rows(session)

@@ -76,11 +76,12 @@ def test_a_changed_fold_under_an_old_version_is_refused(
 
 async def test_a_worker_is_refused_at_its_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """One whose folds are not those of the builds, and one whose builds nobody has made."""
+    monkeypatch.setattr("operations.services.worker.READ_MODELS", (AGENTS,))
     await require_writer_session(settings)
     monkeypatch.setattr("operations.services.worker.READ_MODELS", (CHANGED,))
     with pytest.raises(FoldChanged, match="its version is still 1"):
         await require_writer_session(settings)
-    monkeypatch.setattr("operations.services.worker.READ_MODELS", (*READ_MODELS, NEXT))
+    monkeypatch.setattr("operations.services.worker.READ_MODELS", (AGENTS, NEXT))
     with pytest.raises(BuildMissing) as missing:
         await require_writer_session(settings)
     assert (missing.value.why, missing.value.next_step) == (
@@ -115,7 +116,7 @@ def test_a_release_with_a_new_version_feeds_the_former_one(
         project(each, 20)
     second = dataclasses.replace(CHANGED, version=2)
     install(database.owner_url, [second])
-    monkeypatch.setattr("tests.support.projectors.READ_MODELS", (second,))
+    monkeypatch.setattr("tests.support.projectors.MODELS", (second,))
     new = make_projector(0)
     project(new, 20, start=20)
     assert sharing(superuser, "agents") == {"agents/1", "agents/2"}

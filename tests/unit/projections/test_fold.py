@@ -94,9 +94,11 @@ class Log:
             self.checkpoints[MODEL.key] = int(re.findall(r", (\d+)\n", advance)[0])
             self.open = False
 
-    def frames(self, events: dict[str, pl.DataFrame], offsets: list[int], reads: object) -> dict[str, pl.DataFrame]:
+    def frames(
+        self, events: dict[str, pl.DataFrame], offsets: list[int], reads: object, *, partition: int
+    ) -> dict[str, pl.DataFrame]:
         """Staging's frames: the offsets that were folded, by event type."""
-        assert reads == MODEL.reads
+        assert (reads, partition) == (MODEL.reads, 3)
         for frame in events.values():
             self.folded.append([offsets[row] for row in frame["row"]])
         return events

@@ -10,17 +10,18 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from projections import inline, read_model, session, staging
+from projections import inline, read_model, session, staged_names, staging
 from projections.session import Session
-from projections.staging import StagedColumn, Staging, staged_columns, staging_tables, table_of
+from projections.staged_names import table_of
+from projections.staging import StagedColumn, Staging, staged_columns, staging_tables
 from schemas import generation
 from schemas.binary import avro_types
 from schemas.events import EVENT_TYPES, EntityAmended, JobRoleDefined
 from schemas.polars_import import polars as pl
-from tests.support.made_models import AGENTS, made_model
+from tests.support.made_models import ACTIVITY, AGENTS, made_model
 
 
-@pytest.mark.parametrize("module", [inline, read_model, session, staging])
+@pytest.mark.parametrize("module", [inline, read_model, session, staged_names, staging])
 def test_documented_examples_hold(module: object) -> None:
     """The examples in the docstrings give what they say."""
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
@@ -139,7 +140,7 @@ def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
             "available_from": pl.Series([None, None], dtype=pl.Datetime("us", "UTC")),
         }
     )
-    frames = made.frames({"genesis.agent.available": frame, "genesis.agent.rated": frame}, [40, 41, 42])
+    frames = made.frames({"genesis.agent.available": frame, "genesis.agent.rated": frame}, [40, 41, 42], partition=3)
     assert {name: rows["offset"].to_list() for name, rows in frames.items()} == {"staged_agent_available": [40, 42]}
 
     statement = made.inline(AGENTS, frames)
@@ -149,3 +150,34 @@ def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
     assert made.inline(AGENTS, {}) is None
     other = made_model("other", "a int", AGENTS.apply_text)
     assert other.schema == "other_v1"
+
+
+def test_a_statement_on_every_event_reads_each_type() -> None:
+    """All types are staged with offset, partition and time for it, whatever their number."""
+    assert ACTIVITY.reads == {table_of(event_type) for event_type in EVENT_TYPES}
+    tables = {table: [column.name for column in columns] for table, columns in staging_tables([ACTIVITY]).items()}
+    assert tables == {table: ["offset", "partition", "occurred_at"] for table in ACTIVITY.reads}
+
+
+def test_every_event_is_a_view_of_the_tables() -> None:
+    """It is made where a statement reads it, of all types; rows in a statement carry partition and type."""
+    connection, without = Statements(), Statements()
+    Staging([ACTIVITY]).open(connection)
+    Staging([AGENTS]).open(without)
+    (view,) = (each for each in connection._waiting if "VIEW staged_events" in each)
+    assert all(f"'{event_type}' AS event_type" in view for event_type in EVENT_TYPES)
+    assert not any("staged_events" in each for each in without._waiting)
+
+    made = Staging([ACTIVITY])
+    times = pl.Series([0, 0], dtype=pl.Datetime("us", "UTC"))
+    frame = pl.DataFrame({"row": [0, 2], "occurred_at": times})
+    frames = made.frames({"genesis.agent.rated": frame, "genesis.team.formed": frame[:1]}, [40, 41, 42], partition=3)
+    statement = made.inline(ACTIVITY, frames)
+
+    assert statement is not None
+    rows = statement.partition("AS v (")[0]
+    moment = "'1970-01-01T00:00:00+00:00'"
+    assert rows.count("(42, 3, 'genesis.agent.rated', " + moment + ")") == 1
+    assert rows.count("(40, 3, 'genesis.team.formed', " + moment + ")") == 1
+    assert rows.count(moment) == 3
+    assert "staged_team_formed" not in statement

@@ -1,0 +1,143 @@
+"""Every read model against its oracle: however the sequence is cut into batches, and whichever way they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from projections import engine
+from projections.engine import PartitionProjector
+from projections.install import install
+from projections.read_model import READ_MODELS, ReadModel
+from projections.session import Session
+from schemas.events import Event
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.mixed_events import MixedEvents
+from tests.support.read_model_folds import FOLDS, Applied, Tables
+
+PARTITIONS = 2
+PRIMARY_KEY = """
+SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(i.indkey::int2[], a.attnum)) AS columns
+FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+WHERE i.indrelid = $1::regclass AND i.indisprimary
+"""
+EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints")
+
+
+class Step(NamedTuple):
+    """A batch: the next records of a partition, and whether they go to Postgres within the statement."""
+
+    partition: int
+    records: int
+    inline: bool
+
+
+class Run(NamedTuple):
+    """Batches of both partitions; read models are fed from the log with the first ones, and then follow it."""
+
+    seed: int
+    steps: list[Step]
+    fed: int
+
+
+steps = st.builds(Step, st.integers(0, PARTITIONS - 1), st.sampled_from([1, 1, 2, 5, 30]), st.booleans())
+runs = st.builds(Run, st.integers(1, 2**32), st.lists(steps, min_size=6, max_size=12), st.sampled_from([0, 0, 4]))
+
+
+class Scene:
+    """An empty log and empty read models, and what is applied to them."""
+
+    def __init__(self, database: Database, superuser: Session) -> None:
+        self._url = database.writer_url
+        self._superuser = superuser
+        self._projectors: list[PartitionProjector] = []
+
+    def clear(self) -> None:
+        """Begin again with nothing."""
+        self.close()
+        tables = [f"{model.schema}.{table}" for model in READ_MODELS for table in model.tables]
+        self._superuser.script(
+            "SET session_replication_role = replica", "SET timezone = 'UTC'",
+            *(f"DELETE FROM {table}" for table in (*EMPTIED, *tables)),
+        )  # fmt: skip
+
+    def acquire(self, *, paused: bool) -> None:
+        """Have new owners of all partitions; read models follow their logs unless all are paused."""
+        self.close()
+        self._superuser.script(f"UPDATE read_model_builds SET paused = {paused}")
+        self._projectors = [PartitionProjector(self._url, TOPIC, number, READ_MODELS) for number in range(PARTITIONS)]
+        self._tokens = [projector.acquire(WATERMARKS).token for projector in self._projectors]
+
+    def project(self, partition: int, events: Sequence[Event], start: int) -> None:
+        """Apply a batch."""
+        batch = batch_of(events, token=self._tokens[partition], start=start, partition=partition)
+        self._projectors[partition].project(batch)
+
+    def tables(self, model: ReadModel) -> Tables:
+        """The rows of a read model's tables, by primary key."""
+        return {table: self._rows(f"{model.schema}.{table}") for table in model.tables}
+
+    def _rows(self, table: str) -> list[dict[str, object]]:
+        ((key,),) = self._superuser.query(PRIMARY_KEY, (table,))
+        query = f"SELECT to_json(t)::text AS row FROM {table} AS t ORDER BY {key}"
+        return [msgspec.json.decode(row) for (row,) in self._superuser.query(query)]
+
+    def close(self) -> None:
+        for projector in self._projectors:
+            projector.close()
+        self._projectors = []
+
+
+@pytest.fixture
+def scene(database: Database, superuser: Session) -> Iterator[Scene]:
+    install(database.owner_url)
+    made = Scene(database, superuser)
+    yield made
+    made.close()
+
+
+@settings(
+    max_examples=30,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(run=runs)
+def test_any_split_and_interleaving_gives_the_tables_of_the_oracle(scene: Scene, run: Run) -> None:
+    """Followed or fed from the log, in statements or by COPY, one record at a time or many: each model's rows are
+    those that its events make one after another.
+    """
+    scene.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        applied = play(scene, run, patched)
+
+    for model in READ_MODELS:
+        assert scene.tables(model) == FOLDS[model.name](applied), model.name
+
+
+def play(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> list[Applied]:
+    """Apply a run's batches; returns its records in the order in which they were applied."""
+    made = MixedEvents(run.seed)
+    queues: list[list[Event]] = [[] for _ in range(PARTITIONS)]
+    ends = [0] * PARTITIONS
+    applied: list[Applied] = []
+    scene.acquire(paused=run.fed > 0)
+    for number, step in enumerate(run.steps):
+        if number == run.fed > 0:
+            scene.acquire(paused=False)
+        queue = queues[step.partition]
+        while len(queue) < step.records:  # an entity has one partition
+            (event,) = made.take(1)
+            queues[event.entity_id.int % PARTITIONS].append(event)
+        events, start = queue[: step.records], ends[step.partition]
+        del queue[: step.records]
+        ends[step.partition] += len(events)
+        patched.setattr(engine, "INLINE_RECORDS_MAX", 100 if step.inline else 0)
+        scene.project(step.partition, events, start)
+        applied += [Applied(step.partition, start + index, event) for index, event in enumerate(events)]
+    return applied
