@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy import TextClause
 
+from audit.verifier import log_tables as verified_tables
 from audit.verifier import stored_log
 from operations.demo import tampering
 from projections import checkpoints, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
@@ -95,7 +96,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN": verifier(
             stored_log._FIRST_UNFOUNDED_IN_OPEN, *chain, offsets, ids, offsets[0], offsets[-1], settings=_SCANNING
         ),
-        "audit/verifier/stored_log.py _ENDS": verifier(stored_log._ENDS.format(table=f'log."{closed}"')),
+        "audit/verifier/log_tables.py _ENDS": verifier(verified_tables._ENDS.format(table=f'log."{closed}"')),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
         "projections/repeats.py _SEEN (closed range)": worker(
