@@ -59,9 +59,10 @@ def catching_up(stack: Stack, count: int) -> list[dict[str, object]]:
         rows.append(catch_up.plant(stack, variant, count))
     console.print("catching up: stock Faust + SQLAlchemy")
     rows.append(catch_up.stock_faust(stack, seconds=20))
-    full = float(str(rows[0]["events_per_second"]))
+    full, stock = (float(str(row["events_per_second"])) for row in (rows[0], rows[-1]))
     for row in rows:
-        row["plant_is_times_faster"] = round(full / float(str(row["events_per_second"])), 2)
+        rate = float(str(row["events_per_second"]))
+        row |= {"plant_is_times_faster": round(full / rate, 2), "times_stock": round(rate / stock, 1)}
     return rows
 
 

@@ -147,7 +147,8 @@ def _measure(stage: Stage, ranges: int) -> dict[str, object]:
     """Acquire all partitions, let the filters be read, and project."""
     budget = IdBudget()
     url = stage.settings.database_address("writer")
-    projectors = [PartitionProjector(url, TOPIC, number, READ_MODELS, budget) for number in range(PARTITIONS)]
+    agents = [model for model in READ_MODELS if model.name == "agents"]
+    projectors = [PartitionProjector(url, TOPIC, number, agents, budget) for number in range(PARTITIONS)]
     try:
         began = time.perf_counter()
         projectors[0].acquire(WATERMARKS)

@@ -18,8 +18,8 @@ from runtime.logging import configure
 from runtime.settings import load_settings
 from schemas.polars_import import polars as pl
 
-WITH_MODELS: Final = "models "
-"""Begins the name of a variant with some read models alone, whose names follow."""
+MODELS: Final = {"without read model": (), "three models": ("agents", "skills", "ratings"), "four models": None}
+"""The read models of a variant, all of them where it is None; `agents` alone of any other."""
 
 
 def no_hashes(_topic: str, _partition: int, _previous_hash: bytes, records: ChainSlice, _first_v2: int) -> list[bytes]:
@@ -57,10 +57,9 @@ def main() -> None:
         log_writer.extend_slice = no_hashes
     if variant == "without repeat check":
         engine.LogRanges = ForgetfulRanges  # type: ignore[misc]
-    if variant == "without read model":
-        feed_alone()
-    if variant.startswith(WITH_MODELS):
-        feed_alone(*variant.removeprefix(WITH_MODELS).split(", "))
+    models = MODELS.get(variant, ("agents",))
+    if models is not None:
+        feed_alone(*models)
     settings = load_settings()
     configure(settings)
     uvloop.run(worker.serve_worker(settings, ["genesis.events"]))
