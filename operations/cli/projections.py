@@ -24,7 +24,7 @@ PARTITION_COLUMNS: Final = ("name", "version", "state", "topic", "partition", "n
 
 @click.group(name="projections", cls=CommandGroup)
 def command() -> None:
-    """Show and pause read models, and refuse changes under an old version."""
+    """Show, pause and check read models."""
 
 
 @command.command(name="list")

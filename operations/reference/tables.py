@@ -205,7 +205,10 @@ def _changed(facts: TableFacts, action: str) -> TableFacts:
         own = [f"{kind} ({added[1].split()[0]})" for kind in ("PRIMARY KEY", "UNIQUE") if f" {kind}" in added[1]]
         return facts._replace(columns=(*facts.columns, column), constraints=(*facts.constraints, *own))
     if added := re.match(r"ADD (.+)", action):
-        return facts._replace(constraints=(*facts.constraints, _NAMED.sub("", added[1]).replace("( ", "(")))
+        constraint = _NAMED.sub("", added[1]).replace("( ", "(")
+        keys = re.findall(r"\w+", _inside(constraint)) if constraint.startswith("PRIMARY KEY") else ()
+        keyed = tuple(each._replace(null=each.null and each.name not in keys) for each in facts.columns)
+        return facts._replace(columns=keyed, constraints=(*facts.constraints, constraint))
     if altered := re.match(r"ALTER COLUMN (\w+) (DROP|SET) NOT NULL", action):
         columns = (
             each._replace(null=altered[2] == "DROP") if each.name == altered[1] else each for each in facts.columns

@@ -122,7 +122,7 @@ def test_a_broker_that_restarts_is_503_at_the_door_and_a_pause_inside(
 
 @contextmanager
 def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
-    """Put the ranges of the event log on a file system of 256 MB, and yield its folder."""
+    """Put the ranges of the event log, those that come too, on a file system of 256 MB, and yield its folder."""
     superuser = scene.environ["PLANT_DATABASE_SUPERUSER_URL"]
     tables = sql.value(superuser, "SELECT array_agg(table_name) FROM log_ranges")
     folder.mkdir(parents=True)
@@ -135,16 +135,25 @@ def small_disk(scene: Scene, folder: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         if user := ensure_system_user():
             shutil.chown(data, user, user)
-        sql.execute(superuser, [f"CREATE TABLESPACE small LOCATION '{data}'"])
+        sql.execute(
+            superuser, [f"CREATE TABLESPACE small LOCATION '{data}'", "GRANT CREATE ON TABLESPACE small TO PUBLIC"]
+        )
         sql.execute(superuser, [f'ALTER TABLE log."{table}" SET TABLESPACE small' for table in tables])
+        use_tablespace(superuser, "small")
         yield folder
     finally:
-        moved = [f'ALTER TABLE log."{table}" SET TABLESPACE pg_default' for table in tables]
+        use_tablespace(superuser, "")
+        moved = [f"ALTER {kind} ALL IN TABLESPACE small SET TABLESPACE pg_default" for kind in ("TABLE", "INDEX")]
         sql.execute(superuser, [*moved, "CHECKPOINT"])
         sql.execute(superuser, ["DROP TABLESPACE IF EXISTS small"])
         # Lazily: a backend may still hold a file of the table that has moved away.
         subprocess.run(["umount", "--lazy", folder], check=True)
         folder.rmdir()
+
+
+def use_tablespace(superuser: str, name: str) -> None:
+    """Have every session make its tables and indexes there from now on."""
+    sql.execute(superuser, [f"ALTER SYSTEM SET default_tablespace = '{name}'", "SELECT pg_reload_conf()"])
 
 
 def test_a_full_disk_is_waited_out(scene: Scene, private_stack: Stack, worker: Process) -> None:

@@ -137,7 +137,7 @@ def test_a_worker_shows_builds_of_its_own_release_alone(
     """The former build, which it feeds as well, is whole for a while after readers have left it."""
     project(make_projector(0), 20)
     install(database.owner_url, [NEXT])
-    monkeypatch.setattr("tests.support.projectors.READ_MODELS", (NEXT,))
+    monkeypatch.setattr("tests.support.projectors.MODELS", (NEXT,))
     asked = []
     monkeypatch.setattr(builds, "publish", lambda _, model, **__: asked.append(model.key) or "behind")
     make_projector(0).acquire(WATERMARKS)

@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -56,11 +58,9 @@ def poison(count: int) -> list[Record]:
     return [(str(uuid4()).encode(), b"nothing %d" % number) for number in range(count)]
 
 
-def log(projector: PartitionProjector, records: list[Record], start: int = 0, **changes: object) -> None:
+def log(projector: PartitionProjector, records: list[Record], start: int = 0, **changes: Any) -> None:
     batch = batch_of(records, token=projector.acquire(WATERMARKS).token, start=start)
-    for name, value in changes.items():
-        object.__setattr__(batch, name, value)
-    projector.project(batch)
+    projector.project(replace(batch, **changes))
 
 
 async def relayed(settings: Settings, dead_topic: str) -> int:
@@ -77,7 +77,7 @@ async def test_a_letter_is_its_record_with_the_reason(
     good = next(iter(events(1)))
     malformed = [("twice", b"1"), ("twice", None), ("caf\udce9", b"\xff")]
     records: list[Record] = [(codec.key(good), codec.encode(good)), (b"k", b"no event"), (None, None), (b"", b"")]
-    log(projector, records, headers=[(("ce_id", b"1"),), malformed, (), (("a", b""),)])
+    log(projector, records, headers=[headers_bytes(each) for each in ([("ce_id", b"1")], malformed, [], [("a", b"")])])
 
     assert await relayed(settings, topic) == 3
 
@@ -256,7 +256,7 @@ async def test_a_record_that_is_too_large_leaves_its_position(
     records: list[Record] = [(b"k" * 2_000, value), (b"k", value), (b"k", b"small"), (b"k", b"headers")]
     # In the log these are below the limit; as a record, with what each name may take, they are not.
     many = [(chr(0x400 + number % 200), b"x") for number in range(75_000)]
-    log(projector, records, headers=[(), (), (), many])
+    log(projector, records, headers=[headers_bytes(each) for each in ([], [], [], many)])
     assert await relayed(settings, topic) == 4
 
     found = by_offset(await read_dead_letters(settings, topic))
