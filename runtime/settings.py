@@ -126,7 +126,7 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive,
         Meta(
             description="Memory for what a worker knows of event ids, all partitions together. A closed range of the "
-            "log takes 1.5 MiB; one that finds no room has its index asked for every event, which is slow."
+            "log takes 2 MiB; one that finds no room has its index asked for every event, which is slow."
         ),
     ] = 384 * 1024 * 1024
     worker_session_timeout_seconds: Annotated[

@@ -179,7 +179,7 @@ def log_ranges() -> str:
     page = Drawing(980, 588, "A partition's log: memory, closed ranges, the open range, and what each of them proves")
     first, second, last = COLUMNS
     page.box(first, 14, 812, 36, "the event ids of a batch", fill=WHITE)
-    memory = ("filter: 1.5 MiB", "12 bits an id, no id left out;", "a new id in 100 is “perhaps”")
+    memory = ("filter: 2 MiB", "16 bits an id, no id left out;", "a new id in 700 is “perhaps”")
     exact = ("ids with their offsets", "8 bytes an id: 44 bits of its hash, offset;", "a filter in front of them")
     closed = ("key: offset", "unique index: event ids applied or parked", "frozen, not written any more")
     for x, offsets in ((first, "0 to 1,048,575"), (second, "1,048,576 to 2,097,151")):

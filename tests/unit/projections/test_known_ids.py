@@ -45,7 +45,7 @@ def test_a_filter_misses_no_id() -> None:
     assert len(filtered.ask(others)) < 10
 
 
-def test_a_full_filter_asks_the_log_for_one_new_id_in_a_hundred() -> None:
+def test_a_full_filter_asks_the_log_for_one_new_id_in_700() -> None:
     """With as many ids as a range can hold: what the docs say of its size and its error."""
     generator = numpy.random.default_rng(7)
     filtered = IdFilter()
@@ -53,7 +53,7 @@ def test_a_full_filter_asks_the_log_for_one_new_id_in_a_hundred() -> None:
     filtered.add(FilterPositions.of(hashes))
     new = generator.integers(0, 2**64 - 1, 100_000, dtype=numpy.uint64)
     assert len(filtered.ask(FilterPositions.of(hashes[::100]))) == len(hashes[::100])
-    assert 500 < len(filtered.ask(FilterPositions.of(new))) < 2_000
+    assert 70 < len(filtered.ask(FilterPositions.of(new))) < 280
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=40))
@@ -104,7 +104,7 @@ def test_runs_stay_few() -> None:
 
 def test_hashes_are_secret() -> None:
     """Who chooses ids can't choose those that share a hash: the factors are random and odd."""
-    assert len(set(known_ids._FACTORS)) == 3
+    assert len(set(known_ids._FACTORS)) == 4
     assert all(int(factor) % 2 for factor in known_ids._FACTORS)
 
 
