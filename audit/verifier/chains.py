@@ -127,9 +127,9 @@ async def _read_ranges(
     """Return each chain's range, where chains go over to v2, and findings: of that, of kept heads and of tables."""
     async with open_log(url) as log:
         findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
-        ranges = await log.ranges()
+        ranges, misplaced = await log.ranges()
         raised, broken = await log.raised(layouts)
-        return ranges, raised, [*findings, *broken, *await log.misplaced()]
+        return ranges, raised, [*findings, *broken, *misplaced]
 
 
 async def _compare_head(log: StoredLog, head: Head) -> ChainFault | None:

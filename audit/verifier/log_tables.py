@@ -17,9 +17,11 @@ LEFT JOIN pg_class AS p ON p.oid = t.parentrelid
 WHERE t.isleaf ORDER BY 1
 """
 
-_RANGES: Final = """
-SELECT topic, partition, first_offset, to_regclass(format('log.%I', table_name))::text
-FROM log_ranges ORDER BY 1, 2, 3
+_LOST: Final = """
+SELECT topic, partition, first_offset FROM log_ranges WHERE NOT EXISTS (
+    SELECT FROM pg_partition_tree('log_records') AS t
+    WHERE t.isleaf AND t.relid = to_regclass(format('log.%I', table_name))
+) ORDER BY 1, 2, 3
 """
 
 _ENDS: Final = """
@@ -68,6 +70,5 @@ async def table_ends(connection: Any) -> list[TableEnd]:
 
 async def lost_tables(connection: Any) -> list[tuple[Chain, int]]:
     """Return the chain and the first offset of each range that is no part of `log_records` any more."""
-    tables = {name for name, _, _ in await connection.fetch(_TABLES)}
-    ranges = await connection.fetch(_RANGES)
-    return [(Chain(topic, partition), first) for topic, partition, first, name in ranges if name not in tables]
+    rows = await connection.fetch(_LOST)
+    return [(Chain(topic, partition), first) for topic, partition, first in rows]

@@ -103,29 +103,28 @@ class StoredLog:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def ranges(self) -> list[StoredRange]:
-        """Return the range of every chain that has a row, sorted, from the tables that there are."""
-        offsets: dict[Chain, list[int]] = {}
-        for end in await table_ends(self._connection):
-            offsets.setdefault(end.chain, []).append(end.offset)
-        return [StoredRange(chain=chain, first=min(ends), last=max(ends)) for chain, ends in sorted(offsets.items())]
+    async def ranges(self) -> tuple[list[StoredRange], list[ChainFault]]:
+        """Return the range of every chain that has a row, sorted, from the tables that there are.
 
-    async def misplaced(self) -> list[ChainFault]:
-        """Return the findings of tables that are gone, and of records in a table of other offsets.
-
-        Postgres looks for a record in the one table that should hold it: one elsewhere is seen by some queries only.
+        With it come findings: tables that are gone, and records in a table of other offsets. Postgres looks for a
+        record in the one table that should hold it: one elsewhere is seen by some queries only.
         """
+        offsets: dict[Chain, list[int]] = {}
+        ends = await table_ends(self._connection)
+        for end in ends:
+            offsets.setdefault(end.chain, []).append(end.offset)
+        ranges = [StoredRange(chain=chain, first=min(those), last=max(those)) for chain, those in offsets.items()]
         gone = "the range from there on is no part of the log any more: its table was detached or dropped"
         elsewhere = "a record of this offset is in a table of other offsets, or of another partition"
         findings = [_finding(*start, gone, None) for start in await lost_tables(self._connection)]
-        ends = [end for end in await table_ends(self._connection) if end.is_misplaced]
-        return [*findings, *(_finding(end.chain, end.offset, elsewhere, None) for end in ends)]
+        findings += [_finding(end.chain, end.offset, elsewhere, None) for end in ends if end.is_misplaced]
+        return sorted(ranges, key=lambda each: each.chain), findings
 
     async def heads(self) -> list[Head]:
         """Return the head of every chain, sorted."""
         heads = []
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            for stored in await self.ranges():
+            for stored in (await self.ranges())[0]:
                 topic, partition = stored.chain.topic, stored.chain.partition
                 row = await self._connection.fetchrow(_LAST, topic, partition)
                 if row is not None:
