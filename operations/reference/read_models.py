@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Final
 
+from operations.reference.database import commented_tables
 from projections.install import VIEWS
 from projections.read_model import READ_MODELS, ReadModel
 from projections.staged_names import EVENT_TABLES, table_of
 from schemas.events import EVENT_TYPES
 
-_COMMENTED: Final = re.compile(r"((?:--[^\n]*\n)+)CREATE TABLE IF NOT EXISTS __schema__\.(\w+)")
+_FIRST_WORDS: Final = re.compile(r"^Read model `\w+`: ")
+"""What the comment on a model's first table begins with."""
 
 
 def read_models_page() -> str:
@@ -25,7 +27,7 @@ def read_models_page() -> str:
         "Generated from the folders of `projections/` by `python -m operations.reference.pages`.",
         "",
         "A worker keeps all of them, in the transaction that writes a batch's records to the log. Their tables can be",
-        f"made again from the log at any time. The views in the schema `{VIEWS}`, show the live build. Query them in a",
+        f"made again from the log at any time. The views in the schema `{VIEWS}` show the live build. Query them in a",
         "transaction that names the tenant `genesis`, as the functions of `queries.py` do. [The database](database.md)",
         "has every column and right.",
         "",
@@ -38,8 +40,9 @@ def read_models_page() -> str:
 def _section(model: ReadModel) -> Iterator[str]:
     yield from (f"## {model.name}", "", f"Version {model.version}. Made from {_sources(model)}.", "")
     yield from ("| view | rows |", "|---|---|")
-    about = {name: _sentences(comment) for comment, name in _COMMENTED.findall(model.tables_text)}
-    yield from (f"| `{VIEWS}.{table}` | {about.get(table, '')} |" for table in model.tables)
+    said = commented_tables(model.tables_text)
+    about = {table: _FIRST_WORDS.sub("", said.get(table, {}).get("about", "")) for table in model.tables}
+    yield from (f"| `{VIEWS}.{table}` | {text[:1].upper() + text[1:]} |" for table, text in about.items())
     yield from ("", "| query | answer |", "|---|---|")
     for function in _queries(model):
         yield f"| `{_call(function)}` | {_paragraphs(inspect.getdoc(function) or '')} |"
@@ -65,13 +68,6 @@ def _queries(model: ReadModel) -> Iterator[FunctionType]:
 
 def _call(function: FunctionType) -> str:
     return f"{function.__name__}({', '.join(inspect.signature(function).parameters)})"
-
-
-def _sentences(comment: str) -> str:
-    """Return a comment on a table as running text, without the words that every one begins with."""
-    text = " ".join(line.removeprefix("--").strip() for line in comment.splitlines())
-    text = re.sub(r"^Read model `\w+`: ", "", text)
-    return text[:1].upper() + text[1:]
 
 
 def _paragraphs(docstring: str) -> str:
