@@ -76,7 +76,7 @@ def run(stack: Stack, _count: int = 0) -> list[dict[str, object]]:
             _grow(stage, range(PARTITIONS), measured, _literals())
             _grow(stage, range(PARTITIONS, 2 * PARTITIONS), ranges - measured, {"value": "''", "headers": "''"})
             _settle(stage)
-            rows.append(_measure(stage, measured) | {"name": f"{size:,} records before"})
+            rows.append({"name": f"{size:,} records before", **_measure(stage, measured)})
     for row in rows:
         row["times_the_rate_when_empty"] = round(_rate(row) / _rate(rows[0]), 3)
     return rows

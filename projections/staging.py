@@ -163,13 +163,10 @@ class Staging:
             table = table_of(event_type)
             if table not in wanted or not frame.height:
                 continue
-            own = {
-                OFFSET: every_offset.gather(frame["row"]),
-                PARTITION: pl.repeat(partition, frame.height, dtype=pl.Int64, eager=True).alias(PARTITION),
-            }
-            columns = [
-                own[name] if name in own else _column(name, kind, frame) for name, kind in self._types[table].items()
-            ]
+            types, own = self._types[table], {OFFSET: every_offset.gather(frame["row"])}
+            if PARTITION in types:
+                own[PARTITION] = pl.repeat(partition, frame.height, dtype=pl.Int64, eager=True).alias(PARTITION)
+            columns = [own[name] if name in own else _column(name, kind, frame) for name, kind in types.items()]
             staged[table] = pl.DataFrame(columns)
         return staged
 

@@ -45,7 +45,7 @@ class OpenPartition:
         stop reason.
         """
         fetched_from, next_offset = self.position, self.fetch_state.position
-        records = records or RecordColumns([], [], [], [], [])
+        records = records or RecordColumns.of(())
         if self.log_end is not None:
             checkpoint = self.log_end.next_offset
             difference = self.log_end.difference(records, fetched_from, next_offset)
