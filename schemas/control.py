@@ -7,10 +7,11 @@ follows from its bytes and its offset alone.
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from msgspec import Meta
 
+from schemas.entity_states import Reason
 from schemas.event_id import NAMESPACE_PLANT
 from schemas.events import EVENT_TYPES, RecordValue
 
@@ -37,7 +38,32 @@ class ChainVersionRaised(ControlRecord, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=2, le=2, description="Version of the canonical bytes (audit/canonical.py).")]
 
 
-CONTROL_TYPES: Final[dict[str, type[ControlRecord]]] = {ChainVersionRaised.event_type: ChainVersionRaised}
+PoisonOffset = Annotated[int, Meta(ge=0, description="Offset of the poison record, in this partition.")]
+
+
+class RecordRedriven(ControlRecord, frozen=True, kw_only=True):
+    """A poison record of this partition and key takes effect from here on, as the event that it was meant to be."""
+
+    event_type: ClassVar[str] = "plant.record.redriven"
+
+    event_id: Annotated[UUID, Meta(description="Id of the event that takes effect.")]
+    poison_offset: PoisonOffset
+    value: Annotated[bytes, Meta(description="Repaired bytes; null: the poison record's own.")] | None = None
+    reason: Annotated[Reason, Meta(description="Why an operator redrives it.")]
+
+
+class RecordSkipped(ControlRecord, frozen=True, kw_only=True):
+    """A poison record of this partition and key never takes effect, and holds up no event of its entity any more."""
+
+    event_type: ClassVar[str] = "plant.record.skipped"
+
+    poison_offset: PoisonOffset
+    reason: Annotated[Reason, Meta(description="Why an operator skips it.")]
+
+
+CONTROL_TYPES: Final[dict[str, type[ControlRecord]]] = {
+    control.event_type: control for control in (ChainVersionRaised, RecordRedriven, RecordSkipped)
+}
 """Control type to its struct."""
 
 RECORD_TYPES: Final[dict[str, type[RecordValue]]] = {**EVENT_TYPES, **CONTROL_TYPES}

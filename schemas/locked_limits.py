@@ -101,6 +101,8 @@ def _limits(type_: types.Type, path: str) -> Iterator[tuple[str, FieldLimits]]:
         case types.UUIDType() | types.DateTimeType() | types.BoolType() | types.NoneType():
             # Their bytes allow nothing else: the reader has refused times that are out of range.
             return
+        case types.BytesType(min_length=None, max_length=None):
+            return
         case _:
             raise UnsupportedSchema(path, f"no columnar check for {type_}")
 

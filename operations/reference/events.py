@@ -119,6 +119,7 @@ _KINDS: dict[type[types.Type], str] = {
     types.LiteralType: "text",
     types.IntType: "integer",
     types.BoolType: "boolean",
+    types.BytesType: "bytes",
 }
 
 
