@@ -5,6 +5,7 @@ what is applied already is cut off. Then it is one transaction:
 
     lock the fencing token, and compare the log's end
     look up the event ids that the log may hold already
+    let events wait whose entity is parked, and do what control records say (projections/partition_parking.py)
     COPY the records to their range of the log; COPY the decoded events to the staging tables
     run each read model's apply.sql
     advance the checkpoint
@@ -35,6 +36,7 @@ from projections.following_models import FollowingModels
 from projections.id_budget import IdBudget
 from projections.log_ranges import LogRanges
 from projections.log_writer import LogWriter
+from projections.partition_parking import DEFAULT_ENTITIES_MAX, PartitionParking
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, StatementEnded
@@ -67,8 +69,9 @@ class PartitionProjector:
     """The Postgres side of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
 
     def __init__(
-        self, url: str, topic: str, partition: int, models: Sequence[ReadModel], id_budget: IdBudget | None = None
-    ) -> None:
+        self, url: str, topic: str, partition: int, models: Sequence[ReadModel], id_budget: IdBudget | None = None,
+        *, parked_entities_max: int = DEFAULT_ENTITIES_MAX,
+    ) -> None:  # fmt: skip
         """`models` are those of the worker's release; what is fed is what the database keeps (`stored_builds`).
 
         `id_budget` bounds what all partitions of a worker know of event ids; by default this one has its own.
@@ -83,6 +86,7 @@ class PartitionProjector:
         self._log = LogWriter(topic, partition)
         self._models = FollowingModels(topic, partition, models)
         self._ranges = LogRanges(topic, partition, id_budget or IdBudget())
+        self._parking = PartitionParking(topic, partition, parked_entities_max)
         self._newer: SchemaNewer | None = None
         self._token: int | None = None
         self._interrupted = threading.Event()
@@ -107,6 +111,7 @@ class PartitionProjector:
             self._staging.open(session)
             self._log.open(session)
             self._ranges.open(session, log_end.next_offset, self._interrupted)
+            self._parking.open(session, log_end.next_offset)
             self._models.catch_up(session, self._staging, fence, self._interrupted)
             self._publish(caught_up=True)
         return Acquired(fence.token, log_end)
@@ -171,6 +176,7 @@ class PartitionProjector:
             self._session.close()
         self._session = self._fence = None
         self._models.close()
+        self._parking.close()
 
     def forget(self) -> None:
         """Drop the connection and what is known of event ids: the partition has moved to another worker."""
@@ -252,12 +258,14 @@ class PartitionProjector:
 
     def _transaction(self, prepared: PreparedBatch, *, apart: bool = False) -> Counter[str]:
         """Write log, chain and read models; each model by itself with `apart`, and without those that are refused."""
-        session, fence, inline = self._require_session(), self._require_fence(), goes_inline(prepared)
+        session, fence = self._require_session(), self._require_fence()
         began_seconds = time.monotonic()
         lock = checkpoints.lock_statement(PROJECTOR, self.topic, self.partition, fence.token, fence.next_offset)
         session.later("BEGIN", lock)
         hashes, candidates = self._ranges.candidates(prepared.rows["event_id"].drop_nulls())
-        prepared = prepared.with_dispositions(self._ranges.look_up(session, candidates))
+        seen = self._ranges.look_up(session, candidates)
+        prepared = self._parking.judge(session, prepared.with_dispositions(seen), seen)
+        inline = goes_inline(prepared)
         head = self._log.write(session, prepared, fence.head, self._ranges.table, inline=inline)
         refused: dict[str, Exception] = {}
         if apart:
@@ -272,6 +280,7 @@ class PartitionProjector:
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, next_offset, head)
         self._log.note_committed(prepared)
+        self._parking.commit()
         self._ranges.add(*prepared.first_occurrences(hashes), next_offset)
         self._models.forget_ended()
         self._models.leave_out(stopped)
@@ -283,8 +292,9 @@ class PartitionProjector:
     def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
         frames = self._staging.frames(
-            prepared.events, prepared.batch.offsets, self._models.reads, partition=self.partition
-        )
+            prepared.events, prepared.staged_offsets, self._models.reads, partition=self.partition,
+            effective_offsets=prepared.effective_offsets,
+        )  # fmt: skip
         if inline:
             statements = [self._staging.inline(model, frames) for model in self._models.following]
             return [statement for statement in statements if statement is not None]
@@ -305,6 +315,6 @@ class PartitionProjector:
 def goes_inline(prepared: PreparedBatch) -> bool:
     """Return whether the batch is small enough to go to Postgres as text."""
     values, headers = prepared.batch.values, prepared.batch.headers
-    if len(values) > INLINE_RECORDS_MAX:
+    if len(values) + len(prepared.released) > INLINE_RECORDS_MAX:
         return False
     return sum(len(value) for value in values if value is not None) + sum(map(len, headers)) <= INLINE_BYTES_MAX

@@ -83,6 +83,18 @@ class StagedRowsUnknown(BuildUnusable):
         )
 
 
+class TooManyParkedEntities(PartitionStopped):
+    """More entities of a partition are parked than its worker may keep, so it goes no further."""
+
+    def __init__(self, topic: str, partition: int, offset: int, entities_max: int) -> None:
+        super().__init__(
+            f"{entities_max} entities of {topic}/{partition} are parked, and no more may be.",
+            why=f"The record at offset {offset} is poison and parks another one. Its events and theirs wait until"
+            " their poison records are redriven or skipped, and control records that do so come behind this record.",
+            next_step="plant worker    # with a larger PLANT_WORKER_PARKED_ENTITIES_MAX, then plant dead-letters list",
+        )
+
+
 class RepeatApplied(PartitionStopped):
     """The log holds an event id twice: something other than its owner has written to it, or a check has failed."""
 

@@ -33,9 +33,11 @@ from projections.known_ids import (
     OpenIds,
     id_hashes,
 )
-from projections.repeats import EventRecord, KnownRecord, look_up
+from projections.parking_log import ParkingLog
+from projections.repeats import IDS_KNOWN, EventRecord, KnownRecord, look_up
 from projections.session import DataRefused, Session, WorkerOutdated, quoted_table
 from runtime.logging import get_logger
+from schemas.control import RecordRedriven
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
@@ -52,16 +54,21 @@ again at its first row."""
 INDEX_ON_IDS: Final = "event_ids_"
 """How the names of the ranges' unique indexes begin."""
 
+REDRIVEN: Final = RecordRedriven.event_type
+
 _RANGES = """
 SELECT first_offset, first_offset + log_range_offsets() AS until, table_name,
-    closed_at IS NOT NULL AND to_regclass(format('log.%I', 'event_ids_' || md5(table_name))) IS NOT NULL AS closed
-FROM log_ranges WHERE topic = $1 AND partition = $2 ORDER BY first_offset
+    closed_at IS NOT NULL AND i.indexrelid IS NOT NULL AS closed,
+    coalesce(pg_get_expr(i.indpred, i.indrelid) !~ 'entity_id', false) AS narrow
+FROM log_ranges LEFT JOIN pg_index AS i
+    ON i.indexrelid = to_regclass(format('log.%I', 'event_ids_' || md5(table_name)))
+WHERE topic = $1 AND partition = $2 ORDER BY first_offset
 """
 
-_IDS = """
-SELECT event_id, "offset" FROM {table}
-WHERE "offset" >= {first} AND "offset" < {until} AND disposition IN ('applied', 'parked')
-"""
+_IDS = f"""
+SELECT event_id, "offset" FROM {{table}}
+WHERE "offset" >= {{first}} AND "offset" < {{until}} AND {IDS_KNOWN}
+"""  # noqa: S608 (a constant)
 
 
 @dataclass
@@ -73,6 +80,8 @@ class LogRange:
     """The first offset behind it."""
     table: str
     closed: bool
+    is_narrow: bool = False
+    """Whether its index was made before control records could bring ids in: it holds none of these."""
     filter: IdFilter | None = None
     loaded_until: int = 0
     is_suspect: bool = False
@@ -95,6 +104,7 @@ class LogRanges:
         self._topic = topic
         self._partition = partition
         self._budget = budget
+        self._parking_log = ParkingLog(topic, partition)
         self._earlier: list[LogRange] = []
         self._open: OpenIds | None = None
         self.table = ""
@@ -185,7 +195,9 @@ class LogRanges:
         tables = {each.first_offset: each.table for each in self._earlier}
         if self._open is not None:
             tables[self._open.first_offset] = self.table
-        return look_up(session, tables, candidates)
+        found = look_up(session, tables, candidates, {each.first_offset for each in self._earlier if each.is_narrow})
+        brought_in = {event_id: record for event_id, record in found.items() if record.event_type == REDRIVEN}
+        return found | self._parking_log.brought_in(session, brought_in) if brought_in else found
 
     def add(self, hashes: Hashes, offsets: Sequence[int], next_offset: int) -> None:
         """Note the ids that a committed transaction has applied or parked, and that it reaches up to `next_offset`."""

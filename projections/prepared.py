@@ -5,16 +5,19 @@ Everything here is a function of the records alone, so a batch that has to be tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint, event_record, same_event
-from schemas.batch_decoder import DecodedEvents, decode_batch
-from schemas.control import CONTROL_TYPES, ChainVersionRaised
-from schemas.errors import UnknownSchema
+from schemas import codec
+from schemas.batch_decoder import DecodedEvents, RejectedValue, decode_batch
+from schemas.control import CONTROL_TYPES, ChainVersionRaised, RecordRedriven, RecordSkipped
+from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
@@ -29,9 +32,22 @@ _DASHES = [8, 13, 18, 23]
 _ID_CHARACTERS = 36
 _DIGITS = [index for index in range(_ID_CHARACTERS) if index not in _DASHES]
 _NO_ID = bytes(_ID_CHARACTERS)
+_ENTITY_KEY = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The key of an entity's events: no other text can have been one."""
 
 ENTITY_DATA_COLUMN = "entity_type"
 """Amended and retired events say in this column what kind of entity they are about."""
+
+
+class PoisonControl(NamedTuple):
+    """A control record about a poison record."""
+
+    event_id: bytes
+    poison_offset: int
+    redrives: bool
+    """False: it skips the poison record."""
+    value: bytes | None = None
+    """The repaired bytes of a redriven record; None: its own."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +58,42 @@ class PreparedBatch:
     nothing could be decoded) and `reason` (null unless the record is poison). `events` holds the decoded columns by
     event type, each with `row` (the record's index), valid records only. `controls` holds the rows of the control
     records by their type, ascending: they have an event id and a type, and are about no entity.
+
+    `parking` holds the rows of poison records that park their entity, for each may have been an event of it: they have
+    an `entity_id` and no event id. `poison_controls` holds the control records that redrive or skip one, by row.
+
+    Once entities were parked and released (projections/partition_parking.py), `events` has further rows behind the
+    batch's own: the events that a control record of this batch releases. `released` has the offset of each, and the
+    offset at which it takes effect.
     """
 
     batch: EventBatch
     rows: pl.DataFrame
     events: Mapping[str, pl.DataFrame]
     controls: Mapping[str, list[int]] = field(default_factory=dict)
+    parking: Sequence[int] = ()
+    poison_controls: Mapping[int, PoisonControl] = field(default_factory=dict)
+    released: Sequence[tuple[int, int]] = ()
+    asked: NDArray[numpy.bool_] | None = None
+    """The rows whose event ids were looked up, where some of them are not logged."""
 
     @property
     def chain_raised_at(self) -> int | None:
         """The row of the first control record that takes the chain to v2; None where there is none."""
         rows = self.controls.get(ChainVersionRaised.event_type)
         return rows[0] if rows else None
+
+    @property
+    def staged_offsets(self) -> list[int]:
+        """The offsets of all rows of `events`, by row."""
+        own = self.batch.offsets
+        return [*own, *(offset for offset, _ in self.released)] if self.released else own
+
+    @property
+    def effective_offsets(self) -> list[int]:
+        """The offsets at which the rows of `events` take effect, by row."""
+        own = self.batch.offsets
+        return [*own, *(offset for _, offset in self.released)] if self.released else own
 
     def stored_columns(self) -> dict[str, pl.Series]:
         """Return the log's columns of what the records are; those that would hold only their default are left out.
@@ -71,14 +111,20 @@ class PreparedBatch:
             columns["reason"] = rows["reason"]
         if (rows["disposition"] != "applied").any():
             columns["disposition"] = rows["disposition"]
+        if "control_offset" in rows.columns:
+            columns["control_offset"] = rows["control_offset"]
         return columns
 
     def first_occurrences(self, hashes: NDArray[numpy.uint64]) -> tuple[NDArray[numpy.uint64], Sequence[int]]:
-        """Return hashes and offsets of the events that are applied or parked; `hashes` has one for each event id."""
+        """Return hashes and offsets of the records whose event ids are known from now on.
+
+        They are applied, or parked, or bring an event in; `hashes` has one for each event id that was looked up.
+        """
         if len(hashes) == len(self.rows) and (self.rows["disposition"] == "applied").all():
             return hashes, self.batch.offsets
-        have_ids = self.rows["event_id"].is_not_null().to_numpy()
-        kept = self.rows["disposition"].is_in(["applied", "parked"]).to_numpy()
+        have_ids = self.rows["event_id"].is_not_null().to_numpy() if self.asked is None else self.asked
+        brings_in = (pl.col("disposition") == "control") & pl.col("entity_id").is_not_null()
+        kept = self.rows.select(pl.col("disposition").is_in(["applied", "parked"]) | brings_in).to_series().to_numpy()
         return hashes[kept[have_ids]], numpy.asarray(self.batch.offsets)[kept & have_ids].tolist()
 
     def with_dispositions(self, seen: Mapping[bytes, EventRecord]) -> PreparedBatch:
@@ -134,12 +180,13 @@ class PreparedBatch:
             first_row = first_rows.setdefault(event_id, row)
             if first == fingerprint:  # nearly every repeat, so no more is looked at
                 continue
-            earlier = seen[event_id] if event_id in seen else self._record(first_row)
-            if not same_event(earlier, self._record(row)):
+            earlier = seen[event_id] if event_id in seen else self.record(first_row)
+            if not same_event(earlier, self.record(row)):
                 reused.append(row)
         return reused
 
-    def _record(self, row: int) -> EventRecord:
+    def record(self, row: int) -> EventRecord:
+        """Return what tells a row's event from another of its id."""
         return event_record(self.batch.values[row] or b"", self.rows["event_type"][row], self.batch.headers[row])
 
 
@@ -154,8 +201,9 @@ def prepare(batch: EventBatch) -> PreparedBatch:
 
     Raises SchemaNewer for the first record whose schema a later release may know, and for no other record.
     """
+    topic = logical_topic(batch.topic)
     try:
-        decoded, rejected = decode_batch(batch.values, topic=logical_topic(batch.topic))
+        decoded, rejected = decode_batch(batch.values, topic=topic)
     except UnknownSchema as error:
         raise SchemaNewer(batch.topic, batch.partition, batch.offsets[error.row], error.schema_id) from error
     reasons: dict[int, str] = {value.row: value.reason for value in rejected}
@@ -182,18 +230,61 @@ def prepare(batch: EventBatch) -> PreparedBatch:
         known = known.filter(~known["row"].is_in(misplaced.implode()))
         kept = {name: frame.filter(~frame["row"].is_in(misplaced.implode())) for name, frame in events.items()}
         events = {name: frame for name, frame in kept.items() if frame.height}
+    parking = _parking(batch.keys, rejected)
     if not controls:
-        return PreparedBatch(batch, _rows(batch, known, reasons), events)
+        known = _in_order([known, parking]) if parking.height else known
+        return PreparedBatch(batch, _rows(batch, known, reasons), events, parking=parking["row"].to_list())
     frames = {group.event_type: _control_rows(group, batch.keys, reasons) for group in controls}
-    rows = _rows(batch, _in_order([known, *frames.values()]), reasons)
+    rows = _rows(batch, _in_order([known, parking, *frames.values()]), reasons)
     by_type = {name: frame["row"].to_list() for name, frame in frames.items() if frame.height}
-    return PreparedBatch(batch, rows, events, by_type)
+    poison_controls = dict(sorted(pair for group in controls for pair in _poison_controls(group)))
+    _require_known_schemas(batch, poison_controls)
+    return PreparedBatch(batch, rows, events, by_type, parking["row"].to_list(), poison_controls)
+
+
+def _parking(keys: Sequence[bytes | None], rejected: Sequence[RejectedValue]) -> pl.DataFrame:
+    """Return the rejected rows that may have been an event of the entity whose id their key is, with that id."""
+    ids = {
+        value.row: bytes.fromhex(key.replace(b"-", b"").decode())
+        for value in rejected
+        if (key := keys[value.row]) is not None and _ENTITY_KEY.fullmatch(key)
+    }
+    nothing = [None] * len(ids)
+    columns = (list(ids), nothing, nothing, list(ids.values()), nothing)
+    return pl.DataFrame(dict(zip(_ID_COLUMNS, columns, strict=True)), schema=_ID_COLUMNS)
+
+
+def _poison_controls(group: DecodedEvents) -> Iterator[tuple[int, PoisonControl]]:
+    """Yield the control records of one type that are about poison records, by row."""
+    if group.event_type not in (RecordRedriven.event_type, RecordSkipped.event_type):
+        return
+    redrives = group.event_type == RecordRedriven.event_type
+    values = group.frame["value"].to_list() if redrives else [None] * len(group.rows)
+    ids, offsets = group.frame["event_id"].to_list(), group.frame["poison_offset"].to_list()
+    for row, event_id, offset, value in zip(group.rows, ids, offsets, values, strict=True):
+        yield int(row), PoisonControl(event_id, offset, redrives, value)
+
+
+def _require_known_schemas(batch: EventBatch, controls: Mapping[int, PoisonControl]) -> None:
+    """Raise SchemaNewer for the first repaired event whose schema a later release may know."""
+    for row, control in controls.items():
+        try:
+            if control.value is not None:
+                codec.registered(control.value)
+        except UnknownSchema as error:
+            raise SchemaNewer(batch.topic, batch.partition, batch.offsets[row], error.schema_id) from error
+        except Undecodable:
+            pass  # it has no effect
 
 
 def _control_rows(group: DecodedEvents, keys: Sequence[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:
-    """Return the ids and types of one type's control records; one that has a key is none, and gets a reason."""
+    """Return the ids and types of one type's control records.
+
+    One that raises the chain's version and has a key is none, and gets a reason.
+    """
     rows = pl.Series("row", group.rows, dtype=pl.Int64)
-    keyed = [row for row in rows if keys[row] is not None]
+    has_no_key = group.event_type == ChainVersionRaised.event_type
+    keyed = [row for row in rows if keys[row] is not None] if has_no_key else []
     reasons |= dict.fromkeys(keyed, "key: a control record of this type has none")
     nothing = pl.Series([None], dtype=pl.String).new_from_index(0, len(rows))
     columns = {

@@ -7,7 +7,7 @@ release, which may not know the first one's schema, gives the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Final, NamedTuple
@@ -28,14 +28,21 @@ ID_REUSED = "event_id: its producer used it before, for another event"
 
 _MARK: Final = (field(CLOCK_FIELDS_HEADER.encode()) + field(CLOCK_FIELDS)).hex()
 
+EVENTS_KNOWN: Final = "disposition IN ('applied', 'parked')"
+"""The records whose event ids are known, in ranges whose index was made before control records could bring ids in."""
+
+IDS_KNOWN: Final = f"({EVENTS_KNOWN} OR disposition = 'control' AND entity_id IS NOT NULL)"
+"""The records whose event ids are known; the condition of the index of a closed range."""
+
 # LIMIT keeps this a look-up in an index for each id; as a plain join the planner may read the whole range.
 # Value and headers come along only where they can be needed.
 _SEEN: Final = f"""
 SELECT s.event_id, seen.* FROM {{asked}} CROSS JOIN LATERAL (
     SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint, e.event_type::text AS event_type,
-        CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.value END AS value,
+        CASE WHEN e.disposition = 'control' OR position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.value END
+            AS value,
         CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.headers END AS headers
-    FROM {{table}} AS e WHERE e.event_id = s.event_id AND e.disposition IN ('applied', 'parked'){{where}} LIMIT 1
+    FROM {{table}} AS e WHERE e.event_id = s.event_id AND {{known}}{{where}} LIMIT 1
 ) AS seen
 """  # noqa: S608 (a constant)
 
@@ -48,10 +55,13 @@ class KnownRecord(NamedTuple):
     offset: int | None
 
 
-def look_up(session: Session, tables: Mapping[int, str], candidates: Iterable[KnownRecord]) -> dict[bytes, EventRecord]:
+def look_up(
+    session: Session, tables: Mapping[int, str], candidates: Iterable[KnownRecord], narrow: Container[int] = ()
+) -> dict[bytes, EventRecord]:
     """Return the event ids among the candidates that the log holds, each with the record of its event.
 
-    `tables` are those of the ranges, by their first offsets.
+    `tables` are those of the ranges, by their first offsets; `narrow` the ranges that hold events alone. The record of
+    an id that a control record has brought in is the control record's.
     """
     found: dict[bytes, EventRecord] = {}
     remaining = iter(candidates)
@@ -60,7 +70,12 @@ def look_up(session: Session, tables: Mapping[int, str], candidates: Iterable[Kn
         for candidate in some:
             by_range[candidate.first_offset].append(candidate)
         query = "\nUNION ALL\n".join(
-            seen_query(tables[first], [each.event_id for each in those], [each.offset for each in those])
+            seen_query(
+                tables[first],
+                [each.event_id for each in those],
+                [each.offset for each in those],
+                EVENTS_KNOWN if first in narrow else IDS_KNOWN,
+            )
             for first, those in by_range.items()
         )
         seen = session.frame(query)
@@ -69,7 +84,7 @@ def look_up(session: Session, tables: Mapping[int, str], candidates: Iterable[Kn
     return found
 
 
-def seen_query(table: str, event_ids: Sequence[bytes], offsets: Sequence[int | None]) -> str:
+def seen_query(table: str, event_ids: Sequence[bytes], offsets: Sequence[int | None], known: str = IDS_KNOWN) -> str:
     """Return the query for the records that a range of the log holds of event ids; one row an id that is there.
 
     Its index on event ids is asked, or the record at each id's offset, where there are offsets: an open range has no
@@ -78,10 +93,10 @@ def seen_query(table: str, event_ids: Sequence[bytes], offsets: Sequence[int | N
     ids = f"'{{{','.join(event_id.hex() for event_id in event_ids)}}}'::uuid[]"
     name = quoted_table(LOG_SCHEMA, table)
     if offsets[0] is None:
-        return _SEEN.format(asked=f"unnest({ids}) AS s (event_id)", table=name, where="")
+        return _SEEN.format(asked=f"unnest({ids}) AS s (event_id)", table=name, known=known, where="")
     numbers = f"'{{{','.join(map(str, offsets))}}}'::bigint[]"
     asked = f'unnest({ids}, {numbers}) AS s (event_id, "offset")'
-    return _SEEN.format(asked=asked, table=name, where=' AND e."offset" = s."offset"')
+    return _SEEN.format(asked=asked, table=name, known=known, where=' AND e."offset" = s."offset"')
 
 
 class EventRecord(NamedTuple):

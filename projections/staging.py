@@ -1,10 +1,10 @@
 """The staging tables of one connection: made from the event structs, one for each type that a read model reads.
 
 A batch is decoded once, and each read model's apply.sql reads it under the names of these tables. A table has the
-offset and those fields of its event that some statement names, and the partition where one names that; `agent__name` is
-the field `name` of the nested record `agent`. Lists of ids come as array literals, which the statement casts to uuid[];
-other lists are arrays. A list of records has no column. `staged_events` has the events of every type (see
-projections/staged_names.py).
+offset and those fields of its event that some statement names, and the partition and the effective offset where one
+names these; `agent__name` is the field `name` of the nested record `agent`. Lists of ids come as array literals, which
+the statement casts to uuid[]; other lists are arrays. A list of records has no column. `staged_events` has the events
+of every type (see projections/staged_names.py).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from schemas.polars_import import polars as pl
 
 OFFSET = "offset"
 PARTITION = "partition"
+EFFECTIVE_OFFSET = "effective_offset"
+"""The offset at which a row takes effect: its own, or that of the control record that releases it."""
 
 _EVENTS_COLUMNS: Mapping[str, str] = {
     OFFSET: "bigint",
@@ -101,7 +103,9 @@ def staging_tables(models: Sequence[ReadModel]) -> dict[str, list[StagedColumn]]
         if words:
             columns = [column for column in _columns_of(struct) if column.name in words]
             own = [
-                StagedColumn(name, "bigint", required=True) for name in (OFFSET, PARTITION) if name in {OFFSET, *words}
+                StagedColumn(name, "bigint", required=True)
+                for name in (OFFSET, PARTITION, EFFECTIVE_OFFSET)
+                if name in {OFFSET, *words}
             ]
             tables[table] = [*own, *columns]
     return tables
@@ -152,10 +156,12 @@ class Staging:
         tables: Set[str] | None = None,
         *,
         partition: int,
+        effective_offsets: Sequence[int] | None = None,
     ) -> dict[str, pl.DataFrame]:
         """Return the rows of each staging table that has some; of these tables alone where they are named.
 
-        `events` holds decoded frames with a `row` column, an index into `offsets`. Types without a table are left out.
+        `events` holds decoded frames with a `row` column, an index into `offsets` and `effective_offsets`, which are
+        the same unless they are passed. Types without a table are left out.
         """
         wanted = self._types.keys() if tables is None else tables
         every_offset, staged = pl.Series(OFFSET, offsets, dtype=pl.Int64), {}
@@ -166,6 +172,9 @@ class Staging:
             types, own = self._types[table], {OFFSET: every_offset.gather(frame["row"])}
             if PARTITION in types:
                 own[PARTITION] = pl.repeat(partition, frame.height, dtype=pl.Int64, eager=True).alias(PARTITION)
+            if EFFECTIVE_OFFSET in types:
+                effective = pl.Series(effective_offsets or offsets, dtype=pl.Int64)
+                own[EFFECTIVE_OFFSET] = effective.gather(frame["row"]).alias(EFFECTIVE_OFFSET)
             columns = [own[name] if name in own else _column(name, kind, frame) for name, kind in types.items()]
             staged[table] = pl.DataFrame(columns)
         return staged

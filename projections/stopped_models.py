@@ -70,7 +70,10 @@ def _fold(
 ) -> set[str]:  # fmt: skip
     """Fold a batch into one model; returns the names of the tables that it has filled."""
     batch = prepared.batch
-    frames = staging.frames(prepared.events, batch.offsets, model.reads, partition=batch.partition)
+    frames = staging.frames(
+        prepared.events, prepared.staged_offsets, model.reads, partition=batch.partition,
+        effective_offsets=prepared.effective_offsets,
+    )  # fmt: skip
     statement: str | None = model.apply_sql if frames else None
     if inline:
         statement = staging.inline(model, frames)

@@ -93,6 +93,17 @@ WORKER_WAITING_BYTES: Final = Gauge(
 WORKER_KNOWN_IDS_BYTES: Final = Gauge(
     "plant_worker_known_ids_bytes", "Memory of what this worker knows of event ids, of all of its partitions."
 )
+WORKER_PARKED_ENTITIES: Final = Gauge(
+    "plant_worker_parked_entities",
+    "Entities of an owned partition whose events wait behind a poison record.",
+    ["topic", "partition"],
+)
+WORKER_CONTROL_RECORDS: Final = Counter(
+    "plant_worker_control_records",
+    "Control records about poison: `redriven`, `skipped`, `repeated` (the log has the redriven event already, so the"
+    " poison record is skipped), or `none`: it names no poison record that waits, or brings no event of its entity.",
+    ["effect"],
+)
 WORKER_STOPPED_READ_MODELS: Final = Gauge(
     "plant_worker_stopped_read_models",
     "1: the read model was refused and does not follow this partition until a worker is started again.",

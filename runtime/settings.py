@@ -129,6 +129,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
             "log takes 2 MiB; one that finds no room has its index asked for every event, which is slow."
         ),
     ] = 384 * 1024 * 1024
+    worker_parked_entities_max: Annotated[
+        Positive,
+        Meta(
+            description="Most entities of a partition whose events may wait behind a poison record; one more stops the "
+            "partition."
+        ),
+    ] = 10_000
     worker_session_timeout_seconds: Annotated[
         Positive, Meta(description="A worker that sends no heartbeat for this long loses its partitions.")
     ] = 10

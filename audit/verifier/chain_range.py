@@ -48,6 +48,7 @@ _pack_position: Final = struct.Struct(">IqIq").pack
 _DOMAINS: Final = (b"plant.event.v1", b"plant.event.v2")
 _empty: Final = hashlib.sha256()
 _APPLIED_WITH_ID: Final = _u32(len(APPLIED)) + APPLIED.encode() + _u32(16)
+_NULL: Final = _u32(0xFFFFFFFF)
 _APPLIED_OUTCOME_BYTES: Final = len(_APPLIED_WITH_ID) + 16
 
 
@@ -202,25 +203,28 @@ class RangeVerifier:
         except KeyError:
             types = self._constant_columns(value[:5])
         if types is not None:
-            expected = b"".join((_APPLIED_WITH_ID, value[EVENT_ID], types, value[ENTITY_ID]))
+            expected = b"".join((_APPLIED_WITH_ID, value[EVENT_ID], types, value[ENTITY_ID], _NULL))
             if buffer.startswith(expected, outcome_at):
                 return outcome_at + len(expected), outcome_at + _APPLIED_OUTCOME_BYTES, None, None
         fields: list[bytes | None] = []
         ends: list[int] = []
         at = outcome_at
-        for _ in range(5):
+        for _ in range(6):
             end = _end(buffer, at)
             fields.append(None if _i32(buffer, at)[0] < 0 else buffer[at + 4 : end])
             ends.append(at := end)
-        disposition, event_id, event_type, entity_type, entity_id = fields
+        disposition, event_id, event_type, entity_type, entity_id, named = fields
         columns = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
         stored_key = None if _i32(buffer, key_at)[0] < 0 else buffer[key_at + 4 : value_at]
         stored_value = None if _i32(buffer, value_at)[0] < 0 else value
         shown = _text(disposition) or ""
-        problem = mismatch(columns, shown, stored_value, self._layouts, key=stored_key)
+        control_offset = None if named is None else int.from_bytes(named, "big", signed=True)
+        problem = mismatch(
+            columns, shown, stored_value, self._layouts, key=stored_key, control_offset=control_offset
+        )  # fmt: skip
         if problem is None and shown == REPEAT:
             self.repeats.append((offset, event_id or b""))
-        return at, ends[1], problem, unknown_schema(columns, shown, stored_value, self._layouts)
+        return at, ends[1], problem, unknown_schema(columns, shown, stored_value, self._layouts, key=stored_key)
 
     def _constant_columns(self, start: bytes) -> bytes | None:
         """Return the columns' bytes between the two ids in an applied record; None if they depend on its data."""

@@ -25,6 +25,7 @@ SCHEMAS: Final = Path(__file__).parents[2] / "schemas"
 EVENT_ID: Final = slice(5, 21)
 ENTITY_ID: Final = slice(21, 37)
 _AFTER_IDS: Final = 37
+_HEX: Final = b"0123456789abcdef"
 _NAMED_IN_DATA: Final = "entity"
 """`genesis.entity.amended` and `.retired` name their entity's kind in their data."""
 
@@ -32,7 +33,11 @@ _RAISING_TYPE: Final = "plant.chain.version_raised"
 """The type of the control record that takes a chain to v2. The first version of its schema knows v2 alone."""
 _VERSION_2: Final = b"\x04"
 
-APPLIED, REPEAT, PARKED, CONTROL = "applied", "repeat", "parked", "control"
+_REDRIVING_TYPE: Final = "plant.record.redriven"
+_SKIPPING_TYPE: Final = "plant.record.skipped"
+"""The types of control records that name a poison record: an event id, then the offset."""
+
+APPLIED, REPEAT, PARKED, CONTROL, POISON = "applied", "repeat", "parked", "control", "poison"
 HOLDS_AN_EVENT: Final = (APPLIED, REPEAT, PARKED)
 
 
@@ -52,7 +57,12 @@ class Layout(NamedTuple):
     entity_type: str | None
     """None: it is in the data, after the ids and a time; a control record has none."""
     control: bool = False
-    """Whether it is the control record that takes a chain to v2: an event id, and the version."""
+    """Whether it is a control record: an event id, and the version or the offset of a poison record."""
+
+    @property
+    def raises(self) -> bool:
+        """Whether it is the control record that takes a chain to v2."""
+        return self.event_type == _RAISING_TYPE
 
 
 Layouts = Mapping[bytes, Layout]
@@ -80,13 +90,21 @@ def mismatch(
     layouts: Layouts | None = None,
     *,
     key: bytes | None = None,
+    control_offset: int | None = None,
 ) -> str | None:
     """Return how the columns contradict key and value; None if they don't.
 
-    Columns of a record that was not applied may be empty, and must be right otherwise; those of a control record are
-    never empty. A value whose schema is not known contradicts nothing: :func:`unknown_schema` returns its id.
+    Columns of a record that was not applied may be empty, and must be right otherwise. A poison record that parks its
+    entity has the entity of its key alone. A value whose schema is not known contradicts nothing:
+    :func:`unknown_schema` returns its id.
     """
     layouts = id_offsets() if layouts is None else layouts
+    if disposition == POISON and is_parking(columns) and key is not None:
+        return None if key == _uuid_text(columns.entity_id) else "entity_id is not the id that the key is"
+    if control_offset is not None and disposition != CONTROL:
+        return f"control_offset is {control_offset}, but disposition is {disposition}"
+    if disposition == CONTROL and names_poison(value, layouts):
+        return _naming_mismatch(columns, value, layouts, key, control_offset)
     raises = raises_chain(key, value, layouts)
     if raises or disposition == CONTROL:
         return _control_mismatch(columns, disposition, value, layouts, raises=raises)
@@ -108,7 +126,49 @@ def mismatch(
 
 def raises_chain(key: bytes | None, value: bytes | None, layouts: Layouts) -> bool:
     """Return whether a record takes its chain to v2, from its bytes: no key, a known schema, an id, and the version."""
-    return key is None and _is_control_schema(value, layouts) and value is not None and value[21:] == _VERSION_2
+    if key is not None or value is None or value[21:] != _VERSION_2:
+        return False
+    return value[:5] in layouts and layouts[value[:5]].raises
+
+
+def is_parking(columns: DecodedColumns) -> bool:
+    """Return whether the columns of a poison record say that it parks an entity, and nothing else."""
+    return columns.entity_id is not None and (columns.event_type, columns.entity_type, columns.event_id) == (None,) * 3
+
+
+def names_poison(value: bytes | None, layouts: Layouts) -> bool:
+    """Return whether a value has the schema of a control record that redrives or skips a poison record."""
+    return _is_control_schema(value, layouts) and value is not None and not layouts[value[:5]].raises
+
+
+def _naming_mismatch(
+    columns: DecodedColumns, value: bytes | None, layouts: Layouts, key: bytes | None, control_offset: int | None
+) -> str | None:
+    """Return how the columns of a control record that names a poison record contradict key and value.
+
+    One without effect has its type alone. A skip that has one names the record and has its event id; so does a redrive
+    that brings an event in, with the entity of its key. Any other redrive with an effect names the record.
+    """
+    assert value is not None
+    named, after = _varint(value, EVENT_ID.stop)
+    if len(value) < after or len(value) <= EVENT_ID.stop or named < 0:
+        return "disposition is control, but key and value are not those of a control record"
+    event_type = layouts[value[:5]].event_type
+    brings_in = columns.event_id is not None and event_type == _REDRIVING_TYPE
+    entity_id = _uuid_bytes(key) if brings_in else None
+    right = DecodedColumns(event_type, None, entity_id, None if columns.event_id is None else value[EVENT_ID])
+    for name, stored, expected in zip(DecodedColumns._fields, columns, right, strict=True):
+        if stored != expected:
+            return f"{name} is {_text(stored)}, but key and value say {_text(expected)}"
+    if brings_in and entity_id is None:
+        return "event_id is filled, but the key is no entity's"
+    if control_offset not in (None, named):
+        return f"control_offset is {control_offset}, but the value says {named}"
+    if columns.event_id is not None and control_offset is None:
+        return "event_id is filled, but control_offset is empty"
+    if columns.event_id is None and control_offset is not None and event_type == _SKIPPING_TYPE:
+        return "control_offset is filled, but event_id is empty"
+    return None
 
 
 def _is_control_schema(value: bytes | None, layouts: Layouts) -> bool:
@@ -134,13 +194,20 @@ def _control_mismatch(
 
 
 def unknown_schema(
-    columns: DecodedColumns, disposition: str, value: bytes | None, layouts: Layouts | None = None
+    columns: DecodedColumns,
+    disposition: str,
+    value: bytes | None,
+    layouts: Layouts | None = None,
+    *,
+    key: bytes | None = None,
 ) -> int | None:
     """Return the schema id that keeps the columns from being judged; None if they can be.
 
-    Empty columns of a record that was not applied say nothing, so there is nothing to judge. `control` itself says
-    something.
+    Empty columns of a record that was not applied say nothing, so there is nothing to judge; nor is there of the entity
+    that a poison record parks, which is its key. `control` itself says something.
     """
+    if disposition == POISON and is_parking(columns) and key is not None:
+        return None
     layouts = id_offsets() if layouts is None else layouts
     if disposition == CONTROL:
         unknown = _may_be_control(value) and value is not None and value[:5] not in layouts
@@ -207,7 +274,9 @@ def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
         schema = entry["schema"]
         event_type = names.get(f"{schema['namespace']}.{schema['name']}")
         start = struct.pack(">bi", 0, entry["id"])
-        if event_type == _RAISING_TYPE and entry["version"] == 1:
+        first_raising = event_type == _RAISING_TYPE and entry["version"] == 1
+        naming = event_type in (_REDRIVING_TYPE, _SKIPPING_TYPE) and _begins_with_named_offset(schema["fields"])
+        if event_type is not None and (first_raising or naming):
             layouts[start] = Layout(event_type, None, control=True)
         elif event_type is not None and _begins_with_ids(schema["fields"]):
             layouts[start] = Layout(event_type, _entity_type_of(event_type))
@@ -220,6 +289,11 @@ def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
 def _entity_type_of(event_type: str) -> str | None:
     entity = event_type.split(".")[1]
     return None if entity == _NAMED_IN_DATA else entity
+
+
+def _begins_with_named_offset(fields: list[dict[str, Any]]) -> bool:
+    ids, offset = fields[0], fields[1]
+    return isinstance(ids["type"], dict) and ids["type"].get("size") == 16 and offset["type"] == "long"
 
 
 def _begins_with_ids(fields: list[dict[str, Any]]) -> bool:
@@ -246,6 +320,19 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             break
     return (unsigned >> 1) ^ -(unsigned & 1), at
+
+
+def _uuid_text(data: bytes | None) -> bytes:
+    """Return an id as 36 lower-case characters."""
+    digits = (data or b"").hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])).encode()
+
+
+def _uuid_bytes(key: bytes | None) -> bytes | None:
+    """Return the id that a key is the text of; None: it is no id's."""
+    digits = (key or b"").replace(b"-", b"")
+    data = bytes.fromhex(digits.decode()) if len(digits) == 32 and digits.isalnum() and not digits.strip(_HEX) else b""
+    return data if len(data) == 16 and _uuid_text(data) == key else None
 
 
 def _text(column: str | bytes | None) -> str:

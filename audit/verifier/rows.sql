@@ -1,6 +1,6 @@
 -- The rows of a range of one chain, in order, for the binary COPY that `RangeVerifier` in audit/verifier/chain_range.py reads:
 -- the order of the columns is agreed with it. A key that is the entity's id is not stored a second time.
 SELECT hash, created_at, "offset", coalesce(key, convert_to(entity_id::text, 'UTF8')), value, headers,
-    disposition, event_id, event_type, entity_type, entity_id
+    disposition, event_id, event_type, entity_type, entity_id, control_offset
 FROM log_records WHERE topic = $1 AND partition = $2 AND "offset" BETWEEN $3 AND $4
 ORDER BY "offset"

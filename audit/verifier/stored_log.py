@@ -69,6 +69,14 @@ WHERE NOT EXISTS (SELECT FROM log_records AS e WHERE e.topic = $1 AND e.partitio
 ORDER BY 1 LIMIT 1
 """
 
+# A control record can bring an event in: there are few of them, and their index is that of all that is not applied.
+_BROUGHT_IN: Final = """
+SELECT e.event_id, min(e."offset") FROM log_records AS e WHERE e.topic = $1 AND e.partition = $2
+    AND e.disposition <> 'applied' AND e.disposition = 'control' AND e.entity_id IS NOT NULL
+    AND e.event_id = ANY ($3::uuid[])
+GROUP BY 1
+"""
+
 _LAST: Final = """
 SELECT "offset", hash FROM log_records WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
 """
@@ -142,13 +150,13 @@ class StoredLog:
         rows = await self._connection.fetch(_RAISED)
         for topic, partition, prefix, offset, naming_offset in sorted(rows, key=lambda row: row[3]):
             chain, layout = Chain(topic, partition), layouts.get(prefix)
-            if layout is not None and layout.control and naming_offset is not None:
+            if layout is not None and layout.raises and naming_offset is not None:
                 problem = "control_offset is set, but a control record of its type names no record"
                 findings.append(_finding(chain, naming_offset, problem, await self.hash_at(chain, naming_offset)))
             if chain in first:
                 continue
             if layout is not None:
-                if layout.control:
+                if layout.raises:
                     first[chain] = offset
             elif (await self.verify(chain, offset, offset, layouts, first_v2=offset)).finding is None:
                 first[chain] = offset
@@ -197,6 +205,9 @@ class StoredLog:
         open_from = await self._connection.fetchval(_OPEN_FROM, *place)
         offsets, ids = zip(*((offset, UUID(bytes=event_id)) for offset, event_id in repeats), strict=True)
         left = await self._connection.fetch(_UNFOUNDED_IN_CLOSED, *place, offsets, ids, open_from)
+        if left:
+            brought_in = dict(await self._connection.fetch(_BROUGHT_IN, *place, [event_id for _, event_id in left]))
+            left = [(at, event_id) for at, event_id in left if brought_in.get(event_id, at) >= at]
         if not left:
             return None
         await self._connection.execute(_SCAN_ONCE)

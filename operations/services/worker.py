@@ -52,7 +52,9 @@ def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
     id_budget = IdBudget(settings.worker_known_ids_bytes)
 
     def writer_for(topic: str, partition: int) -> PartitionProjector:
-        return PartitionProjector(url, topic, partition, READ_MODELS, id_budget)
+        return PartitionProjector(
+            url, topic, partition, READ_MODELS, id_budget, parked_entities_max=settings.worker_parked_entities_max
+        )
 
     return Worker(settings, topics, writer_for)
 

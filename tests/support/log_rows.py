@@ -49,6 +49,7 @@ class Row:
     entity_type: str | None
     entity_id: UUID | None
     event_type: str | None
+    control_offset: int | None = None
     previous_hash: bytes = CHAIN_START
     hash: bytes = CHAIN_START
 
@@ -62,12 +63,21 @@ class Row:
         key = None if self.entity_id is not None and self.key == str(self.entity_id).encode() else self.key
         types = (self.event_id, self.entity_id, self.entity_type, self.event_type)
         record = (self.hash, key, self.value, self.headers, self.reason)
-        return (self.topic, self.partition, self.offset, self.created_at, self.disposition, *types, *record)
+        return (
+            self.topic,
+            self.partition,
+            self.offset,
+            self.created_at,
+            self.disposition,
+            *types,
+            *record,
+            self.control_offset,
+        )
 
 
 COLUMNS = (
     "topic", "partition", "offset", "created_at", "disposition", "event_id", "entity_id", "entity_type", "event_type",
-    "hash", "key", "value", "headers", "reason",
+    "hash", "key", "value", "headers", "reason", "control_offset",
 )  # fmt: skip
 
 
@@ -250,6 +260,7 @@ def _copied(each: Row) -> bytes:
     fields.append(None if each.event_id is None else each.event_id.bytes)
     fields += [None if text is None else text.encode() for text in (each.event_type, each.entity_type)]
     fields.append(None if each.entity_id is None else each.entity_id.bytes)
+    fields.append(None if each.control_offset is None else struct.pack(">q", each.control_offset))
     shown = [b"\xff\xff\xff\xff" if data is None else struct.pack(">i", len(data)) + data for data in fields]
     return struct.pack(">h", len(fields)) + b"".join(shown)
 

@@ -1,0 +1,298 @@
+"""Parked entities of one partition: what becomes of a batch's records where poison or a control record is among them.
+
+While no entity is parked, and a batch has neither, this costs a truth test a batch. Otherwise the records that may be
+concerned are looked at one after another, in the order of the log: so any split into batches gives the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import numpy
+
+from projections.errors import TooManyParkedEntities
+from projections.parking import ControlEffect, ParkedEntities, WaitingRecord
+from projections.parking_log import ParkingLog, PoisonRecord, ReleasedEvent, event_values
+from projections.prepared import PoisonControl, PreparedBatch
+from projections.repeats import ID_REUSED, EventRecord, event_record, same_event
+from projections.session import Session
+from runtime import metrics
+from schemas import codec
+from schemas.batch_decoder import decode_batch
+from schemas.errors import Undecodable, UnknownSchema
+from schemas.polars_import import polars as pl
+from streams.errors import AppliedEventUnreadable, SchemaNewer
+from streams.topics import logical_topic
+
+DEFAULT_ENTITIES_MAX: Final = 10_000
+
+REDRIVEN, SKIPPED, REPEATED, NONE = "redriven", "skipped", "repeated", "none"
+"""The effects of control records: `repeated` is a redriven event that the log has already, so its poison is skipped."""
+
+
+class PartitionParking:
+    """A partition's queues, as its owner keeps them from batch to batch."""
+
+    def __init__(self, topic: str, partition: int, entities_max: int = DEFAULT_ENTITIES_MAX) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._entities_max = entities_max
+        self._log = ParkingLog(topic, partition)
+        self._parked = ParkedEntities()
+        self._effects: Counter[str] = Counter()
+
+    def open(self, session: Session, next_offset: int) -> None:
+        """Read the queues from the log, which ends before `next_offset`."""
+        self._parked = self._log.load(session, next_offset)
+        self._show()
+
+    def judge(self, session: Session, prepared: PreparedBatch, seen: Mapping[bytes, EventRecord]) -> PreparedBatch:
+        """Return a batch with its parked records, what its control records do, and the events that they release.
+
+        Its records have dispositions; `seen` are the event ids that the log holds. Runs in the batch's transaction:
+        call :meth:`commit` once that is committed. Raises TooManyParkedEntities.
+        """
+        self._parked.rollback()  # a transaction that was rolled back
+        self._effects.clear()
+        untouched = not self._parked or self._parked.keys.isdisjoint(prepared.batch.keys)
+        if untouched and not prepared.parking and not prepared.poison_controls:
+            return prepared
+        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._entities_max)
+        judged = batch.judge()
+        self._effects = batch.effects
+        return judged
+
+    def commit(self) -> None:
+        """Keep what the last batch has changed: it is committed."""
+        self._parked.commit()
+        for effect, count in self._effects.items():
+            metrics.WORKER_CONTROL_RECORDS.labels(effect).inc(count)
+        self._effects.clear()
+        self._show()
+
+    def close(self) -> None:
+        """Take back what metrics show of the partition."""
+        with contextlib.suppress(KeyError):
+            metrics.WORKER_PARKED_ENTITIES.remove(self._topic, str(self._partition))
+
+    def _show(self) -> None:
+        metrics.WORKER_PARKED_ENTITIES.labels(self._topic, self._partition).set(len(self._parked))
+
+
+class _Outcome(NamedTuple):
+    """The columns of a control record's row that say what it does; all null: nothing."""
+
+    control_offset: int | None = None
+    event_id: bytes | None = None
+    entity_id: bytes | None = None
+
+
+class _JudgedBatch:
+    """One batch, judged record by record where a queue, poison or a control record may be concerned."""
+
+    def __init__(
+        self,
+        session: Session,
+        log: ParkingLog,
+        parked: ParkedEntities,
+        prepared: PreparedBatch,
+        seen: Mapping[bytes, EventRecord],
+        entities_max: int,
+    ) -> None:
+        self._session = session
+        self._log = log
+        self._parked = parked
+        self._entities_max = entities_max
+        self._prepared = prepared
+        self._batch = prepared.batch
+        self._ids: list[bytes | None] = prepared.rows["event_id"].to_list()
+        self._dispositions: list[str] = prepared.rows["disposition"].to_list()
+        self._reasons: dict[int, str | None] = {}
+        self._gone: set[int] = set()
+        self._outcomes: dict[int, _Outcome] = {}
+        self._released: list[ReleasedEvent] = []
+        self._parking = frozenset(prepared.parking)
+        self._redriven = {control.event_id for control in prepared.poison_controls.values() if control.redrives}
+        self._known = {event_id: seen[event_id] for event_id in self._redriven & seen.keys()}
+        self._logged, self._resolved = self._read_named()
+        self.effects: Counter[str] = Counter()
+
+    def judge(self) -> PreparedBatch:
+        """Return the batch as it goes into the log and the read models. Raises TooManyParkedEntities."""
+        for row in self._concerned():
+            if (control := self._prepared.poison_controls.get(row)) is not None:
+                self._obey(row, control)
+            elif row in self._parking:
+                self._park(row)
+            elif self._dispositions[row] != "control":
+                self._judge_event(row)
+        return self._judged()
+
+    def _concerned(self) -> list[int]:
+        """Return the rows to look at, ascending."""
+        keys = self._parked.keys | {self._batch.keys[row] for row in self._parking}
+        controls, redriven = self._prepared.poison_controls, self._redriven
+        if not controls:
+            return [row for row, key in enumerate(self._batch.keys) if key in keys]
+        return [
+            row
+            for row, (key, event_id) in enumerate(zip(self._batch.keys, self._ids, strict=True))
+            if key in keys or event_id in redriven or row in controls
+        ]
+
+    def _park(self, row: int) -> None:
+        key, offset = self._batch.keys[row], self._batch.offsets[row]
+        assert key is not None
+        if len(self._parked) >= self._entities_max and key not in self._parked.keys:
+            raise TooManyParkedEntities(self._batch.topic, self._batch.partition, offset, self._entities_max)
+        self._parked.park(key, offset)
+
+    def _judge_event(self, row: int) -> None:
+        """Let an event wait whose entity is parked; where its id is redriven in this batch, look again at repeats."""
+        event_id, key = self._ids[row], self._batch.keys[row]
+        if event_id is not None and event_id in self._redriven:
+            self._find_repeat(row, event_id)
+        if self._dispositions[row] == "applied":
+            assert key is not None
+            if self._parked.add(key, WaitingRecord(self._batch.offsets[row], event_id)):
+                self._dispositions[row] = "parked"
+                self._gone.add(row)
+
+    def _find_repeat(self, row: int, event_id: bytes) -> None:
+        record = self._prepared.record(row)
+        first = self._known.setdefault(event_id, record)
+        if first is record:
+            return
+        is_repeat = same_event(first, record)
+        self._dispositions[row] = "repeat" if is_repeat else "poison"
+        self._reasons[row] = None if is_repeat else ID_REUSED
+        self._gone.add(row)
+
+    def _obey(self, row: int, control: PoisonControl) -> None:
+        """Find what a control record does, and do it with the queues."""
+        key, offset = self._batch.keys[row], self._batch.offsets[row]
+        poison = self._waiting_poison(row, control.poison_offset)
+        outcome, effect = _Outcome(), NONE
+        if poison is not None and not control.redrives:
+            outcome, effect = _Outcome(control.poison_offset, control.event_id), SKIPPED
+        elif poison is not None and (record := self._event_of(control, key, poison)) is not None:
+            first = self._known.setdefault(control.event_id, record)
+            if first is record:
+                assert key is not None
+                outcome = _Outcome(control.poison_offset, control.event_id, UUID(key.decode()).bytes)
+                effect = REDRIVEN
+            elif same_event(first, record):
+                outcome, effect = _Outcome(control.poison_offset), REPEATED
+        self.effects[effect] += 1
+        self._outcomes[row] = outcome
+        if poison is None or outcome.control_offset is None:
+            return
+        self._resolved.add(control.poison_offset)
+        event_id = control.event_id if control.redrives else None
+        does = ControlEffect(offset, key, control.poison_offset, poison.has_parked, event_id, effect == REDRIVEN)
+        self._released += (ReleasedEvent(event, offset) for event in self._parked.obey(does))
+
+    def _waiting_poison(self, row: int, poison_offset: int) -> PoisonRecord | None:
+        """Return the poison record that a control record names, if it has the same key and waits for one."""
+        poison = self._logged.get(poison_offset)
+        earlier = bisect_left(self._batch.offsets, poison_offset, 0, row)
+        if earlier < row and self._batch.offsets[earlier] == poison_offset and self._dispositions[earlier] == "poison":
+            batch = self._batch
+            poison = PoisonRecord(
+                batch.keys[earlier], batch.values[earlier], batch.headers[earlier], earlier in self._parking
+            )
+        key = self._batch.keys[row]
+        if poison is None or poison.key != key or poison_offset in self._resolved:
+            return None
+        return poison if not poison.has_parked or self._parked.waits(key, poison_offset) else None
+
+    def _event_of(self, control: PoisonControl, key: bytes | None, poison: PoisonRecord) -> EventRecord | None:
+        """Return the record of the event that a control record brings in; None where it is none of the key's entity."""
+        value = poison.value if control.value is None else control.value
+        try:
+            event = codec.decode(value, logical_topic(self._batch.topic))
+        except Undecodable:
+            return None
+        if codec.key(event) != key or event.event_id.bytes != control.event_id:
+            return None
+        assert value is not None
+        return event_record(value, event.event_type, poison.headers)
+
+    def _read_named(self) -> tuple[dict[int, PoisonRecord], set[int]]:
+        """Return the poison records before the batch that its control records name, and which of them are resolved."""
+        first = self._batch.offsets[0]
+        named = [c.poison_offset for c in self._prepared.poison_controls.values() if c.poison_offset < first]
+        logged = self._log.poison(self._session, named)
+        have_parked_nothing = [offset for offset, poison in logged.items() if not poison.has_parked]
+        return logged, self._log.resolved(self._session, have_parked_nothing)
+
+    def _judged(self) -> PreparedBatch:
+        rows = self._prepared.rows.with_columns(pl.Series("disposition", self._dispositions, dtype=pl.String))
+        if self._reasons:
+            reasons = rows["reason"].to_list()
+            for row, reason in self._reasons.items():
+                reasons[row] = reason
+            rows = rows.with_columns(pl.Series("reason", reasons, dtype=pl.String))
+        asked = None
+        if self._outcomes:
+            asked = rows["event_id"].is_not_null().to_numpy()
+            rows = self._with_outcomes(rows)
+        gone = pl.Series(list(self._gone), dtype=pl.Int64).implode()
+        events = {name: frame.filter(~frame["row"].is_in(gone)) for name, frame in self._prepared.events.items()}
+        events = {name: frame for name, frame in events.items() if frame.height}
+        released = [(each.event.offset, each.effective_offset) for each in self._released]
+        for name, frame in self._released_events().items():
+            events[name] = pl.concat([events[name], frame]) if name in events else frame
+        return replace(self._prepared, rows=rows, events=events, released=released, asked=asked)
+
+    def _with_outcomes(self, rows: pl.DataFrame) -> pl.DataFrame:
+        columns = {name: rows[name].to_list() for name in ("event_id", "entity_id")}
+        columns["control_offset"] = [None] * rows.height
+        for row, outcome in self._outcomes.items():
+            for name, value in outcome._asdict().items():
+                columns[name][row] = value
+        types = {"event_id": pl.Binary, "entity_id": pl.Binary, "control_offset": pl.Int64}
+        return rows.with_columns(pl.Series(name, values, dtype=types[name]) for name, values in columns.items())
+
+    def _released_events(self) -> dict[str, pl.DataFrame]:
+        """Return the decoded columns of the released events by type; their rows come behind the batch's own."""
+        if not self._released:
+            return {}
+        events = [each.event for each in self._released]
+        values = event_values(events, self._read_values)
+        return released_frames(self._batch.topic, self._batch.partition, events, values, len(self._batch))
+
+    def _read_values(self, offsets: Sequence[int]) -> dict[int, bytes]:
+        first = self._batch.offsets[0]
+        values = self._log.values(self._session, [offset for offset in offsets if offset < first])
+        for offset in offsets:
+            if offset >= first:
+                values[offset] = self._batch.values[bisect_left(self._batch.offsets, offset)] or b""
+        return values
+
+
+def released_frames(
+    topic: str, partition: int, events: Sequence[WaitingRecord], values: Sequence[bytes], first_row: int
+) -> dict[str, pl.DataFrame]:
+    """Return the decoded columns of events that have waited, by type; `row` counts from `first_row` on.
+
+    Raises SchemaNewer and AppliedEventUnreadable: this worker may be older than the one that has let them wait.
+    """
+    try:
+        decoded, rejected = decode_batch(values, topic=logical_topic(topic))
+    except UnknownSchema as error:
+        raise SchemaNewer(topic, partition, events[error.row].offset, error.schema_id) from error
+    if rejected:
+        raise AppliedEventUnreadable(topic, partition, events[rejected[0].row].offset, rejected[0].reason)
+    return {
+        group.event_type: group.frame.insert_column(
+            0, pl.Series("row", numpy.asarray(group.rows, numpy.int64) + first_row, dtype=pl.Int64)
+        )
+        for group in decoded
+    }

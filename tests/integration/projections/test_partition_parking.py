@@ -1,0 +1,298 @@
+"""Poison, parked and control records in Postgres: what each row says, and what takes effect, in batches of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from projections.engine import PartitionProjector
+from projections.errors import TooManyParkedEntities
+from projections.session import Session
+from runtime import metrics
+from schemas import codec
+from schemas.events import AgentAvailable, AgentOnboarded, Event
+from streams.errors import SchemaNewer
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, skip, unreadable
+from tests.support.projectors import MODELS, MakeProjector
+
+pytestmark = pytest.mark.usefixtures("inline_records_max")
+
+AGENT, OTHER = UUID(int=1), UUID(int=2)
+KEY = key_of(AGENT)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ROWS = 'SELECT disposition::text AS d, control_offset, event_id::text AS e FROM event_stream ORDER BY "offset"'
+
+
+def named(number: int, agent_id: UUID = AGENT) -> AgentOnboarded:
+    """An event that gives its agent a name; its id follows from its number."""
+    name = f"name {number}"
+    return AgentOnboarded(
+        event_id=UUID(int=1000 + number), agent_id=agent_id, occurred_at=NOON, name=name, skill_ids=()
+    )
+
+
+def available(number: int, *, is_available: bool) -> AgentAvailable:
+    return AgentAvailable(
+        event_id=UUID(int=2000 + number), agent_id=AGENT, occurred_at=NOON, available=is_available, available_from=None
+    )
+
+
+def project(projector: PartitionProjector, records: Sequence[Event | Record], size: int = 100) -> None:
+    """Apply records from the first offset on, in batches of a size, under a new token."""
+    token = projector.acquire(WATERMARKS).token
+    for start in range(0, len(records), size):
+        projector.project(batch_of(records[start : start + size], token=token, start=start))
+
+
+def dispositions(session: Session) -> list[str]:
+    return [row[0] for row in session.query(ROWS)]
+
+
+def control_offsets(session: Session) -> dict[int, int]:
+    """The offsets that control records with an effect name."""
+    rows = session.query('SELECT "offset", control_offset FROM event_stream WHERE control_offset IS NOT NULL')
+    return dict(rows)
+
+
+def names(session: Session) -> dict[UUID, tuple[str | None, bool | None]]:
+    rows = session.query("SELECT agent_id::text AS id, name, available FROM agents_v1.agents")
+    return {UUID(agent_id): (name, is_available) for agent_id, name, is_available in rows}
+
+
+SIZES = pytest.mark.parametrize("size", [1, 2, 3, 100], ids="batches of {}".format)
+
+
+@SIZES
+def test_events_behind_an_unreadable_record_wait_and_others_pass(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """They are parked from the poison record on; a repeat stays one, and the row says which entity it parks."""
+    records = [named(1), unreadable(AGENT), named(2), named(3, OTHER), named(1), available(1, is_available=True)]
+    project(projector, records, size)
+
+    assert dispositions(superuser) == ["applied", "poison", "parked", "applied", "repeat", "parked"]
+    assert names(superuser) == {AGENT: ("name 1", None), OTHER: ("name 3", None)}
+    ((key, entity_id, event_id),) = superuser.query(
+        "SELECT e.key, r.entity_id::text AS entity, e.event_id FROM event_stream AS e"
+        " JOIN log_records AS r USING (topic, partition, \"offset\") WHERE e.disposition = 'poison'"
+    )
+    assert (key, entity_id, event_id) == (KEY, str(AGENT), None)
+    assert metrics.WORKER_PARKED_ENTITIES.labels(TOPIC, 0)._value.get() == 1
+
+
+@SIZES
+def test_a_redriven_record_takes_effect_first_and_then_what_waited(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """At the control record's place; what comes after it is applied, and its event's repeats are repeats."""
+    records = [
+        named(1), unreadable(AGENT), available(1, is_available=True), available(2, is_available=False),
+        redrive(KEY, 1, named(2)), named(2), named(3), redrive(KEY, 1, named(4)),
+    ]  # fmt: skip
+    project(projector, records[:5], size)
+    assert names(superuser) == {AGENT: ("name 2", False)}
+    project(projector, records, size)
+
+    assert dispositions(superuser) == [
+        "applied", "poison", "parked", "parked", "control", "repeat", "applied", "control"
+    ]  # fmt: skip
+    assert control_offsets(superuser) == {4: 1}
+    rows = superuser.query(ROWS)
+    assert (rows[4][2], rows[7][2]) == (str(named(2).event_id), None)
+    assert names(superuser) == {AGENT: ("name 3", False)}
+    ((profile_offset,),) = superuser.query("SELECT profile_offset FROM agents_v1.agents")
+    assert profile_offset == 6
+
+
+@SIZES
+def test_a_record_over_a_limit_parks_and_is_skipped(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """It may have been an event; a skip releases what waits, and it never takes effect."""
+    records = [over_a_limit(named(1), name="x" * 300), named(2), skip(KEY, 0), named(3), skip(KEY, 0)]
+    project(projector, records, size)
+    assert dispositions(superuser) == ["poison", "parked", "control", "applied", "control"]
+    assert control_offsets(superuser) == {2: 0}
+    assert names(superuser) == {AGENT: ("name 3", None)}
+
+
+@SIZES
+def test_records_that_can_not_have_been_an_event_of_the_entity_park_nothing(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """An id used before, another entity's key, no key, and keys that are no id in their one form."""
+    forged = msgspec.structs.replace(named(1), name="forged")
+    records: list[Event | Record] = [named(1), forged, (key_of(OTHER), codec.encode(named(2))), (None, UNREADABLE)]
+    records += [(b"key", UNREADABLE), (KEY.upper() + b"0", UNREADABLE), (KEY.replace(b"-", b""), UNREADABLE)]
+    records += [(str(UUID(int=10)).upper().encode(), UNREADABLE), named(3), named(4, OTHER), named(5, UUID(int=10))]
+    project(projector, records, size)
+    assert dispositions(superuser) == ["applied", *["poison"] * 7, *["applied"] * 3]
+
+
+@SIZES
+def test_poison_that_parked_nothing_is_redriven_as_a_new_event(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """Once, at its control record's offset, or behind what waits; without a key it can only be skipped."""
+    forged = msgspec.structs.replace(named(1), name="forged")
+    records: list[Event | Record] = [
+        named(1), forged, (None, UNREADABLE), (key_of(OTHER), codec.encode(named(2))),
+        redrive(KEY, 1, named(3)), redrive(KEY, 1, named(4)),
+        redrive(None, 2, named(5)), skip(None, 2), skip(None, 2),
+        redrive(KEY, 3, named(6)), redrive(key_of(OTHER), 3, event_id=named(2).event_id),
+        unreadable(OTHER), redrive(key_of(OTHER), 3, named(7, OTHER)), named(8, OTHER), skip(key_of(OTHER), 11),
+    ]  # fmt: skip
+    project(projector, records[:14], size)
+    assert names(superuser) == {AGENT: ("name 3", None)}
+    project(projector, records, size)
+    assert control_offsets(superuser) == {4: 1, 7: 2, 12: 3, 14: 11}
+    assert names(superuser) == {AGENT: ("name 3", None), OTHER: ("name 8", None)}
+
+
+@SIZES
+def test_two_poison_records_of_one_entity_are_released_in_their_order(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """A later one that is redriven first waits at its own place."""
+    records = [
+        unreadable(AGENT), available(1, is_available=False), unreadable(AGENT), available(2, is_available=True),
+        redrive(KEY, 2, named(2)), redrive(KEY, 0, named(1)),
+    ]  # fmt: skip
+    project(projector, records[:5], size)
+    assert names(superuser) == {}
+    project(projector, records, size)
+    assert dispositions(superuser) == ["poison", "parked", "poison", "parked", "control", "control"]
+    assert control_offsets(superuser) == {4: 2, 5: 0}
+    assert names(superuser) == {AGENT: ("name 2", True)}
+
+
+@SIZES
+def test_an_event_that_was_sent_again_meanwhile_takes_effect_once(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """At the poison record's place where it waits; where it took effect already, the redrive is a skip."""
+    records = [
+        unreadable(AGENT), available(1, is_available=False), named(2), named(1), redrive(KEY, 0, named(1)),
+        unreadable(AGENT), available(2, is_available=True), redrive(KEY, 5, named(1)), named(1),
+    ]  # fmt: skip
+    project(projector, records, size)
+    assert dispositions(superuser) == [
+        "poison", "parked", "parked", "parked", "control", "poison", "parked", "control", "repeat"
+    ]  # fmt: skip
+    assert control_offsets(superuser) == {4: 0, 7: 5}
+    assert [row[2] for row in superuser.query(ROWS)][4] is None
+    assert names(superuser) == {AGENT: ("name 2", True)}
+
+
+@SIZES
+def test_a_redrive_that_brings_no_event_of_the_entity_has_no_effect(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """Another entity's event, another id than it says, bytes that are no event, an id used for another event, another
+    key, and an offset where no poison record is.
+    """
+    used = msgspec.structs.replace(named(1), name="another name")
+    records: list[Event | Record] = [
+        named(1), unreadable(AGENT), named(2),
+        redrive(KEY, 1, named(3, OTHER)), redrive(KEY, 1, named(3), UUID(int=7)), redrive(KEY, 1, event_id=UUID(int=7)),
+        redrive(KEY, 1, used), redrive(key_of(OTHER), 1, named(3, OTHER)), redrive(None, 1, named(3)),
+        redrive(KEY, 0, named(3)), redrive(KEY, 10, named(3)), redrive(KEY, 11, named(3)), skip(KEY, 2), skip(None, 1),
+    ]  # fmt: skip
+    project(projector, records, size)
+    assert dispositions(superuser) == ["applied", "poison", "parked", *["control"] * 11]
+    assert control_offsets(superuser) == {}
+    assert {row[2] for row in superuser.query(ROWS)[3:]} == {None}
+    assert names(superuser) == {AGENT: ("name 1", None)}
+
+
+@SIZES
+def test_an_id_that_a_control_record_has_brought_in_names_its_event(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """Another event of that id is poison, the same one a repeat, in the same batch or a later one, waiting or not."""
+    other = msgspec.structs.replace(named(2), name="another name")
+    records: list[Event | Record] = [
+        unreadable(AGENT), unreadable(AGENT), redrive(KEY, 1, named(2)), named(2), other, redrive(KEY, 0, named(2)),
+        named(2), other, named(3),
+    ]  # fmt: skip
+    project(projector, records, size)
+    assert dispositions(superuser) == [
+        "poison", "poison", "control", "repeat", "poison", "control", "repeat", "poison", "applied"
+    ]  # fmt: skip
+    assert control_offsets(superuser) == {2: 1, 5: 0}
+
+
+def test_a_worker_that_takes_over_knows_what_waits(make_projector: MakeProjector, superuser: Session) -> None:
+    """From the log: the queue, its order, and what was redriven already."""
+    records = [
+        named(1), unreadable(AGENT), available(1, is_available=True), unreadable(AGENT), redrive(KEY, 3, named(3)),
+        available(2, is_available=False), redrive(KEY, 1, named(2)), named(4),
+    ]  # fmt: skip
+    for end in range(1, len(records) + 1):
+        projector = make_projector(0)
+        token = projector.acquire(WATERMARKS).token
+        projector.project(batch_of(records[end - 1 : end], token=token, start=end - 1))
+    assert dispositions(superuser) == [
+        "applied", "poison", "parked", "poison", "control", "parked", "control", "applied"
+    ]  # fmt: skip
+    assert names(superuser) == {AGENT: ("name 4", False)}
+
+
+def test_a_batch_that_is_tried_again_finds_the_queues_as_they_were(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is refused has the transaction run twice; an outage has the partition acquired again."""
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of([unreadable(AGENT), named(1)], token=token))
+    superuser.script("REVOKE ALL ON agents_v1.agents FROM plant_writer")
+    records = [unreadable(OTHER), named(2), redrive(KEY, 0, named(3)), named(4, OTHER)]
+    assert projector.project(batch_of(records, token=token, start=2)) == 6
+    assert dispositions(superuser) == ["poison", "parked", "poison", "parked", "control", "parked"]
+    assert list(projector._parking._parked.keys) == [key_of(OTHER)]
+    assert projector._parking._parked.queues == {key_of(OTHER): ((2, None, None), (5, named(4).event_id.bytes, None))}
+
+
+def test_more_parked_entities_than_a_worker_may_keep_stop_the_partition(database: Database, superuser: Session) -> None:
+    """By name, before the batch is applied; with a larger bound it goes on."""
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parked_entities_max=1)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of([unreadable(AGENT), unreadable(AGENT)], token=token))
+    with pytest.raises(TooManyParkedEntities, match="1 entities of genesis") as stopped:
+        projector.project(batch_of([named(1), unreadable(OTHER)], token=token, start=2))
+    assert "offset 3 is poison" in stopped.value.why
+    assert "PLANT_WORKER_PARKED_ENTITIES_MAX" in stopped.value.next_step
+    assert dispositions(superuser) == ["poison", "poison"]
+    larger = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parked_entities_max=2)
+    token = larger.acquire(WATERMARKS).token
+    assert larger.project(batch_of([named(1), unreadable(OTHER)], token=token, start=2)) == 4
+    larger.close()
+
+
+def test_a_repaired_event_of_a_later_release_waits(projector: PartitionProjector, superuser: Session) -> None:
+    """Its schema may be known to a later release: the control record is not applied, and what comes before it is."""
+    newer = msgspec.structs.replace(
+        codec.decode_record(redrive(KEY, 0, named(1))[1]), value=b"\0\0\0\0\x63" + bytes(40)
+    )
+    token = projector.acquire(WATERMARKS).token
+    with pytest.raises(SchemaNewer, match="schema id 99") as stopped:
+        projector.project(batch_of([unreadable(AGENT), named(2), (KEY, codec.encode(newer)), named(3)], token=token))
+    assert stopped.value.offset == 2
+    assert dispositions(superuser) == ["poison", "parked"]
+
+
+def test_control_records_are_counted_by_their_effect(projector: PartitionProjector) -> None:
+    """Once each, however often the batch was tried."""
+    counts = {each: metrics.WORKER_CONTROL_RECORDS.labels(each) for each in ("redriven", "skipped", "repeated", "none")}
+    before = {name: count._value.get() for name, count in counts.items()}
+    records = [
+        unreadable(AGENT), unreadable(AGENT), unreadable(AGENT), redrive(KEY, 0, named(1)), redrive(KEY, 1, named(1)),
+        skip(KEY, 2), skip(KEY, 2),
+    ]  # fmt: skip
+    project(projector, records)
+    assert {name: count._value.get() - before[name] for name, count in counts.items()} == dict.fromkeys(before, 1)
