@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+
+import numpy
 
 from database.errors import DatabaseUnreachable
 from database.statistics import refresh_statement
 from projections import checkpoints, model_checkpoints
 from projections.checkpoints import PROJECTOR
 from projections.errors import ReadModelAhead
+from projections.parking_log import ParkingLog
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
 from projections.stopped_models import run_statement
 from runtime.logging import get_logger
-from schemas.batch_decoder import DecodedEvents, decode_batch
+from schemas.batch_decoder import decode_batch
 from schemas.errors import UnknownSchema
 from schemas.polars_import import polars as pl
 from streams.errors import AppliedEventUnreadable, OwnershipLost, SchemaNewer
@@ -53,35 +57,49 @@ def fold_slice(
 ) -> int:
     """Fold up to `records_max` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
 
-    Without a bound these are FOLD_RECORDS. Runs in the caller's transaction. Returns the offset to go on from;
-    `offsets[1]` when nothing is left. Raises SchemaNewer or AppliedEventUnreadable where a record can't be decoded: no
-    event is left out without a word.
+    With them come the events that control records between them release. Without a bound these are FOLD_RECORDS. Runs
+    in the caller's transaction. Returns the offset to go on from; `offsets[1]` when nothing is left. Raises SchemaNewer
+    or AppliedEventUnreadable where a record can't be decoded: no event is left out without a word.
     """
     limit = records_max or FOLD_RECORDS
     began_seconds = time.monotonic()
     rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
+    after = int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
+    parking = ParkingLog(topic, partition)
+    released = parking.released(session, offsets[0], after)
     log_seconds = time.monotonic() - began_seconds
-    if rows.height:
-        decoded = _decode(rows, topic, partition)
-        events = {
-            group.event_type: group.frame.with_columns(pl.Series("row", group.rows, dtype=pl.Int64))
-            for group in decoded
-        }
-        frames = staging.frames(events, rows["offset"].to_list(), model.reads, partition=partition)
+    if rows.height or released:
+        own = rows["offset"].to_list()
+        staged_offsets = [*own, *(each.event.offset for each in released)]
+        values = [*rows["value"].to_list(), *parking.event_values(session, released)]
+        events = decoded_frames(topic, partition, staged_offsets, values)
+        effective = [*own, *(each.effective_offset for each in released)]
+        frames = staging.frames(events, staged_offsets, model.reads, partition=partition, effective_offsets=effective)
         if frames:
             staging.fill(session, frames)
             run_statement(session, model, model.apply_in(schema), log_seconds)
-    return int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
+    return after
 
 
-def _decode(rows: pl.DataFrame, topic: str, partition: int) -> list[DecodedEvents]:
+def decoded_frames(
+    topic: str, partition: int, offsets: Sequence[int], values: Sequence[bytes], first_row: int = 0
+) -> dict[str, pl.DataFrame]:
+    """Return the decoded columns of events that the log holds, by type; `row` counts from `first_row` on.
+
+    Raises SchemaNewer or AppliedEventUnreadable, with the offset: this worker may be older than the one that wrote it.
+    """
     try:
-        decoded, rejected = decode_batch(rows["value"].to_list(), topic=logical_topic(topic))
+        decoded, rejected = decode_batch(values, topic=logical_topic(topic))
     except UnknownSchema as error:
-        raise SchemaNewer(topic, partition, rows["offset"][error.row], error.schema_id) from error
+        raise SchemaNewer(topic, partition, offsets[error.row], error.schema_id) from error
     if rejected:
-        raise AppliedEventUnreadable(topic, partition, rows["offset"][rejected[0].row], rejected[0].reason)
-    return decoded
+        raise AppliedEventUnreadable(topic, partition, offsets[rejected[0].row], rejected[0].reason)
+    return {
+        group.event_type: group.frame.insert_column(
+            0, pl.Series("row", numpy.asarray(group.rows, numpy.int64) + first_row, dtype=pl.Int64)
+        )
+        for group in decoded
+    }
 
 
 def catch_up(

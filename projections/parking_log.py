@@ -128,9 +128,17 @@ class ParkingLog:
                 for event in parked.obey(effect):
                     yield ReleasedEvent(event, offset)
 
-    def has_effects(self, session: Session, first: int, until: int) -> bool:
-        """Return whether a control record from one offset on and below another has an effect."""
-        return session.query(_HAS_EFFECTS.format(**self._names, first=first, until=until)) == [(True,)]
+    def released(self, session: Session, first: int, until: int) -> list[ReleasedEvent]:
+        """Return the events that control records from one offset on and below another release, in order."""
+        if session.query(_HAS_EFFECTS.format(**self._names, first=first, until=until)) != [(True,)]:
+            return []
+        return list(self.follow(session, self.load(session, first), first, until))
+
+    def event_values(self, session: Session, released: Sequence[ReleasedEvent]) -> list[bytes]:
+        """Return the values of released events."""
+        if not released:
+            return []
+        return event_values([each.event for each in released], lambda offsets: self.values(session, offsets))
 
     def poison(self, session: Session, offsets: Sequence[int]) -> dict[int, PoisonRecord]:
         """Return the poison records among those at some offsets."""

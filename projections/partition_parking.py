@@ -14,9 +14,8 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 from uuid import UUID
 
-import numpy
-
 from projections.errors import TooManyParkedEntities
+from projections.fold import decoded_frames
 from projections.parking import ControlEffect, ParkedEntities, WaitingRecord
 from projections.parking_log import ParkingLog, PoisonRecord, ReleasedEvent, event_values
 from projections.prepared import PoisonControl, PreparedBatch
@@ -24,10 +23,8 @@ from projections.repeats import ID_REUSED, EventRecord, event_record, same_event
 from projections.session import Session
 from runtime import metrics
 from schemas import codec
-from schemas.batch_decoder import decode_batch
-from schemas.errors import Undecodable, UnknownSchema
+from schemas.errors import Undecodable
 from schemas.polars_import import polars as pl
-from streams.errors import AppliedEventUnreadable, SchemaNewer
 from streams.topics import logical_topic
 
 DEFAULT_ENTITIES_MAX: Final = 10_000
@@ -264,9 +261,9 @@ class _JudgedBatch:
         """Return the decoded columns of the released events by type; their rows come behind the batch's own."""
         if not self._released:
             return {}
-        events = [each.event for each in self._released]
-        values = event_values(events, self._read_values)
-        return released_frames(self._batch.topic, self._batch.partition, events, values, len(self._batch))
+        values = event_values([each.event for each in self._released], self._read_values)
+        offsets = [each.event.offset for each in self._released]
+        return decoded_frames(self._batch.topic, self._batch.partition, offsets, values, len(self._batch))
 
     def _read_values(self, offsets: Sequence[int]) -> dict[int, bytes]:
         first = self._batch.offsets[0]
@@ -275,24 +272,3 @@ class _JudgedBatch:
             if offset >= first:
                 values[offset] = self._batch.values[bisect_left(self._batch.offsets, offset)] or b""
         return values
-
-
-def released_frames(
-    topic: str, partition: int, events: Sequence[WaitingRecord], values: Sequence[bytes], first_row: int
-) -> dict[str, pl.DataFrame]:
-    """Return the decoded columns of events that have waited, by type; `row` counts from `first_row` on.
-
-    Raises SchemaNewer and AppliedEventUnreadable: this worker may be older than the one that has let them wait.
-    """
-    try:
-        decoded, rejected = decode_batch(values, topic=logical_topic(topic))
-    except UnknownSchema as error:
-        raise SchemaNewer(topic, partition, events[error.row].offset, error.schema_id) from error
-    if rejected:
-        raise AppliedEventUnreadable(topic, partition, events[rejected[0].row].offset, rejected[0].reason)
-    return {
-        group.event_type: group.frame.insert_column(
-            0, pl.Series("row", numpy.asarray(group.rows, numpy.int64) + first_row, dtype=pl.Int64)
-        )
-        for group in decoded
-    }

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from projections import engine
+from projections import engine, fold
 from projections.engine import PartitionProjector
 from projections.install import install
 from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session
 from schemas.events import Event
 from tests.conftest import Database
-from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.mixed_events import MixedEvents
+from tests.support.parked_streams import ParkedStream, Row
 from tests.support.read_model_folds import FOLDS, Applied, Tables
 
 PARTITIONS = 2
@@ -38,11 +42,20 @@ class Step(NamedTuple):
     inline: bool
 
 
+class PoisonedStep(NamedTuple):
+    """The same, and whether new owners have acquired all partitions before it."""
+
+    partition: int
+    records: int
+    inline: bool
+    taken_over: bool
+
+
 class Run(NamedTuple):
     """Batches of both partitions; read models are fed from the log with the first ones, and then follow it."""
 
     seed: int
-    steps: list[Step]
+    steps: Sequence[Step | PoisonedStep]
     fed: int
 
 
@@ -74,10 +87,15 @@ class Scene:
         self._projectors = [PartitionProjector(self._url, TOPIC, number, READ_MODELS) for number in range(PARTITIONS)]
         self._tokens = [projector.acquire(WATERMARKS).token for projector in self._projectors]
 
-    def project(self, partition: int, events: Sequence[Event], start: int) -> None:
+    def project(self, partition: int, events: Sequence[Event | Record], start: int) -> None:
         """Apply a batch."""
         batch = batch_of(events, token=self._tokens[partition], start=start, partition=partition)
         self._projectors[partition].project(batch)
+
+    def log(self, partition: int) -> list[Row]:
+        """What the log says of each record of a partition."""
+        rows = self._superuser.query(LOGGED.format(partition=partition))
+        return [Row(each, named, event_id and UUID(event_id)) for each, named, event_id in rows]
 
     def tables(self, model: ReadModel) -> Tables:
         """The rows of a read model's tables, by primary key."""
@@ -141,3 +159,65 @@ def play(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> list[Applied]:
         scene.project(step.partition, events, start)
         applied += [Applied(step.partition, start + index, event) for index, event in enumerate(events)]
     return applied
+
+
+LOGGED = """
+SELECT disposition::text AS disposition, control_offset, event_id::text AS event_id FROM event_stream
+WHERE partition = {partition} ORDER BY "offset"
+"""
+poisoned_steps = st.builds(
+    PoisonedStep, st.integers(0, PARTITIONS - 1), st.sampled_from([1, 1, 3, 10, 40]), st.booleans(),
+    st.sampled_from([False, False, True]),
+)  # fmt: skip
+poisoned_runs = st.builds(
+    Run, st.integers(1, 2**32), st.lists(poisoned_steps, min_size=6, max_size=12), st.sampled_from([0, 5])
+)
+
+
+@settings(
+    max_examples=20,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(run=poisoned_runs)
+def test_poison_and_control_records_give_the_tables_of_the_oracle(scene: Scene, run: Run) -> None:
+    """Events that wait, are released, redriven and skipped: each row of the log, and each model's rows, followed or
+    fed from the log in slices, with owners that take over in the middle.
+    """
+    scene.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fold, "FOLD_RECORDS", 7)
+        streams, applied = play_poisoned(scene, run, patched)
+
+    for stream, logged in zip(streams, map(scene.log, range(PARTITIONS)), strict=True):
+        assert logged == stream.rows
+    for model in READ_MODELS:
+        assert scene.tables(model) == FOLDS[model.name](applied), model.name
+
+
+def play_poisoned(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> tuple[list[ParkedStream], list[Applied]]:
+    """Apply a run's batches; returns the partitions, and the events in the order in which they took effect."""
+    made = MixedEvents(run.seed)
+
+    def next_event(partition: int) -> Event:
+        while True:
+            (event,) = made.take(1)
+            if event.entity_id.int % PARTITIONS == partition:
+                return event
+
+    streams = [
+        ParkedStream(number, random.Random(run.seed + number), partial(next_event, number))
+        for number in range(PARTITIONS)
+    ]
+    applied: list[Applied] = []
+    scene.acquire(paused=run.fed > 0)
+    for number, step in enumerate(run.steps):
+        if number == run.fed > 0 or getattr(step, "taken_over", False):
+            scene.acquire(paused=number < run.fed)
+        stream = streams[step.partition]
+        start, before = len(stream.rows), len(stream.applied)
+        records = [stream.take() for _ in range(step.records)]
+        patched.setattr(engine, "INLINE_RECORDS_MAX", 100 if step.inline else 0)
+        scene.project(step.partition, records, start)
+        applied += stream.applied[before:]
+    return streams, applied

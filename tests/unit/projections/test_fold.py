@@ -22,6 +22,7 @@ from schemas.examples import examples
 from schemas.polars_import import polars as pl
 from streams.errors import AppliedEventUnreadable, OwnershipLost, PartitionStopped, SchemaNewer
 
+NO_CONTROL_RECORDS: list[tuple[object, ...]] = [(False,)]
 GOOD = codec.encode(examples()["genesis.agent.rated"])
 
 
@@ -30,6 +31,9 @@ class LoggedValues:
 
     def __init__(self, *values: bytes) -> None:
         self._values = values
+
+    def query(self, sql: str) -> list[tuple[object, ...]]:
+        return NO_CONTROL_RECORDS
 
     def frame(self, _sql: str, _parameters: Any) -> pl.DataFrame:
         return pl.DataFrame({"offset": range(7, 7 + len(self._values)), "value": self._values})
@@ -74,6 +78,8 @@ class Log:
 
     def query(self, sql: str) -> list[tuple[object, ...]]:
         assert self.open
+        if "'control'" in sql:
+            return NO_CONTROL_RECORDS
         assert "FOR UPDATE" in sql
         checkpoint = {"next_offset": self.end, "caught_up": []}
         return [(7, json.dumps(checkpoint), json.dumps(self.checkpoints), None)]
@@ -95,10 +101,16 @@ class Log:
             self.open = False
 
     def frames(
-        self, events: dict[str, pl.DataFrame], offsets: list[int], reads: object, *, partition: int
+        self,
+        events: dict[str, pl.DataFrame],
+        offsets: list[int],
+        reads: object,
+        *,
+        partition: int,
+        effective_offsets: list[int],
     ) -> dict[str, pl.DataFrame]:
         """Staging's frames: the offsets that were folded, by event type."""
-        assert (reads, partition) == (MODEL.reads, 3)
+        assert (reads, partition, effective_offsets) == (MODEL.reads, 3, offsets)
         for frame in events.values():
             self.folded.append([offsets[row] for row in frame["row"]])
         return events
