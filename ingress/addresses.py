@@ -8,16 +8,15 @@ up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
 from litestar.types import Scope
 
 from runtime.errors import ConfigurationError
+from server.shares import parsed_address, share_of
 
 FORWARDED: Final = frozenset((b"x-forwarded-for", b"forwarded", b"via"))
-IPV6_PREFIX_BITS: Final = 64
-"""A network of this size is one address: whoever has one has all of it."""
 
 
 class TrustedProxies:
@@ -36,52 +35,21 @@ class TrustedProxies:
 
     def address_of(self, scope: Scope) -> str | None:
         """Return the address that a request comes from, None where it can't be known."""
-        peer = _parsed((scope.get("client") or ("", 0))[0])
+        peer = parsed_address((scope.get("client") or ("", 0))[0])
         if peer is None:
             return None
         forwarded = [header for header in scope["headers"] if header[0] in FORWARDED]
         if not self._trusts(peer):
-            return None if forwarded else _share_of(peer)
+            return None if forwarded else share_of(peer)
         return self._nearest_stranger([value for name, value in forwarded if name == b"x-forwarded-for"])
 
     def _nearest_stranger(self, values: Sequence[bytes]) -> str | None:
         """Return the last address that a trusted proxy has seen: what stands before it may be made up."""
         for text in reversed(b",".join(values).decode("latin-1").split(",")):
-            address = _parsed(text.strip())
+            address = parsed_address(text.strip())
             if address is None or not self._trusts(address):
-                return None if address is None else _share_of(address)
+                return None if address is None else share_of(address)
         return None
 
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._networks)
-
-
-def share_of_host(host: str) -> str:
-    """Return the share that a socket's address belongs to; text that is no address has one of its own.
-
-    >>> share_of_host("192.0.2.7"), share_of_host("2001:db8::1:2"), share_of_host("")
-    ('192.0.2.7', '2001:db8::/64', '')
-    """
-    if ":" not in host:
-        return host
-    address = _parsed(host)
-    return host if address is None else _share_of(address)
-
-
-def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
-
-
-def _share_of(address: IPv4Address | IPv6Address) -> str:
-    """Return the name of an address's share.
-
-    >>> _share_of(ip_address("192.0.2.7")), _share_of(ip_address("2001:db8::1:2"))
-    ('192.0.2.7', '2001:db8::/64')
-    """
-    if isinstance(address, IPv4Address):
-        return str(address)
-    return str(IPv6Network((address, IPV6_PREFIX_BITS), strict=False))

@@ -6,22 +6,21 @@ request takes long in the event loop, which it shares with webhooks.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final, cast
 
-from litestar import Litestar, Response, get
+from litestar import Litestar
 from litestar.enums import ScopeType
-from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ingress.addresses import TrustedProxies
 from ingress.arrivals import Arrivals, BodyReader
 from ingress.contracts.registry_routes import LOOKUP_MAX_BYTES, registry_routes
-from ingress.limits import PeerGone, answer_problem
-from ingress.problems import Problem
-from ingress.routes import error_handlers, with_slashes_encoded
 from schemas.registry import Registry
+from server.bodies import PeerGone, answer_problem
+from server.error_handlers import error_handlers
+from server.metrics_route import metrics_route
+from server.paths import with_slashes_encoded
+from server.problems import Problem
 
 LOOKUPS_MAX_BYTES: Final = 8 * 1024 * 1024
 """For all bodies that arrive."""
@@ -76,7 +75,7 @@ class AdminApp(Litestar):
 def make_admin_app(registry: Registry, proxies: TrustedProxies) -> AdminApp:
     """Return the application, for the registry whose ids this process writes."""
     app = AdminApp(
-        route_handlers=[registry_routes(registry), _metrics_route()],
+        route_handlers=[registry_routes(registry), metrics_route()],
         exception_handlers=error_handlers({"webhook": AT_INGRESS_ADDRESS}),
         openapi_config=None,
         logging_config=None,
@@ -85,36 +84,3 @@ def make_admin_app(registry: Registry, proxies: TrustedProxies) -> AdminApp:
     app.proxies = proxies
     app.arrivals = Arrivals(LOOKUP_MAX_BYTES, LOOKUPS_MAX_BYTES)
     return app
-
-
-class SharedMetrics:
-    """The metrics as Prometheus text, made in a thread. Requests that wait share what is made next."""
-
-    def __init__(self) -> None:
-        self._making = asyncio.Lock()
-        self._started = 0
-        self._text = b""
-
-    async def make(self) -> bytes:
-        """Return a text that was begun after this call."""
-        before = self._started
-        async with self._making:
-            if self._started <= before:
-                self._started += 1
-                try:
-                    self._text = await asyncio.to_thread(generate_latest)
-                except BaseException:
-                    self._started -= 1  # those that wait make their own
-                    raise
-            return self._text
-
-
-def _metrics_route() -> HTTPRouteHandler:
-    text = SharedMetrics()
-
-    @get("/metrics", media_type="text/plain")
-    async def metrics() -> Response[bytes]:
-        """Return the metrics of this process as Prometheus text."""
-        return Response(await text.make(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    return metrics

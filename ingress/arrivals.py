@@ -13,9 +13,9 @@ from typing import Final
 
 from litestar.types import Receive
 
-from ingress.limits import receive_part
-from ingress.problems import CLOSE, Problem, retry_after
 from runtime import metrics
+from server.bodies import receive_part
+from server.problems import CLOSE, Problem, retry_after
 
 UNSIGNED_MAX_BYTES: Final = 32 * 1024 * 1024
 """For all arriving bodies of one kind: webhooks have such a budget, and batches another one."""

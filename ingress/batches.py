@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ingress.payloads import BODY_NOT_JSON, read_cloud_event, valid_traceparent
-from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, Submission, accepted
+from server.problems import Problem
 
 EVENTS_MAX: Final = 1_000
 

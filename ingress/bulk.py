@@ -22,9 +22,9 @@ from ingress.bulk_load import BulkLoad, CurrentPolicy, Refused
 from ingress.bulk_places import BulkPlaces
 from ingress.gzip_content import open_gzip
 from ingress.headers import RequestHeaders
-from ingress.problems import CLOSE, Problem, retry_after
 from ingress.publishing import IngressPublisher
 from runtime.clock import Clock
+from server.problems import CLOSE, Problem, retry_after
 from signing.signatures import TOLERANCE_SECONDS
 
 ARRIVAL_TIMEOUT_SECONDS: Final = float(TOLERANCE_SECONDS)

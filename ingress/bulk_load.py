@@ -17,10 +17,10 @@ import msgspec
 from litestar.types import Receive, Send
 
 from ingress.batches import SubmittedEvent, await_results, is_overloaded, submit_each, unpaid
-from ingress.limits import PeerGone
-from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import IngressPublisher
+from server.bodies import PeerGone
+from server.problems import Problem
 
 CHUNK_LINES: Final = 250
 CHUNK_MAX_BYTES: Final = 512 * 1024

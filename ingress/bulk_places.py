@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from ingress.problems import CLOSE, Problem, retry_after
 from runtime import metrics
+from server.problems import CLOSE, Problem, retry_after
 
 PLACE_TIMEOUT_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 5

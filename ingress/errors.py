@@ -39,15 +39,3 @@ class ProducerInUse(IngressError, CheckFailed):
 
 class BadProducerName(IngressError, ConfigurationError):
     """A producer's name has 1 to 63 of a-z, 0-9, dot, underscore and dash, and begins with a letter or digit."""
-
-
-class ReadyFileUnwritable(IngressError, ConfigurationError):
-    """The ready file can't be written."""
-
-
-class AddressInUse(IngressError, ConfigurationError):
-    """The address can't be listened on."""
-
-
-class ProcessEnded(IngressError):
-    """One of several ingress processes could not be started; it has said why."""

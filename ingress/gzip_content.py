@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ingress.arrivals import too_large
-from ingress.problems import CLOSE, Problem
+from server.problems import CLOSE, Problem
 
 GZIP_START: Final = b"\x1f\x8b\x08"
 READ_BYTES: Final = 64 * 1024

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import msgspec
 
 from ingress.gzip_content import GZIP_START
-from ingress.problems import CLOSE, Problem
+from server.problems import CLOSE, Problem
 
 MESSAGE_ID: Final = re.compile(rb"[!-Z\\-z|}~]{1,256}")
 """Visible ASCII without `{` and `[`, so that an id can't reach into the body: see `require_one_reading`."""

@@ -1,15 +1,11 @@
-"""`/livez` and `/readyz`: whether a process lives, and whether it can take webhooks."""
+"""Whether a process can take webhooks."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from litestar import get
-from litestar.handlers import HTTPRouteHandler
-
 from ingress.keys import Keyring
-from ingress.problems import Problem, retry_after
 from runtime.clock import Clock
 from streams.errors import StreamsError
 from streams.producer import EventProducer
@@ -58,23 +54,3 @@ class Readiness:
         except StreamsError as error:
             return str(error)
         return ""
-
-
-def health_routes(readiness: Readiness) -> list[HTTPRouteHandler]:
-    """Return the two routes."""
-
-    @get("/livez")
-    async def livez() -> dict[str, str]:
-        """Answer that the process runs and its event loop turns."""
-        return {"status": "alive"}
-
-    @get("/readyz")
-    async def readyz() -> dict[str, str]:
-        """Answer 200 if webhooks can be accepted, else 503 with the parts that are missing."""
-        faults = await readiness.faults()
-        if faults:
-            what = " ".join(f"{part}: {fault}" for part, fault in faults.items())
-            raise Problem("starting", what, headers=(retry_after(1),))
-        return {"status": "ready"}
-
-    return [livez, readyz]

@@ -16,10 +16,8 @@ from ingress.bulk import PRODUCER_MISSING, BulkIntake
 from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.keys import Keyring
-from ingress.limits import BODIES_MAX_BYTES, Admission, PeerGone, answer_problem
+from ingress.limits import BODIES_MAX_BYTES, Admission
 from ingress.payloads import Incoming, read_binary, read_cloud_event, read_webhook, valid_traceparent
-from ingress.peers import peer_of
-from ingress.problems import CLOSE, Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher, accepted
 from ingress.refusals import Origin, Refusals
@@ -29,6 +27,9 @@ from runtime.clock import Clock
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from runtime.settings import Settings
+from server.bodies import PeerGone, answer_problem
+from server.peers import peer_of
+from server.problems import CLOSE, Problem, retry_after
 from signing.signatures import Key, SignatureRejected, Verified, explain
 from streams.producer import EventProducer
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from ingress.problems import FieldError, Problem
 from schemas.entity_states import Time
 from schemas.errors import InvalidEvent
 from schemas.event_id import cloud_event_id, event_id
@@ -34,6 +33,7 @@ from schemas.json_events import (
     unfit,
 )
 from schemas.leap_seconds import after_leap_second
+from server.problems import FieldError, Problem
 
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 TRACEPARENT_MAX_BYTES: Final = 512

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from ingress.deduplication import DeduplicationCache, IdReused
 from ingress.payloads import Incoming
-from ingress.problems import Problem, retry_after
 from ingress.producers import ProducerPolicy
 from ingress.rates import Rates, whole_seconds
 from runtime import metrics
@@ -17,6 +16,7 @@ from runtime.clock import Clock
 from schemas import codec
 from schemas.errors import Unencodable
 from schemas.sender_headers import sender_headers
+from server.problems import Problem, retry_after
 from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer

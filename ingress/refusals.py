@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from ingress.problems import Problem
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
+from server.problems import Problem
 
 log = get_logger(__name__)
 

@@ -5,16 +5,13 @@ The webhook routes are plain ASGI handlers: they read raw bytes, which the signa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, cast
-from urllib.parse import unquote
+from typing import Final, cast
 
-from litestar import Litestar, Request, Response, asgi
+from litestar import Litestar, asgi
 from litestar.enums import ScopeType
-from litestar.exceptions import HTTPException
 from litestar.types import (
-    ExceptionHandlersMap,
     HTTPScope,
     LifeSpanReceive,
     LifeSpanScope,
@@ -25,12 +22,11 @@ from litestar.types import (
 )
 
 from ingress.contracts.routes import openapi_route
-from ingress.health import Readiness, health_routes
+from ingress.health import Readiness
 from ingress.intake import CLOUD_EVENTS_ROUTE, Intake
-from ingress.problems import PROBLEM_TYPE, Problem
-from runtime.logging import get_logger
-
-log = get_logger(__name__)
+from server.error_handlers import error_handlers
+from server.health import health_routes
+from server.paths import with_slashes_encoded
 
 WEBHOOK_ROUTES: Final[dict[str, str | None]] = {
     "/webhook/genesis/agent-onboarded": "genesis.agent.onboarded",
@@ -70,12 +66,6 @@ class IngressApp(Litestar):
         return await super().__call__(scope, receive, send)
 
 
-def with_slashes_encoded(scope: HTTPScope) -> HTTPScope:
-    """Return a scope whose encoded slashes part no segments of the path: a name may hold one (RFC 3986, 2.2)."""
-    raw_path = scope["raw_path"].replace(b"%2F", b"%252F").replace(b"%2f", b"%252F")
-    return cast("HTTPScope", {**scope, "path": unquote(raw_path.decode("latin-1"))})
-
-
 def make_app(intake: Intake, readiness: Readiness, lifespan: Lifespan) -> IngressApp:
     """Return the application on these parts; `lifespan` starts and stops them."""
     handlers = {path: _handler(path, event_type, intake) for path, event_type in WEBHOOK_ROUTES.items()}
@@ -95,45 +85,8 @@ def make_app(intake: Intake, readiness: Readiness, lifespan: Lifespan) -> Ingres
     return app
 
 
-def error_handlers(elsewhere: Mapping[str, str]) -> ExceptionHandlersMap:
-    """Return what answers the errors of an application, all of them with problems.
-
-    `elsewhere`: the first segments of the other listener's paths, with the detail of the 404 that they get here.
-    """
-
-    def answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-        if error.status_code == 404:
-            detail = elsewhere.get(request.scope["path"].lstrip("/").partition("/")[0], "")
-            return _answer_problem(request, Problem("not-found", detail))
-        return _answer_http(request, error)
-
-    return {Problem: _answer_problem, HTTPException: answer_http, Exception: _answer_unexpected}
-
-
 def _handler(path: str, event_type: str | None, intake: Intake) -> Handle:
     async def receive_webhook(scope: Scope, receive: Receive, send: Send) -> None:
         await intake(scope, receive, send, path, event_type)
 
     return receive_webhook
-
-
-def _answer_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
-    headers = {name.decode("ascii"): value.decode("ascii") for name, value in problem.headers}
-    return Response(
-        problem.body(), status_code=problem.status, headers=headers, media_type=PROBLEM_TYPE.decode("ascii")
-    )
-
-
-def _answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Return Litestar's own errors as problems."""
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET")
-        return _answer_problem(request, Problem("method", headers=((b"allow", allowed.encode("ascii")),)))
-    if error.status_code < 500:
-        return _answer_problem(request, Problem("malformed-request", error.detail))
-    return _answer_unexpected(request, error)
-
-
-def _answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    log.error("request.failed", path=request.scope["path"], error=type(error).__name__, exc_info=error)
-    return _answer_problem(request, Problem("unexpected"))

@@ -12,7 +12,7 @@ from typing import Final
 
 from ingress.headers import RequestHeaders
 from ingress.keys import Keyring
-from ingress.problems import CLOSE, Problem, retry_after
+from server.problems import CLOSE, Problem, retry_after
 from signing.signatures import Ed25519Key, Key, SignatureRejected, Verified
 
 TRY_BYTES: Final = 4 * 1024

@@ -15,9 +15,9 @@ from typing import Final, Literal
 import msgspec
 
 from ingress.headers import MESSAGE_ID, require_one_reading
-from ingress.problems import Problem
 from operations.signing_keys import SigningKeyUnusable, read_signing_key, verifying
 from runtime.errors import CheckFailed, ConfigurationError
+from server.problems import Problem
 from signing.ed25519 import PUBLIC_PREFIX, decode_public_key
 from signing.hmac_secrets import SECRET_PREFIX
 from signing.signatures import Ed25519Key, HmacKey, Key, SignatureRejected, Verified, explain, sign, verify_signature

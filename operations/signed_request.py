@@ -14,10 +14,10 @@ import msgspec
 
 from ingress.headers import MESSAGE_ID
 from ingress.intake import CLOUD_EVENTS_ROUTE
-from ingress.problems import URN
 from ingress.routes import WEBHOOK_ROUTES
 from operations.signing_keys import SigningKey
 from runtime.errors import CheckFailed, ConfigurationError, Unreachable
+from server.problems import URN
 from signing.signatures import TOLERANCE_SECONDS
 
 if TYPE_CHECKING:

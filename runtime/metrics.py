@@ -12,6 +12,13 @@ from prometheus_client import Counter, Gauge, Histogram
 _LATENCY_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECORDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
+# The HTTP server of ingress and of the API for readers.
+SERVER_PEERS_CUT_OFF: Final = Counter(
+    "plant_server_peers_cut_off",
+    "Connections closed because the peer was too slow, too large or too many.",
+    ["reason"],
+)
+
 # Ingress.
 INGRESS_REQUESTS: Final = Counter("plant_ingress_requests", "Requests answered.", ["route", "status"])
 INGRESS_REQUEST_SECONDS: Final = Histogram(
@@ -26,11 +33,6 @@ INGRESS_REPEATS: Final = Counter(
     "plant_ingress_repeats",
     "Webhooks seen before: answered again, joined to a running publish, or refused.",
     ["outcome"],
-)
-INGRESS_PEERS_CUT_OFF: Final = Counter(
-    "plant_ingress_peers_cut_off",
-    "Connections closed because the peer was too slow, too large or too many.",
-    ["reason"],
 )
 INGRESS_BODY_BYTES_HELD: Final = Gauge("plant_ingress_held_body_bytes", "Bytes of bodies of requests under way.")
 INGRESS_REQUESTS_IN_FLIGHT: Final = Gauge("plant_ingress_requests_in_flight", "Requests that are not answered yet.")
@@ -50,6 +52,21 @@ INGRESS_KEYS_LOADED: Final = Gauge("plant_ingress_keys_loaded", "Signing keys th
 INGRESS_KEYS_LOADED_AT: Final = Gauge(
     "plant_ingress_keys_loaded_timestamp_seconds", "When the signing keys were last read from the database."
 )
+
+# The API for readers.
+API_REQUESTS: Final = Counter("plant_api_requests", "Requests of readers that were answered.", ["resource", "status"])
+API_REQUEST_SECONDS: Final = Histogram(
+    "plant_api_request_duration_seconds",
+    "From a reader's request to its answer, without the time that it waits for a position.",
+    buckets=_LATENCY_SECONDS,
+)
+API_REQUESTS_IN_FLIGHT: Final = Gauge("plant_api_requests_in_flight", "Requests of readers that read now.")
+API_WAITERS: Final = Gauge("plant_api_waiters", "Requests that wait until a read model has reached a position.")
+API_WAIT_TIMEOUTS: Final = Counter(
+    "plant_api_wait_timeouts", "Requests whose read model did not reach the position in time.", ["model"]
+)
+API_UNAUTHORIZED: Final = Counter("plant_api_unauthorized", "Requests refused with 401, by reason.", ["reason"])
+API_TOKENS_LOADED: Final = Gauge("plant_api_tokens_loaded", "Tokens of readers that can be used now.")
 
 # The producer.
 PRODUCER_RECORDS_IN_FLIGHT: Final = Gauge(

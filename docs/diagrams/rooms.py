@@ -23,6 +23,7 @@ SPANS = {
     "operations": (20, 960),
     "devstack": (1000, 1170),
     "ingress": (20, 230),
+    "api": (510, 710),
     "relay": (750, 960),
     "projections": (270, 710),
     "streams": (270, 610),
@@ -30,6 +31,7 @@ SPANS = {
     "schemas": (270, 480),
     "entities": (510, 720),
     "audit": (750, 960),
+    "server": (1000, 1170),
     "database": (510, 960),
     "runtime": (20, 1170),
 }
@@ -38,6 +40,7 @@ PURPOSES = {
     "operations": ("the command line plant, the wiring of each process, the demo, generated reference pages",),
     "devstack": ("Kafka and Postgres", "as local processes"),
     "ingress": ("webhooks in, over HTTP:", "limits, keys, problems"),
+    "api": ("reads, over HTTP:", "read models, tokens"),
     "relay": ("publishes rows of Postgres:", "outbox, dead letters"),
     "projections": ("the engine that writes the log and the read models,", "one folder a read model"),
     "streams": ("Kafka: topics, batches, ownership,", "producer, consumer"),
@@ -45,6 +48,7 @@ PURPOSES = {
     "schemas": ("event types, registry,", "Avro reader and writer"),
     "entities": ("agents, skills, job roles,", "industries, teams"),
     "audit": ("hash chain, and a verifier", "that shares no code with it"),
+    "server": ("HTTP server: limits,", "turns, problems"),
     "database": ("connector and pool, roles, migrations",),
     "runtime": ("settings, logging, metrics, clock",),
 }

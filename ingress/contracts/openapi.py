@@ -12,7 +12,7 @@ import msgspec
 
 from ingress.contracts.openapi_components import OUTSIDE, Json, parameters, problem_responses, schema_ref, schemas
 from ingress.contracts.openapi_registry import registry_paths
-from ingress.problems import kinds
+from server.problems import kinds
 
 _NO_ANSWER_TO_A_SIGNED_POST: Final = ("not-found", "method")
 _ANY_REQUEST: Final = ("malformed-request", "slow-request", "headers-too-large", "unexpected", "overloaded")

@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from ingress.batches import EVENTS_MAX
-from ingress.problems import URN, FieldError, kinds
 from schemas.events import EVENT_TYPES, Event
 from schemas.json_events import OUTSIDE_PREFIX
+from server.problems import URN, FieldError, kinds
 
 Json = dict[str, Any]
 

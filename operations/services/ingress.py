@@ -22,8 +22,15 @@ from ingress.intake import Intake
 from ingress.keys import Keyring, KeyStore
 from ingress.producers import default_policy
 from ingress.routes import IngressApp, make_app
-from ingress.server.connections import limit_connections
-from ingress.server.http_server import (
+from operations.services.least_privilege import require_least_privilege
+from runtime.clock import Clock, SystemClock
+from runtime.errors import ConfigurationError
+from runtime.lifecycle import tune_gc
+from runtime.servers import ServerAddress, parse_listener
+from runtime.settings import Settings
+from schemas.external_registry import activate_registry
+from server.connections import limit_connections
+from server.http_server import (
     Address,
     address_of,
     bind_admin_socket,
@@ -34,14 +41,7 @@ from ingress.server.http_server import (
     shared_port,
     write_ready_file,
 )
-from ingress.server.processes import ProcessStart, run_several
-from operations.services.least_privilege import require_least_privilege
-from runtime.clock import Clock, SystemClock
-from runtime.errors import ConfigurationError
-from runtime.lifecycle import tune_gc
-from runtime.servers import ServerAddress, parse_listener
-from runtime.settings import Settings
-from schemas.external_registry import activate_registry
+from server.processes import ProcessStart, run_several
 from signing.master_key import MasterKeys
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from ingress.problems import kinds
 from ingress.routes import AT_ADMIN_ADDRESS
+from server.problems import kinds
 from tests.support import ROOT
 from tests.support.webhooks import CLOUD_EVENTS, RATED, Sender
 

@@ -17,9 +17,9 @@ from ingress.batches import read_items
 from ingress.bulk_load import BodyLines
 from ingress.headers import RequestHeaders, read_request_headers, require_one_reading
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
-from ingress.problems import Problem
 from schemas import codec
 from schemas.errors import Unencodable
+from server.problems import Problem
 from signing.ed25519 import PrivateKey
 from signing.signatures import Ed25519Key, HmacKey, SignatureRejected, sign, verify_signature
 

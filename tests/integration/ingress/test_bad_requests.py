@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ingress.problems import kinds
+from server.problems import kinds
 from tests.support.bad_requests import ELSEWHERE, PAGE, Case, cases, page
 from tests.support.serving import Serving
 from tests.support.webhooks import read_all

@@ -15,9 +15,11 @@ from prometheus_client import generate_latest
 
 from ingress import admin
 from ingress.addresses import TrustedProxies
-from ingress.admin import AdminApp, SharedMetrics, make_admin_app
+from ingress.admin import AdminApp, make_admin_app
 from ingress.contracts.registry_routes import LOOKUP_MAX_BYTES, RegistryRefusal, SubjectCatalogue
 from schemas.registry import bundled
+from server import metrics_route
+from server.metrics_route import SharedMetrics
 from tests.support.asgi_peers import Answered, peer
 
 SUBJECT = "genesis.events-genesis.AgentRated"
@@ -141,7 +143,7 @@ async def test_waiting_requests_for_metrics_share_a_text(monkeypatch: pytest.Mon
             raise ZeroDivisionError
         return generate_latest()
 
-    monkeypatch.setattr(admin, "generate_latest", count)
+    monkeypatch.setattr(metrics_route, "generate_latest", count)
     metrics = SharedMetrics()
     outcomes = await asyncio.gather(*(metrics.make() for _ in range(100)), return_exceptions=True)
     assert sum(isinstance(each, ZeroDivisionError) for each in outcomes) == 1

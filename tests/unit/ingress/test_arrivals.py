@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from ingress.arrivals import ADDRESS_SHARE, REQUEST_BYTES, Arrivals, BodyReader
-from ingress.limits import PeerGone
-from ingress.problems import Problem, retry_after
+from server.bodies import PeerGone
+from server.problems import Problem, retry_after
 from tests.support.asgi_peers import peer
 
 KB = 1024

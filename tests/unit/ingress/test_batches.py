@@ -12,10 +12,10 @@ import pytest
 
 from ingress import batches
 from ingress.batches import EVENTS_MAX, SubmittedEvent, answer_of, await_results, is_overloaded, read_items, submit_each
-from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import HttpAnswer, IngressPublisher
 from runtime.clock import FixedClock
+from server.problems import Problem
 from streams.errors import KafkaUnavailable, Overloaded
 from tests.support.scripted_producer import ScriptedProducer
 

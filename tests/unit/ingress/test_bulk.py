@@ -16,12 +16,12 @@ from ingress import bulk
 from ingress.bulk import BulkIntake
 from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders
-from ingress.limits import PeerGone
-from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import IngressPublisher
 from runtime.clock import FixedClock
 from runtime.settings import Settings
+from server.bodies import PeerGone
+from server.problems import Problem
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer

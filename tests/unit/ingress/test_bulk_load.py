@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.bulk_load import CHUNK_MAX_BYTES, BodyLines, BulkLoad, Line
-from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import IngressPublisher
 from runtime.clock import FixedClock
+from server.problems import Problem
 from streams.errors import KafkaUnavailable, Overloaded
 from tests.support.asgi_peers import Answered, peer
 from tests.support.scripted_producer import ScriptedProducer

@@ -9,7 +9,7 @@ import pytest
 
 from ingress import bulk_places
 from ingress.bulk_places import BulkPlaces
-from ingress.problems import Problem
+from server.problems import Problem
 
 DEADLINE_SECONDS = 120
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ingress import gzip_content
 from ingress.gzip_content import MEMBERS_MAX, OPENED_BYTES, open_gzip
-from ingress.problems import Problem
+from server.problems import Problem
 
 MAX_BYTES = 1024 * 1024
 LINES = b"".join(b'{"line":%d}\n' % number for number in range(1000))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ingress import headers as headers_module
 from ingress.headers import read_request_headers, require_one_reading
-from ingress.problems import Problem
+from server.problems import Problem
 from signing.signatures import signed_content
 
 GOOD = [

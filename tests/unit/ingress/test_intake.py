@@ -17,12 +17,12 @@ from prometheus_client import REGISTRY
 from database.connector import connect
 from ingress.intake import Intake
 from ingress.keys import Keyring, KeyStore
-from ingress.peers import keep_peer
-from ingress.problems import Problem
 from ingress.producers import default_policy
 from ingress.publishing import HttpAnswer
 from runtime.clock import FixedClock
 from runtime.settings import Settings
+from server.peers import keep_peer
+from server.problems import Problem
 from signing.master_key import MasterKeys
 from signing.signatures import HmacKey, SignatureRejected
 from streams.producer import EventProducer

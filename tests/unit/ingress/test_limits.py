@@ -9,8 +9,10 @@ import doctest
 import pytest
 
 from ingress import limits
-from ingress.limits import Admission, drain
-from ingress.problems import Problem, retry_after
+from ingress.limits import Admission
+from server import bodies
+from server.bodies import drain
+from server.problems import Problem, retry_after
 from tests.support.asgi_peers import peer
 
 DEADLINE_SECONDS = 120
@@ -65,7 +67,7 @@ async def test_a_refused_peer_is_read_for_a_while() -> None:
         await drain(peer(b"x", gone=True))
         await drain(peer(b"x", endless=True))
         await drain(flood)  # type: ignore[arg-type]  # a part of a message
-    assert 0 < dropped <= limits.DRAIN_MAX_BYTES
+    assert 0 < dropped <= bodies.DRAIN_MAX_BYTES
 
 
 def test_the_docstrings_are_right() -> None:

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingress import payloads, problems
+from ingress import payloads
 from ingress.payloads import read_binary, read_cloud_event, read_webhook
-from ingress.problems import Problem
 from schemas.event_id import cloud_event_id, event_id
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, EntityAmended
+from server import problems
+from server.problems import Problem
 
 AGENT = "72d76358-5032-530d-b5a7-ee89ea19f5a4"
 RATED = {"agent_id": AGENT, "rater_id": AGENT, "rating": 4}

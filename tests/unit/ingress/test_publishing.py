@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from ingress.payloads import Incoming, read_cloud_event, read_webhook
-from ingress.problems import Problem
 from ingress.producers import ProducerPolicy
 from ingress.publishing import IngressPublisher
 from runtime.clock import FixedClock
+from server.problems import Problem
 from streams.errors import KafkaUnavailable, Overloaded, RecordTooLarge, StreamsError
 from tests.support.scripted_producer import ScriptedProducer
 from tests.support.webhooks import rated

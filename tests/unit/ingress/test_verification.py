@@ -14,8 +14,8 @@ import pytest
 from ingress import verification
 from ingress.headers import RequestHeaders
 from ingress.keys import Keyring
-from ingress.problems import Problem
 from ingress.verification import Verification, tries_max
+from server.problems import Problem
 from signing.signatures import HmacKey, Key, SignatureRejected, Verified, sign, verify_signature
 
 NOW_SECONDS = 1763884800

@@ -12,8 +12,8 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[3]
 PACKAGES: Final = (
-    "audit", "database", "entities", "ingress", "operations", "projections", "relay", "runtime", "schemas", "signing",
-    "streams",
+    "api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "runtime", "schemas",
+    "server", "signing", "streams",
 )  # fmt: skip
 
 LOG_READERS: Final = frozenset({"projections", "audit/verifier"})
@@ -29,6 +29,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "outbox": frozenset({"relay"}),
     "webhook_signatures": frozenset({"ingress"}),
     "producers": frozenset({"ingress"}),
+    "api_tokens": frozenset({"api"}),
     **dict.fromkeys(
         ("entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills",
          "skills", "team_members", "teams"),

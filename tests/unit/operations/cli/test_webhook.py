@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ingress.problems import Problem
 from operations.cli.main import run
 from operations.signing_keys import read_signing_key, verifying
+from server.problems import Problem
 from signing.hmac_secrets import encode_secret, new_secret
 from signing.signatures import Verified, verify_signature
 

@@ -16,7 +16,6 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from ingress.contracts.openapi import openapi_document as openapi_document
 from ingress.payloads import read_cloud_event, read_webhook
-from ingress.problems import Problem, kinds
 from ingress.routes import WEBHOOK_ROUTES
 from operations.reference.asyncapi import asyncapi_document as asyncapi_document
 from operations.reference.events import events_page
@@ -32,6 +31,7 @@ from schemas.sender_headers import (
     PRODUCER_HEADER,
     sender_headers,
 )
+from server.problems import Problem, kinds
 from streams.topics import CATALOGUE, logical_topic
 
 OPENAPI = openapi_document(WEBHOOK_ROUTES)

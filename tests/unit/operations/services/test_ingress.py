@@ -8,13 +8,13 @@ import socket
 
 import pytest
 
-from ingress.errors import AddressInUse
-from ingress.server.http_server import address_of, bind_admin_socket
 from operations.services import ingress
 from operations.services.ingress import admin_address
 from runtime.errors import ConfigurationError
 from runtime.servers import ServerAddress
 from runtime.settings import Settings
+from server.errors import AddressInUse
+from server.http_server import address_of, bind_admin_socket
 
 
 def test_examples() -> None:

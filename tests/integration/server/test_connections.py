@@ -22,9 +22,9 @@ from uvicorn.server import ServerState
 
 from database.connector import connect
 from ingress.producers import PolicyChanges, ProducerStore
-from ingress.server import connections
-from ingress.server.connections import BoundedConnection, close_overdue
 from runtime.settings import Settings
+from server import connections
+from server.connections import BoundedConnection, close_overdue
 from tests.support.ingress_process import Running, answer_to, received_until_closed, request, request_head, started
 from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated
@@ -311,7 +311,7 @@ def test_connections_leave_files_for_the_process_itself(hard: int, connections_m
     Of 300 files left the admin listener's connections have 37, and those that wait at each of two listeners as many."""
     program = f"""
 import resource
-from ingress.server.connections import BoundedConnection, limit_connections
+from server.connections import BoundedConnection, limit_connections
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
 limit_connections()
 print(BoundedConnection.connections_max)

@@ -1,10 +1,11 @@
 """Problems: answers to requests that failed, as RFC 9457 has them, `application/problem+json`.
 
-`type` is a URN of Plant's; each is listed in docs/reference/http.md.
+`type` is a URN of Plant's; each is listed in docs/reference/http.md, or docs/how-to/read.md for readers alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -34,11 +35,37 @@ _TITLES: Final[dict[str, tuple[int, str]]] = {
 }
 
 
+_READER_TITLES: Final[dict[str, tuple[int, str]]] = {
+    "parameter": (400, "A parameter does not fit"),
+    "cursor": (400, "The cursor is not one of this listing"),
+    "unauthorized": (401, "A token is needed"),
+    "scope": (403, "The token has no scope for this"),
+    "no-row": (404, "The read model has no such row"),
+    "too-many-requests": (429, "The token has too many requests under way"),
+    "database-unavailable": (503, "The database does not answer"),
+    "not-caught-up": (503, "The read model has not reached the position"),
+    "query-timeout": (503, "The query took too long"),
+}
+"""Of the API for readers alone."""
+_READERS_TOO: Final = (
+    "malformed-request", "not-found", "method", "slow-request", "body-too-large", "headers-too-large", "unexpected",
+    "overloaded", "starting",
+)  # fmt: skip
+"""Of both."""
+
+
 class FieldError(msgspec.Struct, frozen=True):
     """One field that does not fit; `pointer` is a JSON pointer into the body (RFC 6901, as a URI fragment)."""
 
     detail: str
     pointer: str
+
+
+class ParameterError(msgspec.Struct, frozen=True):
+    """One parameter of a query, a path or a header that does not fit."""
+
+    detail: str
+    parameter: str
 
 
 class Problem(Exception):
@@ -49,18 +76,21 @@ class Problem(Exception):
         kind: str,
         detail: str = "",
         *,
-        errors: tuple[FieldError, ...] = (),
+        errors: Sequence[FieldError | ParameterError] = (),
         headers: tuple[tuple[bytes, bytes], ...] = (),
         reason: str = "",
+        members: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(kind)
         self.kind = kind
-        self.status, self.title = _TITLES[kind]
+        self.status, self.title = _TITLES.get(kind) or _READER_TITLES[kind]
         self.detail = detail
         self.errors = errors
         self.headers = headers
         self.reason = reason or kind
         """For the log alone: may say what the sender must not know."""
+        self.members = members or {}
+        """Further members of the document (RFC 9457, 3.2)."""
 
     def document(self) -> dict[str, object]:
         """Return the JSON document as data."""
@@ -69,7 +99,7 @@ class Problem(Exception):
             document["detail"] = self.detail
         if self.errors:
             document["errors"] = self.errors
-        return document
+        return {**document, **self.members}
 
     def body(self) -> bytes:
         """Return the JSON document."""
@@ -98,8 +128,14 @@ CLOSE: Final = (b"connection", b"close")
 
 
 def kinds() -> dict[str, tuple[int, str]]:
-    """Return every kind with its status and title, for the reference page."""
+    """Return every kind that ingress answers with, with its status and title, for the reference page."""
     return dict(_TITLES)
+
+
+def reader_kinds() -> dict[str, tuple[int, str]]:
+    """Return every kind that the API for readers answers with, with its status and title, by status."""
+    both = {kind: _TITLES[kind] for kind in _READERS_TOO} | _READER_TITLES
+    return dict(sorted(both.items(), key=lambda item: (item[1][0], item[0])))
 
 
 def retry_after(seconds: int) -> tuple[bytes, bytes]:

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from ingress.addresses import share_of_host
-from ingress.server.turns import Turns
 from runtime import metrics
 from runtime.logging import get_logger
+from server.shares import share_of_host
+from server.turns import Turns
 
 log = get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no files are left: those who wait stay in the kernel
-                log.error("ingress.accept_failed", error=error.strerror)
+                log.error("server.accept_failed", error=error.strerror)
                 self._loop.remove_reader(self._socket)
                 self._loop.call_later(TRY_AGAIN_SECONDS, self._listen)
                 return
@@ -83,7 +83,7 @@ class Listener:
         if self._count > self.waiting_max:
             heaviest = max(self._waiting, key=lambda each: len(self._waiting[each]))
             self._pop(heaviest, newest=True).close()
-            metrics.INGRESS_PEERS_CUT_OFF.labels(reason="too_many").inc()
+            metrics.SERVER_PEERS_CUT_OFF.labels(reason="too_many").inc()
         self._turns.take(address, lambda: self._serve(address))
 
     def _pop(self, address: str, *, newest: bool = False) -> socket.socket:

@@ -1,4 +1,4 @@
-"""The HTTP servers of an ingress process: one for webhooks, one for operators, a ready file, a graceful end."""
+"""The HTTP servers of a process: one for its peers, one for operators, a ready file, a graceful end."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ import msgspec
 import uvicorn
 from litestar import Litestar
 
-from ingress.admin import AdminApp
-from ingress.errors import AddressInUse, ReadyFileUnwritable
-from ingress.health import Readiness
-from ingress.routes import IngressApp
-from ingress.server.connections import AdminConnection, BoundedConnection, close_overdue, cut_off_waiting
-from ingress.server.listening import Listener
-from ingress.server.port_lock import PortTaken, hold_port_lock
-from ingress.server.turns import TURNS_IN_STEP, turns_of
 from runtime.lifecycle import stop_on_signals, temp_path
 from runtime.servers import ServerAddress
+from server.connections import AdminConnection, BoundedConnection, close_overdue, cut_off_waiting
+from server.errors import AddressInUse, ReadyFileUnwritable
+from server.health import ReadinessCheck
+from server.listening import Listener
+from server.port_lock import PortTaken, hold_port_lock
+from server.turns import TURNS_IN_STEP, turns_of
 
 BACKLOG: Final = 2048
 SHUTDOWN_TIMEOUT_SECONDS: Final = 15
@@ -33,7 +31,8 @@ PEER_END_TIMEOUT_SECONDS: Final = 8.0
 """At the end of the process: for a peer that has not sent its request to the end, or does not read."""
 ADMIN_END_TIMEOUT_SECONDS: Final = 0.5
 CUT_OFF_EVERY_SECONDS: Final = 0.25
-ANY_PORT: Final = "plant ingress --port 0"
+INGRESS: Final = "ingress"
+"""The service that errors name in their next step, where no other is given."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -54,8 +53,9 @@ class TurnsServer(uvicorn.Server):
 
     turns_in_step: ClassVar[int] = TURNS_IN_STEP
 
-    def __init__(self, config: uvicorn.Config, peer_timeout_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, peer_timeout_seconds: float, service: str = INGRESS) -> None:
         super().__init__(config)
+        self._service = service
         self._peer_timeout_seconds = peer_timeout_seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -81,7 +81,7 @@ class TurnsServer(uvicorn.Server):
             listener = Listener(bound_socket, self._make_protocol, turns, backlog=self.config.backlog)
         except OSError as error:
             host, port = bound_socket.getsockname()[:2]
-            raise _address_in_use(host, port, f"{error}.") from error
+            raise _address_in_use(host, port, f"{error}.", _any_port(self._service)) from error
         self.servers.append(cast("asyncio.Server", listener))  # what uvicorn calls of one
 
     def _make_protocol(self) -> asyncio.Protocol:
@@ -90,15 +90,16 @@ class TurnsServer(uvicorn.Server):
 
 
 class Server(TurnsServer):
-    """The server of webhooks, ended by signals with exit code 0, with callbacks for its start and its end."""
+    """The server of peers, ended by signals with exit code 0, with callbacks for its start and its end."""
 
     def __init__(
         self,
         config: uvicorn.Config,
         when_started: Callable[[], None],
         when_ending: Callable[[], None],
+        service: str = INGRESS,
     ) -> None:
-        super().__init__(config, PEER_END_TIMEOUT_SECONDS)
+        super().__init__(config, PEER_END_TIMEOUT_SECONDS, service)
         self._when_started = when_started
         self._when_ending = when_ending
 
@@ -118,10 +119,10 @@ class Server(TurnsServer):
 
 
 class AdminServer(TurnsServer):
-    """The server of the admin listener, ended by that of webhooks."""
+    """The server of the admin listener, ended by that of peers."""
 
     turns_in_step = 1
-    """A look-up takes some 2 ms of the event loop, which webhooks share."""
+    """A look-up takes some 2 ms of the event loop, which peers' requests share."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -129,23 +130,25 @@ class AdminServer(TurnsServer):
 
 
 async def serve_http(
-    app: IngressApp,
+    app: Litestar,
     listener: socket.socket,
     *,
-    admin_app: AdminApp,
+    admin_app: Litestar,
     admin_listener: socket.socket,
-    readiness: Readiness,
+    readiness: ReadinessCheck,
     ready_file: Path | None,
     keep_alive_timeout_seconds: int,
     when_started: Callable[[], None],
     when_ending: Callable[[], None],
+    service: str = INGRESS,
 ) -> None:
     """Serve on bound sockets until SIGTERM or SIGINT; then answer what was accepted, and return.
 
     The admin listener answers from the start of `app`'s lifespan until its end. Raises AddressInUse.
     """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it logs a line a bad request, and what we log ourselves
-    server = Server(_config(app, BoundedConnection, "on", keep_alive_timeout_seconds), when_started, when_ending)
+    config = _config(app, BoundedConnection, "on", keep_alive_timeout_seconds)
+    server = Server(config, when_started, when_ending, service)
     admin = AdminServer(
         _config(admin_app, AdminConnection, "off", keep_alive_timeout_seconds), ADMIN_END_TIMEOUT_SECONDS
     )
@@ -195,7 +198,7 @@ def end_with_parent(pipe: int) -> None:
     loop.add_reader(pipe, end)
 
 
-async def _write_when_ready(readiness: Readiness, path: Path, address: Address) -> None:
+async def _write_when_ready(readiness: ReadinessCheck, path: Path, address: Address) -> None:
     await readiness.wait()
     write_ready_file(path, address)
 
@@ -207,7 +210,7 @@ def write_ready_file(path: Path, address: Address) -> None:
     temporary.replace(path)
 
 
-def clear_ready_file(path: Path) -> None:
+def clear_ready_file(path: Path, service: str = INGRESS) -> None:
     """Remove an earlier ready file, and check that a new one can be written: else somebody waits for it without end.
 
     Raises ReadyFileUnwritable.
@@ -218,7 +221,7 @@ def clear_ready_file(path: Path) -> None:
         temp_path(path).unlink()
     except OSError as error:
         raise ReadyFileUnwritable(
-            f"{path} can't be written.", why=f"{error.strerror}.", next_step="plant ingress --ready-file ready.json"
+            f"{path} can't be written.", why=f"{error.strerror}.", next_step=f"plant {service} --ready-file ready.json"
         ) from error
 
 
@@ -244,11 +247,11 @@ def shared_port(host: str, port: int) -> Iterator[socket.socket]:
             try:
                 held.enter_context(hold_port_lock(host, port))
             except PortTaken as error:
-                raise _address_in_use(host, port, str(error)) from error
+                raise _address_in_use(host, port, str(error), _any_port(INGRESS)) from error
             yield bound_socket
 
 
-def bind_socket(host: str, port: int, *, shared: bool, next_step: str = ANY_PORT) -> socket.socket:
+def bind_socket(host: str, port: int, *, shared: bool, service: str = INGRESS, next_step: str = "") -> socket.socket:
     """Return a socket at the address, which others of this user may bind too if it is shared. Raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound_socket = socket.socket(family, socket.SOCK_STREAM)
@@ -260,14 +263,14 @@ def bind_socket(host: str, port: int, *, shared: bool, next_step: str = ANY_PORT
         bound_socket.bind((host, port))
     except (OSError, OverflowError) as error:
         bound_socket.close()
-        raise _address_in_use(host, port, f"{error}.", next_step) from error
+        raise _address_in_use(host, port, f"{error}.", next_step or _any_port(service)) from error
     bound_socket.setblocking(False)
     return bound_socket
 
 
-def bind_admin_socket(address: ServerAddress) -> socket.socket:
+def bind_admin_socket(address: ServerAddress, service: str = INGRESS) -> socket.socket:
     """Return a socket that listens at the admin address, before anybody accepts there. Raises AddressInUse."""
-    next_step = "PLANT_INGRESS_ADMIN_ADDRESS=127.0.0.1:0 plant ingress"
+    next_step = f"PLANT_{service.upper()}_ADMIN_ADDRESS=127.0.0.1:0 plant {service}"
     bound_socket = bind_socket(address.host, address.port, shared=False, next_step=next_step)
     try:
         bound_socket.listen(BACKLOG)
@@ -277,5 +280,9 @@ def bind_admin_socket(address: ServerAddress) -> socket.socket:
     return bound_socket
 
 
-def _address_in_use(host: str, port: int, why: str, next_step: str = ANY_PORT) -> AddressInUse:
+def _any_port(service: str) -> str:
+    return f"plant {service} --port 0"
+
+
+def _address_in_use(host: str, port: int, why: str, next_step: str) -> AddressInUse:
     return AddressInUse(f"Can't listen on {host}:{port}.", why=why, next_step=next_step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingress.server.framing import framing_fault
+from server.framing import framing_fault
 
 HOST = (b"host", b"plant.example")
 

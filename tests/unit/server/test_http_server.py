@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ingress.errors import AddressInUse
-from ingress.server import http_server
-from ingress.server.connections import BoundedConnection
-from ingress.server.http_server import Server, _config, address_of, bind_socket, shared_port
+from server import http_server
+from server.connections import BoundedConnection
+from server.errors import AddressInUse
+from server.http_server import Server, _config, address_of, bind_socket, shared_port
 from tests.support.waiting import wait_until_async
 
 HOST = "127.0.0.1"

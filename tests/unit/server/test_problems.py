@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from ingress import problems
-from ingress.problems import FieldError, Problem, retry_after
+from server import problems
+from server.problems import FieldError, Problem, retry_after
 
 
 def test_a_problem_is_rfc_9457() -> None:
@@ -25,4 +25,11 @@ def test_every_problem_is_in_the_reference() -> None:
     """docs/reference/http.md lists every kind of problem with its status."""
     page = (Path(problems.__file__).parent.parent / "docs" / "reference" / "http.md").read_text()
     for kind, (status, _) in problems.kinds().items():
+        assert f"| {status} | `{problems.URN}{kind}` |" in page
+
+
+def test_every_problem_of_readers_is_on_their_page() -> None:
+    """docs/how-to/read.md lists every kind of problem with its status."""
+    page = (Path(problems.__file__).parent.parent / "docs" / "how-to" / "read.md").read_text()
+    for kind, (status, _) in problems.reader_kinds().items():
         assert f"| {status} | `{problems.URN}{kind}` |" in page

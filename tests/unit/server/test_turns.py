@@ -6,7 +6,7 @@ import asyncio
 
 from uvicorn.server import ServerState
 
-from ingress.server.turns import BYTES_IN_TURN, Act, ReadingInTurns, Turns, turns_of
+from server.turns import BYTES_IN_TURN, Act, ReadingInTurns, Turns, turns_of
 
 
 class Recorded(asyncio.Transport):

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
-from ingress.errors import ProcessEnded
 from runtime.logging import get_logger
+from server.errors import ProcessEnded
 
 log = get_logger(__name__)
 

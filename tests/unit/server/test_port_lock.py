@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ingress.server import port_lock
-from ingress.server.port_lock import PortTaken, hold_port_lock, lock_folder
+from server import port_lock
+from server.port_lock import PortTaken, hold_port_lock, lock_folder
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from ingress.server.listening import Listener
-from ingress.server.turns import Turns
+from server.listening import Listener
+from server.turns import Turns
 from tests.support.waiting import wait_until_async
 
 ATTACKER, HONEST = "127.0.0.2", "127.0.0.3"
@@ -117,7 +117,7 @@ async def test_what_waits_when_the_listener_closes_is_closed() -> None:
 
 async def test_a_full_table_of_files_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connects meanwhile waits in the kernel, and is served when there are files again."""
-    monkeypatch.setattr("ingress.server.listening.TRY_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("server.listening.TRY_AGAIN_SECONDS", 0.01)
     served, full = list[str](), [True]
 
     class Full(socket.socket):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ingress.errors import ProcessEnded
-from ingress.server import processes
-from ingress.server.processes import ProcessStart, run_several
+from server import processes
+from server.errors import ProcessEnded
+from server.processes import ProcessStart, run_several
 
 SERVES = """
 import os, pathlib, signal, sys, time

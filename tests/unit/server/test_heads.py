@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import doctest
 
-from ingress.server import heads
-from ingress.server.heads import LargeHeads
+from server import heads
+from server.heads import LargeHeads
 
 
 class Holder:

@@ -14,10 +14,10 @@ from prometheus_client import REGISTRY
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from ingress.peers import peer_of
-from ingress.server import connections
-from ingress.server.connections import BoundedConnection, Stage
-from ingress.server.heads import LargeHeads
+from server import connections
+from server.connections import BoundedConnection, Stage
+from server.heads import LargeHeads
+from server.peers import peer_of
 
 DEADLINE_SECONDS = 120
 KEEP_ALIVE_TIMEOUT_SECONDS = 75
@@ -284,7 +284,7 @@ async def test_an_idle_connection_is_closed_after_its_timeout(monkeypatch: pytes
         assert asyncio.get_running_loop().time() - since > 0.9
         writer.close()
     closing.cancel()
-    assert REGISTRY.get_sample_value("plant_ingress_peers_cut_off_total", {"reason": "slow_idle"}) is None
+    assert REGISTRY.get_sample_value("plant_server_peers_cut_off_total", {"reason": "slow_idle"}) is None
 
 
 FIELDS = b"".join(b"x%03d:\r\n" % number for number in range(1_000))

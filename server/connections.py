@@ -17,16 +17,16 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from ingress.addresses import share_of_host
-from ingress.peers import Header, keep_peer
-from ingress.problems import Problem, retry_after
-from ingress.server.corking import CorkedTransport
-from ingress.server.framing import as_get, close_delimited, framing_fault
-from ingress.server.heads import LargeHeads, head_cost, is_usual
-from ingress.server.listening import WAITING_MAX, Listener
-from ingress.server.turns import ReadingInTurns, turns_of
 from runtime import metrics
 from runtime.lifecycle import raise_fd_limit
+from server.corking import CorkedTransport
+from server.framing import as_get, close_delimited, framing_fault
+from server.heads import LargeHeads, head_cost, is_usual
+from server.listening import WAITING_MAX, Listener
+from server.peers import Header, keep_peer
+from server.problems import Problem, retry_after
+from server.shares import share_of_host
+from server.turns import ReadingInTurns, turns_of
 
 HEAD_TIMEOUT_SECONDS: Final = 10.0
 BODY_TIMEOUT_SECONDS: Final = 20.0
@@ -265,7 +265,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.stage == "answer":  # the requests before this one are good: answer them, then close
-            metrics.INGRESS_PEERS_CUT_OFF.labels(reason="not_http").inc()
+            metrics.SERVER_PEERS_CUT_OFF.labels(reason="not_http").inc()
             self.cycle.keep_alive = False
             self.flow.pause_reading()
         else:
@@ -289,7 +289,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Close the connection, after the problem where no answer has begun; the application sees a disconnect."""
         if self.transport.is_closing():
             return
-        metrics.INGRESS_PEERS_CUT_OFF.labels(reason=reason).inc()
+        metrics.SERVER_PEERS_CUT_OFF.labels(reason=reason).inc()
         cycle = self.cycle
         arriving = self.stage == "head" or (self.stage == "body" and not cycle.response_started and not self.pipeline)
         if problem is not None and arriving:

@@ -1,0 +1,1 @@
+"""The API for readers: what the read models show, over HTTP."""
