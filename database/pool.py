@@ -155,9 +155,10 @@ class Pool:
         with self._translated_errors():
             for left in range(self._size, -1, -1):
                 connection = await self.engine.connect()
-                driver = _driver(connection)
+                driver = driver_of(connection)
                 try:
                     if driver.made_at >= self._distrusted_before:
+                        driver.statements = self._statements
                         await driver.begin(script)
                         self._begun_on.add(driver)
                         return connection, driver
@@ -214,7 +215,8 @@ class Pool:
             raise
 
 
-def _driver(connection: AsyncConnection) -> DriverConnection:
+def driver_of(connection: AsyncConnection) -> DriverConnection:
+    """Return asyncpg's connection below SQLAlchemy's."""
     # The way through AsyncConnection takes a switch of greenlets, and nothing here waits.
     proxied = connection.sync_connection
     assert proxied is not None, "a connection that was just made"

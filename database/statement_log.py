@@ -39,6 +39,10 @@ class StatementLog:
             event.listen(engine, "do_executemany", self._execute_many)
         event.listen(engine, "handle_error", self._translate)
 
+    def translate(self, error: BaseException) -> BaseException | None:
+        """Return the error to raise instead of a driver's; None: raise it as it is."""
+        return translate_error(error, self._where)
+
     def note(self, statement: str, seconds: float) -> None:
         """Log a statement if it was slow."""
         if not self._slow_seconds or seconds < self._slow_seconds:
@@ -68,4 +72,4 @@ class StatementLog:
         return True
 
     def _translate(self, context: ExceptionContext) -> BaseException | None:
-        return translate_error(context.sqlalchemy_exception or context.original_exception, self._where)
+        return self.translate(context.sqlalchemy_exception or context.original_exception)

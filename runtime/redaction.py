@@ -30,6 +30,7 @@ _FIELD = re.compile(
 )
 """A field of JSON, of a `repr`, or of JSON inside a text, whose name says that it is secret; it may be cut off."""
 _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?")
+_ACCESS_TOKEN = re.compile(r"\b(plant_[0-9a-f]{12}_)[A-Za-z0-9_-]{8,}")
 _WEBHOOK_SECRET = re.compile(r"\bwhs(?:ec|k)_[A-Za-z0-9+/=_-]{8,200}")
 
 
@@ -82,6 +83,8 @@ def redact(text: str) -> str:
         text = _FIELD.sub(rf"\g<1>{MASK}\g<3>", text)
     if "eyJ" in text:
         text = _TOKEN.sub(MASK, text)
+    if "plant_" in text:
+        text = _ACCESS_TOKEN.sub(rf"\1{MASK}", text)
     if "=" in text:
         text = _PARAMETER.sub(rf"\1{MASK}", text)
     return _WEBHOOK_SECRET.sub(MASK, text) if "whs" in text else text

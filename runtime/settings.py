@@ -213,6 +213,36 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Meta(description="One in so many accepted webhooks is logged, with the number of those left out; 0: none is."),
     ] = 1_000
 
+    api_host: Annotated[str, Meta(description="Address that the API for readers listens on.")] = "127.0.0.1"
+    api_port: Annotated[
+        int, Meta(ge=0, le=PORT_MAX, description="Port that the API for readers listens on; 0: any free one.")
+    ] = 8082
+    api_admin_address: Annotated[
+        str,
+        Meta(
+            description="Where the API for readers serves `/metrics`, `host:port`; empty: on 127.0.0.1, ten ports "
+            "above its port, or any free one where that is 0."
+        ),
+    ] = ""
+    api_page_max: Annotated[Positive, Meta(description="Most rows of a page.")] = 500
+    api_query_timeout_seconds: Annotated[
+        Positive,
+        Meta(description="A reader's query that takes longer is stopped, and so is one that waits for a lock."),
+    ] = 5
+    api_wait_max_seconds: Annotated[
+        int,
+        Meta(ge=1, le=50, description="Longest time that a request waits until a read model has reached a position."),
+    ] = 30
+    api_requests_max: Annotated[Positive, Meta(description="Most requests of readers under way at a time.")] = 256
+    api_requests_per_token: Annotated[Positive, Meta(description="Most requests of one token under way.")] = 64
+    api_waiters_max: Annotated[
+        Positive, Meta(description="Most requests that wait at a time until a read model has reached a position.")
+    ] = 2_000
+    api_waiters_per_token: Annotated[Positive, Meta(description="Most requests of one token that wait so.")] = 200
+    api_keep_alive_timeout_seconds: Annotated[
+        Positive, Meta(description="How long an idle connection of a reader stays open.")
+    ] = 75
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log line that is written.")
     ] = "info"
@@ -303,9 +333,10 @@ OTHER_VARIABLES: Final = frozenset(
         "PLANT_STACK_JAVA_OPTIONS",
         "PLANT_DATABASE_SUPERUSER_URL",
         "PLANT_WEBHOOK_SECRET",
+        "PLANT_READ_TOKEN",
         *(
             f"PLANT_{name}_PORT"
-            for name in ("KAFKA", "POSTGRES", "REGISTRY", "TEMPORAL", "TEMPORAL_UI", "INGRESS_ADMIN")
+            for name in ("KAFKA", "POSTGRES", "REGISTRY", "TEMPORAL", "TEMPORAL_UI", "INGRESS_ADMIN", "API_ADMIN")
         ),
         *(
             f"PLANT_{name}_PASSWORD"

@@ -35,8 +35,8 @@ from tests.support.services import Services, local_stack, services
 from tests.support.waiting import wait_until_async
 
 SHARED_FIXTURES = (
-    "collector", "secret_logs", "skips", "at_home", "parallel", "serving", "roles", "log_fixtures", "projectors",
-    "ingress_process",
+    "collector", "secret_logs", "skips", "at_home", "parallel", "serving", "reading", "roles", "log_fixtures",
+    "projectors", "ingress_process",
 )  # fmt: skip
 pytest_plugins = [f"tests.support.{name}" for name in SHARED_FIXTURES]
 

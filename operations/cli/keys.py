@@ -15,6 +15,7 @@ from operations.cli.groups import CommandGroup
 from operations.cli.key_listing import key_fields, show_keys
 from operations.cli.listing import Output, output_option
 from operations.cli.master_key import rekey
+from operations.cli.moments import read_moment, read_span
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 from runtime.errors import NothingListed
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from signing.signatures import Scheme
 
 OVERLAP_MAX = timedelta(days=366)
-SPANS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 public_key_option = click.option(
     "--public-key", metavar="whpk_…", help="The producer's own public key; the private one stays with the producer."
@@ -87,7 +87,7 @@ def add(
 
     settings, now = load_settings(), datetime.now(UTC)
     check_producer_name(producer)
-    expires_at, begins_at = _moment("--expires", expires, now), _moment("--not-before", not_before, now)
+    expires_at, begins_at = read_moment("--expires", expires, now), read_moment("--not-before", not_before, now)
     if begins_at is not None and expires_at is not None and expires_at <= begins_at:
         raise click.BadParameter("it would expire before it begins", param_hint="--expires")
     new = _new_key(producer, scheme, public_key)
@@ -141,7 +141,7 @@ def rotate(
 
     settings, now = load_settings(), datetime.now(UTC)
     check_producer_name(producer)
-    window, expires_at = _span("--overlap", overlap), _moment("--expires", expires, now)
+    window, expires_at = read_span("--overlap", overlap), read_moment("--expires", expires, now)
     if window > OVERLAP_MAX:
         raise click.BadParameter(f"at most {OVERLAP_MAX.days}d", param_hint="--overlap")
     if public_key is not None:
@@ -269,29 +269,3 @@ def read_keys(settings: Settings, producer: str | None = None) -> list[StoredKey
             return await store.all()
 
     return [key for key in asyncio.run(read()) if producer in (None, key.producer)]
-
-
-def _span(option: str, text: str) -> timedelta:
-    try:
-        if text[:-1].isascii() and text[:-1].isdigit():
-            return timedelta(**{SPANS[text[-1]]: int(text[:-1])})
-    except (KeyError, ValueError, OverflowError):
-        pass
-    raise click.BadParameter(f"{text!r} is no duration, such as 90d, 12h, 30m or 10s", param_hint=option)
-
-
-def _moment(option: str, text: str | None, now: datetime) -> datetime | None:
-    """Return a point in the future, from a time or a duration."""
-    if text is None:
-        return None
-    try:
-        moment = now + _span(option, text) if text[-1:] in SPANS else datetime.fromisoformat(text)
-        # The calendar ends in 9999: a time of another zone may be beyond it where it is UTC.
-        moment = moment if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is neither a time nor a duration", param_hint=option) from None
-    if moment.tzinfo is None:
-        raise click.BadParameter("say the time zone, such as 2027-01-31T00:00Z", param_hint=option)
-    if moment <= now:
-        raise click.BadParameter("that has passed", param_hint=option)
-    return moment

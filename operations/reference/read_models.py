@@ -57,12 +57,12 @@ def _sources(model: ReadModel) -> str:
 
 
 def _queries(model: ReadModel) -> Iterator[FunctionType]:
-    """Yield the public functions of a model's queries, in their order."""
+    """Yield the public queries of a model, which are coroutines, in their order."""
     if importlib.util.find_spec(f"projections.{model.name}.queries") is None:
         return
     module = importlib.import_module(f"projections.{model.name}.queries")
     for name, value in vars(module).items():
-        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and not name.startswith("_"):
+        if inspect.iscoroutinefunction(value) and value.__module__ == module.__name__ and not name.startswith("_"):
             yield value
 
 

@@ -9,12 +9,29 @@ from sqlalchemy import text
 
 from database.connector import Database
 from entities.vocabulary import DEFAULT_TENANT
+from projections.listing import Listing, ListingColumn, ListingFilter
 
 _HOURS: Final = text("""
     SELECT hour, event_type, CAST(sum(events) AS bigint) AS events FROM read_models.activity
     WHERE hour >= CAST(:start AS timestamptz) AND hour < CAST(:stop AS timestamptz)
     GROUP BY hour, event_type ORDER BY hour, event_type
 """)
+
+ACTIVITY: Final = Listing(
+    model="activity",
+    source="""(
+        SELECT hour, event_type, CAST(sum(events) AS bigint) AS events FROM read_models.activity
+        WHERE hour >= :start::timestamptz AND hour < :stop::timestamptz GROUP BY hour, event_type
+    ) AS activity""",
+    arguments=("start", "stop"),
+    key=("hour", "event_type"),
+    columns=(
+        ListingColumn("hour", "time", "When the hour begins.", nullable=False),
+        ListingColumn("event_type", "text", "The events' type.", nullable=False),
+        ListingColumn("events", "integer", "How many there were.", nullable=False),
+    ),
+    filters=(ListingFilter("event-type", "text", "event_type = {}", "Events of this type."),),
+)
 
 
 async def activity(database: Database, start: datetime, stop: datetime) -> list[Any]:

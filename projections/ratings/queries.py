@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from database.connector import Database
 from entities.vocabulary import DEFAULT_TENANT
+from projections.listing import ListingColumn, positional
 
 PRIOR_RATINGS: Final = 10
 """Weight of the prior in the Bayesian average: so many ratings at the mean of all ratings."""
@@ -18,23 +19,46 @@ RECENT_DAYS: Final = 90
 
 # The nil id stands for ratings of the agent as a whole. The mean of all ratings is read once a query. Through a view
 # with a policy, grouping sets would keep Postgres from using the index, hence the part that is materialized.
-_OF_AN_AGENT: Final = text("""
+_OF_AN_AGENT_TEXT: Final = """
     WITH own AS MATERIALIZED (SELECT * FROM read_models.ratings WHERE agent_id = :agent_id)
     SELECT
         nullif(skill_id, '00000000-0000-0000-0000-000000000000') AS skill_id,
         grouping(skill_id) = 1 AS overall,
-        sum(ratings) AS ratings,
-        sum(rating_sum) AS rating_sum,
-        ARRAY[sum(rated_1), sum(rated_2), sum(rated_3), sum(rated_4), sum(rated_5)] AS histogram,
+        sum(ratings)::bigint AS ratings,
+        sum(rating_sum)::bigint AS rating_sum,
+        ARRAY[sum(rated_1), sum(rated_2), sum(rated_3), sum(rated_4), sum(rated_5)]::bigint[] AS histogram,
         (sum(rating_sum) / sum(ratings)::numeric)::double precision AS mean,
         ((:prior * (SELECT sum(rating_sum) / sum(ratings)::numeric FROM read_models.rating_totals) + sum(rating_sum))
             / (:prior + sum(ratings)))::double precision AS bayesian_average,
-        coalesce(sum(ratings) FILTER (WHERE day BETWEEN :first AND :today), 0) AS recent_ratings,
+        coalesce(sum(ratings) FILTER (WHERE day BETWEEN :first AND :today), 0)::bigint AS recent_ratings,
         (sum(rating_sum) FILTER (WHERE day BETWEEN :first AND :today)
             / sum(ratings) FILTER (WHERE day BETWEEN :first AND :today)::numeric)::double precision AS recent_mean
     FROM own GROUP BY GROUPING SETS ((), (skill_id)) HAVING sum(ratings) > 0
     ORDER BY overall DESC, skill_id NULLS FIRST
-""")
+"""
+_OF_AN_AGENT: Final = text(_OF_AN_AGENT_TEXT)
+
+OF_AN_AGENT: Final = positional(_OF_AN_AGENT_TEXT, ("agent_id", "prior", "first", "today"))
+"""The same for asyncpg: the agent, the prior, the first of the last 90 days, the last of them."""
+RATING_COLUMNS: Final = (
+    ListingColumn("skill_id", "uuid", "The skill that was rated; null for the agent as a whole, and for all ratings."),
+    ListingColumn("overall", "boolean", "Whether the row is of all ratings.", nullable=False),
+    ListingColumn("ratings", "integer", "How many there are.", nullable=False),
+    ListingColumn("rating_sum", "integer", "Their sum.", nullable=False),
+    ListingColumn("histogram", "integers", "How often 1 to 5 was given.", nullable=False),
+    ListingColumn("mean", "number", "Their mean.", nullable=False),
+    ListingColumn(
+        "bayesian_average", "number", "Their mean with ten ratings at the mean of all agents.", nullable=False
+    ),
+    ListingColumn("recent_ratings", "integer", "How many are of the last 90 days (UTC).", nullable=False),
+    ListingColumn("recent_mean", "number", "The mean of those; null where there are none."),
+)
+
+
+def recent_days(now: datetime) -> tuple[date, date]:
+    """Return the first and the last of the days that count as recent, in UTC."""
+    today = now.astimezone(UTC).date()
+    return today - timedelta(days=RECENT_DAYS - 1), today
 
 
 async def ratings(database: Database, agent_id: UUID, now: datetime) -> list[Any]:
@@ -45,8 +69,7 @@ async def ratings(database: Database, agent_id: UUID, now: datetime) -> list[Any
     of all ratings of all agents. What is recent is of the last RECENT_DAYS days (UTC), today among them;
     `recent_mean` is null where nothing is.
     """
-    today = now.astimezone(UTC).date()
-    days = {"first": today - timedelta(days=RECENT_DAYS - 1), "today": today}
-    arguments = {"agent_id": agent_id, "prior": PRIOR_RATINGS, **days}
+    first, today = recent_days(now)
+    arguments = {"agent_id": agent_id, "prior": PRIOR_RATINGS, "first": first, "today": today}
     async with database.transaction(DEFAULT_TENANT, read_only=True) as connection:
         return list((await connection.execute(_OF_AN_AGENT, arguments)).all())

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from database.connector import Database
 from entities.vocabulary import DEFAULT_TENANT
+from projections.listing import Listing, ListingColumn, ListingFilter
 
 VALIDATION_DAYS: Final = 365
 """How long a validation holds, unless the caller has another policy."""
@@ -34,6 +35,37 @@ _OF_AN_AGENT: Final = text(f"""
     FROM read_models.skill_validations
     WHERE skill_id = ANY(CAST(:ids AS uuid[])) AND agent_id = :agent_id ORDER BY skill_id
 """)  # noqa: S608 (no value in it)
+
+_TYPED_EXPIRY: Final = _EXPIRY.replace(":days", ":validation_days::integer").replace(":now", ":now::timestamptz")
+
+SKILLS: Final = Listing(
+    model="skills",
+    source=f"(SELECT *, {_TYPED_EXPIRY} FROM read_models.skills) AS skills",  # noqa: S608 (no value in it)
+    arguments=("now", "validation_days"),
+    key=("skill_id",),
+    columns=(
+        ListingColumn("skill_id", "uuid", "The skill.", nullable=False),
+        ListingColumn("name", "text", "Its name; null for one that was heard of before it was registered."),
+        ListingColumn("description", "text", "What it is, in words."),
+        ListingColumn("category", "text", "Kind of skill."),
+        ListingColumn("external_id", "text", "Its id in another catalogue, if any."),
+        ListingColumn("status", "text", "`registered`, or what an amendment has made of it."),
+        ListingColumn("validator_id", "uuid", "Who validated it last, as an opaque id."),
+        ListingColumn("score", "integer", "Points out of 100 in that validation, of the skill as such."),
+        ListingColumn("validated_at", "time", "When that was, by the producer's clock."),
+        ListingColumn("expires_at", "time", "Until when it holds, by the reader's policy."),
+        ListingColumn("validation", "text", "`unvalidated`, `validated` or `expired`.", nullable=False),
+    ),
+    filters=(
+        ListingFilter("status", "text", "status = {}", "Skills in this status."),
+        ListingFilter("category", "text", "category = {}", "Skills of this kind."),
+        ListingFilter("external-id", "text", "external_id = {}", "Skills with this id in another catalogue."),
+        ListingFilter(
+            "validation", "text", "validation = {}", "Skills in this state of validation, now.",
+            choices=("unvalidated", "validated", "expired"),
+        ),
+    ),
+)  # fmt: skip
 
 
 async def skills(

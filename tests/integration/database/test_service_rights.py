@@ -16,6 +16,7 @@ from tests.support.tenants import DIVIDED, MINE, THEIRS, VIEWS, Attempt, fill, i
 SERVICES = ("writer", "ingress", "operator", "api", "auditor")
 
 UNDIVIDED = {
+    "public.api_tokens": {"operator", "api"},
     "public.alembic_version": set(SERVICES),
     "public.checkpoints": {"writer", "operator", "api", "auditor"},
     "public.log_ranges": {"writer", "api", "auditor"},
@@ -64,12 +65,14 @@ FUNCTIONS = {
     "hold_partition(text,integer,bigint,bigint)": (INVOKER, set(SERVICES)),
     "keep_entity_identity()": (INVOKER, set(SERVICES)),
     "keep_keys_ended()": (INVOKER, set(SERVICES)),
+    "keep_tokens_ended()": (INVOKER, set()),
     "lock_partition(text,text,integer,bigint,bigint)": (INVOKER, {"writer"}),
     "publish_build(text,integer,boolean)": (DEFINER, {"writer"}),
     "record_entity_version()": (DEFINER, set()),
     "refresh_statistics(regclass[])": (DEFINER, {"writer"}),
     "refuse_change()": (INVOKER, set(SERVICES)),
     "refuse_key_removal()": (INVOKER, set(SERVICES)),
+    "refuse_token_removal()": (INVOKER, set()),
     "refuse_changed_build()": (INVOKER, set(SERVICES)),
     "refuse_older_worker()": (INVOKER, set(SERVICES)),
     "refuse_truncate()": (INVOKER, set(SERVICES)),

@@ -10,8 +10,6 @@ import httpx
 import msgspec
 import pytest
 
-from ingress import problems
-from ingress.problems import FieldError, Problem
 from operations.signed_request import (
     ADVICE,
     ANSWER_MAX_BYTES,
@@ -28,6 +26,8 @@ from operations.signed_request import (
 )
 from operations.signing_keys import SharedSecret, verifying
 from runtime.errors import PlantError
+from server import problems
+from server.problems import FieldError, Problem
 from signing.signatures import Verified, verify_signature
 
 NOW = datetime(2026, 11, 27, 9, tzinfo=UTC)

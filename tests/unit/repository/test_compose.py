@@ -21,7 +21,7 @@ from tests.support.services import COMPOSE_FILE, compose_addresses
 
 PARSER = ROOT / "tests" / "support" / "compose_parser"
 BUILD_TIMEOUT_SECONDS = 300
-SERVICES = {"kafka", "postgres", "registry", "temporal", "migrate", "ingress", "worker"}
+SERVICES = {"kafka", "postgres", "registry", "temporal", "migrate", "ingress", "api", "worker"}
 
 
 def parser() -> Path:
@@ -58,7 +58,7 @@ def test_compose_file_is_valid_for_docker_compose() -> None:
         assert not service["image"].endswith(":latest"), name
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", name
-    for name in ("ingress", "worker"):
+    for name in ("ingress", "api", "worker"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     assert services["kafka"]["image"].endswith(f":{KAFKA_VERSION}")
     changed = resolved(PLANT_KAFKA_PORT="19999", PLANT_INGRESS_PASSWORD="other")["services"]

@@ -1,0 +1,128 @@
+"""What a request asks for, as a statement with its arguments; made from its path and parameters alone."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from api.cursors import decode_cursor, encode_cursor
+from api.parameters import Parameters, read_count, read_filters, read_value, single
+from api.resources import RESOURCES, Resource
+from projections.listing import Listing, ListingColumn
+from server.problems import Problem
+
+PAGE_DEFAULT: Final = 100
+AT_LEAST: Final = "at-least"
+_OF_A_PAGE: Final = frozenset({"limit", "cursor"})
+
+
+class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement and its arguments. `limit` is the page's size, None where the answer is no page.
+
+    `filters` are the texts that a cursor of the listing belongs to.
+    """
+
+    resource: Resource
+    statement: str
+    arguments: tuple[object, ...]
+    single_row: bool = False
+    limit: int | None = None
+    filters: dict[str, str] = {}
+
+    def cursor_after(self, row: Any, tenant: str) -> str:
+        """Return the cursor behind a row of the page."""
+        assert self.resource.listing is not None, "only a listing has pages"
+        key = [_as_text(row[name]) for name in self.resource.listing.key]
+        return encode_cursor(key, self.resource.name, self.filters, tenant)
+
+
+def known_parameters(resource: Resource, *, rows: bool) -> frozenset[str]:
+    """Return the names of the parameters of a listing, or of a single row of it."""
+    names = resource.extra_names | {AT_LEAST}
+    if resource.listing is None or rows:
+        return names
+    return names | _OF_A_PAGE | {each.name for each in resource.listing.filters}
+
+
+def is_path(resource: Resource, segments: list[str]) -> bool:
+    """Return whether there is something under the segments of a path behind the resource's name."""
+    if resource.listing is None:
+        return len(segments) == 1
+    return not segments or (len(segments) == 1 and resource.has_rows)
+
+
+def read_query_of(
+    resource: Resource, segments: list[str], parameters: Parameters, now: datetime, tenant: str, page_max: int
+) -> ReadQuery:
+    """Return what a request asks for. Raises Problem: parameter, cursor (400)."""
+    arguments = resource.arguments(parameters, now)
+    if resource.listing is None:
+        key = read_value(resource.key_name, "uuid", segments[0])
+        return ReadQuery(resource=resource, statement=resource.statement, arguments=(key, *arguments))
+    if segments:
+        (name,) = resource.listing.key
+        key = read_value(name, resource.listing.kind_of(name), segments[0])
+        statement = _statement_of_one(resource.name)
+        return ReadQuery(resource=resource, statement=statement, arguments=(*arguments, key), single_row=True)
+    return _page(resource, resource.listing, arguments, parameters, tenant, page_max)
+
+
+def _page(
+    resource: Resource,
+    listing: Listing,
+    arguments: tuple[object, ...],
+    parameters: Parameters,
+    tenant: str,
+    page_max: int,
+) -> ReadQuery:
+    values = read_filters(parameters, listing.filters)
+    limit = read_count(parameters, "limit", min(PAGE_DEFAULT, page_max), page_max)
+    texts = {name: found[0] for name, found in parameters.items() if name not in _OF_A_PAGE and name != AT_LEAST}
+    cursor = single(parameters, "cursor")
+    after: list[object] = []
+    if cursor is not None:
+        key = decode_cursor(cursor, resource.name, texts, tenant, len(listing.key))
+        after = [_key_value(listing, name, text) for name, text in zip(listing.key, key, strict=True)]
+    statement = _statement_of_page(resource.name, tuple(values), after=cursor is not None)
+    return ReadQuery(
+        resource=resource,
+        statement=statement,
+        arguments=(*arguments, *values.values(), *after, limit + 1),  # one more says whether there is a next page
+        limit=limit,
+        filters=texts,
+    )
+
+
+def _key_value(listing: Listing, name: str, text: str) -> object:
+    try:
+        return read_value(name, listing.kind_of(name), text)
+    except Problem:
+        raise Problem("cursor", "It was not made here.") from None
+
+
+@cache
+def _statement_of_one(name: str) -> str:
+    return _listing(name).one()
+
+
+@cache
+def _statement_of_page(name: str, filters: tuple[str, ...], *, after: bool) -> str:
+    return _listing(name).page(filters, after=after)
+
+
+def _listing(name: str) -> Listing:
+    listing = RESOURCES[name].listing
+    assert listing is not None, "asked of listings alone"
+    return listing
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def as_document(row: Any, columns: tuple[ListingColumn, ...]) -> dict[str, object]:
+    """Return a row as readers get it."""
+    return {each.name: row[each.name] for each in columns}

@@ -1,0 +1,167 @@
+"""Wiring of the API for readers: settings in, a process that answers readers out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import uvloop
+from litestar import Litestar
+
+from api.health import ReadReadiness
+from api.reads import Reads
+from api.routes import ReaderApp, make_reader_admin_app, make_reader_app
+from api.token_cache import AccessTokenCache
+from api.token_store import TokenStore
+from database.connector import Database, connect
+from operations.services.least_privilege import require_least_privilege
+from projections.checkpoint_poller import CheckpointPoller
+from runtime.clock import Clock, SystemClock
+from runtime.errors import ConfigurationError
+from runtime.lifecycle import tune_gc
+from runtime.servers import ServerAddress, parse_listener
+from runtime.settings import Settings
+from server.connections import limit_connections
+from server.http_server import (
+    address_of,
+    bind_admin_socket,
+    bind_socket,
+    clear_ready_file,
+    serve_http,
+)
+
+SERVICE: Final = "api"
+GC_THRESHOLDS: Final = (50_000, 50, 1000)
+DATABASE_TIMEOUT_SECONDS: Final = 30.0
+UPDATE_GAUGES_EVERY_SECONDS: Final = 5.0
+ADMIN_PORT_DISTANCE: Final = 10
+"""From the API's port to its admin listener's, where no setting says otherwise."""
+
+
+class ReaderApi(NamedTuple):
+    """Two applications and the parts that they are wired to. The lifespan of `app` starts and stops them."""
+
+    app: ReaderApp
+    admin_app: Litestar
+    database: Database
+    store: TokenStore
+    tokens: AccessTokenCache
+    reads: Reads
+    readiness: ReadReadiness
+
+
+def build_api(settings: Settings, *, clock: Clock | None = None) -> ReaderApi:
+    """Return the API for readers, wired. It connects to Postgres when the application's lifespan begins.
+
+    Raises ConfigurationError where an address is missing.
+    """
+    clock = clock or SystemClock()
+    database = connect(bounded(settings), "api")
+    store = TokenStore(database)
+    tokens = AccessTokenCache(store, clock)
+    poller = CheckpointPoller(database, replica=True)
+    reads = Reads(settings, database, tokens, poller, clock)
+    readiness = ReadReadiness(tokens)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        tokens.start()
+        updating = asyncio.create_task(_update_gauges(reads), name="update-gauges")
+        try:
+            yield
+        finally:
+            updating.cancel()
+            await asyncio.gather(updating, return_exceptions=True)
+            await poller.close()
+            await tokens.stop()
+            await database.close()
+
+    app = make_reader_app(reads, readiness, lifespan)
+    return ReaderApi(app, make_reader_admin_app(), database, store, tokens, reads, readiness)
+
+
+def serve_api(settings: Settings, *, host: str, port: int, ready_file: Path | None, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; then take no more connections, answer what was accepted, and return.
+
+    Port 0 is any free one. `say` gets one line with the addresses; `ready_file` appears once readers are answered and
+    holds `{"host", "port", "pid", "url", "admin_url"}`. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable,
+    and TooMuchPrivilege where the database role could write what it reads.
+    """
+    if ready_file is not None:
+        clear_ready_file(ready_file, SERVICE)
+    limit_connections()
+    tune_gc(*GC_THRESHOLDS)
+    listener = bind_socket(host, port, shared=False, service=SERVICE)
+    admin_listener = bind_admin_socket(api_admin_address(settings.api_admin_address, port), SERVICE)
+    uvloop.run(_serve(settings, listener, admin_listener, ready_file, say))
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    admin_listener: socket.socket,
+    ready_file: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    await require_least_privilege(settings, "api", DATABASE_TIMEOUT_SECONDS)
+    if settings.database_api_replica_url:
+        # The replica has the primary's roles, but its address may name another one.
+        on_replica = msgspec.structs.replace(
+            settings, database_api_url=settings.database_api_replica_url, database_api_replica_url=""
+        )
+        await require_least_privilege(on_replica, "api", DATABASE_TIMEOUT_SECONDS)
+    api = build_api(settings)
+    await api.store.assert_read_only()
+    url, admin_url = address_of(listener).url, address_of(admin_listener).url
+    await serve_http(
+        api.app,
+        listener,
+        admin_app=api.admin_app,
+        admin_listener=admin_listener,
+        readiness=api.readiness,
+        ready_file=ready_file,
+        keep_alive_timeout_seconds=settings.api_keep_alive_timeout_seconds,
+        when_started=lambda: say(f"Listening on {url}; metrics on {admin_url}"),
+        when_ending=lambda: None,
+        service=SERVICE,
+    )
+
+
+def bounded(settings: Settings) -> Settings:
+    """Return settings whose database sessions end a query, and a wait, that takes longer than a reader may."""
+    seconds = settings.api_query_timeout_seconds
+    return msgspec.structs.replace(
+        settings,
+        database_statement_timeout_seconds=min(seconds, settings.database_statement_timeout_seconds),
+        database_lock_timeout_seconds=min(seconds, settings.database_lock_timeout_seconds),
+        database_pool_wait_seconds=min(seconds, settings.database_pool_wait_seconds),
+    )
+
+
+def api_admin_address(setting: str, api_port: int) -> ServerAddress:
+    """Return the address of the admin listener. Raises ConfigurationError.
+
+    >>> str(api_admin_address("", 8082)), str(api_admin_address("", 0)), str(api_admin_address("0.0.0.0:9000", 8082))
+    ('127.0.0.1:8092', '127.0.0.1:0', '0.0.0.0:9000')
+    """
+    if not setting:
+        return ServerAddress("127.0.0.1", api_port + ADMIN_PORT_DISTANCE if api_port else 0)
+    try:
+        return parse_listener(setting)
+    except ValueError as error:
+        raise ConfigurationError(
+            "The setting PLANT_API_ADMIN_ADDRESS can't be used.",
+            why=str(error),
+            next_step="PLANT_API_ADMIN_ADDRESS=127.0.0.1:8092 plant api",
+        ) from error
+
+
+async def _update_gauges(reads: Reads) -> None:
+    while True:
+        reads.limits.update_gauges()
+        await asyncio.sleep(UPDATE_GAUGES_EVERY_SECONDS)

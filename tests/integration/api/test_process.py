@@ -1,0 +1,204 @@
+"""`plant api` as a process: it serves, cuts off, ends in order, refuses too many rights; the examples read from it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+
+from projections.engine import PartitionProjector
+from projections.read_model import READ_MODELS
+from runtime.settings import Settings
+from tests.conftest import Database, SettingsFor
+from tests.support import ROOT
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.ingress_process import PLANT, ended, environ, received_until_closed
+from tests.support.reading import add_token, onboarded
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
+
+ROWS = 150
+
+
+@dataclass
+class RunningApi:
+    """A `plant api` process with 150 agents to read."""
+
+    url: str
+    admin_url: str
+    port: int
+    process: asyncio.subprocess.Process
+    token: str
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_SECONDS)
+
+    def request(self, path: str, *, method: str = "GET", more: str = "") -> bytes:
+        return f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token}\r\n{more}\r\n".encode()
+
+
+async def start(settings: Settings, folder: Path) -> RunningApi:
+    ready, log = folder / "ready.json", (folder / "api.log").open("wb")
+    with log:
+        process = await asyncio.create_subprocess_exec(
+            PLANT, "api", "--port", "0", "--ready-file", str(ready), env=environ(settings), stderr=log
+        )
+    await wait_until_async(lambda: ready.exists() or process.returncode is not None, "plant api is ready")
+    assert process.returncode is None, (folder / "api.log").read_text()
+    address = json.loads(ready.read_text())
+    token = await add_token(settings)
+    running = RunningApi(address["url"], address["admin_url"], address["port"], process, token.text)
+    async with httpx.AsyncClient(verify=False) as client:
+
+        async def known() -> bool:
+            headers = {"authorization": f"Bearer {token.text}"}
+            return (await client.get(f"{running.url}/agents", headers=headers)).status_code == 200
+
+        await wait_until_async(known, "the token is known")
+    return running
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running_api(
+    module_database: Database, settings_for: SettingsFor, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RunningApi]:
+    settings = settings_for(module_database)
+    projector = PartitionProjector(settings.database_writer_url, TOPIC, 0, READ_MODELS)
+    events = [onboarded(number) for number in range(1, ROWS + 1)]
+    projector.project(batch_of(events, token=projector.acquire(WATERMARKS).token))
+    projector.close()
+    running = await start(settings, tmp_path_factory.mktemp("api"))
+    try:
+        yield running
+    finally:
+        await ended(running.process)
+
+
+async def example(running: RunningApi, *command: str) -> str:
+    """What an example prints."""
+    process = await asyncio.create_subprocess_exec(
+        *command, running.url, f"{TOPIC}/0/{ROWS - 1}",
+        env={**os.environ, "PLANT_READ_TOKEN": running.token},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    printed, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 0, wrong.decode()
+    return printed.decode()
+
+
+async def test_the_python_example_reads_all_pages(running_api: RunningApi) -> None:
+    """A line a row, on two pages, once the read model shows the position."""
+    lines = (await example(running_api, sys.executable, str(ROOT / "examples" / "read.py"))).splitlines()
+    assert [UUID(json.loads(line)["agent_id"]).int for line in lines] == list(range(1, ROWS + 1))
+
+
+async def test_the_shell_example_reads_all_pages(running_api: RunningApi) -> None:
+    """A line a page; the token is on no command line."""
+    missing = [tool for tool in ("bash", "curl", "sed") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    pages = (await example(running_api, "bash", str(ROOT / "examples" / "read.sh"))).splitlines()
+    assert [len(json.loads(page)["items"]) for page in pages] == [100, 50]
+
+
+async def test_requests_follow_each_other_on_a_connection(running_api: RunningApi) -> None:
+    """Two requests sent ahead are answered in order; HEAD has no body, and the same entity tag."""
+    path = f"/agents/{UUID(int=1)}"
+    with closing(running_api.connect()) as peer:
+        peer.sendall(running_api.request(path) + running_api.request(path, method="HEAD", more="connection: close\r\n"))
+        whole = await asyncio.to_thread(received_until_closed, peer)
+    first, second = [f"HTTP/1.1 {part}" for part in whole.decode().split("HTTP/1.1 ")[1:]]
+    assert first.startswith("HTTP/1.1 200")
+    assert second.startswith("HTTP/1.1 200")
+    assert '"agent_id"' in first
+    assert '"agent_id"' not in second
+    tags = {line for part in (first, second) for line in part.splitlines() if line.startswith("etag: ")}
+    assert len(tags) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /agents HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello", b"413"),
+        ("GET /agents HTTP/1.1\r\n\r\n", b"400"),
+        ("GET /agents HTTP/1.1\r\nhost: x\r\n" + "x: y\r\n" * 9_000, b"431"),
+        ("nonsense\r\n\r\n", b"400"),
+        ("GET /%2e%2e/agents HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", b"404"),
+        ("GET /agents%2F1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", b"404"),
+        ("GET /agents?%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", b"401"),
+    ],
+)
+async def test_strangers_get_problems(running_api: RunningApi, head: str, status: bytes) -> None:
+    """Whatever a stranger sends is a problem of the 4xx kind; the process answers others all the same."""
+    with closing(running_api.connect()) as peer:
+        peer.sendall(head.encode())
+        peer.shutdown(socket.SHUT_WR)
+        answer = await asyncio.to_thread(received_until_closed, peer)
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+    assert b"application/problem+json" in answer
+
+
+async def test_a_waiter_that_leaves_is_forgotten(running_api: RunningApi) -> None:
+    """Its connection closes, and the process no longer waits for it."""
+
+    async def waiters() -> float:
+        async with httpx.AsyncClient(verify=False) as client:
+            text = (await client.get(f"{running_api.admin_url}/metrics")).text
+        return float(next(line for line in text.splitlines() if line.startswith("plant_api_waiters ")).split()[1])
+
+    async def some_wait() -> bool:
+        return await waiters() == 20
+
+    async def nobody_waits() -> bool:
+        return await waiters() == 0
+
+    peers = [running_api.connect() for _ in range(20)]
+    for peer in peers:
+        peer.sendall(running_api.request(f"/agents?at-least={TOPIC}/0/99999", more="prefer: wait=30\r\n"))
+    await wait_until_async(some_wait, "all wait")
+    for peer in peers:
+        peer.close()
+    await wait_until_async(nobody_waits, "nobody waits")
+
+
+async def test_it_ends_in_order(settings: Settings, tmp_path: Path) -> None:
+    """SIGTERM ends it with exit code 0, and a request that waits is not waited for longer than its peers are."""
+    running = await start(settings, tmp_path)
+    running.process.terminate()
+    assert await asyncio.wait_for(running.process.wait(), DEADLINE_SECONDS) == 0
+    assert f"Listening on {running.url}" in (tmp_path / "api.log").read_text()
+
+
+@pytest.mark.parametrize("role", ["owner", "operator"])
+async def test_too_many_rights_are_refused_at_the_start(settings: Settings, role: str) -> None:
+    """Exit code 2, and an error that names the address to use."""
+    address = getattr(settings, f"database_{role}_url")
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "api", "--port", "0", stderr=asyncio.subprocess.PIPE,
+        env=environ(msgspec.structs.replace(settings, database_api_url=address)),
+    )  # fmt: skip
+    _, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 2, wrong.decode()
+    assert b"PLANT_DATABASE_API_URL=postgresql://plant_api" in wrong
+
+
+async def test_a_taken_port_is_an_error_of_three_lines(running_api: RunningApi, settings: Settings) -> None:
+    """It names the command that would work."""
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "api", "--port", str(running_api.port), env=environ(settings), stderr=asyncio.subprocess.PIPE
+    )
+    _, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 2
+    assert b"next: plant api --port 0" in wrong

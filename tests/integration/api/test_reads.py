@@ -1,0 +1,353 @@
+"""What readers get: rows of the read models, pages, entity tags, waits, and problems."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import quote
+from uuid import UUID
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from operations.services.api import build_api
+from runtime.settings import Settings
+from schemas.events import AgentAvailable, AgentRated, Event, SkillRegistered, SkillValidated
+from tests.support.batches import TOPIC
+from tests.support.reading import NOW, SKILL, Reading, add_token, onboarded, problem, reading_of
+from tests.support.waiting import wait_until_async
+
+OTHER_SKILL, RATER = UUID(int=901), UUID(int=902)
+
+
+def available(number: int, *, available: bool = True) -> AgentAvailable:
+    return AgentAvailable(
+        event_id=UUID(int=20_000 + number), agent_id=UUID(int=number), occurred_at=NOW, available=available
+    )
+
+
+def everything() -> list[Event]:
+    """Events that all resources show."""
+    return [
+        *map(onboarded, range(1, 6)),
+        *(available(number, available=number % 2 == 1) for number in range(1, 5)),
+        SkillRegistered(
+            event_id=UUID(int=1), skill_id=SKILL, occurred_at=NOW, name="Soldering", description="With solder.",
+            category="technical",
+        ),
+        SkillValidated(event_id=UUID(int=2), skill_id=SKILL, occurred_at=NOW, validator_id=RATER, score=80),
+        AgentRated(event_id=UUID(int=3), agent_id=UUID(int=1), occurred_at=NOW, rater_id=RATER, rating=5),
+    ]  # fmt: skip
+
+
+async def test_a_row_is_read_by_its_id(reading: Reading) -> None:
+    """Each column is there; ids and times are texts, and what is not known is null."""
+    reading.project([onboarded(1), available(1)])
+    answer = await reading.get(f"/agents/{UUID(int=1)}")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.json() == {
+        "agent_id": str(UUID(int=1)),
+        "name": "Agent 1",
+        "industry_id": None,
+        "job_role_id": None,
+        "team_id": None,
+        "skill_ids": [str(SKILL)],
+        "status": "onboarded",
+        "profile_changed_at": "2026-11-23T08:30:00Z",
+        "available": True,
+        "available_from": None,
+        "availability_changed_at": "2026-11-23T08:30:00Z",
+    }
+
+
+async def test_a_row_that_is_not_there_is_a_problem(reading: Reading) -> None:
+    """It is 404, and not the same as a path that is not there."""
+    assert problem(await reading.get(f"/agents/{UUID(int=1)}")) == (404, "no-row")
+    assert problem(await reading.get("/agents/1/2")) == (404, "not-found")
+    assert problem(await reading.get("/agents/")) == (400, "parameter")
+    assert problem(await reading.get(f"/activity/{UUID(int=1)}")) == (404, "not-found")
+    assert problem(await reading.get("/nothing")) == (404, "not-found")
+
+
+async def test_all_resources_answer(reading: Reading) -> None:
+    """Skills with their validation now, ratings with their means, activity by hour."""
+    reading.project(everything())
+    (skill,) = (await reading.get("/skills")).json()["items"]
+    assert (skill["name"], skill["score"], skill["validated_at"]) == ("Soldering", 80, "2026-11-23T08:30:00Z")
+    expired = await reading.get(f"/skills/{SKILL}?validation-days=1")
+    assert expired.json()["expires_at"] == "2026-11-24T08:30:00Z"
+    overall, whole = (await reading.get(f"/ratings/{UUID(int=1)}")).json()["items"]
+    assert (overall["overall"], overall["ratings"], overall["mean"]) == (True, 1, 5.0)
+    assert (whole["skill_id"], whole["histogram"]) == (None, [0, 0, 0, 0, 1])
+    assert (await reading.get(f"/ratings/{UUID(int=99)}")).json() == {"items": []}
+    hours = (await reading.get("/activity?from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z")).json()["items"]
+    assert {each["event_type"]: each["events"] for each in hours} == {
+        "genesis.agent.available": 4,
+        "genesis.agent.onboarded": 5,
+        "genesis.agent.rated": 1,
+        "genesis.skill.registered": 1,
+        "genesis.skill.validated": 1,
+    }
+    assert {each["hour"] for each in hours} == {"2026-11-23T08:00:00Z"}
+
+
+async def test_filters_choose_rows(reading: Reading) -> None:
+    """Several filters hold together; one that nothing fits gives an empty page."""
+    reading.project([*everything(), onboarded(6, skill=OTHER_SKILL)])
+
+    async def ids(query: str) -> list[int]:
+        return [UUID(each["agent_id"]).int for each in (await reading.get(f"/agents?{query}")).json()["items"]]
+
+    assert await ids("available=true") == [1, 3]
+    assert await ids(f"available=false&skill={SKILL}&status=onboarded") == [2, 4]
+    assert await ids(f"skill={OTHER_SKILL}") == [6]
+    assert await ids("status=retired") == []
+    assert len((await reading.get("/skills?validation=validated&category=technical")).json()["items"]) == 1
+    assert (await reading.get("/skills?validation=unvalidated")).json()["items"] == []
+
+
+async def test_pages_follow_each_other(reading: Reading) -> None:
+    """Each row is on one page, in the order of the key, though rows come before and behind while pages are read."""
+    reading.project([onboarded(number) for number in range(10, 20)])
+    seen: list[int] = []
+    cursor = ""
+    pages = 0
+    while cursor is not None:
+        page = (await reading.get(f"/agents?limit=3{cursor and f'&cursor={cursor}'}")).json()
+        seen += [UUID(each["agent_id"]).int for each in page["items"]]
+        pages += 1
+        cursor = page["next"]
+        if pages == 2:
+            reading.project([onboarded(1), onboarded(30)], start=10)
+    assert seen == [*range(10, 20), 30]
+    assert pages == 4
+
+
+async def test_pages_of_activity_follow_each_other(reading: Reading) -> None:
+    """A key of two columns, one of them a time."""
+    reading.project(everything())
+    query = "/activity?from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z&limit=2"
+    first = (await reading.get(query)).json()
+    second = (await reading.get(f"{query}&cursor={first['next']}")).json()
+    types = [each["event_type"] for each in first["items"] + second["items"]]
+    assert types == sorted(types)
+    assert len(set(types)) == 4
+
+
+async def test_a_cursor_belongs_to_its_listing(reading: Reading) -> None:
+    """With other filters, of another listing, changed, cut or made up: each is refused by name."""
+    reading.project(everything())
+    cursor = (await reading.get("/agents?limit=1&status=onboarded")).json()["next"]
+    assert (await reading.get(f"/agents?status=onboarded&cursor={cursor}")).status_code == 200
+    wrong = [
+        f"/agents?cursor={cursor}",
+        f"/agents?status=retired&cursor={cursor}",
+        f"/skills?status=onboarded&cursor={cursor}",
+        f"/agents?status=onboarded&cursor={cursor[:-2]}",
+        f"/agents?status=onboarded&cursor={cursor[:-1]}{'A' if cursor[-1] != 'A' else 'B'}",
+        "/agents?cursor=",
+        "/agents?cursor=%00",
+        "/agents?cursor=" + "A" * 2_000,
+        "/agents?cursor=" + quote("né"),
+    ]
+    for path in wrong:
+        assert problem(await reading.get(path)) == (400, "cursor"), path
+
+
+async def test_the_same_answer_is_sent_once(reading: Reading) -> None:
+    """An entity tag that the reader has gives 304 without a body, until a row changes."""
+    reading.project([onboarded(1)])
+    first = await reading.get("/agents")
+    etag = first.headers["etag"]
+    again = await reading.get("/agents", **{"if-none-match": f'"other", W/{etag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert "content-length" not in again.headers
+    assert first.headers["cache-control"] == "private, no-cache"
+    reading.project([available(1)], start=1)
+    changed = await reading.get("/agents", **{"if-none-match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != etag
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/agents?colour=red", "colour"),
+        ("/agents?status=", "status"),
+        ("/agents?status=a&status=b", "status"),
+        ("/agents?status=%00", "status"),
+        ("/agents?status=" + "x" * 201, "status"),
+        ("/agents?available=1", "available"),
+        ("/agents?team=none", "team"),
+        ("/agents?limit=0", "limit"),
+        ("/agents?limit=501", "limit"),
+        ("/agents?limit=1e9", "limit"),
+        ("/agents?limit=%D9%A1", "limit"),
+        ("/agents?at-least=genesis.events", "at-least"),
+        ("/agents?at-least=genesis.events/0/99999999999999999999", "at-least"),
+        ("/agents?at-least=genesis.events/9999999999/1", "at-least"),
+        ("/agents?at-least=a%20b/0/1", "at-least"),
+        ("/agents?" + "&".join(f"at-least=t/{number}/1" for number in range(65)), "at-least"),
+        ("/agents/none", "agent_id"),
+        ("/agents/%2e%2e", "agent_id"),
+        (f"/agents/{UUID(int=1)}?limit=1", "limit"),
+        (f"/ratings/{UUID(int=1)}?status=onboarded", "status"),
+        ("/skills?validation=perhaps", "validation"),
+        ("/skills?validation-days=0", "validation-days"),
+        ("/skills?validation-days=99999999", "validation-days"),
+        ("/activity?from=yesterday", "from"),
+        ("/activity?from=2026-11-23T00:00:00", "from"),
+        ("/activity?from=0001-01-01T00:00:00%2B23:59", "from"),
+        ("/activity?to=0001-01-01T00:00:00Z", "to"),
+        ("/activity?from=2026-11-24T00:00:00Z&to=2026-11-23T00:00:00Z", "from"),
+        ("/activity?from=2020-11-24T00:00:00Z&to=2026-11-23T00:00:00Z", "from"),
+    ],
+)
+async def test_a_parameter_that_does_not_fit_is_named(reading: Reading, path: str, parameter: str) -> None:
+    """Nothing is skipped or guessed: the problem says which parameter, and what it may be."""
+    answer = await reading.get(path)
+    assert problem(answer) == (400, "parameter")
+    (error,) = answer.json()["errors"]
+    assert error["parameter"] == parameter
+    assert error["detail"]
+
+
+async def test_queries_of_any_shape_are_refused(reading: Reading) -> None:
+    """Too long, too many, not UTF-8: each is a 400 and none a 500."""
+    for query in ("a=" + "x" * 9_000, "&".join(["a=1"] * 101), "status=%ff", "%ff=1"):
+        assert problem(await reading.get(f"/agents?{query}")) == (400, "parameter"), query[:20]
+    assert problem(await reading.get("/agents", prefer="wait=soon")) == (400, "parameter")
+
+
+async def test_only_get_and_head_without_a_body(reading: Reading) -> None:
+    """Another method is refused with those that there are, and so is a body."""
+    bearer = {"authorization": f"Bearer {reading.token.text}"}
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = await reading.client.request(method, "/agents", headers=bearer)
+        assert problem(answer) == (405, "method"), method
+        assert answer.headers["allow"] == "GET, HEAD"
+    with_body = await reading.client.request("GET", "/agents", headers=bearer, content=b"{}")
+    assert problem(with_body) == (413, "body-too-large")
+
+
+async def test_a_read_waits_for_its_position(reading: Reading) -> None:
+    """The answer shows the record that was named; until it is applied there is none."""
+    reading.project([onboarded(1)])
+    path = f"/agents/{UUID(int=2)}?at-least={TOPIC}/0/1"
+    waiting = asyncio.create_task(reading.get(path, prefer="wait=30"))
+    await wait_until_async(lambda: reading.api.reads.limits.waiters.count == 1, "the request waits")
+    await asyncio.to_thread(reading.project, [onboarded(2)], start=1)
+    answer = await waiting
+    assert (answer.status_code, answer.json()["name"]) == (200, "Agent 2")
+    assert reading.api.reads.limits.waiters.count == 0
+    assert (await reading.get(path)).status_code == 200, "what is there is not waited for"
+
+
+async def test_a_wait_that_is_over_says_where_the_read_model_is(reading: Reading) -> None:
+    """The problem has the next offset of each partition that lacks the position, and of no other."""
+    reading.project([onboarded(1)])
+    query = f"at-least={TOPIC}/0/0&at-least={TOPIC}/0/7&at-least={TOPIC}/3/2&at-least=other/1/0"
+    for wait in ("wait=0", "wait=1"):
+        answer = await reading.get(f"/agents?{query}", prefer=wait)
+        assert problem(answer) == (503, "not-caught-up")
+        assert answer.headers["retry-after"] == "1"
+        document = answer.json()
+        assert document["read_model"] == "agents"
+        assert document["positions"] == [
+            {"topic": TOPIC, "partition": 0, "at_least": 7, "next_offset": 1},
+            {"topic": TOPIC, "partition": 3, "at_least": 2, "next_offset": 0},
+            {"topic": "other", "partition": 1, "at_least": 0, "next_offset": 0},
+        ]
+    assert reading.api.reads.limits.waiters.count == 0
+
+
+async def test_waiters_hold_no_connection(reading: Reading) -> None:
+    """With more waiters than the pool has connections, a read that waits for nothing is answered."""
+    reading.project([onboarded(1)])
+    path = f"/agents?at-least={TOPIC}/0/1"
+    waiting = [asyncio.create_task(reading.get(path, prefer="wait=30")) for _ in range(50)]
+    await wait_until_async(lambda: reading.api.reads.limits.waiters.count == 50, "all wait")
+    assert (await reading.get("/agents")).status_code == 200
+    await asyncio.to_thread(reading.project, [onboarded(2)], start=1)
+    answers = await asyncio.gather(*waiting)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {len(answer.json()["items"]) for answer in answers} == {2}
+
+
+async def test_a_token_that_is_revoked_ends_its_wait(reading: Reading) -> None:
+    """Its reader gets 401, and not what comes later."""
+    token = await reading.add_token()
+    path = f"/agents?at-least={TOPIC}/0/1"
+    waiting = asyncio.create_task(reading.get(path, token=token.text, prefer="wait=30"))
+    await wait_until_async(lambda: reading.api.reads.limits.waiters.count == 1, "the request waits")
+    await reading.revoke(token)
+    assert problem(await waiting) == (401, "unauthorized")
+    assert reading.api.reads.limits.waiters.count == 0
+
+
+async def test_a_slow_query_is_stopped(settings: Settings) -> None:
+    """The database ends it, its connection is free again, and the reader gets a problem that says so."""
+    quick = msgspec.structs.replace(settings, api_query_timeout_seconds=1, database_pool_size=1)
+    owner = await asyncpg.connect(settings.database_owner_url, ssl=False)
+    try:
+        async with reading_of(quick) as reading:
+            async with owner.transaction():
+                await owner.execute("LOCK TABLE agents_v1.agents")
+                answer = await reading.get("/agents")
+            assert problem(answer)[1] in ("query-timeout", "database-unavailable")
+            assert answer.headers["retry-after"] == "1"
+            assert (await reading.get("/agents")).status_code == 200
+    finally:
+        await owner.close()
+
+
+async def test_requests_of_a_token_are_bounded(settings: Settings) -> None:
+    """The requests, and the waiters, of one token are refused beyond their number; another token has its own."""
+    few = msgspec.structs.replace(settings, api_requests_per_token=1, api_waiters_per_token=1, api_waiters_max=2)
+    path = f"/agents?at-least={TOPIC}/0/1"
+    async with reading_of(few) as reading:
+        limits = reading.api.reads.limits
+        others = [await reading.add_token() for _ in range(2)]
+        with limits.requests.one_more(reading.token.prefix):
+            answer = await reading.get("/agents")
+            assert problem(answer) == (429, "too-many-requests")
+            assert answer.headers["retry-after"] == "1"
+            assert (await reading.get("/agents", token=others[0].text)).status_code == 200
+        waiting = [
+            asyncio.create_task(reading.get(path, token=text, prefer="wait=30"))
+            for text in (reading.token.text, others[0].text)
+        ]
+        await wait_until_async(lambda: limits.waiters.count == 2, "both wait")
+        assert problem(await reading.get(path)) == (429, "too-many-requests")
+        assert problem(await reading.get(path, token=others[1].text)) == (503, "overloaded")
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await wait_until_async(lambda: limits.waiters.count == 0, "none waits")
+        assert (await reading.get("/agents")).status_code == 200
+
+
+async def test_a_database_that_is_away_is_a_problem(settings: Settings) -> None:
+    """Without tokens nobody is believed, and no answer is a 500."""
+    token = await add_token(settings)
+    away = msgspec.structs.replace(settings, database_api_url="postgresql://plant_api:p@127.0.0.1:1/plant")
+    api = build_api(away)
+    async with (
+        api.app.lifespan(),
+        httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://api") as c,
+    ):
+        answer = await c.get("/agents", headers={"authorization": f"Bearer {token.text}"})
+        assert problem(answer) == (503, "starting")
+        assert problem(await c.get("/readyz")) == (503, "starting")
+        assert (await c.get("/livez")).json() == {"status": "alive"}
+
+
+async def test_the_process_answers_for_itself(reading: Reading) -> None:
+    """Readiness, the OpenAPI document, and metrics at the other application; none of them needs a token."""
+    assert (await reading.client.get("/readyz")).json() == {"status": "ready"}
+    assert (await reading.client.get("/openapi.json")).json()["openapi"] == "3.1.0"
+    assert problem(await reading.client.get("/metrics")) == (404, "not-found")
+    transport = httpx.ASGITransport(reading.api.admin_app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+        assert "plant_api_tokens_loaded 1.0" in (await admin.get("/metrics")).text
