@@ -70,16 +70,14 @@ class ParkedEntities:
 
     def park(self, key: bytes, poison_offset: int) -> None:
         """Let the entity wait from a poison record on."""
-        queue = self._queues.get(key)
-        end = 0 if queue is None else len(queue.records)
-        self._change(key, end, end, [WaitingRecord(poison_offset)])
+        self._append(key, self._queues.setdefault(key, _Queue()), WaitingRecord(poison_offset))
 
     def add(self, key: bytes, event: WaitingRecord) -> bool:
         """Let an event wait if its entity is parked; returns whether it does."""
         queue = self._queues.get(key)
         if queue is None:
             return False
-        self._change(key, len(queue.records), len(queue.records), [event])
+        self._append(key, queue, event)
         return True
 
     def obey(self, effect: ControlEffect) -> Sequence[WaitingRecord]:
@@ -116,6 +114,13 @@ class ParkedEntities:
         """Take back what was changed since the last commit."""
         while self._undo:
             self._replace(*self._undo.pop())
+
+    def _append(self, key: bytes, queue: _Queue, record: WaitingRecord) -> None:
+        end = len(queue.records)
+        queue.records.append(record)
+        if record.event_id is not None:
+            queue.ids[record.event_id] = record.offset
+        self._undo.append((key, end, end + 1, ()))
 
     def _release(self, key: bytes, queue: _Queue) -> Sequence[WaitingRecord]:
         count = 0

@@ -115,7 +115,7 @@ class ParkingLog:
         The queues are those before the first record, or empty where no earlier poison record waits after the last.
         """
         frame = session.frame(_CHANGES.format(**self._names, first=first, until=until))
-        for offset, disposition, key, event_id, poison_offset, event_type, is_new, has_parked in frame.iter_rows():
+        for offset, disposition, key, event_id, poison_offset, event_type, is_new, has_parked in frame.rows():
             if disposition == "poison":
                 parked.park(key, offset)
             elif disposition == "parked":

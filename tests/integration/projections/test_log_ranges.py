@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from database.errors import DatabaseUnreachable
@@ -19,12 +22,14 @@ from projections.log_ranges import LogRanges
 from projections.read_model import READ_MODELS
 from projections.repeats import ID_REUSED
 from projections.session import Session, sql_literal
-from schemas.events import Event
+from schemas import codec
+from schemas.events import AgentAvailable, AgentOnboarded, Event
 from streams.errors import OwnershipLost
 from tests.conftest import Database
-from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.load import some_events
 from tests.support.log_tables import set_range_offsets
+from tests.support.poison_records import key_of, redrive, unreadable
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
 RANGE = 64
@@ -45,7 +50,7 @@ def small_ranges(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     set_range_offsets(database.superuser_url, RANGE)
 
 
-def project(projector: PartitionProjector, events: Sequence[Event], *, start: int = 0, size: int = 50) -> None:
+def project(projector: PartitionProjector, events: Sequence[Event | Record], *, start: int = 0, size: int = 50) -> None:
     """Acquire the partition and project events in batches."""
     token = projector.acquire(WATERMARKS).token
     for first in range(0, len(events), size):
@@ -320,3 +325,71 @@ def test_an_event_is_found_by_its_id_without_reading_the_open_range(
     removed = re.search(r"Rows Removed by Index Recheck: (\d+)", plan)
     assert removed is not None
     assert int(removed[1]) < 2_000
+
+
+AGENT = UUID(int=5)
+KEY = key_of(AGENT)
+
+
+def named(number: int) -> AgentOnboarded:
+    return AgentOnboarded(
+        event_id=UUID(int=1000 + number), agent_id=AGENT, occurred_at=datetime(2026, 1, 1, tzinfo=UTC),
+        name=f"name {number}", skill_ids=(),
+    )  # fmt: skip
+
+
+def test_an_id_that_a_control_record_brought_in_is_known_in_closed_ranges(
+    make_projector: MakeProjector, superuser: Session
+) -> None:
+    """Its repeats are repeats, whether its owner knows it, a filter or an index; another event of that id is poison."""
+    misplaced = (key_of(UUID(int=6)), codec.encode(named(1)))
+    records: list[Event | Record] = [unreadable(AGENT), named(2), misplaced, redrive(KEY, 0, named(3))]
+    other = msgspec.structs.replace(named(3), name="other")
+    project(make_projector(0), [*records, *some_events(200), named(3), other])
+    successor = make_projector(0)
+    project(successor, [named(3), other], start=206)
+    finish(successor)
+    project(successor, [named(3), other], start=208)
+    expected = ["poison", "parked", "poison", "control", *["applied"] * 200, *["repeat", "poison"] * 3]
+    assert dispositions(superuser) == expected
+    assert all(closed for _, closed in superuser.query(RANGES)[:-1])
+    plan = superuser.query(
+        f"SELECT pg_get_indexdef(i.indexrelid) AS d FROM pg_index AS i JOIN pg_class AS c"
+        f" ON c.oid = i.indexrelid WHERE c.relname = 'event_ids_' || md5('{TOPIC}/0/0')"
+    )
+    assert "control" in plan[0][0]
+
+
+def test_a_range_that_was_closed_before_keeps_its_index(make_projector: MakeProjector, superuser: Session) -> None:
+    """It holds no id that a control record has brought in, and is asked as before."""
+    events = some_events(200)
+    project(make_projector(0), events)
+    name = f"event_ids_' || md5('{TOPIC}/0/0')"
+    ((index,),) = superuser.query(f"SELECT ('{name})::text AS n")
+    superuser.script(
+        f'DROP INDEX log."{index}"',
+        f"CREATE UNIQUE INDEX \"{index}\" ON log.\"{TOPIC}/0/0\" (event_id) WHERE disposition IN ('applied', 'parked')",
+    )
+    successor = make_projector(0)
+    token = successor.acquire(WATERMARKS).token
+    assert [each.is_narrow for each in successor._ranges._earlier] == [True, False, False]
+    successor.project(batch_of(events[:100], token=token, start=200))
+    assert dispositions(superuser) == ["applied"] * 200 + ["repeat"] * 100
+
+
+def test_events_are_released_from_several_ranges(make_projector: MakeProjector, superuser: Session) -> None:
+    """Poison and parked events lie in closed ranges, and the control record in another."""
+    waiting = [
+        AgentAvailable(event_id=UUID(int=2000 + number), agent_id=AGENT, occurred_at=datetime(2026, 1, 1, tzinfo=UTC),
+                       available=number % 2 == 0)
+        for number in range(5)
+    ]  # fmt: skip
+    records: list[Event | Record] = [unreadable(AGENT)]
+    for number, event in enumerate(waiting):
+        records += [*some_events(50, seed=number + 10), event]
+    project(make_projector(0), records)
+    project(make_projector(0), [redrive(KEY, 0, named(1))], start=len(records))
+    rows = superuser.query(
+        "SELECT name, available, availability_offset FROM agents_v1.agents WHERE agent_id = $1::uuid", (str(AGENT),)
+    )
+    assert rows == [("name 1", True, len(records) - 1)]
