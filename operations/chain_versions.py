@@ -10,18 +10,17 @@ import msgspec
 
 from audit.verifier.chain_range import Chain
 from audit.verifier.chains import read_raised
+from operations.control_headers import control_headers
 from operations.operator_actions import OperatorAction, record
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas import codec
 from schemas.control import CHAIN_VERSION, LOGGED_TOPICS, chain_version_raised
-from schemas.sender_headers import OPERATION_HEADER
 from streams.errors import StreamsError, TopicMissing
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC, describe
 
-SOURCE = "plant/operations"
 TOPICS = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 """The topics that workers log."""
 
@@ -78,12 +77,13 @@ async def raise_chains(
     topics = sorted({state.topic for state in states})
     async with EventProducer(settings, topics=topics) as producer:
         await record(settings, action)
-        publishes = [
-            producer.submit_record(
-                state.topic, None, *_control_record(state, action), keyless_partition=state.partition
+        publishes = []
+        for state in states:
+            raised = chain_version_raised(state.topic, state.partition)
+            headers = control_headers(raised, action)
+            publishes.append(
+                producer.submit_record(state.topic, None, codec.encode(raised), headers, partition=state.partition)
             )
-            for state in states
-        ]
         outcomes = await producer.await_each(publishes)
     failed = [outcome for outcome in outcomes if isinstance(outcome, StreamsError)]
     for outcome in outcomes:
@@ -91,16 +91,3 @@ async def raise_chains(
             yield outcome
     if failed:
         raise failed[0]
-
-
-def _control_record(state: ChainState, action: OperatorAction) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Return value and headers: CloudEvents' own, but for the time, and the operator's action."""
-    raised = chain_version_raised(state.topic, state.partition)
-    headers = [
-        ("ce_specversion", b"1.0"),
-        ("ce_id", str(raised.event_id).encode()),
-        ("ce_type", raised.event_type.encode()),
-        ("ce_source", SOURCE.encode()),
-        (OPERATION_HEADER, str(action.operation_id).encode()),
-    ]
-    return codec.encode(raised), headers

@@ -56,14 +56,16 @@ class Accumulator:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
         size_bytes: int,
-        keyless_partition: int = 0,
+        partition: int | None = None,
     ) -> tuple[PartitionQueue, PendingPublish]:
-        """Append a record to the open batch of its key's partition; without a key, of `keyless_partition`.
+        """Append a record to the open batch of the partition that is named, else of its key's; without a key, of 0.
 
         `size_bytes` is what the record counts for until it is released.
         """
         queues = self._queues[topic]
-        queue = queues[keyless_partition if key is None else partition_of(key, len(queues))]
+        if partition is None:
+            partition = 0 if key is None else partition_of(key, len(queues))
+        queue = queues[partition]
         pending = queue.pending
         batch = pending[-1] if pending else None
         # A batch that is full takes no more; an empty one takes whatever may be sent at all.

@@ -113,13 +113,14 @@ class ConnectedProducer:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
         size_bytes: int,
-        keyless_partition: int = 0,
+        partition: int | None = None,
     ) -> PendingPublish:
         """Queue a record. It leaves when this turn of the event loop ends, or with its partition's next batch.
 
-        One without a key goes to `keyless_partition`. `size_bytes` is what the record counts for until it is released.
+        It goes to `partition` where one is named, else to its key's. `size_bytes` is what the record counts for until
+        it is released.
         """
-        queue, publish = self._accumulator.add(topic, key, value, headers, size_bytes, keyless_partition)
+        queue, publish = self._accumulator.add(topic, key, value, headers, size_bytes, partition)
         if not queue.sending:
             queue.sending = True
             if not self._ready:

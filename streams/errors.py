@@ -57,6 +57,13 @@ class PublishRefused(StreamsError):
     """Kafka refused the event; it was not written."""
 
 
+class PartitionUnknown(StreamsError):
+    """The topic has no such partition; nothing was sent."""
+
+    def __init__(self, what: str = "", *, why: str = "", next_step: str = "plant topics list") -> None:
+        super().__init__(what, why=why, next_step=next_step)
+
+
 class TopicMissing(StreamsError, ConfigurationError):
     """The topic does not exist."""
 
@@ -169,10 +176,20 @@ class SchemaNewer(PartitionStopped):
         self.schema_id = schema_id
         super().__init__(
             f"A record of {topic}/{partition} has a schema of a later release of Plant.",
-            why=f"The record at offset {offset} has the schema id {schema_id}, which this release does not know. Going"
+            why=f"{self._record_at(offset)} has the schema id {schema_id}, which this release does not know. Going"
             " on would skip an event that a later release knows.",
-            next_step="start workers of the release that wrote it, with its PLANT_SCHEMA_IDS_FILE where there is one",
+            next_step="start workers of the release that wrote it, with its PLANT_SCHEMA_IDS_FILE where there is one;"
+            f" if no release did: plant dead-letters skip {shlex.quote(topic)}/{partition}/{offset}",
         )
+
+    @classmethod
+    def waits_at(cls, stop_reason: str, offset: int) -> bool:
+        """Return whether a stop reason, as a partition's owner writes it down, is this one, at an offset."""
+        return stop_reason.startswith(cls.__name__) and f"{cls._record_at(offset)} " in stop_reason
+
+    @staticmethod
+    def _record_at(offset: int) -> str:
+        return f"The record at offset {offset}"
 
 
 class AppliedEventUnreadable(PartitionStopped):

@@ -29,6 +29,7 @@ from streams.errors import (
     OutcomeUnknown,
     Overloaded,
     PartitionCountChanged,
+    PartitionUnknown,
     RecordTooLarge,
     StreamsError,
 )
@@ -171,22 +172,23 @@ class EventProducer:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
-        keyless_partition: int = 0,
+        partition: int | None = None,
     ) -> PendingPublish:
         """Publish a record as it is, to one of the producer's topics, without waiting.
 
-        Its key decides the partition; without one it goes to `keyless_partition`.
+        It goes to the partition that is named, whatever its key; else its key decides, and one without a key goes to
+        partition 0.
 
-        Raises Overloaded, RecordTooLarge or KafkaUnavailable when nothing was sent.
+        Raises Overloaded, RecordTooLarge, PartitionUnknown or KafkaUnavailable when nothing was sent.
         """
         connected = self._usable()
-        size_bytes = len(key or b"") + len(value or b"") + RECORD_OVERHEAD_BYTES
-        for name, content in headers:
-            size_bytes += HEADER_NAME_BYTES * len(name) + len(content or b"") + HEADER_OVERHEAD_BYTES
+        if partition is not None and not 0 <= partition < connected.partition_counts[self._topic_of[topic]]:
+            raise PartitionUnknown(why=f"There is no {self._topic_of[topic]}/{partition}.")
+        size_bytes = record_size_bytes(key, value, headers)
         if size_bytes > RECORD_MAX_BYTES:
             raise RecordTooLarge(why=f"It has {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.")
         self._reserve(size_bytes)
-        return connected.add(self._topic_of[topic], key, value, headers, size_bytes, keyless_partition)
+        return connected.add(self._topic_of[topic], key, value, headers, size_bytes, partition)
 
     async def publish(
         self,
@@ -322,6 +324,14 @@ class EventProducer:
             closing = asyncio.create_task(connected.close(0), name="producer-close")
             self._closings.add(closing)
             closing.add_done_callback(self._closings.discard)
+
+
+def record_size_bytes(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """Return what a record counts for: it is never larger. One with more than RECORD_MAX_BYTES is not taken."""
+    size_bytes = len(key or b"") + len(value or b"") + RECORD_OVERHEAD_BYTES
+    for name, content in headers:
+        size_bytes += HEADER_NAME_BYTES * len(name) + len(content or b"") + HEADER_OVERHEAD_BYTES
+    return size_bytes
 
 
 async def _each(events: Events) -> AsyncIterator[AnyEvent]:

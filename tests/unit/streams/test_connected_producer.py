@@ -15,6 +15,7 @@ from streams import connected_producer
 from streams.connected_producer import ConnectedProducer
 from streams.errors import KafkaUnavailable, OutcomeUnknown, PartitionCountChanged, PublishRefused, TopicMissing
 from streams.kafka.producer import RepairedProducer
+from streams.partitioning import partition_of
 from streams.pending_publish import PendingPublish
 from streams.record_position import RecordPosition
 
@@ -111,6 +112,24 @@ async def test_an_acknowledgement_is_that_of_all_replicas(monkeypatch: pytest.Mo
         "metadata_max_age_ms": 5_000,
     }
     assert kafka.ended == []
+
+
+async def test_a_partition_that_is_named_goes_before_the_keys() -> None:
+    """Key or not; where none is named the key decides, and without one it is the first."""
+    kafka = Kafka()
+    connected = connection(kafka)
+    key = b"72d76358-5032-530d-b5a7-ee89ea19f5a4"
+    own = partition_of(key, 4)
+    for named in ((own + 1) % 4, None):
+        connected.add(TOPIC, key, b"v", (), 10, named)
+        connected.add(TOPIC, None, b"w", (), 10, named)
+    await sent()
+    records = {partition: builder.records for builder, _, partition in kafka.sent}
+    expected: dict[int, list[tuple[bytes | None, bytes | None]]] = {}
+    for partition, record in (((own + 1) % 4, (key, b"v")), ((own + 1) % 4, (None, b"w")), (own, (key, b"v"))):
+        expected.setdefault(partition, []).append(record)
+    expected.setdefault(0, []).append((None, b"w"))
+    assert records == expected
 
 
 @pytest.mark.parametrize("error", [KafkaConnectionError("no"), TimeoutError()], ids=["refused", "timeout"])

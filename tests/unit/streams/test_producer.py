@@ -27,6 +27,7 @@ from streams.errors import (
     OutcomeUnknown,
     Overloaded,
     PartitionCountChanged,
+    PartitionUnknown,
     PublishRefused,
     RecordTooLarge,
 )
@@ -148,7 +149,7 @@ class Connected:
     """A connection that takes every record and answers when a test does."""
 
     def __init__(self, **partition_counts: int) -> None:
-        self.partition_counts = {EVENTS_TOPIC: 4, **partition_counts}
+        self.partition_counts = {EVENTS_TOPIC: 4, "generation-2": 4, **partition_counts}
         self.fatal = asyncio.Event()
         self.fatal_error: PartitionCountChanged | None = None
         self.release: Callable[[int, int], None] = lambda records, size_bytes: None
@@ -175,7 +176,7 @@ def producer_on(connected: Connected, **limits: Any) -> EventProducer:
 
 
 async def test_a_record_goes_to_its_topic_as_it_is() -> None:
-    """In the topic's later generation; without a key, to the partition that was named.
+    """In the topic's later generation; to the partition that was named, whether it has a key or not.
 
     It counts with its key, its value, its headers and what Python needs.
     """
@@ -185,12 +186,24 @@ async def test_a_record_goes_to_its_topic_as_it_is() -> None:
     producer.submit_record(EVENTS_TOPIC, b"key", b"value", headers)
     producer.submit_record(EVENTS_TOPIC, None, None, [])
     producer.submit_record(EVENTS_TOPIC, None, None, [], 3)
+    producer.submit_record(EVENTS_TOPIC, b"key", None, [], 0)
     size_bytes = 8 + RECORD_OVERHEAD_BYTES + HEADER_NAME_BYTES * 8 + 7 + 2 * HEADER_OVERHEAD_BYTES
     assert connected.added == [
-        ("generation-2", b"key", b"value", headers, size_bytes, 0),
-        ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES, 0),
+        ("generation-2", b"key", b"value", headers, size_bytes, None),
+        ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES, None),
         ("generation-2", None, None, [], RECORD_OVERHEAD_BYTES, 3),
+        ("generation-2", b"key", None, [], 3 + RECORD_OVERHEAD_BYTES, 0),
     ]
+
+
+@pytest.mark.parametrize("partition", [-1, 4])
+async def test_a_partition_that_there_is_not_takes_no_record(partition: int) -> None:
+    """It is refused before anything is sent, and takes no room."""
+    connected = Connected()
+    producer = producer_on(connected)
+    with pytest.raises(PartitionUnknown, match=f"There is no generation-2/{partition}"):
+        producer.submit_record(EVENTS_TOPIC, b"key", b"v", [], partition)
+    assert connected.added == []
 
 
 async def test_an_event_is_sent_with_its_headers() -> None:
