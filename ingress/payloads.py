@@ -28,6 +28,7 @@ from schemas.json_events import (
     is_accepted,
     json_event_type,
     make_event,
+    not_accepted,
     read_json_event,
     require_utf8,
     unfit,
@@ -97,7 +98,7 @@ def read_cloud_event(body: bytes, producer: str) -> Incoming:
         require_utf8(body)
         envelope = decode_json(_CLOUD_EVENT, body)
         if not is_accepted(envelope.type):
-            raise unfit("This event type is not known", "#/type")
+            raise unfit(not_accepted(envelope.type), "#/type")
         if envelope.datacontenttype not in (None, _JSON_TYPE) and not _is_json(envelope.datacontenttype):
             raise unfit(f"Expected {_JSON_TYPE}", "#/datacontenttype")
         identity = cloud_event_id(producer, envelope.source, envelope.id)
@@ -152,7 +153,8 @@ def read_binary(body: bytes, attributes: dict[str, str], producer: str) -> Incom
             detail = f"ce-{path.rstrip('`')}: {what}"[:DETAIL_MAX_CHARACTERS]
             raise Problem("malformed-headers", detail) from None
         if not is_accepted(envelope.type):
-            raise Problem("event", "ce-type: this event type is not known")
+            detail = not_accepted(envelope.type)
+            raise Problem("event", f"ce-type: {detail[0].lower()}{detail[1:]}")
         identity = cloud_event_id(producer, envelope.source, envelope.id)
         event = read_json_event(envelope.type, body, identity, envelope.time, under="$")
     except InvalidEvent as error:

@@ -16,11 +16,12 @@ from uuid import UUID
 import msgspec
 
 from schemas.clock_fields import ClockStamped
+from schemas.control import CONTROL_TYPES
 from schemas.entity_states import Time
 from schemas.errors import InvalidEvent
 from schemas.event_id import event_id
 from schemas.events import Event
-from schemas.json_events import MessageId, decode_json, is_accepted, read_json_event, unfit
+from schemas.json_events import MessageId, decode_json, is_accepted, not_accepted, read_json_event, unfit
 from schemas.sender_headers import EventOfSender, sender_headers
 
 LINE_MAX_BYTES: Final = 1024 * 1024
@@ -84,6 +85,8 @@ def number_lines(
 
 def _read_line(content: bytes, producer: str, now: datetime) -> EventOfSender:
     line = decode_json(_DECODER, content)
+    if line.type in CONTROL_TYPES:
+        raise unfit(not_accepted(line.type), "#/type")
     if not is_accepted(line.type):
         raise unfit(f"The event type {line.type[:80]!r} is not known", "#/type")
     event = read_json_event(line.type, bytes(line.data), _NO_ID, line.timestamp or now)

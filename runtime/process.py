@@ -75,6 +75,15 @@ def escaped(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
+def shown_bytes(data: bytes | None) -> str | None:
+    r"""Return bytes as text, those that are not UTF-8 as escapes.
+
+    >>> shown_bytes(b"caf\xff")
+    'caf\\xff'
+    """
+    return None if data is None else data.decode("utf-8", "backslashreplace")
+
+
 def output_is_read() -> bool:
     """Return whether somebody may still read the standard output; without a reader a long answer can end."""
     stream = getattr(sys.stdout, "buffer", None)

@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from schemas.control import CONTROL_TYPES
 from schemas.entity_states import NO_NUL
 from schemas.errors import InvalidEvent
 from schemas.events import EVENT_TYPES, Event
@@ -51,6 +52,19 @@ class JsonEventType(msgspec.Struct, frozen=True):
 def is_accepted(event_type: str) -> bool:
     """Return whether events of this type may come from outside."""
     return event_type in EVENT_TYPES and event_type.startswith(OUTSIDE_PREFIX)
+
+
+def not_accepted(event_type: str) -> str:
+    """Return why events of a type do not come from outside; a control type is named.
+
+    >>> not_accepted("plant.record.skipped")
+    'plant.record.skipped is a control record, which operators alone publish'
+    >>> not_accepted("genesis.agent.promoted")
+    'This event type is not known'
+    """
+    if event_type in CONTROL_TYPES:
+        return f"{event_type} is a control record, which operators alone publish"
+    return "This event type is not known"
 
 
 def read_json_event(event_type: str, data: bytes, event_id: UUID, time: datetime, under: str = "$.data") -> Event:

@@ -23,7 +23,8 @@ from aiokafka.structs import TopicPartition
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
-from schemas.errors import ControlRecordRefused, Undecodable, UnknownSchema
+from schemas.control import ControlRecord
+from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import Event
 from schemas.external_registry import activate_registry
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
@@ -40,6 +41,7 @@ POLL_TIMEOUT_MS: Final = 250
 RECORDS_PER_POLL: Final = 2_000
 
 OnUndecodable = Callable[[RecordPosition, str], None]
+OnControl = Callable[["ReceivedControl"], None]
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -50,6 +52,16 @@ class Received(msgspec.Struct, frozen=True):
     timestamp: datetime
     headers: tuple[tuple[str, bytes | None], ...]
     """In the record's order. A name that is not UTF-8 is in `surrogateescape` form."""
+
+
+class ReceivedControl(msgspec.Struct, frozen=True):
+    """A control record as it was read, with its key; otherwise as :class:`Received`."""
+
+    control: ControlRecord
+    key: bytes | None
+    position: RecordPosition
+    timestamp: datetime
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 async def consume(
@@ -64,14 +76,15 @@ async def consume(
     partitions: Collection[int] | None = None,
     group: str | None = None,
     on_undecodable: OnUndecodable | None = None,
+    on_control: OnControl | None = None,
 ) -> AsyncGenerator[Received]:
     """Yield events in each partition's order; partitions are mixed as they arrive. Close it (`aclosing`) to stop early.
 
     Without `follow` it ends where the topic ended when it began, or before `end`. With an `entity_id` only the records
     that have it as their key are read, from its partition alone unless `partitions` names others. Undecodable records
-    are skipped and logged, or handed to `on_undecodable`. Control records are skipped: they are about the log. Repeats
-    are yielded too: they have the same event id. A group
-    stops at a schema of a later release of Plant, which it would skip permanently.
+    are skipped and logged, or handed to `on_undecodable`. Control records are about the log: they are skipped, or
+    handed to `on_control`. Repeats are yielded too: they have the same event id. A group stops at a schema of a later
+    release of Plant, which it would skip permanently.
 
     Without a `group` every partition (or `partitions`) is read from `start`. With one, the group's members share the
     partitions and read on from the group's committed offsets (from `start`, earliest or latest, where it has none). An
@@ -94,12 +107,36 @@ async def consume(
             polled = await _poll(consumer, start)
             for partition, records in polled.items():
                 wanted = _with_key(_until(records, ends, partition), key)
-                for received in _read(wanted, types, tell, skip_newer=group is None):
+                for received in _read(wanted, types, tell, on_control or _skip_control, skip_newer=group is None):
                     yield received
             if group is not None and polled:
                 await _commit(consumer, {partition: records[-1].offset + 1 for partition, records in polled.items()})
             if ends is not None and await _reached(consumer, ends):
                 return
+    except (KafkaError, TimeoutError) as error:
+        raise KafkaUnavailable(why=f"{type(error).__name__} from {settings.kafka_bootstrap_servers}.") from error
+    finally:
+        await consumer.stop()
+
+
+async def read_record(settings: Settings, position: RecordPosition) -> ConsumerRecord | None:
+    """Return the record at a position as Kafka has it, committed or never in a transaction; None where there is none.
+
+    Raises KafkaUnavailable, TopicMissing, UnknownStart.
+    """
+    consumer = _consumer(settings, None)
+    try:
+        await consumer.start()
+        (partition,) = await _partitions(consumer, position.topic, [position.partition], None)
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        if not (await consumer.beginning_offsets([partition]))[partition] <= position.offset < end:
+            return None
+        consumer.seek(partition, position.offset)
+        while await consumer.position(partition) <= position.offset:
+            for record in (await consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=1)).get(partition, ()):
+                return record if record.offset == position.offset else None
+        return None
     except (KafkaError, TimeoutError) as error:
         raise KafkaUnavailable(why=f"{type(error).__name__} from {settings.kafka_bootstrap_servers}.") from error
     finally:
@@ -213,22 +250,33 @@ async def _commit(consumer: RepairedConsumer, offsets: dict[TopicPartition, int]
 
 
 def _read(
-    records: Iterable[ConsumerRecord], types: Collection[str] | None, tell: OnUndecodable, *, skip_newer: bool
+    records: Iterable[ConsumerRecord],
+    types: Collection[str] | None,
+    tell: OnUndecodable,
+    on_control: OnControl,
+    *,
+    skip_newer: bool,
 ) -> Iterable[Received]:
     for record in records:
         position, carried = RecordPosition(record.topic, record.partition, record.offset), logical_topic(record.topic)
         try:
             if types is not None and codec.registered(record.value, carried).event.event_type not in types:
                 continue
-            event = codec.decode(record.value, carried)
-        except ControlRecordRefused:
-            continue
+            value = codec.decode_record(record.value, carried)
         except Undecodable as error:
             if isinstance(error, UnknownSchema) and not skip_newer:
                 raise SchemaNewer(record.topic, record.partition, record.offset, error.schema_id) from error
             tell(position, error.reason)
             continue
-        yield Received(event, position, datetime.fromtimestamp(record.timestamp / 1000, UTC), tuple(record.headers))
+        appended = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+        if isinstance(value, ControlRecord):
+            on_control(ReceivedControl(value, record.key, position, appended, tuple(record.headers)))
+        elif isinstance(value, Event):
+            yield Received(value, position, appended, tuple(record.headers))
+
+
+def _skip_control(received: ReceivedControl) -> None:
+    pass
 
 
 def _log_undecodable(position: RecordPosition, reason: str) -> None:

@@ -10,12 +10,13 @@ from uuid import UUID
 import click
 
 from operations.cli.listing import Output, output_option, show
-from runtime.process import output_is_read
+from runtime.process import escaped, output_is_read, shown_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from streams.consume import Received
+    from schemas.events import RecordValue
+    from streams.consume import Received, ReceivedControl
     from streams.record_position import RecordPosition
 
 FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jsonl."
@@ -63,16 +64,19 @@ def command(
     --from and --to take a time such as 2026-11-23T08:00Z (UTC where it names no zone), a duration
     before now (10s, 10m, 10h, 10d), an offset, or -10 for the last 10 offsets of each partition.
     Digits that may be a date are refused; offset:20261126 is an offset.
+
+    Control records are about the log, and no events: a line on stderr names each. With their type in
+    --type they are printed like events.
     """
     from runtime.clock import SystemClock
     from runtime.settings import load_settings
-    from schemas.events import EVENT_TYPES
+    from schemas.control import CONTROL_TYPES, RECORD_TYPES
     from streams.consume import consume
     from streams.start import parse_start
 
-    unknown = [name for name in types if name not in EVENT_TYPES]
+    unknown = [name for name in types if name not in RECORD_TYPES]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
+        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(RECORD_TYPES)}", param_hint="--type")
     if follow and output == "json" and limit is None:
         raise click.UsageError(FOLLOWED_JSON)
     if follow and end is not None:
@@ -89,8 +93,9 @@ def command(
         topic=topic,
         partitions=partitions or None,
         on_undecodable=_tell_undecodable,
+        on_control=printer.control if CONTROL_TYPES.keys() & set(types) else _tell_control,
     )
-    count = asyncio.run(_print(events, printer, limit))
+    count = asyncio.run(_print(events, printer, limit)) + printer.controls
     printer.finish()
     if count == 0 and (entity_id is not None or end is not None):
         whose = "" if entity_id is None else f" of {entity_id}"
@@ -116,30 +121,39 @@ class _Printer:
         self._output = output
         self._rows: list[dict[str, object]] = []
         self._headed = False
+        self.controls = 0
+        """Control records that were printed."""
 
     def event(self, received: Received) -> None:
+        self._print(received, received.event, str(received.event.entity_id))
+
+    def control(self, received: ReceivedControl) -> None:
+        self.controls += 1
+        self._print(received, received.control, shown_bytes(received.key) or "-")
+
+    def _print(self, received: Received | ReceivedControl, value: RecordValue, key: str) -> None:
         if self._output == "table":
-            self._line(received)
+            self._line(received, value, key)
         elif self._output == "jsonl":
-            show([_row(received)], "jsonl")
+            show([_row(received, value)], "jsonl")
         else:
-            self._rows.append(_row(received))
+            self._rows.append(_row(received, value))
 
     def finish(self) -> None:
         if self._output == "json":
             show(self._rows, "json")
 
-    def _line(self, received: Received) -> None:
-        event, position = received.event, received.position
+    def _line(self, received: Received | ReceivedControl, value: RecordValue, key: str) -> None:
+        position = received.position
         if not self._headed:
             self._headed = True
             click.secho(f"{'position':<12}  {'appended':<23}  {'type':<26}  {'entity':<36}  event id", bold=True)
         shown_position = f"{position.partition}@{position.offset}"
         appended = received.timestamp.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        click.echo(f"{shown_position:<12}  {appended}  {event.event_type:<26}  {event.entity_id}  {event.event_id}")
+        click.echo(f"{shown_position:<12}  {appended}  {value.event_type:<26}  {escaped(key):<36}  {value.event_id}")
 
 
-def _row(received: Received) -> dict[str, object]:
+def _row(received: Received | ReceivedControl, value: RecordValue) -> dict[str, object]:
     import msgspec
 
     return {
@@ -147,8 +161,8 @@ def _row(received: Received) -> dict[str, object]:
         "partition": received.position.partition,
         "offset": received.position.offset,
         "timestamp": received.timestamp,
-        "type": received.event.event_type,
-        "event": msgspec.to_builtins(received.event),
+        "type": value.event_type,
+        "event": msgspec.to_builtins(value),
         "headers": [_header(name, value) for name, value in received.headers],
     }
 
@@ -156,7 +170,13 @@ def _row(received: Received) -> dict[str, object]:
 def _header(name: str, value: bytes | None) -> tuple[str, str | None]:
     """Return the header in printable form, whatever bytes a producer put there."""
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return shown, None if value is None else value.decode("utf-8", "backslashreplace")
+    return shown, shown_bytes(value)
+
+
+def _tell_control(received: ReceivedControl) -> None:
+    named = getattr(received.control, "poison_offset", None)
+    about = "" if named is None else f", about the record at offset {named}"
+    click.echo(f"{received.position}: a control record and no event: {received.control.event_type}{about}", err=True)
 
 
 def _tell_undecodable(position: RecordPosition, reason: str) -> None:

@@ -400,6 +400,12 @@ def _of_cloud_events() -> Iterator[Case]:
         pointer="#/type",
         body=_event(type="plant.operation.recorded"),
     )
+    yield case(
+        "a control record, whose data fit it",
+        detail="plant.record.skipped is a control record, which operators alone publish",
+        pointer="#/type",
+        body=_event(type="plant.record.skipped", data={"poison_offset": 1, "reason": "mine"}),
+    )
     plain = r"Expected `str` matching regex '^[!-~]{1,256}\\Z'"
     yield case("a space in `id`", detail=plain, pointer="#/id", body=_event(id="a b"))
     yield case("an empty `source`", detail=plain, pointer="#/source", body=_event(source=""))

@@ -20,9 +20,11 @@ from ingress.keys import KeyStore
 from ingress.producers import PolicyChanges, ProducerPolicy, ProducerStore
 from ingress.rates import Rates
 from runtime.settings import Settings
+from schemas.control import CONTROL_TYPES
 from schemas.event_id import cloud_event_id
 from signing.master_key import MasterKeys
 from streams.producer import Limits
+from tests.support.raw_records import read_records
 from tests.support.serving import Serving, position_of, served
 from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated, read_all, read_at
@@ -133,6 +135,28 @@ async def test_attributes_of_binary_events_are_checked(
     await set_policy(serving, binary_mode=True)
     answer = await post_binary(serving, cloud_event(), **changes)
     assert (answer.status_code, answer.json()["detail"]) == (status, detail)
+
+
+@pytest.mark.parametrize("control_type", sorted(CONTROL_TYPES))
+async def test_control_records_come_in_by_no_way(serving: Serving, control_type: str) -> None:
+    """By name, though the data fit, and from a producer that may send every type: operators alone publish them."""
+    await set_policy(serving, binary_mode=True)
+    data = {"poison_offset": 0, "reason": "mine", "event_id": str(uuid4()), "version": 2}
+    event = cloud_event(type=control_type, data=data)
+    told = f"{control_type} is a control record, which operators alone publish"
+    structured = await serving.post(CLOUD_EVENTS, json.dumps(event).encode())
+    assert (structured.status_code, structured.json()["errors"]) == (422, [{"detail": told, "pointer": "#/type"}])
+    binary = await post_binary(serving, event)
+    assert (binary.status_code, binary.json()["detail"]) == (422, f"ce-type: {told}")
+    batch = await post_batch(serving, [event])
+    assert (batch.status_code, told in batch.text) == (207, True)
+    _, (line, *_) = await post_lines(serving, lines_of([event]))
+    assert (line["problem"]["status"], told in json.dumps(line)) == (422, True)
+    body = {**json.loads(rated()), "type": control_type}
+    webhook = await serving.post(RATED, json.dumps(body).encode())
+    assert (webhook.status_code, webhook.json()["errors"][0]["pointer"]) == (422, "#/type")
+    assert (await serving.post(f"/webhook/{control_type}", json.dumps(body).encode())).status_code == 404
+    assert await read_records(serving.settings, serving.topic) == []
 
 
 async def test_a_field_of_a_binary_event_is_pointed_at_in_the_body(serving: Serving) -> None:

@@ -19,9 +19,9 @@ from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
 from schemas import codec
-from schemas.control import chain_version_raised
+from schemas.control import RecordSkipped, chain_version_raised
 from schemas.events import AgentAvailable, AgentRated, Event
-from streams.consume import Received, consume
+from streams.consume import Received, ReceivedControl, consume
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable, SchemaNewer, TopicMissing, UnknownStart
 from streams.kafka.consumer import RepairedConsumer
 from streams.producer import EventProducer
@@ -31,6 +31,7 @@ from streams.topics import EVENTS_TOPIC, apply
 from tests.support.at_home import PLANT
 from tests.support.command_line import plant
 from tests.support.fetch_faults import fail_fetches
+from tests.support.raw_records import RawRecord, append_raw
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import read_all
 
@@ -197,6 +198,42 @@ async def test_control_records_are_no_events(settings: Settings, topic: str) -> 
     assert [received.event async for received in events] == [event]
     assert [received.event for received in await read(settings, topic, group=f"g-{uuid4().hex}")] == [event]
     assert told == []
+    controls: list[ReceivedControl] = []
+    events = consume(settings, topic=topic, types=["plant.chain.version_raised"], on_control=controls.append)
+    assert [received async for received in events] == []
+    assert sorted(each.position.partition for each in controls) == [0, 1, 2, 3]
+    assert {each.control for each in controls} == {chain_version_raised(topic, 0)}
+    others = consume(settings, topic=topic, types=["genesis.agent.rated"], on_control=controls.append)
+    assert [received async for received in others] == []
+    assert len(controls) == 4
+
+
+async def test_control_records_are_printed_by_name(settings: Settings, topic: str) -> None:
+    """On stderr with what they name, and on stdout where their type is asked for; none is called malformed."""
+    key = b"72d76358-5032-530d-b5a7-ee89ea19f5a4"
+    skipped = RecordSkipped(event_id=uuid4(), poison_offset=7, reason="sent by mistake")
+    await append_raw(settings, topic, 1, [RawRecord(key, codec.encode(skipped)), RawRecord(None, b"junk")])
+    event = available()
+    await publish(settings, topic, [event])
+
+    async def printed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(plant, settings, "consume", "--topic", topic, *arguments)
+
+    shown = await printed("--output", "jsonl")
+    assert [json.loads(line)["event"]["event_id"] for line in shown.stdout.splitlines()] == [str(event.event_id)]
+    assert sorted(shown.stderr.splitlines()) == [
+        f"{topic}/1@0: a control record and no event: plant.record.skipped, about the record at offset 7",
+        f"{topic}/1@1: not an event: too short for a schema id",
+    ]
+    asked = await printed("--type", "plant.record.skipped", "--output", "json")
+    (row,) = json.loads(asked.stdout)
+    assert (row["type"], row["event"]["poison_offset"], row["event"]["reason"]) == (
+        "plant.record.skipped", 7, "sent by mistake",
+    )  # fmt: skip
+    table = await printed("--type", "plant.record.skipped")
+    assert f"plant.record.skipped        {key.decode()}  {skipped.event_id}" in table.stdout
+    nothing = await printed("--type", "plant.record.skipped", "--to", "0")
+    assert "has no such event" in nothing.stderr
 
 
 async def test_a_group_stops_at_a_schema_of_a_later_release(settings: Settings, topic: str) -> None:

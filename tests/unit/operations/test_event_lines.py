@@ -45,6 +45,10 @@ def test_lines_become_events_or_reasons() -> None:
         (b'{"type":"x.y","data":' + b"[" * 100_000, "The line is nested too deeply."),
         (b'{"type":"x.y","data":{}}', "The event type 'x.y' is not known at #/type"),
         (b'{"type":"plant.operation.recorded","data":{}}', "The event type 'plant.operation.recorded' is not known"),
+        (
+            b'{"type":"plant.record.skipped","data":{"poison_offset":1,"reason":"mine"}}',
+            "plant.record.skipped is a control record, which operators alone publish at #/type",
+        ),
         (GOOD.replace(b"true", b"1"), "Expected `bool`, got `int` at #/data/available"),
         (GOOD.replace(b"}}", b'},"id":"a b"}'), "at #/id"),
         (GOOD.replace(b"}}", b'},"timestamp":"2026-11-23T08:00:00"}'), "at #/timestamp"),
