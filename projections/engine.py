@@ -88,6 +88,7 @@ class PartitionProjector:
         self._ranges = LogRanges(topic, partition, id_budget or IdBudget())
         self._parking = PartitionParking(topic, partition, parked_entities_max)
         self._newer: SchemaNewer | None = None
+        self._skipped: dict[int, str] = {}
         self._token: int | None = None
         self._interrupted = threading.Event()
         self._log_budget = LogBudget(LOG_LINES_PER_SECOND)
@@ -134,6 +135,8 @@ class PartitionProjector:
         metrics.WORKER_BATCH_SECONDS.observe(seconds)
         metrics.WORKER_BATCH_RECORDS.observe(len(batch))
         self._log_batch(dispositions, next_offset, seconds)
+        if self._skipped and next_offset > max(self._skipped):
+            self._skipped = {}
         if self._newer is not None:
             self.close()
             raise self._newer
@@ -152,6 +155,10 @@ class PartitionProjector:
             **({"left_out": left_out} if left_out else {}),
             **dispositions,
         )
+
+    def skip(self, offset: int, reason: str) -> None:
+        """Log the record at an offset as poison, for this reason, if its schema is not known when it comes again."""
+        self._skipped = {offset: reason}
 
     def idle(self) -> None:
         """Read what is left of known event ids, let readers see builds that had to wait, and look for other builds.
@@ -230,7 +237,7 @@ class PartitionProjector:
     def _project_range(self, batch: EventBatch) -> Counter[str]:
         """Apply records of one range of the log."""
         try:
-            prepared = prepare(batch)
+            prepared = prepare(batch, self._skipped)
         except SchemaNewer as newer:
             self._newer, before = newer, batch.offsets.index(newer.offset)
             return self._project_range(batch.between(0, before)) if before else Counter()

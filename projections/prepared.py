@@ -196,17 +196,24 @@ def _disposition(repeated: pl.Expr | None = None) -> pl.Expr:
     return judged.otherwise(pl.lit("applied")).alias("disposition")
 
 
-def prepare(batch: EventBatch) -> PreparedBatch:
+def prepare(batch: EventBatch, skipped: Mapping[int, str] | None = None) -> PreparedBatch:
     """Decode and judge every record of a batch.
 
-    Raises SchemaNewer for the first record whose schema a later release may know, and for no other record.
+    `skipped` are offsets of records that an operator skipped while the partition waited at them, with the reasons: they
+    are poison. Raises SchemaNewer for the first other record whose schema a later release may know, and for no other
+    record.
     """
     topic = logical_topic(batch.topic)
+    values = batch.values
+    if skipped:
+        values = [None if offset in skipped else value for offset, value in zip(batch.offsets, values, strict=True)]
     try:
-        decoded, rejected = decode_batch(batch.values, topic=topic)
+        decoded, rejected = decode_batch(values, topic=topic)
     except UnknownSchema as error:
         raise SchemaNewer(batch.topic, batch.partition, batch.offsets[error.row], error.schema_id) from error
     reasons: dict[int, str] = {value.row: value.reason for value in rejected}
+    if skipped:
+        reasons |= {row: _skipped(skipped[offset]) for row, offset in enumerate(batch.offsets) if offset in skipped}
     decoded_ids, events = [], {}
     controls = [group for group in decoded if group.event_type in CONTROL_TYPES]
     for group in (group for group in decoded if group.event_type in EVENT_TYPES):
@@ -240,6 +247,10 @@ def prepare(batch: EventBatch) -> PreparedBatch:
     poison_controls = dict(sorted(pair for group in controls for pair in _poison_controls(group)))
     _require_known_schemas(batch, poison_controls)
     return PreparedBatch(batch, rows, events, by_type, parking["row"].to_list(), poison_controls)
+
+
+def _skipped(reason: str) -> str:
+    return f"skipped, while no schema was known for its id: {reason}"
 
 
 def _parking(keys: Sequence[bytes | None], rejected: Sequence[RejectedValue]) -> pl.DataFrame:

@@ -30,10 +30,18 @@ from runtime.errors import drop_frames
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.batch_queue import BatchQueue
-from streams.errors import CheckpointOutOfLog, LeaderChanged, OwnershipLost, PartitionStopped, ReadModelsChanged
+from streams.errors import (
+    CheckpointOutOfLog,
+    LeaderChanged,
+    OwnershipLost,
+    PartitionStopped,
+    ReadModelsChanged,
+    SchemaNewer,
+)
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
+from streams.skip_search import SkipSearch
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Watermarks
 
@@ -57,6 +65,9 @@ RETRY_DELAYS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 STOPPED_DELAYS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)
 """The same until a stopped partition is looked at again: what stopped it may have been mended meanwhile."""
+
+LOOK_AHEAD_SECONDS = 10.0
+"""How often a partition that waits for a schema looks for a skip of the record that it waits at."""
 
 QUICK_SECONDS = 5.0
 """A batch that took no longer than this lets the next one grow, after a batch that failed was halved."""
@@ -83,6 +94,9 @@ class PartitionWriter(Protocol):
 
         Raises OwnershipLost, DatabaseUnreachable, PartitionStopped, ReadModelsChanged.
         """
+
+    def skip(self, offset: int, reason: str) -> None:
+        """Log the record at an offset as poison, for this reason, if its schema is not known when it comes again."""
 
     def idle(self) -> None:
         """Do what could not be done so far, after a while without records.
@@ -111,7 +125,9 @@ class OwnedPartition:
         *,
         heartbeat_seconds: float,
         budget: MemoryBudget,
+        search: SkipSearch | None = None,
     ) -> None:
+        """`search` looks for a skip of a record whose schema is not known; None: nothing does."""
         self.tp = tp
         self.stopped: PartitionStopped | None = None
         """Why an operator is needed, until a batch is projected, or reading goes on, after all."""
@@ -119,6 +135,8 @@ class OwnedPartition:
         self._consumer = consumer
         self._heartbeat_seconds = heartbeat_seconds
         self._budget = budget
+        self._search = search
+        self._skipped_offset: int | None = None
         self._queue = BatchQueue(budget)
         self._records_max: int | None = None
         self._interrupted = threading.Event()
@@ -190,7 +208,7 @@ class OwnedPartition:
                 drop_frames(error)
                 delay = self._count_stop(error)
                 await self._note_stop(error)
-                await asyncio.sleep(delay)
+                await self._wait_stopped(error, delay)
             except OwnershipLost as error:
                 # Another worker holds the token. If the group has moved the partition, its next heartbeat says so;
                 # acquiring it at once would only take it from its rightful owner.
@@ -215,6 +233,32 @@ class OwnedPartition:
                 delay = self._next_delay_seconds()
                 self._log.exception("partition.failed", retry_seconds=delay)
                 await asyncio.sleep(delay)
+
+    async def _wait_stopped(self, error: PartitionStopped, delay: float) -> None:
+        """Wait until the partition is to be looked at again: at once where a record is skipped that it waits at."""
+        until = asyncio.get_running_loop().time() + delay
+        while isinstance(error, SchemaNewer) and self._search is not None and self._skipped_offset != error.offset:
+            if await self._find_skip(self._search, error):
+                return
+            left = until - asyncio.get_running_loop().time()
+            if left <= LOOK_AHEAD_SECONDS:
+                break
+            await asyncio.sleep(LOOK_AHEAD_SECONDS)
+        await asyncio.sleep(until - asyncio.get_running_loop().time())
+
+    async def _find_skip(self, search: SkipSearch, waiting: SchemaNewer) -> bool:
+        """Read ahead for a skip of the record that is waited at, and give it to the writer; return whether there is."""
+        try:
+            reason = await self._blocking(search.look, waiting, self._interrupted)
+        except Exception:
+            self._log.exception("skip.not_searched")
+            return False
+        if reason is None:
+            return False
+        self._log.warning("record.skipped", offset=waiting.offset, reason=reason)
+        self._skipped_offset = waiting.offset
+        await self._blocking(self._writer.skip, waiting.offset, reason)
+        return True
 
     async def _note_stop(self, error: PartitionStopped) -> None:
         try:

@@ -22,6 +22,7 @@ from schemas.events import AgentRated, Event
 from schemas.examples import examples
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
+from streams.errors import SchemaNewer
 from tests.support.batches import Record, batch_of
 
 EVENT = examples()["genesis.agent.rated"]
@@ -275,3 +276,20 @@ def test_operations_and_later_generations_are_raised_too() -> None:
         assert judged.rows["disposition"].to_list() == ["control"]
     elsewhere = prepare(replace(batch_of([CONTROL], token=1), topic="genesis.deliveries"))
     assert elsewhere.rows["reason"].to_list() == ["plant.chain.version_raised does not belong on genesis.deliveries"]
+
+
+def test_a_record_that_was_skipped_while_it_was_waited_at_is_poison() -> None:
+    """For the reason of the skip, and it parks its entity; another one like it is still waited at."""
+    newer = codec.WIRE_PREFIX.pack(0, 99) + b"of a later release"
+    batch = batch_of([EVENT, (KEY, newer), another(2)], token=1, start=7)
+    with pytest.raises(SchemaNewer) as waiting:
+        prepare(batch)
+    assert waiting.value.offset == 8
+    made = prepare(batch, {8: "nobody wrote it"})
+    assert made.rows["reason"].to_list() == [
+        None, "skipped, while no schema was known for its id: nobody wrote it", None,
+    ]  # fmt: skip
+    assert list(made.parking) == [1]
+    assert made.batch.values[1] == newer
+    with pytest.raises(SchemaNewer):
+        prepare(batch, {9: "another"})

@@ -18,11 +18,12 @@ from faust.types import TP
 from database.errors import DatabaseUnreachable
 from streams import ownership
 from streams.batch import RECORD_OVERHEAD_BYTES, EventBatch
-from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost
+from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost, SchemaNewer
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
 from streams.ownership import Acquired, OwnedPartition, PartitionWriter
+from streams.skip_search import SkipSearch
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Leadership, Watermarks
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
@@ -85,6 +86,9 @@ class Writer:
     def idle(self) -> None:
         self.idled.set()
 
+    def skip(self, offset: int, reason: str) -> None:
+        raise NotImplementedError
+
     def note_stop(self, reason: str) -> None:
         self.stop_reasons.append(reason)
 
@@ -94,7 +98,7 @@ class Writer:
 
 @asynccontextmanager
 async def owned(
-    consumer: Consumer, writer: PartitionWriter, budget: MemoryBudget | None = None
+    consumer: Consumer, writer: PartitionWriter, budget: MemoryBudget | None = None, search: Search | None = None
 ) -> AsyncIterator[OwnedPartition]:
     partition = OwnedPartition(
         TOPIC,
@@ -102,6 +106,7 @@ async def owned(
         cast(RecordBatchConsumer, consumer),
         heartbeat_seconds=0.01,
         budget=budget or MemoryBudget(1 << 30),
+        search=cast(SkipSearch, search),
     )
     partition.assign()
     try:
@@ -500,3 +505,79 @@ async def test_records_that_were_fetched_and_do_not_come_are_read_again(monkeypa
         consumer.opened[0].position = 3
         await wait_until_async(lambda: len(consumer.opened) == 2, "it is opened again")
         assert writer.idled.is_set()
+
+
+class Waiting(Writer):
+    """Waits at a record of a later release's schema, at offset 0, until that is skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skips: list[tuple[int, str]] = []
+        self.obeys = True
+
+    def project(self, batch: EventBatch) -> int:
+        if not self.skips or not self.obeys:
+            raise SchemaNewer(batch.topic, batch.partition, 0, 99)
+        return batch.next_offset
+
+    def skip(self, offset: int, reason: str) -> None:
+        assert threading.current_thread().name.startswith("genesis.events-0")
+        self.skips.append((offset, reason))
+
+
+class Search:
+    """A search whose looks have these answers, one after the other; the last one repeats."""
+
+    def __init__(self, *answers: str | Exception | None) -> None:
+        self.answers = answers
+        self.looks = 0
+
+    def look(self, waiting: SchemaNewer, interrupted: threading.Event) -> str | None:
+        assert (waiting.offset, interrupted.is_set()) == (0, False)
+        answer = self.answers[min(self.looks, len(self.answers) - 1)]
+        self.looks += 1
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@asynccontextmanager
+async def waiting_at_a_schema(
+    writer: Waiting, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[OwnedPartition]:
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (3600.0,))
+    monkeypatch.setattr(ownership, "LOOK_AHEAD_SECONDS", 0.0)
+    consumer = Consumer(10)
+    async with owned(consumer, writer, search=search) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(batch(0, 1))
+        yield partition
+
+
+async def test_a_partition_that_waits_for_a_schema_looks_for_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again, whatever a look fails with; found, it is the writer's, and the partition is acquired at once."""
+    writer, search = Waiting(), Search(None, ValueError("a defect"), None, "nobody wrote it")
+    async with waiting_at_a_schema(writer, search, monkeypatch) as partition:
+        await wait_until_async(lambda: writer.skips, "the skip is found")
+        assert (writer.skips, search.looks) == ([(0, "nobody wrote it")], 4)
+
+        async def goes_on() -> bool:
+            partition.submit(batch(0, 1))
+            return partition.stopped is None
+
+        await wait_until_async(goes_on, "the partition goes on")
+
+
+async def test_a_skip_that_does_not_help_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partition would be acquired again and again without a pause."""
+    writer, search = Waiting(), Search("nobody wrote it")
+    writer.obeys = False
+    async with waiting_at_a_schema(writer, search, monkeypatch) as partition:
+        await wait_until_async(lambda: writer.skips, "the skip is found")
+
+        async def stops_again() -> bool:
+            partition.submit(batch(0, 1))
+            return len(writer.stop_reasons) == 2
+
+        await wait_until_async(stops_again, "the partition is stopped again")
+        assert (len(writer.skips), search.looks) == (1, 1)
