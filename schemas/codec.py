@@ -104,6 +104,17 @@ def decode_record(value: bytes | None, topic: str | None = None) -> RecordValue:
         raise Undecodable(str(error)) from error
 
 
+def read_fields(value: bytes | None, topic: str | None = None) -> tuple[type[RecordValue], dict[str, Any]]:
+    """Return the type and the fields of a value whose schema is known, whatever limits they break.
+
+    UUIDs are 16 bytes, and times datetimes. Raises Undecodable where the bytes are not those of its schema.
+    """
+    known = registered(value, topic)
+    assert value is not None
+    fields = read_whole(_reader(known.version.id), value, WIRE_PREFIX.size)
+    return known.event, cast("dict[str, Any]", fields)
+
+
 def registered(value: bytes | None, topic: str | None = None) -> Registered:
     """Return the schema that a value names; raises Undecodable if it names none that is known on this topic.
 

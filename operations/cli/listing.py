@@ -65,3 +65,31 @@ def _shown(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     return escaped(f"{value:,.1f}" if isinstance(value, float) else str(value))
+
+
+class RowPrinter:
+    """Prints rows as they come, so that none has to be kept: a JSON array too. A table has columns of fixed widths."""
+
+    def __init__(self, output: Output, widths: Mapping[str, int]) -> None:
+        """`widths` picks and orders what a table shows; a longer cell moves those after it."""
+        self._output = output
+        self._widths = widths
+        self._count = 0
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Print a row."""
+        if self._output == "table":
+            if not self._count:
+                heads = [column.replace("_", " ") for column in self._widths]
+                click.secho(_line(heads, list(self._widths.values())), bold=True)
+            click.echo(_line([_shown(row[column]) for column in self._widths], list(self._widths.values())))
+        elif self._output == "jsonl":
+            show([row], "jsonl")
+        else:
+            click.echo(f"{',' if self._count else '['}\n{_escaped_json(msgspec.json.encode(row))}", nl=False)
+        self._count += 1
+
+    def finish(self) -> None:
+        """End a JSON array. Call it once, behind the last row."""
+        if self._output == "json":
+            click.echo("\n]" if self._count else "[]")

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shlex
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
 from operations.cli.listing import Output, output_option, show
+from operations.cli.opened_files import opened
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
-from runtime.errors import CheckFailed, ConfigurationError
+from runtime.errors import CheckFailed
 
 if TYPE_CHECKING:
     from ingress.producers import StoredProducer
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 SHOWN_MAX = 20
 PROGRESS_EVERY_SECONDS = 5.0
 SOURCE = "plant/cli"
-STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 @click.command(name="publish")
@@ -62,7 +57,7 @@ def command(file: str, producer: str, skip_invalid: bool, output: Output, actor:
 
     settings = load_settings()
     check_producer_name(producer)
-    with _opened(file) as lines:
+    with opened(file) as lines:
         checked = CheckedFile(producer, datetime.now(UTC))
         checked.read(lines)
         if not skip_invalid:
@@ -133,25 +128,6 @@ async def _policy(settings: Settings, producer: str) -> StoredProducer | None:
         return next((each for each in await ProducerStore(database).all() if each.name == producer), None)
     finally:
         await database.close()
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[IO[bytes]]:
-    """Open the file, which is read twice; a pipe, stdin say, is copied to a temporary file for that."""
-    from operations.cli.main import CLOSED_STREAMS
-
-    if file in STDIN and "stdin" in CLOSED_STREAMS:
-        raise ConfigurationError(
-            "There is nothing to read.", why="The standard input is closed.", next_step="plant publish FILE"
-        )
-    with contextlib.ExitStack() as stack:
-        lines: IO[bytes] = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
-        if not lines.seekable() or file in STDIN:
-            copy = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(lines, copy)
-            copy.seek(0)
-            lines = copy
-        yield lines
 
 
 class Tally:

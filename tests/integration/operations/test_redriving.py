@@ -1,0 +1,181 @@
+"""Dead letters from end to end: a worker that parks, an operator that repairs, and the events that take effect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from operations.services.worker import build_worker
+from projections.session import Session
+from runtime.settings import Settings
+from schemas import codec
+from schemas.events import AgentAvailable, AgentOnboarded
+from streams import ownership
+from streams.agents import Worker
+from streams.partitioning import partition_of
+from streams.topics import OPERATIONS_TOPIC, apply
+from tests.conftest import Database
+from tests.support.command_line import plant
+from tests.support.raw_records import RawRecord, append_raw
+from tests.support.waiting import wait_until_async
+
+AGENT, OTHER = UUID(int=1), UUID(int=2)
+KEY = str(AGENT).encode()
+PARTITION = partition_of(KEY, 4)
+TIME = datetime(2026, 11, 27, 7, tzinfo=UTC)
+
+
+@pytest_asyncio.fixture
+async def worker(settings: Settings, topic: str) -> AsyncIterator[Worker]:
+    """A worker of the test's topic, and of operators' actions."""
+    await apply(settings)
+    running = build_worker(settings, [topic, OPERATIONS_TOPIC])
+    await running.start()
+    yield running
+    await running.stop()
+
+
+def onboarded(agent_id: UUID, name: str) -> AgentOnboarded:
+    return AgentOnboarded(event_id=uuid4(), agent_id=agent_id, occurred_at=TIME, name=name, skill_ids=())
+
+
+def available(agent_id: UUID, available: bool) -> AgentAvailable:
+    return AgentAvailable(event_id=uuid4(), agent_id=agent_id, occurred_at=TIME, available=available)
+
+
+def raw(event: AgentOnboarded | AgentAvailable) -> RawRecord:
+    return RawRecord(codec.key(event), codec.encode(event))
+
+
+def logged(database: Database, topic: str) -> list[tuple[int, str]]:
+    """Offsets and dispositions of the entity's partition."""
+    session = Session(database.auditor_url)
+    try:
+        query = f"""SELECT "offset", disposition::text AS d FROM log_records WHERE topic = '{topic}'
+            AND partition = {PARTITION} ORDER BY "offset\""""
+        return [tuple(row) for row in session.query(query)]  # type: ignore[misc]
+    finally:
+        session.close()
+
+
+def agents(database: Database) -> dict[str, bool | None]:
+    """Names of the agents that readers see, and whether they are available."""
+    session = Session(database.superuser_url)
+    try:
+        return dict(session.query("SELECT name, available FROM agents_v1.agents ORDER BY name"))
+    finally:
+        session.close()
+
+
+async def dead_letters(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(plant, settings, "dead-letters", *arguments)
+
+
+async def logs(database: Database, topic: str, count: int) -> None:
+    await wait_until_async(lambda: len(logged(database, topic)) == count, f"{count} records are logged")
+
+
+async def test_a_repaired_event_takes_effect_with_those_behind_it(
+    settings: Settings, database: Database, topic: str, worker: Worker, tmp_path: Path
+) -> None:
+    """Found, shown, repaired and redriven; who did it is shown then, and doing it again changes nothing."""
+    cut = codec.encode(onboarded(AGENT, "first"))[:-1]
+    behind = [raw(available(AGENT, True)), raw(onboarded(OTHER, "other")), raw(available(AGENT, False))]
+    await append_raw(settings, topic, PARTITION, [RawRecord(KEY, cut), *behind])
+    await logs(database, topic, 4)
+    listed = await dead_letters(settings, "list", "--topic", topic, "--output", "jsonl")
+    (line,) = map(json.loads, listed.stdout.splitlines())
+    assert (line["offset"], line["parked"], line["entity"]) == (0, 2, str(AGENT))
+    data = {"agent_id": str(AGENT), "name": "mended", "skill_ids": []}
+    line["event"] |= {"type": "genesis.agent.onboarded", "data": data}
+    file = tmp_path / "repaired.jsonl"
+    file.write_text(json.dumps(line))
+    done = await dead_letters(
+        settings, "redrive", "--repaired", str(file), "--execute", "--wait", "--timeout", "300", "--actor", "ops"
+    )
+    assert (done.returncode, "1 of 1 control records took effect" in done.stderr) == (0, True), done.stderr
+    await wait_until_async(lambda: agents(database).get("mended") is False, "the parked events took effect in order")
+    assert logged(database, topic) == [(0, "poison"), (1, "parked"), (2, "applied"), (3, "parked"), (4, "control")]
+
+    async def resolution() -> dict[str, object]:
+        shown = await dead_letters(settings, "show", f"{topic}/{PARTITION}/0", "--output", "json")
+        found: dict[str, object] = json.loads(shown.stdout)[0]["resolution"]
+        return found
+
+    async def known() -> bool:
+        return (await resolution())["actor"] == "ops"
+
+    await wait_until_async(known, "the operator action is logged")
+    assert (await resolution())["type"] == "plant.record.redriven"
+    again = await dead_letters(settings, "redrive", "--repaired", str(file), "--execute")
+    assert (again.returncode, "0 control records published" in again.stderr) == (0, True)
+    assert "0 dead letters" in (await dead_letters(settings, "list", "--topic", topic)).stderr
+
+
+async def test_a_skip_lets_the_events_behind_it_take_effect(
+    settings: Settings, database: Database, topic: str, worker: Worker
+) -> None:
+    """On a foreign partition and without a key too, where nothing waits."""
+    foreign = (PARTITION + 1) % 4
+    await append_raw(settings, topic, PARTITION, [RawRecord(KEY, b"junk"), raw(onboarded(AGENT, "waited"))])
+    await append_raw(settings, topic, foreign, [RawRecord(KEY, b"junk"), RawRecord(None, b"junk")])
+    await logs(database, topic, 2)
+    assert "waited" not in agents(database)
+
+    async def all_listed() -> bool:
+        return "3 dead letters" in (await dead_letters(settings, "list", "--topic", topic)).stderr
+
+    await wait_until_async(all_listed, "three dead letters")
+    skip = ("skip", "--topic", topic, "--execute", "--wait", "--timeout", "300", "--reason", "junk")
+    done = await dead_letters(settings, *skip)
+    assert (done.returncode, "3 of 3 control records took effect" in done.stderr) == (0, True), done.stderr
+    await wait_until_async(lambda: "waited" in agents(database), "the parked event took effect")
+    rest = await dead_letters(settings, *skip)
+    assert "0 control records published" in rest.stderr
+
+
+async def test_a_record_that_its_partition_waits_at_can_be_skipped(
+    settings: Settings, database: Database, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its position; the owner reads ahead for the skip, logs the record as poison, and goes on."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (300.0,))
+    monkeypatch.setattr(ownership, "LOOK_AHEAD_SECONDS", 0.1)
+    await apply(settings)
+    newer = codec.WIRE_PREFIX.pack(0, 99) + b"what no release wrote"
+    records = [raw(onboarded(AGENT, "before")), RawRecord(KEY, newer), raw(onboarded(AGENT, "after"))]
+    await append_raw(settings, topic, PARTITION, records)
+    running = build_worker(settings, [topic])
+    await running.start()
+    try:
+        await wait_until_async(running.stopped_partitions, "the partition waits")
+        position = f"{topic}/{PARTITION}"
+
+        async def is_shown() -> bool:
+            shown = await dead_letters(settings, "show", f"{position}/1", "--output", "json")
+            return shown.returncode == 0 and json.loads(shown.stdout)[0]["key"] == KEY.decode()
+
+        await wait_until_async(is_shown, "the record is shown, once the reason of the stop is written down")
+        behind = await dead_letters(settings, "skip", f"{position}/2", "--execute")
+        assert (behind.returncode, "have not come to it" in behind.stderr) == (3, True)
+        assert logged(database, topic) == [(0, "applied")]
+        skip = ("skip", f"{position}/1", "--execute", "--wait", "--timeout", "300", "--reason", "nobody wrote it")
+        done = await dead_letters(settings, *skip)
+        assert (done.returncode, "1 of 1 control records took effect" in done.stderr) == (0, True), done.stderr
+        await wait_until_async(lambda: "after" in agents(database), "the event behind it takes effect")
+        assert logged(database, topic) == [(0, "applied"), (1, "poison"), (2, "parked"), (3, "control")]
+        assert not running.stopped_partitions()
+    finally:
+        await running.stop()
+    (shown,) = json.loads((await dead_letters(settings, "show", f"{position}/1", "--output", "json")).stdout)
+    assert "nobody wrote it" in shown["reason"]
+    assert shown["resolution"]["reason"] == "nobody wrote it"
+    verified = await asyncio.to_thread(plant, settings, "audit", "verify", "--topic", topic)
+    assert verified.returncode == 0, verified.stderr
