@@ -151,7 +151,7 @@ def _naming_mismatch(
     """
     assert value is not None
     named, after = _varint(value, EVENT_ID.stop)
-    if len(value) < after or len(value) <= EVENT_ID.stop or named < 0:
+    if len(value) <= EVENT_ID.stop or value[after - 1] >= 0x80 or named < 0:
         return "disposition is control, but key and value are not those of a control record"
     event_type = layouts[value[:5]].event_type
     brings_in = columns.event_id is not None and event_type == _REDRIVING_TYPE

@@ -15,6 +15,7 @@ from projections.session import Session
 from runtime import metrics
 from schemas import codec
 from schemas.events import AgentAvailable, AgentOnboarded, Event
+from schemas.registry import Registry, bundled
 from streams.errors import SchemaNewer
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
@@ -296,3 +297,36 @@ def test_control_records_are_counted_by_their_effect(projector: PartitionProject
     ]  # fmt: skip
     project(projector, records)
     assert {name: count._value.get() - before[name] for name, count in counts.items()} == dict.fromkeys(before, 1)
+
+
+@SIZES
+def test_a_record_of_a_schema_that_has_become_known_is_redriven_as_it_is(
+    make_projector: MakeProjector, superuser: Session, size: int, request: pytest.FixtureRequest
+) -> None:
+    """Its own bytes take effect, at once or once it is its turn; the same from the log."""
+    request.addfinalizer(lambda: codec.activate(None))
+    schema_id = bundled().current(AgentOnboarded).id
+
+    def later_known(event: Event) -> Record:
+        return codec.key(event), codec.WIRE_PREFIX.pack(0, 70_000) + codec.encode(event)[5:]
+
+    records = [
+        later_known(named(1)), available(1, is_available=True), unreadable(OTHER), later_known(named(2, OTHER)),
+        redrive(KEY, 0, event_id=named(2).event_id),
+    ]  # fmt: skip
+    project(make_projector(0), records, size)
+    codec.activate(Registry(bundled().versions, external_ids={70_000: schema_id}))
+    records += [
+        redrive(KEY, 0, event_id=named(1).event_id), redrive(key_of(OTHER), 3, event_id=named(2).event_id),
+        skip(key_of(OTHER), 2), named(1), named(2, OTHER),
+    ]  # fmt: skip
+    project(make_projector(0), records, size)
+    assert dispositions(superuser) == [
+        "poison", "parked", "poison", "poison", *["control"] * 4, "repeat", "repeat"
+    ]  # fmt: skip
+    assert control_offsets(superuser) == {5: 0, 6: 3, 7: 2}
+    assert names(superuser) == {AGENT: ("name 1", True), OTHER: ("name 2", None)}
+
+    superuser.script("TRUNCATE agents_v1.agents", "UPDATE checkpoints SET read_models = '{}'")
+    make_projector(0).acquire(WATERMARKS)
+    assert names(superuser) == {AGENT: ("name 1", True), OTHER: ("name 2", None)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from audit.verifier.decoded_columns import (
 from audit.verifier.errors import BadIdsFile
 from projections.prepared import prepare
 from schemas import codec
-from schemas.control import CONTROL_TYPES, chain_version_raised
+from schemas.control import CONTROL_TYPES, RecordRedriven, RecordSkipped, chain_version_raised
 from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from tests.support import ROOT
@@ -217,3 +218,74 @@ def test_an_ids_file_that_can_not_be_read_is_an_error_of_its_own(tmp_path: Path,
     assert "plant schemas register" in str(caught.value.next_step)
     with pytest.raises(BadIdsFile):
         id_offsets(tmp_path / "missing")
+
+
+AGENT_ID = UUID(int=0xABC)
+AGENT_KEY = str(AGENT_ID).encode()
+REDRIVEN, SKIPPED = (
+    codec.encode(record)
+    for record in (
+        RecordRedriven(event_id=UUID(int=5), poison_offset=70, reason="a test"),
+        RecordSkipped(event_id=UUID(int=5), poison_offset=70, reason="a test"),
+    )
+)
+BROUGHT_IN = DecodedColumns("plant.record.redriven", None, AGENT_ID.bytes, UUID(int=5).bytes)
+REDRIVEN_ONLY = DecodedColumns("plant.record.redriven", None, None, None)
+SKIPS = DecodedColumns("plant.record.skipped", None, None, UUID(int=5).bytes)
+SKIPPED_ONLY = DecodedColumns("plant.record.skipped", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "value", "control_offset"),
+    [
+        (BROUGHT_IN, REDRIVEN, 70),
+        (REDRIVEN_ONLY, REDRIVEN, 70),
+        (REDRIVEN_ONLY, REDRIVEN, None),
+        (SKIPS, SKIPPED, 70),
+        (SKIPPED_ONLY, SKIPPED, None),
+    ],
+    ids=["brings an event in", "skips", "has no effect", "a skip", "a skip without effect"],
+)
+def test_a_control_record_about_poison_says_what_it_does(
+    columns: DecodedColumns, value: bytes, control_offset: int | None
+) -> None:
+    """Each of its effects is accepted, as no other disposition of an event is, and any column that is wrong is not."""
+    assert mismatch(columns, "control", value, key=AGENT_KEY, control_offset=control_offset) is None
+    for name in DecodedColumns._fields:
+        wrong = columns._replace(**{name: "other" if name.endswith("type") else bytes(16)})
+        assert mismatch(wrong, "control", value, key=AGENT_KEY, control_offset=control_offset) is not None
+    for other in (0, 71, -70):
+        assert mismatch(columns, "control", value, key=AGENT_KEY, control_offset=other) is not None
+    for disposition in ("applied", "repeat", "parked"):
+        assert mismatch(columns, disposition, value, key=AGENT_KEY) is not None
+    assert mismatch(EMPTY, "poison", value, key=AGENT_KEY) is None
+    assert unknown_schema(columns, "control", value) is None
+
+
+def test_what_a_control_record_about_poison_can_not_do_is_named() -> None:
+    """An event id without an offset, a skip's offset without its id, an event without an entity, and cut bytes."""
+    assert mismatch(BROUGHT_IN, "control", REDRIVEN, key=AGENT_KEY) == "event_id is filled, but control_offset is empty"
+    assert (
+        mismatch(SKIPPED_ONLY, "control", SKIPPED, key=AGENT_KEY, control_offset=70)
+        == "control_offset is filled, but event_id is empty"
+    )
+    for key in (None, b"key", AGENT_KEY.upper(), AGENT_KEY.replace(b"-", b""), b"-" * 36):
+        without = BROUGHT_IN._replace(entity_id=None)
+        assert (
+            mismatch(without, "control", REDRIVEN, key=key, control_offset=70)
+            == "event_id is filled, but the key is no entity's"
+        )
+    for cut in (REDRIVEN[:21], REDRIVEN[:22], REDRIVEN[:21] + b"\x01"):
+        assert mismatch(REDRIVEN_ONLY, "control", cut, key=AGENT_KEY) is not None
+    assert mismatch(COLUMNS, "applied", VALUE, key=AGENT_KEY, control_offset=7) is not None
+
+
+@pytest.mark.parametrize("value", [None, b"no event", VALUE, UNKNOWN, REDRIVEN])
+def test_the_entity_that_poison_parks_is_its_key(value: bytes | None) -> None:
+    """Whatever its bytes are, and then there is nothing that can't be judged."""
+    parking = EMPTY._replace(entity_id=AGENT_ID.bytes)
+    assert mismatch(parking, "poison", value, key=AGENT_KEY) is None
+    assert unknown_schema(parking, "poison", value, key=AGENT_KEY) is None
+    wrong = mismatch(parking, "poison", value, key=b"another key")
+    assert wrong == "entity_id is not the id that the key is"
+    assert unknown_schema(parking._replace(event_type="x"), "poison", UNKNOWN, key=AGENT_KEY) is not None
