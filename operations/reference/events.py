@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect as types
 
-from schemas.control import CONTROL_TYPES, ControlRecord
+from schemas.control import CONTROL_TYPES, ChainVersionRaised, ControlRecord
 from schemas.entity_states import NO_NUL, AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples, webhook_body
@@ -80,9 +80,13 @@ def _control_section(control: type[ControlRecord]) -> str:
     schema_id = bundled().current(control).id
     return (
         f"### {control.event_type}\n\n{_summary(control)}\n\n"
-        f"Key: none. Schema id: {schema_id}. Struct: `{control.__name__}`. Avro record: `{full_name(control)}`. "
-        f"Subject: `{subject(control)}`.\n\n{_table(control)}"
+        f"Key: {_control_key(control)}. Schema id: {schema_id}. Struct: `{control.__name__}`. "
+        f"Avro record: `{full_name(control)}`. Subject: `{subject(control)}`.\n\n{_table(control)}"
     )
+
+
+def _control_key(control: type[ControlRecord]) -> str:
+    return "none" if control is ChainVersionRaised else "the poison record's, which may be none"
 
 
 def _table(struct: type[msgspec.Struct]) -> str:
