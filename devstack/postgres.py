@@ -27,7 +27,9 @@ ORPHAN_TIMEOUT_SECONDS = 3.0
 SUPERUSER = "postgres"
 DATABASE = "plant"
 SCHEMA_GRANT = "GRANT CREATE, USAGE ON SCHEMA public TO plant_owner"
-ROLES = ("plant_owner", "plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor")
+ROLES = (
+    "plant_owner", "plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor", "plant_embedder",
+)  # fmt: skip
 
 SERVER_SETTINGS = """\
 # Written by `plant up` at every start; edits are lost. Put your own in postgresql.conf, after the include.

@@ -1,6 +1,6 @@
 """Embeddings: the port through which texts become vectors, and the checks of a vector.
 
-No adapter exists yet: a service with a model implements :class:`Embedder`.
+The built-in adapter is in `entities/ngram_embedder.py`; a service with a model implements :class:`Embedder` too.
 """
 
 from __future__ import annotations

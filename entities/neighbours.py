@@ -159,8 +159,12 @@ async def nearest_skills(
     """
     if category is not None and category not in SKILL_CATEGORIES:
         raise SearchRefused(why=f"category must be one of {', '.join(SKILL_CATEGORIES)}.")
-    parameters = {**_near(vector, limit, min_similarity), "without": _ids("without", without), "category": category}
-    await _widen(connection, limit)
+    parameters = {
+        **near_parameters(vector, limit, min_similarity),
+        "without": _ids("without", without),
+        "category": category,
+    }
+    await widen_search(connection, limit)
     rows = await connection.execute(NEAREST_SKILLS, {**parameters, "limit": limit})
     return [NearSkill(*row) for row in rows]
 
@@ -174,8 +178,8 @@ async def nearest_industries(
     min_similarity: float = -1.0,
 ) -> list[NearIndustry]:
     """Return up to `limit` industries near `vector`; otherwise as `nearest_skills`."""
-    parameters = {**_near(vector, limit, min_similarity), "without": _ids("without", without)}
-    await _widen(connection, limit)
+    parameters = {**near_parameters(vector, limit, min_similarity), "without": _ids("without", without)}
+    await widen_search(connection, limit)
     rows = await connection.execute(NEAREST_INDUSTRIES, {**parameters, "limit": limit})
     return [NearIndustry(*row) for row in rows]
 
@@ -197,8 +201,8 @@ async def nearest_agents(
     SearchRefused.
     """
     _check_number("limit", limit, LIMIT_MAX)
-    parameters = {**_near(vector, among, min_similarity, "among"), "without": _ids("without", without)}
-    await _widen(connection, among)
+    parameters = {**near_parameters(vector, among, min_similarity, "among"), "without": _ids("without", without)}
+    await widen_search(connection, among)
     rows = await connection.execute(
         NEAREST_AGENTS, {**parameters, "among": among, "available": available, "limit": limit}
     )
@@ -229,7 +233,7 @@ async def agents_with(
     return [SkilledAgent(*row) for row in rows]
 
 
-async def _widen(connection: AsyncConnection, limit: int) -> None:
+async def widen_search(connection: AsyncConnection, limit: int) -> None:
     """Make the index keep all candidates of `limit` results in view, until the transaction ends."""
     if CANDIDATES_EACH * limit > EF_SEARCH:
         await connection.execute(_WIDEN, {"breadth": str(min(EF_SEARCH_MAX, CANDIDATES_EACH * limit))})
@@ -238,7 +242,8 @@ async def _widen(connection: AsyncConnection, limit: int) -> None:
 _WIDEN: Final = text("SELECT set_config('hnsw.ef_search', :breadth, true)")
 
 
-def _near(vector: Any, limit: int, min_similarity: float, name: str = "limit") -> dict[str, Any]:
+def near_parameters(vector: Any, limit: int, min_similarity: float, name: str = "limit") -> dict[str, Any]:
+    """Return the parameters that each search near a vector has. Raises VectorRefused, SearchRefused."""
     _check_number(name, limit, LIMIT_MAX)
     if isinstance(min_similarity, bool) or not isinstance(min_similarity, int | float):
         raise SearchRefused(why="min_similarity must be a number.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -14,6 +15,10 @@ from projections.statements import split_statements
 
 VIEWS = "read_models"
 """The schema of the stable views that readers use; each points at the live build's table."""
+
+_INDEX: Final = re.compile(
+    r"CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (?P<name>\w+) ON (?P<schema>\w+)\.\w+\s", re.IGNORECASE
+)
 
 PUBLISH_TRIES: Final = 50
 PUBLISH_PAUSE_SECONDS: Final = 0.1
@@ -49,7 +54,7 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
         session.begin()
         session.execute("SELECT pg_advisory_xact_lock(hashtext('plant.projections.install'))")
         session.execute(f"CREATE SCHEMA IF NOT EXISTS {VIEWS}")
-        session.execute(f"GRANT USAGE ON SCHEMA {VIEWS} TO plant_api, plant_auditor")
+        session.execute(f"GRANT USAGE ON SCHEMA {VIEWS} TO plant_api, plant_auditor, plant_embedder")
         stored_builds.require_unchanged(session, models)
         for model in models:
             _install(session, model)
@@ -71,7 +76,8 @@ def _published(session: Session, model: ReadModel) -> bool:
 def _install(session: Session, model: ReadModel) -> None:
     session.execute(f"CREATE SCHEMA IF NOT EXISTS {model.schema}")
     for statement in split_statements(model.tables_sql):
-        session.execute(statement)
+        if not _has_index(session, statement):
+            session.execute(statement)
     session.execute(f"GRANT USAGE ON SCHEMA {model.schema} TO plant_writer, plant_api, plant_auditor")
     for name in model.tables:
         table = f"{model.schema}.{name}"
@@ -81,6 +87,15 @@ def _install(session: Session, model: ReadModel) -> None:
     builds.require_same_columns(session, model, VIEWS)
     stored_builds.store(session, model)
     builds.refresh_views(session, model, VIEWS)
+
+
+def _has_index(session: Session, statement: str) -> bool:
+    """Return whether a statement makes an index that is there: Postgres would lock the table to find that out."""
+    made = _INDEX.match(statement)
+    if made is None:
+        return False
+    ((there,),) = session.query("SELECT to_regclass($1) IS NOT NULL AS there", (f"{made['schema']}.{made['name']}",))
+    return bool(there)
 
 
 def _guard(session: Session, table: str) -> None:

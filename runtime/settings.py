@@ -22,7 +22,7 @@ from runtime.masking import masked, secrets_in
 from runtime.servers import PORT_MAX
 from runtime.stack_file import DEFAULT_HOME, find_home, read_stack_file
 
-DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor"]
+DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor", "embedder"]
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -53,6 +53,9 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
     ] = ""
     database_api_url: Annotated[str, Meta(description="Address for `plant_api`, which reads for readers.")] = ""
     database_auditor_url: Annotated[str, Meta(description="Address for `plant_auditor`, which reads the log.")] = ""
+    database_embedder_url: Annotated[
+        str, Meta(description="Address for `plant_embedder`, which computes embeddings of skills.")
+    ] = ""
 
     database_api_replica_url: Annotated[
         str, Meta(description="Address of a read replica for `plant_api`; empty: there is none.")
@@ -340,7 +343,7 @@ OTHER_VARIABLES: Final = frozenset(
         ),
         *(
             f"PLANT_{name}_PASSWORD"
-            for name in ("OWNER", "WRITER", "INGRESS", "OPERATOR", "API", "AUDITOR", "SUPERUSER")
+            for name in ("OWNER", "WRITER", "INGRESS", "OPERATOR", "API", "AUDITOR", "EMBEDDER", "SUPERUSER")
         ),
     }
 )

@@ -73,6 +73,7 @@ COMMANDS: dict[str, Entry] = {
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
     "api": _entry("api", SERVICES, "Serve the read models to readers with a token."),
     "relay": _entry("relay", SERVICES, "Publish direct changes, and dead letters, until Ctrl-C."),
+    "embed": _entry("embed", SERVICES, "Compute embeddings of skills until Ctrl-C."),
     "db": _entry("db", DATA, "Migrate the database, and say where it is."),
     "seed": _entry("seed", DATA, "Load ESCO's skills and occupations as entities."),
     "entities": _entry("entities", DATA, "Look after entities."),

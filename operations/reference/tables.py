@@ -159,7 +159,10 @@ def triggers() -> list[tuple[str, str, str, str]]:
 def _read_models() -> Iterator[str]:
     """Yield the statements of projections/install.py for a build that does not exist yet."""
     for model in READ_MODELS:
-        yield from _statements(model.tables_sql)
+        for text in _statements(model.tables_sql):
+            yield text
+            if granted := re.fullmatch(rf"(GRANT SELECT ON ){model.schema}(\.\w+ TO plant_embedder)", text):
+                yield f"{granted[1]}{VIEWS}{granted[2]}"  # as show_build does
         for name in model.tables:
             table = f"{model.schema}.{name}"
             yield from (text.format(table=table, view=f"{VIEWS}.{name}", tenant=_TENANT) for text in _INSTALLED)
@@ -179,8 +182,8 @@ def _created(statement: str, script: Sequence[str]) -> TableFacts | None:
     if match is None:
         return None
     name = re.escape(match[1])
-    on = re.compile(rf"CREATE (UNIQUE )?INDEX (CONCURRENTLY )?\w+ ON {name}\b")
-    indexes = (text.replace(" CONCURRENTLY", "", 1) for text in script if on.match(text))
+    on = re.compile(rf"CREATE (UNIQUE )?INDEX (CONCURRENTLY |IF NOT EXISTS )?\w+ ON {name}(?![\w.])")
+    indexes = (re.sub(" CONCURRENTLY| IF NOT EXISTS", "", text, count=1) for text in script if on.match(text))
     facts = TableFacts(match[1], (), (), tuple(indexes))
     for part in _parts(_inside(statement)):
         facts = _changed(facts, f"ADD {part}" if part.startswith(_TABLE_WIDE) else f"ADD COLUMN {part}")

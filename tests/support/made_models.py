@@ -9,6 +9,7 @@ from projections.read_model import READ_MODELS, ReadModel
 _BY_NAME: Final = {model.name: model for model in READ_MODELS}
 ACTIVITY: Final = _BY_NAME["activity"]
 AGENTS: Final = _BY_NAME["agents"]
+MARKETPLACE: Final = _BY_NAME["marketplace"]
 RATINGS: Final = _BY_NAME["ratings"]
 SKILLS: Final = _BY_NAME["skills"]
 

@@ -16,22 +16,30 @@ from sqlalchemy import TextClause
 
 from audit.verifier import log_tables as verified_tables
 from audit.verifier import stored_log
+from entities.embedding import direction
+from entities.vocabulary import EMBEDDING_DIMENSIONS
 from operations.demo import tampering
 from projections import checkpoints, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
 from projections.activity import queries as activity_queries
 from projections.agents import queries
+from projections.marketplace import queries as marketplace_queries
+from projections.marketplace import skill_embeddings
+from projections.marketplace.queries import AgentSearch
 from projections.ratings import queries as ratings_queries
 from projections.read_model import READ_MODELS
 from projections.skills import queries as skills_queries
 from projections.staged_names import STAGED_EVENTS
 from projections.staging import every_event, staging_tables
 from tests.support import ROOT
-from tests.support.made_models import ACTIVITY, AGENTS, RATINGS, SKILLS
+from tests.support.made_models import ACTIVITY, AGENTS, MARKETPLACE, RATINGS, SKILLS
 
 TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
 RANGE_OFFSETS = 4_096
 """Offsets of a range here, so that a partition has several."""
-BIG_TABLES = re.compile(rf"agents|skills|skill_validations|ratings|activity|{re.escape(TOPIC)}/\d+/\d+")
+BIG_TABLES = re.compile(
+    r"agents|skills|skill_validations|ratings|activity|skill_embeddings|marketplace_(?!totals)\w+"
+    rf"|{re.escape(TOPIC)}/\d+/\d+"
+)
 """Tables that grow with the log, its ranges among them; the others have a row a partition or a row a range."""
 REFUSED = {"operations/demo/tampering.py attempt_changes"}
 """Statements that Postgres is to refuse."""
@@ -39,8 +47,15 @@ COPIED = {"operations/demo/tampering.py _ROWS"}
 """Statements that copy a whole partition."""
 READ_ONCE = {"audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN"}
 """Statements that read the open range once, whatever is asked for."""
+COMPARED = {
+    "projections/marketplace/queries.py _PAGE",
+    "projections/marketplace/queries.py _PAGE (later)",
+}
+"""Statements that compare every row: the best of all agents, by averages that each rating of anybody changes."""
 PACKAGES = ("api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "streams")
-SELECTIVE = r"offset|event_id|agent_id|skill_id|hour|disposition = 'control'"
+SELECTIVE = (
+    r"ctid|offset|event_id|agent_id|skill_id|entity_id|industry_id|job_role_id|\bword\b|hour|disposition = 'control'"
+)
 """Conditions that leave few rows."""
 NAMED = re.compile(
     r"\b(?:FROM|JOIN|UPDATE|INTO)\s+"
@@ -62,6 +77,7 @@ _VERIFIER = stored_log.PLANNER
 _SCANNING = stored_log.PLANNER | dict(re.findall(r"SET LOCAL (\w+) = '?(\w+)'?", stored_log._SCAN_ONCE))
 _WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
 _READER = {"plant.governance_agent_id": "genesis"}
+_SEARCHING = _READER | {"enable_seqscan": "off"}
 
 
 def planned_queries(rows: int) -> dict[str, PlannedQuery]:
@@ -114,6 +130,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/skills/apply.sql": worker(SKILLS.apply_sql),
         "projections/ratings/apply.sql": worker(RATINGS.apply_sql),
         "projections/activity/apply.sql": worker(ACTIVITY.apply_sql),
+        "projections/marketplace/apply.sql": worker(MARKETPLACE.apply_sql),
         "projections/log_progress.py _DISPOSITIONS": PlannedQuery(
             *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),
             "plant_api",
@@ -129,8 +146,44 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/activity/queries.py _HOURS": reader(
             activity_queries._HOURS, start=NOW, stop=NOW + timedelta(hours=1)
         ),
+        **_marketplace(ids),
         "operations/demo/tampering.py _RATED": PlannedQuery(tampering._RATED, (*chain, first), "plant_auditor"),
         "operations/demo/tampering.py _CHANGE": PlannedQuery(tampering._CHANGE, (b"", *chain, first, b""), "postgres"),
+    }
+
+
+def _marketplace(ids: Sequence[UUID]) -> dict[str, PlannedQuery]:
+    """The queries of the marketplace: a page for each condition, by name and by rating, first and later."""
+    file = "projections/marketplace/queries.py"
+    searches = {
+        "_STANDING_OF_EACH": AgentSearch(available_at=NOW, lowest_rating=4.0),
+        "_WITH_NAMES (industry)": AgentSearch(industry_id=ids[0], available_at=NOW),
+        "_WITH_NAMES (job role)": AgentSearch(job_role_id=ids[0], available_at=NOW, sort="rating"),
+        "_ALL_SKILLS": AgentSearch(all_skills=ids[:3], available_at=NOW, sort="rating"),
+        "_ANY_SKILLS": AgentSearch(any_skills=ids[:3], available_at=NOW),
+        "_TEXT": AgentSearch(text="skill 7", available_at=NOW),
+        "_FOUND": AgentSearch(text="skill 7", all_skills=ids[:2], lowest_rating=4.0, sort="rating"),
+        "_PAGE": AgentSearch(available_at=NOW, sort="rating"),
+    }
+    mean = numbered(str(marketplace_queries._MEAN), whole_tables="off")
+    found = {f"{file} _MEAN": PlannedQuery(*mean, "plant_api", _READER)}
+    for name, search in searches.items():
+        last = marketplace_queries._Cursor(search.sort, 3.0, "A" if search.sort == "name" else 3.0, ids[0])
+        for after in (None, last):
+            statement = str(marketplace_queries._statement(search, after is not None))
+            arguments = marketplace_queries._arguments(search, 3.0, after) | {"limit": 51}
+            later = "" if after is None else " (later)"
+            settings = _READER if marketplace_queries._compares_all(search) else _SEARCHING
+            query = PlannedQuery(*numbered(statement, **arguments), "plant_api", settings)
+            found[f"{file} {name}{later}"] = query
+    vector = direction([1.0] * EMBEDDING_DIMENSIONS).tolist()
+    near = {"vector": vector, "candidates": 20, "farthest": 1.0, "limit": 10, "model": "a model", "without": ids[:1]}
+    page = {"after": ids[0], "limit": 200, "model": "a model", "tenant": "genesis"}
+    file = "projections/marketplace/skill_embeddings.py"
+    similar = numbered(str(skill_embeddings._SIMILAR), **near)
+    return found | {
+        f"{file} _SIMILAR": PlannedQuery(*similar, "plant_api", _READER),
+        f"{file} _STALE": PlannedQuery(*numbered(str(skill_embeddings._STALE), **page), "plant_embedder", _READER),
     }
 
 
@@ -237,6 +290,32 @@ _FILL = (
         (agent_id, skill_id, day, ratings, rating_sum, rated_1, rated_2, rated_3, rated_4, rated_5)
     SELECT lpad(to_hex(number), 32, '0')::uuid, lpad(to_hex(number), 32, '0')::uuid, '2026-01-01', 1, 5, 0, 0, 0, 0, 1
     FROM generate_series({start}, {stop}) AS number""",
+    """INSERT INTO marketplace_v1.marketplace_agents
+        (agent_id, name, industry_id, job_role_id, skill_ids, status, profile_offset)
+    SELECT lpad(to_hex(number), 32, '0')::uuid, 'Agent ' || number, lpad(to_hex(number % 20), 32, '0')::uuid,
+        lpad(to_hex(number % 500), 32, '0')::uuid,
+        ARRAY[lpad(to_hex(number % 900), 32, '0')::uuid, lpad(to_hex(number % 7), 32, '0')::uuid], 'onboarded', number
+    FROM generate_series({start}, {stop}) AS number""",
+    """INSERT INTO marketplace_v1.marketplace_agent_skills (skill_id, agent_id)
+    SELECT DISTINCT unnest(skill_ids), agent_id FROM marketplace_v1.marketplace_agents
+    WHERE profile_offset BETWEEN {start} AND {stop}""",
+    """INSERT INTO marketplace_v1.marketplace_standings (agent_id, available, ratings, rating_sum)
+    SELECT agent_id, profile_offset % 2 = 0, profile_offset % 9, profile_offset % 9 * (1 + profile_offset % 5)
+    FROM marketplace_v1.marketplace_agents WHERE profile_offset BETWEEN {start} AND {stop}""",
+    """INSERT INTO marketplace_v1.marketplace_totals (partition, ratings, rating_sum)
+    SELECT partition, 1, 3 FROM generate_series(0, {last}) AS partition ON CONFLICT DO NOTHING""",
+    """INSERT INTO marketplace_v1.marketplace_catalogue
+        (kind, entity_id, name, description, words, retired, catalogue_offset)
+    SELECT kind, lpad(to_hex(number), 32, '0')::uuid, kind || ' ' || number, '', ARRAY[number::text, kind],
+        false, number
+    FROM generate_series({start}, {stop}) AS number, unnest(ARRAY['skill', 'job_role', 'industry']) AS kind""",
+    """INSERT INTO marketplace_v1.marketplace_words (word, kind, entity_id)
+    SELECT unnest(words), kind, entity_id FROM marketplace_v1.marketplace_catalogue
+    WHERE catalogue_offset BETWEEN {start} AND {stop}""",
+    """INSERT INTO skill_embeddings (skill_id, model, text_sha256, embedding)
+    SELECT lpad(to_hex(number), 32, '0')::uuid, 'a model', sha256(''),
+        (SELECT array_agg(sin(number * 7919 + p * p)) FROM generate_series(1, 384) AS p)::real[]::vector(384)
+    FROM generate_series({start}, least({stop}, 2000)) AS number""",
     """INSERT INTO activity_v1.activity (hour, event_type, partition, events)
     SELECT '2026-01-01Z'::timestamptz + number * '1 hour'::interval, 'genesis.agent.rated', 0, 1
     FROM generate_series({start}, {stop}) AS number""",
@@ -299,7 +378,7 @@ def faults(plan: Mapping[str, Any], *, whole_tables: bool = False, limited: bool
     if kind == "Nested Loop" and "Join Filter" in plan and any(map(_is_big, plan["Plans"])):
         yield f"a nested loop compares pairs by {plan['Join Filter']}"
     if table is not None and BIG_TABLES.fullmatch(table) and "Scan" in kind:
-        condition = plan.get("Index Cond", plan.get("Recheck Cond", ""))
+        condition = plan.get("Index Cond", plan.get("Recheck Cond", plan.get("TID Cond", "")))
         if kind == "Seq Scan":
             if not whole_tables:
                 yield f"{table} is read as a whole"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,6 +20,8 @@ from schemas.events import (
     EntityAmended,
     EntityRetired,
     Event,
+    IndustryDefined,
+    JobRoleDefined,
     SkillRegistered,
     SkillValidated,
 )
@@ -147,11 +149,95 @@ def activity(records: Iterable[Applied]) -> Tables:
     return {"activity": _rows({key: dict(zip(names, (*key, count), strict=True)) for key, count in counts.items()})}
 
 
+def marketplace(records: Iterable[Applied]) -> Tables:
+    """Fold the read model `marketplace`."""
+    profiles: dict[UUID, Row] = {}
+    standings: dict[UUID, Row] = {}
+    entries: dict[tuple[str, UUID], Row] = {}
+    totals: dict[int, Counter[int]] = {}
+    for partition, offset, event in records:
+        if (profile := _hired_profile(event)) is not None:
+            profiles[event.entity_id] = {"agent_id": event.entity_id, **profile, "profile_offset": offset}
+        if (availability := _hired_availability(event)) is not None:
+            standing = standings.setdefault(event.entity_id, _empty_standing(event.entity_id))
+            standing |= availability | {"availability_offset": offset}
+        if isinstance(event, AgentRated):
+            standing = standings.setdefault(event.agent_id, _empty_standing(event.agent_id))
+            standing |= {"ratings": standing["ratings"] + 1, "rating_sum": standing["rating_sum"] + event.rating}
+            totals.setdefault(partition, Counter())[event.rating] += 1
+        if (entry := _catalogue_entry(event)) is not None:
+            key = (entry["kind"], event.entity_id)
+            entries[key] = entry | {"catalogue_offset": offset}
+    skills = {(skill_id, agent_id) for agent_id, row in profiles.items() for skill_id in row["skill_ids"]}
+    words = {(word, *key) for key, entry in entries.items() for word in entry["words"]}
+    return {
+        "marketplace_agents": _rows(profiles),
+        "marketplace_agent_skills": _rows(_of_keys(("skill_id", "agent_id"), skills)),
+        "marketplace_standings": _rows(standings),
+        "marketplace_totals": _rows({key: {"partition": key} | _sums(counts) for key, counts in totals.items()}),
+        "marketplace_catalogue": _rows(entries),
+        "marketplace_words": _rows(_of_keys(("word", "kind", "entity_id"), words)),
+    }
+
+
+def _of_keys(names: Sequence[str], keys: Iterable[tuple[Any, ...]]) -> dict[Any, Row]:
+    """Return rows that are their key and nothing else."""
+    return {key: dict(zip(names, key, strict=True)) for key in keys}
+
+
+def _hired_profile(event: Event) -> Row | None:
+    match event:
+        case AgentOnboarded():
+            profile, status = event, "onboarded"
+        case EntityAmended(agent=profile) if profile is not None:
+            status = profile.status
+        case EntityRetired(agent=profile) if profile is not None:
+            status = "retired"
+        case _:
+            return None
+    columns = ("name", "industry_id", "job_role_id", "skill_ids")
+    return {column: getattr(profile, column) for column in columns} | {"status": status}
+
+
+def _hired_availability(event: Event) -> Row | None:
+    match event:
+        case AgentAvailable():
+            return {"available": event.available, "available_from": event.available_from}
+        case EntityAmended(agent=agent) if agent is not None:
+            return {"available": agent.available, "available_from": None}
+        case EntityRetired(agent=agent) if agent is not None:
+            return {"available": False, "available_from": None}
+    return None
+
+
+def _empty_standing(agent_id: UUID) -> Row:
+    unknown = dict.fromkeys(("available", "available_from", "availability_offset"))
+    return {"agent_id": agent_id, **unknown, "ratings": 0, "rating_sum": 0}
+
+
+def _catalogue_entry(event: Event) -> Row | None:
+    match event:
+        case SkillRegistered() | JobRoleDefined() | IndustryDefined():
+            state: Any = event
+        case EntityAmended() | EntityRetired():
+            state = event.skill or event.job_role or event.industry
+        case _:
+            return None
+    if state is None:
+        return None
+    words = tuple(sorted(set(re.findall(r"\w+", f"{state.name} {state.description}".lower()))))
+    return {
+        "kind": event.entity_type, "entity_id": event.entity_id, "name": state.name, "description": state.description,
+        "words": words, "retired": isinstance(event, EntityRetired),
+    }  # fmt: skip
+
+
 FOLDS: Mapping[str, Callable[[Iterable[Applied]], Tables]] = {
     "agents": agents,
     "skills": skills,
     "ratings": ratings,
     "activity": activity,
+    "marketplace": marketplace,
 }
 """The fold of each read model by its name."""
 

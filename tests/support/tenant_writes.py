@@ -66,10 +66,16 @@ _SETTABLE: Final[Mapping[str, str]] = {
     "ratings_v1.ratings": "rating_sum",
     "ratings_v1.rating_totals": "rating_sum",
     "activity_v1.activity": "events",
+    "marketplace_v1.marketplace_agent_skills": "governance_agent_id",
+    "marketplace_v1.marketplace_standings": "rating_sum",
+    "marketplace_v1.marketplace_totals": "rating_sum",
+    "marketplace_v1.marketplace_words": "governance_agent_id",
 }
 
 
 def _written(table: str) -> str:
+    if _SETTABLE.get(table) == "governance_agent_id":
+        return f"'{MINE}'"
     return "'7'" if READ_MODEL_KEYS.keys() & {table} and _settable(table) != "name" else "'written'"
 
 

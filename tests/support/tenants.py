@@ -35,10 +35,16 @@ READ_MODEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ratings_v1.ratings": ("agent_id", "skill_id", "day"),
     "ratings_v1.rating_totals": ("partition",),
     "activity_v1.activity": ("hour", "event_type", "partition"),
+    "marketplace_v1.marketplace_agents": ("agent_id",),
+    "marketplace_v1.marketplace_agent_skills": ("skill_id", "agent_id"),
+    "marketplace_v1.marketplace_standings": ("agent_id",),
+    "marketplace_v1.marketplace_totals": ("partition",),
+    "marketplace_v1.marketplace_catalogue": ("kind", "entity_id"),
+    "marketplace_v1.marketplace_words": ("word", "kind", "entity_id"),
 }
 """The tables of read models, and their primary keys."""
 VIEWS: Final = tuple(f"read_models.{table.partition('.')[2]}" for table in READ_MODEL_KEYS)
-DIVIDED: Final = (*ENTITY_TABLES, *READ_MODEL_KEYS)
+DIVIDED: Final = (*ENTITY_TABLES, *READ_MODEL_KEYS, "skill_embeddings")
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,10 @@ def ids(tenant: str) -> Ids:
     return Ids(numbered, UUID(int=base << 64 | 99))
 
 
-async def fill(writer_url: str, tenant: str) -> None:
-    """One entity of each kind with a link of each sort, a stub, and a row of the read model, as the writer."""
+async def fill(writer_url: str, embedder_url: str, tenant: str) -> None:
+    """One entity of each kind with a link of each sort, a stub, and a row of each read model, as the writer; and an
+    embedding.
+    """
     own = ids(tenant)
     async with Attempt(writer_url, tenant) as attempt:
         connection = attempt.connection
@@ -87,6 +95,12 @@ async def fill(writer_url: str, tenant: str) -> None:
             row = read_model_row(table, own.by_kind["agent"], f"agent of {tenant}") | {"governance_agent_id": tenant}
             values = ", ".join(f"'{value}'" for value in row.values())
             await connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})")
+    async with Attempt(embedder_url, tenant) as attempt:
+        await attempt.connection.execute(
+            "INSERT INTO skill_embeddings (skill_id, governance_agent_id, model, text_sha256, embedding)"
+            " VALUES ($1, $2, 'a model', sha256(''), array_fill(1, '{384}')::real[]::vector)",
+            own.by_kind["skill"], tenant,
+        )  # fmt: skip
 
 
 def read_model_row(table: str, entity_id: UUID, name: str) -> dict[str, str]:
@@ -101,11 +115,23 @@ def read_model_row(table: str, entity_id: UUID, name: str) -> dict[str, str]:
         "ratings_v1.ratings": counts | {f"rated_{rating}": "0" for rating in range(1, 6)},
         "ratings_v1.rating_totals": counts,
         "activity_v1.activity": {"events": "1"},
+        "marketplace_v1.marketplace_agents": {
+            "name": name, "status": "onboarded", "skill_ids": "{}", "profile_offset": "1"
+        },
+        "marketplace_v1.marketplace_agent_skills": {},
+        "marketplace_v1.marketplace_standings": counts,
+        "marketplace_v1.marketplace_totals": counts,
+        "marketplace_v1.marketplace_catalogue": {
+            "name": name, "description": "-", "words": "{}", "retired": "false", "catalogue_offset": "1"
+        },
+        "marketplace_v1.marketplace_words": {},
     }  # fmt: skip
     others = {
         "day": "2026-01-01",
         "hour": "2026-01-01Z",
         "event_type": "an event",
+        "kind": "skill",
+        "word": "word",
         "partition": str(entity_id.int >> 64),
     }
     return {column: others.get(column, str(entity_id)) for column in READ_MODEL_KEYS[table]} | rest[table]

@@ -41,7 +41,7 @@ from tests.support.tenants import (
     reads,
 )
 
-ROLES = ("owner", "writer", "api", "auditor")
+ROLES = ("owner", "writer", "api", "auditor", "embedder")
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -49,7 +49,7 @@ async def database(stack: Services, template_database: str) -> AsyncIterator[Mig
     """A migrated database with both tenants filled, and analysed."""
     with log_rows.migrated_database(stack, template_database) as made:
         for tenant in (MINE, THEIRS):
-            await fill(made.writer_url, tenant)
+            await fill(made.writer_url, made.embedder_url, tenant)
         sql.execute(made.superuser_url, ["ANALYZE"])
         yield made
 

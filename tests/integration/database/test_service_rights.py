@@ -13,7 +13,7 @@ from tests.support.direct_changes import fetch
 from tests.support.services import Services
 from tests.support.tenants import DIVIDED, MINE, THEIRS, VIEWS, Attempt, fill, ids
 
-SERVICES = ("writer", "ingress", "operator", "api", "auditor")
+SERVICES = ("writer", "ingress", "operator", "api", "auditor", "embedder")
 
 UNDIVIDED = {
     "public.api_tokens": {"operator", "api"},
@@ -92,7 +92,7 @@ async def database(stack: Services, template_database: str) -> AsyncIterator[Mig
     """A migrated database with both tenants filled."""
     with log_rows.migrated_database(stack, template_database) as made:
         for tenant in (MINE, THEIRS):
-            await fill(made.writer_url, tenant)
+            await fill(made.writer_url, made.embedder_url, tenant)
         yield made
 
 

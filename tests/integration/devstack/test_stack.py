@@ -94,7 +94,7 @@ def test_address_file_is_readable_by_its_owner_alone(private_stack: Stack) -> No
     assert len({url.split(":")[2].split("@")[0] for url in urls}) == 7
 
 
-@pytest.mark.parametrize("role", ["owner", "writer", "ingress", "operator", "api", "auditor"])
+@pytest.mark.parametrize("role", ["owner", "writer", "ingress", "operator", "api", "auditor", "embedder"])
 def test_roles_connect_with_their_own_rights(private_stack: Stack, role: str) -> None:
     """Each role logs in by password, is no superuser, and finds pgvector in the database."""
     url = private_stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"]

@@ -64,3 +64,30 @@ async def test_installing_again_waits_for_no_reader(database: Database) -> None:
         install(f"{database.owner_url}?options=-c%20lock_timeout%3D2s")
     finally:
         reader.close()
+
+
+def test_installing_again_waits_for_no_worker_where_a_model_has_indexes(database: Database) -> None:
+    """An index that is there is left alone: to look whether it is, Postgres would wait for all who write its table."""
+    install(database.owner_url)
+    worker = Session(database.writer_url)
+    try:
+        worker.begin()
+        worker.script(
+            "INSERT INTO marketplace_v1.marketplace_agents (agent_id, name, skill_ids, status, profile_offset)"
+            f" VALUES ('{AGENT}', 'a name', '{{}}', 'onboarded', 1)"
+        )
+        install(f"{database.owner_url}?options=-c%20lock_timeout%3D2s")
+        worker.commit()
+    finally:
+        worker.close()
+
+
+def test_an_index_that_was_dropped_is_made_again(database: Database) -> None:
+    """Installing makes what is missing, as for tables."""
+    install(database.owner_url)
+    sql.execute(database.owner_url, ["DROP INDEX marketplace_v1.marketplace_agents_name"])
+
+    install(database.owner_url)
+
+    there = "SELECT to_regclass('marketplace_v1.marketplace_agents_name') IS NOT NULL"
+    assert sql.value(database.superuser_url, there)
