@@ -22,6 +22,7 @@ from benchmarks import (
     brokers,
     catch_up,
     connector,
+    dead_letters,
     fuzzing,
     growth,
     latency,
@@ -123,6 +124,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "memory": lambda stack, count: [filled_memory(stack, 2 * count)],
     "partitions": lambda stack, count: [many_partitions(stack, 2 * count)],
     "relay": lambda stack, _: relay.run(stack),
+    "dead-letters": lambda stack, _: dead_letters.run(stack),
 }
 
 
@@ -149,6 +151,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("growth", 1, "acquire_and_first_batch_seconds", "at most", 2),
     ("memory", 0, "growth_percent", "at most", 10),
     ("partitions", 0, "peak_mb", "at most", 1_000),
+    ("dead-letters", 0, "seconds", "at most", 120),
 )
 """Benchmark, row, field, and what is asked of it on idle cores."""
 

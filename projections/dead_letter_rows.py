@@ -10,13 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
 
 from database.connector import Database
+from streams.topics import OPERATIONS_TOPIC
 
 PAGE_RECORDS: Final = 500
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -41,11 +42,15 @@ _ONE_PARTITION: Final = "FROM log_records AS e WHERE e.topic = :topic AND e.part
 
 _KEY: Final = "coalesce(e.key, convert_to(e.entity_id::text, 'UTF8'))"
 
+# Rows are counted before they are looked at, so that each statement is short, however few are asked for.
 _PAGE: Final = f"""
-SELECT e."offset", octet_length(e.headers) + coalesce(octet_length(e.value), 0) AS size_bytes
-{_ONE_PARTITION} AND e.disposition = 'poison' AND e."offset" >= :first AND e."offset" < :until{{conditions}}
-ORDER BY e."offset" LIMIT {PAGE_RECORDS}
-"""
+SELECT e."offset", octet_length(e.headers) + coalesce(octet_length(e.value), 0) AS size_bytes, {{conditions}} AS asked
+FROM (
+    SELECT e."offset", e.created_at, e.reason, e.key, e.entity_id, e.value, e.headers
+    {_ONE_PARTITION} AND e.disposition = 'poison' AND e."offset" >= :first AND e."offset" < :until
+    ORDER BY e."offset" LIMIT {PAGE_RECORDS}
+) AS e ORDER BY e."offset"
+"""  # noqa: S608 (constants)
 
 _CONDITIONS: Final[Mapping[str, str]] = {
     "cause": "strpos(lower(e.reason), lower(CAST(:cause AS text))) > 0",
@@ -82,10 +87,11 @@ SELECT e."offset", e.value
 ORDER BY e."offset" LIMIT {PAGE_RECORDS}
 """
 
-_EVENT: Final = """
+# Operators' actions are few: the open range of their topic, which has no index on event ids, is never large.
+_OPERATION: Final = f"""
 SELECT e.value FROM log_records AS e
-WHERE e.topic = :topic AND e.event_id = :event_id AND e.disposition IN ('applied', 'parked') LIMIT 1
-"""
+WHERE e.topic = '{OPERATIONS_TOPIC}' AND e.event_id = :event_id AND e.disposition IN ('applied', 'parked') LIMIT 1
+"""  # noqa: S608 (a constant)
 
 
 class RowFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +117,14 @@ class RowFilter(msgspec.Struct, frozen=True, kw_only=True):
             "entity": None if self.entity is None else str(self.entity),
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+class PageEntry(NamedTuple):
+    """A poison row by its offset, its size, and whether a filter asks for it."""
+
+    offset: int
+    size_bytes: int
+    asked: bool
 
 
 class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,16 +180,14 @@ class DeadLetterRows:
         rows = await self._fetch(_STOP_REASON, topic=topic, partition=partition)
         return rows[0]["stop_reason"] if rows else None
 
-    async def page(
-        self, topic: str, partition: int, asked: RowFilter, *, first: int, until: int
-    ) -> list[tuple[int, int]]:
-        """Return offsets and sizes of the next PAGE_RECORDS poison rows from `first` on, those before `until`."""
+    async def page(self, topic: str, partition: int, asked: RowFilter, *, first: int, until: int) -> list[PageEntry]:
+        """Return the next PAGE_RECORDS poison rows from `first` on, those before `until`, and which are asked for."""
         conditions = asked.conditions()
-        more = "".join(f" AND {_CONDITIONS[name]}" for name in conditions)
+        wanted = " AND ".join(_CONDITIONS[name] for name in conditions) or "true"
         rows = await self._fetch(
-            _PAGE.format(conditions=more), topic=topic, partition=partition, first=first, until=until, **conditions
+            _PAGE.format(conditions=wanted), topic=topic, partition=partition, first=first, until=until, **conditions
         )
-        return [(row["offset"], row["size_bytes"]) for row in rows]
+        return [PageEntry(row["offset"], row["size_bytes"], bool(row["asked"])) for row in rows]
 
     async def records(self, topic: str, partition: int, offsets: Sequence[int], *, whole: bool) -> list[LoggedRow]:
         """Return the log's rows at these offsets, in order; of their values the first bytes alone unless `whole`."""
@@ -221,9 +233,9 @@ class DeadLetterRows:
         rows = await self._fetch(_INEFFECTIVE, topic=topic, partition=partition, first=first, last=last, mark=mark)
         return [(row["offset"], row["value"]) for row in rows]
 
-    async def event_value(self, topic: str, event_id: UUID) -> bytes | None:
-        """Return the value of an event that the log of a topic holds; None where it does not."""
-        rows = await self._fetch(_EVENT, topic=topic, event_id=event_id)
+    async def operation_value(self, event_id: UUID) -> bytes | None:
+        """Return the value of the event that records an operator action; None where the log does not have it."""
+        rows = await self._fetch(_OPERATION, event_id=event_id)
         return rows[0]["value"] if rows else None
 
     async def _fetch(self, query: str, **values: object) -> list[dict[str, Any]]:

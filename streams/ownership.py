@@ -204,11 +204,13 @@ class OwnedPartition:
                 self._open = await self._acquire()
                 await self._project(self._open)
             except PartitionStopped as error:
+                # While it was acquired, records were read that the log has already: none of them can be skipped.
+                waiting = error if isinstance(error, SchemaNewer) and self._open is not None else None
                 self._close()
                 drop_frames(error)
                 delay = self._count_stop(error)
                 await self._note_stop(error)
-                await self._wait_stopped(error, delay)
+                await self._wait_stopped(waiting, delay)
             except OwnershipLost as error:
                 # Another worker holds the token. If the group has moved the partition, its next heartbeat says so;
                 # acquiring it at once would only take it from its rightful owner.
@@ -234,11 +236,11 @@ class OwnedPartition:
                 self._log.exception("partition.failed", retry_seconds=delay)
                 await asyncio.sleep(delay)
 
-    async def _wait_stopped(self, error: PartitionStopped, delay: float) -> None:
-        """Wait until the partition is to be looked at again: at once where a record is skipped that it waits at."""
+    async def _wait_stopped(self, waiting: SchemaNewer | None, delay: float) -> None:
+        """Wait until the partition is to be looked at again: at once where the record is skipped that it waits at."""
         until = asyncio.get_running_loop().time() + delay
-        while isinstance(error, SchemaNewer) and self._search is not None and self._skipped_offset != error.offset:
-            if await self._find_skip(self._search, error):
+        while waiting is not None and self._search is not None and self._skipped_offset != waiting.offset:
+            if await self._find_skip(self._search, waiting):
                 return
             left = until - asyncio.get_running_loop().time()
             if left <= LOOK_AHEAD_SECONDS:

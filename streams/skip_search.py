@@ -28,6 +28,8 @@ log = get_logger(__name__)
 FETCH_MAX_BYTES: Final = 1024 * 1024
 FETCH_TIMEOUT_MS: Final = 250
 FETCHED_RECORDS_MAX: Final = 2_000
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+"""A partition that is revoked meanwhile waits no longer than this."""
 
 
 class SkipSearch:
@@ -66,10 +68,11 @@ class SkipSearch:
             max_partition_fetch_bytes=FETCH_MAX_BYTES,
         )
         try:
-            await consumer.start()
-            consumer.assign([self._tp])
-            consumer.seek(self._tp, self._next_offset)
-            end = (await consumer.end_offsets([self._tp]))[self._tp]
+            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                await consumer.start()
+                consumer.assign([self._tp])
+                consumer.seek(self._tp, self._next_offset)
+                end = (await consumer.end_offsets([self._tp]))[self._tp]
             while not interrupted.is_set() and self._next_offset < end:
                 reason = await self._fetch(consumer, offset)
                 if reason is not None:

@@ -82,7 +82,7 @@ def command(
     if follow and end is not None:
         raise click.UsageError(FOLLOWED_TO)
     now = SystemClock().now()
-    printer = _Printer(output)
+    printer = _Printer(output, limit)
     events = consume(
         load_settings(),
         types=types or None,
@@ -117,8 +117,9 @@ async def _print(events: AsyncGenerator[Received], printer: _Printer, limit: int
 class _Printer:
     """Prints events as they come; a JSON array only when they have ended."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, limit: int | None = None) -> None:
         self._output = output
+        self._limit = limit
         self._rows: list[dict[str, object]] = []
         self._headed = False
         self.controls = 0
@@ -128,6 +129,8 @@ class _Printer:
         self._print(received, received.event, str(received.event.entity_id))
 
     def control(self, received: ReceivedControl) -> None:
+        if self.controls == self._limit:
+            return
         self.controls += 1
         self._print(received, received.control, shown_bytes(received.key) or "-")
 

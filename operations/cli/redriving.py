@@ -26,6 +26,7 @@ from operations.dead_letters.search import DeadLetterSearch
 from operations.dead_letters.waiting_record import unread_at
 from operations.operator_actions import OperatorAction, record, with_facts
 from projections.dead_letter_rows import DeadLetterRows
+from runtime.process import escaped
 from runtime.settings import Settings, load_settings
 from streams.producer import EventProducer
 
@@ -102,7 +103,7 @@ async def _handle(settings: Settings, search: DeadLetterSearch, choice: Choice, 
     if handling.output == "table" and len(rows) > SHOWN_MAX:
         click.echo(f"and {len(rows) - SHOWN_MAX:,} more groups", err=True)
     for line in plan.left_out_shown:
-        click.echo(f"left out: {line}", err=True)
+        click.echo(f"left out: {escaped(line)}", err=True)
     if plan.left_out:
         click.echo(f"{plan.left_out:,} dead letters are left out.", err=True)
     if not handling.execute:

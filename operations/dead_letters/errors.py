@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime.errors import CheckFailed
+from runtime.process import escaped
 from streams.record_position import RecordPosition
 
 
@@ -62,7 +63,7 @@ class PoisonUnchanged(CheckFailed):
     def __init__(self, position: RecordPosition, reason: str) -> None:
         super().__init__(
             f"{shown_position(position)} would be poison again.",
-            why=f"{reason}.",
+            why=f"{escaped(reason)}.",
             next_step="plant dead-letters redrive --repaired FILE",
         )
 
@@ -73,7 +74,7 @@ class BadRepair(CheckFailed):
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(
             f"Line {number} can't be redriven.",
-            why=f"{reason}. Nothing was published.",
+            why=f"{escaped(reason)}. Nothing was published.",
             next_step="mend the line, then run it again",
         )
 

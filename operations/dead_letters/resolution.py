@@ -63,7 +63,7 @@ async def _operation(rows: DeadLetterRows, headers: bytes) -> OperationRecorded 
     stated = dict(read_headers(headers)).get(OPERATION_HEADER)
     try:
         identity = event_id(ACTIONS_PRODUCER, (stated or b"").decode())
-        event = codec.decode(await rows.event_value(OPERATIONS_TOPIC, identity), OPERATIONS_TOPIC)
+        event = codec.decode(await rows.operation_value(identity), OPERATIONS_TOPIC)
     except (UnicodeDecodeError, ValueError, Undecodable):
         return None
     return event if isinstance(event, OperationRecorded) else None

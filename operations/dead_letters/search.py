@@ -12,6 +12,7 @@ from operations.dead_letters.dead_letter import DeadLetter
 from operations.dead_letters.errors import DeadLetterResolved, NoDeadLetter, NotLogged
 from projections.dead_letter_rows import PAGE_BYTES, DeadLetterRows, LoggedRow, ParkedCount, RowFilter
 from streams.record_position import RecordPosition
+from streams.start import OFFSET_MAX
 
 StateFilter = Literal["waiting", "resolved", "all"]
 
@@ -54,16 +55,19 @@ class DeadLetterSearch:
         for topic, partition in await self.rows.partitions():
             if not asked.rows.includes(topic, partition):
                 continue
-            first, until = 0, ends.get((topic, partition), 0)
+            first, until = 0, ends.get((topic, partition), OFFSET_MAX)
             while page := await self.rows.page(topic, partition, asked.rows, first=first, until=until):
-                resolved = await self.rows.resolved(topic, partition, page[0][0], page[-1][0])
-                wanted = [entry for entry in page if _may_be_asked(asked, entry[0] in resolved)]
-                for offsets in chunks(wanted):
+                first = page[-1].offset + 1
+                wanted = [entry for entry in page if entry.asked]
+                if not wanted:
+                    continue
+                resolved = await self.rows.resolved(topic, partition, wanted[0].offset, wanted[-1].offset)
+                wanted = [entry for entry in wanted if _may_be_asked(asked, entry.offset in resolved)]
+                for offsets in chunks((entry.offset, entry.size_bytes) for entry in wanted):
                     logged = await self.rows.records(topic, partition, offsets, whole=whole)
                     parked = await self.rows.parked(logged) if count_parked else {}
                     found = [dead_letter_of(row, resolved, parked) for row in logged]
                     yield [each for each in found if asked.includes(each)]
-                first = page[-1][0] + 1
 
     async def at(
         self, positions: Sequence[RecordPosition], *, whole: bool = False, unread: Unread | None = None

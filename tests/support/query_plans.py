@@ -19,7 +19,7 @@ from audit.verifier import stored_log
 from entities.embedding import direction
 from entities.vocabulary import EMBEDDING_DIMENSIONS
 from operations.demo import tampering
-from projections import checkpoints, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
+from projections import checkpoints, dead_letter_rows, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
 from projections.activity import queries as activity_queries
 from projections.agents import queries
 from projections.marketplace import queries as marketplace_queries
@@ -101,6 +101,11 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
     def reader(query: TextClause, **values: Any) -> PlannedQuery:
         return PlannedQuery(*numbered(str(query), **values), "plant_api", _READER)
 
+    def auditor(query: str, **values: Any) -> PlannedQuery:
+        return PlannedQuery(*numbered(query, topic=TOPIC, **values), "plant_auditor", _READER)
+
+    of_partition = {"partition": PARTITION, "first": first}
+    dead_letters = dead_letter_rows._PAGE.format(conditions=dead_letter_rows._CONDITIONS["cause"])
     literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1", "consumer": "'projector'"}
     return {
         "audit/verifier/raised.sql": verifier(stored_log._RAISED),
@@ -126,6 +131,24 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
+        "projections/dead_letter_rows.py _ONE_PARTITION (page)": auditor(
+            dead_letters, **of_partition, until=rows, cause="a test"
+        ),
+        "projections/dead_letter_rows.py _ONE_PARTITION (records)": auditor(
+            dead_letter_rows._RECORDS, partition=PARTITION, whole=True, offsets=offsets
+        ),
+        "projections/dead_letter_rows.py _ONE_PARTITION (resolved)": auditor(
+            dead_letter_rows._RESOLVED, **of_partition, last=last
+        ),
+        "projections/dead_letter_rows.py _ONE_PARTITION (parked)": auditor(
+            dead_letter_rows._PARKED, **of_partition, entities=ids
+        ),
+        "projections/dead_letter_rows.py _ONE_PARTITION (ineffective)": auditor(
+            dead_letter_rows._INEFFECTIVE, **of_partition, last=last, mark=b"mark"
+        ),
+        "projections/dead_letter_rows.py _OPERATION": PlannedQuery(
+            *numbered(dead_letter_rows._OPERATION, event_id=ids[0]), "plant_auditor", _READER
+        ),
         "projections/agents/apply.sql": worker(AGENTS.apply_sql),
         "projections/skills/apply.sql": worker(SKILLS.apply_sql),
         "projections/ratings/apply.sql": worker(RATINGS.apply_sql),
