@@ -18,7 +18,8 @@ from projections.errors import TooManyParkedEntities
 from projections.fold import decoded_frames
 from projections.parking import ControlEffect, ParkedEntities, WaitingRecord
 from projections.parking_log import ParkingLog, PoisonRecord, ReleasedEvent, event_values
-from projections.prepared import PoisonControl, PreparedBatch
+from projections.poison_controls import PoisonControl
+from projections.prepared import PreparedBatch
 from projections.repeats import ID_REUSED, EventRecord, event_record, same_event
 from projections.session import Session
 from runtime import metrics

@@ -5,19 +5,17 @@ Everything here is a function of the records alone, so a batch that has to be tr
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
+from projections.poison_controls import PoisonControl, parked_ids, poison_controls
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint, event_record, same_event
-from schemas import codec
-from schemas.batch_decoder import DecodedEvents, RejectedValue, decode_batch
-from schemas.control import CONTROL_TYPES, ChainVersionRaised, RecordRedriven, RecordSkipped
-from schemas.errors import Undecodable, UnknownSchema
+from schemas.batch_decoder import DecodedEvents, decode_batch
+from schemas.control import CONTROL_TYPES, ChainVersionRaised
+from schemas.errors import UnknownSchema
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
@@ -32,22 +30,9 @@ _DASHES = [8, 13, 18, 23]
 _ID_CHARACTERS = 36
 _DIGITS = [index for index in range(_ID_CHARACTERS) if index not in _DASHES]
 _NO_ID = bytes(_ID_CHARACTERS)
-_ENTITY_KEY = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""The key of an entity's events: no other text can have been one."""
 
 ENTITY_DATA_COLUMN = "entity_type"
 """Amended and retired events say in this column what kind of entity they are about."""
-
-
-class PoisonControl(NamedTuple):
-    """A control record about a poison record."""
-
-    event_id: bytes
-    poison_offset: int
-    redrives: bool
-    """False: it skips the poison record."""
-    value: bytes | None = None
-    """The repaired bytes of a redriven record; None: its own."""
 
 
 @dataclass(frozen=True)
@@ -237,55 +222,25 @@ def prepare(batch: EventBatch, skipped: Mapping[int, str] | None = None) -> Prep
         known = known.filter(~known["row"].is_in(misplaced.implode()))
         kept = {name: frame.filter(~frame["row"].is_in(misplaced.implode())) for name, frame in events.items()}
         events = {name: frame for name, frame in kept.items() if frame.height}
-    parking = _parking(batch.keys, rejected)
+    parking = parked_ids(batch.keys, rejected)
     if not controls:
-        known = _in_order([known, parking]) if parking.height else known
-        return PreparedBatch(batch, _rows(batch, known, reasons), events, parking=parking["row"].to_list())
+        known = _in_order([known, _parking_rows(parking)]) if parking else known
+        return PreparedBatch(batch, _rows(batch, known, reasons), events, parking=list(parking))
     frames = {group.event_type: _control_rows(group, batch.keys, reasons) for group in controls}
-    rows = _rows(batch, _in_order([known, parking, *frames.values()]), reasons)
+    rows = _rows(batch, _in_order([known, _parking_rows(parking), *frames.values()]), reasons)
     by_type = {name: frame["row"].to_list() for name, frame in frames.items() if frame.height}
-    poison_controls = dict(sorted(pair for group in controls for pair in _poison_controls(group)))
-    _require_known_schemas(batch, poison_controls)
-    return PreparedBatch(batch, rows, events, by_type, parking["row"].to_list(), poison_controls)
+    return PreparedBatch(batch, rows, events, by_type, list(parking), poison_controls(batch, controls))
 
 
 def _skipped(reason: str) -> str:
     return f"skipped, while no schema was known for its id: {reason}"
 
 
-def _parking(keys: Sequence[bytes | None], rejected: Sequence[RejectedValue]) -> pl.DataFrame:
-    """Return the rejected rows that may have been an event of the entity whose id their key is, with that id."""
-    ids = {
-        value.row: bytes.fromhex(key.replace(b"-", b"").decode())
-        for value in rejected
-        if (key := keys[value.row]) is not None and _ENTITY_KEY.fullmatch(key)
-    }
+def _parking_rows(ids: Mapping[int, bytes]) -> pl.DataFrame:
+    """Return the ids of records that park their entity: they have no other."""
     nothing = [None] * len(ids)
     columns = (list(ids), nothing, nothing, list(ids.values()), nothing)
     return pl.DataFrame(dict(zip(_ID_COLUMNS, columns, strict=True)), schema=_ID_COLUMNS)
-
-
-def _poison_controls(group: DecodedEvents) -> Iterator[tuple[int, PoisonControl]]:
-    """Yield the control records of one type that are about poison records, by row."""
-    if group.event_type not in (RecordRedriven.event_type, RecordSkipped.event_type):
-        return
-    redrives = group.event_type == RecordRedriven.event_type
-    values = group.frame["value"].to_list() if redrives else [None] * len(group.rows)
-    ids, offsets = group.frame["event_id"].to_list(), group.frame["poison_offset"].to_list()
-    for row, event_id, offset, value in zip(group.rows, ids, offsets, values, strict=True):
-        yield int(row), PoisonControl(event_id, offset, redrives, value)
-
-
-def _require_known_schemas(batch: EventBatch, controls: Mapping[int, PoisonControl]) -> None:
-    """Raise SchemaNewer for the first repaired event whose schema a later release may know."""
-    for row, control in controls.items():
-        try:
-            if control.value is not None:
-                codec.registered(control.value)
-        except UnknownSchema as error:
-            raise SchemaNewer(batch.topic, batch.partition, batch.offsets[row], error.schema_id) from error
-        except Undecodable:
-            pass  # it has no effect
 
 
 def _control_rows(group: DecodedEvents, keys: Sequence[bytes | None], reasons: dict[int, str]) -> pl.DataFrame:

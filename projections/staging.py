@@ -9,7 +9,7 @@ of every type (see projections/staged_names.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import NamedTuple
 
@@ -25,13 +25,14 @@ from schemas.polars_import import polars as pl
 
 OFFSET = "offset"
 PARTITION = "partition"
+EVENT_TYPE = "event_type"
 EFFECTIVE_OFFSET = "effective_offset"
 """The offset at which a row takes effect: its own, or that of the control record that releases it."""
 
 _EVENTS_COLUMNS: Mapping[str, str] = {
     OFFSET: "bigint",
     PARTITION: "bigint",
-    "event_type": "text",
+    EVENT_TYPE: "text",
     "occurred_at": "timestamp with time zone",
 }
 """The columns of `staged_events`."""
@@ -120,8 +121,14 @@ def _columns_of(struct: type[msgspec.Struct]) -> tuple[StagedColumn, ...]:
 def _words(model: ReadModel, table: str) -> Set[str]:
     """Return the words that name columns of a table to a model: those of `staged_events` where it reads that alone."""
     if table in model.words:
-        return model.words | (_EVENTS_COLUMNS.keys() if STAGED_EVENTS in model.words else set())
-    return _EVENTS_COLUMNS.keys() if table in model.reads else set()
+        return model.words | (_events_columns([model]).keys() if STAGED_EVENTS in model.words else set())
+    return _events_columns([model]).keys() if table in model.reads else set()
+
+
+def _events_columns(models: Sequence[ReadModel]) -> Mapping[str, str]:
+    """Return the columns of `staged_events`: with the effective offset where a model that reads it names that."""
+    effective = any({STAGED_EVENTS, EFFECTIVE_OFFSET} <= model.words for model in models)
+    return {**_EVENTS_COLUMNS, EFFECTIVE_OFFSET: "bigint"} if effective else _EVENTS_COLUMNS
 
 
 class Staging:
@@ -134,6 +141,7 @@ class Staging:
     def __init__(self, models: Sequence[ReadModel]) -> None:
         self._tables = staging_tables(models)
         self._has_events = any(STAGED_EVENTS in model.words for model in models)
+        self._events_columns = _events_columns(models)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
     @property
@@ -147,7 +155,7 @@ class Staging:
             ddl = ", ".join(f'"{name}" {kind}{" NOT NULL" if required else ""}' for name, kind, required in columns)
             session.later(f"CREATE TEMPORARY TABLE {table} ({ddl}) ON COMMIT DELETE ROWS")
         if self._has_events:
-            session.later(f"CREATE TEMPORARY VIEW {STAGED_EVENTS} AS {every_event()}")
+            session.later(f"CREATE TEMPORARY VIEW {STAGED_EVENTS} AS {every_event(self._events_columns)}")
 
     def frames(
         self,
@@ -190,23 +198,24 @@ class Staging:
             return None
         rows = [subquery(table, frames.get(table), self._types[table]) for table in sorted(model.reads & model.words)]
         if STAGED_EVENTS in model.words:
-            rows.append(subquery(STAGED_EVENTS, _together(frames), _EVENTS_COLUMNS))
+            rows.append(subquery(STAGED_EVENTS, _together(frames, self._events_columns), self._events_columns))
         return with_subqueries(model.apply_sql, rows)
 
 
-def every_event() -> str:
+def every_event(columns: Iterable[str] = tuple(_EVENTS_COLUMNS)) -> str:
     """Return the query behind `staged_events`."""
+    names = ", ".join("{} AS event_type" if name == EVENT_TYPE else f'"{name}"' for name in columns)
+    queries = (f"SELECT {names} FROM {table_of(event_type)}" for event_type in EVENT_TYPES)  # noqa: S608 (names of ours)
     return " UNION ALL ".join(
-        f"SELECT \"offset\", partition, '{event_type}' AS event_type, occurred_at FROM {table_of(event_type)}"  # noqa: S608 (names of ours)
-        for event_type in EVENT_TYPES
+        query.format(f"'{event_type}'") for query, event_type in zip(queries, EVENT_TYPES, strict=True)
     )
 
 
-def _together(frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _together(frames: Mapping[str, pl.DataFrame], columns: Iterable[str]) -> pl.DataFrame:
     """Return the rows of `staged_events`; some table has rows."""
     types = {table_of(event_type): event_type for event_type in EVENT_TYPES}
     return pl.concat(
-        frame.select(OFFSET, PARTITION, pl.lit(types[table]).alias("event_type"), "occurred_at")
+        frame.select(pl.lit(types[table]).alias(name) if name == EVENT_TYPE else name for name in columns)
         for table, frame in frames.items()
     )
 

@@ -11,6 +11,7 @@ import pytest
 
 from projections.engine import PartitionProjector
 from projections.errors import TooManyParkedEntities
+from projections.install import install
 from projections.session import Session
 from runtime import metrics
 from schemas import codec
@@ -19,6 +20,7 @@ from schemas.registry import Registry, bundled
 from streams.errors import SchemaNewer
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.made_models import made_model
 from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, skip, unreadable
 from tests.support.projectors import MODELS, MakeProjector
 
@@ -330,3 +332,35 @@ def test_a_record_of_a_schema_that_has_become_known_is_redriven_as_it_is(
     superuser.script("TRUNCATE agents_v1.agents", "UPDATE checkpoints SET read_models = '{}'")
     make_projector(0).acquire(WATERMARKS)
     assert names(superuser) == {AGENT: ("name 1", True), OTHER: ("name 2", None)}
+
+
+LATEST = made_model(
+    "latest", 'partition bigint PRIMARY KEY, name text, effective_offset bigint, "offset" bigint',
+    'INSERT INTO __schema__.latest SELECT DISTINCT ON (partition) partition, name, effective_offset, "offset"'
+    ' FROM staged_agent_onboarded ORDER BY partition, effective_offset DESC, "offset" DESC'
+    " ON CONFLICT (partition) DO UPDATE SET name = excluded.name, effective_offset = excluded.effective_offset,"
+    ' "offset" = excluded."offset"',
+)  # fmt: skip
+
+
+@SIZES
+def test_a_model_of_several_entities_orders_by_the_effective_offset(
+    database: Database, superuser: Session, size: int
+) -> None:
+    """An event that has waited takes effect at its control record's place, behind others of higher offsets."""
+    install(database.owner_url, [LATEST])
+    records: list[Event | Record] = [
+        unreadable(AGENT), named(1), named(2, OTHER), unreadable(AGENT), named(3), skip(KEY, 0),
+        redrive(KEY, 3, named(4)),
+    ]  # fmt: skip
+    rows = 'SELECT name, effective_offset, "offset" FROM latest_v1.latest'
+    for end, latest in ((5, ("name 2", 2, 2)), (6, ("name 1", 5, 1)), (7, ("name 3", 6, 4))):
+        projector = PartitionProjector(database.writer_url, TOPIC, 0, [*MODELS, LATEST])
+        project(projector, records[:end], size)
+        assert superuser.query(rows) == [latest]
+        superuser.script(
+            "TRUNCATE latest_v1.latest", "UPDATE checkpoints SET read_models = array_remove(read_models, 'latest/1')"
+        )
+        projector.acquire(WATERMARKS)
+        assert superuser.query(rows) == [latest]
+        projector.close()

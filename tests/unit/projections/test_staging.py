@@ -181,3 +181,38 @@ def test_every_event_is_a_view_of_the_tables() -> None:
     assert rows.count("(40, 3, 'genesis.team.formed', " + moment + ")") == 1
     assert rows.count(moment) == 3
     assert "staged_team_formed" not in statement
+
+
+LATE = made_model(
+    "late", "a bigint",
+    "INSERT INTO __schema__.t SELECT effective_offset FROM staged_agent_rated ORDER BY effective_offset, \"offset\"",
+)  # fmt: skip
+LATE_OF_ALL = made_model(
+    "late_of_all", "a bigint", "INSERT INTO __schema__.t SELECT effective_offset FROM staged_events"
+)
+RATED = pl.DataFrame({"row": [0, 2], "occurred_at": pl.Series([0, 0], dtype=pl.Datetime("us", "UTC"))})
+
+
+def test_the_effective_offset_is_staged_where_a_statement_names_it() -> None:
+    """It is the offset, unless others are passed: those of events that have waited."""
+    made = Staging([LATE])
+    plain = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3)["staged_agent_rated"]
+    assert plain.select("offset", "effective_offset").rows() == [(40, 40), (42, 42)]
+    waited = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3, effective_offsets=[40, 41, 77])
+    assert waited["staged_agent_rated"].select("offset", "effective_offset").rows() == [(40, 40), (42, 77)]
+    named = [column for column in staging_tables([LATE])["staged_agent_rated"] if column.name == "effective_offset"]
+    assert named == [StagedColumn("effective_offset", "bigint", required=True)]
+    assert "effective_offset" not in str(staging_tables([AGENTS, ACTIVITY]))
+
+
+def test_every_event_has_an_effective_offset_where_a_statement_names_it() -> None:
+    """In the view and within a statement, beside a model that does not."""
+    connection, made = Statements(), Staging([ACTIVITY, LATE_OF_ALL])
+    made.open(connection)
+    (view,) = (each for each in connection._waiting if "VIEW staged_events" in each)
+    assert view.count('"effective_offset"') == len(EVENT_TYPES)
+    frames = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3, effective_offsets=[40, 41, 77])
+    for model in (ACTIVITY, LATE_OF_ALL):
+        statement = made.inline(model, frames)
+        assert statement is not None
+        assert "(42, 3, 'genesis.agent.rated', '1970-01-01T00:00:00+00:00', 77)" in statement

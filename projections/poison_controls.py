@@ -1,0 +1,65 @@
+"""What the bytes of a batch say about poison: which records may park an entity, and which control records name one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from schemas import codec
+from schemas.batch_decoder import DecodedEvents, RejectedValue
+from schemas.control import RecordRedriven, RecordSkipped
+from schemas.errors import Undecodable, UnknownSchema
+from streams.batch import EventBatch
+from streams.errors import SchemaNewer
+
+_ENTITY_KEY: Final = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The key of an entity's events: no other text can have been one."""
+
+
+class PoisonControl(NamedTuple):
+    """A control record about a poison record."""
+
+    event_id: bytes
+    poison_offset: int
+    redrives: bool
+    """False: it skips the poison record."""
+    value: bytes | None = None
+    """The repaired bytes of a redriven record; None: its own."""
+
+
+def parked_ids(keys: Sequence[bytes | None], rejected: Iterable[RejectedValue]) -> dict[int, bytes]:
+    """Return the rejected rows that may have been an event of the entity whose id their key is, with that id."""
+    return {
+        value.row: bytes.fromhex(key.replace(b"-", b"").decode())
+        for value in rejected
+        if (key := keys[value.row]) is not None and _ENTITY_KEY.fullmatch(key)
+    }
+
+
+def poison_controls(batch: EventBatch, controls: Iterable[DecodedEvents]) -> dict[int, PoisonControl]:
+    """Return the control records of a batch that are about poison records, by row, ascending.
+
+    Raises SchemaNewer for the first repaired event whose schema a later release may know.
+    """
+    found = dict(sorted(pair for group in controls for pair in _poison_controls(group)))
+    for row, control in found.items():
+        try:
+            if control.value is not None:
+                codec.registered(control.value)
+        except UnknownSchema as error:
+            raise SchemaNewer(batch.topic, batch.partition, batch.offsets[row], error.schema_id) from error
+        except Undecodable:
+            pass  # it has no effect
+    return found
+
+
+def _poison_controls(group: DecodedEvents) -> Iterator[tuple[int, PoisonControl]]:
+    """Yield the control records of one type that are about poison records, by row."""
+    if group.event_type not in (RecordRedriven.event_type, RecordSkipped.event_type):
+        return
+    redrives = group.event_type == RecordRedriven.event_type
+    values = group.frame["value"].to_list() if redrives else [None] * len(group.rows)
+    ids, offsets = group.frame["event_id"].to_list(), group.frame["poison_offset"].to_list()
+    for row, event_id, offset, value in zip(group.rows, ids, offsets, values, strict=True):
+        yield int(row), PoisonControl(event_id, offset, redrives, value)
