@@ -34,7 +34,7 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from server.bodies import PeerGone, answer_problem
 from server.peers import peer_of
-from server.problems import Problem
+from server.problems import Problem, retry_after
 from streams.record_position import RecordPosition
 
 log = get_logger(__name__)
@@ -59,7 +59,8 @@ class Reads:
         self._page_max = settings.api_page_max
         self._wait_max_seconds = float(settings.api_wait_max_seconds)
         self._counters: dict[tuple[str, int], Counter] = {}
-        self._errors, self._refusals = LogBudget(), LogBudget()
+        self._strangers, self._readers, self._errors = LogBudget(), LogBudget(), LogBudget()
+        self._ending = False
         self.limits = ReadLimits(settings)
 
     async def __call__(
@@ -81,6 +82,10 @@ class Reads:
             return
         self._count(resource, answer.status, started)
         await send_answer(answer, scope, send)
+
+    def stop(self) -> None:
+        """End the waits within a second or so: the process is ending."""
+        self._ending = True
 
     async def _answer(self, scope: Scope, receive: Receive, resource: Resource, segments: list[str]) -> Answer:
         head = read_head(scope)
@@ -151,6 +156,8 @@ class Reads:
                 await asyncio.wait((waiting, leaving), timeout=LOOK_AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if leaving.done():
                     raise PeerGone
+                if self._ending:
+                    raise Problem("starting", "The process is ending.", headers=(retry_after(1),))
                 await self._tokens.require_usable(token)
             if not isinstance(waiting.exception(), NotCaughtUp):
                 waiting.result()
@@ -168,12 +175,19 @@ class Reads:
         metrics.API_REQUEST_SECONDS.observe(time.perf_counter() - started)
 
     def _log(self, problem: Problem, resource: Resource, error: Exception) -> None:
-        """Log what an operator should see: faults of ours with their traceback, and what readers are refused for."""
+        """Log a refusal, or a fault of ours with its traceback.
+
+        Strangers, readers and our own errors have a budget each, so that nobody keeps an error of ours out of the log.
+        """
         if problem.status == 401:
             metrics.API_UNAUTHORIZED.labels(problem.reason).inc()
         unexpected = problem.kind == "unexpected"
-        budget = self._errors if unexpected else self._refusals
-        level = logging.ERROR if unexpected else logging.WARNING if problem.status >= 500 else logging.INFO
+        if problem.status >= 500:
+            budget, level = self._errors, logging.ERROR if unexpected else logging.WARNING
+        elif problem.status == 401:
+            budget, level = self._strangers, logging.INFO
+        else:
+            budget, level = self._readers, logging.INFO
         left_out = budget.consume(self._clock.monotonic_seconds())
         if left_out is not None:
             log.log(

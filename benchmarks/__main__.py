@@ -27,6 +27,7 @@ from benchmarks import (
     growth,
     latency,
     memory,
+    read_api,
     relay,
     repeat_check,
     rotation,
@@ -125,6 +126,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "partitions": lambda stack, count: [many_partitions(stack, 2 * count)],
     "relay": lambda stack, _: relay.run(stack),
     "dead-letters": lambda stack, _: dead_letters.run(stack),
+    "read-api": lambda stack, _: read_api.run(stack),
 }
 
 
@@ -149,6 +151,8 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("catch-up", -1, "plant_is_times_faster", "at least", 50),
     ("growth", 1, "times_the_rate_when_empty", "at least", 0.9),
     ("growth", 1, "acquire_and_first_batch_seconds", "at most", 2),
+    ("read-api", 0, "percent_of_asyncpg", "at least", 60),
+    ("read-api", 1, "p99_times_asyncpg", "at most", 2),
     ("memory", 0, "growth_percent", "at most", 10),
     ("partitions", 0, "peak_mb", "at most", 1_000),
     ("dead-letters", 0, "seconds", "at most", 120),

@@ -127,7 +127,7 @@ async def _serve(
         ready_file=ready_file,
         keep_alive_timeout_seconds=settings.api_keep_alive_timeout_seconds,
         when_started=lambda: say(f"Listening on {url}; metrics on {admin_url}"),
-        when_ending=lambda: None,
+        when_ending=api.reads.stop,
         service=SERVICE,
     )
 

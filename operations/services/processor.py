@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from projections.checkpoint_waiter import CheckpointWaiter
+from projections.checkpoint_waiter import ReadModels
 from runtime.settings import Settings
 from streams.processor import GenesisEventProcessor
 from streams.topics import EVENTS_TOPIC
@@ -18,7 +18,7 @@ def build_processor(
     """Return a processor to be used as an async context manager. The options are GenesisEventProcessor's."""
     return GenesisEventProcessor(
         settings,
-        CheckpointWaiter(settings),
+        ReadModels(settings),
         producer_name=producer_name,
         source=source,
         events_topic=events_topic,

@@ -86,6 +86,13 @@ async def running_api(
         await ended(running.process)
 
 
+async def waits(running: RunningApi, count: int) -> bool:
+    """Whether so many requests wait, as the metrics say."""
+    async with httpx.AsyncClient(verify=False) as client:
+        text = (await client.get(f"{running.admin_url}/metrics")).text
+    return f"\nplant_api_waiters {count}.0\n" in text
+
+
 async def example(running: RunningApi, *command: str) -> str:
     """What an example prints."""
     process = await asyncio.create_subprocess_exec(
@@ -153,30 +160,25 @@ async def test_strangers_get_problems(running_api: RunningApi, head: str, status
 async def test_a_waiter_that_leaves_is_forgotten(running_api: RunningApi) -> None:
     """Its connection closes, and the process no longer waits for it."""
 
-    async def waiters() -> float:
-        async with httpx.AsyncClient(verify=False) as client:
-            text = (await client.get(f"{running_api.admin_url}/metrics")).text
-        return float(next(line for line in text.splitlines() if line.startswith("plant_api_waiters ")).split()[1])
-
-    async def some_wait() -> bool:
-        return await waiters() == 20
-
-    async def nobody_waits() -> bool:
-        return await waiters() == 0
-
     peers = [running_api.connect() for _ in range(20)]
     for peer in peers:
         peer.sendall(running_api.request(f"/agents?at-least={TOPIC}/0/99999", more="prefer: wait=30\r\n"))
-    await wait_until_async(some_wait, "all wait")
+    await wait_until_async(lambda: waits(running_api, 20), "all wait")
     for peer in peers:
         peer.close()
-    await wait_until_async(nobody_waits, "nobody waits")
+    await wait_until_async(lambda: waits(running_api, 0), "nobody waits")
 
 
 async def test_it_ends_in_order(settings: Settings, tmp_path: Path) -> None:
-    """SIGTERM ends it with exit code 0, and a request that waits is not waited for longer than its peers are."""
+    """SIGTERM ends it with exit code 0, and a request that waits is answered with a problem."""
     running = await start(settings, tmp_path)
-    running.process.terminate()
+    with closing(running.connect()) as peer:
+        peer.sendall(running.request(f"/agents?at-least={TOPIC}/0/99999", more="prefer: wait=50\r\n"))
+        await wait_until_async(lambda: waits(running, 1), "it waits")
+        running.process.terminate()
+        answer = await asyncio.to_thread(received_until_closed, peer)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"The process is ending." in answer
     assert await asyncio.wait_for(running.process.wait(), DEADLINE_SECONDS) == 0
     assert f"Listening on {running.url}" in (tmp_path / "api.log").read_text()
 

@@ -283,7 +283,7 @@ async def test_a_fault_of_our_own_is_500_and_tells_nothing(serving: Serving, mon
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr("ingress.intake.read_webhook", broken)
-    monkeypatch.setattr("ingress.admin.generate_latest", broken)
+    monkeypatch.setattr("server.metrics_route.generate_latest", broken)
     webhook = await serving.post(RATED, rated())
     watched = await serving.admin.get("/metrics")
     assert (webhook.status_code, watched.status_code) == (500, 500)

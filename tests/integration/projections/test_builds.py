@@ -18,7 +18,7 @@ from database.connector import connect
 from database.errors import DatabaseUnreachable
 from devstack import sql
 from projections import builds, engine, fold, log_progress
-from projections.checkpoint_waiter import CheckpointWaiter
+from projections.checkpoint_waiter import ReadModels
 from projections.engine import PartitionProjector
 from projections.errors import BuildReshaped
 from projections.install import install
@@ -60,8 +60,8 @@ def shown(superuser: Session) -> str:
 
 
 @pytest_asyncio.fixture
-async def waiter(settings: Settings) -> AsyncIterator[CheckpointWaiter]:
-    made = CheckpointWaiter(settings)
+async def waiter(settings: Settings) -> AsyncIterator[ReadModels]:
+    made = ReadModels(settings)
     yield made
     await made.close()
 
@@ -83,7 +83,7 @@ def two_partitions(make_projector: MakeProjector) -> None:
 
 @pytest.mark.usefixtures("two_partitions")
 async def test_readers_move_when_the_new_build_has_the_whole_log(
-    database: Database, make_projector: MakeProjector, superuser: Session, settings: Settings, waiter: CheckpointWaiter
+    database: Database, make_projector: MakeProjector, superuser: Session, settings: Settings, waiter: ReadModels
 ) -> None:
     """Views, wait_for and progress stay with the former build until then, and workers of the new version feed it."""
     rows = superuser.query(ROWS.format("read_models.agents"))
@@ -95,15 +95,15 @@ async def test_readers_move_when_the_new_build_has_the_whole_log(
     first = make(make_projector, [NEXT], 0)
     project(first, some_events(10, seed=3), start=40)
     assert shown(superuser) == "agents_v1"
-    await waiter.wait_for(RecordPosition(TOPIC, 0, 49), "agents", 0)
+    await waiter.wait_for(RecordPosition(TOPIC, 0, 49), 0, "agents")
     with pytest.raises(CaughtUpTooLate, match="It is at offset 50"):
-        await waiter.wait_for(RecordPosition(TOPIC, 0, 50), "agents", 0)
+        await waiter.wait_for(RecordPosition(TOPIC, 0, 50), 0, "agents")
     assert await progress(settings) == {(TOPIC, 0): (50, 50), (TOPIC, 1): (20, 20)}
     assert await models_out(settings) == []
 
     make(make_projector, [NEXT], 1).acquire(WATERMARKS)
     assert shown(superuser) == "agents_v2"
-    await waiter.wait_for(RecordPosition(TOPIC, 0, 49), "agents", 0)
+    await waiter.wait_for(RecordPosition(TOPIC, 0, 49), 0, "agents")
     assert await progress(settings) == {(TOPIC, 0): (50, 50), (TOPIC, 1): (20, 20)}
     assert superuser.query(ROWS.format("read_models.agents")) == superuser.query(ROWS.format("agents_v2.agents"))
     assert install(database.owner_url, [NEXT]) == []
@@ -126,12 +126,12 @@ async def progress(settings: Settings) -> dict[tuple[str, int], tuple[int, int]]
         await database.close()
 
 
-async def test_the_log_is_waited_for_without_a_build(make_projector: MakeProjector, waiter: CheckpointWaiter) -> None:
+async def test_the_log_is_waited_for_without_a_build(make_projector: MakeProjector, waiter: ReadModels) -> None:
     """It has one version, 0, and readers see it as it is."""
     project(make_projector(0), some_events(5))
-    await waiter.wait_for(RecordPosition(TOPIC, 0, 4), "log", 0)
+    await waiter.wait_for(RecordPosition(TOPIC, 0, 4), 0, "log")
     with pytest.raises(CaughtUpTooLate):
-        await waiter.wait_for(RecordPosition(TOPIC, 0, 5), "log", 0)
+        await waiter.wait_for(RecordPosition(TOPIC, 0, 5), 0, "log")
 
 
 def test_readers_of_an_empty_log_move_at_once(database: Database, superuser: Session) -> None:
@@ -326,7 +326,7 @@ def test_a_worker_that_is_killed_leaves_readers_where_they_are(
 
 @pytest.mark.usefixtures("two_partitions")
 async def test_workers_of_two_versions_side_by_side_move_nobody(
-    database: Database, make_projector: MakeProjector, superuser: Session, waiter: CheckpointWaiter
+    database: Database, make_projector: MakeProjector, superuser: Session, waiter: ReadModels
 ) -> None:
     """Both feed the build that readers see, one of them the new one as well, which is not whole."""
     install(database.owner_url, [NEXT])
@@ -335,15 +335,15 @@ async def test_workers_of_two_versions_side_by_side_move_nobody(
         project(former, some_events(10, seed=seed), start=10 + 10 * seed)
         project(new, some_events(10, seed=seed + 10), start=10 * seed - 10)
         assert shown(superuser) == "agents_v1"
-    await waiter.wait_for(RecordPosition(TOPIC, 0, 59), "agents", 0)
-    await waiter.wait_for(RecordPosition(TOPIC, 1, 39), "agents", 0)
+    await waiter.wait_for(RecordPosition(TOPIC, 0, 59), 0, "agents")
+    await waiter.wait_for(RecordPosition(TOPIC, 1, 39), 0, "agents")
     query = "SELECT partition, next_offset FROM projection_checkpoints WHERE projection = 'agents' AND version = 2"
     assert superuser.query(query) == [(1, 40)]
 
     make(make_projector, [NEXT], 0).acquire(WATERMARKS)
     assert shown(superuser) == "agents_v2"
-    await waiter.wait_for(RecordPosition(TOPIC, 1, 39), "agents", 0)
-    await waiter.wait_for(RecordPosition(TOPIC, 0, 59), "agents", 0)
+    await waiter.wait_for(RecordPosition(TOPIC, 1, 39), 0, "agents")
+    await waiter.wait_for(RecordPosition(TOPIC, 0, 59), 0, "agents")
 
 
 @pytest.mark.usefixtures("two_partitions")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from projections import checkpoints, model_checkpoints
-from projections.checkpoint_waiter import CheckpointWaiter
+from projections.checkpoint_waiter import ReadModels
 from projections.checkpoints import PROJECTOR, Fence
 from projections.engine import PartitionProjector
 from projections.session import Session
@@ -64,16 +64,16 @@ async def test_a_model_that_stands_nowhere_is_folded_from_the_beginning(
     superuser.script("UPDATE checkpoints SET read_models = '{}'", "TRUNCATE agents_v1.agents")
 
     assert superuser.query(BEHIND) == [(True,)]
-    waiter = CheckpointWaiter(settings)
+    waiter = ReadModels(settings)
     with pytest.raises(CaughtUpTooLate, match="It is at offset 0"):
-        await waiter.wait_for(RecordPosition(TOPIC, 0, 0), "agents", 0)
+        await waiter.wait_for(RecordPosition(TOPIC, 0, 0), 0, "agents")
 
     projector.acquire(WATERMARKS)
     assert superuser.query(AGENT_ROWS) == rows
     assert (superuser.query(SHARING), superuser.query(APART)) == ([(40, [AGENTS.key])], [])
     superuser.script(f"INSERT INTO checkpoints VALUES ('deliveries', '{TOPIC}', 0, 3)")
     assert superuser.query(BEHIND) == [(False,)]
-    await waiter.wait_for(RecordPosition(TOPIC, 0, 39), "agents", 0)
+    await waiter.wait_for(RecordPosition(TOPIC, 0, 39), 0, "agents")
     await waiter.close()
 
 

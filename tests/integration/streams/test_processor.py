@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,14 +14,39 @@ from sqlalchemy import text
 from database.connector import connect
 from operations.services.processor import build_processor
 from runtime.settings import Settings
-from schemas.clock_fields import is_clock_stamped
-from schemas.events import AgentOnboarded
+from schemas.clock_fields import is_clock_stamped, without_clock_fields
+from schemas.entity_states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
+from schemas.events import (
+    EVENT_TYPES,
+    AgentAvailable,
+    AgentOnboarded,
+    AgentRated,
+    EntityAmended,
+    EntityRetired,
+    Event,
+    IndustryDefined,
+    JobRoleDefined,
+    SkillRegistered,
+    SkillValidated,
+    TeamFormed,
+)
+from streams.catalogue_processor import EntityState
 from streams.errors import CaughtUpTooLate
+from streams.processor import GenesisEventProcessor
 from streams.record_position import RecordPosition
 from tests.support.waiting import DEADLINE_SECONDS
 from tests.support.webhooks import read_all
 
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
+ONE, TWO = UUID(int=1), UUID(int=2)
+STATE = TeamState(name="Night shift", description="", member_ids=(ONE,))
+STATES: list[EntityState] = [
+    STATE,
+    AgentState(name="Agent", skill_ids=(), status="onboarded", available=True),
+    SkillState(name="Soldering", description="", category="technical"),
+    JobRoleState(name="Solderer", description="", required_skill_ids=(TWO,)),
+    IndustryState(name="Metal", description=""),
+]
 
 
 async def test_the_processor_publishes_all_four(settings: Settings, topic: str) -> None:
@@ -85,3 +112,71 @@ async def test_waiting_for_a_read_model(settings: Settings, topic: str) -> None:
         await advance(6)
         await waiting
     await writer.close()
+
+
+Call = Callable[..., Awaitable[RecordPosition]]
+
+CALLS: dict[type[Event], Callable[[GenesisEventProcessor], Call]] = {
+    AgentOnboarded: lambda each: partial(each.process_agent_onboarded, ONE, name="Agent"),
+    AgentAvailable: lambda each: partial(each.process_agent_available, ONE, available=False),
+    AgentRated: lambda each: partial(each.process_agent_rated, ONE, rater_id=TWO, rating=4),
+    SkillValidated: lambda each: partial(each.process_skill_validated, ONE, validator_id=TWO, score=70),
+    SkillRegistered: lambda each: partial(each.process_skill_registered, ONE, name="Soldering", category="technical"),
+    JobRoleDefined: lambda each: partial(
+        each.process_job_role_defined, ONE, name="Solderer", seniority="mid", required_skill_ids={TWO, ONE}
+    ),
+    IndustryDefined: lambda each: partial(each.process_industry_defined, ONE, name="Metal", external_id="C25"),
+    TeamFormed: lambda each: partial(each.process_team_formed, ONE, name="Night shift", member_ids=[TWO, ONE]),
+    EntityAmended: lambda each: partial(each.process_entity_amended, ONE, STATE),
+    EntityRetired: lambda each: partial(each.process_entity_retired, ONE, STATE),
+}
+"""Each event type to the call that publishes it."""
+
+
+def test_every_genesis_event_has_its_call() -> None:
+    """A new event type needs one, too."""
+    genesis = {event for name, event in EVENT_TYPES.items() if name.startswith("genesis.")}
+    assert set(CALLS) == genesis
+
+
+@pytest.mark.parametrize("kind", CALLS, ids=lambda kind: kind.__name__)
+async def test_a_call_returns_the_position_of_its_record(settings: Settings, topic: str, kind: type[Event]) -> None:
+    """The record there is the event, with what the call was given."""
+    async with build_processor(settings, events_topic=topic) as processor:
+        position = await CALLS[kind](processor)(occurred_at=NOW)
+    (received,) = await read_all(settings, topic)
+    assert received.position == position
+    event = received.event
+    assert (type(event), event.entity_id, event.occurred_at) == (kind, ONE, NOW)
+    if isinstance(event, EntityAmended | EntityRetired):
+        assert (event.entity_type, event.team) == ("team", STATE)
+    if isinstance(event, JobRoleDefined):
+        assert event.required_skill_ids == (ONE, TWO), "a set has one order"
+    if isinstance(event, TeamFormed):
+        assert event.member_ids == (TWO, ONE), "a list keeps its own"
+
+
+@pytest.mark.parametrize("kind", CALLS, ids=lambda kind: kind.__name__)
+async def test_a_call_is_safe_to_repeat(settings: Settings, topic: str, kind: type[Event]) -> None:
+    """With a message id it is the same event, though the clock has gone on; without one it is another."""
+    async with build_processor(settings, events_topic=topic) as processor:
+        call = CALLS[kind](processor)
+        for message_id in ("m1", "m1", "", ""):
+            await call(message_id=message_id)
+    received = await read_all(settings, topic)
+    events = [each.event for each in sorted(received, key=lambda each: each.position.offset)]
+    first, second, third, fourth = events
+    assert without_clock_fields(first) == without_clock_fields(second)
+    assert len({first.event_id, third.event_id, fourth.event_id}) == 3
+    assert all(is_clock_stamped(each.headers) for each in received), "times are not compared then"
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: type(state).__name__)
+async def test_a_state_says_which_kind_of_entity_it_is(settings: Settings, topic: str, state: EntityState) -> None:
+    """Each kind's state goes into the field of its name, and no other is set."""
+    async with build_processor(settings, events_topic=topic) as processor:
+        await processor.process_entity_amended(ONE, state)
+    (received,) = await read_all(settings, topic)
+    event = received.event
+    assert isinstance(event, EntityAmended)
+    assert getattr(event, event.entity_type) == state
