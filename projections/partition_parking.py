@@ -133,15 +133,15 @@ class _JudgedBatch:
         return self._judged()
 
     def _concerned(self) -> list[int]:
-        """Return the rows to look at, ascending."""
-        keys = self._parked.keys | {self._batch.keys[row] for row in self._parking}
+        """Return the rows to look at, ascending. Parked entities may be many, so their keys are not copied."""
+        waiting, parking = self._parked.keys, {self._batch.keys[row] for row in self._parking}
         controls, redriven = self._prepared.poison_controls, self._redriven
         if not controls:
-            return [row for row, key in enumerate(self._batch.keys) if key in keys]
+            return [row for row, key in enumerate(self._batch.keys) if key in waiting or key in parking]
         return [
             row
             for row, (key, event_id) in enumerate(zip(self._batch.keys, self._ids, strict=True))
-            if key in keys or event_id in redriven or row in controls
+            if key in waiting or key in parking or event_id in redriven or row in controls
         ]
 
     def _park(self, row: int) -> None:
