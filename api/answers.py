@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from litestar.types import Scope, Send
 
-from api.read_queries import ReadQuery, as_document
+from api.read_queries import ReadQuery, ReadRows, as_document
 from server.peers import Header, peer_of
 from server.problems import Problem
 
@@ -32,9 +31,9 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def read_answer(query: ReadQuery, rows: Sequence[Any], tenant: str, if_none_match: bytes | None) -> Answer:
+def read_answer(query: ReadQuery, found: ReadRows, tenant: str, if_none_match: bytes | None) -> Answer:
     """Return the answer that holds these rows. Raises Problem (404) where a single row is not there."""
-    columns = query.resource.columns
+    columns, rows = query.resource.columns, found.rows
     if query.single_row:
         if not rows:
             raise Problem("no-row", f"There is none in the read model {query.resource.model}, as far as it has come.")
@@ -42,9 +41,8 @@ def read_answer(query: ReadQuery, rows: Sequence[Any], tenant: str, if_none_matc
     elif query.limit is None:
         body = msgspec.json.encode({"items": [as_document(row, columns) for row in rows]})
     else:
-        page = rows[: query.limit]
-        more = query.cursor_after(page[-1], tenant) if len(rows) > query.limit else None
-        body = msgspec.json.encode({"items": [as_document(row, columns) for row in page], "next": more})
+        page = [as_document(row, columns) for row in rows[: query.limit]]
+        body = msgspec.json.encode({"items": page, "next": query.next_cursor(found, tenant)})
     etag = etag_of(body)
     if if_none_match is not None and matches(etag, if_none_match):
         return Answer(304, ((b"etag", etag), *_COMMON), b"")

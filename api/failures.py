@@ -16,6 +16,7 @@ from database.errors import (
     ValueRefused,
 )
 from database.sqlstates import RETRYABLE, UNKNOWN_NAME, is_one_of
+from entities.errors import SearchRefused
 from projections.checkpoint_poller import NotCaughtUp
 from runtime.errors import Unreachable
 from server.problems import Problem, retry_after
@@ -38,6 +39,8 @@ def read_problem(error: BaseException) -> Problem | None:
             return Problem("overloaded", "Many queries are under way.", headers=again)
         case LockTimedOut() | TransactionConflict() | DatabaseClosed() | Unreachable():
             return Problem("database-unavailable", headers=again, reason=str(error))
+        case SearchRefused():
+            return Problem("parameter", error.why)
         case ValueRefused():
             return Problem("parameter", "A value is beyond what the database can compare.")
     sqlstate = getattr(driver_error(error), "sqlstate", None)

@@ -38,6 +38,7 @@ _TYPES: Final[dict[Kind, Document]] = {
     "day": {"type": "string", "format": "date"},
     "uuids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
     "integers": {"type": "array", "items": {"type": "integer"}},
+    "texts": {"type": "array", "items": {"type": "string"}},
 }
 _NO_ROW: Final = "no-row"
 _OF_A_LISTING: Final = "cursor"
@@ -53,6 +54,9 @@ def reader_openapi() -> Document:
     """Return the document as data."""
     paths: Document = {}
     for resource in RESOURCES.values():
+        if resource.is_search:
+            paths[f"/{resource.name}"] = {"get": _search(resource)}
+            continue
         if resource.listing is None:
             paths[f"/{resource.name}/{{{resource.key_name}}}"] = {"get": _of_a_key(resource)}
             continue
@@ -90,6 +94,12 @@ def _listing(resource: Resource) -> Document:
         *_extra(resource),
         *_shared("AtLeast", "Prefer", "IfNoneMatch"),
     ]
+    kinds = [kind for kind in reader_kinds() if kind != _NO_ROW]
+    return _operation(resource, resource.summary, parameters, f"{_title(resource)}Page", kinds)
+
+
+def _search(resource: Resource) -> Document:
+    parameters = [*_shared("Limit", "Cursor"), *_extra(resource), *_shared("AtLeast", "Prefer", "IfNoneMatch")]
     kinds = [kind for kind in reader_kinds() if kind != _NO_ROW]
     return _operation(resource, resource.summary, parameters, f"{_title(resource)}Page", kinds)
 
@@ -163,7 +173,7 @@ def _schemas() -> Document:
         title, row = _title(resource), {"$ref": _REF + _title(resource)}
         schemas[title] = _row(resource.columns)
         items = {"items": {"type": "array", "items": row}}
-        if resource.listing is None:
+        if resource.listing is None and not resource.is_search:
             schemas[f"{title}List"] = {"type": "object", "properties": items, "required": ["items"]}
         else:
             page = items | {"next": {"type": ["string", "null"], "description": "The cursor of the next page."}}
@@ -244,7 +254,15 @@ def _shared(*names: str) -> list[Document]:
 
 
 def _extra(resource: Resource) -> list[Document]:
-    return [_query_parameter(each.name, each.meaning, dict(_TYPES[each.kind])) for each in resource.extra]
+    parameters = []
+    for each in resource.extra:
+        schema = dict(_TYPES[each.kind])
+        if each.choices:
+            schema["enum"] = list(each.choices)
+        if each.repeated:
+            schema = {"type": "array", "items": schema}
+        parameters.append(_query_parameter(each.name, each.meaning, schema))
+    return parameters
 
 
 def _query_parameter(name: str, description: str, schema: Document) -> Document:

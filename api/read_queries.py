@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.agent_searches import read_search
 from api.cursors import decode_cursor, encode_cursor
 from api.parameters import Parameters, read_count, read_filters, read_value, single
 from api.resources import RESOURCES, Resource
+from database.connector import fetch_rows
 from projections.listing import Listing, ListingColumn
+from projections.marketplace.queries import PAGE_MAX, AgentSearch, find_hireable_agents
 from server.problems import Problem
 
 PAGE_DEFAULT: Final = 100
 AT_LEAST: Final = "at-least"
 _OF_A_PAGE: Final = frozenset({"limit", "cursor"})
+
+
+class ReadRows(NamedTuple):
+    """What a query found: one row more than the page has, where there are more; a search has its own cursor."""
+
+    rows: Sequence[Any]
+    search_cursor: str | None = None
 
 
 class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,13 +38,31 @@ class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     resource: Resource
-    statement: str
-    arguments: tuple[object, ...]
+    statement: str = ""
+    arguments: tuple[object, ...] = ()
+    search: AgentSearch | None = None
+    search_cursor: str | None = None
     single_row: bool = False
     limit: int | None = None
     filters: dict[str, str] = {}
 
-    def cursor_after(self, row: Any, tenant: str) -> str:
+    async def run(self, connection: AsyncConnection) -> ReadRows:
+        """Return the rows, in a transaction that has the reader's tenant. Raises what the database raises."""
+        if self.search is not None:
+            assert self.limit is not None, "a search has pages"
+            page = await find_hireable_agents(connection, self.search, limit=self.limit, cursor=self.search_cursor)
+            return ReadRows([each._asdict() for each in page.agents], page.next_cursor)
+        return ReadRows(await fetch_rows(connection, self.statement, *self.arguments))
+
+    def next_cursor(self, rows: ReadRows, tenant: str) -> str | None:
+        """Return the cursor of the page behind this one; None where it is the last."""
+        if self.search is not None:
+            own = rows.search_cursor
+            return None if own is None else encode_cursor([own], self.resource.name, self.filters, tenant)
+        assert self.limit is not None, "asked of pages alone"
+        return self._cursor_after(rows.rows[self.limit - 1], tenant) if len(rows.rows) > self.limit else None
+
+    def _cursor_after(self, row: Any, tenant: str) -> str:
         """Return the cursor behind a row of the page."""
         assert self.resource.listing is not None, "only a listing has pages"
         key = [_as_text(row[name]) for name in self.resource.listing.key]
@@ -42,6 +72,8 @@ class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
 def known_parameters(resource: Resource, *, rows: bool) -> frozenset[str]:
     """Return the names of the parameters of a listing, or of a single row of it."""
     names = resource.extra_names | {AT_LEAST}
+    if resource.is_search:
+        return names | _OF_A_PAGE
     if resource.listing is None or rows:
         return names
     return names | _OF_A_PAGE | {each.name for each in resource.listing.filters}
@@ -49,6 +81,8 @@ def known_parameters(resource: Resource, *, rows: bool) -> frozenset[str]:
 
 def is_path(resource: Resource, segments: list[str]) -> bool:
     """Return whether there is something under the segments of a path behind the resource's name."""
+    if resource.is_search:
+        return not segments
     if resource.listing is None:
         return len(segments) == 1
     return not segments or (len(segments) == 1 and resource.has_rows)
@@ -58,6 +92,8 @@ def read_query_of(
     resource: Resource, segments: list[str], parameters: Parameters, now: datetime, tenant: str, page_max: int
 ) -> ReadQuery:
     """Return what a request asks for. Raises Problem: parameter, cursor (400)."""
+    if resource.is_search:
+        return _search(resource, parameters, tenant, page_max)
     arguments = resource.arguments(parameters, now)
     if resource.listing is None:
         key = read_value(resource.key_name, "uuid", segments[0])
@@ -70,6 +106,21 @@ def read_query_of(
     return _page(resource, resource.listing, arguments, parameters, tenant, page_max)
 
 
+def _search(resource: Resource, parameters: Parameters, tenant: str, page_max: int) -> ReadQuery:
+    texts = _texts(parameters)
+    page_max = min(page_max, PAGE_MAX)
+    limit = read_count(parameters, "limit", min(PAGE_DEFAULT, page_max), page_max)
+    cursor = single(parameters, "cursor")
+    own = None if cursor is None else decode_cursor(cursor, resource.name, texts, tenant, 1)[0]
+    return ReadQuery(resource=resource, search=read_search(parameters), search_cursor=own, limit=limit, filters=texts)
+
+
+def _texts(parameters: Parameters) -> dict[str, str]:
+    """Return the parameters that a cursor belongs to."""
+    own = {name: found for name, found in parameters.items() if name not in _OF_A_PAGE and name != AT_LEAST}
+    return {name: "\x00".join(found) for name, found in own.items()}
+
+
 def _page(
     resource: Resource,
     listing: Listing,
@@ -80,7 +131,7 @@ def _page(
 ) -> ReadQuery:
     values = read_filters(parameters, listing.filters)
     limit = read_count(parameters, "limit", min(PAGE_DEFAULT, page_max), page_max)
-    texts = {name: found[0] for name, found in parameters.items() if name not in _OF_A_PAGE and name != AT_LEAST}
+    texts = _texts(parameters)
     cursor = single(parameters, "cursor")
     after: list[object] = []
     if cursor is not None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from litestar.types import Receive, Scope, Send
 from prometheus_client import Counter
@@ -21,11 +21,11 @@ from api.answers import Answer, read_answer, send_answer
 from api.failures import read_problem
 from api.parameters import read_positions, read_query, read_wait
 from api.read_limits import ReadLimits
-from api.read_queries import AT_LEAST, ReadQuery, is_path, known_parameters, read_query_of
+from api.read_queries import AT_LEAST, ReadQuery, ReadRows, is_path, known_parameters, read_query_of
 from api.request_heads import read_head
 from api.resources import Resource
 from api.token_cache import AccessTokenCache
-from database.connector import Database, fetch_rows
+from database.connector import Database
 from projections.checkpoint_poller import CheckpointPoller, NotCaughtUp, missing_positions
 from runtime import metrics
 from runtime.clock import Clock
@@ -42,6 +42,8 @@ log = get_logger(__name__)
 WAIT_DEFAULT_SECONDS: Final = 10.0
 LOOK_AGAIN_SECONDS: Final = 1.0
 """How long a waiter may wait before its token is looked at again."""
+
+NOTHING: Final = ReadRows(())
 
 Missing = Sequence[tuple[RecordPosition, int]]
 
@@ -110,12 +112,12 @@ class Reads:
 
     async def _read(
         self, query: ReadQuery, token: AccessToken, positions: Sequence[RecordPosition]
-    ) -> tuple[Missing, Sequence[Any]]:
+    ) -> tuple[Missing, ReadRows]:
         """Return the rows; or, where the server that was asked is not there yet, the positions that it lacks."""
         async with self._database.transaction(token.tenant, read_only=True, replica=True) as connection:
             if positions and (missing := await missing_positions(connection, query.resource.model, positions)):
-                return missing, ()
-            return (), await fetch_rows(connection, query.statement, *query.arguments)
+                return missing, NOTHING
+            return (), await query.run(connection)
 
     async def _read_later(
         self,
@@ -125,11 +127,11 @@ class Reads:
         missing: Missing,
         wait_seconds: float,
         receive: Receive,
-    ) -> Sequence[Any]:
+    ) -> ReadRows:
         """Return the rows once the positions are there. Raises NotCaughtUp, Problem where the token ends, PeerGone."""
         model = query.resource.model
         deadline = self._clock.monotonic_seconds() + wait_seconds
-        rows: Sequence[Any] = ()
+        rows = NOTHING
         while missing:
             left_seconds = deadline - self._clock.monotonic_seconds()
             if left_seconds <= 0:

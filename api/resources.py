@@ -12,6 +12,7 @@ from api.parameters import Parameters, read_count, read_time, refused, single
 from projections.activity.queries import ACTIVITY
 from projections.agents.queries import AGENTS
 from projections.listing import Kind, Listing, ListingColumn
+from projections.marketplace.queries import SKILLS_MAX, HireableAgent
 from projections.ratings.queries import OF_AN_AGENT, PRIOR_RATINGS, RATING_COLUMNS, recent_days
 from projections.skills.queries import SKILLS, VALIDATION_DAYS
 
@@ -30,10 +31,12 @@ class ResourceParameter(msgspec.Struct, frozen=True):
     name: str
     kind: Kind
     meaning: str
+    choices: tuple[str, ...] = ()
+    repeated: bool = False
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of a read model under a path: a listing, single rows of it, or what one key has (`statement`)."""
+    """Rows of a read model under a path: a listing, single rows of it, what one key has (`statement`), or a search."""
 
     name: str
     model: str
@@ -43,6 +46,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     has_rows: bool = False
     """Whether a single row can be read, at the path and its key."""
     statement: str = ""
+    is_search: bool = False
+    """Whether it is the search of the marketplace, which has its own order and pages."""
     key_name: str = ""
     extra: tuple[ResourceParameter, ...] = ()
     arguments: Arguments = lambda _parameters, _now: ()
@@ -51,6 +56,35 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     def extra_names(self) -> frozenset[str]:
         """The names of the parameters that are no filters."""
         return frozenset(each.name for each in self.extra)
+
+
+HIREABLE_COLUMNS: Final = (
+    ListingColumn("agent_id", "uuid", "The agent.", nullable=False),
+    ListingColumn("name", "text", "Its name.", nullable=False),
+    ListingColumn("status", "text", "`onboarded`, or what an amendment made of it; never `retired`.", nullable=False),
+    ListingColumn("industry_id", "uuid", "Its industry, if any."),
+    ListingColumn("industry", "text", "The industry's name; null while the catalogue lacks it."),
+    ListingColumn("job_role_id", "uuid", "Its job role, if any."),
+    ListingColumn("job_role", "text", "The job role's name; null while the catalogue lacks it."),
+    ListingColumn("skill_ids", "uuids", "Its skills.", nullable=False),
+    ListingColumn("skills", "texts", "Their names, as far as the catalogue has them.", nullable=False),
+    ListingColumn("available", "boolean", "Whether it takes work; null where nobody has said so."),
+    ListingColumn("available_from", "time", "When it will take work, where that is known."),
+    ListingColumn("ratings", "integer", "How many ratings it has.", nullable=False),
+    ListingColumn("bayesian_average", "number", "Their mean with ten at the mean of all agents.", nullable=False),
+)
+assert tuple(each.name for each in HIREABLE_COLUMNS) == HireableAgent._fields
+
+SEARCH_PARAMETERS: Final = (
+    ResourceParameter("industry", "uuid", "Agents of this industry."),
+    ResourceParameter("job-role", "uuid", "Agents of this job role."),
+    ResourceParameter("skill", "uuid", f"A skill that they all have; up to {SKILLS_MAX} times.", repeated=True),
+    ResourceParameter("any-skill", "uuid", f"Skills of which they have one; up to {SKILLS_MAX} times.", repeated=True),
+    ResourceParameter("text", "text", "Words, all of them, of a skill, the job role or the industry."),
+    ResourceParameter("available-at", "time", "Agents that take work then, or will by then."),
+    ResourceParameter("lowest-rating", "number", "The least Bayesian average, from 1 to 5."),
+    ResourceParameter("sort", "text", "The order: by name, or the best first; then by id.", choices=("name", "rating")),
+)
 
 
 def _skill_arguments(parameters: Parameters, now: datetime) -> tuple[object, ...]:
@@ -107,6 +141,14 @@ RESOURCES: Final[Mapping[str, Resource]] = {
                 ),
             ),
             arguments=_skill_arguments,
+        ),
+        Resource(
+            name="marketplace",
+            model="marketplace",
+            summary="Agents that can be hired, by name or by rating",
+            columns=HIREABLE_COLUMNS,
+            is_search=True,
+            extra=SEARCH_PARAMETERS,
         ),
         Resource(
             name="ratings",

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["uuid", "text", "boolean", "integer", "number", "time", "day", "uuids", "integers"]
+Kind = Literal["uuid", "text", "boolean", "integer", "number", "time", "day", "uuids", "integers", "texts"]
 
 SQL_TYPES: dict[Kind, str] = {
     "uuid": "uuid",
@@ -24,6 +24,7 @@ SQL_TYPES: dict[Kind, str] = {
     "day": "date",
     "uuids": "uuid[]",
     "integers": "bigint[]",
+    "texts": "text[]",
 }
 
 

@@ -179,12 +179,21 @@ async def hireable_agents(
     name or rating changes between two pages may come twice, or not at all; no other one does. Raises SearchRefused.
     """
     _check(search, limit)
-    after = _read_cursor(search, cursor)
+    _read_cursor(search, cursor)  # refused before there is a transaction
     async with database.transaction(DEFAULT_TENANT, read_only=True, replica=True) as connection:
-        present_mean = await _begin(connection, search)
-        mean = present_mean if after is None else after.mean
-        arguments = _arguments(search, mean, after) | {"limit": limit + 1}
-        rows = (await connection.execute(_statement(search, after is not None), arguments)).all()
+        return await find_hireable_agents(connection, search, limit=limit, cursor=cursor)
+
+
+async def find_hireable_agents(
+    connection: AsyncConnection, search: AgentSearch, *, limit: int, cursor: str | None
+) -> AgentPage:
+    """Return the page of `hireable_agents`, in a read-only transaction of the caller's. Raises SearchRefused."""
+    _check(search, limit)
+    after = _read_cursor(search, cursor)
+    present_mean = await _begin(connection, search)
+    mean = present_mean if after is None else after.mean
+    arguments = _arguments(search, mean, after) | {"limit": limit + 1}
+    rows = (await connection.execute(_statement(search, after is not None), arguments)).all()
     found = [HireableAgent(*row) for row in rows[:limit]]
     return AgentPage(found, _write_cursor(search, mean, found[-1]) if len(rows) > limit else None)
 

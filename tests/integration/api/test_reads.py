@@ -107,6 +107,28 @@ async def test_filters_choose_rows(reading: Reading) -> None:
     assert (await reading.get("/skills?validation=unvalidated")).json()["items"] == []
 
 
+async def test_the_marketplace_is_searched(reading: Reading) -> None:
+    """By all conditions together, in either order, page by page; a cursor belongs to its search."""
+    reading.project([*everything(), onboarded(6, skill=OTHER_SKILL)])
+
+    async def ids(query: str) -> list[int]:
+        return [UUID(each["agent_id"]).int for each in (await reading.get(f"/marketplace?{query}")).json()["items"]]
+
+    assert await ids("") == [1, 2, 3, 4, 5, 6]
+    assert await ids(f"skill={OTHER_SKILL}") == [6]
+    assert await ids(f"any-skill={OTHER_SKILL}&any-skill={SKILL}") == [1, 2, 3, 4, 5, 6]
+    assert await ids(f"skill={OTHER_SKILL}&skill={SKILL}") == []
+    assert await ids("available-at=2026-11-24T00:00:00Z") == [1, 3]
+    assert await ids("sort=rating&limit=1") == [1]
+    assert await ids("text=soldering") == [1, 2, 3, 4, 5]
+    first = (await reading.get("/marketplace?limit=4")).json()
+    assert await ids(f"limit=4&cursor={first['next']}") == [5, 6]
+    for query in ("sort=rating", f"skill={SKILL}"):
+        assert problem(await reading.get(f"/marketplace?{query}&cursor={first['next']}")) == (400, "cursor")
+    assert first["items"][0]["skills"] == ["Soldering"]
+    assert problem(await reading.get(f"/marketplace/{UUID(int=1)}")) == (404, "not-found")
+
+
 async def test_pages_follow_each_other(reading: Reading) -> None:
     """Each row is on one page, in the order of the key, though rows come before and behind while pages are read."""
     reading.project([onboarded(number) for number in range(10, 20)])
@@ -194,6 +216,13 @@ async def test_the_same_answer_is_sent_once(reading: Reading) -> None:
         (f"/agents/{UUID(int=1)}?limit=1", "limit"),
         (f"/ratings/{UUID(int=1)}?status=onboarded", "status"),
         ("/skills?validation=perhaps", "validation"),
+        ("/marketplace?sort=age", "sort"),
+        ("/marketplace?lowest-rating=6", "lowest-rating"),
+        ("/marketplace?lowest-rating=nan", "lowest-rating"),
+        ("/marketplace?limit=201", "limit"),
+        ("/marketplace?" + "&".join([f"skill={UUID(int=1)}"] * 51), "skill"),
+        ("/marketplace?text=%00", "text"),
+        ("/marketplace?available-at=now", "available-at"),
         ("/skills?validation-days=0", "validation-days"),
         ("/skills?validation-days=99999999", "validation-days"),
         ("/activity?from=yesterday", "from"),
