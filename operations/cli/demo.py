@@ -33,8 +33,9 @@ def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
     """Run the main job on real input.
 
     Starts the local stack, ingress and a worker; publishes ESCO's ICT skills and occupations and made-up agents by
-    signed webhooks; shows the read model, each partition's position and the audit verdict; and tries to tamper with
-    the log. What it started has ended when it ends; a stack that was up stays up. Data is kept.
+    signed webhooks; shows the read model; repairs a record that another program wrote past the limits; shows each
+    partition's position and the audit verdict; and tries to tamper with the log. What it started has ended when it
+    ends; a stack that was up stays up. Data is kept.
 
     Run it again: ESCO's events are logged as repeats and change nothing, and agents of a new run are added.
     """
@@ -55,6 +56,7 @@ def _show_part(part: Part) -> None:
     """Print one section to stdout."""
     import msgspec
 
+    from operations.demo.mending import MendedRecord
     from operations.demo.outcome import Audit, Published, ReadModelPart
     from operations.demo.tampering import Forgery
 
@@ -63,6 +65,8 @@ def _show_part(part: Part) -> None:
             _show_published(part)
         case ReadModelPart():
             _show_read_model(part)
+        case MendedRecord():
+            _show_mended(part)
         case Audit():
             _head(f"Audit: {part.verdict}, {part.entries:,} entries in {len(part.chains)} chains")
             rows = [msgspec.to_builtins(chain) for chain in part.chains]
@@ -111,6 +115,15 @@ def _show_read_model(part: Any) -> None:
         for row in part.rows
     ]
     show(rows, "table")
+
+
+def _show_mended(part: Any) -> None:
+    _head("A record that could not be applied: found, repaired, redriven")
+    click.echo(f"{part.position}: {part.reason} (another program wrote {part.written_rating})")
+    shown = [("yes" if each else "no") for each in (part.available_before, part.available_after)]
+    click.echo(f"the agent's next event, available {shown[0]} to {shown[1]}, was parked behind it")
+    click.echo(f"redriven by {part.actor} with a rating of {part.repaired_rating}, at {part.control_record}")
+    click.echo(f"both have taken effect, in their order: the agent is available: {shown[1]}")
 
 
 def _show_refusals(rows: list[dict[str, Any]]) -> None:

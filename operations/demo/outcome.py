@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from audit.verifier.verdicts import ChainVerdict
+from operations.demo.mending import MendedRecord
 from operations.demo.tampering import Forgery, RefusedStatement
 
 
@@ -69,6 +70,7 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     generated: str
     published: Published
     read_model: ReadModelPart
+    mended: MendedRecord
     partitions: list[PartitionRow]
     audit: Audit
     refused: list[RefusedStatement]
@@ -78,4 +80,4 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     next: list[str]
 
 
-Part = Published | ReadModelPart | list[PartitionRow] | Audit | list[RefusedStatement] | Forgery
+Part = Published | ReadModelPart | MendedRecord | list[PartitionRow] | Audit | list[RefusedStatement] | Forgery

@@ -20,6 +20,7 @@ from operations.demo.catalogue import ATTRIBUTION, catalogue
 from operations.demo.display import Display
 from operations.demo.errors import DemoFailed, NotAsPromised
 from operations.demo.generation import Population
+from operations.demo.mending import MendedRecord, mend
 from operations.demo.messages import Message, catalogue_messages
 from operations.demo.outcome import AgentRow, Audit, DemoOutcome, Part, PartitionRow, Published, ReadModelPart
 from operations.demo.publishing import DemoPublisher, DemoTally
@@ -39,6 +40,7 @@ SAMPLE_SKILLS: Final = 2
 NEXT: Final = (
     "plant consume --type genesis.agent.rated --limit 5",
     "plant consume --topic plant.operations --output json",
+    "plant dead-letters list --state resolved",
     "plant audit verify",
     "plant topics list",
     "plant down",
@@ -146,6 +148,10 @@ class Run:
         shown = [_agent_row(row) for row in rows[:SAMPLE_ROWS]]
         return ReadModelPart(agents=len(rows), available=sum(bool(row.available) for row in rows), rows=shown)
 
+    def mend(self) -> MendedRecord:
+        """Return what became of a bad record of this run's first agent, which `plant dead-letters` repairs."""
+        return mend(self.settings, self._stage, self.population.agents[0].id)
+
     def partitions(self) -> list[PartitionRow]:
         """Return the checkpoints of each partition, once everything in Kafka is in Postgres."""
         deadline = time.monotonic() + STALL_TIMEOUT_SECONDS
@@ -207,6 +213,9 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         show(published)
         read_model = demo.read_model()
         show(read_model)
+        progress.say("Letting another program write a bad record, and repairing it")
+        mended = demo.mend()
+        show(mended)
         partitions = demo.partitions()
         show(partitions)
         progress.say("Verifying every audit chain, from the stored bytes, as plant_auditor")
@@ -223,6 +232,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         generated=generated_note(options.seed, published.run),
         published=published,
         read_model=read_model,
+        mended=mended,
         partitions=partitions,
         audit=audit,
         refused=refused,

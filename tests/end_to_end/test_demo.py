@@ -49,7 +49,18 @@ def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> 
     assert [row["lag"] for row in first["partitions"]] == [0] * 9
     assert first["audit"]["verdict"] == "good"
     assert first["audit"]["entries"] == sum(row["log_end"] for row in first["partitions"])
-    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 1
+    # The key and the redrive are operator actions; the bad record, the event behind it and the control record follow.
+    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 5
+
+
+def test_a_bad_record_is_found_repaired_and_redriven(first: dict[str, Any]) -> None:
+    """The event behind it is parked until then, and takes effect after it."""
+    mended = first["mended"]
+    assert mended["reason"] == "rating is more than 5"
+    assert (mended["parked"], mended["actor"]) == (1, "demo")
+    assert mended["available_while_parked"] == mended["available_before"]
+    assert mended["available_after"] != mended["available_before"]
+    assert mended["control_record"].rpartition("/")[0] == mended["position"].rpartition("/")[0]
 
 
 def test_tampering_is_refused_and_found(first: dict[str, Any]) -> None:
