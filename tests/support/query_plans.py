@@ -19,7 +19,17 @@ from audit.verifier import stored_log
 from entities.embedding import direction
 from entities.vocabulary import EMBEDDING_DIMENSIONS
 from operations.demo import tampering
-from projections import checkpoints, dead_letter_rows, fold, log_progress, log_ranges, log_writer, poison_rows, repeats
+from projections import (
+    checkpoints,
+    dead_letter_rows,
+    fold,
+    log_progress,
+    log_ranges,
+    log_writer,
+    parking_log,
+    poison_rows,
+    repeats,
+)
 from projections.activity import queries as activity_queries
 from projections.agents import queries
 from projections.marketplace import queries as marketplace_queries
@@ -107,6 +117,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
     of_partition = {"partition": PARTITION, "first": first}
     dead_letters = dead_letter_rows._PAGE.format(conditions=dead_letter_rows._CONDITIONS["cause"])
     literals = {"topic": f"'{TOPIC}'", "partition": str(PARTITION), "token": "1", "consumer": "'projector'"}
+    at = {"first": str(first), "until": str(rows), "offsets": f"'{{{','.join(map(str, offsets))}}}'::bigint[]"}
     return {
         "audit/verifier/raised.sql": verifier(stored_log._RAISED),
         "audit/verifier/rows.sql": verifier(stored_log._ROWS, *chain, first, last),
@@ -118,6 +129,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
             stored_log._FIRST_UNFOUNDED_IN_OPEN, *chain, offsets, ids, offsets[0], offsets[-1], settings=_SCANNING
         ),
         "audit/verifier/log_tables.py _ENDS": verifier(verified_tables._ENDS.format(table=f'log."{closed}"')),
+        "audit/verifier/stored_log.py _BROUGHT_IN": verifier(stored_log._BROUGHT_IN, *chain, ids),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
         "projections/repeats.py _SEEN (closed range)": worker(
@@ -130,6 +142,10 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
+        **{
+            f"projections/parking_log.py {name}": worker(getattr(parking_log, name).format(**literals, **at))
+            for name in ("_FIRST_WAITING", "_CHANGES", "_HAS_EFFECTS", "_POISON", "_RESOLVED", "_VALUES")
+        },
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
         "projections/dead_letter_rows.py _ONE_PARTITION (page)": auditor(
             dead_letters, **of_partition, until=rows, cause="a test"

@@ -277,10 +277,10 @@ def test_a_defect_in_making_a_models_rows_is_the_models(
     """Whatever goes wrong on the way to its staging tables takes that model out alone."""
     frames = Staging.frames
 
-    def broken(staging: Staging, events: object, offsets: object, tables: frozenset[str], *, partition: int) -> object:
+    def broken(staging: Staging, events: object, offsets: object, tables: frozenset[str], **others: object) -> object:
         if "staged_agent_onboarded" in tables:
             raise KeyError("name")
-        return frames(staging, events, offsets, tables, partition=partition)  # type: ignore[arg-type]
+        return frames(staging, events, offsets, tables, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Staging, "frames", broken)
     projector = make_projector(0)
