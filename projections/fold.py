@@ -57,16 +57,18 @@ def fold_slice(
 ) -> int:
     """Fold up to `records_max` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into a schema.
 
-    With them come the events that control records between them release. Without a bound these are FOLD_RECORDS. Runs
-    in the caller's transaction. Returns the offset to go on from; `offsets[1]` when nothing is left. Raises SchemaNewer
-    or AppliedEventUnreadable where a record can't be decoded: no event is left out without a word.
+    With them come the events that control records between them release; a slice ends at the control record with which
+    these come to as many. Without a bound these are FOLD_RECORDS. Runs in the caller's transaction. Returns the offset
+    to go on from; `offsets[1]` when nothing is left. Raises SchemaNewer or AppliedEventUnreadable where a record can't
+    be decoded: no event is left out without a word.
     """
     limit = records_max or FOLD_RECORDS
     began_seconds = time.monotonic()
     rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
     after = int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
     parking = ParkingLog(topic, partition)
-    released = parking.released(session, offsets[0], after)
+    released, after = parking.released(session, offsets[0], after, limit)
+    rows = rows.filter(pl.col("offset") < after)
     log_seconds = time.monotonic() - began_seconds
     if rows.height or released:
         own = rows["offset"].to_list()

@@ -128,11 +128,19 @@ class ParkingLog:
                 for event in parked.obey(effect):
                     yield ReleasedEvent(event, offset)
 
-    def released(self, session: Session, first: int, until: int) -> list[ReleasedEvent]:
-        """Return the events that control records from one offset on and below another release, in order."""
+    def released(self, session: Session, first: int, until: int, events_max: int) -> tuple[list[ReleasedEvent], int]:
+        """Return the events that control records from one offset on release, in order, and the offset to go on from.
+
+        That is `until`, or the one after the control record with which they have come to `events_max` or more.
+        """
+        found: list[ReleasedEvent] = []
         if session.query(_HAS_EFFECTS.format(**self._names, first=first, until=until)) != [(True,)]:
-            return []
-        return list(self.follow(session, self.load(session, first), first, until))
+            return found, until
+        for each in self.follow(session, self.load(session, first), first, until):
+            if len(found) >= events_max and each.effective_offset > found[-1].effective_offset:
+                return found, found[-1].effective_offset + 1
+            found.append(each)
+        return found, until
 
     def event_values(self, session: Session, released: Sequence[ReleasedEvent]) -> list[bytes]:
         """Return the values of released events."""
