@@ -28,6 +28,7 @@ log = get_logger(__name__)
 FETCH_MAX_BYTES: Final = 1024 * 1024
 FETCH_TIMEOUT_MS: Final = 250
 FETCHED_RECORDS_MAX: Final = 2_000
+PREFIXES_MAX: Final = 1_000
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 """A partition that is revoked meanwhile waits no longer than this."""
 
@@ -98,6 +99,8 @@ class SkipSearch:
         prefix = record.value[: codec.WIRE_PREFIX.size]
         is_skip = self._by_prefix.get(prefix)
         if is_skip is None:
+            if len(self._by_prefix) == PREFIXES_MAX:  # foreign bytes may begin in any way
+                self._by_prefix.clear()
             is_skip = self._by_prefix[prefix] = _names_skips(prefix)
         if not is_skip:
             return None

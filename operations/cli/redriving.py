@@ -97,7 +97,7 @@ async def _handle(settings: Settings, search: DeadLetterSearch, choice: Choice, 
     """Show the plan; with `--execute` record the action, publish, and wait where that is asked."""
     _require_reason(handling.reason)
     action = OperatorAction(action=f"dead_letters.{verb}", target="", reason=handling.reason, actor=handling.actor)
-    plan = await _plan(choice, action)
+    plan = await _plan(choice)
     rows = plan.rows()
     show(rows[:SHOWN_MAX] if handling.output == "table" else rows, handling.output)
     if handling.output == "table" and len(rows) > SHOWN_MAX:
@@ -114,9 +114,9 @@ async def _handle(settings: Settings, search: DeadLetterSearch, choice: Choice, 
         await _execute(settings, search, choice, plan, action, handling)
 
 
-async def _plan(choice: Choice, action: OperatorAction) -> Plan:
+async def _plan(choice: Choice) -> Plan:
     plan = Plan()
-    async for planned in choice.planned(action):
+    async for planned in choice.planned():
         if isinstance(planned, Control):
             plan.add(planned)
         else:

@@ -9,7 +9,6 @@ from operations.dead_letters.controls import Control
 from operations.dead_letters.dead_letter import DeadLetter
 from operations.dead_letters.repairs import RepairsFile
 from operations.dead_letters.search import DeadLetterSearch, Search, Unread, refuse_resolved
-from operations.operator_actions import OperatorAction
 from runtime.errors import CheckFailed
 from streams.record_position import RecordPosition
 
@@ -19,7 +18,7 @@ Make = Callable[[DeadLetter], Control]
 class Choice(Protocol):
     """What is to get control records. It is asked twice: for the plan, and to publish."""
 
-    def planned(self, action: OperatorAction) -> AsyncIterator[Control | CheckFailed]:
+    def planned(self) -> AsyncIterator[Control | CheckFailed]:
         """Yield each control record, or why a record that a search found can't get one.
 
         Raises CheckFailed for what an operator named and can't have.
@@ -47,7 +46,7 @@ class NamedRecords:
         self._whole = whole
         self._unread = unread
 
-    async def planned(self, action: OperatorAction) -> AsyncIterator[Control | CheckFailed]:
+    async def planned(self) -> AsyncIterator[Control | CheckFailed]:
         """Yield each control record.
 
         Raises NotLogged, NoDeadLetter, DeadLetterResolved, NotRedrivable, PoisonUnchanged.
@@ -71,7 +70,7 @@ class SearchedRecords:
         self._make = make
         self._whole = whole
 
-    async def planned(self, action: OperatorAction) -> AsyncIterator[Control | CheckFailed]:
+    async def planned(self) -> AsyncIterator[Control | CheckFailed]:
         """Yield each control record, or why there is none."""
         async for page in self._search.pages(self._asked, whole=self._whole):
             for dead_letter in page:
@@ -100,9 +99,9 @@ class Repairs:
         self._search = search
         self._file = file
 
-    async def planned(self, action: OperatorAction) -> AsyncIterator[Control | CheckFailed]:
+    async def planned(self) -> AsyncIterator[Control | CheckFailed]:
         """Yield each line's control record. Raises BadRepair."""
-        async for control in self._file.check(self._search, action):
+        async for control in self._file.check(self._search):
             yield control
 
     def controls(self) -> AsyncIterator[Control]:

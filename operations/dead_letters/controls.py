@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import uuid5
 
 from operations.control_headers import control_headers
 from operations.dead_letters.dead_letter import DeadLetter
-from operations.dead_letters.errors import NotRedrivable, PoisonUnchanged
+from operations.dead_letters.errors import ControlTooLarge, NotRedrivable, PoisonUnchanged
 from operations.operator_actions import OperatorAction
 from projections.repeats import ID_REUSED
 from runtime.errors import CheckFailed
@@ -18,7 +18,6 @@ from schemas.errors import Undecodable
 from schemas.event_id import NAMESPACE_PLANT
 from schemas.events import Event
 from schemas.sender_headers import Header
-from streams.errors import RecordTooLarge
 from streams.producer import record_size_bytes
 from streams.record_position import RecordPosition
 from streams.topics import RECORD_MAX_BYTES, logical_topic
@@ -46,7 +45,7 @@ def skip_of(dead_letter: DeadLetter, reason: str) -> Control:
     position = dead_letter.position
     name = f"{RecordSkipped.event_type}\n{position.topic}/{position.partition}\n{position.offset}"
     record = RecordSkipped(event_id=uuid5(NAMESPACE_PLANT, name), poison_offset=position.offset, reason=reason)
-    return Control(position, dead_letter.row.key, record, dead_letter.row.reason or "")
+    return _with_room(Control(position, dead_letter.row.key, record, dead_letter.row.reason or ""))
 
 
 def as_is_of(dead_letter: DeadLetter, reason: str) -> Control:
@@ -66,7 +65,7 @@ def as_is_of(dead_letter: DeadLetter, reason: str) -> Control:
     if codec.key(event) != row.key:
         raise PoisonUnchanged(position, f"the event is about {event.entity_id}, and its key is another")
     record = RecordRedriven(event_id=event.event_id, poison_offset=position.offset, value=None, reason=reason)
-    return Control(position, row.key, record, row.reason or "")
+    return _with_room(Control(position, row.key, record, row.reason or ""))
 
 
 def repair_of(dead_letter: DeadLetter, event: Event, reason: str) -> Control:
@@ -76,7 +75,7 @@ def repair_of(dead_letter: DeadLetter, event: Event, reason: str) -> Control:
     """
     if dead_letter.entity_id is None:
         raise NotRedrivable(dead_letter.position, dead_letter.row.key)
-    return repaired(dead_letter.position, event, reason, dead_letter.row.reason or "")
+    return _with_room(repaired(dead_letter.position, event, reason, dead_letter.row.reason or ""))
 
 
 def repaired(position: RecordPosition, event: Event, reason: str, poison_reason: str = "") -> Control:
@@ -92,10 +91,13 @@ def content_of(record: ControlRecord, action: OperatorAction) -> tuple[bytes, li
     return codec.encode(record), control_headers(record, action)
 
 
-def require_room(control: Control, action: OperatorAction) -> None:
-    """Raise RecordTooLarge for a control record that Kafka would not take. All are asked before one is published."""
-    size_bytes = record_size_bytes(control.key, *content_of(control.record, action))
+def _with_room(control: Control) -> Control:
+    """Return a control record that Kafka takes. Raises ControlTooLarge; all are asked before one is published."""
+    size_bytes = record_size_bytes(control.key, *content_of(control.record, _SOME_ACTION))
     if size_bytes > RECORD_MAX_BYTES:
-        raise RecordTooLarge(
-            why=f"It has {size_bytes} bytes in its control record; at most {RECORD_MAX_BYTES} are taken."
-        )
+        raise ControlTooLarge(control.position, size_bytes)
+    return control
+
+
+_SOME_ACTION: Final = OperatorAction(action="", target="", reason="")
+"""The headers of every action have the same length."""

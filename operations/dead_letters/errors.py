@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.errors import CheckFailed
 from runtime.process import escaped
 from streams.record_position import RecordPosition
+from streams.topics import RECORD_MAX_BYTES
 
 
 def shown_position(position: RecordPosition) -> str:
@@ -65,6 +66,17 @@ class PoisonUnchanged(CheckFailed):
             f"{shown_position(position)} would be poison again.",
             why=f"{escaped(reason)}.",
             next_step="plant dead-letters redrive --repaired FILE",
+        )
+
+
+class ControlTooLarge(CheckFailed):
+    """The control record would be larger than Kafka takes."""
+
+    def __init__(self, position: RecordPosition, size_bytes: int) -> None:
+        super().__init__(
+            f"The control record for {shown_position(position)} would be too large.",
+            why=f"It would have {size_bytes} bytes; at most {RECORD_MAX_BYTES} are taken.",
+            next_step=f"plant dead-letters show {shown_position(position)}",
         )
 
 

@@ -16,18 +16,16 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from operations.dead_letters.controls import Control, repair_of, repaired, require_room
+from operations.dead_letters.controls import Control, repair_of, repaired
 from operations.dead_letters.dead_letter import DeadLetter
 from operations.dead_letters.errors import BadRepair, NoDeadLetter
 from operations.dead_letters.search import LOOKED_UP_MAX, DeadLetterSearch
-from operations.operator_actions import OperatorAction
 from runtime.errors import CheckFailed
 from schemas import codec
 from schemas.entity_states import Time
 from schemas.errors import InvalidEvent, Unencodable
 from schemas.events import Event
 from schemas.json_events import decode_json, is_accepted, not_accepted, read_json_event, unfit
-from streams.errors import RecordTooLarge
 from streams.record_position import RecordPosition
 from streams.topics import logical_topic
 
@@ -90,7 +88,7 @@ class RepairsFile:
         self.resolved = 0
         """Lines whose dead letter was redriven or skipped before: they are left out."""
 
-    async def check(self, search: DeadLetterSearch, action: OperatorAction) -> AsyncIterator[Control]:
+    async def check(self, search: DeadLetterSearch) -> AsyncIterator[Control]:
         """Yield the control record of each line in the order of lines. Raises BadRepair for the first bad one."""
         for lines in _chunked(_numbered(self._file)):
             found = await _look_up(
@@ -99,12 +97,13 @@ class RepairsFile:
             for number, start, line in lines:
                 try:
                     control = await self._check_line(search, number, start, line, found)
+                except BadRepair:
+                    raise
                 except InvalidEvent as error:
                     raise BadRepair(number, error.reason) from error
-                except (CheckFailed, Unencodable, RecordTooLarge) as error:
+                except (CheckFailed, Unencodable) as error:
                     raise BadRepair(number, f"{error.what} {error.why}".rstrip(".")) from error
                 if control is not None:
-                    require_room_on_line(number, control, action)
                     yield control
         self._checked.sort()
 
@@ -145,14 +144,6 @@ class RepairsFile:
             raise BadRepair(number, f"Line {other} has the same event id, {event.event_id}")
         self._checked.append(CheckedLine(position, start, event.event_id, event.occurred_at))
         return control
-
-
-def require_room_on_line(number: int, control: Control, action: OperatorAction) -> None:
-    """Raise BadRepair for a line whose control record Kafka would not take."""
-    try:
-        require_room(control, action)
-    except RecordTooLarge as error:
-        raise BadRepair(number, f"{error.what} {error.why}".rstrip(".")) from error
 
 
 def _require_entity(event: Event, dead_letter: DeadLetter) -> None:

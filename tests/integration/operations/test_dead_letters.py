@@ -28,7 +28,7 @@ from schemas.event_id import NAMESPACE_PLANT, event_id
 from schemas.events import AgentRated, OperationRecorded
 from streams.partitioning import partition_of
 from streams.record_position import RecordPosition
-from streams.topics import OPERATIONS_TOPIC, apply
+from streams.topics import OPERATIONS_TOPIC, RECORD_MAX_BYTES, apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
 from tests.support.made_dead_letters import APPENDED, UNREADABLE, MadeLog
@@ -260,6 +260,20 @@ async def test_a_skip_goes_to_the_records_own_partition_with_its_key(
         assert headers["ce_type"] == b"plant.record.skipped"
 
 
+async def test_a_key_that_leaves_no_room_is_left_out(settings: Settings, database: Database, log: MadeLog) -> None:
+    """A control record has it too, and Kafka would take none as large: found before anything is published."""
+    log.poison(0, 0, b"k" * (RECORD_MAX_BYTES - 200))
+    log.poison(0, 1, AGENT)
+    log.store(database)
+    await apply(settings)
+    named = await run(settings, "skip", f"{log.topic}/0/0", f"{log.topic}/0/1", "--execute")
+    assert (named.returncode, "would be too large" in named.stderr) == (3, True), named.stderr
+    assert await read_records(settings, log.topic) == []
+    done = await run(settings, "skip", "--topic", log.topic, "--execute")
+    assert (done.returncode, "1 dead letters are left out" in done.stderr) == (0, True), done.stderr
+    assert [each.key for each in await read_records(settings, log.topic)] == [str(AGENT).encode()]
+
+
 async def test_own_bytes_are_redriven_where_they_are_valid_by_now(
     settings: Settings, database: Database, log: MadeLog
 ) -> None:
@@ -367,6 +381,7 @@ async def test_the_first_bad_line_ends_it_before_anything_is_published(
         assert (refused.returncode, "Line 2" in refused.stderr, told in refused.stderr) == (3, True, True), (
             told, refused.stderr,
         )  # fmt: skip
+        assert refused.stderr.count("Nothing was published") == 1
     assert await read_records(settings, log.topic) == []
     assert await operations(settings, log.topic) == []
 

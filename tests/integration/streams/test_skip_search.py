@@ -54,6 +54,7 @@ async def test_a_look_goes_on_from_where_the_last_one_ended(
     """What was read is not read again, some records at a time; another record that is waited at begins anew."""
     monkeypatch.setattr(skip_search, "FETCHED_RECORDS_MAX", 7)
     await append_raw(settings, topic, 0, [NEWER, NEWER, NEWER, *[RawRecord(KEY, b"x")] * 100])
+    monkeypatch.setattr(skip_search, "PREFIXES_MAX", 1)
     search = SkipSearch(settings, topic, 0)
     assert await look(search, topic) is None
     assert search._next_offset == 103
