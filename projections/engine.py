@@ -324,4 +324,5 @@ def goes_inline(prepared: PreparedBatch) -> bool:
     values, headers = prepared.batch.values, prepared.batch.headers
     if len(values) + len(prepared.released) > INLINE_RECORDS_MAX:
         return False
-    return sum(len(value) for value in values if value is not None) + sum(map(len, headers)) <= INLINE_BYTES_MAX
+    values_bytes = sum(len(value) for value in values if value is not None) + prepared.released_bytes
+    return values_bytes + sum(map(len, headers)) <= INLINE_BYTES_MAX

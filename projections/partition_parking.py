@@ -245,9 +245,13 @@ class _JudgedBatch:
         events = {name: frame.filter(~frame["row"].is_in(gone)) for name, frame in self._prepared.events.items()}
         events = {name: frame for name, frame in events.items() if frame.height}
         released = [(each.event.offset, each.effective_offset) for each in self._released]
-        for name, frame in self._released_events().items():
+        values = event_values([each.event for each in self._released], self._read_values) if released else []
+        for name, frame in self._decoded(values).items():
             events[name] = pl.concat([events[name], frame]) if name in events else frame
-        return replace(self._prepared, rows=rows, events=events, released=released, asked=asked)
+        size_bytes = sum(map(len, values))
+        return replace(
+            self._prepared, rows=rows, events=events, released=released, released_bytes=size_bytes, asked=asked
+        )
 
     def _with_outcomes(self, rows: pl.DataFrame) -> pl.DataFrame:
         columns = {name: rows[name].to_list() for name in ("event_id", "entity_id")}
@@ -258,11 +262,10 @@ class _JudgedBatch:
         types = {"event_id": pl.Binary, "entity_id": pl.Binary, "control_offset": pl.Int64}
         return rows.with_columns(pl.Series(name, values, dtype=types[name]) for name, values in columns.items())
 
-    def _released_events(self) -> dict[str, pl.DataFrame]:
+    def _decoded(self, values: Sequence[bytes]) -> dict[str, pl.DataFrame]:
         """Return the decoded columns of the released events by type; their rows come behind the batch's own."""
-        if not self._released:
+        if not values:
             return {}
-        values = event_values([each.event for each in self._released], self._read_values)
         offsets = [each.event.offset for each in self._released]
         return decoded_frames(self._batch.topic, self._batch.partition, offsets, values, len(self._batch))
 

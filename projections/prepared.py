@@ -49,7 +49,7 @@ class PreparedBatch:
 
     Once entities were parked and released (projections/partition_parking.py), `events` has further rows behind the
     batch's own: the events that a control record of this batch releases. `released` has the offset of each, and the
-    offset at which it takes effect.
+    offset at which it takes effect; their values have `released_bytes` together.
     """
 
     batch: EventBatch
@@ -59,6 +59,7 @@ class PreparedBatch:
     parking: Sequence[int] = ()
     poison_controls: Mapping[int, PoisonControl] = field(default_factory=dict)
     released: Sequence[tuple[int, int]] = ()
+    released_bytes: int = 0
     asked: NDArray[numpy.bool_] | None = None
     """The rows whose event ids were looked up, where some of them are not logged."""
 

@@ -9,9 +9,11 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from projections import engine
 from projections.engine import PartitionProjector
 from projections.errors import TooManyParkedEntities
 from projections.install import install
+from projections.prepared import PreparedBatch
 from projections.session import Session
 from runtime import metrics
 from schemas import codec
@@ -287,6 +289,21 @@ def test_a_repaired_event_of_a_later_release_waits(projector: PartitionProjector
         projector.project(batch_of([unreadable(AGENT), named(2), (KEY, codec.encode(newer)), named(3)], token=token))
     assert stopped.value.offset == 2
     assert dispositions(superuser) == ["poison", "parked"]
+
+
+def test_a_control_record_that_releases_much_goes_by_copy(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes as text is bounded by the bytes of the events that it releases too."""
+    records = [unreadable(AGENT), named(1), named(2)]
+    project(projector, records)
+    values_bytes = sum(len(codec.encode(event)) for event in (named(1), named(2)))
+    judged: list[PreparedBatch] = []
+    goes_inline = engine.goes_inline
+    monkeypatch.setattr(engine, "goes_inline", lambda prepared: judged.append(prepared) or goes_inline(prepared))
+    project(projector, [*records, skip(KEY, 0)])
+    assert [each.released_bytes for each in judged] == [values_bytes]
+    assert names(superuser) == {AGENT: ("name 2", None)}
 
 
 def test_control_records_are_counted_by_their_effect(projector: PartitionProjector) -> None:

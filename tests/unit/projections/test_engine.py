@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import structlog
 
@@ -60,3 +62,13 @@ def test_small_batches_go_inline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine, "INLINE_RECORDS_MAX", records)
         monkeypatch.setattr(engine, "INLINE_BYTES_MAX", bound_bytes)
         assert goes_inline(two) == expected
+
+
+def test_events_that_a_batch_releases_count_among_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go with it, and a control record of a few bytes may release many, or large ones."""
+    one = prepare(batch_of([examples()["genesis.agent.rated"]], token=1))
+    monkeypatch.setattr(engine, "INLINE_RECORDS_MAX", 2)
+    released = replace(one, released=[(0, 9)], released_bytes=engine.INLINE_BYTES_MAX // 2)
+    assert goes_inline(released)
+    assert not goes_inline(replace(released, released=[(0, 9), (1, 9)]))
+    assert not goes_inline(replace(released, released_bytes=engine.INLINE_BYTES_MAX))
