@@ -32,12 +32,14 @@ class DriverConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg com
         super().__init__(*arguments, **named)
         self.made_at = time.monotonic()
         self.in_block = False
+        self.used_by_sqlalchemy = False
+        """Whether the block has run a statement through SQLAlchemy, which has a state of its own then."""
         self.statements: StatementLog | None = None
 
     async def begin(self, script: str) -> None:
         """Begin the block's transaction with the script that :func:`beginning` made."""
         await self.execute(script, timeout=BEGIN_TIMEOUT_SECONDS)
-        self.in_block = True
+        self.in_block, self.used_by_sqlalchemy = True, False
 
     async def rows(self, statement: str, arguments: Sequence[object]) -> list[Any]:
         """Return the rows of a statement in asyncpg's own form, past SQLAlchemy: a third of its time.
@@ -73,6 +75,7 @@ class DriverConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg com
 
     def transaction(self, **_: object) -> _Transaction:
         """Return the open transaction: SQLAlchemy calls this before a statement, where it knows of none."""
+        self.used_by_sqlalchemy = True
         return _Transaction(self)
 
     def _is_over(self) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.address import shown
@@ -53,6 +53,9 @@ class Pool:
         self._in_use = 0
         self._begun_on: set[DriverConnection] = set()
         self._distrusted_before = 0.0
+        self._recycle_seconds = settings.database_pool_recycle_seconds
+        self._untouched: list[tuple[Connection, DriverConnection]] = []
+        """Idle connections of blocks that went past SQLAlchemy, whose checking out and in takes longer than a read."""
         self._clean_ups: set[asyncio.Task[None]] = set()
         self.engine, self._statements = make_engine(settings, role, address)
         self._made: weakref.WeakSet[DriverConnection] = weakref.WeakSet()
@@ -105,6 +108,8 @@ class Pool:
         """Close the connections gracefully; abort them when the server is unresponsive."""
         try:
             async with asyncio.timeout(GRACEFUL_CLOSE_TIMEOUT_SECONDS):
+                while self._untouched:
+                    await AsyncConnection(self.engine, self._untouched.pop()[0]).close()
                 await self.engine.dispose()
         except TimeoutError:
             log.warning("database.unresponsive_at_close", role=self.role, connections=len(self._made))
@@ -154,8 +159,7 @@ class Pool:
         """Return a connection on which the transaction has begun; skip dead ones, as many as the pool may hold."""
         with self._translated_errors():
             for left in range(self._size, -1, -1):
-                connection = await self.engine.connect()
-                driver = driver_of(connection)
+                connection, driver = await self._checked_out()
                 try:
                     if driver.made_at >= self._distrusted_before:
                         driver.statements = self._statements
@@ -173,6 +177,13 @@ class Pool:
                     await self._finish(_discard(connection, driver))
         raise AssertionError("the last attempt returns or raises")
 
+    async def _checked_out(self) -> tuple[AsyncConnection, DriverConnection]:
+        if self._untouched:
+            connection, driver = self._untouched.pop()
+            return AsyncConnection(self.engine, connection), driver
+        made = await self.engine.connect()
+        return made, driver_of(made)
+
     async def _commit(self, driver: DriverConnection) -> None:
         started = time.perf_counter()
         with self._translated_errors():
@@ -183,9 +194,26 @@ class Pool:
         driver.in_block = False
         self._begun_on.discard(driver)
         try:
-            await connection.close()
+            if not self._kept_untouched(connection, driver):
+                await connection.close()
         finally:
             self._release_slot()
+
+    def _kept_untouched(self, connection: AsyncConnection, driver: DriverConnection) -> bool:
+        """Keep a connection that no block has used through SQLAlchemy, for the next one; return whether it was kept.
+
+        The block's own object is of no use afterwards, as one that was closed.
+        """
+        own = connection.sync_connection
+        if own is None or driver.used_by_sqlalchemy or driver.is_closed() or own.closed or own.invalidated:
+            return False
+        if own.get_transaction() is not None:  # begun, and no statement run
+            return False
+        if self._closed or time.monotonic() - driver.made_at > self._recycle_seconds:
+            return False
+        connection.sync_connection = None
+        self._untouched.append((own, driver))
+        return True
 
     async def _abandon(self, connection: AsyncConnection, driver: DriverConnection) -> None:
         """Roll back and check the connection in; where that fails, drop it: the server rolls back then."""

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from sqlalchemy.exc import InvalidRequestError
 
-from database.connector import Database
-from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted
+from database.connector import Database, fetch_rows
+from database.errors import DatabaseClosed, DatabaseUnreachable, PoolExhausted, ValueRefused
 from devstack import sql
 from tests.conftest import Database as MigratedDatabase
 from tests.support import log_rows
@@ -297,3 +298,58 @@ async def test_the_pool_is_measured(database: MigratedDatabase) -> None:
             assert (sample("connections_in_use"), sample("connections_open")) == (1, 2)
     assert (sample("connections_in_use"), sample("connections_open")) == (0, 0)
     assert sample("pool_wait_seconds_count") == waits + 3
+
+
+BARE_PID = "SELECT pg_backend_pid() AS pid, current_setting('plant.governance_agent_id', true) AS tenant"
+
+
+async def test_reads_past_sqlalchemy_share_connections_and_no_tenant(database: MigratedDatabase) -> None:
+    """One session serves them one after another, each with its own tenant, and statements through SQLAlchemy too."""
+    async with connected(database.writer_url, database_pool_size=1) as connector:
+        seen = []
+        for tenant in ("acme", None, "genesis"):
+            async with connector.transaction(tenant, read_only=True) as connection:
+                (row,) = await fetch_rows(connection, BARE_PID)
+                seen.append((row["pid"], row["tenant"]))
+        assert [tenant for _, tenant in seen] == ["acme", "", "genesis"]
+        assert len({pid for pid, _ in seen}) == 1
+        assert await ask(connector) == seen[0][0]
+        assert sessions(database) == 1
+    assert sessions(database) == 0, "closing ends those that no block has"
+
+
+async def test_a_connection_is_of_no_use_behind_its_block(database: MigratedDatabase) -> None:
+    """Whoever has kept it would read with the tenant of another block."""
+    async with connected(database.writer_url, database_pool_size=1) as connector:
+        async with connector.transaction("acme") as kept:
+            await fetch_rows(kept, BARE_PID)
+        async with connector.transaction("genesis"):
+            with pytest.raises(InvalidRequestError):
+                await kept.execute(PID)
+
+
+async def test_a_session_that_did_nothing_leaves_nothing(database: MigratedDatabase) -> None:
+    """The next one begins anew, though SQLAlchemy ran no statement in between."""
+    async with connected(database.writer_url, database_pool_size=1) as connector:
+        for _ in range(3):
+            async with connector.session("acme"):
+                pass
+            async with connector.transaction("acme") as connection:
+                await fetch_rows(connection, BARE_PID)
+        async with connector.session("acme") as session:
+            assert (await session.execute(PID)).scalar_one()
+
+
+async def test_a_read_that_fails_or_whose_session_died_harms_no_other(database: MigratedDatabase) -> None:
+    """Its transaction is rolled back; a dead connection is replaced without an error."""
+    async with connected(database.writer_url, database_pool_size=1) as connector:
+        for _ in range(2):
+            with pytest.raises(ValueRefused):
+                async with connector.transaction() as connection:
+                    await fetch_rows(connection, "SELECT 1 / $1::integer", 0)
+        async with connector.transaction() as connection:
+            ((pid, _),) = await fetch_rows(connection, BARE_PID)
+        sql.execute(database.superuser_url, [f"SELECT pg_terminate_backend({pid}, 10000)"])
+        async with connector.transaction() as connection:
+            ((other, _),) = await fetch_rows(connection, BARE_PID)
+        assert other != pid
