@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from projections.parking import ControlEffect, ParkedEntities, WaitingRecord
-from projections.repeats import EventRecord, event_record
+from projections.repeats import CLOCK_MARK, EventRecord, event_record
 from projections.session import Session, sql_literal
 from schemas import codec
 from schemas.control import RecordRedriven
@@ -59,7 +59,8 @@ SELECT EXISTS (
 """  # noqa: S608 (constants)
 
 _POISON: Final = f"""
-SELECT p."offset", coalesce(p.key, convert_to(p.entity_id::text, 'UTF8')) AS key, p.value, p.headers,
+SELECT p."offset", coalesce(p.key, convert_to(p.entity_id::text, 'UTF8')) AS key,
+    CASE WHEN position(decode('{CLOCK_MARK}', 'hex') IN p.headers) > 0 THEN p.headers END AS headers,
     {_PARKS.format("p")} AS has_parked
 FROM log_records AS p WHERE {_OF.format("p")} AND p."offset" = ANY ({{offsets}}) AND p.disposition = 'poison'
 """  # noqa: S608 (constants)
@@ -76,11 +77,13 @@ SELECT r."offset", r.value FROM log_records AS r WHERE {_OF.format("r")} AND r."
 
 
 class PoisonRecord(NamedTuple):
-    """A poison record as the log or a batch has it; headers are in canonical bytes."""
+    """A poison record as the log or a batch has it, without its value, which may be large.
+
+    `headers` are in canonical bytes; they may be None where it is not clock-stamped.
+    """
 
     key: bytes | None
-    value: bytes | None
-    headers: bytes
+    headers: bytes | None
     has_parked: bool
 
 
@@ -169,16 +172,15 @@ class ParkingLog:
         """
         redriven = {event_id: _redriven(record.value) for event_id, record in records.items()}
         poison = self.poison(session, [each.poison_offset for each in redriven.values()])
+        own_values = self.values(session, [each.poison_offset for each in redriven.values() if each.value is None])
         found = {}
         for event_id, each in redriven.items():
-            own = poison[each.poison_offset]
-            value = own.value if each.value is None else each.value
-            assert value is not None
+            value = own_values[each.poison_offset] if each.value is None else each.value
             try:
                 event_type = codec.registered(value).event.event_type
             except UnknownSchema as error:
                 raise SchemaNewer(self._topic, self._partition, each.poison_offset, error.schema_id) from error
-            found[event_id] = event_record(value, event_type, own.headers)
+            found[event_id] = event_record(value, event_type, poison[each.poison_offset].headers)
         return found
 
     def _at(self, session: Session, sql: str, offsets: Sequence[int], **more: int) -> Iterator[tuple[Any, ...]]:

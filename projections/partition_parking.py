@@ -30,6 +30,9 @@ from streams.topics import logical_topic
 
 DEFAULT_ENTITIES_MAX: Final = 10_000
 
+OWN_VALUES: Final = 100
+"""Values of poison records that are read at a time."""
+
 REDRIVEN, SKIPPED, REPEATED, NONE = "redriven", "skipped", "repeated", "none"
 """The effects of control records: `repeated` is a redriven event that the log has already, so its poison is skipped."""
 
@@ -119,6 +122,7 @@ class _JudgedBatch:
         self._redriven = {control.event_id for control in prepared.poison_controls.values() if control.redrives}
         self._known = {event_id: seen[event_id] for event_id in self._redriven & seen.keys()}
         self._logged, self._resolved = self._read_named()
+        self._own_values: dict[int, bytes] = {}
         self.effects: Counter[str] = Counter()
 
     def judge(self) -> PreparedBatch:
@@ -202,9 +206,7 @@ class _JudgedBatch:
         earlier = bisect_left(self._batch.offsets, poison_offset, 0, row)
         if earlier < row and self._batch.offsets[earlier] == poison_offset and self._dispositions[earlier] == "poison":
             batch = self._batch
-            poison = PoisonRecord(
-                batch.keys[earlier], batch.values[earlier], batch.headers[earlier], earlier in self._parking
-            )
+            poison = PoisonRecord(batch.keys[earlier], batch.headers[earlier], earlier in self._parking)
         key = self._batch.keys[row]
         if poison is None or poison.key != key or poison_offset in self._resolved:
             return None
@@ -212,7 +214,7 @@ class _JudgedBatch:
 
     def _event_of(self, control: PoisonControl, key: bytes | None, poison: PoisonRecord) -> EventRecord | None:
         """Return the record of the event that a control record brings in; None where it is none of the key's entity."""
-        value = poison.value if control.value is None else control.value
+        value = self._own_value(control.poison_offset) if control.value is None else control.value
         try:
             event = codec.decode(value, logical_topic(self._batch.topic))
         except Undecodable:
@@ -221,6 +223,18 @@ class _JudgedBatch:
             return None
         assert value is not None
         return event_record(value, event.event_type, poison.headers)
+
+    def _own_value(self, poison_offset: int) -> bytes | None:
+        """Return the value of a poison record that is redriven as it is. They may be large: some are read at a time."""
+        first = self._batch.offsets[0]
+        if poison_offset >= first:
+            return self._batch.values[bisect_left(self._batch.offsets, poison_offset)]
+        if poison_offset not in self._own_values:
+            controls = self._prepared.poison_controls.values()
+            own = [each.poison_offset for each in controls if each.redrives and each.value is None]
+            logged = [offset for offset in own[own.index(poison_offset) :] if offset < first]
+            self._own_values = self._log.values(self._session, logged[:OWN_VALUES])
+        return self._own_values[poison_offset]
 
     def _read_named(self) -> tuple[dict[int, PoisonRecord], set[int]]:
         """Return the poison records before the batch that its control records name, and which of them are resolved."""

@@ -26,7 +26,8 @@ LOOKED_UP_MAX: Final = 1 << 16
 
 ID_REUSED = "event_id: its producer used it before, for another event"
 
-_MARK: Final = (field(CLOCK_FIELDS_HEADER.encode()) + field(CLOCK_FIELDS)).hex()
+CLOCK_MARK: Final = (field(CLOCK_FIELDS_HEADER.encode()) + field(CLOCK_FIELDS)).hex()
+"""What canonical bytes of headers hold where a record is clock-stamped, in hex."""
 
 EVENTS_KNOWN: Final = "disposition IN ('applied', 'parked')"
 """The records whose event ids are known, in ranges whose index was made before control records could bring ids in."""
@@ -39,9 +40,9 @@ IDS_KNOWN: Final = f"({EVENTS_KNOWN} OR disposition = 'control' AND entity_id IS
 _SEEN: Final = f"""
 SELECT s.event_id, seen.* FROM {{asked}} CROSS JOIN LATERAL (
     SELECT substring(e.value FOR 5) || sha256(e.value) AS fingerprint, e.event_type::text AS event_type,
-        CASE WHEN e.disposition = 'control' OR position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.value END
+        CASE WHEN e.disposition = 'control' OR position(decode('{CLOCK_MARK}', 'hex') IN e.headers) > 0 THEN e.value END
             AS value,
-        CASE WHEN position(decode('{_MARK}', 'hex') IN e.headers) > 0 THEN e.headers END AS headers
+        CASE WHEN position(decode('{CLOCK_MARK}', 'hex') IN e.headers) > 0 THEN e.headers END AS headers
     FROM {{table}} AS e WHERE e.event_id = s.event_id AND {{known}}{{where}} LIMIT 1
 ) AS seen
 """  # noqa: S608 (a constant)
@@ -114,7 +115,7 @@ class EventRecord(NamedTuple):
         return self.fingerprint[: WIRE_PREFIX.size]
 
 
-def event_record(value: bytes, event_type: str, headers: bytes) -> EventRecord:
+def event_record(value: bytes, event_type: str, headers: bytes | None) -> EventRecord:
     """Return the record of an event in a batch."""
     return EventRecord(content_fingerprint(value), event_type, value, headers)
 

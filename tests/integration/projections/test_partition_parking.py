@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from projections import engine
+from projections import engine, partition_parking
 from projections.engine import PartitionProjector
 from projections.errors import TooManyParkedEntities
 from projections.install import install
@@ -320,9 +320,14 @@ def test_control_records_are_counted_by_their_effect(projector: PartitionProject
 
 @SIZES
 def test_a_record_of_a_schema_that_has_become_known_is_redriven_as_it_is(
-    make_projector: MakeProjector, superuser: Session, size: int, request: pytest.FixtureRequest
+    make_projector: MakeProjector,
+    superuser: Session,
+    size: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its own bytes take effect, at once or once it is its turn; the same from the log."""
+    monkeypatch.setattr(partition_parking, "OWN_VALUES", size)
     request.addfinalizer(lambda: codec.activate(None))
     schema_id = bundled().current(AgentOnboarded).id
 
