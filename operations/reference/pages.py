@@ -97,8 +97,8 @@ def metrics_page() -> str:
         "",
         f"Generated from `runtime/metrics.py` {MADE_BY}",
         "",
-        "`plant ingress` serves them at `/metrics` of its admin address, as Prometheus text. A counter's name ends "
-        "with `_total` there.",
+        "`plant ingress` and `plant api` serve them at `/metrics` of their admin addresses, as Prometheus text. A "
+        "counter's name ends with `_total` there.",
         "",
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",
