@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from api.parameters import Parameters, read_value, refused, single
-from projections.marketplace.queries import SKILLS_MAX, AgentSearch, Sort
+from projections.marketplace.agent_search import SKILLS_MAX, AgentSearch, Sort
 
 _RATING: Final = re.compile(r"[1-4](?:\.[0-9]{1,3})?|5(?:\.0{1,3})?")
 _SORTS: Final = ("name", "rating")

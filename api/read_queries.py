@@ -16,7 +16,8 @@ from api.parameters import Parameters, read_count, read_filters, read_value, sin
 from api.resources import RESOURCES, Resource
 from database.connector import fetch_rows
 from projections.listing import Listing, ListingColumn
-from projections.marketplace.queries import PAGE_MAX, AgentSearch, find_hireable_agents
+from projections.marketplace.agent_search import PAGE_MAX, AgentSearch
+from projections.marketplace.queries import find_hireable_agents
 from server.problems import Problem
 
 PAGE_DEFAULT: Final = 100

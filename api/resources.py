@@ -12,7 +12,8 @@ from api.parameters import Parameters, read_count, read_time, refused, single
 from projections.activity.queries import ACTIVITY
 from projections.agents.queries import AGENTS
 from projections.listing import Kind, Listing, ListingColumn
-from projections.marketplace.queries import SKILLS_MAX, HireableAgent
+from projections.marketplace.agent_search import SKILLS_MAX
+from projections.marketplace.queries import HireableAgent
 from projections.ratings.queries import OF_AN_AGENT, PRIOR_RATINGS, RATING_COLUMNS, recent_days
 from projections.skills.queries import SKILLS, VALIDATION_DAYS
 

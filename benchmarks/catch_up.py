@@ -27,6 +27,7 @@ VARIANTS: dict[str, str] = {
     "plant": "log, chain, repeat check, agents model, checkpoint; fsync on",
     "three models": "skills and ratings as well",
     "four models": "activity as well",
+    "five models": "marketplace as well: profiles, skills, standings, words of the catalogue",
     "without repeat check": "no event id is looked up or kept",
     "without chain": "no hashing: each record has the same hash",
     "without read model": "no staging, no apply.sql",

@@ -18,7 +18,12 @@ from runtime.logging import configure
 from runtime.settings import load_settings
 from schemas.polars_import import polars as pl
 
-MODELS: Final = {"without read model": (), "three models": ("agents", "skills", "ratings"), "four models": None}
+MODELS: Final = {
+    "without read model": (),
+    "three models": ("agents", "skills", "ratings"),
+    "four models": ("agents", "skills", "ratings", "activity"),
+    "five models": None,
+}
 """The read models of a variant, all of them where it is None; `agents` alone of any other."""
 
 

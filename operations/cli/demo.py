@@ -57,7 +57,7 @@ def _show_part(part: Part) -> None:
     import msgspec
 
     from operations.demo.mending import MendedRecord
-    from operations.demo.outcome import Audit, Published, ReadModelPart
+    from operations.demo.outcome import Audit, MarketplacePart, Published, ReadModelPart
     from operations.demo.tampering import Forgery
 
     match part:
@@ -67,6 +67,8 @@ def _show_part(part: Part) -> None:
             _show_read_model(part)
         case MendedRecord():
             _show_mended(part)
+        case MarketplacePart():
+            _show_marketplace(part)
         case Audit():
             _head(f"Audit: {part.verdict}, {part.entries:,} entries in {len(part.chains)} chains")
             rows = [msgspec.to_builtins(chain) for chain in part.chains]
@@ -124,6 +126,22 @@ def _show_mended(part: Any) -> None:
     click.echo(f"the agent's next event, available {shown[0]} to {shown[1]}, was parked behind it")
     click.echo(f"redriven by {part.actor} with a rating of {part.repaired_rating}, at {part.control_record}")
     click.echo(f"both have taken effect, in their order: the agent is available: {shown[1]}")
+
+
+def _show_marketplace(part: Any) -> None:
+    _head(f"Marketplace: available now with {part.skill} or a similar skill, the best rated first")
+    click.echo(f"similar (ESCO): {', '.join(part.similar_skills)}")
+    rows = [
+        {
+            "agent (generated)": row.agent,
+            "job role (ESCO)": row.job_role,
+            "of these skills": ", ".join(row.skills),
+            "ratings": row.ratings,
+            "average": f"{row.bayesian_average:.2f}",
+        }
+        for row in part.rows
+    ]
+    show(rows, "table")
 
 
 def _show_refusals(rows: list[dict[str, Any]]) -> None:

@@ -44,6 +44,25 @@ class ReadModelPart(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[AgentRow]
 
 
+class HireableRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that can be hired, and those of its skills that were asked for."""
+
+    agent_id: UUID
+    agent: str
+    job_role: str
+    skills: list[str]
+    ratings: int
+    bayesian_average: float
+
+
+class MarketplacePart(msgspec.Struct, frozen=True, kw_only=True):
+    """A search of the marketplace: a skill, those like it, and the best agents that are available."""
+
+    skill: str
+    similar_skills: list[str]
+    rows: list[HireableRow]
+
+
 class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where one partition stands: the log's end in Kafka, and the next offsets in Postgres."""
 
@@ -71,6 +90,7 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     published: Published
     read_model: ReadModelPart
     mended: MendedRecord
+    marketplace: MarketplacePart
     partitions: list[PartitionRow]
     audit: Audit
     refused: list[RefusedStatement]
@@ -80,4 +100,13 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     next: list[str]
 
 
-Part = Published | ReadModelPart | MendedRecord | list[PartitionRow] | Audit | list[RefusedStatement] | Forgery
+Part = (
+    Published
+    | ReadModelPart
+    | MendedRecord
+    | MarketplacePart
+    | list[PartitionRow]
+    | Audit
+    | list[RefusedStatement]
+    | Forgery
+)

@@ -20,9 +20,19 @@ from operations.demo.catalogue import ATTRIBUTION, catalogue
 from operations.demo.display import Display
 from operations.demo.errors import DemoFailed, NotAsPromised
 from operations.demo.generation import Population
+from operations.demo.hiring import search_marketplace
 from operations.demo.mending import MendedRecord, mend
 from operations.demo.messages import Message, catalogue_messages
-from operations.demo.outcome import AgentRow, Audit, DemoOutcome, Part, PartitionRow, Published, ReadModelPart
+from operations.demo.outcome import (
+    AgentRow,
+    Audit,
+    DemoOutcome,
+    MarketplacePart,
+    Part,
+    PartitionRow,
+    Published,
+    ReadModelPart,
+)
 from operations.demo.publishing import DemoPublisher, DemoTally
 from operations.demo.services import DemoServices, running_services
 from projections import log_progress
@@ -152,6 +162,13 @@ class Run:
         """Return what became of a bad record of this run's first agent, which `plant dead-letters` repairs."""
         return mend(self.settings, self._stage, self.population.agents[0].id)
 
+    def marketplace(self) -> MarketplacePart:
+        """Return the best agents for a skill that many have, once `plant embed` has made skills comparable."""
+        self._stage.call("embed", "--once")
+        agents = self.population.agents
+        found: MarketplacePart = uvloop.run(self._with("api", lambda database: search_marketplace(database, agents)))
+        return found
+
     def partitions(self) -> list[PartitionRow]:
         """Return the checkpoints of each partition, once everything in Kafka is in Postgres."""
         deadline = time.monotonic() + STALL_TIMEOUT_SECONDS
@@ -216,6 +233,9 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         progress.say("Letting another program write a bad record, and repairing it")
         mended = demo.mend()
         show(mended)
+        progress.say("Computing embeddings of skills, and searching the marketplace")
+        marketplace = demo.marketplace()
+        show(marketplace)
         partitions = demo.partitions()
         show(partitions)
         progress.say("Verifying every audit chain, from the stored bytes, as plant_auditor")
@@ -233,6 +253,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         published=published,
         read_model=read_model,
         mended=mended,
+        marketplace=marketplace,
         partitions=partitions,
         audit=audit,
         refused=refused,

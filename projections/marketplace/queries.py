@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -15,42 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
 from entities.errors import SearchRefused
-from entities.vocabulary import DEFAULT_TENANT, NAME_MAX_CHARACTERS
+from entities.vocabulary import DEFAULT_TENANT
+from projections.marketplace.agent_search import AgentSearch, Sort, check_search
 from projections.ratings.queries import PRIOR_RATINGS
-
-Sort = Literal["name", "rating"]
-
-PAGE_MAX: Final = 200
-"""Agents of one page."""
-
-SKILLS_MAX: Final = 50
-"""Skills in one filter."""
-
-TEXT_MAX_CHARACTERS_SEARCHED: Final = NAME_MAX_CHARACTERS
 
 NEUTRAL_RATING: Final = 3.0
 """The mean of all ratings while there are none."""
 
 CURSOR_MAX_CHARACTERS: Final = 2_000
-
-
-class AgentSearch(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on agents; all that are set have to hold. Agents that are retired, or not onboarded, never come."""
-
-    industry_id: UUID | None = None
-    job_role_id: UUID | None = None
-    all_skills: Sequence[UUID] = ()
-    """Skills that an agent has to have, every one."""
-    any_skills: Sequence[UUID] = ()
-    """Skills of which an agent has to have one."""
-    text: str | None = None
-    """Words that stand, all of them, in the name or the description of its job role, its industry or one skill."""
-    available_at: datetime | None = None
-    """A moment: the agent is available, or will be by then."""
-    lowest_rating: float | None = None
-    """From 1 to 5: the least Bayesian average."""
-    sort: Sort = "name"
-    """By name; or by rating, the best first. Then by id."""
 
 
 class HireableAgent(NamedTuple):
@@ -88,9 +60,10 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 # Until a table is analysed, and where it can't know how many agents fit, Postgres would read all agents and sort them.
+# Where nothing narrows a search by name, agents are to come in the order of the index, until a page is full.
 _MEAN: Final = text("""
     SELECT (sum(rating_sum) / nullif(sum(ratings), 0)::numeric)::double precision AS mean,
-        set_config('enable_seqscan', :whole_tables, true)
+        set_config('enable_seqscan', :whole_tables, true), set_config('enable_sort', :sorting, true)
     FROM read_models.marketplace_totals
 """)
 
@@ -178,7 +151,7 @@ async def hireable_agents(
     ratings of all agents. Later pages go on with the m of the first, so that their order is the same. An agent whose
     name or rating changes between two pages may come twice, or not at all; no other one does. Raises SearchRefused.
     """
-    _check(search, limit)
+    check_search(search, limit)
     _read_cursor(search, cursor)  # refused before there is a transaction
     async with database.transaction(DEFAULT_TENANT, read_only=True, replica=True) as connection:
         return await find_hireable_agents(connection, search, limit=limit, cursor=cursor)
@@ -188,7 +161,7 @@ async def find_hireable_agents(
     connection: AsyncConnection, search: AgentSearch, *, limit: int, cursor: str | None
 ) -> AgentPage:
     """Return the page of `hireable_agents`, in a read-only transaction of the caller's. Raises SearchRefused."""
-    _check(search, limit)
+    check_search(search, limit)
     after = _read_cursor(search, cursor)
     present_mean = await _begin(connection, search)
     mean = present_mean if after is None else after.mean
@@ -200,15 +173,25 @@ async def find_hireable_agents(
 
 async def _begin(connection: AsyncConnection, search: AgentSearch) -> float:
     """Return the mean of all ratings, and have the transaction go by indexes where a search needs not compare all."""
-    whole_tables = {"whole_tables": "on" if _compares_all(search) else "off"}
-    mean: float | None = (await connection.execute(_MEAN, whole_tables)).one().mean
+    mean: float | None = (await connection.execute(_MEAN, _planning(search))).one().mean
     return NEUTRAL_RATING if mean is None else mean
+
+
+def _planning(search: AgentSearch) -> dict[str, str]:
+    """Return how Postgres is to plan a search: whether it may read whole tables, and sort."""
+    all_by_name = not _narrows(search) and search.sort == "name"
+    return {"whole_tables": "on" if _compares_all(search) else "off", "sorting": "off" if all_by_name else "on"}
+
+
+def _narrows(search: AgentSearch) -> bool:
+    """Return whether a search has a condition that leaves few agents, found by an index."""
+    conditions = (search.industry_id, search.job_role_id, search.all_skills, search.any_skills)
+    return any(conditions) or search.text is not None
 
 
 def _compares_all(search: AgentSearch) -> bool:
     """Return whether a search ranks every agent there is: its order has no index, since the mean is of the moment."""
-    narrowed = search.industry_id or search.job_role_id or search.all_skills or search.any_skills or search.text
-    return search.sort == "rating" and not narrowed
+    return search.sort == "rating" and not _narrows(search)
 
 
 def _statement(search: AgentSearch, goes_on: bool) -> TextClause:
@@ -260,28 +243,6 @@ def _arguments(search: AgentSearch, mean: float, after: _Cursor | None) -> dict[
     if after is not None:
         values |= {"after_value": after.value, "after_id": after.agent_id}
     return values
-
-
-def _check(search: AgentSearch, limit: int) -> None:
-    if isinstance(limit, bool) or not 1 <= limit <= PAGE_MAX:
-        raise SearchRefused(why=f"limit must be from 1 to {PAGE_MAX}, and is {limit}.")
-    for name, ids in (("all_skills", search.all_skills), ("any_skills", search.any_skills)):
-        _check_ids(name, ids)
-    if search.text is not None and len(search.text) > TEXT_MAX_CHARACTERS_SEARCHED:
-        raise SearchRefused(
-            why=f"text has at most {TEXT_MAX_CHARACTERS_SEARCHED} characters, and this one {len(search.text)}."
-        )
-    if search.text is not None and "\x00" in search.text:
-        raise SearchRefused(why="text has a NUL character.")
-    if search.lowest_rating is not None and not 1 <= search.lowest_rating <= 5:
-        raise SearchRefused(why=f"lowest_rating must be from 1 to 5, and is {search.lowest_rating}.")
-    if search.available_at is not None and search.available_at.tzinfo is None:
-        raise SearchRefused(why="available_at must have a time zone.")
-
-
-def _check_ids(name: str, ids: Collection[UUID]) -> None:
-    if len(ids) > SKILLS_MAX:
-        raise SearchRefused(why=f"{name} has at most {SKILLS_MAX} skills, and this one {len(ids)}.")
 
 
 def _write_cursor(search: AgentSearch, mean: float, last: HireableAgent) -> str:

@@ -44,6 +44,16 @@ def test_every_event_is_published_and_projected_once(first: dict[str, Any]) -> N
     assert all(row["job_role"] and row["some_skills"] for row in first["read_model"]["rows"])
 
 
+def test_the_best_agents_that_are_available_are_found(first: dict[str, Any]) -> None:
+    """They have the skill or a similar one, by ESCO's names, and come by their average."""
+    found = first["marketplace"]
+    averages = [row["bayesian_average"] for row in found["rows"]]
+    assert len(found["similar_skills"]) == 3
+    assert averages == sorted(averages, reverse=True)
+    assert all(set(row["skills"]) & {found["skill"], *found["similar_skills"]} for row in found["rows"])
+    assert all(row["job_role"] for row in found["rows"])
+
+
 def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> None:
     """No partition lags, and the verifier has seen every record that Kafka has."""
     assert [row["lag"] for row in first["partitions"]] == [0] * 9

@@ -34,7 +34,7 @@ from projections.activity import queries as activity_queries
 from projections.agents import queries
 from projections.marketplace import queries as marketplace_queries
 from projections.marketplace import skill_embeddings
-from projections.marketplace.queries import AgentSearch
+from projections.marketplace.agent_search import AgentSearch
 from projections.ratings import queries as ratings_queries
 from projections.read_model import READ_MODELS
 from projections.skills import queries as skills_queries
@@ -87,7 +87,6 @@ _VERIFIER = stored_log.PLANNER
 _SCANNING = stored_log.PLANNER | dict(re.findall(r"SET LOCAL (\w+) = '?(\w+)'?", stored_log._SCAN_ONCE))
 _WORKER = {"jit": "off", "plant.governance_agent_id": "genesis"}
 _READER = {"plant.governance_agent_id": "genesis"}
-_SEARCHING = _READER | {"enable_seqscan": "off"}
 
 
 def planned_queries(rows: int) -> dict[str, PlannedQuery]:
@@ -204,7 +203,7 @@ def _marketplace(ids: Sequence[UUID]) -> dict[str, PlannedQuery]:
         "_FOUND": AgentSearch(text="skill 7", all_skills=ids[:2], lowest_rating=4.0, sort="rating"),
         "_PAGE": AgentSearch(available_at=NOW, sort="rating"),
     }
-    mean = numbered(str(marketplace_queries._MEAN), whole_tables="off")
+    mean = numbered(str(marketplace_queries._MEAN), whole_tables="off", sorting="off")
     found = {f"{file} _MEAN": PlannedQuery(*mean, "plant_api", _READER)}
     for name, search in searches.items():
         last = marketplace_queries._Cursor(search.sort, 3.0, "A" if search.sort == "name" else 3.0, ids[0])
@@ -212,7 +211,8 @@ def _marketplace(ids: Sequence[UUID]) -> dict[str, PlannedQuery]:
             statement = str(marketplace_queries._statement(search, after is not None))
             arguments = marketplace_queries._arguments(search, 3.0, after) | {"limit": 51}
             later = "" if after is None else " (later)"
-            settings = _READER if marketplace_queries._compares_all(search) else _SEARCHING
+            planning = marketplace_queries._planning(search)
+            settings = _READER | {"enable_seqscan": planning["whole_tables"], "enable_sort": planning["sorting"]}
             query = PlannedQuery(*numbered(statement, **arguments), "plant_api", settings)
             found[f"{file} {name}{later}"] = query
     vector = direction([1.0] * EMBEDDING_DIMENSIONS).tolist()

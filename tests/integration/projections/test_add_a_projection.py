@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -40,7 +41,7 @@ def test_the_page_adds_a_read_model(tmp_path: Path, settings: Settings, superuse
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     printed = follow(PAGE, copy, {**environ_with(settings), "PATH": path})
     assert "absences\t1\t" in printed
-    assert "absences  1        live" in printed
+    assert re.search(r"^absences +1 +live ", printed, re.MULTILINE)
     reference = (copy / "docs" / "reference" / "database.md").read_text("utf-8")
     assert "| `away` | `boolean` | no |  |  | Whether it is away. |" in reference
 

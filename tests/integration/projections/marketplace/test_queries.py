@@ -18,15 +18,8 @@ from database.connector import connect
 from entities.errors import SearchRefused
 from projections.engine import PartitionProjector
 from projections.install import install
-from projections.marketplace.queries import (
-    CURSOR_MAX_CHARACTERS,
-    NEUTRAL_RATING,
-    PAGE_MAX,
-    SKILLS_MAX,
-    AgentSearch,
-    HireableAgent,
-    hireable_agents,
-)
+from projections.marketplace.agent_search import PAGE_MAX, SKILLS_MAX, AgentSearch
+from projections.marketplace.queries import CURSOR_MAX_CHARACTERS, NEUTRAL_RATING, HireableAgent, hireable_agents
 from projections.ratings.queries import PRIOR_RATINGS
 from schemas.entity_states import AgentState, SkillState
 from schemas.events import (
