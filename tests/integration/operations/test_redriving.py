@@ -120,6 +120,26 @@ async def test_a_repaired_event_takes_effect_with_those_behind_it(
     assert "0 dead letters" in (await dead_letters(settings, "list", "--topic", topic)).stderr
 
 
+async def test_a_repair_without_effect_is_named(
+    settings: Settings, database: Database, topic: str, worker: Worker, tmp_path: Path
+) -> None:
+    """Its id was applied before for another event: exit code 3, and the dead letter still waits."""
+    applied = onboarded(AGENT, "first")
+    await append_raw(settings, topic, PARTITION, [raw(applied), RawRecord(KEY, b"junk")])
+    await logs(database, topic, 2)
+    data = {"agent_id": str(AGENT), "name": "second", "skill_ids": []}
+    event = {"type": "genesis.agent.onboarded", "id": str(applied.event_id), "data": data}
+    file = tmp_path / "repaired.jsonl"
+    file.write_text(json.dumps({"topic": topic, "partition": PARTITION, "offset": 1, "event": event}))
+    arguments = ("redrive", "--repaired", str(file), "--execute", "--wait", "--timeout", "300")
+    refused = await dead_letters(settings, *arguments)
+    assert refused.returncode == 3, refused.stderr
+    assert "0 of 1 control records took effect" in refused.stderr
+    assert f"plant dead-letters show {topic}/{PARTITION}/1" in refused.stderr
+    assert "1 dead letters" in (await dead_letters(settings, "list", "--topic", topic)).stderr
+    assert agents(database) == {"first": None}
+
+
 async def test_a_skip_lets_the_events_behind_it_take_effect(
     settings: Settings, database: Database, topic: str, worker: Worker
 ) -> None:
