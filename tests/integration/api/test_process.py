@@ -22,6 +22,7 @@ import pytest_asyncio
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
 from runtime.settings import Settings
+from streams.topics import apply
 from tests.conftest import Database, SettingsFor
 from tests.support import ROOT
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
@@ -118,6 +119,28 @@ async def test_the_shell_example_reads_all_pages(running_api: RunningApi) -> Non
         pytest.skip(f"needs {', '.join(missing)}")
     pages = (await example(running_api, "bash", str(ROOT / "examples" / "read.sh"))).splitlines()
     assert [len(json.loads(page)["items"]) for page in pages] == [100, 50]
+
+
+async def test_the_lines_of_the_page_work(settings: Settings) -> None:
+    """The first lines of docs/how-to/read.md make a token, start the API, and read with it."""
+    missing = [tool for tool in ("bash", "curl") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    await apply(settings)
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = (ROOT / "docs" / "how-to" / "read.md").read_text("utf-8")
+    lines = page.partition("```bash\n")[2].partition("```")[0]
+    assert "8082" in lines
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-ec", f'{lines.replace("8082", str(port))}\nkill $!; wait',
+        env=environ(msgspec.structs.replace(settings, api_port=port, api_admin_address="127.0.0.1:0"))
+        | {"PATH": f"{Path(PLANT).parent}:{os.environ['PATH']}"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    printed, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert json.loads(printed) == {"items": [], "next": None}, wrong.decode()
 
 
 async def test_requests_follow_each_other_on_a_connection(running_api: RunningApi) -> None:
