@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
+from database.errors import DatabaseUnreachable
 from projections import engine, partition_parking
 from projections.engine import PartitionProjector
 from projections.errors import TooManyParkedEntities
@@ -386,3 +389,54 @@ def test_a_model_of_several_entities_orders_by_the_effective_offset(
         projector.acquire(WATERMARKS)
         assert superuser.query(rows) == [latest]
         projector.close()
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["before", "after"])
+def test_a_transaction_that_ends_at_any_statement_leaves_no_trace(
+    projector: PartitionProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    """Before a statement or after it, the commit included: the next owner goes on as if nothing had happened."""
+    token, batches, failed = projector.acquire(WATERMARKS).token, 0, True
+    while failed:
+        start, first = 7 * batches, 10 * batches
+        records: list[Event | Record] = [
+            unreadable(AGENT), named(first), redrive(KEY, start, named(first + 1)), named(first + 2),
+            unreadable(OTHER), named(first + 3, OTHER), skip(key_of(OTHER), start + 4),
+        ]  # fmt: skip
+        batches += 1
+        projector.project(batch_of(records[:2], token=token, start=start))
+        with monkeypatch.context() as patched:
+            end_at(patched, batches, runs=runs)
+            try:
+                projector.project(batch_of(records[2:], token=token, start=start + 2))
+                failed = False
+            except DatabaseUnreachable:
+                pass
+        if failed:
+            token = projector.acquire(WATERMARKS).token
+            assert projector.project(batch_of(records[2:], token=token, start=start + 2)) == start + 7
+        assert names(superuser) == {AGENT: (f"name {first + 2}", None), OTHER: (f"name {first + 3}", None)}
+    assert batches > 3
+    each = ["poison", "parked", "control", "applied", "poison", "parked", "control"]
+    assert dispositions(superuser) == each * batches
+    assert len(control_offsets(superuser)) == 2 * batches
+
+
+def end_at(patched: pytest.MonkeyPatch, number: int, *, runs: bool) -> None:
+    """Lose the connection at the n-th of a session's calls, once it has run where `runs`."""
+    calls = itertools.count(1)
+
+    def ending(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **others: Any) -> Any:
+            ends = next(calls) == number
+            if ends and not runs:
+                raise DatabaseUnreachable(why="a test")
+            result = method(*arguments, **others)
+            if ends:
+                raise DatabaseUnreachable(why="a test")
+            return result
+
+        return call
+
+    for name in ("script", "query", "frame", "copy"):
+        patched.setattr(Session, name, ending(getattr(Session, name)))
