@@ -1,7 +1,7 @@
 """A file of repaired events: a JSON object on each line, which names a dead letter and holds its event.
 
 All lines are checked before anything is published, by what `plant publish` checks events with, and against the
-log. Some 200 bytes of each line are kept; the file is read once more, in the order of positions, to publish it.
+log. Some 500 bytes of each line are kept; the file is read once more, in the order of positions, to publish it.
 """
 
 from __future__ import annotations
