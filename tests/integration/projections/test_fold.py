@@ -1,9 +1,13 @@
-"""A fold of the log in Postgres: how much of what control records release comes in one slice."""
+"""A fold of the log in Postgres, slice by slice: what control records release, and how much of it a slice has."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
+
+import msgspec
+import pytest
 
 from projections.engine import PartitionProjector
 from projections.fold import fold_slice
@@ -14,7 +18,7 @@ from schemas.events import AgentOnboarded, Event
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.made_models import AGENTS
-from tests.support.poison_records import key_of, skip, unreadable
+from tests.support.poison_records import key_of, redrive, skip, unreadable
 from tests.support.projectors import AGENT_ROWS
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -37,17 +41,43 @@ def test_a_slice_ends_where_control_records_have_released_as_much_as_it_may_hold
     records += [skip(key_of(agents[2]), 2), onboarded(7, agents[1])]
     projector.project(batch_of(records, token=projector.acquire(WATERMARKS).token))
     followed = superuser.query(AGENT_ROWS)
+
+    ends = fold_from_zero(database, superuser, len(records), 2)
+    assert ends == [0, 10, 12, 14]
+    assert superuser.query(AGENT_ROWS) == followed
+
+
+@pytest.mark.parametrize("records_max", [1, 2, 100])
+def test_a_fold_does_what_control_records_did(
+    database: Database, projector: PartitionProjector, superuser: Session, records_max: int
+) -> None:
+    """A redriven event that was applied before is not applied again, one of a record that parked nothing is applied,
+    and neither comes back with a later slice.
+    """
+    agent, other = UUID(int=1), UUID(int=2)
+    forged = msgspec.structs.replace(onboarded(3, other), name="forged")
+    records: list[Event | Record] = [onboarded(1, agent), onboarded(2, agent), unreadable(agent)]
+    records += [redrive(key_of(agent), 2, onboarded(1, agent)), onboarded(3, other), forged]
+    records += [redrive(key_of(other), 5, onboarded(4, other)), unreadable(other), onboarded(5, other)]
+    records += [redrive(key_of(other), 7, onboarded(6, other)), onboarded(7, agent)]
+    projector.project(batch_of(records, token=projector.acquire(WATERMARKS).token))
+    followed = superuser.query(AGENT_ROWS)
+    assert [re.findall(r"name \d", row) for (row,) in followed] == [["name 7"], ["name 5"]]
+
+    fold_from_zero(database, superuser, len(records), records_max)
+    assert superuser.query(AGENT_ROWS) == followed
+
+
+def fold_from_zero(database: Database, superuser: Session, until: int, records_max: int) -> list[int]:
+    """Fold the log into emptied tables; returns where the slices begin and end."""
     install(database.owner_url)
     superuser.script("TRUNCATE agents_v1.agents")
     staging = Staging((AGENTS,))
     staging.open(superuser)
-
     ends = [0]
-    while ends[-1] < len(records):
+    while ends[-1] < until:
         superuser.begin()
-        offsets = (ends[-1], len(records))
-        ends.append(fold_slice(superuser, staging, AGENTS, AGENTS.schema, TOPIC, 0, offsets, 2))
+        offsets = (ends[-1], until)
+        ends.append(fold_slice(superuser, staging, AGENTS, AGENTS.schema, TOPIC, 0, offsets, records_max))
         superuser.commit()
-
-    assert ends == [0, 10, 12, 14]
-    assert superuser.query(AGENT_ROWS) == followed
+    return ends

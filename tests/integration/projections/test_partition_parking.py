@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
+from audit.canonical import headers_bytes
 from database.errors import DatabaseUnreachable
 from projections import engine, partition_parking
 from projections.engine import PartitionProjector
@@ -20,11 +22,13 @@ from projections.prepared import PreparedBatch
 from projections.session import Session
 from runtime import metrics
 from schemas import codec
+from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
 from schemas.events import AgentAvailable, AgentOnboarded, Event
 from schemas.registry import Registry, bundled
 from streams.errors import SchemaNewer
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.log_rows import operation
 from tests.support.made_models import made_model
 from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, skip, unreadable
 from tests.support.projectors import MODELS, MakeProjector
@@ -292,6 +296,33 @@ def test_a_repaired_event_of_a_later_release_waits(projector: PartitionProjector
         projector.project(batch_of([unreadable(AGENT), named(2), (KEY, codec.encode(newer)), named(3)], token=token))
     assert stopped.value.offset == 2
     assert dispositions(superuser) == ["poison", "parked"]
+
+
+@SIZES
+def test_a_redriven_event_of_another_topic_has_no_effect(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """As a record it would be poison there."""
+    key = codec.key(operation(1))
+    records = [unreadable(operation(1).entity_id), redrive(key, 0, operation(1)), skip(key, 0)]
+    project(projector, records, size)
+    assert dispositions(superuser) == ["poison", "control", "control"]
+    assert control_offsets(superuser) == {2: 0}
+
+
+@SIZES
+def test_a_redriven_event_has_the_clock_of_its_poison_record(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """Where the poison record says that Plant filled in its time, a repeat with another time is still a repeat."""
+    later = msgspec.structs.replace(named(1), occurred_at=NOON + timedelta(seconds=1))
+    records = [unreadable(AGENT), redrive(KEY, 0, named(1)), later]
+    token = projector.acquire(WATERMARKS).token
+    for start in range(0, len(records), size):
+        batch = batch_of(records[start : start + size], token=token, start=start)
+        headers = headers_bytes([(CLOCK_FIELDS_HEADER, CLOCK_FIELDS)])
+        projector.project(replace(batch, headers=[headers] * len(batch)))
+    assert dispositions(superuser) == ["poison", "control", "repeat"]
 
 
 def test_a_control_record_that_releases_much_goes_by_copy(

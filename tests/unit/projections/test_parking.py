@@ -97,6 +97,16 @@ def test_a_poison_record_that_parked_nothing_waits_only_behind_others() -> None:
     assert parked.obey(skipped(10, 4)) == [WaitingRecord(6, FIRST, 6)]
 
 
+def test_what_is_taken_back_leaves_no_id_behind() -> None:
+    """A redriven event that waits, and is tried again, is there again."""
+    parked = with_queue(1, 2)
+    for _ in range(2):
+        parked.rollback()
+        assert released(parked, redriven(6, 2)) == []
+    parked.commit()
+    assert released(parked, skipped(7, 1)) == [(2, FIRST)]
+
+
 class Entry(NamedTuple):
     """A record of the oracle's list: poison until something is decided of it."""
 
