@@ -95,6 +95,18 @@ class TooManyParkedEntities(PartitionStopped):
         )
 
 
+class TooManyParkedRecords(PartitionStopped):
+    """More records of a partition wait in queues than its worker may keep, so it goes no further."""
+
+    def __init__(self, topic: str, partition: int, offset: int, records_max: int) -> None:
+        super().__init__(
+            f"{records_max} records of {topic}/{partition} wait behind poison, and no more may.",
+            why=f"The record at offset {offset} is of a parked entity. It waits until the entity's poison records are"
+            " redriven or skipped, and control records that do so come behind it.",
+            next_step="plant worker    # with a larger PLANT_WORKER_PARKED_RECORDS_MAX, then plant dead-letters list",
+        )
+
+
 class RepeatApplied(PartitionStopped):
     """The log holds an event id twice: something other than its owner has written to it, or a check has failed."""
 

@@ -48,6 +48,8 @@ class ParkedEntities:
 
     def __init__(self) -> None:
         self._queues: dict[bytes, _Queue] = {}
+        self.records = 0
+        """How many records wait, in all queues together."""
         self._undo: list[tuple[bytes, int, int, Sequence[WaitingRecord]]] = []
 
     def __len__(self) -> int:
@@ -118,6 +120,7 @@ class ParkedEntities:
     def _append(self, key: bytes, queue: _Queue, record: WaitingRecord) -> None:
         end = len(queue.records)
         queue.records.append(record)
+        self.records += 1
         if record.event_id is not None:
             queue.ids[record.event_id] = record.offset
         self._undo.append((key, end, end + 1, ()))
@@ -140,6 +143,7 @@ class ParkedEntities:
         queue = self._queues.setdefault(key, _Queue())
         removed = queue.records[start:stop]
         queue.records[start:stop] = records
+        self.records += len(records) - len(removed)
         for record in removed:
             if record.event_id is not None:
                 del queue.ids[record.event_id]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from projections.errors import TooManyParkedEntities
+from projections.errors import TooManyParkedEntities, TooManyParkedRecords
 from projections.fold import decoded_frames
 from projections.parking import ControlEffect, ParkedEntities, WaitingRecord
 from projections.parking_log import ParkingLog, PoisonRecord, ReleasedEvent, event_values
@@ -28,7 +28,16 @@ from schemas.errors import Undecodable
 from schemas.polars_import import polars as pl
 from streams.topics import logical_topic
 
-DEFAULT_ENTITIES_MAX: Final = 10_000
+
+class ParkingBounds(NamedTuple):
+    """What a worker keeps of one partition at most."""
+
+    entities: int = 10_000
+    records: int = 200_000
+    """Poison records and events in all queues. One control record may release them, in one transaction."""
+
+
+DEFAULT_BOUNDS: Final = ParkingBounds()
 
 OWN_VALUES: Final = 100
 """Values of poison records that are read at a time."""
@@ -40,10 +49,10 @@ REDRIVEN, SKIPPED, REPEATED, NONE = "redriven", "skipped", "repeated", "none"
 class PartitionParking:
     """A partition's queues, as its owner keeps them from batch to batch."""
 
-    def __init__(self, topic: str, partition: int, entities_max: int = DEFAULT_ENTITIES_MAX) -> None:
+    def __init__(self, topic: str, partition: int, bounds: ParkingBounds = DEFAULT_BOUNDS) -> None:
         self._topic = topic
         self._partition = partition
-        self._entities_max = entities_max
+        self._bounds = bounds
         self._log = ParkingLog(topic, partition)
         self._parked = ParkedEntities()
         self._effects: Counter[str] = Counter()
@@ -57,14 +66,14 @@ class PartitionParking:
         """Return a batch with its parked records, what its control records do, and the events that they release.
 
         Its records have dispositions; `seen` are the event ids that the log holds. Runs in the batch's transaction:
-        call :meth:`commit` once that is committed. Raises TooManyParkedEntities.
+        call :meth:`commit` once that is committed. Raises TooManyParkedEntities or TooManyParkedRecords.
         """
         self._parked.rollback()  # a transaction that was rolled back
         self._effects.clear()
         untouched = not self._parked or self._parked.keys.isdisjoint(prepared.batch.keys)
         if untouched and not prepared.parking and not prepared.poison_controls:
             return prepared
-        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._entities_max)
+        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._bounds)
         judged = batch.judge()
         self._effects = batch.effects
         return judged
@@ -104,12 +113,12 @@ class _JudgedBatch:
         parked: ParkedEntities,
         prepared: PreparedBatch,
         seen: Mapping[bytes, EventRecord],
-        entities_max: int,
+        bounds: ParkingBounds,
     ) -> None:
         self._session = session
         self._log = log
         self._parked = parked
-        self._entities_max = entities_max
+        self._bounds = bounds
         self._prepared = prepared
         self._batch = prepared.batch
         self._ids: list[bytes | None] = prepared.rows["event_id"].to_list()
@@ -126,7 +135,7 @@ class _JudgedBatch:
         self.effects: Counter[str] = Counter()
 
     def judge(self) -> PreparedBatch:
-        """Return the batch as it goes into the log and the read models. Raises TooManyParkedEntities."""
+        """Return the batch as it goes into the log and the read models. Raises as PartitionParking.judge."""
         for row in self._concerned():
             if (control := self._prepared.poison_controls.get(row)) is not None:
                 self._obey(row, control)
@@ -151,9 +160,10 @@ class _JudgedBatch:
     def _park(self, row: int) -> None:
         key, offset = self._batch.keys[row], self._batch.offsets[row]
         assert key is not None
-        if len(self._parked) >= self._entities_max and key not in self._parked.keys:
-            raise TooManyParkedEntities(self._batch.topic, self._batch.partition, offset, self._entities_max)
+        if len(self._parked) >= self._bounds.entities and key not in self._parked.keys:
+            raise TooManyParkedEntities(self._batch.topic, self._batch.partition, offset, self._bounds.entities)
         self._parked.park(key, offset)
+        self._check_records(offset)
 
     def _judge_event(self, row: int) -> None:
         """Let an event wait whose entity is parked; where its id is redriven in this batch, look again at repeats."""
@@ -165,6 +175,11 @@ class _JudgedBatch:
             if self._parked.add(key, WaitingRecord(self._batch.offsets[row], event_id)):
                 self._dispositions[row] = "parked"
                 self._gone.add(row)
+                self._check_records(self._batch.offsets[row])
+
+    def _check_records(self, offset: int) -> None:
+        if self._parked.records > self._bounds.records:
+            raise TooManyParkedRecords(self._batch.topic, self._batch.partition, offset, self._bounds.records)
 
     def _find_repeat(self, row: int, event_id: bytes) -> None:
         record = self._prepared.record(row)

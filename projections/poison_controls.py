@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from schemas import codec
 from schemas.batch_decoder import DecodedEvents, RejectedValue
-from schemas.control import RecordRedriven, RecordSkipped
+from schemas.control import CONTROL_TYPES, RecordRedriven, RecordSkipped
 from schemas.errors import Undecodable, UnknownSchema
 from streams.batch import EventBatch
 from streams.errors import SchemaNewer
@@ -28,13 +28,22 @@ class PoisonControl(NamedTuple):
     """The repaired bytes of a redriven record; None: its own."""
 
 
-def parked_ids(keys: Sequence[bytes | None], rejected: Iterable[RejectedValue]) -> dict[int, bytes]:
+def parked_ids(batch: EventBatch, rejected: Iterable[RejectedValue]) -> dict[int, bytes]:
     """Return the rejected rows that may have been an event of the entity whose id their key is, with that id."""
     return {
         value.row: bytes.fromhex(key.replace(b"-", b"").decode())
         for value in rejected
-        if (key := keys[value.row]) is not None and _ENTITY_KEY.fullmatch(key)
+        if (key := batch.keys[value.row]) is not None
+        and _ENTITY_KEY.fullmatch(key)
+        and not _has_control_schema(batch.values[value.row])
     }
+
+
+def _has_control_schema(value: bytes | None) -> bool:
+    try:
+        return codec.registered(value).event in CONTROL_TYPES.values()
+    except Undecodable:
+        return False
 
 
 def poison_controls(batch: EventBatch, controls: Iterable[DecodedEvents]) -> dict[int, PoisonControl]:

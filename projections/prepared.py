@@ -223,7 +223,7 @@ def prepare(batch: EventBatch, skipped: Mapping[int, str] | None = None) -> Prep
         known = known.filter(~known["row"].is_in(misplaced.implode()))
         kept = {name: frame.filter(~frame["row"].is_in(misplaced.implode())) for name, frame in events.items()}
         events = {name: frame for name, frame in kept.items() if frame.height}
-    parking = parked_ids(batch.keys, rejected)
+    parking = parked_ids(batch, rejected)
     if not controls:
         known = _in_order([known, _parking_rows(parking)]) if parking else known
         return PreparedBatch(batch, _rows(batch, known, reasons), events, parking=list(parking))

@@ -139,6 +139,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
             "partition."
         ),
     ] = 10_000
+    worker_parked_records_max: Annotated[
+        Positive,
+        Meta(
+            description="Most records of a partition that may wait behind poison records, these among them; one more "
+            "stops the partition. Each takes some 200 bytes, and one control record may release them all."
+        ),
+    ] = 200_000
     worker_session_timeout_seconds: Annotated[
         Positive, Meta(description="A worker that sends no heartbeat for this long loses its partitions.")
     ] = 10

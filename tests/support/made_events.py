@@ -12,7 +12,7 @@ from msgspec import inspect as types
 
 from schemas import codec
 from schemas.binary.writer import compile_writer
-from schemas.events import EVENT_TYPES, STATE_FIELDS, EntityAmended, EntityRetired, Event
+from schemas.events import EVENT_TYPES, STATE_FIELDS, EntityAmended, EntityRetired, Event, RecordValue
 
 TEXT = st.characters(exclude_characters="\0", exclude_categories=("Cs",))
 Plain = dict[str, Any]
@@ -38,7 +38,7 @@ def events(kind: type[Event] | None = None) -> st.SearchStrategy[Event]:
     return st.builds(kind, **fields)
 
 
-def unchecked_value(kind: type[Event], plain: Plain) -> bytes:
+def unchecked_value(kind: type[RecordValue], plain: Plain) -> bytes:
     """What a writer without Plant's limits would write."""
     version = codec.bundled().current(kind)
     return codec.WIRE_PREFIX.pack(0, version.id) + compile_writer(codec.avro_type_of(kind))(plain)

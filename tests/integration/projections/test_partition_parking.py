@@ -16,8 +16,9 @@ from audit.canonical import headers_bytes
 from database.errors import DatabaseUnreachable
 from projections import engine, partition_parking
 from projections.engine import PartitionProjector
-from projections.errors import TooManyParkedEntities
+from projections.errors import TooManyParkedEntities, TooManyParkedRecords
 from projections.install import install
+from projections.partition_parking import ParkingBounds
 from projections.prepared import PreparedBatch
 from projections.session import Session
 from runtime import metrics
@@ -272,7 +273,7 @@ def test_a_batch_that_is_tried_again_finds_the_queues_as_they_were(
 
 def test_more_parked_entities_than_a_worker_may_keep_stop_the_partition(database: Database, superuser: Session) -> None:
     """By name, before the batch is applied; with a larger bound it goes on."""
-    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parked_entities_max=1)
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_bounds=ParkingBounds(entities=1))
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([unreadable(AGENT), unreadable(AGENT)], token=token))
     with pytest.raises(TooManyParkedEntities, match="1 entities of genesis") as stopped:
@@ -280,10 +281,27 @@ def test_more_parked_entities_than_a_worker_may_keep_stop_the_partition(database
     assert "offset 3 is poison" in stopped.value.why
     assert "PLANT_WORKER_PARKED_ENTITIES_MAX" in stopped.value.next_step
     assert dispositions(superuser) == ["poison", "poison"]
-    larger = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parked_entities_max=2)
+    larger = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_bounds=ParkingBounds(entities=2))
     token = larger.acquire(WATERMARKS).token
     assert larger.project(batch_of([named(1), unreadable(OTHER)], token=token, start=2)) == 4
     larger.close()
+
+
+def test_more_waiting_records_than_a_worker_may_keep_stop_the_partition(database: Database, superuser: Session) -> None:
+    """By name, before the batch is applied, be they events or poison; a release makes room again."""
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_bounds=ParkingBounds(records=3))
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of([unreadable(AGENT), named(1), named(2), named(11, OTHER)], token=token))
+    for one_more in (named(3), unreadable(AGENT), unreadable(OTHER)):
+        with pytest.raises(TooManyParkedRecords, match="3 records of genesis") as stopped:
+            projector.project(batch_of([named(12, OTHER), one_more], token=token, start=4))
+        assert "offset 5 is of a parked entity" in stopped.value.why
+        assert "PLANT_WORKER_PARKED_RECORDS_MAX" in stopped.value.next_step
+        token = projector.acquire(WATERMARKS).token
+    assert dispositions(superuser) == ["poison", "parked", "parked", "applied"]
+    records = [skip(KEY, 0), unreadable(OTHER), named(13, OTHER), named(14, OTHER)]
+    assert projector.project(batch_of(records, token=token, start=4)) == 8
+    projector.close()
 
 
 def test_a_repaired_event_of_a_later_release_waits(projector: PartitionProjector, superuser: Session) -> None:

@@ -167,6 +167,7 @@ def test_queues_do_what_going_through_the_history_again_gives(
             found = play(parked, kind, key, offset, waiting, chosen, known if again else set())
         parked.commit()
         assert found == expect(oracle, kind, key, offset, waiting, chosen, known if again else set(), known)
+        assert parked.records == sum(map(len, parked.queues.values()))
         assert {key: [(r.offset, r.event_id) for r in queue] for key, queue in parked.queues.items()} == {
             key: [(e.offset, e.event_id) for e in queue] for key, queue in oracle.waiting().items()
         }

@@ -17,13 +17,14 @@ from projections.prepared import prepare
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint
 from schemas import codec
 from schemas.batch_decoder import RejectedValue
-from schemas.control import chain_version_raised
+from schemas.control import RecordSkipped, chain_version_raised
 from schemas.events import AgentRated, Event
 from schemas.examples import examples
 from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.errors import SchemaNewer
 from tests.support.batches import Record, batch_of
+from tests.support.made_events import unchecked_value
 
 EVENT = examples()["genesis.agent.rated"]
 LATER = msgspec.structs.replace(EVENT, occurred_at=EVENT.occurred_at + timedelta(seconds=1))
@@ -276,6 +277,15 @@ def test_operations_and_later_generations_are_raised_too() -> None:
         assert judged.rows["disposition"].to_list() == ["control"]
     elsewhere = prepare(replace(batch_of([CONTROL], token=1), topic="genesis.deliveries"))
     assert elsewhere.rows["reason"].to_list() == ["plant.chain.version_raised does not belong on genesis.deliveries"]
+
+
+def test_a_control_record_over_its_limits_parks_nothing() -> None:
+    """It can't have been an event of the entity whose key it has."""
+    skipped = RecordSkipped(event_id=UUID(int=9), poison_offset=3, reason="a test")
+    beyond = {name: getattr(skipped, name) for name in skipped.__struct_fields__} | {"poison_offset": -1}
+    made = prepare(batch_of([(KEY, unchecked_value(RecordSkipped, beyond)), (KEY, b"no event")], token=1))
+    assert made.rows["reason"].null_count() == 0
+    assert list(made.parking) == [1]
 
 
 def test_a_record_that_was_skipped_while_it_was_waited_at_is_poison() -> None:
