@@ -26,6 +26,9 @@ from streams.log_end import LogEnd, LoggedRecord
 PROJECTOR: Final = "projector"
 """The consumer that writes the log and the read models."""
 
+KNOWN_REVISION: Final = 26
+"""The newest revision of the database that this worker has to know. One that needs a newer one refuses it by name."""
+
 STOP_REASON_CHARACTERS_MAX: Final = 1000
 """A longer reason is cut off."""
 
@@ -113,7 +116,7 @@ def acquire(
     is changed.
     """
     key, recorded = (consumer, topic, partition), str(topic_id) if topic_id is not None else None
-    session.script(_call("add_partition_owners", consumer, topic, partitions, recorded))
+    session.script(_call("add_partition_owners", consumer, topic, partitions, recorded, KNOWN_REVISION))
     owners, own, former_id = session.query(_OWNERS, (consumer, topic, partition))[0]
     if not own or owners != partitions:
         raise PartitionCountChanged(topic, owners, partitions)
@@ -197,7 +200,7 @@ def lock_statement(consumer: str, topic: str, partition: int, token: int, next_o
 
     Running it raises OwnershipLost when the token is no longer ours, or the checkpoint another.
     """
-    return _call("lock_partition", consumer, topic, partition, token, next_offset)
+    return _call("lock_partition", consumer, topic, partition, token, next_offset, KNOWN_REVISION)
 
 
 def advance_statement(consumer: str, topic: str, partition: int, next_offset: int) -> str:

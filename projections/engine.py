@@ -36,7 +36,7 @@ from projections.following_models import FollowingModels
 from projections.id_budget import IdBudget
 from projections.log_ranges import LogRanges
 from projections.log_writer import LogWriter
-from projections.partition_parking import DEFAULT_BOUNDS, ParkingBounds, PartitionParking
+from projections.partition_parking import DEFAULT_LIMITS, ParkingLimits, PartitionParking
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, StatementEnded
@@ -70,7 +70,7 @@ class PartitionProjector:
 
     def __init__(
         self, url: str, topic: str, partition: int, models: Sequence[ReadModel], id_budget: IdBudget | None = None,
-        *, parking_bounds: ParkingBounds = DEFAULT_BOUNDS,
+        *, parking_limits: ParkingLimits = DEFAULT_LIMITS,
     ) -> None:  # fmt: skip
         """`models` are those of the worker's release; what is fed is what the database keeps (`stored_builds`).
 
@@ -86,7 +86,7 @@ class PartitionProjector:
         self._log = LogWriter(topic, partition)
         self._models = FollowingModels(topic, partition, models)
         self._ranges = LogRanges(topic, partition, id_budget or IdBudget())
-        self._parking = PartitionParking(topic, partition, parking_bounds)
+        self._parking = PartitionParking(topic, partition, parking_limits)
         self._newer: SchemaNewer | None = None
         self._skipped: dict[int, str] = {}
         self._token: int | None = None

@@ -29,7 +29,7 @@ from schemas.polars_import import polars as pl
 from streams.topics import logical_topic
 
 
-class ParkingBounds(NamedTuple):
+class ParkingLimits(NamedTuple):
     """What a worker keeps of one partition at most."""
 
     entities: int = 10_000
@@ -37,7 +37,7 @@ class ParkingBounds(NamedTuple):
     """Poison records and events in all queues. One control record may release them, in one transaction."""
 
 
-DEFAULT_BOUNDS: Final = ParkingBounds()
+DEFAULT_LIMITS: Final = ParkingLimits()
 
 OWN_VALUES: Final = 100
 """Values of poison records that are read at a time."""
@@ -49,10 +49,10 @@ REDRIVEN, SKIPPED, REPEATED, NONE = "redriven", "skipped", "repeated", "none"
 class PartitionParking:
     """A partition's queues, as its owner keeps them from batch to batch."""
 
-    def __init__(self, topic: str, partition: int, bounds: ParkingBounds = DEFAULT_BOUNDS) -> None:
+    def __init__(self, topic: str, partition: int, limits: ParkingLimits = DEFAULT_LIMITS) -> None:
         self._topic = topic
         self._partition = partition
-        self._bounds = bounds
+        self._limits = limits
         self._log = ParkingLog(topic, partition)
         self._parked = ParkedEntities()
         self._effects: Counter[str] = Counter()
@@ -73,7 +73,7 @@ class PartitionParking:
         untouched = not self._parked or self._parked.keys.isdisjoint(prepared.batch.keys)
         if untouched and not prepared.parking and not prepared.poison_controls:
             return prepared
-        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._bounds)
+        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._limits)
         judged = batch.judge()
         self._effects = batch.effects
         return judged
@@ -113,12 +113,12 @@ class _JudgedBatch:
         parked: ParkedEntities,
         prepared: PreparedBatch,
         seen: Mapping[bytes, EventRecord],
-        bounds: ParkingBounds,
+        limits: ParkingLimits,
     ) -> None:
         self._session = session
         self._log = log
         self._parked = parked
-        self._bounds = bounds
+        self._limits = limits
         self._prepared = prepared
         self._batch = prepared.batch
         self._ids: list[bytes | None] = prepared.rows["event_id"].to_list()
@@ -160,8 +160,8 @@ class _JudgedBatch:
     def _park(self, row: int) -> None:
         key, offset = self._batch.keys[row], self._batch.offsets[row]
         assert key is not None
-        if len(self._parked) >= self._bounds.entities and key not in self._parked.keys:
-            raise TooManyParkedEntities(self._batch.topic, self._batch.partition, offset, self._bounds.entities)
+        if len(self._parked) >= self._limits.entities and key not in self._parked.keys:
+            raise TooManyParkedEntities(self._batch.topic, self._batch.partition, offset, self._limits.entities)
         self._parked.park(key, offset)
         self._check_records(offset)
 
@@ -178,8 +178,8 @@ class _JudgedBatch:
                 self._check_records(self._batch.offsets[row])
 
     def _check_records(self, offset: int) -> None:
-        if self._parked.records > self._bounds.records:
-            raise TooManyParkedRecords(self._batch.topic, self._batch.partition, offset, self._bounds.records)
+        if self._parked.records > self._limits.records:
+            raise TooManyParkedRecords(self._batch.topic, self._batch.partition, offset, self._limits.records)
 
     def _find_repeat(self, row: int, event_id: bytes) -> None:
         record = self._prepared.record(row)

@@ -13,7 +13,7 @@ from operations.services.least_privilege import require_least_privilege
 from projections import stored_builds
 from projections.engine import PartitionProjector
 from projections.id_budget import IdBudget
-from projections.partition_parking import ParkingBounds
+from projections.partition_parking import ParkingLimits
 from projections.read_model import READ_MODELS
 from projections.session import Session
 from runtime import metrics
@@ -51,10 +51,10 @@ def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
     """Return a worker that keeps the event log, the audit chain and every read model. Call it inside the event loop."""
     url = settings.database_address("writer")
     id_budget = IdBudget(settings.worker_known_ids_bytes)
-    bounds = ParkingBounds(settings.worker_parked_entities_max, settings.worker_parked_records_max)
+    parking_limits = ParkingLimits(settings.worker_parked_entities_max, settings.worker_parked_records_max)
 
     def writer_for(topic: str, partition: int) -> PartitionProjector:
-        return PartitionProjector(url, topic, partition, READ_MODELS, id_budget, parking_bounds=bounds)
+        return PartitionProjector(url, topic, partition, READ_MODELS, id_budget, parking_limits=parking_limits)
 
     return Worker(settings, topics, writer_for)
 

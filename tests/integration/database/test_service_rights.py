@@ -44,6 +44,7 @@ Others may read some; with their own rights they would need every column that th
 DEFINER, INVOKER = "as its owner", "as its caller"
 FUNCTIONS = {
     "add_partition_owners(text,text,integer,uuid)": (DEFINER, {"writer"}),
+    "add_partition_owners(text,text,integer,uuid,integer)": (DEFINER, {"writer"}),
     "add_log_range(text,integer,bigint)": (DEFINER, set()),
     "add_to_outbox()": (DEFINER, set()),
     "advance_checkpoint(text,text,integer,bigint)": (INVOKER, {"writer"}),
@@ -67,6 +68,7 @@ FUNCTIONS = {
     "keep_keys_ended()": (INVOKER, set(SERVICES)),
     "keep_tokens_ended()": (INVOKER, set()),
     "lock_partition(text,text,integer,bigint,bigint)": (INVOKER, {"writer"}),
+    "lock_partition(text,text,integer,bigint,bigint,integer)": (INVOKER, {"writer"}),
     "publish_build(text,integer,boolean)": (DEFINER, {"writer"}),
     "record_entity_version()": (DEFINER, set()),
     "refresh_statistics(regclass[])": (DEFINER, {"writer"}),
@@ -75,6 +77,7 @@ FUNCTIONS = {
     "refuse_token_removal()": (INVOKER, set()),
     "refuse_changed_build()": (INVOKER, set(SERVICES)),
     "refuse_older_worker()": (INVOKER, set(SERVICES)),
+    "refuse_older_worker(integer)": (INVOKER, {"writer"}),
     "refuse_truncate()": (INVOKER, set(SERVICES)),
     "refuse_version_change()": (INVOKER, set(SERVICES)),
     "require_entity()": (INVOKER, set(SERVICES)),

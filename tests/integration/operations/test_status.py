@@ -118,7 +118,7 @@ async def test_other_consumers_of_a_partition_are_not_taken_for_its_owner(
     sql.execute(
         database.superuser_url,
         [
-            f"SELECT add_partition_owners('deliveries', '{topic}', 4, NULL)",
+            f"SELECT add_partition_owners('deliveries', '{topic}', 4, NULL, 26)",
             "UPDATE partition_owners SET stop_reason = 'theirs', worker = 'other' WHERE consumer = 'deliveries'",
             f"INSERT INTO checkpoints SELECT 'deliveries', '{topic}', n, 7 FROM generate_series(0, 3) AS n",
         ],

@@ -18,7 +18,7 @@ from projections import engine, partition_parking
 from projections.engine import PartitionProjector
 from projections.errors import TooManyParkedEntities, TooManyParkedRecords
 from projections.install import install
-from projections.partition_parking import ParkingBounds
+from projections.partition_parking import ParkingLimits
 from projections.prepared import PreparedBatch
 from projections.session import Session
 from runtime import metrics
@@ -273,7 +273,7 @@ def test_a_batch_that_is_tried_again_finds_the_queues_as_they_were(
 
 def test_more_parked_entities_than_a_worker_may_keep_stop_the_partition(database: Database, superuser: Session) -> None:
     """By name, before the batch is applied; with a larger bound it goes on."""
-    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_bounds=ParkingBounds(entities=1))
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_limits=ParkingLimits(entities=1))
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([unreadable(AGENT), unreadable(AGENT)], token=token))
     with pytest.raises(TooManyParkedEntities, match="1 entities of genesis") as stopped:
@@ -281,7 +281,7 @@ def test_more_parked_entities_than_a_worker_may_keep_stop_the_partition(database
     assert "offset 3 is poison" in stopped.value.why
     assert "PLANT_WORKER_PARKED_ENTITIES_MAX" in stopped.value.next_step
     assert dispositions(superuser) == ["poison", "poison"]
-    larger = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_bounds=ParkingBounds(entities=2))
+    larger = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_limits=ParkingLimits(entities=2))
     token = larger.acquire(WATERMARKS).token
     assert larger.project(batch_of([named(1), unreadable(OTHER)], token=token, start=2)) == 4
     larger.close()
@@ -289,7 +289,7 @@ def test_more_parked_entities_than_a_worker_may_keep_stop_the_partition(database
 
 def test_more_waiting_records_than_a_worker_may_keep_stop_the_partition(database: Database, superuser: Session) -> None:
     """By name, before the batch is applied, be they events or poison; a release makes room again."""
-    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_bounds=ParkingBounds(records=3))
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_limits=ParkingLimits(records=3))
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of([unreadable(AGENT), named(1), named(2), named(11, OTHER)], token=token))
     for one_more in (named(3), unreadable(AGENT), unreadable(OTHER)):

@@ -175,7 +175,7 @@ async def test_each_goes_out_once_however_many_consumers_a_partition_has(
     """Owners and checkpoints of other consumers of the partition are none of the relay's."""
     log(projector, poison(3))
     others = """
-        WITH owners AS (SELECT name, add_partition_owners(name, $1, 4, NULL) FROM unnest('{a,b}'::text[]) AS name)
+        WITH owners AS (SELECT name, add_partition_owners(name, $1, 4, NULL, 26) FROM unnest('{a,b}'::text[]) AS name)
         INSERT INTO checkpoints SELECT name, $1, 0, 1 FROM owners
     """
     await fetch(database.superuser_url, others, TOPIC)

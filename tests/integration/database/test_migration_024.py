@@ -1,4 +1,4 @@
-"""Migration 025: the API reads tokens, operators change them, and a revoked token stays revoked whoever asks."""
+"""Migration 024: the API reads tokens, operators change them, and a revoked token stays revoked whoever asks."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ runs it again before this upgrade.
 
 from database.migrations.script import run_script
 
-revision = "027"
-down_revision = "025"
+revision = "025"
+down_revision = "024"
 branch_labels = None
 depends_on = None
 

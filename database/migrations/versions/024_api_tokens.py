@@ -2,7 +2,7 @@
 
 from database.migrations.script import run_script
 
-revision = "025"
+revision = "024"
 down_revision = "023"
 branch_labels = None
 depends_on = None
