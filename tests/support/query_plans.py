@@ -62,6 +62,12 @@ COMPARED = {
     "projections/marketplace/queries.py _PAGE (later)",
 }
 """Statements that compare every row: the best of all agents, by averages that each rating of anybody changes."""
+LISTED = {
+    "projections/listing.py Listing",
+    "projections/skills/queries.py SKILLS",
+    "projections/activity/queries.py ACTIVITY",
+}
+"""Pages for readers, whose time is bounded: until a table is analysed they may read it as a whole."""
 PACKAGES = ("api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "streams")
 SELECTIVE = (
     r"ctid|offset|event_id|agent_id|skill_id|entity_id|industry_id|job_role_id|\bword\b|hour|disposition = 'control'"
@@ -109,6 +115,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
 
     def reader(query: TextClause, **values: Any) -> PlannedQuery:
         return PlannedQuery(*numbered(str(query), **values), "plant_api", _READER)
+
+    def listed(statement: str, *arguments: Any) -> PlannedQuery:
+        return PlannedQuery(statement, arguments, "plant_api", _READER)
 
     def auditor(query: str, **values: Any) -> PlannedQuery:
         return PlannedQuery(*numbered(query, topic=TOPIC, **values), "plant_auditor", _READER)
@@ -175,10 +184,19 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         ),
         "projections/agents/queries.py _BY_ID": reader(queries._BY_ID, ids=ids),
         "projections/skills/queries.py _BY_ID": reader(skills_queries._BY_ID, ids=ids, now=NOW, days=365),
+        "projections/listing.py Listing": listed(queries.AGENTS.page([], after=True), ids[0], 100),
+        "projections/listing.py Listing (one)": listed(queries.AGENTS.one(), ids[0]),
+        "projections/skills/queries.py SKILLS": listed(
+            skills_queries.SKILLS.page([], after=True), NOW, 365, ids[0], 100
+        ),
+        "projections/skills/queries.py SKILLS (one)": listed(skills_queries.SKILLS.one(), NOW, 365, ids[0]),
+        "projections/activity/queries.py ACTIVITY": listed(
+            activity_queries.ACTIVITY.page([], after=True), NOW, NOW + timedelta(hours=50), NOW, "genesis", 100
+        ),
         "projections/skills/queries.py _OF_AN_AGENT": reader(
             skills_queries._OF_AN_AGENT, ids=ids, agent_id=ids[0], now=NOW, days=365
         ),
-        "projections/ratings/queries.py _OF_AN_AGENT": reader(
+        "projections/ratings/queries.py _OF_AN_AGENT_TEXT": reader(
             ratings_queries._OF_AN_AGENT, agent_id=ids[0], prior=10, first=NOW.date(), today=NOW.date()
         ),
         "projections/activity/queries.py _HOURS": reader(

@@ -354,7 +354,7 @@ def test_nothing_is_decoded_of_a_batch_that_can_not_be_applied(
     """A batch of another token, after a hole, or already applied, costs no decoding."""
     token = projector.acquire(WATERMARKS).token
     projector.project(batch_of(some_events(4), token=token))
-    monkeypatch.setattr(engine, "prepare", lambda batch: pytest.fail("a batch was decoded"))
+    monkeypatch.setattr(engine, "prepare", lambda *_: pytest.fail("a batch was decoded"))
 
     assert projector.project(batch_of(some_events(4), token=token)) == 4
     with pytest.raises(OwnershipLost):

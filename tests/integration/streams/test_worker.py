@@ -7,6 +7,7 @@ import re
 import socket
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +25,6 @@ from runtime.settings import Settings
 from schemas.polars_import import polars as pl
 from streams import ownership
 from streams.agents import Worker
-from streams.batch import EventBatch
 from streams.open_partition import OpenPartition
 from streams.transport import RecordBatchThread
 from tests.conftest import Database, MakeTopic
@@ -234,10 +234,10 @@ async def test_a_panic_in_a_library_is_only_a_failure(
     """It is no Exception to Python, but the partition is taken again like after any other."""
     panics = iter([True])
 
-    def panicking(batch: EventBatch) -> PreparedBatch:
+    def panicking(*arguments: Any) -> PreparedBatch:
         if next(panics, False):
             raise pl.exceptions.PanicException("seen in polars")
-        return prepare(batch)
+        return prepare(*arguments)
 
     monkeypatch.setattr(engine, "prepare", panicking)
     fill(settings, topic, events(400, agents=50))
