@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from entities.vocabulary import DEFAULT_TENANT
@@ -59,18 +59,23 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
         for model in models:
             _install(session, model)
         session.commit()
-        return [model for model in models if not _published(session, model)]
+        return _unpublished(session, models)
     finally:
         session.close()
 
 
-def _published(session: Session, model: ReadModel) -> bool:
-    """Let readers see a build that has caught up, and wait a while for those who read now."""
-    for _ in range(PUBLISH_TRIES):
-        if (state := builds.publish(session, model, caught_up=False)) != builds.BUSY:
-            return state == builds.LIVE
-        time.sleep(PUBLISH_PAUSE_SECONDS)
-    return False
+def _unpublished(session: Session, models: Sequence[ReadModel]) -> list[ReadModel]:
+    """Let readers see the builds that have caught up, and wait a while for those who read now; return the others."""
+    states = {model.key: builds.BUSY for model in models}
+    for attempt in range(PUBLISH_TRIES):
+        if attempt:
+            time.sleep(PUBLISH_PAUSE_SECONDS)
+        for model in models:
+            if states[model.key] == builds.BUSY:
+                states[model.key] = builds.publish(session, model, caught_up=False)
+        if builds.BUSY not in states.values():
+            break
+    return [model for model in models if states[model.key] != builds.LIVE]
 
 
 def _install(session: Session, model: ReadModel) -> None:

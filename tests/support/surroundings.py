@@ -69,9 +69,10 @@ def main() -> None:
     if asked.pop("unprivileged", False):
         give_up_reading_everything()
         os.execv(sys.executable, [sys.executable, "-m", __spec__.name, json.dumps(asked)])
-    from operations.services import ingress
+    from operations.services import api, ingress
 
-    ingress.DATABASE_TIMEOUT_SECONDS = 0.1  # type: ignore[misc]  # nothing comes up later here
+    for service in (api, ingress):
+        service.DATABASE_TIMEOUT_SECONDS = 0.1  # type: ignore[attr-defined]  # nothing comes up later here
     codes: dict[str, object] = {}
     for arguments in asked["commands"]:
         try:
