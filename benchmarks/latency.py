@@ -66,7 +66,7 @@ def run(stack: Stack, *, rate: int = 1_000, seconds: float = 20.0) -> dict[str, 
     first, last = counted[0][0], counted[-1][0]
     return {
         "name": "HTTP 200 to visible row",
-        "what": "signature, acks=all, log, chain, repeat check, agents model, fsync on",
+        "what": "signature, acks=all, log, chain, repeat check, every read model, fsync on",
         "events_per_second": len(counted) / (last - first),
         "events_counted": len(counted),
         "p50_ms": statistics.median(delays),
