@@ -15,6 +15,7 @@ FUNCTIONS: Final = """
 CREATE OR REPLACE FUNCTION carry_log_slice(topic text, partition integer, records_max integer) RETURNS integer
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
+    has_entries boolean;
     first bigint;
     range_first bigint;
     until bigint;
@@ -33,10 +34,13 @@ BEGIN
     END LOOP;
     carried := coalesce(carried, -1);
     head := coalesce(head, decode(repeat('00', 32), 'hex'));
-    SELECT s."offset" INTO first FROM event_stream AS s
-    WHERE s.topic = $1 AND s.partition = $2 AND s."offset" > carried ORDER BY s."offset" LIMIT 1;
+    -- One statement, so one snapshot: a worker may append to both tables between two.
+    SELECT (SELECT s."offset" FROM event_stream AS s
+            WHERE s.topic = $1 AND s.partition = $2 AND s."offset" > carried ORDER BY s."offset" LIMIT 1),
+        EXISTS (SELECT FROM audit_log AS a WHERE a.topic = $1 AND a.partition = $2 AND a."offset" > carried)
+    INTO first, has_entries;
     IF first IS NULL THEN
-        IF EXISTS (SELECT FROM audit_log AS a WHERE a.topic = $1 AND a.partition = $2 AND a."offset" > carried) THEN
+        IF has_entries THEN
             RAISE EXCEPTION 'the log of %/% can not be carried over: audit_log has entries after offset % that '
                 'event_stream lacks', topic, partition, carried USING ERRCODE = 'data_exception';
         END IF;
