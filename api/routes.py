@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import cast
+from functools import partial
 
 from litestar import Litestar, Response, get
-from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from api.health import ReadReadiness
 from api.openapi import reader_openapi_text
@@ -18,31 +16,20 @@ from api.resources import RESOURCES
 from server.error_handlers import error_handlers
 from server.health import health_routes
 from server.metrics_route import metrics_route
-from server.paths import with_slashes_encoded
+from server.route_app import Handle, RouteApp
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
-class ReaderApp(Litestar):
-    """A Litestar application whose resources are found before its routing and middleware.
-
-    Litestar's own way to a handler costs as much as everything else that a point read needs of this process.
-    """
+class ReaderApp(RouteApp):
+    """The application; its resources are found directly."""
 
     reads: Reads
 
-    async def __call__(
-        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
-    ) -> None:
-        if scope["type"] == ScopeType.HTTP:
-            request = cast("HTTPScope", scope)
-            if b"%2" in request.get("raw_path", b""):
-                request = scope = with_slashes_encoded(request)
-            _, *segments = request["path"].split("/")
-            resource = RESOURCES.get(segments[0]) if segments else None
-            if resource is not None:
-                return await self.reads(request, cast("Receive", receive), cast("Send", send), resource, segments[1:])
-        return await super().__call__(scope, receive, send)
+    def find(self, path: str) -> Handle | None:
+        _, *segments = path.split("/")
+        resource = RESOURCES.get(segments[0]) if segments else None
+        return None if resource is None else partial(self.reads, resource=resource, segments=segments[1:])
 
 
 def make_reader_app(reads: Reads, readiness: ReadReadiness, lifespan: Lifespan) -> ReaderApp:

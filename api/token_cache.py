@@ -11,6 +11,7 @@ from api.errors import UnreadableTokens
 from api.token_store import TokenStore
 from runtime import metrics
 from runtime.clock import Clock
+from runtime.lifecycle import keep_refreshing
 from runtime.logging import get_logger
 from server.problems import Problem, retry_after
 
@@ -80,7 +81,9 @@ class AccessTokenCache:
 
     def start(self) -> None:
         """Refresh each half second, in a task."""
-        self._task = asyncio.create_task(self._keep_fresh(), name="tokens")
+        self._task = asyncio.create_task(
+            keep_refreshing(self.refresh, REFRESH_SECONDS, self._note_failure), name="tokens"
+        )
 
     async def stop(self) -> None:
         """Stop refreshing."""
@@ -116,17 +119,8 @@ class AccessTokenCache:
             if self.fresh:
                 return
 
-    async def _keep_fresh(self) -> None:
-        failing = False
-        while True:
-            try:
-                await self.refresh()
-                failing = False
-            except Exception as error:  # the database is away or not migrated: try again
-                if not failing:
-                    log.warning("tokens.not_read", error=type(error).__name__, why=str(error))
-                failing = True
-            await asyncio.sleep(REFRESH_SECONDS)
+    def _note_failure(self, error: Exception) -> None:
+        log.warning("tokens.not_read", error=type(error).__name__, why=str(error))
 
 
 def unauthorized(detail: str, reason: str, challenge: bytes = b"") -> Problem:

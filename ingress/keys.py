@@ -32,6 +32,7 @@ from ingress.master_key_rows import associated_data, current_check_value, differ
 from ingress.producers import ProducerPolicy, default_policy, read_policies
 from runtime import metrics
 from runtime.clock import Clock
+from runtime.lifecycle import keep_refreshing
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from signing.errors import SecretUnreadable
@@ -292,7 +293,9 @@ class Keyring:
 
     def start(self) -> None:
         """Refresh every second, in a task."""
-        self._task = asyncio.create_task(self._keep_fresh(), name="keyring")
+        self._task = asyncio.create_task(
+            keep_refreshing(self.refresh, REFRESH_SECONDS, self._note_failure), name="keyring"
+        )
 
     async def stop(self) -> None:
         """Stop refreshing."""
@@ -301,17 +304,8 @@ class Keyring:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    async def _keep_fresh(self) -> None:
-        failing = False
-        while True:
-            try:
-                await self.refresh()
-                failing = False
-            except Exception as error:  # the database is away or not migrated: try again, with the keys we have
-                if not failing:
-                    log.warning("keys.not_read", error=type(error).__name__, why=str(error), keys=len(self.keys))
-                failing = True
-            await asyncio.sleep(REFRESH_SECONDS)
+    def _note_failure(self, error: Exception) -> None:
+        log.warning("keys.not_read", error=type(error).__name__, why=str(error), keys=len(self.keys))
 
 
 def new_key_id() -> UUID:

@@ -8,7 +8,7 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
@@ -31,6 +31,22 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
+
+
+async def keep_refreshing(
+    refresh: Callable[[], Awaitable[None]], every_seconds: float, note_failure: Callable[[Exception], None]
+) -> None:
+    """Refresh again and again, until the task is cancelled; of failures in a row the first one is noted."""
+    failing = False
+    while True:
+        try:
+            await refresh()
+            failing = False
+        except Exception as error:  # the database is away or not migrated: try again, with what there is
+            if not failing:
+                note_failure(error)
+            failing = True
+        await asyncio.sleep(every_seconds)
 
 
 def tune_gc(threshold_objects: int, *later_thresholds: int) -> None:

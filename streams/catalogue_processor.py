@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -51,19 +52,15 @@ class CatalogueProcessor(EventProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that a skill was added to the catalogue."""
-        return await self._publish(
-            SkillRegistered(
-                event_id=self._event_id(message_id),
-                skill_id=skill_id,
-                occurred_at=self._utc(occurred_at),
-                name=name,
-                description=description,
-                category=category,
-                external_id=external_id,
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            SkillRegistered,
+            skill_id=skill_id,
+            name=name,
+            description=description,
+            category=category,
+            external_id=external_id,
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_job_role_defined(
         self,
@@ -79,21 +76,17 @@ class CatalogueProcessor(EventProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that a job role was added to the catalogue."""
-        return await self._publish(
-            JobRoleDefined(
-                event_id=self._event_id(message_id),
-                job_role_id=job_role_id,
-                occurred_at=self._utc(occurred_at),
-                name=name,
-                description=description,
-                seniority=seniority,
-                industry_id=industry_id,
-                required_skill_ids=in_one_order(required_skill_ids),
-                external_id=external_id,
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            JobRoleDefined,
+            job_role_id=job_role_id,
+            name=name,
+            description=description,
+            seniority=seniority,
+            industry_id=industry_id,
+            required_skill_ids=in_one_order(required_skill_ids),
+            external_id=external_id,
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_industry_defined(
         self,
@@ -106,18 +99,14 @@ class CatalogueProcessor(EventProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that an industry was added to the catalogue."""
-        return await self._publish(
-            IndustryDefined(
-                event_id=self._event_id(message_id),
-                industry_id=industry_id,
-                occurred_at=self._utc(occurred_at),
-                name=name,
-                description=description,
-                external_id=external_id,
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            IndustryDefined,
+            industry_id=industry_id,
+            name=name,
+            description=description,
+            external_id=external_id,
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_team_formed(
         self,
@@ -132,20 +121,16 @@ class CatalogueProcessor(EventProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that agents were put together as a team."""
-        return await self._publish(
-            TeamFormed(
-                event_id=self._event_id(message_id),
-                team_id=team_id,
-                occurred_at=self._utc(occurred_at),
-                name=name,
-                description=description,
-                job_role_id=job_role_id,
-                industry_id=industry_id,
-                member_ids=in_one_order(member_ids),
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            TeamFormed,
+            team_id=team_id,
+            name=name,
+            description=description,
+            job_role_id=job_role_id,
+            industry_id=industry_id,
+            member_ids=in_one_order(member_ids),
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_entity_amended(
         self,
@@ -156,16 +141,12 @@ class CatalogueProcessor(EventProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that an entity's data was corrected; `state` is all of it afterwards, and says which kind it is."""
-        return await self._publish(
-            EntityAmended(
-                event_id=self._event_id(message_id),
-                entity_id=entity_id,
-                occurred_at=self._utc(occurred_at),
-                **_of_kind(state),
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            EntityAmended,
+            entity_id=entity_id,
+            **_of_kind(state),
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_entity_retired(
         self,
@@ -176,16 +157,12 @@ class CatalogueProcessor(EventProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that an entity is no longer in use; `state` is its last one, and says which kind it is."""
-        return await self._publish(
-            EntityRetired(
-                event_id=self._event_id(message_id),
-                entity_id=entity_id,
-                occurred_at=self._utc(occurred_at),
-                **_of_kind(state),
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            EntityRetired,
+            entity_id=entity_id,
+            **_of_kind(state),
         )
+        return await self._publish(make, message_id, occurred_at)
 
 
 def _of_kind(state: EntityState) -> dict[str, Any]:

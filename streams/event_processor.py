@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
@@ -79,13 +79,16 @@ class EventProcessor:
             )
         await self._waiter.wait_for(position, timeout_seconds, *([] if projection is None else [projection]))
 
-    async def _publish(self, event: Event, message_id: str, *, clock_stamped: bool) -> RecordPosition:
+    async def _publish(
+        self, make: Callable[..., Event], message_id: str, occurred_at: datetime | None
+    ) -> RecordPosition:
+        """Publish an event that has all its fields but id and time."""
+        event = make(
+            event_id=event_id(self._producer_name, message_id or uuid4().hex), occurred_at=self._utc(occurred_at)
+        )
         sender = sender_headers(self._producer_name, message_id or None)
-        stamped = ClockStamped(event) if clock_stamped else event
+        stamped = ClockStamped(event) if occurred_at is None else event
         return await self._producer.publish(stamped, source=self._source, sender=sender)
-
-    def _event_id(self, message_id: str) -> UUID:
-        return event_id(self._producer_name, message_id or uuid4().hex)
 
     def _utc(self, moment: datetime | None) -> datetime:
         """Return a time in UTC, now where there is none. Raises Unencodable for one without a zone."""

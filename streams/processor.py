@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, SkillValidated
@@ -37,20 +38,16 @@ class GenesisEventProcessor(CatalogueProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that an agent joined. Without a name its id is its name."""
-        return await self._publish(
-            AgentOnboarded(
-                event_id=self._event_id(message_id),
-                agent_id=agent_id,
-                occurred_at=self._utc(occurred_at),
-                name=name or str(agent_id),
-                industry_id=industry_id,
-                job_role_id=job_role_id,
-                team_id=team_id,
-                skill_ids=in_one_order(skill_ids),
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            AgentOnboarded,
+            agent_id=agent_id,
+            name=name or str(agent_id),
+            industry_id=industry_id,
+            job_role_id=job_role_id,
+            team_id=team_id,
+            skill_ids=in_one_order(skill_ids),
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_skill_validated(
         self,
@@ -63,18 +60,14 @@ class GenesisEventProcessor(CatalogueProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that a skill was tested, an agent's or in general; `score` is 0 to 100."""
-        return await self._publish(
-            SkillValidated(
-                event_id=self._event_id(message_id),
-                skill_id=skill_id,
-                occurred_at=self._utc(occurred_at),
-                agent_id=agent_id,
-                validator_id=validator_id,
-                score=score,
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            SkillValidated,
+            skill_id=skill_id,
+            agent_id=agent_id,
+            validator_id=validator_id,
+            score=score,
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_agent_available(
         self,
@@ -86,17 +79,13 @@ class GenesisEventProcessor(CatalogueProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that an agent's availability changed, either way."""
-        return await self._publish(
-            AgentAvailable(
-                event_id=self._event_id(message_id),
-                agent_id=agent_id,
-                occurred_at=self._utc(occurred_at),
-                available=available,
-                available_from=available_from,
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            AgentAvailable,
+            agent_id=agent_id,
+            available=available,
+            available_from=available_from,
         )
+        return await self._publish(make, message_id, occurred_at)
 
     async def process_agent_rated(
         self,
@@ -109,15 +98,11 @@ class GenesisEventProcessor(CatalogueProcessor):
         occurred_at: datetime | None = None,
     ) -> RecordPosition:
         """Publish that someone rated an agent's work, from 1 to 5."""
-        return await self._publish(
-            AgentRated(
-                event_id=self._event_id(message_id),
-                agent_id=agent_id,
-                occurred_at=self._utc(occurred_at),
-                rater_id=rater_id,
-                rating=rating,
-                skill_id=skill_id,
-            ),
-            message_id,
-            clock_stamped=occurred_at is None,
+        make = partial(
+            AgentRated,
+            agent_id=agent_id,
+            rater_id=rater_id,
+            rating=rating,
+            skill_id=skill_id,
         )
+        return await self._publish(make, message_id, occurred_at)

@@ -22,10 +22,9 @@ from database.connector import Database, connect
 from operations.services.least_privilege import require_least_privilege
 from projections.checkpoint_poller import CheckpointPoller
 from runtime.clock import Clock, SystemClock
-from runtime.errors import ConfigurationError
 from runtime.lifecycle import tune_gc
-from runtime.servers import ServerAddress, parse_listener
 from runtime.settings import Settings
+from server.admin_address import admin_address
 from server.connections import limit_connections
 from server.http_server import (
     address_of,
@@ -36,11 +35,10 @@ from server.http_server import (
 )
 
 SERVICE: Final = "api"
+USUAL_PORT: Final = 8082
 GC_THRESHOLDS: Final = (50_000, 50, 1000)
 DATABASE_TIMEOUT_SECONDS: Final = 30.0
 UPDATE_GAUGES_EVERY_SECONDS: Final = 5.0
-ADMIN_PORT_DISTANCE: Final = 10
-"""From the API's port to its admin listener's, where no setting says otherwise."""
 
 
 class ReaderApi(NamedTuple):
@@ -97,7 +95,8 @@ def serve_api(settings: Settings, *, host: str, port: int, ready_file: Path | No
     limit_connections()
     tune_gc(*GC_THRESHOLDS)
     listener = bind_socket(host, port, shared=False, service=SERVICE)
-    admin_listener = bind_admin_socket(api_admin_address(settings.api_admin_address, port), SERVICE)
+    admin = admin_address(settings.api_admin_address, port, service=SERVICE, usual_port=USUAL_PORT)
+    admin_listener = bind_admin_socket(admin, SERVICE)
     uvloop.run(_serve(settings, listener, admin_listener, ready_file, say))
 
 
@@ -141,24 +140,6 @@ def bounded(settings: Settings) -> Settings:
         database_lock_timeout_seconds=min(seconds, settings.database_lock_timeout_seconds),
         database_pool_wait_seconds=min(seconds, settings.database_pool_wait_seconds),
     )
-
-
-def api_admin_address(setting: str, api_port: int) -> ServerAddress:
-    """Return the address of the admin listener. Raises ConfigurationError.
-
-    >>> str(api_admin_address("", 8082)), str(api_admin_address("", 0)), str(api_admin_address("0.0.0.0:9000", 8082))
-    ('127.0.0.1:8092', '127.0.0.1:0', '0.0.0.0:9000')
-    """
-    if not setting:
-        return ServerAddress("127.0.0.1", api_port + ADMIN_PORT_DISTANCE if api_port else 0)
-    try:
-        return parse_listener(setting)
-    except ValueError as error:
-        raise ConfigurationError(
-            "The setting PLANT_API_ADMIN_ADDRESS can't be used.",
-            why=str(error),
-            next_step="PLANT_API_ADMIN_ADDRESS=127.0.0.1:8092 plant api",
-        ) from error
 
 
 async def _update_gauges(reads: Reads) -> None:

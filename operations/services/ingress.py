@@ -24,11 +24,10 @@ from ingress.producers import default_policy
 from ingress.routes import IngressApp, make_app
 from operations.services.least_privilege import require_least_privilege
 from runtime.clock import Clock, SystemClock
-from runtime.errors import ConfigurationError
 from runtime.lifecycle import tune_gc
-from runtime.servers import ServerAddress, parse_listener
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
+from server.admin_address import admin_address
 from server.connections import limit_connections
 from server.http_server import (
     Address,
@@ -51,8 +50,6 @@ INGRESS_GC_THRESHOLDS: Final = (50_000, 50, 1000)
 DATABASE_TIMEOUT_SECONDS: Final = 30.0
 READY_TIMEOUT_SECONDS: Final = 20.0
 EVICT_EVERY_SECONDS: Final = 10.0
-ADMIN_PORT_DISTANCE: Final = 10
-"""From ingress's port to the admin listener's, where no setting says otherwise."""
 
 
 class Ingress(NamedTuple):
@@ -197,24 +194,6 @@ async def _evict_expired(intake: Intake) -> None:
         while intake.evict_expired():  # noqa: ASYNC110 (in steps, between which others are served)
             await asyncio.sleep(0)
         intake.update_gauges()
-
-
-def admin_address(setting: str, ingress_port: int) -> ServerAddress:
-    """Return the address of the admin listener. Raises ConfigurationError.
-
-    >>> str(admin_address("", 8080)), str(admin_address("", 0)), str(admin_address("0.0.0.0:9000", 8080))
-    ('127.0.0.1:8090', '127.0.0.1:0', '0.0.0.0:9000')
-    """
-    if not setting:
-        return ServerAddress("127.0.0.1", ingress_port + ADMIN_PORT_DISTANCE if ingress_port else 0)
-    try:
-        return parse_listener(setting)
-    except ValueError as error:
-        raise ConfigurationError(
-            "The setting PLANT_INGRESS_ADMIN_ADDRESS can't be used.",
-            why=str(error),
-            next_step="PLANT_INGRESS_ADMIN_ADDRESS=127.0.0.1:8090 plant ingress",
-        ) from error
 
 
 def _listening(url: str, admin_url: str) -> str:

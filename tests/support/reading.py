@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from projections.read_model import READ_MODELS
 from runtime.settings import Settings
 from schemas.events import AgentOnboarded, Event
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
+from tests.support.own_task import in_own_task
 from tests.support.waiting import wait_until_async
 
 NOW: Final = datetime(2026, 11, 23, 8, 30, tzinfo=UTC)
@@ -111,19 +111,5 @@ async def reading_of(settings: Settings) -> AsyncIterator[Reading]:
 
 @pytest_asyncio.fixture
 async def reading(settings: Settings) -> AsyncIterator[Reading]:
-    """In a task of its own: fixtures are set up and torn down in different ones, which a lifespan can't bear."""
-    running: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-
-    async def serve() -> None:
-        async with reading_of(settings) as made:
-            running.set_result(made)
-            await over.wait()
-
-    task = asyncio.create_task(serve())
-    await asyncio.wait([task, running], return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    yield running.result()
-    over.set()
-    await task
+    async with in_own_task(reading_of(settings)) as made:
+        yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from runtime.settings import Settings
 from streams.producer import EventProducer, Limits
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
+from tests.support.own_task import in_own_task
 from tests.support.waiting import wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, Sender, add_key
 
@@ -65,19 +65,5 @@ def _client_of(app: Litestar) -> httpx.AsyncClient:
 
 @pytest_asyncio.fixture
 async def serving(settings: Settings, topic: str) -> AsyncIterator[Serving]:
-    """In a task of its own: fixtures are set up and torn down in different ones, which a lifespan can't bear."""
-    running: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-
-    async def serve() -> None:
-        async with served(settings, topic) as made:
-            running.set_result(made)
-            await over.wait()
-
-    task = asyncio.create_task(serve())
-    await asyncio.wait([task, running], return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    yield running.result()
-    over.set()
-    await task
+    async with in_own_task(served(settings, topic)) as made:
+        yield made

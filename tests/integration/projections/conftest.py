@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
 
+from database.connector import Database as Connector
+from database.connector import connect
 from devstack import postgres, sql
+from projections.install import install
 from projections.read_model import READ_MODELS
-from tests.conftest import _in_database
+from tests.conftest import Database, SettingsFor, _in_database
 from tests.support import batches, log_tables
 from tests.support.databases import Databases
 from tests.support.made_models import AGENTS
@@ -38,3 +42,12 @@ def databases(stack: Services, template_database: str) -> Iterator[Databases]:
     yield made
     made.close()
     postgres.drop_database(stack.superuser_url, name)
+
+
+@pytest_asyncio.fixture
+async def api(database: Database, settings_for: SettingsFor) -> AsyncIterator[Connector]:
+    """What readers use, with every read model installed."""
+    install(database.owner_url)
+    connector = connect(settings_for(database), "api")
+    yield connector
+    await connector.close()

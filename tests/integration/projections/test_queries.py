@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-import pytest_asyncio
 
 from database.connector import Database as Connector
-from database.connector import connect
 from projections.activity.queries import activity
 from projections.engine import PartitionProjector
-from projections.install import install
 from projections.ratings.queries import PRIOR_RATINGS, ratings
 from projections.skills.queries import agent_validations, skills
 from schemas.entity_states import SkillState
 from schemas.events import AgentRated, EntityRetired, Event, SkillRegistered, SkillValidated
-from tests.conftest import Database, SettingsFor
 from tests.support.batches import WATERMARKS, batch_of
 from tests.support.projectors import MakeProjector
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 AGENT, OTHER, SKILL, SECOND, VALIDATOR = (UUID(int=number) for number in range(1, 6))
-
-
-@pytest_asyncio.fixture
-async def api(database: Database, settings_for: SettingsFor) -> AsyncIterator[Connector]:
-    install(database.owner_url)
-    connector = connect(settings_for(database), "api")
-    yield connector
-    await connector.close()
 
 
 def project(projector: PartitionProjector, events: Sequence[Event]) -> None:

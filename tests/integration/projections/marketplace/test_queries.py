@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from database.connector import Database as Connector
-from database.connector import connect
 from entities.errors import SearchRefused
 from projections.engine import PartitionProjector
-from projections.install import install
 from projections.marketplace.agent_search import PAGE_MAX, SKILLS_MAX, AgentSearch
 from projections.marketplace.queries import CURSOR_MAX_CHARACTERS, NEUTRAL_RATING, HireableAgent, hireable_agents
 from projections.ratings.queries import PRIOR_RATINGS
@@ -33,7 +30,6 @@ from schemas.events import (
     JobRoleDefined,
     SkillRegistered,
 )
-from tests.conftest import Database, SettingsFor
 from tests.support.batches import WATERMARKS, batch_of
 from tests.support.projectors import MakeProjector
 
@@ -42,14 +38,6 @@ ADA, BOB, CAT, DAN = (UUID(int=number) for number in range(1, 5))
 PYTHON, WELDING, RUST = (UUID(int=number) for number in range(11, 14))
 DEVELOPER, WELDER = UUID(int=21), UUID(int=22)
 SOFTWARE, METAL = UUID(int=31), UUID(int=32)
-
-
-@pytest_asyncio.fixture
-async def api(database: Database, settings_for: SettingsFor) -> AsyncIterator[Connector]:
-    install(database.owner_url)
-    connector = connect(settings_for(database), "api")
-    yield connector
-    await connector.close()
 
 
 class Events:

@@ -17,7 +17,6 @@ from entities.embedding import Vectors
 from entities.errors import EmbedderBroken, SearchRefused
 from entities.ngram_embedder import NgramEmbedder, embed_texts
 from projections.engine import PartitionProjector
-from projections.install import install
 from projections.marketplace import skill_embeddings
 from projections.marketplace.skill_embeddings import embed_skills, similar_skills
 from schemas.entity_states import SkillState
@@ -50,14 +49,6 @@ class CountingEmbedder:
         self.texts += texts
         vectors = embed_texts(texts)
         return vectors if len(self.texts) <= self._broken_after else vectors * 2
-
-
-@pytest_asyncio.fixture
-async def api(database: Database, settings_for: SettingsFor) -> AsyncIterator[Connector]:
-    install(database.owner_url)
-    connector = connect(settings_for(database), "api")
-    yield connector
-    await connector.close()
 
 
 @pytest_asyncio.fixture

@@ -1,4 +1,4 @@
-"""The wiring of ingress: the address of the admin listener, and what is answered where it can't be used."""
+"""The address of the admin listener, and what is answered where it can't be used."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import socket
 
 import pytest
 
-from operations.services import ingress
-from operations.services.ingress import admin_address
 from runtime.errors import ConfigurationError
 from runtime.servers import ServerAddress
 from runtime.settings import Settings
+from server import admin_address as module
+from server.admin_address import admin_address
 from server.errors import AddressInUse
 from server.http_server import address_of, bind_admin_socket
 
 
 def test_examples() -> None:
     """Those in the docstrings."""
-    assert doctest.testmod(ingress).failed == 0
+    assert doctest.testmod(module).failed == 0
 
 
 def test_the_admin_listener_is_for_this_machine_alone_unless_it_is_said() -> None:
@@ -33,6 +33,13 @@ def test_an_address_that_can_t_be_used_is_named(setting: str) -> None:
     with pytest.raises(ConfigurationError, match="PLANT_INGRESS_ADMIN_ADDRESS") as raised:
         admin_address(setting, 8080)
     assert raised.value.why
+
+
+def test_each_service_has_a_setting_of_its_own() -> None:
+    """The error says how to start that service."""
+    with pytest.raises(ConfigurationError, match="PLANT_API_ADMIN_ADDRESS") as raised:
+        admin_address("8090", 8082, service="api", usual_port=8082)
+    assert raised.value.next_step == "PLANT_API_ADMIN_ADDRESS=127.0.0.1:8092 plant api"
 
 
 @pytest.mark.parametrize("listening", [True, False])
