@@ -18,7 +18,10 @@ def fresh_postgres_16(folder: Path) -> Iterator[str]:
     server = Postgres(folder, 16)
     password = secrets.token_hex(8)
     port = processes.choose_port(None, set())
-    record = server.start(port, password, lambda _: None)
-    yield postgres.address("postgres", password, port, "postgres")
-    server.stop(record)
-    shutil.rmtree(server.data)
+    records: list[processes.ProcessRecord] = []
+    server.start(port, password, records.append)
+    try:
+        yield postgres.address("postgres", password, port, "postgres")
+    finally:
+        server.stop(records[0])
+        shutil.rmtree(server.data)
