@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -32,10 +33,10 @@ STARTED = time.monotonic()
 def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
     """Run the main job on real input.
 
-    Starts the local stack, ingress and a worker; publishes ESCO's ICT skills and occupations and made-up agents by
-    signed webhooks; shows the read model; repairs a record that another program wrote past the limits; shows each
-    partition's position and the audit verdict; and tries to tamper with the log. What it started has ended when it
-    ends; a stack that was up stays up. Data is kept.
+    Starts the local stack, ingress, a worker and the API; publishes ESCO's ICT skills and occupations and made-up
+    agents by signed webhooks; shows the read model; repairs a record that another program wrote past the limits;
+    searches the marketplace; reads over HTTP with a token; shows each partition's position and the audit verdict; and
+    tries to tamper with the log. What it started has ended when it ends; a stack that was up stays up. Data is kept.
 
     Run it again: ESCO's events are logged as repeats and change nothing, and agents of a new run are added.
     """
@@ -57,7 +58,7 @@ def _show_part(part: Part) -> None:
     import msgspec
 
     from operations.demo.mending import MendedRecord
-    from operations.demo.outcome import Audit, MarketplacePart, Published, ReadModelPart
+    from operations.demo.outcome import Audit, MarketplacePart, Published, ReaderPart, ReadModelPart
     from operations.demo.tampering import Forgery
 
     match part:
@@ -69,6 +70,8 @@ def _show_part(part: Part) -> None:
             _show_mended(part)
         case MarketplacePart():
             _show_marketplace(part)
+        case ReaderPart():
+            _show_reader(part)
         case Audit():
             _head(f"Audit: {part.verdict}, {part.entries:,} entries in {len(part.chains)} chains")
             rows = [msgspec.to_builtins(chain) for chain in part.chains]
@@ -142,6 +145,25 @@ def _show_marketplace(part: Any) -> None:
         for row in part.rows
     ]
     show(rows, "table")
+
+
+def _show_reader(part: Any) -> None:
+    _head("Read through the API: the reader's own write, then a row of each other read model")
+    click.echo(f"token plant_{part.token_prefix}_… with the scope {', '.join(part.scopes)} (plant tokens add)")
+    click.echo(f"the agent's availability was changed by a webhook, at {part.position}")
+    show(
+        [{"request": _shortened(each.request), "status": each.status, "it says": each.shown} for each in part.reads],
+        "table",
+    )
+
+
+def _shortened(request: str) -> str:
+    """Return a request with the ends of its ids left out.
+
+    >>> _shortened("GET /agents/4228a261-6de2-546e-aab9-13a90b189527?at-least=genesis.events/3/1041")
+    'GET /agents/4228a261-…?at-least=genesis.events/3/1041'
+    """
+    return re.sub(r"([0-9a-f]{8})-[0-9a-f-]{27}", r"\1-…", request)
 
 
 def _show_refusals(rows: list[dict[str, Any]]) -> None:

@@ -92,6 +92,11 @@ class Population:
                 }
                 yield self._message("genesis.skill.validated", agent, number, data)
 
+    def changed(self, agent: DemoAgent, available: bool, now: datetime) -> Message:
+        """Return a later availability of an agent."""
+        data = {"agent_id": agent.id, "available": available}
+        return webhook(f"{self._prefix}/changed/{agent.id}", "genesis.agent.available", now, data)
+
     def _message(self, event_type: str, agent: DemoAgent, number: int, data: dict[str, Any]) -> Message:
         return webhook(f"{self._prefix}/{event_type}/{agent.id}/{number}", event_type, self._now, data)
 

@@ -63,6 +63,26 @@ class MarketplacePart(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[HireableRow]
 
 
+class HttpRead(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to the API for readers, the status of its answer, and what that showed."""
+
+    request: str
+    status: int
+    shown: str
+
+
+class ReaderPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reader with a token read over HTTP. Of the token there is the prefix, by which operators name it.
+
+    `position` is the record of the reader's own write, which one of the requests waited for.
+    """
+
+    token_prefix: str
+    scopes: list[str]
+    position: str
+    reads: list[HttpRead]
+
+
 class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where one partition stands: the log's end in Kafka, and the next offsets in Postgres."""
 
@@ -91,6 +111,7 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     read_model: ReadModelPart
     mended: MendedRecord
     marketplace: MarketplacePart
+    reader: ReaderPart
     partitions: list[PartitionRow]
     audit: Audit
     refused: list[RefusedStatement]
@@ -105,6 +126,7 @@ Part = (
     | ReadModelPart
     | MendedRecord
     | MarketplacePart
+    | ReaderPart
     | list[PartitionRow]
     | Audit
     | list[RefusedStatement]

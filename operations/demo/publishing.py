@@ -15,6 +15,7 @@ import msgspec
 from operations.demo.errors import DemoFailed
 from operations.demo.messages import Message
 from signing.signatures import sign
+from streams.record_position import RecordPosition
 
 CONCURRENCY: Final = 32
 TIMEOUT_SECONDS: Final = 15.0
@@ -85,9 +86,10 @@ class DemoPublisher:
 
     async def _send_each(self, messages: Iterator[Message]) -> None:
         for message in messages:
-            await self._send(message)
+            await self.send(message)
 
-    async def _send(self, message: Message) -> None:
+    async def send(self, message: Message) -> RecordPosition:
+        """Send one, and return the record's position once Kafka has acknowledged it. Raises DemoFailed."""
         why = ""
         for attempt in range(ATTEMPTS_MAX):
             self._alive()
@@ -97,9 +99,9 @@ class DemoPublisher:
                 why = f"{type(error).__name__} {error}".strip()
             else:
                 if status == 200:
-                    position: dict[str, Any] = msgspec.json.decode(body)
-                    self._tally.add(message.event_type, position["partition"], position["offset"])
-                    return
+                    position = _position_of(body)
+                    self._tally.add(message.event_type, position.partition, position.offset)
+                    return position
                 why = f"ingress answered {status}: {body[:300].decode(errors='replace')}"
                 if status not in (401, 429, 503):  # 401: a new key is known within about a second
                     break
@@ -118,3 +120,8 @@ class DemoPublisher:
             "webhook-timestamp": seconds.decode(),
             "webhook-signature": sign(self._secret, message_id, seconds, message.body).decode(),
         }
+
+
+def _position_of(body: bytes) -> RecordPosition:
+    document: dict[str, Any] = msgspec.json.decode(body)
+    return RecordPosition(document["topic"], document["partition"], document["offset"])

@@ -20,7 +20,8 @@ from operations.demo.catalogue import ATTRIBUTION, catalogue
 from operations.demo.display import Display
 from operations.demo.errors import DemoFailed, NotAsPromised
 from operations.demo.generation import Population
-from operations.demo.hiring import search_marketplace
+from operations.demo.hiring import search_marketplace, wanted_skill
+from operations.demo.http_reader import HttpReader, read_others, read_own_write
 from operations.demo.mending import MendedRecord, mend
 from operations.demo.messages import Message, catalogue_messages
 from operations.demo.outcome import (
@@ -31,6 +32,7 @@ from operations.demo.outcome import (
     Part,
     PartitionRow,
     Published,
+    ReaderPart,
     ReadModelPart,
 )
 from operations.demo.publishing import DemoPublisher, DemoTally
@@ -72,20 +74,23 @@ class Run:
         self.tally = DemoTally()
         self.number = 0
         self.population: Population
+        self._secret: bytes
         self._stage = own
         self._progress = progress
         self.settings: Settings = load_settings(own.environ)
 
     def publish(self) -> Published:
-        """Add a key, start ingress and a worker, publish everything, and wait until it is projected."""
+        """Start a worker, ingress and the API, add a key, publish everything, and wait until it is projected."""
         self.number = 1 + uvloop.run(self._with("operator", lambda database: reading.keys_made(database, PRODUCER)))
-        self._progress.say("Starting plant worker and plant ingress")
+        self._progress.say("Starting plant worker, plant ingress and plant api")
         self._stage.start("worker")
-        self._stage.start_ingress()
+        self._stage.start_server("ingress")
+        self._stage.start_server("api")
         self._progress.say(f"Adding a key for the producer {PRODUCER}, good for one hour")
         why = "The demo signs its webhooks with it."
         added = self._stage.call("keys", "add", PRODUCER, "--expires", "1h", "--actor", "demo", "--reason", why)
-        url = self._stage.ingress_url()
+        self._secret = decode_secret(added.strip())
+        url = self._stage.url("ingress")
         self.population = Population(
             catalogue(), agents=self.options.agents, seed=self.options.seed, run=self.number, now=datetime.now(UTC)
         )
@@ -97,10 +102,10 @@ class Run:
         ]
         total = sum(map(len, phases))
         self._progress.say(f"Publishing {total:,} events to {url}, each in a signed request, while the worker projects")
-        return uvloop.run(self._publish(url, decode_secret(added.strip()), phases, total))
+        return uvloop.run(self._publish(url, phases, total))
 
-    async def _publish(self, url: str, secret: bytes, phases: list[list[Message]], total: int) -> Published:
-        publisher = DemoPublisher(url, secret, self.tally, self._stage.alive)
+    async def _publish(self, url: str, phases: list[list[Message]], total: int) -> Published:
+        publisher = DemoPublisher(url, self._secret, self.tally, self._stage.alive)
         database = connect(self.settings, "auditor")
         try:
             with Display(total, self.tally) as display:
@@ -169,6 +174,33 @@ class Run:
         found: MarketplacePart = uvloop.run(self._with("api", lambda database: search_marketplace(database, agents)))
         return found
 
+    def read_over_http(self) -> ReaderPart:
+        """Return what a reader with a token of its own reads through the API, its own write included."""
+        made = ("tokens", "add", PRODUCER, "--expires", "1h", "--output", "json", "--actor", "demo")
+        added: dict[str, Any] = msgspec.json.decode(self._stage.call(*made, "--reason", "The demo reads with it."))
+        return uvloop.run(self._read_over_http(added))
+
+    async def _read_over_http(self, added: dict[str, Any]) -> ReaderPart:
+        agent = self.population.agents[1]
+        reader = HttpReader(self._stage.url("api"), added["token"], self._stage.alive)
+        publisher = DemoPublisher(self._stage.url("ingress"), self._secret, self.tally, self._stage.alive)
+        try:
+            position, own = await read_own_write(
+                reader,
+                agent.id,
+                lambda available: publisher.send(self.population.changed(agent, available, datetime.now(UTC))),
+            )
+            others = await read_others(reader, agent.id, wanted_skill(self.population.agents))
+        finally:
+            await publisher.close()
+            await reader.close()
+        return ReaderPart(
+            token_prefix=added["prefix"],
+            scopes=added["scopes"],
+            position=f"{position.topic}/{position.partition}/{position.offset}",
+            reads=[*own, *others],
+        )
+
     def partitions(self) -> list[PartitionRow]:
         """Return the checkpoints of each partition, once everything in Kafka is in Postgres."""
         deadline = time.monotonic() + STALL_TIMEOUT_SECONDS
@@ -236,6 +268,9 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         progress.say("Computing embeddings of skills, and searching the marketplace")
         marketplace = demo.marketplace()
         show(marketplace)
+        progress.say("Adding a token, and reading through the API")
+        reader = demo.read_over_http()
+        show(reader)
         partitions = demo.partitions()
         show(partitions)
         progress.say("Verifying every audit chain, from the stored bytes, as plant_auditor")
@@ -254,6 +289,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         read_model=read_model,
         mended=mended,
         marketplace=marketplace,
+        reader=reader,
         partitions=partitions,
         audit=audit,
         refused=refused,

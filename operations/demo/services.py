@@ -1,4 +1,4 @@
-"""The services of the demo: the local stack; `plant ingress` and one `plant worker`, each in a process."""
+"""The services of the demo: the local stack; `plant ingress`, one `plant worker`, `plant api`, each in a process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ class DemoServices:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.logs = stack.home / "logs"
-        self._ready_file = stack.home / "demo" / "ingress.json"
         self._services: dict[str, ProcessRecord] = {}
         self._log_starts_bytes: dict[str, int] = {}
 
@@ -51,20 +50,20 @@ class DemoServices:
             [plant_program(), name, *arguments], log=log, cwd=Path.cwd(), environ=self.environ
         )
 
-    def start_ingress(self) -> None:
-        """Start ingress in the background, on a free port."""
-        self.start("ingress", "--port", "0", "--ready-file", str(self._ready_file))
+    def start_server(self, name: str) -> None:
+        """Start `plant NAME`, which serves HTTP, in the background, on a free port."""
+        self.start(name, "--port", "0", "--ready-file", str(self._ready_file(name)))
 
-    def ingress_url(self) -> str:
-        """Return ingress's address, once it takes requests."""
-        ready = self._ready_file
-        record = self._services["ingress"]
+    def url(self, name: str) -> str:
+        """Return the address of a server that was started, once it takes requests."""
+        ready = self._ready_file(name)
+        record = self._services[name]
         if not processes.wait_ready(ready.exists, record, timeout_seconds=READY_TIMEOUT_SECONDS):
             self.alive()
             raise DemoFailed(
-                "plant ingress was not ready in time.",
+                f"plant {name} was not ready in time.",
                 why=f"It took longer than {READY_TIMEOUT_SECONDS:.0f} s.",
-                next_step=tail(self._log("ingress")),
+                next_step=tail(self._log(name)),
             )
         address: dict[str, Any] = msgspec.json.decode(ready.read_bytes())
         return str(address["url"])
@@ -110,6 +109,9 @@ class DemoServices:
         errors = [line.strip() for line in lines if line.lstrip().startswith(("error: ", "why: "))]
         return " ".join(errors or lines[-1:]) or "It logged nothing."
 
+    def _ready_file(self, name: str) -> Path:
+        return self.stack.home / "demo" / f"{name}.json"
+
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
@@ -134,7 +136,7 @@ def running_services(progress: Progress) -> Iterator[tuple[DemoServices, bool]]:
             yield own, was_up
         finally:
             with _undisturbed():
-                progress.say("Stopping ingress and the worker" if was_up else "Stopping everything")
+                progress.say("Stopping ingress, the worker and the API" if was_up else "Stopping everything")
                 own.end()
                 if not was_up:
                     stack.down()

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from api.resources import RESOURCES
 from tests.support.at_home import PLANT, RUN_TIMEOUT_SECONDS, Plant, environ_of, running_in
 
 AGENTS = 40
@@ -59,8 +60,9 @@ def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> 
     assert [row["lag"] for row in first["partitions"]] == [0] * 9
     assert first["audit"]["verdict"] == "good"
     assert first["audit"]["entries"] == sum(row["log_end"] for row in first["partitions"])
-    # The key and the redrive are operator actions; the bad record, the event behind it and the control record follow.
-    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 5
+    # The key, the token and the redrive are operator actions; the bad record, the event behind it and the control
+    # record follow, and the write of the reader.
+    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 7
 
 
 def test_a_bad_record_is_found_repaired_and_redriven(first: dict[str, Any]) -> None:
@@ -71,6 +73,20 @@ def test_a_bad_record_is_found_repaired_and_redriven(first: dict[str, Any]) -> N
     assert mended["available_while_parked"] == mended["available_before"]
     assert mended["available_after"] != mended["available_before"]
     assert mended["control_record"].rpartition("/")[0] == mended["position"].rpartition("/")[0]
+
+
+def test_a_reader_sees_its_own_write_and_every_read_model(first: dict[str, Any]) -> None:
+    """Through the API, with a token whose secret is not shown; without it nothing is read."""
+    reader = first["reader"]
+    refused, before, after, again, *others = reader["reads"]
+    assert (refused["status"], before["status"], after["status"], again["status"]) == (401, 200, 200, 304)
+    assert after["request"] == f"{before['request']}?at-least={reader['position']}"
+    assert {before["shown"], after["shown"]} == {"available: yes", "available: no"}
+    read = [each["request"].split("/")[1].partition("?")[0] for each in others]
+    assert {"agents", *read} == set(RESOURCES)
+    assert [each["status"] for each in others] == [200] * len(others)
+    assert re.fullmatch(r"[0-9a-f]{12}", reader["token_prefix"])
+    assert not re.search(r"plant_[0-9a-f]{12}_[A-Za-z0-9_-]", json.dumps(first))
 
 
 def test_tampering_is_refused_and_found(first: dict[str, Any]) -> None:
@@ -175,4 +191,4 @@ def test_again_with_a_stack_that_is_up(plant: Plant, home: Path, first: dict[str
 
 
 def services_in(home: Path) -> list[str]:
-    return [line for line in running_in(home) if "plant worker" in line or "plant ingress" in line]
+    return [line for line in running_in(home) if re.search("plant (worker|ingress|api)", line)]
