@@ -18,6 +18,8 @@ State = Literal["live", "filling", "stopped", "paused", "left"]
 _BUILDS: Final = text("""
     SELECT b.projection, b.version, b.live, b.paused, log.topic, log.partition, log.next_offset AS log_next_offset,
            coalesce(m.next_offset, 0) AS next_offset, m.stop_reason,
+           CASE WHEN coalesce(m.next_offset, 0) < log.next_offset
+                THEN record_age_seconds(log.topic, log.partition, coalesce(m.next_offset, 0)) END AS lag_seconds,
            EXISTS (SELECT FROM read_model_builds AS later
                    WHERE later.projection = b.projection AND later.live AND later.version > b.version) AS left_behind
     FROM read_model_builds AS b
@@ -35,12 +37,17 @@ _SET_PAUSED: Final = text("""
 
 
 class PartitionOfBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A partition that a build is made of. `lag` counts the records that the log has and the build lacks."""
+    """A partition that a build is made of.
+
+    `lag` counts the records that the log has and the build lacks; `lag_seconds` is the age of the first of them, 0
+    where there is none.
+    """
 
     topic: str
     partition: int
     next_offset: int
     lag: int
+    lag_seconds: float
     last_error: str | None
 
 
@@ -57,6 +64,11 @@ class BuildState(msgspec.Struct, frozen=True, kw_only=True):
     def lag(self) -> int:
         """Records of the log that it lacks."""
         return sum(each.lag for each in self.partitions)
+
+    @property
+    def lag_seconds(self) -> float:
+        """The age of the oldest record that it lacks; 0 where it lacks none."""
+        return max((each.lag_seconds for each in self.partitions), default=0.0)
 
     @property
     def last_error(self) -> str | None:
@@ -116,7 +128,8 @@ def _state(rows: Sequence[Any]) -> BuildState:
     partitions = [
         PartitionOfBuild(
             topic=row.topic, partition=row.partition, next_offset=row.next_offset,
-            lag=row.log_next_offset - row.next_offset, last_error=row.stop_reason,
+            lag=row.log_next_offset - row.next_offset, lag_seconds=round(row.lag_seconds or 0.0, 3),
+            last_error=row.stop_reason,
         )
         for row in rows
         if row.topic is not None

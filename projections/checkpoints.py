@@ -26,7 +26,7 @@ from streams.log_end import LogEnd, LoggedRecord
 PROJECTOR: Final = "projector"
 """The consumer that writes the log and the read models."""
 
-KNOWN_REVISION: Final = 26
+KNOWN_REVISION: Final = 27
 """The newest revision of the database that this worker has to know. One that needs a newer one refuses it by name."""
 
 STOP_REASON_CHARACTERS_MAX: Final = 1000
@@ -45,6 +45,14 @@ SELECT pg_terminate_backend(a.pid, 5000)
 FROM partition_owners AS o
 JOIN pg_stat_activity AS a ON a.pid = o.backend_pid AND a.backend_start = o.backend_started_at
 WHERE o.consumer = $1 AND o.topic = $2 AND o.partition = $3 AND a.pid <> pg_backend_pid()
+"""
+
+# Run once the token is the next one: no session can register under the former.
+_TERMINATE_FEEDER = """
+SELECT pg_terminate_backend(a.pid, 5000)
+FROM partition_owners AS o
+JOIN pg_stat_activity AS a ON a.pid = o.feeder_pid AND a.backend_start = o.feeder_started_at
+WHERE o.consumer = 'projector' AND o.topic = $1 AND o.partition = $2 AND a.pid <> $3
 """
 
 _ADVANCE_OWNER = """
@@ -129,6 +137,14 @@ def acquire(
     fence = lock_fence(session, consumer, topic, partition, token)
     session.commit()
     return fence
+
+
+def terminate_feeder(session: Session, topic: str, partition: int, own_pid: int) -> None:
+    """End the session that a former owner feeds a partition's lagging models with, unless its process is `own_pid`.
+
+    Call it after :func:`acquire`. Frozen in a transaction, it would keep their checkpoints locked.
+    """
+    session.query(_TERMINATE_FEEDER, (topic, partition, own_pid))
 
 
 def lock_fence(session: Session, consumer: str, topic: str, partition: int, token: int) -> Fence:

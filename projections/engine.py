@@ -34,6 +34,7 @@ from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded
 from projections.following_models import FollowingModels
 from projections.id_budget import IdBudget
+from projections.lagging_models import LaggingModels
 from projections.log_ranges import LogRanges
 from projections.log_writer import LogWriter
 from projections.partition_parking import DEFAULT_LIMITS, ParkingLimits, PartitionParking
@@ -70,11 +71,12 @@ class PartitionProjector:
 
     def __init__(
         self, url: str, topic: str, partition: int, models: Sequence[ReadModel], id_budget: IdBudget | None = None,
-        *, parking_limits: ParkingLimits = DEFAULT_LIMITS,
+        *, parking_limits: ParkingLimits = DEFAULT_LIMITS, lagging: LaggingModels | None = None,
     ) -> None:  # fmt: skip
         """`models` are those of the worker's release; what is fed is what the database keeps (`stored_builds`).
 
-        `id_budget` bounds what all partitions of a worker know of event ids; by default this one has its own.
+        `id_budget` bounds what all partitions of a worker know of event ids, `lagging` feeds the models that lag on any
+        of them; by default this one has its own of both, and its lagging models are fed when they are asked to.
         """
         self.topic = topic
         self.partition = partition
@@ -84,7 +86,8 @@ class PartitionProjector:
         self._release = models
         self._staging = Staging(())
         self._log = LogWriter(topic, partition)
-        self._models = FollowingModels(topic, partition, models)
+        self.lagging = lagging or LaggingModels(url, models)
+        self._models = FollowingModels(topic, partition, models, self.lagging)
         self._ranges = LogRanges(topic, partition, id_budget or IdBudget())
         self._parking = PartitionParking(topic, partition, parking_limits)
         self._newer: SchemaNewer | None = None
@@ -96,7 +99,7 @@ class PartitionProjector:
         self._look_at = 0.0
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
-        """Open a fresh connection, fence off former owners, and bring lagging read models up to the log's end."""
+        """Open a fresh connection, fence off former owners, and find out which read models follow the log."""
         self.close()
         self._interrupted = interrupted or threading.Event()
         with self._closing_on_error():
@@ -106,6 +109,7 @@ class PartitionProjector:
                 watermarks.leadership.topic_id,
             )  # fmt: skip
             self._token = fence.token
+            checkpoints.terminate_feeder(session, self.topic, self.partition, self.lagging.backend_pid)
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
             self._models.feed(stored_builds.load_builds(session, self._release))
             self._staging = Staging(self._models.usable)
@@ -113,7 +117,7 @@ class PartitionProjector:
             self._log.open(session)
             self._ranges.open(session, log_end.next_offset, self._interrupted)
             self._parking.open(session, log_end.next_offset)
-            self._models.catch_up(session, self._staging, fence, self._interrupted)
+            self._models.open(session, self._staging, fence)
             self._publish(caught_up=True)
         return Acquired(fence.token, log_end)
 
@@ -129,6 +133,7 @@ class PartitionProjector:
         with self._closing_on_error():
             dispositions = self._project(batch)
             self._ranges.load_more(self._require_session())
+            self._take_back()
             if started >= self._look_at:
                 self._look()
         seconds, next_offset = time.perf_counter() - started, self._require_fence().next_offset
@@ -169,6 +174,7 @@ class PartitionProjector:
             return
         with self._closing_on_error():
             self._ranges.load_more(self._session)
+            self._take_back()
             if time.perf_counter() >= self._look_at:
                 self._look()
 
@@ -188,6 +194,7 @@ class PartitionProjector:
     def forget(self) -> None:
         """Drop the connection and what is known of event ids: the partition has moved to another worker."""
         self.close()
+        self._models.forget()
         self._ranges.forget()
 
     def _publish(self, *, caught_up: bool) -> None:
@@ -196,6 +203,13 @@ class PartitionProjector:
         models = [each for each in self._models.following if each.key in own] if caught_up else self._unpublished
         self._unpublished = builds.publish_all(self._require_session(), models, caught_up=caught_up)
         self._look_at = time.perf_counter() + LOOK_EVERY_SECONDS
+
+    def _take_back(self) -> None:
+        """Let models follow the log again that have been brought near its end; readers see what is whole by that."""
+        near = self._models.near()
+        token = self._require_fence().token
+        if near and self._models.rejoin(self._require_session(), self._staging, token, near):
+            self._publish(caught_up=True)
 
     def _look(self) -> None:
         """Publish what had to wait, and feed the builds that there are now. Raises ReadModelsChanged for a new one."""
@@ -290,7 +304,7 @@ class PartitionProjector:
         self._parking.commit()
         self._ranges.add(*prepared.first_occurrences(hashes), next_offset)
         self._models.forget_ended()
-        self._models.leave_out(stopped)
+        self._models.leave_out(stopped, fence.token)
         dispositions = Counter(prepared.rows["disposition"].to_list())
         for disposition, count in dispositions.items():
             metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)

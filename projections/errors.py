@@ -15,11 +15,14 @@ class ReadModelStopped(PlantError):
 
     def __init__(self, model: ReadModel, topic: str, partition: int, next_offset: int, reason: str) -> None:
         self.model = model
+        self.topic = topic
+        self.partition = partition
         self.next_offset = next_offset
+        self.reason = reason
         super().__init__(
             f"The read model {model.name} does not follow {topic}/{partition} any more.",
-            why=f"It stays at offset {next_offset} until a worker is started again: {reason}",
-            next_step="plant worker    # once the reason is mended",
+            why=f"It stays at offset {next_offset}, and is tried again every few minutes: {reason}",
+            next_step="plant projections list    # once the reason is mended, it catches up by itself",
         )
 
 

@@ -1,47 +1,48 @@
-"""The read models that follow one partition's log: they share its transaction, until one of them is refused."""
+"""The read models that follow one partition's log, in its transaction; one that does not is left to `LaggingModels`."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from typing import Final
 
-from projections import checkpoints, model_checkpoints, stored_builds
+from database.statistics import refresh_statement
+from projections import checkpoints, fold, model_checkpoints, stored_builds
 from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded, ReadModelAhead, ReadModelStopped
-from projections.fold import catch_up
+from projections.lagging_models import LaggingModels
 from projections.read_model import ReadModel
-from projections.session import Session
+from projections.session import Session, StatementEnded
 from projections.staging import Staging
-from projections.stopped_models import NOT_THE_MODELS, TRIES, is_defect, reason_of
-from runtime import metrics
-from runtime.errors import drop_frames
+from projections.stopped_models import NOT_THE_MODELS, TRIES, reason_of
 from runtime.logging import get_logger
-from streams.errors import AppliedEventUnreadable, SchemaNewer
 
 log = get_logger(__name__)
 
-ABOUT_THE_LOG = (ReadModelAhead, AppliedEventUnreadable, SchemaNewer)
-"""Errors of a model that catches up which tell that the log is not the one that this worker can go on with."""
+REJOIN_OFFSETS: Final = 10_000
+"""A model that lags by no more than this is folded into and taken back while its partition waits."""
+
+REJOIN_TIMEOUT: Final = "SET LOCAL statement_timeout = '5s'"
+"""So long may it wait for one statement of a model; one that takes longer is fed next to it."""
 
 
 class FollowingModels:
-    """A partition's read models: those that follow its log, and those that it goes on without."""
+    """A partition's read models: those that follow its log, and those that lag behind it and are fed apart."""
 
-    def __init__(self, topic: str, partition: int, release: Sequence[ReadModel]) -> None:
+    def __init__(self, topic: str, partition: int, release: Sequence[ReadModel], lagging: LaggingModels) -> None:
         """`release` are the models of this worker's release: their SQL reads nothing that it does not know."""
         self.topic = topic
         self.partition = partition
         self._release = frozenset(model.sha256 for model in release)
         self._models = release
-        self._stopped: dict[str, ReadModelStopped] = {}
+        self._lagging = lagging
+        self._behind: set[str] = set()
         self._ended: Counter[str] = Counter()
         self._follow()
 
     @property
     def keys(self) -> set[str]:
-        """The models that there are to feed, those that were refused among them."""
+        """The models that there are to feed, those that lag among them."""
         return {model.key for model in self._models}
 
     @property
@@ -50,68 +51,121 @@ class FollowingModels:
         return [model for model in self._models if not model.altered]
 
     def feed(self, models: Sequence[ReadModel]) -> None:
-        """Take these models from now on; what is known of the others is forgotten."""
+        """Take these models from now on."""
         self._models = models
-        gone = [self._stopped.pop(key) for key in self._stopped.keys() - self.keys]
-        refused = {stopped.model.name for stopped in self._stopped.values()}
-        for stopped in gone:
-            if stopped.model.name not in refused:
-                self._hide(stopped)
         self._follow()
 
     def drop(self, session: Session, token: int, keys: Set[str]) -> None:
-        """Go on without these models: they stay where the log is now."""
+        """Go on without these models: they stay where the log is now, or where they have come to."""
         self.feed([model for model in self._models if model.key not in keys])
+        self._lagging.leave(self.topic, self.partition, keys)
         session.begin()
         fence = checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, token)
         session.rollback()
         model_checkpoints.keep(session, self.topic, self.partition, fence, self.keys)
 
     def _follow(self) -> None:
-        """Work out which read models share the transaction: all but those that were refused."""
-        self.following = [model for model in self.usable if model.key not in self._stopped]
+        """Work out which read models share the transaction: all but those that lag, or must not be run."""
+        self.following = [model for model in self.usable if model.key not in self._behind]
         self.reads = frozenset[str]().union(*(model.reads for model in self.following))
 
-    def catch_up(self, session: Session, staging: Staging, fence: Fence, interrupted: threading.Event) -> None:
-        """Bring lagging read models up to the log's end; those that follow it share its checkpoint from then on."""
+    def open(self, session: Session, staging: Staging, fence: Fence) -> None:
+        """Find out which models follow the log. One that is a little behind is brought up, any other is fed apart.
+
+        Raises ReadModelAhead where one holds records that the log has lost.
+        """
         keys = [model.key for model in self._models]
         fence = model_checkpoints.keep(session, self.topic, self.partition, fence, keys)
+        self._behind = set(keys) - fence.caught_up
+        rejoining = []
         for model in self._models:
-            self._catch_up(session, staging, model, fence, interrupted)
-        following = [model.key for model in self.following]
-        if not fence.caught_up.issuperset(following):
-            model_checkpoints.join(session, self.topic, self.partition, fence.token, following)
+            lag = fence.next_offset - fence.model_offset(model.key)
+            if lag < 0:
+                raise ReadModelAhead(
+                    f"The read model {model.name} is ahead of the log on {self.topic}/{self.partition}.",
+                    why=f"Its checkpoint is {fence.next_offset - lag}, the log's {fence.next_offset}: it holds records"
+                    " that the log has lost.",
+                    next_step="plant audit verify",
+                )
+            if model.key not in self._behind:
+                self._require_readable(session, staging, model, fence.token)
+            elif not lag or (lag <= REJOIN_OFFSETS and not self._lagging.is_stopped(self.topic, self.partition, model)):
+                rejoining.append(model)
+        lagging = [model for model in self._models if model.key in self._behind and model not in rejoining]
+        self._lagging.feed(self.topic, self.partition, fence.token, lagging)
+        self.rejoin(session, staging, fence.token, rejoining)
+        self._follow()
 
-    def _catch_up(
-        self, session: Session, staging: Staging, model: ReadModel, fence: Fence, interrupted: threading.Event
-    ) -> None:
-        """Bring a read model up to the log's end, unless it was refused here and has stayed where it was since."""
-        former = self._stopped.get(model.key)
-        left_behind = former is not None and fence.model_offset(model.key) <= former.next_offset
-        if left_behind and model.key not in fence.caught_up:
-            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, model.name).set(1)
-            return
-        self._stopped.pop(model.key, None)
-        lags = fence.model_offset(model.key) < fence.next_offset
-        # The slice that was given up is not looked for again from a large one on.
-        careful = lags and model_checkpoints.is_stopped(session, self.topic, self.partition, model.key)
-        first_slice = 1 if careful or self._ended[model.key] else None
+    def near(self) -> list[ReadModel]:
+        """Return the models that lag so little that :meth:`rejoin` may take them back."""
+        return self._lagging.near(self.topic, self.partition)
+
+    def rejoin(self, session: Session, staging: Staging, token: int, models: Sequence[ReadModel]) -> list[ReadModel]:
+        """Bring models up to the log's end, and let them follow it; returns those that do.
+
+        Nothing is appended to the log meanwhile, since its owner is here. A model that still lags by much, or whose
+        statement is given up, is fed apart again; one that is refused is stopped.
+        """
+        level = [model for model in models if self._bring_up(session, staging, token, model)]
+        if level:
+            keys = [model.key for model in level]
+            model_checkpoints.join(session, self.topic, self.partition, token, keys)
+            self._lagging.leave(self.topic, self.partition, keys)
+            self._behind.difference_update(keys)
+            self._follow()
+            log.info("models.joined", models=keys, topic=self.topic, partition=self.partition)
+        return level
+
+    def _bring_up(self, session: Session, staging: Staging, token: int, model: ReadModel) -> bool:
+        """Fold what a model lacks; returns whether it is at the log's end then."""
+        filled = False
         try:
             if model.altered or model.sha256 not in self._release:
                 stored_builds.require_readable(session, model, staging.names)
-            catch_up(session, staging, model, self.topic, self.partition, fence.token, interrupted, first_slice)
+            while True:
+                session.begin()
+                fence = checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, token)
+                offsets, _ = model_checkpoints.lock(session, self.topic, self.partition, token, [model.key])
+                start, stop = offsets[model.key], fence.next_offset
+                if start == stop or stop - start > REJOIN_OFFSETS:
+                    session.rollback()
+                    if filled:  # until then Postgres takes the tables for empty
+                        session.script(refresh_statement(f"{model.schema}.{table}" for table in model.tables))
+                    break
+                session.later(REJOIN_TIMEOUT)
+                after = fold.fold_slice(session, staging, [model], self.topic, self.partition, (start, stop))
+                advance = model_checkpoints.advance_models_statement(self.topic, self.partition, [model.key], after)
+                session.script(advance, "COMMIT")
+                filled = filled or start == 0
         except Exception as error:
-            if isinstance(error, (*NOT_THE_MODELS, *ABOUT_THE_LOG)) and not isinstance(error, ModelStatementEnded):
+            if isinstance(error, NOT_THE_MODELS) and not isinstance(error, StatementEnded):
                 raise
-            self.count_ended({model.key: error})
             session.rollback()
-            session.begin()
-            checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, fence.token)
-            stopped = self.note_stopped(session, {model.key: error})
-            session.commit()
-            self.leave_out(stopped)
-        else:
-            self._follow()
+            if isinstance(error, StatementEnded):
+                self._lagging.give(self.topic, self.partition, token, model)
+            else:
+                self._stop(session, token, {model.key: error})
+            return False
+        if start != stop:
+            self._lagging.go_on(self.topic, self.partition, model)
+        return start == stop
+
+    def _require_readable(self, session: Session, staging: Staging, model: ReadModel, token: int) -> None:
+        """Leave a model out whose SQL this worker can't run, or must not."""
+        try:
+            if model.altered or model.sha256 not in self._release:
+                stored_builds.require_readable(session, model, staging.names)
+        except NOT_THE_MODELS:
+            raise
+        except Exception as error:
+            self._stop(session, token, {model.key: error})
+
+    def _stop(self, session: Session, token: int, refused: Mapping[str, Exception]) -> None:
+        session.begin()
+        checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, token)
+        stopped = self.note_stopped(session, refused)
+        session.commit()
+        self.leave_out(stopped, token)
 
     @property
     def suspected(self) -> bool:
@@ -143,33 +197,18 @@ class FollowingModels:
         stopped.__cause__ = error
         return stopped
 
-    def leave_out(self, stopped: Sequence[ReadModelStopped]) -> None:
-        """Go on without these read models, until the worker is started again or another one has brought them up."""
+    def leave_out(self, stopped: Sequence[ReadModelStopped], token: int) -> None:
+        """Go on without these read models, until they have been brought up apart."""
         for error in stopped:
-            self._stopped[error.model.key] = error
-            metrics.WORKER_STOPPED_READ_MODELS.labels(self.topic, self.partition, error.model.name).set(1)
-            log.error(
-                "model.stopped",
-                model=error.model.name,
-                version=error.model.version,
-                topic=self.topic,
-                partition=self.partition,
-                next_offset=error.next_offset,
-                error=type(error).__name__,
-                what=error.what,
-                why=error.why,
-                exc_info=error.__cause__ if is_defect(error.__cause__) else None,
-            )
-            drop_frames(error)
+            self._behind.add(error.model.key)
+            self._lagging.stop(error, token)
         if stopped:
             self._follow()
 
     def close(self) -> None:
-        """Take back what metrics show of the partition."""
-        for stopped in self._stopped.values():
-            self._hide(stopped)
+        """Feed the models that lag no more until the partition is opened again."""
+        self._lagging.suspend(self.topic, self.partition)
 
-    def _hide(self, stopped: ReadModelStopped) -> None:
-        """Take back what metrics show of a model that was refused: of all its versions together."""
-        with contextlib.suppress(KeyError):
-            metrics.WORKER_STOPPED_READ_MODELS.remove(self.topic, str(self.partition), stopped.model.name)
+    def forget(self) -> None:
+        """Drop what is known of the models that lag: the partition has moved to another worker."""
+        self._lagging.forget(self.topic, self.partition)

@@ -2,6 +2,8 @@
 
 `checkpoints.read_models` lists those that share; `model_checkpoints` has the rows of the others. A model that stands in
 neither holds nothing of the partition, so no missing row ever means that a model has caught up.
+
+Who moves a row, or takes its model back, has locked it: so a slice counts once, whoever feeds it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from projections.checkpoints import PROJECTOR, Fence, lock_fence, storable
 from projections.session import Session, sql_literal
 from streams.errors import OwnershipLost
 
-# The next three statements come with the models' keys, separated by commas. A model goes on from where it is.
+# The next five statements come with the models' keys, separated by commas. A model goes on from where it is.
 _LEAVE = """
 WITH shared AS (
     SELECT topic, partition, next_offset, read_models FROM checkpoints
@@ -44,20 +46,33 @@ WHERE consumer = 'projector' AND topic = {topic} AND partition = {partition}
 """
 
 _ADVANCE = """
-INSERT INTO model_checkpoints AS m (projection, version, topic, partition, next_offset)
-SELECT split_part({key}, '/', 1), split_part({key}, '/', 2)::int, {topic}, {partition}, {next_offset}
-ON CONFLICT (projection, version, topic, partition)
-DO UPDATE SET next_offset = excluded.next_offset WHERE m.next_offset <= excluded.next_offset
+UPDATE model_checkpoints SET next_offset = {next_offset}, stop_reason = NULL
+WHERE topic = {topic} AND partition = {partition} AND projection || '/' || version = ANY ({keys})
+  AND next_offset <= {next_offset}
+"""
+
+# The rows stay locked for the transaction: no other session can move them, nor take the models back.
+_LOCK = """
+SELECT m.projection || '/' || m.version AS key, m.next_offset, c.next_offset AS log_next_offset
+FROM model_checkpoints AS m
+JOIN checkpoints AS c ON c.consumer = 'projector' AND c.topic = m.topic AND c.partition = m.partition
+WHERE m.topic = {topic} AND m.partition = {partition} AND m.projection || '/' || m.version = ANY ({keys})
+  AND EXISTS (
+      SELECT FROM partition_owners AS o WHERE o.consumer = 'projector' AND o.topic = {topic}
+      AND o.partition = {partition} AND o.token = {token}
+  )
+ORDER BY m.projection, m.version FOR UPDATE OF m
+"""
+
+_REGISTER_FEEDER = """
+UPDATE partition_owners SET feeder_pid = pg_backend_pid(),
+    feeder_started_at = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+WHERE consumer = 'projector' AND topic = $1 AND partition = $2 AND token = $3 RETURNING token
 """
 
 _NOTE_STOPPED = """
 UPDATE model_checkpoints SET stop_reason = $4 WHERE topic = $1 AND partition = $2
   AND projection = split_part($3, '/', 1) AND version = split_part($3, '/', 2)::int RETURNING next_offset
-"""
-
-_IS_STOPPED = """
-SELECT stop_reason IS NOT NULL AS stopped FROM model_checkpoints WHERE topic = $1 AND partition = $2
-  AND projection = split_part($3, '/', 1) AND version = split_part($3, '/', 2)::int
 """
 
 
@@ -102,19 +117,36 @@ def note_stopped(session: Session, topic: str, partition: int, key: str, reason:
     return int(session.query(_NOTE_STOPPED, (topic, partition, key, storable(reason)))[0][0])
 
 
-def is_stopped(session: Session, topic: str, partition: int, key: str) -> bool:
-    """Return whether a read model was refused and has not followed its partition since."""
-    return session.query(_IS_STOPPED, (topic, partition, key)) == [(True,)]
+def lock(session: Session, topic: str, partition: int, token: int, keys: Collection[str]) -> tuple[dict[str, int], int]:
+    """Lock the rows of lagging models for this transaction; returns their next offsets by key, and the log's.
+
+    One that does not lag any more has no row. Raises OwnershipLost where none has, or the token is not current.
+    """
+    sql = _statement(_LOCK, topic, partition, keys, token=token)
+    rows = session.query(sql)
+    if not rows:
+        raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current, or no model lags there.")
+    return {key: next_offset for key, next_offset, _ in rows}, min(log_end for _, _, log_end in rows)
 
 
-def advance_model_statement(topic: str, partition: int, key: str, next_offset: int) -> str:
-    """Return the statement that moves a lagging model's checkpoint; it runs in the transaction that wrote the rows."""
-    return _ADVANCE.format(
-        topic=sql_literal(topic), partition=sql_literal(partition), key=sql_literal(key),
-        next_offset=sql_literal(next_offset),
-    )  # fmt: skip
+def register_feeder(session: Session, topic: str, partition: int, token: int) -> None:
+    """Write down that this session feeds a partition's lagging models: whoever acquires it ends the session.
+
+    Raises OwnershipLost where the token is not current.
+    """
+    if not session.query(_REGISTER_FEEDER, (topic, partition, token)):
+        raise OwnershipLost(why=f"The token {token} of {topic}/{partition} is not current.")
 
 
-def _statement(sql: str, topic: str, partition: int, keys: Iterable[str]) -> str:
+def advance_models_statement(topic: str, partition: int, keys: Collection[str], next_offset: int) -> str:
+    """Return the statement that moves the checkpoints of lagging models, and clears why they were stopped.
+
+    It runs in the transaction that has locked them and written the rows.
+    """
+    return _statement(_ADVANCE, topic, partition, keys, next_offset=next_offset)
+
+
+def _statement(sql: str, topic: str, partition: int, keys: Iterable[str], **numbers: int) -> str:
     names = f"string_to_array({sql_literal(','.join(keys))}, ',')"
-    return sql.format(topic=sql_literal(topic), partition=sql_literal(partition), keys=names)
+    literals = {name: sql_literal(value) for name, value in numbers.items()}
+    return sql.format(topic=sql_literal(topic), partition=sql_literal(partition), keys=names, **literals)

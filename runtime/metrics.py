@@ -123,8 +123,13 @@ WORKER_CONTROL_RECORDS: Final = Counter(
 )
 WORKER_STOPPED_READ_MODELS: Final = Gauge(
     "plant_worker_stopped_read_models",
-    "1: the read model was refused and does not follow this partition until a worker is started again.",
+    "1: the read model was refused and does not follow this partition. It is tried again, at last every five minutes.",
     ["topic", "partition", "model"],
+)
+WORKER_READ_MODEL_LAG: Final = Gauge(
+    "plant_worker_read_model_lag",
+    "Records between a read model that does not follow this partition and the log's end, when it was last fed.",
+    ["topic", "partition", "model", "version"],
 )
 
 # The relay.

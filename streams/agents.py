@@ -34,12 +34,22 @@ WriterFactory = Callable[[str, int], PartitionWriter]
 class Worker:
     """A running Faust app and the partitions it owns. Build it inside the event loop that will run it."""
 
-    def __init__(self, settings: Settings, topics: Sequence[str], writer_for: WriterFactory) -> None:
-        """Build the app. Raises RepairMisfit, and ConfigurationError where Kafka's settings can't be used."""
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Sequence[str],
+        writer_for: WriterFactory,
+        close_writers: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Build the app. `close_writers` closes what the writers share; it blocks, once all of them are closed.
+
+        Raises RepairMisfit, and ConfigurationError where Kafka's settings can't be used.
+        """
         check_clients(settings)
         self.settings = settings
         self.partitions: dict[TP, OwnedPartition] = {}
         self._writer_for = writer_for
+        self._close_writers = close_writers
         self._stopping = False
         self._budget = MemoryBudget(settings.worker_waiting_bytes)
         self.app = _build_app(settings, self._budget)
@@ -62,6 +72,7 @@ class Worker:
         self._stopping = True
         owned, self.partitions = list(self.partitions.values()), {}
         await asyncio.gather(*(partition.shut_down() for partition in owned))
+        await asyncio.to_thread(self._close_writers)
         await self.app.stop()
 
     @property

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from projections.build_states import BuildState
     from runtime.settings import Settings
 
-COLUMNS: Final = ("name", "version", "state", "lag", "last_error")
-PARTITION_COLUMNS: Final = ("name", "version", "state", "topic", "partition", "next_offset", "lag", "last_error")
+COLUMNS: Final = ("name", "version", "state", "lag", "lag_seconds", "last_error")
+PARTITION_COLUMNS: Final = (
+    *("name", "version", "state", "topic", "partition", "next_offset", "lag", "lag_seconds", "last_error"),
+)
 
 
 @click.group(name="projections", cls=CommandGroup)
@@ -36,7 +38,7 @@ def list_projections(partitions: bool, output: Output) -> None:
     A build is `live` when readers see it, `filling` until it has the whole log, `stopped` where a partition goes on
     without it, for the reason in the last column, `paused` by an operator, and `left` when readers have gone over to a
     later version: it is fed no more. The lag counts records between its checkpoint and the log's, of all partitions
-    together. JSON has each partition's next offset.
+    together; in seconds it is the age of the oldest of them. JSON has each partition's next offset.
 
     \b
     Examples:
@@ -71,6 +73,7 @@ def _row(state: BuildState) -> dict[str, object]:
         "version": state.version,
         "state": state.state,
         "lag": state.lag,
+        "lag_seconds": state.lag_seconds,
         "last_error": _shown_error(state.last_error),
     }
 
@@ -111,7 +114,7 @@ def pause(build: str, actor: str, reason: str) -> None:
 def resume(build: str, actor: str, reason: str) -> None:
     """Let workers feed a paused read model again, from where it is.
 
-    Each partition waits until its owner has brought the read model up to the log's end.
+    Workers bring it up to the log's end next to live records: plant projections list shows how far it is.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ from operations.services.least_privilege import require_least_privilege
 from projections import stored_builds
 from projections.engine import PartitionProjector
 from projections.id_budget import IdBudget
+from projections.lagging_models import LaggingModels
 from projections.partition_parking import ParkingLimits
 from projections.read_model import READ_MODELS
 from projections.session import Session
@@ -52,11 +53,15 @@ def build_worker(settings: Settings, topics: Sequence[str] = TOPICS) -> Worker:
     url = settings.database_address("writer")
     id_budget = IdBudget(settings.worker_known_ids_bytes)
     parking_limits = ParkingLimits(settings.worker_parked_entities_max, settings.worker_parked_records_max)
+    lagging = LaggingModels(url, READ_MODELS)
+    lagging.start()
 
     def writer_for(topic: str, partition: int) -> PartitionProjector:
-        return PartitionProjector(url, topic, partition, READ_MODELS, id_budget, parking_limits=parking_limits)
+        return PartitionProjector(
+            url, topic, partition, READ_MODELS, id_budget, parking_limits=parking_limits, lagging=lagging
+        )
 
-    return Worker(settings, topics, writer_for)
+    return Worker(settings, topics, writer_for, close_writers=lagging.close)
 
 
 async def serve_worker(

@@ -76,6 +76,7 @@ FUNCTIONS = {
     "refuse_key_removal()": (INVOKER, set(SERVICES)),
     "refuse_token_removal()": (INVOKER, set()),
     "refuse_changed_build()": (INVOKER, set(SERVICES)),
+    "record_age_seconds(text,integer,bigint)": (DEFINER, {"operator"}),
     "refuse_older_worker()": (INVOKER, set(SERVICES)),
     "refuse_older_worker(integer)": (INVOKER, {"writer"}),
     "refuse_truncate()": (INVOKER, set(SERVICES)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,8 @@ from tests.support.load import some_events
 from tests.support.made_models import AGENTS, made_model
 
 NEXT = dataclasses.replace(AGENTS, version=2)
+FIRST_RECORD_AT = 1_760_000_000
+"""The time of the first record of a batch, in seconds since 1970."""
 REFUSED = made_model("odd", "a int CHECK (a > 1)", "INSERT INTO __schema__.odd SELECT 1 FROM staged_agent_rated")
 
 
@@ -34,10 +38,10 @@ def project(database: Database, partition: int, count: int, release: tuple[ReadM
         projector.close()
 
 
-def listed(settings: Settings, *options: str) -> list[dict[str, object]]:
+def listed(settings: Settings, *options: str) -> list[dict[str, Any]]:
     done = plant(settings, "projections", "list", "--output", "json", *options)
     assert done.returncode == 0, done.stderr
-    rows: list[dict[str, object]] = json.loads(done.stdout)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows
 
 
@@ -52,6 +56,11 @@ def test_builds_are_listed_with_their_state(database: Database, superuser: Sessi
     assert (by_key["agents/2"]["state"], by_key["agents/2"]["lag"]) == ("filling", 50)
     assert (by_key["odd/1"]["state"], by_key["odd/1"]["lag"]) == ("stopped", 50)
     assert "SQLSTATE 23514" in str(by_key["odd/1"]["last_error"])
+    assert by_key["agents/1"]["lag_seconds"] == 0
+    ages = {each["partition"]: each.pop("lag_seconds") for each in by_key["agents/2"]["partitions"]}
+    since = time.time() - FIRST_RECORD_AT
+    assert all(since - 3600 < age <= since for age in ages.values())
+    assert by_key["agents/2"]["lag_seconds"] == max(ages.values())
     assert by_key["agents/2"]["partitions"] == [
         {"topic": TOPIC, "partition": 0, "next_offset": 0, "lag": 20, "last_error": None},
         {"topic": TOPIC, "partition": 1, "next_offset": 0, "lag": 30, "last_error": None},
@@ -61,7 +70,7 @@ def test_builds_are_listed_with_their_state(database: Database, superuser: Sessi
         (0, 0, 20), (1, 0, 30),
     ]  # fmt: skip
     shown = plant(settings, "projections", "list").stdout
-    assert shown.splitlines()[0].split() == ["name", "version", "state", "lag", "last", "error"]
+    assert shown.splitlines()[0].split() == ["name", "version", "state", "lag", "lag", "seconds", "last", "error"]
     assert "filling" in shown
 
     superuser.script("UPDATE read_model_builds SET live = false", "UPDATE read_model_builds SET live = version = 2")
@@ -73,7 +82,7 @@ def test_a_build_without_a_log_is_listed(settings: Settings) -> None:
     """Nothing was read so far: it has no partition, and lacks nothing."""
     rows = listed(settings)
     assert {row["name"] for row in rows} == {model.name for model in READ_MODELS}
-    assert all((row["state"], row["lag"], row["partitions"]) == ("live", 0, []) for row in rows)
+    assert all((row["state"], row["lag"], row["lag_seconds"], row["partitions"]) == ("live", 0, 0, []) for row in rows)
 
 
 def test_a_changed_fold_fails_the_check(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def fold_from_zero(database: Database, superuser: Session, until: int, records_m
         superuser.begin()
         offsets = (ends[-1], until)
         for model in models:
-            end = fold_slice(superuser, staging, model, model.schema, TOPIC, 0, offsets, records_max)
+            end = fold_slice(superuser, staging, [model], TOPIC, 0, offsets, records_max)
             superuser.commit()
             superuser.begin()
         superuser.rollback()

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from projections import engine, fold
+from projections import engine, fold, following_models, lagging_models
 from projections.engine import PartitionProjector
 from projections.install import install
+from projections.lagging_models import LaggingModels
 from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session
 from schemas.events import Event
@@ -84,13 +85,27 @@ class Scene:
         """Have new owners of all partitions; read models follow their logs unless all are paused."""
         self.close()
         self._superuser.script(f"UPDATE read_model_builds SET paused = {paused}")
-        self._projectors = [PartitionProjector(self._url, TOPIC, number, READ_MODELS) for number in range(PARTITIONS)]
+        self._lagging = LaggingModels(self._url, READ_MODELS)
+        self._projectors = [
+            PartitionProjector(self._url, TOPIC, number, READ_MODELS, lagging=self._lagging)
+            for number in range(PARTITIONS)
+        ]
         self._tokens = [projector.acquire(WATERMARKS).token for projector in self._projectors]
 
     def project(self, partition: int, events: Sequence[Event | Record], start: int) -> None:
         """Apply a batch."""
         batch = batch_of(events, token=self._tokens[partition], start=start, partition=partition)
         self._projectors[partition].project(batch)
+        self._lagging.feed_next()
+
+    def catch_up(self) -> None:
+        """Feed all that lags, and let it follow."""
+        while self._lagging.feed_next() == 0.0:
+            pass
+        for projector in self._projectors:
+            projector.idle()
+        ((lagging,),) = self._superuser.query("SELECT count(*) AS n FROM model_checkpoints")
+        assert lagging == 0
 
     def log(self, partition: int) -> list[Row]:
         """What the log says of each record of a partition."""
@@ -109,6 +124,8 @@ class Scene:
     def close(self) -> None:
         for projector in self._projectors:
             projector.close()
+        if self._projectors:
+            self._lagging.close()
         self._projectors = []
 
 
@@ -127,15 +144,24 @@ def scene(database: Database, superuser: Session) -> Iterator[Scene]:
 )
 @given(run=runs)
 def test_any_split_and_interleaving_gives_the_tables_of_the_oracle(scene: Scene, run: Run) -> None:
-    """Followed or fed from the log, in statements or by COPY, one record at a time or many: each model's rows are
-    those that its events make one after another.
+    """Followed or fed from the log, before or next to live batches, in statements or by COPY, one record at a time or
+    many: each model's rows are those that its events make one after another.
     """
     scene.clear()
     with pytest.MonkeyPatch.context() as patched:
+        feed_apart(patched, run)
         applied = play(scene, run, patched)
 
     for model in READ_MODELS:
         assert scene.tables(model) == FOLDS[model.name](applied), model.name
+
+
+def feed_apart(patched: pytest.MonkeyPatch, run: Run) -> None:
+    """Let half of the runs feed what lags next to live batches, a slice after each, rather than before them."""
+    if run.seed % 2:
+        patched.setattr(following_models, "REJOIN_OFFSETS", 4)
+        patched.setattr(lagging_models, "NEAR_OFFSETS", 3)
+        patched.setattr(fold, "FOLD_RECORDS", 7)
 
 
 def play(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> list[Applied]:
@@ -158,6 +184,7 @@ def play(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> list[Applied]:
         patched.setattr(engine, "INLINE_RECORDS_MAX", 100 if step.inline else 0)
         scene.project(step.partition, events, start)
         applied += [Applied(step.partition, start + index, event) for index, event in enumerate(events)]
+    scene.catch_up()
     return applied
 
 
@@ -187,6 +214,7 @@ def test_poison_and_control_records_give_the_tables_of_the_oracle(scene: Scene, 
     scene.clear()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fold, "FOLD_RECORDS", 7)
+        feed_apart(patched, run)
         streams, applied = play_poisoned(scene, run, patched)
 
     for stream, logged in zip(streams, map(scene.log, range(PARTITIONS)), strict=True):
@@ -220,4 +248,5 @@ def play_poisoned(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> tuple[
         patched.setattr(engine, "INLINE_RECORDS_MAX", 100 if step.inline else 0)
         scene.project(step.partition, records, start)
         applied += stream.applied[before:]
+    scene.catch_up()
     return streams, applied

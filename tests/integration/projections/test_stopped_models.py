@@ -112,7 +112,7 @@ def test_models_that_are_refused_leave_and_all_else_goes_on(make_projector: Make
     assert_stopped(lines, superuser, 40)
     assert {gauge(name) for name in REFUSE} == {1.0}
     assert gauge("availabilities") is None
-    projector.close()
+    projector.forget()
     assert {gauge(name) for name in REFUSE} == {None}
 
 
@@ -155,8 +155,8 @@ def gauge(model: str = "availabilities") -> float | None:
 
 
 @pytest.mark.usefixtures("two_models")
-def test_a_model_stays_out_until_a_worker_is_started_again(make_projector: MakeProjector, superuser: Session) -> None:
-    """The same worker leaves it alone though its partition is acquired again; the next one brings it up."""
+def test_a_model_stays_out_until_it_is_tried_again(make_projector: MakeProjector, superuser: Session) -> None:
+    """The same worker waits with it though its partition is acquired again; one that is started tries at once."""
     projector = make_projector(0)
     token = projector.acquire(WATERMARKS).token
     superuser.script(REFUSED)

@@ -133,7 +133,7 @@ def assert_equal_to_fold(scene: Scene) -> None:
             at = 0
             while at < end:
                 session.begin()
-                at = fold_slice(session, staging, AGENTS, schema, scene.topic, partition, (at, end))
+                at = fold_slice(session, staging, [AGENTS], scene.topic, partition, (at, end), schema=schema)
                 session.commit()
         live, fresh = f"SELECT * FROM {AGENTS.schema}.agents", f"SELECT * FROM {schema}.agents"
         for one, other in ((live, fresh), (fresh, live)):
