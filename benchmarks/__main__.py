@@ -25,6 +25,7 @@ from benchmarks import (
     dead_letters,
     fuzzing,
     growth,
+    lagging,
     latency,
     memory,
     read_api,
@@ -66,6 +67,14 @@ def catching_up(stack: Stack, count: int) -> list[dict[str, object]]:
         rate = float(str(row["events_per_second"]))
         row |= {"plant_is_times_faster": round(full / rate, 2), "times_stock": round(rate / stock, 1)}
     return rows
+
+
+def feeding_a_lagging_model(stack: Stack, count: int) -> list[dict[str, object]]:
+    """A backlog with a model that lags, and without; on a topic of its own, which grows."""
+    stack.down(delete_data=True)
+    stack.up()
+    catch_up.fill_topic(stack, 0)
+    return lagging.run(stack, count // 3)
 
 
 WAYS_IN = (
@@ -127,6 +136,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "relay": lambda stack, _: relay.run(stack),
     "dead-letters": lambda stack, _: dead_letters.run(stack),
     "read-api": lambda stack, _: read_api.run(stack),
+    "lagging": feeding_a_lagging_model,
 }
 
 
@@ -156,6 +166,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("memory", 0, "growth_percent", "at most", 10),
     ("partitions", 0, "peak_mb", "at most", 1_000),
     ("dead-letters", 0, "seconds", "at most", 120),
+    ("lagging", 1, "times_the_rate_without_lag", "at least", 0.67),
 )
 """Benchmark, row, field, and what is asked of it on idle cores."""
 
