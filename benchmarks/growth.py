@@ -70,6 +70,8 @@ def run(stack: Stack, _count: int = 0) -> list[dict[str, object]]:
         )
     rows: list[dict[str, object]] = []
     with clean_database(stack) as stage:
+        # Owners feed every build that readers see; one read model is what is measured.
+        stage.execute("UPDATE read_model_builds SET paused = projection <> 'agents'")
         for size in SIZES:
             ranges = -(-size // (PARTITIONS * LOG_RANGE_OFFSETS))
             measured = min(ranges, RANGES_MAX)
