@@ -281,6 +281,19 @@ def test_an_index_shows_an_event_that_was_applied_twice(database: Database) -> N
     assert sql.value(database.writer_url, index)
 
 
+@pytest.fixture(scope="module")
+def filled_log(stack: Services, template_database: str) -> Iterator[str]:
+    """The superuser's address of a database whose log has three ranges, with statistics; tests only read it."""
+
+    async def filled(connection: Any) -> None:
+        await query_plans.fill(connection, 2 * query_plans.RANGE_OFFSETS + 10)
+        await connection.execute("ANALYZE")
+
+    with log_rows.migrated_database(stack, template_database) as made:
+        log_rows.on_connection(made.superuser_url, filled)
+        yield made.superuser_url
+
+
 @pytest.mark.parametrize(
     ("query", "arguments", "read"),
     [
@@ -303,21 +316,18 @@ def test_an_index_shows_an_event_that_was_applied_twice(database: Database) -> N
 )
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 def test_a_record_is_read_from_one_range(
-    stack: Services, template_database: str, query: str, arguments: tuple[str, ...], read: int, mode: str
+    filled_log: str, query: str, arguments: tuple[str, ...], read: int, mode: str
 ) -> None:
     """One record by its position, and the last one of a partition: other ranges are not looked at."""
 
     async def ranges_read(connection: Any) -> set[str]:
-        await query_plans.fill(connection, 2 * query_plans.RANGE_OFFSETS + 10)
-        await connection.execute("ANALYZE")
         await connection.execute(f"SET plan_cache_mode = {mode}")
         await connection.execute(f"PREPARE asked ({', '.join(arguments)}) AS {query}")
         values = [f"'{query_plans.TOPIC}'", str(query_plans.PARTITION), "5000"][: len(arguments)]
         shown = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked ({', '.join(values)})")
         return set(tables_read(json.loads(shown)[0]["Plan"]))
 
-    with log_rows.migrated_database(stack, template_database) as made:
-        assert len(log_rows.on_connection(made.superuser_url, ranges_read)) == read
+    assert len(log_rows.on_connection(filled_log, ranges_read)) == read
 
 
 def test_the_last_hash_is_read_from_the_last_range_that_has_records(stack: Services, template_database: str) -> None:
