@@ -27,6 +27,9 @@ ENDS_STATEMENT: Final = ("53400", "57014", "58", "XX")
 """Postgres ended a statement and the session goes on: a limit, a timeout, a file that can't be read, an internal error.
 It may be for the statement, or for all that the server had to do."""
 
+LOCK_NOT_AVAILABLE: Final = "55P03"
+"""A lock was not given within `lock_timeout`."""
+
 SESSION_ENDS: Final = ("FATAL", "PANIC")
 """Severities with which the server ends a session, whatever the code."""
 

@@ -12,6 +12,7 @@ from the log between batches, a part at a time, the newest range first.
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from projections.known_ids import (
 )
 from projections.parking_log import ParkingLog
 from projections.repeats import IDS_KNOWN, EventRecord, KnownRecord, look_up
-from projections.session import DataRefused, Session, WorkerOutdated, quoted_table
+from projections.session import DataRefused, Session, TableLocked, WorkerOutdated, quoted_table
 from runtime.logging import get_logger
 from schemas.control import RecordRedriven
 from schemas.polars_import import polars as pl
@@ -50,6 +51,13 @@ LOADED_OFFSETS: Final = 1 << 16
 INDEX_TIMEOUT_SECONDS: Final = 600
 """How long making an index may take. All partitions may do it at once, on a slow disk; one that is given up begins
 again at its first row."""
+
+INDEX_LOCK_TIMEOUT_SECONDS: Final = 3
+"""How long making an index waits for the table's lock, which a vacuum holds. Postgres ends an autovacuum for whoever
+waits for a second; one against wraparound, and an operator's, are never ended."""
+
+INDEX_AGAIN_SECONDS: Final = 30.0
+"""How long the lock is not asked for again, so that waiting for it takes a tenth of a partition's time at most."""
 
 INDEX_ON_IDS: Final = "event_ids_"
 """How the names of the ranges' unique indexes begin."""
@@ -111,12 +119,14 @@ class LogRanges:
         """The table of the open range; nothing before the first record."""
         self._summarized_until = 0
         self._range_offsets = LOG_RANGE_OFFSETS
+        self._index_again_at = 0.0
 
     def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
         """Read which ranges there are, and the ids of the open one below `next_offset`, the log's end.
 
         Gives full ranges their index where a former owner did not get to it, or somebody has dropped it. Raises
-        RepeatApplied, and OwnershipLost once `interrupted` is set.
+        RepeatApplied, TableLocked where a range that has no filter is being vacuumed, and OwnershipLost once
+        `interrupted` is set.
         """
         ((self._range_offsets,),) = session.query("SELECT log_range_offsets() AS count")
         if self._range_offsets > LOG_RANGE_OFFSETS:
@@ -161,7 +171,8 @@ class LogRanges:
     def advance_to(self, session: Session, offset: int) -> None:
         """Open the range of a record at the log's end where it is the next one, and close the one that is full.
 
-        Call it outside transactions. Raises RepeatApplied where the full range holds an id twice.
+        Call it outside transactions. Raises RepeatApplied where the full range holds an id twice, and TableLocked
+        where it is being vacuumed and there is no room for its filter.
         """
         first_offset = offset - offset % self._range_offsets
         if self._open is not None and self._open.first_offset == first_offset:
@@ -230,7 +241,9 @@ class LogRanges:
             return True
         for each in self._earlier:
             if not each.closed:
-                self._index(session, each)
+                # The first one alone: closing a later range would look ids up in this one, which has no index.
+                if time.monotonic() < self._index_again_at or not self._index(session, each):
+                    return False
                 self._close(session, each)
                 return True
         return False
@@ -287,20 +300,33 @@ class LogRanges:
         if self._budget.try_reserve(FILTER_BYTES):
             full.filter, full.loaded_until = ids.filter, full.until
         self._earlier.append(full)
-        self._index(session, full)
-        if all(each.closed and each.is_filtered for each in self._earlier[:-1]):
+        if self._index(session, full) and all(each.closed and each.is_filtered for each in self._earlier[:-1]):
             self._close(session, full)
 
-    def _index(self, session: Session, full: LogRange) -> None:
-        """Give a full range its unique index. Raises RepeatApplied."""
+    def _index(self, session: Session, full: LogRange) -> bool:
+        """Give a full range its unique index, and return whether it has it. Raises RepeatApplied.
+
+        False: it is being vacuumed. With its filter its ids are known, so it is tried again later; without one
+        TableLocked is raised, since each look-up would read the range.
+        """
         try:
-            session.script(f"SET statement_timeout = '{INDEX_TIMEOUT_SECONDS}s'")
+            session.script(
+                f"SET statement_timeout = '{INDEX_TIMEOUT_SECONDS}s'",
+                f"SET lock_timeout = '{INDEX_LOCK_TIMEOUT_SECONDS}s'",
+            )
             session.query("SELECT index_log_range($1, $2::int, $3) AS made", self._key(full))
-            session.script("RESET statement_timeout")
+            is_indexed = True
+        except TableLocked:
+            if not full.is_filtered:
+                raise
+            is_indexed, self._index_again_at = False, time.monotonic() + INDEX_AGAIN_SECONDS
+            log.info("log_range.locked", topic=self._topic, partition=self._partition, first_offset=full.first_offset)
         except DataRefused as error:
             if not error.about(INDEX_ON_IDS):
                 raise
             raise RepeatApplied(self._topic, self._partition, full.first_offset, str(error)) from error
+        session.script("RESET statement_timeout", "RESET lock_timeout")
+        return is_indexed
 
     def _close(self, session: Session, full: LogRange) -> None:
         """Ask every earlier range for the ids that a full one holds, as the log has them. Raises RepeatApplied."""

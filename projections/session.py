@@ -26,6 +26,7 @@ from database.sqlstates import (
     ENDS_STATEMENT,
     FENCED,
     INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
     OUTDATED,
     RETRYABLE,
     SESSION_ENDS,
@@ -90,6 +91,10 @@ class StatementEnded(DatabaseUnreachable):
     def __init__(self, sqlstate: str, what: str = "", *, why: str) -> None:
         self.sqlstate = sqlstate
         super().__init__(what, why=why)
+
+
+class TableLocked(DatabaseUnreachable):
+    """Another session kept its lock for longer than a statement may wait; the statement changed nothing."""
 
 
 class ProjectionBroken(PartitionStopped):
@@ -215,6 +220,8 @@ def translate_adbc_error(error: AdbcError) -> Exception:
     session_ends = fields.get(_SEVERITY) in SESSION_ENDS
     if is_one_of(sqlstate, ENDS_STATEMENT) and not session_ends:
         return StatementEnded(sqlstate, why=text)
+    if sqlstate == LOCK_NOT_AVAILABLE and not session_ends:
+        return TableLocked(why=text)
     if not sqlstate or is_one_of(sqlstate, RETRYABLE) or session_ends:
         return DatabaseUnreachable(why=text)
     if is_one_of(sqlstate, DATA):
