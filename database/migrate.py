@@ -25,6 +25,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import pool
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from database.address import connect_arguments, shown
@@ -210,7 +211,9 @@ async def _with_connection(url: str, work: Callable[[Connection], T]) -> T:
 def _translated_errors(url: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except Exception as raised:
+        # Where the session is lost in an autocommit block, leaving the block raises once more.
+        error = (isinstance(raised, PendingRollbackError) and raised.__context__) or raised
         cause = driver_error(error)
         if isinstance(cause, asyncpg.LockNotAvailableError):
             raise MigrationLocked(

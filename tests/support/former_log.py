@@ -14,6 +14,19 @@ from tests.support.log_rows import EPOCH, STARTED_MS, Row, on_connection
 HEADERS = headers_bytes([("ce_id", b"1"), ("ce_type", b"genesis.agent.rated"), ("h", None)])
 BATCH = 10_000
 
+# A sum of hashes does not depend on the order, and is the same however many rows there are.
+ROWS = """
+SELECT array_agg(concat_ws(' ', name, topic, partition, n, hashes) ORDER BY name, topic, partition) FROM (
+    SELECT 'event_stream' AS name, topic, partition, count(*) AS n, sum(hashtextextended(concat_ws('|', "offset",
+        created_at, disposition, event_id, coalesce(key::text, '-'), coalesce(value::text, '-'), headers,
+        coalesce(reason, '-')), 0)::numeric) AS hashes FROM event_stream GROUP BY topic, partition
+    UNION ALL
+    SELECT 'audit_log', topic, partition, count(*), sum(hashtextextended(concat_ws('|', "offset", created_at,
+        coalesce(entity_type::text, '-'), coalesce(entity_id::text, '-'), coalesce(event_type::text, '-'),
+        previous_hash, hash), 0)::numeric) FROM audit_log GROUP BY topic, partition
+) AS tables
+"""
+
 
 def store(url: str, rows: Sequence[Row]) -> None:
     """Append rows to both tables, in one transaction."""

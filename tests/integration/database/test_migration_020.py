@@ -20,6 +20,7 @@ from database.migrations import log_records
 from devstack import sql
 from tests.conftest import Database
 from tests.support import former_log, log_rows
+from tests.support.former_log import ROWS
 from tests.support.log_tables import set_range_offsets
 from tests.support.other_postgres import fresh_postgres_16
 from tests.support.schema_shape import shape
@@ -29,19 +30,6 @@ RECORDS = int(os.environ.get("PLANT_CARRIED_RECORDS", "6000"))
 PARTITIONS = 3
 RANGE = max(512, RECORDS // 10)
 SLICE = max(300, min(RECORDS // 20, 50_000))
-
-# A sum of hashes does not depend on the order, and is the same however many rows there are.
-ROWS = """
-SELECT array_agg(concat_ws(' ', name, topic, partition, n, hashes) ORDER BY name, topic, partition) FROM (
-    SELECT 'event_stream' AS name, topic, partition, count(*) AS n, sum(hashtextextended(concat_ws('|', "offset",
-        created_at, disposition, event_id, coalesce(key::text, '-'), coalesce(value::text, '-'), headers,
-        coalesce(reason, '-')), 0)::numeric) AS hashes FROM event_stream GROUP BY topic, partition
-    UNION ALL
-    SELECT 'audit_log', topic, partition, count(*), sum(hashtextextended(concat_ws('|', "offset", created_at,
-        coalesce(entity_type::text, '-'), coalesce(entity_id::text, '-'), coalesce(event_type::text, '-'),
-        previous_hash, hash), 0)::numeric) FROM audit_log GROUP BY topic, partition
-) AS tables
-"""
 
 
 @pytest.fixture(autouse=True)
