@@ -110,9 +110,9 @@ def head() -> None:
 def raise_version(topics: tuple[str, ...], execute: bool, output: Output, actor: str, reason: str) -> None:
     """Take the audit chains to v2, which covers dispositions and event ids.
 
-    A control record is published into each partition whose log has none yet; from it on the chain is v2, and there is
-    no way back. Do it when every worker knows v2: older ones wait at the record. Running it again does the rest; a
-    second record changes nothing. New topics begin with v1, so run it after `plant topics apply` too.
+    A control record is published into each partition that has none yet; from it on the chain is v2, and there is no way
+    back. Do it when every worker knows v2: older ones wait at the record. Running it again does the rest. What workers
+    have not logged yet is read for it, from Kafka. New topics begin with v1, so run it after `plant topics apply` too.
 
     \b
     Examples:
@@ -126,7 +126,7 @@ def raise_version(topics: tuple[str, ...], execute: bool, output: Output, actor:
     settings = load_settings()
     refuse_other_topics(topics)
     states = asyncio.run(chain_states(settings, topics or TOPICS))
-    wanted = [state for state in states if state.raised_at is None]
+    wanted = [state for state in states if state.raised_at is None and state.published_at is None]
     published: dict[tuple[str, int], int] = {}
     if execute and wanted:
         target = ", ".join(sorted({state.topic for state in wanted}))
@@ -152,8 +152,13 @@ def raise_version(topics: tuple[str, ...], execute: bool, output: Output, actor:
 def _show_versions(states: list[ChainState], published: dict[tuple[str, int], int], output: Output) -> None:
     rows = []
     for state in states:
-        at = published.get((state.topic, state.partition))
-        done = "keep" if state.raised_at is not None else "publish" if at is None else "published"
+        at = published.get((state.topic, state.partition), state.published_at)
+        if state.raised_at is not None:
+            done = "keep"
+        elif state.published_at is not None:
+            done = "wait"
+        else:
+            done = "publish" if at is None else "published"
         chain = {"topic": state.topic, "partition": state.partition, "version": state.version}
         rows.append({**chain, "first_v2_offset": state.raised_at, "action": done, "published_at": at})
     show(rows, output)

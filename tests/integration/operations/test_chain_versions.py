@@ -12,6 +12,7 @@ from projections.read_model import READ_MODELS
 from runtime.settings import Settings
 from schemas import codec
 from schemas.control import chain_version_raised
+from streams.producer import EventProducer
 from streams.topics import OPERATIONS_TOPIC, apply, describe
 from streams.watermarks import Leadership
 from tests.conftest import Database
@@ -99,6 +100,33 @@ async def test_running_it_again_does_the_rest(settings: Settings, database: Data
     assert (nothing.returncode, "0 control records published" in nothing.stderr) == (0, True)
     assert {row["action"] for row in json.loads(nothing.stdout)} == {"keep"}
     assert len(await operations(settings, topic)) == 1
+
+
+async def test_a_record_that_no_worker_has_logged_yet_is_waited_for(
+    settings: Settings, database: Database, topic: str
+) -> None:
+    """It is found behind the log's end among other records, so there is no second one, whoever asks and when."""
+    await apply(settings)
+    await log_control_record(database, settings, topic, 3)
+    other = codec.encode(chain_version_raised(topic, 1))
+    async with EventProducer(settings, topics=[topic]) as producer:
+        for partition, value in ((0, b"no event"), (0, None), (2, other), (3, other)):
+            await producer.await_each([producer.submit_record(topic, None, value, [], partition=partition)])
+    for _ in range(2):
+        again = await raise_version(settings, "--topic", topic, "--execute")
+        assert again.returncode == 0
+    assert [(row["action"], row["published_at"]) for row in json.loads(again.stdout)] == [
+        ("wait", 2), ("wait", 0), ("wait", 1), ("keep", None),
+    ]  # fmt: skip
+    assert "0 control records published" in again.stderr
+    plan = await raise_version(settings, "--topic", topic)
+    assert "0 control records to publish" in plan.stderr
+    assert len(await read_records(settings, topic)) == 4 + 3
+    assert len(await operations(settings, topic)) == 1
+
+    await log_control_record(database, settings, topic, 1)
+    rest = await raise_version(settings, "--topic", topic, "--execute")
+    assert [row["action"] for row in json.loads(rest.stdout)] == ["wait", "keep", "wait", "keep"]
 
 
 async def test_topics_without_a_chain_are_refused(settings: Settings) -> None:
