@@ -21,7 +21,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from devstack import processes, sql
 from devstack.postgres_binaries import ensure_system_user
 from devstack.stack import Stack
-from tests.support.faults.evidence import applied, assert_exactly_once, dispositions, wait_until_caught_up
+from tests.support.faults.evidence import (
+    applied,
+    assert_exactly_once,
+    dispositions,
+    wait_until_caught_up,
+    wait_until_full_ranges_are_closed,
+)
 from tests.support.faults.promises import hold_promise
 from tests.support.faults.scene import Process, Scene, private_scene
 from tests.support.faults.webhook_load import WebhookLoad
@@ -172,6 +178,7 @@ def test_a_full_disk_is_waited_out(scene: Scene, private_stack: Stack, worker: P
         wait_until_caught_up(scene)
 
         assert dispositions(scene).total() > rows
+        assert wait_until_full_ranges_are_closed(scene) > 0
         assert worker.alive
         assert_exactly_once(scene, [])
     print(f"refused for want of space {len(full())} times")
