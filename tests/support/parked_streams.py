@@ -6,7 +6,7 @@ The rules are those of docs/explanation/exactly-once.md, record by record; nothi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -14,18 +14,21 @@ from uuid import UUID
 import msgspec
 
 from schemas import codec
-from schemas.events import Event
+from schemas.events import AgentRated, Event
 from tests.support.batches import Record, record
-from tests.support.poison_records import key_of, redrive, skip, unreadable
+from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, skip
 from tests.support.read_model_folds import Applied
 
-KINDS = {"event": 14, "repeat": 2, "forged": 1, "unreadable": 3, "misplaced": 1, "redrive": 5, "skip": 2}
+KINDS = {
+    "event": 14, "repeat": 2, "forged": 1, "unreadable": 2, "over a limit": 1, "keyless": 1, "misplaced": 1,
+    "redrive": 5, "skip": 2,
+}  # fmt: skip
 
 
 class Poison(NamedTuple):
     """A poison record: its key, the event that its bytes hold, and whether it parks."""
 
-    key: bytes
+    key: bytes | None
     event: Event | None
     parks: bool
 
@@ -73,10 +76,15 @@ class ParkedStream:
             case "forged":
                 return self._event(self._forged())
             case "unreadable":
-                key, value = unreadable(self._next_event().entity_id)
-                assert key is not None
+                key = key_of(self._next_event().entity_id)
                 self._note_poison(Poison(key, None, parks=True))
-                return key, value
+                return key, self._unreadable()
+            case "over a limit":
+                return self._over_a_limit()
+            case "keyless":
+                event = self._next_event()
+                self._note_poison(Poison(None, event, parks=False))
+                return None, codec.encode(event)
             case "misplaced":
                 event, key = self._next_event(), key_of(self._next_event().entity_id)
                 if key == codec.key(event):
@@ -84,6 +92,33 @@ class ParkedStream:
                 self._note_poison(Poison(key, event, parks=False))
                 return key, codec.encode(event)
         return self._control(skips=kind == "skip")
+
+    def skip_waiting(self) -> Iterator[Record]:
+        """Give a skip of each poison record that waits for a control record, in the order of offsets, and judge it."""
+        for offset in sorted(self._poison.keys() - self._resolved):
+            yield self._skip(offset, self._poison[offset].key)
+
+    @property
+    def queues(self) -> dict[bytes, list[tuple[int, UUID | None]]]:
+        """What waits, in order: the offset of its place, and the event's id; None for a poison record."""
+        return {
+            key: [(slot.offset, None if slot.event is None else slot.event.event_id) for slot in slots]
+            for key, slots in self._slots.items()
+        }
+
+    def _unreadable(self) -> bytes | None:
+        """No event, an event cut short, one with a byte too many, or nothing at all."""
+        value = codec.encode(self._next_event())
+        return self._chance.choice([UNREADABLE, value[:-1], value + b"\0", b"", None])
+
+    def _over_a_limit(self) -> Record:
+        event = self._next_event()
+        rated = AgentRated(
+            event_id=event.event_id, agent_id=event.entity_id, occurred_at=event.occurred_at,
+            rater_id=event.entity_id, rating=5,
+        )  # fmt: skip
+        self._note_poison(Poison(codec.key(rated), None, parks=True))
+        return over_a_limit(rated, rating=6)
 
     def _forged(self) -> Event:
         event = self._chance.choice(list(self._known.values()))
@@ -109,6 +144,7 @@ class ParkedStream:
         offset = len(self.rows)
         self._poison[offset] = poison
         if poison.parks:
+            assert poison.key is not None
             self._slots.setdefault(poison.key, []).append(Slot(offset, None))
         self.rows.append(Row("poison"))
 
@@ -121,20 +157,23 @@ class ParkedStream:
         if self._chance.random() < 0.1:
             key = key_of(self._next_event().entity_id)
         if skips:
-            _, value = skip(key, named)
-            event_id = codec.decode_record(value).event_id
-            works = self._waits(named, key)
-            if works:
-                self._resolve(named, key, None)
-            self.rows.append(Row("control", named if works else None, event_id if works else None))
-            return key, value
+            return self._skip(named, key)
         event = self._repaired(key)
         made = event if event is not None else self._as_it_is(named)
         event_id = made.event_id if made is not None and self._chance.random() < 0.9 else UUID(int=offset)
         self.rows.append(self._redriven(named, key, made, event_id, offset))
         return redrive(key, named, event, event_id)
 
-    def _repaired(self, key: bytes) -> Event | None:
+    def _skip(self, named: int, key: bytes | None) -> Record:
+        _, value = skip(key, named)
+        event_id = codec.decode_record(value).event_id
+        works = self._waits(named, key)
+        if works:
+            self._resolve(named, key, None)
+        self.rows.append(Row("control", named if works else None, event_id if works else None))
+        return key, value
+
+    def _repaired(self, key: bytes | None) -> Event | None:
         """An event to redrive: a new one, a known one, one whose id is another's; None: the record's own bytes."""
         chosen = self._chance.random()
         if chosen < 0.15:
@@ -151,12 +190,12 @@ class ParkedStream:
     def _as_it_is(self, named: int) -> Event | None:
         return self._poison[named].event if named in self._poison else None
 
-    def _waits(self, named: int, key: bytes) -> bool:
+    def _waits(self, named: int, key: bytes | None) -> bool:
         return named in self._poison and self._poison[named].key == key and named not in self._resolved
 
-    def _redriven(self, named: int, key: bytes, event: Event | None, event_id: UUID, offset: int) -> Row:
+    def _redriven(self, named: int, key: bytes | None, event: Event | None, event_id: UUID, offset: int) -> Row:
         valid = event is not None and codec.key(event) == key and event.event_id == event_id
-        if event is None or not valid or not self._waits(named, key):
+        if key is None or event is None or not valid or not self._waits(named, key):
             return Row("control")
         is_new = event_id not in self._known
         if self._known.setdefault(event_id, event) != event:
@@ -176,9 +215,10 @@ class ParkedStream:
             self._resolve(named, key, None)
         return Row("control", named)
 
-    def _resolve(self, named: int, key: bytes, event: Event | None) -> None:
+    def _resolve(self, named: int, key: bytes | None, event: Event | None) -> None:
         self._resolved.add(named)
         if self._poison[named].parks:
+            assert key is not None
             (slot,) = (each for each in self._slots[key] if each.offset == named)
             slot.event = event
             if event is None:

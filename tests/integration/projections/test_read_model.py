@@ -6,9 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
-from uuid import UUID
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,15 +21,11 @@ from schemas.events import Event
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.mixed_events import MixedEvents
+from tests.support.model_tables import log_rows, model_tables
 from tests.support.parked_streams import ParkedStream, Row
 from tests.support.read_model_folds import FOLDS, Applied, Tables
 
 PARTITIONS = 2
-PRIMARY_KEY = """
-SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(i.indkey::int2[], a.attnum)) AS columns
-FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
-WHERE i.indrelid = $1::regclass AND i.indisprimary
-"""
 EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints")
 
 
@@ -109,17 +103,11 @@ class Scene:
 
     def log(self, partition: int) -> list[Row]:
         """What the log says of each record of a partition."""
-        rows = self._superuser.query(LOGGED.format(partition=partition))
-        return [Row(each, named, event_id and UUID(event_id)) for each, named, event_id in rows]
+        return log_rows(self._superuser, TOPIC, partition)
 
     def tables(self, model: ReadModel) -> Tables:
         """The rows of a read model's tables, by primary key."""
-        return {table: self._rows(f"{model.schema}.{table}") for table in model.tables}
-
-    def _rows(self, table: str) -> list[dict[str, object]]:
-        ((key,),) = self._superuser.query(PRIMARY_KEY, (table,))
-        query = f"SELECT to_json(t)::text AS row FROM {table} AS t ORDER BY {key}"
-        return [msgspec.json.decode(row) for (row,) in self._superuser.query(query)]
+        return model_tables(self._superuser, model)
 
     def close(self) -> None:
         for projector in self._projectors:
@@ -188,10 +176,6 @@ def play(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> list[Applied]:
     return applied
 
 
-LOGGED = """
-SELECT disposition::text AS disposition, control_offset, event_id::text AS event_id FROM event_stream
-WHERE partition = {partition} ORDER BY "offset"
-"""
 poisoned_steps = st.builds(
     PoisonedStep, st.integers(0, PARTITIONS - 1), st.sampled_from([1, 1, 3, 10, 40]), st.booleans(),
     st.sampled_from([False, False, True]),
