@@ -66,20 +66,27 @@ def _settings(stack: Stack, partitions: int = PARTITIONS) -> Settings:
     return load_settings({**stack.environ, "PLANT_TOPIC_PARTITIONS": str(partitions)})
 
 
-def plant(stack: Stack, variant: str, count: int) -> dict[str, object]:
-    """One worker, from the first event to the last."""
+def plant(
+    stack: Stack, variant: str, count: int, topic: str = TOPIC, check: Callable[[Stage], None] | None = None
+) -> dict[str, object]:
+    """One worker, from the first event of a topic to the last.
+
+    `check` looks at the database then; without it every event has to be applied.
+    """
     with clean_database(stack) as stage:
         if variant == "without durable commit":
             stage.execute("ALTER ROLE plant_writer SET synchronous_commit = off")
         stage.execute("CHECKPOINT")
         try:
-            with process(stage, "-m", "benchmarks.variant", variant) as worker:
+            with process(stage, "-m", "benchmarks.variant", variant, topic) as worker:
                 done = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'projector'"
                 result = _rate(stage, worker, lambda: int(str(stage.query(done)[0][0])), count)
         finally:
             if variant == "without durable commit":
                 stage.execute("ALTER ROLE plant_writer RESET synchronous_commit")
-        if variant == "plant":
+        if check is not None:
+            check(stage)
+        elif variant == "plant":
             applied = stage.query("SELECT count(*) AS n FROM event_stream WHERE disposition = 'applied'")
             if applied != [(count,)]:
                 raise RuntimeError(f"{applied} of {count} events were applied")

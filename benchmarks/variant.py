@@ -1,4 +1,4 @@
-"""A worker with one guarantee left out, to see what it costs: `python -m benchmarks.variant NAME`."""
+"""A worker with one guarantee left out, to see what it costs: `python -m benchmarks.variant NAME [TOPIC]`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from projections.session import Session
 from runtime.logging import configure
 from runtime.settings import load_settings
 from schemas.polars_import import polars as pl
+from streams.topics import EVENTS_TOPIC
 
 MODELS: Final = {
     "without read model": (),
@@ -57,7 +58,7 @@ def feed_alone(*names: str) -> None:
 
 
 def main() -> None:
-    variant = sys.argv[1]
+    variant, topic = sys.argv[1], next(iter(sys.argv[2:]), EVENTS_TOPIC)
     if variant == "without chain":
         log_writer.extend_slice = no_hashes
     if variant == "without repeat check":
@@ -67,7 +68,7 @@ def main() -> None:
         feed_alone(*models)
     settings = load_settings()
     configure(settings)
-    uvloop.run(worker.serve_worker(settings, ["genesis.events"]))
+    uvloop.run(worker.serve_worker(settings, [topic]))
 
 
 if __name__ == "__main__":

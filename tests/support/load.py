@@ -56,7 +56,12 @@ def some_events(count: int, seed: int = 1, agents: int = 20) -> list[Event]:
 
 
 def fill(settings: Settings, topic: str, load: Iterator[Event]) -> int:
-    """Publish events to a topic with librdkafka, idempotent; returns how many."""
+    """Publish events to a topic; returns how many."""
+    return fill_values(settings, topic, ((event, codec.encode(event)) for event in load))
+
+
+def fill_values(settings: Settings, topic: str, load: Iterator[tuple[Event, bytes]]) -> int:
+    """Publish values to a topic with librdkafka, idempotent, under keys and headers of events; returns how many."""
     producer = Producer(
         {
             "bootstrap.servers": settings.kafka_address(),
@@ -68,8 +73,8 @@ def fill(settings: Settings, topic: str, load: Iterator[Event]) -> int:
         }
     )
     count = 0
-    for event in load:
-        value, headers, key = codec.encode(event), codec.headers(event, SOURCE), codec.key(event)
+    for event, value in load:
+        headers, key = codec.headers(event, SOURCE), codec.key(event)
         while True:
             try:
                 producer.produce(topic, value, key, headers=headers)
