@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import asyncpg
@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from api.cursors import encode_cursor
 from operations.services.api import build_api
 from runtime.settings import Settings
 from schemas.events import AgentAvailable, AgentRated, Event, SkillRegistered, SkillValidated
@@ -192,6 +193,54 @@ async def test_the_same_answer_is_sent_once(reading: Reading) -> None:
     assert changed.headers["etag"] != etag
 
 
+async def test_a_cursor_that_was_forged_is_refused(reading: Reading) -> None:
+    """Its digest is no secret: keys of another kind, or of another length, don't reach the database."""
+    reading.project(everything())
+    hours = {"from": "2026-11-23T00:00:00Z", "to": "2026-11-24T00:00:00Z"}
+    forged = [
+        ("agents", {}, ["none"]), ("agents", {}, [str(UUID(int=1)), "more"]), ("agents", {}, []),
+        ("skills", {}, [str(SKILL) + "'"]), ("activity", hours, ["yesterday", "genesis.agent.rated"]),
+        ("activity", hours, ["2026-11-23T08:00:00+00:00"]), ("activity", hours, ["9999-99-99T00:00:00Z", "x"]),
+        ("marketplace", {}, ["none"]), ("marketplace", {"sort": "rating"}, ["e30"]), ("marketplace", {}, ["W10", "x"]),
+    ]  # fmt: skip
+    for name, filters, key in forged:
+        cursor = encode_cursor(key, name, filters, "genesis")
+        answer = await reading.get(f"/{name}?{urlencode({**filters, 'cursor': cursor})}")
+        assert problem(answer) == (400, "parameter" if name == "marketplace" and len(key) == 1 else "cursor"), key
+    true = encode_cursor([str(UUID(int=2))], "agents", {}, "genesis")
+    assert [each["name"] for each in (await reading.get(f"/agents?cursor={true}")).json()["items"]] == [
+        "Agent 3", "Agent 4", "Agent 5",
+    ]  # fmt: skip
+    others = encode_cursor([str(UUID(int=2))], "agents", {}, "acme")
+    assert problem(await reading.get(f"/agents?cursor={others}")) == (400, "cursor")
+
+
+async def test_a_cursor_is_not_bound_to_a_wait_or_a_page_size(reading: Reading) -> None:
+    """It continues a listing that waited for a position, in pages of another size."""
+    reading.project(everything())
+    first = (await reading.get(f"/agents?limit=2&at-least={TOPIC}/0/1")).json()
+    rest = (await reading.get(f"/agents?limit=10&cursor={first['next']}")).json()
+    assert [each["name"] for each in rest["items"]] == ["Agent 3", "Agent 4", "Agent 5"]
+    assert rest["next"] is None
+
+
+async def test_an_entity_tag_is_of_the_whole_answer(reading: Reading) -> None:
+    """A page that has a next one now is another answer; a row has its own, which changes with it alone."""
+    reading.project([onboarded(1)])
+    page, row = "/agents?limit=1", f"/agents/{UUID(int=1)}"
+    tags = [(await reading.get(path)).headers["etag"] for path in (page, row)]
+    reading.project([onboarded(2)], start=1)
+    again = [await reading.get(path, **{"if-none-match": tag}) for path, tag in zip((page, row), tags, strict=True)]
+    assert [answer.status_code for answer in again] == [200, 304]
+    reading.project([available(1)], start=2)
+    changed = await reading.get(row, **{"if-none-match": tags[1]})
+    assert (changed.status_code, changed.json()["available"]) == (200, True)
+    assert changed.headers["etag"] not in tags
+    missing = await reading.get(f"/agents/{UUID(int=9)}", **{"if-none-match": "*"})
+    assert problem(missing) == (404, "no-row")
+    assert "etag" not in missing.headers
+
+
 @pytest.mark.parametrize(
     ("path", "parameter"),
     [
@@ -352,6 +401,7 @@ async def test_requests_of_a_token_are_bounded(settings: Settings) -> None:
         await wait_until_async(lambda: limits.waiters.count == 2, "both wait")
         assert problem(await reading.get(path)) == (429, "too-many-requests")
         assert problem(await reading.get(path, token=others[1].text)) == (503, "overloaded")
+        assert (await reading.get("/agents")).status_code == 200, "who waits is no request under way"
         for each in waiting:
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

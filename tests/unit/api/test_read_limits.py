@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
-from api.read_limits import ReadLimit
+from api.read_limits import ReadLimit, ReadLimits
+from runtime.settings import Settings
 from server.problems import Problem
 
 
@@ -28,3 +31,18 @@ def test_what_has_ended_counts_no_more() -> None:
             raise ZeroDivisionError
     assert limit.count == 0
     assert not limit._by_token
+
+
+def test_each_limit_has_its_setting() -> None:
+    """Requests and waiters are counted apart: of a token and of all, as the settings say."""
+    settings = Settings(api_requests_max=5, api_requests_per_token=2, api_waiters_max=7, api_waiters_per_token=3)
+    limits = ReadLimits(settings)
+    for limit, of_all, of_a_token in ((limits.requests, 5, 2), (limits.waiters, 7, 3)):
+        with ExitStack() as held:
+            for number in range(of_all):
+                held.enter_context(limit.one_more(str(number // of_a_token)))
+            with pytest.raises(Problem) as of_token, limit.one_more("0"):
+                pass
+            with pytest.raises(Problem) as whole, limit.one_more("another"):
+                pass
+        assert (of_token.value.status, whole.value.status, limit.count) == (429, 503, 0)
