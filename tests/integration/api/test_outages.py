@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -32,7 +33,8 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = 'plant_api'
 """
 WAITERS = 20
-PIPELINED = 40
+PIPELINED = 15
+SMALL_BUFFER_BYTES = 4_096
 
 
 @pytest_asyncio.fixture
@@ -166,7 +168,9 @@ async def test_a_peer_that_reads_nothing_holds_up_neither_others_nor_the_end(
     """It asks for many large answers and reads none: others are answered, and SIGTERM ends the process."""
     running = await start(settings, tmp_path)
     try:
-        with closing(running.connect()) as peer:
+        with closing(socket.socket()) as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
+            peer.connect(("127.0.0.1", running.port))
             peer.sendall(running.request("/openapi.json") * PIPELINED)
             async with httpx.AsyncClient(verify=False) as client:
                 for _ in range(3):
