@@ -17,8 +17,9 @@ from streams import topics
 ROWS = 20_000
 
 FILL = """
-INSERT INTO outbox (event_type, entity_id, entity_type, version, occurred_at, state)
-SELECT 'genesis.entity.amended', md5($2::text || n / $3::bigint)::uuid, 'skill', n % $3::bigint + 1, clock_timestamp(),
+INSERT INTO outbox (event_type, entity_id, entity_type, governance_agent_id, version, occurred_at, state)
+SELECT 'genesis.entity.amended', md5($2::text || n / $3::bigint)::uuid, 'skill', 'genesis', n % $3::bigint + 1,
+       clock_timestamp(),
        jsonb_build_object('name', 'skill ' || n, 'description', repeat('What it is, in words. ', 5),
                           'category', 'technical', 'external_id', 'http://example.org/skill/' || n, 'status', 'active',
                           'tags', '[]'::jsonb, 'custom_attributes', '{}'::jsonb, 'deleted_at', null)

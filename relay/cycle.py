@@ -12,12 +12,12 @@ import msgspec
 from relay.outbox_mapper import OutboxRow, event_of, without_values
 from runtime.errors import PlantError
 from schemas.errors import Unencodable
-from schemas.sender_headers import sender_headers
+from schemas.sender_headers import RELAY_PRODUCER, Header, change_headers, sender_headers
 from streams.errors import OutcomeUnknown, RecordTooLarge, StreamsError, UnmappableRow
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
 
-_SENDER: Final = sender_headers("plant.relay")
+_SENDER: Final = sender_headers(RELAY_PRODUCER)
 
 ENTITY_ROWS_MAX: Final = 50
 """An entity's rows wait for each other, so one with many has no more than these in a cycle."""
@@ -92,12 +92,17 @@ class OutboxPublisher:
     async def _publish(self, row: OutboxRow) -> None:
         _, publish = self._unanswered.pop(row.id, (row, None))
         if publish is None:
-            publish = self._producer.submit(event_of(row), source=self._source, sender=_SENDER)
+            publish = self._producer.submit(event_of(row), source=self._source, sender=_sender(row))
         try:
             await self._producer.await_acknowledgement(publish)
         except OutcomeUnknown:
             self._unanswered[row.id] = (row, publish)
             raise
+
+
+def _sender(row: OutboxRow) -> tuple[Header, ...]:
+    """Return the headers of a row's event: the relay's, and which change it is."""
+    return _SENDER if row.tenant is None else (*_SENDER, *change_headers(row.tenant, row.version))
 
 
 def _reason(error: UnmappableRow | Unencodable | RecordTooLarge) -> str:

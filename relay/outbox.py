@@ -19,7 +19,8 @@ LAST: Final = UUID(int=2**128 - 1)
 
 # Fields that no event carries stay in the database: they may be large.
 UNSENT: Final = """
-SELECT id, event_id, event_type, entity_id, entity_type, occurred_at, problem, (state - ARRAY[
+SELECT id, event_id, event_type, entity_id, entity_type, governance_agent_id AS tenant, version, occurred_at,
+    problem, (state - ARRAY[
     'amendment_history', 'evolution_markers', 'l0_compliance_status', 'amendment_alignment', 'drift_detector', 'tags',
     'custom_attributes', 'governance_notes', 'parent_id', 'deleted_at'])::text AS state
 FROM outbox WHERE sent_at IS NULL AND entity_id >= $1 ORDER BY entity_id, id LIMIT $2

@@ -42,6 +42,10 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     event_type: str
     entity_id: UUID
     entity_type: str
+    tenant: str | None = None
+    """Tenant of the entity; None where the row is older than the column."""
+    version: int = 1
+    """The entity's version that the change made."""
     occurred_at: datetime
     """Just before the change was committed, by the database's clock."""
     state: str

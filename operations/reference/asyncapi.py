@@ -14,7 +14,14 @@ from schemas.events import EVENT_TYPES, Event
 from schemas.examples import examples
 from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
-from schemas.sender_headers import KEY_HEADER, MESSAGE_ID_HEADER, OPERATION_HEADER, PRODUCER_HEADER
+from schemas.sender_headers import (
+    KEY_HEADER,
+    MESSAGE_ID_HEADER,
+    OPERATION_HEADER,
+    PRODUCER_HEADER,
+    TENANT_HEADER,
+    VERSION_HEADER,
+)
 from streams.topics import CATALOGUE, RETENTION_FOREVER, Topic, logical_topic
 
 AsyncApiPart = dict[str, Any]
@@ -129,6 +136,12 @@ def _headers() -> AsyncApiPart:
             "type": "string",
             "format": "uuid",
             "description": "The operator's action that published the event; absent where no operator did.",
+        },
+        TENANT_HEADER: {**text, "description": "The entity's tenant, of a change that was made in the database."},
+        VERSION_HEADER: {
+            "type": "string",
+            "pattern": "^[0-9]+$",
+            "description": "The entity's version that such a change made.",
         },
     }
     required = [name for name in properties if name.startswith("ce_")]

@@ -30,8 +30,11 @@ is the entity's id as 36 lower-case characters. Its headers are CloudEvents 1.0 
 says that the sender gave no time, so Plant's clock did. Then come the headers of its sender: `plant_producer` is the
 verified producer, `plant_key` the id of the key that signed, and `plant_message_id` the sender's own id of the message
 (`webhook-id`, or the CloudEvent's `id`). What Plant publishes itself has no `plant_key`. `plant_operation` is the
-`operation_id` of the operator's action that published the event (`plant publish`), which `plant.operations` holds. The
-audit chain covers all headers. Records that were written before these headers have none of them.
+`operation_id` of the operator's action that published the event (`plant publish`), which `plant.operations` holds.
+`plant_tenant` and `plant_version` come from `plant relay` alone, whose `plant_producer` is `plant.relay`: the event is
+of a change that was made in the database, to an entity of that tenant, and the change made that version of it. An event
+without `plant_tenant` belongs to the tenant `genesis`. The audit chain covers all headers. Records that were written
+before these headers have none of them.
 
 Every event has an `event_id`, made from the producer's name and the message's id, or from the producer's name and a
 CloudEvent's `source` and `id`. So a repeat has the same one. Ingress sets it, and takes `occurred_at` from the body's

@@ -23,12 +23,12 @@ LINKS["team"] = ("team_members", "agent_id")
 
 
 @asynccontextmanager
-async def changing(url: str, *, projecting: bool = False) -> AsyncIterator[asyncpg.Connection]:
-    """A transaction on a connection of its own, in the tenant `genesis`."""
+async def changing(url: str, *, projecting: bool = False, tenant: str = "genesis") -> AsyncIterator[asyncpg.Connection]:
+    """A transaction on a connection of its own, in a tenant."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT set_config('plant.governance_agent_id', 'genesis', true)")
+            await connection.execute("SELECT set_config('plant.governance_agent_id', $1, true)", tenant)
             if projecting:
                 await connection.execute("SELECT set_config('plant.projecting', 'on', true)")
             yield connection
@@ -37,14 +37,17 @@ async def changing(url: str, *, projecting: bool = False) -> AsyncIterator[async
 
 
 async def insert(connection: asyncpg.Connection, kind: str, *, links: Iterable[UUID] = (), **entity: object) -> UUID:
-    """An entity of this kind, named `first`; its id."""
-    entity = {"id": uuid4(), **entity}
+    """An entity of this kind, named `first`, in the transaction's tenant; its id."""
+    tenant = await connection.fetchval("SELECT current_setting('plant.governance_agent_id')")
+    entity = {"id": uuid4(), **entity, "governance_agent_id": tenant}
+    own = {"id": entity["id"], "governance_agent_id": tenant}
     await _insert(connection, "entities", {**entity, "entity_type": kind})
-    await _insert(connection, TABLES[kind], {"id": entity["id"], "name": "first", **KINDS[kind]})
+    await _insert(connection, TABLES[kind], {**own, "name": "first", **KINDS[kind]})
     if links:
         table, column = LINKS[kind]
-        rows = [(entity["id"], link) for link in links]
-        await connection.executemany(f"INSERT INTO {table} ({kind}_id, {column}) VALUES ($1, $2)", rows)
+        rows = [(entity["id"], link, tenant) for link in links]
+        statement = f"INSERT INTO {table} ({kind}_id, {column}, governance_agent_id) VALUES ($1, $2, $3)"
+        await connection.executemany(statement, rows)
     return UUID(str(entity["id"]))
 
 

@@ -66,6 +66,7 @@ async def test_a_signed_webhook_is_stored_where_the_answer_says(serving: Serving
 async def test_nobody_says_another_sender_than_the_one_that_signed(serving: Serving) -> None:
     """Headers of a request that have the names of a record's headers are left out of the record."""
     forged = {"plant_producer": "other", "plant_key": "other", "plant_message_id": "other", "plant-key": "other"}
+    forged |= {"plant_tenant": "other", "plant_version": "9", "ce_plant_tenant": "other", "ce-plant_version": "9"}
     path = "/webhook/genesis/agent-rated"
     body = payload(DATA["genesis.agent.rated"])
     answer = await serving.post(path, body, message_id="msg_2", **forged)

@@ -22,6 +22,7 @@ from relay.relay import Relay
 from runtime.settings import Settings
 from schemas.entity_states import AgentState, JobRoleState, TeamState
 from schemas.events import EntityAmended, EntityRetired
+from schemas.sender_headers import changed_version
 from streams.consume import Received
 from streams.errors import AnotherRelayActive, OutboxBlocked, TopicMissing
 from streams.topics import DEAD_EVENTS_TOPIC
@@ -117,6 +118,21 @@ async def test_each_change_is_an_event_with_the_full_state(
     ]
     assert all(row["sent_at"] > row["occurred_at"] for row in rows)
     assert await once(settings, topic) == 0
+
+
+async def test_the_relay_says_which_change_of_which_tenant_it_is(
+    settings: Settings, database: Database, topic: str
+) -> None:
+    """Two changes of one cycle have a version each, and a change in another tenant names that one."""
+    own = await made(database.writer_url, "skill", names=["second"])
+    async with changing(database.writer_url, tenant="acme") as connection:
+        other = await insert(connection, "agent")
+
+    assert await once(settings, topic) == 3
+
+    said = [(each.event.entity_id, changed_version(each.headers)) for each in await read_all(settings, topic)]
+    assert [change for entity_id, change in said if entity_id == own] == [("genesis", 1), ("genesis", 2)]
+    assert [change for entity_id, change in said if entity_id == other] == [("acme", 1)]
 
 
 async def test_links_and_retirement_are_part_of_the_state(settings: Settings, database: Database, topic: str) -> None:

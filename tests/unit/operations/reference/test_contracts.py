@@ -29,6 +29,9 @@ from schemas.sender_headers import (
     MESSAGE_ID_HEADER,
     OPERATION_HEADER,
     PRODUCER_HEADER,
+    TENANT_HEADER,
+    VERSION_HEADER,
+    change_headers,
     sender_headers,
 )
 from server.problems import Problem, kinds
@@ -157,7 +160,7 @@ def test_asyncapi_describes_the_records(event_type: str) -> None:
     value = codec.encode(event)
     fields = fastavro.schemaless_reader(BytesIO(value[codec.WIRE_PREFIX.size :]), parsed, None)
     assert fields["event_id"] == event.event_id.bytes
-    sender = sender_headers("genesis", "msg_1", key_id="a key")
+    sender = (*sender_headers("genesis", "msg_1", key_id="a key"), *change_headers("genesis", 7))
     headers = {name: held.decode() for name, held in codec.headers(event, "/tests", sender=sender)}
     described = ASYNCAPI["components"]["messageTraits"]["cloudEvent"]["headers"]
     assert jsonschema_rs.Draft202012Validator(described, validate_formats=True).is_valid(headers)
@@ -171,6 +174,7 @@ def test_asyncapi_describes_the_records(event_type: str) -> None:
 def test_every_header_of_plants_own_is_described() -> None:
     """Each one that a record may carry stands in the AsyncAPI document and on the page of events."""
     names = {PRODUCER_HEADER, KEY_HEADER, MESSAGE_ID_HEADER, OPERATION_HEADER, CLOCK_FIELDS_HEADER}
+    names |= {TENANT_HEADER, VERSION_HEADER}
     described = ASYNCAPI["components"]["messageTraits"]["cloudEvent"]["headers"]["properties"]
     assert {name for name in described if name.startswith("plant_")} == names
     assert [name for name in names if f"`{name}" not in events_page()] == []
