@@ -41,6 +41,7 @@ from projections.partition_parking import DEFAULT_LIMITS, ParkingLimits, Partiti
 from projections.prepared import PreparedBatch, prepare
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, StatementEnded
+from projections.staged_changes import changes_of
 from projections.staging import Staging
 from projections.stopped_models import NOT_THE_MODELS, fold_apart
 from runtime import metrics
@@ -314,7 +315,7 @@ class PartitionProjector:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
         frames = self._staging.frames(
             prepared.events, prepared.staged_offsets, self._models.reads, partition=self.partition,
-            effective_offsets=prepared.effective_offsets,
+            effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
         )  # fmt: skip
         if inline:
             statements = [self._staging.inline(model, frames) for model in self._models.following]

@@ -15,6 +15,7 @@ import numpy
 from projections.parking_log import ParkingLog
 from projections.read_model import ReadModel
 from projections.session import Session
+from projections.staged_changes import changes_in, released_changes
 from projections.staging import Staging
 from projections.stopped_models import run_statement
 from schemas.batch_decoder import decode_batch
@@ -31,6 +32,7 @@ SELECT "offset", value FROM log_records
 WHERE topic = $1 AND partition = $2 AND "offset" >= $3 AND "offset" < $4 AND disposition = 'applied'
 ORDER BY "offset" LIMIT $5
 """
+_APPLIED_WITH_HEADERS = _APPLIED.replace("value", "value, headers", 1)
 
 
 def fold_slice(
@@ -55,7 +57,9 @@ def fold_slice(
     """
     limit = records_max or FOLD_RECORDS
     began_seconds = time.monotonic()
-    rows = session.frame(_APPLIED, (topic, partition, *offsets, limit))
+    reads = frozenset[str]().union(*(model.reads for model in models))
+    with_headers = staging.has_changes(reads)
+    rows = session.frame(_APPLIED_WITH_HEADERS if with_headers else _APPLIED, (topic, partition, *offsets, limit))
     after = int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
     parking = ParkingLog(topic, partition)
     released, after = parking.released(session, offsets[0], after, limit)
@@ -67,8 +71,13 @@ def fold_slice(
         values = [*rows["value"].to_list(), *parking.event_values(session, released)]
         events = decoded_frames(topic, partition, staged_offsets, values)
         effective = [*own, *(each.effective_offset for each in released)]
-        reads = frozenset[str]().union(*(model.reads for model in models))
-        frames = staging.frames(events, staged_offsets, reads, partition=partition, effective_offsets=effective)
+        places = [each.event.offset for each in released]
+        frames = staging.frames(
+            events, staged_offsets, reads, partition=partition, effective_offsets=effective,
+            changes=lambda: [
+                *changes_in(rows["headers"].to_list()), *released_changes(session, topic, partition, places)
+            ],
+        )  # fmt: skip
         staging.fill(session, frames)
         for model in models:
             if model.reads & frames.keys():

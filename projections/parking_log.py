@@ -75,6 +75,10 @@ _VALUES: Final = f"""
 SELECT r."offset", r.value FROM log_records AS r WHERE {_OF.format("r")} AND r."offset" = ANY ({{offsets}})
 """  # noqa: S608 (constants)
 
+_HEADERS: Final = f"""
+SELECT r."offset", r.headers FROM log_records AS r WHERE {_OF.format("r")} AND r."offset" = ANY ({{offsets}})
+"""  # noqa: S608 (constants)
+
 
 class PoisonRecord(NamedTuple):
     """A poison record as the log or a batch has it, without its value, which may be large.
@@ -164,6 +168,10 @@ class ParkingLog:
     def values(self, session: Session, offsets: Sequence[int]) -> dict[int, bytes]:
         """Return the values of the records at some offsets."""
         return dict(self._at(session, _VALUES, offsets))
+
+    def headers(self, session: Session, offsets: Sequence[int]) -> dict[int, bytes]:
+        """Return the headers of the records at some offsets, in canonical bytes."""
+        return dict(self._at(session, _HEADERS, offsets))
 
     def brought_in(self, session: Session, records: Mapping[bytes, EventRecord]) -> dict[bytes, EventRecord]:
         """Return the records of events that control records have brought in, from those of the control records.

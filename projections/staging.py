@@ -2,14 +2,16 @@
 
 A batch is decoded once, and each read model's apply.sql reads it under the names of these tables. A table has the
 offset and those fields of its event that some statement names, and the partition and the effective offset where one
-names these; `agent__name` is the field `name` of the nested record `agent`. Lists of ids come as array literals, which
+names these, and `change_tenant` and `change_version` where one names either: the tenant and the version of the change
+in the database that the event tells of, null where it tells of none (docs/how-to/direct-changes.md). `agent__name` is
+the field `name` of the nested record `agent`. Lists of ids come as array literals, which
 the statement casts to uuid[]; other lists are arrays. A list of records has no column. `staged_events` has the events
 of every type (see projections/staged_names.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import NamedTuple
 
@@ -22,12 +24,19 @@ from projections.session import Session
 from projections.staged_names import STAGED_EVENTS, table_of
 from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
+from schemas.sender_headers import ChangedVersion
 
 OFFSET = "offset"
 PARTITION = "partition"
 EVENT_TYPE = "event_type"
 EFFECTIVE_OFFSET = "effective_offset"
 """The offset at which a row takes effect: its own, or that of the control record that releases it."""
+CHANGE_TENANT = "change_tenant"
+CHANGE_VERSION = "change_version"
+_CHANGE_COLUMNS: Mapping[str, str] = {CHANGE_TENANT: "text", CHANGE_VERSION: "bigint"}
+
+Changes = Sequence[ChangedVersion | None]
+"""The change in the database that each row tells of; None where it tells of none."""
 
 _EVENTS_COLUMNS: Mapping[str, str] = {
     OFFSET: "bigint",
@@ -108,6 +117,8 @@ def staging_tables(models: Sequence[ReadModel]) -> dict[str, list[StagedColumn]]
                 for name in (OFFSET, PARTITION, EFFECTIVE_OFFSET)
                 if name in {OFFSET, *words}
             ]
+            if not words.isdisjoint(_CHANGE_COLUMNS):
+                own += [StagedColumn(name, kind, required=False) for name, kind in _CHANGE_COLUMNS.items()]
             tables[table] = [*own, *columns]
     return tables
 
@@ -144,6 +155,10 @@ class Staging:
         self._events_columns = _events_columns(models)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
+    def has_changes(self, tables: Set[str]) -> bool:
+        """Return whether one of these tables has columns for the changes that events tell of."""
+        return any(CHANGE_VERSION in self._types.get(table, {}) for table in tables)
+
     @property
     def names(self) -> Set[str]:
         """Names of the staging tables."""
@@ -165,14 +180,17 @@ class Staging:
         *,
         partition: int,
         effective_offsets: Sequence[int] | None = None,
+        changes: Callable[[], Changes] | None = None,
     ) -> dict[str, pl.DataFrame]:
         """Return the rows of each staging table that has some; of these tables alone where they are named.
 
-        `events` holds decoded frames with a `row` column, an index into `offsets` and `effective_offsets`, which are
-        the same unless they are passed. Types without a table are left out.
+        `events` holds decoded frames with a `row` column, an index into `offsets`, into `effective_offsets`, which are
+        the same unless they are passed, and into what `changes` returns. That is asked once, and only where a table has
+        columns for it. Types without a table are left out.
         """
         wanted = self._types.keys() if tables is None else tables
         every_offset, staged = pl.Series(OFFSET, offsets, dtype=pl.Int64), {}
+        every_change: list[pl.Series] = []
         for event_type, frame in events.items():
             table = table_of(event_type)
             if table not in wanted or not frame.height:
@@ -183,6 +201,9 @@ class Staging:
             if EFFECTIVE_OFFSET in types:
                 effective = pl.Series(effective_offsets or offsets, dtype=pl.Int64)
                 own[EFFECTIVE_OFFSET] = effective.gather(frame["row"]).alias(EFFECTIVE_OFFSET)
+            if CHANGE_VERSION in types:
+                every_change = every_change or _change_columns(changes() if changes else [None] * len(offsets))
+                own |= {each.name: each.gather(frame["row"]) for each in every_change}
             columns = [own[name] if name in own else _column(name, kind, frame) for name, kind in types.items()]
             staged[table] = pl.DataFrame(columns)
         return staged
@@ -218,6 +239,13 @@ def _together(frames: Mapping[str, pl.DataFrame], columns: Iterable[str]) -> pl.
         frame.select(pl.lit(types[table]).alias(name) if name == EVENT_TYPE else name for name in columns)
         for table, frame in frames.items()
     )
+
+
+def _change_columns(changes: Changes) -> list[pl.Series]:
+    return [
+        pl.Series(CHANGE_TENANT, [change and change.tenant for change in changes], dtype=pl.String),
+        pl.Series(CHANGE_VERSION, [change and change.version for change in changes], dtype=pl.Int64),
+    ]
 
 
 def _column(name: str, kind: str, frame: pl.DataFrame) -> pl.Series:

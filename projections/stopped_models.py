@@ -19,6 +19,7 @@ from projections.errors import BuildUnusable, ModelStatementEnded
 from projections.prepared import PreparedBatch
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, StatementEnded
+from projections.staged_changes import changes_of
 from projections.staging import Staging
 from runtime.errors import PlantError
 from streams.errors import OwnershipLost
@@ -72,7 +73,7 @@ def _fold(
     batch = prepared.batch
     frames = staging.frames(
         prepared.events, prepared.staged_offsets, model.reads, partition=batch.partition,
-        effective_offsets=prepared.effective_offsets,
+        effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
     )  # fmt: skip
     statement: str | None = model.apply_sql if frames else None
     if inline:

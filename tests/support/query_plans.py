@@ -150,9 +150,12 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
+        "projections/fold.py _APPLIED (with headers)": worker(
+            fold._APPLIED_WITH_HEADERS, *chain, first, rows, fold.FOLD_RECORDS
+        ),
         **{
             f"projections/parking_log.py {name}": worker(getattr(parking_log, name).format(**literals, **at))
-            for name in ("_FIRST_WAITING", "_CHANGES", "_HAS_EFFECTS", "_POISON", "_RESOLVED", "_VALUES")
+            for name in ("_FIRST_WAITING", "_CHANGES", "_HAS_EFFECTS", "_POISON", "_RESOLVED", "_VALUES", "_HEADERS")
         },
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
         "projections/dead_letter_rows.py _ONE_PARTITION (page)": auditor(

@@ -10,14 +10,17 @@ import msgspec
 import pytest
 from msgspec import Meta
 
+from audit.canonical import headers_bytes
 from projections import inline, read_model, session, staged_names, staging
 from projections.session import Session
+from projections.staged_changes import changes_in
 from projections.staged_names import table_of
 from projections.staging import StagedColumn, Staging, staged_columns, staging_tables
 from schemas import generation
 from schemas.binary import avro_types
 from schemas.events import EVENT_TYPES, EntityAmended, JobRoleDefined
 from schemas.polars_import import polars as pl
+from schemas.sender_headers import ChangedVersion, change_headers, sender_headers
 from tests.support.made_models import ACTIVITY, AGENTS, made_model
 
 
@@ -216,3 +219,43 @@ def test_every_event_has_an_effective_offset_where_a_statement_names_it() -> Non
         statement = made.inline(model, frames)
         assert statement is not None
         assert "(42, 3, 'genesis.agent.rated', '1970-01-01T00:00:00+00:00', 77)" in statement
+
+
+CHANGED = made_model(
+    "changed", "a bigint",
+    "INSERT INTO __schema__.t SELECT change_version FROM staged_agent_rated WHERE change_tenant = 'acme'",
+)  # fmt: skip
+
+
+def test_the_change_that_an_event_tells_of_is_staged_where_a_statement_names_it() -> None:
+    """By row, and null where there is none; where no model asks, the headers are not looked at."""
+    both = Staging([CHANGED, AGENTS])
+    assert (both.has_changes(CHANGED.reads), both.has_changes(AGENTS.reads)) == (True, False)
+    columns = [column for column in staging_tables([CHANGED])["staged_agent_rated"] if "change" in column.name]
+    assert columns == [
+        StagedColumn("change_tenant", "text", required=False),
+        StagedColumn("change_version", "bigint", required=False),
+    ]
+    asked = []
+
+    def changes() -> list[ChangedVersion | None]:
+        asked.append(1)
+        return [None, ChangedVersion("genesis", 9), ChangedVersion("acme", 3)]
+
+    events = {"genesis.agent.rated": RATED}
+    (frame,) = both.frames(events, [40, 41, 42], partition=3, changes=changes).values()
+    assert frame.select("offset", "change_tenant", "change_version").rows() == [(40, None, None), (42, "acme", 3)]
+    statement = both.inline(CHANGED, {"staged_agent_rated": frame})
+    assert statement is not None
+    assert "(40, NULL, NULL), (42, 'acme', 3)" in statement
+    assert Staging([LATE]).frames(events, [40, 41, 42], partition=3, changes=changes)
+    assert both.frames(events, [40, 41, 42], {"staged_agent_available"}, partition=3, changes=changes) == {}
+    assert len(asked) == 1
+
+
+def test_only_the_relays_headers_tell_of_a_change() -> None:
+    """Records without headers, and those of others, tell of none."""
+    relays = [*sender_headers("plant.relay"), *change_headers("acme", 3)]
+    forged = [*sender_headers("genesis", key_id="7"), *change_headers("acme", 3)]
+    found = changes_in([None, headers_bytes([]), headers_bytes(relays), headers_bytes(forged)])
+    assert found == [None, None, ("acme", 3), None]
