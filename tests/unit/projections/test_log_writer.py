@@ -129,7 +129,8 @@ def test_a_chain_goes_over_to_v2_at_its_control_record_and_stays_there() -> None
         assert writer.write(cast(Session, session), made, CHAIN_START, TABLE, inline=False) == chain_of(made, 1)[-1]
     assert chain_of(made, 1)[-1] not in (chain_of(made, 0)[-1], chain_of(made, 3)[-1])
     writer.note_committed(made)
-    writer.note_committed(later)
+    for each in (later, ONE):
+        writer.note_committed(each)
     assert writer.write(cast(Session, session), later, CHAIN_START, TABLE, inline=False) == chain_of(later, 0)[-1]
 
 
