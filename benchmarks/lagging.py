@@ -33,8 +33,7 @@ def run(stack: Stack, count: int) -> list[dict[str, object]]:
         stage.execute(f"UPDATE read_model_builds SET paused = projection NOT IN ({names})")
         _turn(stage, "to warm up", 0, count)
         rows = [
-            _turn(stage, name, count * number, count)
-            for number, name in enumerate(("paused", "fed") * ROUNDS, start=1)
+            _turn(stage, name, count * number, count) for number, name in enumerate(("paused", "fed") * ROUNDS, start=1)
         ]
     paused, fed = (
         {
