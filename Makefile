@@ -73,7 +73,7 @@ test-quick: $(VENV)/.ready-all ## Run all tests but those of process faults.
 	@$(PYTEST) --ignore tests/faults
 
 faults: $(VENV)/.ready-all ## Run the fault tests in their long form: many kills, Postgres away for 30 s; judge times.
-	@PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults -rP
+	@PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults -rP
 
 check: $(VENV)/.ready-all ## Check style, types, import contracts and the lock of read models.
 	@echo "==> ruff"; $(BIN)/ruff check && $(BIN)/ruff format --check
