@@ -125,6 +125,7 @@ class FollowingModels:
             while True:
                 session.begin()
                 fence = checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, token)
+                session.later(REJOIN_TIMEOUT)  # a slice of before the partition was acquired may still have the row
                 offsets, _ = model_checkpoints.lock(session, self.topic, self.partition, token, [model.key])
                 start, stop = offsets[model.key], fence.next_offset
                 if start == stop or stop - start > REJOIN_OFFSETS:
@@ -132,7 +133,6 @@ class FollowingModels:
                     if filled:  # until then Postgres takes the tables for empty
                         session.script(refresh_statement(f"{model.schema}.{table}" for table in model.tables))
                     break
-                session.later(REJOIN_TIMEOUT)
                 after = fold.fold_slice(session, staging, [model], self.topic, self.partition, (start, stop))
                 advance = model_checkpoints.advance_models_statement(self.topic, self.partition, [model.key], after)
                 session.script(advance, "COMMIT")

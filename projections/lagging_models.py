@@ -53,8 +53,8 @@ class _Lagging:
     next_offset: int = 0
     near: bool = False
     """The partition's owner has been asked to take it back."""
-    to_the_end: bool = False
-    """It could not be taken back while it lagged a little, so it is fed until it does not lag at all."""
+    taken_back_max: int | None = None
+    """It could not be taken back once: it is fed until it lags by no more than some quick slice since has brought."""
     alone: bool = False
     """Something went wrong in a slice that it shared: it is fed by itself, until its slices are large again."""
     folded: bool = False
@@ -160,7 +160,7 @@ class LaggingModels:
         with self._changed:
             fed = self._partitions.setdefault((topic, partition), _Partition(topic, partition))
             each = fed.models.setdefault(model.key, _Lagging(model))
-            fed.token, each.near, each.to_the_end, each.alone, each.records_max = token, False, True, True, 1
+            fed.token, each.near, each.taken_back_max, each.alone, each.records_max = token, False, 0, True, 1
             self._wake()
 
     def stop(self, stopped: ReadModelStopped, token: int) -> None:
@@ -190,17 +190,19 @@ class LaggingModels:
         """
         with self._changed:
             fed, wait_seconds = self._next()
-        if fed is None:
+            token = fed.token if fed is not None else None
+        if fed is None or token is None:
             if wait_seconds is None:
                 self._disconnect()
             return wait_seconds
         try:
-            self._feed(fed)
+            self._feed(fed, token)
         except OwnershipLost as error:
             log.info("models.not_fed", topic=fed.topic, partition=fed.partition, why=error.why)
             self._disconnect()
             with self._changed:
-                fed.token = None
+                if fed.token == token:  # a later one may be here by now
+                    fed.token = None
         except DatabaseUnreachable as error:
             self._disconnect()
             delay = RETRY_DELAYS_SECONDS[min(self._failures, len(RETRY_DELAYS_SECONDS) - 1)]
@@ -243,13 +245,13 @@ class LaggingModels:
             due_at = min([*times, *([due_at] if due_at is not None else [])], default=None)
         return None, None if due_at is None else due_at - now
 
-    def _feed(self, fed: _Partition) -> None:
-        """Fold a slice of one partition into the models that are furthest behind."""
+    def _feed(self, fed: _Partition, token: int) -> None:
+        """Fold a slice of one partition, under its owner's token, into the models that are furthest behind."""
         session = self._connected()
         with self._changed:
-            token, now = fed.token, self._now()
+            now = self._now()
             due = {key: each for key, each in fed.models.items() if not each.near and each.due_at <= now}
-        if token is None or not due:
+        if fed.token != token or not due:
             return
         if not fed.registered:
             model_checkpoints.register_feeder(session, fed.topic, fed.partition, token)
@@ -260,7 +262,7 @@ class LaggingModels:
         for each in lagging:
             each.next_offset = next_offsets[each.model.key]
             self._show_lag(fed, each, log_end)
-        near = [each for each in lagging if log_end - each.next_offset <= (0 if each.to_the_end else NEAR_OFFSETS)]
+        near = [each for each in lagging if log_end - each.next_offset <= _near_offsets(each)]
         if near:
             session.rollback()
             self._finish(session, fed, near)
@@ -307,6 +309,8 @@ class LaggingModels:
         for each in models:
             each.next_offset, each.folded, each.ended = after, True, 0
             if quick:
+                if each.taken_back_max is not None:
+                    each.taken_back_max = max(each.taken_back_max, after - start)
                 each.records_max = min(fold.FOLD_RECORDS, records_max * 2)
                 each.alone = each.alone and each.records_max < fold.FOLD_RECORDS
             if each.stop_reason is not None:
@@ -392,13 +396,14 @@ class LaggingModels:
     def _connected(self) -> Session:
         """Return the connection, with staging tables for all models that lag."""
         with self._changed:
-            models = {each.model.key: each.model for fed in self._partitions.values() for each in fed.models.values()}
+            lagging = [each.model for fed in self._partitions.values() for each in fed.models.values()]
+            models = {model.key: model for model in lagging if not model.altered}
         if self._session is not None and not self._staged.issuperset(models):
             self._disconnect()
         if self._session is None:
             session = Session(self._url)
             try:
-                self._staging = Staging([model for model in models.values() if not model.altered])
+                self._staging = Staging(list(models.values()))
                 self._staging.open(session)
                 self.backend_pid = int(session.query("SELECT pg_backend_pid() AS pid")[0][0])
             except BaseException:
@@ -429,7 +434,9 @@ class LaggingModels:
 
     def _show_lag(self, fed: _Partition, each: _Lagging, log_end: int) -> None:
         labels = (fed.topic, fed.partition, each.model.name, each.model.version)
-        metrics.WORKER_READ_MODEL_LAG.labels(*labels).set(log_end - each.next_offset)
+        with self._changed:
+            if fed.models.get(each.model.key) is each:  # it may have been taken back, or its partition have moved
+                metrics.WORKER_READ_MODEL_LAG.labels(*labels).set(log_end - each.next_offset)
 
     def _hide(self, fed: _Partition, each: _Lagging) -> None:
         """Take back what metrics show of a model that does not lag here any more; it is not among `fed.models`."""
@@ -443,6 +450,11 @@ class LaggingModels:
 def _kept(known: _Lagging | None, model: ReadModel) -> _Lagging:
     """Return what is known of a model, unless its build is another one by now."""
     return known if known is not None and known.model == model else _Lagging(model)
+
+
+def _near_offsets(each: _Lagging) -> int:
+    """Return the lag at which a model is left to its partition's owner."""
+    return NEAR_OFFSETS if each.taken_back_max is None else min(NEAR_OFFSETS, each.taken_back_max)
 
 
 def _furthest_behind(models: Iterable[_Lagging], log_end: int) -> tuple[list[_Lagging], int]:

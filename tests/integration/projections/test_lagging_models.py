@@ -335,6 +335,7 @@ def test_a_model_that_can_not_be_taken_back_is_fed_to_the_end(
 ) -> None:
     """Its statement is given up while its partition waits: that does not happen again, and nothing else stops."""
     events = lag(superuser, worker, NEW)
+    monkeypatch.setattr(lagging_models, "QUICK_SECONDS", 0.0)
     monkeypatch.setattr(lagging_models, "NEAR_OFFSETS", 1_000)
     monkeypatch.setattr(following_models, "REJOIN_OFFSETS", 1_000)
     monkeypatch.setattr(following_models, "REJOIN_TIMEOUT", "SET LOCAL statement_timeout = '1ms'")
@@ -352,6 +353,43 @@ def test_a_model_that_can_not_be_taken_back_is_fed_to_the_end(
     worker.owners[0].idle()
     worker.project(more := some_events(4, seed=5))
     assert set(offsets(superuser).values()) == {44}
+    assert rows(superuser) == [*available(events), *available(more, 40)]
+
+
+def test_a_mended_model_is_taken_back_while_records_come_in(
+    worker: Worker, superuser: Session, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each slice the log is longer: it is near once it lacks no more than quick slices have brought."""
+    monkeypatch.setattr(lagging_models, "NEAR_OFFSETS", 1_000)
+    monkeypatch.setattr(following_models, "REJOIN_OFFSETS", 1_000)
+    worker.acquire()
+    superuser.script(REFUSE_ONE.format(NEW, available(some_events(8))[0]))
+    worker.project(some_events(8))
+    assert sample("plant_worker_stopped_read_models", model=NEW) == 1.0
+    superuser.script(MENDED.format(NEW))
+    clock.now += 10
+    for seed in range(2, 12):
+        worker.project(some_events(2, seed=seed))
+        worker.lagging.feed_next()
+    assert superuser.query("SELECT count(*) AS n FROM model_checkpoints WHERE partition = 0") == [(0,)]
+    assert set(offsets(superuser).values()) == {28}
+    assert rows(superuser) == rows(superuser, "others")
+
+
+def test_an_owner_waits_no_longer_for_a_slice_than_for_a_statement(
+    worker: Worker, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice that began before the partition was acquired again has the model: it is fed apart, and records flow."""
+    events = lag(superuser, worker, NEW)
+    monkeypatch.setattr(following_models, "REJOIN_OFFSETS", 1_000)
+    monkeypatch.setattr(following_models, "REJOIN_TIMEOUT", "SET LOCAL statement_timeout = '100ms'")
+    superuser.script("BEGIN", "SELECT FROM model_checkpoints FOR UPDATE")
+    worker.acquire()
+    worker.project(more := some_events(8, seed=5))
+    superuser.rollback()
+    assert offsets(superuser) == {"agents": 48, NEW: 0, "log": 48, "others": 48}
+    worker.feed()
+    worker.owners[0].idle()
     assert rows(superuser) == [*available(events), *available(more, 40)]
 
 
@@ -461,6 +499,25 @@ def test_the_same_worker_keeps_its_session_when_it_acquires_again(worker: Worker
     worker.lagging.feed_next()
     assert worker.lagging.backend_pid == pid
     assert offsets(superuser)[NEW] == 32
+
+
+def test_a_slice_of_before_does_not_end_the_feeding(
+    worker: Worker, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its partition is acquired again by the same worker while it runs; it is refused, and its token is not current."""
+    monkeypatch.setattr(fold, "FOLD_RECORDS", 1)
+    events = lag(superuser, worker, NEW)
+    fold_slice, acquired = fold.fold_slice, iter((True,))
+
+    def refused(*arguments: Any) -> int:
+        if next(acquired, False):
+            worker.acquire()
+            raise KeyError("a defect")
+        return fold_slice(*arguments)
+
+    monkeypatch.setattr(fold, "fold_slice", refused)
+    worker.feed()
+    assert (offsets(superuser)[NEW], rows(superuser)) == (40, available(events))
 
 
 def test_a_former_owner_folds_nothing_more(make_worker: MakeWorker, superuser: Session) -> None:
@@ -603,4 +660,21 @@ def test_metrics_of_a_partition_that_has_moved_go(worker: Worker, superuser: Ses
     assert sample("plant_worker_stopped_read_models", model=NEW) == 1.0
     worker.owners[0].forget()
     assert sample("plant_worker_stopped_read_models", model=NEW) is None
+    assert sample("plant_worker_read_model_lag", model=NEW, version="1") is None
+
+
+def test_no_metric_comes_back_after_its_partition_has_moved(
+    worker: Worker, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice was about to show it."""
+    lag(superuser, worker, NEW)
+    lock = model_checkpoints.lock
+
+    def locked(*arguments: Any) -> Any:
+        locked_rows = lock(*arguments)
+        worker.owners[0].forget()
+        return locked_rows
+
+    monkeypatch.setattr(model_checkpoints, "lock", locked)
+    worker.lagging.feed_next()
     assert sample("plant_worker_read_model_lag", model=NEW, version="1") is None
