@@ -23,9 +23,10 @@ MODELS: Final = {
     "without read model": (),
     "three models": ("agents", "skills", "ratings"),
     "four models": ("agents", "skills", "ratings", "activity"),
-    "five models": None,
+    "five models": ("agents", "skills", "ratings", "activity", "marketplace"),
+    "registry": ("registry",),
 }
-"""The read models of a variant, all of them where it is None; `agents` alone of any other."""
+"""The read models of a variant; `agents` alone of any other."""
 
 
 def no_hashes(_topic: str, _partition: int, _previous_hash: bytes, records: ChainSlice, _first_v2: int) -> list[bytes]:
@@ -63,9 +64,7 @@ def main() -> None:
         log_writer.extend_slice = no_hashes
     if variant == "without repeat check":
         engine.LogRanges = ForgetfulRanges  # type: ignore[misc]
-    models = MODELS.get(variant, ("agents",))
-    if models is not None:
-        feed_alone(*models)
+    feed_alone(*MODELS.get(variant, ("agents",)))
     settings = load_settings()
     configure(settings)
     uvloop.run(worker.serve_worker(settings, [topic]))

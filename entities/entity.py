@@ -65,7 +65,9 @@ class Entity(Row):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4, server_default=func.gen_random_uuid())
     entity_type: Mapped[Token] = mapped_column()
     external_id: Mapped[Token | None]
-    """Its identifier in the catalogue it comes from, such as an ESCO URI; unique in its tenant when set."""
+    """Its identifier in the catalogue it comes from, such as an ESCO URI; unique in its tenant when set directly."""
+    external_id_from_event: Mapped[bool] = mapped_column(server_default=text("false"), server_onupdate=FetchedValue())
+    """Whether that came with an event. It is not enforced to be unique then: see docs/decisions/0033."""
 
     # Lifecycle
     created_at: Mapped[Moment] = mapped_column(server_default=func.now())
@@ -131,7 +133,7 @@ class Entity(Row):
             "governance_agent_id",
             "external_id",
             unique=True,
-            postgresql_where=text("external_id IS NOT NULL"),
+            postgresql_where=text("external_id IS NOT NULL AND NOT external_id_from_event"),
         ),
         Index("entities_type", "governance_agent_id", "entity_type", "id"),
         Index("entities_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),

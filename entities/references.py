@@ -69,6 +69,13 @@ _NAMES: Final = text("""
     GROUP BY kind, lower(name) HAVING count(*) > 1 ORDER BY kind, min(name)
 """)
 
+_EXTERNAL_IDS: Final = text("""
+    SELECT 'external id clash' AS finding, min(entity_type COLLATE "C") AS entity_type,
+           min(id::text)::uuid AS entity_id, format('%s have the external id %s', count(*), quote_literal(external_id))
+    FROM entities WHERE external_id IS NOT NULL AND deleted_at IS NULL
+    GROUP BY external_id HAVING count(*) > 1 ORDER BY external_id
+""")
+
 _ROWS: Final = text("""
     SELECT 'wrong row' AS finding, coalesce(e.entity_type, k.kind) AS entity_type, coalesce(e.id, k.id) AS entity_id,
            CASE WHEN e.id IS NULL THEN 'has a row as ' || k.kind || ' and is no entity'
@@ -119,7 +126,7 @@ async def check_entities(connection: AsyncConnection) -> EntityCheck:
     """
     entities = (await connection.execute(_COUNT)).scalar_one()
     findings: list[EntityFault] = []
-    for query in (_DANGLING, _NAMES, _ROWS, _HEADS):
+    for query in (_DANGLING, _NAMES, _EXTERNAL_IDS, _ROWS, _HEADS):
         findings += [EntityFault(*row) for row in await connection.execute(query)]
     async for chain in _chains(connection):
         findings += _in_chain(chain)

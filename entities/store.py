@@ -58,7 +58,7 @@ LINKS: Final[Mapping[str, Links]] = {
 }
 
 # Columns that the database writes; and columns that never change once they are written.
-_WRITTEN_BY_DATABASE: Final = {"updated_at", "version_hash", "hash_chain_sha256"}
+_WRITTEN_BY_DATABASE: Final = {"updated_at", "version_hash", "hash_chain_sha256", "external_id_from_event"}
 _NEVER_CHANGED: Final = {"id", "entity_type", "created_at", "append_only", "tamper_proof", "governance_agent_id"}
 
 

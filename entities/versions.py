@@ -47,7 +47,7 @@ class EntityVersion(Row):
     operation: Mapped[Token]
     recorded_at: Mapped[Moment]
     recorded_by: Mapped[Token]
-    """The role as which the change was made."""
+    """The role as which the change was made, with `/projection` behind it where a worker folded an event."""
     state: Mapped[str] = mapped_column(Text)
     """JSON text; of a deleted entity, its last state."""
     version_hash: Mapped[bytes] = mapped_column(LargeBinary)

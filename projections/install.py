@@ -44,9 +44,10 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
     """Create what is missing: a schema for each build, its tables, their policies, their views and grants.
 
     Views move to a build once it has every record of the log. Until then readers stay on the one before; returns the
-    models that this concerns. Running it again changes nothing and waits for no worker. A table that an earlier version
-    made is given the column and the policy that it lacks, for which it is locked; workers of that version can't write
-    to it afterwards. Raises BuildReshaped, and FoldChanged before anything is changed.
+    models that this concerns. One that starts paused is shown by a worker, once it is fed. Running it again changes
+    nothing and waits for no worker. A table that an earlier version made is given the column and the policy that it
+    lacks, for which it is locked; workers of that version can't write to it afterwards. Raises BuildReshaped, and
+    FoldChanged before anything is changed.
     """
     models = tuple(models)
     session = Session(url)
@@ -59,7 +60,7 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
         for model in models:
             _install(session, model)
         session.commit()
-        return _unpublished(session, models)
+        return _unpublished(session, [model for model in models if not model.starts_paused])
     finally:
         session.close()
 

@@ -1,7 +1,8 @@
 """Read models: a name, a version, tables and a statement that folds a batch into them; and those of this release.
 
 A folder of this package that holds `tables.sql` and `apply.sql` is a read model, called after the folder. Its
-`__init__.py` says its version. No list names it: READ_MODELS are those that are found.
+`__init__.py` says its version, and with STARTS_PAUSED that it is off until an operator turns it on. No list names it:
+READ_MODELS are those that are found.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class ReadModel:
     version: int
     tables_text: str = field(repr=False)
     apply_text: str = field(repr=False)
+    starts_paused: bool = field(default=False, kw_only=True)
+    """Whether workers leave a new build of it alone until an operator resumes it."""
 
     @property
     def schema(self) -> str:
@@ -140,10 +143,12 @@ def _read_folder(folder: Path, package: str) -> ReadModel:
     for file in (*SQL_FILES, "__init__.py"):
         if not (folder / file).exists():
             raise ReadModelUnusable(name, f"It has no {file}.")
-    version = getattr(import_module(f"{package}.{name}"), "VERSION", None)
+    module = import_module(f"{package}.{name}")
+    version = getattr(module, "VERSION", None)
     if type(version) is not int or version < 1:
         raise ReadModelUnusable(name, "Its __init__.py has no line such as VERSION = 1.")
-    model = ReadModel(name, version, *((folder / file).read_text("utf-8") for file in SQL_FILES))
+    texts = ((folder / file).read_text("utf-8") for file in SQL_FILES)
+    model = ReadModel(name, version, *texts, starts_paused=getattr(module, "STARTS_PAUSED", False) is True)
     if not model.tables:
         raise ReadModelUnusable(name, "Its tables.sql has no CREATE TABLE IF NOT EXISTS __schema__.… in small letters.")
     if len(split_statements(model.apply_text)) != 1:

@@ -16,8 +16,8 @@ from projections.session import DataRefused, NameUnknown, Session
 from streams.errors import PartitionStopped
 
 _STORE = """
-INSERT INTO read_model_builds AS b (projection, version, tables, tables_sql, apply_sql, sha256)
-VALUES ($1, $2, string_to_array($3, ','), $4, $5, $6)
+INSERT INTO read_model_builds AS b (projection, version, tables, tables_sql, apply_sql, sha256, paused)
+VALUES ($1, $2, string_to_array($3, ','), $4, $5, $6, $7)
 ON CONFLICT (projection, version) DO UPDATE
 SET tables = excluded.tables, tables_sql = excluded.tables_sql, apply_sql = excluded.apply_sql, sha256 = excluded.sha256
 WHERE b.sha256 IS NULL
@@ -53,9 +53,9 @@ class StoredBuild(ReadModel):
 
 
 def store(session: Session, model: ReadModel) -> None:
-    """Write down that a build exists, and what it computes, as the owner."""
+    """Write down that a build exists, and what it computes, as the owner. A new one may start paused."""
     texts = (model.tables_text, model.apply_text, model.sha256)
-    session.execute(_STORE, (model.name, model.version, ",".join(model.tables), *texts))
+    session.execute(_STORE, (model.name, model.version, ",".join(model.tables), *texts, model.starts_paused))
 
 
 def require_unchanged(session: Session, models: Iterable[ReadModel]) -> list[ReadModel]:

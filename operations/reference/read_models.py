@@ -38,7 +38,8 @@ def read_models_page() -> str:
 
 
 def _section(model: ReadModel) -> Iterator[str]:
-    yield from (f"## {model.name}", "", f"Version {model.version}. Made from {_sources(model)}.", "")
+    off = " Off until an operator resumes it." if model.starts_paused else ""
+    yield from (f"## {model.name}", "", f"Version {model.version}. Made from {_sources(model)}.{off}", "")
     yield from ("| view | rows |", "|---|---|")
     said = commented_tables(model.tables_text)
     about = {table: _FIRST_WORDS.sub("", said.get(table, {}).get("about", "")) for table in model.tables}

@@ -11,6 +11,7 @@ ACTIVITY: Final = _BY_NAME["activity"]
 AGENTS: Final = _BY_NAME["agents"]
 MARKETPLACE: Final = _BY_NAME["marketplace"]
 RATINGS: Final = _BY_NAME["ratings"]
+REGISTRY: Final = _BY_NAME["registry"]
 SKILLS: Final = _BY_NAME["skills"]
 
 

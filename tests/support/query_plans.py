@@ -41,7 +41,7 @@ from projections.skills import queries as skills_queries
 from projections.staged_names import STAGED_EVENTS
 from projections.staging import every_event, staging_tables
 from tests.support import ROOT
-from tests.support.made_models import ACTIVITY, AGENTS, MARKETPLACE, RATINGS, SKILLS
+from tests.support.made_models import ACTIVITY, AGENTS, MARKETPLACE, RATINGS, REGISTRY, SKILLS
 
 TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
 RANGE_OFFSETS = 4_096
@@ -181,6 +181,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/ratings/apply.sql": worker(RATINGS.apply_sql),
         "projections/activity/apply.sql": worker(ACTIVITY.apply_sql),
         "projections/marketplace/apply.sql": worker(MARKETPLACE.apply_sql),
+        "projections/registry/apply.sql": worker(REGISTRY.apply_sql),
         "projections/log_progress.py _DISPOSITIONS": PlannedQuery(
             *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),
             "plant_api",

@@ -25,6 +25,7 @@ from schemas.events import (
     SkillRegistered,
     SkillValidated,
 )
+from tests.support.registry_fold import registry_of
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -232,12 +233,31 @@ def _catalogue_entry(event: Event) -> Row | None:
     }  # fmt: skip
 
 
+def registry(records: Iterable[Applied]) -> Tables:
+    """Fold the read model `registry`: its own table. The entities are in :func:`entities`."""
+    return {"registry_clashes": _rows(registry_of(records).clashes)}
+
+
+def entities(records: Iterable[Applied]) -> list[Row]:
+    """Return the entities that the read model `registry` makes, by id, with their states as versions hold them."""
+    made = registry_of(records)
+    return [
+        {
+            "id": str(entity_id), "entity_type": made.kinds[entity_id], "versions": made.versions[entity_id],
+            "governance_agent_id": DEFAULT_TENANT,
+            "state": {name: _json(value) for name, value in made.states[entity_id].items()},
+        }
+        for entity_id in sorted(made.states)
+    ]  # fmt: skip
+
+
 FOLDS: Mapping[str, Callable[[Iterable[Applied]], Tables]] = {
     "agents": agents,
     "skills": skills,
     "ratings": ratings,
     "activity": activity,
     "marketplace": marketplace,
+    "registry": registry,
 }
 """The fold of each read model by its name."""
 
@@ -260,7 +280,7 @@ def _json(value: Any) -> Any:
             return re.sub(r"\.?0*\+", "+", text)
         case date():
             return value.isoformat()
-        case tuple():
+        case tuple() | list():
             return [_json(each) for each in value]
         case _:
             return value

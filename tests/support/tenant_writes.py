@@ -70,6 +70,7 @@ _SETTABLE: Final[Mapping[str, str]] = {
     "marketplace_v1.marketplace_standings": "rating_sum",
     "marketplace_v1.marketplace_totals": "rating_sum",
     "marketplace_v1.marketplace_words": "governance_agent_id",
+    "registry_v1.registry_clashes": "last_reason",
 }
 
 

@@ -41,8 +41,11 @@ READ_MODEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "marketplace_v1.marketplace_totals": ("partition",),
     "marketplace_v1.marketplace_catalogue": ("kind", "entity_id"),
     "marketplace_v1.marketplace_words": ("word", "kind", "entity_id"),
+    "registry_v1.registry_clashes": ("entity_id",),
 }
 """The tables of read models, and their primary keys."""
+SHOW_ALL: Final = "SELECT show_build(projection, version) FROM read_model_builds WHERE NOT live"
+"""Makes, as the owner, the views of builds that start paused, which a worker makes otherwise."""
 VIEWS: Final = tuple(f"read_models.{table.partition('.')[2]}" for table in READ_MODEL_KEYS)
 DIVIDED: Final = (*ENTITY_TABLES, *READ_MODEL_KEYS, "skill_embeddings")
 
@@ -125,6 +128,9 @@ def read_model_row(table: str, entity_id: UUID, name: str) -> dict[str, str]:
             "name": name, "description": "-", "words": "{}", "retired": "false", "catalogue_offset": "1"
         },
         "marketplace_v1.marketplace_words": {},
+        "registry_v1.registry_clashes": {
+            "events": "1", "last_offset": "1", "last_event_type": "an event", "last_reason": name
+        },
     }  # fmt: skip
     others = {
         "day": "2026-01-01",

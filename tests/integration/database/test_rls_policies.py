@@ -33,6 +33,7 @@ from tests.support.tenants import (
     MINE,
     READ_MODEL,
     READS,
+    SHOW_ALL,
     THEIRS,
     VIEWS,
     Attempt,
@@ -50,6 +51,7 @@ async def database(stack: Services, template_database: str) -> AsyncIterator[Mig
     with log_rows.migrated_database(stack, template_database) as made:
         for tenant in (MINE, THEIRS):
             await fill(made.writer_url, made.embedder_url, tenant)
+        sql.execute(made.owner_url, [SHOW_ALL])
         sql.execute(made.superuser_url, ["ANALYZE"])
         yield made
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,10 +24,21 @@ from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.mixed_events import MixedEvents
 from tests.support.model_tables import log_rows, model_tables
 from tests.support.parked_streams import ParkedStream, Row
-from tests.support.read_model_folds import FOLDS, Applied, Tables
+from tests.support.read_model_folds import FOLDS, Applied, Tables, entities
 
 PARTITIONS = 2
-EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints")
+ENTITY_TABLES = (
+    "entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills", "skills",
+    "team_members", "teams",
+)  # fmt: skip
+EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints", *ENTITY_TABLES)
+ENTITIES = """
+SELECT json_build_object(
+    'id', id, 'entity_type', entity_type, 'governance_agent_id', governance_agent_id, 'state', entity_state(id)::json,
+    'versions', (SELECT count(*) FROM entity_versions AS v WHERE v.entity_id = e.id)
+)::text AS entity FROM entities AS e ORDER BY id
+"""
+OUTSIDE = "SELECT count(*) AS waiting FROM outbox"
 
 
 class Step(NamedTuple):
@@ -109,6 +121,11 @@ class Scene:
         """The rows of a read model's tables, by primary key."""
         return model_tables(self._superuser, model)
 
+    def entities(self) -> list[dict[str, object]]:
+        """The entities with their states and the number of their versions, by id; none came into the outbox."""
+        assert self._superuser.query(OUTSIDE) == [(0,)]
+        return [msgspec.json.decode(row) for (row,) in self._superuser.query(ENTITIES)]
+
     def close(self) -> None:
         for projector in self._projectors:
             projector.close()
@@ -142,6 +159,7 @@ def test_any_split_and_interleaving_gives_the_tables_of_the_oracle(scene: Scene,
 
     for model in READ_MODELS:
         assert scene.tables(model) == FOLDS[model.name](applied), model.name
+    assert scene.entities() == entities(applied)
 
 
 def feed_apart(patched: pytest.MonkeyPatch, run: Run) -> None:
@@ -205,6 +223,7 @@ def test_poison_and_control_records_give_the_tables_of_the_oracle(scene: Scene, 
         assert logged == stream.rows
     for model in READ_MODELS:
         assert scene.tables(model) == FOLDS[model.name](applied), model.name
+    assert scene.entities() == entities(applied)
 
 
 def play_poisoned(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> tuple[list[ParkedStream], list[Applied]]:

@@ -51,7 +51,7 @@ def no_activated_registry() -> Iterator[None]:
 def projector(database: Database, superuser: Session) -> Iterator[PartitionProjector]:
     """A projector of every read model."""
     install(database.owner_url)
-    superuser.script("SET timezone = 'UTC'")
+    superuser.script("SET timezone = 'UTC'", "UPDATE read_model_builds SET paused = false")
     made = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS)
     yield made
     made.close()

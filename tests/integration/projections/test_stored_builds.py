@@ -29,6 +29,8 @@ NEXT = dataclasses.replace(AGENTS, version=2)
 FOREIGN = available_agents()
 """A model of another release than the worker's."""
 
+FED = {model.key for model in READ_MODELS if not model.starts_paused}
+
 ROWS = "SELECT to_json(a)::text AS row FROM {} AS a ORDER BY agent_id"
 STOPPED = "SELECT projection || '/' || version AS key, next_offset, stop_reason FROM model_checkpoints"
 SHARING = "SELECT unnest(read_models) AS key FROM checkpoints WHERE partition = 0"
@@ -48,7 +50,9 @@ def sharing(superuser: Session, name: str = "") -> set[str]:
 def install_live(database: Database, superuser: Session, models: Sequence[ReadModel]) -> None:
     """Install models, and let readers see them: no record is there that they could lack."""
     assert install(database.owner_url, models) == []
-    assert superuser.query("SELECT bool_and(live) AS live FROM read_model_builds WHERE version = 1") == [(True,)]
+    assert superuser.query("SELECT bool_and(live) AS live FROM read_model_builds WHERE version = 1 AND NOT paused") == [
+        (True,)
+    ]
 
 
 def rewrite(superuser: Session, name: str, apply_sql: str) -> None:
@@ -151,7 +155,7 @@ def test_a_build_of_another_release_is_fed(
     install_live(database, superuser, [*READ_MODELS, FOREIGN])
     project(projector, 30)
     assert superuser.query("SELECT count(*) > 0 AS filled FROM availabilities_v1.availabilities") == [(True,)]
-    assert sharing(superuser) == {*(model.key for model in READ_MODELS), FOREIGN.key}
+    assert sharing(superuser) == {*FED, FOREIGN.key}
 
 
 def test_a_build_that_comes_while_a_worker_runs_is_fed_at_once(
@@ -191,7 +195,7 @@ def test_a_build_that_reads_what_a_worker_does_not_know_stops_alone(
     assert (key, offset) == ("odd/1", 0)
     assert reason.startswith("StagedRowsUnknown: ")
     assert reads in reason
-    assert sharing(superuser) == {model.key for model in READ_MODELS}
+    assert sharing(superuser) == FED
     assert superuser.query("SELECT count(*) > 0 AS filled FROM agents_v1.agents") == [(True,)]
     assert [line["model"] for line in lines if line["event"] == "model.stopped"] == ["odd"]
 
