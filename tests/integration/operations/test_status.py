@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from devstack import sql
 from operations import partition_status
 from operations.cli.main import run
+from projections.checkpoints import KNOWN_REVISION
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
 from runtime.settings import Settings
@@ -118,7 +119,7 @@ async def test_other_consumers_of_a_partition_are_not_taken_for_its_owner(
     sql.execute(
         database.superuser_url,
         [
-            f"SELECT add_partition_owners('deliveries', '{topic}', 4, NULL, 26)",
+            f"SELECT add_partition_owners('deliveries', '{topic}', 4, NULL, {KNOWN_REVISION})",
             "UPDATE partition_owners SET stop_reason = 'theirs', worker = 'other' WHERE consumer = 'deliveries'",
             f"INSERT INTO checkpoints SELECT 'deliveries', '{topic}', n, 7 FROM generate_series(0, 3) AS n",
         ],

@@ -20,6 +20,7 @@ from database.errors import DatabaseUnreachable
 from devstack import processes
 from devstack.stack import Stack
 from projections import poison_rows
+from projections.checkpoints import KNOWN_REVISION
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
 from relay import dead_letters, outbox
@@ -175,10 +176,10 @@ async def test_each_goes_out_once_however_many_consumers_a_partition_has(
     """Owners and checkpoints of other consumers of the partition are none of the relay's."""
     log(projector, poison(3))
     others = """
-        WITH owners AS (SELECT name, add_partition_owners(name, $1, 4, NULL, 26) FROM unnest('{a,b}'::text[]) AS name)
+        WITH owners AS (SELECT name, add_partition_owners(name, $1, 4, NULL, $2) FROM unnest('{a,b}'::text[]) AS name)
         INSERT INTO checkpoints SELECT name, $1, 0, 1 FROM owners
     """
-    await fetch(database.superuser_url, others, TOPIC)
+    await fetch(database.superuser_url, others, TOPIC, KNOWN_REVISION)
     owners = "SELECT count(*) AS n FROM partition_owners WHERE partition = 0"
     assert (await fetch(database.superuser_url, owners))[0]["n"] == 3
 
