@@ -286,7 +286,7 @@ def filled_log(stack: Services, template_database: str) -> Iterator[str]:
     """The superuser's address of a database whose log has three ranges, with statistics; tests only read it."""
 
     async def filled(connection: Any) -> None:
-        await query_plans.fill(connection, 2 * query_plans.RANGE_OFFSETS + 10)
+        await query_plans.fill_log(connection, 2 * query_plans.RANGE_OFFSETS + 10)
         await connection.execute("ANALYZE")
 
     with log_rows.migrated_database(stack, template_database) as made:
@@ -335,7 +335,7 @@ def test_the_last_hash_is_read_from_the_last_range_that_has_records(stack: Servi
     scans_of = "SELECT relname, seq_scan, idx_scan FROM pg_stat_user_tables WHERE schemaname = 'log'"
 
     async def head(connection: Any) -> tuple[bytes, list[tuple[str, int, int]]]:
-        await query_plans.fill(connection, 2 * query_plans.RANGE_OFFSETS)
+        await query_plans.fill_log(connection, 2 * query_plans.RANGE_OFFSETS)
         await query_plans.make_ranges(connection, 0, 2 * query_plans.RANGE_OFFSETS)
         await connection.execute("SELECT pg_stat_force_next_flush()")
         await connection.execute("SELECT pg_stat_reset()")
