@@ -1,13 +1,11 @@
 """A range of the log that is vacuumed, or read under an old snapshot, while its partition goes on.
 
 A vacuum against wraparound, and one that an operator starts, keep their lock until they are done, whoever waits for it.
-A reader that holds a page makes such a vacuum last: it may not freeze that page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -32,10 +30,6 @@ from tests.support.waiting import wait_until
 RANGE = 64
 CLOSED = "SELECT closed_at IS NOT NULL AS closed FROM log_ranges ORDER BY first_offset"
 DISPOSITIONS = 'SELECT disposition::text AS name FROM log_records WHERE partition = 0 ORDER BY "offset"'
-HELD = """
-SELECT count(*) FROM pg_stat_activity
-WHERE query ~ '^VACUUM' AND datname = current_database() AND wait_event_type = 'BufferPin'
-"""
 PATIENT = "SET idle_in_transaction_session_timeout = 0"
 PUT_BEHIND = """
 INSERT INTO log_records ("offset", created_at, partition, topic, event_id, entity_id, event_type, hash, value, headers)
@@ -87,29 +81,17 @@ def dispositions(superuser: Session) -> list[str]:
 
 @contextmanager
 def vacuuming(database: Database, first_offset: int) -> Iterator[None]:
-    """Have a range's table frozen by a vacuum that does not get past its first page until the block ends."""
-    table, reader = f'log."{TOPIC}/0/{first_offset}"', Session(database.superuser_url)
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            reader.script(
-                PATIENT, "BEGIN", f'DECLARE page CURSOR FOR SELECT "offset" FROM {table}', "FETCH 1 FROM page"
-            )
-            running: Future[None] | None = None
+    """Hold the lock of a vacuum on a range's table until the block ends, and run one then.
 
-            def waits() -> bool:
-                # While a snapshot of some session holds back the horizon there is nothing to freeze, and it does not.
-                nonlocal running
-                if running is None or running.done():
-                    running = pool.submit(sql.execute, database.superuser_url, [f"VACUUM (FREEZE) {table}"])
-                return bool(sql.value(database.superuser_url, HELD))
-
-            wait_until(waits, "the vacuum waits for the page")
-            assert running is not None
-            yield
-            assert not running.done()
-        finally:
-            reader.close()
-        running.result()
+    A vacuum that is held by a page does not do: it passes where some snapshot leaves it nothing to freeze.
+    """
+    table, holder = f'log."{TOPIC}/0/{first_offset}"', Session(database.superuser_url)
+    try:
+        holder.script(PATIENT, "BEGIN", f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+        yield
+    finally:
+        holder.close()
+    sql.execute(database.superuser_url, [f"VACUUM (FREEZE) {table}"])
 
 
 def test_records_are_appended_to_a_range_that_is_frozen(
