@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
-from database.statistics import refresh_statement
 from projections import checkpoints, fold, model_checkpoints, stored_builds
 from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded, ReadModelAhead, ReadModelStopped
@@ -14,7 +13,7 @@ from projections.lagging_models import LaggingModels
 from projections.read_model import ReadModel
 from projections.session import Session, StatementEnded
 from projections.staging import Staging
-from projections.stopped_models import NOT_THE_MODELS, TRIES, reason_of
+from projections.stopped_models import NOT_THE_MODELS, TRIES, stop_model
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -120,8 +119,7 @@ class FollowingModels:
         """Fold what a model lacks; returns whether it is at the log's end then."""
         filled = False
         try:
-            if model.altered or model.sha256 not in self._release:
-                stored_builds.require_readable(session, model, staging.names)
+            stored_builds.require_readable(session, model, staging.names, self._release)
             while True:
                 session.begin()
                 fence = checkpoints.lock_fence(session, PROJECTOR, self.topic, self.partition, token)
@@ -131,7 +129,7 @@ class FollowingModels:
                 if start == stop or stop - start > REJOIN_OFFSETS:
                     session.rollback()
                     if filled:  # until then Postgres takes the tables for empty
-                        session.script(refresh_statement(f"{model.schema}.{table}" for table in model.tables))
+                        session.script(model.refresh_sql)
                     break
                 after = fold.fold_slice(session, staging, [model], self.topic, self.partition, (start, stop))
                 advance = model_checkpoints.advance_models_statement(self.topic, self.partition, [model.key], after)
@@ -153,8 +151,7 @@ class FollowingModels:
     def _require_readable(self, session: Session, staging: Staging, model: ReadModel, token: int) -> None:
         """Leave a model out whose SQL this worker can't run, or must not."""
         try:
-            if model.altered or model.sha256 not in self._release:
-                stored_builds.require_readable(session, model, staging.names)
+            stored_builds.require_readable(session, model, staging.names, self._release)
         except NOT_THE_MODELS:
             raise
         except Exception as error:
@@ -187,15 +184,10 @@ class FollowingModels:
     def note_stopped(self, session: Session, refused: Mapping[str, Exception]) -> list[ReadModelStopped]:
         """Write down why read models were refused, in the transaction that goes on without them; returns the errors."""
         return [
-            self._note_stopped(session, model, refused[model.key]) for model in self._models if model.key in refused
+            stop_model(session, model, self.topic, self.partition, refused[model.key])
+            for model in self._models
+            if model.key in refused
         ]
-
-    def _note_stopped(self, session: Session, model: ReadModel, error: Exception) -> ReadModelStopped:
-        reason = reason_of(error)
-        next_offset = model_checkpoints.note_stopped(session, self.topic, self.partition, model.key, reason)
-        stopped = ReadModelStopped(model, self.topic, self.partition, next_offset, reason)
-        stopped.__cause__ = error
-        return stopped
 
     def leave_out(self, stopped: Sequence[ReadModelStopped], token: int) -> None:
         """Go on without these read models, until they have been brought up apart."""

@@ -22,18 +22,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from database.errors import DatabaseUnreachable
-from database.statistics import refresh_statement
 from projections import fold, model_checkpoints, stored_builds
 from projections.errors import BuildUnusable, ModelStatementEnded, ReadModelStopped
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
-from projections.stopped_models import NOT_THE_MODELS, TRIES, is_defect, reason_of
+from projections.stopped_models import NOT_THE_MODELS, TRIES, is_defect, stop_model
 from runtime import metrics
 from runtime.errors import drop_frames
 from runtime.logging import get_logger
 from streams.errors import OwnershipLost
-from streams.ownership import RETRY_DELAYS_SECONDS, STOPPED_DELAYS_SECONDS
+from streams.ownership import RETRY_DELAYS_SECONDS, STOPPED_DELAYS_SECONDS, delay_after
 
 log = get_logger(__name__)
 
@@ -205,7 +204,7 @@ class LaggingModels:
                     fed.token = None
         except DatabaseUnreachable as error:
             self._disconnect()
-            delay = RETRY_DELAYS_SECONDS[min(self._failures, len(RETRY_DELAYS_SECONDS) - 1)]
+            delay = delay_after(self._failures, RETRY_DELAYS_SECONDS)
             self._failures += 1
             log.warning("models.waiting", why=error.why, retry_seconds=delay)
             return delay
@@ -232,18 +231,17 @@ class LaggingModels:
 
     def _next(self) -> tuple[_Partition | None, float | None]:
         """Return a partition with a model that is due, by turns, or None and the seconds until one is."""
-        now, due_at = self._now(), None
-        after = sorted(self._partitions, key=lambda key: (key <= self._last_fed, key))
-        for key in after:
+        now, due_later = self._now(), []
+        for key in sorted(self._partitions, key=lambda key: (key <= self._last_fed, key)):
             fed = self._partitions[key]
-            if fed.token is None:
-                continue
             times = [each.due_at for each in fed.models.values() if not each.near]
-            if times and min(times) <= now:
+            if fed.token is None or not times:
+                continue
+            if min(times) <= now:
                 self._last_fed = key
                 return fed, 0.0
-            due_at = min([*times, *([due_at] if due_at is not None else [])], default=None)
-        return None, None if due_at is None else due_at - now
+            due_later.append(min(times))
+        return None, min(due_later) - now if due_later else None
 
     def _feed(self, fed: _Partition, token: int) -> None:
         """Fold a slice of one partition, under its owner's token, into the models that are furthest behind."""
@@ -274,15 +272,13 @@ class LaggingModels:
         """Leave models to the partition's owner. Their tables are analysed: Postgres takes them for small before."""
         for each in near:
             if each.folded:
-                session.script(refresh_statement(f"{each.model.schema}.{table}" for table in each.model.tables))
+                session.script(each.model.refresh_sql)
                 each.folded = False
         with self._changed:
             for each in near:
                 each.near = True
 
-    def _fold(
-        self, session: Session, fed: _Partition, token: int, models: Sequence[_Lagging], stop: int
-    ) -> None:  # fmt: skip
+    def _fold(self, session: Session, fed: _Partition, token: int, models: Sequence[_Lagging], stop: int) -> None:
         """Fold a slice into models at one offset, in the transaction that has locked their checkpoints."""
         for each in models:
             if (unusable := self._unusable(session, each)) is not None:
@@ -345,19 +341,16 @@ class LaggingModels:
         each.ended = 0
         session.begin()
         model_checkpoints.lock(session, fed.topic, fed.partition, token, [each.model.key])
-        reason = reason_of(error)
-        next_offset = model_checkpoints.note_stopped(session, fed.topic, fed.partition, each.model.key, reason)
+        stopped = stop_model(session, each.model, fed.topic, fed.partition, error)
         session.commit()
-        stopped = ReadModelStopped(each.model, fed.topic, fed.partition, next_offset, reason)
-        stopped.__cause__ = error
         with self._changed:
             self._note_stopped(fed, each, stopped)
 
     def _unusable(self, session: Session, each: _Lagging) -> BuildUnusable | None:
         """Return why a build is not one that this worker can run; None where it is."""
         try:
-            if not each.checked and (each.model.altered or each.model.sha256 not in self._release):
-                stored_builds.require_readable(session, each.model, self._staging.names)
+            if not each.checked:
+                stored_builds.require_readable(session, each.model, self._staging.names, self._release)
         except BuildUnusable as error:
             return error
         each.checked = True
@@ -365,7 +358,7 @@ class LaggingModels:
 
     def _note_stopped(self, fed: _Partition, each: _Lagging, stopped: ReadModelStopped) -> None:
         """Show that a model was refused, and set the time of the next try."""
-        delay = STOPPED_DELAYS_SECONDS[min(each.stops, len(STOPPED_DELAYS_SECONDS) - 1)]
+        delay = delay_after(each.stops, STOPPED_DELAYS_SECONDS)
         known = each.stop_reason == stopped.reason
         each.stop_reason, each.stops, each.due_at = stopped.reason, each.stops + 1, self._now() + delay
         each.checked = False

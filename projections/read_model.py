@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from database.statistics import refresh_statement
 from projections.staged_names import EVENT_TABLES, STAGED_EVENTS
 from projections.statements import plain_statements, split_statements
 from runtime.errors import ConfigurationError
@@ -96,6 +97,11 @@ class ReadModel:
     def tables_sql(self) -> str:
         """DDL of the build's tables."""
         return self.tables_in(self.schema)
+
+    @property
+    def refresh_sql(self) -> str:
+        """Statement that has Postgres look how large the build's tables are, and what is in them."""
+        return refresh_statement(f"{self.schema}.{table}" for table in self.tables)
 
     @cached_property
     def apply_sql(self) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from database.errors import DatabaseUnreachable
-from projections.errors import BuildUnusable, ModelStatementEnded
+from projections import model_checkpoints
+from projections.errors import BuildUnusable, ModelStatementEnded, ReadModelStopped
 from projections.prepared import PreparedBatch
 from projections.read_model import ReadModel
 from projections.session import DataRefused, Session, StatementEnded
@@ -100,6 +101,17 @@ def run_statement(session: Session, model: ReadModel, statement: str, log_second
         if error.sqlstate == TIMED_OUT and log_seconds * QUICKER > seconds:
             raise
         raise ModelStatementEnded(model, error) from error
+
+
+def stop_model(
+    session: Session, model: ReadModel, topic: str, partition: int, error: Exception
+) -> ReadModelStopped:  # fmt: skip
+    """Write down why a model was refused on a partition, in the caller's transaction; returns that as an error."""
+    reason = reason_of(error)
+    next_offset = model_checkpoints.note_stopped(session, topic, partition, model.key, reason)
+    stopped = ReadModelStopped(model, topic, partition, next_offset, reason)
+    stopped.__cause__ = error
+    return stopped
 
 
 def reason_of(error: Exception) -> str:

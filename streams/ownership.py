@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -71,6 +71,15 @@ LOOK_AHEAD_SECONDS = 10.0
 
 QUICK_SECONDS = 5.0
 """A batch that took no longer than this lets the next one grow, after a batch that failed was halved."""
+
+
+def delay_after(failures: int, delays: Sequence[float]) -> float:
+    """Return the delay after one more failure than there were before in a row; the last one repeats.
+
+    >>> [delay_after(failures, (0.5, 2.0)) for failures in range(3)]
+    [0.5, 2.0, 2.0]
+    """
+    return delays[min(failures, len(delays) - 1)]
 
 
 class Acquired(msgspec.Struct, frozen=True):
@@ -270,7 +279,7 @@ class OwnedPartition:
 
     def _count_stop(self, error: PartitionStopped) -> float:
         """Keep the reason for whoever asks; return how long until the partition is looked at again."""
-        delay = STOPPED_DELAYS_SECONDS[min(self._stops, len(STOPPED_DELAYS_SECONDS) - 1)]
+        delay = delay_after(self._stops, STOPPED_DELAYS_SECONDS)
         known = self.stopped is not None and str(self.stopped) == str(error)
         self.stopped, self._stops = error, self._stops + 1
         (self._log.warning if known else self._log.error)(
@@ -290,7 +299,7 @@ class OwnedPartition:
             self.stopped = None
 
     def _next_delay_seconds(self) -> float:
-        delay = RETRY_DELAYS_SECONDS[min(self._failures, len(RETRY_DELAYS_SECONDS) - 1)]
+        delay = delay_after(self._failures, RETRY_DELAYS_SECONDS)
         self._failures += 1
         return delay
 
