@@ -26,7 +26,7 @@ from streams.log_end import LogEnd, LoggedRecord
 PROJECTOR: Final = "projector"
 """The consumer that writes the log and the read models."""
 
-KNOWN_REVISION: Final = 27
+KNOWN_REVISION: Final = 30
 """The newest revision of the database that this worker has to know. One that needs a newer one refuses it by name."""
 
 STOP_REASON_CHARACTERS_MAX: Final = 1000

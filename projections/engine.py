@@ -318,10 +318,9 @@ class PartitionProjector:
             effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
         )  # fmt: skip
         if inline:
-            statements = [self._staging.inline(model, frames) for model in self._models.following]
-            return [statement for statement in statements if statement is not None]
+            return [fold for model in self._models.following for fold in self._staging.inline(model, frames)]
         self._staging.fill(session, frames)
-        return [model.apply_sql for model in self._models.following if model.reads & frames.keys()]
+        return [fold for model in self._models.following for fold in model.folds(frames.keys())]
 
     def _require_fence(self) -> Fence:
         if self._fence is None:

@@ -17,7 +17,7 @@ from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staged_changes import changes_in, released_changes
 from projections.staging import Staging
-from projections.stopped_models import run_statement
+from projections.stopped_models import run_folds
 from schemas.batch_decoder import decode_batch
 from schemas.errors import UnknownSchema
 from schemas.polars_import import polars as pl
@@ -80,8 +80,7 @@ def fold_slice(
         )  # fmt: skip
         staging.fill(session, frames)
         for model in models:
-            if model.reads & frames.keys():
-                run_statement(session, model, model.apply_in(schema or model.schema), log_seconds)
+            run_folds(session, model, model.folds(frames.keys(), schema), log_seconds)
     return after
 
 

@@ -1,4 +1,4 @@
-"""Read models: a name, a version, tables and a statement that folds a batch into them; and those of this release.
+"""Read models: a name, a version, tables and the statements that fold a batch into them; and those of this release.
 
 A folder of this package that holds `tables.sql` and `apply.sql` is a read model, called after the folder. Its
 `__init__.py` says its version, and with STARTS_PAUSED that it is off until an operator turns it on. No list names it:
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -41,11 +42,34 @@ class ReadModelUnusable(ConfigurationError):
 
 
 @dataclass(frozen=True)
+class FoldStatement:
+    """A statement of `apply.sql`. It has something to do where a table that it reads has rows."""
+
+    text: str
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Names of the staging tables that it reads: all of them where it reads `staged_events`."""
+        named = frozenset(word for word in self.words if word.startswith("staged_"))
+        return named - {STAGED_EVENTS} | EVENT_TABLES if STAGED_EVENTS in named else named
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Its words, names of columns among them."""
+        return frozenset(re.findall(r"\w+", self.text))
+
+    def in_schema(self, schema: str) -> str:
+        """Return the statement on the tables in a schema."""
+        return self.text.replace("__schema__", schema)
+
+
+@dataclass(frozen=True)
 class ReadModel:
     """A read model: the texts of its two files, as a folder or a build in the database keeps them.
 
-    `tables.sql` is idempotent DDL, `apply.sql` one statement over the staged rows of a batch, total over what the
-    checks let through, writing rows sorted by primary key. `__schema__` in both stands for the Postgres schema of the
+    `tables.sql` is idempotent DDL, `apply.sql` statements over the staged rows of a batch, total over what the checks
+    let through, writing rows sorted by primary key. They run in their order, each on what those before have left, and
+    one that reads no table with rows is passed over. `__schema__` in both files stands for the Postgres schema of the
     build. Changing what they say means a new version, filled from the log.
     """
 
@@ -83,15 +107,14 @@ class ReadModel:
         return tuple(match["name"] for match in found if match is not None)
 
     @cached_property
-    def reads(self) -> frozenset[str]:
-        """Names of the staging tables that its statement reads: all of them where it reads `staged_events`."""
-        named = frozenset(word for word in self.words if word.startswith("staged_"))
-        return named - {STAGED_EVENTS} | EVENT_TABLES if STAGED_EVENTS in named else named
+    def statements(self) -> tuple[FoldStatement, ...]:
+        """The statements of `apply.sql`."""
+        return tuple(map(FoldStatement, split_statements(self.apply_text)))
 
     @cached_property
-    def words(self) -> frozenset[str]:
-        """Words of its statement, names of columns among them."""
-        return frozenset(re.findall(r"\w+", self.apply_sql))
+    def reads(self) -> frozenset[str]:
+        """Names of the staging tables that its statements read."""
+        return frozenset[str]().union(*(statement.reads for statement in self.statements))
 
     @cached_property
     def tables_sql(self) -> str:
@@ -103,19 +126,17 @@ class ReadModel:
         """Statement that has Postgres look how large the build's tables are, and what is in them."""
         return refresh_statement(f"{self.schema}.{table}" for table in self.tables)
 
-    @cached_property
-    def apply_sql(self) -> str:
-        """Fold into the live build."""
-        return self.apply_in(self.schema)
-
     def tables_in(self, schema: str) -> str:
         """Return the DDL of the tables in another schema."""
         return self.tables_text.replace("__schema__", schema)
 
-    def apply_in(self, schema: str) -> str:
-        """Return the fold into another schema's tables."""
-        (statement,) = split_statements(self.apply_text)
-        return statement.replace("__schema__", schema)
+    def folds(self, tables: Set[str] | None = None, schema: str | None = None) -> list[str]:
+        """Return the statements that these staging tables have rows for, or all; on the build's tables by default."""
+        return [
+            statement.in_schema(schema or self.schema)
+            for statement in self.statements
+            if tables is None or statement.reads & tables
+        ]
 
 
 def sql_hash(tables_text: str, apply_text: str) -> str:
@@ -157,8 +178,8 @@ def _read_folder(folder: Path, package: str) -> ReadModel:
     model = ReadModel(name, version, *texts, starts_paused=getattr(module, "STARTS_PAUSED", False) is True)
     if not model.tables:
         raise ReadModelUnusable(name, "Its tables.sql has no CREATE TABLE IF NOT EXISTS __schema__.… in small letters.")
-    if len(split_statements(model.apply_text)) != 1:
-        raise ReadModelUnusable(name, "Its apply.sql has to be one statement.")
+    if not model.statements or not all(statement.reads for statement in model.statements):
+        raise ReadModelUnusable(name, "Its apply.sql has to be statements that each read a table staged_….")
     return model
 
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import inspect as types
 
 from projections.inline import subquery, with_subqueries
-from projections.read_model import ReadModel
+from projections.read_model import FoldStatement, ReadModel
 from projections.session import Session
 from projections.staged_names import STAGED_EVENTS, table_of
 from schemas.events import EVENT_TYPES
@@ -109,7 +109,7 @@ def staging_tables(models: Sequence[ReadModel]) -> dict[str, list[StagedColumn]]
     tables = {}
     for event_type, struct in EVENT_TYPES.items():
         table = table_of(event_type)
-        words: set[str] = set().union(*(_words(model, table) for model in models))
+        words: set[str] = set().union(*(_words(statement, table) for statement in _statements(models)))
         if words:
             columns = [column for column in _columns_of(struct) if column.name in words]
             own = [
@@ -129,16 +129,21 @@ def _columns_of(struct: type[msgspec.Struct]) -> tuple[StagedColumn, ...]:
     return tuple(staged_columns(struct))
 
 
-def _words(model: ReadModel, table: str) -> Set[str]:
-    """Return the words that name columns of a table to a model: those of `staged_events` where it reads that alone."""
-    if table in model.words:
-        return model.words | (_events_columns([model]).keys() if STAGED_EVENTS in model.words else set())
-    return _events_columns([model]).keys() if table in model.reads else set()
+def _statements(models: Iterable[ReadModel]) -> list[FoldStatement]:
+    return [statement for model in models for statement in model.statements]
 
 
-def _events_columns(models: Sequence[ReadModel]) -> Mapping[str, str]:
-    """Return the columns of `staged_events`: with the effective offset where a model that reads it names that."""
-    effective = any({STAGED_EVENTS, EFFECTIVE_OFFSET} <= model.words for model in models)
+def _words(statement: FoldStatement, table: str) -> Set[str]:
+    """Return the words that name columns of a table: those of `staged_events` where it reads that alone."""
+    if table in statement.words:
+        of_events = _events_columns([statement]).keys() if STAGED_EVENTS in statement.words else set()
+        return statement.words | of_events
+    return _events_columns([statement]).keys() if table in statement.reads else set()
+
+
+def _events_columns(statements: Iterable[FoldStatement]) -> Mapping[str, str]:
+    """Return the columns of `staged_events`: with the effective offset where a statement that reads it names that."""
+    effective = any({STAGED_EVENTS, EFFECTIVE_OFFSET} <= statement.words for statement in statements)
     return {**_EVENTS_COLUMNS, EFFECTIVE_OFFSET: "bigint"} if effective else _EVENTS_COLUMNS
 
 
@@ -151,8 +156,9 @@ class Staging:
 
     def __init__(self, models: Sequence[ReadModel]) -> None:
         self._tables = staging_tables(models)
-        self._has_events = any(STAGED_EVENTS in model.words for model in models)
-        self._events_columns = _events_columns(models)
+        statements = _statements(models)
+        self._has_events = any(STAGED_EVENTS in statement.words for statement in statements)
+        self._events_columns = _events_columns(statements)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
     def has_changes(self, tables: Set[str]) -> bool:
@@ -213,14 +219,20 @@ class Staging:
         for table, frame in frames.items():
             session.copy(table, frame, temporary=True)
 
-    def inline(self, model: ReadModel, frames: Mapping[str, pl.DataFrame]) -> str | None:
-        """Return a read model's statement that carries its rows with it, and fills no table; None when it has none."""
-        if not model.reads & frames.keys():
-            return None
-        rows = [subquery(table, frames.get(table), self._types[table]) for table in sorted(model.reads & model.words)]
-        if STAGED_EVENTS in model.words:
-            rows.append(subquery(STAGED_EVENTS, _together(frames, self._events_columns), self._events_columns))
-        return with_subqueries(model.apply_sql, rows)
+    def inline(self, model: ReadModel, frames: Mapping[str, pl.DataFrame]) -> list[str]:
+        """Return the statements of a read model that have rows; they carry these with them, and fill no table."""
+        return [
+            with_subqueries(statement.in_schema(model.schema), self._subqueries(statement, frames))
+            for statement in model.statements
+            if statement.reads & frames.keys()
+        ]
+
+    def _subqueries(self, statement: FoldStatement, frames: Mapping[str, pl.DataFrame]) -> Iterator[str]:
+        """Yield the rows of the tables that a statement names."""
+        for table in sorted(statement.reads & statement.words):
+            yield subquery(table, frames.get(table), self._types[table])
+        if STAGED_EVENTS in statement.words:
+            yield subquery(STAGED_EVENTS, _together(frames, self._events_columns), self._events_columns)
 
 
 def every_event(columns: Iterable[str] = tuple(_EVENTS_COLUMNS)) -> str:

@@ -11,7 +11,7 @@ alone, with a single record, several times in a row, and the log's own statement
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from database.errors import DatabaseUnreachable
@@ -76,26 +76,26 @@ def _fold(
         prepared.events, prepared.staged_offsets, model.reads, partition=batch.partition,
         effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
     )  # fmt: skip
-    statement: str | None = model.apply_sql if frames else None
     if inline:
-        statement = staging.inline(model, frames)
+        folds = staging.inline(model, frames)
     else:
+        folds = model.folds(frames.keys())
         staging.fill(session, {table: frame for table, frame in frames.items() if table not in staged})
-    if statement is not None:
-        run_statement(session, model, statement, log_seconds)
+    run_folds(session, model, folds, log_seconds)
     return set() if inline else set(frames)
 
 
-def run_statement(session: Session, model: ReadModel, statement: str, log_seconds: float) -> None:
-    """Run a model's statement. `log_seconds` is how long the log's statements before it have taken.
+def run_folds(session: Session, model: ReadModel, folds: Sequence[str], log_seconds: float) -> None:
+    """Run statements of a model. `log_seconds` is how long the log's statements before them have taken.
 
-    Raises ModelStatementEnded where Postgres ends the statement and the model is to blame, StatementEnded where all is
-    slow.
+    Raises ModelStatementEnded where Postgres ends one and the model is to blame, StatementEnded where all is slow.
     """
+    if not folds:
+        return
     began_seconds = time.monotonic()
     try:
         # A constraint that waits for the commit would otherwise be refused there, when nobody knows whose it is.
-        session.script(statement, "SET CONSTRAINTS ALL IMMEDIATE")
+        session.script(*folds, "SET CONSTRAINTS ALL IMMEDIATE")
     except StatementEnded as error:
         seconds = time.monotonic() - began_seconds
         if error.sqlstate == TIMED_OUT and log_seconds * QUICKER > seconds:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 from projections.errors import BuildAltered, BuildMissing, FoldChanged, StagedRowsUnknown
-from projections.read_model import ReadModel
+from projections.read_model import FoldStatement, ReadModel
 from projections.session import DataRefused, NameUnknown, Session
 from streams.errors import PartitionStopped
 
@@ -45,11 +46,12 @@ class StoredBuild(ReadModel):
         """Whether the texts are not those of the hash, so that they must not be run."""
         return self.sha256 != self.stored_sha256
 
-    def apply_in(self, schema: str) -> str:
-        """Return the fold into another schema's tables. Raises BuildAltered."""
+    @cached_property
+    def statements(self) -> tuple[FoldStatement, ...]:
+        """The statements of its fold. Raises BuildAltered."""
         if self.altered:
             raise BuildAltered(self)
-        return super().apply_in(schema)
+        return super().statements
 
 
 def store(session: Session, model: ReadModel) -> None:
@@ -102,7 +104,8 @@ def require_readable(session: Session, model: ReadModel, staged: Iterable[str], 
     if unknown := sorted(model.reads.difference(staged)):
         raise StagedRowsUnknown(model, ", ".join(unknown))
     try:
-        session.query(f"EXPLAIN {model.apply_sql}")
+        for fold in model.folds():
+            session.query(f"EXPLAIN {fold}")
     except NameUnknown as error:
         raise StagedRowsUnknown(model, f"what is not there ({error.why})") from error
     except (DataRefused, PartitionStopped):

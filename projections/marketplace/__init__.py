@@ -1,5 +1,5 @@
-"""The read model `marketplace`: who can be hired now, and the statement that folds a batch into its tables."""
+"""The read model `marketplace`: who can be hired now, and the statements that fold a batch into its tables."""
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2

@@ -2,7 +2,8 @@
 -- counts, and ratings are added up as whole numbers, so the outcome is the same however the sequence is cut into
 -- batches. An agent's skills and an entry's words have rows of their own: those that the row before does not list are
 -- added, those that the new one does not list are removed, found one by one by their key, whatever Postgres expects of
--- their number. Rows are written sorted by primary key.
+-- their number. Rows are written sorted by primary key. Four statements, since Postgres takes longer to plan all of this
+-- than to run what a small batch needs.
 WITH profile AS MATERIALIZED (
     SELECT agent_id, name, industry_id, job_role_id, coalesce(skill_ids::uuid[], '{}') AS skill_ids, status, "offset",
         (SELECT known.skill_ids FROM __schema__.marketplace_agents AS known WHERE known.agent_id = p.agent_id) AS former
@@ -33,18 +34,18 @@ WITH profile AS MATERIALIZED (
     SELECT DISTINCT skill_id, agent_id FROM profile, unnest(skill_ids) AS skill_id
     WHERE former IS DISTINCT FROM skill_ids AND skill_id <> ALL (coalesce(former, '{}'))
     ORDER BY skill_id, agent_id
-), profiles AS (
-    INSERT INTO __schema__.marketplace_agents
-        (agent_id, name, industry_id, job_role_id, skill_ids, status, profile_offset)
-    SELECT agent_id, name, industry_id, job_role_id, skill_ids, status, "offset" FROM profile ORDER BY agent_id
-    ON CONFLICT (agent_id) DO UPDATE SET
-        name = excluded.name,
-        industry_id = excluded.industry_id,
-        job_role_id = excluded.job_role_id,
-        skill_ids = excluded.skill_ids,
-        status = excluded.status,
-        profile_offset = excluded.profile_offset
-), availability AS (
+)
+INSERT INTO __schema__.marketplace_agents (agent_id, name, industry_id, job_role_id, skill_ids, status, profile_offset)
+SELECT agent_id, name, industry_id, job_role_id, skill_ids, status, "offset" FROM profile ORDER BY agent_id
+ON CONFLICT (agent_id) DO UPDATE SET
+    name = excluded.name,
+    industry_id = excluded.industry_id,
+    job_role_id = excluded.job_role_id,
+    skill_ids = excluded.skill_ids,
+    status = excluded.status,
+    profile_offset = excluded.profile_offset;
+
+WITH availability AS (
     SELECT DISTINCT ON (agent_id) *
     FROM (
         SELECT agent_id, available, available_from, "offset" FROM staged_agent_available
@@ -56,25 +57,26 @@ WITH profile AS MATERIALIZED (
     ORDER BY agent_id, "offset" DESC
 ), rated AS (
     SELECT agent_id, count(*) AS ratings, sum(rating::integer) AS rating_sum FROM staged_agent_rated GROUP BY agent_id
-), standings AS (
-    INSERT INTO __schema__.marketplace_standings AS standing
-        (agent_id, available, available_from, availability_offset, ratings, rating_sum)
-    SELECT agent_id, v.available, v.available_from, v."offset", coalesce(r.ratings, 0), coalesce(r.rating_sum, 0)
-    FROM availability AS v FULL JOIN rated AS r USING (agent_id)
-    ORDER BY agent_id
-    ON CONFLICT (agent_id) DO UPDATE SET
-        available = CASE WHEN excluded.availability_offset IS NULL THEN standing.available ELSE excluded.available END,
-        available_from = CASE WHEN excluded.availability_offset IS NULL THEN standing.available_from ELSE excluded.available_from END,
-        availability_offset = coalesce(excluded.availability_offset, standing.availability_offset),
-        ratings = standing.ratings + excluded.ratings,
-        rating_sum = standing.rating_sum + excluded.rating_sum
-), totals AS (
-    INSERT INTO __schema__.marketplace_totals AS total (partition, ratings, rating_sum)
-    SELECT partition, count(*), sum(rating::integer) FROM staged_agent_rated GROUP BY partition ORDER BY partition
-    ON CONFLICT (partition) DO UPDATE SET
-        ratings = total.ratings + excluded.ratings,
-        rating_sum = total.rating_sum + excluded.rating_sum
-), entry AS MATERIALIZED (
+)
+INSERT INTO __schema__.marketplace_standings AS standing
+    (agent_id, available, available_from, availability_offset, ratings, rating_sum)
+SELECT agent_id, v.available, v.available_from, v."offset", coalesce(r.ratings, 0), coalesce(r.rating_sum, 0)
+FROM availability AS v FULL JOIN rated AS r USING (agent_id)
+ORDER BY agent_id
+ON CONFLICT (agent_id) DO UPDATE SET
+    available = CASE WHEN excluded.availability_offset IS NULL THEN standing.available ELSE excluded.available END,
+    available_from = CASE WHEN excluded.availability_offset IS NULL THEN standing.available_from ELSE excluded.available_from END,
+    availability_offset = coalesce(excluded.availability_offset, standing.availability_offset),
+    ratings = standing.ratings + excluded.ratings,
+    rating_sum = standing.rating_sum + excluded.rating_sum;
+
+INSERT INTO __schema__.marketplace_totals AS total (partition, ratings, rating_sum)
+SELECT partition, count(*), sum(rating::integer) FROM staged_agent_rated GROUP BY partition ORDER BY partition
+ON CONFLICT (partition) DO UPDATE SET
+    ratings = total.ratings + excluded.ratings,
+    rating_sum = total.rating_sum + excluded.rating_sum;
+
+WITH entry AS MATERIALIZED (
     SELECT kind COLLATE "C" AS kind, entity_id, name, description, retired, "offset",
         tsvector_to_array(to_tsvector('simple', name || ' ' || description)) AS words,
         (SELECT known.words FROM __schema__.marketplace_catalogue AS known

@@ -146,7 +146,7 @@ def by_copy(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[dic
     made.open(session)
     session.begin()
     made.fill(session, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
-    session.script(model.apply_sql, "COMMIT")
+    session.script(*model.folds(), "COMMIT")
     return rows(session)
 
 
@@ -154,9 +154,8 @@ def inline_of(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[d
     """The rows after the frame went within the statement."""
     made = Staging([model])
     session.script("TRUNCATE measured_v1.measured")
-    statement = made.inline(model, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
-    assert statement is not None
-    session.script("BEGIN", statement, "COMMIT")
+    (fold,) = made.inline(model, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
+    session.script("BEGIN", fold, "COMMIT")
     return rows(session)
 
 

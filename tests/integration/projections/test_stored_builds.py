@@ -245,4 +245,4 @@ def test_installing_again_stores_nothing_again(database: Database, superuser: Se
     assert install(database.owner_url, [commented]) == []
     assert superuser.query("SELECT b::text AS build FROM read_model_builds AS b") == before
     (loaded,) = [each for each in stored_builds.load_builds(superuser, [AGENTS]) if each.name == "agents"]
-    assert (loaded.apply_sql, loaded.sha256, loaded.altered) == (AGENTS.apply_sql, AGENTS.sha256, False)
+    assert (loaded.folds(), loaded.sha256, loaded.altered) == (AGENTS.folds(), AGENTS.sha256, False)

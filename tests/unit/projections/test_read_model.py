@@ -44,9 +44,21 @@ def test_a_folder_makes_a_read_model(make_folder: MakeFolder) -> None:
     (package / "rebuild").mkdir()
     (model,) = read_folders(package, "made_here")
     assert (model.key, model.schema, model.tables) == ("counts/3", "counts_v3", ("counts", "sums"))
-    assert model.apply_sql == "INSERT INTO counts_v3.counts SELECT 1 FROM staged_agent_rated"
+    assert model.folds() == ["INSERT INTO counts_v3.counts SELECT 1 FROM staged_agent_rated"]
     assert model.sha256 == sql_hash(TABLES, APPLY)
     assert not model.altered
+
+
+def test_a_statement_runs_where_a_table_that_it_reads_has_rows() -> None:
+    """In the order of the file, each by itself; `staged_events` has rows whenever some table has."""
+    sql = "INSERT INTO __schema__.a SELECT {} FROM {}"
+    texts = [sql.format(1, "staged_agent_rated"), sql.format(2, "staged_team_formed"), sql.format(3, "staged_events")]
+    model = ReadModel("a", 1, TABLES, ";\n".join(texts))
+    folds = [text.replace("__schema__", "a_v1") for text in texts]
+    assert model.folds() == folds
+    assert model.folds({"staged_team_formed"}) == folds[1:]
+    assert model.folds({"staged_agent_available"}, "other") == [texts[2].replace("__schema__", "other")]
+    assert model.folds(frozenset()) == []
 
 
 @pytest.mark.parametrize(
@@ -59,8 +71,8 @@ def test_a_folder_makes_a_read_model(make_folder: MakeFolder) -> None:
         ("counts", "__init__.py", "VERSION = 0", "no line such as VERSION = 1"),
         ("counts", "__init__.py", "VERSION = True", "no line such as VERSION = 1"),
         ("counts", "tables.sql", "CREATE TABLE counts (a int)", "has no CREATE TABLE"),
-        ("counts", "apply.sql", f"{APPLY}; {APPLY}", "has to be one statement"),
-        ("counts", "apply.sql", "-- later", "has to be one statement"),
+        ("counts", "apply.sql", f"{APPLY}; DELETE FROM __schema__.counts", "each read a table staged_"),
+        ("counts", "apply.sql", "-- later", "each read a table staged_"),
         ("Counts", "apply.sql", APPLY, "other signs than"),
         ("counts_v2", "apply.sql", APPLY, "ends like a build's schema"),
     ],

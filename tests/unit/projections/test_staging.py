@@ -146,11 +146,10 @@ def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
     frames = made.frames({"genesis.agent.available": frame, "genesis.agent.rated": frame}, [40, 41, 42], partition=3)
     assert {name: rows["offset"].to_list() for name, rows in frames.items()} == {"staged_agent_available": [40, 42]}
 
-    statement = made.inline(AGENTS, frames)
+    (statement,) = made.inline(AGENTS, frames)
 
-    assert statement is not None
     assert all(f"{table} " in statement.partition(" profile AS ")[0] for table in AGENTS.reads)
-    assert made.inline(AGENTS, {}) is None
+    assert made.inline(AGENTS, {}) == []
     other = made_model("other", "a int", AGENTS.apply_text)
     assert other.schema == "other_v1"
 
@@ -175,9 +174,8 @@ def test_every_event_is_a_view_of_the_tables() -> None:
     times = pl.Series([0, 0], dtype=pl.Datetime("us", "UTC"))
     frame = pl.DataFrame({"row": [0, 2], "occurred_at": times})
     frames = made.frames({"genesis.agent.rated": frame, "genesis.team.formed": frame[:1]}, [40, 41, 42], partition=3)
-    statement = made.inline(ACTIVITY, frames)
+    (statement,) = made.inline(ACTIVITY, frames)
 
-    assert statement is not None
     rows = statement.partition("AS v (")[0]
     moment = "'1970-01-01T00:00:00+00:00'"
     assert rows.count("(42, 3, 'genesis.agent.rated', " + moment + ")") == 1
@@ -216,8 +214,7 @@ def test_every_event_has_an_effective_offset_where_a_statement_names_it() -> Non
     assert view.count('"effective_offset"') == len(EVENT_TYPES)
     frames = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3, effective_offsets=[40, 41, 77])
     for model in (ACTIVITY, LATE_OF_ALL):
-        statement = made.inline(model, frames)
-        assert statement is not None
+        (statement,) = made.inline(model, frames)
         assert "(42, 3, 'genesis.agent.rated', '1970-01-01T00:00:00+00:00', 77)" in statement
 
 
@@ -245,8 +242,7 @@ def test_the_change_that_an_event_tells_of_is_staged_where_a_statement_names_it(
     events = {"genesis.agent.rated": RATED}
     (frame,) = both.frames(events, [40, 41, 42], partition=3, changes=changes).values()
     assert frame.select("offset", "change_tenant", "change_version").rows() == [(40, None, None), (42, "acme", 3)]
-    statement = both.inline(CHANGED, {"staged_agent_rated": frame})
-    assert statement is not None
+    (statement,) = both.inline(CHANGED, {"staged_agent_rated": frame})
     assert "(40, NULL, NULL), (42, 'acme', 3)" in statement
     assert Staging([LATE]).frames(events, [40, 41, 42], partition=3, changes=changes)
     assert both.frames(events, [40, 41, 42], {"staged_agent_available"}, partition=3, changes=changes) == {}

@@ -50,9 +50,9 @@ def test_comments_are_left_out(text: str, found: list[str]) -> None:
 
 
 def test_read_models_keep_their_statements() -> None:
-    """A fold is one statement, and no table's DDL holds a comment."""
+    """A fold has no comment, and no table's DDL holds one."""
     for model in READ_MODELS:
-        assert model.apply_in("s")
+        assert all(fold.startswith(("WITH", "INSERT")) and "--" not in fold for fold in model.folds())
         for statement in split_statements(model.tables_sql):
             assert statement.startswith(("CREATE", "ALTER", "GRANT", "COMMENT", "REVOKE"))
 
