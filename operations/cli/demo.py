@@ -35,8 +35,9 @@ def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
 
     Starts the local stack, ingress, a worker and the API; publishes ESCO's ICT skills and occupations and made-up
     agents by signed webhooks; shows the read model; repairs a record that another program wrote past the limits;
-    searches the marketplace; reads over HTTP with a token; shows each partition's position and the audit verdict; and
-    tries to tamper with the log. What it started has ended when it ends; a stack that was up stays up. Data is kept.
+    searches the marketplace; reads over HTTP with a token; fills the entity tables from the log; shows each partition's
+    position and the audit verdict; and tries to tamper with the log. What it started has ended when it ends; a stack
+    that was up stays up. Data is kept.
 
     Run it again: ESCO's events are logged as repeats and change nothing, and agents of a new run are added.
     """
@@ -58,7 +59,7 @@ def _show_part(part: Part) -> None:
     import msgspec
 
     from operations.demo.mending import MendedRecord
-    from operations.demo.outcome import Audit, MarketplacePart, Published, ReaderPart, ReadModelPart
+    from operations.demo.outcome import Audit, EntityTablesPart, MarketplacePart, Published, ReaderPart, ReadModelPart
     from operations.demo.tampering import Forgery
 
     match part:
@@ -72,6 +73,8 @@ def _show_part(part: Part) -> None:
             _show_marketplace(part)
         case ReaderPart():
             _show_reader(part)
+        case EntityTablesPart():
+            _show_entity_tables(part)
         case Audit():
             _head(f"Audit: {part.verdict}, {part.entries:,} entries in {len(part.chains)} chains")
             rows = [msgspec.to_builtins(chain) for chain in part.chains]
@@ -155,6 +158,16 @@ def _show_reader(part: Any) -> None:
         [{"request": _shortened(each.request), "status": each.status, "it says": each.shown} for each in part.reads],
         "table",
     )
+
+
+def _show_entity_tables(part: Any) -> None:
+    _head("Entity tables: the read model registry was resumed, and filled from the log beside live projection")
+    rows = [
+        {"entity type": row.entity_type, "entities": row.entities, "versions in their chains": row.versions}
+        for row in part.rows
+    ]
+    show(rows, "table")
+    click.echo(f"plant entities check: {part.checked:,} entities, {part.findings:,} findings")
 
 
 def _shortened(request: str) -> str:

@@ -83,6 +83,22 @@ class ReaderPart(msgspec.Struct, frozen=True, kw_only=True):
     reads: list[HttpRead]
 
 
+class EntityTypeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The entities of a type, and the versions that they have had."""
+
+    entity_type: str
+    entities: int
+    versions: int
+
+
+class EntityTablesPart(msgspec.Struct, frozen=True, kw_only=True):
+    """The entity tables as the read model `registry` has filled them, and what `plant entities check` says of them."""
+
+    checked: int
+    findings: int
+    rows: list[EntityTypeRow]
+
+
 class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where one partition stands: the log's end in Kafka, and the next offsets in Postgres."""
 
@@ -112,6 +128,7 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     mended: MendedRecord
     marketplace: MarketplacePart
     reader: ReaderPart
+    entity_tables: EntityTablesPart
     partitions: list[PartitionRow]
     audit: Audit
     refused: list[RefusedStatement]
@@ -127,6 +144,7 @@ Part = (
     | MendedRecord
     | MarketplacePart
     | ReaderPart
+    | EntityTablesPart
     | list[PartitionRow]
     | Audit
     | list[RefusedStatement]

@@ -18,6 +18,7 @@ from devstack.progress import Progress
 from operations.demo import reading, tampering
 from operations.demo.catalogue import ATTRIBUTION, catalogue
 from operations.demo.display import Display
+from operations.demo.entity_tables import REGISTRY, read_entity_tables, registry_lag
 from operations.demo.errors import DemoFailed, NotAsPromised
 from operations.demo.generation import Population
 from operations.demo.hiring import search_marketplace, wanted_skill
@@ -28,6 +29,7 @@ from operations.demo.outcome import (
     AgentRow,
     Audit,
     DemoOutcome,
+    EntityTablesPart,
     MarketplacePart,
     Part,
     PartitionRow,
@@ -201,6 +203,26 @@ class Run:
             reads=[*own, *others],
         )
 
+    def fill_entity_tables(self) -> EntityTablesPart:
+        """Return what the entity tables hold, once `registry` is resumed and has caught up from the log."""
+        why = "The demo shows the entity tables."
+        self._stage.call("projections", "resume", REGISTRY, "--actor", "demo", "--reason", why)
+        fewest, fell_at = None, time.monotonic()
+        while lag := uvloop.run(self._with("operator", registry_lag)):
+            if fewest is None or lag < fewest:
+                fewest, fell_at = lag, time.monotonic()
+            self._stage.alive()
+            if time.monotonic() - fell_at > STALL_TIMEOUT_SECONDS:
+                raise DemoFailed(
+                    "The read model registry is not filled.",
+                    why=f"It lacks {lag} records; none came in {STALL_TIMEOUT_SECONDS:.0f} s.",
+                    next_step=tail(self._stage.logs / "worker.log"),
+                )
+            time.sleep(POLL_SECONDS)
+        ids = [agent.id for agent in self.population.agents]
+        part: EntityTablesPart = uvloop.run(self._with("api", lambda database: read_entity_tables(database, ids)))
+        return part
+
     def partitions(self) -> list[PartitionRow]:
         """Return the checkpoints of each partition, once everything in Kafka is in Postgres."""
         deadline = time.monotonic() + STALL_TIMEOUT_SECONDS
@@ -271,6 +293,9 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         progress.say("Adding a token, and reading through the API")
         reader = demo.read_over_http()
         show(reader)
+        progress.say("Resuming the read model registry, which fills the entity tables from the log")
+        entity_tables = demo.fill_entity_tables()
+        show(entity_tables)
         partitions = demo.partitions()
         show(partitions)
         progress.say("Verifying every audit chain, from the stored bytes, as plant_auditor")
@@ -290,6 +315,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         mended=mended,
         marketplace=marketplace,
         reader=reader,
+        entity_tables=entity_tables,
         partitions=partitions,
         audit=audit,
         refused=refused,

@@ -60,9 +60,9 @@ def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> 
     assert [row["lag"] for row in first["partitions"]] == [0] * 9
     assert first["audit"]["verdict"] == "good"
     assert first["audit"]["entries"] == sum(row["log_end"] for row in first["partitions"])
-    # The key, the token and the redrive are operator actions; the bad record, the event behind it and the control
-    # record follow, and the write of the reader.
-    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 7
+    # The key, the token, the redrive and resuming a read model are operator actions; the bad record, the event behind
+    # it and the control record follow, and the write of the reader.
+    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 8
 
 
 def test_a_bad_record_is_found_repaired_and_redriven(first: dict[str, Any]) -> None:
@@ -87,6 +87,17 @@ def test_a_reader_sees_its_own_write_and_every_read_model(first: dict[str, Any])
     assert [each["status"] for each in others] == [200] * len(others)
     assert re.fullmatch(r"[0-9a-f]{12}", reader["token_prefix"])
     assert not re.search(r"plant_[0-9a-f]{12}_[A-Za-z0-9_-]", json.dumps(first))
+
+
+def test_the_entity_tables_are_filled_from_the_log(first: dict[str, Any]) -> None:
+    """By the sixth read model: an entity for each that was described, and a version for each event that changed it."""
+    part = first["entity_tables"]
+    rows = {row["entity_type"]: (row["entities"], row["versions"]) for row in part["rows"]}
+    # That an agent is not available changes nothing of a new one. Then came the event of the first agent that was parked,
+    # and the second's that the reader wrote.
+    versions = AGENTS + first["read_model"]["available"] + 2
+    assert rows == {"agent": (AGENTS, versions), "job_role": (JOB_ROLES,) * 2, "skill": (SKILLS,) * 2}
+    assert (part["checked"], part["findings"]) == (AGENTS + JOB_ROLES + SKILLS, 0)
 
 
 def test_tampering_is_refused_and_found(first: dict[str, Any]) -> None:
