@@ -274,6 +274,7 @@ class PartitionProjector:
             if apart or (isinstance(error, NOT_THE_MODELS) and not ended):
                 raise
             self._require_session().rollback()
+            self._staging.prepare_again(self._require_session())
             if not self._models.following:
                 raise
         return self._transaction(prepared, apart=True)
@@ -291,9 +292,7 @@ class PartitionProjector:
         head = self._log.write(session, prepared, fence.head, self._ranges.table, inline=inline)
         refused: dict[str, Exception] = {}
         if apart:
-            refused = fold_apart(
-                session, self._staging, self._models.following, prepared, inline=inline, began_seconds=began_seconds
-            )
+            refused = fold_apart(session, self._staging, self._models.following, prepared, began_seconds=began_seconds)
             self._models.count_ended(refused)
         stopped = self._models.note_stopped(session, refused)
         folds = [] if apart else self._folds(session, prepared, inline)

@@ -1,4 +1,8 @@
-"""Small frames as SQL text. A COPY costs half a millisecond however few its rows; a literal costs microseconds."""
+"""Small frames as SQL text. A COPY costs half a millisecond however few its rows; a literal costs microseconds.
+
+Rows of the log are literals of an INSERT. Those of a read model are parameters of its statements, which are prepared on
+each connection: planning takes as long as running what a small batch needs (docs/decisions/0034).
+"""
 
 from __future__ import annotations
 
@@ -25,19 +29,40 @@ def insert(table: str, columns: Mapping[str, Sequence[Any]], types: Types) -> st
     return f"INSERT INTO {table} ({names}) VALUES {_rows(columns, types)}"  # noqa: S608 (every value is a literal)
 
 
-def subquery(table: str, frame: pl.DataFrame | None, types: Types) -> str:
-    """Return a frame, or no rows, as a part of a WITH clause, with the name and the columns of a table.
+def prepare(name: str, statement: str, tables: Mapping[str, Types]) -> str:
+    """Return a statement that prepares another, which then means its parameters by the names of tables.
 
-    The frame's columns are the table's, in order. Within its statement the name means these rows, whatever the table
-    of that name holds.
+    A column is a parameter: an array (:func:`arrays`), in the order of the tables and of their columns. An array in it
+    is text.
+    """
+    kinds, subqueries = list[str](), []
+    for table, types in tables.items():
+        subqueries.append(subquery(table, types, len(kinds) + 1))
+        kinds += ["text[]" if kind.endswith("[]") else f"{kind}[]" for kind in types.values()]
+    return f"PREPARE {name} ({', '.join(kinds)}) AS {with_subqueries(statement, subqueries)}"
+
+
+def subquery(table: str, types: Types, first: int = 1) -> str:
+    """Return rows as a part of a WITH clause, with the name and the columns of a table.
+
+    They come as parameters that are numbered from `first` on. Within its statement the name means these rows, whatever
+    the table of that name holds.
+
+    >>> subquery("a", {"b": "bigint", "c": "text[]"}, first=3)
+    'a AS (SELECT "b"::bigint, "c"::text[] FROM unnest($3, $4) AS v ("b", "c"))'
     """
     names = ", ".join(f'"{name}"' for name in types)
-    if frame is None:
-        nothing = ", ".join(f"NULL::{kind}" for kind in types.values())
-        return f"{table} ({names}) AS (SELECT {nothing} WHERE false)"
     columns = ", ".join(f'"{name}"::{kind}' for name, kind in types.items())
-    rows = _rows({column.name: column.to_list() for column in frame.iter_columns()}, types)
-    return f"{table} AS (SELECT {columns} FROM (VALUES {rows}) AS v ({names}))"  # noqa: S608 (every value is a literal)
+    parameters = ", ".join(f"${number}" for number, _ in enumerate(types, first))
+    return f"{table} AS (SELECT {columns} FROM unnest({parameters}) AS v ({names}))"  # noqa: S608 (names of ours)
+
+
+def arrays(frame: pl.DataFrame | None, types: Types) -> list[str]:
+    """Return a frame, or no rows, as literals: an array a column. The frame's columns are the table's, in order."""
+    if frame is None:
+        return ["'{}'"] * len(types)
+    columns = zip(frame.iter_columns(), types.values(), strict=True)
+    return [_quoted("{" + ",".join(_elements(column.to_list(), kind)) + "}") for column, kind in columns]
 
 
 def with_subqueries(statement: str, subqueries: Iterable[str]) -> str:
@@ -54,6 +79,16 @@ def with_subqueries(statement: str, subqueries: Iterable[str]) -> str:
 def _rows(columns: Mapping[str, Sequence[Any]], types: Types) -> str:
     literals = [_literals(values, types[name]) for name, values in columns.items()]
     return ", ".join(f"({', '.join(row)})" for row in zip(*literals, strict=True))
+
+
+def _elements(values: Sequence[Any], kind: str) -> list[str]:
+    render = _BARE.get(kind, _whole if kind.endswith("[]") else _element)
+    return ["NULL" if value is None else render(value) for value in values]
+
+
+def _whole(value: Any) -> str:
+    """Return an array as one element of text."""
+    return _element(_text(value))
 
 
 def _literals(values: Sequence[Any], kind: str) -> list[str]:
@@ -104,3 +139,11 @@ _RENDER: Mapping[str, Callable[[Any], str]] = {
 }
 """How a value of a Postgres type is written: ids are 16 bytes, times carry their zone. These come in each batch; a
 value of any other type is written as Postgres reads it."""
+
+_BARE: Mapping[str, Callable[[Any], str]] = {
+    "bigint": str,
+    "boolean": lambda value: "t" if value else "f",
+    "timestamp with time zone": lambda value: value.isoformat(),
+    "uuid": lambda value: value.hex(),
+}
+"""The same as elements of an array, which need no quotes there."""

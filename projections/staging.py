@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 from msgspec import inspect as types
 
-from projections.inline import subquery, with_subqueries
+from projections.inline import Types, arrays, prepare
 from projections.read_model import FoldStatement, ReadModel
 from projections.session import Session
 from projections.staged_names import STAGED_EVENTS, table_of
@@ -160,6 +161,7 @@ class Staging:
         self._has_events = any(STAGED_EVENTS in statement.words for statement in statements)
         self._events_columns = _events_columns(statements)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
+        self._prepared: dict[str, str] = {}
 
     def has_changes(self, tables: Set[str]) -> bool:
         """Return whether one of these tables has columns for the changes that events tell of."""
@@ -220,19 +222,34 @@ class Staging:
             session.copy(table, frame, temporary=True)
 
     def inline(self, model: ReadModel, frames: Mapping[str, pl.DataFrame]) -> list[str]:
-        """Return the statements of a read model that have rows; they carry these with them, and fill no table."""
-        return [
-            with_subqueries(statement.in_schema(model.schema), self._subqueries(statement, frames))
-            for statement in model.statements
-            if statement.reads & frames.keys()
-        ]
+        """Return the statements of a read model that have rows, which they carry with them: they fill no table.
 
-    def _subqueries(self, statement: FoldStatement, frames: Mapping[str, pl.DataFrame]) -> Iterator[str]:
-        """Yield the rows of the tables that a statement names."""
-        for table in sorted(statement.reads & statement.words):
-            yield subquery(table, frames.get(table), self._types[table])
-        if STAGED_EVENTS in statement.words:
-            yield subquery(STAGED_EVENTS, _together(frames, self._events_columns), self._events_columns)
+        Each is prepared at its first use. Call :meth:`prepare_again` where it is unknown what was run of them.
+        """
+        statements = []
+        for statement in model.statements:
+            if not statement.reads & frames.keys():
+                continue
+            tables, text = self._named_tables(statement), statement.in_schema(model.schema)
+            if text not in self._prepared:
+                self._prepared[text] = f"fold_{len(self._prepared)}"
+                statements.append(prepare(self._prepared[text], text, tables))
+            rows = (arrays(self._rows(table, frames), columns) for table, columns in tables.items())
+            statements.append(f"EXECUTE {self._prepared[text]} ({', '.join(chain.from_iterable(rows))})")
+        return statements
+
+    def prepare_again(self, session: Session) -> None:
+        """Forget the prepared statements, and have the session forget them."""
+        self._prepared.clear()
+        session.later("DEALLOCATE ALL")
+
+    def _named_tables(self, statement: FoldStatement) -> dict[str, Types]:
+        """Return the columns of the tables that a statement names."""
+        tables = {table: self._types[table] for table in sorted(statement.reads & statement.words)}
+        return tables | ({STAGED_EVENTS: self._events_columns} if STAGED_EVENTS in statement.words else {})
+
+    def _rows(self, table: str, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame | None:
+        return _together(frames, self._events_columns) if table == STAGED_EVENTS else frames.get(table)
 
 
 def every_event(columns: Iterable[str] = tuple(_EVENTS_COLUMNS)) -> str:

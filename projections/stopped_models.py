@@ -39,7 +39,7 @@ QUICKER: Final = 10
 
 def fold_apart(
     session: Session, staging: Staging, models: Iterable[ReadModel], prepared: PreparedBatch, *,
-    inline: bool, began_seconds: float,
+    began_seconds: float,
 ) -> dict[str, Exception]:  # fmt: skip
     """Fold a batch into each model by itself, and return the errors of those that were refused, by key.
 
@@ -54,7 +54,7 @@ def fold_apart(
     for model in models:
         session.script("SAVEPOINT model")
         try:
-            staged |= _fold(session, staging, model, prepared, staged, log_seconds, inline=inline)
+            staged |= _fold(session, staging, model, prepared, staged, log_seconds)
         except Exception as error:  # a refusal of Postgres, or a defect in making the model's rows
             ended = isinstance(error, ModelStatementEnded) and len(prepared.batch) == 1
             if isinstance(error, NOT_THE_MODELS) and not ended:
@@ -67,22 +67,16 @@ def fold_apart(
 
 
 def _fold(
-    session: Session, staging: Staging, model: ReadModel, prepared: PreparedBatch, staged: set[str],
-    log_seconds: float, *, inline: bool,
+    session: Session, staging: Staging, model: ReadModel, prepared: PreparedBatch, staged: set[str], log_seconds: float,
 ) -> set[str]:  # fmt: skip
     """Fold a batch into one model; returns the names of the tables that it has filled."""
-    batch = prepared.batch
     frames = staging.frames(
-        prepared.events, prepared.staged_offsets, model.reads, partition=batch.partition,
+        prepared.events, prepared.staged_offsets, model.reads, partition=prepared.batch.partition,
         effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
     )  # fmt: skip
-    if inline:
-        folds = staging.inline(model, frames)
-    else:
-        folds = model.folds(frames.keys())
-        staging.fill(session, {table: frame for table, frame in frames.items() if table not in staged})
-    run_folds(session, model, folds, log_seconds)
-    return set() if inline else set(frames)
+    staging.fill(session, {table: frame for table, frame in frames.items() if table not in staged})
+    run_folds(session, model, model.folds(frames.keys()), log_seconds)
+    return set(frames)
 
 
 def run_folds(session: Session, model: ReadModel, folds: Sequence[str], log_seconds: float) -> None:

@@ -93,8 +93,8 @@ def test_the_entity_tables_are_filled_from_the_log(first: dict[str, Any]) -> Non
     """By the sixth read model: an entity for each that was described, and a version for each event that changed it."""
     part = first["entity_tables"]
     rows = {row["entity_type"]: (row["entities"], row["versions"]) for row in part["rows"]}
-    # That an agent is not available changes nothing of a new one. Then came the event of the first agent that was parked,
-    # and the second's that the reader wrote.
+    # That an agent is not available changes nothing of a new one. Then came the event of the first agent that was
+    # parked, and the second's that the reader wrote.
     versions = AGENTS + first["read_model"]["available"] + 2
     assert rows == {"agent": (AGENTS, versions), "job_role": (JOB_ROLES,) * 2, "skill": (SKILLS,) * 2}
     assert (part["checked"], part["findings"]) == (AGENTS + JOB_ROLES + SKILLS, 0)

@@ -32,14 +32,15 @@ from projections import (
 )
 from projections.activity import queries as activity_queries
 from projections.agents import queries
+from projections.inline import prepare
 from projections.marketplace import queries as marketplace_queries
 from projections.marketplace import skill_embeddings
 from projections.marketplace.agent_search import AgentSearch
 from projections.ratings import queries as ratings_queries
-from projections.read_model import READ_MODELS
+from projections.read_model import READ_MODELS, ReadModel
 from projections.skills import queries as skills_queries
 from projections.staged_names import STAGED_EVENTS
-from projections.staging import every_event, staging_tables
+from projections.staging import Staging, every_event, staging_tables
 from tests.support import ROOT
 
 TOPIC, PARTITION, PARTITIONS = "genesis.events", 1, 4
@@ -180,6 +181,11 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
             for model in READ_MODELS
             for number, fold in enumerate(model.folds(), 1)
         },
+        **{
+            f"projections/{model.name}/apply.sql ({number}, inline)": worker(fold)
+            for model in READ_MODELS
+            for number, fold in enumerate(inline_folds(model), 1)
+        },
         "projections/log_progress.py _DISPOSITIONS": PlannedQuery(
             *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),
             "plant_api",
@@ -278,6 +284,19 @@ def _constants(path: Path) -> Iterator[str]:
                     yield name
                 case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                     yield name
+
+
+def inline_folds(model: ReadModel) -> Iterator[str]:
+    """Yield a model's statements as small batches run them, with ten rows of each table in place of the parameters."""
+    staging = Staging(READ_MODELS)
+    for statement in model.statements:
+        _, kinds, text = re.split(
+            r"^PREPARE fold \((.*?)\) AS ",
+            prepare("fold", statement.in_schema(model.schema), staging._named_tables(statement)),
+        )
+        for number, kind in reversed(list(enumerate(kinds.split(", "), 1))):
+            text = text.replace(f"${number}", f"array_fill(NULL::{kind.removesuffix('[]')}, ARRAY[10])")
+        yield text
 
 
 async def fill(connection: asyncpg.Connection[Any], rows: int, *, start: int = 0) -> None:

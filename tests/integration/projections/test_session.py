@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from database.address import connect_arguments
 from devstack import sql
-from projections.inline import insert, subquery, with_subqueries
+from projections.inline import arrays, insert, prepare
 from projections.session import DataRefused, Session
 from schemas.polars_import import polars as pl
 from tests.conftest import Database
@@ -120,8 +120,7 @@ def test_values_as_text_are_the_values_of_a_copy(session: Session, rows: list[tu
     columns = {column.name: column.to_list() for column in frame.iter_columns()}
 
     session.script(insert("written", columns, TYPES))
-    known = subquery("given", frame, TYPES)
-    session.script(with_subqueries("INSERT INTO written SELECT * FROM given", [known]))
+    run_with_rows(session, "INSERT INTO written SELECT * FROM given", "given", frame, TYPES)
 
     # COPY stores a zero without its scale.
     session.script(*(f"UPDATE {table} SET exact = trim_scale(exact)" for table in ("copied", "written")))
@@ -138,12 +137,21 @@ def test_values_as_text_are_the_values_of_a_copy(session: Session, rows: list[tu
 def test_a_with_clause_may_begin_in_any_way(session: Session, opening: str) -> None:
     """White space, comments and RECURSIVE: rows that go with the statement are known in it."""
     session.script("TRUNCATE written")
-    given = subquery("given", pl.DataFrame({"number": [3]}), {"number": "bigint"})
+    frame = pl.DataFrame({"number": [3]})
     own = "counted AS (SELECT number FROM given)"
     if "recursive" in opening.lower():
         own += ", more AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM more WHERE n < 3)"
-    session.script(with_subqueries(f"{opening}{own} INSERT INTO written (number) SELECT number FROM counted", [given]))
+    statement = f"{opening}{own} INSERT INTO written (number) SELECT number FROM counted"
+    run_with_rows(session, statement, "given", frame, {"number": "bigint"})
     assert session.query("SELECT number FROM written") == [(3,)]
+
+
+def run_with_rows(
+    session: Session, statement: str, table: str, frame: pl.DataFrame | None, types: Mapping[str, str]
+) -> None:
+    """Run a statement to which a table means these rows."""
+    values = ", ".join(arrays(frame, types))
+    session.script("DEALLOCATE ALL", prepare("written", statement, {table: types}), f"EXECUTE written ({values})")
 
 
 def test_a_comment_at_the_end_of_a_statement_ends_there(session: Session) -> None:
@@ -157,10 +165,10 @@ def test_a_comment_at_the_end_of_a_statement_ends_there(session: Session) -> Non
 def test_a_name_in_a_statement_means_the_rows_that_came_with_it(session: Session) -> None:
     """A subquery hides the table of its name; one without rows has the table's columns and nothing in them."""
     session.script("INSERT INTO copied (number) VALUES (1)")
-    given = subquery("copied", None, TYPES)
-    statement = "WITH counted AS (SELECT count(*) AS n FROM copied) SELECT n FROM counted"
-    assert session.query(statement) == [(1,)]
-    assert session.query(with_subqueries(statement, [given])) == [(0,)]
+    statement = "WITH counted AS (SELECT count(*) AS n FROM copied) INSERT INTO written (number) SELECT n FROM counted"
+    session.script("TRUNCATE written", statement)
+    run_with_rows(session, statement, "copied", None, TYPES)
+    assert session.query("SELECT number FROM written") == [(1,), (0,)]
 
 
 def test_statements_wait_for_the_next_and_keep_their_order(session: Session) -> None:

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from database.errors import DatabaseUnreachable
-from projections import fold
+from projections import engine, fold
 from projections.engine import PartitionProjector
 from projections.install import install
 from projections.read_model import ReadModel
@@ -114,6 +114,22 @@ def test_models_that_are_refused_leave_and_all_else_goes_on(make_projector: Make
     assert gauge("availabilities") is None
     projector.forget()
     assert {gauge(name) for name in REFUSE} == {None}
+
+
+@pytest.mark.usefixtures("many_models")
+def test_after_a_refusal_the_others_share_their_transaction_again(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the first batch of a connection is refused before their statements were prepared."""
+    projector = make_projector(0)
+    token = projector.acquire(WATERMARKS).token
+    superuser.script(refuse("a_check"))
+    projector.project(batch_of(some_events(40), token=token))
+    monkeypatch.setattr(engine, "fold_apart", None)
+    projector.project(batch_of(some_events(40, seed=2), token=token, start=40))
+
+    offsets = dict(superuser.query(CHECKPOINTS))
+    assert (offsets.pop("a_check"), set(offsets.values())) == (0, {80})
 
 
 @pytest.mark.usefixtures("many_models")
