@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError
+from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -209,7 +209,10 @@ async def make_topic(stack: Services) -> AsyncIterator[MakeTopic]:
         yield make
     finally:
         if made:
-            await client.delete_topics(made)
+            try:
+                await client.delete_topics(made)
+            except KafkaConnectionError:  # brokers close connections that were idle for ten minutes
+                await client.delete_topics(made)
         await client.close()
 
 
