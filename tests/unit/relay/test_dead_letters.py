@@ -9,12 +9,15 @@ import pytest
 
 from audit.canonical import headers_bytes
 from projections.poison_rows import PoisonRow, PoisonRows
+from relay import dead_letters
 from relay.dead_letters import DEAD_LETTERS_MAX, KEY_MAX_BYTES, DeadLetterRelay
+from runtime import metrics
 from runtime.settings import Settings
-from streams.errors import OutcomeUnknown, PublishRefused, RecordTooLarge, StreamsError
+from streams.errors import KafkaUnavailable, OutcomeUnknown, Overloaded, PublishRefused, RecordTooLarge, StreamsError
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
+from streams.topics import RECORD_MAX_BYTES
 
 TOPIC = "genesis.events"
 
@@ -158,3 +161,130 @@ async def test_a_dead_letter_is_its_record(relay: DeadLetterRelay, how: str, key
         assert (sent_key, value) == (None if key is None or len(key) > KEY_MAX_BYTES else key, None)
         left_out = b"the value, the headers, and the key if it is long: 99 bytes"
         assert sent_headers == [*ERROR_HEADERS, ("plant.left-out", left_out)]
+
+
+class Publishing:
+    """A producer that is connected, or says why not, and answers each dead letter at once, or never."""
+
+    def __init__(self, *errors: StreamsError | None, answers: bool = True) -> None:
+        self.connected = True
+        self.error: StreamsError | None = None
+        self.taken = 0
+        self._errors = list(errors)
+        self._answers = answers
+
+    def check_connected(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def submit_record(self, *_record: object) -> PendingPublish:
+        if self._errors and (error := self._errors.pop(0)) is not None:
+            raise error
+        self.taken += 1
+        answer: asyncio.Future[RecordPosition] = asyncio.get_running_loop().create_future()
+        if self._answers:
+            answer.set_result(RecordPosition("genesis.events.dead", 0, self.taken))
+        return PendingPublish(answer, 0)
+
+
+class Unsent(Rows):
+    """Poison rows of one partition, as many as are asked for at a time."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._left = [
+            PoisonRow(TOPIC, 0, offset, "no event", 1, b"k", b"v", headers_bytes([])) for offset in range(count)
+        ]
+        self.bounds: list[dict[str, int]] = []
+
+    async def unsent(
+        self, topic: str, rows_max: int, *, first: tuple[str, int] | None = None, **bounds: int
+    ) -> list[PoisonRow]:
+        assert topic == TOPIC
+        self.asked.append((rows_max, first))
+        self.bounds.append(bounds)
+        return self._left[:rows_max]
+
+    async def advance(self, topic: str, partition: int, next_offset: int) -> None:
+        await super().advance(topic, partition, next_offset)
+        self._left = [row for row in self._left if row.offset >= next_offset]
+
+
+async def test_all_dead_letters_are_published_some_at_a_time(
+    relay: DeadLetterRelay,
+) -> None:
+    """As long as a cycle was full there may be more; none is read that is larger than a record may be."""
+    producer, rows = Publishing(), Unsent(DEAD_LETTERS_MAX + 1)
+    relay._producer = cast(EventProducer, producer)
+    published = metrics.RELAY_DEAD_LETTERS._value.get()
+
+    assert await relay.run_cycle(cast(PoisonRows, rows)) is True
+    assert await relay.run_cycle(cast(PoisonRows, rows)) is False
+    await relay.finish(cast(PoisonRows, rows))
+
+    assert rows.advanced == [(TOPIC, 0, DEAD_LETTERS_MAX), (TOPIC, 0, DEAD_LETTERS_MAX + 1)]
+    assert rows.bounds[0] == {"size_max_bytes": RECORD_MAX_BYTES, "key_max_bytes": KEY_MAX_BYTES}
+    assert producer.taken == relay.sent == DEAD_LETTERS_MAX + 1
+    assert metrics.RELAY_DEAD_LETTERS._value.get() == published + DEAD_LETTERS_MAX + 1
+
+
+async def test_finishing_publishes_more_than_one_cycle_takes(relay: DeadLetterRelay) -> None:
+    """It ends when there is none left."""
+    producer, rows = Publishing(), Unsent(2 * DEAD_LETTERS_MAX + 1)
+    relay._producer = cast(EventProducer, producer)
+    await relay.finish(cast(PoisonRows, rows))
+    assert relay.sent == 2 * DEAD_LETTERS_MAX + 1
+
+
+async def test_finishing_says_that_kafka_has_not_answered(
+    relay: DeadLetterRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up after its timeout; without a connection it does not begin."""
+    monkeypatch.setattr(dead_letters, "FINISH_TIMEOUT_SECONDS", 0.01)
+    producer = Publishing(answers=False)
+    relay._producer = cast(EventProducer, producer)
+    with pytest.raises(OutcomeUnknown, match=r"no answer to dead letters within 0\.01 s"):
+        await relay.finish(cast(PoisonRows, Unsent(1)))
+    producer.error = KafkaUnavailable()
+    with pytest.raises(KafkaUnavailable):
+        await relay.finish(cast(PoisonRows, Unsent(1)))
+
+
+async def test_those_before_one_that_could_not_be_submitted_are_noted(relay: DeadLetterRelay) -> None:
+    """The error is raised all the same, and nothing behind it is submitted."""
+    producer, rows = Publishing(None, None, Overloaded()), Unsent(5)
+    relay._producer = cast(EventProducer, producer)
+    with pytest.raises(Overloaded):
+        await relay.run_cycle(cast(PoisonRows, rows))
+    assert rows.advanced == [(TOPIC, 0, 2)]
+    assert producer.taken == 2
+
+
+async def test_nothing_is_read_while_kafka_is_away(relay: DeadLetterRelay) -> None:
+    """A cycle then has nothing to do."""
+    producer, rows = Publishing(), Unsent(1)
+    producer.connected = False
+    relay._producer = cast(EventProducer, producer)
+    assert await relay.run_cycle(cast(PoisonRows, rows)) is False
+    assert (rows.asked, producer.taken) == ([], 0)
+
+
+async def test_the_one_that_is_refused_alone_goes_without_its_record(relay: DeadLetterRelay) -> None:
+    """Its position is kept, and those after it go many at a time once it has its answer."""
+    rows = Rows()
+    relay._under_way = [submitted(0, 3, PublishRefused()), submitted(0, 4)]
+    with pytest.raises(PublishRefused):
+        await relay.run_cycle(cast(PoisonRows, rows))
+    assert (relay._refused, relay._rows_max) == (None, 1)
+    relay._under_way = [submitted(0, 3, PublishRefused())]
+    with pytest.raises(PublishRefused):
+        await relay.run_cycle(cast(PoisonRows, rows))
+    assert (relay._refused, relay._rows_max) == (RecordPosition(TOPIC, 0, 3), 1)
+    relay._under_way = [submitted(0, 3)]
+    assert await relay.run_cycle(cast(PoisonRows, rows)) is True
+    assert relay._rows_max == DEAD_LETTERS_MAX
+
+
+def test_its_producer_has_the_topic_of_dead_letters_alone(relay: DeadLetterRelay) -> None:
+    """An error of another topic can't hold it up."""
+    assert list(relay._producer._topic_of) == ["genesis.events.dead"]

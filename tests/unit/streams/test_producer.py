@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import doctest
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
+import structlog
 from aiokafka.partitioner import murmur2 as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime import metrics
 from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas import codec
@@ -303,3 +305,116 @@ async def test_a_connection_that_broke_is_no_connection() -> None:
     producer._use(cast(ConnectedProducer, grown))
     assert isinstance(grown.fatal_error, PartitionCountChanged)
     assert not producer.connected
+
+
+class Connections:
+    """Connects as `ConnectedProducer.connect` does: with these connections and errors, one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Closing | Exception) -> None:
+        self.asked: list[list[str]] = []
+        self._answers = list(answers)
+        monkeypatch.setattr(ConnectedProducer, "connect", self._connect)
+
+    async def _connect(self, _settings: Settings, topics: Iterable[str]) -> Closing:
+        self.asked.append(list(topics))
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Closing(Connected):
+    """A connection that notes how long its batches may take when it is closed, and closes when it may."""
+
+    def __init__(self, **partition_counts: int) -> None:
+        super().__init__(**partition_counts)
+        self.graces: list[float] = []
+        self.may_close = asyncio.Event()
+        self.closed = False
+
+    async def close(self, grace_seconds: float) -> None:
+        self.graces.append(grace_seconds)
+        await self.may_close.wait()
+        self.closed = True
+
+
+def disconnected_producer() -> EventProducer:
+    settings = Settings(kafka_bootstrap_servers="127.0.0.1:1")
+    limits = Limits(reconnect_backoff_seconds=0.001, publish_timeout_seconds=3.0)
+    return EventProducer(settings, topics=(EVENTS_TOPIC,), events_topic="generation-2", limits=limits)
+
+
+async def test_a_producer_connects_as_soon_as_kafka_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tries again after each error, and writes the same error once until it has connected."""
+    down, other = KafkaUnavailable(why="down"), OSError()
+    broken, last = Closing(), Closing()
+    broken.may_close.set()
+    last.may_close.set()
+    connections = Connections(monkeypatch, down, down, other, down, broken, down, last)
+    producer = disconnected_producer()
+    with structlog.testing.capture_logs() as lines:
+        producer.start_in_background()
+        producer.start_in_background()
+        await wait_until_async(lambda: producer.connected, "it is connected")
+        assert [line["why"] for line in lines] == [str(down), "OSError()", str(down)]
+        broken.fatal.set()
+        await wait_until_async(lambda: producer._connected is last, "it is connected again")
+    assert [line["why"] for line in lines] == [str(down), "OSError()", str(down), str(down)]
+    assert connections.asked == [["generation-2"]] * 7
+    await producer.stop()
+
+
+async def test_a_connection_that_broke_is_closed_beside_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had sent gets no more time, and holds up no publish; a stop awaits its end."""
+    broken, last = Closing(), Closing()
+    Connections(monkeypatch, broken, last)
+    producer = disconnected_producer()
+    producer.start_in_background()
+    await wait_until_async(lambda: producer.connected, "it is connected")
+    broken.fatal.set()
+    await wait_until_async(lambda: producer._connected is last, "it is connected again")
+    producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+    assert (len(last.added), broken.graces, broken.closed) == (1, [0], False)
+    last.may_close.set()
+    stopping = asyncio.create_task(producer.stop())
+    await wait_until_async(lambda: last.closed, "the successor is closed")
+    assert not stopping.done()
+    broken.may_close.set()
+    await stopping
+    assert (broken.closed, last.graces, producer.connected) == (True, [3.0], False)
+    assert producer._closings == set()
+
+
+async def test_other_partition_counts_end_the_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys would go to other partitions: publishes name the reason from then on, and no connection is tried."""
+    grown = Closing(**{"generation-2": 8})
+    first = Closing()
+    for connection in (first, grown):
+        connection.may_close.set()
+    connections = Connections(monkeypatch, first, grown)
+    producer = disconnected_producer()
+    producer.start_in_background()
+    await wait_until_async(lambda: producer.connected, "it is connected")
+    first.fatal.set()
+    keeper = producer._keeper
+    assert keeper is not None
+    await wait_until_async(keeper.done, "no connection is tried")
+    with pytest.raises(PartitionCountChanged) as caught:
+        producer.check_connected()
+    assert caught.value is grown.fatal_error
+    assert len(connections.asked) == 2
+    await producer.stop()
+    assert producer._keeper is None
+
+
+async def test_what_is_under_way_is_measured_and_a_connection_counted() -> None:
+    """The gauges have what is left after each release."""
+    connects = metrics.PRODUCER_CONNECTS._value.get()
+    connected = Connected()
+    producer = producer_on(connected)
+    assert metrics.PRODUCER_CONNECTS._value.get() == connects + 1
+    for _ in range(3):
+        producer.submit_record(EVENTS_TOPIC, None, b"v", [])
+    connected.release(1, RECORD_OVERHEAD_BYTES + 1)
+    assert metrics.PRODUCER_RECORDS_IN_FLIGHT._value.get() == 2
+    assert metrics.PRODUCER_BYTES_IN_FLIGHT._value.get() == 2 * (RECORD_OVERHEAD_BYTES + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
@@ -11,15 +11,18 @@ from uuid import UUID
 import pytest
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers.aiokafka import ConsumerStoppedError
+from faust.types import TP
 
 from runtime.settings import Settings
 from streams import transport
 from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.consumer import RepairedConsumer
 from streams.kafka.record_columns import RecordColumns
+from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
-from streams.transport import RecordBatchThread, RecordBatchTransport
+from streams.transport import RecordBatchConsumer, RecordBatchThread, RecordBatchTransport
 from streams.watermarks import Leadership
 
 FIRST, SECOND = TopicPartition("genesis.events", 0), TopicPartition("genesis.events", 1)
@@ -241,3 +244,117 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
         "request_timeout_ms": request_ms,
         "metadata_max_age_ms": 5_000,
     }
+
+
+class Group:
+    """A consumer of a group: its assigned partitions, aiokafka's states of them, and what it is asked to do."""
+
+    def __init__(self, assigned: Collection[TopicPartition], error: KafkaError | None = None) -> None:
+        self.states = {tp: FetchState(0) for tp in assigned}
+        self.committed: list[Mapping[TopicPartition, OffsetAndMetadata]] = []
+        self.sought: list[tuple[TopicPartition, int]] = []
+        self.bounds: list[int] = []
+        self._error = error
+
+    def assignment(self) -> Collection[TopicPartition]:
+        return self.states.keys()
+
+    def fetch_state(self, tp: TopicPartition) -> FetchState | None:
+        return self.states.get(tp)
+
+    def seek(self, tp: TopicPartition, position: int) -> None:
+        self.sought.append((tp, position))
+
+    def bound_fetches(self, size_bytes: int) -> None:
+        self.bounds.append(size_bytes)
+
+    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        if self._error is not None:
+            raise self._error
+        self.committed.append(offsets)
+
+
+class GroupThread(RecordBatchThread):
+    """The thread's calls, made where they are asked for."""
+
+    def __init__(self, group: Group, opened: Mapping[TP, OpenPartition] = MappingProxyType({})) -> None:
+        self._group = group
+        self.consumer = cast(RecordBatchConsumer, SimpleNamespace(open=opened))
+        self.called: list[tuple[Any, ...]] = []
+
+    def _repaired_consumer(self) -> RepairedConsumer:
+        return cast(RepairedConsumer, self._group)
+
+    async def call_thread(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        self.called.append((method.__name__, *arguments))
+        return [] if method.__name__ == "_fetch_batches" else await method(*arguments)
+
+
+async def test_a_hint_is_committed_for_what_is_assigned_alone() -> None:
+    """Kafka refuses a commit with another partition in it; where none is left nothing is asked of it."""
+    group = Group([FIRST])
+    thread = GroupThread(group)
+    assert await thread.commit_hints({TP(*FIRST): 7, TP(*SECOND): 9}) is True
+    assert await thread.commit_hints({TP(*SECOND): 9}) is False
+    assert group.committed == [{FIRST: OffsetAndMetadata(7, "")}]
+
+
+async def test_a_hint_that_can_not_be_committed_costs_nothing() -> None:
+    """The next one comes in seconds."""
+    assert await GroupThread(Group([FIRST], KafkaError())).commit_hints({TP(*FIRST): 7}) is False
+
+
+async def test_what_was_opened_under_an_earlier_assignment_is_not_read() -> None:
+    """Neither fetched nor sought: the partition may have been away meanwhile, and its position with another owner."""
+    group = Group([FIRST, SECOND])
+    current = OpenPartition(1, 5, group.states[FIRST], SAME)
+    opened = {TP(*FIRST): current, TP(*SECOND): OpenPartition(1, 6, FetchState(6), SAME)}
+    thread = GroupThread(group, opened)
+    assert thread._current() == {FIRST: current}
+    thread._read_again({FIRST: current, SECOND: opened[TP(*SECOND)]})
+    thread._read_again({FIRST: OpenPartition(1, 4, group.states[FIRST], SAME)})
+    assert group.sought == [(FIRST, 5)]
+
+
+async def test_a_seek_returns_the_state_of_this_assignment() -> None:
+    """By which a later assignment of the same partition is told from it."""
+    group = Group([FIRST, SECOND])
+    assert await GroupThread(group).seek_to(TP(*SECOND), 7) is group.states[SECOND]
+    assert group.sought == [(SECOND, 7)]
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("share_bytes", "spent", "fetch_bytes"),
+    [(16 * MIB, False, 2 * MIB), (MIB, True, MIB), (1024 * MIB, False, 4 * MIB)],
+    ids=["part of the share", "at least the largest record", "at most what SQL takes well"],
+)
+async def test_a_fetch_is_bounded_by_the_budget(share_bytes: int, spent: bool, fetch_bytes: int) -> None:
+    """By an eighth of a partition's share; with the budget spent it only counts as a poll."""
+    group = Group([FIRST])
+    thread = GroupThread(group)
+    assert (
+        await thread.fetch_batches(cast(MemoryBudget, SimpleNamespace(share_bytes=share_bytes, is_spent=spent))) == []
+    )
+    assert (group.bounds, thread.called) == ([fetch_bytes], [("_fetch_batches", not spent)])
+
+
+async def test_a_consumer_that_is_closing_fetches_no_more() -> None:
+    """Faust ends its loop of fetches by that error."""
+    consumer = Consumer()
+    consumer.fetching_closed = True
+    with pytest.raises(ConsumerStoppedError):
+        await Thread(consumer, opened_at(5))._fetch_batches()
+
+
+async def test_a_partition_that_was_opened_again_meanwhile_gets_nothing_of_the_fetch() -> None:
+    """Its new owner reads from the checkpoint; what was fetched for the earlier one is no batch of its."""
+    opened = opened_at(5, 6, fetched=1)
+    again = {**opened, FIRST: opened_at(5)[FIRST]}
+    thread = Thread(Consumer(leaderships={FIRST: SAME, SECOND: SAME}, fetch={FIRST: record(5), SECOND: record(6)}))
+    states = iter([opened, again])
+    thread._current = lambda: next(states)  # type: ignore[method-assign]
+    assert [batch.partition for batch in await thread._fetch_batches()] == [1]
+    assert opened[FIRST].position == 5
