@@ -17,9 +17,11 @@ from faust.types import TP
 
 from runtime.settings import Settings
 from streams import transport
+from streams.batch import EventBatch
 from streams.errors import LeaderChanged, OwnershipLost, RecordUnreadable
 from streams.kafka.consumer import RepairedConsumer
 from streams.kafka.record_columns import RecordColumns
+from streams.log_end import LogEnd, LoggedRecord
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
 from streams.transport import RecordBatchConsumer, RecordBatchThread, RecordBatchTransport
@@ -358,3 +360,95 @@ async def test_a_partition_that_was_opened_again_meanwhile_gets_nothing_of_the_f
     thread._current = lambda: next(states)  # type: ignore[method-assign]
     assert [batch.partition for batch in await thread._fetch_batches()] == [1]
     assert opened[FIRST].position == 5
+
+
+class Slices:
+    """A thread whose fetches have these batches, and whose seeks are noted."""
+
+    def __init__(self, *batches: EventBatch) -> None:
+        self._batches = batches
+        self.sought: list[tuple[TP, int]] = []
+        self.budgets: list[object] = []
+        self.fetched: Callable[[], None] = lambda: None
+
+    async def fetch_batches(self, budget: object) -> list[EventBatch]:
+        self.budgets.append(budget)
+        self.fetched()
+        return list(self._batches)
+
+    async def seek_to(self, tp: TP, position: int) -> object:
+        self.sought.append((tp, position))
+        return (tp, position)
+
+
+class Delivering(RecordBatchConsumer):
+    """The consumer's side of Faust: whether it flows, and under which generation of the group."""
+
+    should_stop = False
+    flow_active = True
+
+    def __init__(self, slices: Slices) -> None:
+        self._thread = cast(RecordBatchThread, slices)
+        self.open, self.done = {}, {}
+        self._read_offset = {TP(*FIRST): 100, TP(*SECOND): 200}
+        self.app = SimpleNamespace(consumer_generation_id=3)
+        self.transport = SimpleNamespace(budget="the budget")
+
+
+def slice_of(tp: TopicPartition, fetched_from: int) -> EventBatch:
+    batch = opened_at(fetched_from, fetched_from, fetched=1)[tp].advance(*tp, record(fetched_from))
+    assert batch is not None
+    return batch
+
+
+async def test_each_slice_is_a_message_of_its_partition() -> None:
+    """With the group's generation, by which Faust leaves out those of an earlier assignment."""
+    batches = [slice_of(FIRST, 5), slice_of(SECOND, 6)]
+    slices = Slices(*batches)
+    messages = [message async for message in Delivering(slices).getmany(1.0)]
+    assert slices.budgets == ["the budget"]
+    for (tp, message), batch in zip(messages, batches, strict=True):
+        assert tp == message.tp == TP(batch.topic, batch.partition)
+        assert (message.topic, message.partition, message.offset) == (*tp, batch.fetched_from)
+        assert (message.timestamp, message.timestamp_type, message.headers) == (None, 0, ())
+        assert message.key is None
+        assert message.value is batch
+        assert message.generation_id == 3
+
+
+@pytest.mark.parametrize("change", ["stop", "pause", "rebalance"])
+async def test_what_was_fetched_before_a_change_of_the_group_is_not_delivered(change: str) -> None:
+    """The next owner reads it again."""
+    slices = Slices(slice_of(FIRST, 5))
+    consumer = Delivering(slices)
+    changes: dict[str, Callable[[], None]] = {
+        "stop": lambda: setattr(consumer, "should_stop", True),
+        "pause": lambda: setattr(consumer, "flow_active", False),
+        "rebalance": lambda: setattr(consumer.app, "consumer_generation_id", 4),
+    }
+    slices.fetched = changes[change]
+    assert [message async for message in consumer.getmany(1.0)] == []
+
+
+@pytest.mark.parametrize(("last", "position"), [(8, 8), (None, 9)], ids=["a record to compare", "none"])
+async def test_a_partition_opens_at_what_is_to_be_compared(last: int | None, position: int) -> None:
+    """Else at the checkpoint; Faust forgets how far it was read, and hints begin at the checkpoint."""
+    slices, tp = Slices(), TP(*FIRST)
+    consumer = Delivering(slices)
+    earlier = consumer.open[tp] = opened_at(1)[FIRST]
+    log_end = LogEnd(None if last is None else LoggedRecord(last, 1, b"k", b"v", bytes(4)), 9)
+
+    state = await consumer.open_partition(tp, 2, SAME, 9 if last is None else 0, log_end)
+
+    assert consumer.open == {tp: state}
+    assert state is not earlier
+    assert (state.token, state.position, state.leadership) == (2, position, SAME)
+    assert state.fetch_state == (tp, position)
+    assert state.log_end is (None if last is None else log_end)
+    assert slices.sought == [(tp, position)]
+    assert consumer.done == {tp: 9}
+    assert consumer._read_offset == {TP(*SECOND): 200}
+    consumer.close_partition(tp)
+    consumer.close_partition(tp)
+    assert (consumer.open, consumer.done) == ({}, {})
+    assert await consumer.commit() is False
