@@ -39,8 +39,10 @@ from streams.producer import (
     HEADER_NAME_BYTES,
     HEADER_OVERHEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
+    TURN_EVERY_RECORDS,
     EventProducer,
     Limits,
+    _each,
 )
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC, RECORD_MAX_BYTES
@@ -418,3 +420,21 @@ async def test_what_is_under_way_is_measured_and_a_connection_counted() -> None:
     connected.release(1, RECORD_OVERHEAD_BYTES + 1)
     assert metrics.PRODUCER_RECORDS_IN_FLIGHT._value.get() == 2
     assert metrics.PRODUCER_BYTES_IN_FLIGHT._value.get() == 2 * (RECORD_OVERHEAD_BYTES + 1)
+
+
+async def test_many_events_leave_the_event_loop_its_turns() -> None:
+    """One every TURN_EVERY_RECORDS, in which batches leave; it waits for nothing then."""
+    event, yielded = examples()["genesis.agent.rated"], 0
+
+    async def read() -> None:
+        nonlocal yielded
+        async for _ in _each([event] * (2 * TURN_EVERY_RECORDS + 1)):
+            yielded += 1
+
+    reading, seen = asyncio.create_task(read()), [0]
+    for _ in range(20):
+        await asyncio.sleep(0)
+        if yielded != seen[-1]:
+            seen.append(yielded)
+    assert seen == [0, TURN_EVERY_RECORDS, 2 * TURN_EVERY_RECORDS, 2 * TURN_EVERY_RECORDS + 1]
+    assert reading.done()

@@ -145,6 +145,16 @@ async def test_a_partition_behind_a_stopped_one_is_compared_too() -> None:
     assert isinstance(opened[SECOND].stop_reason, LeaderChanged)
 
 
+async def test_a_partition_that_was_stopped_during_the_fetch_holds_up_no_other() -> None:
+    """It is delivered no more, and those behind it are compared all the same."""
+    opened = opened_at(5, 6)
+    stopped = opened[FIRST].stop_reason = OwnershipLost(why="an earlier reason")
+    thread = Thread(Consumer(leaderships={FIRST: SAME, SECOND: ELECTED}))
+    assert await thread._same_logs(opened, [FIRST, SECOND]) == []
+    assert opened[FIRST].stop_reason is stopped
+    assert isinstance(opened[SECOND].stop_reason, LeaderChanged)
+
+
 async def test_a_gap_is_delivered_where_topic_and_epoch_are_the_same() -> None:
     """A fetch past markers of transactions has no record, and moves the checkpoint all the same."""
     for found in (SAME, OTHER_TOPIC):
