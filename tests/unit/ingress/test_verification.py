@@ -15,7 +15,7 @@ from ingress import verification
 from ingress.headers import RequestHeaders
 from ingress.keys import Keyring
 from ingress.verification import Verification, tries_max
-from server.problems import Problem
+from server.problems import CLOSE, Problem, retry_after
 from signing.signatures import HmacKey, Key, SignatureRejected, Verified, sign, verify_signature
 
 NOW_SECONDS = 1763884800
@@ -82,6 +82,34 @@ async def test_a_request_that_names_its_producer_overtakes_those_that_do_not() -
     outcomes = await asyncio.gather(*forged, return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
     assert (len(refused), refused[0].status) == (5, 503)
+
+
+@pytest.mark.parametrize("size_bytes", [2, 60_000, verification.THREAD_MIN_BYTES])
+async def test_what_is_hashed_at_once_is_bounded(size_bytes: int) -> None:
+    """As many keys as the bound allows, and one at least; the others wait for their step."""
+    keys, body = Keys(), bytes(size_bytes)
+    verifying = asyncio.create_task(verification_of(keys).verify(signed_by(b"nobody", body), body))
+    await asyncio.sleep(0)
+    assert keys.tried == max(1, verification.FIRST_MAX_BYTES // (verification.TRY_BYTES + size_bytes))
+    await verifying
+
+
+@pytest.mark.parametrize(
+    ("producer", "why"), [(None, verification.NAME_PRODUCER), ("p7", "Many signatures are being checked.")]
+)
+async def test_a_request_that_may_not_wait_is_told_why(producer: str | None, why: str) -> None:
+    """It may come back in a second, on another connection; one without a producer's name can do something about it."""
+    shared = [HmacKey(id=str(number), owner="p7", secret=os.urandom(32)) for number in range(100)]
+    verifier = verification_of(Keys(shared))
+    forged = signed_by(b"nobody", b"{}", producer)
+    waiting = [asyncio.create_task(verifier.verify(forged, b"{}")) for _ in range(verification.WAITING_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(Problem) as refused:
+        await verifier.verify(forged, b"{}")
+    assert (refused.value.kind, refused.value.detail) == ("overloaded", why)
+    assert refused.value.headers == (retry_after(1), CLOSE)
+    assert await asyncio.gather(*waiting) == [SignatureRejected("no_match")] * verification.WAITING_MAX
+    assert await verifier.verify(forged, b"{}") == SignatureRejected("no_match")
 
 
 async def test_a_large_body_is_not_hashed_on_the_loop() -> None:
