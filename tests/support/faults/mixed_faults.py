@@ -279,7 +279,8 @@ class MixedFaults:
             return None, "", ""
         name = self._chance.choice(names)
         table, condition = REFUSED[name]
-        return name, f"{name}_v1.{table}", condition
+        (schema,) = (model.schema for model in READ_MODELS if model.name == name)
+        return name, f"{schema}.{table}", condition
 
     def _break(self, broken: Broken, *statements: str) -> None:
         """Do something to a table, unless a worker that is frozen holds it: then nothing is done."""
