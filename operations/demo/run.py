@@ -149,11 +149,7 @@ class Run:
                 best, grew_at = projected, time.monotonic()
             self._stage.alive()
             if time.monotonic() - grew_at > STALL_TIMEOUT_SECONDS:
-                raise DemoFailed(
-                    "The worker has stopped projecting.",
-                    why=f"{projected} of {total} are projected; no more came in {STALL_TIMEOUT_SECONDS:.0f} s.",
-                    next_step=tail(self._stage.logs / "worker.log"),
-                )
+                raise self._stalled("The worker has stopped projecting.", f"{projected} of {total} are projected")
             await asyncio.sleep(POLL_SECONDS)
 
     def read_model(self) -> ReadModelPart:
@@ -213,11 +209,7 @@ class Run:
                 fewest, fell_at = lag, time.monotonic()
             self._stage.alive()
             if time.monotonic() - fell_at > STALL_TIMEOUT_SECONDS:
-                raise DemoFailed(
-                    "The read model registry is not filled.",
-                    why=f"It lacks {lag} records; none came in {STALL_TIMEOUT_SECONDS:.0f} s.",
-                    next_step=tail(self._stage.logs / "worker.log"),
-                )
+                raise self._stalled("The read model registry is not filled.", f"It lacks {lag} records")
             time.sleep(POLL_SECONDS)
         ids = [agent.id for agent in self.population.agents]
         part: EntityTablesPart = uvloop.run(self._with("api", lambda database: read_entity_tables(database, ids)))
@@ -263,6 +255,10 @@ class Run:
     def tamper_copy(self, row: tampering.TamperedRow) -> tampering.Forgery:
         """Change the entry on a copy of the log."""
         return tampering.forge_copy(self._stage.stack.environ, row)
+
+    def _stalled(self, what: str, how_far: str) -> DemoFailed:
+        why = f"{how_far}; no more came in {STALL_TIMEOUT_SECONDS:.0f} s."
+        return DemoFailed(what, why=why, next_step=tail(self._stage.logs / "worker.log"))
 
     async def _with(self, role: Any, read: Callable[[Database], Any]) -> Any:
         database = connect(self.settings, role)
