@@ -253,6 +253,50 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive, Meta(description="How long an idle connection of a reader stays open.")
     ] = 75
 
+    deliveries_schemes: Annotated[
+        Literal["https", "http,https"], Meta(description="What endpoints' URLs may begin with; http is for tests.")
+    ] = "https"
+    deliveries_ports: Annotated[
+        str, Meta(description="Ports that endpoints may have: numbers and ranges, separated by commas.")
+    ] = "443,8443"
+    deliveries_allowed_names: Annotated[
+        str,
+        Meta(
+            description="Host names that endpoints may have, each with its subdomains, separated by commas; empty: all "
+            "but names of one label and those of private networks, such as `.internal`."
+        ),
+    ] = ""
+    deliveries_refused_names: Annotated[
+        str, Meta(description="Host names that endpoints may not have, each with its subdomains, separated by commas.")
+    ] = ""
+    deliveries_allowed_networks: Annotated[
+        str,
+        Meta(
+            description="Networks that deliveries may connect to although their addresses are not public, separated by "
+            "commas: `10.1.0.0/16,fd00::/8`."
+        ),
+    ] = ""
+    deliveries_dns_servers: Annotated[
+        str,
+        Meta(description="DNS servers that deliveries ask, by address, `host:port`; empty: those of the system."),
+    ] = ""
+    deliveries_proxy_url: Annotated[
+        str,
+        Meta(
+            description="HTTP proxy that all deliveries go through, `http://host:port`; empty: none. Its own address "
+            "may be private; those of endpoints are checked all the same."
+        ),
+    ] = ""
+    deliveries_ca_file: Annotated[
+        str, Meta(description="PEM file of authorities that endpoints' certificates may be from, next to the system's.")
+    ] = ""
+    deliveries_connections_max: Annotated[
+        Positive, Meta(description="Most connections to endpoints at a time, those that are kept open among them.")
+    ] = 1_000
+    deliveries_connections_per_host: Annotated[
+        Positive, Meta(description="Most connections to one host and port at a time.")
+    ] = 20
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log line that is written.")
     ] = "info"

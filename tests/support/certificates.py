@@ -65,11 +65,12 @@ class Authority:
         password: str = "",
         valid_from: timedelta = timedelta(hours=-1),
         valid_until: timedelta = timedelta(days=1),
+        host: str = "localhost",
     ) -> CertificateFiles:
-        """Return the files of a certificate for this name, which is good for servers on the loopback interface too."""
+        """Return the files of a certificate for this name, good for this host and for servers on 127.0.0.1 too."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
-        hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        hosts = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

@@ -12,8 +12,8 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[3]
 PACKAGES: Final = (
-    "api", "audit", "database", "entities", "ingress", "operations", "projections", "relay", "runtime", "schemas",
-    "server", "signing", "streams",
+    "api", "audit", "database", "deliveries", "entities", "ingress", "operations", "projections", "relay", "runtime",
+    "schemas", "server", "signing", "streams",
 )  # fmt: skip
 
 LOG_READERS: Final = frozenset({"projections", "audit/verifier"})

@@ -262,7 +262,17 @@ def test_no_advice_destroys_data_or_access() -> None:
     """No next step of an error or of a diagnosis removes data, or makes a master key under which nothing opens."""
     root = Path(__file__).parents[4]
     harmful = ("delete-data", "make clean", "rand -base64", "urandom", "DROP ", "TRUNCATE", "rm -rf", "clean setup")
-    packages = ("audit", "database", "devstack", "entities", "ingress", "operations", "projections", "relay")
+    packages = (
+        "audit",
+        "database",
+        "deliveries",
+        "devstack",
+        "entities",
+        "ingress",
+        "operations",
+        "projections",
+        "relay",
+    )
     packages += ("runtime", "schemas", "signing", "streams")
     found = [
         f"{path.relative_to(root)}:{number}"
