@@ -29,7 +29,7 @@ def insert(table: str, columns: Mapping[str, Sequence[Any]], types: Types) -> st
     return f"INSERT INTO {table} ({names}) VALUES {_rows(columns, types)}"  # noqa: S608 (every value is a literal)
 
 
-def prepare(name: str, statement: str, tables: Mapping[str, Types]) -> str:
+def prepare_statement(name: str, statement: str, tables: Mapping[str, Types]) -> str:
     """Return a statement that prepares another, which then means its parameters by the names of tables.
 
     A column is a parameter: an array (:func:`arrays`), in the order of the tables and of their columns. An array in it

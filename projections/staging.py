@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect as types
 
-from projections.inline import Types, arrays, prepare
+from projections.inline import Types, arrays, prepare_statement
 from projections.read_model import FoldStatement, ReadModel
 from projections.session import Session
 from projections.staged_names import STAGED_EVENTS, table_of
@@ -233,7 +233,7 @@ class Staging:
             tables, text = self._named_tables(statement), statement.in_schema(model.schema)
             if text not in self._prepared:
                 self._prepared[text] = f"fold_{len(self._prepared)}"
-                statements.append(prepare(self._prepared[text], text, tables))
+                statements.append(prepare_statement(self._prepared[text], text, tables))
             rows = (arrays(self._rows(table, frames), columns) for table, columns in tables.items())
             statements.append(f"EXECUTE {self._prepared[text]} ({', '.join(chain.from_iterable(rows))})")
         return statements

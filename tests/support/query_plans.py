@@ -32,7 +32,7 @@ from projections import (
 )
 from projections.activity import queries as activity_queries
 from projections.agents import queries
-from projections.inline import prepare
+from projections.inline import prepare_statement
 from projections.marketplace import queries as marketplace_queries
 from projections.marketplace import skill_embeddings
 from projections.marketplace.agent_search import AgentSearch
@@ -292,7 +292,7 @@ def inline_folds(model: ReadModel) -> Iterator[str]:
     for statement in model.statements:
         _, kinds, text = re.split(
             r"^PREPARE fold \((.*?)\) AS ",
-            prepare("fold", statement.in_schema(model.schema), staging._named_tables(statement)),
+            prepare_statement("fold", statement.in_schema(model.schema), staging._named_tables(statement)),
         )
         for number, kind in reversed(list(enumerate(kinds.split(", "), 1))):
             text = text.replace(f"${number}", f"array_fill(NULL::{kind.removesuffix('[]')}, ARRAY[10])")

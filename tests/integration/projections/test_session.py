@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from database.address import connect_arguments
 from devstack import sql
-from projections.inline import arrays, insert, prepare
+from projections.inline import arrays, insert, prepare_statement
 from projections.session import DataRefused, Session
 from schemas.polars_import import polars as pl
 from tests.conftest import Database
@@ -151,7 +151,9 @@ def run_with_rows(
 ) -> None:
     """Run a statement to which a table means these rows."""
     values = ", ".join(arrays(frame, types))
-    session.script("DEALLOCATE ALL", prepare("written", statement, {table: types}), f"EXECUTE written ({values})")
+    session.script(
+        "DEALLOCATE ALL", prepare_statement("written", statement, {table: types}), f"EXECUTE written ({values})"
+    )
 
 
 def test_a_comment_at_the_end_of_a_statement_ends_there(session: Session) -> None:
