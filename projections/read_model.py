@@ -55,8 +55,8 @@ class FoldStatement:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """Its words, names of columns among them."""
-        return frozenset(re.findall(r"\w+", self.text))
+        """Its words in small letters, as Postgres reads names: those of tables and columns are among them."""
+        return frozenset(re.findall(r"\w+", self.text.lower()))
 
     def in_schema(self, schema: str) -> str:
         """Return the statement on the tables in a schema."""

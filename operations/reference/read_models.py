@@ -44,8 +44,9 @@ def _section(model: ReadModel) -> Iterator[str]:
     said = commented_tables(model.tables_text)
     about = {table: _FIRST_WORDS.sub("", said.get(table, {}).get("about", "")) for table in model.tables}
     yield from (f"| `{VIEWS}.{table}` | {text[:1].upper() + text[1:]} |" for table, text in about.items())
-    yield from ("", "| query | answer |", "|---|---|")
-    for function in _queries(model):
+    if queries := list(_queries(model)):
+        yield from ("", "| query | answer |", "|---|---|")
+    for function in queries:
         yield f"| `{_call(function)}` | {_paragraphs(inspect.getdoc(function) or '')} |"
     yield ""
 

@@ -61,6 +61,13 @@ def test_a_statement_runs_where_a_table_that_it_reads_has_rows() -> None:
     assert model.folds(frozenset()) == []
 
 
+def test_names_are_read_as_postgres_reads_them() -> None:
+    """In capitals or small letters, a staging table is the same one."""
+    model = ReadModel("a", 1, TABLES, "INSERT INTO __schema__.a SELECT 1 FROM Staged_Agent_Rated, STAGED_TEAM_FORMED")
+    assert model.reads == {"staged_agent_rated", "staged_team_formed"}
+    assert len(model.folds({"staged_team_formed"})) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "file", "text", "reason"),
     [
