@@ -128,22 +128,25 @@ def _element(value: Any) -> str:
     return f'"{escaped}"'
 
 
-_RENDER: Mapping[str, Callable[[Any], str]] = {
-    "bigint": str,
-    "boolean": lambda value: "'t'" if value else "'f'",
-    "bytea": lambda value: f"'\\x{value.hex()}'",
-    "integer": str,
-    "text": _quoted,
-    "timestamp with time zone": lambda value: f"'{value.isoformat()}'",
-    "uuid": lambda value: f"'{value.hex()}'",
-}
-"""How a value of a Postgres type is written: ids are 16 bytes, times carry their zone. These come in each batch; a
-value of any other type is written as Postgres reads it."""
-
 _BARE: Mapping[str, Callable[[Any], str]] = {
     "bigint": str,
     "boolean": lambda value: "t" if value else "f",
     "timestamp with time zone": lambda value: value.isoformat(),
     "uuid": lambda value: value.hex(),
 }
-"""The same as elements of an array, which need no quotes there."""
+"""How a value of a Postgres type is written where it needs no quotes, as in an array: ids are 16 bytes, times carry
+their zone."""
+
+
+def _in_quotes(render: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: f"'{render(value)}'"
+
+
+_RENDER: Mapping[str, Callable[[Any], str]] = {
+    **{kind: _in_quotes(render) for kind, render in _BARE.items()},
+    "bigint": str,
+    "bytea": lambda value: f"'\\x{value.hex()}'",
+    "integer": str,
+    "text": _quoted,
+}
+"""How it is written as a literal. These come in each batch; one of any other type is written as Postgres reads it."""

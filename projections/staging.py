@@ -161,7 +161,8 @@ class Staging:
         self._has_events = any(STAGED_EVENTS in statement.words for statement in statements)
         self._events_columns = _events_columns(statements)
         self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
-        self._prepared: dict[str, str] = {}
+        self._prepared: dict[tuple[str, FoldStatement], tuple[str, Mapping[str, Types]]] = {}
+        """By schema and statement, its name on the connection and the columns of the tables that it names."""
 
     def has_changes(self, tables: Set[str]) -> bool:
         """Return whether one of these tables has columns for the changes that events tell of."""
@@ -230,12 +231,13 @@ class Staging:
         for statement in model.statements:
             if not statement.reads & frames.keys():
                 continue
-            tables, text = self._named_tables(statement), statement.in_schema(model.schema)
-            if text not in self._prepared:
-                self._prepared[text] = f"fold_{len(self._prepared)}"
-                statements.append(prepare_statement(self._prepared[text], text, tables))
+            key = model.schema, statement
+            if (known := self._prepared.get(key)) is None:
+                known = self._prepared[key] = f"fold_{len(self._prepared)}", self._named_tables(statement)
+                statements.append(prepare_statement(known[0], statement.in_schema(model.schema), known[1]))
+            name, tables = known
             rows = (arrays(self._rows(table, frames), columns) for table, columns in tables.items())
-            statements.append(f"EXECUTE {self._prepared[text]} ({', '.join(chain.from_iterable(rows))})")
+            statements.append(f"EXECUTE {name} ({', '.join(chain.from_iterable(rows))})")
         return statements
 
     def prepare_again(self, session: Session) -> None:
