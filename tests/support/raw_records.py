@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import NotLeaderForPartitionError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
@@ -19,6 +20,7 @@ from aiokafka.structs import TopicPartition
 from runtime.settings import Settings
 from streams.kafka.connection import connection_options
 from tests.conftest import DEFAULT_PARTITIONS
+from tests.support.waiting import wait_until_async
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,22 @@ async def append_raw(settings: Settings, topic: str, partition: int, records: Se
     await client.bootstrap()
     try:
         await client.add_topic(topic)
-        await client.force_metadata_update()
-        node = client.cluster.leader_for_partition(TopicPartition(topic, partition))
         request = ProduceRequest(None, -1, 10_000, [(topic, [(partition, record_batch(records))])])
-        response = await client.send(node, request)
-        ((_, ((_, error, offset, *_rest),)),) = response.topics
+        answers: list[tuple[int, int]] = []
+
+        async def is_answered_by_the_leader() -> bool:
+            await client.force_metadata_update()
+            node = client.cluster.leader_for_partition(TopicPartition(topic, partition))
+            response = await client.send(node, request)
+            ((_, ((_, error, offset, *_rest),)),) = response.topics
+            answers.append((error, offset))
+            return bool(error != NotLeaderForPartitionError.errno)
+
+        # The broker of a topic that has just been made may not know yet that it leads.
+        await wait_until_async(is_answered_by_the_leader, f"the leader of {topic} answers")
+        error, offset = answers[-1]
         assert error == 0, error
-        return int(offset)
+        return offset
     finally:
         await client.close()
 

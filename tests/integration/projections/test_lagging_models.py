@@ -338,10 +338,10 @@ def test_a_model_that_can_not_be_taken_back_is_fed_to_the_end(
     monkeypatch.setattr(lagging_models, "QUICK_SECONDS", 0.0)
     monkeypatch.setattr(lagging_models, "NEAR_OFFSETS", 1_000)
     monkeypatch.setattr(following_models, "REJOIN_OFFSETS", 1_000)
-    monkeypatch.setattr(following_models, "REJOIN_TIMEOUT", "SET LOCAL statement_timeout = '1ms'")
+    monkeypatch.setattr(following_models, "REJOIN_TIMEOUT", "SET LOCAL statement_timeout = '2s'")
     superuser.script(
-        "CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$",
+        "CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM pg_sleep(60) WHERE current_setting('statement_timeout') = '2s'; RETURN NEW; END $$",
         f"CREATE TRIGGER be_slow BEFORE INSERT ON {NEW}_v1.{NEW} FOR EACH ROW EXECUTE FUNCTION be_slow()",
     )
     worker.feed()
