@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from runtime.errors import ConfigurationError, PlantError
+from runtime.errors import CheckFailed, ConfigurationError, PlantError
 
 RefusalReason = Literal[
     "malformed",
@@ -25,7 +25,13 @@ class DeliveriesError(PlantError):
     """Deliveries can't work like this."""
 
 
-class EndpointRefused(DeliveriesError):
+class BadEndpoint(DeliveriesError):
+    """An endpoint can't be like this."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class EndpointRefused(BadEndpoint):
     """An endpoint's URL, or an address that its name resolves to, may not be connected to."""
 
     def __init__(self, reason: RefusalReason, why: str) -> None:
@@ -33,9 +39,33 @@ class EndpointRefused(DeliveriesError):
         self.reason: RefusalReason = reason
 
 
-class CustomHeadersRefused(DeliveriesError):
+class CustomHeadersRefused(BadEndpoint):
     """A header that a subscriber configured can't be sent."""
 
 
 class DeliveriesMisconfigured(DeliveriesError, ConfigurationError):
     """A setting of deliveries can't be used."""
+
+
+class ConfigurationRefused(BadEndpoint):
+    """An endpoint can't be configured like this."""
+
+
+class EndpointTenantRefused(BadEndpoint):
+    """Endpoints of this tenant can't be added."""
+
+
+class UnknownEndpoint(DeliveriesError, CheckFailed):
+    """There is no such endpoint."""
+
+
+class EndpointStateRefused(DeliveriesError, CheckFailed):
+    """The endpoint's state does not allow this."""
+
+
+class TooManyEndpointKeys(DeliveriesError, CheckFailed):
+    """The endpoint has two keys of this scheme already: wait until the older one has expired."""
+
+
+class ExampleNotAccepted(DeliveriesError, CheckFailed):
+    """The endpoint did not accept the example."""

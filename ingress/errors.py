@@ -13,10 +13,6 @@ class UnknownKey(IngressError, CheckFailed):
     """There is no such key."""
 
 
-class OtherMasterKey(IngressError, CheckFailed):
-    """PLANT_MASTER_KEY is not the master key that this database's keys are encrypted under."""
-
-
 class PublicKeyKnown(IngressError, CheckFailed):
     """This public key was registered before. A key is registered once, and a revoked one never comes back."""
 

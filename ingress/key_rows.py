@@ -7,8 +7,9 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
+from signing.master_key_rows import SecretTable
 from signing.signatures import Scheme
 
 USABLE: Final = text("""
@@ -53,6 +54,14 @@ MAY_CHANGE: Final = text("""
     )
     LIMIT 1
 """)
+_USABLE_SECRETS: Final = text("""
+    SELECT id, producer, nonce, ciphertext FROM webhook_signatures
+    WHERE scheme = 'v1' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY created_at DESC, id
+""")
+_REPLACE_SECRET: Final = text("""
+    UPDATE webhook_signatures SET nonce = :nonce, ciphertext = :ciphertext WHERE id = :id
+""")
 V1A_KEYS: Final = text("""
     SELECT count(*) FILTER (WHERE public_key = :public_key),
            count(*) FILTER (WHERE producer = :producer AND revoked_at IS NULL
@@ -81,3 +90,22 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"
         return "pending" if self.not_before > now else "active"
+
+
+def associated_data(key_id: UUID, producer: str) -> bytes:
+    """Return the name of a key's row, which its ciphertext is bound to."""
+    return f"plant.webhook_signatures.v1\n{key_id}\n{producer}".encode()
+
+
+def _name_of(row: RowMapping) -> bytes:
+    return associated_data(row["id"], row["producer"])
+
+
+def _label_of(row: RowMapping) -> str:
+    return f"{row['producer']}/{row['id']}"
+
+
+PRODUCER_SECRETS: Final = SecretTable(
+    usable=_USABLE_SECRETS, replace=_REPLACE_SECRET, associated_data=_name_of, label=_label_of
+)
+"""The secrets of producers' `v1` keys."""

@@ -27,8 +27,7 @@ from ingress.errors import (
     TooManyKeys,
     UnknownKey,
 )
-from ingress.key_rows import StoredKey
-from ingress.master_key_rows import associated_data, current_check_value, differs, encrypting_key
+from ingress.key_rows import PRODUCER_SECRETS, StoredKey, associated_data
 from ingress.producers import ProducerPolicy, default_policy, read_policies
 from runtime import metrics
 from runtime.clock import Clock
@@ -37,6 +36,7 @@ from runtime.logging import get_logger
 from runtime.settings import Settings
 from signing.errors import SecretUnreadable
 from signing.master_key import MasterKeys
+from signing.master_key_rows import current_check_value, differs, encrypting_key
 from signing.signatures import (
     Ed25519Key,
     HmacKey,
@@ -109,7 +109,7 @@ class KeyStore:
         async with self._database.transaction() as connection:
             await _refuse_unfit(connection, producer, key, scheme)
             if scheme == "v1":
-                await encrypting_key(connection, self._master_keys, remember=False)
+                await encrypting_key(connection, self._master_keys, PRODUCER_SECRETS, remember=False)
 
     async def revoke(self, key_id: UUID) -> None:
         """Revoke a key permanently; ingress stops accepting it within about a second. Again changes nothing."""
@@ -170,7 +170,7 @@ class KeyStore:
         await _refuse_unfit(connection, producer, key, scheme)
         nonce = ciphertext = None
         if scheme == "v1":
-            master_key = await encrypting_key(connection, self._master_keys)
+            master_key = await encrypting_key(connection, self._master_keys, PRODUCER_SECRETS)
             nonce, ciphertext = master_key.encrypt(key, associated_data(key_id, producer))
         values = {
             "id": key_id,

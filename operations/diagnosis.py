@@ -128,22 +128,24 @@ def _master_key(settings: Settings) -> Iterator[Diagnosis]:
         step = "plant up    (or set PLANT_MASTER_KEY)"
         yield Diagnosis("master key", "note", "none: ingress can't read webhook secrets", step)
         return
-    from ingress.master_key_rows import differs
     from signing.master_key import MasterKeys
+    from signing.master_key_rows import differs
 
     own = MasterKeys(settings).require()
     if not (settings.database_operator_url or settings.database_url):
-        yield Diagnosis("master key", "good", "32 bytes; no operator's database address: not compared with the keys")
+        yield Diagnosis(
+            "master key", "good", "32 bytes; no operator's database address: not compared with the database's"
+        )
         return
     current = asyncio.run(_current_master_key(settings))
     if current is not None and own.of(current) is None:
         raise differs(current, own)
-    yield Diagnosis("master key", "good", "32 bytes" if current is None else "the one that keys are encrypted under")
+    yield Diagnosis("master key", "good", "32 bytes" if current is None else "the one that secrets are encrypted under")
 
 
 async def _current_master_key(settings: Settings) -> bytes | None:
     from database.connector import connect
-    from ingress.master_key_rows import current_check_value
+    from signing.master_key_rows import current_check_value
 
     database = connect(settings, "operator")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.errors import ConfigurationError, PlantError
+from runtime.errors import CheckFailed, ConfigurationError, PlantError
 
 
 class SigningError(PlantError):
@@ -15,3 +15,7 @@ class MasterKeyUnusable(SigningError, ConfigurationError):
 
 class SecretUnreadable(SigningError):
     """A stored secret can't be decrypted: it was written under another master key, or changed since."""
+
+
+class OtherMasterKey(SigningError, CheckFailed):
+    """PLANT_MASTER_KEY is not the master key that this database's secrets are encrypted under."""

@@ -13,14 +13,15 @@ from structlog.testing import capture_logs
 
 from database.connector import connect
 from devstack import sql
-from ingress.errors import OtherMasterKey
 from ingress.keys import KeyStore, new_key_id
-from ingress.master_key_rows import change_master_key
 from ingress.producers import default_policy
 from operations.cli import main as command_line
+from operations.secret_tables import SECRET_TABLES
 from runtime.settings import Settings
+from signing.errors import OtherMasterKey
 from signing.hmac_secrets import new_secret
 from signing.master_key import MasterKeys
+from signing.master_key_rows import change_master_key
 from signing.signatures import HmacKey
 from streams.topics import apply
 from tests.conftest import Database
@@ -107,10 +108,10 @@ def test_the_master_key_is_changed_with_two_accepted_meanwhile(
     made["between"] = asyncio.run(store_key(both, "between"))
     assert asyncio.run(opened(settings)) == asyncio.run(opened(both)) == made  # no process is behind yet
     assert run("keys", "rekey", **changed) == 0
-    assert "would change 3 keys over" in capsys.readouterr().err
+    assert "would change 3 secrets over" in capsys.readouterr().err
     assert asyncio.run(opened(settings)) == made
     assert run("keys", "rekey", "--execute", **changed) == 0
-    assert "changed 3 keys over" in capsys.readouterr().err
+    assert "changed 3 secrets over" in capsys.readouterr().err
     after = msgspec.structs.replace(both, master_key_previous="")
     assert asyncio.run(opened(both)) == asyncio.run(opened(after)) == made
     assert run("keys", "rekey", "--execute", **changed) == 0
@@ -118,7 +119,7 @@ def test_the_master_key_is_changed_with_two_accepted_meanwhile(
     assert sql.value(database.owner_url, "SELECT count(*) FROM master_keys WHERE retired_at IS NULL") == 1
     assert run("keys", "add", "late") == 3
     recorded = asyncio.run(operations(settings, "master key"))
-    assert [act.action for act in recorded if "3 keys" in act.reason][-1:] == ["keys.rekey"]
+    assert [act.action for act in recorded if "3 secrets" in act.reason][-1:] == ["keys.rekey"]
     with capture_logs() as logs:
         assert asyncio.run(opened(settings)) == {}
     assert "master_key.differs" in [line["event"] for line in logs]
@@ -155,10 +156,10 @@ async def test_a_key_that_is_made_during_the_change_is_changed_too(settings: Set
     try:
         await asyncio.gather(
             *(store_key(both, f"p{number}") for number in range(8)),
-            change_master_key(database, MasterKeys(both), execute=True),
+            change_master_key(database, MasterKeys(both), SECRET_TABLES, execute=True),
         )
-        again = await change_master_key(database, MasterKeys(both), execute=False)
+        again = await change_master_key(database, MasterKeys(both), SECRET_TABLES, execute=False)
     finally:
         await database.close()
-    assert again.key_ids == ()
+    assert again.secret_count == 0
     assert len(await opened(msgspec.structs.replace(both, master_key_previous=""))) == 9

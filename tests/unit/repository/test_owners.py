@@ -29,6 +29,9 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "outbox": frozenset({"relay"}),
     "webhook_signatures": frozenset({"ingress"}),
     "producers": frozenset({"ingress"}),
+    "master_keys": frozenset({"signing"}),
+    "endpoints": frozenset({"deliveries"}),
+    "endpoint_secrets": frozenset({"deliveries"}),
     "api_tokens": frozenset({"api"}),
     **dict.fromkeys(
         ("entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills",

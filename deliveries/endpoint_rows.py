@@ -1,0 +1,109 @@
+"""The rows of `endpoints` and `endpoint_secrets`: the statements, and what they return."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import RowMapping, text
+
+from deliveries.endpoints import Endpoint, EndpointConfiguration, EndpointStart
+from signing.master_key_rows import SecretTable
+
+_COLUMNS: Final = """
+    id, governance_agent_id, url, description, event_types, filter::text AS filter, payload_form, ordering,
+    after_dead_letter, retry_schedule, rate_per_second, timeout_seconds, custom_header_names, start_offsets, starts_at,
+    state, state_reason, state_changed_at, created_at
+"""
+_CONFIGURATION: Final = tuple(name for name in EndpointConfiguration.__struct_fields__ if name != "filter")
+
+ALL: Final = text(f"SELECT {_COLUMNS} FROM endpoints ORDER BY created_at, id")  # noqa: S608 (no value in it)
+FIND: Final = text(f"SELECT {_COLUMNS} FROM endpoints WHERE id = :id")  # noqa: S608 (no value in it)
+LOCK: Final = text("SELECT state FROM endpoints WHERE id = :id FOR UPDATE")
+INSERT: Final = text("""
+    INSERT INTO endpoints (id, governance_agent_id, url, description, event_types, filter, payload_form, ordering,
+                           after_dead_letter, retry_schedule, rate_per_second, timeout_seconds, custom_header_names,
+                           start_offsets, starts_at)
+    VALUES (:id, :tenant, :url, :description, :event_types, CAST(:filter AS jsonb), :payload_form, :ordering,
+            :after_dead_letter, :retry_schedule, :rate_per_second, :timeout_seconds, :custom_header_names,
+            :start_offsets, :starts_at)
+""")
+CHANGE_STATE: Final = text("""
+    UPDATE endpoints SET state = :state, state_reason = :reason, state_changed_at = now()
+    WHERE id = :id AND state = ANY (:states)
+""")
+
+INSERT_SECRET: Final = text("""
+    INSERT INTO endpoint_secrets (id, endpoint_id, kind, nonce, ciphertext, public_key)
+    VALUES (:id, :endpoint_id, :kind, :nonce, :ciphertext, :public_key)
+""")
+SECRETS: Final = text("""
+    SELECT id, endpoint_id, kind, nonce, ciphertext, public_key FROM endpoint_secrets
+    WHERE endpoint_id = :endpoint_id AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY created_at DESC, id
+""")
+KEYS: Final = text("""
+    SELECT endpoint_id, id, kind, public_key, created_at, expires_at FROM endpoint_secrets
+    WHERE kind <> 'headers' AND endpoint_id = ANY (:endpoint_ids) AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY endpoint_id, kind, created_at DESC, id
+""")
+EXPIRE_OTHERS: Final = text("""
+    UPDATE endpoint_secrets SET expires_at = now() + CAST(:overlap AS interval)
+    WHERE endpoint_id = :endpoint_id AND kind = :kind AND id <> :id AND expires_at IS NULL
+""")
+REMOVE_SECRETS: Final = text("DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id")
+REMOVE_EXPIRED: Final = text("""
+    DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id AND expires_at <= now()
+""")
+_USABLE_SECRETS: Final = text("""
+    SELECT id, endpoint_id, kind, nonce, ciphertext FROM endpoint_secrets
+    WHERE expires_at IS NULL OR expires_at > now()
+    ORDER BY endpoint_id, id
+""")
+_REPLACE_SECRET: Final = text("UPDATE endpoint_secrets SET nonce = :nonce, ciphertext = :ciphertext WHERE id = :id")
+
+
+def values_of(configuration: EndpointConfiguration) -> dict[str, Any]:
+    """Return the parameters of `INSERT` that a configuration gives."""
+    values = {name: getattr(configuration, name) for name in _CONFIGURATION}
+    filter_text = msgspec.json.encode(configuration.filter).decode()
+    return {**values, "event_types": list(configuration.event_types), "filter": filter_text}
+
+
+def endpoint_of(row: RowMapping) -> Endpoint:
+    """Return the endpoint of a row of `ALL` or `FIND`."""
+    configuration = {name: row[name] for name in _CONFIGURATION}
+    return Endpoint(
+        id=row["id"],
+        tenant=row["governance_agent_id"],
+        configuration=EndpointConfiguration(
+            **{**configuration, "event_types": tuple(row["event_types"])}, filter=msgspec.json.decode(row["filter"])
+        ),
+        custom_header_names=tuple(row["custom_header_names"]),
+        start=EndpointStart(tuple(row["start_offsets"]), row["starts_at"]),
+        state=row["state"],
+        state_reason=row["state_reason"],
+        state_changed_at=row["state_changed_at"],
+        created_at=row["created_at"],
+    )
+
+
+def secret_row_name(secret_id: UUID, endpoint_id: UUID, kind: str) -> bytes:
+    """Return the name of a secret's row, which its ciphertext is bound to."""
+    return f"plant.endpoint_secrets.v1\n{secret_id}\n{endpoint_id}\n{kind}".encode()
+
+
+def name_of(row: RowMapping) -> bytes:
+    """Return the same for a row."""
+    return secret_row_name(row["id"], row["endpoint_id"], row["kind"])
+
+
+def _label_of(row: RowMapping) -> str:
+    return f"endpoint {row['endpoint_id']}/{row['kind']}"
+
+
+ENDPOINT_SECRETS: Final = SecretTable(
+    usable=_USABLE_SECRETS, replace=_REPLACE_SECRET, associated_data=name_of, label=_label_of
+)
+"""Signing keys and custom headers of endpoints."""
