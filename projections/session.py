@@ -93,8 +93,8 @@ class StatementEnded(DatabaseUnreachable):
         super().__init__(what, why=why)
 
 
-class TableLocked(DatabaseUnreachable):
-    """Another session kept its lock for longer than a statement may wait; the statement changed nothing."""
+class TableLocked(StatementEnded):
+    """Another session kept its lock, of a table or a row, for longer than a statement may wait."""
 
 
 class ProjectionBroken(PartitionStopped):
@@ -221,7 +221,7 @@ def translate_adbc_error(error: AdbcError) -> Exception:
     if is_one_of(sqlstate, ENDS_STATEMENT) and not session_ends:
         return StatementEnded(sqlstate, why=text)
     if sqlstate == LOCK_NOT_AVAILABLE and not session_ends:
-        return TableLocked(why=text)
+        return TableLocked(sqlstate, why=text)
     if not sqlstate or is_one_of(sqlstate, RETRYABLE) or session_ends:
         return DatabaseUnreachable(why=text)
     if is_one_of(sqlstate, DATA):

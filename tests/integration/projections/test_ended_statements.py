@@ -47,11 +47,18 @@ def two_models(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.projectors.MODELS", BOTH)
 
 
+def shorten(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
+    """Give the sessions of workers another timeout."""
+    options = session.CONNECTION_PARAMETERS["options"]
+    assert before in options
+    options = options.replace(before, after)
+    monkeypatch.setattr(session, "CONNECTION_PARAMETERS", {**session.CONNECTION_PARAMETERS, "options": options})
+
+
 @pytest.fixture
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement has a second."""
-    options = session.CONNECTION_PARAMETERS["options"].replace("statement_timeout=60s", "statement_timeout=1s")
-    monkeypatch.setattr(session, "CONNECTION_PARAMETERS", {**session.CONNECTION_PARAMETERS, "options": options})
+    shorten(monkeypatch, "statement_timeout=60s", "statement_timeout=1s")
 
 
 class Owner:
@@ -139,6 +146,25 @@ def test_a_model_that_sleeps_leaves(make_projector: MakeProjector, superuser: Se
     assert superuser.query(CHECKPOINTS) == [("agents", 1), ("availabilities", 0), ("log", 1)]
     ((_, reason),) = superuser.query(STOP_REASONS)
     assert "statement timeout" in reason
+
+
+def test_a_model_whose_rows_another_session_keeps_leaves(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that is left open holds up one model, and not the log; once it ends, the model follows again."""
+    shorten(monkeypatch, "lock_timeout=20s", "lock_timeout=100ms")
+    owner, batch = Owner(make_projector(0)), some_events(12)
+    first = next(index for index, event in enumerate(batch) if isinstance(event, AgentAvailable))
+    superuser.script("BEGIN", f"LOCK TABLE {MODEL} IN EXCLUSIVE MODE")
+
+    owner.project(batch, done=lambda: len(owner.failures) == 6 * TRIES)
+
+    assert superuser.query(CHECKPOINTS) == [("agents", 12), ("availabilities", first), ("log", 12)]
+    ((name, reason),) = superuser.query(STOP_REASONS)
+    assert (name, "55P03" in reason) == ("availabilities", True)
+    superuser.rollback()
+    make_projector(0).acquire(WATERMARKS)
+    assert superuser.query(CHECKPOINTS) == [("agents", 12), ("availabilities", 12), ("log", 12)]
 
 
 def test_what_hits_the_log_takes_no_model_out(make_projector: MakeProjector, superuser: Session) -> None:
