@@ -23,7 +23,7 @@ REVISIONS = ROOT / "database" / "migrations" / "versions"
 PARTICIPLE = re.compile(r"(?<!e)ed$|ing$|able$|ible$|ive$")
 """Ends of words that are no nouns: refused, lagging, unreadable, active."""
 NO_NOUNS = """
-    absent ahead another as away bad behind binary broken caught down external far few gone grew held in inconsistent
+    absent ahead another as at away bad behind binary broken caught down external far few gone grew held in inconsistent
     inline invalid known large last late lazy local lost main many much near new newer no not of optional or other out
     outside patient private public ready shown taken to too unknown up written
     check generate install migrate register rotate run walk
