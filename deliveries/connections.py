@@ -117,7 +117,8 @@ class DeliveryClient:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            headers={"User-Agent": USER_AGENT},
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            auto_decompress=False,  # whoever reads an answer bounds what it becomes
             max_line_size=ANSWER_HEAD_MAX_BYTES,
             max_field_size=ANSWER_HEAD_MAX_BYTES,
         )

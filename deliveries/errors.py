@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from runtime.errors import CheckFailed, ConfigurationError, PlantError
+from runtime.errors import CheckFailed, ConfigurationError, PlantError, Unreachable
 
 RefusalReason = Literal[
     "malformed",
@@ -37,6 +37,10 @@ class EndpointRefused(BadEndpoint):
     def __init__(self, reason: RefusalReason, why: str) -> None:
         super().__init__(why=why)
         self.reason: RefusalReason = reason
+
+
+class EndpointUnresolved(DeliveriesError, Unreachable):
+    """The endpoint's name can't be resolved, so its addresses can't be checked."""
 
 
 class CustomHeadersRefused(BadEndpoint):

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 ErrorClass = Literal["dns", "refused_address", "proxy", "connection", "tls", "timeout", "protocol", "answer_too_large"]
 """The reason for which no whole answer came: its name, the guard, the proxy, the connection, its encryption, the total
-deadline, an answer that is no HTTP or can't be decoded, an answer with too long a head or body."""
+deadline, an answer that is no HTTP, breaks off or can't be decoded, an answer with too long a head."""
 OutcomeKind = Literal["delivered", "failed", "gone", "throttled"]
 
 GONE: Final = 410

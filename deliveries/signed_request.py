@@ -19,6 +19,7 @@ from typing import Final, Literal, assert_never
 
 import msgspec
 
+from schemas.events import Event
 from signing.ed25519 import PrivateKey
 from signing.signatures import sign
 
@@ -27,6 +28,7 @@ PayloadForm = Literal["standard", "cloud_event"]
 KEYS_MAX: Final = 2
 """Keys of a scheme: the new one and, during a rotation, the one before it."""
 
+_BESIDE_DATA: Final = frozenset({"event_id", "occurred_at"})
 _MESSAGE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -76,6 +78,25 @@ class AttemptRequest(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
         return [("webhook_id", self.headers.get("webhook-id")), ("body_bytes", len(self.body))]
+
+
+def outgoing_event(event: Event, *, source: str, traceparent: str | None = None) -> OutgoingEvent:
+    """Return what is sent of an event: its fields as data, but for id and time, which stand beside it.
+
+    >>> from schemas.examples import examples
+    >>> outgoing_event(examples()["genesis.agent.available"], source="plant").data  # doctest: +ELLIPSIS
+    b'{"agent_id":"...","available":...}'
+    """
+    fields = {name: getattr(event, name) for name in event.__struct_fields__ if name not in _BESIDE_DATA}
+    return OutgoingEvent(
+        id=str(event.event_id),
+        type=event.event_type,
+        source=source,
+        occurred_at=event.occurred_at,
+        data=msgspec.json.encode(fields),
+        subject=str(event.entity_id),
+        traceparent=traceparent,
+    )
 
 
 def encode_payload(event: OutgoingEvent, form: PayloadForm) -> bytes:

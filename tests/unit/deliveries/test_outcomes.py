@@ -85,7 +85,8 @@ def test_a_retry_after_is_read(text: str, seconds: int) -> None:
     [
         "", " ", "-1", "+1", "1.5", "1e3", "1 2", "1,2", "0x10", "١٢", "²", "soon", "\n1", "1\n", "NaN", "inf",
         "Sun, 30 Feb 2026 12:00:00 GMT", "Sun, 01 Mar 2026 24:00:00 GMT", "Sun, 01 Mar 2026 12:00:61 GMT",
-        "Sun, 01 Mar 2026 12:00:00 CET", "Sun, 01 Mar 2026 12:00:00 GMT+1", "Sun, 01 Mar 0000 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:60 GMT",
+        "Sun, 01 Mar 2026 12:00:00 CET", "Sun, 01 Mar 2026 12:00:00 GMT+1", "Sun, 01 Mar 0000 12:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:60 GMT",
         "sun, 01 mar 2026 12:00:00 gmt", "2026-03-01T12:00:00Z", "Sun, 01 Mar 2026 12:00:00 GMT" * 9, "x" * 100_000,
         "0" * 100_000 + "x",
         "Sun, ٠١ Mar 2026 12:00:00 GMT", "Sun Mar    12:00:30 2026",

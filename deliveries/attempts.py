@@ -1,0 +1,148 @@
+"""An attempt: one signed request to an endpoint, and what came back, within bounds of time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import zlib
+from datetime import datetime
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from deliveries.connections import DeliveryClient
+from deliveries.errors import EndpointRefused
+from deliveries.outcomes import AttemptOutcome, ErrorClass, parse_retry_after
+from deliveries.signed_request import AttemptRequest
+
+ANSWER_MAX_BYTES: Final = 64 * 1024
+"""Of an answer's body, after decompression. The rest is never read: the connection is closed instead."""
+
+_CHUNK_BYTES: Final = 16 * 1024
+_DECOMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_TOO_LARGE: Final = ("Got more than", "Too many headers")
+"""How aiohttp begins to say that a line of the head, or their number, is over its bound: it has no class for that."""
+_EITHER_HEAD: Final = zlib.MAX_WBITS | 32
+"""Of gzip or of zlib, whichever is there."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an attempt. Its repr shows nothing of the answer, which is a stranger's."""
+
+    outcome: AttemptOutcome
+    duration_seconds: float
+    why: str = ""
+    """In words, where no whole answer came."""
+    answer: bytes = b""
+    """The begin of the answer's body, at most ANSWER_MAX_BYTES."""
+    truncated: bool = False
+    """Whether the body goes on."""
+
+    def __repr__(self) -> str:
+        return f"Attempt({self.outcome!r}, {len(self.answer)} bytes in {self.duration_seconds:.3f} s)"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("outcome", self.outcome), ("answer_bytes", len(self.answer)), ("seconds", self.duration_seconds)]
+
+
+async def send_attempt(
+    client: DeliveryClient, url: str, request: AttemptRequest, *, timeout_seconds: float, now: datetime
+) -> Attempt:
+    """Send a request to an endpoint once, and return what came of it. Raises nothing but cancellation.
+
+    A body that is longer than what is read of it is no failure; one that breaks off, or does not end within the time,
+    is. `now` is the time that dates in `Retry-After` are compared with.
+    """
+    began_at = time.monotonic()
+    answered = _Answer()
+    error_class: ErrorClass | None = None
+    why = ""
+    try:
+        async with (
+            asyncio.timeout(timeout_seconds),
+            client.send(url, request.headers, request.body, timeout_seconds=timeout_seconds) as response,
+        ):
+            answered.note_head(response, now)
+            await answered.read(response)
+    except (aiohttp.ClientError, EndpointRefused, OSError, TimeoutError, zlib.error, ValueError) as error:
+        error_class, why = _error_class(error), _why(error)
+    return Attempt(
+        outcome=AttemptOutcome(
+            status_code=answered.status_code, error_class=error_class, retry_after_seconds=answered.retry_after_seconds
+        ),
+        duration_seconds=time.monotonic() - began_at,
+        why=why,
+        answer=bytes(answered.body),
+        truncated=answered.truncated,
+    )
+
+
+class _Answer:
+    """What has been read of an answer so far."""
+
+    def __init__(self) -> None:
+        self.status_code: int | None = None
+        self.retry_after_seconds: float | None = None
+        self.body = bytearray()
+        self.truncated = False
+
+    def note_head(self, response: aiohttp.ClientResponse, now: datetime) -> None:
+        self.status_code = response.status
+        retry_after = response.headers.get("Retry-After")
+        self.retry_after_seconds = None if retry_after is None else parse_retry_after(retry_after, now)
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        """Read the body to its end or its bound; none of a body in a coding that we don't read. Close what goes on."""
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        inflate = zlib.decompressobj(_EITHER_HEAD) if coding in _DECOMPRESSED else None
+        readable = inflate is not None or coding == "identity"
+        received_bytes = 0
+        while chunk := await response.content.read(_CHUNK_BYTES):
+            received_bytes += len(chunk)
+            if inflate is not None:
+                chunk = inflate.decompress(chunk, ANSWER_MAX_BYTES + 1 - len(self.body))
+            if readable:
+                self.body += chunk
+            if max(len(self.body), received_bytes) > ANSWER_MAX_BYTES:
+                del self.body[ANSWER_MAX_BYTES:]
+                self.truncated = True
+                response.close()
+                return
+
+
+def _error_class(error: Exception) -> ErrorClass:
+    """Return the class of an error: the most particular one that its type tells."""
+    match error:
+        case EndpointRefused():
+            return "refused_address"
+        case TimeoutError():
+            return "timeout"
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+            return "proxy"
+        case aiohttp.ClientConnectorDNSError():
+            return "dns"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
+            return "tls"
+        case aiohttp.ClientResponseError():
+            return "answer_too_large" if error.message.startswith(_TOO_LARGE) else "protocol"
+        case aiohttp.ClientPayloadError() | zlib.error():
+            return "protocol"
+        case aiohttp.ClientConnectionError():
+            return "connection"
+        case OSError():
+            return "dns"
+        case _:
+            return "protocol"
+
+
+def _why(error: Exception) -> str:
+    """Return the reason in words; never the text of an answer, nor an address that a name resolved to."""
+    if isinstance(error, EndpointRefused):
+        return error.why
+    if isinstance(error, aiohttp.ClientConnectorDNSError) and error.os_error.strerror:
+        return error.os_error.strerror
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror
+    return type(error).__name__

@@ -1,0 +1,191 @@
+"""Attempts to receivers of every kind: bounded time and memory, and the right outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from deliveries.attempts import ANSWER_MAX_BYTES, Attempt, send_attempt
+from deliveries.connections import DeliveryClient
+from deliveries.outcomes import classify
+from deliveries.signed_request import AttemptRequest
+from runtime.settings import Settings
+from tests.support.certificates import Authority
+from tests.support.dns_server import dns_server
+from tests.support.hostile_receivers import (
+    HANGING_TIMEOUT_SECONDS,
+    PAGE,
+    Receiver,
+    head,
+    page,
+    receivers,
+    sends,
+    serving,
+)
+from tests.support.receivers import receiver
+from tests.support.waiting import DEADLINE_SECONDS
+
+NAME = "receiver.test"
+REQUEST = AttemptRequest({"content-type": "application/json", "webhook-id": "d1"}, b"{}")
+LONG = [each for each in receivers() if each.truncated or each.error_class == "answer_too_large"]
+MEMORY_MAX_BYTES = 10 * 1024 * 1024
+LOCAL = {"deliveries_schemes": "http,https", "deliveries_ports": "1-65535", "deliveries_allowed_names": NAME,
+         "deliveries_allowed_networks": "127.0.0.1"}  # fmt: skip
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[DeliveryClient]:
+    """A client that may connect to 127.0.0.1."""
+    made = DeliveryClient(Settings(**LOCAL))  # type: ignore[arg-type]  # all of them are texts
+    yield made
+    await made.close()
+
+
+async def attempt(
+    client: DeliveryClient, url: str, timeout_seconds: float = DEADLINE_SECONDS, **options: Any
+) -> Attempt:
+    now = options.pop("now", datetime.now(UTC))
+    return await send_attempt(client, url, REQUEST, timeout_seconds=timeout_seconds, now=now)
+
+
+@pytest.mark.parametrize("there", receivers(), ids=lambda each: each.does)
+async def test_an_attempt_ends_as_the_page_says(client: DeliveryClient, there: Receiver) -> None:
+    """Status, error, outcome; no more is kept than the bound, and nothing is raised."""
+    seconds = HANGING_TIMEOUT_SECONDS if there.hangs else DEADLINE_SECONDS
+    async with serving(there.answer) as port:
+        made = await attempt(client, f"http://127.0.0.1:{port}/", seconds)
+    assert (made.outcome.status_code, made.outcome.error_class) == (there.status_code, there.error_class), made
+    assert classify(made.outcome) == there.kind
+    assert made.truncated == there.truncated
+    assert len(made.answer) <= ANSWER_MAX_BYTES
+    assert bool(made.why) == (there.error_class is not None)
+
+
+async def test_the_page_is_the_catalogue() -> None:
+    """What the page says is what is tested."""
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.support.hostile_receivers"
+
+
+@pytest.mark.parametrize("there", LONG, ids=lambda each: each.does)
+async def test_an_answer_takes_little_memory(client: DeliveryClient, there: Receiver) -> None:
+    """Less than 10 MB, whatever the receiver sends; what the receiver itself allocates is taken before."""
+    async with serving(there.answer) as port:
+        tracemalloc.start()
+        try:
+            made = await attempt(client, f"http://127.0.0.1:{port}/")
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert made.outcome.status_code == there.status_code
+    assert peak_bytes < MEMORY_MAX_BYTES
+
+
+async def test_what_is_kept_is_the_begin_of_the_answer(client: DeliveryClient) -> None:
+    """Also of a compressed one; a body as long as the bound is whole."""
+    whole, longer = b"a" * ANSWER_MAX_BYTES, b"ab" * ANSWER_MAX_BYTES
+    for body, truncated in ((whole, False), (longer, True), (b"", False)):
+        async with serving(sends(head(200, length=len(body)) + body)) as port:
+            made = await attempt(client, f"http://127.0.0.1:{port}/")
+        assert (made.answer, made.truncated) == (body[:ANSWER_MAX_BYTES], truncated)
+
+
+async def test_retry_after_is_read(client: DeliveryClient) -> None:
+    """Seconds, and dates by the time that is given; an hour at most."""
+    now = datetime(1994, 11, 6, 8, 49, 30, tzinfo=UTC)
+    for text, seconds in (("7", 7.0), ("Sun, 06 Nov 1994 08:49:37 GMT", 7.0), ("99999", 3600.0), ("soon", None)):
+        async with serving(sends(head(503, f"Retry-After: {text}"))) as port:
+            made = await attempt(client, f"http://127.0.0.1:{port}/", now=now)
+        assert made.outcome.retry_after_seconds == seconds
+
+
+async def test_a_redirect_is_not_followed(client: DeliveryClient) -> None:
+    """Nothing arrives where it leads, an address inside the network perhaps."""
+    async with receiver() as inside, serving(sends(head(302, f"Location: http://127.0.0.1:{inside.port}/"))) as port:
+        made = await attempt(client, f"http://127.0.0.1:{port}/")
+    assert (made.outcome.status_code, classify(made.outcome)) == (302, "failed")
+    assert inside.connections == 0
+    assert inside.requests == []
+
+
+async def test_where_nothing_listens_the_attempt_fails(client: DeliveryClient) -> None:
+    """A closed port, a full backlog, a refused address, a refused URL, a name that has none."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        assert (await attempt(client, f"http://127.0.0.1:{port}/")).outcome.error_class == "connection"
+    for url in (f"http://127.0.0.2:{port}/", "ftp://127.0.0.1/", "http://0x7f.1/", "http://elsewhere.example/"):
+        made = await attempt(client, url)
+        assert made.outcome.error_class == "refused_address", url
+        assert made.why
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        made = await attempt(client, f"http://127.0.0.1:{full.getsockname()[1]}/", HANGING_TIMEOUT_SECONDS)
+        assert made.outcome.error_class == "timeout"
+        for each in waiting:
+            each.close()
+
+
+async def test_a_name_without_an_address_and_one_of_the_inside() -> None:
+    """The first is an error of DNS, the second a refusal; neither answer names an address."""
+    async with dns_server({NAME: [[]], f"in.{NAME}": [["127.0.0.9"]]}) as dns:
+        made = DeliveryClient(Settings(**LOCAL, deliveries_dns_servers=dns.address))  # type: ignore[arg-type]
+        try:
+            nowhere = await attempt(made, f"http://{NAME}:9/")
+            inside = await attempt(made, f"http://in.{NAME}:9/")
+        finally:
+            await made.close()
+    assert (nowhere.outcome.error_class, inside.outcome.error_class) == ("dns", "refused_address")
+    assert "127.0.0.9" not in inside.why + nowhere.why
+
+
+async def test_bad_tls_fails(client: DeliveryClient, tmp_path: Path) -> None:
+    """A certificate of nobody's, one of another name, no TLS at all, a peer that says nothing."""
+    authority = Authority(tmp_path)
+    async with (
+        dns_server({NAME: [["127.0.0.1"]]}) as dns,
+        receiver(certificate=authority.certificate("elsewhere", host="elsewhere.test")) as there,
+    ):
+        unknown = await attempt(client, f"https://127.0.0.1:{there.port}/")
+        trusted = {**LOCAL, "deliveries_ca_file": str(authority.file), "deliveries_dns_servers": dns.address}
+        trusting = DeliveryClient(Settings(**trusted))  # type: ignore[arg-type]
+        try:
+            other_name = await attempt(trusting, f"https://{NAME}:{there.port}/")
+        finally:
+            await trusting.close()
+    assert (unknown.outcome.error_class, other_name.outcome.error_class) == ("tls", "tls")
+    assert there.requests == []
+    async with receiver() as plain:
+        assert (await attempt(client, f"https://127.0.0.1:{plain.port}/")).outcome.error_class == "tls"
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert (
+        await attempt(client, f"https://127.0.0.1:{port}/", HANGING_TIMEOUT_SECONDS)
+    ).outcome.error_class == "timeout"
+    server.close()
+
+
+async def test_an_attempt_can_be_cancelled(client: DeliveryClient) -> None:
+    """What is under way ends when the process does, not when the receiver likes."""
+    async with serving(receivers()[-1].answer), serving(hang) as port:
+        task = asyncio.create_task(attempt(client, f"http://127.0.0.1:{port}/"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()

@@ -1,0 +1,260 @@
+"""Receivers that answer badly, and what becomes of the attempt: data for a test and for a page.
+
+`python -m tests.support.hostile_receivers` writes docs/reference/attempts.md.
+`tests/integration/deliveries/test_attempts.py` sends to each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from deliveries.outcomes import AttemptOutcome, ErrorClass, OutcomeKind, classify
+from tests.support import ROOT
+
+PAGE: Final = ROOT / "docs" / "reference" / "attempts.md"
+HANGING_TIMEOUT_SECONDS: Final = 1.0
+"""Of attempts to receivers that never come to an end."""
+MIB: Final = b"a" * 1024 * 1024
+HUNDRED: Final = b"b" * 100
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What a receiver does once it has the request, and what comes of the attempt."""
+
+    does: str
+    answer: Answer
+    status_code: int | None
+    error_class: ErrorClass | None = None
+    truncated: bool = False
+    hangs: bool = False
+
+    @property
+    def kind(self) -> OutcomeKind:
+        """What the attempt means for the delivery."""
+        return classify(AttemptOutcome(status_code=self.status_code, error_class=self.error_class))
+
+
+def sends(*parts: bytes, then: Answer | None = None) -> Answer:
+    """Return an answer of these bytes; after them the connection closes, unless there is something else to do."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        if then is not None:
+            await then(reader, writer)
+
+    return answer
+
+
+def repeats(part: bytes) -> Answer:
+    """Return an answer that sends the same bytes for as long as they are taken."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    return answer
+
+
+def trickles(text: bytes) -> Answer:
+    """Return an answer of these bytes, one in a twentieth of a second."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in text:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    return answer
+
+
+async def waits(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Send nothing, and keep the connection."""
+    await asyncio.Event().wait()
+
+
+async def closes_its_side(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say that nothing more comes, and keep the other direction."""
+    writer.write_eof()
+    await asyncio.Event().wait()
+
+
+async def resets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """End the connection with a reset."""
+    writer.transport.abort()
+
+
+def head(status: int | str, *lines: str, length: int | None = 0) -> bytes:
+    """Return the head of an answer."""
+    more = [*lines, *([] if length is None else [f"Content-Length: {length}"])]
+    return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} x", *more, "")).encode()
+
+
+def chunked(*parts: bytes) -> bytes:
+    """Return the head and the chunks of an answer that ends as it should."""
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    return head(200, "Transfer-Encoding: chunked", length=None) + chunks + b"0\r\n\r\n"
+
+
+def bomb(coding: str, mebibytes: int = 64) -> bytes:
+    """Return an answer that becomes this long when it is decompressed."""
+    body = (gzip if coding == "gzip" else zlib).compress(MIB * mebibytes)
+    return head(200, f"Content-Encoding: {coding}", length=len(body)) + body
+
+
+def statuses() -> list[Receiver]:
+    """Return a receiver for each status code that is no interim answer, and for some that have no name."""
+    codes = [status.value for status in HTTPStatus if status >= 200]
+    return [
+        Receiver(
+            f"answers {code}",
+            sends(head(code, "Location: http://127.0.0.1:1/", length=None if code in (204, 304) else 0)),
+            code,
+        )
+        for code in (*codes, 299, 499, 599, 999)
+    ]
+
+
+def receivers() -> list[Receiver]:
+    """Return every receiver of the catalogue."""
+    return [*statuses(), *_interim(), *_hanging(), *_long(), *_breaking_off(), *_malformed()]
+
+
+def _interim() -> list[Receiver]:
+    other_protocol = sends(head(101, "Upgrade: x", "Connection: upgrade", length=None))
+    return [
+        Receiver("answers 200 after two interim answers", sends(head(103, length=None) * 2, head(200)), 200),
+        Receiver("sends interim answers for ever", repeats(head(102, length=None)), None, "timeout", hangs=True),
+        Receiver("answers 101, another protocol", other_protocol, 101),
+    ]
+
+
+def _hanging() -> list[Receiver]:
+    return [
+        Receiver(does, answer, status_code, "timeout", hangs=True)
+        for does, answer, status_code in (
+            ("sends nothing", waits, None),
+            ("sends half of the head, and then nothing", sends(head(200)[:20], then=waits), None),
+            ("sends the head a byte at a time", trickles(head(200, "X-Long: " + "a" * 1000)), None),
+            ("sends half of the body, and then nothing", sends(head(200, length=200) + HUNDRED, then=waits), 200),
+            ("sends the body a byte at a time", sends(head(200, length=1000), then=trickles(HUNDRED * 10)), 200),
+        )
+    ]
+
+
+def _long() -> list[Receiver]:
+    packed = gzip.compress(HUNDRED, mtime=0)
+    line, lines = "a" * 65536, [f"X-{number}: a" for number in range(10_000)]
+    endless = sends(b"HTTP/1.1 200 x\r\n", then=repeats(b"X-A: a\r\n" * 1000))
+    return [
+        Receiver("sends a body without end", sends(head(200, length=None), then=repeats(MIB)), 200, truncated=True),
+        Receiver("sends 1 MiB", sends(head(200, length=len(MIB)) + MIB), 200, truncated=True),
+        Receiver("sends 1 MiB in chunks", sends(chunked(MIB)), 200, truncated=True),
+        Receiver("sends chunks of a byte", sends(chunked(*[b"b"] * 100)), 200),
+        Receiver("sends a gzip body", sends(head(200, "Content-Encoding: gzip", length=len(packed)) + packed), 200),
+        Receiver("sends 64 MiB as gzip", sends(bomb("gzip")), 200, truncated=True),
+        Receiver("sends 64 MiB as deflate", sends(bomb("deflate")), 200, truncated=True),
+        Receiver("sends a header of 64 KiB", sends(head(200, f"X-Long: {line}")), None, "answer_too_large"),
+        Receiver("sends a reason of 64 KiB", sends(f"HTTP/1.1 200 {line}\r\n\r\n".encode()), None, "answer_too_large"),
+        Receiver("sends 10,000 headers", sends(head(200, *lines)), None, "answer_too_large"),
+        Receiver("sends a head without end", endless, None, "answer_too_large"),
+    ]
+
+
+def _breaking_off() -> list[Receiver]:
+    half = head(200, length=200) + HUNDRED
+    return [
+        Receiver("closes after half of the body", sends(half), 200, "protocol"),
+        Receiver("closes in the middle of a chunk", sends(chunked(HUNDRED)[:-40]), 200, "protocol"),
+        Receiver("resets the connection after half of the body", sends(half, then=resets), 200, "protocol"),
+        Receiver("closes without an answer", sends(), None, "connection"),
+        Receiver("closes after half of the head", sends(head(200)[:20]), None, "connection"),
+        Receiver("closes its side alone, without an answer", closes_its_side, None, "connection"),
+        Receiver("resets the connection", resets, None, "connection"),
+    ]
+
+
+def _malformed() -> list[Receiver]:
+    coded = [head(200, f"Content-Encoding: {coding}", length=len(HUNDRED)) + HUNDRED for coding in ("gzip", "x")]
+    lengths = head(200, "Content-Length: 1", "Content-Length: 2", length=None) + b"ab"
+    chunk = head(200, "Transfer-Encoding: chunked", length=None) + b"zz\r\n"
+    return [
+        Receiver("sends a gzip body that is none", sends(coded[0]), 200, "protocol"),
+        Receiver("sends a body in an unknown coding", sends(coded[1]), 200),
+        Receiver("sends a header's name with a blank in it", sends(head(200, "X A: a")), None, "protocol"),
+        Receiver("sends two lengths", sends(lengths), None, "protocol"),
+        Receiver("sends a negative length", sends(head(200, "Content-Length: -1", length=None)), None, "protocol"),
+        Receiver("sends a chunk whose length is no number", sends(chunk), None, "protocol"),
+        Receiver("sends HTTP/2", sends(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), None, "protocol"),
+        Receiver("sends no HTTP", sends(b"220 mail.example ESMTP\r\n"), None, "protocol"),
+        Receiver("sends a status code of two digits", sends(b"HTTP/1.1 20 OK\r\n\r\n"), None, "protocol"),
+    ]
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[int]:
+    """Serve an answer on a port of the loopback interface, once the head of a request is there."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            await answer(reader, writer)
+        with suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def page() -> str:
+    """Return the page of all receivers and outcomes."""
+    rows = [
+        f"| {each.does} | {each.status_code or ''} | {f'`{each.error_class}`' if each.error_class else ''}"
+        f"{'the rest is not read' if each.truncated else ''} | {each.kind} |"
+        for each in receivers()
+    ]
+    return "\n".join(
+        [
+            "<!-- Written by `python -m tests.support.hostile_receivers`; edits are lost. -->",
+            "",
+            "# Outcomes of attempts",
+            "",
+            "What comes of an attempt to deliver, by what the endpoint does. A test sends to each of these receivers.",
+            "",
+            "- **delivered**: done.",
+            "- **failed**: tried again after 1, 2, 4, 8 and 16 seconds, five times in all; a dead letter after that.",
+            "- **throttled**: the same, and the endpoint is given time; `Retry-After` is honoured up to an hour.",
+            "- **gone**: the endpoint is disabled.",
+            "",
+            "An attempt takes at most the endpoint's timeout, 15 seconds or less, for everything: resolving the name,",
+            "connecting, sending, and reading the answer. At most 64 KiB of an answer's body are read, after",
+            "decompression; then the connection is closed. An answer's head has up to 16 KiB a line and 128 headers.",
+            "Redirects are not followed.",
+            "",
+            "| the endpoint | status | error | outcome |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
