@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -30,9 +31,11 @@ from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.direct_changes import changing, delete, fetch, insert, made, rename
 from tests.support.made_models import REGISTRY
 from tests.support.poison_records import key_of, skip, unreadable
+from tests.support.waiting import wait_until_async
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 VERSIONS = "SELECT version, recorded_by, state::jsonb ->> 'name' AS name FROM entity_versions WHERE entity_id = $1"
+WAITING = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 CLASHES = f"SELECT entity_id, events, last_reason FROM {REGISTRY.schema}.registry_clashes ORDER BY entity_id"
 
 Published = tuple[Event | Record, Sequence[tuple[str, bytes]]]
@@ -273,3 +276,26 @@ async def test_a_batch_that_is_given_up_leaves_nothing_and_is_folded_once(scene:
     scene.acquire()
     scene.apply(event, event)
     assert await scene.versions(event.skill_id) == [(1, FOLDED, "Forestry")]
+
+
+async def test_a_fold_that_deadlocks_with_a_direct_change_comes_after_it(scene: Scene, superuser: Session) -> None:
+    """Postgres ends the fold's transaction: its batch is folded again, the change is published, and no model stops."""
+    superuser.script(f"ALTER ROLE plant_writer IN DATABASE {scene.database.name} SET deadlock_timeout = '3s'")
+    first, second = sorted([await made(scene.database.writer_url), await made(scene.database.writer_url)])
+    await scene.relay()
+    scene.acquire()
+    batch = [amended(first, "folded"), amended(second, "folded")]
+    async with changing(scene.database.superuser_url) as connection:
+        await connection.execute("SET LOCAL deadlock_timeout = '1h'")
+        await rename(connection, "skill", second, "changed")
+        folding = asyncio.create_task(asyncio.to_thread(scene.apply, *batch))
+        await wait_until_async(lambda: superuser.query(WAITING) == [(1,)], "the fold waits")
+        await rename(connection, "skill", first, "changed")
+    with pytest.raises(DatabaseUnreachable, match="deadlock"):
+        await folding
+    scene.acquire()
+    scene.apply(*batch)
+    for skill_id in (first, second):
+        assert [name for *_, name in await scene.versions(skill_id)] == ["first", "changed", "folded"]
+    assert len(await scene.relay()) == 2
+    assert superuser.query("SELECT stop_reason FROM model_checkpoints WHERE stop_reason IS NOT NULL") == []
