@@ -2,11 +2,11 @@
 
     backoff after attempt n = 1, 2, 4, 8, 16 seconds: 2^(n-1), n from 1 to 5; then a dead letter
 
-With the schedule `long` twelve more follow: 1, 5, 15, 30 minutes, 1, 2, 4, 8 hours, and four times 14 hours. Nothing is
-added at random. A retry topic has one delay for all its records, so its head is always due first; a wait that is none
-of these delays is rounded up to the next one, and a longer one is kept in Postgres to the second.
+That is `short`, the default. With `long` twelve more follow: 1, 5, 15, 30 minutes, 1, 2, 4, 8 hours, and four times 14
+hours. Nothing is added at random. A retry topic has one delay for all its records, so its head is always due first; a
+wait that is none of these delays is rounded up to the next one, and a longer one is kept in Postgres as it is.
 
->>> for step in schedule_steps("quick"):
+>>> for step in schedule_steps("short"):
 ...     print(f"{step.attempt} {step.wait_seconds:2} {step.elapsed_seconds:2} {step.topic}")
 1  1  1 genesis.deliveries.retry.1s
 2  2  3 genesis.deliveries.retry.2s
@@ -33,23 +33,21 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Final, Literal, NamedTuple, TypeAlias, assert_never
+from typing import Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from deliveries.endpoints import RetrySchedule
 from deliveries.outcomes import AttemptOutcome, classify
 
-RetrySchedule = Literal["quick", "long"]
-"""`quick`, the default, is five retries in 31 seconds; `long` goes on over three days."""
-
-QUICK_BACKOFF_SECONDS: Final = (1, 2, 4, 8, 16)
+SHORT_BACKOFF_SECONDS: Final = (1, 2, 4, 8, 16)
 LONG_BACKOFF_SECONDS: Final = (
-    *QUICK_BACKOFF_SECONDS,
+    *SHORT_BACKOFF_SECONDS,
     *(60 * minutes for minutes in (1, 5, 15, 30)),
     *(3600 * hours for hours in (1, 2, 4, 8, 14, 14, 14, 14)),
 )
-RETRY_TOPICS: Final = tuple(f"genesis.deliveries.retry.{seconds}s" for seconds in QUICK_BACKOFF_SECONDS)
-"""The retry topics in the order of their delays, which are those of `QUICK_BACKOFF_SECONDS`."""
+RETRY_TOPICS: Final = tuple(f"genesis.deliveries.retry.{seconds}s" for seconds in SHORT_BACKOFF_SECONDS)
+"""The retry topics in the order of their delays, which are those of `SHORT_BACKOFF_SECONDS`."""
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -96,10 +94,10 @@ def decide(schedule: RetrySchedule, attempt: int, outcome: AttemptOutcome, now: 
 
     >>> from datetime import UTC
     >>> noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    >>> decide("quick", 1, AttemptOutcome(status_code=500), noon)  # doctest: +NORMALIZE_WHITESPACE
+    >>> decide("short", 1, AttemptOutcome(status_code=500), noon)  # doctest: +NORMALIZE_WHITESPACE
     RetryAt(at=datetime.datetime(2026, 3, 1, 12, 0, 1, tzinfo=datetime.timezone.utc),
         topic='genesis.deliveries.retry.1s', attempt=2)
-    >>> decide("quick", 6, AttemptOutcome(error_class="timeout"), noon)
+    >>> decide("short", 6, AttemptOutcome(error_class="timeout"), noon)
     DeadLettered(attempts=6)
     """
     if attempt < 1:
@@ -140,8 +138,8 @@ def postpone(attempt: int, wait_seconds: float, now: datetime) -> RetryAt:
 def retry_waits_seconds(schedule: RetrySchedule) -> tuple[int, ...]:
     """Return the waits after the first, second and each further failed attempt."""
     match schedule:
-        case "quick":
-            return QUICK_BACKOFF_SECONDS
+        case "short":
+            return SHORT_BACKOFF_SECONDS
         case "long":
             return LONG_BACKOFF_SECONDS
         case _:
@@ -164,7 +162,7 @@ def _wait(wait_seconds: float, attempt: int, now: datetime) -> RetryAt:
 
 def _topic_of(wait_seconds: float) -> tuple[str | None, float]:
     """Return the topic with the shortest delay that is no shorter than a wait, and that delay."""
-    for topic, delay in zip(RETRY_TOPICS, QUICK_BACKOFF_SECONDS, strict=True):
+    for topic, delay in zip(RETRY_TOPICS, SHORT_BACKOFF_SECONDS, strict=True):
         if wait_seconds <= delay:
             return topic, delay
     return None, wait_seconds

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveries import schedule
+from deliveries.endpoints import RetrySchedule
 from deliveries.outcomes import RETRY_AFTER_MAX_SECONDS, THROTTLING_STATUS_CODES, AttemptOutcome
 from deliveries.schedule import (
     LONG_BACKOFF_SECONDS,
-    QUICK_BACKOFF_SECONDS,
     RETRY_TOPICS,
+    SHORT_BACKOFF_SECONDS,
     DeadLettered,
     Delivered,
     EndpointGone,
     RetryAt,
-    RetrySchedule,
     decide,
     postpone,
     retry_waits_seconds,
@@ -32,7 +32,7 @@ from deliveries.schedule import (
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FAILED = AttemptOutcome(status_code=500)
 VECTORS = json.loads((Path(schedule.__file__).parent / "vectors" / "retry_schedule.json").read_text("utf-8"))
-DELAYS = dict(zip(RETRY_TOPICS, QUICK_BACKOFF_SECONDS, strict=True))
+DELAYS = dict(zip(RETRY_TOPICS, SHORT_BACKOFF_SECONDS, strict=True))
 
 schedules = st.sampled_from(get_args(RetrySchedule))
 failures = st.one_of(
@@ -60,35 +60,35 @@ def throttled(retry_after_seconds: float | None, code: int = 429) -> AttemptOutc
 def test_the_backoff_doubles(attempt: int, seconds: int) -> None:
     """A failed attempt is followed by the next one after 1, 2, 4, 8 and 16 seconds, through the topic of that name."""
     retry = RetryAt(NOW + timedelta(seconds=seconds), f"genesis.deliveries.retry.{seconds}s", attempt + 1)
-    assert decide("quick", attempt, FAILED, NOW) == retry
+    assert decide("short", attempt, FAILED, NOW) == retry
 
 
 def test_five_retries_at_most() -> None:
     """The sixth attempt is the last one: when it fails, the delivery is a dead letter."""
-    assert decide("quick", 6, FAILED, NOW) == DeadLettered(attempts=6)
+    assert decide("short", 6, FAILED, NOW) == DeadLettered(attempts=6)
 
 
 @pytest.mark.parametrize("attempt", [1, 3, 6, 18])
 def test_a_success_ends_it(attempt: int) -> None:
     """Whichever attempt succeeds, the last one too, the delivery is done."""
-    assert decide("quick", attempt, AttemptOutcome(status_code=204), NOW) == Delivered()
+    assert decide("short", attempt, AttemptOutcome(status_code=204), NOW) == Delivered()
 
 
 @pytest.mark.parametrize("attempt", [1, 6])
 def test_a_gone_endpoint_makes_neither_retry_nor_dead_letter(attempt: int) -> None:
     """After 410 the endpoint is disabled, and the delivery waits for a replay, at the last attempt too."""
-    assert decide("quick", attempt, AttemptOutcome(status_code=410), NOW) == EndpointGone()
+    assert decide("short", attempt, AttemptOutcome(status_code=410), NOW) == EndpointGone()
 
 
 def test_a_redirect_is_retried() -> None:
     """A redirect is a failure like any other."""
-    assert decide("quick", 1, AttemptOutcome(status_code=307), NOW) == decide("quick", 1, FAILED, NOW)
+    assert decide("short", 1, AttemptOutcome(status_code=307), NOW) == decide("short", 1, FAILED, NOW)
 
 
 def test_a_throttled_attempt_counts() -> None:
     """A 429 is an attempt: the sixth one makes a dead letter, whatever time it asks for."""
-    assert decide("quick", 1, throttled(None), NOW) == decide("quick", 1, FAILED, NOW)
-    assert decide("quick", 6, throttled(60.0), NOW) == DeadLettered(attempts=6)
+    assert decide("short", 1, throttled(None), NOW) == decide("short", 1, FAILED, NOW)
+    assert decide("short", 6, throttled(60.0), NOW) == DeadLettered(attempts=6)
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_the_longer_of_backoff_and_retry_after(
     attempt: int, retry_after: float, seconds: float, topic: str | None
 ) -> None:
     """The wait is the longer of the two, rounded up to a topic's delay; over 16 seconds it is in Postgres, exact."""
-    decision = decide("quick", attempt, throttled(retry_after, 503), NOW)
+    decision = decide("short", attempt, throttled(retry_after, 503), NOW)
     assert decision == RetryAt(NOW + timedelta(seconds=seconds), topic, attempt + 1)
 
 
 def test_retry_after_counts_with_throttling_alone() -> None:
     """A Retry-After beside another code moves nothing."""
     outcome = AttemptOutcome(status_code=500, retry_after_seconds=600.0)
-    assert decide("quick", 1, outcome, NOW) == decide("quick", 1, FAILED, NOW)
+    assert decide("short", 1, outcome, NOW) == decide("short", 1, FAILED, NOW)
 
 
-def test_the_long_schedule_begins_as_the_quick_one() -> None:
-    """After the five quick retries it goes on in the Postgres schedule, with the sixth attempt."""
+def test_the_long_schedule_begins_as_the_short_one() -> None:
+    """After five retries it goes on in the Postgres schedule, with the sixth attempt."""
     for attempt in range(1, 6):
-        assert decide("long", attempt, FAILED, NOW) == decide("quick", attempt, FAILED, NOW)
+        assert decide("long", attempt, FAILED, NOW) == decide("short", attempt, FAILED, NOW)
     assert decide("long", 6, FAILED, NOW) == RetryAt(NOW + timedelta(minutes=1), None, 7)
 
 
@@ -129,7 +129,7 @@ def test_the_long_schedule_lasts_three_days() -> None:
 
 def test_a_schedule_may_change_under_way() -> None:
     """An attempt past the end of a schedule that was made shorter is the last; one that was made longer goes on."""
-    assert decide("quick", 9, FAILED, NOW) == DeadLettered(attempts=9)
+    assert decide("short", 9, FAILED, NOW) == DeadLettered(attempts=9)
     assert seconds_until(decide("long", 9, FAILED, NOW)) == 30 * 60
 
 
@@ -145,7 +145,7 @@ def test_a_wait_without_a_request_is_no_attempt() -> None:
 def test_attempts_are_counted_from_one(attempt: int) -> None:
     """There is no attempt before the first."""
     with pytest.raises(ValueError, match="from 1"):
-        decide("quick", attempt, FAILED, NOW)
+        decide("short", attempt, FAILED, NOW)
     with pytest.raises(ValueError, match="from 1"):
         postpone(attempt, 1.0, NOW)
 
@@ -174,7 +174,7 @@ def test_a_topic_has_one_delay(name: RetrySchedule, attempt: int, outcome: Attem
         if isinstance(decision, RetryAt) and decision.topic is not None:
             assert seconds_until(decision) == DELAYS[decision.topic]
         elif isinstance(decision, RetryAt):
-            assert seconds_until(decision) >= QUICK_BACKOFF_SECONDS[-1]
+            assert seconds_until(decision) >= SHORT_BACKOFF_SECONDS[-1]
 
 
 @pytest.mark.parametrize("name", get_args(RetrySchedule))
