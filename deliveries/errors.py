@@ -47,6 +47,10 @@ class CustomHeadersRefused(BadEndpoint):
     """A header that a subscriber configured can't be sent."""
 
 
+class EndpointFilterRefused(BadEndpoint):
+    """An endpoint can't choose its events like this."""
+
+
 class DeliveriesMisconfigured(DeliveriesError, ConfigurationError):
     """A setting of deliveries can't be used."""
 
