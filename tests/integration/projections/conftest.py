@@ -16,6 +16,7 @@ from projections.read_model import READ_MODELS
 from tests.conftest import Database, SettingsFor, _in_database
 from tests.support import batches, log_tables
 from tests.support.databases import Databases
+from tests.support.lagging_worker import clock, make_worker, worker  # noqa: F401 (fixtures)
 from tests.support.made_models import AGENTS
 from tests.support.services import Services
 

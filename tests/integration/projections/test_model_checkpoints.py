@@ -215,3 +215,55 @@ def test_only_the_owners_token_may_register_a_feeder(session: Session, fence: Fe
     model_checkpoints.register_feeder(session, TOPIC, 0, fence.token)
     with pytest.raises(OwnershipLost):
         model_checkpoints.register_feeder(session, TOPIC, 0, fence.token - 1)
+
+
+OTHER_TOPIC = "other.events"
+ROWS_OF_TOPICS = "SELECT topic, partition, next_offset, stop_reason FROM model_checkpoints ORDER BY 1, 2"
+FEEDERS = "SELECT topic, partition FROM partition_owners WHERE feeder_pid <> 0"
+
+
+def test_other_topics_and_other_consumers_are_left_alone(session: Session, fence: Fence, superuser: Session) -> None:
+    """Partitions of theirs have the same numbers and tokens, and their models the same keys."""
+    other = checkpoints.acquire(session, PROJECTOR, OTHER_TOPIC, 0, PARTITIONS, TOPIC_ID)
+    checkpoints.acquire(session, PROJECTOR, TOPIC, 1, PARTITIONS, TOPIC_ID)
+    assert other.token == fence.token
+    superuser.script(f"INSERT INTO checkpoints VALUES ('deliveries', '{TOPIC}', 0, 3)")
+    superuser.script(f"INSERT INTO model_checkpoints VALUES ('a', 1, '{OTHER_TOPIC}', 0, 0)")
+    model_checkpoints.keep(session, TOPIC, 0, fence, ["a/1"])
+    advance_model(session, "a/1", 30)
+
+    session.begin()
+    assert model_checkpoints.lock(session, TOPIC, 0, fence.token, ["a/1"]) == ({"a/1": 30}, 50)
+    model_checkpoints.note_stopped(session, TOPIC, 0, "a/1", "refused")
+    session.commit()
+    model_checkpoints.register_feeder(session, TOPIC, 0, fence.token)
+    assert superuser.query(FEEDERS) == [(TOPIC, 0)]
+    assert superuser.query(ROWS_OF_TOPICS) == [(TOPIC, 0, 30, "refused"), (OTHER_TOPIC, 0, 0, None)]
+
+    advance_model(session, "a/1", 50)
+    model_checkpoints.join(session, TOPIC, 0, fence.token, ["a/1"])
+    assert superuser.query(ROWS_OF_TOPICS) == [(OTHER_TOPIC, 0, 0, None)]
+    superuser.script("UPDATE checkpoints SET read_models = '{a/1}' WHERE partition = 0 AND consumer = 'projector'")
+    model_checkpoints.keep(session, TOPIC, 0, locked(session, fence.token), [])
+    shared = "SELECT topic FROM checkpoints WHERE read_models = '{a/1}'"
+    assert superuser.query(shared) == [(OTHER_TOPIC,)]
+
+
+def test_a_row_that_was_left_over_is_no_checkpoint(session: Session, fence: Fence, superuser: Session) -> None:
+    """A model that shared the log's checkpoint stays where that is: from there on it lacks records."""
+    superuser.script(
+        "UPDATE checkpoints SET read_models = '{a/1}'",
+        f"INSERT INTO model_checkpoints VALUES ('a', 1, '{TOPIC}', 0, 7)",
+    )
+    model_checkpoints.keep(session, TOPIC, 0, locked(session, fence.token), [])
+    assert superuser.query(APART) == [("a/1", 50, None)]
+
+
+def test_each_version_of_a_model_has_a_checkpoint(session: Session, fence: Fence, superuser: Session) -> None:
+    """Both are fed: what moves one moves no other."""
+    model_checkpoints.keep(session, TOPIC, 0, fence, ["a/1", "a/2"])
+    advance_model(session, "a/2", 30)
+    session.begin()
+    model_checkpoints.note_stopped(session, TOPIC, 0, "a/1", "refused")
+    session.commit()
+    assert superuser.query(APART) == [("a/1", 0, "refused"), ("a/2", 30, None)]

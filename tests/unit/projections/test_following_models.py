@@ -73,3 +73,13 @@ def test_a_statement_that_is_always_given_up_is_the_models(models: FollowingMode
         with pytest.raises(ModelStatementEnded):
             models.count_ended(ended)
     models.count_ended(ended)
+
+
+def test_only_the_same_model_in_a_row_is_counted(models: FollowingModels) -> None:
+    """Another one's statement in between begins it again, as anything else does."""
+    given_up = StatementEnded("57014", why="canceling statement due to statement timeout")
+    first, other = ({model.key: ModelStatementEnded(model, given_up)} for model in READ_MODELS[:2])
+    for ended in (*[first] * (TRIES - 1), other, *[first] * (TRIES - 1)):
+        with pytest.raises(ModelStatementEnded):
+            models.count_ended(ended)
+    models.count_ended(first)
