@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import structlog
 
 from database.errors import DatabaseUnreachable
-from projections import following_models, lagging_models, model_checkpoints
-from projections.session import Session
+from projections import fold, following_models, lagging_models, model_checkpoints
+from projections.errors import ModelStatementEnded
+from projections.session import Session, StatementEnded
+from projections.stopped_models import TRIES
 from tests.support.batches import TOPIC
-from tests.support.lagging_worker import MODELS, NEW, Worker, lag, offsets
+from tests.support.lagging_worker import MODELS, NEW, REFUSE_ONE, Clock, Worker, available, lag, offsets
 
 _, AVAILABILITIES, OTHERS = MODELS
 FEEDER = "SELECT feeder_pid FROM partition_owners WHERE consumer = 'projector' AND partition = 0"
@@ -132,3 +135,38 @@ def test_a_build_whose_sql_was_altered_is_not_brought_up(
     worker.acquire()
     ((next_offset, reason),) = superuser.query("SELECT next_offset, stop_reason FROM model_checkpoints")
     assert (next_offset, "other SQL" in reason) == (0, True)
+
+
+def test_a_model_that_went_on_is_tried_again_soon(worker: Worker, superuser: Session, clock: Clock) -> None:
+    """Where it is refused once more: the wait begins at its shortest, however long the last one was."""
+    events = lag(superuser, worker, NEW)
+    first, second = available(events)[0], available(events)[-1]
+    superuser.script(REFUSE_ONE.format(NEW, first))
+    worker.feed()
+    clock.now += 10
+    worker.feed()
+    assert worker.lagging.feed_next() == 30.0
+    superuser.script(f"ALTER TABLE {NEW}_v1.{NEW} DROP CONSTRAINT refused", REFUSE_ONE.format(NEW, second))
+    clock.now += 30
+    worker.feed()
+    assert offsets(superuser)[NEW] == second
+    assert worker.lagging.feed_next() == 10.0
+
+
+def test_statements_that_are_ended_now_and_then_stop_no_model(
+    worker: Worker, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what happens several times in a row is the model's: each slice that went well begins the count again."""
+    monkeypatch.setattr(fold, "FOLD_RECORDS", 1)
+    lag(superuser, worker, NEW, count=3)
+    fold_slice, ends = fold.fold_slice, itertools.cycle([*[True] * (TRIES - 1), False])
+    given_up = StatementEnded("XX000", why="ended")
+
+    def ended_at_first(*arguments: Any) -> int:
+        if next(ends):
+            raise ModelStatementEnded(AVAILABILITIES, given_up)
+        return fold_slice(*arguments)
+
+    monkeypatch.setattr(fold, "fold_slice", ended_at_first)
+    worker.feed()
+    assert superuser.query("SELECT next_offset, stop_reason FROM model_checkpoints") == [(3, None)]

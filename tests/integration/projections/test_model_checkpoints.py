@@ -227,8 +227,9 @@ def test_other_topics_and_other_consumers_are_left_alone(session: Session, fence
     other = checkpoints.acquire(session, PROJECTOR, OTHER_TOPIC, 0, PARTITIONS, TOPIC_ID)
     checkpoints.acquire(session, PROJECTOR, TOPIC, 1, PARTITIONS, TOPIC_ID)
     assert other.token == fence.token
+    others = [(TOPIC, 1, 0, None), (OTHER_TOPIC, 0, 0, None)]
     superuser.script(f"INSERT INTO checkpoints VALUES ('deliveries', '{TOPIC}', 0, 3)")
-    superuser.script(f"INSERT INTO model_checkpoints VALUES ('a', 1, '{OTHER_TOPIC}', 0, 0)")
+    superuser.script(f"INSERT INTO model_checkpoints VALUES ('a', 1, '{OTHER_TOPIC}', 0, 0), ('a', 1, '{TOPIC}', 1, 0)")
     model_checkpoints.keep(session, TOPIC, 0, fence, ["a/1"])
     advance_model(session, "a/1", 30)
 
@@ -238,11 +239,11 @@ def test_other_topics_and_other_consumers_are_left_alone(session: Session, fence
     session.commit()
     model_checkpoints.register_feeder(session, TOPIC, 0, fence.token)
     assert superuser.query(FEEDERS) == [(TOPIC, 0)]
-    assert superuser.query(ROWS_OF_TOPICS) == [(TOPIC, 0, 30, "refused"), (OTHER_TOPIC, 0, 0, None)]
+    assert superuser.query(ROWS_OF_TOPICS) == [(TOPIC, 0, 30, "refused"), *others]
 
     advance_model(session, "a/1", 50)
     model_checkpoints.join(session, TOPIC, 0, fence.token, ["a/1"])
-    assert superuser.query(ROWS_OF_TOPICS) == [(OTHER_TOPIC, 0, 0, None)]
+    assert superuser.query(ROWS_OF_TOPICS) == others
     superuser.script("UPDATE checkpoints SET read_models = '{a/1}' WHERE partition = 0 AND consumer = 'projector'")
     model_checkpoints.keep(session, TOPIC, 0, locked(session, fence.token), [])
     shared = "SELECT topic FROM checkpoints WHERE read_models = '{a/1}'"
