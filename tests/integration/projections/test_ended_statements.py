@@ -135,6 +135,21 @@ def test_one_record_is_enough(make_projector: MakeProjector, superuser: Session)
     assert superuser.query(ROWS)[-1][0] <= first
 
 
+def test_a_model_next_to_one_that_is_refused_leaves_at_its_record(
+    make_projector: MakeProjector, superuser: Session
+) -> None:
+    """Though each batch is folded model by model then: a larger one is tried in parts first."""
+    superuser.script(ended(MODEL), "ALTER TABLE agents_v1.agents ADD CHECK (agent_id IS NULL) NOT VALID")
+    events = some_events(40)
+    others = [event for event in events if not isinstance(event, AgentAvailable)]
+    available = [event for event in events if isinstance(event, AgentAvailable)]
+
+    Owner(make_projector(0)).project([*others[:2], *available[:1], *others[2:11]])
+
+    offsets = dict(superuser.query(CHECKPOINTS))
+    assert (offsets["availabilities"], offsets["log"]) == (2, 12)
+
+
 @pytest.mark.usefixtures("short_timeout")
 def test_a_model_that_sleeps_leaves(make_projector: MakeProjector, superuser: Session) -> None:
     """A timeout is the model's where the log's own statements are quick; on a busy machine that takes more tries."""
