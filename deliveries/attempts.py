@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import time
 import zlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -19,6 +20,17 @@ from deliveries.signed_request import AttemptRequest
 
 ANSWER_MAX_BYTES: Final = 64 * 1024
 """Of an answer's body, after decompression. The rest is never read: the connection is closed instead."""
+
+WORDS: Final[Mapping[ErrorClass, str]] = {
+    "dns": "Its name can't be resolved.",
+    "refused_address": "It may not be connected to.",
+    "proxy": "The proxy refused, or could not be reached.",
+    "connection": "No connection could be made, or it was closed before an answer came.",
+    "tls": "TLS failed: the certificate is not trusted or has another name, or there is no TLS.",
+    "timeout": "No whole answer came in time.",
+    "protocol": "What came is no HTTP, broke off, or can't be decoded.",
+    "answer_too_large": "A line of the answer's head is too long, or there are too many.",
+}
 
 _CHUNK_BYTES: Final = 16 * 1024
 _DECOMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
@@ -67,7 +79,8 @@ async def send_attempt(
             answered.note_head(response, now)
             await answered.read(response)
     except (aiohttp.ClientError, EndpointRefused, OSError, TimeoutError, zlib.error, ValueError) as error:
-        error_class, why = _error_class(error), _why(error)
+        error_class = _error_class(error)
+        why = _why(error, error_class)
     return Attempt(
         outcome=AttemptOutcome(
             status_code=answered.status_code, error_class=error_class, retry_after_seconds=answered.retry_after_seconds
@@ -137,12 +150,11 @@ def _error_class(error: Exception) -> ErrorClass:
             return "protocol"
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, error_class: ErrorClass) -> str:
     """Return the reason in words; never the text of an answer, nor an address that a name resolved to."""
     if isinstance(error, EndpointRefused):
         return error.why
-    if isinstance(error, aiohttp.ClientConnectorDNSError) and error.os_error.strerror:
-        return error.os_error.strerror
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, aiohttp.ClientConnectorError):
-        return error.strerror
-    return type(error).__name__
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.strerror and error_class in ("dns", "connection"):
+        return f"{WORDS[error_class]} {cause.strerror}"
+    return WORDS[error_class]

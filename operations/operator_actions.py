@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ACTIONS_SOURCE: Final = "plant/operations"
 ACTIONS_PRODUCER: Final = "plant.operations"
 
-DATABASE_ACTIONS: Final = ("keys.", "producers.", "projections.", "tokens.")
+DATABASE_ACTIONS: Final = ("keys.", "producers.", "projections.", "tokens.", "endpoints.")
 """Actions that change the database, by the begin of their names."""
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -68,6 +68,7 @@ COMMANDS: dict[str, Entry] = {
     "publish": _entry("publish", EVENTS, "Publish events from a file."),
     "webhook": _entry("webhook", EVENTS, "Send one signed webhook, or verify one."),
     "consume": _entry("consume", EVENTS, "Print events from the topic."),
+    "endpoints": _entry("endpoints", EVENTS, "Manage the endpoints that subscribers get events at."),
     "dead-letters": _entry("dead_letters", EVENTS, "Find, redrive and skip records that could not be applied."),
     "ingress": _entry("ingress", SERVICES, "Serve the webhooks that bring events in."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),

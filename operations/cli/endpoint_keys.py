@@ -1,0 +1,99 @@
+"""`plant endpoints rotate-key`: a new key, while the one before it still signs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+from uuid import UUID
+
+import click
+
+from operations.cli.endpoint_actions import endpoint_argument
+from operations.cli.moments import read_span
+from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
+
+if TYPE_CHECKING:
+    from signing.signatures import Scheme
+
+OVERLAP_MAX_DAYS = 30
+
+
+@click.command(name="rotate-key")
+@endpoint_argument
+@click.option("--scheme", type=click.Choice(["v1", "v1a"]), default="v1", show_default=True, help="Of which kind.")
+@click.option("--overlap", default="24h", show_default=True, metavar="SPAN", help="How long the old key signs too.")
+@click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
+@click.option(
+    "--output",
+    type=click.Choice(["secret", "json"]),
+    default="secret",
+    show_default=True,
+    help="The secret, or the public key, alone; or one object with all about it.",
+)
+@actor_option
+@reason_option("Keys are rotated regularly.")
+def rotate_key(
+    endpoint_id: UUID,
+    scheme: Scheme,
+    overlap: str,
+    execute: bool,
+    output: Literal["secret", "json"],
+    actor: str,
+    reason: str,
+) -> None:
+    """Give the endpoint ID a new key and print it once; requests carry signatures of both until the overlap is over.
+
+    An endpoint without a key of the scheme gets its first one.
+
+    \b
+    Examples:
+      plant endpoints rotate-key 0b6d7f0e-6f39-4c0e-9d53-1f6f3a1f0a77
+      plant endpoints rotate-key 0b6d7f0e-6f39-4c0e-9d53-1f6f3a1f0a77 \\
+        --scheme v1a --overlap 7d --execute
+    """
+    from datetime import timedelta
+
+    import msgspec
+
+    from deliveries.endpoint_store import refuse_rotation
+    from operations.cli.endpoints import opened_store
+    from runtime.settings import load_settings
+    from signing.ed25519 import encode_public_key, new_private_key
+    from signing.hmac_secrets import encode_secret, new_secret
+
+    settings, window = load_settings(), read_span("--overlap", overlap)
+    if window > timedelta(days=OVERLAP_MAX_DAYS):
+        raise click.BadParameter(f"at most {OVERLAP_MAX_DAYS}d", param_hint="--overlap")
+    pair = new_private_key() if scheme == "v1a" else None
+    secret = new_secret() if pair is None else pair.seed
+    public_key = None if pair is None else pair.public_key
+    shown = encode_secret(secret) if public_key is None else encode_public_key(public_key)
+
+    async def act() -> bool:
+        async with opened_store(settings) as store:
+            endpoint = await store.find(endpoint_id)
+            refuse_rotation(endpoint.id, endpoint.state, await store.keys([endpoint.id]), scheme)
+            await store.refuse_unfit()
+            if not execute:
+                plan = f"would give endpoint {endpoint_id} a new {scheme} key, the old one signing for {overlap} more"
+                click.echo(f"{plan}; add --execute to do it", err=True)
+                return False
+            facts = [f"scheme {scheme}", f"overlap {overlap}"]
+            facts += [f"public key {shown}"] if public_key is not None else []
+            why = with_facts(reason, facts)
+            target = str(endpoint_id)
+            await record(
+                settings, OperatorAction(action="endpoints.rotate_key", target=target, reason=why, actor=actor)
+            )
+            await store.rotate(endpoint_id, scheme, secret, public_key, window)
+            return True
+
+    if not asyncio.run(act()):
+        return
+    if output == "json":
+        document = {"id": str(endpoint_id), "scheme": scheme, "secret": shown if public_key is None else None,
+                    "public_key": shown if public_key is not None else None}  # fmt: skip
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    click.echo(f"endpoint {endpoint_id} has a new {scheme} key; it is shown only now:", err=True)
+    click.echo(shown)
