@@ -77,7 +77,3 @@ class TooManyEndpointKeys(DeliveriesError, CheckFailed):
 
 class ExampleNotAccepted(DeliveriesError, CheckFailed):
     """The endpoint did not accept the example."""
-
-
-class EndpointFilterRefused(BadEndpoint):
-    """An endpoint's event types or filter can't be used."""
