@@ -2,7 +2,7 @@
 # The package index is the environment's: PIP_INDEX_URL, UV_DEFAULT_INDEX, SSL_CERT_FILE and proxies are respected.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-quick faults check bench mutants clean
+.PHONY: help setup up down demo test test-quick faults containers check bench mutants clean
 .SUFFIXES:
 
 VENV := .venv
@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/pycache
 # A file's tests stay in one process, which starts what they share once. Files go out in the order of their folders: those
 # with few and long tests first, so that no process is left alone with one of them at the end.
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --ignore tests/containers -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # uv has names of its own for the index; pip's are passed on where uv's are not set.
 ifdef PIP_INDEX_URL
@@ -74,6 +74,10 @@ test-quick: $(VENV)/.ready-all ## Run all tests but those of process faults.
 
 faults: $(VENV)/.ready-all ## Run the fault tests in their long form: many kills, Postgres away for 30 s; judge times.
 	@PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults -rP
+
+containers: $(VENV)/.ready-all ## Build the image and run it in containers; installs podman and debootstrap by apt, as root.
+	@$(BIN)/python -m tests.containers.engine
+	@$(BIN)/python -m pytest tests/containers -rP
 
 check: $(VENV)/.ready-all ## Check style, types, import contracts and the lock of read models.
 	@echo "==> ruff"; $(BIN)/ruff check && $(BIN)/ruff format --check

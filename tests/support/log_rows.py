@@ -225,6 +225,18 @@ def addresses(stack: Services, name: str) -> Database:
     return Database(name, *(url._replace(path=f"/{name}").geturl() for url in urls))
 
 
+@contextmanager
+def unmigrated(stack: Services, *, extension: bool = True) -> Iterator[Database]:
+    """A database that was never migrated; its administrator has added the vector extension, unless it is not wanted."""
+    name = f"plant_bare_{secrets.token_hex(6)}"
+    postgres.create_database(stack.superuser_url, name)
+    database = addresses(stack, name)
+    if extension:
+        sql.execute(database.superuser_url, ["CREATE EXTENSION vector"])
+    yield database
+    postgres.drop_database(stack.superuser_url, name)
+
+
 def empty(database: Database) -> None:
     """Remove every row of the log, as nobody but a superuser can."""
     statements = ["SET session_replication_role = replica", "TRUNCATE log_records"]

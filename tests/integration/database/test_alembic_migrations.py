@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,7 +27,7 @@ from database.errors import (
     SchemaBehind,
     UnknownRevision,
 )
-from devstack import postgres, sql
+from devstack import sql
 from entities.mapping import Row
 from operations.cli import main as command_line
 from tests.conftest import Database
@@ -43,19 +41,8 @@ from tests.support.waiting import wait_until_async
 @pytest.fixture
 def bare_database(stack: Services) -> Iterator[Database]:
     """A database that was never migrated; its administrator has added the vector extension."""
-    with bare(stack) as made:
+    with log_rows.unmigrated(stack) as made:
         yield made
-
-
-@contextmanager
-def bare(stack: Services, *, extension: bool = True) -> Iterator[Database]:
-    name = f"plant_bare_{secrets.token_hex(6)}"
-    postgres.create_database(stack.superuser_url, name)
-    database = log_rows.addresses(stack, name)
-    if extension:
-        sql.execute(database.superuser_url, ["CREATE EXTENSION vector"])
-    yield database
-    postgres.drop_database(stack.superuser_url, name)
 
 
 REVISIONS = ("001", "002", "003", "004", "005")
@@ -116,7 +103,7 @@ def test_models_and_migrations_make_the_same_tables(bare_database: Database, sta
     """Columns, types, defaults, constraints by name and text, and indexes: what the classes say is what is migrated."""
     metadata = Row.metadata
     migrate.upgrade(bare_database.owner_url)
-    with bare(stack) as made:
+    with log_rows.unmigrated(stack) as made:
 
         async def create() -> None:
             engine = create_async_engine(make_url(made.owner_url).set(drivername="postgresql+asyncpg"))
@@ -187,7 +174,7 @@ def test_building_indexes_keeps_nobody_from_writing(bare_database: Database) -> 
 
 def test_a_missing_extension_is_named(stack: Services) -> None:
     """Where nobody has added pgvector, the upgrade stops before it, says what to run, and goes on afterwards."""
-    with bare(stack, extension=False) as made:
+    with log_rows.unmigrated(stack, extension=False) as made:
         with pytest.raises(ExtensionMissing, match="vector") as error:
             migrate.upgrade(made.owner_url, "005")
         assert error.value.exit_code == 2
@@ -200,7 +187,7 @@ def test_a_missing_extension_is_named(stack: Services) -> None:
 def test_the_sql_alone_makes_the_same_schema(bare_database: Database, stack: Services) -> None:
     """What `plant db sql` prints can be run by hand, statement by statement; so can the part since a revision."""
     migrate.upgrade(bare_database.owner_url)
-    with bare(stack) as made:
+    with log_rows.unmigrated(stack) as made:
         sql.execute(made.owner_url, statements(migrate.sql("007")))
         assert migrate.current(made.owner_url) == ("007",)
         sql.execute(made.owner_url, statements(migrate.sql(since="007")))

@@ -5,7 +5,6 @@ The log was two tables until then; `test_log_ranges.py` has those that came afte
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -14,7 +13,7 @@ import asyncpg
 import pytest
 
 from database import migrate
-from devstack import postgres, sql
+from devstack import sql
 from tests.conftest import Database
 from tests.support import log_rows
 from tests.support.schema_shape import shape
@@ -267,10 +266,8 @@ def test_the_public_has_no_rights(database: Database) -> None:
 @pytest.fixture
 def bare_database(stack: Services) -> Iterator[Database]:
     """A database that was never migrated."""
-    name = f"plant_bare_{secrets.token_hex(6)}"
-    postgres.create_database(stack.superuser_url, name)
-    yield log_rows.addresses(stack, name)
-    postgres.drop_database(stack.superuser_url, name)
+    with log_rows.unmigrated(stack, extension=False) as made:
+        yield made
 
 
 def up_down_up(database: Database) -> None:

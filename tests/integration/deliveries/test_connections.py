@@ -25,9 +25,11 @@ from signing.hmac_secrets import encode_secret
 from tests.support.certificates import Authority
 from tests.support.dns_server import Answers, DnsServer, dns_server
 from tests.support.receivers import receiver
-from tests.support.waiting import DEADLINE_SECONDS
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 NAME = "receiver.test"
+UNWANTED_TIMEOUT_SECONDS = 0.5
+"""How long a test looks for what must not come."""
 
 
 @asynccontextmanager
@@ -268,16 +270,14 @@ async def test_a_setting_of_the_client_is_named(name: str, value: str) -> None:
 
 async def test_an_endpoint_takes_no_more_than_its_connections() -> None:
     """Requests to one host and port wait for one another beyond the setting, so that others find connections free."""
-    release = asyncio.Event()
+    release, too_many = asyncio.Event(), asyncio.Event()
     under_way = 0
-    most = 0
 
-    async def hold(request: web.Request) -> web.Response:
-        nonlocal under_way, most
+    async def hold(_request: web.BaseRequest) -> web.Response:
+        nonlocal under_way
         under_way += 1
-        most = max(most, under_way)
-        if under_way == 2:
-            release.set()
+        if under_way > 2:
+            too_many.set()
         await release.wait()
         under_way -= 1
         return web.Response()
@@ -287,6 +287,10 @@ async def test_an_endpoint_takes_no_more_than_its_connections() -> None:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
     async with client(deliveries_connections_per_host=2) as sender:
-        assert await asyncio.gather(*(post(sender, url) for _ in range(6))) == [200] * 6
+        sent = asyncio.gather(*(post(sender, url) for _ in range(6)))
+        await wait_until_async(lambda: under_way == 2, "two requests")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(too_many.wait(), UNWANTED_TIMEOUT_SECONDS)
+        release.set()
+        assert await sent == [200] * 6
     await runner.cleanup()
-    assert most == 2

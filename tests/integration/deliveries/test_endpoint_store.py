@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from database.connector import Database as Connector
@@ -42,6 +43,7 @@ from signing.hmac_secrets import new_secret
 from signing.master_key import MasterKeys
 from signing.master_key_rows import change_master_key
 from tests.conftest import Database
+from tests.support.waiting import wait_until_async
 
 CONFIGURATION = EndpointConfiguration(
     url="https://example.com/hooks",
@@ -124,18 +126,28 @@ async def test_another_tenant_is_refused_by_name(store: EndpointStore, database:
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE endpoint_secrets SET ciphertext = (SELECT ciphertext FROM endpoint_secrets WHERE kind = 'v1a'"
-        " ORDER BY id LIMIT 1) WHERE kind = 'v1'",
-        "WITH o AS (SELECT * FROM endpoint_secrets WHERE kind = 'v1' AND endpoint_id = '{other}')"
-        " UPDATE endpoint_secrets AS s SET nonce = o.nonce, ciphertext = o.ciphertext FROM o WHERE s.kind = 'v1'",
+        "ciphertext = (SELECT ciphertext FROM endpoint_secrets WHERE kind = 'v1a' ORDER BY id LIMIT 1)",
+        "(nonce, ciphertext) = (SELECT nonce, ciphertext FROM endpoint_secrets"
+        " WHERE kind = 'v1' AND endpoint_id = '{other}')",
+        "id = gen_random_uuid()",
+        "kind = 'headers'",
+        "endpoint_id = '{other}'",
     ],
 )
 async def test_a_secret_in_another_row_does_not_open(store: EndpointStore, database: Database, change: str) -> None:
     """Neither under another kind nor under another endpoint, whose secret would sign in its name."""
-    endpoint_id, other = await added(store), await added(store)
-    sql.execute(database.owner_url, [change.format(other=other)])
+    endpoint_id, other = await added(store), await added(store, EndpointSecrets(SECRETS.keys))
+    sql.execute(
+        database.superuser_url,
+        [
+            "SET session_replication_role = replica",
+            f"DELETE FROM endpoint_secrets WHERE kind = 'headers' AND endpoint_id = '{endpoint_id}'",
+            f"UPDATE endpoint_secrets SET {change.format(other=other)} WHERE kind = 'v1'"
+            f" AND endpoint_id = '{endpoint_id}'",
+        ],
+    )
     with pytest.raises(SecretUnreadable):
-        await store.secrets(endpoint_id)
+        await store.secrets(other if change.startswith("endpoint_id") else endpoint_id)
 
 
 async def test_each_action_needs_its_state(store: EndpointStore) -> None:
@@ -201,13 +213,33 @@ async def test_both_keys_sign_while_a_rotation_is_under_way(store: EndpointStore
     assert sql.value(database.owner_url, "SELECT count(*) FROM endpoint_secrets WHERE kind = 'v1'") == 2
 
 
-async def test_of_two_rotations_at_once_one_is_refused(store: EndpointStore) -> None:
-    """Otherwise the key that the subscriber has would have ended at once."""
+async def test_of_two_rotations_at_once_one_is_refused(
+    store: EndpointStore, operator: Connector, database: Database
+) -> None:
+    """Otherwise the key that the subscriber has would have ended at once. Both have begun before either goes on."""
     endpoint_id = await added(store)
-    rotations = (store.rotate(endpoint_id, "v1", new_secret(), None, timedelta(hours=1)) for _ in range(4))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with operator.transaction() as connection:
+        await connection.execute(text("SELECT FROM endpoints FOR UPDATE"))
+        rotations = [
+            asyncio.create_task(store.rotate(endpoint_id, "v1", new_secret(), None, timedelta(hours=1)))
+            for _ in range(2)
+        ]
+        await wait_until_async(
+            lambda: sql.value(database.superuser_url, waiting) == 2 or any(each.done() for each in rotations),
+            "two rotations that wait",
+        )
     done = await asyncio.gather(*rotations, return_exceptions=True)
-    assert sorted(type(each).__name__ for each in done) == ["NoneType"] + ["TooManyEndpointKeys"] * 3
+    assert sorted(type(each).__name__ for each in done) == ["NoneType", "TooManyEndpointKeys"]
     assert SECRETS.keys.secrets[0] in (await store.secrets(endpoint_id)).keys.secrets
+
+
+async def test_a_rotation_ends_no_key_of_another_endpoint(store: EndpointStore) -> None:
+    """Nor one of another scheme."""
+    endpoint_id, other = await added(store), await added(store)
+    await store.rotate(endpoint_id, "v1", new_secret(), None, timedelta(0))
+    ends = {(key.endpoint_id, key.kind): key.expires_at for key in await store.keys([endpoint_id, other])}
+    assert ends == dict.fromkeys([(endpoint_id, "v1"), (endpoint_id, "v1a"), (other, "v1"), (other, "v1a")])
 
 
 async def test_an_expiry_only_comes_nearer(store: EndpointStore, database: Database) -> None:

@@ -1,0 +1,106 @@
+"""The image: small, without build tools, run by nobody in particular on a file system that can't be written."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devstack import sql
+from operations.cli.main import COMMANDS
+from runtime.settings import Settings
+from tests.conftest import Database, SettingsFor
+from tests.containers.conftest import TAG
+from tests.containers.engine import ContainerEngine
+from tests.support import ROOT, log_rows
+from tests.support.command_line import environ_with
+from tests.support.services import Services
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
+
+COMPRESSED_MAX_BYTES = 250_000_000
+BUILD_TOOLS = ("gcc", "cc", "ld", "make", "uv", "git", "curl")
+STOP_TIMEOUT_SECONDS = 60
+IMPORT_ALL = """
+import importlib, pkgutil
+for package in ("api", "deliveries", "ingress", "operations", "projections", "relay", "streams"):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        importlib.import_module(module.name)
+"""
+ROWS = "SELECT count(*) FROM read_models.agents"
+
+
+def shell(engine: ContainerEngine, script: str, *, check: bool = True) -> str:
+    return engine.run(TAG, "-c", script, options=("--network", "none", "--entrypoint", "sh"), check=check)
+
+
+def test_nobody_runs_it_and_nothing_is_written(engine: ContainerEngine) -> None:
+    """A user of its own without rights; the file system is read-only but for /tmp."""
+    assert engine.run(TAG, "--version", options=("--network", "none")).startswith("plant ")
+    assert shell(engine, "id -u").strip() == "10001"
+    assert "no" in shell(engine, "touch /opt/venv/x /x 2>/dev/null && echo yes || echo no")
+    assert shell(engine, "touch /tmp/x && echo written").strip() == "written"
+
+
+def test_it_is_small_and_builds_nothing(engine: ContainerEngine, tmp_path: Path) -> None:
+    """Under 250 MB as it is pulled; no compiler, no installer. The unpacked size and its largest parts are printed."""
+    found = shell(engine, f"for tool in {' '.join(BUILD_TOOLS)} /opt/venv/bin/pip; do command -v $tool; done; true")
+    assert found.split() == []
+    archive = tmp_path / "image.tar"
+    engine.podman("save", "--output", str(archive), TAG, timeout_seconds=DEADLINE_SECONDS)
+    compressed = tmp_path / "image.tar.gz"
+    with archive.open("rb") as plain, gzip.open(compressed, "wb", compresslevel=6) as packed:
+        shutil.copyfileobj(plain, packed, 1 << 20)
+    largest = shell(engine, "du -sk /opt/venv/lib/python3*/site-packages/* | sort -rn | head -n 10")
+    print(f"unpacked {archive.stat().st_size / 1e6:.0f} MB, compressed {compressed.stat().st_size / 1e6:.0f} MB")
+    print(largest)
+    assert compressed.stat().st_size < COMPRESSED_MAX_BYTES
+
+
+def test_every_command_is_in_it(engine: ContainerEngine) -> None:
+    """Each imports all that it needs: a package that the image lacks would end in ModuleNotFoundError."""
+    lines = "; ".join(f"plant {name} --help >/dev/null || echo {name}" for name in COMMANDS)
+    assert shell(engine, lines).split() == []
+    shell(engine, f"python - <<'END'\n{IMPORT_ALL}\nEND")
+
+
+@pytest.fixture
+def fresh(stack: Services, settings_for: SettingsFor) -> Iterator[tuple[Settings, Database]]:
+    """Settings of a database that was not migrated, on ports that are known."""
+    with log_rows.unmigrated(stack) as made:
+        yield settings_for(made, ingress_port=18080, ingress_admin_address="127.0.0.1:18090"), made
+
+
+async def test_its_services_take_an_event_to_the_read_model(
+    engine: ContainerEngine, fresh: tuple[Settings, Database]
+) -> None:
+    """Migrated, a key made, sent by the example, folded: all by containers. SIGTERM ends each service in order."""
+    settings, database = fresh
+    variables = {name: value for name, value in environ_with(settings).items() if value and name != "PLANT_HOME"}
+    options = ["--network", "host", *(f"--env={name}={value}" for name, value in variables.items())]
+    for command in (("db", "upgrade"), ("topics", "apply")):
+        await asyncio.to_thread(engine.run, TAG, *command, options=options)
+    secret = (await asyncio.to_thread(engine.run, TAG, "keys", "add", "example", options=options)).strip()
+    services = ("worker", "ingress")
+    try:
+        for name in services:
+            engine.podman("run", "--detach", "--read-only", "--name", name, *options, TAG, name)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(ROOT / "examples" / "producer.py"), "http://127.0.0.1:18080",
+            env={**os.environ, "PLANT_WEBHOOK_SECRET": secret}, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        sent, _ = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+        assert json.loads(sent)["topic"] == "genesis.events"
+        await wait_until_async(lambda: sql.value(database.owner_url, ROWS) == 1, "the agent's row")
+        for name in services:
+            engine.podman("stop", "--time", str(STOP_TIMEOUT_SECONDS), name)
+            state = json.loads(engine.podman("inspect", name).stdout)[0]["State"]
+            assert state["ExitCode"] == 0, engine.podman("logs", name).stderr[-2000:]
+    finally:
+        engine.podman("rm", "--force", *services, check=False)
