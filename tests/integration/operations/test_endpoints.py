@@ -167,10 +167,12 @@ async def test_without_kafka_or_the_master_key_nothing_is_done(local: Settings, 
     away = plant(no_kafka, "endpoints", "add", URL, *ALL)
     added(local)
     other_key = msgspec.structs.replace(local, master_key="MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=")
-    other = plant(other_key, "endpoints", "add", URL, *ALL)
+    reason = f"asked {uuid4()}"
+    other = plant(other_key, "endpoints", "add", URL, *ALL, "--reason", reason)
     assert (away.returncode, other.returncode) == (4, 3)
     assert away.stdout + other.stdout == ""
     assert sql.value(database.owner_url, "SELECT count(*) FROM endpoints") == 1
+    assert [act for act in await operations(local, "") if act.reason.startswith(reason)] == []
 
 
 async def test_states_are_changed_and_recorded(local: Settings) -> None:
