@@ -6,7 +6,8 @@ moved to another row, it does not decrypt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ import msgspec
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from database.connector import Database
+from database.connector import Database, connect
 from deliveries import endpoint_rows
 from deliveries.endpoint_rows import ENDPOINT_SECRETS, endpoint_of, name_of, secret_row_name
 from deliveries.endpoints import (
@@ -31,6 +32,7 @@ from deliveries.endpoints import (
 )
 from deliveries.errors import EndpointStateRefused, TooManyEndpointKeys, UnknownEndpoint
 from deliveries.signed_request import KEYS_MAX, EndpointKeys
+from runtime.settings import Settings
 from signing.ed25519 import PrivateKey
 from signing.master_key import MasterKeys
 from signing.master_key_rows import encrypting_key
@@ -182,6 +184,16 @@ class EndpointStore:
 
     def _open(self, row: RowMapping) -> bytes:
         return self._master_keys.decrypt(row["nonce"], row["ciphertext"], name_of(row))
+
+
+@asynccontextmanager
+async def open_endpoint_store(settings: Settings) -> AsyncIterator[EndpointStore]:
+    """Open the store as plant_operator, with the master keys of the settings."""
+    database = connect(settings, "operator")
+    try:
+        yield EndpointStore(database, MasterKeys(settings))
+    finally:
+        await database.close()
 
 
 def refuse_action(endpoint: Endpoint, action: EndpointAction) -> None:

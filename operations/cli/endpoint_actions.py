@@ -70,14 +70,13 @@ def remove(endpoint_id: UUID, execute: bool, actor: str, reason: str) -> None:
 
 
 def _change(endpoint_id: UUID, action: EndpointAction, actor: str, reason: str, *, execute: bool = True) -> None:
-    from deliveries.endpoint_store import refuse_action
-    from operations.cli.endpoints import opened_store
+    from deliveries.endpoint_store import open_endpoint_store, refuse_action
     from runtime.settings import load_settings
 
     settings = load_settings()
 
     async def act() -> str:
-        async with opened_store(settings) as store:
+        async with open_endpoint_store(settings) as store:
             endpoint = await store.find(endpoint_id)
             refuse_action(endpoint, action)
             if not execute:

@@ -62,11 +62,11 @@ def test(endpoint_id: UUID, event_type: str | None, output: Output) -> None:
 async def _send(settings: Settings, endpoint_id: UUID, event_type: str | None) -> Attempt:
     from deliveries.attempts import send_attempt
     from deliveries.connections import DeliveryClient
+    from deliveries.endpoint_store import open_endpoint_store
     from deliveries.signed_request import outgoing_event, sign_attempt
-    from operations.cli.endpoints import opened_store
     from schemas.examples import examples
 
-    async with opened_store(settings) as store:
+    async with open_endpoint_store(settings) as store:
         endpoint = await store.find(endpoint_id)
         _refuse_removed(endpoint)
         secrets = await store.secrets(endpoint_id)

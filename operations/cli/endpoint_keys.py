@@ -55,8 +55,7 @@ def rotate_key(
 
     import msgspec
 
-    from deliveries.endpoint_store import refuse_rotation
-    from operations.cli.endpoints import opened_store
+    from deliveries.endpoint_store import open_endpoint_store, refuse_rotation
     from runtime.settings import load_settings
     from signing.ed25519 import encode_public_key, new_private_key
     from signing.hmac_secrets import encode_secret, new_secret
@@ -70,7 +69,7 @@ def rotate_key(
     shown = encode_secret(secret) if public_key is None else encode_public_key(public_key)
 
     async def act() -> bool:
-        async with opened_store(settings) as store:
+        async with open_endpoint_store(settings) as store:
             endpoint = await store.find(endpoint_id)
             refuse_rotation(endpoint.id, endpoint.state, await store.keys([endpoint.id]), scheme)
             await store.refuse_unfit()

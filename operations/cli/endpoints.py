@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -19,7 +17,7 @@ from operations.cli.listing import Output, output_option, show
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
 if TYPE_CHECKING:
-    from deliveries.endpoint_store import EndpointStore, StoredEndpointKey
+    from deliveries.endpoint_store import StoredEndpointKey
     from deliveries.endpoints import Endpoint, EndpointConfiguration
     from runtime.settings import Settings
 
@@ -131,6 +129,7 @@ def add(
       plant endpoints add https://example.com/hooks \\
         --event-type '*' --from 24h --ordering per_entity
     """
+    from deliveries.endpoint_store import open_endpoint_store
     from deliveries.endpoints import check_endpoint_tenant
     from deliveries.event_filters import parse_event_filter, parse_event_types
     from operations.cli.new_endpoints import DELIVERED_TYPES, new_endpoint, read_filter, read_headers, read_start_time
@@ -150,7 +149,7 @@ def add(
         from deliveries.endpoints import EndpointConfiguration
 
         checked = EndpointConfiguration(url=await _checked_url(settings, url), **configuration)
-        async with opened_store(settings) as store:
+        async with open_endpoint_store(settings) as store:
             await store.refuse_unfit()  # the database must answer before the record
             why = with_facts(reason, new.facts(checked))
             await record(settings, OperatorAction(action="endpoints.add", target=str(new.id), reason=why, actor=actor))
@@ -180,12 +179,13 @@ def list_endpoints(removed: bool, output: Output) -> None:
 @output_option
 def show_endpoint(endpoint_id: UUID, output: Output) -> None:
     """Show all about the endpoint ID but its secrets."""
+    from deliveries.endpoint_store import open_endpoint_store
     from runtime.settings import load_settings
 
     settings = load_settings()
 
     async def read() -> tuple[Endpoint, list[StoredEndpointKey]]:
-        async with opened_store(settings) as store:
+        async with open_endpoint_store(settings) as store:
             endpoint = await store.find(endpoint_id)
             return endpoint, await store.keys([endpoint.id])
 
@@ -229,7 +229,9 @@ def fields_of(endpoint: Endpoint, keys: list[StoredEndpointKey], output: Output)
 
 
 async def _read(settings: Settings) -> tuple[list[Endpoint], list[StoredEndpointKey]]:
-    async with opened_store(settings) as store:
+    from deliveries.endpoint_store import open_endpoint_store
+
+    async with open_endpoint_store(settings) as store:
         endpoints = await store.all()
         return endpoints, await store.keys([endpoint.id for endpoint in endpoints])
 
@@ -246,17 +248,3 @@ async def _checked_url(settings: Settings, url: str) -> str:
         raise EndpointUnresolved(why=error.strerror if isinstance(error, OSError) and error.strerror else "") from error
     finally:
         await client.close()
-
-
-@asynccontextmanager
-async def opened_store(settings: Settings) -> AsyncIterator[EndpointStore]:
-    """Open the store as plant_operator."""
-    from database.connector import connect
-    from deliveries.endpoint_store import EndpointStore
-    from signing.master_key import MasterKeys
-
-    database = connect(settings, "operator")
-    try:
-        yield EndpointStore(database, MasterKeys(settings))
-    finally:
-        await database.close()
