@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from deliveries.endpoints import EndpointAction
 
 endpoint_argument = click.argument("endpoint_id", metavar="ID", type=click.UUID)
+endpoint_secret_option = click.option(
+    "--output",
+    type=click.Choice(["secret", "json"]),
+    default="secret",
+    show_default=True,
+    help="The secret, or the public key, alone; or one object with all about it.",
+)
 DONE = {"pause": "paused", "resume": "resumed", "disable": "disabled", "enable": "enabled", "remove": "removed"}
 
 

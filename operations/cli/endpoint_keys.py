@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from operations.cli.endpoint_actions import endpoint_argument
+from operations.cli.endpoint_actions import endpoint_argument, endpoint_secret_option
 from operations.cli.moments import read_span
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
@@ -23,13 +23,7 @@ OVERLAP_MAX_DAYS = 30
 @click.option("--scheme", type=click.Choice(["v1", "v1a"]), default="v1", show_default=True, help="Of which kind.")
 @click.option("--overlap", default="24h", show_default=True, metavar="SPAN", help="How long the old key signs too.")
 @click.option("--execute", is_flag=True, help="Do it; without this the plan is printed.")
-@click.option(
-    "--output",
-    type=click.Choice(["secret", "json"]),
-    default="secret",
-    show_default=True,
-    help="The secret, or the public key, alone; or one object with all about it.",
-)
+@endpoint_secret_option
 @actor_option
 @reason_option("Keys are rotated regularly.")
 def rotate_key(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from operations.cli.endpoint_actions import disable, enable, pause, remove, resume
+from operations.cli.endpoint_actions import disable, enable, endpoint_secret_option, pause, remove, resume
 from operations.cli.endpoint_examples import test
 from operations.cli.endpoint_keys import rotate_key
 from operations.cli.groups import CommandGroup
@@ -93,13 +93,7 @@ for each in (test, pause, resume, disable, enable, rotate_key, remove):
     "--from", "from_text", metavar="WHEN", help="Events from then on: a time or a span (24h).  [default: now]"
 )
 @click.option("--tenant", default="genesis", show_default=True, help="Whose events it gets.")
-@click.option(
-    "--output",
-    type=click.Choice(["secret", "json"]),
-    default="secret",
-    show_default=True,
-    help="The secret, or the public key, alone; or one object with all about it.",
-)
+@endpoint_secret_option
 @actor_option
 @reason_option("A subscriber wants events.")
 def add(

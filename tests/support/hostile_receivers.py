@@ -12,6 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Final
 
@@ -109,10 +110,22 @@ def chunked(*parts: bytes) -> bytes:
     return head(200, "Transfer-Encoding: chunked", length=None) + chunks + b"0\r\n\r\n"
 
 
-def bomb(coding: str, mebibytes: int = 64) -> bytes:
-    """Return an answer that becomes this long when it is decompressed."""
-    body = (gzip if coding == "gzip" else zlib).compress(MIB * mebibytes)
-    return head(200, f"Content-Encoding: {coding}", length=len(body)) + body
+def bomb(coding: str) -> Answer:
+    """Return an answer of 64 MiB once it is decompressed; packed when it is first sent."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = packed_bomb(coding)
+        writer.write(head(200, f"Content-Encoding: {coding}", length=len(body)) + body)
+        await writer.drain()
+
+    return answer
+
+
+@cache
+def packed_bomb(coding: str) -> bytes:
+    """Return the body of such an answer."""
+    packer = zlib.compressobj(1, wbits=zlib.MAX_WBITS | (16 if coding == "gzip" else 0))
+    return b"".join(packer.compress(MIB) for _ in range(64)) + packer.flush()
 
 
 def statuses() -> list[Receiver]:
@@ -128,6 +141,7 @@ def statuses() -> list[Receiver]:
     ]
 
 
+@cache
 def receivers() -> list[Receiver]:
     """Return every receiver of the catalogue."""
     return [*statuses(), *_interim(), *_hanging(), *_long(), *_breaking_off(), *_malformed()]
@@ -165,8 +179,8 @@ def _long() -> list[Receiver]:
         Receiver("sends 1 MiB in chunks", sends(chunked(MIB)), 200, truncated=True),
         Receiver("sends chunks of a byte", sends(chunked(*[b"b"] * 100)), 200),
         Receiver("sends a gzip body", sends(head(200, "Content-Encoding: gzip", length=len(packed)) + packed), 200),
-        Receiver("sends 64 MiB as gzip", sends(bomb("gzip")), 200, truncated=True),
-        Receiver("sends 64 MiB as deflate", sends(bomb("deflate")), 200, truncated=True),
+        Receiver("sends 64 MiB as gzip", bomb("gzip"), 200, truncated=True),
+        Receiver("sends 64 MiB as deflate", bomb("deflate"), 200, truncated=True),
         Receiver("sends a header of 64 KiB", sends(head(200, f"X-Long: {line}")), None, "answer_too_large"),
         Receiver("sends a reason of 64 KiB", sends(f"HTTP/1.1 200 {line}\r\n\r\n".encode()), None, "answer_too_large"),
         Receiver("sends 10,000 headers", sends(head(200, *lines)), None, "answer_too_large"),
@@ -208,19 +222,30 @@ def _malformed() -> list[Receiver]:
 async def serving(answer: Answer) -> AsyncIterator[int]:
     """Serve an answer on a port of the loopback interface, once the head of a request is there."""
 
+    under_way: set[asyncio.Task[None]] = set()
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            await answer(reader, writer)
-        with suppress(ConnectionError):
-            writer.close()
-            await writer.wait_closed()
+        task = asyncio.current_task()
+        assert task is not None
+        under_way.add(task)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                await answer(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
+            under_way.discard(task)
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for task in list(under_way):
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
 
 def page() -> str:

@@ -29,6 +29,7 @@ from tests.support.hostile_receivers import (
     receivers,
     sends,
     serving,
+    waits,
 )
 from tests.support.receivers import receiver
 from tests.support.waiting import DEADLINE_SECONDS
@@ -169,23 +170,22 @@ async def test_bad_tls_fails(client: DeliveryClient, tmp_path: Path) -> None:
     assert there.requests == []
     async with receiver() as plain:
         assert (await attempt(client, f"https://127.0.0.1:{plain.port}/")).outcome.error_class == "tls"
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    assert (
-        await attempt(client, f"https://127.0.0.1:{port}/", HANGING_TIMEOUT_SECONDS)
-    ).outcome.error_class == "timeout"
-    server.close()
+    async with serving(waits) as port:
+        silent = await attempt(client, f"https://127.0.0.1:{port}/", HANGING_TIMEOUT_SECONDS)
+    assert silent.outcome.error_class == "timeout"
 
 
 async def test_an_attempt_can_be_cancelled(client: DeliveryClient) -> None:
     """What is under way ends when the process does, not when the receiver likes."""
-    async with serving(receivers()[-1].answer), serving(hang) as port:
+    arrived = asyncio.Event()
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await waits(reader, writer)
+
+    async with serving(note) as port:
         task = asyncio.create_task(attempt(client, f"http://127.0.0.1:{port}/"))
-        await asyncio.sleep(0)
+        await asyncio.wait_for(arrived.wait(), DEADLINE_SECONDS)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-
-
-async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
