@@ -34,8 +34,9 @@ for package in ("api", "deliveries", "ingress", "operations", "projections", "re
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         try:
             importlib.import_module(module.name)
-        except ModuleNotFoundError as error:
-            if error.name not in local_stack:
+        except Exception as error:
+            missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+            if getattr(missing, "name", None) not in local_stack:
                 raise
 """
 ROWS = "SELECT count(*) FROM read_models.agents"
