@@ -34,7 +34,7 @@ from deliveries.errors import EndpointStateRefused, TooManyEndpointKeys, Unknown
 from deliveries.signed_request import KEYS_MAX, EndpointKeys
 from runtime.settings import Settings
 from signing.ed25519 import PrivateKey
-from signing.master_key import MasterKeys
+from signing.master_key import MasterKey, MasterKeys
 from signing.master_key_rows import encrypting_key
 from signing.signatures import Scheme
 
@@ -86,13 +86,16 @@ class EndpointStore:
             "starts_at": start.at,
         }
         async with self._database.transaction() as connection:
+            master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
             await connection.execute(endpoint_rows.INSERT, values)
             for secret in secrets.keys.secrets:
-                await self._add_secret(connection, endpoint_id, "v1", secret)
+                await _add_secret(connection, master_key, endpoint_id, "v1", secret)
             for key in secrets.keys.private_keys:
-                await self._add_secret(connection, endpoint_id, "v1a", key.seed, key.public_key)
+                await _add_secret(connection, master_key, endpoint_id, "v1a", key.seed, key.public_key)
             if secrets.custom_headers:
-                await self._add_secret(connection, endpoint_id, "headers", msgspec.json.encode(secrets.custom_headers))
+                await _add_secret(
+                    connection, master_key, endpoint_id, "headers", msgspec.json.encode(secrets.custom_headers)
+                )
 
     async def all(self) -> list[Endpoint]:
         """Return every endpoint there ever was, oldest first; those that were removed among them."""
@@ -156,31 +159,10 @@ class EndpointStore:
             rows = await connection.execute(endpoint_rows.KEYS, {"endpoint_ids": [endpoint_id]})
             refuse_rotation(endpoint_id, state, [StoredEndpointKey(**row) for row in rows.mappings()], scheme)
             await connection.execute(endpoint_rows.REMOVE_EXPIRED, {"endpoint_id": endpoint_id})
-            added = await self._add_secret(connection, endpoint_id, scheme, secret, public_key)
+            master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
+            added = await _add_secret(connection, master_key, endpoint_id, scheme, secret, public_key)
             values = {"endpoint_id": endpoint_id, "kind": scheme, "id": added, "overlap": overlap}
             await connection.execute(endpoint_rows.EXPIRE_OTHERS, values)
-
-    async def _add_secret(
-        self,
-        connection: AsyncConnection,
-        endpoint_id: UUID,
-        kind: SecretKind,
-        secret: bytes,
-        public_key: bytes | None = None,
-    ) -> UUID:
-        secret_id = uuid4()
-        master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
-        nonce, ciphertext = master_key.encrypt(secret, secret_row_name(secret_id, endpoint_id, kind))
-        values = {
-            "id": secret_id,
-            "endpoint_id": endpoint_id,
-            "kind": kind,
-            "nonce": nonce,
-            "ciphertext": ciphertext,
-            "public_key": public_key,
-        }
-        await connection.execute(endpoint_rows.INSERT_SECRET, values)
-        return secret_id
 
     def _open(self, row: RowMapping) -> bytes:
         return self._master_keys.decrypt(row["nonce"], row["ciphertext"], name_of(row))
@@ -217,6 +199,28 @@ def refuse_rotation(endpoint_id: UUID, state: EndpointState, keys: Sequence[Stor
             why=f"The older one signs until {max(ends):%Y-%m-%dT%H:%M:%SZ}.",
             next_step=f"plant endpoints show {endpoint_id}",
         )
+
+
+async def _add_secret(
+    connection: AsyncConnection,
+    master_key: MasterKey,
+    endpoint_id: UUID,
+    kind: SecretKind,
+    secret: bytes,
+    public_key: bytes | None = None,
+) -> UUID:
+    secret_id = uuid4()
+    nonce, ciphertext = master_key.encrypt(secret, secret_row_name(secret_id, endpoint_id, kind))
+    values = {
+        "id": secret_id,
+        "endpoint_id": endpoint_id,
+        "kind": kind,
+        "nonce": nonce,
+        "ciphertext": ciphertext,
+        "public_key": public_key,
+    }
+    await connection.execute(endpoint_rows.INSERT_SECRET, values)
+    return secret_id
 
 
 def _unknown(endpoint_id: UUID) -> UnknownEndpoint:
