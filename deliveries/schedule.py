@@ -39,15 +39,14 @@ import msgspec
 
 from deliveries.endpoints import RetrySchedule
 from deliveries.outcomes import AttemptOutcome, classify
+from streams.topics import RETRY_TOPIC_DELAYS_SECONDS, RETRY_TOPICS
 
-SHORT_BACKOFF_SECONDS: Final = (1, 2, 4, 8, 16)
+SHORT_BACKOFF_SECONDS: Final = RETRY_TOPIC_DELAYS_SECONDS
 LONG_BACKOFF_SECONDS: Final = (
     *SHORT_BACKOFF_SECONDS,
     *(60 * minutes for minutes in (1, 5, 15, 30)),
     *(3600 * hours for hours in (1, 2, 4, 8, 14, 14, 14, 14)),
 )
-RETRY_TOPICS: Final = tuple(f"genesis.deliveries.retry.{seconds}s" for seconds in SHORT_BACKOFF_SECONDS)
-"""The retry topics in the order of their delays, which are those of `SHORT_BACKOFF_SECONDS`."""
 
 
 class Delivered(msgspec.Struct, frozen=True):

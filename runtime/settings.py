@@ -22,7 +22,7 @@ from runtime.masking import masked, secrets_in
 from runtime.servers import PORT_MAX
 from runtime.stack_file import DEFAULT_HOME, find_home, read_stack_file
 
-DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor", "embedder"]
+DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer"]
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -55,6 +55,9 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
     database_auditor_url: Annotated[str, Meta(description="Address for `plant_auditor`, which reads the log.")] = ""
     database_embedder_url: Annotated[
         str, Meta(description="Address for `plant_embedder`, which computes embeddings of skills.")
+    ] = ""
+    database_deliverer_url: Annotated[
+        str, Meta(description="Address for `plant_deliverer`, which sends deliveries to endpoints.")
     ] = ""
 
     database_api_replica_url: Annotated[

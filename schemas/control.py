@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from schemas.entity_states import Reason
 from schemas.event_id import NAMESPACE_PLANT
-from schemas.events import EVENT_TYPES, RecordValue
+from schemas.events import RecordValue
 
 LOGGED_TOPICS: Final = ("genesis.events", "plant.operations")
 """The topics that workers log, as schemas name them."""
@@ -65,9 +65,6 @@ CONTROL_TYPES: Final[dict[str, type[ControlRecord]]] = {
     control.event_type: control for control in (ChainVersionRaised, RecordRedriven, RecordSkipped)
 }
 """Control type to its struct."""
-
-RECORD_TYPES: Final[dict[str, type[RecordValue]]] = {**EVENT_TYPES, **CONTROL_TYPES}
-"""Every type that a record's value may have, to its struct."""
 
 CHAIN_VERSION: Final = 2
 """The newest version of the canonical bytes."""

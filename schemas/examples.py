@@ -7,6 +7,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
 from schemas.entity_states import AgentState, IndustryState
 from schemas.event_id import NAMESPACE_PLANT, event_id
 from schemas.events import (
@@ -19,6 +20,7 @@ from schemas.events import (
     IndustryDefined,
     JobRoleDefined,
     OperationRecorded,
+    RecordValue,
     SkillRegistered,
     SkillValidated,
     TeamFormed,
@@ -38,6 +40,22 @@ def webhook_body(event: Event) -> str:
 def examples() -> dict[str, Event]:
     """Return an example of each event type, by its name."""
     return {event.event_type: event for event in (*_of_agents(), *_of_the_catalogue(), *_of_any_entity())}
+
+
+def delivery_examples() -> dict[str, RecordValue]:
+    """Return an example of each record of deliveries, by its type's name."""
+    event = examples()["genesis.agent.available"]
+    ids = {"event_id": event.event_id, "delivery_id": _id("delivery 1"), "endpoint_id": _id("endpoint 1")}
+    source = {"type": event.event_type, "occurred_at": OCCURRED_AT, "entity_id": event.entity_id, "stream": "live",
+              "source_partition": 3, "source_offset": 1_204, "attempt": 1, "hop": 0, "token": 7}  # fmt: skip
+    data = msgspec.json.encode(msgspec.json.decode(webhook_body(event))["data"])
+    queued = {**ids, **source, "source": "plant/ingress", "data": data, "source_rank": 0}
+    ended = {
+        **ids, **source, "attempted_at": OCCURRED_AT, "duration_us": 12_500, "outcome": "throttled", "state": "waiting",
+        "status_code": 503, "why": "", "next_attempt_at": OCCURRED_AT, "request": data, "answer": b"busy",
+    }  # fmt: skip
+    records = (msgspec.convert(queued, DeliveryQueued), msgspec.convert(ended, DeliveryAttempted))
+    return {record.event_type: record for record in records}
 
 
 def _id(what: str) -> UUID:

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect as types
 
-from schemas.control import RECORD_TYPES
 from schemas.errors import UnsupportedSchema
 from schemas.events import RecordValue
+from schemas.record_types import RECORD_TYPES
 
 AVRO_FOLDER = Path(__file__).parent / "avro"
 

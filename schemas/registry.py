@@ -17,11 +17,11 @@ from typing import cast
 import msgspec
 
 from schemas.binary.avro_types import Record, parse
-from schemas.control import RECORD_TYPES
 from schemas.errors import SchemaError
 from schemas.events import RecordValue
 from schemas.generation import Schema, full_name, schema_of
 from schemas.locked_limits import LockedLimits, limits_to_lock
+from schemas.record_types import RECORD_TYPES
 
 REGISTRY_FILE = Path(__file__).parent / "registry.json"
 OWN_IDS = (range(1, 100), range(2**30, 2**31))

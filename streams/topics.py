@@ -18,6 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from runtime.settings import Settings
+from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
 from streams.kafka.admin import RepairedAdmin
 from streams.kafka.clients import make_admin
@@ -25,19 +26,30 @@ from streams.kafka.clients import make_admin
 EVENTS_TOPIC = "genesis.events"
 DEAD_EVENTS_TOPIC = "genesis.events.dead"
 OPERATIONS_TOPIC = "plant.operations"
+DEAD_DELIVERIES_TOPIC = "genesis.deliveries.dead"
+RETRY_TOPIC_DELAYS_SECONDS = (1, 2, 4, 8, 16)
+RETRY_TOPICS = tuple(f"genesis.deliveries.retry.{seconds}s" for seconds in RETRY_TOPIC_DELAYS_SECONDS)
+"""The retry topics in the order of their delays."""
 
 
 def logical_topic(topic: str) -> str:
     """Return the topic whose events a topic carries: a dash begins a generation's number; dead letters are events.
 
+    Deliveries that wait or are dead are deliveries.
+
     >>> logical_topic("genesis.events-2"), logical_topic("genesis.events.dead"), logical_topic("plant.operations")
     ('genesis.events', 'genesis.events', 'plant.operations')
+    >>> logical_topic("genesis.deliveries.retry.4s-2")
+    'genesis.deliveries'
     """
     name = topic.partition("-")[0]
+    if name in (*RETRY_TOPICS, DEAD_DELIVERIES_TOPIC):
+        return DELIVERIES_TOPIC
     return EVENTS_TOPIC if name == DEAD_EVENTS_TOPIC else name
 
 
 RETENTION_FOREVER = -1
+DAY_MS = 24 * 60 * 60 * 1000
 REPLICAS_WANTED = 3
 VISIBLE_TIMEOUT_SECONDS = 15
 RECORD_MAX_BYTES = 1024 * 1024
@@ -84,6 +96,24 @@ CATALOGUE: tuple[Topic, ...] = (
         key="what the record had, or none",
     ),
     Topic(OPERATIONS_TOPIC, "What operators did.", key="operation id", partitions=1),
+    Topic(DELIVERIES_TOPIC, "Events on their way to endpoints.", key="endpoint id", retention_ms=7 * DAY_MS),
+    *(
+        Topic(
+            name,
+            f"Deliveries that wait {seconds} s for their next attempt.",
+            key="endpoint id",
+            retention_ms=7 * DAY_MS,
+        )
+        for name, seconds in zip(RETRY_TOPICS, RETRY_TOPIC_DELAYS_SECONDS, strict=True)
+    ),
+    Topic(
+        DEAD_DELIVERIES_TOPIC,
+        "Deliveries that have used up their attempts: the record as it was, then __connect.errors.topic, .partition,"
+        " .offset and .exception.message. One may come twice.",
+        key="endpoint id",
+        retention_ms=30 * DAY_MS,
+    ),
+    Topic(ATTEMPTS_TOPIC, "What came of each attempt.", key="endpoint id", retention_ms=30 * DAY_MS),
 )
 
 

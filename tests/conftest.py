@@ -59,6 +59,7 @@ class Database:
     api_url: str
     auditor_url: str
     embedder_url: str
+    deliverer_url: str
     superuser_url: str
 
 
@@ -137,7 +138,7 @@ def make_database(stack: Services, databases: Databases) -> Iterator[Callable[[]
     def make() -> Database:
         name = databases.take()
         made.append(name)
-        roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "superuser")
+        roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "superuser")
         urls = {role: _in_database(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"], name) for role in roles}
         return Database(name, *(urls[role] for role in roles))
 
@@ -168,6 +169,7 @@ def settings_for(stack: Services) -> SettingsFor:
                 "PLANT_DATABASE_API_URL": database.api_url,
                 "PLANT_DATABASE_AUDITOR_URL": database.auditor_url,
                 "PLANT_DATABASE_EMBEDDER_URL": database.embedder_url,
+                "PLANT_DATABASE_DELIVERER_URL": database.deliverer_url,
                 "PLANT_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
                 "PLANT_CONSUMER_GROUP": f"test-{secrets.token_hex(6)}",
                 "PLANT_INGRESS_PORT": "0",

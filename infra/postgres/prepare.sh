@@ -11,7 +11,7 @@ administer --dbname postgres \
     --set owner="$PLANT_OWNER_PASSWORD" --set writer="$PLANT_WRITER_PASSWORD" \
     --set ingress="$PLANT_INGRESS_PASSWORD" --set operator="$PLANT_OPERATOR_PASSWORD" \
     --set api="$PLANT_API_PASSWORD" --set auditor="$PLANT_AUDITOR_PASSWORD" \
-    --set embedder="$PLANT_EMBEDDER_PASSWORD" <<'SQL'
+    --set embedder="$PLANT_EMBEDDER_PASSWORD" --set deliverer="$PLANT_DELIVERER_PASSWORD" <<'SQL'
 ALTER ROLE plant_owner PASSWORD :'owner';
 ALTER ROLE plant_writer PASSWORD :'writer';
 ALTER ROLE plant_ingress PASSWORD :'ingress';
@@ -19,10 +19,11 @@ ALTER ROLE plant_operator PASSWORD :'operator';
 ALTER ROLE plant_api PASSWORD :'api';
 ALTER ROLE plant_auditor PASSWORD :'auditor';
 ALTER ROLE plant_embedder PASSWORD :'embedder';
+ALTER ROLE plant_deliverer PASSWORD :'deliverer';
 CREATE DATABASE plant OWNER plant_owner;
 REVOKE ALL ON DATABASE plant FROM PUBLIC;
 GRANT CONNECT, TEMPORARY ON DATABASE plant TO plant_owner, plant_writer, plant_ingress, plant_operator, plant_api,
-    plant_auditor, plant_embedder;
+    plant_auditor, plant_embedder, plant_deliverer;
 SQL
 administer --dbname plant <<'SQL'
 CREATE EXTENSION IF NOT EXISTS vector;

@@ -70,13 +70,15 @@ def command(
     """
     from runtime.clock import SystemClock
     from runtime.settings import load_settings
-    from schemas.control import CONTROL_TYPES, RECORD_TYPES
+    from schemas.control import CONTROL_TYPES
+    from schemas.events import EVENT_TYPES
     from streams.consume import consume
     from streams.start import parse_start
 
-    unknown = [name for name in types if name not in RECORD_TYPES]
+    known = (*EVENT_TYPES, *CONTROL_TYPES)
+    unknown = [name for name in types if name not in known]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(RECORD_TYPES)}", param_hint="--type")
+        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(known)}", param_hint="--type")
     if follow and output == "json" and limit is None:
         raise click.UsageError(FOLLOWED_JSON)
     if follow and end is not None:

@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
-from schemas.events import EVENT_TYPES, Event
-from schemas.examples import examples
+from schemas.delivery_records import DELIVERY_TYPES
+from schemas.events import EVENT_TYPES, Event, RecordValue
+from schemas.examples import delivery_examples, examples
 from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
 from schemas.sender_headers import (
@@ -49,7 +50,10 @@ def asyncapi_document() -> AsyncApiPart:
         "channels": {topic.name: _channel(topic) for topic in CATALOGUE},
         "operations": {name: operation for topic in CATALOGUE for name, operation in _operations(topic).items()},
         "components": {
-            "messages": {event.__name__: _message(event) for event in EVENT_TYPES.values()},
+            "messages": {
+                **{event.__name__: _event_message(event) for event in EVENT_TYPES.values()},
+                **{record.__name__: _delivery_message(record) for record in DELIVERY_TYPES.values()},
+            },
             "messageTraits": {"cloudEvent": _headers()},
             "schemas": _limits(),
         },
@@ -86,29 +90,37 @@ def _operations(topic: Topic) -> AsyncApiPart:
     }
 
 
-def _carried(topic: str) -> list[type[Event]]:
-    return [event for event in EVENT_TYPES.values() if event.topic == logical_topic(topic)]
+def _carried(topic: str) -> list[type[RecordValue]]:
+    types = {**EVENT_TYPES, **DELIVERY_TYPES}
+    return [record for record in types.values() if record.topic == logical_topic(topic)]
 
 
-def _message(event: type[Event]) -> AsyncApiPart:
-    example = msgspec.to_builtins(examples()[event.event_type])
+def _event_message(event: type[Event]) -> AsyncApiPart:
+    traits = [{"$ref": "#/components/messageTraits/cloudEvent"}]
+    return {**_message(event, event.entity_field, examples()[event.event_type]), "traits": traits}
+
+
+def _delivery_message(record: type[RecordValue]) -> AsyncApiPart:
+    return _message(record, "endpoint_id", delivery_examples()[record.event_type])
+
+
+def _message(event: type[RecordValue], key_field: str, example: RecordValue) -> AsyncApiPart:
     return {
         "name": event.event_type,
         "title": event.__name__,
         "summary": inspect.cleandoc(event.__doc__ or ""),
         "contentType": "application/vnd.confluent.avro",
-        "traits": [{"$ref": "#/components/messageTraits/cloudEvent"}],
         "payload": {"schemaFormat": AVRO, "schema": schema_of(event)},
         "bindings": {
             "kafka": {
-                "key": {"type": "string", "format": "uuid", "description": f"`{event.entity_field}`."},
+                "key": {"type": "string", "format": "uuid", "description": f"`{key_field}`."},
                 "schemaIdLocation": "payload",
                 "schemaIdPayloadEncoding": "confluent",
                 "schemaLookupStrategy": "TopicRecordNameStrategy",
                 "bindingVersion": "0.5.0",
             }
         },
-        "examples": [{"name": "decoded", "summary": "The fields, as JSON.", "payload": example}],
+        "examples": [{"name": "decoded", "summary": "The fields, as JSON.", "payload": msgspec.to_builtins(example)}],
         "x-subject": subject(event),
         "x-schema-id": bundled().current(event).id,
         "x-record": full_name(event),
@@ -149,6 +161,7 @@ def _headers() -> AsyncApiPart:
 
 
 def _limits() -> AsyncApiPart:
-    """Return each event's fields and their limits as JSON Schema."""
-    _, components = msgspec.json.schema_components(EVENT_TYPES.values(), ref_template="#/components/schemas/{name}")
+    """Return each record's fields and their limits as JSON Schema."""
+    types = [*EVENT_TYPES.values(), *DELIVERY_TYPES.values()]
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return dict(sorted(components.items()))

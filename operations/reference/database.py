@@ -32,7 +32,8 @@ _COMMENTED_TABLE: Final = re.compile(
 _COMMENTED_COLUMN: Final = re.compile(r"^ +(?P<name>[a-z]\w*) [^\n]*? -- (?P<meaning>[^\n]+)$", re.MULTILINE)
 _MEANINGS: Final = Path(__file__).with_name("database.toml")
 _MARKER: Final = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
-ROLES: Final = ("plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor", "plant_embedder")
+ROLES: Final = ("plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor", "plant_embedder",
+                "plant_deliverer")  # fmt: skip
 _RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 

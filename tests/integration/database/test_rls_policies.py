@@ -42,7 +42,7 @@ from tests.support.tenants import (
     reads,
 )
 
-ROLES = ("owner", "writer", "api", "auditor", "embedder")
+ROLES = ("owner", "writer", "api", "auditor", "embedder", "deliverer")
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -14,14 +14,18 @@ from tests.support.direct_changes import fetch
 from tests.support.services import Services
 from tests.support.tenants import DIVIDED, MINE, SHOW_ALL, THEIRS, VIEWS, Attempt, fill, ids
 
-SERVICES = ("writer", "ingress", "operator", "api", "auditor", "embedder")
+SERVICES = ("writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer")
 
 UNDIVIDED = {
     "public.api_tokens": {"operator", "api"},
     "public.alembic_version": set(SERVICES),
     "public.checkpoints": {"writer", "operator", "api", "auditor"},
-    "public.endpoint_secrets": {"operator"},
-    "public.endpoints": {"operator"},
+    "public.delivery_checkpoints": {"operator", "deliverer"},
+    "public.delivery_marks": {"deliverer"},
+    "public.delivery_owners": {"operator", "deliverer"},
+    "public.delivery_waits": {"operator", "deliverer"},
+    "public.endpoint_secrets": {"operator", "deliverer"},
+    "public.endpoints": {"operator", "writer", "deliverer"},
     "public.log_ranges": {"writer", "api", "auditor"},
     "public.log_records": {"writer", "auditor"},
     "public.model_checkpoints": {"writer", "operator", "api", "auditor"},
@@ -58,6 +62,8 @@ FUNCTIONS = {
         set(SERVICES),
     ),
     "extend_entity_chain()": (INVOKER, set(SERVICES)),
+    "disable_endpoint(uuid,text)": (DEFINER, {"deliverer"}),
+    "lock_deliveries(text,integer,bigint)": (INVOKER, {"deliverer"}),
     "build_is_behind(text,integer)": (INVOKER, set()),
     "guard_log_table(text)": (INVOKER, set()),
     "hash_before(text,integer,bigint)": (DEFINER, {"writer", "api", "auditor"}),

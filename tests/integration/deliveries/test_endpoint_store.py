@@ -273,7 +273,20 @@ async def test_a_change_of_the_master_key_covers_endpoints(operator: Connector, 
         await added(store)
 
 
-@pytest.mark.parametrize("role", ["writer", "api", "ingress", "auditor", "embedder"])
+async def test_a_worker_reads_endpoints_without_their_secrets(settings: Settings, store: EndpointStore) -> None:
+    """A dispatcher, which connects as workers do, matches events and signs nothing."""
+    endpoint_id = await added(store)
+    workers = connect(settings, "writer")
+    try:
+        strange = EndpointStore(workers, MasterKeys(settings))
+        assert [each.id for each in await strange.all()] == [endpoint_id]
+        with pytest.raises(DBAPIError, match="permission denied"):
+            await strange.secrets(endpoint_id)
+    finally:
+        await workers.close()
+
+
+@pytest.mark.parametrize("role", ["api", "ingress", "auditor", "embedder"])
 async def test_no_other_service_reads_endpoints(settings: Settings, role: Any, store: EndpointStore) -> None:
     """Neither rows nor secrets."""
     await added(store)

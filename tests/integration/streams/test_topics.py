@@ -12,7 +12,17 @@ from aiokafka.admin import NewPartitions
 
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
-from streams.topics import CATALOGUE, OPERATIONS_TOPIC, Step, Topic, admin, apply, describe
+from streams.topics import (
+    CATALOGUE,
+    DEAD_EVENTS_TOPIC,
+    EVENTS_TOPIC,
+    OPERATIONS_TOPIC,
+    Step,
+    Topic,
+    admin,
+    apply,
+    describe,
+)
 from tests.support.waiting import wait_until_async
 
 
@@ -124,7 +134,8 @@ async def test_no_broker_is_unreachable(settings: Settings) -> None:
 
 def test_the_catalogue_keeps_what_must_be_kept() -> None:
     """Events and operations are kept permanently, operations in one partition; losing a replica loses nothing."""
-    assert all(topic.retention_ms == -1 for topic in CATALOGUE)
+    permanent = {topic.name for topic in CATALOGUE if topic.retention_ms == -1}
+    assert permanent == {EVENTS_TOPIC, DEAD_EVENTS_TOPIC, OPERATIONS_TOPIC}
     assert {topic.name: topic.partitions for topic in CATALOGUE}[OPERATIONS_TOPIC] == 1
     config = CATALOGUE[0].config(Settings(topic_replication_factor=3))
     assert (config["min.insync.replicas"], config["unclean.leader.election.enable"]) == ("2", "false")

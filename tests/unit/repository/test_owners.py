@@ -32,6 +32,10 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "master_keys": frozenset({"signing"}),
     "endpoints": frozenset({"deliveries"}),
     "endpoint_secrets": frozenset({"deliveries"}),
+    "delivery_owners": frozenset({"deliveries"}),
+    "delivery_checkpoints": frozenset({"deliveries"}),
+    "delivery_marks": frozenset({"deliveries"}),
+    "delivery_waits": frozenset({"deliveries"}),
     "api_tokens": frozenset({"api"}),
     **dict.fromkeys(
         ("entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills",

@@ -14,12 +14,12 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import given, settings
 
 from schemas import codec
-from schemas.control import RECORD_TYPES
 from schemas.entity_states import IndustryState
 from schemas.errors import Undecodable, Unencodable
 from schemas.events import AgentOnboarded, AgentRated, EntityAmended, Event, IndustryDefined
 from schemas.examples import examples
 from schemas.generation import avro_file_text
+from schemas.record_types import RECORD_TYPES
 from schemas.registry import bundled, subject
 from schemas.sender_headers import sender_headers
 from tests.support.made_events import events

@@ -9,11 +9,11 @@ import fastavro
 import pytest
 
 from schemas.binary.avro_types import parse
-from schemas.control import RECORD_TYPES
 from schemas.errors import UnsupportedSchema
 from schemas.events import EVENT_TYPES, Event
 from schemas.field_limits import limits_of
 from schemas.generation import AVRO_FOLDER, avro_file_text, schema_of, stale_files
+from schemas.record_types import RECORD_TYPES
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)

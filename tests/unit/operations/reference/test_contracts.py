@@ -21,6 +21,7 @@ from operations.reference.asyncapi import asyncapi_document as asyncapi_document
 from operations.reference.events import events_page
 from schemas import codec
 from schemas.clock_fields import CLOCK_FIELDS_HEADER
+from schemas.delivery_records import DELIVERY_TYPES
 from schemas.events import EVENT_TYPES
 from schemas.examples import examples, webhook_body
 from schemas.registry import bundled
@@ -143,10 +144,11 @@ def test_asyncapi_knows_every_topic_and_event() -> None:
     """Each topic of the catalogue is a channel that carries its events, with the ids that are on the wire."""
     assert set(ASYNCAPI["channels"]) == {topic.name for topic in CATALOGUE}
     messages = ASYNCAPI["components"]["messages"]
+    types = {**EVENT_TYPES, **DELIVERY_TYPES}
     for topic in CATALOGUE:
-        carried = {event.__name__ for event in EVENT_TYPES.values() if event.topic == logical_topic(topic.name)}
+        carried = {record.__name__ for record in types.values() if record.topic == logical_topic(topic.name)}
         assert set(ASYNCAPI["channels"][topic.name]["messages"]) == carried
-    for event_type, event in EVENT_TYPES.items():
+    for event_type, event in types.items():
         message = messages[event.__name__]
         assert (message["name"], message["x-schema-id"]) == (event_type, bundled().current(event).id)
 

@@ -1,0 +1,12 @@
+"""Every type that a record's value may have: events, control records, and records of deliveries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from schemas.control import CONTROL_TYPES
+from schemas.delivery_records import DELIVERY_TYPES
+from schemas.events import EVENT_TYPES, RecordValue
+
+RECORD_TYPES: Final[dict[str, type[RecordValue]]] = {**EVENT_TYPES, **CONTROL_TYPES, **DELIVERY_TYPES}
+"""Type to its struct."""
