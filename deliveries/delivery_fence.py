@@ -50,17 +50,21 @@ VALUES ($1, $2, $3, $4, $5::text::uuid) ON CONFLICT DO NOTHING
 """
 
 _CHECKPOINT: Final = """
-SELECT partitions, topic_id::text AS topic_id, next_offset,
+SELECT partitions, topic_id::text AS topic_id, next_offset, read_to,
        ARRAY(SELECT lower(r) FROM unnest(done) AS r) AS starts, ARRAY(SELECT upper(r) FROM unnest(done) AS r) AS ends
 FROM delivery_checkpoints WHERE consumer = $1 AND topic = $2 AND partition = $3
 """
 
 
 class TopicOffsets(msgspec.Struct, frozen=True):
-    """The offsets of a topic's partition that are done: all below `next_offset`, and those in `done`, above it."""
+    """The offsets of a topic's partition that are done: all below `next_offset`, and those in `done`, above it.
+
+    Records below `read_to` were told from copies already.
+    """
 
     next_offset: int
     done: OffsetRanges = ()
+    read_to: int = 0
 
 
 class DeliveryFence:
@@ -82,18 +86,19 @@ class DeliveryFence:
         count = watermarks.partition_count
         key = (self._consumer, topic, self._partition)
         self._session.execute(_ADD_CHECKPOINT, (*key, count, str(topic_id)))
-        known_count, known_id, next_offset, starts, ends = self._session.query(_CHECKPOINT, key)[0]
+        known_count, known_id, next_offset, read_to, starts, ends = self._session.query(_CHECKPOINT, key)[0]
         if known_count != count:
             raise PartitionCountChanged(topic, known_count, count)
         if UUID(known_id) != topic_id:
             raise TopicRecreated(topic, self._partition, UUID(known_id), topic_id)
-        return TopicOffsets(next_offset, tuple(zip(starts, ends, strict=True)))
+        return TopicOffsets(next_offset, tuple(zip(starts, ends, strict=True)), read_to)
 
     def advance_statement(self, topic: str, offsets: TopicOffsets) -> str:
         """Return the statement that writes how far the partition is done on a topic."""
         done = "{" + ",".join(f"[{int(start)},{int(end)})" for start, end in offsets.done) + "}"
         return (
-            f"UPDATE delivery_checkpoints SET next_offset = {int(offsets.next_offset)}, done = '{done}'"  # noqa: S608 (numbers)
+            f"UPDATE delivery_checkpoints SET next_offset = {int(offsets.next_offset)}, done = '{done}',"  # noqa: S608 (numbers)
+            f" read_to = {max(int(offsets.read_to), int(offsets.next_offset))}"
             f" WHERE consumer = {sql_literal(self._consumer)} AND topic = {sql_literal(topic)}"
             f" AND partition = {int(self._partition)}"
         )

@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import faust
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from faust.app.base import BootStrategy
 from faust.types import TP
 
@@ -40,8 +43,12 @@ class Worker:
         topics: Sequence[str],
         writer_for: WriterFactory,
         close_writers: Callable[[], None] = lambda: None,
+        *,
+        together: bool = False,
     ) -> None:
         """Build the app. `close_writers` closes what the writers share; it blocks, once all of them are closed.
+
+        `together`: partitions of one number go to one member, on all topics; these have as many partitions each.
 
         Raises RepairMisfit, and ConfigurationError where Kafka's settings can't be used.
         """
@@ -52,7 +59,9 @@ class Worker:
         self._close_writers = close_writers
         self._stopping = False
         self._budget = MemoryBudget(settings.worker_waiting_bytes)
-        self.app = _build_app(settings, self._budget)
+        self.app = _build_app(
+            settings, self._budget, RangePartitionAssignor if together else RoundRobinPartitionAssignor
+        )
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._assigned, weak=False)
         topic = self.app.topic(*topics, acks=False, value_serializer="raw", key_serializer="raw")
@@ -153,7 +162,7 @@ class App(faust.App):  # type: ignore[misc]  # Faust is untyped
         pass
 
 
-def _build_app(settings: Settings, budget: MemoryBudget) -> App:
+def _build_app(settings: Settings, budget: MemoryBudget, assignor: type[AbstractPartitionAssignor]) -> App:
     app = App(
         settings.consumer_group,
         broker=f"kafka://{settings.kafka_address().replace(',', ';')}",
@@ -170,6 +179,6 @@ def _build_app(settings: Settings, budget: MemoryBudget) -> App:
         stream_buffer_maxsize=4096,
     )
     transport = RecordBatchTransport(app.conf.broker_consumer, app, app.loop)
-    transport.settings, transport.budget = settings, budget
+    transport.settings, transport.budget, transport.assignor = settings, budget, assignor
     app.transport = transport
     return app

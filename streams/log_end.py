@@ -32,12 +32,16 @@ class LogEnd:
 
     last: LoggedRecord | None
     next_offset: int
+    compared: bool = True
+    """False for a topic whose records Postgres does not hold: none of them is read again."""
 
     def read_from(self, low: int) -> int:
         """Return the offset from which Kafka's records are to be read again; `low` is its first one.
 
         Where that is the checkpoint there is nothing to compare.
         """
+        if not self.compared:
+            return self.next_offset
         return min(self.next_offset, low if self.last is None else max(low, self.last.offset))
 
     def difference(self, records: RecordColumns, position: int, next_position: int) -> str | None:

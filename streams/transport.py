@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -57,7 +58,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
 
     def _create_worker_consumer(self, transport: RecordBatchTransport) -> RepairedConsumer:
         settings = transport.settings
-        self._assignor = RoundRobinPartitionAssignor
+        self._assignor = transport.assignor
         session_ms = settings.worker_session_timeout_seconds * 1000
         return make_consumer(
             settings,
@@ -280,8 +281,12 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
 
 
 class RecordBatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is untyped
-    """The transport to give to a Faust app; `settings` says how to reach the brokers, `budget` when to wait."""
+    """The transport to give to a Faust app; `settings` says how to reach the brokers, `budget` when to wait.
+
+    `assignor` divides partitions among the group's members.
+    """
 
     Consumer = RecordBatchConsumer
     settings: Settings
     budget: MemoryBudget
+    assignor: type[AbstractPartitionAssignor] = RoundRobinPartitionAssignor

@@ -24,7 +24,7 @@ CREATE TABLE delivery_owners (
     PRIMARY KEY (consumer, partition)
 );
 
--- All below `next_offset` is done, and so are the offsets in `done`.
+-- All below `next_offset` is done, and so are the offsets in `done`. Up to `read_to` records were told from copies.
 CREATE TABLE delivery_checkpoints (
     consumer     text COLLATE "C" NOT NULL CHECK (consumer IN ('deliverer', 'recorder')),
     topic        text COLLATE "C" NOT NULL,
@@ -33,11 +33,12 @@ CREATE TABLE delivery_checkpoints (
     topic_id     uuid,
     next_offset  bigint NOT NULL DEFAULT 0 CHECK (next_offset >= 0),
     done         int8multirange NOT NULL DEFAULT '{}',
+    read_to      bigint NOT NULL DEFAULT 0 CHECK (read_to >= next_offset),
     PRIMARY KEY (consumer, topic, partition)
 ) WITH (fillfactor = 50);
 
--- The last of the deliveries below the checkpoint, in the order in which they are dispatched: what is not after it is a
--- copy. A backfill is a stream of its own, by the endpoint's id.
+-- The last of the deliveries that were read, in the order in which they are dispatched: a later record that is not
+-- after it is a copy. A backfill is a stream of its own, by the endpoint's id.
 CREATE TABLE delivery_marks (
     partition         integer NOT NULL CHECK (partition >= 0),
     stream            text COLLATE "C" NOT NULL,

@@ -51,7 +51,7 @@ def test_what_is_done_is_kept(session: Session) -> None:
     """Ranges past the next offset come back as they were written; other topics and partitions have their own."""
     fence = DeliveryFence(session, "deliverer", 1)
     assert fence.open_topic(DELIVERIES_TOPIC, WATERMARKS) == TopicOffsets(0)
-    offsets = TopicOffsets(7, ((9, 11), (20, 21)))
+    offsets = TopicOffsets(7, ((9, 11), (20, 21)), 30)
     session.script("BEGIN", fence.lock_statement, fence.advance_statement(DELIVERIES_TOPIC, offsets), "COMMIT")
     assert fence.open_topic(DELIVERIES_TOPIC, WATERMARKS) == offsets
     assert fence.open_topic("other", WATERMARKS) == TopicOffsets(0)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import ConsumerStoppedError
@@ -236,12 +236,14 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
         worker_batch_max_records=77,
     )
     thread = Thread(Consumer())
-    thread._create_worker_consumer(cast(RecordBatchTransport, SimpleNamespace(settings=settings)))
+    thread._create_worker_consumer(
+        cast(RecordBatchTransport, SimpleNamespace(settings=settings, assignor=RangePartitionAssignor))
+    )
     poll_ms, session_ms, rebalance_ms, heartbeat_ms, request_ms = times
     assert made == {
         "client_id": "plant-worker",
         "group_id": "g",
-        "partition_assignment_strategy": [RoundRobinPartitionAssignor],
+        "partition_assignment_strategy": [RangePartitionAssignor],
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
