@@ -39,7 +39,11 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
     def covers(self, partition: int, offset: int) -> bool:
         """Return whether a record comes after the endpoint's start."""
-        return partition >= len(self.start_offsets) or offset >= self.start_offsets[partition]
+        return offset >= self.start_offset(partition)
+
+    def start_offset(self, partition: int) -> int:
+        """Return the first offset of a partition that the endpoint gets."""
+        return self.start_offsets[partition] if partition < len(self.start_offsets) else 0
 
     def matches_event(self, event_type: str, data: object) -> bool:
         """Return whether the endpoint asks for an event. The index answers the same for all endpoints at once."""

@@ -26,6 +26,9 @@ from streams.log_end import LogEnd, LoggedRecord
 PROJECTOR: Final = "projector"
 """The consumer that writes the log and the read models."""
 
+DISPATCHER: Final = "dispatcher"
+"""The consumer that makes deliveries of events."""
+
 KNOWN_REVISION: Final = 30
 """The newest revision of the database that this worker has to know. One that needs a newer one refuses it by name."""
 
@@ -68,6 +71,8 @@ UPDATE partition_owners SET stop_reason = $4
 WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = coalesce($5::bigint, token)
 """
 
+_LOG_CHECKPOINT = "SELECT next_offset FROM checkpoints WHERE consumer = $1 AND topic = $2 AND partition = $3"
+
 _INSERT_CHECKPOINT = """
 INSERT INTO checkpoints (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING
 """
@@ -88,7 +93,7 @@ WHERE o.consumer = {consumer} AND o.topic = {topic} AND o.partition = {partition
 
 _LAST_RECORD = """
 SELECT "offset", (extract(epoch FROM created_at) * 1000)::bigint AS timestamp_ms, key, value, headers
-FROM event_stream WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
+FROM event_stream WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
 """
 
 WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
@@ -180,9 +185,18 @@ def note_stop(session: Session, consumer: str, topic: str, partition: int, token
 
 
 def log_end(session: Session, topic: str, partition: int, fence: Fence) -> LogEnd:
-    """Return the last record of the log and its checkpoint; they are the fence's owner's, who alone moves them."""
-    rows = session.query(_LAST_RECORD, (topic, partition))
+    """Return the last record of the log below a consumer's checkpoint, and the checkpoint, which its owner alone moves.
+
+    The log holds every record below it: no consumer of records is ahead of the log.
+    """
+    rows = session.query(_LAST_RECORD, (topic, partition, fence.next_offset))
     return LogEnd(LoggedRecord(*rows[0]) if rows else None, fence.next_offset)
+
+
+def log_next_offset(session: Session, topic: str, partition: int) -> int:
+    """Return the checkpoint of the log, 0 where there is none: what a consumer that follows it can have read so far."""
+    rows = session.query(_LOG_CHECKPOINT, (PROJECTOR, topic, partition))
+    return int(rows[0][0]) if rows else 0
 
 
 def storable(reason: str) -> str:

@@ -178,7 +178,7 @@ class ParkingLog:
 
         Raises SchemaNewer.
         """
-        redriven = {event_id: _redriven(record.value) for event_id, record in records.items()}
+        redriven = {event_id: redriven_of(record.value) for event_id, record in records.items()}
         poison = self.poison(session, [each.poison_offset for each in redriven.values()])
         own_values = self.values(session, [each.poison_offset for each in redriven.values() if each.value is None])
         found = {}
@@ -210,7 +210,7 @@ def event_values(events: Sequence[WaitingRecord], read: Callable[[Sequence[int]]
         if event.control_offset is None:
             found.append(values[event.offset])
             continue
-        redriven = _redriven(values[event.control_offset])
+        redriven = redriven_of(values[event.control_offset])
         found.append(redriven.value)
         if redriven.value is None:
             own[index] = redriven.poison_offset
@@ -218,7 +218,8 @@ def event_values(events: Sequence[WaitingRecord], read: Callable[[Sequence[int]]
     return [originals[own[index]] if value is None else value for index, value in enumerate(found)]
 
 
-def _redriven(value: bytes | None) -> RecordRedriven:
+def redriven_of(value: bytes | None) -> RecordRedriven:
+    """Return the control record that redrives a poison record, from its value."""
     control = codec.decode_record(value)
     assert isinstance(control, RecordRedriven)
     return control

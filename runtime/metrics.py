@@ -132,6 +132,33 @@ WORKER_READ_MODEL_LAG: Final = Gauge(
     ["topic", "partition", "model", "version"],
 )
 
+# The dispatcher.
+DISPATCHER_EVENTS: Final = Counter(
+    "plant_dispatcher_events", "Events that took effect and whose deliveries Kafka has acknowledged.", ["topic"]
+)
+DISPATCHER_DELIVERIES: Final = Counter(
+    "plant_dispatcher_deliveries",
+    "Deliveries that Kafka has acknowledged: `live`, or `backfill` from before the partition's owner knew of the"
+    " endpoint.",
+    ["stream"],
+)
+DISPATCHER_ENDPOINTS: Final = Gauge(
+    "plant_dispatcher_endpoints",
+    "Endpoints that this dispatcher knows of: active, inactive (paused or disabled), and unusable: those get nothing,"
+    " since their choice of events can't be read.",
+    ["state"],
+)
+DISPATCHER_LAG: Final = Gauge(
+    "plant_dispatcher_lag",
+    "Records between the dispatcher's checkpoint of an owned partition and its high watermark, as of the last fetch.",
+    ["topic", "partition"],
+)
+DISPATCHER_PARTITIONS: Final = Gauge(
+    "plant_dispatcher_partitions",
+    "Partitions of this dispatcher: owned, and stopped and in need of an operator.",
+    ["state"],
+)
+
 # The relay.
 RELAY_EVENTS: Final = Counter(
     "plant_relay_events", "Rows of the outbox that Kafka has acknowledged and that are marked so.", ["event_type"]

@@ -157,6 +157,10 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         str, Meta(description="Where a worker serves its metrics, `host:port`; empty: nowhere.")
     ] = ""
 
+    dispatcher_metrics_address: Annotated[
+        str, Meta(description="Where a dispatcher serves its metrics, `host:port`; empty: nowhere.")
+    ] = ""
+
     relay_metrics_address: Annotated[
         str, Meta(description="Where a relay serves its metrics, `host:port`; empty: nowhere.")
     ] = ""

@@ -32,9 +32,11 @@ from streams.batch import EventBatch
 from streams.batch_queue import BatchQueue
 from streams.errors import (
     CheckpointOutOfLog,
+    KafkaUnavailable,
     LeaderChanged,
     OwnershipLost,
     PartitionStopped,
+    PublishRefused,
     ReadModelsChanged,
     SchemaNewer,
 )
@@ -101,7 +103,8 @@ class PartitionWriter(Protocol):
     def project(self, batch: EventBatch) -> int:
         """Apply a batch and return the new checkpoint.
 
-        Raises OwnershipLost, DatabaseUnreachable, PartitionStopped, ReadModelsChanged.
+        Raises OwnershipLost, DatabaseUnreachable, PartitionStopped, ReadModelsChanged; and KafkaUnavailable or
+        PublishRefused where it publishes.
         """
 
     def skip(self, offset: int, reason: str) -> None:
@@ -233,7 +236,7 @@ class OwnedPartition:
             except ReadModelsChanged as error:
                 self._close()
                 self._log.info("partition.models_changed", why=error.why)
-            except (DatabaseUnreachable, KafkaError) as error:
+            except (DatabaseUnreachable, KafkaUnavailable, PublishRefused, KafkaError) as error:
                 self._close()
                 delay = self._next_delay_seconds()
                 self._log.warning("partition.waiting", why=str(error) or repr(error), retry_seconds=delay)

@@ -73,6 +73,7 @@ COMMANDS: dict[str, Entry] = {
     "ingress": _entry("ingress", SERVICES, "Serve the webhooks that bring events in."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
     "api": _entry("api", SERVICES, "Serve the read models to readers with a token."),
+    "dispatcher": _entry("dispatcher", SERVICES, "Match events to endpoints until Ctrl-C."),
     "relay": _entry("relay", SERVICES, "Publish direct changes, and dead letters, until Ctrl-C."),
     "embed": _entry("embed", SERVICES, "Compute embeddings of skills until Ctrl-C."),
     "db": _entry("db", DATA, "Migrate the database, and say where it is."),

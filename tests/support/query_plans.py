@@ -22,6 +22,7 @@ from operations.demo import tampering
 from projections import (
     checkpoints,
     dead_letter_rows,
+    effective_events,
     fold,
     log_progress,
     log_ranges,
@@ -148,7 +149,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
             log_ranges._IDS.format(table=f'log."{closed}"', first=first, until=first + len(ids))
         ),
         "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
-        "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain),
+        "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain, last),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
         "projections/fold.py _APPLIED (with headers)": worker(
             fold._APPLIED_WITH_HEADERS, *chain, first, rows, fold.FOLD_RECORDS
@@ -156,6 +157,12 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         **{
             f"projections/parking_log.py {name}": worker(getattr(parking_log, name).format(**literals, **at))
             for name in ("_FIRST_WAITING", "_CHANGES", "_HAS_EFFECTS", "_POISON", "_RESOLVED", "_VALUES", "_HEADERS")
+        },
+        **{
+            f"projections/effective_events.py {name}": worker(
+                getattr(effective_events, name).format(**literals, **at, limit=1_000)
+            )
+            for name in ("_UNAPPLIED", "_APPLIED")
         },
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
         "projections/dead_letter_rows.py _ONE_PARTITION (page)": auditor(

@@ -32,6 +32,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "master_keys": frozenset({"signing"}),
     "endpoints": frozenset({"deliveries"}),
     "endpoint_secrets": frozenset({"deliveries"}),
+    "endpoint_backfills": frozenset({"deliveries"}),
     "delivery_owners": frozenset({"deliveries"}),
     "delivery_checkpoints": frozenset({"deliveries"}),
     "delivery_marks": frozenset({"deliveries"}),

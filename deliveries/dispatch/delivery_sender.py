@@ -1,0 +1,87 @@
+"""The one way of a process's deliveries to Kafka: slices of records, each acknowledged before the next one is sent.
+
+A partition's thread hands over slices; the producer lives on the event loop. Records of a slice that go to one
+partition of the topic are sent in order, one request at a time. A slice is handed to one connection in one turn of the
+loop: when that connection fails, none of the slice's later records can go ahead on its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Final
+
+from deliveries.dispatch.queued_deliveries import DeliveryRecord
+from streams.errors import Overloaded, StreamsError
+from streams.producer import EventProducer
+
+SLICE_RECORDS_MAX: Final = 1_000
+SLICE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+ROOM_TIMEOUT_SECONDS: Final = 10.0
+"""How long a slice waits while other partitions' records fill the producer."""
+ROOM_POLL_SECONDS: Final = 0.005
+
+
+class DeliverySender:
+    """Publishes slices of deliveries. Made on the event loop that the producer runs on."""
+
+    def __init__(self, producer: EventProducer, topic: str) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, records: Sequence[DeliveryRecord]) -> Future[None]:
+        """Send a slice, from any thread. The answer comes when Kafka has acknowledged it as a whole.
+
+        It raises what the producer raises: from then on it is unknown which of the records were written.
+        """
+        return asyncio.run_coroutine_threadsafe(self._send(records), self._loop)
+
+    async def _send(self, records: Sequence[DeliveryRecord]) -> None:
+        done = 0
+        room_until = self._loop.time() + ROOM_TIMEOUT_SECONDS
+        while done < len(records):
+            publishes = []
+            try:
+                for key, value in records[done:]:
+                    publishes.append(self._producer.submit_record(self._topic, key, value, []))
+            except Overloaded:
+                if not publishes:
+                    if self._loop.time() >= room_until:
+                        raise
+                    await asyncio.sleep(ROOM_POLL_SECONDS)
+                    continue
+            for outcome in await self._producer.await_each(publishes):
+                if isinstance(outcome, StreamsError):
+                    raise outcome
+            done += len(publishes)
+            room_until = self._loop.time() + ROOM_TIMEOUT_SECONDS
+
+
+class PendingSlice:
+    """The slice of one partition that is on its way: the next one is made meanwhile, and sent after its answer."""
+
+    def __init__(self, sender: DeliverySender) -> None:
+        self._sender = sender
+        self._answer: Future[None] | None = None
+
+    def send(self, records: Sequence[DeliveryRecord]) -> None:
+        """Send a slice once the one before is acknowledged. Raises what that one's answer raises."""
+        self.await_acknowledgement()
+        self._answer = self._sender.send(records)
+
+    def await_acknowledgement(self) -> None:
+        """Return once nothing is on its way."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.result()
+
+    def forget(self) -> None:
+        """Wait until nothing is on its way, whatever became of it."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            with contextlib.suppress(CancelledError):
+                answer.exception()

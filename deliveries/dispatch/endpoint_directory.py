@@ -1,0 +1,193 @@
+"""The endpoints that events are dispatched to, in memory: loaded at start, then kept by NOTIFY with a poll next to it.
+
+What is new is parsed, and the index made, in a thread next to the event loop; it takes the place of the former one
+when it is whole. While Postgres can't be asked, the last one stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from database.address import connect_arguments, shown
+from database.error_translation import translate_error
+from database.errors import DatabaseUnreachable
+from deliveries.endpoints import EndpointId
+from deliveries.errors import EndpointFilterRefused
+from deliveries.event_filters import parse_event_filter, parse_event_types
+from deliveries.matching import EndpointIndex, Subscription
+from runtime import metrics
+from runtime.errors import PlantError
+from runtime.logging import get_logger
+from runtime.settings import Settings
+
+log = get_logger(__name__)
+
+CHANNEL: Final = "plant_endpoints"
+POLL_SECONDS: Final = 2.0
+RECONNECT_SECONDS: Final = 1.0
+ANSWER_TIMEOUT_SECONDS: Final = 10.0
+CLOSE_TIMEOUT_SECONDS: Final = 2.0
+
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError
+)  # fmt: skip
+
+# A row's xmin is the transaction that wrote it last: any change changes one of the two.
+_FINGERPRINT: Final = "SELECT count(*) AS rows, sum(xmin::text::bigint) AS written_by FROM endpoints"
+_STATES: Final = "SELECT id, state FROM endpoints WHERE state <> 'removed'"
+_CHOICES: Final = """
+SELECT id, event_types, filter::text AS filter, start_offsets FROM endpoints WHERE id = ANY ($1::uuid[])
+"""
+
+
+class KnownEndpoints:
+    """All endpoints that were not removed, as of one moment, and the index of the active ones. Never changed."""
+
+    def __init__(
+        self, subscriptions: Mapping[EndpointId, Subscription], active: frozenset[EndpointId], index: EndpointIndex
+    ) -> None:
+        self.subscriptions = MappingProxyType(subscriptions)
+        self.active = active
+        self.index = index
+
+
+NO_ENDPOINTS: Final = KnownEndpoints({}, frozenset(), EndpointIndex(()))
+
+
+class EndpointDirectory:
+    """The endpoints of a process. `known` may be read from any thread; the rest belongs to the event loop."""
+
+    def __init__(self, settings: Settings, *, poll_seconds: float = POLL_SECONDS) -> None:
+        self.known = NO_ENDPOINTS
+        self.types_in_use: set[str] = set()
+        """The event types that were looked up: their part of an index is made before it is used."""
+        self._address = settings.database_address("writer")
+        self._poll_seconds = poll_seconds
+        self._unusable: frozenset[EndpointId] = frozenset()
+        self._hinted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load the endpoints, and keep them up to date until :meth:`stop`. Raises DatabaseUnreachable."""
+        with _translated_errors(self._address):
+            connection = await self._connect()
+            try:
+                await self._load(connection)
+            finally:
+                await _close(connection)
+        self._task = asyncio.create_task(self._keep(), name="endpoints")
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _keep(self) -> None:
+        failing = False
+        while True:
+            try:
+                with _translated_errors(self._address):
+                    connection = await self._connect()
+                    try:
+                        failing = False
+                        await self._follow(connection)
+                    finally:
+                        await asyncio.shield(_close(connection))
+            except PlantError as error:
+                if not failing:
+                    log.warning("endpoints.not_loaded", why=error.why)
+                failing = True
+            except Exception:
+                log.exception("endpoints.not_loaded")
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _follow(self, connection: Any) -> None:
+        """Load what has changed, as soon as Postgres says so or a look shows it."""
+        connection.add_termination_listener(lambda _: self._hinted.set())
+        await connection.add_listener(CHANNEL, lambda *_: self._hinted.set())
+        fingerprint = None
+        while True:
+            self._hinted.clear()
+            found = tuple(await connection.fetchrow(_FINGERPRINT))
+            if found != fingerprint:
+                await self._load(connection)
+                fingerprint = found
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._hinted.wait()
+
+    async def _load(self, connection: Any) -> None:
+        states = {EndpointId(UUID(bytes=row[0].bytes)): row[1] for row in await connection.fetch(_STATES)}
+        new = [each for each in states if each not in self.known.subscriptions]
+        rows = await connection.fetch(_CHOICES, new) if new else []
+        self.known = await asyncio.to_thread(self._known, states, rows)
+        active = len(self.known.active)
+        counts = {"active": active, "inactive": len(self.known.subscriptions) - active, "unusable": len(self._unusable)}
+        for state, count in counts.items():
+            metrics.DISPATCHER_ENDPOINTS.labels(state).set(count)
+        log.debug("endpoints.loaded", new=len(new), **counts)
+
+    def _known(self, states: Mapping[EndpointId, str], rows: Sequence[Any]) -> KnownEndpoints:
+        """Return the endpoints from the states of all and the choices of new ones; it runs in a thread."""
+        former = self.known.subscriptions
+        found = {each: former[each] for each in states if each in former}
+        unusable = set()
+        for row in rows:
+            endpoint_id = EndpointId(UUID(bytes=row["id"].bytes))
+            try:
+                found[endpoint_id] = _subscription(endpoint_id, row)
+            except (EndpointFilterRefused, msgspec.DecodeError) as error:
+                unusable.add(endpoint_id)
+                if endpoint_id not in self._unusable:
+                    why = error.why if isinstance(error, PlantError) else "Its filter is no JSON."
+                    log.error("endpoint.unusable", endpoint_id=str(endpoint_id), why=why)
+        self._unusable = frozenset(unusable)
+        active = frozenset(each for each in found if states[each] == "active")
+        index = EndpointIndex(found[each] for each in active)
+        for event_type in tuple(self.types_in_use):
+            index.match(event_type, {})
+        return KnownEndpoints(found, active, index)
+
+    async def _connect(self) -> Any:
+        return await asyncpg.connect(
+            **connect_arguments(
+                self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
+            )
+        )
+
+
+@contextlib.contextmanager
+def _translated_errors(address: str) -> Any:
+    """Raise the driver's errors inside as Plant's own."""
+    try:
+        yield
+    except DRIVER_ERRORS as error:
+        where = shown(address)
+        raise translate_error(error, where) or DatabaseUnreachable(why=f"{where}: {error}") from error
+
+
+def _subscription(endpoint_id: EndpointId, row: Any) -> Subscription:
+    """Return an endpoint's choice. Raises EndpointFilterRefused or DecodeError."""
+    return Subscription(
+        endpoint_id=endpoint_id,
+        event_types=parse_event_types(row["event_types"]),
+        event_filter=parse_event_filter(msgspec.json.decode(row["filter"])),
+        start_offsets=tuple(row["start_offsets"]),
+    )
+
+
+async def _close(connection: Any) -> None:
+    try:
+        await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
+    except DRIVER_ERRORS:
+        connection.terminate()

@@ -1,0 +1,271 @@
+"""One partition's events into deliveries: what the log calls applied, in the order in which it takes effect.
+
+A batch comes from Kafka, as it does to the projector. Of what the log's checkpoint has passed of it, part by part:
+
+    ask the log which records are not applied, and which events control records release
+    hear of new endpoints, and store from where on each is live
+    match each event, and publish its deliveries in slices, each acknowledged before the next one is sent
+    lock the fencing token, and advance the checkpoint of the consumer `dispatcher`
+
+**Nothing is lost.** The checkpoint moves once Kafka has acknowledged the deliveries below it. After anything else the
+partition is acquired again and goes on at its checkpoint, so deliveries may be published again.
+
+**Copies are told by their order.** Deliveries of a partition are ordered by (effective offset, rank, endpoint id). To
+each partition of the deliveries' topic they are sent in this order, and none before all earlier ones were acknowledged
+there; every owner makes the same ones (`endpoint_backfills.py`). So what is not above the highest that a reader has
+seen of a source partition is a copy, whichever owner wrote it, and however late.
+
+**Never ahead of the log.** A former owner may go on for a moment, but asks the log in the session that the next one
+terminates first. So it has dispatched nothing at or above the log's checkpoint as the next one reads it after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from database.errors import DatabaseUnreachable
+from deliveries.dispatch.delivery_sender import SLICE_BYTES_MAX, SLICE_RECORDS_MAX, DeliverySender, PendingSlice
+from deliveries.dispatch.endpoint_backfills import EndpointBackfills
+from deliveries.dispatch.endpoint_directory import NO_ENDPOINTS, EndpointDirectory, KnownEndpoints
+from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, deliveries_of
+from deliveries.endpoints import EndpointId
+from projections import checkpoints
+from projections.checkpoints import DISPATCHER, Fence
+from projections.effective_events import EffectiveEvent, fetched_events
+from projections.log_checkpoints import LogCheckpoints
+from projections.session import Session
+from runtime import metrics
+from runtime.logging import get_logger
+from schemas import codec
+from schemas.errors import Undecodable, UnknownSchema
+from schemas.events import Event
+from streams.batch import EventBatch
+from streams.errors import AppliedEventUnreadable, OwnershipLost, SchemaNewer
+from streams.ownership import Acquired
+from streams.topics import logical_topic
+from streams.watermarks import Watermarks
+
+log = get_logger(__name__)
+
+PART_RECORDS_MAX = 1_000
+"""Records between two advances of the checkpoint."""
+
+
+@dataclass(frozen=True)
+class DispatcherParts:
+    """What the partitions of a dispatcher share."""
+
+    url: str
+    log_checkpoints: LogCheckpoints
+    directory: EndpointDirectory
+    sender: DeliverySender
+
+
+MatchAt = Callable[[int], Match]
+"""Returns how the endpoints are found of an event that takes effect at an offset."""
+
+
+class PartitionDispatcher:
+    """The dispatcher of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
+
+    def __init__(self, dispatch: DispatcherParts, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._dispatch = dispatch
+        self._in_flight = PendingSlice(dispatch.sender)
+        self._session: Session | None = None
+        self._fence: Fence | None = None
+        self._token: int | None = None
+        self._log_at_acquisition = 0
+        self._backfills = EndpointBackfills(partition, {})
+        self._known: KnownEndpoints = NO_ENDPOINTS
+        self._interrupted = threading.Event()
+
+    def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
+        """Open a fresh connection, fence off former owners, and read which endpoints are live from where on."""
+        self.close()
+        self._interrupted = interrupted or threading.Event()
+        with self._closing_on_error():
+            session = self._session = Session(self._dispatch.url)
+            fence = self._fence = checkpoints.acquire(
+                session, DISPATCHER, self.topic, self.partition, watermarks.partition_count,
+                watermarks.leadership.topic_id,
+            )  # fmt: skip
+            self._token = fence.token
+            self._log_at_acquisition = checkpoints.log_next_offset(session, self.topic, self.partition)
+            self._backfills = EndpointBackfills.load(session, self.partition)
+            self._known = NO_ENDPOINTS
+            if not len(self._backfills):
+                # No endpoint was ever live here, so nothing was dispatched: who comes now is given the past apart.
+                self._advance(max(fence.next_offset, self._log_at_acquisition))
+            log_end = checkpoints.log_end(session, self.topic, self.partition, self._require_fence())
+        return Acquired(fence.token, log_end)
+
+    def project(self, batch: EventBatch) -> int:
+        """Publish a batch's deliveries, advance the checkpoint and return the next offset.
+
+        Raises OwnershipLost, DatabaseUnreachable, KafkaUnavailable, PublishRefused or a named stop. After any of them
+        the connection is closed and the partition has to be acquired again.
+        """
+        with self._closing_on_error():
+            while (rest := checkpoints.remainder(batch, self._require_fence())) is not None:
+                self._project(rest)
+        return self._require_fence().next_offset
+
+    def skip(self, offset: int, reason: str) -> None:
+        """Do nothing: what becomes of a record is the log's to say."""
+
+    def idle(self) -> None:
+        """Hear of new endpoints. Raises DatabaseUnreachable and OwnershipLost."""
+        if self._session is not None:
+            with self._closing_on_error():
+                self._hear()
+
+    def note_stop(self, reason: str) -> None:
+        """Write down why the partition is stopped; acquiring it clears that."""
+        with contextlib.suppress(DatabaseUnreachable), contextlib.closing(Session(self._dispatch.url)) as session:
+            checkpoints.note_stop(session, DISPATCHER, self.topic, self.partition, self._token, reason)
+
+    def close(self) -> None:
+        """Drop the connection; what is on its way to Kafka is waited for."""
+        self._in_flight.forget()
+        if self._session is not None:
+            self._session.close()
+        self._session = self._fence = None
+
+    def forget(self) -> None:
+        """Drop the connection: nothing else is kept."""
+        self.close()
+
+    def _project(self, batch: EventBatch) -> None:
+        """Dispatch the first part of a batch that the log has passed."""
+        self._require_current()
+        if not batch.offsets:
+            self._advance(batch.next_offset)
+            return
+        logged = self._dispatch.log_checkpoints.wait_past(self.partition, batch.offsets[0], self._interrupted)
+        started = time.perf_counter()
+        part = batch.between(0, min(bisect_left(batch.offsets, logged), PART_RECORDS_MAX))
+        self._hear()
+        found = fetched_events(self._require_session(), part, PART_RECORDS_MAX)
+        by = DispatchedStream(self.partition, self._require_fence().token, "live")
+        sent = self._publish(found.events, self._live, by)
+        self._advance(found.next_offset)
+        metrics.DISPATCHER_EVENTS.labels(self.topic).inc(len(found.events))
+        log.debug(
+            "events.dispatched", topic=self.topic, partition=self.partition, stream="live", events=len(found.events),
+            deliveries=sent, next_offset=found.next_offset,
+            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        )  # fmt: skip
+
+    def _hear(self) -> None:
+        """Store from where on endpoints are live that this partition has heard of for the first time.
+
+        Nothing is on its way here: all that was dispatched lies below the checkpoint, or was dispatched by a former
+        owner and lies below the log's checkpoint as it was then.
+        """
+        known = self._dispatch.directory.known
+        if known is self._known:
+            return
+        fence = self._require_fence()
+        heard = self._backfills.heard_of(known.subscriptions, max(fence.next_offset, self._log_at_acquisition))
+        if heard is not None:
+            self._require_session().script("BEGIN", self._lock_statement(), heard.statement, "COMMIT")
+            self._backfills.note_heard(heard)
+        self._known = known
+
+    def _live(self, offset: int) -> Match:
+        """Return the function that finds the endpoints which get a live event of an offset."""
+        index, is_live = self._known.index, self._backfills.is_live
+
+        def match(event_type: str, data: object) -> Sequence[EndpointId]:
+            return [each for each in index.match(event_type, data) if is_live(each, offset)]
+
+        return match
+
+    def _publish(self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream) -> int:
+        """Publish the deliveries of events in their order; return how many, once Kafka has acknowledged all."""
+        count = 0
+        for records in slices(self._deliveries(events, match_at, by), SLICE_RECORDS_MAX, SLICE_BYTES_MAX):
+            if self._interrupted.is_set():
+                raise OwnershipLost(why="The partition was given up before its deliveries were published.")
+            self._in_flight.send(records)
+            count += len(records)
+        self._in_flight.await_acknowledgement()
+        metrics.DISPATCHER_DELIVERIES.labels(by.stream).inc(count)
+        return count
+
+    def _deliveries(
+        self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream
+    ) -> Iterator[DeliveryRecord]:
+        if not len(self._known.index):
+            return
+        for each in events:
+            event = self._decoded(each)
+            self._dispatch.directory.types_in_use.add(event.event_type)
+            yield from deliveries_of(each, event, match_at(each.effective_offset), by)
+
+    def _decoded(self, effective: EffectiveEvent) -> Event:
+        try:
+            return codec.decode(effective.value, logical_topic(self.topic))
+        except UnknownSchema as error:
+            raise SchemaNewer(self.topic, self.partition, effective.effective_offset, error.schema_id) from error
+        except Undecodable as error:
+            offset, reason = effective.effective_offset, error.reason
+            raise AppliedEventUnreadable(self.topic, self.partition, offset, reason) from error
+
+    def _advance(self, next_offset: int) -> None:
+        fence = self._require_fence()
+        if next_offset > fence.next_offset:
+            advance = checkpoints.advance_statement(DISPATCHER, self.topic, self.partition, next_offset)
+            self._require_session().script("BEGIN", self._lock_statement(), advance, "COMMIT")
+            self._fence = replace(fence, next_offset=next_offset)
+
+    def _lock_statement(self) -> str:
+        fence = self._require_fence()
+        return checkpoints.lock_statement(DISPATCHER, self.topic, self.partition, fence.token, fence.next_offset)
+
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _require_current(self) -> None:
+        if self._interrupted.is_set():
+            raise OwnershipLost(why="The partition was given up before its batch was dispatched.")
+
+    def _require_fence(self) -> Fence:
+        if self._fence is None:
+            raise DatabaseUnreachable(why="The connection was closed.")
+        return self._fence
+
+    def _require_session(self) -> Session:
+        if self._session is None:
+            raise DatabaseUnreachable(why="The connection was closed.")
+        return self._session
+
+
+def slices(records: Iterable[DeliveryRecord], records_max: int, bytes_max: int) -> Iterator[list[DeliveryRecord]]:
+    """Yield records in their order, in lists that end with the record that reaches a bound.
+
+    >>> [len(each) for each in slices([DeliveryRecord(b"", b"x")] * 5, records_max=2, bytes_max=9)]
+    [2, 2, 1]
+    """
+    found: list[DeliveryRecord] = []
+    size_bytes = 0
+    for record in records:
+        found.append(record)
+        size_bytes += len(record.value)
+        if len(found) >= records_max or size_bytes >= bytes_max:
+            yield found
+            found, size_bytes = [], 0
+    if found:
+        yield found

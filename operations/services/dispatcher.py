@@ -1,0 +1,118 @@
+"""Wiring of a dispatcher process: settings in, a running dispatcher out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import msgspec
+
+from database import migrate
+from deliveries.dispatch.delivery_sender import DeliverySender
+from deliveries.dispatch.endpoint_directory import EndpointDirectory
+from deliveries.dispatch.partition_dispatcher import DispatcherParts, PartitionDispatcher
+from operations.services.least_privilege import require_least_privilege
+from operations.services.worker import SWITCH_SECONDS, WORKER_GC_THRESHOLDS
+from projections.log_checkpoints import LogCheckpoints
+from runtime import metrics
+from runtime.errors import PlantError
+from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
+from runtime.logging import get_logger
+from runtime.settings import Settings
+from schemas.delivery_records import DELIVERIES_TOPIC
+from schemas.external_registry import activate_registry
+from streams.agents import Worker
+from streams.producer import EventProducer
+from streams.topics import EVENTS_TOPIC
+
+log = get_logger(__name__)
+
+GROUP_SUFFIX: Final = "-dispatcher"
+OBSERVE_EVERY_SECONDS: Final = 0.5
+
+
+class DispatcherCrashed(PlantError):
+    """The dispatcher gave up and has to be started again; nothing is lost."""
+
+
+@contextlib.asynccontextmanager
+async def running_dispatcher(
+    settings: Settings, topic: str = EVENTS_TOPIC, deliveries_topic: str = DELIVERIES_TOPIC
+) -> AsyncIterator[Worker]:
+    """Yield a dispatcher that has joined its group; it is stopped when the block ends.
+
+    Raises DatabaseUnreachable, KafkaUnavailable, TopicMissing.
+    """
+    url = settings.database_address("writer")
+    producer = EventProducer(settings, topics=(deliveries_topic,))
+    directory = EndpointDirectory(settings)
+    log_checkpoints = LogCheckpoints(url, topic)
+    dispatch = DispatcherParts(url, log_checkpoints, directory, DeliverySender(producer, deliveries_topic))
+    group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
+    try:
+        await producer.start()
+        await directory.start()
+        worker = Worker(
+            group,
+            [topic],
+            lambda name, partition: PartitionDispatcher(dispatch, name, partition),
+            close_writers=log_checkpoints.close,
+        )
+        await worker.start()
+        try:
+            yield worker
+        finally:
+            log.info("dispatcher.stopping")
+            await worker.stop()
+    finally:
+        await directory.stop()
+        await producer.stop()
+
+
+async def serve_dispatcher(
+    settings: Settings, topic: str = EVENTS_TOPIC, deliveries_topic: str = DELIVERIES_TOPIC,
+    ready: Callable[[Worker], None] | None = None,
+) -> None:  # fmt: skip
+    """Run a dispatcher until SIGINT or SIGTERM. Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable,
+    KafkaUnavailable, TopicMissing, DispatcherCrashed.
+    """
+    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("writer"))
+    activate_registry(settings)
+    await require_least_privilege(settings, "writer")
+    serve_metrics(settings.dispatcher_metrics_address, "dispatcher")
+    tune_gc(*WORKER_GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    stop = asyncio.Event()
+    with stop_on_signals(stop.set):
+        async with running_dispatcher(settings, topic, deliveries_topic) as worker:
+            if ready is not None:
+                ready(worker)
+            gauges = DispatcherGauges()
+            while not stop.is_set() and worker.crashed is None:
+                gauges.update(worker)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), timeout=OBSERVE_EVERY_SECONDS)
+    if worker.crashed is not None:
+        raise DispatcherCrashed(why=repr(worker.crashed), next_step="plant dispatcher") from worker.crashed
+
+
+class DispatcherGauges:
+    """The gauges of a dispatcher's partitions; those of a partition that has moved to another one go."""
+
+    def __init__(self) -> None:
+        self._shown: set[tuple[str, int]] = set()
+
+    def update(self, worker: Worker) -> None:
+        """Set the gauges; a partition that is assigned and not open keeps its last values."""
+        positions = worker.positions()
+        for (topic, partition), (next_offset, log_end) in positions.items():
+            metrics.DISPATCHER_LAG.labels(topic, partition).set(log_end - next_offset)
+        shown = self._shown | {(tp.topic, tp.partition) for tp in positions}
+        self._shown = shown & {(tp.topic, tp.partition) for tp in worker.assigned_partitions()}
+        for moved in shown - self._shown:
+            metrics.DISPATCHER_LAG.remove(*moved)
+        metrics.DISPATCHER_PARTITIONS.labels("owned").set(len(positions))
+        metrics.DISPATCHER_PARTITIONS.labels("stopped").set(len(worker.stopped_partitions()))

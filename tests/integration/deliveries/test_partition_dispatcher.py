@@ -1,0 +1,363 @@
+"""One partition's dispatcher on a real log: what it sends is what is applied, in order, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import cast
+from uuid import UUID
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from audit.canonical import headers_bytes
+from deliveries.delivery_id import delivery_id
+from deliveries.dispatch import partition_dispatcher
+from deliveries.dispatch.delivery_sender import DeliverySender
+from deliveries.dispatch.endpoint_directory import EndpointDirectory
+from deliveries.dispatch.partition_dispatcher import DispatcherParts, PartitionDispatcher
+from deliveries.dispatch.queued_deliveries import DeliveryRecord
+from projections.engine import PartitionProjector
+from projections.log_checkpoints import LogCheckpoints
+from projections.session import Session
+from runtime.settings import Settings
+from schemas import codec
+from schemas.delivery_records import DeliveryQueued
+from schemas.events import AgentOnboarded, Event
+from streams.errors import KafkaUnavailable, OwnershipLost, SchemaNewer
+from tests.conftest import Database
+from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.dispatching import add_endpoint, change_endpoint
+from tests.support.mixed_events import MixedEvents
+from tests.support.parked_streams import ParkedStream
+from tests.support.poison_records import key_of, redrive, unreadable
+from tests.support.waiting import wait_until, wait_until_async
+
+AGENT, OTHER = UUID(int=1), UUID(int=2)
+KEY = key_of(AGENT)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class SentDeliveries:
+    """Takes slices as Kafka does, and can refuse them."""
+
+    def __init__(self) -> None:
+        self.records: list[DeliveryRecord] = []
+        self.slices = 0
+        self.refused: set[int] = set()
+        """Numbers of the slices that are refused; what they held may have been written all the same."""
+
+    def send(self, records: Sequence[DeliveryRecord]) -> Future[None]:
+        answer: Future[None] = Future()
+        self.slices += 1
+        if self.slices in self.refused:
+            self.records += records[: len(records) // 2]
+            answer.set_exception(KafkaUnavailable(why="a test"))
+        else:
+            self.records += records
+            answer.set_result(None)
+        return answer
+
+    @property
+    def queued(self) -> list[DeliveryQueued]:
+        return [cast(DeliveryQueued, codec.decode_record(each.value)) for each in self.records]
+
+    @property
+    def first_occurrences(self) -> list[DeliveryQueued]:
+        """Those that are above all before them."""
+        taken: list[DeliveryQueued] = []
+        for each in self.queued:
+            if not taken or order(each) > order(taken[-1]):
+                taken.append(each)
+        return taken
+
+
+def order(queued: DeliveryQueued) -> tuple[int, int, bytes]:
+    return queued.source_offset, queued.source_rank, queued.endpoint_id.bytes
+
+
+@pytest.fixture
+def sent() -> SentDeliveries:
+    return SentDeliveries()
+
+
+@pytest_asyncio.fixture
+async def directory(settings: Settings) -> AsyncIterator[EndpointDirectory]:
+    made = EndpointDirectory(settings)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def make_dispatcher(
+    database: Database, sent: SentDeliveries, directory: EndpointDirectory
+) -> Iterator[Callable[[], PartitionDispatcher]]:
+    log_checkpoints = LogCheckpoints(database.writer_url, TOPIC)
+    dispatch = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent))
+    made: list[PartitionDispatcher] = []
+
+    def make() -> PartitionDispatcher:
+        made.append(PartitionDispatcher(dispatch, TOPIC, 0))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    log_checkpoints.close()
+
+
+@pytest.fixture
+def dispatcher(make_dispatcher: Callable[[], PartitionDispatcher]) -> PartitionDispatcher:
+    return make_dispatcher()
+
+
+Know = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def know(settings: Settings, directory: EndpointDirectory) -> Know:
+    """Adds endpoints by number, and waits until the directory has them."""
+
+    async def add(*numbers: int, **choice: object) -> None:
+        for number in numbers:
+            await add_endpoint(settings, number, **choice)  # type: ignore[arg-type]  # named by who calls
+        wanted = {UUID(int=number) for number in numbers}
+        await wait_until_async(lambda: wanted <= directory.known.active, "the directory has the endpoints")
+
+    return add
+
+
+def named(number: int, agent_id: UUID = AGENT) -> AgentOnboarded:
+    return AgentOnboarded(
+        event_id=UUID(int=1000 + number), agent_id=agent_id, occurred_at=NOON, name=f"name {number}", skill_ids=()
+    )
+
+
+def apply(projector: PartitionProjector, records: Sequence[Event | Record], start: int = 0) -> None:
+    """Write records to the log."""
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of(records, token=token, start=start))
+
+
+def dispatch_all(dispatcher: PartitionDispatcher, records: Sequence[Event | Record], sizes: Iterator[int]) -> None:
+    """DispatcherParts what is left of the records, in batches of these sizes."""
+    acquired = dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    start = acquired.log_end.next_offset
+    while start < len(records):
+        batch = batch_of(records[start : start + next(sizes)], token=acquired.token, start=start)
+        start = dispatcher.project(batch)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_what_is_sent_is_what_is_applied(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know, seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Events once each in the order in which they take effect, with the bytes that they took effect with: no repeats,
+    no poison, repaired ones when they are redriven; whatever the batches, the slices and the failures of Kafka.
+    """
+    chance = random.Random(seed)
+    made = MixedEvents(seed)
+    stream = ParkedStream(0, chance, lambda: made.take(1)[0])
+    records = [stream.take() for _ in range(150)]
+    monkeypatch.setattr(partition_dispatcher, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
+    monkeypatch.setattr(partition_dispatcher, "PART_RECORDS_MAX", chance.randrange(1, 40))
+    await know(1, 2)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    apply(projector, records)
+    sent.refused = {chance.randrange(1, 60) for _ in range(6)}
+
+    sizes = iter(lambda: chance.randrange(1, 50), 0)
+    for _ in range(len(sent.refused) + 1):
+        try:
+            dispatch_all(dispatcher, records, sizes)
+        except KafkaUnavailable:
+            continue
+    taken = sent.first_occurrences
+    wanted = [(each.event.event_id, UUID(int=number)) for each in stream.applied for number in (1, 2)]
+    assert [(each.event_id, each.endpoint_id) for each in taken] == wanted
+    events = [each.event for each in stream.applied for _ in (1, 2)]
+    for queued, event in zip(taken, events, strict=True):
+        data = {
+            name: getattr(event, name) for name in event.__struct_fields__ if name not in ("event_id", "occurred_at")
+        }
+        assert queued.data == msgspec.json.encode(data)
+        assert (queued.occurred_at, queued.entity_id, queued.type) == (
+            event.occurred_at, event.entity_id, event.event_type
+        )  # fmt: skip
+        assert queued.delivery_id.bytes == delivery_id(event.event_id.bytes, queued.endpoint_id.bytes)
+
+
+async def test_nothing_is_sent_that_the_log_does_not_have(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know
+) -> None:
+    """What the log has passed of a batch is dispatched, and the rest once it is there."""
+    await know(1)
+    records = [named(number) for number in range(10)]
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.idle()
+    apply(projector, records[:4])
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(dispatcher.project, batch_of(records, token=token))
+        wait_until(lambda: len(sent.records) == 4, "four events are dispatched")
+        assert not answer.done()
+        apply(projector, records[4:], 4)
+        assert answer.result(300) == 10
+    assert [each.event_id for each in sent.queued] == [each.event_id for each in records]
+
+
+async def test_waiting_for_the_log_ends_when_the_partition_is_given_up(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, know: Know
+) -> None:
+    """So a dispatcher whose log nobody writes can be stopped."""
+    await know(1)
+    interrupted = threading.Event()
+    token = dispatcher.acquire(WATERMARKS, interrupted).token
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(dispatcher.project, batch_of([named(1)], token=token))
+        interrupted.set()
+        with pytest.raises(OwnershipLost):
+            answer.result(300)
+    assert sent.records == []
+
+
+async def test_a_former_owner_writes_nothing_more(
+    make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know
+) -> None:
+    """Its session was ended, and it can't ask the log without one."""
+    await know(1)
+    former, successor = make_dispatcher(), make_dispatcher()
+    token = former.acquire(WATERMARKS).token
+    former.idle()
+    apply(projector, [named(1), named(2)])
+    assert former.project(batch_of([named(1)], token=token)) == 1
+    dispatch_all(successor, [named(1), named(2)], itertools.repeat(5))
+    count = len(sent.records)
+    with pytest.raises(Exception, match=r"terminat|closed|connection"):
+        former.project(batch_of([named(2)], token=token, start=1))
+    assert len(sent.records) == count == 2
+
+
+async def test_a_repaired_event_names_the_source_of_its_poison_record(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know
+) -> None:
+    """It takes effect at the control record's offset, before what waited, each with a rank of its own."""
+    await know(1)
+    records = [
+        unreadable(AGENT), named(1), (key_of(OTHER), codec.encode(named(2))), redrive(KEY, 0, named(3)),
+        redrive(key_of(OTHER), 2, named(4, OTHER)), named(5),
+    ]  # fmt: skip
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    headers = [headers_bytes([("x", None), ("ce_source", b"source %d" % offset)]) for offset in range(len(records))]
+    batch = batch_of(records, token=projector.acquire(WATERMARKS).token)
+    projector.project(replace(batch, headers=headers))
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.project(replace(batch, token=token, headers=headers))
+    found = [(each.event_id.int - 1000, each.source_offset, each.source_rank, each.source) for each in sent.queued]
+    assert found == [(3, 3, 0, "source 0"), (1, 3, 1, "source 1"), (4, 4, 0, "source 2"), (5, 5, 0, "source 5")]
+
+
+async def test_an_endpoint_is_live_from_where_it_was_heard_of(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know, database: Database
+) -> None:
+    """What was dispatched before, and what a former owner may have dispatched, is left to be read again."""
+    await know(1)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    records = [named(number) for number in range(8)]
+    apply(projector, records[:5])
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.project(batch_of(records[:2], token=token))
+    await know(2, starts=(1,))
+    await know(3, starts=(6,))
+    apply(projector, records[5:], 5)
+    dispatcher.project(batch_of(records[2:], token=token, start=2))
+    session = Session(database.superuser_url)
+    rows = session.query("SELECT endpoint_id::text AS id, next_offset, until_offset FROM endpoint_backfills ORDER BY 1")
+    session.close()
+    assert [(UUID(row[0]).int, *row[1:]) for row in rows] == [(1, 0, 0), (2, 1, 5), (3, 6, 6)]
+    live = {
+        number: [each.source_offset for each in sent.queued if each.endpoint_id.int == number] for number in (1, 2, 3)
+    }
+    assert live == {1: [0, 1, 2, 3, 4, 5, 6, 7], 2: [5, 6, 7], 3: [6, 7]}
+
+
+async def test_a_dispatcher_that_finds_no_endpoints_begins_at_the_logs_end(
+    dispatcher: PartitionDispatcher, projector: PartitionProjector
+) -> None:
+    """What was before is nobody's, or is read again for who asks for it."""
+    apply(projector, [named(number) for number in range(5)])
+    assert dispatcher.acquire(WATERMARKS).log_end.next_offset == 5
+
+
+async def test_paused_endpoints_get_nothing(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    settings: Settings, directory: EndpointDirectory,
+) -> None:  # fmt: skip
+    """Nor do removed ones; others go on."""
+    await know(1, 2, 3)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    for endpoint_id, action in zip(sorted(directory.known.active)[1:], ("pause", "remove"), strict=True):
+        await change_endpoint(settings, endpoint_id, action)
+    await wait_until_async(lambda: len(directory.known.active) == 1, "the directory has the states")
+    apply(projector, [named(1)])
+    dispatch_all(dispatcher, [named(1)], itertools.repeat(1))
+    assert [each.endpoint_id.int for each in sent.queued] == [1]
+    assert [each.int for each in directory.known.subscriptions] == [1, 2]
+
+
+async def test_an_applied_event_of_a_later_release_waits(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is not left out: the partition stops at it by name, and what comes before it is dispatched."""
+    await know(1)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    apply(projector, [named(1), named(2)])
+    registered = codec.registered
+
+    def of_an_older_release(value: bytes | None, topic: str | None = None) -> object:
+        if value == codec.encode(named(2)):
+            value = codec.WIRE_PREFIX.pack(0, 99)
+        return registered(value, topic)
+
+    monkeypatch.setattr(codec, "registered", of_an_older_release)
+    monkeypatch.setattr(partition_dispatcher, "PART_RECORDS_MAX", 1)
+    with pytest.raises(SchemaNewer, match="schema id 99"):
+        dispatch_all(dispatcher, [named(1), named(2)], itertools.repeat(5))
+    assert [each.event_id for each in sent.queued] == [named(1).event_id]
+    assert dispatcher.acquire(WATERMARKS).log_end.next_offset == 1
+
+
+async def test_a_filter_that_can_not_be_read_costs_its_endpoint_alone(
+    settings: Settings, database: Database, directory: EndpointDirectory, know: Know,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It is named in the log; the others are known."""
+    session = Session(database.superuser_url)
+    await know(1)
+    session.script("ALTER TABLE endpoints DISABLE TRIGGER keep_rows")
+    session.execute(
+        "UPDATE endpoints SET event_types = '{no.such.type}' WHERE id = $1::text::uuid", (str(UUID(int=1)),)
+    )
+    session.close()
+    other = EndpointDirectory(settings)
+    await add_endpoint(settings, 2)
+    try:
+        await other.start()
+        assert [each.int for each in other.known.active] == [2]
+    finally:
+        await other.stop()
+    assert "endpoint.unusable" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""From where on an endpoint is live, and what is read again for it."""
+
+from __future__ import annotations
+
+import doctest
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deliveries.dispatch import endpoint_backfills
+from deliveries.dispatch.endpoint_backfills import Backfill, EndpointBackfills, new_backfill
+from deliveries.endpoints import EndpointId
+from deliveries.event_filters import parse_event_types
+from deliveries.matching import Subscription
+
+offsets = st.integers(0, 40)
+
+
+def subscription(number: int, *starts: int) -> Subscription:
+    types = parse_event_types(["genesis.*"])
+    return Subscription(endpoint_id=EndpointId(UUID(int=number)), event_types=types, start_offsets=starts)
+
+
+def test_documented_examples_hold() -> None:
+    """The module's examples do what they say."""
+    assert doctest.testmod(endpoint_backfills).failed == 0
+
+
+@given(offsets, offsets, offsets)
+def test_each_offset_from_the_start_on_comes_once(start: int, dispatched_until: int, offset: int) -> None:
+    """Live or read again, and nothing before the start; live only where nobody has dispatched before."""
+    row = new_backfill(start, dispatched_until)
+    live = offset >= row.until_offset
+    read_again = row.next_offset <= offset < row.until_offset
+    assert live + read_again == (offset >= start)
+    assert not live or offset >= dispatched_until
+    assert row.is_done == (start >= dispatched_until)
+
+
+def test_an_endpoint_without_a_row_gets_nothing() -> None:
+    """Until the row is stored, whatever its start."""
+    rows = EndpointBackfills(1, {})
+    heard = rows.heard_of({each.endpoint_id: each for each in (subscription(2, 0, 9), subscription(1, 0, 3))}, 5)
+    assert heard is not None
+    assert list(heard.rows.values()) == [Backfill(3, 5), Backfill(9, 9)]
+    first, second = heard.rows
+    assert not rows.is_live(first, 100)
+
+    rows.note_heard(heard)
+
+    assert [rows.is_live(first, offset) for offset in (3, 4, 5)] == [False, False, True]
+    assert [rows.is_live(second, offset) for offset in (8, 9)] == [False, True]
+    assert rows.unfinished() == {first: Backfill(3, 5)}
+    assert rows.heard_of({first: subscription(1), second: subscription(2)}, 50) is None
+
+
+@pytest.mark.parametrize(("next_offset", "left"), [(4, {Backfill(4, 5)}), (5, set())])
+def test_a_backfill_ends_where_live_events_begin(next_offset: int, left: set[Backfill]) -> None:
+    """Its row stays, so it is not begun again."""
+    endpoint_id = EndpointId(UUID(int=1))
+    rows = EndpointBackfills(0, {endpoint_id: Backfill(3, 5)})
+    rows.note_advanced(endpoint_id, next_offset)
+    assert set(rows.unfinished().values()) == left
+    assert rows.heard_of({endpoint_id: subscription(1)}, 50) is None
+    assert rows.is_live(endpoint_id, 5)
+
+
+def test_a_partition_that_an_endpoint_names_no_start_of_begins_at_its_beginning() -> None:
+    """The topic had fewer partitions when the endpoint was added."""
+    heard = EndpointBackfills(3, {}).heard_of({EndpointId(UUID(int=1)): subscription(1, 7)}, 5)
+    assert heard is not None
+    assert list(heard.rows.values()) == [Backfill(0, 5)]
+    assert "'{00000000-0000-0000-0000-000000000001}'::uuid[], '{0}'::bigint[], '{5}'::bigint[]" in heard.statement
