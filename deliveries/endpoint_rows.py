@@ -20,6 +20,14 @@ _CONFIGURATION: Final = tuple(name for name in EndpointConfiguration.__struct_fi
 
 ALL: Final = text(f"SELECT {_COLUMNS} FROM endpoints ORDER BY created_at, id")  # noqa: S608 (no value in it)
 FIND: Final = text(f"SELECT {_COLUMNS} FROM endpoints WHERE id = :id")  # noqa: S608 (no value in it)
+FIND_MANY: Final = text(f"SELECT {_COLUMNS} FROM endpoints WHERE id = ANY (:ids)")  # noqa: S608 (no value in it)
+CHANGED: Final = text("""
+    SELECT id, greatest(state_changed_at, secrets.changed_at) AS changed_at
+    FROM endpoints LEFT JOIN (
+        SELECT endpoint_id, max(created_at) AS changed_at FROM endpoint_secrets GROUP BY endpoint_id
+    ) AS secrets ON endpoint_id = id
+    WHERE CAST(:since AS timestamptz) IS NULL OR greatest(state_changed_at, secrets.changed_at) >= :since
+""")
 LOCK: Final = text("SELECT state FROM endpoints WHERE id = :id FOR UPDATE")
 INSERT: Final = text("""
     INSERT INTO endpoints (id, governance_agent_id, url, description, event_types, filter, payload_form, ordering,
@@ -41,6 +49,11 @@ INSERT_SECRET: Final = text("""
 SECRETS: Final = text("""
     SELECT id, endpoint_id, kind, nonce, ciphertext, public_key FROM endpoint_secrets
     WHERE endpoint_id = :endpoint_id AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY created_at DESC, id
+""")
+SECRETS_OF_MANY: Final = text("""
+    SELECT id, endpoint_id, kind, nonce, ciphertext, public_key, expires_at FROM endpoint_secrets
+    WHERE endpoint_id = ANY (:ids) AND (expires_at IS NULL OR expires_at > now())
     ORDER BY created_at DESC, id
 """)
 KEYS: Final = text("""

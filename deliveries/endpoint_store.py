@@ -6,7 +6,7 @@ moved to another row, it does not decrypt.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Literal
@@ -34,6 +34,7 @@ from deliveries.errors import EndpointStateRefused, TooManyEndpointKeys, Unknown
 from deliveries.signed_request import KEYS_MAX, EndpointKeys
 from runtime.settings import Settings
 from signing.ed25519 import PrivateKey
+from signing.errors import MasterKeyUnusable, SecretUnreadable
 from signing.master_key import MasterKey, MasterKeys
 from signing.master_key_rows import encrypting_key
 from signing.signatures import Scheme
@@ -116,11 +117,49 @@ class EndpointStore:
             rows = await connection.execute(endpoint_rows.KEYS, {"endpoint_ids": list(endpoint_ids)})
             return [StoredEndpointKey(**row) for row in rows.mappings()]
 
+    async def changed_since(self, since: datetime | None) -> tuple[list[UUID], datetime | None]:
+        """Return the endpoints that changed or got a key at a time or later, all for None, and the last such time."""
+        async with self._database.transaction(read_only=True) as connection:
+            rows = (await connection.execute(endpoint_rows.CHANGED, {"since": since})).all()
+        return [row.id for row in rows], max((row.changed_at for row in rows), default=since)
+
+    async def find_many(
+        self, endpoint_ids: Sequence[UUID]
+    ) -> dict[UUID, tuple[Endpoint, EndpointSecrets | None, datetime | None]]:
+        """Return those of the endpoints that there are: each, its secrets, and when the first of its keys expires.
+
+        Secrets are None where there is no key, or one that can't be opened.
+        """
+        async with self._database.transaction(read_only=True) as connection:
+            found = (await connection.execute(endpoint_rows.FIND_MANY, {"ids": list(endpoint_ids)})).mappings().all()
+            secrets = await connection.execute(endpoint_rows.SECRETS_OF_MANY, {"ids": list(endpoint_ids)})
+            rows: dict[UUID, list[RowMapping]] = {row["id"]: [] for row in found}
+            for row in secrets.mappings():
+                if row["endpoint_id"] in rows:  # it may have been added in between
+                    rows[row["endpoint_id"]].append(row)
+        return {
+            row["id"]: (
+                endpoint_of(row),
+                self._try_open(rows[row["id"]]),
+                min((each["expires_at"] for each in rows[row["id"]] if each["expires_at"] is not None), default=None),
+            )
+            for row in found
+        }
+
     async def secrets(self, endpoint_id: UUID) -> EndpointSecrets:
         """Return what an endpoint's requests are made with now. Raises UnknownEndpoint, SecretUnreadable."""
         async with self._database.transaction(read_only=True) as connection:
             rows = await connection.execute(endpoint_rows.SECRETS, {"endpoint_id": endpoint_id})
-            opened = [(row["kind"], row["public_key"], self._open(row)) for row in rows.mappings()]
+            return self._open_all(rows.mappings())
+
+    def _try_open(self, rows: Sequence[RowMapping]) -> EndpointSecrets | None:
+        try:
+            return self._open_all(rows)
+        except (SecretUnreadable, MasterKeyUnusable, ValueError):
+            return None
+
+    def _open_all(self, rows: Iterable[RowMapping]) -> EndpointSecrets:
+        opened = [(row["kind"], row["public_key"], self._open(row)) for row in rows]
         keys = EndpointKeys(
             secrets=tuple(secret for kind, _, secret in opened if kind == "v1")[:KEYS_MAX],
             private_keys=tuple(PrivateKey(secret) for kind, _, secret in opened if kind == "v1a")[:KEYS_MAX],

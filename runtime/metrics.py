@@ -206,3 +206,29 @@ DATABASE_RETRIES: Final = Counter(
 DATABASE_SLOW_QUERIES: Final = Counter(
     "plant_database_slow_queries", "Statements that took longer than the setting allows.", ["role"]
 )
+
+# Deliveries.
+DELIVERER_ATTEMPTS: Final = Counter(
+    "plant_deliverer_attempts", "Deliveries that were due, by what came of them.", ["outcome"]
+)
+DELIVERER_ATTEMPT_SECONDS: Final = Histogram(
+    "plant_deliverer_attempt_duration_seconds", "From an attempt's begin to its end.", buckets=_LATENCY_SECONDS
+)
+DELIVERER_LATE_SECONDS: Final = Histogram(
+    "plant_deliverer_lateness_seconds", "From when a retry was due to its attempt's begin.", buckets=_LATENCY_SECONDS
+)
+DELIVERER_UNDER_WAY: Final = Gauge(
+    "plant_deliverer_attempts_under_way", "Attempts under way: `quick`, or `slow` from a second on.", ["pace"]
+)
+DELIVERER_WAITING: Final = Gauge(
+    "plant_deliverer_waiting_deliveries",
+    "Deliveries in memory: `due`, or in a retry topic before their time.",
+    ["stage"],
+)
+DELIVERER_BREAKERS: Final = Gauge(
+    "plant_deliverer_breakers", "Endpoints whose circuit breaker is not closed, by its state.", ["state"]
+)
+DELIVERER_COPIES: Final = Counter(
+    "plant_deliverer_copies", "Records of deliveries that were known already, and dropped."
+)
+DELIVERER_PARTITIONS: Final = Gauge("plant_deliverer_partitions", "Partitions of topics that are owned.")

@@ -304,6 +304,17 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive, Meta(description="Most connections to one host and port at a time.")
     ] = 20
 
+    deliverer_attempts_max: Annotated[
+        Positive,
+        Meta(description="Most attempts of a deliverer under way at a time that have taken less than a second."),
+    ] = 256
+    deliverer_attempts_per_endpoint: Annotated[
+        Positive, Meta(description="Most attempts of one endpoint under way at a time.")
+    ] = 10
+    deliverer_metrics_address: Annotated[
+        str, Meta(description="Where a deliverer serves `/metrics`, `host:port`; empty: nowhere.")
+    ] = ""
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log line that is written.")
     ] = "info"

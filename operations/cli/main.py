@@ -72,6 +72,7 @@ COMMANDS: dict[str, Entry] = {
     "dead-letters": _entry("dead_letters", EVENTS, "Find, redrive and skip records that could not be applied."),
     "ingress": _entry("ingress", SERVICES, "Serve the webhooks that bring events in."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
+    "deliverer": _entry("deliverer", SERVICES, "Send deliveries to endpoints until Ctrl-C."),
     "api": _entry("api", SERVICES, "Serve the read models to readers with a token."),
     "dispatcher": _entry("dispatcher", SERVICES, "Match events to endpoints until Ctrl-C."),
     "relay": _entry("relay", SERVICES, "Publish direct changes, and dead letters, until Ctrl-C."),

@@ -12,8 +12,8 @@ from operations.cli.main import cli
 from operations.reference import events as events_reference
 from schemas import compatibility_gate as gate
 from schemas import generation, registry
-from schemas.control import RECORD_TYPES
 from schemas.errors import SchemaCheckFailed
+from schemas.record_types import RECORD_TYPES
 from schemas.registry import Registry, bundled, read_registry, render_registry
 from tests.support.made_versions import FIRST, WithScore
 
@@ -57,8 +57,8 @@ def test_the_commands_write_only_what_changed(tmp_path: Path) -> None:
         patch.object(events_reference, "REFERENCE_FILE", page),
     ):
         assert runner.invoke(cli, ["schemas", "lock"], catch_exceptions=False).stdout.split() == [
-            "14",
-            "genesis.events-plant.RecordSkipped",
+            "16",
+            "genesis.deliveries.attempts-plant.DeliveryAttempted",
             "1",
         ]
         generated = runner.invoke(cli, ["schemas", "generate"], catch_exceptions=False).stdout.split()

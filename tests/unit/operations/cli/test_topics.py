@@ -27,7 +27,7 @@ def _brokers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("names", "code", "states"),
     [
-        ([], 0, ["present", "missing", "missing"]),
+        ([], 0, ["present", *["missing"] * (len(topics.CATALOGUE) - 1)]),
         (["genesis.events"], 0, ["present"]),
         (["plant.operations"], 0, ["missing"]),
         (["genesis.events-2"], 0, ["present"]),

@@ -1,0 +1,121 @@
+"""A delivery as a deliverer holds it, read from its record, and the records that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from deliveries.endpoints import EndpointId
+from deliveries.signed_request import OutgoingEvent
+from schemas import codec
+from schemas.batch_decoder import RejectedValue, decode_batch
+from schemas.delivery_records import DELIVERIES_TOPIC, DeliveryQueued, DeliveryStream
+
+_READ_FROM_RECORD: Final = tuple(name for name in DeliveryQueued.__struct_fields__)
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One event on its way to one endpoint. Ids are 16 bytes; `value` is the record, whose fields the others are."""
+
+    event_id: bytes
+    delivery_id: bytes
+    endpoint_id: bytes
+    type: str
+    source: str
+    occurred_at: datetime
+    entity_id: bytes
+    traceparent: str | None
+    data: bytes
+    stream: DeliveryStream
+    source_partition: int
+    source_offset: int
+    source_rank: int
+    attempt: int
+    hop: int
+    due_at: datetime | None
+    token: int
+    value: bytes
+    topic: str = ""
+    """Where it was read; empty: from its row of those that wait."""
+    partition: int = -1
+    offset: int = -1
+
+    @property
+    def id_text(self) -> str:
+        """The id of the delivery as text, as the `webhook-id` has it."""
+        return str(UUID(bytes=self.delivery_id))
+
+    @property
+    def endpoint(self) -> EndpointId:
+        """The id of the endpoint."""
+        return EndpointId(UUID(bytes=self.endpoint_id))
+
+    @property
+    def key(self) -> bytes:
+        """The key of its records."""
+        return str(UUID(bytes=self.endpoint_id)).encode()
+
+    @property
+    def source_order(self) -> tuple[int, int, bytes]:
+        """What the records of one source partition ascend by as they are dispatched."""
+        return self.source_offset, self.source_rank, self.endpoint_id
+
+    def outgoing_event(self) -> OutgoingEvent:
+        """Return the event as it is sent."""
+        return OutgoingEvent(
+            id=str(UUID(bytes=self.event_id)),
+            type=self.type,
+            source=self.source,
+            occurred_at=self.occurred_at,
+            data=self.data,
+            subject=str(UUID(bytes=self.entity_id)),
+            traceparent=self.traceparent,
+        )
+
+    def next_value(self, attempt: int, due_at: datetime, token: int) -> bytes:
+        """Return the record of its next wait: before the attempt of this number, until a time."""
+        return codec.encode_checked(
+            DeliveryQueued(
+                event_id=UUID(bytes=self.event_id),
+                delivery_id=UUID(bytes=self.delivery_id),
+                endpoint_id=UUID(bytes=self.endpoint_id),
+                type=self.type,
+                source=self.source,
+                occurred_at=self.occurred_at,
+                entity_id=UUID(bytes=self.entity_id),
+                traceparent=self.traceparent,
+                data=self.data,
+                stream=self.stream,
+                source_partition=self.source_partition,
+                source_offset=self.source_offset,
+                source_rank=self.source_rank,
+                attempt=attempt,
+                hop=self.hop + 1,
+                due_at=due_at,
+                token=token,
+            )
+        )
+
+
+def read_deliveries(
+    values: Sequence[bytes | None], topic: str = "", partition: int = -1, offsets: Sequence[int] | None = None
+) -> tuple[list[Delivery], list[RejectedValue]]:
+    """Return the deliveries of records in their order, and the records that are none.
+
+    Raises UnknownSchema, with the row, where a later release of Plant may know a record.
+    """
+    decoded, rejected = decode_batch(values, topic=DELIVERIES_TOPIC)
+    read: list[Delivery] = []
+    for group in decoded:
+        fields = group.frame.select(_READ_FROM_RECORD).iter_rows()
+        for row, record in zip(group.rows, fields, strict=True):
+            value = values[row]
+            assert value is not None
+            offset = -1 if offsets is None else offsets[row]
+            named = dict(zip(_READ_FROM_RECORD, record, strict=True))
+            read.append(Delivery(**named, value=value, topic=topic, partition=partition, offset=offset))
+    return read, rejected

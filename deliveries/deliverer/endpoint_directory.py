@@ -1,0 +1,101 @@
+"""The endpoints that a deliverer has to do with, and their secrets: read when first needed, and again once they change.
+
+A change is seen within POLL_SECONDS. Secrets that cannot be opened, and endpoints that can't be used, are kept with the
+reason: their deliveries wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from database.connector import Database
+from deliveries.endpoint_store import EndpointStore
+from deliveries.endpoints import Endpoint, EndpointSecrets
+from runtime.clock import Clock, SystemClock
+from runtime.errors import PlantError
+from runtime.logging import get_logger
+from signing.master_key import MasterKeys
+
+log = get_logger(__name__)
+
+POLL_SECONDS: Final = 1.0
+OVERLAP: Final = timedelta(seconds=60)
+"""A transaction's time is that of its begin: changes are asked for from this long before the last one that was seen."""
+
+
+class KnownEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint, and what its requests are made with; None where that can't be opened."""
+
+    endpoint: Endpoint
+    secrets: EndpointSecrets | None
+    expires_at: datetime | None = None
+    """When one of its keys expires, so that it is read again."""
+
+
+class EndpointDirectory:
+    """The endpoints of one process. :meth:`get` never waits; :meth:`load` reads what it will be asked for."""
+
+    def __init__(self, database: Database, master_keys: MasterKeys, clock: Clock | None = None) -> None:
+        """Read as plant_deliverer."""
+        self._store = EndpointStore(database, master_keys)
+        self._clock = clock or SystemClock()
+        self._known: dict[bytes, KnownEndpoint | None] = {}
+        self._seen_at: datetime | None = None
+        self._reading = asyncio.Lock()
+
+    def get(self, endpoint_id: bytes) -> KnownEndpoint | None:
+        """Return an endpoint that was loaded; None where there is none of this id."""
+        return self._known.get(endpoint_id)
+
+    def is_ordered(self, endpoint_id: bytes) -> bool:
+        """Return whether an endpoint gets each entity's events in order."""
+        known = self._known.get(endpoint_id)
+        return known is not None and known.endpoint.configuration.ordering == "per_entity"
+
+    async def load(self, endpoint_ids: Collection[bytes]) -> None:
+        """Read the endpoints of these ids that are not known yet. Raises what the database raises."""
+        missing = [each for each in set(endpoint_ids) if each not in self._known]
+        if missing:
+            async with self._reading:
+                await self._read([each for each in missing if each not in self._known])
+
+    async def refresh(self) -> None:
+        """Read again what has changed, and whose keys have expired. Raises what the database raises."""
+        async with self._reading:
+            now = self._clock.now()
+            since = None if self._seen_at is None else self._seen_at - OVERLAP
+            changed, self._seen_at = await self._store.changed_since(since)
+            ids = {each.bytes for each in changed} & self._known.keys()
+            for endpoint_id, known in self._known.items():
+                if known is None or (known.expires_at is not None and known.expires_at <= now):
+                    ids.add(endpoint_id)
+            await self._read(ids)
+
+    async def keep_fresh(self) -> None:
+        """Refresh until cancelled; a database that is away is waited for."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.refresh()
+            except PlantError as error:
+                log.warning("endpoints.not_refreshed", why=error.why)
+
+    async def _read(self, endpoint_ids: Iterable[bytes]) -> None:
+        ids = [UUID(bytes=each) for each in sorted(endpoint_ids)]
+        if not ids:
+            return
+        found = await self._store.find_many(ids)
+        for each in ids:
+            if each not in found:
+                self._known[each.bytes] = None
+                continue
+            endpoint, secrets, expires_at = found[each]
+            if secrets is None and endpoint.state != "removed":
+                log.error("endpoint.secrets_unreadable", endpoint=str(each))
+            self._known[each.bytes] = KnownEndpoint(endpoint=endpoint, secrets=secrets, expires_at=expires_at)

@@ -1,0 +1,108 @@
+"""The queue of an endpoint: its deliveries that are due, and how many of them may be under way.
+
+An endpoint begins with one attempt at a time; each success adds one, up to a bound, and each failure takes half. So one
+that hangs holds a connection or two, and one that answers soon has its share. Pure; times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from deliveries.circuit_breaker import (
+    Admitted,
+    AttemptEnd,
+    BreakerPolicy,
+    BreakerState,
+    CircuitBreaker,
+    NotAdmitted,
+    Permit,
+    admit,
+    breaker_state,
+    record_end,
+)
+from deliveries.deliverer.delivery import Delivery
+
+FIRST_LIMIT: Final = 1
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """The endpoint gets no attempts for a time. It is no fault of the delivery's."""
+
+    wait_seconds: float
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The endpoint's attempts under way have to end first, or its rate lets the next one go in a moment."""
+
+    wait_seconds: float | None = None
+
+
+class EndpointQueue:
+    """What one process knows of an endpoint's attempts."""
+
+    def __init__(self, policy: BreakerPolicy, limit_max: int) -> None:
+        self.due: deque[Delivery] = deque()
+        """Deliveries that are due, in order."""
+        self.in_flight = 0
+        self.slow = 0
+        """How many of the attempts under way have taken long."""
+        self.awaits_turn = False
+        self.awaits_rate = False
+        self.proven = False
+        """Whether it has taken a delivery from this process."""
+        self._policy = policy
+        self._breaker = CircuitBreaker()
+        self._limit = FIRST_LIMIT
+        self._limit_max = limit_max
+        self._throttled_until = 0.0
+        self._next_slot = 0.0
+
+    def blocked_seconds(self, now_seconds: float) -> float:
+        """Return for how long the endpoint gets no attempts; 0 where it may get one."""
+        if now_seconds < self._throttled_until:
+            return self._throttled_until - now_seconds
+        if breaker_state(self._breaker, now_seconds) == "open":
+            return self._breaker.open_until_seconds - now_seconds
+        return 0.0
+
+    def state(self, now_seconds: float) -> BreakerState:
+        """Return the breaker's state."""
+        return breaker_state(self._breaker, now_seconds)
+
+    def admit(self, now_seconds: float, rate_per_second: int | None, crowded: bool) -> Permit | Blocked | Waiting:
+        """Return whether the next delivery may be attempted now. A permit has to be given back by `end`."""
+        blocked_seconds = self.blocked_seconds(now_seconds)
+        if blocked_seconds > 0:
+            return Blocked(blocked_seconds)
+        if self.slow or self.in_flight >= self._limit or (crowded and not self.proven):
+            return Waiting()
+        if rate_per_second is not None and self._next_slot > now_seconds:
+            return Waiting(self._next_slot - now_seconds)
+        self._breaker, admission = admit(self._breaker, self._policy, now_seconds)
+        match admission:
+            case NotAdmitted():
+                return Waiting() if self.in_flight else Blocked(admission.wait_seconds)
+            case Admitted():
+                self.in_flight += 1
+                if rate_per_second is not None:
+                    self._next_slot = max(self._next_slot, now_seconds) + 1 / rate_per_second
+                return admission.permit
+
+    def note_slow(self) -> None:
+        """Note that one of the attempts under way has taken long."""
+        self.slow += 1
+
+    def end(self, permit: Permit, end: AttemptEnd, now_seconds: float, throttled_seconds: float = 0.0) -> None:
+        """Note how an attempt ended."""
+        self.in_flight -= 1
+        self._breaker = record_end(self._breaker, self._policy, permit, end, now_seconds)
+        if end == "success":
+            self.proven = True
+            self._limit = min(self._limit + 1, self._limit_max)
+        elif end == "failure":
+            self._limit = max(FIRST_LIMIT, self._limit // 2)
+        if throttled_seconds:
+            self._throttled_until = max(self._throttled_until, now_seconds + throttled_seconds)

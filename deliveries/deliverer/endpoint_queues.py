@@ -1,0 +1,236 @@
+"""The endpoints of a partition that have deliveries due: which attempts are made now, and what is put off.
+
+A delivery is put off into Postgres, which is no attempt, where its endpoint gets none: its breaker is open, it asked
+for time, it is slow to answer, or its queue is longer than its share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from deliveries.attempts import Attempt, send_attempt
+from deliveries.circuit_breaker import BreakerState, Permit
+from deliveries.deliverer.attempt_records import Cancelled, DeliveryEnd, EndedDelivery, Postponed
+from deliveries.deliverer.attempt_slots import AttemptSlot
+from deliveries.deliverer.delivery import Delivery
+from deliveries.deliverer.delivery_process import DeliveryProcess
+from deliveries.deliverer.endpoint_directory import KnownEndpoint
+from deliveries.deliverer.endpoint_queue import Blocked, EndpointQueue, Waiting
+from deliveries.outcomes import classify, throttle_seconds
+from deliveries.schedule import DeadLettered, EndpointGone, decide
+from deliveries.signed_request import sign_attempt
+from runtime import metrics
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
+
+UNUSABLE_SECONDS: Final = 60.0
+"""How long a delivery waits that could not even be attempted."""
+
+
+class EndpointQueues:
+    """The queues of a partition's endpoints. `on_end` gets what came of each delivery, once."""
+
+    def __init__(self, process: DeliveryProcess, on_end: Callable[[EndedDelivery], None]) -> None:
+        self.gone: dict[bytes, str] = {}
+        """Endpoints that are to be disabled, and why."""
+        self._process = process
+        self._on_end = on_end
+        self._queues: dict[bytes, EndpointQueue] = {}
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Begin no attempt from now on."""
+        self._stopped = True
+
+    async def finish(self) -> None:
+        """Wait for the attempts under way."""
+        if self._attempts:
+            await asyncio.wait(self._attempts)
+
+    async def cancel(self) -> None:
+        """Give up the attempts under way; nothing comes of them."""
+        self._stopped = True
+        for task in self._attempts:
+            task.cancel()
+        await asyncio.gather(*self._attempts, return_exceptions=True)
+
+    def enqueue(self, delivery: Delivery) -> None:
+        """Let a delivery be attempted as soon as its endpoint gets one more."""
+        queue = self._queues.get(delivery.endpoint_id)
+        if queue is None:
+            limits = self._process.limits
+            queue = self._queues[delivery.endpoint_id] = EndpointQueue(
+                self._process.breaker, limits.attempts_per_endpoint
+            )
+        queue.due.append(delivery)
+        self._pump(delivery.endpoint_id, queue)
+
+    def _pump(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
+        """Begin the attempts of an endpoint that may be made now; put off what can't be for long."""
+        slots, clock = self._process.slots, self._process.clock
+        while queue.due and not self._stopped:
+            known = self._process.directory.get(endpoint_id)
+            if known is None or known.endpoint.state != "active":
+                self._end_all(queue, Cancelled(_why_not(known)))
+                return
+            if known.secrets is None:
+                self._postpone(queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
+                return
+            if not slots.has_room:
+                self._await_turn(endpoint_id, queue)
+                return
+            now_seconds = clock.monotonic_seconds()
+            rate = known.endpoint.configuration.rate_per_second
+            admission = queue.admit(now_seconds, rate, slots.crowded)
+            match admission:
+                case Blocked(wait_seconds=wait_seconds):
+                    self._postpone(queue, wait_seconds, "The endpoint gets no attempts for a time.")
+                    return
+                case Waiting(wait_seconds=wait_seconds):
+                    self._wait(endpoint_id, queue, wait_seconds)
+                    return
+                case _:
+                    slot = slots.take(now_seconds, queue.note_slow)
+                    delivery = queue.due.popleft()
+                    task = asyncio.create_task(self._attempt(endpoint_id, queue, delivery, known, admission, slot))
+                    self._attempts.add(task)
+                    task.add_done_callback(self._attempts.discard)
+
+    def _await_turn(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
+        if queue.awaits_turn:
+            return
+        queue.awaits_turn = True
+
+        def turn() -> None:
+            queue.awaits_turn = False
+            self._pump(endpoint_id, queue)
+
+        self._process.slots.await_turn(turn)
+
+    def _wait(self, endpoint_id: bytes, queue: EndpointQueue, wait_seconds: float | None) -> None:
+        """Leave a queue until one of its attempts ends, or its rate lets the next one go; too long a queue is cut."""
+        limits = self._process.limits
+        if queue.in_flight == 0 and wait_seconds is None:  # crowded out: nothing would wake it
+            self._postpone(queue, limits.postponed_seconds, "Slow endpoints have all connections.")
+            return
+        queue_max = limits.queue_max if len(self._queues) > 1 else limits.unfinished_max
+        if queue.slow:
+            self._postpone(queue, limits.postponed_seconds, "The endpoint is slow to answer.")
+        elif len(queue.due) > queue_max:
+            self._postpone(queue, limits.postponed_seconds, "The endpoint has its share of attempts.", keep=queue_max)
+        if wait_seconds is not None and not queue.awaits_rate:
+            queue.awaits_rate = True
+            asyncio.get_running_loop().call_later(wait_seconds, self._pump_again, endpoint_id, queue)
+
+    def _pump_again(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
+        queue.awaits_rate = False
+        self._pump(endpoint_id, queue)
+
+    def _postpone(self, queue: EndpointQueue, wait_seconds: float, why: str, keep: int = 0) -> None:
+        """Let a queue's deliveries wait in Postgres, but for the first ones."""
+        until = self._process.clock.now() + timedelta(seconds=max(wait_seconds, self._process.limits.postponed_seconds))
+        while len(queue.due) > keep:
+            self._end_unsent(queue.due.pop(), Postponed(until, why))
+
+    def _end_all(self, queue: EndpointQueue, end: DeliveryEnd) -> None:
+        while queue.due:
+            self._end_unsent(queue.due.popleft(), end)
+
+    def _end_unsent(self, delivery: Delivery, end: DeliveryEnd) -> None:
+        self._on_end(
+            EndedDelivery(
+                delivery=delivery,
+                end=end,
+                began_at=self._process.clock.now(),
+                ordered=self._process.directory.is_ordered(delivery.endpoint_id),
+            )
+        )
+
+    async def _attempt(
+        self, endpoint_id: bytes, queue: EndpointQueue, delivery: Delivery, known: KnownEndpoint, permit: Permit,
+        slot: AttemptSlot,
+    ) -> None:  # fmt: skip
+        """Make one attempt, and note what came of it."""
+        process, attempt, body = self._process, None, b""
+        began_at = process.clock.now()
+        if delivery.due_at is not None:
+            metrics.DELIVERER_LATE_SECONDS.observe(max(0.0, (began_at - delivery.due_at).total_seconds()))
+        try:
+            attempt, body = await self._send(delivery, known, began_at)
+        except Exception as error:  # a defect: the delivery is put off, and its endpoint's others go on
+            log.exception("delivery.not_attempted", delivery=delivery.id_text)
+            end: DeliveryEnd = Postponed(began_at + timedelta(seconds=UNUSABLE_SECONDS), repr(error))
+        finally:
+            if slot.is_slow:
+                queue.slow -= 1
+            self._note_attempt(queue, permit, attempt)
+            process.slots.give_back(slot)
+        if attempt is not None:
+            configuration = known.endpoint.configuration
+            end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())
+        if isinstance(end, EndpointGone):
+            self.gone[endpoint_id] = "It answered 410 Gone."
+        ordered = self._process.directory.is_ordered(endpoint_id)
+        blocks = ordered and isinstance(end, DeadLettered) and known.endpoint.configuration.after_dead_letter == "block"
+        self._on_end(
+            EndedDelivery(
+                delivery=delivery,
+                end=end,
+                began_at=began_at,
+                attempt=attempt,
+                body=body,
+                ordered=ordered,
+                blocks=blocks,
+            )
+        )
+        self._pump(endpoint_id, queue)
+
+    async def _send(self, delivery: Delivery, known: KnownEndpoint, now: datetime) -> tuple[Attempt, bytes]:
+        configuration, secrets = known.endpoint.configuration, known.secrets
+        assert secrets is not None
+        request = sign_attempt(
+            delivery.outgoing_event(), configuration.payload_form, secrets.keys, delivery_id=delivery.id_text, now=now,
+            custom_headers=secrets.custom_headers,
+        )  # fmt: skip
+        timeout_seconds = float(configuration.timeout_seconds)
+        attempt = await send_attempt(
+            self._process.client, configuration.url, request, timeout_seconds=timeout_seconds, now=now
+        )
+        return attempt, request.body
+
+    def _note_attempt(self, queue: EndpointQueue, permit: Permit, attempt: Attempt | None) -> None:
+        now_seconds = self._process.clock.monotonic_seconds()
+        if attempt is None:
+            queue.end(permit, "abandoned", now_seconds)
+            return
+        delivered = classify(attempt.outcome) == "delivered"
+        queue.end(permit, "success" if delivered else "failure", now_seconds, throttle_seconds(attempt.outcome))
+
+    @property
+    def due(self) -> int:
+        """How many deliveries are due."""
+        return sum(len(queue.due) for queue in self._queues.values())
+
+    def breaker_states(self) -> Counter[BreakerState]:
+        """Return how many endpoints have a breaker in each state."""
+        now_seconds = self._process.clock.monotonic_seconds()
+        return Counter(queue.state(now_seconds) for queue in self._queues.values())
+
+    def busy_endpoints(self) -> set[bytes]:
+        """Return the endpoints that get no attempts now, or have a queue: their deliveries stay in Postgres."""
+        now_seconds, half = self._process.clock.monotonic_seconds(), self._process.limits.queue_max // 2
+        return {
+            endpoint_id
+            for endpoint_id, queue in self._queues.items()
+            if queue.slow or len(queue.due) >= half or queue.blocked_seconds(now_seconds) > 0
+        }
+
+
+def _why_not(known: KnownEndpoint | None) -> str:
+    return "The endpoint is not known." if known is None else f"The endpoint is {known.endpoint.state}."

@@ -1,0 +1,87 @@
+"""How far a topic's partition is done, where its records end in any order. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from deliveries.delivery_fence import TopicOffsets
+
+
+class OffsetTracker:
+    """The records of one topic's partition that were read, and which of them are done.
+
+    >>> tracker = OffsetTracker(TopicOffsets(5, ((7, 8),)))
+    >>> tracker.read(10, [5, 7, 8, 9])
+    [5, 8, 9]
+    >>> tracker.finish(8)
+    >>> tracker.offsets()
+    TopicOffsets(next_offset=5, done=((7, 9),), read_to=10)
+    >>> tracker.finish(5)
+    >>> tracker.offsets()
+    TopicOffsets(next_offset=9, done=(), read_to=10)
+    """
+
+    def __init__(self, start: TopicOffsets) -> None:
+        self.position = start.next_offset
+        """The offset that is read next."""
+        self.judged_to: Final = start.read_to
+        """Records below it were told from copies by an owner before."""
+        self._done_before: Final = start.done
+        self._starts: Final = [first for first, _ in start.done]
+        self._read: deque[int] = deque()
+        self._done: set[int] = set()
+
+    @property
+    def next_offset(self) -> int:
+        """All below it is done."""
+        return self._read[0] if self._read else self.position
+
+    @property
+    def unfinished(self) -> int:
+        """How many records were read and are not done."""
+        return len(self._read) - len(self._done)
+
+    def read(self, next_offset: int, offsets: Sequence[int]) -> list[int]:
+        """Note the records between the position and `next_offset`, ascending; return those that are not done yet."""
+        self.position = next_offset
+        self._read.extend(offsets)
+        done = {offset for offset in offsets if self._was_done(offset)}
+        self._done |= done
+        self._drop_done()
+        return [offset for offset in offsets if offset not in done]
+
+    def finish(self, offset: int) -> None:
+        """Note that a record that was read is done."""
+        self._done.add(offset)
+        self._drop_done()
+
+    def offsets(self) -> TopicOffsets:
+        """Return what is done, for the checkpoint."""
+        if not self._read:
+            later = tuple(each for each in self._done_before if each[1] > self.position)
+            return TopicOffsets(self.position, later, max(self.position, self.judged_to))
+        ranges: list[tuple[int, int]] = []
+        first: int | None = None
+        for offset in self._read:
+            if offset in self._done:
+                first = offset if first is None else first
+            elif first is not None:
+                ranges.append((first, offset))
+                first = None
+        if first is not None:
+            ranges.append((first, self.position))
+        later = tuple(
+            (max(start, self.position), end) for start, end in self._done_before if end > self.position
+        )  # read by an owner before, and not by this one yet
+        return TopicOffsets(self._read[0], (*ranges, *later), max(self.position, self.judged_to))
+
+    def _was_done(self, offset: int) -> bool:
+        rank = bisect_right(self._starts, offset) - 1
+        return rank >= 0 and offset < self._done_before[rank][1]
+
+    def _drop_done(self) -> None:
+        while self._read and self._read[0] in self._done:
+            self._done.discard(self._read.popleft())

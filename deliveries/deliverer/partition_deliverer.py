@@ -1,0 +1,171 @@
+"""The owner of a partition's deliveries, and what the worker's loop calls for each of its topics.
+
+`streams.ownership` opens each topic's partition by itself. All of one number share a run, under one fence: the first
+that is acquired begins it, and where one of them fails, or is acquired again, the run ends and the others follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from deliveries.deliverer import wait_rows
+from deliveries.deliverer.delivery_process import DeliveryProcess
+from deliveries.deliverer.partition_run import PartitionRun
+from deliveries.deliverer.round_writer import RoundWriter
+from deliveries.delivery_fence import DeliveryFence
+from projections.session import Session
+from streams.batch import EventBatch
+from streams.errors import OwnershipLost
+from streams.log_end import LogEnd
+from streams.ownership import Acquired
+from streams.watermarks import Watermarks
+
+T = TypeVar("T")
+
+INTERRUPTED_POLL_SECONDS: Final = 0.25
+
+
+class PartitionDeliverer:
+    """The deliveries of one partition number, on all topics. Lives in the event loop that it was made in."""
+
+    def __init__(self, process: DeliveryProcess, url: str, partition: int) -> None:
+        self.loop: Final = asyncio.get_running_loop()
+        self._process = process
+        self._url = url
+        self._partition = partition
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"deliveries-{partition}")
+        self._lock = asyncio.Lock()
+        self._run: PartitionRun | None = None
+        self._session: Session | None = None
+
+    @property
+    def run(self) -> PartitionRun | None:
+        """The run, while there is one."""
+        return self._run
+
+    async def open_topic(self, topic: str, watermarks: Watermarks) -> Acquired:
+        """Take part in the run with a topic; begin one where there is none, or this topic had a part in it already."""
+        async with self._lock:
+            if self._run is None or self._run.failure is not None or topic in self._run.trackers:
+                await self._end()
+                self._run = await self._begin()
+            run = self._run
+            offsets = await run.writer.call(run.writer.fence.open_topic, topic, watermarks)
+            run.open_topic(topic, offsets)
+            return Acquired(run.token, LogEnd(None, offsets.next_offset, compared=False))
+
+    async def accept(self, topic: str, batch: EventBatch) -> int:
+        """Take a batch. Raises OwnershipLost, SchemaNewer, DatabaseUnreachable."""
+        return await self._current().accept(topic, batch)
+
+    async def check(self) -> None:
+        """Raise OwnershipLost where the run has ended."""
+        self._current().check()
+
+    async def note_stop(self, reason: str) -> None:
+        """Write down why the partition is stopped."""
+        run = self._current()
+        await run.writer.call(run.writer.fence.note_stop, reason)
+
+    async def leave(self, topic: str) -> None:
+        """End the run, if a topic has a part in it."""
+        async with self._lock:
+            if self._run is not None and topic in self._run.trackers:
+                await self._end()
+
+    async def drain(self) -> None:
+        """Let what is under way end; begin nothing new."""
+        if self._run is not None and self._run.failure is None:
+            await self._run.drain()
+
+    async def close(self) -> None:
+        """End the run, and the thread."""
+        async with self._lock:
+            await self._end()
+        self._thread.shutdown(wait=False)
+
+    def _current(self) -> PartitionRun:
+        if self._run is None:
+            raise OwnershipLost(why=f"Partition {self._partition} is not owned.")
+        return self._run
+
+    async def _begin(self) -> PartitionRun:
+        session, fence, marks, held = await self.loop.run_in_executor(self._thread, self._acquire)
+        self._session = session
+        writer = RoundWriter(fence, session, self._thread, self._partition)
+        return PartitionRun(self._process, self._partition, writer, marks, held)
+
+    def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any]:
+        session = Session(self._url)
+        try:
+            fence = DeliveryFence(session, "deliverer", self._partition)
+            marks = wait_rows.find_marks(session, self._partition)
+            return session, fence, marks, wait_rows.find_held(session, self._partition)
+        except BaseException:
+            session.close()
+            raise
+
+    async def _end(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            await run.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await self.loop.run_in_executor(self._thread, session.close)
+
+
+class DeliveryTopicWriter:
+    """One topic's side of a partition (`streams.ownership.PartitionWriter`): calls come from its own thread."""
+
+    def __init__(self, deliverer: PartitionDeliverer, topic: str) -> None:
+        self._deliverer = deliverer
+        self._topic = topic
+        self._interrupted = threading.Event()
+
+    def acquire(self, watermarks: Watermarks, interrupted: threading.Event) -> Acquired:
+        """Fence off every former owner, unless another topic of the partition has done so."""
+        self._interrupted = interrupted
+        return self._wait(self._deliverer.open_topic(self._topic, watermarks))
+
+    def project(self, batch: EventBatch) -> int:
+        """Take a batch, once there is room, and return the checkpoint: the deliveries themselves end later."""
+        return self._wait(self._deliverer.accept(self._topic, batch))
+
+    def skip(self, offset: int, reason: str) -> None:
+        """Nothing skips a delivery."""
+
+    def idle(self) -> None:
+        """Raise OwnershipLost where the run has ended."""
+        self._wait(self._deliverer.check())
+
+    def note_stop(self, reason: str) -> None:
+        """Write down why the partition is stopped."""
+        self._wait(self._deliverer.note_stop(reason))
+
+    def close(self) -> None:
+        """Leave the run, which ends it; never raises."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            asyncio.run_coroutine_threadsafe(self._deliverer.leave(self._topic), self._deliverer.loop)
+
+    def forget(self) -> None:
+        """Do as :meth:`close`."""
+        self.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what comes of work in the loop. Raises OwnershipLost once the partition was given up."""
+        future = asyncio.run_coroutine_threadsafe(work, self._deliverer.loop)
+        while True:
+            try:
+                return future.result(INTERRUPTED_POLL_SECONDS)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+                if self._interrupted.is_set():
+                    future.cancel()
+                    raise OwnershipLost(why="The partition was given up.") from None

@@ -1,0 +1,337 @@
+"""One ownership of a partition: deliveries in, attempts out, and rounds in which what came of them is written down.
+
+A round publishes what follows from attempts that ended (the record of each, and the one in which a delivery waits or is
+dead), waits until Kafka has acknowledged all of that, and then writes, in one transaction under the fence: the rows of
+deliveries that wait, the offsets that are done, the marks of what was read. So a process that dies in between makes
+those attempts again, and no others; and a record that it had published already is known for a copy: its hop is not the
+one in the delivery's row, or another copy of it is under way.
+
+Records of retry topics are compared with the rows at the beginning of a round, since every row of a record that was
+read by then is written: rounds come one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any, Final
+
+from deliveries.deliverer.attempt_records import EndedDelivery, Postponed, outcome_of, records_of
+from deliveries.deliverer.delivery import Delivery, read_deliveries
+from deliveries.deliverer.delivery_process import DeliveryProcess
+from deliveries.deliverer.endpoint_queues import EndpointQueues
+from deliveries.deliverer.entity_order import EntityOfEndpoint, EntityOrder, held_by
+from deliveries.deliverer.offset_tracker import OffsetTracker
+from deliveries.deliverer.round_writer import DeliveryRound, RoundWriter
+from deliveries.deliverer.source_marks import MarkedSource, SourceMark, SourceMarks
+from deliveries.delivery_fence import TopicOffsets
+from deliveries.schedule import RetryAt
+from runtime import metrics
+from runtime.logging import get_logger
+from schemas.errors import UnknownSchema
+from streams.batch import EventBatch
+from streams.errors import OwnershipLost, SchemaNewer
+
+log = get_logger(__name__)
+
+READ_RECORDS: Final = 500
+"""Records that are read between two turns of the loop."""
+
+
+class PartitionRun:
+    """The deliveries of a partition from the fence's acquiring on until its loss, or any other failure."""
+
+    def __init__(
+        self, process: DeliveryProcess, partition: int, writer: RoundWriter,
+        marks: dict[MarkedSource, SourceMark], held: set[EntityOfEndpoint],
+    ) -> None:  # fmt: skip
+        """`marks` and `held` are what Postgres knows of the partition, read once the fence was acquired."""
+        self.writer: Final = writer
+        self.token: Final = writer.fence.token
+        self.failure: BaseException | None = None
+        self.trackers: dict[str, OffsetTracker] = {}
+        self._process = process
+        self._partition = partition
+        self._marks = SourceMarks(marks)
+        self._order = EntityOrder(held)
+        self.queues: Final = EndpointQueues(process, self._note_end)
+        self._active: set[bytes] = set()
+        self._unverified: list[Delivery] = []
+        self._timers: list[tuple[datetime, int, Delivery]] = []
+        self._sequence = count()
+        self._ended: list[EndedDelivery] = []
+        self._released: set[EntityOfEndpoint] = set()
+        self._changed: set[str] = set()
+        self._stored: dict[str, TopicOffsets] = {}
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
+        self._due_changed = asyncio.Event()
+        self._background = [
+            asyncio.create_task(self._keep(self._run_rounds()), name=f"rounds {partition}"),
+            asyncio.create_task(self._keep(self._run_timers()), name=f"timers {partition}"),
+        ]
+        self._log = log.bind(partition=partition, token=self.token)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries of retry topics wait in memory for their time."""
+        return len(self._timers)
+
+    def open_topic(self, topic: str, offsets: TopicOffsets) -> None:
+        """Take records of a topic from its checkpoint on."""
+        self.trackers[topic] = OffsetTracker(offsets)
+
+    def check(self) -> None:
+        """Raise what ended the run, if it has ended."""
+        if self.failure is not None:
+            raise OwnershipLost(why=f"The partition is read again: {self.failure}.") from self.failure
+
+    async def accept(self, topic: str, batch: EventBatch) -> int:
+        """Take a batch as soon as there is room; return the topic's checkpoint. Raises OwnershipLost, SchemaNewer."""
+        tracker = self._tracker(topic, batch)
+        for start in range(0, len(batch), READ_RECORDS):
+            await self._take(topic, tracker, batch.between(start, min(start + READ_RECORDS, len(batch))))
+        if not len(batch) and batch.next_offset > tracker.position:
+            tracker.read(batch.next_offset, ())
+            self._changed.add(topic)
+        self.check()
+        return tracker.next_offset
+
+    async def close(self) -> None:
+        """Give up what is under way: it is attempted again by the next owner."""
+        if self.failure is None:
+            self.failure = OwnershipLost(why="The partition was given up.")
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.queues.cancel()
+        self._room.set()
+
+    async def drain(self) -> None:
+        """Return once nothing is under way and what ended is written down; nothing new is begun meanwhile."""
+        self.queues.stop()
+        await self.queues.finish()
+        while self._ended and self.failure is None:
+            self._work.set()
+            await asyncio.sleep(self._process.limits.round_seconds)
+
+    def _tracker(self, topic: str, batch: EventBatch) -> OffsetTracker:
+        self.check()
+        tracker = self.trackers.get(topic)
+        if tracker is None or batch.token != self.token:
+            raise OwnershipLost(why=f"The batch was fetched under token {batch.token}, not {self.token}.")
+        if batch.next_offset > tracker.position and batch.fetched_from != tracker.position:
+            raise OwnershipLost(why=f"Offsets {tracker.position} to {batch.fetched_from} were not read.")
+        return tracker
+
+    async def _take(self, topic: str, tracker: OffsetTracker, batch: EventBatch) -> None:
+        if batch.next_offset <= tracker.position:
+            return
+        while tracker.unfinished >= self._process.limits.unfinished_max:
+            self._room.clear()
+            await self._room.wait()
+            self.check()
+        try:
+            deliveries, rejected = read_deliveries(batch.values, topic, self._partition, batch.offsets)
+        except UnknownSchema as error:
+            raise SchemaNewer(topic, self._partition, batch.offsets[error.row or 0], error.schema_id) from error
+        await self._process.directory.load({each.endpoint_id for each in deliveries})
+        self.check()
+        fresh = set(tracker.read(batch.next_offset, batch.offsets))
+        self._changed.add(topic)
+        for value in rejected:
+            if (offset := batch.offsets[value.row]) in fresh:
+                self._log.error("delivery.unreadable", topic=topic, offset=offset, why=value.reason)
+                tracker.finish(offset)
+        for delivery in sorted(deliveries, key=lambda each: each.offset):
+            if delivery.offset in fresh:
+                self._sort_in(topic, tracker, delivery)
+        self._work.set()
+
+    def _sort_in(self, topic: str, tracker: OffsetTracker, delivery: Delivery) -> None:
+        """Let a delivery be attempted if it is new, or have it compared with the rows if it has waited."""
+        if topic != self._process.topics.deliveries:
+            self._unverified.append(delivery)
+        elif delivery.delivery_id in self._active or not self._is_new(tracker, delivery):
+            metrics.DELIVERER_COPIES.inc()
+            tracker.finish(delivery.offset)
+        else:
+            self._active.add(delivery.delivery_id)
+            self._enter(delivery)
+
+    def _is_new(self, tracker: OffsetTracker, delivery: Delivery) -> bool:
+        return delivery.offset < tracker.judged_to or self._marks.pass_new(delivery)
+
+    def _enter(self, delivery: Delivery) -> None:
+        """Let a new delivery be attempted, unless an earlier one of its entity has to be done before."""
+        if not self._process.directory.is_ordered(delivery.endpoint_id):
+            self.queues.enqueue(delivery)
+            return
+        match self._order.enter(delivery):
+            case "go":
+                self.queues.enqueue(delivery)
+            case "row":
+                self._keep_behind(delivery)
+            case "behind":
+                pass
+
+    def _resume(self, delivery: Delivery) -> None:
+        """Let a delivery be attempted that has waited."""
+        if self._process.directory.is_ordered(delivery.endpoint_id):
+            self._order.resume(delivery)
+        self.queues.enqueue(delivery)
+
+    def _keep_behind(self, delivery: Delivery) -> None:
+        """Let a delivery wait in Postgres behind another one of its entity."""
+        behind = Postponed(None, "An earlier event of its entity waits.")
+        self._ended.append(
+            EndedDelivery(delivery=delivery, end=behind, began_at=self._process.clock.now(), ordered=True)
+        )
+        self._work.set()
+
+    def _note_end(self, ended: EndedDelivery) -> None:
+        """Keep what came of a delivery for the next round; let the next one of its entity go."""
+        self._ended.append(ended)
+        self._work.set()
+        self._log_end(ended)
+        if not ended.ordered:
+            return
+        if isinstance(ended.end, Postponed | RetryAt) or ended.blocks:
+            for behind in self._order.wait(ended.delivery):
+                self._keep_behind(behind)
+            return
+        following = self._order.end(ended.delivery)
+        if following is not None:
+            self.queues.enqueue(following)
+        elif self._order.has_rows(held := held_by(ended.delivery)):
+            self._released.add(held)
+
+    def _log_end(self, ended: EndedDelivery) -> None:
+        """Write the one line of a delivery that was due, and count it."""
+        outcome, state, next_at = outcome_of(ended)
+        metrics.DELIVERER_ATTEMPTS.labels(outcome).inc()
+        if ended.attempt is not None:
+            metrics.DELIVERER_ATTEMPT_SECONDS.observe(ended.attempt.duration_seconds)
+        (self._log.debug if state == "delivered" else self._log.info)(
+            "delivery.attempted",
+            delivery=ended.delivery.id_text,
+            endpoint=str(ended.delivery.endpoint),
+            type=ended.delivery.type,
+            attempt=ended.delivery.attempt,
+            outcome=outcome,
+            state=state,
+            status_code=None if ended.attempt is None else ended.attempt.outcome.status_code,
+            error_class=None if ended.attempt is None else ended.attempt.outcome.error_class,
+            duration_ms=None if ended.attempt is None else round(ended.attempt.duration_seconds * 1000, 3),
+            next_attempt_at=None if next_at is None else next_at.isoformat(),
+        )
+
+    async def _run_timers(self) -> None:
+        """Let deliveries of retry topics be attempted when they are due; look for slow attempts meanwhile."""
+        while True:
+            now = self._process.clock.now()
+            while self._timers and self._timers[0][0] <= now:
+                self._resume(heapq.heappop(self._timers)[2])
+            self._process.slots.sweep(self._process.clock.monotonic_seconds())
+            wait_seconds = self._process.limits.poll_seconds
+            if self._timers:
+                wait_seconds = min(wait_seconds, max(0.001, (self._timers[0][0] - now).total_seconds()))
+            try:
+                await asyncio.wait_for(self._due_changed.wait(), wait_seconds)
+            except TimeoutError:
+                continue
+            self._due_changed.clear()
+
+    async def _run_rounds(self) -> None:
+        limits = self._process.limits
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), limits.poll_seconds)
+            self._work.clear()
+            await asyncio.sleep(limits.round_seconds)
+            await self._run_round()
+
+    async def _run_round(self) -> None:
+        ended, self._ended = self._ended, []
+        unverified, self._unverified = self._unverified, []
+        await self._process.publish([record for each in ended for record in records_of(each, self.token)])
+        for each in ended:
+            if each.delivery.offset >= 0:
+                self._finish(each.delivery)
+        work = self._make_round(ended, unverified)
+        answer = await self.writer.write(work)
+        self._stored |= work.offsets
+        self._marks.note_stored(work.marks)
+        kept = set(answer.with_rows) | {held_by(each.delivery) for each in self._ended if each.ordered}
+        self._order.note_empty(set(work.released) - kept)
+        self._active -= {each.delivery.delivery_id for each in ended}
+        if work.gone:
+            await self._process.directory.refresh()
+        self._verify(unverified, answer.hops)
+        due = read_deliveries(answer.due)[0]
+        await self._process.directory.load({each.endpoint_id for each in due})
+        for delivery in due:
+            if delivery.delivery_id not in self._active:
+                self._active.add(delivery.delivery_id)
+                self._resume(delivery)
+        self._room.set()
+
+    def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
+        """Return what is to be written now: offsets, marks and ends of the same moment."""
+        gone, self.queues.gone = self.queues.gone, {}
+        ids = {each.delivery_id for each in unverified}
+        return DeliveryRound(
+            ended=ended,
+            offsets=self._changed_offsets(),
+            marks=self._marks.changed(),
+            released=self._take_released(ended),
+            gone=gone,
+            unverified=ids,
+            active=self._active | ids,
+            busy=self.queues.busy_endpoints(),
+            due_max=self._process.limits.queue_max,
+        )
+
+    def _finish(self, delivery: Delivery) -> None:
+        """Note that the record that a delivery was read from is done."""
+        self.trackers[delivery.topic].finish(delivery.offset)
+        self._changed.add(delivery.topic)
+
+    def _take_released(self, ended: Sequence[EndedDelivery]) -> set[EntityOfEndpoint]:
+        """Return the entities of which the first delivery that waits in a row may be due: none of them is under way."""
+        released, self._released = self._released, set()
+        released |= {
+            held_by(each.delivery) for each in ended if isinstance(each.end, Postponed) and each.end.until is None
+        }
+        return {held for held in released if not self._order.is_going(held)}
+
+    def _changed_offsets(self) -> dict[str, TopicOffsets]:
+        changed, self._changed = self._changed, set()
+        now = {topic: self.trackers[topic].offsets() for topic in changed if topic in self.trackers}
+        return {topic: offsets for topic, offsets in now.items() if self._stored.get(topic) != offsets}
+
+    def _verify(self, deliveries: Sequence[Delivery], hops: Mapping[bytes, int]) -> None:
+        """Let those records of retry topics wait for their time that are no copies."""
+        for delivery in deliveries:
+            if hops.get(delivery.delivery_id) != delivery.hop or delivery.delivery_id in self._active:
+                metrics.DELIVERER_COPIES.inc()
+                self._finish(delivery)
+                continue
+            self._active.add(delivery.delivery_id)
+            due_at = delivery.due_at or datetime.min.replace(tzinfo=UTC)
+            heapq.heappush(self._timers, (due_at, next(self._sequence), delivery))
+        self._due_changed.set()
+
+    async def _keep(self, work: Any) -> None:
+        """Run until the end; whatever ends it ends the run."""
+        try:
+            await work
+        except Exception as error:
+            self._log.warning("deliveries.failed", error=type(error).__name__, why=str(error))
+            self.failure = error
+            self.queues.stop()
+            self._room.set()

@@ -1,0 +1,91 @@
+"""The writing of a round: what came of deliveries into Postgres, in one transaction under the partition's fence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from deliveries.deliverer import wait_rows
+from deliveries.deliverer.attempt_records import EndedDelivery, wait_row_of
+from deliveries.deliverer.entity_order import EntityOfEndpoint
+from deliveries.deliverer.source_marks import MarkedSource, SourceMark
+from deliveries.delivery_fence import DeliveryFence, TopicOffsets
+from projections.session import Session
+
+
+class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
+    """What a round writes, and what it asks for."""
+
+    ended: Sequence[EndedDelivery]
+    offsets: Mapping[str, TopicOffsets]
+    marks: Mapping[MarkedSource, SourceMark]
+    released: Collection[EntityOfEndpoint]
+    """Entities of which the first delivery that waits in a row may be due now."""
+    gone: Mapping[bytes, str]
+    """Endpoints that are to be disabled, and why."""
+    unverified: Collection[bytes]
+    """Deliveries whose rows are asked for."""
+    active: Collection[bytes]
+    """Deliveries in memory."""
+    busy: Collection[bytes]
+    """Endpoints that get nothing out of Postgres now."""
+    due_max: int
+
+
+class RoundAnswer(NamedTuple):
+    """What Postgres says after a round."""
+
+    hops: Mapping[bytes, int]
+    """Of the deliveries that were asked for and wait."""
+    due: Sequence[bytes]
+    """Records of deliveries that are due."""
+    with_rows: Collection[EntityOfEndpoint]
+    """Those of the released entities that have deliveries in rows still."""
+
+
+class RoundWriter:
+    """A session that holds the fence of a partition, and the thread that its calls run in."""
+
+    def __init__(self, fence: DeliveryFence, session: Session, thread: ThreadPoolExecutor, partition: int) -> None:
+        self.fence: Final = fence
+        self._session = session
+        self._thread = thread
+        self._partition = partition
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call something of the session's in its thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def write(self, work: DeliveryRound) -> RoundAnswer:
+        """Write a round, all or nothing. Raises OwnershipLost, DatabaseUnreachable."""
+        answer: RoundAnswer = await self.call(self._write, work)
+        return answer
+
+    def _write(self, work: DeliveryRound) -> RoundAnswer:
+        session = self._session
+        if statements := self._statements(work):
+            session.script("BEGIN", self.fence.lock_statement, *statements, "COMMIT")
+        hops = wait_rows.find_hops(session, work.unverified)
+        with_rows = wait_rows.find_held(session, self._partition).intersection(work.released) if work.released else ()
+        due = wait_rows.find_due(session, self._partition, work.active, work.busy, work.due_max)
+        return RoundAnswer(hops, due, with_rows)
+
+    def _statements(self, work: DeliveryRound) -> list[str]:
+        rows = [row for each in work.ended if (row := wait_row_of(each, self.fence.token)) is not None]
+        waiting = {row.delivery_id for row in rows}
+        over = [
+            each.delivery.delivery_id
+            for each in work.ended
+            if each.delivery.hop > 0 and each.delivery.delivery_id not in waiting
+        ]
+        return [
+            *wait_rows.wait_statements(self._partition, rows, over),
+            *(wait_rows.release_statement(self._partition, held) for held in sorted(work.released)),
+            *(wait_rows.disable_statement(endpoint_id, why) for endpoint_id, why in sorted(work.gone.items())),
+            *(self.fence.advance_statement(topic, each) for topic, each in sorted(work.offsets.items())),
+            *wait_rows.mark_statements(self._partition, work.marks),
+        ]

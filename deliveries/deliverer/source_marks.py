@@ -1,0 +1,61 @@
+"""What tells a delivery's first record from copies of it: the last one that came from each source. Pure.
+
+A dispatcher writes the deliveries of one source partition to a partition in order, and sends none before all earlier
+ones have been acknowledged, once at least; one that begins again from its checkpoint sends some a second time. So a
+record is the first of its delivery just where it is after all that came before from its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from deliveries.deliverer.delivery import Delivery
+
+
+class MarkedSource(NamedTuple):
+    """A stream of deliveries in order: `live`, or the id of the endpoint whose earlier events are fed."""
+
+    stream: str
+    source_partition: int
+
+
+class SourceMark(NamedTuple):
+    """The last delivery of a source."""
+
+    source_offset: int
+    source_rank: int
+    endpoint_id: bytes
+
+
+class SourceMarks:
+    """The marks of one partition, and which of them have changed since they were stored."""
+
+    def __init__(self, stored: Mapping[MarkedSource, SourceMark]) -> None:
+        self._marks = dict(stored)
+        self._changed: set[MarkedSource] = set()
+
+    def pass_new(self, delivery: Delivery) -> bool:
+        """Return whether a record is the first of its delivery, and take it for the last of its source from then on.
+
+        An operator's redrive is always new: it has no slot in an order.
+        """
+        if delivery.stream == "redrive":
+            return True
+        stream = "live" if delivery.stream == "live" else str(delivery.endpoint)
+        source = MarkedSource(stream, delivery.source_partition)
+        order = SourceMark(*delivery.source_order)
+        last = self._marks.get(source)
+        if last is not None and order <= last:
+            return False
+        self._marks[source] = order
+        self._changed.add(source)
+        return True
+
+    def changed(self) -> dict[MarkedSource, SourceMark]:
+        """Return the marks that are to be stored."""
+        return {source: self._marks[source] for source in sorted(self._changed)}
+
+    def note_stored(self, stored: Mapping[MarkedSource, SourceMark]) -> None:
+        """Note that marks were stored as they are here, unless they have changed since."""
+        self._changed -= {source for source, mark in stored.items() if self._marks[source] == mark}

@@ -1,0 +1,153 @@
+"""The rows of deliveries that wait, and of marks: statements of an owner's transactions, and what it asks for.
+
+Rows are written by text: few deliveries of a healthy endpoint wait, and a round's rows go in one trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from deliveries.deliverer.entity_order import EntityOfEndpoint
+from deliveries.deliverer.source_marks import MarkedSource, SourceMark
+from projections.session import Session, sql_literal
+
+DUE_ROWS_MAX: Final = 1_000
+
+_HOPS: Final = "SELECT uuid_send(delivery_id) AS id, hop FROM delivery_waits WHERE delivery_id = ANY ({ids})"
+_DUE: Final = """
+SELECT uuid_send(delivery_id) AS id, record FROM delivery_waits
+WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND delivery_id <> ALL ({ids})
+  AND endpoint_id <> ALL ({busy})
+ORDER BY due_at LIMIT {limit}
+"""
+_MARKS: Final = """
+SELECT stream::text AS stream, source_partition, source_offset, source_rank, uuid_send(endpoint_id) AS endpoint_id
+FROM delivery_marks WHERE partition = $1
+"""
+_NEXT_BEHIND: Final = """
+UPDATE delivery_waits SET due_at = now() WHERE delivery_id = (
+    SELECT delivery_id FROM delivery_waits
+    WHERE partition = {partition} AND endpoint_id = {endpoint} AND entity_id = {entity}
+    ORDER BY source_partition, source_offset, source_rank LIMIT 1
+) AND due_at = 'infinity'
+"""
+_HELD: Final = """
+SELECT DISTINCT uuid_send(endpoint_id) AS endpoint_id, uuid_send(entity_id) AS entity_id FROM delivery_waits
+WHERE partition = $1 AND entity_id IS NOT NULL
+"""
+
+
+class WaitRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery that waits. Without a record it is in a retry topic; without a time it waits behind another one."""
+
+    delivery_id: bytes
+    endpoint_id: bytes
+    hop: int
+    due_at: datetime | None
+    record: bytes | None
+    entity_id: bytes | None
+    source_partition: int
+    source_offset: int
+    source_rank: int
+
+
+def find_hops(session: Session, delivery_ids: Collection[bytes]) -> dict[bytes, int]:
+    """Return the hop of each of these deliveries that waits."""
+    if not delivery_ids:
+        return {}
+    return dict(session.frame(_HOPS.format(ids=_array(delivery_ids))).iter_rows())
+
+
+def find_due(
+    session: Session, partition: int, without: Collection[bytes], busy: Collection[bytes], rows_max: int
+) -> list[bytes]:
+    """Return the records of deliveries that are due, the longest due first.
+
+    Left out are those that are under way, and those of endpoints that get no attempts now.
+    """
+    limit = min(rows_max, DUE_ROWS_MAX)
+    frame = session.frame(
+        _DUE.format(partition=int(partition), ids=_array(without), busy=_array(busy), limit=int(limit))
+    )
+    return list(frame["record"])
+
+
+def find_marks(session: Session, partition: int) -> dict[MarkedSource, SourceMark]:
+    """Return the stored marks of a partition."""
+    rows = session.frame(_MARKS, (partition,)).iter_rows()
+    return {
+        MarkedSource(stream, source_partition): SourceMark(offset, rank, endpoint_id)
+        for stream, source_partition, offset, rank, endpoint_id in rows
+    }
+
+
+def find_held(session: Session, partition: int) -> set[EntityOfEndpoint]:
+    """Return the endpoints and entities of which a delivery waits that none may overtake."""
+    return {EntityOfEndpoint(*row) for row in session.frame(_HELD, (partition,)).iter_rows()}
+
+
+def mark_statements(partition: int, marks: Mapping[MarkedSource, SourceMark]) -> list[str]:
+    """Return the statement that stores marks; none for none."""
+    if not marks:
+        return []
+    rows = ", ".join(
+        f"({int(partition)}, {sql_literal(source.stream)}, {int(source.source_partition)}, {int(mark.source_offset)},"
+        f" {int(mark.source_rank)}, {_uuid(mark.endpoint_id)})"
+        for source, mark in marks.items()
+    )
+    return [
+        "INSERT INTO delivery_marks (partition, stream, source_partition, source_offset, source_rank, endpoint_id)"  # noqa: S608 (numbers and ids)
+        f" VALUES {rows} ON CONFLICT (partition, stream, source_partition) DO UPDATE"
+        " SET source_offset = excluded.source_offset, source_rank = excluded.source_rank,"
+        " endpoint_id = excluded.endpoint_id"
+    ]
+
+
+def wait_statements(partition: int, waiting: Iterable[WaitRow], ended: Iterable[bytes]) -> list[str]:
+    """Return the statements that store deliveries which wait, and drop those that wait no more."""
+    statements = []
+    rows = sorted(waiting, key=lambda row: row.delivery_id)
+    if rows:
+        values = ", ".join(_values(partition, row) for row in rows)
+        statements.append(
+            "INSERT INTO delivery_waits (delivery_id, partition, endpoint_id, hop, due_at, record, entity_id,"  # noqa: S608 (numbers and ids)
+            f" source_partition, source_offset, source_rank) VALUES {values}"
+            " ON CONFLICT (delivery_id) DO UPDATE SET hop = excluded.hop, due_at = excluded.due_at,"
+            " record = excluded.record, entity_id = excluded.entity_id"
+        )
+    if ids := sorted(ended):
+        statements.append(f"DELETE FROM delivery_waits WHERE delivery_id = ANY ({_array(ids)})")  # noqa: S608 (ids)
+    return statements
+
+
+def release_statement(partition: int, held: EntityOfEndpoint) -> str:
+    """Return the statement that lets the first delivery that waits behind others of its entity be due."""
+    return _NEXT_BEHIND.format(partition=int(partition), endpoint=_uuid(held.endpoint_id), entity=_uuid(held.entity_id))
+
+
+def disable_statement(endpoint_id: bytes, why: str) -> str:
+    """Return the statement that disables an endpoint."""
+    return f"SELECT disable_endpoint({_uuid(endpoint_id)}, {sql_literal(why)})"
+
+
+def _values(partition: int, row: WaitRow) -> str:
+    due_at = "'infinity'" if row.due_at is None else f"'{row.due_at.astimezone(UTC).isoformat()}'"
+    record = "NULL" if row.record is None else f"'\\x{row.record.hex()}'::bytea"
+    entity = "NULL::uuid" if row.entity_id is None else _uuid(row.entity_id)
+    return (
+        f"({_uuid(row.delivery_id)}, {int(partition)}, {_uuid(row.endpoint_id)}, {int(row.hop)}, {due_at}::timestamptz,"
+        f" {record}, {entity}, {int(row.source_partition)}, {int(row.source_offset)}, {int(row.source_rank)})"
+    )
+
+
+def _uuid(value: bytes) -> str:
+    return f"'{UUID(bytes=value)}'::uuid"
+
+
+def _array(ids: Sequence[bytes] | Collection[bytes]) -> str:
+    return f"'{{{','.join(each.hex() for each in ids)}}}'::uuid[]"

@@ -1,0 +1,132 @@
+"""Wiring of a deliverer process: settings in, a running deliverer out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from database import migrate
+from database.connector import Database, connect
+from deliveries.connections import DeliveryClient
+from deliveries.deliverer.attempt_slots import AttemptSlots
+from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
+from deliveries.deliverer.endpoint_directory import EndpointDirectory
+from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
+from operations.services.least_privilege import require_least_privilege
+from operations.services.worker import OBSERVE_EVERY_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
+from runtime import metrics
+from runtime.clock import Clock, SystemClock
+from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
+from runtime.logging import get_logger
+from runtime.settings import Settings
+from schemas.external_registry import activate_registry
+from signing.master_key import MasterKeys
+from streams.agents import Worker
+from streams.ownership import PartitionWriter
+from streams.producer import EventProducer, Limits
+
+log = get_logger(__name__)
+
+GROUP_SUFFIX = "-deliverer"
+
+
+class Deliverer:
+    """A deliverer: a worker on the topics of deliveries and retries, with its client, producer and endpoints.
+
+    Make it inside the event loop that will run it.
+    """
+
+    def __init__(self, settings: Settings, topics: DeliveryTopics | None = None, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._database: Database = connect(settings, "deliverer")
+        names = topics or DeliveryTopics()
+        master_keys = MasterKeys(settings)
+        self.process = DeliveryProcess(
+            client=DeliveryClient(settings),
+            producer=EventProducer(settings, topics=names.written, limits=Limits(publish_timeout_seconds=15.0)),
+            directory=EndpointDirectory(self._database, master_keys),
+            slots=AttemptSlots(settings.deliverer_attempts_max, settings.deliveries_connections_max),
+            clock=clock or SystemClock(),
+            topics=names,
+            limits=DelivererLimits(attempts_per_endpoint=settings.deliverer_attempts_per_endpoint),
+        )
+        self._partitions: dict[int, PartitionDeliverer] = {}
+        group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
+        self.worker = Worker(group, (names.deliveries, *names.retries), self._writer_for, together=True)
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Join the group. Raises KafkaUnavailable, TopicMissing, DatabaseUnreachable."""
+        await self.process.producer.start()
+        await self.process.directory.refresh()
+        self._refreshing = asyncio.create_task(self.process.directory.keep_fresh(), name="endpoints")
+        await self.worker.start()
+
+    async def stop(self) -> None:
+        """Let attempts under way end, write down what came of them, and leave the group."""
+        await asyncio.gather(*(each.drain() for each in self._partitions.values()), return_exceptions=True)
+        await self.worker.stop()
+        await asyncio.gather(*(each.close() for each in self._partitions.values()))
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+        await self.process.producer.stop()
+        await self.process.client.close()
+        await self._database.close()
+
+    def update_gauges(self) -> None:
+        """Set the gauges."""
+        slots = self.process.slots
+        metrics.DELIVERER_UNDER_WAY.labels("quick").set(slots.under_way - slots.slow)
+        metrics.DELIVERER_UNDER_WAY.labels("slow").set(slots.slow)
+        runs = [each.run for each in self._partitions.values() if each.run is not None]
+        metrics.DELIVERER_WAITING.labels("due").set(sum(run.queues.due for run in runs))
+        metrics.DELIVERER_WAITING.labels("waiting").set(sum(run.waiting for run in runs))
+        states = sum((run.queues.breaker_states() for run in runs), Counter())
+        for state in ("open", "half_open"):
+            metrics.DELIVERER_BREAKERS.labels(state).set(states[state])
+        metrics.DELIVERER_PARTITIONS.set(len(self.worker.positions()))
+
+    def _writer_for(self, topic: str, partition: int) -> PartitionWriter:
+        deliverer = self._partitions.get(partition)
+        if deliverer is None:
+            url = self._settings.database_address("deliverer")
+            deliverer = self._partitions[partition] = PartitionDeliverer(self.process, url, partition)
+        return DeliveryTopicWriter(deliverer, topic)
+
+
+async def serve_deliverer(
+    settings: Settings, topics: DeliveryTopics | None = None, ready: Callable[[Deliverer], None] | None = None
+) -> None:
+    """Run a deliverer until SIGINT or SIGTERM.
+
+    Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable, KafkaUnavailable, TopicMissing, MasterKeyUnusable,
+    WorkerCrashed.
+    """
+    activate_registry(settings)
+    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("deliverer"))
+    await require_least_privilege(settings, "deliverer")
+    serve_metrics(settings.deliverer_metrics_address, "deliverer")
+    tune_gc(*WORKER_GC_THRESHOLDS)
+    stop = asyncio.Event()
+    with stop_on_signals(stop.set):
+        deliverer = Deliverer(settings, topics)
+        try:
+            await deliverer.start()
+            if ready is not None:
+                ready(deliverer)
+            while not stop.is_set() and deliverer.worker.crashed is None:
+                deliverer.update_gauges()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), timeout=OBSERVE_EVERY_SECONDS)
+        finally:
+            log.info("deliverer.stopping")
+            await deliverer.stop()
+    if deliverer.worker.crashed is not None:
+        raise WorkerCrashed(
+            why=repr(deliverer.worker.crashed), next_step="plant deliverer"
+        ) from deliverer.worker.crashed

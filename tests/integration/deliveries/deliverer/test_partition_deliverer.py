@@ -1,0 +1,103 @@
+"""A deliverer on real Kafka and Postgres: each delivery is sent, and what failed is sent again or dead."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest_asyncio
+from aiohttp import web
+
+from deliveries.deliverer.delivery_process import DeliveryTopics
+from runtime.settings import Settings
+from signing.signatures import sign
+from tests.support.delivering import (
+    LOCAL,
+    SECRET,
+    add_endpoint,
+    attempts_of,
+    dead_letters_of,
+    delivering,
+    delivery_topics,
+    publish,
+    queued,
+)
+from tests.support.receivers import receiver
+from tests.support.waiting import wait_until_async
+
+
+@pytest_asyncio.fixture
+async def local(settings: Settings) -> Settings:
+    """Settings with which endpoints may be on this machine."""
+    return msgspec.structs.replace(settings, **LOCAL)
+
+
+@pytest_asyncio.fixture
+async def topics(local: Settings) -> AsyncIterator[DeliveryTopics]:
+    """Topics of a test's own."""
+    async with delivery_topics(local) as made:
+        yield made
+
+
+async def test_deliveries_are_sent_signed(local: Settings, topics: DeliveryTopics) -> None:
+    """Each is one request that its receiver can verify, and one record of an attempt."""
+    async with receiver() as there:
+        endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/hooks")
+        sent = [queued(endpoint_id, offset) for offset in range(30)]
+        await publish(local, topics.deliveries, sent)
+        async with delivering(local, topics):
+            await wait_until_async(lambda: len(there.requests) >= len(sent), "all are sent")
+    ids = Counter(headers["webhook-id"] for _, _, headers, _ in there.requests)
+    assert ids == Counter(str(each.delivery_id) for each in sent)
+    for _, path, headers, body in there.requests:
+        signed = headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body
+        assert headers["webhook-signature"].encode() == sign(SECRET, *signed)
+        assert (path, msgspec.json.decode(body)["type"]) == ("/hooks", "genesis.agent.available")
+    attempts = await attempts_of(local, topics)
+    assert Counter((str(each.delivery_id), each.state) for each in attempts) == {(each, "delivered"): 1 for each in ids}
+
+
+async def test_a_failed_delivery_is_sent_again(local: Settings, topics: DeliveryTopics) -> None:
+    """With the same id and body, once a second is over."""
+    async with receiver() as there:
+        endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+        answers = iter([503, 500])
+        there.answer = lambda: web.Response(status=next(answers, 204))  # type: ignore[assignment]
+        await publish(local, topics.deliveries, [queued(endpoint_id, 1)])
+        async with delivering(local, topics):
+            await wait_until_async(lambda: len(there.requests) == 3, "it is sent three times")
+    assert len({(headers["webhook-id"], body) for _, _, headers, body in there.requests}) == 1
+    attempts = await attempts_of(local, topics)
+    assert [(each.attempt, each.status_code, each.outcome, each.state) for each in attempts] == [
+        (1, 503, "throttled", "waiting"), (2, 500, "failed", "waiting"), (3, 204, "delivered", "delivered")
+    ]  # fmt: skip
+    for earlier, later in itertools.pairwise(attempts):
+        assert earlier.next_attempt_at is not None
+        assert later.attempted_at >= earlier.next_attempt_at
+
+
+async def test_a_delivery_that_always_fails_is_dead(local: Settings, topics: DeliveryTopics) -> None:
+    """After six attempts, with waits of 1, 2, 4, 8 and 16 seconds."""
+    async with receiver() as there:
+        endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+        there.answer = lambda: web.Response(status=500)  # type: ignore[assignment]
+        record = queued(endpoint_id, 1)
+        await publish(local, topics.deliveries, [record])
+        async with delivering(local, topics):
+
+            async def is_dead() -> bool:
+                return len(there.requests) == 6 and bool(await dead_letters_of(local, topics))
+
+            await wait_until_async(is_dead, "it is dead")
+    (dead,) = await dead_letters_of(local, topics)
+    assert (dead.delivery_id, dead.attempt, dead.hop) == (record.delivery_id, 6, 5)
+    attempts = await attempts_of(local, topics)
+    assert [each.state for each in attempts] == ["waiting"] * 5 + ["dead"]
+    waits = [
+        (each.next_attempt_at - each.attempted_at).total_seconds()
+        for each in attempts
+        if each.next_attempt_at is not None
+    ]
+    assert [int(wait) for wait in waits] == [1, 2, 4, 8, 16]
