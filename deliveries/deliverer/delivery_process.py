@@ -11,7 +11,7 @@ from deliveries.circuit_breaker import BreakerPolicy
 from deliveries.connections import DeliveryClient
 from deliveries.deliverer.attempt_records import OutgoingRecord
 from deliveries.deliverer.attempt_slots import AttemptSlots
-from deliveries.deliverer.endpoint_directory import EndpointDirectory
+from deliveries.deliverer.endpoint_cache import EndpointCache
 from runtime.clock import Clock
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from streams.errors import KafkaUnavailable, Overloaded, StreamsError
@@ -71,7 +71,7 @@ class DeliveryProcess(msgspec.Struct, frozen=True, kw_only=True):
 
     client: DeliveryClient
     producer: EventProducer
-    directory: EndpointDirectory
+    endpoints: EndpointCache
     slots: AttemptSlots
     clock: Clock
     topics: DeliveryTopics

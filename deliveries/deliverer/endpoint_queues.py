@@ -18,7 +18,7 @@ from deliveries.deliverer.attempt_records import Cancelled, DeliveryEnd, EndedDe
 from deliveries.deliverer.attempt_slots import AttemptSlot
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DeliveryProcess
-from deliveries.deliverer.endpoint_directory import KnownEndpoint
+from deliveries.deliverer.endpoint_cache import KnownEndpoint
 from deliveries.deliverer.endpoint_queue import Blocked, EndpointQueue, Waiting
 from deliveries.outcomes import classify, throttle_seconds
 from deliveries.schedule import DeadLettered, EndpointGone, decide
@@ -75,7 +75,7 @@ class EndpointQueues:
         """Begin the attempts of an endpoint that may be made now; put off what can't be for long."""
         slots, clock = self._process.slots, self._process.clock
         while queue.due and not self._stopped:
-            known = self._process.directory.get(endpoint_id)
+            known = self._process.endpoints.get(endpoint_id)
             if known is None or known.endpoint.state != "active":
                 self._end_all(queue, Cancelled(_why_not(known)))
                 return
@@ -148,7 +148,7 @@ class EndpointQueues:
                 delivery=delivery,
                 end=end,
                 began_at=self._process.clock.now(),
-                ordered=self._process.directory.is_ordered(delivery.endpoint_id),
+                ordered=self._process.endpoints.is_ordered(delivery.endpoint_id),
             )
         )
 
@@ -176,7 +176,7 @@ class EndpointQueues:
             end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())
         if isinstance(end, EndpointGone):
             self.gone[endpoint_id] = "It answered 410 Gone."
-        ordered = self._process.directory.is_ordered(endpoint_id)
+        ordered = self._process.endpoints.is_ordered(endpoint_id)
         blocks = ordered and isinstance(end, DeadLettered) and known.endpoint.configuration.after_dead_letter == "block"
         self._on_end(
             EndedDelivery(

@@ -139,7 +139,7 @@ class PartitionRun:
             deliveries, rejected = read_deliveries(batch.values, topic, self._partition, batch.offsets)
         except UnknownSchema as error:
             raise SchemaNewer(topic, self._partition, batch.offsets[error.row or 0], error.schema_id) from error
-        await self._process.directory.load({each.endpoint_id for each in deliveries})
+        await self._process.endpoints.load({each.endpoint_id for each in deliveries})
         self.check()
         fresh = set(tracker.read(batch.next_offset, batch.offsets))
         self._changed.add(topic)
@@ -168,7 +168,7 @@ class PartitionRun:
 
     def _enter(self, delivery: Delivery) -> None:
         """Let a new delivery be attempted, unless an earlier one of its entity has to be done before."""
-        if not self._process.directory.is_ordered(delivery.endpoint_id):
+        if not self._process.endpoints.is_ordered(delivery.endpoint_id):
             self.queues.enqueue(delivery)
             return
         match self._order.enter(delivery):
@@ -181,7 +181,7 @@ class PartitionRun:
 
     def _resume(self, delivery: Delivery) -> None:
         """Let a delivery be attempted that has waited."""
-        if self._process.directory.is_ordered(delivery.endpoint_id):
+        if self._process.endpoints.is_ordered(delivery.endpoint_id):
             self._order.resume(delivery)
         self.queues.enqueue(delivery)
 
@@ -270,10 +270,10 @@ class PartitionRun:
         self._order.note_empty(set(work.released) - kept)
         self._active -= {each.delivery.delivery_id for each in ended}
         if work.gone:
-            await self._process.directory.refresh()
+            await self._process.endpoints.refresh()
         self._verify(unverified, answer.hops)
         due = read_deliveries(answer.due)[0]
-        await self._process.directory.load({each.endpoint_id for each in due})
+        await self._process.endpoints.load({each.endpoint_id for each in due})
         for delivery in due:
             if delivery.delivery_id not in self._active:
                 self._active.add(delivery.delivery_id)

@@ -14,7 +14,7 @@ from database.connector import Database, connect
 from deliveries.connections import DeliveryClient
 from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
-from deliveries.deliverer.endpoint_directory import EndpointDirectory
+from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
 from operations.services.least_privilege import require_least_privilege
 from operations.services.worker import OBSERVE_EVERY_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
@@ -48,7 +48,7 @@ class Deliverer:
         self.process = DeliveryProcess(
             client=DeliveryClient(settings),
             producer=EventProducer(settings, topics=names.written, limits=Limits(publish_timeout_seconds=15.0)),
-            directory=EndpointDirectory(self._database, master_keys),
+            endpoints=EndpointCache(self._database, master_keys),
             slots=AttemptSlots(settings.deliverer_attempts_max, settings.deliveries_connections_max),
             clock=clock or SystemClock(),
             topics=names,
@@ -62,8 +62,8 @@ class Deliverer:
     async def start(self) -> None:
         """Join the group. Raises KafkaUnavailable, TopicMissing, DatabaseUnreachable."""
         await self.process.producer.start()
-        await self.process.directory.refresh()
-        self._refreshing = asyncio.create_task(self.process.directory.keep_fresh(), name="endpoints")
+        await self.process.endpoints.refresh()
+        self._refreshing = asyncio.create_task(self.process.endpoints.keep_fresh(), name="endpoints")
         await self.worker.start()
 
     async def stop(self) -> None:

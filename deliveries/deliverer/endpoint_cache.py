@@ -38,7 +38,7 @@ class KnownEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """When one of its keys expires, so that it is read again."""
 
 
-class EndpointDirectory:
+class EndpointCache:
     """The endpoints of one process. :meth:`get` never waits; :meth:`load` reads what it will be asked for."""
 
     def __init__(self, database: Database, master_keys: MasterKeys, clock: Clock | None = None) -> None:
