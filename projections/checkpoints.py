@@ -14,7 +14,7 @@ import socket
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from projections.session import Session, sql_literal
@@ -208,8 +208,18 @@ def storable(reason: str) -> str:
     return escaped(reason[:STOP_REASON_CHARACTERS_MAX])[:STOP_REASON_CHARACTERS_MAX]
 
 
-def remainder(batch: EventBatch, fence: Fence) -> EventBatch | None:
-    """Return the part of a batch at and after the log's checkpoint; None when all of it is applied already.
+class ReadTo(Protocol):
+    """How far an owner has come under its token."""
+
+    @property
+    def token(self) -> int: ...
+
+    @property
+    def next_offset(self) -> int: ...
+
+
+def remainder(batch: EventBatch, fence: ReadTo) -> EventBatch | None:
+    """Return the part of a batch at and after its owner's checkpoint; None when all of it is applied already.
 
     Raises OwnershipLost where the batch was fetched under another token, or records before it are missing. Cheap, and
     no substitute for the statement of `lock_statement`: another owner may have the partition by now.

@@ -181,6 +181,15 @@ RELAY_BLOCKED_ENTITIES: Final = Gauge(
     "plant_relay_blocked_keys", "Entities whose changes wait for an operator, as of the last cycle."
 )
 
+# The recorder of attempts to deliver.
+RECORDER_ATTEMPTS: Final = Counter("plant_recorder_attempts", "Records of attempts that are in Postgres.", ["outcome"])
+RECORDER_SKIPPED: Final = Counter("plant_recorder_skipped", "Records on the topic of attempts that are none.")
+RECORDER_DELAY_SECONDS: Final = Histogram(
+    "plant_recorder_delay_seconds",
+    "From the time of a batch's last record in Kafka until the batch is in Postgres.",
+    buckets=(*_LATENCY_SECONDS, 60.0, 600.0, 3600.0),
+)
+
 # The database's connections, by role.
 DATABASE_CONNECTIONS_OPEN: Final = Gauge("plant_database_connections_open", "Connections to Postgres.", ["role"])
 DATABASE_CONNECTIONS_IN_USE: Final = Gauge(

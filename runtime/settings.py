@@ -303,6 +303,15 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
     deliveries_connections_per_host: Annotated[
         Positive, Meta(description="Most connections to one host and port at a time.")
     ] = 20
+    deliveries_keep_days: Annotated[
+        int,
+        Meta(
+            ge=7,
+            le=3650,
+            description="How long a delivery and its attempts can be looked up: days after its event, and after its "
+            "state has changed.",
+        ),
+    ] = 30
 
     deliverer_attempts_max: Annotated[
         Positive,

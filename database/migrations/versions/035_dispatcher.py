@@ -3,7 +3,7 @@
 from database.migrations.script import run_script
 
 revision = "035"
-down_revision = "033"
+down_revision = "034"
 branch_labels = None
 depends_on = None
 

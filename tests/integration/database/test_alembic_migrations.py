@@ -72,7 +72,8 @@ def test_the_chain_of_migrations_is_one() -> None:
         "031": "030",
         "032": "031",
         "033": "032",
-        "035": "033",
+        "034": "033",
+        "035": "034",
     }  # fmt: skip
     assert migrate.heads() == ("035",)
     assert {found.revision: set(found.branch_labels) for found in script.get_revisions(["001", "006"])}["001"] >= {

@@ -40,7 +40,7 @@ RIGHTS = {
     "event_stream": {"ingress": "", "operator": ""},
     "audit_log": {"ingress": "", "operator": ""},
     "outbox": {"ingress": "", "operator": ""},
-    "webhook_deliveries": {"ingress": "", "operator": ""},
+    "webhook_deliveries": {"ingress": "", "operator": "SELECT"},
     "entities": {"ingress": "", "operator": ""},
 }
 

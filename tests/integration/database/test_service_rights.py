@@ -35,7 +35,10 @@ UNDIVIDED = {
     "public.master_keys": {"ingress", "operator"},
     "public.producers": {"ingress", "operator"},
     "public.read_model_builds": {"writer", "operator", "api", "auditor"},
-    "public.webhook_deliveries": {"writer", "api"},
+    "public.webhook_attempts": {"operator", "api", "deliverer"},
+    "public.webhook_attempts_other": set(),
+    "public.webhook_deliveries": {"operator", "api", "deliverer"},
+    "public.webhook_deliveries_other": set(),
     "public.webhook_signatures": {"ingress", "operator"},
 }
 """Tables without tenants, and who may read whole rows. A table that stands nowhere has no decision."""
@@ -66,6 +69,9 @@ FUNCTIONS = {
     "disable_endpoint(uuid,text)": (DEFINER, {"deliverer"}),
     "lock_deliveries(text,integer,bigint)": (INVOKER, {"deliverer"}),
     "notify_endpoints()": (INVOKER, set()),
+    "add_delivery_days(integer)": (DEFINER, {"deliverer"}),
+    "drop_delivery_day(integer)": (DEFINER, {"deliverer"}),
+    "delete_other_deliveries(integer,integer)": (DEFINER, {"deliverer"}),
     "build_is_behind(text,integer)": (INVOKER, set()),
     "guard_log_table(text)": (INVOKER, set()),
     "hash_before(text,integer,bigint)": (DEFINER, {"writer", "api", "auditor"}),

@@ -32,12 +32,12 @@ def named(schema: str, table: str) -> str:
 
 
 def test_every_table_and_column_is_on_the_page(database: Database) -> None:
-    """Each table has a heading, and below it a line for each of its columns, in whatever order."""
+    """Each table has a heading, and below it a line for each of its columns, in whatever order; a part has none."""
     found = lines(
         database,
         f"""SELECT {named("nspname", "relname")} || ' ' || string_agg(attname, ' ' ORDER BY attname COLLATE "C")
             FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_attribute a ON attrelid = c.oid
-            WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND {OURS}
+            WHERE relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped AND {OURS}
               AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
             GROUP BY nspname, relname""",
     )
@@ -57,7 +57,7 @@ def test_columns_are_what_the_page_says(database: Database) -> None:
                    CASE WHEN atthasdef OR attidentity <> '' THEN 'default' END)
             FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_attribute a ON attrelid = c.oid
             LEFT JOIN pg_collation l ON l.oid = attcollation
-            WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND {OURS}
+            WHERE relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped AND {OURS}
               AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')""",
     )
     for theirs, ours in OTHER_NAMES.items():
@@ -106,7 +106,8 @@ def test_constraints_and_indexes_are_on_the_page(database: Database) -> None:
         database,
         f"""SELECT {named("nspname", "relname")} || ' ' || contype::text || ' ' || count(*)
             FROM pg_constraint JOIN pg_class c ON c.oid = conrelid JOIN pg_namespace n ON n.oid = relnamespace
-            WHERE {OURS} AND contype IN ('c', 'p', 'u', 'f') GROUP BY nspname, relname, contype""",
+            WHERE NOT relispartition AND {OURS} AND contype IN ('c', 'p', 'u', 'f')
+            GROUP BY nspname, relname, contype""",
     )
     said = []
     for table in reference_tables.tables().values():
@@ -119,7 +120,8 @@ def test_constraints_and_indexes_are_on_the_page(database: Database) -> None:
         database,
         f"""SELECT c.relname FROM pg_index JOIN pg_class c ON c.oid = indexrelid
             JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE {OURS} AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)""",
+            WHERE NOT relispartition AND {OURS}
+              AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)""",
     )
     named_here = [re.sub(r" CONCURRENTLY| UNIQUE", "", text).split()[2]
                   for table in reference_tables.tables().values() for text in table.indexes]  # fmt: skip
