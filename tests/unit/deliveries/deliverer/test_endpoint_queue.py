@@ -1,0 +1,82 @@
+"""An endpoint's share: one attempt at first, more with each success, and none while it hangs or asked for time."""
+
+from __future__ import annotations
+
+from deliveries.circuit_breaker import BreakerPolicy
+from deliveries.deliverer.endpoint_queue import Blocked, EndpointQueue, Waiting
+
+POLICY = BreakerPolicy(attempts_min=4)
+
+
+def admitted(queue: EndpointQueue, now: float = 0.0, rate: int | None = None, crowded: bool = False) -> int:
+    """Return how many attempts are admitted at once."""
+    count = 0
+    while queue.admit(now, rate, crowded) == "ordinary":
+        count += 1
+    return count
+
+
+def test_an_endpoint_begins_with_one_attempt_and_gets_more_as_it_answers() -> None:
+    """Each success adds one, up to the bound; a failure takes half."""
+    queue = EndpointQueue(POLICY, 4)
+    for share in (1, 2, 3, 4, 4):
+        assert admitted(queue) == share - queue.in_flight or queue.in_flight == share
+        while queue.in_flight:
+            queue.end("ordinary", "abandoned", 0.0)
+        queue.in_flight += 1
+        queue.end("ordinary", "success", 0.0)
+    assert admitted(queue) == 4
+    queue.end("ordinary", "failure", 0.0)
+    while queue.in_flight:
+        queue.end("ordinary", "abandoned", 0.0)
+    assert admitted(queue) == 2
+
+
+def test_nothing_new_begins_while_an_attempt_is_slow() -> None:
+    """An endpoint that hangs holds what it has, and no more."""
+    queue = EndpointQueue(POLICY, 4)
+    assert admitted(queue) == 1
+    queue.note_slow()
+    queue.in_flight -= 1
+    assert queue.admit(0.0, None, False) == Waiting()
+
+
+def test_what_it_asked_for_is_kept_to() -> None:
+    """After a Retry-After there is no attempt until its time is over."""
+    queue = EndpointQueue(POLICY, 4)
+    assert admitted(queue) == 1
+    queue.end("ordinary", "failure", 10.0, throttled_seconds=30.0)
+    assert queue.admit(20.0, None, False) == Blocked(20.0)
+    assert queue.blocked_seconds(39.0) == 1.0
+    assert queue.admit(40.0, None, False) == "ordinary"
+
+
+def test_an_open_breaker_blocks_and_lets_one_probe_pass() -> None:
+    """While the probe is under way the others wait for its end."""
+    queue = EndpointQueue(POLICY, 4)
+    for _ in range(4):
+        assert queue.admit(0.0, None, False) == "ordinary"
+        queue.end("ordinary", "failure", 0.0)
+    assert queue.admit(1.0, None, False) == Blocked(4.0)
+    assert queue.admit(5.0, None, False) == "probe"
+    assert queue.admit(5.0, None, False) == Waiting()
+    queue.end("probe", "success", 5.0)
+    assert queue.admit(5.0, None, False) == "ordinary"
+
+
+def test_a_rate_is_kept_to() -> None:
+    """The next attempt waits for its time, however many could be under way."""
+    queue = EndpointQueue(POLICY, 4)
+    assert queue.admit(0.0, 2, False) == "ordinary"
+    queue.end("ordinary", "success", 0.0)
+    assert queue.admit(0.1, 2, False) == Waiting(0.4)
+    assert queue.admit(0.5, 2, False) == "ordinary"
+
+
+def test_where_slow_endpoints_have_the_connections_only_those_that_answer_get_more() -> None:
+    """One that never answered waits."""
+    queue = EndpointQueue(POLICY, 4)
+    assert queue.admit(0.0, None, True) == Waiting()
+    assert queue.admit(0.0, None, False) == "ordinary"
+    queue.end("ordinary", "success", 0.0)
+    assert queue.admit(0.0, None, True) == "ordinary"

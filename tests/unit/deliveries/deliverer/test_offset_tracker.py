@@ -1,0 +1,62 @@
+"""What is done is remembered, in whatever order records end, and nothing else is."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deliveries.deliverer.offset_tracker import OffsetTracker
+from deliveries.delivery_fence import TopicOffsets
+
+
+@given(
+    st.sets(st.integers(0, 60), min_size=1),
+    st.lists(st.tuples(st.sampled_from(["read", "finish", "store", "restart"]), st.integers(0, 7)), max_size=80),
+)
+def test_what_was_stored_as_done_is_never_read_again_and_all_else_is(
+    log: set[int], steps: list[tuple[str, int]]
+) -> None:
+    """An owner that begins again has just the records that were not done as the last checkpoint was written."""
+    offsets, end = sorted(log), max(log) + 1
+    stored, tracker = TopicOffsets(0), OffsetTracker(TopicOffsets(0))
+    done_in_store: set[int] = set()
+    done: set[int] = set()
+    under_way: list[int] = []
+    for step, size in steps:
+        if step == "read":
+            batch = [each for each in offsets if each >= tracker.position][:size]
+            reaches = batch[-1] + 1 if batch else tracker.position
+            fresh = tracker.read(reaches, batch)
+            assert not done_in_store.intersection(fresh)
+            assert done_in_store.union(fresh).issuperset(batch)
+            under_way += fresh
+        elif step == "finish" and under_way:
+            offset = under_way.pop(size % len(under_way))
+            tracker.finish(offset)
+            done.add(offset)
+        elif step == "store":
+            stored, done_in_store = tracker.offsets(), set(done)
+            assert all(each in done for each in offsets if each < stored.next_offset)
+            assert tracker.next_offset == stored.next_offset
+            assert stored.read_to >= stored.next_offset
+            assert not [each for each in under_way if any(first <= each < last for first, last in stored.done)]
+        elif step == "restart":
+            tracker, under_way, done = OffsetTracker(stored), [], set(done_in_store)
+        assert tracker.unfinished == len(under_way)
+    tracker = OffsetTracker(stored)
+    left = tracker.read(end, [each for each in offsets if each >= tracker.position])
+    assert sorted(done_in_store.union(left)) == offsets
+    assert not done_in_store.intersection(left)
+
+
+def test_ranges_go_together() -> None:
+    """Records that are done one after the other are one range, over gaps of the log too."""
+    tracker = OffsetTracker(TopicOffsets(0))
+    tracker.read(100, [0, 3, 9, 20, 50, 60])
+    for offset in (3, 9, 20, 60):
+        tracker.finish(offset)
+    assert tracker.offsets() == TopicOffsets(0, ((3, 50), (60, 100)), 100)
+    tracker.finish(0)
+    assert tracker.offsets() == TopicOffsets(50, ((60, 100),), 100)
+    tracker.finish(50)
+    assert tracker.offsets() == TopicOffsets(100, (), 100)
