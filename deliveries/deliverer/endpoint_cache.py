@@ -58,6 +58,13 @@ class EndpointCache:
         known = self._known.get(endpoint_id)
         return known is not None and known.endpoint.configuration.ordering == "per_entity"
 
+    def disable(self, endpoint_id: bytes) -> None:
+        """Take an endpoint for disabled, until its row is read again."""
+        known = self._known.get(endpoint_id)
+        if known is not None and known.endpoint.state == "active":
+            endpoint = msgspec.structs.replace(known.endpoint, state="disabled")
+            self._known[endpoint_id] = msgspec.structs.replace(known, endpoint=endpoint)
+
     async def load(self, endpoint_ids: Collection[bytes]) -> None:
         """Read the endpoints of these ids that are not known yet. Raises what the database raises."""
         missing = [each for each in set(endpoint_ids) if each not in self._known]

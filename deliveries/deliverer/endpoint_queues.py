@@ -176,6 +176,7 @@ class EndpointQueues:
             end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())
         if isinstance(end, EndpointGone):
             self.gone[endpoint_id] = "It answered 410 Gone."
+            self._process.endpoints.disable(endpoint_id)
         ordered = self._process.endpoints.is_ordered(endpoint_id)
         blocks = ordered and isinstance(end, DeadLettered) and known.endpoint.configuration.after_dead_letter == "block"
         self._on_end(

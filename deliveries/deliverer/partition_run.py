@@ -64,6 +64,7 @@ class PartitionRun:
         self._timers: list[tuple[datetime, int, Delivery]] = []
         self._sequence = count()
         self._ended: list[EndedDelivery] = []
+        self._writing = False
         self._released: set[EntityOfEndpoint] = set()
         self._changed: set[str] = set()
         self._stored: dict[str, TopicOffsets] = {}
@@ -115,7 +116,7 @@ class PartitionRun:
         """Return once nothing is under way and what ended is written down; nothing new is begun meanwhile."""
         self.queues.stop()
         await self.queues.finish()
-        while self._ended and self.failure is None:
+        while (self._ended or self._writing) and self.failure is None:
             self._work.set()
             await asyncio.sleep(self._process.limits.round_seconds)
 
@@ -253,7 +254,9 @@ class PartitionRun:
                 await asyncio.wait_for(self._work.wait(), limits.poll_seconds)
             self._work.clear()
             await asyncio.sleep(limits.round_seconds)
+            self._writing = True
             await self._run_round()
+            self._writing = False
 
     async def _run_round(self) -> None:
         ended, self._ended = self._ended, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -21,6 +21,15 @@ class Receiver:
         self.connections = 0
         self.port = 0
         self.answer = web.Response
+        self._handler = self.handle
+
+    def replace_handler(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+        """Let another function answer from now on."""
+        self._handler = handler  # type: ignore[assignment]
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request by the present handler."""
+        return await self._handler(request)  # type: ignore[arg-type]
 
     async def handle(self, request: web.Request) -> web.Response:
         """Record a request, and answer it."""
@@ -44,7 +53,7 @@ async def receiver(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate.certificate_file, certificate.key_file)
         context.sni_callback = made.note_server_name  # type: ignore[assignment]  # it returns None, which is allowed
-    runner = web.ServerRunner(web.Server(made.handle))
+    runner = web.ServerRunner(web.Server(made.serve))
     await runner.setup()
     site = web.TCPSite(runner, host, port, ssl_context=context)
     await site.start()
