@@ -16,6 +16,7 @@ from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
+from deliveries.state.recorder import build_recorder
 from operations.services.least_privilege import require_least_privilege
 from operations.services.worker import OBSERVE_EVERY_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
 from runtime import metrics
@@ -35,7 +36,7 @@ GROUP_SUFFIX = "-deliverer"
 
 
 class Deliverer:
-    """A deliverer: a worker on the topics of deliveries and retries, with its client, producer and endpoints.
+    """A deliverer: a worker on the topics of deliveries, retries and attempts, with client, producer and endpoints.
 
     Make it inside the event loop that will run it.
     """
@@ -56,7 +57,8 @@ class Deliverer:
         )
         self._partitions: dict[int, PartitionDeliverer] = {}
         group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
-        self.worker = Worker(group, (names.deliveries, *names.retries), self._writer_for, together=True)
+        self._recorder_for = build_recorder(settings)
+        self.worker = Worker(group, (names.deliveries, *names.retries, names.attempts), self._writer_for, together=True)
         self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -92,6 +94,8 @@ class Deliverer:
         metrics.DELIVERER_PARTITIONS.set(len(self.worker.positions()))
 
     def _writer_for(self, topic: str, partition: int) -> PartitionWriter:
+        if topic == self.process.topics.attempts:
+            return self._recorder_for(topic, partition)
         deliverer = self._partitions.get(partition)
         if deliverer is None:
             url = self._settings.database_address("deliverer")
