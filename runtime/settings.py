@@ -157,6 +157,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         str, Meta(description="Where a worker serves its metrics, `host:port`; empty: nowhere.")
     ] = ""
 
+    dispatcher_backfill_per_second: Annotated[
+        Positive,
+        Meta(
+            description="Most deliveries a second that a dispatcher makes of events from before it knew of their "
+            "endpoint, all endpoints together. Live events go first."
+        ),
+    ] = 1_000
     dispatcher_metrics_address: Annotated[
         str, Meta(description="Where a dispatcher serves its metrics, `host:port`; empty: nowhere.")
     ] = ""

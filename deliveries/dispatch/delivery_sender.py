@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Final
 
@@ -85,3 +85,21 @@ class PendingSlice:
         if answer is not None:
             with contextlib.suppress(CancelledError):
                 answer.exception()
+
+
+def slices(records: Iterable[DeliveryRecord], records_max: int, bytes_max: int) -> Iterator[list[DeliveryRecord]]:
+    """Yield records in their order, in lists that end with the record that reaches a bound.
+
+    >>> [len(each) for each in slices([DeliveryRecord(b"", b"x")] * 5, records_max=2, bytes_max=9)]
+    [2, 2, 1]
+    """
+    found: list[DeliveryRecord] = []
+    size_bytes = 0
+    for record in records:
+        found.append(record)
+        size_bytes += len(record.value)
+        if len(found) >= records_max or size_bytes >= bytes_max:
+            yield found
+            found, size_bytes = [], 0
+    if found:
+        yield found

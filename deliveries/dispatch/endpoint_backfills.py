@@ -80,6 +80,11 @@ class EndpointBackfills:
         row = self._rows.get(endpoint_id)
         return row is not None and row.until_offset <= offset
 
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether offsets of any endpoint are still to be read again."""
+        return bool(self._unfinished)
+
     def unfinished(self) -> dict[EndpointId, Backfill]:
         """Return the rows with offsets that are still to be read again, in the order of the endpoints' ids."""
         return {endpoint_id: self._rows[endpoint_id] for endpoint_id in sorted(self._unfinished)}

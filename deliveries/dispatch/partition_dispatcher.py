@@ -25,14 +25,15 @@ import contextlib
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from database.errors import DatabaseUnreachable
-from deliveries.dispatch.delivery_sender import SLICE_BYTES_MAX, SLICE_RECORDS_MAX, DeliverySender, PendingSlice
+from deliveries.dispatch.backfill_reader import BackfillRate, BackfillReader, asked_alone
+from deliveries.dispatch.delivery_sender import SLICE_BYTES_MAX, SLICE_RECORDS_MAX, DeliverySender, PendingSlice, slices
 from deliveries.dispatch.endpoint_backfills import EndpointBackfills
 from deliveries.dispatch.endpoint_directory import NO_ENDPOINTS, EndpointDirectory, KnownEndpoints
-from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, deliveries_of
+from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, MatchAt, deliveries_of
 from deliveries.endpoints import EndpointId
 from projections import checkpoints
 from projections.checkpoints import DISPATCHER, Fence
@@ -55,6 +56,11 @@ log = get_logger(__name__)
 PART_RECORDS_MAX = 1_000
 """Records between two advances of the checkpoint."""
 
+IDLE_FEED_SECONDS = 0.1
+"""How long backfills are fed in one go while no live events come."""
+BACKFILL_SHARE = 0.2
+"""The part of a partition's time that backfills take while live events come."""
+
 
 @dataclass(frozen=True)
 class DispatcherParts:
@@ -64,26 +70,25 @@ class DispatcherParts:
     log_checkpoints: LogCheckpoints
     directory: EndpointDirectory
     sender: DeliverySender
-
-
-MatchAt = Callable[[int], Match]
-"""Returns how the endpoints are found of an event that takes effect at an offset."""
+    backfill_rate: BackfillRate
 
 
 class PartitionDispatcher:
     """The dispatcher of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
 
-    def __init__(self, dispatch: DispatcherParts, topic: str, partition: int) -> None:
+    def __init__(self, parts: DispatcherParts, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
-        self._dispatch = dispatch
-        self._in_flight = PendingSlice(dispatch.sender)
+        self._parts = parts
+        self._in_flight = PendingSlice(parts.sender)
         self._session: Session | None = None
         self._fence: Fence | None = None
         self._token: int | None = None
         self._log_at_acquisition = 0
         self._backfills = EndpointBackfills(partition, {})
         self._known: KnownEndpoints = NO_ENDPOINTS
+        self._reader = BackfillReader(topic, partition)
+        self._feed_at = 0.0
         self._interrupted = threading.Event()
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
@@ -91,7 +96,7 @@ class PartitionDispatcher:
         self.close()
         self._interrupted = interrupted or threading.Event()
         with self._closing_on_error():
-            session = self._session = Session(self._dispatch.url)
+            session = self._session = Session(self._parts.url)
             fence = self._fence = checkpoints.acquire(
                 session, DISPATCHER, self.topic, self.partition, watermarks.partition_count,
                 watermarks.leadership.topic_id,
@@ -100,6 +105,7 @@ class PartitionDispatcher:
             self._log_at_acquisition = checkpoints.log_next_offset(session, self.topic, self.partition)
             self._backfills = EndpointBackfills.load(session, self.partition)
             self._known = NO_ENDPOINTS
+            self._reader.try_again()
             if not len(self._backfills):
                 # No endpoint was ever live here, so nothing was dispatched: who comes now is given the past apart.
                 self._advance(max(fence.next_offset, self._log_at_acquisition))
@@ -115,20 +121,27 @@ class PartitionDispatcher:
         with self._closing_on_error():
             while (rest := checkpoints.remainder(batch, self._require_fence())) is not None:
                 self._project(rest)
+            started = time.monotonic()
+            if started >= self._feed_at and self._feed_backfill():
+                ended = time.monotonic()
+                self._feed_at = ended + (ended - started) * (1 / BACKFILL_SHARE - 1)
         return self._require_fence().next_offset
 
     def skip(self, offset: int, reason: str) -> None:
         """Do nothing: what becomes of a record is the log's to say."""
 
     def idle(self) -> None:
-        """Hear of new endpoints. Raises DatabaseUnreachable and OwnershipLost."""
+        """Hear of new endpoints, and feed those that are owed events. Raises what `project` raises."""
         if self._session is not None:
+            until = time.monotonic() + IDLE_FEED_SECONDS
             with self._closing_on_error():
                 self._hear()
+                while time.monotonic() < until and self._feed_backfill():
+                    self._require_current()
 
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped; acquiring it clears that."""
-        with contextlib.suppress(DatabaseUnreachable), contextlib.closing(Session(self._dispatch.url)) as session:
+        with contextlib.suppress(DatabaseUnreachable), contextlib.closing(Session(self._parts.url)) as session:
             checkpoints.note_stop(session, DISPATCHER, self.topic, self.partition, self._token, reason)
 
     def close(self) -> None:
@@ -148,7 +161,7 @@ class PartitionDispatcher:
         if not batch.offsets:
             self._advance(batch.next_offset)
             return
-        logged = self._dispatch.log_checkpoints.wait_past(self.partition, batch.offsets[0], self._interrupted)
+        logged = self._parts.log_checkpoints.wait_past(self.partition, batch.offsets[0], self._interrupted)
         started = time.perf_counter()
         part = batch.between(0, min(bisect_left(batch.offsets, logged), PART_RECORDS_MAX))
         self._hear()
@@ -169,7 +182,7 @@ class PartitionDispatcher:
         Nothing is on its way here: all that was dispatched lies below the checkpoint, or was dispatched by a former
         owner and lies below the log's checkpoint as it was then.
         """
-        known = self._dispatch.directory.known
+        known = self._parts.directory.known
         if known is self._known:
             return
         fence = self._require_fence()
@@ -178,6 +191,32 @@ class PartitionDispatcher:
             self._require_session().script("BEGIN", self._lock_statement(), heard.statement, "COMMIT")
             self._backfills.note_heard(heard)
         self._known = known
+
+    def _feed_backfill(self) -> bool:
+        """Publish the next slice of what an endpoint is owed; return whether there was one, and room for it."""
+        if not self._backfills.has_unfinished or not self._parts.backfill_rate.has_room():
+            return False
+        found = self._reader.next_slice(self._require_session(), self._backfills, self._known)
+        if found is None:
+            return False
+        endpoint_id = found.endpoint_id
+        by = DispatchedStream(self.partition, self._require_fence().token, "backfill")
+        try:
+            match = asked_alone(self._known.subscriptions[endpoint_id])
+            sent = self._publish(found.events, lambda _: match, by)
+        except (SchemaNewer, AppliedEventUnreadable) as error:  # live events and other endpoints go on
+            self._reader.set_aside(endpoint_id)
+            log.error("backfill.stopped", endpoint_id=str(endpoint_id), what=error.what, why=error.why)
+            return True
+        self._parts.backfill_rate.consume(sent)
+        advance = self._backfills.advance_statement(endpoint_id, found.next_offset)
+        self._require_session().script("BEGIN", self._lock_statement(), advance, "COMMIT")
+        self._backfills.note_advanced(endpoint_id, found.next_offset)
+        log.debug(
+            "events.dispatched", topic=self.topic, partition=self.partition, stream="backfill",
+            events=len(found.events), deliveries=sent, next_offset=found.next_offset, endpoint_id=str(endpoint_id),
+        )  # fmt: skip
+        return True
 
     def _live(self, offset: int) -> Match:
         """Return the function that finds the endpoints which get a live event of an offset."""
@@ -207,7 +246,7 @@ class PartitionDispatcher:
             return
         for each in events:
             event = self._decoded(each)
-            self._dispatch.directory.types_in_use.add(event.event_type)
+            self._parts.directory.types_in_use.add(event.event_type)
             yield from deliveries_of(each, event, match_at(each.effective_offset), by)
 
     def _decoded(self, effective: EffectiveEvent) -> Event:
@@ -251,21 +290,3 @@ class PartitionDispatcher:
         if self._session is None:
             raise DatabaseUnreachable(why="The connection was closed.")
         return self._session
-
-
-def slices(records: Iterable[DeliveryRecord], records_max: int, bytes_max: int) -> Iterator[list[DeliveryRecord]]:
-    """Yield records in their order, in lists that end with the record that reaches a bound.
-
-    >>> [len(each) for each in slices([DeliveryRecord(b"", b"x")] * 5, records_max=2, bytes_max=9)]
-    [2, 2, 1]
-    """
-    found: list[DeliveryRecord] = []
-    size_bytes = 0
-    for record in records:
-        found.append(record)
-        size_bytes += len(record.value)
-        if len(found) >= records_max or size_bytes >= bytes_max:
-            yield found
-            found, size_bytes = [], 0
-    if found:
-        yield found

@@ -59,6 +59,8 @@ class DispatchedStream(NamedTuple):
 
 Match = Callable[[str, object], Sequence[EndpointId]]
 """Returns the endpoints that ask for an event of a type and data, in the order of their ids."""
+MatchAt = Callable[[int], Match]
+"""Returns how the endpoints are found of an event that takes effect at an offset."""
 
 
 def deliveries_of(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
 
 from database import migrate
+from deliveries.dispatch.backfill_reader import BackfillRate
 from deliveries.dispatch.delivery_sender import DeliverySender
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import DispatcherParts, PartitionDispatcher
@@ -50,7 +52,8 @@ async def running_dispatcher(
     producer = EventProducer(settings, topics=(deliveries_topic,))
     directory = EndpointDirectory(settings)
     log_checkpoints = LogCheckpoints(url, topic)
-    dispatch = DispatcherParts(url, log_checkpoints, directory, DeliverySender(producer, deliveries_topic))
+    rate = BackfillRate(settings.dispatcher_backfill_per_second, time.monotonic)
+    parts = DispatcherParts(url, log_checkpoints, directory, DeliverySender(producer, deliveries_topic), rate)
     group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
     try:
         await producer.start()
@@ -58,7 +61,7 @@ async def running_dispatcher(
         worker = Worker(
             group,
             [topic],
-            lambda name, partition: PartitionDispatcher(dispatch, name, partition),
+            lambda name, partition: PartitionDispatcher(parts, name, partition),
             close_writers=log_checkpoints.close,
         )
         await worker.start()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +20,8 @@ import pytest_asyncio
 
 from audit.canonical import headers_bytes
 from deliveries.delivery_id import delivery_id
-from deliveries.dispatch import partition_dispatcher
+from deliveries.dispatch import backfill_reader, partition_dispatcher
+from deliveries.dispatch.backfill_reader import BackfillRate
 from deliveries.dispatch.delivery_sender import DeliverySender
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import DispatcherParts, PartitionDispatcher
@@ -71,11 +74,7 @@ class SentDeliveries:
     @property
     def first_occurrences(self) -> list[DeliveryQueued]:
         """Those that are above all before them."""
-        taken: list[DeliveryQueued] = []
-        for each in self.queued:
-            if not taken or order(each) > order(taken[-1]):
-                taken.append(each)
-        return taken
+        return in_order(self.queued)
 
 
 def order(queued: DeliveryQueued) -> tuple[int, int, bytes]:
@@ -100,11 +99,12 @@ def make_dispatcher(
     database: Database, sent: SentDeliveries, directory: EndpointDirectory
 ) -> Iterator[Callable[[], PartitionDispatcher]]:
     log_checkpoints = LogCheckpoints(database.writer_url, TOPIC)
-    dispatch = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent))
+    rate = BackfillRate(100_000, time.monotonic)
+    parts = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent), rate)
     made: list[PartitionDispatcher] = []
 
     def make() -> PartitionDispatcher:
-        made.append(PartitionDispatcher(dispatch, TOPIC, 0))
+        made.append(PartitionDispatcher(parts, TOPIC, 0))
         return made[-1]
 
     yield make
@@ -270,7 +270,7 @@ async def test_a_repaired_event_names_the_source_of_its_poison_record(
 async def test_an_endpoint_is_live_from_where_it_was_heard_of(
     dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know, database: Database
 ) -> None:
-    """What was dispatched before, and what a former owner may have dispatched, is left to be read again."""
+    """What was dispatched before, and what a former owner may have dispatched, is read again."""
     await know(1)
     dispatcher.acquire(WATERMARKS)
     dispatcher.idle()
@@ -285,11 +285,14 @@ async def test_an_endpoint_is_live_from_where_it_was_heard_of(
     session = Session(database.superuser_url)
     rows = session.query("SELECT endpoint_id::text AS id, next_offset, until_offset FROM endpoint_backfills ORDER BY 1")
     session.close()
-    assert [(UUID(row[0]).int, *row[1:]) for row in rows] == [(1, 0, 0), (2, 1, 5), (3, 6, 6)]
-    live = {
-        number: [each.source_offset for each in sent.queued if each.endpoint_id.int == number] for number in (1, 2, 3)
-    }
-    assert live == {1: [0, 1, 2, 3, 4, 5, 6, 7], 2: [5, 6, 7], 3: [6, 7]}
+    assert [(UUID(row[0]).int, *row[1:]) for row in rows] == [(1, 0, 0), (2, 5, 5), (3, 6, 6)]
+    found = [(each.endpoint_id.int, each.stream, each.source_offset) for each in sent.queued]
+    assert [offset for number, _, offset in found if number == 1] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [each[1:] for each in found if each[0] == 2] == [
+        *(("live", offset) for offset in (5, 6, 7)),
+        *(("backfill", offset) for offset in (1, 2, 3, 4)),
+    ]
+    assert [each[1:] for each in found if each[0] == 3] == [("live", 6), ("live", 7)]
 
 
 async def test_a_dispatcher_that_finds_no_endpoints_begins_at_the_logs_end(
@@ -361,3 +364,106 @@ async def test_a_filter_that_can_not_be_read_costs_its_endpoint_alone(
     finally:
         await other.stop()
     assert "endpoint.unusable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_an_endpoint_that_is_heard_of_late_gets_all_from_its_start_on(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know, seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What takes effect before its live events comes by itself, in order, with the same bytes; wherever the slices
+    end, and whatever Kafka refuses.
+    """
+    chance = random.Random(seed)
+    made = MixedEvents(seed)
+    stream = ParkedStream(0, chance, lambda: made.take(1)[0])
+    records = [stream.take() for _ in range(120)]
+    monkeypatch.setattr(backfill_reader, "SLICE_EVENTS_MAX", chance.randrange(1, 15))
+    monkeypatch.setattr(partition_dispatcher, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
+    await know(2)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    apply(projector, records[:100])
+    dispatch_all(dispatcher, records[:100], itertools.repeat(20))
+    start = chance.randrange(60)
+    await know(1, starts=(start,))
+    sent.refused = {sent.slices + chance.randrange(1, 9) for _ in range(3)}
+    apply(projector, records[100:], 100)
+
+    for _ in range(len(sent.refused) + 1):
+        with contextlib.suppress(KafkaUnavailable):
+            dispatch_all(dispatcher, records, itertools.repeat(20))
+            feed_all(dispatcher)
+    backfilled = in_order([each for each in sent.queued if each.stream == "backfill"])
+    live = in_order([each for each in sent.queued if each.stream == "live"])
+    assert {each.endpoint_id.int for each in backfilled} == {1}
+    of_the_first = {each.event_id for each in live if each.endpoint_id.int == 1}
+    since = [each for each in live if each.endpoint_id.int == 2 and each.source_offset >= start]
+    assert [each.event_id for each in since] == [
+        each.event_id for each in [*backfilled, *(each for each in live if each.endpoint_id.int == 1)]
+    ]
+    assert not of_the_first & {each.event_id for each in backfilled}
+    assert [each.data for each in since[: len(backfilled)]] == [each.data for each in backfilled]
+    assert [each.event_id for each in live if each.endpoint_id.int == 2] == [
+        each.event.event_id for each in stream.applied
+    ]
+
+
+async def test_endpoints_take_turns_and_are_fed_once(
+    make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A slice each; the next owner goes on where the last one was, and feeds nothing again."""
+    monkeypatch.setattr(backfill_reader, "SLICE_EVENTS_MAX", 2)
+    apply(projector, [named(number) for number in range(6)])
+    await know(1, 2)
+    first, second = make_dispatcher(), make_dispatcher()
+    monkeypatch.setattr(partition_dispatcher, "IDLE_FEED_SECONDS", 0.0)
+    first.acquire(WATERMARKS)
+    first.idle()
+    assert first._feed_backfill()
+    assert first._feed_backfill()
+    assert first._feed_backfill()
+    monkeypatch.setattr(partition_dispatcher, "IDLE_FEED_SECONDS", 60.0)
+    second.acquire(WATERMARKS)
+    second.idle()
+    second.acquire(WATERMARKS)
+    second.idle()
+    found = [(each.endpoint_id.int, each.source_offset) for each in sent.queued]
+    assert found == [(1, 0), (1, 1), (2, 0), (2, 1), (1, 2), (1, 3), (1, 4), (1, 5), (2, 2), (2, 3), (2, 4), (2, 5)]
+    assert {each.stream for each in sent.queued} == {"backfill"}
+
+
+async def test_a_backfill_waits_while_its_endpoint_is_paused(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    settings: Settings, directory: EndpointDirectory,
+) -> None:  # fmt: skip
+    """And goes on when it is resumed."""
+    apply(projector, [named(1), named(2)])
+    await know(1)
+    (endpoint_id,) = directory.known.active
+    await change_endpoint(settings, endpoint_id, "pause")
+    await wait_until_async(lambda: not directory.known.active, "the directory has the state")
+    dispatcher.acquire(WATERMARKS)
+    feed_all(dispatcher)
+    assert sent.records == []
+    await change_endpoint(settings, endpoint_id, "resume")
+    await wait_until_async(lambda: directory.known.active, "the directory has the state")
+    feed_all(dispatcher)
+    assert [each.event_id for each in sent.queued] == [named(1).event_id, named(2).event_id]
+
+
+def feed_all(dispatcher: PartitionDispatcher) -> None:
+    """Let a dispatcher without live events feed what is owed."""
+    dispatcher.idle()
+    while dispatcher._feed_backfill():
+        pass
+
+
+def in_order(queued: Sequence[DeliveryQueued]) -> list[DeliveryQueued]:
+    """Return the deliveries of a stream that are above all before them."""
+    taken: list[DeliveryQueued] = []
+    for each in queued:
+        if not taken or order(each) > order(taken[-1]):
+            taken.append(each)
+    return taken

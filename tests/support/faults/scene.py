@@ -99,6 +99,10 @@ class Scene:
         """Start a worker of this topic; it has not joined the group yet."""
         return self._start("worker", "--topic", self.topic, **environ)
 
+    def dispatcher(self, *options: str, **environ: str) -> Process:
+        """Start a dispatcher of this topic; it has not joined its group yet."""
+        return self._start("dispatcher", "--topic", self.topic, *options, **environ)
+
     def relay(self, *options: str, **environ: str) -> Process:
         """Start a relay to this topic; it is active or stands by a moment later."""
         return self._start("relay", "--topic", self.topic, *options, **environ)
