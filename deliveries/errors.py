@@ -67,6 +67,17 @@ class UnknownEndpoint(DeliveriesError, CheckFailed):
     """There is no such endpoint."""
 
 
+class UnknownDelivery(DeliveriesError, CheckFailed):
+    """There is no such delivery."""
+
+    def __init__(self, delivery_id: object) -> None:
+        super().__init__(
+            f"No delivery {delivery_id} is recorded.",
+            why="It has no attempt yet, or is older than what is kept (PLANT_DELIVERIES_KEEP_DAYS), or was never made.",
+            next_step="plant deliveries list --event <event id>",
+        )
+
+
 class EndpointStateRefused(DeliveriesError, CheckFailed):
     """The endpoint's state does not allow this."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -12,6 +11,7 @@ import click
 
 from operations.cli.consume import EntityId
 from operations.cli.listing import Output, output_option
+from operations.cli.moments import read_bound
 from operations.operator_actions import actor_option, reason_option
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class Filters(NamedTuple):
             partition=self.partition,
             cause=self.cause,
             entity=self.entity_id,
-            since=_time(self.since, now, "--since"),
-            before=_time(self.until, now, "--until"),
+            since=read_bound("--since", self.since, now),
+            before=read_bound("--until", self.until, now),
         )
         return Search(rows=rows, event_type=self.event_type, state=state)
 
@@ -132,17 +132,6 @@ def handling_options(default_reason: str) -> Callable[[F], F]:
         return packed  # type: ignore[return-value]  # it takes the same options
 
     return give
-
-
-def _time(text: str | None, now: datetime, option: str) -> datetime | None:
-    from streams.start import parse_start
-
-    if text is None:
-        return None
-    time = parse_start(text, now, option)
-    if not isinstance(time, datetime):
-        raise click.BadParameter(f"{text[:80]!r} is no time, such as 2026-11-23T08:00Z, 10m or 2d.", param_hint=option)
-    return time
 
 
 def _is_number(text: str, bits: int) -> bool:

@@ -19,6 +19,21 @@ def read_span(option: str, text: str) -> timedelta:
     raise click.BadParameter(f"{text!r} is no duration, such as 90d, 12h, 30m or 10s", param_hint=option)
 
 
+def read_bound(option: str, text: str | None, now: datetime) -> datetime | None:
+    """Return a time at which something begins or ends, from a time or a duration before now.
+
+    Raises UnknownStart, and click's BadParameter for an offset.
+    """
+    from streams.start import parse_start
+
+    if text is None:
+        return None
+    time = parse_start(text, now, option)
+    if not isinstance(time, datetime):
+        raise click.BadParameter(f"{text[:80]!r} is no time, such as 2026-11-23T08:00Z, 10m or 2d.", param_hint=option)
+    return time
+
+
 def read_moment(option: str, text: str | None, now: datetime) -> datetime | None:
     """Return a point in the future, from a time or a duration. Raises click's BadParameter."""
     if text is None:

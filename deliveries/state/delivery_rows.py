@@ -1,0 +1,183 @@
+"""Deliveries and their attempts for operators: page by page, the newest event first, and one delivery with all of them.
+
+A page is read by an index for what it asks: an endpoint, a state that is not `delivered`, or the time of the event. The
+deliveries of an event are looked up by their ids, which follow from the event's and the endpoint's: an index on event
+ids would cost the recorder a sixth of its time in Postgres. What else is asked is compared row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+
+from database.connector import Database
+from deliveries.delivery_id import delivery_id
+from deliveries.errors import UnknownDelivery, UnknownEndpoint
+from schemas.delivery_records import DeliveryState
+
+PAGE_ROWS: Final = 500
+"""Rows that are read at a time."""
+
+
+class RecordedDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery as the recorder has it (docs/reference/database.md)."""
+
+    id: UUID
+    state: DeliveryState
+    state_at: datetime
+    why: str
+    endpoint_id: UUID
+    event_id: UUID
+    type: str
+    entity_id: UUID
+    occurred_at: datetime
+    source_partition: int
+    source_offset: int
+    stream: str
+    attempts: int
+    status_code: int | None
+    error_class: str | None
+    first_attempted_at: datetime | None
+    last_attempted_at: datetime | None
+    next_attempt_at: datetime | None
+    redriven: int
+
+    @property
+    def cursor(self) -> DeliveryCursor:
+        """Where a list goes on behind this delivery."""
+        return DeliveryCursor(self.occurred_at, self.id)
+
+
+class RecordedAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt as the recorder has it; `postponed` and `cancelled` are none that was made."""
+
+    attempted_at: datetime
+    attempt: int
+    hop: int
+    outcome: str
+    state: DeliveryState
+    stream: str
+    duration_us: int
+    status_code: int | None
+    error_class: str | None
+    why: str
+    next_attempt_at: datetime | None
+    request: bytes
+    answer: bytes
+    token: int
+
+
+class DeliveryCursor(msgspec.Struct, frozen=True):
+    """The last delivery of a page: the next page begins behind it."""
+
+    occurred_at: datetime
+    id: UUID
+
+    def __str__(self) -> str:
+        return f"{self.occurred_at.isoformat().replace('+00:00', 'Z')}/{self.id}"
+
+
+class DeliveryFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What deliveries are asked for; None asks for all. Times are of the events: `since` is in, `before` is not."""
+
+    endpoint_id: UUID | None = None
+    event_id: UUID | None = None
+    type: str | None = None
+    state: DeliveryState | None = None
+    since: datetime | None = None
+    before: datetime | None = None
+    error_class: str | None = None
+    status_code: int | None = None
+
+
+_DELIVERY_COLUMNS: Final = ", ".join(RecordedDelivery.__struct_fields__)
+_ATTEMPT_COLUMNS: Final = ", ".join(RecordedAttempt.__struct_fields__)
+_CONDITIONS: Final[Mapping[str, str]] = {
+    "endpoint_id": "endpoint_id = :endpoint_id",
+    "type": "type = :type",
+    "since": "occurred_at >= :since",
+    "before": "occurred_at < :before",
+    "error_class": "error_class = :error_class",
+    "status_code": "status_code = :status_code",
+}
+_STATES: Final[Mapping[DeliveryState, str]] = {
+    "delivered": "state = 'delivered'",
+    "waiting": "state = 'waiting'",
+    "dead": "state = 'dead'",
+    "cancelled": "state = 'cancelled'",
+}
+"""Literals: the partial index is used for a constant alone."""
+
+_PAGE: Final = f"""
+SELECT {_DELIVERY_COLUMNS} FROM webhook_deliveries WHERE {{conditions}}
+ORDER BY occurred_at DESC, id DESC LIMIT {PAGE_ROWS}
+"""  # noqa: S608 (columns and numbers; conditions are of ours)
+_FIND: Final = text(
+    f"SELECT {_DELIVERY_COLUMNS} FROM webhook_deliveries WHERE id = :id ORDER BY state_at DESC LIMIT 1"  # noqa: S608 (columns)
+)
+_ATTEMPTS: Final = text(
+    f"SELECT {_ATTEMPT_COLUMNS} FROM webhook_attempts WHERE occurred_at = :occurred_at AND delivery_id = :id"  # noqa: S608 (columns)
+    " ORDER BY attempted_at, hop, token"
+)
+_ENDPOINT_IDS: Final = text("SELECT id FROM endpoints ORDER BY id")
+
+
+class DeliveryRows:
+    """Reads deliveries as plant_operator, or as plant_api."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, asked: DeliveryFilter, after: DeliveryCursor | None = None) -> list[RecordedDelivery]:
+        """Return the next PAGE_ROWS deliveries behind a cursor, newest event first.
+
+        Raises UnknownEndpoint where the endpoint that is asked for has never been.
+        """
+        async with self._database.transaction(read_only=True) as connection:
+            endpoint_ids: Sequence[UUID] = []
+            if asked.endpoint_id is not None or asked.event_id is not None:
+                endpoint_ids = [row.id for row in await connection.execute(_ENDPOINT_IDS)]
+            if asked.endpoint_id is not None and asked.endpoint_id not in endpoint_ids:
+                raise UnknownEndpoint(
+                    f"There is no endpoint {asked.endpoint_id}.", next_step="plant endpoints list --all"
+                )
+            statement, values = page_statement(asked, endpoint_ids, after)
+            rows = (await connection.execute(text(statement), values)).mappings()
+            return [RecordedDelivery(**row) for row in rows]
+
+    async def find(self, delivery: UUID) -> RecordedDelivery:
+        """Return one delivery. Raises UnknownDelivery."""
+        async with self._database.transaction(read_only=True) as connection:
+            row = (await connection.execute(_FIND, {"id": delivery})).mappings().one_or_none()
+        if row is None:
+            raise UnknownDelivery(delivery)
+        return RecordedDelivery(**row)
+
+    async def attempts(self, delivery: RecordedDelivery) -> list[RecordedAttempt]:
+        """Return all that was recorded of a delivery's attempts, in the order of their times."""
+        async with self._database.transaction(read_only=True) as connection:
+            values = {"id": delivery.id, "occurred_at": delivery.occurred_at}
+            return [RecordedAttempt(**row) for row in (await connection.execute(_ATTEMPTS, values)).mappings()]
+
+
+def page_statement(
+    asked: DeliveryFilter, endpoint_ids: Sequence[UUID], after: DeliveryCursor | None
+) -> tuple[str, dict[str, Any]]:
+    """Return the statement of a page and its values; `endpoint_ids` are all that there are."""
+    values = {name: getattr(asked, name) for name in _CONDITIONS if getattr(asked, name) is not None}
+    conditions = [_CONDITIONS[name] for name in values]
+    if asked.state is not None:
+        conditions.append(_STATES[asked.state])
+    if asked.event_id is not None:
+        asked_ids = endpoint_ids if asked.endpoint_id is None else [asked.endpoint_id]
+        values["ids"] = [UUID(bytes=delivery_id(asked.event_id.bytes, each.bytes)) for each in asked_ids]
+        conditions.append("id = ANY (CAST(:ids AS uuid[]))")
+    if after is not None:
+        values |= {"after_time": after.occurred_at, "after_id": after.id}
+        conditions.append("occurred_at <= :after_time AND (occurred_at, id) < (:after_time, :after_id)")
+    return _PAGE.format(conditions=" AND ".join(conditions) or "true"), values
