@@ -29,7 +29,9 @@ _CATALOGS: Final = """
     WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared ORDER BY relname"""
 _TABLES: Final = """
     SELECT oid::regclass::text FROM pg_class
-    WHERE relkind = 'r' AND relnamespace <> ALL ('{pg_catalog,information_schema}'::regnamespace[]) ORDER BY oid"""
+    WHERE relkind = 'r' AND relnamespace <> ALL ('{pg_catalog,information_schema}'::regnamespace[])
+        AND pg_relation_size(oid) > 0 ORDER BY oid"""
+"""Those that hold or held rows: planning a query on each of the others costs more than all the rest."""
 _DATABASE: Final = """
     SELECT concat_ws('/', datdba, datacl, datconnlimit, datallowconn, datistemplate,
         (SELECT string_agg(s::text, ',' ORDER BY s::text) FROM pg_db_role_setting AS s WHERE setdatabase = d.oid),
