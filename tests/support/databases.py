@@ -8,8 +8,10 @@ no database.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import asyncpg
@@ -23,6 +25,8 @@ _OF_A_TEST: Final = {
     "pg_namespace": "nspname !~ '^pg_(toast_)?temp_'",  # Those of temporary tables stay.
 }
 """Which rows of a catalog count, where not all do."""
+_ENDED: Final = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError, OSError)
+"""How a statement fails on a connection that the server has ended."""
 
 _CATALOGS: Final = """
     SELECT quote_ident(relname) FROM pg_class
@@ -50,6 +54,7 @@ class Databases:
 
     def __init__(self, superuser_url: str, template: str, in_database: Callable[[str, str], str]) -> None:
         self._superuser_url = superuser_url
+        self._renaming = KeptConnection(superuser_url)
         self._template = template
         self._in_database = in_database
         self._clean: list[str] = []
@@ -63,7 +68,7 @@ class Databases:
         """Return the name of a database that is as the template, and that nobody else gets."""
         name = f"plant_test_{secrets.token_hex(6)}"
         if self._clean:
-            sql.execute(self._superuser_url, [f"ALTER DATABASE {self._clean.pop()} RENAME TO {name}"])
+            self._renaming.execute(f"ALTER DATABASE {self._clean.pop()} RENAME TO {name}")
             return name
         postgres.create_database(self._superuser_url, name, template=self._template)
         if self._as_copied is None:
@@ -85,6 +90,7 @@ class Databases:
         for name in self._clean:
             postgres.drop_database(self._superuser_url, name)
         self._clean.clear()
+        self._renaming.close()
 
     def _run(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
         return sql.run_on(self._in_database(self._superuser_url, name), work)
@@ -128,3 +134,33 @@ class Databases:
         rows += [f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {each} AS t" for each in self._written]
         found = await connection.fetch(" UNION ALL ".join([*rows, _DATABASE]))
         return "\n".join(str(row[0]) for row in found)
+
+
+class KeptConnection:
+    """A connection for statements one after another, in a thread of its own: tests run event loops of theirs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._thread = ThreadPoolExecutor(1)
+        self._loop = asyncio.new_event_loop()
+        self._connection: Any = None
+
+    def execute(self, statement: str) -> None:
+        """Run a statement; once more on a new connection where the server has ended the one that was kept."""
+        self._thread.submit(self._loop.run_until_complete, self._execute(statement)).result()
+
+    async def _execute(self, statement: str) -> None:
+        if self._connection is not None:
+            try:
+                await self._connection.execute(statement)
+                return
+            except _ENDED:
+                self._connection.terminate()
+        self._connection = await asyncpg.connect(self._url, timeout=sql.LOGIN_TIMEOUT_SECONDS)
+        await self._connection.execute(statement)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._thread.submit(self._loop.run_until_complete, self._connection.close()).result()
+        self._thread.shutdown()
+        self._loop.close()

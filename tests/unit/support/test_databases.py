@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 
 from devstack import sql
-from tests.support.databases import Databases
+from tests.support.databases import Databases, KeptConnection
 from tests.support.services import Services
 
 INSERT = "INSERT INTO producers (name) VALUES ('left')"
@@ -79,3 +80,18 @@ def test_what_is_more_than_rows_ends_a_database(stack: Services, own_databases: 
 
     assert number_of(stack, name) is None
     assert own_databases._clean == []
+
+
+def test_a_kept_connection_that_was_ended_is_replaced(stack: Services) -> None:
+    """A statement runs once, on another connection where the server has ended the one before; what is wrong fails."""
+    kept = KeptConnection(stack.superuser_url)
+    try:
+        kept.execute("SET application_name = 'plant_kept'")
+        ours = "pg_stat_activity WHERE application_name = 'plant_kept'"
+        assert sql.value(stack.superuser_url, f"SELECT bool_and(pg_terminate_backend(pid, 60000)) FROM {ours}")
+        kept.execute("SET application_name = 'plant_kept'")
+        assert sql.value(stack.superuser_url, f"SELECT count(*) FROM {ours}") == 1
+        with pytest.raises(asyncpg.UndefinedObjectError):
+            kept.execute("DROP ROLE plant_nobody")
+    finally:
+        kept.close()
