@@ -109,11 +109,12 @@ class EndpointBackfills:
         """Return the statement that moves an endpoint's next offset."""
         return _ADVANCE.format(next_offset=int(next_offset), endpoint_id=endpoint_id, partition=int(self._partition))
 
-    def note_advanced(self, endpoint_id: EndpointId, next_offset: int) -> None:
-        """Keep a next offset whose statement was committed."""
+    def note_advanced(self, endpoint_id: EndpointId, next_offset: int) -> bool:
+        """Keep a next offset whose statement was committed; return whether the endpoint is owed nothing now."""
         row = self._rows[endpoint_id] = Backfill(next_offset, self._rows[endpoint_id].until_offset)
         if row.is_done:
             self._unfinished.discard(endpoint_id)
+        return row.is_done
 
 
 class NewBackfills(NamedTuple):

@@ -41,6 +41,7 @@ from projections.effective_events import EffectiveEvent, fetched_events
 from projections.log_checkpoints import LogCheckpoints
 from projections.session import Session
 from runtime import metrics
+from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from schemas import codec
 from schemas.errors import Undecodable, UnknownSchema
@@ -58,6 +59,8 @@ PART_RECORDS_MAX = 1_000
 
 IDLE_FEED_SECONDS = 0.1
 """How long backfills are fed in one go while no live events come."""
+INFO_LINES_PER_SECOND = 2
+"""Lines of one partition at the usual level: a flood of repeats in small batches would write hundreds."""
 BACKFILL_SHARE = 0.2
 """The part of a partition's time that backfills take while live events come."""
 
@@ -89,6 +92,7 @@ class PartitionDispatcher:
         self._known: KnownEndpoints = NO_ENDPOINTS
         self._reader = BackfillReader(topic, partition)
         self._feed_at = 0.0
+        self._log_budget = LogBudget(INFO_LINES_PER_SECOND)
         self._interrupted = threading.Event()
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
@@ -170,9 +174,10 @@ class PartitionDispatcher:
         sent = self._publish(found.events, self._live, by)
         self._advance(found.next_offset)
         metrics.DISPATCHER_EVENTS.labels(self.topic).inc(len(found.events))
-        log.debug(
+        unusual = len(found.events) != len(part) and self._log_budget.consume(time.monotonic()) is not None
+        (log.info if unusual else log.debug)(
             "events.dispatched", topic=self.topic, partition=self.partition, stream="live", events=len(found.events),
-            deliveries=sent, next_offset=found.next_offset,
+            records=len(part), deliveries=sent, next_offset=found.next_offset,
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         )  # fmt: skip
 
@@ -211,11 +216,10 @@ class PartitionDispatcher:
         self._parts.backfill_rate.consume(sent)
         advance = self._backfills.advance_statement(endpoint_id, found.next_offset)
         self._require_session().script("BEGIN", self._lock_statement(), advance, "COMMIT")
-        self._backfills.note_advanced(endpoint_id, found.next_offset)
-        log.debug(
-            "events.dispatched", topic=self.topic, partition=self.partition, stream="backfill",
-            events=len(found.events), deliveries=sent, next_offset=found.next_offset, endpoint_id=str(endpoint_id),
-        )  # fmt: skip
+        bound = log.bind(topic=self.topic, partition=self.partition, endpoint_id=str(endpoint_id))
+        bound.debug("events.dispatched", stream="backfill", events=len(found.events), deliveries=sent)
+        if self._backfills.note_advanced(endpoint_id, found.next_offset):
+            bound.info("backfill.finished", next_offset=found.next_offset)
         return True
 
     def _live(self, offset: int) -> Match:

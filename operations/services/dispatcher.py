@@ -27,13 +27,15 @@ from runtime.settings import Settings
 from schemas.delivery_records import DELIVERIES_TOPIC
 from schemas.external_registry import activate_registry
 from streams.agents import Worker
-from streams.producer import EventProducer
+from streams.producer import EventProducer, Limits
 from streams.topics import EVENTS_TOPIC
 
 log = get_logger(__name__)
 
 GROUP_SUFFIX: Final = "-dispatcher"
 OBSERVE_EVERY_SECONDS: Final = 0.5
+PUBLISH_TIMEOUT_SECONDS: Final = 15.0
+"""How long a slice of deliveries waits for Kafka. After that its partition begins again, and all of it is a copy."""
 
 
 class DispatcherCrashed(PlantError):
@@ -49,7 +51,8 @@ async def running_dispatcher(
     Raises DatabaseUnreachable, KafkaUnavailable, TopicMissing.
     """
     url = settings.database_address("writer")
-    producer = EventProducer(settings, topics=(deliveries_topic,))
+    limits = Limits(publish_timeout_seconds=PUBLISH_TIMEOUT_SECONDS)
+    producer = EventProducer(settings, topics=(deliveries_topic,), limits=limits)
     directory = EndpointDirectory(settings)
     log_checkpoints = LogCheckpoints(url, topic)
     rate = BackfillRate(settings.dispatcher_backfill_per_second, time.monotonic)

@@ -344,6 +344,21 @@ async def test_an_applied_event_of_a_later_release_waits(
     assert dispatcher.acquire(WATERMARKS).log_end.next_offset == 1
 
 
+async def test_a_stop_is_noted_where_operators_find_it(
+    dispatcher: PartitionDispatcher, projector: PartitionProjector, database: Database
+) -> None:
+    """Apart from that of the log's owner, until the partition is acquired again."""
+    projector.acquire(WATERMARKS)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.note_stop("SchemaNewer: a test")
+    session = Session(database.superuser_url)
+    query = "SELECT consumer, stop_reason FROM partition_owners WHERE partition = 0 ORDER BY consumer"
+    assert session.query(query) == [("dispatcher", "SchemaNewer: a test"), ("projector", None)]
+    dispatcher.acquire(WATERMARKS)
+    assert session.query(query) == [("dispatcher", None), ("projector", None)]
+    session.close()
+
+
 async def test_a_filter_that_can_not_be_read_costs_its_endpoint_alone(
     settings: Settings, database: Database, directory: EndpointDirectory, know: Know,
     capsys: pytest.CaptureFixture[str],

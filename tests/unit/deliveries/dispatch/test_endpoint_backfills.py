@@ -61,7 +61,7 @@ def test_a_backfill_ends_where_live_events_begin(next_offset: int, left: set[Bac
     """Its row stays, so it is not begun again."""
     endpoint_id = EndpointId(UUID(int=1))
     rows = EndpointBackfills(0, {endpoint_id: Backfill(3, 5)})
-    rows.note_advanced(endpoint_id, next_offset)
+    assert rows.note_advanced(endpoint_id, next_offset) == (not left)
     assert set(rows.unfinished().values()) == left
     assert rows.heard_of({endpoint_id: subscription(1)}, 50) is None
     assert rows.is_live(endpoint_id, 5)
