@@ -28,7 +28,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "outcome": "text",
     "state": "text",
     "duration_us": "bigint",
-    "status_code": "bigint",
+    "status_code": "integer",
     "error_class": "text",
     "why": "text",
     "next_attempt_at": "timestamptz",
@@ -44,6 +44,22 @@ COLUMNS: Final[Mapping[str, str]] = {
 }
 """The columns of the staging table, and their types."""
 
+ATTEMPT_COLUMNS: Final = tuple(COLUMNS)[: list(COLUMNS).index("endpoint_id")]
+"""Those of them that the table of attempts has."""
+
+_OF_A_NEW_DELIVERY: Final = {
+    **{
+        name: pl.col(name)
+        for name in ("occurred_at", "endpoint_id", "event_id", "type", "entity_id", "source_partition", "source_offset",
+                     "stream", "state", "hop", "token", "next_attempt_at", "status_code", "error_class", "why")
+    },
+    "id": pl.col("delivery_id"),
+    "attempts": pl.col("attempt"),
+    "redriven": (pl.col("stream") == "redrive").cast(pl.Int64),
+    **{name: pl.col("attempted_at") for name in ("state_at", "first_attempted_at", "last_attempted_at")},
+}  # fmt: skip
+"""The columns of a delivery after its first attempt: those that record_attempts.sql gives it, too."""
+
 _KEY: Final = ("occurred_at", "delivery_id", "attempted_at", "hop", "token")
 _EXCERPTS: Final = ("request", "answer")
 
@@ -56,6 +72,14 @@ class AttemptRows:
     rounds: int
     skipped: Sequence[RejectedValue]
 
+    def divided(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the first attempts of deliveries that are new as it seems, and the other rows."""
+        is_first = (
+            (pl.col(ROUND) == 0) & (pl.col("attempt") == 1) & (pl.col("hop") == 0)
+            & pl.col("outcome").is_in(["delivered", "failed", "throttled", "gone"])
+        )  # fmt: skip
+        return self.frame.filter(is_first), self.frame.filter(~is_first)
+
 
 def attempt_rows(batch: EventBatch) -> AttemptRows:
     """Return a batch's rows. Raises UnknownSchema where a later release may know the schema of one."""
@@ -65,9 +89,14 @@ def attempt_rows(batch: EventBatch) -> AttemptRows:
     frames = [each.frame for each in decoded if each.event_type == DeliveryAttempted.event_type]
     if not frames:
         return AttemptRows(pl.DataFrame(), 0, skipped)
-    frame = _in_rounds(_excerpted(frames[0]))
+    frame = _in_rounds(_excerpted(frames[0])).with_columns(pl.col("status_code").cast(pl.Int32))
     rounds = int(frame[ROUND].max()) + 1  # type: ignore[arg-type]  # it has rows, of numbers
     return AttemptRows(frame.select(*COLUMNS).sort(ROUND, *_KEY), rounds, skipped)
+
+
+def new_deliveries(first: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of deliveries that had one attempt, from those of the attempts."""
+    return first.select(expression.alias(name) for name, expression in _OF_A_NEW_DELIVERY.items())
 
 
 def known_part(batch: EventBatch) -> tuple[EventBatch, SchemaNewer | None]:

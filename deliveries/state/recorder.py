@@ -18,7 +18,15 @@ import msgspec
 
 from database.errors import DatabaseUnreachable
 from deliveries.delivery_fence import DeliveryFence, TopicOffsets
-from deliveries.state.attempt_rows import COLUMNS, AttemptRows, attempt_rows, halves, known_part
+from deliveries.state.attempt_rows import (
+    ATTEMPT_COLUMNS,
+    COLUMNS,
+    AttemptRows,
+    attempt_rows,
+    halves,
+    known_part,
+    new_deliveries,
+)
 from deliveries.state.retention import DeliveryRetention
 from projections.checkpoints import remainder
 from projections.session import DataRefused, Session
@@ -136,29 +144,46 @@ class AttemptRecorder:
             assert newer is not None
             raise newer from None
         try:
-            self._write(batch, rows)
+            try:
+                self._write(batch, rows, staged=False)
+            except DataRefused:  # most likely a delivery that is not new, or a copy
+                self._open_session.rollback()
+                self._write(batch, rows, staged=True)
         except DataRefused as error:
             self._open_session.rollback()
-            if len(batch) > 1:
-                for half in halves(batch):
-                    self._record(half)
-                return
-            self._write(batch, None)
-            self._note_skipped(batch.offsets[0], str(error))
+            self._divide(batch, error)
             return
         for each in rows.skipped:
             self._note_skipped(batch.offsets[each.row], each.reason)
         self._count(batch, rows)
 
-    def _write(self, batch: EventBatch, rows: AttemptRows | None) -> None:
-        """Run the transaction; without rows the checkpoint alone advances."""
+    def _divide(self, batch: EventBatch, error: DataRefused) -> None:
+        """Record both halves of a batch that was refused; a record by itself is skipped."""
+        if len(batch) > 1:
+            for half in halves(batch):
+                self._record(half)
+            return
+        self._write(batch, None)
+        self._note_skipped(batch.offsets[0], str(error))
+
+    def _write(self, batch: EventBatch, rows: AttemptRows | None, *, staged: bool = False) -> None:
+        """Run the transaction; without rows the checkpoint alone advances.
+
+        Unless all rows are `staged`, first attempts are copied straight into the tables, which is refused where one of
+        them, or its delivery, is there already.
+        """
         session, fence = self._open_session, self._fence
         assert fence is not None, "a session has its fence"
         session.later("BEGIN", fence.lock_statement)
-        rounds = 0 if rows is None else rows.rounds
-        if rows is not None and rounds:
-            session.copy("staged_attempts", rows.frame, temporary=True)
-        statements = [_RECORD.replace(":round", str(number)) for number in range(rounds)]
+        statements: list[str] = []
+        if rows is not None and rows.rounds:
+            first, others = (rows.frame.clear(), rows.frame) if staged else rows.divided()
+            if first.height:
+                session.copy("webhook_attempts", first.select(ATTEMPT_COLUMNS))
+                session.copy("webhook_deliveries", new_deliveries(first))
+            if others.height:
+                session.copy("staged_attempts", others, temporary=True)
+                statements = [_RECORD.replace(":round", str(number)) for number in range(rows.rounds)]
         advance = fence.advance_statement(self._topic, TopicOffsets(batch.next_offset))
         session.script(*statements, advance, "COMMIT")
         self._recorded_to = RecordedTo(fence.token, batch.next_offset)
