@@ -92,7 +92,10 @@ class PartitionRun:
             raise OwnershipLost(why=f"The partition is read again: {self.failure}.") from self.failure
 
     async def accept(self, topic: str, batch: EventBatch) -> int:
-        """Take a batch as soon as there is room; return the topic's checkpoint. Raises OwnershipLost, SchemaNewer."""
+        """Take a batch as soon as there is room; return the offset that is read next, whatever is done by then.
+
+        Raises OwnershipLost, SchemaNewer.
+        """
         tracker = self._tracker(topic, batch)
         for start in range(0, len(batch), READ_RECORDS):
             await self._take(topic, tracker, batch.between(start, min(start + READ_RECORDS, len(batch))))
@@ -100,7 +103,7 @@ class PartitionRun:
             tracker.read(batch.next_offset, ())
             self._changed.add(topic)
         self.check()
-        return tracker.next_offset
+        return tracker.position
 
     async def close(self) -> None:
         """Give up what is under way: it is attempted again by the next owner."""

@@ -22,6 +22,7 @@ from projections.session import Session
 from runtime.settings import Settings, load_settings
 from streams.topics import EVENTS_TOPIC, apply
 from tests.support import log_tables
+from tests.support.delivering import LOCAL
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 PLANT = str(Path(sys.executable).with_name("plant"))
@@ -106,6 +107,15 @@ class Scene:
     def relay(self, *options: str, **environ: str) -> Process:
         """Start a relay to this topic; it is active or stands by a moment later."""
         return self._start("relay", "--topic", self.topic, *options, **environ)
+
+    def dispatcher(self) -> Process:
+        """Start a dispatcher of this topic."""
+        return self._start("dispatcher", "--topic", self.topic)
+
+    def deliverer(self) -> Process:
+        """Start a deliverer, whose endpoints may be on this machine."""
+        local = {f"PLANT_{name.upper()}": value for name, value in LOCAL.items()}
+        return self._start("deliverer", **local)
 
     def ingress(self, port: int = 0) -> tuple[Process, int]:
         """Start an ingress that takes webhooks, and return it with its port."""
