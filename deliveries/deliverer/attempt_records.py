@@ -49,6 +49,8 @@ class EndedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     began_at: datetime
     attempt: Attempt | None = None
     body: bytes = b""
+    attempted: bool = False
+    """Whether an attempt was begun, whatever came of it."""
     ordered: bool = False
     """Whether later deliveries of its entity wait for it."""
     blocks: bool = False

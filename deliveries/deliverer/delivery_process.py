@@ -55,6 +55,8 @@ class DelivererLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     unfinished_max: int = 4_000
     """Deliveries of a topic's partition that were read and are not done."""
+    unrecorded_max: int = 256
+    """Attempts of a partition that have ended or are under way, and are not written down: a kill repeats them."""
     attempts_per_endpoint: int = 10
     queue_max: int = 500
     """Deliveries of an endpoint that are due and wait in memory, where others have deliveries too."""

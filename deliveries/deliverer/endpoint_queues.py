@@ -42,11 +42,20 @@ class EndpointQueues:
         self._on_end = on_end
         self._queues: dict[bytes, EndpointQueue] = {}
         self._attempts: set[asyncio.Task[None]] = set()
+        self._unrecorded = 0
+        self._held_back: dict[bytes, EndpointQueue] = {}
         self._stopped = False
 
     def stop(self) -> None:
         """Begin no attempt from now on."""
         self._stopped = True
+
+    def note_recorded(self, attempts: int) -> None:
+        """Let others begin where attempts were written down: while that fails, few are made that a kill repeats."""
+        self._unrecorded -= attempts
+        held_back, self._held_back = self._held_back, {}
+        for endpoint_id, queue in held_back.items():
+            self._pump(endpoint_id, queue)
 
     async def finish(self) -> None:
         """Wait for the attempts under way."""
@@ -82,6 +91,9 @@ class EndpointQueues:
             if known.secrets is None:
                 self._postpone(queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
                 return
+            if self._unrecorded >= self._process.limits.unrecorded_max:
+                self._held_back[endpoint_id] = queue
+                return
             if not slots.has_room:
                 self._await_turn(endpoint_id, queue)
                 return
@@ -98,6 +110,7 @@ class EndpointQueues:
                 case _:
                     slot = slots.take(now_seconds, queue.note_slow)
                     delivery = queue.due.popleft()
+                    self._unrecorded += 1
                     task = asyncio.create_task(self._attempt(endpoint_id, queue, delivery, known, admission, slot))
                     self._attempts.add(task)
                     task.add_done_callback(self._attempts.discard)
@@ -186,6 +199,7 @@ class EndpointQueues:
                 began_at=began_at,
                 attempt=attempt,
                 body=body,
+                attempted=True,
                 ordered=ordered,
                 blocks=blocks,
             )

@@ -275,6 +275,7 @@ class PartitionRun:
         kept = set(answer.with_rows) | {held_by(each.delivery) for each in self._ended if each.ordered}
         self._order.note_empty(set(work.released) - kept)
         self._active -= {each.delivery.delivery_id for each in ended}
+        self.queues.note_recorded(sum(each.attempted for each in ended))
         if work.gone:
             await self._process.endpoints.refresh()
         self._verify(unverified, answer.hops)

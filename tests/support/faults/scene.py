@@ -108,10 +108,6 @@ class Scene:
         """Start a relay to this topic; it is active or stands by a moment later."""
         return self._start("relay", "--topic", self.topic, *options, **environ)
 
-    def dispatcher(self) -> Process:
-        """Start a dispatcher of this topic."""
-        return self._start("dispatcher", "--topic", self.topic)
-
     def deliverer(self) -> Process:
         """Start a deliverer, whose endpoints may be on this machine."""
         local = {f"PLANT_{name.upper()}": value for name, value in LOCAL.items()}
