@@ -23,6 +23,7 @@ from benchmarks import (
     catch_up,
     connector,
     dead_letters,
+    deliveries,
     fuzzing,
     growth,
     lagging,
@@ -137,6 +138,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "relay": lambda stack, _: relay.run(stack),
     "poison": lambda stack, count: poison.run(stack, count // 2),
     "dead-letters": lambda stack, _: dead_letters.run(stack),
+    "deliveries": lambda stack, _: deliveries.run(stack),
     "read-api": lambda stack, _: read_api.run(stack),
     "lagging": feeding_a_lagging_model,
 }
@@ -171,6 +173,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("memory", 0, "growth_percent", "at most", 10),
     ("partitions", 0, "peak_mb", "at most", 1_000),
     ("dead-letters", 0, "seconds", "at most", 120),
+    ("deliveries", 1, "percent_of_bare", "at least", 40),
     ("lagging", 1, "times_the_rate_without_lag", "at least", 0.67),
 )
 """Benchmark, row, field, and what is asked of it on idle cores."""

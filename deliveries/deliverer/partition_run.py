@@ -109,6 +109,7 @@ class PartitionRun:
         """Give up what is under way: it is attempted again by the next owner."""
         if self.failure is None:
             self.failure = OwnershipLost(why="The partition was given up.")
+        self.queues.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -236,7 +237,7 @@ class PartitionRun:
 
     async def _run_timers(self) -> None:
         """Let deliveries of retry topics be attempted when they are due; look for slow attempts meanwhile."""
-        while True:
+        while self.failure is None:
             now = self._process.clock.now()
             while self._timers and self._timers[0][0] <= now:
                 self._resume(heapq.heappop(self._timers)[2])
@@ -244,17 +245,17 @@ class PartitionRun:
             wait_seconds = self._process.limits.poll_seconds
             if self._timers:
                 wait_seconds = min(wait_seconds, max(0.001, (self._timers[0][0] - now).total_seconds()))
-            try:
-                await asyncio.wait_for(self._due_changed.wait(), wait_seconds)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_seconds):
+                    await self._due_changed.wait()
             self._due_changed.clear()
 
     async def _run_rounds(self) -> None:
         limits = self._process.limits
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), limits.poll_seconds)
+        while self.failure is None:
+            with contextlib.suppress(TimeoutError):  # `wait_for` of Python 3.11 may swallow that the task is cancelled
+                async with asyncio.timeout(limits.poll_seconds):
+                    await self._work.wait()
             self._work.clear()
             await asyncio.sleep(limits.round_seconds)
             self._writing = True

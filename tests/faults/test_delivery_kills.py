@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from deliveries.deliverer.delivery_process import DelivererLimits
 from devstack.stack import Stack
 from tests.support.delivering import add_endpoint
 from tests.support.faults.evidence import wait_until_caught_up
@@ -27,6 +28,7 @@ from tests.support.webhooks import add_key
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)
 AFTER_SECONDS = (0.2, 2.5)
+TOPIC_PARTITIONS = 4
 FROZEN_SECONDS = 12.0
 """Longer than a group waits for a member: the other deliverer takes over meanwhile."""
 
@@ -114,6 +116,7 @@ def test_every_applied_event_reaches_each_endpoint_whatever_is_killed(scene: Sce
     assert applied > 0
     assert delivered["/good"] + delivered["/failing"] + dead(scene) == 2 * applied
     assert delivered["/good"] == applied
+    assert repeats <= len(harms) * TOPIC_PARTITIONS * DelivererLimits().unrecorded_max
 
 
 def count(scene: Scene, query: str) -> int:

@@ -24,7 +24,18 @@ BUILD_TIMEOUT_SECONDS = 300
 QUICKLY_BUILT = ("-gcflags=all=-N -l", "-ldflags=-s -w")
 """The parser runs for milliseconds, and in an empty home all of Go's library is compiled for it: not optimised, that
 takes a third less, and no information for debuggers is linked."""
-SERVICES = {"kafka", "postgres", "registry", "temporal", "migrate", "ingress", "api", "worker"}
+SERVICES = {
+    "kafka",
+    "postgres",
+    "registry",
+    "temporal",
+    "migrate",
+    "ingress",
+    "api",
+    "worker",
+    "dispatcher",
+    "deliverer",
+}
 
 
 def parser() -> Path:
@@ -62,7 +73,7 @@ def test_compose_file_is_valid_for_docker_compose() -> None:
         assert not service["image"].endswith(":latest"), name
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", name
-    for name in ("ingress", "api", "worker"):
+    for name in ("ingress", "api", "worker", "dispatcher", "deliverer"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     assert services["kafka"]["image"].endswith(f":{KAFKA_VERSION}")
     changed = resolved(PLANT_KAFKA_PORT="19999", PLANT_INGRESS_PASSWORD="other")["services"]
