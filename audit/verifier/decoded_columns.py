@@ -29,6 +29,9 @@ _HEX: Final = b"0123456789abcdef"
 _NAMED_IN_DATA: Final = "entity"
 """`genesis.entity.amended` and `.retired` name their entity's kind in their data."""
 
+_LOGGED_SUBJECTS: Final = ("genesis.events-", "plant.operations-")
+"""How the subjects of schemas begin whose records are logged; those of deliveries are not."""
+
 _RAISING_TYPE: Final = "plant.chain.version_raised"
 """The type of the control record that takes a chain to v2. The first version of its schema knows v2 alone."""
 _VERSION_2: Final = b"\x04"
@@ -271,6 +274,8 @@ def _bundled_layouts() -> tuple[dict[bytes, Layout], dict[bytes, str]]:
         names[f"{schema['namespace']}.{schema['name']}"] = file.stem
     layouts, fingerprints = {}, {}
     for entry in json.loads((SCHEMAS / "registry.json").read_text(encoding="utf-8")):
+        if not entry["subject"].startswith(_LOGGED_SUBJECTS):
+            continue
         schema = entry["schema"]
         event_type = names.get(f"{schema['namespace']}.{schema['name']}")
         start = struct.pack(">bi", 0, entry["id"])

@@ -11,11 +11,12 @@ UPGRADE = """
 -- Offsets of genesis.events. An endpoint gets events from `until_offset` on as they come. What lies between its start
 -- and that was dispatched before the partition's owner knew of it: it is read again, and done below `next_offset`.
 CREATE TABLE endpoint_backfills (
-    endpoint_id   uuid NOT NULL REFERENCES endpoints (id),
+    endpoint_id   uuid NOT NULL,
     partition     integer NOT NULL CHECK (partition >= 0),
     next_offset   bigint NOT NULL CHECK (next_offset >= 0),
     until_offset  bigint NOT NULL CHECK (until_offset >= next_offset),
-    PRIMARY KEY (partition, endpoint_id)
+    PRIMARY KEY (partition, endpoint_id),
+    FOREIGN KEY (endpoint_id) REFERENCES endpoints (id)
 );
 GRANT SELECT, INSERT, UPDATE (next_offset) ON endpoint_backfills TO plant_writer;
 

@@ -89,7 +89,7 @@ def test_the_logs_end_is_its_last_record(rows: list[tuple[Any, ...]]) -> None:
 
     class Session:
         def query(self, _sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-            assert values == ("t", 3)
+            assert values == ("t", 3, 10)
             return rows
 
     end = log_end(Session(), "t", 3, fence(10))  # type: ignore[arg-type]

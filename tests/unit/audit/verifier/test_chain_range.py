@@ -242,9 +242,10 @@ def test_repeats_are_handed_on() -> None:
 
 
 def test_every_bundled_schema_begins_with_the_two_ids() -> None:
-    """What the verifier takes from values by position holds for every schema in the registry."""
+    """What the verifier takes from values by position holds for every schema in the registry whose records are logged."""
     entries = json.loads((FILE.parents[2] / "schemas" / "registry.json").read_text())
-    assert len(id_offsets()) == len(entries)
+    logged = [entry for entry in entries if not entry["subject"].startswith("genesis.deliveries")]
+    assert len(id_offsets()) == len(logged)
 
 
 @pytest.mark.parametrize("event", [log_rows.onboarded(1), log_rows.retired(2), log_rows.operation(3)], ids=repr)
