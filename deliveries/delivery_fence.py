@@ -45,8 +45,8 @@ RETURNING token
 _NOTE_STOP: Final = "UPDATE delivery_owners SET stop_reason = $3 WHERE consumer = $1 AND partition = $2"
 
 _ADD_CHECKPOINT: Final = """
-INSERT INTO delivery_checkpoints (consumer, topic, partition, partitions, topic_id)
-VALUES ($1, $2, $3, $4, $5::text::uuid) ON CONFLICT DO NOTHING
+INSERT INTO delivery_checkpoints (consumer, topic, partition, partitions, topic_id, next_offset, read_to)
+VALUES ($1, $2, $3, $4, $5::text::uuid, $6, $6) ON CONFLICT DO NOTHING
 """
 
 _CHECKPOINT: Final = """
@@ -80,12 +80,15 @@ class DeliveryFence:
         self._consumer = consumer
         self._partition = partition
 
-    def open_topic(self, topic: str, watermarks: Watermarks) -> TopicOffsets:
-        """Return how far the partition is done on a topic. Raises TopicRecreated and PartitionCountChanged."""
+    def open_topic(self, topic: str, watermarks: Watermarks, first_offset: int = 0) -> TopicOffsets:
+        """Return how far the partition is done on a topic: to `first_offset`, where nobody has opened it before.
+
+        Raises TopicRecreated and PartitionCountChanged.
+        """
         topic_id = watermarks.leadership.topic_id
         count = watermarks.partition_count
         key = (self._consumer, topic, self._partition)
-        self._session.execute(_ADD_CHECKPOINT, (*key, count, str(topic_id)))
+        self._session.execute(_ADD_CHECKPOINT, (*key, count, str(topic_id), first_offset))
         known_count, known_id, next_offset, read_to, starts, ends = self._session.query(_CHECKPOINT, key)[0]
         if known_count != count:
             raise PartitionCountChanged(topic, known_count, count)

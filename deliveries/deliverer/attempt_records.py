@@ -49,6 +49,8 @@ class EndedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     began_at: datetime
     attempt: Attempt | None = None
     body: bytes = b""
+    recorded: bool = False
+    """Whether the attempt has its record already: it was read, and is not published again."""
     attempted: bool = False
     """Whether an attempt was begun, whatever came of it."""
     ordered: bool = False
@@ -62,20 +64,26 @@ class OutgoingRecord(NamedTuple):
 
     topic: str
     key: bytes
-    value: bytes
+    value: bytes | None
     headers: list[tuple[str, bytes | None]]
 
 
 def records_of(ended: EndedDelivery, token: int) -> list[OutgoingRecord]:
     """Return the record of the attempt, and the one that the delivery waits or is dead in."""
     delivery, key = ended.delivery, ended.delivery.key
-    records = [OutgoingRecord(ATTEMPTS_TOPIC, key, codec.encode_checked(attempt_record(ended, token)), [])]
+    records = []
+    if not ended.recorded:
+        records.append(OutgoingRecord(ATTEMPTS_TOPIC, key, codec.encode_checked(attempt_record(ended, token)), []))
     match ended.end:
         case RetryAt(at=at, topic=topic, attempt=attempt) if waits_in_topic(ended):
             assert topic is not None
             records.append(OutgoingRecord(topic, key, delivery.next_value(attempt, at, token), []))
         case DeadLettered():
-            records.append(OutgoingRecord(DEAD_DELIVERIES_TOPIC, key, delivery.value, dead_headers(ended)))
+            value, left_out = delivery.value, []
+            if len(value) > RECORD_MAX_BYTES - ROW_MARGIN_BYTES:
+                left_out = [("plant.left-out", b"the value: %d bytes" % len(value))]
+            headers = [*dead_headers(ended), *left_out]
+            records.append(OutgoingRecord(DEAD_DELIVERIES_TOPIC, key, None if left_out else value, headers))
         case _:
             pass
     return records
@@ -88,6 +96,17 @@ def waits_in_topic(ended: EndedDelivery) -> bool:
         and ended.end.topic is not None
         and len(ended.delivery.value) <= RECORD_MAX_BYTES - ROW_MARGIN_BYTES
     )
+
+
+def row_due_at(ended: EndedDelivery) -> datetime | None:
+    """Return when a delivery is due whose record is in a row; None where it is in none, or waits behind another."""
+    match ended.end:
+        case RetryAt(at=at) if not waits_in_topic(ended):
+            return at
+        case Postponed(until=until):
+            return until
+        case _:
+            return None
 
 
 def wait_row_of(ended: EndedDelivery, token: int) -> WaitRow | None:

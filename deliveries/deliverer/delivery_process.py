@@ -13,6 +13,7 @@ from deliveries.deliverer.attempt_records import OutgoingRecord
 from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from runtime.clock import Clock
+from runtime.settings import Settings
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from streams.errors import KafkaUnavailable, Overloaded, StreamsError
 from streams.pending_publish import PendingPublish
@@ -71,6 +72,7 @@ class DelivererLimits(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryProcess(msgspec.Struct, frozen=True, kw_only=True):
     """A process's client, producer, endpoints and slots."""
 
+    settings: Settings
     client: DeliveryClient
     producer: EventProducer
     endpoints: EndpointCache
@@ -80,12 +82,13 @@ class DeliveryProcess(msgspec.Struct, frozen=True, kw_only=True):
     limits: DelivererLimits = DelivererLimits()
     breaker: BreakerPolicy = BreakerPolicy()
 
-    async def publish(self, records: list[OutgoingRecord]) -> None:
+    async def publish(self, records: list[OutgoingRecord]) -> int:
         """Publish records, and return once Kafka has acknowledged each of them: again and again until it has.
 
-        A record may be there twice. Raises RecordTooLarge.
+        A record may be there twice. Returns the offset behind the last record of an attempt, 0 for none: all records
+        are of one partition. Raises RecordTooLarge.
         """
-        left = records
+        left, behind = records, 0
         while left:
             submitted: list[tuple[OutgoingRecord, PendingPublish]] = []
             waiting: list[OutgoingRecord] = []
@@ -100,16 +103,18 @@ class DeliveryProcess(msgspec.Struct, frozen=True, kw_only=True):
                     await asyncio.sleep(PUBLISH_RETRY_SECONDS)
                     break
             outcomes = await self.producer.await_each([publish for _, publish in submitted])
-            failed = [
-                record
-                for (record, _), outcome in zip(submitted, outcomes, strict=True)
-                if isinstance(outcome, StreamsError)
-            ]
+            failed = []
+            for (record, _), outcome in zip(submitted, outcomes, strict=True):
+                if isinstance(outcome, StreamsError):
+                    failed.append(record)
+                elif record.topic == ATTEMPTS_TOPIC:
+                    behind = max(behind, outcome.offset + 1)
             if failed:
                 await asyncio.sleep(PUBLISH_RETRY_SECONDS)
             elif waiting:
                 await asyncio.sleep(OVERLOADED_SECONDS)
             left = failed + waiting
+        return behind
 
     def _submit(self, record: OutgoingRecord) -> PendingPublish:
         topic = record.topic + self.topics.generation

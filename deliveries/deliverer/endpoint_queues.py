@@ -44,11 +44,17 @@ class EndpointQueues:
         self._attempts: set[asyncio.Task[None]] = set()
         self._unrecorded = 0
         self._held_back: dict[bytes, EndpointQueue] = {}
+        self._troubled: set[bytes] = set()
         self._stopped = False
 
     def stop(self) -> None:
         """Begin no attempt from now on."""
         self._stopped = True
+
+    def note_gone(self, endpoint_id: bytes) -> None:
+        """Have an endpoint disabled: it answered that it is gone."""
+        self.gone[endpoint_id] = "It answered 410 Gone."
+        self._process.endpoints.disable(endpoint_id)
 
     def note_recorded(self, attempts: int) -> None:
         """Let others begin where attempts were written down: while that fails, few are made that a kill repeats."""
@@ -89,7 +95,7 @@ class EndpointQueues:
                 self._end_all(queue, Cancelled(_why_not(known)))
                 return
             if known.secrets is None:
-                self._postpone(queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
+                self._postpone(endpoint_id, queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
                 return
             if self._unrecorded >= self._process.limits.unrecorded_max:
                 self._held_back[endpoint_id] = queue
@@ -102,7 +108,7 @@ class EndpointQueues:
             admission = queue.admit(now_seconds, rate, slots.crowded)
             match admission:
                 case Blocked(wait_seconds=wait_seconds):
-                    self._postpone(queue, wait_seconds, "The endpoint gets no attempts for a time.")
+                    self._postpone(endpoint_id, queue, wait_seconds, "The endpoint gets no attempts for a time.")
                     return
                 case Waiting(wait_seconds=wait_seconds):
                     self._wait(endpoint_id, queue, wait_seconds)
@@ -130,13 +136,15 @@ class EndpointQueues:
         """Leave a queue until one of its attempts ends, or its rate lets the next one go; too long a queue is cut."""
         limits = self._process.limits
         if queue.in_flight == 0 and wait_seconds is None:  # crowded out: nothing would wake it
-            self._postpone(queue, limits.postponed_seconds, "Slow endpoints have all connections.")
+            self._postpone(endpoint_id, queue, limits.postponed_seconds, "Slow endpoints have all connections.")
             return
         queue_max = limits.queue_max if len(self._queues) > 1 else limits.unfinished_max
         if queue.slow:
-            self._postpone(queue, limits.postponed_seconds, "The endpoint is slow to answer.")
+            self._postpone(endpoint_id, queue, limits.postponed_seconds, "The endpoint is slow to answer.")
         elif len(queue.due) > queue_max:
-            self._postpone(queue, limits.postponed_seconds, "The endpoint has its share of attempts.", keep=queue_max)
+            self._postpone(
+                endpoint_id, queue, limits.postponed_seconds, "The endpoint has its share of attempts.", keep=queue_max
+            )
         if wait_seconds is not None and not queue.awaits_rate:
             queue.awaits_rate = True
             asyncio.get_running_loop().call_later(wait_seconds, self._pump_again, endpoint_id, queue)
@@ -145,8 +153,9 @@ class EndpointQueues:
         queue.awaits_rate = False
         self._pump(endpoint_id, queue)
 
-    def _postpone(self, queue: EndpointQueue, wait_seconds: float, why: str, keep: int = 0) -> None:
+    def _postpone(self, endpoint_id: bytes, queue: EndpointQueue, wait_seconds: float, why: str, keep: int = 0) -> None:
         """Let a queue's deliveries wait in Postgres, but for the first ones."""
+        self._troubled.add(endpoint_id)
         until = self._process.clock.now() + timedelta(seconds=max(wait_seconds, self._process.limits.postponed_seconds))
         while len(queue.due) > keep:
             self._end_unsent(queue.due.pop(), Postponed(until, why))
@@ -188,8 +197,7 @@ class EndpointQueues:
             configuration = known.endpoint.configuration
             end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())
         if isinstance(end, EndpointGone):
-            self.gone[endpoint_id] = "It answered 410 Gone."
-            self._process.endpoints.disable(endpoint_id)
+            self.note_gone(endpoint_id)
         ordered = self._process.endpoints.is_ordered(endpoint_id)
         blocks = ordered and isinstance(end, DeadLettered) and known.endpoint.configuration.after_dead_letter == "block"
         self._on_end(
@@ -238,13 +246,17 @@ class EndpointQueues:
         return Counter(queue.state(now_seconds) for queue in self._queues.values())
 
     def busy_endpoints(self) -> set[bytes]:
-        """Return the endpoints that get no attempts now, or have a queue: their deliveries stay in Postgres."""
+        """Return the endpoints that get no attempts now, or have a queue: their deliveries stay in Postgres.
+
+        Only where a delivery was put off can there be one in Postgres.
+        """
         now_seconds, half = self._process.clock.monotonic_seconds(), self._process.limits.queue_max // 2
-        return {
-            endpoint_id
-            for endpoint_id, queue in self._queues.items()
-            if queue.slow or len(queue.due) >= half or queue.blocked_seconds(now_seconds) > 0
-        }
+        busy = set()
+        for endpoint_id in self._troubled:
+            queue = self._queues[endpoint_id]
+            if queue.slow or len(queue.due) >= half or queue.blocked_seconds(now_seconds) > 0:
+                busy.add(endpoint_id)
+        return busy
 
 
 def _why_not(known: KnownEndpoint | None) -> str:

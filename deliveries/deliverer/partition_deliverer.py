@@ -17,8 +17,9 @@ from typing import Any, Final, TypeVar
 from deliveries.deliverer import wait_rows
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.partition_run import PartitionRun
+from deliveries.deliverer.recorded_attempts import read_recorded_attempts
 from deliveries.deliverer.round_writer import RoundWriter
-from deliveries.delivery_fence import DeliveryFence
+from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import Session
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
@@ -99,7 +100,16 @@ class PartitionDeliverer:
         session, fence, marks, held = await self.loop.run_in_executor(self._thread, self._acquire)
         self._session = session
         writer = RoundWriter(fence, session, self._thread, self._partition)
-        return PartitionRun(self._process, self._partition, writer, marks, held)
+        topic = self._process.topics.attempts
+
+        async def open_attempts(watermarks: Watermarks) -> TopicOffsets:
+            offsets: TopicOffsets = await writer.call(fence.open_topic, topic, watermarks, watermarks.high)
+            return offsets
+
+        recorded = await read_recorded_attempts(
+            self._process.settings, topic, self._partition, open_attempts, self._process.clock.now()
+        )
+        return PartitionRun(self._process, self._partition, writer, marks, held, recorded)
 
     def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any]:
         session = Session(self._url)

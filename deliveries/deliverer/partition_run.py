@@ -20,12 +20,13 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Final
 
-from deliveries.deliverer.attempt_records import EndedDelivery, Postponed, outcome_of, records_of
+from deliveries.deliverer.attempt_records import EndedDelivery, Postponed, outcome_of, records_of, row_due_at
 from deliveries.deliverer.delivery import Delivery, read_deliveries
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_queues import EndpointQueues
 from deliveries.deliverer.entity_order import EntityOfEndpoint, EntityOrder, held_by
 from deliveries.deliverer.offset_tracker import OffsetTracker
+from deliveries.deliverer.recorded_attempts import RecordedAttempts, end_of
 from deliveries.deliverer.round_writer import DeliveryRound, RoundWriter
 from deliveries.deliverer.source_marks import MarkedSource, SourceMark, SourceMarks
 from deliveries.delivery_fence import TopicOffsets
@@ -47,9 +48,12 @@ class PartitionRun:
 
     def __init__(
         self, process: DeliveryProcess, partition: int, writer: RoundWriter,
-        marks: dict[MarkedSource, SourceMark], held: set[EntityOfEndpoint],
+        marks: dict[MarkedSource, SourceMark], held: set[EntityOfEndpoint], recorded: RecordedAttempts,
     ) -> None:  # fmt: skip
-        """`marks` and `held` are what Postgres knows of the partition, read once the fence was acquired."""
+        """`marks` and `held` are what Postgres knows of the partition, `recorded` what Kafka knows of attempts.
+
+        They were read once the fence was acquired.
+        """
         self.writer: Final = writer
         self.token: Final = writer.fence.token
         self.failure: BaseException | None = None
@@ -59,12 +63,16 @@ class PartitionRun:
         self._marks = SourceMarks(marks)
         self._order = EntityOrder(held)
         self.queues: Final = EndpointQueues(process, self._note_end)
+        self._recorded = recorded
+        self._recorded_to = recorded.next_offset
         self._active: set[bytes] = set()
+        self._taken: set[bytes] = set()
         self._unverified: list[Delivery] = []
         self._timers: list[tuple[datetime, int, Delivery]] = []
         self._sequence = count()
         self._ended: list[EndedDelivery] = []
         self._writing = False
+        self._next_due_at: datetime | None = datetime.min.replace(tzinfo=UTC)
         self._released: set[EntityOfEndpoint] = set()
         self._changed: set[str] = set()
         self._stored: dict[str, TopicOffsets] = {}
@@ -166,7 +174,26 @@ class PartitionRun:
             tracker.finish(delivery.offset)
         else:
             self._active.add(delivery.delivery_id)
-            self._enter(delivery)
+            if not self._note_recorded(delivery):
+                self._enter(delivery)
+
+    def _note_recorded(self, delivery: Delivery) -> bool:
+        """Take what came of a delivery from the record of its attempt, if there is one; return whether there is.
+
+        Where an entity's order counts the attempt is made again: what comes behind it has to go through its end.
+        """
+        if self._process.endpoints.is_ordered(delivery.endpoint_id):
+            return False
+        recorded = self._recorded.take(delivery)
+        if recorded is None:
+            return False
+        if recorded.outcome == "gone":
+            self.queues.note_gone(delivery.endpoint_id)
+        self._ended.append(
+            EndedDelivery(delivery=delivery, end=end_of(recorded), began_at=recorded.attempted_at, recorded=True)
+        )
+        self._work.set()
+        return True
 
     def _is_new(self, tracker: OffsetTracker, delivery: Delivery) -> bool:
         return delivery.offset < tracker.judged_to or self._marks.pass_new(delivery)
@@ -265,17 +292,27 @@ class PartitionRun:
     async def _run_round(self) -> None:
         ended, self._ended = self._ended, []
         unverified, self._unverified = self._unverified, []
-        await self._process.publish([record for each in ended for record in records_of(each, self.token)])
+        behind = await self._process.publish([record for each in ended for record in records_of(each, self.token)])
+        if behind > self._recorded_to:
+            self._recorded_to = behind
         for each in ended:
             if each.delivery.offset >= 0:
                 self._finish(each.delivery)
         work = self._make_round(ended, unverified)
+        if work.is_empty:
+            return
         answer = await self.writer.write(work)
+        if work.due_max:
+            self._next_due_at = answer.next_due_at
+        else:
+            self._note_waits(ended)
         self._stored |= work.offsets
         self._marks.note_stored(work.marks)
         kept = set(answer.with_rows) | {held_by(each.delivery) for each in self._ended if each.ordered}
         self._order.note_empty(set(work.released) - kept)
-        self._active -= {each.delivery.delivery_id for each in ended}
+        over = {each.delivery.delivery_id for each in ended}
+        self._active -= over
+        self._taken -= over
         self.queues.note_recorded(sum(each.attempted for each in ended))
         if work.gone:
             await self._process.endpoints.refresh()
@@ -285,24 +322,35 @@ class PartitionRun:
         for delivery in due:
             if delivery.delivery_id not in self._active:
                 self._active.add(delivery.delivery_id)
-                self._resume(delivery)
+                self._taken.add(delivery.delivery_id)
+                if not self._note_recorded(delivery):
+                    self._resume(delivery)
         self._room.set()
 
     def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
         """Return what is to be written now: offsets, marks and ends of the same moment."""
         gone, self.queues.gone = self.queues.gone, {}
         ids = {each.delivery_id for each in unverified}
+        released = self._take_released(ended)
+        looks = bool(released) or (self._next_due_at is not None and self._next_due_at <= self._process.clock.now())
         return DeliveryRound(
             ended=ended,
             offsets=self._changed_offsets(),
             marks=self._marks.changed(),
-            released=self._take_released(ended),
+            released=released,
             gone=gone,
             unverified=ids,
-            active=self._active | ids,
+            taken=frozenset(self._taken),
             busy=self.queues.busy_endpoints(),
-            due_max=self._process.limits.queue_max,
+            due_max=self._process.limits.queue_max if looks else 0,
         )
+
+    def _note_waits(self, ended: Sequence[EndedDelivery]) -> None:
+        """Note when the first of the deliveries is due that were put into rows."""
+        times = [time for each in ended if (time := row_due_at(each)) is not None]
+        if self._next_due_at is not None:
+            times.append(self._next_due_at)
+        self._next_due_at = min(times, default=None)
 
     def _finish(self, delivery: Delivery) -> None:
         """Note that the record that a delivery was read from is done."""
@@ -320,6 +368,8 @@ class PartitionRun:
     def _changed_offsets(self) -> dict[str, TopicOffsets]:
         changed, self._changed = self._changed, set()
         now = {topic: self.trackers[topic].offsets() for topic in changed if topic in self.trackers}
+        if not self._recorded.are_needed(self._process.clock.now()):
+            now[self._process.topics.attempts] = TopicOffsets(self._recorded_to, (), self._recorded_to)
         return {topic: offsets for topic, offsets in now.items() if self._stored.get(topic) != offsets}
 
     def _verify(self, deliveries: Sequence[Delivery], hops: Mapping[bytes, int]) -> None:
@@ -330,6 +380,8 @@ class PartitionRun:
                 self._finish(delivery)
                 continue
             self._active.add(delivery.delivery_id)
+            if self._note_recorded(delivery):
+                continue
             due_at = delivery.due_at or datetime.min.replace(tzinfo=UTC)
             heapq.heappush(self._timers, (due_at, next(self._sequence), delivery))
         self._due_changed.set()

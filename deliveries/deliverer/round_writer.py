@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -29,11 +30,19 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """Endpoints that are to be disabled, and why."""
     unverified: Collection[bytes]
     """Deliveries whose rows are asked for."""
-    active: Collection[bytes]
-    """Deliveries in memory."""
+    taken: Collection[bytes]
+    """Deliveries in memory whose records are in rows."""
     busy: Collection[bytes]
     """Endpoints that get nothing out of Postgres now."""
     due_max: int
+    """How many deliveries that are due are asked for; 0 asks for none."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write and nothing to ask."""
+        return not (
+            self.ended or self.offsets or self.marks or self.released or self.gone or self.unverified or self.due_max
+        )
 
 
 class RoundAnswer(NamedTuple):
@@ -43,6 +52,8 @@ class RoundAnswer(NamedTuple):
     """Of the deliveries that were asked for and wait."""
     due: Sequence[bytes]
     """Records of deliveries that are due."""
+    next_due_at: datetime | None
+    """When a delivery in a row is due next, or was; None where none waits for a time, or nothing was asked."""
     with_rows: Collection[EntityOfEndpoint]
     """Those of the released entities that have deliveries in rows still."""
 
@@ -71,8 +82,10 @@ class RoundWriter:
             session.script("BEGIN", self.fence.lock_statement, *statements, "COMMIT")
         hops = wait_rows.find_hops(session, work.unverified)
         with_rows = wait_rows.find_held(session, self._partition).intersection(work.released) if work.released else ()
-        due = wait_rows.find_due(session, self._partition, work.active, work.busy, work.due_max)
-        return RoundAnswer(hops, due, with_rows)
+        if not work.due_max:
+            return RoundAnswer(hops, (), None, with_rows)
+        due = wait_rows.find_due(session, self._partition, work.taken, work.busy, work.due_max)
+        return RoundAnswer(hops, due, wait_rows.find_next_due(session, self._partition), with_rows)
 
     def _statements(self, work: DeliveryRound) -> list[str]:
         rows = [row for each in work.ended if (row := wait_row_of(each, self.fence.token)) is not None]

@@ -25,6 +25,10 @@ WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND del
   AND endpoint_id <> ALL ({busy})
 ORDER BY due_at LIMIT {limit}
 """
+_NEXT_DUE: Final = """
+SELECT due_at FROM delivery_waits
+WHERE partition = $1 AND record IS NOT NULL AND due_at < 'infinity' ORDER BY due_at LIMIT 1
+"""
 _MARKS: Final = """
 SELECT stream::text AS stream, source_partition, source_offset, source_rank, uuid_send(endpoint_id) AS endpoint_id
 FROM delivery_marks WHERE partition = $1
@@ -75,6 +79,12 @@ def find_due(
         _DUE.format(partition=int(partition), ids=_array(without), busy=_array(busy), limit=int(limit))
     )
     return list(frame["record"])
+
+
+def find_next_due(session: Session, partition: int) -> datetime | None:
+    """Return the earliest time at which a delivery in a row is due, which may be over; None where none has a time."""
+    rows = session.query(_NEXT_DUE, (partition,))
+    return rows[0][0] if rows else None
 
 
 def find_marks(session: Session, partition: int) -> dict[MarkedSource, SourceMark]:

@@ -47,6 +47,7 @@ class Deliverer:
         names = topics or DeliveryTopics()
         master_keys = MasterKeys(settings)
         self.process = DeliveryProcess(
+            settings=settings,
             client=DeliveryClient(settings),
             producer=EventProducer(settings, topics=names.written, limits=Limits(publish_timeout_seconds=15.0)),
             endpoints=EndpointCache(self._database, master_keys),

@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import msgspec
+import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from database.errors import DatabaseUnreachable
 from deliveries.deliverer.delivery_process import DeliveryTopics
+from deliveries.deliverer.round_writer import DeliveryRound, RoundAnswer, RoundWriter
+from devstack import sql
 from runtime.settings import Settings
 from signing.signatures import sign
+from tests.conftest import Database
 from tests.support.delivering import (
     LOCAL,
     SECRET,
@@ -101,3 +106,33 @@ async def test_a_delivery_that_always_fails_is_dead(local: Settings, topics: Del
         if each.next_attempt_at is not None
     ]
     assert [int(wait) for wait in waits] == [1, 2, 4, 8, 16]
+
+
+async def test_attempts_that_kafka_has_a_record_of_are_not_made_again(
+    local: Settings, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    """A round that was published and not written down: what came of its attempts is taken from their records."""
+    write, failures = RoundWriter.write, iter([True] * 2)
+
+    async def fail_first(self: RoundWriter, work: DeliveryRound) -> RoundAnswer:
+        if work.ended and next(failures, False):
+            raise DatabaseUnreachable(why="For tests.")
+        return await write(self, work)
+
+    monkeypatch.setattr(RoundWriter, "write", fail_first)
+    async with receiver() as there:
+        answers = iter([500, 410])
+        good = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+        there.answer = lambda: web.Response(status=next(answers, 204))  # type: ignore[assignment]
+        await publish(local, topics.deliveries, [queued(good, offset) for offset in range(1)])
+        async with delivering(local, topics):
+            await wait_until_async(lambda: len(there.requests) == 2, "the failed one is sent again")
+
+            async def are_recorded() -> bool:
+                return len(await attempts_of(local, topics)) == 2
+
+            await wait_until_async(are_recorded, "both attempts are recorded")
+    attempts = await attempts_of(local, topics)
+    assert [(each.attempt, each.outcome) for each in attempts] == [(1, "failed"), (2, "gone")]
+    assert sql.value(database.superuser_url, "SELECT state FROM endpoints") == "disabled"
+    assert sql.value(database.superuser_url, "SELECT count(*) FROM delivery_waits") == 0
