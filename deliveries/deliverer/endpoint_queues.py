@@ -187,7 +187,7 @@ class EndpointQueues:
             attempt, body = await self._send(delivery, known, began_at)
         except Exception as error:  # a defect: the delivery is put off, and its endpoint's others go on
             log.exception("delivery.not_attempted", delivery=delivery.id_text)
-            end: DeliveryEnd = Postponed(began_at + timedelta(seconds=UNUSABLE_SECONDS), repr(error))
+            end: DeliveryEnd = Postponed(began_at + timedelta(seconds=UNUSABLE_SECONDS), type(error).__name__)
         finally:
             if slot.is_slow:
                 queue.slow -= 1
