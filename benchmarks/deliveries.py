@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import aiohttp
 import msgspec
 import uvloop
 
 from benchmarks.stage import Stage, clean_database, tree_cpu_seconds
 from database.connector import connect
-from deliveries.attempts import send_attempt
-from deliveries.connections import DeliveryClient
 from deliveries.delivery_id import delivery_id
 from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import EndpointConfiguration, EndpointId, EndpointSecrets, EndpointStart, new_endpoint_id
@@ -72,8 +71,7 @@ SHAPES = (
 def run(stack: Stack) -> list[dict[str, object]]:
     """The bare client, then each shape, on topics and a database of its own."""
     with receiver() as port:
-        with clean_database(stack, **LOCAL) as stage:
-            bare = uvloop.run(_send_bare(stage, port))
+        bare = uvloop.run(_send_bare(port))
         rows: list[dict[str, object]] = [{"name": "bare client that signs", "deliveries_per_second": round(bare)}]
         for shape in SHAPES:
             rows.append(_measure(stack, shape, port, bare))
@@ -93,26 +91,26 @@ def receiver() -> Iterator[int]:
             process.terminate()
 
 
-async def _send_bare(stage: Stage, port: int) -> float:
-    """Return the requests a second of a client that signs, over as many connections as there are turns."""
-    client = DeliveryClient(stage.settings)
+async def _send_bare(port: int) -> float:
+    """Return the requests a second of aiohttp alone that signs, over as many connections as there are turns."""
     left = iter(range(CLIENT_SENDS))
     keys = EndpointKeys(secrets=(SECRET,))
     event = OutgoingEvent(
         id=str(uuid4()), type="genesis.agent.available", source="bench", occurred_at=datetime.now(UTC), data=DATA
     )
 
-    async def turn() -> None:
+    async def turn(session: aiohttp.ClientSession) -> None:
         for _ in left:
-            now = datetime.now(UTC)
-            request = sign_attempt(event, "standard", keys, delivery_id=str(uuid4()), now=now)
-            await send_attempt(client, f"http://127.0.0.1:{port}/", request, timeout_seconds=15.0, now=now)
+            request = sign_attempt(event, "standard", keys, delivery_id=str(uuid4()), now=datetime.now(UTC))
+            async with session.post(
+                f"http://127.0.0.1:{port}/", data=request.body, headers=request.headers
+            ) as response:
+                await response.read()
 
     started = time.perf_counter()
-    await asyncio.gather(*(turn() for _ in range(CONCURRENCY)))
-    seconds = time.perf_counter() - started
-    await client.close()
-    return CLIENT_SENDS / seconds
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY)) as session:
+        await asyncio.gather(*(turn(session) for _ in range(CONCURRENCY)))
+    return CLIENT_SENDS / (time.perf_counter() - started)
 
 
 def _measure(stack: Stack, shape: Shape, port: int, bare: float) -> dict[str, object]:
