@@ -20,29 +20,14 @@ from schemas.delivery_records import DeliveryAttempted
 from signing.master_key import MasterKeys
 from tests.conftest import Database
 from tests.support.delivering import (
-    LOCAL,
     add_endpoint,
     attempts_of,
     delivering,
-    delivery_topics,
     publish,
     queued,
 )
 from tests.support.receivers import Receiver, receiver
 from tests.support.waiting import wait_until_async
-
-
-@pytest_asyncio.fixture
-async def local(settings: Settings) -> Settings:
-    """Settings with which endpoints may be on this machine."""
-    return msgspec.structs.replace(settings, **LOCAL)
-
-
-@pytest_asyncio.fixture
-async def topics(local: Settings) -> AsyncIterator[DeliveryTopics]:
-    """Topics of a test's own."""
-    async with delivery_topics(local) as made:
-        yield made
 
 
 @pytest_asyncio.fixture

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import pytest_asyncio
 from aiohttp import web
 
 from database.errors import DatabaseUnreachable
@@ -19,31 +17,16 @@ from runtime.settings import Settings
 from signing.signatures import sign
 from tests.conftest import Database
 from tests.support.delivering import (
-    LOCAL,
     SECRET,
     add_endpoint,
     attempts_of,
     dead_letters_of,
     delivering,
-    delivery_topics,
     publish,
     queued,
 )
 from tests.support.receivers import receiver
 from tests.support.waiting import wait_until_async
-
-
-@pytest_asyncio.fixture
-async def local(settings: Settings) -> Settings:
-    """Settings with which endpoints may be on this machine."""
-    return msgspec.structs.replace(settings, **LOCAL)
-
-
-@pytest_asyncio.fixture
-async def topics(local: Settings) -> AsyncIterator[DeliveryTopics]:
-    """Topics of a test's own."""
-    async with delivery_topics(local) as made:
-        yield made
 
 
 async def test_deliveries_are_sent_signed(local: Settings, topics: DeliveryTopics) -> None:
