@@ -9,12 +9,12 @@ the event does not have.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from deliveries.endpoints import Endpoint, EndpointId
+from deliveries.endpoints import EndpointId
 from deliveries.event_filters import (
     EventFilter,
     EventTypes,
@@ -50,13 +50,18 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
         return self.event_types.include(event_type) and passes_filter(self.event_filter, data)
 
 
-def make_subscription(endpoint: Endpoint) -> Subscription:
+def make_subscription(
+    endpoint_id: EndpointId,
+    event_types: Sequence[str],
+    fields: Mapping[str, object],
+    start_offsets: Iterable[int],
+) -> Subscription:
     """Return the choice of a stored endpoint. Raises EndpointFilterRefused where it could not be registered today."""
     return Subscription(
-        endpoint_id=endpoint.id,
-        event_types=parse_event_types(endpoint.configuration.event_types),
-        event_filter=parse_event_filter(endpoint.configuration.filter),
-        start_offsets=endpoint.start.offsets,
+        endpoint_id=endpoint_id,
+        event_types=parse_event_types(event_types),
+        event_filter=parse_event_filter(fields),
+        start_offsets=tuple(start_offsets),
     )
 
 

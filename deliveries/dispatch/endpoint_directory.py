@@ -21,8 +21,7 @@ from database.error_translation import translate_error
 from database.errors import DatabaseUnreachable
 from deliveries.endpoints import EndpointId
 from deliveries.errors import EndpointFilterRefused
-from deliveries.event_filters import parse_event_filter, parse_event_types
-from deliveries.matching import EndpointIndex, Subscription
+from deliveries.matching import EndpointIndex, Subscription, make_subscription
 from runtime import metrics
 from runtime.errors import PlantError
 from runtime.logging import get_logger
@@ -145,7 +144,10 @@ class EndpointDirectory:
         for row in rows:
             endpoint_id = EndpointId(UUID(bytes=row["id"].bytes))
             try:
-                found[endpoint_id] = _subscription(endpoint_id, row)
+                event_filter = msgspec.json.decode(row["filter"])
+                found[endpoint_id] = make_subscription(
+                    endpoint_id, row["event_types"], event_filter, row["start_offsets"]
+                )
             except (EndpointFilterRefused, msgspec.DecodeError) as error:
                 unusable.add(endpoint_id)
                 if endpoint_id not in self._unusable:
@@ -174,16 +176,6 @@ def _translated_errors(address: str) -> Any:
     except DRIVER_ERRORS as error:
         where = shown(address)
         raise translate_error(error, where) or DatabaseUnreachable(why=f"{where}: {error}") from error
-
-
-def _subscription(endpoint_id: EndpointId, row: Any) -> Subscription:
-    """Return an endpoint's choice. Raises EndpointFilterRefused or DecodeError."""
-    return Subscription(
-        endpoint_id=endpoint_id,
-        event_types=parse_event_types(row["event_types"]),
-        event_filter=parse_event_filter(msgspec.json.decode(row["filter"])),
-        start_offsets=tuple(row["start_offsets"]),
-    )
 
 
 async def _close(connection: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries.endpoints import Endpoint, EndpointConfiguration, EndpointId, EndpointStart
+from deliveries.endpoints import EndpointId
 from deliveries.errors import EndpointFilterRefused
 from deliveries.event_filters import parse_event_filter, parse_event_types
 from deliveries.matching import EndpointIndex, Subscription, make_subscription
@@ -116,22 +115,10 @@ def test_a_start_is_an_offset_of_each_partition(partition: int, offset: int, cov
 
 def test_a_stored_endpoint_is_a_subscription() -> None:
     """What is stored of an endpoint is read as it was at registration, and refused where it can't be."""
-    endpoint = Endpoint(
-        id=endpoint_id(7),
-        tenant="genesis",
-        configuration=EndpointConfiguration(url="https://example.com/", event_types=(RATED,), filter={"rating": 5}),
-        custom_header_names=(),
-        start=EndpointStart((3, 4)),
-        state="active",
-        state_reason=None,
-        state_changed_at=datetime(2026, 3, 1, tzinfo=UTC),
-        created_at=datetime(2026, 3, 1, tzinfo=UTC),
-    )
     expected = msgspec.structs.replace(subscription(7, [RATED], {"rating": 5}), start_offsets=(3, 4))
-    assert make_subscription(endpoint) == expected
-    odd = msgspec.structs.replace(endpoint.configuration, filter={"rating": 0.5})
+    assert make_subscription(endpoint_id(7), [RATED], {"rating": 5}, [3, 4]) == expected
     with pytest.raises(EndpointFilterRefused):
-        make_subscription(msgspec.structs.replace(endpoint, configuration=odd))
+        make_subscription(endpoint_id(7), [RATED], {"rating": 0.5}, [3, 4])
 
 
 def function_calls(index: EndpointIndex, data: dict[str, Any]) -> tuple[int, int]:
