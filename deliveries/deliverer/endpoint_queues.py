@@ -41,7 +41,7 @@ class EndpointQueues:
         self._process = process
         self._on_end = on_end
         self._queues: dict[bytes, EndpointQueue] = {}
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempts: dict[asyncio.Task[None], AttemptSlot] = {}
         self._unrecorded = 0
         self._held_back: dict[bytes, EndpointQueue] = {}
         self._troubled: set[bytes] = set()
@@ -56,7 +56,7 @@ class EndpointQueues:
         self.gone[endpoint_id] = "It answered 410 Gone."
         self._process.endpoints.disable(endpoint_id)
 
-    def note_recorded(self, attempts: int) -> None:
+    def note_written(self, attempts: int) -> None:
         """Let others begin where attempts were written down: while that fails, few are made that a kill repeats."""
         self._unrecorded -= attempts
         held_back, self._held_back = self._held_back, {}
@@ -118,8 +118,12 @@ class EndpointQueues:
                     delivery = queue.due.popleft()
                     self._unrecorded += 1
                     task = asyncio.create_task(self._attempt(endpoint_id, queue, delivery, known, admission, slot))
-                    self._attempts.add(task)
-                    task.add_done_callback(self._attempts.discard)
+                    self._attempts[task] = slot
+                    task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        """Give a slot back, whatever ended its attempt: one that is cancelled before its first step runs no line."""
+        self._process.slots.give_back(self._attempts.pop(task))
 
     def _await_turn(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
         if queue.awaits_turn:
@@ -192,7 +196,6 @@ class EndpointQueues:
             if slot.is_slow:
                 queue.slow -= 1
             self._note_attempt(queue, permit, attempt)
-            process.slots.give_back(slot)
         if attempt is not None:
             configuration = known.endpoint.configuration
             end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())

@@ -2,9 +2,9 @@
 
 A round publishes what follows from attempts that ended (the record of each, and the one in which a delivery waits or is
 dead), waits until Kafka has acknowledged all of that, and then writes, in one transaction under the fence: the rows of
-deliveries that wait, the offsets that are done, the marks of what was read. So a process that dies in between makes
-those attempts again, and no others; and a record that it had published already is known for a copy: its hop is not the
-one in the delivery's row, or another copy of it is under way.
+deliveries that wait, the offsets that are done, the marks of what was read. What came of attempts that were published
+and not written is read first by the next owner (`recorded_attempts.py`). A record that a process had published before
+it died is known for a copy: its hop is not the one in the delivery's row, or another copy of it is under way.
 
 Records of retry topics are compared with the rows at the beginning of a round, since every row of a record that was
 read by then is written: rounds come one after the other.
@@ -293,8 +293,7 @@ class PartitionRun:
         ended, self._ended = self._ended, []
         unverified, self._unverified = self._unverified, []
         behind = await self._process.publish([record for each in ended for record in records_of(each, self.token)])
-        if behind > self._recorded_to:
-            self._recorded_to = behind
+        self._recorded_to = max(self._recorded_to, behind)
         for each in ended:
             if each.delivery.offset >= 0:
                 self._finish(each.delivery)
@@ -313,7 +312,7 @@ class PartitionRun:
         over = {each.delivery.delivery_id for each in ended}
         self._active -= over
         self._taken -= over
-        self.queues.note_recorded(sum(each.attempted for each in ended))
+        self.queues.note_written(sum(each.attempted for each in ended))
         if work.gone:
             await self._process.endpoints.refresh()
         self._verify(unverified, answer.hops)
