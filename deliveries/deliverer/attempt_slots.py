@@ -70,7 +70,9 @@ class AttemptSlots:
         self._turns.append(turn)
 
     def give_back(self, slot: AttemptSlot) -> None:
-        """Free an attempt's slot, and give the next one its turn."""
+        """Free an attempt's slot, and give the next one its turn; a second time changes nothing."""
+        if slot.ended:
+            return
         slot.ended = True
         if slot.is_slow:
             self._slow -= 1

@@ -122,7 +122,7 @@ class EndpointQueues:
                     task.add_done_callback(self._end_task)
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
-        """Give a slot back, whatever ended its attempt: one that is cancelled before its first step runs no line."""
+        """Give the slot back of an attempt that was cancelled before its first step, and so ran no line."""
         self._process.slots.give_back(self._attempts.pop(task))
 
     def _await_turn(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
@@ -196,6 +196,7 @@ class EndpointQueues:
             if slot.is_slow:
                 queue.slow -= 1
             self._note_attempt(queue, permit, attempt)
+            process.slots.give_back(slot)  # at once: a sweep before the task's end would find the attempt slow
         if attempt is not None:
             configuration = known.endpoint.configuration
             end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())

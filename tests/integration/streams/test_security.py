@@ -112,8 +112,11 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["mtls", "oauth", "scram", "plain"])
-async def test_every_client_is_let_in(connected: Connected, kind: str, database: Database) -> None:
+async def test_every_client_is_let_in(
+    connected: Connected, kind: str, database: Database, kafka: SecureKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Admin, producer, reader and a worker's group, by certificate, token and password."""
+    monkeypatch.setattr(kafka.issuer, "life_seconds", 60)  # one that is about to end ends a connection too
     settings = connected(kind)
     await apply(settings)
     before = sum(each.partitions for each in (await describe(settings)).values())

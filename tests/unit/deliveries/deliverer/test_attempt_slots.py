@@ -47,5 +47,6 @@ def test_a_slow_attempt_frees_its_slot_and_keeps_its_connection() -> None:
     slots.give_back(slot)
     assert (slots.under_way, slots.slow, slots.crowded) == (1, 0, False)
     slots.give_back(second)
+    slots.give_back(second)
     slots.sweep(10 * SLOW_SECONDS)
     assert (slots.under_way, slots.slow) == (0, 0)
