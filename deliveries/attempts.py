@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
 import zlib
@@ -72,10 +71,7 @@ async def send_attempt(
     error_class: ErrorClass | None = None
     why = ""
     try:
-        async with (
-            asyncio.timeout(timeout_seconds),
-            client.send(url, request.headers, request.body, timeout_seconds=timeout_seconds) as response,
-        ):
+        async with client.send(url, request.headers, request.body, timeout_seconds=timeout_seconds) as response:
             answered.note_head(response, now)
             await answered.read(response)
     except (aiohttp.ClientError, EndpointRefused, OSError, TimeoutError, zlib.error, ValueError) as error:

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ DNS_TRIES: Final = 2
 DNS_PORT: Final = 53
 USER_AGENT: Final = "Plant-Webhooks"
 ANSWER_HEAD_MAX_BYTES: Final = 16 * 1024
+URLS_MAX: Final = 16_384
+"""URLs that are kept in parts: some 1 KB each."""
 
 AddrInfo = tuple[Any, ...]
 
@@ -96,6 +99,7 @@ class DeliveryClient:
     def __init__(self, settings: Settings) -> None:
         """Make the client in a running loop. Raises ConfigurationError where a setting can't be used."""
         self._policy = make_endpoint_policy(settings)
+        self._parse = lru_cache(URLS_MAX)(self._parse_url)  # what is allowed is a setting: a URL's parts do not change
         self._proxy = _parse_proxy(settings.deliveries_proxy_url)
         proxy_host = None if self._proxy is None else (self._proxy.raw_host or "").lower()
         try:
@@ -118,6 +122,7 @@ class DeliveryClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `send` bounds the whole
             auto_decompress=False,  # whoever reads an answer bounds what it becomes
             max_line_size=ANSWER_HEAD_MAX_BYTES,
             max_field_size=ANSWER_HEAD_MAX_BYTES,
@@ -129,31 +134,26 @@ class DeliveryClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and yield the answer once its head is there; the body is the caller's to read, and to bound.
 
-        The time covers resolving, connecting, sending, and reading the body. Raises EndpointRefused where the URL or
-        an address of its name may not be connected to, and what aiohttp raises.
+        The time covers resolving, connecting, sending, and the block. Raises EndpointRefused where the URL or an
+        address of its name may not be connected to, TimeoutError, and what aiohttp raises.
         """
-        endpoint = parse_endpoint_url(url, self._policy)
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
-        if self._proxy is not None:  # which resolves the name by itself
-            await self._check_target(endpoint, timeout_seconds)
-        async with self._session.request(
-            method,
-            URL(str(endpoint), encoded=True),
-            headers=headers,
-            data=body,
-            proxy=self._proxy,
-            timeout=aiohttp.ClientTimeout(total=max(0.001, deadline - asyncio.get_running_loop().time())),
-            allow_redirects=False,
-        ) as response:
-            yield response
+        endpoint, target = self._parse(url)
+        async with asyncio.timeout(timeout_seconds):
+            if self._proxy is not None:  # which resolves the name by itself
+                await self._check_target(endpoint)
+            async with self._session.request(
+                method, target, headers=headers, data=body, proxy=self._proxy, allow_redirects=False
+            ) as response:
+                yield response
 
     async def check(self, url: str) -> EndpointUrl:
         """Return an endpoint's URL as it is stored, its addresses checked: for registration.
 
         Raises EndpointRefused, and OSError where its name can't be resolved.
         """
-        endpoint = parse_endpoint_url(url, self._policy)
-        await self._check_target(endpoint, DNS_TRIES * DNS_TRY_TIMEOUT_SECONDS)
+        endpoint, _ = self._parse(url)
+        async with asyncio.timeout(DNS_TRIES * DNS_TRY_TIMEOUT_SECONDS):
+            await self._check_target(endpoint)
         return endpoint
 
     async def close(self) -> None:
@@ -161,11 +161,14 @@ class DeliveryClient:
         await self._session.close()
         await self._resolver.close()
 
-    async def _check_target(self, endpoint: EndpointUrl, timeout_seconds: float) -> None:
+    def _parse_url(self, url: str) -> tuple[EndpointUrl, URL]:
+        endpoint = parse_endpoint_url(url, self._policy)
+        return endpoint, URL(str(endpoint), encoded=True)
+
+    async def _check_target(self, endpoint: EndpointUrl) -> None:
         if endpoint.address is None:
-            async with asyncio.timeout(timeout_seconds):
-                for address in await self._resolver.addresses(endpoint.host):
-                    check_address(address, self._policy)
+            for address in await self._resolver.addresses(endpoint.host):
+                check_address(address, self._policy)
 
     def _checked_socket(self, addr_info: AddrInfo) -> socket.socket:
         """Return a socket for a connection. Raises EndpointRefused unless its address may be connected to."""

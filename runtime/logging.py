@@ -44,6 +44,11 @@ def _to_stderr() -> None:
     )
 
 
+def writes_debug() -> bool:
+    """Return whether lines of the level debug are written: whoever makes one for each event asks before."""
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
 def configure(settings: Settings) -> None:
     """Send structlog's and the standard library's records to stderr in one format. Once a process, at its start."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]

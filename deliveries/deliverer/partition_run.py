@@ -32,7 +32,7 @@ from deliveries.deliverer.source_marks import MarkedSource, SourceMark, SourceMa
 from deliveries.delivery_fence import TopicOffsets
 from deliveries.schedule import RetryAt
 from runtime import metrics
-from runtime.logging import get_logger
+from runtime.logging import get_logger, writes_debug
 from schemas.errors import UnknownSchema
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost, SchemaNewer
@@ -248,6 +248,8 @@ class PartitionRun:
         metrics.DELIVERER_ATTEMPTS.labels(outcome).inc()
         if ended.attempt is not None:
             metrics.DELIVERER_ATTEMPT_SECONDS.observe(ended.attempt.duration_seconds)
+        if state == "delivered" and not writes_debug():
+            return
         (self._log.debug if state == "delivered" else self._log.info)(
             "delivery.attempted",
             delivery=ended.delivery.id_text,
