@@ -145,7 +145,8 @@ def require_current_schema(url: str) -> None:
 
 _LET_SERVICES_CHECK: Final = (
     "GRANT SELECT ON alembic_version"
-    " TO plant_writer, plant_ingress, plant_operator, plant_api, plant_auditor, plant_embedder, plant_deliverer"
+    " TO plant_writer, plant_ingress, plant_operator, plant_api, plant_auditor, plant_embedder, plant_deliverer,"
+    " plant_endpoints"
 )
 
 

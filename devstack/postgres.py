@@ -29,7 +29,7 @@ DATABASE = "plant"
 SCHEMA_GRANT = "GRANT CREATE, USAGE ON SCHEMA public TO plant_owner"
 ROLES = (
     "plant_owner", "plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor", "plant_embedder",
-    "plant_deliverer",
+    "plant_deliverer", "plant_endpoints",
 )  # fmt: skip
 
 SERVER_SETTINGS = """\

@@ -22,7 +22,7 @@ from runtime.masking import masked, secrets_in
 from runtime.servers import PORT_MAX
 from runtime.stack_file import DEFAULT_HOME, find_home, read_stack_file
 
-DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer"]
+DatabaseRole = Literal["owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints"]
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -58,6 +58,12 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
     ] = ""
     database_deliverer_url: Annotated[
         str, Meta(description="Address for `plant_deliverer`, which sends deliveries to endpoints.")
+    ] = ""
+    database_endpoints_url: Annotated[
+        str,
+        Meta(
+            description="Address for `plant_endpoints`, as which `plant api` changes endpoints; empty: it serves none."
+        ),
     ] = ""
 
     database_api_replica_url: Annotated[
@@ -428,7 +434,18 @@ OTHER_VARIABLES: Final = frozenset(
         ),
         *(
             f"PLANT_{name}_PASSWORD"
-            for name in ("OWNER", "WRITER", "INGRESS", "OPERATOR", "API", "AUDITOR", "EMBEDDER", "SUPERUSER")
+            for name in (
+                "OWNER",
+                "WRITER",
+                "INGRESS",
+                "OPERATOR",
+                "API",
+                "AUDITOR",
+                "EMBEDDER",
+                "DELIVERER",
+                "ENDPOINTS",
+                "SUPERUSER",
+            )
         ),
     }
 )

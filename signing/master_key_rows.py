@@ -19,7 +19,7 @@ from signing.errors import OtherMasterKey, SecretUnreadable
 from signing.master_key import MasterKey, MasterKeys, fingerprint
 
 _CURRENT: Final = text("SELECT check_value FROM master_keys WHERE retired_at IS NULL")
-_CURRENT_HELD: Final = text("SELECT check_value FROM master_keys WHERE retired_at IS NULL FOR SHARE")
+_CURRENT_HELD: Final = text("SELECT hold_master_key()")
 _CURRENT_LOCKED: Final = text("SELECT check_value FROM master_keys WHERE retired_at IS NULL FOR UPDATE")
 _REMEMBER: Final = text("INSERT INTO master_keys (check_value) VALUES (:check_value) ON CONFLICT DO NOTHING")
 _RETIRE: Final = text("UPDATE master_keys SET retired_at = now() WHERE retired_at IS NULL")

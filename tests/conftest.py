@@ -60,6 +60,7 @@ class Database:
     auditor_url: str
     embedder_url: str
     deliverer_url: str
+    endpoints_url: str
     superuser_url: str
 
 
@@ -138,7 +139,8 @@ def make_database(stack: Services, databases: Databases) -> Iterator[Callable[[]
     def make() -> Database:
         name = databases.take()
         made.append(name)
-        roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "superuser")
+        roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints",
+                 "superuser")  # fmt: skip
         urls = {role: _in_database(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"], name) for role in roles}
         return Database(name, *(urls[role] for role in roles))
 
@@ -170,6 +172,7 @@ def settings_for(stack: Services) -> SettingsFor:
                 "PLANT_DATABASE_AUDITOR_URL": database.auditor_url,
                 "PLANT_DATABASE_EMBEDDER_URL": database.embedder_url,
                 "PLANT_DATABASE_DELIVERER_URL": database.deliverer_url,
+                "PLANT_DATABASE_ENDPOINTS_URL": database.endpoints_url,
                 "PLANT_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
                 "PLANT_CONSUMER_GROUP": f"test-{secrets.token_hex(6)}",
                 "PLANT_INGRESS_PORT": "0",

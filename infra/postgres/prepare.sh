@@ -11,7 +11,8 @@ administer --dbname postgres \
     --set owner="$PLANT_OWNER_PASSWORD" --set writer="$PLANT_WRITER_PASSWORD" \
     --set ingress="$PLANT_INGRESS_PASSWORD" --set operator="$PLANT_OPERATOR_PASSWORD" \
     --set api="$PLANT_API_PASSWORD" --set auditor="$PLANT_AUDITOR_PASSWORD" \
-    --set embedder="$PLANT_EMBEDDER_PASSWORD" --set deliverer="$PLANT_DELIVERER_PASSWORD" <<'SQL'
+    --set embedder="$PLANT_EMBEDDER_PASSWORD" --set deliverer="$PLANT_DELIVERER_PASSWORD" \
+    --set endpoints="$PLANT_ENDPOINTS_PASSWORD" <<'SQL'
 ALTER ROLE plant_owner PASSWORD :'owner';
 ALTER ROLE plant_writer PASSWORD :'writer';
 ALTER ROLE plant_ingress PASSWORD :'ingress';
@@ -20,10 +21,11 @@ ALTER ROLE plant_api PASSWORD :'api';
 ALTER ROLE plant_auditor PASSWORD :'auditor';
 ALTER ROLE plant_embedder PASSWORD :'embedder';
 ALTER ROLE plant_deliverer PASSWORD :'deliverer';
+ALTER ROLE plant_endpoints PASSWORD :'endpoints';
 CREATE DATABASE plant OWNER plant_owner;
 REVOKE ALL ON DATABASE plant FROM PUBLIC;
 GRANT CONNECT, TEMPORARY ON DATABASE plant TO plant_owner, plant_writer, plant_ingress, plant_operator, plant_api,
-    plant_auditor, plant_embedder, plant_deliverer;
+    plant_auditor, plant_embedder, plant_deliverer, plant_endpoints;
 SQL
 administer --dbname plant <<'SQL'
 CREATE EXTENSION IF NOT EXISTS vector;

@@ -33,7 +33,7 @@ _COMMENTED_COLUMN: Final = re.compile(r"^ +(?P<name>[a-z]\w*) [^\n]*? -- (?P<mea
 _MEANINGS: Final = Path(__file__).with_name("database.toml")
 _MARKER: Final = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 ROLES: Final = ("plant_writer", "plant_ingress", "plant_operator", "plant_api", "plant_auditor", "plant_embedder",
-                "plant_deliverer")  # fmt: skip
+                "plant_deliverer", "plant_endpoints")  # fmt: skip
 _RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 

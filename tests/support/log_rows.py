@@ -220,7 +220,8 @@ def migrated_database(stack: Services, template: str) -> Iterator[Database]:
 
 def addresses(stack: Services, name: str) -> Database:
     """A database of this name, by role."""
-    roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "superuser")
+    roles = ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints",
+             "superuser")  # fmt: skip
     urls = [urlsplit(stack.environ[f"PLANT_DATABASE_{role.upper()}_URL"]) for role in roles]
     return Database(name, *(url._replace(path=f"/{name}").geturl() for url in urls))
 

@@ -192,7 +192,7 @@ def compose_addresses(environ: Mapping[str, str]) -> dict[str, str]:
     postgres_port = environ.get("PLANT_POSTGRES_PORT", "5432")
     passwords = {
         role: environ.get(f"PLANT_{role.upper()}_PASSWORD", f"plant-{role}-development")
-        for role in ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer")
+        for role in ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints")
     }
     urls = {
         f"PLANT_DATABASE_{role.upper()}_URL": f"postgresql://plant_{role}:{password}@127.0.0.1:{postgres_port}/plant"

@@ -56,7 +56,9 @@ async def refusal(url: str) -> str:
     return error.value.why
 
 
-@pytest.mark.parametrize("role", ["writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer"])
+@pytest.mark.parametrize(
+    "role", ["writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints"]
+)
 async def test_service_roles_may_serve(database: MigratedDatabase, role: str) -> None:
     """Each service role passes the check, straight after the migration."""
     async with connected(getattr(database, f"{role}_url")) as connector:

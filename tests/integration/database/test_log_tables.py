@@ -13,7 +13,7 @@ from tests.support import log_rows
 from tests.support.made_ranges import NEXT, PARENT, PARTITION, RANGE, RECORD, SIZE, TABLES, VIEWS, insert, make_ranges
 from tests.support.services import Services
 
-SERVICES = ("writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer")
+SERVICES = ("writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints")
 
 
 @pytest.fixture(scope="module")

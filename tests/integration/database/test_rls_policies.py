@@ -42,7 +42,7 @@ from tests.support.tenants import (
     reads,
 )
 
-ROLES = ("owner", "writer", "api", "auditor", "embedder", "deliverer")
+ROLES = ("owner", "writer", "api", "auditor", "embedder", "deliverer", "endpoints")
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -170,7 +170,9 @@ def test_policies_are_what_the_page_says(database: Database) -> None:
         twin += [f"ALTER TABLE twin {switch} ROW LEVEL SECURITY" for switch in switches]
         sql.execute(database.superuser_url, twin)
         said += [
-            f"{policy.table}{line.removeprefix('twin')}" for line in lines(database, query) if line.startswith("twin ")
+            f"{policy.table}{line.removeprefix('twin')}".replace("= twin.", f"= {policy.table}.")
+            for line in lines(database, query)
+            if line.startswith("twin ")
         ]
         sql.execute(database.superuser_url, ["DROP TABLE twin"])
     assert found == sorted(said)

@@ -16,6 +16,7 @@ import yaml
 
 from devstack.kafka_jars import KAFKA_VERSION
 from devstack.postgres import SERVER_SETTINGS
+from runtime.settings import unknown_variables
 from tests.support import ROOT
 from tests.support.services import COMPOSE_FILE, compose_addresses
 
@@ -110,7 +111,7 @@ def test_test_addresses_agree_with_the_compose_file() -> None:
     text = (ROOT / COMPOSE_FILE).read_text(encoding="utf-8")
     addresses = compose_addresses({})
 
-    for role in ("superuser", "owner", "writer", "ingress", "operator", "api", "auditor"):
+    for role in ("superuser", "owner", "writer", "ingress", "operator", "api", "auditor", "deliverer", "endpoints"):
         assert f"${{PLANT_{role.upper()}_PASSWORD:-plant-{role}-development}}" in text
         assert f":plant-{role}-development@127.0.0.1:5432/plant" in addresses[f"PLANT_DATABASE_{role.upper()}_URL"]
     assert compose_addresses({"PLANT_KAFKA_PORT": "9", "PLANT_POSTGRES_PORT": "5"})[
@@ -123,3 +124,10 @@ def test_postgres_has_the_room_for_locks_of_the_local_stack() -> None:
     (local,) = re.findall(r"max_locks_per_transaction = (\d+)", SERVER_SETTINGS)
     (composed,) = re.findall(r"max_locks_per_transaction=(\d+)", (ROOT / COMPOSE_FILE).read_text("utf-8"))
     assert int(local) == int(composed) >= 256
+
+
+def test_every_variable_of_the_compose_file_is_known() -> None:
+    """`plant doctor` names none of them as a setting that there is not."""
+    named = set(re.findall(r"PLANT_[A-Z_]+", (ROOT / COMPOSE_FILE).read_text("utf-8")))
+    assert len(named) > 20
+    assert unknown_variables(dict.fromkeys(named, "x")) == []

@@ -39,6 +39,8 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "delivery_waits": frozenset({"deliveries"}),
     "webhook_deliveries": frozenset({"deliveries/state"}),
     "webhook_attempts": frozenset({"deliveries/state"}),
+    "tenant_deliveries": frozenset({"deliveries/state"}),
+    "tenant_attempts": frozenset({"deliveries/state"}),
     "api_tokens": frozenset({"api"}),
     **dict.fromkeys(
         ("entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills",
