@@ -14,7 +14,8 @@ from signing.master_key_rows import SecretTable
 _COLUMNS: Final = """
     id, governance_agent_id, url, description, event_types, filter::text AS filter, payload_form, ordering,
     after_dead_letter, retry_schedule, rate_per_second, timeout_seconds, custom_header_names, start_offsets, starts_at,
-    state, state_reason, state_changed_at, created_at
+    state, state_reason, state_changed_at,
+    created_at, enabled_at
 """
 _CONFIGURATION: Final = tuple(name for name in EndpointConfiguration.__struct_fields__ if name != "filter")
 
@@ -99,6 +100,7 @@ def endpoint_of(row: RowMapping) -> Endpoint:
         state_reason=row["state_reason"],
         state_changed_at=row["state_changed_at"],
         created_at=row["created_at"],
+        enabled_at=row["enabled_at"],
     )
 
 

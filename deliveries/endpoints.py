@@ -86,6 +86,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     state_reason: str | None
     state_changed_at: datetime
     created_at: datetime
+    enabled_at: datetime | None = None
+    """When it was last enabled after it had been disabled."""
 
 
 class EndpointSecrets(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from runtime.settings import Settings
+
 WARNING_PERCENTS: Final = (50, 70, 90, 100)
 """How far on the way to disabling a warning is given; at 100 the endpoint is to be disabled."""
 
@@ -21,6 +23,16 @@ class StreakPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     failing_time: timedelta = timedelta(days=5)
     attempts_min: int = 50
+
+
+def make_streak_policy(settings: Settings) -> StreakPolicy | None:
+    """Return the policy of the settings; None where no endpoint is to be disabled for its failures."""
+    if not settings.deliveries_disable_after_hours:
+        return None
+    return StreakPolicy(
+        failing_time=timedelta(hours=settings.deliveries_disable_after_hours),
+        attempts_min=settings.deliveries_disable_after_attempts,
+    )
 
 
 class FailureStreak(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +51,11 @@ class FailureWarning(msgspec.Struct, frozen=True):
     percent: int
 
 
-class EndpointRecovered(msgspec.Struct, frozen=True):
+class StreakEnded(msgspec.Struct, frozen=True):
     """The endpoint took a delivery after it had been warned."""
 
 
-StreakChange: TypeAlias = FailureWarning | EndpointRecovered
+StreakChange: TypeAlias = FailureWarning | StreakEnded
 
 
 def extend_streak(
@@ -62,10 +74,10 @@ def extend_streak(
     >>> [change.percent for change in changes]
     [50, 70]
     >>> extend_streak(second, policy, succeeded=True, now=datetime(2026, 3, 5, tzinfo=UTC))[1]
-    (EndpointRecovered(),)
+    (StreakEnded(),)
     """
     if succeeded:
-        return FailureStreak(), (EndpointRecovered(),) if streak.warned_percent else ()
+        return FailureStreak(), (StreakEnded(),) if streak.warned_percent else ()
     began_at = streak.began_at or now
     attempts = min(streak.attempts + 1, policy.attempts_min)
     percent = 100 * min((now - began_at) / policy.failing_time, attempts / policy.attempts_min)

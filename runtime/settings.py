@@ -326,6 +326,19 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         ),
     ] = 30
 
+    deliveries_disable_after_hours: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=8760,
+            description="How long an endpoint's attempts may fail, without one success, before it is disabled; with "
+            "warnings at 50, 70, 90 and 100 % of the way. 0: it is never disabled for that.",
+        ),
+    ] = 120
+    deliveries_disable_after_attempts: Annotated[
+        Positive, Meta(description="How many of its attempts must have failed by then, too.")
+    ] = 50
+
     deliverer_attempts_max: Annotated[
         Positive,
         Meta(description="Most attempts of a deliverer under way at a time that have taken less than a second."),

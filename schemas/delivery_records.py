@@ -18,7 +18,7 @@ ATTEMPTS_TOPIC: Final = "genesis.deliveries.attempts"
 EXCERPT_MAX_BYTES: Final = 4096
 """Of a request and of an answer, in the record of an attempt."""
 
-DeliveryStream = Literal["live", "backfill", "redrive"]
+DeliveryStream = Literal["live", "backfill", "redrive", "endpoints"]
 AttemptResult = Literal["delivered", "failed", "throttled", "gone", "postponed", "cancelled"]
 DeliveryState = Literal["delivered", "waiting", "dead", "cancelled"]
 
@@ -29,12 +29,19 @@ EventTimeField = Annotated[Time, Meta(description="When the event happened.")]
 EntityIdField = Annotated[UUID, Meta(description="The entity that the event is about.")]
 StreamField = Annotated[
     DeliveryStream,
-    Meta(description="`live`; `backfill`: from before the dispatcher knew of the endpoint; `redrive`: an operator's."),
+    Meta(
+        description="`live`; `backfill`: from before the dispatcher knew of the endpoint; `redrive`: an operator's; "
+        "`endpoints`: an event of an endpoint, which is on no partition of genesis.events."
+    ),
 ]
 SourcePartitionField = Annotated[int, Meta(ge=0, description="Partition of the event in genesis.events.")]
 SourceOffsetField = Annotated[
     int,
-    Meta(ge=0, description="Offset at which the event took effect: its own, or that of the control record."),
+    Meta(
+        ge=0,
+        description="Offset at which the event took effect: its own, or that of the control record. Of an endpoint's "
+        "event: its number in the order of these.",
+    ),
 ]
 AttemptField = Annotated[int, Meta(ge=1, description="Number of the attempt, from 1.")]
 HopField = Annotated[int, Meta(ge=0, description="How many waits the delivery has had.")]

@@ -8,6 +8,16 @@ from uuid import UUID, uuid5
 import msgspec
 
 from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
+from schemas.endpoint_events import (
+    EndpointDisabled,
+    EndpointEnabled,
+    EndpointEvent,
+    EndpointPaused,
+    EndpointRecovered,
+    EndpointRemoved,
+    EndpointResumed,
+    EndpointWarned,
+)
 from schemas.entity_states import AgentState, IndustryState
 from schemas.event_id import NAMESPACE_PLANT, event_id
 from schemas.events import (
@@ -56,6 +66,27 @@ def delivery_examples() -> dict[str, RecordValue]:
     }  # fmt: skip
     records = (msgspec.convert(queued, DeliveryQueued), msgspec.convert(ended, DeliveryAttempted))
     return {record.event_type: record for record in records}
+
+
+def endpoint_examples() -> dict[str, EndpointEvent]:
+    """Return an example of each event of endpoints, by its type's name."""
+    about = {"event_id": _id("change 1"), "endpoint_id": _id("endpoint 1"), "occurred_at": OCCURRED_AT}
+    since = {"failing_since": datetime(2026, 1, 10, 9, 30, tzinfo=UTC)}
+    events = (
+        EndpointWarned(**about, **since, percent=50),  # type: ignore[arg-type]  # fields of several types
+        EndpointRecovered(**about, **since),  # type: ignore[arg-type]  # the same
+        *(
+            kind(**about, reason=reason)  # type: ignore[arg-type]  # the same
+            for kind, reason in (
+                (EndpointDisabled, "It answered 410 Gone."),
+                (EndpointEnabled, "It moved, and answers again."),
+                (EndpointPaused, "Maintenance until noon."),
+                (EndpointResumed, "The maintenance is over."),
+                (EndpointRemoved, "Nobody reads it any more."),
+            )
+        ),
+    )
+    return {event.event_type: event for event in events}
 
 
 def _id(what: str) -> UUID:

@@ -1,4 +1,4 @@
-"""Every type that a record's value may have: events, control records, and records of deliveries."""
+"""Every type that a record's value may have: events, control records, records of deliveries, events of endpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Final
 
 from schemas.control import CONTROL_TYPES
 from schemas.delivery_records import DELIVERY_TYPES
+from schemas.endpoint_events import ENDPOINT_EVENT_TYPES
 from schemas.events import EVENT_TYPES, RecordValue
 
-RECORD_TYPES: Final[dict[str, type[RecordValue]]] = {**EVENT_TYPES, **CONTROL_TYPES, **DELIVERY_TYPES}
+RECORD_TYPES: Final[dict[str, type[RecordValue]]] = {
+    **EVENT_TYPES, **CONTROL_TYPES, **DELIVERY_TYPES, **ENDPOINT_EVENT_TYPES
+}  # fmt: skip
 """Type to its struct."""

@@ -12,6 +12,7 @@ from deliveries.connections import DeliveryClient
 from deliveries.deliverer.attempt_records import OutgoingRecord
 from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.endpoint_cache import EndpointCache
+from deliveries.failure_streak import StreakPolicy
 from runtime.clock import Clock
 from runtime.settings import Settings
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
@@ -81,6 +82,8 @@ class DeliveryProcess(msgspec.Struct, frozen=True, kw_only=True):
     topics: DeliveryTopics
     limits: DelivererLimits = DelivererLimits()
     breaker: BreakerPolicy = BreakerPolicy()
+    streaks: StreakPolicy | None = StreakPolicy()
+    """None: an endpoint that fails is never warned nor disabled."""
 
     async def publish(self, records: list[OutgoingRecord]) -> int:
         """Publish records, and return once Kafka has acknowledged each of them: again and again until it has.

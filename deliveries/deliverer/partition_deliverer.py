@@ -14,8 +14,9 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from deliveries.deliverer import wait_rows
+from deliveries.deliverer import streak_rows, wait_rows
 from deliveries.deliverer.delivery_process import DeliveryProcess
+from deliveries.deliverer.endpoint_streaks import EndpointStreaks
 from deliveries.deliverer.partition_run import PartitionRun
 from deliveries.deliverer.recorded_attempts import read_recorded_attempts
 from deliveries.deliverer.round_writer import RoundWriter
@@ -97,7 +98,7 @@ class PartitionDeliverer:
         return self._run
 
     async def _begin(self) -> PartitionRun:
-        session, fence, marks, held = await self.loop.run_in_executor(self._thread, self._acquire)
+        session, fence, marks, held, stored = await self.loop.run_in_executor(self._thread, self._acquire)
         self._session = session
         writer = RoundWriter(fence, session, self._thread, self._partition)
         topic = self._process.topics.attempts
@@ -109,14 +110,16 @@ class PartitionDeliverer:
         recorded = await read_recorded_attempts(
             self._process.settings, topic, self._partition, open_attempts, self._process.clock.now()
         )
-        return PartitionRun(self._process, self._partition, writer, marks, held, recorded)
+        streaks = EndpointStreaks(self._process.streaks, stored)
+        return PartitionRun(self._process, self._partition, writer, marks, held, streaks, recorded)
 
-    def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any]:
+    def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any, Any]:
         session = Session(self._url)
         try:
             fence = DeliveryFence(session, "deliverer", self._partition)
             marks = wait_rows.find_marks(session, self._partition)
-            return session, fence, marks, wait_rows.find_held(session, self._partition)
+            held = wait_rows.find_held(session, self._partition)
+            return session, fence, marks, held, streak_rows.find_streaks(session, self._partition)
         except BaseException:
             session.close()
             raise

@@ -24,6 +24,7 @@ from deliveries.deliverer.attempt_records import EndedDelivery, Postponed, outco
 from deliveries.deliverer.delivery import Delivery, read_deliveries
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_queues import EndpointQueues
+from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
 from deliveries.deliverer.entity_order import EntityOfEndpoint, EntityOrder, held_by
 from deliveries.deliverer.offset_tracker import OffsetTracker
 from deliveries.deliverer.recorded_attempts import RecordedAttempts, end_of
@@ -48,9 +49,10 @@ class PartitionRun:
 
     def __init__(
         self, process: DeliveryProcess, partition: int, writer: RoundWriter,
-        marks: dict[MarkedSource, SourceMark], held: set[EntityOfEndpoint], recorded: RecordedAttempts,
+        marks: dict[MarkedSource, SourceMark], held: set[EntityOfEndpoint], streaks: EndpointStreaks,
+        recorded: RecordedAttempts,
     ) -> None:  # fmt: skip
-        """`marks` and `held` are what Postgres knows of the partition, `recorded` what Kafka knows of attempts.
+        """`marks`, `held` and `streaks` are what Postgres knows of the partition, `recorded` what Kafka knows.
 
         They were read once the fence was acquired.
         """
@@ -62,6 +64,7 @@ class PartitionRun:
         self._partition = partition
         self._marks = SourceMarks(marks)
         self._order = EntityOrder(held)
+        self._streaks = streaks
         self.queues: Final = EndpointQueues(process, self._note_end)
         self._recorded = recorded
         self._recorded_to = recorded.next_offset
@@ -315,7 +318,7 @@ class PartitionRun:
         self._active -= over
         self._taken -= over
         self.queues.note_written(sum(each.attempted for each in ended))
-        if work.gone:
+        if work.gone or work.streaks.disabled:
             await self._process.endpoints.refresh()
         self._verify(unverified, answer.hops)
         due = read_deliveries(answer.due)[0]
@@ -330,6 +333,7 @@ class PartitionRun:
 
     def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
         """Return what is to be written now: offsets, marks and ends of the same moment."""
+        streaks = self._note_streaks(ended)
         gone, self.queues.gone = self.queues.gone, {}
         ids = {each.delivery_id for each in unverified}
         released = self._take_released(ended)
@@ -344,7 +348,18 @@ class PartitionRun:
             taken=frozenset(self._taken),
             busy=self.queues.busy_endpoints(),
             due_max=self._process.limits.queue_max if looks else 0,
+            streaks=streaks,
         )
+
+    def _note_streaks(self, ended: Sequence[EndedDelivery]) -> StreakChanges:
+        """Return what becomes of the endpoints' streaks; one that failed for too long gets nothing from now on."""
+        for each in ended:
+            known = self._process.endpoints.get(each.delivery.endpoint_id)
+            self._streaks.note(each, None if known is None else known.endpoint.enabled_at)
+        changes = self._streaks.take_changes()
+        for endpoint_id in changes.disabled:
+            self._process.endpoints.disable(endpoint_id)
+        return changes
 
     def _note_waits(self, ended: Sequence[EndedDelivery]) -> None:
         """Note when the first of the deliveries is due that were put into rows."""

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from deliveries.deliverer import wait_rows
+from deliveries.deliverer import streak_rows, wait_rows
 from deliveries.deliverer.attempt_records import EndedDelivery, wait_row_of
+from deliveries.deliverer.endpoint_streaks import NO_CHANGES, StreakChanges
 from deliveries.deliverer.entity_order import EntityOfEndpoint
 from deliveries.deliverer.source_marks import MarkedSource, SourceMark
 from deliveries.delivery_fence import DeliveryFence, TopicOffsets
@@ -36,12 +37,20 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """Endpoints that get nothing out of Postgres now."""
     due_max: int
     """How many deliveries that are due are asked for; 0 asks for none."""
+    streaks: StreakChanges = NO_CHANGES
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write and nothing to ask."""
         return not (
-            self.ended or self.offsets or self.marks or self.released or self.gone or self.unverified or self.due_max
+            self.ended
+            or self.offsets
+            or self.marks
+            or self.released
+            or self.gone
+            or self.unverified
+            or self.due_max
+            or self.streaks
         )
 
 
@@ -99,6 +108,7 @@ class RoundWriter:
             *wait_rows.wait_statements(self._partition, rows, over),
             *(wait_rows.release_statement(self._partition, held) for held in sorted(work.released)),
             *(wait_rows.disable_statement(endpoint_id, why) for endpoint_id, why in sorted(work.gone.items())),
+            *streak_rows.streak_statements(self._partition, work.streaks),
             *(self.fence.advance_statement(topic, each) for topic, each in sorted(work.offsets.items())),
             *wait_rows.mark_statements(self._partition, work.marks),
         ]

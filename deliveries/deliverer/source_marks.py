@@ -14,7 +14,7 @@ from deliveries.deliverer.delivery import Delivery
 
 
 class MarkedSource(NamedTuple):
-    """A stream of deliveries in order: `live`, or the id of the endpoint whose earlier events are fed."""
+    """A stream of deliveries in order: `live`, `endpoints`, or the id of the endpoint whose earlier events are fed."""
 
     stream: str
     source_partition: int
@@ -42,7 +42,7 @@ class SourceMarks:
         """
         if delivery.stream == "redrive":
             return True
-        stream = "live" if delivery.stream == "live" else str(delivery.endpoint)
+        stream = str(delivery.endpoint) if delivery.stream == "backfill" else delivery.stream
         source = MarkedSource(stream, delivery.source_partition)
         order = SourceMark(*delivery.source_order)
         last = self._marks.get(source)

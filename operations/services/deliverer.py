@@ -16,6 +16,7 @@ from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
+from deliveries.failure_streak import make_streak_policy
 from deliveries.state.recorder import build_recorder
 from operations.services.least_privilege import require_least_privilege
 from operations.services.worker import OBSERVE_EVERY_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
@@ -55,6 +56,7 @@ class Deliverer:
             clock=clock or SystemClock(),
             topics=names,
             limits=DelivererLimits(attempts_per_endpoint=settings.deliverer_attempts_per_endpoint),
+            streaks=make_streak_policy(settings),
         )
         self._partitions: dict[int, PartitionDeliverer] = {}
         group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)

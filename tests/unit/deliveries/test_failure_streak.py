@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from deliveries import failure_streak
 from deliveries.failure_streak import (
     WARNING_PERCENTS,
-    EndpointRecovered,
     FailureStreak,
     FailureWarning,
     StreakChange,
+    StreakEnded,
     StreakPolicy,
     extend_streak,
 )
@@ -70,7 +70,7 @@ def test_a_success_ends_the_streak() -> None:
     """After a warning the first success says that the endpoint recovered, once, and the way begins again."""
     failures = [(float(hour), False) for hour in range(60)]
     streak, changes = run([*failures, (60.0, True), (61.0, True)])
-    assert changes == [*warnings(50), EndpointRecovered()]
+    assert changes == [*warnings(50), StreakEnded()]
     assert streak == FailureStreak()
     assert run([*failures, (60.0, True), *((60.0 + hour, False) for hour in range(50))])[1] == changes
 
@@ -88,7 +88,7 @@ def test_any_course_warns_in_order(course: list[tuple[float, bool]]) -> None:
         hours += passed_hours
         streak, changes = extend_streak(streak, POLICY, succeeded=succeeded, now=NOW + timedelta(hours=hours))
         if succeeded:
-            assert list(changes) == ([EndpointRecovered()] if warned else [])
+            assert list(changes) == ([StreakEnded()] if warned else [])
             warned = []
         else:
             warned += [change.percent for change in changes if isinstance(change, FailureWarning)]

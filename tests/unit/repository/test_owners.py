@@ -33,6 +33,8 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "endpoints": frozenset({"deliveries"}),
     "endpoint_secrets": frozenset({"deliveries"}),
     "endpoint_backfills": frozenset({"deliveries"}),
+    "endpoint_streaks": frozenset({"deliveries"}),
+    "endpoint_events": frozenset({"deliveries"}),
     "delivery_owners": frozenset({"deliveries"}),
     "delivery_checkpoints": frozenset({"deliveries"}),
     "delivery_marks": frozenset({"deliveries"}),

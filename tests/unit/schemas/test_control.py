@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas import codec, control
 from schemas.control import CONTROL_TYPES, ChainVersionRaised, chain_version_raised
 from schemas.delivery_records import DELIVERY_TYPES
+from schemas.endpoint_events import ENDPOINT_EVENT_TYPES
 from schemas.errors import ControlRecordRefused, Undecodable
 from schemas.events import EVENT_TYPES
 from schemas.json_events import is_accepted
@@ -30,7 +31,7 @@ def test_documented_examples_hold() -> None:
 def test_a_control_type_is_no_event_type() -> None:
     """No event type has its name, and no webhook is taken for one."""
     assert not CONTROL_TYPES.keys() & EVENT_TYPES.keys()
-    assert RECORD_TYPES.keys() == CONTROL_TYPES.keys() | EVENT_TYPES.keys() | DELIVERY_TYPES.keys()
+    assert RECORD_TYPES.keys() == set().union(CONTROL_TYPES, EVENT_TYPES, DELIVERY_TYPES, ENDPOINT_EVENT_TYPES)
     assert not any(is_accepted(name) for name in CONTROL_TYPES)
 
 
