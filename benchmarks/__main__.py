@@ -24,6 +24,8 @@ from benchmarks import (
     connector,
     dead_letters,
     deliveries,
+    delivery_delays,
+    delivery_memory,
     fuzzing,
     growth,
     lagging,
@@ -139,6 +141,8 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "poison": lambda stack, count: poison.run(stack, count // 2),
     "dead-letters": lambda stack, _: dead_letters.run(stack),
     "deliveries": lambda stack, _: deliveries.run(stack),
+    "delivery-delays": lambda stack, _: delivery_delays.run(stack),
+    "delivery-memory": lambda stack, count: [delivery_memory.run(stack, count)],
     "read-api": lambda stack, _: read_api.run(stack),
     "lagging": feeding_a_lagging_model,
 }
@@ -174,6 +178,12 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("partitions", 0, "peak_mb", "at most", 1_000),
     ("dead-letters", 0, "seconds", "at most", 120),
     ("deliveries", 1, "percent_of_bare", "at least", 40),
+    *(("deliveries", row, "percent_of_all_good", "at least", 80) for row in (2, 3, 4, 7)),
+    ("deliveries", 9, "p99_times_all_good", "at most", 1.2),
+    ("delivery-delays", 0, "p50_more_ms", "at most", 10),
+    ("delivery-delays", 0, "p99_more_ms", "at most", 30),
+    *(("delivery-delays", row, "p99_ms", "at most", 250) for row in (1, 2, 3)),
+    ("delivery-memory", 0, "growth_percent", "at most", 10),
     ("lagging", 1, "times_the_rate_without_lag", "at least", 0.67),
 )
 """Benchmark, row, field, and what is asked of it on idle cores."""

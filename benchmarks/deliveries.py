@@ -1,53 +1,51 @@
-"""Deliveries: a deliverer that works off a full topic, next to a bare client that signs and sends the same."""
+"""Deliveries: a deliverer that works off a full topic, next to a bare client that signs and sends the same.
+
+What counts is what healthy endpoints accept: from the first to the last of it. Then deliveries come at half of the full
+rate, and each one's time from the topic to its subscriber is taken.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
-import subprocess
-import sys
+import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import aiohttp
-import msgspec
 import uvloop
 
+from benchmarks.delivering import (
+    DATA,
+    LOCAL,
+    SECRET,
+    Receiver,
+    add_endpoints,
+    deliverer,
+    make_topics,
+    new_generation,
+    publish_deliveries,
+    queued_deliveries,
+    receiver,
+    wait_until_received,
+)
 from benchmarks.stage import Stage, clean_database, tree_cpu_seconds
-from database.connector import connect
-from deliveries.delivery_id import delivery_id
-from deliveries.endpoint_store import EndpointStore
-from deliveries.endpoints import EndpointConfiguration, EndpointId, EndpointSecrets, EndpointStart, new_endpoint_id
+from deliveries.endpoints import EndpointId
 from deliveries.signed_request import EndpointKeys, OutgoingEvent, sign_attempt
 from devstack.stack import Stack
 from schemas import codec
-from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC, DeliveryQueued
-from signing.master_key import MasterKeys
-from streams import topics
+from schemas.delivery_records import DELIVERIES_TOPIC
 from streams.producer import EventProducer
-from streams.topics import DEAD_DELIVERIES_TOPIC, RETRY_TOPICS
 
 DELIVERIES = 40_000
 CLIENT_SENDS = 20_000
 CONCURRENCY = 64
 ENDPOINTS = 200
-POLL_SECONDS = 0.1
+MANY_ENDPOINTS = 10_000
 TIMEOUT_SECONDS = 300.0
-SECRET = bytes(range(24))
-DATA = msgspec.json.encode({"agent_id": str(uuid4()), "available": True, "available_from": None})
-LOCAL = {
-    "PLANT_DELIVERIES_SCHEMES": "http,https",
-    "PLANT_DELIVERIES_PORTS": "1-65535",
-    "PLANT_DELIVERIES_ALLOWED_NAMES": "receiver.test",
-    "PLANT_DELIVERIES_ALLOWED_NETWORKS": "127.0.0.1",
-    "PLANT_DELIVERIES_CONNECTIONS_PER_HOST": "512",
-    "PLANT_TOPIC_PARTITIONS": "4",
-}
-DONE = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM delivery_checkpoints WHERE topic = 'genesis.deliveries'"
+HALF_RATE_SECONDS = 10
+TICKS_PER_SECOND = 50
 
 
 @dataclass(frozen=True)
@@ -59,39 +57,51 @@ class Shape:
     failing: float = 0.0
     hanging: float = 0.0
 
+    def path(self, index: int) -> str:
+        """Return the path of an endpoint, which says what it does."""
+        share = index / self.endpoints
+        return "failing" if share < self.failing else "hanging" if share < self.failing + self.hanging else "good"
 
+
+ALL_GOOD = Shape("200 endpoints, all good", ENDPOINTS)
+SICK = Shape("a tenth hangs and a tenth fails", ENDPOINTS, failing=0.1, hanging=0.1)
 SHAPES = (
-    Shape("200 endpoints, all good", ENDPOINTS),
+    ALL_GOOD,
+    Shape("a hundredth of the endpoints fails", ENDPOINTS, failing=0.01),
     Shape("a tenth of the endpoints fails", ENDPOINTS, failing=0.1),
-    Shape("a tenth hangs and a tenth fails", ENDPOINTS, failing=0.1, hanging=0.1),
+    SICK,
     Shape("one endpoint takes everything", 1),
+)
+MANY = (
+    Shape("10,000 endpoints, all good", MANY_ENDPOINTS),
+    Shape("10,000 endpoints, a tenth hangs and a tenth fails", MANY_ENDPOINTS, failing=0.1, hanging=0.1),
 )
 
 
 def run(stack: Stack) -> list[dict[str, object]]:
-    """The bare client, then each shape, on topics and a database of its own."""
-    with receiver() as port:
-        bare = uvloop.run(_send_bare(port))
+    """The bare client, then each shape, on topics and a database of its own; then two shapes at half of the rate."""
+    with receiver() as there:
+        bare = uvloop.run(_send_bare(there))
         rows: list[dict[str, object]] = [{"name": "bare client that signs", "deliveries_per_second": round(bare)}]
-        for shape in SHAPES:
-            rows.append(_measure(stack, shape, port, bare))
-    return rows
+        for shapes in (SHAPES, MANY):
+            good = 0.0
+            for shape in shapes:
+                rate, cores = _full_rate(stack, shape, there)
+                good = good or rate
+                rows.append(
+                    {
+                        "name": shape.name,
+                        "deliveries_per_second": round(rate),
+                        "percent_of_bare": round(100 * rate / bare),
+                        "percent_of_all_good": round(100 * rate / good),
+                        "cores_used": cores,
+                    }
+                )
+        half = int(float(str(rows[1]["deliveries_per_second"])) / 2)
+        return [*rows, *_at_half_rate(stack, there, half)]
 
 
-@contextlib.contextmanager
-def receiver() -> Iterator[int]:
-    """Run the receiver in a process of its own; yield its port."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.webhook_receiver"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
-
-
-async def _send_bare(port: int) -> float:
+async def _send_bare(there: Receiver) -> float:
     """Return the requests a second of aiohttp alone that signs, over as many connections as there are turns."""
     left = iter(range(CLIENT_SENDS))
     keys = EndpointKeys(secrets=(SECRET,))
@@ -102,102 +112,91 @@ async def _send_bare(port: int) -> float:
     async def turn(session: aiohttp.ClientSession) -> None:
         for _ in left:
             request = sign_attempt(event, "standard", keys, delivery_id=str(uuid4()), now=datetime.now(UTC))
-            async with session.post(
-                f"http://127.0.0.1:{port}/", data=request.body, headers=request.headers
-            ) as response:
+            async with session.post(there.url("good"), data=request.body, headers=request.headers) as response:
                 await response.read()
 
     started = time.perf_counter()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONCURRENCY)) as session:
         await asyncio.gather(*(turn(session) for _ in range(CONCURRENCY)))
-    return CLIENT_SENDS / (time.perf_counter() - started)
-
-
-def _measure(stack: Stack, shape: Shape, port: int, bare: float) -> dict[str, object]:
-    generation = f"-{secrets.token_hex(4)}"
-    with clean_database(stack, **LOCAL) as stage:
-        asyncio.run(_make_topics(stage, generation))
-        asyncio.run(_fill(stage, shape, port, generation))
-        with subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.deliverer_process", generation], env=dict(stage.environ)
-        ) as process:
-            try:
-                seconds, done, cores = _work_off(stage, process, generation)
-            finally:
-                process.terminate()
-    rate = done / seconds
-    return {
-        "name": shape.name,
-        "deliveries_per_second": round(rate),
-        "percent_of_bare": round(100 * rate / bare),
-        "seconds": round(seconds, 2),
-        "cores_used": cores,
-    }
-
-
-def _work_off(stage: Stage, process: subprocess.Popen[bytes], generation: str) -> tuple[float, int, dict[str, float]]:
-    """Wait until all is done; return the seconds and the deliveries since the first ones were, and processor time."""
-    statement = DONE.replace("'genesis.deliveries'", f"'{DELIVERIES_TOPIC}{generation}'")
-
-    def done() -> int:
-        ((count,),) = stage.query(statement)
-        assert isinstance(count, int)
-        return count
-
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    first = 0
-    while not first and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-        first = done()
-    started = time.perf_counter()
-    before = stage.cpu_seconds() | {"deliverer": tree_cpu_seconds(process.pid)}
-    while (last := done()) < DELIVERIES and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - started
-    after = stage.cpu_seconds() | {"deliverer": tree_cpu_seconds(process.pid)}
-    return seconds, last - first, {part: round((spent - before[part]) / seconds, 2) for part, spent in after.items()}
+    there.take_received()
+    return CLIENT_SENDS / seconds
 
 
-async def _make_topics(stage: Stage, generation: str) -> None:
-    names = (DELIVERIES_TOPIC, *RETRY_TOPICS, DEAD_DELIVERIES_TOPIC, ATTEMPTS_TOPIC)
-    catalogue = [
-        msgspec.structs.replace(topic, name=topic.name + generation)
-        for topic in topics.CATALOGUE
-        if topic.name in names
-    ]
-    await topics.apply(stage.settings, catalogue=catalogue)
+def _full_rate(stack: Stack, shape: Shape, there: Receiver) -> tuple[float, dict[str, float]]:
+    """Return what healthy endpoints accept a second of a full topic, and the cores that were busy meanwhile."""
+    generation = new_generation()
+    with clean_database(stack, **LOCAL) as stage:
+        endpoint_ids = asyncio.run(_prepare(stage, shape, there, generation))
+        healthy = sum(shape.path(number % shape.endpoints) == "good" for number in range(DELIVERIES))
+        records = queued_deliveries(endpoint_ids, 0, DELIVERIES)
+        asyncio.run(publish_deliveries(stage, DELIVERIES_TOPIC + generation, records))
+        with deliverer(stage, generation) as process:
+            wait_until_received(there, 1, TIMEOUT_SECONDS)
+            started = time.monotonic()
+            before = stage.cpu_seconds() | {"deliverer": tree_cpu_seconds(process.pid)}
+            accepted = wait_until_received(there, healthy - CONCURRENCY, TIMEOUT_SECONDS)
+            seconds = time.monotonic() - started
+            after = stage.cpu_seconds() | {"deliverer": tree_cpu_seconds(process.pid)}
+    times = sorted(accepted.values())
+    cores = {part: round((spent - before[part]) / seconds, 2) for part, spent in after.items()}
+    return len(times) / (times[-1] - times[0]), cores
 
 
-async def _fill(stage: Stage, shape: Shape, port: int, generation: str) -> None:
-    """Store the endpoints, and queue deliveries to them by turns, as a dispatcher orders them."""
-    settings = stage.settings
-    database = connect(settings, "operator")
-    store = EndpointStore(database, MasterKeys(settings))
-    endpoint_ids = sorted(new_endpoint_id() for _ in range(shape.endpoints))
-    for index, endpoint_id in enumerate(endpoint_ids):
-        share = index / shape.endpoints
-        path = "failing" if share < shape.failing else "hanging" if share < shape.failing + shape.hanging else "good"
-        configuration = EndpointConfiguration(url=f"http://127.0.0.1:{port}/{path}", event_types=("*",))
-        keys = EndpointSecrets(EndpointKeys(secrets=(SECRET,)))
-        await store.add(endpoint_id, configuration, keys, EndpointStart((0,)), tenant="genesis")
-    await database.close()
+def _at_half_rate(stack: Stack, there: Receiver, rate: int) -> list[dict[str, object]]:
+    """Return the delays of healthy endpoints' deliveries where all are good, and where some hang and some fail."""
+    rows: list[dict[str, object]] = []
+    for shape in (ALL_GOOD, SICK):
+        delays = sorted(_delays(stack, shape, there, rate))
+        rows.append(
+            {
+                "name": f"{shape.name}: at {rate}/s",
+                "p50_ms": round(statistics.median(delays) * 1000, 1),
+                "p99_ms": round(delays[int(len(delays) * 0.99)] * 1000, 1),
+            }
+        )
+    rows[1]["p99_times_all_good"] = round(float(str(rows[1]["p99_ms"])) / float(str(rows[0]["p99_ms"])), 2)
+    return rows
+
+
+def _delays(stack: Stack, shape: Shape, there: Receiver, rate: int) -> list[float]:
+    """Return the seconds from the topic to a healthy endpoint, without those of the first fifth."""
+    generation = new_generation()
+    with clean_database(stack, **LOCAL) as stage:
+        endpoint_ids = asyncio.run(_prepare(stage, shape, there, generation))
+        healthy = {each for index, each in enumerate(endpoint_ids) if shape.path(index) == "good"}
+        with deliverer(stage, generation):
+            asyncio.run(_publish_steadily(stage, generation, endpoint_ids, range(len(endpoint_ids)), rate))
+            wait_until_received(there, len(healthy), TIMEOUT_SECONDS)
+            numbers = range(len(endpoint_ids), len(endpoint_ids) + rate * HALF_RATE_SECONDS)
+            queued = asyncio.run(_publish_steadily(stage, generation, endpoint_ids, numbers, rate))
+            due = {message_id: at for message_id, (at, endpoint_id) in queued.items() if endpoint_id in healthy}
+            accepted = wait_until_received(there, len(due), TIMEOUT_SECONDS)
+    in_order = sorted(due, key=due.__getitem__)
+    return [accepted[message_id] - due[message_id] for message_id in in_order[len(in_order) // 5 :]]
+
+
+async def _publish_steadily(
+    stage: Stage, generation: str, endpoint_ids: list[EndpointId], numbers: range, rate: int
+) -> dict[str, tuple[float, EndpointId]]:
+    """Queue deliveries at a rate; return when each was handed to the producer, by its id, and its endpoint."""
     topic = DELIVERIES_TOPIC + generation
-    async with EventProducer(settings, topics=(topic,)) as producer:
-        for start in range(0, DELIVERIES, 10_000):
-            publishes = [
-                producer.submit_record(topic, str(endpoint_id).encode(), value, [])
-                for endpoint_id, value in _records(endpoint_ids, start, min(start + 10_000, DELIVERIES))
-            ]
-            await producer.await_each(publishes)
+    queued: dict[str, tuple[float, EndpointId]] = {}
+    publishes = []
+    async with EventProducer(stage.settings, topics=(topic,)) as producer:
+        started = time.monotonic()
+        for index, each in enumerate(queued_deliveries(endpoint_ids, numbers.start, numbers.stop)):
+            due = started + index // (rate / TICKS_PER_SECOND) / TICKS_PER_SECOND
+            if (wait_seconds := due - time.monotonic()) > 0:
+                await asyncio.sleep(wait_seconds)
+            queued[str(each.delivery_id)] = time.monotonic(), each.endpoint_id
+            key = str(each.endpoint_id).encode()
+            publishes.append(producer.submit_record(topic, key, codec.encode_checked(each), []))
+        await producer.await_each(publishes)
+    return queued
 
 
-def _records(endpoint_ids: list[EndpointId], start: int, stop: int) -> Iterator[tuple[EndpointId, bytes]]:
-    for number in range(start, stop):
-        endpoint_id, event_id = endpoint_ids[number % len(endpoint_ids)], uuid4()
-        record = DeliveryQueued(
-            event_id=event_id, delivery_id=UUID(bytes=delivery_id(event_id.bytes, endpoint_id.bytes)),
-            endpoint_id=endpoint_id, type="genesis.agent.available", source="bench", occurred_at=datetime.now(UTC),
-            entity_id=uuid4(), data=DATA, stream="live", source_partition=0,
-            source_offset=number // len(endpoint_ids), source_rank=0, attempt=1, hop=0, token=1,
-        )  # fmt: skip
-        yield endpoint_id, codec.encode_checked(record)
+async def _prepare(stage: Stage, shape: Shape, there: Receiver, generation: str) -> list[EndpointId]:
+    there.take_received()
+    await make_topics(stage, generation)
+    return await add_endpoints(stage, [there.url(shape.path(index)) for index in range(shape.endpoints)])

@@ -17,6 +17,7 @@ from bisect import bisect_right
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 from uuid import UUID, uuid4, uuid5
 
 import asyncpg
@@ -44,6 +45,14 @@ Answered = tuple[bytes, float]
 
 Seen = tuple[float, dict[int, int]]
 """When the checkpoints were read, and the next offset of each partition."""
+
+
+class ShownEvent(NamedTuple):
+    """An event: when its 200 arrived, when it was visible, and its id. Times are of the monotonic clock."""
+
+    answered_at: float
+    visible_at: float
+    event_id: UUID
 
 
 def run(stack: Stack, *, rate: int = 1_000) -> list[dict[str, object]]:
@@ -89,14 +98,14 @@ def _turn(stack: Stack, variant: str, rate: int) -> dict[str, object]:
                     return stage.cpu_seconds() | {name: tree_cpu_seconds(pid) for name, pid in processes.items()}
 
                 before, started = cpu(), time.monotonic()
-                times = asyncio.run(_measure(url, secret, stage.settings.database_api_url, rate))
+                times = asyncio.run(send_and_watch(url, secret, stage.settings.database_api_url, rate))
                 elapsed = time.monotonic() - started
                 cores = {part: round((spent - before[part]) / elapsed, 2) for part, spent in cpu().items()}
         finally:
             asyncio.run(revoke_key(stage.settings, key_id))
-    counted = sorted(times)[len(times) // 5 :]
-    delays = sorted((visible - answered) * 1000 for answered, visible in counted)
-    first, last = counted[0][0], counted[-1][0]
+    counted = without_warm_up(times)
+    delays = sorted((event.visible_at - event.answered_at) * 1000 for event in counted)
+    first, last = counted[0].answered_at, counted[-1].answered_at
     return {
         "events_per_second": len(counted) / (last - first),
         "p50_ms": statistics.median(delays),
@@ -106,8 +115,8 @@ def _turn(stack: Stack, variant: str, rate: int) -> dict[str, object]:
     }
 
 
-async def _measure(url: str, secret: bytes, database: str, rate: int) -> list[tuple[float, float]]:
-    """When each event's 200 arrived, and when it was visible."""
+async def send_and_watch(url: str, secret: bytes, database: str, rate: int) -> list[ShownEvent]:
+    """Send webhooks at a rate for some seconds; return what came of each, in the order of their answers."""
     host, _, port = url.removeprefix("http://").partition(":")
     address = host, int(port), secret
     seen: list[Seen] = []
@@ -131,7 +140,15 @@ async def _measure(url: str, secret: bytes, database: str, rate: int) -> list[tu
     watcher.cancel()
     reached = {partition: [next_offsets.get(partition, 0) for _, next_offsets in seen] for partition in ends}
     places = [(json.loads(body), at) for body, at in answered]
-    return [(at, seen[bisect_right(reached[place["partition"]], place["offset"])][0]) for place, at in places]
+    return [
+        ShownEvent(at, seen[bisect_right(reached[place["partition"]], place["offset"])][0], UUID(place["event_id"]))
+        for place, at in places
+    ]
+
+
+def without_warm_up(events: list[ShownEvent]) -> list[ShownEvent]:
+    """Return all but the first fifth."""
+    return sorted(events)[len(events) // 5 :]
 
 
 async def _visible(seen: list[Seen], answered: list[Answered]) -> dict[int, int]:
