@@ -44,7 +44,10 @@ SourceOffsetField = Annotated[
     ),
 ]
 AttemptField = Annotated[int, Meta(ge=1, description="Number of the attempt, from 1.")]
-HopField = Annotated[int, Meta(ge=0, description="How many waits the delivery has had.")]
+SourceRankField = Annotated[int, Meta(ge=0, description="Place among the events that take effect at that offset.")]
+HopField = Annotated[
+    int, Meta(ge=0, description="Number of the redrive times 2^32, 0 for the first time, and waits since.")
+]
 TokenField = Annotated[int, Meta(ge=0, description="Fencing token of the owner that wrote the record.")]
 
 
@@ -69,7 +72,7 @@ class DeliveryQueued(RecordValue, frozen=True, kw_only=True):
     stream: StreamField
     source_partition: SourcePartitionField
     source_offset: SourceOffsetField
-    source_rank: Annotated[int, Meta(ge=0, description="Place among the events that take effect at that offset.")]
+    source_rank: SourceRankField
     attempt: AttemptField
     hop: HopField
     due_at: Annotated[Time, Meta(description="When it is due; null: at once.")] | None = None
@@ -90,6 +93,7 @@ class DeliveryAttempted(RecordValue, frozen=True, kw_only=True):
     stream: StreamField
     source_partition: SourcePartitionField
     source_offset: SourceOffsetField
+    source_rank: SourceRankField
     attempt: AttemptField
     hop: HopField
     attempted_at: Annotated[Time, Meta(description="When the attempt began.")]

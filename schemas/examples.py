@@ -57,9 +57,10 @@ def delivery_examples() -> dict[str, RecordValue]:
     event = examples()["genesis.agent.available"]
     ids = {"event_id": event.event_id, "delivery_id": _id("delivery 1"), "endpoint_id": _id("endpoint 1")}
     source = {"type": event.event_type, "occurred_at": OCCURRED_AT, "entity_id": event.entity_id, "stream": "live",
-              "source_partition": 3, "source_offset": 1_204, "attempt": 1, "hop": 0, "token": 7}  # fmt: skip
+              "source_partition": 3, "source_offset": 1_204, "source_rank": 0, "attempt": 1, "hop": 0,
+              "token": 7}  # fmt: skip
     data = msgspec.json.encode(msgspec.json.decode(webhook_body(event))["data"])
-    queued = {**ids, **source, "source": "plant/ingress", "data": data, "source_rank": 0}
+    queued = {**ids, **source, "source": "plant/ingress", "data": data}
     ended = {
         **ids, **source, "attempted_at": OCCURRED_AT, "duration_us": 12_500, "outcome": "throttled", "state": "waiting",
         "status_code": 503, "why": "", "next_attempt_at": OCCURRED_AT, "request": data, "answer": b"busy",

@@ -150,6 +150,7 @@ def attempt_record(ended: EndedDelivery, token: int) -> DeliveryAttempted:
         stream=delivery.stream,
         source_partition=delivery.source_partition,
         source_offset=delivery.source_offset,
+        source_rank=delivery.source_rank,
         attempt=delivery.attempt,
         hop=delivery.hop,
         attempted_at=ended.began_at,

@@ -169,10 +169,15 @@ class PartitionRun:
         self._work.set()
 
     def _sort_in(self, topic: str, tracker: OffsetTracker, delivery: Delivery) -> None:
-        """Let a delivery be attempted if it is new, or have it compared with the rows if it has waited."""
+        """Let a delivery be attempted if it is new, or have it compared with the rows if it has been here before."""
         if topic != self._process.topics.deliveries:
             self._unverified.append(delivery)
-        elif delivery.delivery_id in self._active or not self._is_new(tracker, delivery):
+        elif not self._is_new(tracker, delivery):
+            metrics.DELIVERER_COPIES.inc()
+            tracker.finish(delivery.offset)
+        elif delivery.stream == "redrive":
+            self._unverified.append(delivery)
+        elif delivery.delivery_id in self._active:
             metrics.DELIVERER_COPIES.inc()
             tracker.finish(delivery.offset)
         else:
@@ -389,14 +394,27 @@ class PartitionRun:
         return {topic: offsets for topic, offsets in now.items() if self._stored.get(topic) != offsets}
 
     def _verify(self, deliveries: Sequence[Delivery], hops: Mapping[bytes, int]) -> None:
-        """Let those records of retry topics wait for their time that are no copies."""
+        """Let those records of retry topics wait for their time that are no copies, and redriven deliveries begin.
+
+        A delivery that is redriven while it waits goes on as it is: it never has two chains of retries. Of one that has
+        ended and is not written down it is not known yet whether it waits: the next round tells.
+        """
+        ending = {each.delivery.delivery_id for each in self._ended}
         for delivery in deliveries:
-            if hops.get(delivery.delivery_id) != delivery.hop or delivery.delivery_id in self._active:
+            redriven = delivery.topic == self._process.topics.deliveries
+            if redriven and delivery.delivery_id in ending:
+                self._unverified.append(delivery)
+                continue
+            expected = None if redriven else delivery.hop
+            if hops.get(delivery.delivery_id) != expected or delivery.delivery_id in self._active:
                 metrics.DELIVERER_COPIES.inc()
                 self._finish(delivery)
                 continue
             self._active.add(delivery.delivery_id)
             if self._note_recorded(delivery):
+                continue
+            if redriven:
+                self._enter(delivery)
                 continue
             due_at = delivery.due_at or datetime.min.replace(tzinfo=UTC)
             heapq.heappush(self._timers, (due_at, next(self._sequence), delivery))

@@ -2,7 +2,8 @@
 
 A dispatcher writes the deliveries of one source partition to a partition in order, and sends none before all earlier
 ones have been acknowledged, once at least; one that begins again from its checkpoint sends some a second time. So a
-record is the first of its delivery just where it is after all that came before from its source.
+record is the first of its delivery just where it is after all that came before from its source. A redrive is a source
+of its own: another one sends the same delivery again, and that is no copy.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from deliveries.deliverer.delivery import Delivery
+from deliveries.hops import redrive_of
 
 
 class MarkedSource(NamedTuple):
-    """A stream of deliveries in order: `live`, `endpoints`, or the id of the endpoint whose earlier events are fed."""
+    """A stream of deliveries in order: `live`, `endpoints`, a redrive, or the endpoint whose earlier events are fed."""
 
     stream: str
     source_partition: int
@@ -36,14 +38,8 @@ class SourceMarks:
         self._changed: set[MarkedSource] = set()
 
     def pass_new(self, delivery: Delivery) -> bool:
-        """Return whether a record is the first of its delivery, and take it for the last of its source from then on.
-
-        An operator's redrive is always new: it has no slot in an order.
-        """
-        if delivery.stream == "redrive":
-            return True
-        stream = str(delivery.endpoint) if delivery.stream == "backfill" else delivery.stream
-        source = MarkedSource(stream, delivery.source_partition)
+        """Return whether a record is the first of its delivery, and take it for the last of its source from then on."""
+        source = MarkedSource(_stream_of(delivery), delivery.source_partition)
         order = SourceMark(*delivery.source_order)
         last = self._marks.get(source)
         if last is not None and order <= last:
@@ -59,3 +55,18 @@ class SourceMarks:
     def note_stored(self, stored: Mapping[MarkedSource, SourceMark]) -> None:
         """Note that marks were stored as they are here, unless they have changed since."""
         self._changed -= {source for source, mark in stored.items() if self._marks[source] == mark}
+
+
+def redrive_stream(number: int | str) -> str:
+    """Return the name of a redrive's stream."""
+    return f"redrive {number}"
+
+
+def _stream_of(delivery: Delivery) -> str:
+    match delivery.stream:
+        case "live" | "endpoints":
+            return delivery.stream
+        case "backfill":
+            return str(delivery.endpoint)
+        case "redrive":
+            return redrive_stream(redrive_of(delivery.hop))

@@ -18,7 +18,11 @@ from projections.session import Session, sql_literal
 
 DUE_ROWS_MAX: Final = 1_000
 
-_HOPS: Final = "SELECT uuid_send(delivery_id) AS id, hop FROM delivery_waits WHERE delivery_id = ANY ({ids})"
+# A dead letter that others of its entity wait for has a row, too: it has no record and no time.
+_HOPS: Final = """
+SELECT uuid_send(delivery_id) AS id, hop FROM delivery_waits
+WHERE delivery_id = ANY ({ids}) AND (record IS NOT NULL OR due_at < 'infinity')
+"""
 _DUE: Final = """
 SELECT uuid_send(delivery_id) AS id, record FROM delivery_waits
 WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND delivery_id <> ALL ({ids})

@@ -40,6 +40,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "entity_id": "uuid",
     "source_partition": "bigint",
     "source_offset": "bigint",
+    "source_rank": "bigint",
     ROUND: "bigint",
 }
 """The columns of the staging table, and their types."""
@@ -51,7 +52,8 @@ _OF_A_NEW_DELIVERY: Final = {
     **{
         name: pl.col(name)
         for name in ("occurred_at", "endpoint_id", "event_id", "type", "entity_id", "source_partition", "source_offset",
-                     "stream", "state", "hop", "token", "next_attempt_at", "status_code", "error_class", "why")
+                     "source_rank", "stream", "state", "hop", "token", "next_attempt_at", "status_code", "error_class",
+                     "why")
     },
     "id": pl.col("delivery_id"),
     "attempts": pl.col("attempt"),

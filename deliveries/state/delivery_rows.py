@@ -38,6 +38,7 @@ class RecordedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: datetime
     source_partition: int
     source_offset: int
+    source_rank: int
     stream: str
     attempts: int
     status_code: int | None

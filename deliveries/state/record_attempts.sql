@@ -9,11 +9,11 @@ WITH recorded AS (
     ON CONFLICT DO NOTHING RETURNING delivery_id
 )
 INSERT INTO webhook_deliveries AS d (
-    occurred_at, id, endpoint_id, event_id, type, entity_id, source_partition, source_offset, stream, state, state_at,
-    attempts, hop, token, redriven, first_attempted_at, last_attempted_at, next_attempt_at, status_code, error_class, why
+    occurred_at, id, endpoint_id, event_id, type, entity_id, source_partition, source_offset, source_rank, stream, state,
+    state_at, attempts, hop, token, redriven, first_attempted_at, last_attempted_at, next_attempt_at, status_code, error_class, why
 )
 SELECT s.occurred_at, s.delivery_id, s.endpoint_id, s.event_id, s.type, s.entity_id, s.source_partition,
-       s.source_offset, s.stream, s.state, s.attempted_at,
+       s.source_offset, s.source_rank, s.stream, s.state, s.attempted_at,
        CASE WHEN s.outcome IN ('postponed', 'cancelled') THEN s.attempt - 1 ELSE s.attempt END, s.hop, s.token,
        CASE WHEN s.stream = 'redrive' THEN 1 ELSE 0 END,
        CASE WHEN s.outcome NOT IN ('postponed', 'cancelled') THEN s.attempted_at END,
@@ -23,6 +23,7 @@ FROM staged_attempts AS s JOIN recorded USING (delivery_id) WHERE s.round = :rou
 ON CONFLICT (id, occurred_at) DO UPDATE SET
     source_partition = excluded.source_partition,
     source_offset = excluded.source_offset,
+    source_rank = excluded.source_rank,
     stream = excluded.stream,
     state = excluded.state,
     state_at = excluded.state_at,

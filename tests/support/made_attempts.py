@@ -37,6 +37,7 @@ def attempted(number: int = 1, *, endpoint_id: UUID = ENDPOINT, **changes: Any) 
         stream="live",
         source_partition=3,
         source_offset=number,
+        source_rank=0,
         attempt=1,
         hop=0,
         attempted_at=BEGAN_AT + timedelta(seconds=number, milliseconds=30),
@@ -90,7 +91,7 @@ def folded(records: Sequence[DeliveryAttempted]) -> tuple[list[dict[str, Any]], 
     return sorted(deliveries.values(), key=lambda row: row["id"].bytes), in_order
 
 
-_OF_THE_DELIVERY = ("event_id", "endpoint_id", "type", "entity_id", "source_partition", "source_offset")
+_OF_THE_DELIVERY = ("event_id", "endpoint_id", "type", "entity_id", "source_partition", "source_offset", "source_rank")
 _TAKEN_OVER = (
     *_OF_THE_DELIVERY, "occurred_at", "stream", "state", "hop", "token", "next_attempt_at", "status_code",
     "error_class", "why",

@@ -38,7 +38,7 @@ CREATE TABLE delivery_checkpoints (
 ) WITH (fillfactor = 50);
 
 -- The last of the deliveries that were read, in the order in which they are dispatched: a later record that is not
--- after it is a copy. A backfill is a stream of its own, by the endpoint's id.
+-- after it is a copy. A backfill is a stream of its own, by the endpoint's id, and so is a redrive, by its number.
 CREATE TABLE delivery_marks (
     partition         integer NOT NULL CHECK (partition >= 0),
     stream            text COLLATE "C" NOT NULL,
@@ -54,7 +54,7 @@ CREATE TABLE delivery_waits (
     delivery_id       uuid PRIMARY KEY,
     partition         integer NOT NULL CHECK (partition >= 0),
     endpoint_id       uuid NOT NULL,
-    hop               integer NOT NULL CHECK (hop > 0),
+    hop               bigint NOT NULL CHECK (hop > 0),
     due_at            timestamptz NOT NULL,
     record            bytea,
     -- Set where a later delivery of the entity may not overtake it: the order is that of the source.

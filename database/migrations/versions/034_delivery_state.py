@@ -24,6 +24,7 @@ CREATE TABLE webhook_deliveries (
     entity_id           uuid NOT NULL,
     source_partition    bigint NOT NULL,
     source_offset       bigint NOT NULL,
+    source_rank         bigint NOT NULL,
     stream              text COLLATE "C" NOT NULL,
     state               text COLLATE "C" NOT NULL,
     state_at            timestamptz NOT NULL,

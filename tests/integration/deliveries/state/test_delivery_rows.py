@@ -23,9 +23,9 @@ ENDPOINTS: Final = tuple(UUID(int=number) for number in range(1, 51))
 NOW: Final = datetime.now(UTC)
 FILL: Final = f"""
 INSERT INTO webhook_deliveries (occurred_at, id, endpoint_id, event_id, type, entity_id, source_partition,
-    source_offset, stream, state, state_at, attempts, hop, token, why, status_code)
+    source_offset, source_rank, stream, state, state_at, attempts, hop, token, why, status_code)
 SELECT now() - make_interval(secs => n), md5('d' || n)::uuid, lpad(to_hex(1 + n % {len(ENDPOINTS)}), 32, '0')::uuid,
-    md5('e' || n)::uuid, 'genesis.agent.rated', md5('n')::uuid, 0, n, 'live',
+    md5('e' || n)::uuid, 'genesis.agent.rated', md5('n')::uuid, 0, n, 0, 'live',
     CASE WHEN n % 100 = 0 THEN 'dead' ELSE 'delivered' END, now(), 1, 0, 1, '', 200
 FROM generate_series(1, {ROWS}) AS n
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries.deliverer.source_marks import MarkedSource, SourceMarks
+from deliveries.deliverer.source_marks import MarkedSource, SourceMarks, redrive_stream
+from deliveries.hops import first_hop
 from tests.support.made_deliveries import made_delivery
 
 DELIVERIES = [
@@ -38,8 +39,17 @@ def test_sources_and_streams_have_their_own_order() -> None:
     assert marks.pass_new(made_delivery(2, offset=2, stream="backfill"))
     assert not marks.pass_new(made_delivery(offset=3, stream="backfill"))
     assert not marks.pass_new(made_delivery(offset=8))
-    assert marks.pass_new(made_delivery(offset=8, stream="redrive"))
-    assert marks.pass_new(made_delivery(offset=8, stream="redrive"))
+
+
+def test_each_redrive_has_its_own_order() -> None:
+    """Another redrive of a delivery is no copy of the first, whichever has the larger number, and whatever waits."""
+    marks = SourceMarks({})
+    assert marks.pass_new(made_delivery(offset=8, stream="redrive", hop=first_hop(2)))
+    assert not marks.pass_new(made_delivery(offset=8, stream="redrive", hop=first_hop(2) + 5))
+    assert not marks.pass_new(made_delivery(offset=7, stream="redrive", hop=first_hop(2)))
+    assert marks.pass_new(made_delivery(offset=8, stream="redrive", hop=first_hop(1)))
+    assert marks.pass_new(made_delivery(offset=8, stream="redrive", hop=first_hop(3)))
+    assert {source.stream for source in marks.changed()} == {redrive_stream(number) for number in (1, 2, 3)}
 
 
 def test_what_is_stored_goes_on_where_it_was() -> None:
