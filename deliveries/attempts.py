@@ -121,6 +121,11 @@ class _Answer:
                 return
 
 
+def failure_words(error: Exception) -> str:
+    """Return why no answer came, in words that name neither an address nor anything of an answer."""
+    return _why(error, _error_class(error))
+
+
 def _error_class(error: Exception) -> ErrorClass:
     """Return the class of an error: the most particular one that its type tells."""
     match error:

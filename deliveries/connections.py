@@ -142,7 +142,7 @@ class DeliveryClient:
             if self._proxy is not None:  # which resolves the name by itself
                 await self._check_target(endpoint)
             async with self._session.request(
-                method, target, headers=headers, data=body, proxy=self._proxy, allow_redirects=False
+                method, target, headers=headers, data=body or None, proxy=self._proxy, allow_redirects=False
             ) as response:
                 yield response
 

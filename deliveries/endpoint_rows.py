@@ -6,37 +6,54 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping, TextClause, text
 
-from deliveries.endpoints import Endpoint, EndpointConfiguration, EndpointStart
+from deliveries.endpoints import Endpoint, EndpointConfiguration, EndpointStart, ReceiverAgreement
 from signing.master_key_rows import SecretTable
 
 _COLUMNS: Final = """
     id, governance_agent_id, url, description, event_types, filter::text AS filter, payload_form, ordering,
     after_dead_letter, retry_schedule, rate_per_second, timeout_seconds, custom_header_names, start_offsets, starts_at,
-    state, state_reason, state_changed_at,
-    created_at, enabled_at
+    state, state_reason, state_changed_at, created_at, enabled_at, configured_at, handshake, agreed_at,
+    agreed_rate_per_minute, creation_digest
 """
 _CONFIGURATION: Final = tuple(name for name in EndpointConfiguration.__struct_fields__ if name != "filter")
 
 ALL: Final = text(f"SELECT {_COLUMNS} FROM endpoints ORDER BY created_at, id")  # noqa: S608 (no value in it)
 FIND: Final = text(f"SELECT {_COLUMNS} FROM endpoints WHERE id = :id")  # noqa: S608 (no value in it)
 FIND_MANY: Final = text(f"SELECT {_COLUMNS} FROM endpoints WHERE id = ANY (:ids)")  # noqa: S608 (no value in it)
+PAGE: Final = """
+    SELECT {columns} FROM endpoints WHERE {conditions} ORDER BY created_at, id LIMIT :limit
+"""
+COUNT: Final = text("SELECT count(*) FROM endpoints WHERE state <> 'removed'")
 CHANGED: Final = text("""
-    SELECT id, greatest(state_changed_at, secrets.changed_at) AS changed_at
+    SELECT id, greatest(state_changed_at, configured_at, secrets.changed_at) AS changed_at
     FROM endpoints LEFT JOIN (
         SELECT endpoint_id, max(created_at) AS changed_at FROM endpoint_secrets GROUP BY endpoint_id
     ) AS secrets ON endpoint_id = id
-    WHERE CAST(:since AS timestamptz) IS NULL OR greatest(state_changed_at, secrets.changed_at) >= :since
+    WHERE CAST(:since AS timestamptz) IS NULL OR greatest(state_changed_at, configured_at, secrets.changed_at) >= :since
 """)
 LOCK: Final = text("SELECT state FROM endpoints WHERE id = :id FOR UPDATE")
 INSERT: Final = text("""
     INSERT INTO endpoints (id, governance_agent_id, url, description, event_types, filter, payload_form, ordering,
                            after_dead_letter, retry_schedule, rate_per_second, timeout_seconds, custom_header_names,
-                           start_offsets, starts_at)
+                           start_offsets, starts_at, handshake, agreed_at, agreed_rate_per_minute, creation_digest)
     VALUES (:id, :tenant, :url, :description, :event_types, CAST(:filter AS jsonb), :payload_form, :ordering,
             :after_dead_letter, :retry_schedule, :rate_per_second, :timeout_seconds, :custom_header_names,
-            :start_offsets, :starts_at)
+            :start_offsets, :starts_at, :handshake, :agreed_at, :agreed_rate_per_minute, :creation_digest)
+""")
+CONFIGURE: Final = text("""
+    UPDATE endpoints
+    SET url = :url, description = :description, payload_form = :payload_form, retry_schedule = :retry_schedule,
+        rate_per_second = :rate_per_second, timeout_seconds = :timeout_seconds,
+        custom_header_names = :custom_header_names, handshake = :handshake, agreed_at = :agreed_at,
+        agreed_rate_per_minute = :agreed_rate_per_minute, configured_at = clock_timestamp()
+    WHERE id = :id AND configured_at = :seen AND state <> 'removed'
+""")
+AGREE: Final = text("""
+    UPDATE endpoints
+    SET agreed_at = :agreed_at, agreed_rate_per_minute = :agreed_rate_per_minute, configured_at = clock_timestamp()
+    WHERE id = :id AND configured_at = :seen AND handshake AND state <> 'removed'
 """)
 CHANGE_STATE: Final = text("""
     UPDATE endpoints SET state = :state, state_reason = :reason, state_changed_at = now()
@@ -67,6 +84,7 @@ EXPIRE_OTHERS: Final = text("""
     WHERE endpoint_id = :endpoint_id AND kind = :kind AND id <> :id AND expires_at IS NULL
 """)
 REMOVE_SECRETS: Final = text("DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id")
+REMOVE_HEADERS: Final = text("DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id AND kind = 'headers'")
 REMOVE_EXPIRED: Final = text("""
     DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id AND expires_at <= now()
 """)
@@ -101,7 +119,30 @@ def endpoint_of(row: RowMapping) -> Endpoint:
         state_changed_at=row["state_changed_at"],
         created_at=row["created_at"],
         enabled_at=row["enabled_at"],
+        configured_at=row["configured_at"],
+        agreement=_agreement_of(row),
+        creation_digest=None if row["creation_digest"] is None else bytes(row["creation_digest"]),
     )
+
+
+def agreement_values(agreement: ReceiverAgreement | None) -> dict[str, Any]:
+    """Return the parameters that an agreement gives."""
+    return {
+        "agreed_at": None if agreement is None else agreement.at,
+        "agreed_rate_per_minute": None if agreement is None else agreement.rate_per_minute,
+    }
+
+
+def endpoints_page(*, after: bool, states: bool) -> TextClause:
+    """Return the statement of a page of endpoints, oldest first: behind one, and of some states."""
+    conditions = ["state = ANY (:states)"] if states else ["state <> 'removed'"]
+    if after:
+        conditions.append("(created_at, id) > (:after_time, :after_id)")
+    return text(PAGE.format(columns=_COLUMNS, conditions=" AND ".join(conditions)))
+
+
+def _agreement_of(row: RowMapping) -> ReceiverAgreement | None:
+    return None if row["agreed_at"] is None else ReceiverAgreement(row["agreed_at"], row["agreed_rate_per_minute"])
 
 
 def secret_row_name(secret_id: UUID, endpoint_id: UUID, kind: str) -> bytes:

@@ -1,24 +1,18 @@
-"""Endpoints and their secrets in the database, as plant_operator.
-
-A secret is stored encrypted (`signing/master_key.py`), with its own id, its endpoint's and its kind as associated data:
-moved to another row, it does not decrypt.
-"""
+"""Endpoints and their secrets in the database: as plant_operator, of all tenants, or as plant_endpoints, of one."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
-import msgspec
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database, connect
 from deliveries import endpoint_rows
-from deliveries.endpoint_rows import ENDPOINT_SECRETS, endpoint_of, name_of, secret_row_name
+from deliveries.endpoint_rows import ENDPOINT_SECRETS, endpoint_of
 from deliveries.endpoints import (
     TRANSITIONS,
     Endpoint,
@@ -28,41 +22,41 @@ from deliveries.endpoints import (
     EndpointSecrets,
     EndpointStart,
     EndpointState,
+    ReceiverAgreement,
     check_endpoint_tenant,
 )
 from deliveries.errors import EndpointStateRefused, TooManyEndpointKeys, UnknownEndpoint
-from deliveries.signed_request import KEYS_MAX, EndpointKeys
+from deliveries.stored_secrets import (
+    StoredEndpointKey,
+    add_headers,
+    add_secret,
+    open_secrets,
+    try_open_secrets,
+)
 from runtime.settings import Settings
-from signing.ed25519 import PrivateKey
-from signing.errors import MasterKeyUnusable, SecretUnreadable
-from signing.master_key import MasterKey, MasterKeys
+from signing.master_key import MasterKeys
 from signing.master_key_rows import encrypting_key
 from signing.signatures import Scheme
-
-SecretKind = Literal["v1", "v1a", "headers"]
-
-
-class StoredEndpointKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A signing key as it is listed; the public key is of `v1a` keys only."""
-
-    id: UUID
-    endpoint_id: UUID
-    kind: Scheme
-    public_key: bytes | None
-    created_at: datetime
-    expires_at: datetime | None
 
 
 class EndpointStore:
     """The tables `endpoints` and `endpoint_secrets`. Whether a URL may be connected to is checked before (`check`)."""
 
-    def __init__(self, database: Database, master_keys: MasterKeys) -> None:
+    def __init__(self, database: Database, master_keys: MasterKeys, tenant: str | None = None) -> None:
+        """Serve a tenant; without one, all of them, as a role that may."""
         self._database = database
         self._master_keys = master_keys
+        self._tenant = tenant
+
+    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.transaction(self._tenant)
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.transaction(self._tenant, read_only=True)
 
     async def refuse_unfit(self) -> None:
         """Raise what `add` would raise of the database and the master key."""
-        async with self._database.transaction() as connection:
+        async with self._writing() as connection:
             await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS, remember=False)
 
     async def add(
@@ -73,10 +67,13 @@ class EndpointStore:
         start: EndpointStart,
         *,
         tenant: str,
+        agreement: ReceiverAgreement | None = None,
+        creation_digest: bytes | None = None,
     ) -> None:
         """Store an endpoint, active, with its secrets: all or nothing.
 
-        Raises EndpointTenantRefused, MasterKeyUnusable, and OtherMasterKey where the secrets could not be opened.
+        Raises EndpointTenantRefused, MasterKeyUnusable, OtherMasterKey where the secrets could not be opened, and
+        ConstraintRefused where there is one of this id, or one with a handshake has no agreement.
         """
         values = {
             **endpoint_rows.values_of(configuration),
@@ -85,27 +82,43 @@ class EndpointStore:
             "custom_header_names": [name for name, _ in secrets.custom_headers],
             "start_offsets": list(start.offsets),
             "starts_at": start.at,
+            "creation_digest": creation_digest,
+            **endpoint_rows.agreement_values(agreement),
         }
-        async with self._database.transaction() as connection:
+        async with self._writing() as connection:
             master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
             await connection.execute(endpoint_rows.INSERT, values)
             for secret in secrets.keys.secrets:
-                await _add_secret(connection, master_key, endpoint_id, "v1", secret)
+                await add_secret(connection, master_key, endpoint_id, "v1", secret)
             for key in secrets.keys.private_keys:
-                await _add_secret(connection, master_key, endpoint_id, "v1a", key.seed, key.public_key)
-            if secrets.custom_headers:
-                await _add_secret(
-                    connection, master_key, endpoint_id, "headers", msgspec.json.encode(secrets.custom_headers)
-                )
+                await add_secret(connection, master_key, endpoint_id, "v1a", key.seed, key.public_key)
+            await add_headers(connection, master_key, endpoint_id, secrets.custom_headers)
 
     async def all(self) -> list[Endpoint]:
         """Return every endpoint there ever was, oldest first; those that were removed among them."""
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             return [endpoint_of(row) for row in (await connection.execute(endpoint_rows.ALL)).mappings()]
+
+    async def page(
+        self, after: tuple[datetime, UUID] | None, limit: int, states: Sequence[EndpointState] = ()
+    ) -> list[Endpoint]:
+        """Return the next endpoints behind one, oldest first: those of some states, or all that were not removed."""
+        statement = endpoint_rows.endpoints_page(after=after is not None, states=bool(states))
+        values: dict[str, object] = {"limit": limit} | ({"states": list(states)} if states else {})
+        if after is not None:
+            values |= {"after_time": after[0], "after_id": after[1]}
+        async with self._reading() as connection:
+            return [endpoint_of(row) for row in (await connection.execute(statement, values)).mappings()]
+
+    async def count(self) -> int:
+        """Return how many endpoints there are that were not removed."""
+        async with self._reading() as connection:
+            number: int = (await connection.execute(endpoint_rows.COUNT)).scalar_one()
+        return number
 
     async def find(self, endpoint_id: UUID) -> Endpoint:
         """Return one endpoint. Raises UnknownEndpoint."""
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             row = (await connection.execute(endpoint_rows.FIND, {"id": endpoint_id})).mappings().one_or_none()
         if row is None:
             raise _unknown(endpoint_id)
@@ -113,13 +126,13 @@ class EndpointStore:
 
     async def keys(self, endpoint_ids: Sequence[UUID]) -> list[StoredEndpointKey]:
         """Return the keys that endpoints' requests are signed with, the newest of an endpoint and scheme first."""
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             rows = await connection.execute(endpoint_rows.KEYS, {"endpoint_ids": list(endpoint_ids)})
             return [StoredEndpointKey(**row) for row in rows.mappings()]
 
     async def changed_since(self, since: datetime | None) -> tuple[list[UUID], datetime | None]:
         """Return the endpoints that changed or got a key at a time or later, all for None, and the last such time."""
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             rows = (await connection.execute(endpoint_rows.CHANGED, {"since": since})).all()
         return [row.id for row in rows], max((row.changed_at for row in rows), default=since)
 
@@ -130,7 +143,7 @@ class EndpointStore:
 
         Secrets are None where there is no key, or one that can't be opened.
         """
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             found = (await connection.execute(endpoint_rows.FIND_MANY, {"ids": list(endpoint_ids)})).mappings().all()
             secrets = await connection.execute(endpoint_rows.SECRETS_OF_MANY, {"ids": list(endpoint_ids)})
             rows: dict[UUID, list[RowMapping]] = {row["id"]: [] for row in found}
@@ -140,7 +153,7 @@ class EndpointStore:
         return {
             row["id"]: (
                 endpoint_of(row),
-                self._try_open(rows[row["id"]]),
+                try_open_secrets(rows[row["id"]], self._master_keys),
                 min((each["expires_at"] for each in rows[row["id"]] if each["expires_at"] is not None), default=None),
             )
             for row in found
@@ -148,26 +161,9 @@ class EndpointStore:
 
     async def secrets(self, endpoint_id: UUID) -> EndpointSecrets:
         """Return what an endpoint's requests are made with now. Raises UnknownEndpoint, SecretUnreadable."""
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             rows = await connection.execute(endpoint_rows.SECRETS, {"endpoint_id": endpoint_id})
-            return self._open_all(rows.mappings())
-
-    def _try_open(self, rows: Sequence[RowMapping]) -> EndpointSecrets | None:
-        try:
-            return self._open_all(rows)
-        except (SecretUnreadable, MasterKeyUnusable, ValueError):
-            return None
-
-    def _open_all(self, rows: Iterable[RowMapping]) -> EndpointSecrets:
-        opened = [(row["kind"], row["public_key"], self._open(row)) for row in rows]
-        keys = EndpointKeys(
-            secrets=tuple(secret for kind, _, secret in opened if kind == "v1")[:KEYS_MAX],
-            private_keys=tuple(PrivateKey(secret) for kind, _, secret in opened if kind == "v1a")[:KEYS_MAX],
-        )
-        headers = [secret for kind, _, secret in opened if kind == "headers"]
-        if not headers:
-            return EndpointSecrets(keys)
-        return EndpointSecrets(keys, msgspec.json.decode(headers[0], type=tuple[tuple[str, str], ...]))
+            return open_secrets(rows.mappings(), self._master_keys)
 
     async def change_state(self, endpoint_id: UUID, action: EndpointAction, reason: str) -> None:
         """Do an action; the secrets of an endpoint that is removed are deleted with it.
@@ -176,13 +172,44 @@ class EndpointStore:
         """
         states, state = TRANSITIONS[action]
         values = {"id": endpoint_id, "states": sorted(states), "state": state, "reason": reason}
-        async with self._database.transaction() as connection:
+        async with self._writing() as connection:
             if (await connection.execute(endpoint_rows.CHANGE_STATE, values)).rowcount:
                 if state == "removed":
                     await connection.execute(endpoint_rows.REMOVE_SECRETS, {"endpoint_id": endpoint_id})
                 return
         refuse_action(await self.find(endpoint_id), action)
-        raise EndpointStateRefused(why="Its state changed meanwhile.", next_step="plant endpoints list")
+        raise _changed(endpoint_id)
+
+    async def configure(
+        self,
+        former: Endpoint,
+        configuration: EndpointConfiguration,
+        agreement: ReceiverAgreement | None,
+        headers: tuple[tuple[str, str], ...] | None = None,
+    ) -> None:
+        """Change how an endpoint's events are sent, and its headers unless they are None; types and order stay.
+
+        Raises EndpointStateRefused where it was configured since `former` was read, or is removed; MasterKeyUnusable.
+        """
+        names = list(former.custom_header_names) if headers is None else [name for name, _ in headers]
+        values = {
+            **endpoint_rows.values_of(configuration), **endpoint_rows.agreement_values(agreement),
+            "id": former.id, "seen": former.configured_at, "custom_header_names": names,
+        }  # fmt: skip
+        async with self._writing() as connection:
+            master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
+            if not (await connection.execute(endpoint_rows.CONFIGURE, values)).rowcount:
+                raise _changed(former.id)
+            if headers is not None:
+                await connection.execute(endpoint_rows.REMOVE_HEADERS, {"endpoint_id": former.id})
+                await add_headers(connection, master_key, former.id, headers)
+
+    async def agree(self, former: Endpoint, agreement: ReceiverAgreement) -> None:
+        """Store what a receiver has agreed to anew. Raises EndpointStateRefused as `configure` does."""
+        values = {"id": former.id, "seen": former.configured_at, **endpoint_rows.agreement_values(agreement)}
+        async with self._writing() as connection:
+            if not (await connection.execute(endpoint_rows.AGREE, values)).rowcount:
+                raise _changed(former.id)
 
     async def rotate(
         self, endpoint_id: UUID, scheme: Scheme, secret: bytes, public_key: bytes | None, overlap: timedelta
@@ -191,7 +218,7 @@ class EndpointStore:
 
         Raises UnknownEndpoint, EndpointStateRefused for a removed endpoint, and TooManyEndpointKeys.
         """
-        async with self._database.transaction() as connection:
+        async with self._writing() as connection:
             state = (await connection.execute(endpoint_rows.LOCK, {"id": endpoint_id})).scalar_one_or_none()
             if state is None:
                 raise _unknown(endpoint_id)
@@ -199,12 +226,9 @@ class EndpointStore:
             refuse_rotation(endpoint_id, state, [StoredEndpointKey(**row) for row in rows.mappings()], scheme)
             await connection.execute(endpoint_rows.REMOVE_EXPIRED, {"endpoint_id": endpoint_id})
             master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
-            added = await _add_secret(connection, master_key, endpoint_id, scheme, secret, public_key)
+            added = await add_secret(connection, master_key, endpoint_id, scheme, secret, public_key)
             values = {"endpoint_id": endpoint_id, "kind": scheme, "id": added, "overlap": overlap}
             await connection.execute(endpoint_rows.EXPIRE_OTHERS, values)
-
-    def _open(self, row: RowMapping) -> bytes:
-        return self._master_keys.decrypt(row["nonce"], row["ciphertext"], name_of(row))
 
 
 @asynccontextmanager
@@ -240,26 +264,10 @@ def refuse_rotation(endpoint_id: UUID, state: EndpointState, keys: Sequence[Stor
         )
 
 
-async def _add_secret(
-    connection: AsyncConnection,
-    master_key: MasterKey,
-    endpoint_id: UUID,
-    kind: SecretKind,
-    secret: bytes,
-    public_key: bytes | None = None,
-) -> UUID:
-    secret_id = uuid4()
-    nonce, ciphertext = master_key.encrypt(secret, secret_row_name(secret_id, endpoint_id, kind))
-    values = {
-        "id": secret_id,
-        "endpoint_id": endpoint_id,
-        "kind": kind,
-        "nonce": nonce,
-        "ciphertext": ciphertext,
-        "public_key": public_key,
-    }
-    await connection.execute(endpoint_rows.INSERT_SECRET, values)
-    return secret_id
+def _changed(endpoint_id: UUID) -> EndpointStateRefused:
+    return EndpointStateRefused(
+        f"The endpoint {endpoint_id} has changed meanwhile.", next_step=f"plant endpoints show {endpoint_id}"
+    )
 
 
 def _unknown(endpoint_id: UUID) -> UnknownEndpoint:

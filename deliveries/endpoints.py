@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from deliveries.errors import ConfigurationRefused, EndpointTenantRefused
+from deliveries.errors import ConfigurationRefused, EndpointStateRefused, EndpointTenantRefused
 from deliveries.signed_request import EndpointKeys, PayloadForm
 from entities.vocabulary import DEFAULT_TENANT
 
@@ -49,6 +49,8 @@ class EndpointConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     retry_schedule: RetrySchedule = "short"
     rate_per_second: int | None = None
     timeout_seconds: int = TIMEOUT_MAX_SECONDS
+    handshake: bool = False
+    """Whether the receiver has to agree before anything is sent (`handshake.py`)."""
 
     def __post_init__(self) -> None:
         """Raise ConfigurationRefused for what the table would refuse."""
@@ -74,6 +76,13 @@ class EndpointStart(msgspec.Struct, frozen=True):
     at: datetime | None = None
 
 
+class ReceiverAgreement(msgspec.Struct, frozen=True):
+    """What the receiver at an endpoint's URL has agreed to, and when; no rate stands for any."""
+
+    at: datetime
+    rate_per_minute: int | None = None
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint as it is stored, without its secrets."""
 
@@ -86,8 +95,24 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     state_reason: str | None
     state_changed_at: datetime
     created_at: datetime
+    configured_at: datetime
     enabled_at: datetime | None = None
     """When it was last enabled after it had been disabled."""
+    agreement: ReceiverAgreement | None = None
+    """Of an endpoint with a handshake, always: without it there is none."""
+    creation_digest: bytes | None = None
+    """What it was made from, where that had an Idempotency-Key."""
+
+    @property
+    def rate_per_second(self) -> float | None:
+        """The most deliveries a second: what was chosen, or less where the receiver allows less."""
+        allowed = None if self.agreement is None else self.agreement.rate_per_minute
+        rates = [
+            rate
+            for rate in (self.configuration.rate_per_second, None if allowed is None else allowed / 60)
+            if rate is not None
+        ]
+        return min(rates, default=None)
 
 
 class EndpointSecrets(msgspec.Struct, frozen=True):
@@ -101,6 +126,15 @@ class EndpointSecrets(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
         return [("keys", self.keys), ("header_names", [name for name, _ in self.custom_headers])]
+
+
+def refuse_handshake(endpoint: Endpoint) -> None:
+    """Raise EndpointStateRefused for an endpoint that asks no receiver to agree, or is removed."""
+    if not endpoint.configuration.handshake or endpoint.state == "removed":
+        why = "It is removed." if endpoint.state == "removed" else "It was added without a handshake."
+        raise EndpointStateRefused(
+            f"The receiver of endpoint {endpoint.id} is not asked.", why=why, next_step="plant endpoints add --help"
+        )
 
 
 def new_endpoint_id() -> EndpointId:

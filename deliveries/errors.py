@@ -59,6 +59,14 @@ class ConfigurationRefused(BadEndpoint):
     """An endpoint can't be configured like this."""
 
 
+class HandshakeRefused(BadEndpoint):
+    """The receiver has not agreed to deliveries."""
+
+
+class UnknownExample(BadEndpoint):
+    """There is no example of this type."""
+
+
 class EndpointTenantRefused(BadEndpoint):
     """Endpoints of this tenant can't be added."""
 

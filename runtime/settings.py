@@ -296,6 +296,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
             "commas: `10.1.0.0/16,fd00::/8`."
         ),
     ] = ""
+    deliveries_origin: Annotated[
+        str,
+        Meta(
+            description="This Plant's name, as DNS has it, by which receivers are asked whether they agree to "
+            "deliveries; empty: none can be asked."
+        ),
+    ] = ""
     deliveries_dns_servers: Annotated[
         str,
         Meta(description="DNS servers that deliveries ask, by address, `host:port`; empty: those of the system."),

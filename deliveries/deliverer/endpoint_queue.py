@@ -72,7 +72,7 @@ class EndpointQueue:
         """Return the breaker's state."""
         return breaker_state(self._breaker, now_seconds)
 
-    def admit(self, now_seconds: float, rate_per_second: int | None, crowded: bool) -> Permit | Blocked | Waiting:
+    def admit(self, now_seconds: float, rate_per_second: float | None, crowded: bool) -> Permit | Blocked | Waiting:
         """Return whether the next delivery may be attempted now. A permit has to be given back by `end`."""
         blocked_seconds = self.blocked_seconds(now_seconds)
         if blocked_seconds > 0:

@@ -104,7 +104,7 @@ class EndpointQueues:
                 self._await_turn(endpoint_id, queue)
                 return
             now_seconds = clock.monotonic_seconds()
-            rate = known.endpoint.configuration.rate_per_second
+            rate = known.endpoint.rate_per_second
             admission = queue.admit(now_seconds, rate, slots.crowded)
             match admission:
                 case Blocked(wait_seconds=wait_seconds):

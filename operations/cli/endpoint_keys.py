@@ -50,17 +50,14 @@ def rotate_key(
     import msgspec
 
     from deliveries.endpoint_store import open_endpoint_store, refuse_rotation
+    from deliveries.new_endpoints import new_endpoint_key
     from runtime.settings import load_settings
-    from signing.ed25519 import encode_public_key, new_private_key
-    from signing.hmac_secrets import encode_secret, new_secret
 
     settings, window = load_settings(), read_span("--overlap", overlap)
     if window > timedelta(days=OVERLAP_MAX_DAYS):
         raise click.BadParameter(f"at most {OVERLAP_MAX_DAYS}d", param_hint="--overlap")
-    pair = new_private_key() if scheme == "v1a" else None
-    secret = new_secret() if pair is None else pair.seed
-    public_key = None if pair is None else pair.public_key
-    shown = encode_secret(secret) if public_key is None else encode_public_key(public_key)
+    new = new_endpoint_key(scheme)
+    shown, public_key = new.shown, new.public_key
 
     async def act() -> bool:
         async with open_endpoint_store(settings) as store:
@@ -78,7 +75,7 @@ def rotate_key(
             await record(
                 settings, OperatorAction(action="endpoints.rotate_key", target=target, reason=why, actor=actor)
             )
-            await store.rotate(endpoint_id, scheme, secret, public_key, window)
+            await store.rotate(endpoint_id, scheme, new.secret, new.public_key, window)
             return True
 
     if not asyncio.run(act()):

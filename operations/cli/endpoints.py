@@ -11,14 +11,15 @@ import click
 
 from operations.cli.endpoint_actions import disable, enable, endpoint_secret_option, pause, remove, resume
 from operations.cli.endpoint_examples import test
+from operations.cli.endpoint_handshakes import agreement_of, handshake
 from operations.cli.endpoint_keys import rotate_key
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record, with_facts
 
 if TYPE_CHECKING:
-    from deliveries.endpoint_store import StoredEndpointKey
     from deliveries.endpoints import Endpoint, EndpointConfiguration
+    from deliveries.stored_secrets import StoredEndpointKey
     from runtime.settings import Settings
 
 COLUMNS = ("id", "state", "event_types", "url", "description")
@@ -29,7 +30,7 @@ def command() -> None:
     """Manage the endpoints that subscribers get events at."""
 
 
-for each in (test, pause, resume, disable, enable, rotate_key, remove):
+for each in (test, pause, resume, disable, enable, rotate_key, handshake, remove):
     command.add_command(each)
 
 
@@ -82,6 +83,7 @@ for each in (test, pause, resume, disable, enable, rotate_key, remove):
 @click.option(
     "--timeout", "timeout_seconds", type=click.IntRange(1, 15), default=15, show_default=True, help="Seconds."
 )
+@click.option("--handshake", is_flag=True, help="Ask the receiver first whether it agrees (CloudEvents' webhooks).")
 @click.option(
     "--scheme",
     type=click.Choice(["v1", "v1a", "both"]),
@@ -126,7 +128,8 @@ def add(
     from deliveries.endpoint_store import open_endpoint_store
     from deliveries.endpoints import check_endpoint_tenant
     from deliveries.event_filters import parse_event_filter, parse_event_types
-    from operations.cli.new_endpoints import DELIVERED_TYPES, new_endpoint, read_filter, read_headers, read_start_time
+    from deliveries.new_endpoints import DELIVERED_TYPES, new_endpoint
+    from operations.cli.new_endpoints import read_filter, read_headers, read_start_time, show_new
     from runtime.settings import load_settings
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -143,15 +146,16 @@ def add(
         from deliveries.endpoints import EndpointConfiguration
 
         checked = EndpointConfiguration(url=await _checked_url(settings, url), **configuration)
+        agreement = await agreement_of(settings, checked) if checked.handshake else None
         async with open_endpoint_store(settings) as store:
             await store.refuse_unfit()  # the database must answer before the record
             why = with_facts(reason, new.facts(checked))
             await record(settings, OperatorAction(action="endpoints.add", target=str(new.id), reason=why, actor=actor))
             start = await read_start(settings, at)
-            await store.add(new.id, checked, new.secrets, start, tenant=tenant)
+            await store.add(new.id, checked, new.secrets, start, tenant=tenant, agreement=agreement)
         return checked
 
-    new.show(output, asyncio.run(act()))
+    show_new(new, output, asyncio.run(act()))
 
 
 @command.command(name="list")
@@ -205,6 +209,8 @@ def fields_of(endpoint: Endpoint, keys: list[StoredEndpointKey], output: Output)
         "state_changed_at": endpoint.state_changed_at,
         "tenant": endpoint.tenant,
         **msgspec.structs.asdict(endpoint.configuration),
+        "agreed_at": None if endpoint.agreement is None else endpoint.agreement.at,
+        "agreed_rate_per_minute": None if endpoint.agreement is None else endpoint.agreement.rate_per_minute,
         "custom_header_names": endpoint.custom_header_names,
         "keys": [
             {"id": key.id, "scheme": key.kind, "expires_at": key.expires_at, "text": key_text(key)} for key in own

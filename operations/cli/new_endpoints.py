@@ -3,65 +3,38 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
 
 from deliveries.custom_headers import HEADERS_MAX_BYTES, check_custom_headers
-from deliveries.endpoints import EndpointConfiguration, EndpointId, EndpointSecrets, new_endpoint_id
+from deliveries.endpoints import EndpointConfiguration
 from deliveries.errors import CustomHeadersRefused
-from deliveries.signed_request import EndpointKeys
-from schemas.events import EVENT_TYPES
-from signing.ed25519 import encode_public_key, new_private_key
-from signing.hmac_secrets import encode_secret, new_secret
+from signing.ed25519 import encode_public_key
 from streams.start import parse_start
 
 if TYPE_CHECKING:
-    from deliveries.endpoint_store import StoredEndpointKey
+    from deliveries.new_endpoints import NewEndpoint
+    from deliveries.stored_secrets import StoredEndpointKey
 
 
-DELIVERED_TYPES: Final = tuple(name for name in EVENT_TYPES if name.startswith("genesis."))
-
-
-class NewEndpoint(msgspec.Struct, frozen=True):
-    """An endpoint's id, and the secrets that were made for it."""
-
-    id: EndpointId
-    secrets: EndpointSecrets
-
-    def facts(self, configuration: EndpointConfiguration) -> list[str]:
-        """Return what is recorded permanently: the host, since a path or a query may hold a token."""
-        facts = [f"host {urlsplit(configuration.url).hostname}", f"types {' '.join(configuration.event_types)}"]
-        return facts + [f"public key {encode_public_key(key.public_key)}" for key in self.secrets.keys.private_keys]
-
-    def show(self, output: Literal["secret", "json"], configuration: EndpointConfiguration) -> None:
-        """Print what the subscriber needs to verify requests: the secret, the public key, or both."""
-        secrets = [encode_secret(secret) for secret in self.secrets.keys.secrets]
-        public_keys = [encode_public_key(key.public_key) for key in self.secrets.keys.private_keys]
-        if output == "json":
-            document = {
-                "id": str(self.id),
-                "secret": next(iter(secrets), None),
-                "public_key": next(iter(public_keys), None),
-                **msgspec.structs.asdict(configuration),
-            }
-            click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-            return
-        shown = " its secret is shown only now:" if secrets else " its requests verify with the public key:"
-        click.echo(f"endpoint {self.id};{shown}", err=True)
-        for text in (*secrets, *public_keys):
+def show_new(new: NewEndpoint, output: Literal["secret", "json"], configuration: EndpointConfiguration) -> None:
+    """Print what the subscriber needs to verify requests: the secret, the public key, or both."""
+    if output == "json":
+        document = {
+            "id": str(new.id),
+            "secret": new.shown_secret,
+            "public_key": new.shown_public_key,
+            **msgspec.structs.asdict(configuration),
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    shown = " its secret is shown only now:" if new.shown_secret else " its requests verify with the public key:"
+    click.echo(f"endpoint {new.id};{shown}", err=True)
+    for text in (new.shown_secret, new.shown_public_key):
+        if text is not None:
             click.echo(text)
-
-
-def new_endpoint(scheme: Literal["v1", "v1a", "both"], headers: tuple[tuple[str, str], ...]) -> NewEndpoint:
-    """Make an id and keys of random bytes."""
-    keys = EndpointKeys(
-        secrets=() if scheme == "v1a" else (new_secret(),),
-        private_keys=() if scheme == "v1" else (new_private_key(),),
-    )
-    return NewEndpoint(new_endpoint_id(), EndpointSecrets(keys, headers))
 
 
 def read_headers(file: str | None) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,8 @@ from tests.support.made_deliveries import made_delivery
 def made_queues(slots: AttemptSlots, on_end: Callable[[EndedDelivery], Any]) -> EndpointQueues:
     """Return queues of endpoints that are known and active; an attempt fails before it sends anything."""
     configuration = EndpointConfiguration(url="https://example.com/", event_types=("*",))
-    known = SimpleNamespace(endpoint=SimpleNamespace(state="active", configuration=configuration), secrets=object())
+    endpoint = SimpleNamespace(state="active", configuration=configuration, rate_per_second=None)
+    known = SimpleNamespace(endpoint=endpoint, secrets=object())
     process = SimpleNamespace(
         endpoints=SimpleNamespace(get=lambda _: known, is_ordered=lambda _: False),
         slots=slots,
