@@ -33,11 +33,11 @@ STARTED = time.monotonic()
 def command(agents: int, seed: int, output: Literal["table", "json"]) -> None:
     """Run the main job on real input.
 
-    Starts the local stack, ingress, a worker and the API; publishes ESCO's ICT skills and occupations and made-up
+    Starts the local stack and a process of each service; publishes ESCO's ICT skills and occupations and made-up
     agents by signed webhooks; shows the read model; repairs a record that another program wrote past the limits;
-    searches the marketplace; reads over HTTP with a token; fills the entity tables from the log; shows each partition's
-    position and the audit verdict; and tries to tamper with the log. What it started has ended when it ends; a stack
-    that was up stays up. Data is kept.
+    searches the marketplace; reads over HTTP with a token; delivers an event to a subscriber that fails at first;
+    fills the entity tables from the log; shows each partition's position and the audit verdict; and tries to tamper
+    with the log. What it started has ended when it ends; a stack that was up stays up. Data is kept.
 
     Run it again: ESCO's events are logged as repeats and change nothing, and agents of a new run are added.
     """
@@ -58,6 +58,7 @@ def _show_part(part: Part) -> None:
     """Print one section to stdout."""
     import msgspec
 
+    from operations.demo.delivering import DeliveryPart
     from operations.demo.mending import MendedRecord
     from operations.demo.outcome import Audit, EntityTablesPart, MarketplacePart, Published, ReaderPart, ReadModelPart
     from operations.demo.tampering import Forgery
@@ -73,6 +74,8 @@ def _show_part(part: Part) -> None:
             _show_marketplace(part)
         case ReaderPart():
             _show_reader(part)
+        case DeliveryPart():
+            _show_delivery(part)
         case EntityTablesPart():
             _show_entity_tables(part)
         case Audit():
@@ -157,6 +160,24 @@ def _show_reader(part: Any) -> None:
     show(
         [{"request": _shortened(each.request), "status": each.status, "it says": each.shown} for each in part.reads],
         "table",
+    )
+
+
+def _show_delivery(part: Any) -> None:
+    _head(f"A {part.event_type} delivered to a subscriber that failed at first: {part.state}")
+    rows = [
+        {
+            "attempt": each.attempt,
+            "after": f"{each.after_seconds:.2f} s",
+            "answer": each.status_code,
+            "outcome": each.outcome,
+            "next": "" if each.next_after_seconds is None else f"due after {each.next_after_seconds:.0f} s",
+        }
+        for each in part.attempts
+    ]
+    show(rows, "table")
+    click.echo(
+        f"webhook-id {part.delivery_id} each time; {part.signatures_verified} of {part.requests} signatures verified"
     )
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from audit.verifier.verdicts import ChainVerdict
+from operations.demo.delivering import DeliveryPart
 from operations.demo.mending import MendedRecord
 from operations.demo.tampering import Forgery, RefusedStatement
 
@@ -128,6 +129,7 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     mended: MendedRecord
     marketplace: MarketplacePart
     reader: ReaderPart
+    delivery: DeliveryPart
     entity_tables: EntityTablesPart
     partitions: list[PartitionRow]
     audit: Audit
@@ -143,6 +145,7 @@ Part = (
     | ReadModelPart
     | MendedRecord
     | MarketplacePart
+    | DeliveryPart
     | ReaderPart
     | EntityTablesPart
     | list[PartitionRow]

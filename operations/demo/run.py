@@ -17,10 +17,11 @@ from devstack.errors import tail
 from devstack.progress import Progress
 from operations.demo import reading, tampering
 from operations.demo.catalogue import ATTRIBUTION, catalogue
+from operations.demo.delivering import DeliveryPart, delivery_part, failing_subscriber, subscription, wait_for_delivery
 from operations.demo.display import Display
 from operations.demo.entity_tables import REGISTRY, read_entity_tables, registry_lag
 from operations.demo.errors import DemoFailed, NotAsPromised
-from operations.demo.generation import Population
+from operations.demo.generation import DemoAgent, Population
 from operations.demo.hiring import search_marketplace, wanted_skill
 from operations.demo.http_reader import HttpReader, read_others, read_own_write
 from operations.demo.mending import MendedRecord, mend
@@ -199,6 +200,30 @@ class Run:
             reads=[*own, *others],
         )
 
+    def start_deliveries(self) -> None:
+        """Start a dispatcher and a deliverer, which are ready some seconds later."""
+        self._stage.start("dispatcher")
+        self._stage.start("deliverer")
+
+    def deliver(self) -> DeliveryPart:
+        """Return what became of an event for a subscriber that fails at first."""
+        agent = self.population.agents[2]
+        with failing_subscriber() as subscriber:
+            with subscription(self._stage, subscriber, "genesis.agent.available") as endpoint_id:
+                uvloop.run(self._change_availability(agent))
+                delivery, attempts = uvloop.run(
+                    self._with("operator", lambda database: wait_for_delivery(database, self._stage.alive, endpoint_id))
+                )
+            return delivery_part(delivery, attempts, subscriber)
+
+    async def _change_availability(self, agent: DemoAgent) -> None:
+        (before,) = await self._with("api", lambda database: agents(database, [agent.id]))
+        publisher = DemoPublisher(self._stage.url("ingress"), self._secret, self.tally, self._stage.alive)
+        try:
+            await publisher.send(self.population.changed(agent, not before.available, datetime.now(UTC)))
+        finally:
+            await publisher.close()
+
     def fill_entity_tables(self) -> EntityTablesPart:
         """Return what the entity tables hold, once `registry` is resumed and has caught up from the log."""
         why = "The demo shows the entity tables."
@@ -278,6 +303,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
 
         published = demo.publish()
         show(published)
+        demo.start_deliveries()
         read_model = demo.read_model()
         show(read_model)
         progress.say("Letting another program write a bad record, and repairing it")
@@ -289,6 +315,9 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         progress.say("Adding a token, and reading through the API")
         reader = demo.read_over_http()
         show(reader)
+        progress.say("Delivering an event to a subscriber that fails at first")
+        delivery = demo.deliver()
+        show(delivery)
         progress.say("Resuming the read model registry, which fills the entity tables from the log")
         entity_tables = demo.fill_entity_tables()
         show(entity_tables)
@@ -311,6 +340,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         mended=mended,
         marketplace=marketplace,
         reader=reader,
+        delivery=delivery,
         entity_tables=entity_tables,
         partitions=partitions,
         audit=audit,

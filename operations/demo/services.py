@@ -1,4 +1,7 @@
-"""The services of the demo: the local stack; `plant ingress`, one `plant worker`, `plant api`, each in a process."""
+"""The services of the demo: the local stack, and a process each.
+
+They are `plant ingress`, `plant worker`, `plant api`, `plant dispatcher` and `plant deliverer`.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,12 @@ from operations.local_stack import prepare_stack, stack_here
 READY_TIMEOUT_SECONDS: Final = 60.0
 END_TIMEOUT_SECONDS: Final = 20.0
 COMMAND_TIMEOUT_SECONDS: Final = 60.0
+LOCAL_ENDPOINTS: Final = {
+    "PLANT_DELIVERIES_SCHEMES": "http,https",
+    "PLANT_DELIVERIES_PORTS": "1-65535",
+    "PLANT_DELIVERIES_ALLOWED_NETWORKS": "127.0.0.1",
+}
+"""Settings with which an endpoint may be on this machine."""
 ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,7 +49,7 @@ class DemoServices:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**os.environ, **self.stack.environ, "PLANT_HOME": str(self.stack.home)}
+        return {**os.environ, **self.stack.environ, **LOCAL_ENDPOINTS, "PLANT_HOME": str(self.stack.home)}
 
     def start(self, name: str, *arguments: str) -> None:
         """Start `plant NAME …` in the background."""

@@ -60,9 +60,9 @@ def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> 
     assert [row["lag"] for row in first["partitions"]] == [0] * 9
     assert first["audit"]["verdict"] == "good"
     assert first["audit"]["entries"] == sum(row["log_end"] for row in first["partitions"])
-    # The key, the token, the redrive and resuming a read model are operator actions; the bad record, the event behind
-    # it and the control record follow, and the write of the reader.
-    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 8
+    # Operator actions: the key, the token, the redrive, resuming a read model, an endpoint that is added and removed.
+    # Events: the bad record, the one behind it and the control record, the write of the reader, the delivered one.
+    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 11
 
 
 def test_a_bad_record_is_found_repaired_and_redriven(first: dict[str, Any]) -> None:
@@ -89,13 +89,25 @@ def test_a_reader_sees_its_own_write_and_every_read_model(first: dict[str, Any])
     assert not re.search(r"plant_[0-9a-f]{12}_[A-Za-z0-9_-]", json.dumps(first))
 
 
+def test_an_event_is_delivered_to_a_subscriber_that_fails_at_first(first: dict[str, Any]) -> None:
+    """By retries after one and two seconds, each with the same id and a signature that verifies."""
+    part = first["delivery"]
+    assert part["state"] == "delivered"
+    assert [(each["attempt"], each["status_code"]) for each in part["attempts"]] == [(1, 500), (2, 500), (3, 204)]
+    assert [each["outcome"] for each in part["attempts"]] == ["failed", "failed", "delivered"]
+    _, second, third = (each["after_seconds"] for each in part["attempts"])
+    assert second >= 1
+    assert third - second >= 2
+    assert (part["requests"], part["signatures_verified"]) == (3, 3)
+
+
 def test_the_entity_tables_are_filled_from_the_log(first: dict[str, Any]) -> None:
     """By the sixth read model: an entity for each that was described, and a version for each event that changed it."""
     part = first["entity_tables"]
     rows = {row["entity_type"]: (row["entities"], row["versions"]) for row in part["rows"]}
     # That an agent is not available changes nothing of a new one. Then came the event of the first agent that was
-    # parked, and the second's that the reader wrote.
-    versions = AGENTS + first["read_model"]["available"] + 2
+    # parked, the second's that the reader wrote, and the third's that was delivered.
+    versions = AGENTS + first["read_model"]["available"] + 3
     assert rows == {"agent": (AGENTS, versions), "job_role": (JOB_ROLES,) * 2, "skill": (SKILLS,) * 2}
     assert (part["checked"], part["findings"]) == (AGENTS + JOB_ROLES + SKILLS, 0)
 
