@@ -86,6 +86,14 @@ class UnknownDelivery(DeliveriesError, CheckFailed):
         )
 
 
+class UnknownRedrive(DeliveriesError, CheckFailed):
+    """There is no such redrive."""
+
+
+class NothingToRedrive(DeliveriesError, CheckFailed):
+    """No delivery is to be sent again by now: look at the plan again."""
+
+
 class EndpointStateRefused(DeliveriesError, CheckFailed):
     """The endpoint's state does not allow this."""
 

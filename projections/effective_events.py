@@ -10,7 +10,7 @@ it says of them is final.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -31,6 +31,12 @@ WHERE topic = {topic} AND partition = {partition} AND "offset" >= {first} AND "o
   AND disposition = 'applied'
 ORDER BY "offset" LIMIT {limit}
 """
+_APPLIED_AT: Final = """
+SELECT "offset", value, headers FROM log_records
+WHERE topic = {topic} AND partition = {partition} AND "offset" = ANY ('{{{offsets}}}'::bigint[])
+  AND disposition = 'applied'
+"""
+ALL_RELEASED: Final = 1 << 31
 
 
 class EffectiveEvent(NamedTuple):
@@ -81,6 +87,18 @@ def logged_events(
     released, until = _released(session, topic, partition, first, until, events_max)
     applied = [EffectiveEvent(offset, 0, value, headers) for offset, value, headers in rows if offset < until]
     return EffectiveSlice(in_effect_order(applied, released), until)
+
+
+def events_at(session: Session, topic: str, partition: int, offsets: Collection[int]) -> list[EffectiveEvent]:
+    """Return the events that take effect at some offsets, in order."""
+    if not offsets:
+        return []
+    listed = ",".join(str(int(offset)) for offset in sorted(offsets))
+    rows = session.frame(_APPLIED_AT.format(**_place(topic, partition), offsets=listed)).rows()
+    found = [EffectiveEvent(offset, 0, value, headers) for offset, value, headers in rows]
+    for offset in sorted(set(offsets) - {each.effective_offset for each in found}):
+        found += _released(session, topic, partition, offset, offset + 1, ALL_RELEASED)[0]
+    return sorted(found, key=attrgetter("effective_offset", "rank"))
 
 
 def in_effect_order(applied: list[EffectiveEvent], released: list[EffectiveEvent]) -> list[EffectiveEvent]:

@@ -138,8 +138,8 @@ DISPATCHER_EVENTS: Final = Counter(
 )
 DISPATCHER_DELIVERIES: Final = Counter(
     "plant_dispatcher_deliveries",
-    "Deliveries that Kafka has acknowledged: `live`, or `backfill` from before the partition's owner knew of the"
-    " endpoint.",
+    "Deliveries that Kafka has acknowledged: `live`, `backfill` from before the partition's owner knew of the"
+    " endpoint, or `redrive` by an operator's order.",
     ["stream"],
 )
 DISPATCHER_ENDPOINTS: Final = Gauge(

@@ -37,6 +37,11 @@ _MARKS: Final = """
 SELECT stream::text AS stream, source_partition, source_offset, source_rank, uuid_send(endpoint_id) AS endpoint_id
 FROM delivery_marks WHERE partition = $1
 """
+_FORGET_REDRIVES: Final = """
+DELETE FROM delivery_marks WHERE partition = $1 AND stream LIKE 'redrive %' AND EXISTS (
+    SELECT FROM redrives WHERE stream = 'redrive ' || number AND ended_at < now() - interval '8 days'
+)
+"""
 _NEXT_BEHIND: Final = """
 UPDATE delivery_waits SET due_at = now() WHERE delivery_id = (
     SELECT delivery_id FROM delivery_waits
@@ -92,7 +97,8 @@ def find_next_due(session: Session, partition: int) -> datetime | None:
 
 
 def find_marks(session: Session, partition: int) -> dict[MarkedSource, SourceMark]:
-    """Return the stored marks of a partition."""
+    """Return the stored marks of a partition, but for redrives whose records are off their topic by now."""
+    session.execute(_FORGET_REDRIVES, (partition,))
     rows = session.frame(_MARKS, (partition,)).iter_rows()
     return {
         MarkedSource(stream, source_partition): SourceMark(offset, rank, endpoint_id)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Final
+from typing import Final, TypeAlias
 
 from deliveries.dispatch.queued_deliveries import DeliveryRecord
 from streams.errors import Overloaded, StreamsError
@@ -19,6 +19,9 @@ from streams.producer import EventProducer
 
 SLICE_RECORDS_MAX: Final = 1_000
 SLICE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+EndOffsets: TypeAlias = dict[int, int]
+"""The offset behind a slice's last record, by partition."""
 
 ROOM_TIMEOUT_SECONDS: Final = 10.0
 """How long a slice waits while other partitions' records fill the producer."""
@@ -33,15 +36,16 @@ class DeliverySender:
         self._topic = topic
         self._loop = asyncio.get_running_loop()
 
-    def send(self, records: Sequence[DeliveryRecord]) -> Future[None]:
+    def send(self, records: Sequence[DeliveryRecord]) -> Future[EndOffsets]:
         """Send a slice, from any thread. The answer comes when Kafka has acknowledged it as a whole.
 
         It raises what the producer raises: from then on it is unknown which of the records were written.
         """
         return asyncio.run_coroutine_threadsafe(self._send(records), self._loop)
 
-    async def _send(self, records: Sequence[DeliveryRecord]) -> None:
+    async def _send(self, records: Sequence[DeliveryRecord]) -> EndOffsets:
         done = 0
+        ends: EndOffsets = {}
         room_until = self._loop.time() + ROOM_TIMEOUT_SECONDS
         while done < len(records):
             publishes = []
@@ -57,8 +61,10 @@ class DeliverySender:
             for outcome in await self._producer.await_each(publishes):
                 if isinstance(outcome, StreamsError):
                     raise outcome
+                ends[outcome.partition] = max(ends.get(outcome.partition, 0), outcome.offset + 1)
             done += len(publishes)
             room_until = self._loop.time() + ROOM_TIMEOUT_SECONDS
+        return ends
 
 
 class PendingSlice:
@@ -66,18 +72,17 @@ class PendingSlice:
 
     def __init__(self, sender: DeliverySender) -> None:
         self._sender = sender
-        self._answer: Future[None] | None = None
+        self._answer: Future[EndOffsets] | None = None
 
     def send(self, records: Sequence[DeliveryRecord]) -> None:
         """Send a slice once the one before is acknowledged. Raises what that one's answer raises."""
         self.await_acknowledgement()
         self._answer = self._sender.send(records)
 
-    def await_acknowledgement(self) -> None:
-        """Return once nothing is on its way."""
+    def await_acknowledgement(self) -> EndOffsets:
+        """Return once nothing is on its way, with the offsets behind the last slice, if there was one."""
         answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.result()
+        return {} if answer is None else answer.result()
 
     def forget(self) -> None:
         """Wait until nothing is on its way, whatever became of it."""

@@ -26,19 +26,26 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from database.errors import DatabaseUnreachable
-from deliveries.dispatch.backfill_reader import BackfillRate, BackfillReader, asked_alone
-from deliveries.dispatch.delivery_sender import SLICE_BYTES_MAX, SLICE_RECORDS_MAX, DeliverySender, PendingSlice, slices
+from deliveries.dispatch.backfill_reader import BackfillReader, asked_alone
+from deliveries.dispatch.delivery_sender import (
+    SLICE_BYTES_MAX,
+    SLICE_RECORDS_MAX,
+    EndOffsets,
+    PendingSlice,
+    slices,
+)
+from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_backfills import EndpointBackfills
-from deliveries.dispatch.endpoint_directory import NO_ENDPOINTS, EndpointDirectory, KnownEndpoints
+from deliveries.dispatch.endpoint_directory import NO_ENDPOINTS, KnownEndpoints
 from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, MatchAt, deliveries_of
+from deliveries.dispatch.redrive_reader import RedriveReader
 from deliveries.endpoints import EndpointId
 from projections import checkpoints
 from projections.checkpoints import DISPATCHER, Fence
 from projections.effective_events import EffectiveEvent, fetched_events
-from projections.log_checkpoints import LogCheckpoints
 from projections.session import Session
 from runtime import metrics
 from runtime.log_budget import LogBudget
@@ -58,22 +65,11 @@ PART_RECORDS_MAX = 1_000
 """Records between two advances of the checkpoint."""
 
 IDLE_FEED_SECONDS = 0.1
-"""How long backfills are fed in one go while no live events come."""
+"""How long backfills and redrives are fed in one go while no live events come."""
 INFO_LINES_PER_SECOND = 2
 """Lines of one partition at the usual level: a flood of repeats in small batches would write hundreds."""
 BACKFILL_SHARE = 0.2
-"""The part of a partition's time that backfills take while live events come."""
-
-
-@dataclass(frozen=True)
-class DispatcherParts:
-    """What the partitions of a dispatcher share."""
-
-    url: str
-    log_checkpoints: LogCheckpoints
-    directory: EndpointDirectory
-    sender: DeliverySender
-    backfill_rate: BackfillRate
+"""The part of a partition's time that backfills and redrives take while live events come."""
 
 
 class PartitionDispatcher:
@@ -91,6 +87,7 @@ class PartitionDispatcher:
         self._backfills = EndpointBackfills(partition, {})
         self._known: KnownEndpoints = NO_ENDPOINTS
         self._reader = BackfillReader(topic, partition)
+        self._redrives = RedriveReader(topic, partition, parts.deliveries_topic)
         self._feed_at = 0.0
         self._log_budget = LogBudget(INFO_LINES_PER_SECOND)
         self._interrupted = threading.Event()
@@ -110,6 +107,7 @@ class PartitionDispatcher:
             self._backfills = EndpointBackfills.load(session, self.partition)
             self._known = NO_ENDPOINTS
             self._reader.try_again()
+            self._redrives.begin()
             if not len(self._backfills):
                 # No endpoint was ever live here, so nothing was dispatched: who comes now is given the past apart.
                 self._advance(max(fence.next_offset, self._log_at_acquisition))
@@ -126,7 +124,7 @@ class PartitionDispatcher:
             while (rest := checkpoints.remainder(batch, self._require_fence())) is not None:
                 self._project(rest)
             started = time.monotonic()
-            if started >= self._feed_at and self._feed_backfill():
+            if started >= self._feed_at and self._feed():
                 ended = time.monotonic()
                 self._feed_at = ended + (ended - started) * (1 / BACKFILL_SHARE - 1)
         return self._require_fence().next_offset
@@ -140,7 +138,7 @@ class PartitionDispatcher:
             until = time.monotonic() + IDLE_FEED_SECONDS
             with self._closing_on_error():
                 self._hear()
-                while time.monotonic() < until and self._feed_backfill():
+                while time.monotonic() < until and self._feed():
                     self._require_current()
 
     def note_stop(self, reason: str) -> None:
@@ -196,6 +194,17 @@ class PartitionDispatcher:
             self._require_session().script("BEGIN", self._lock_statement(), heard.statement, "COMMIT")
             self._backfills.note_heard(heard)
         self._known = known
+
+    def _feed(self) -> bool:
+        """Publish a slice of a backfill and one of a redrive; return whether there was one."""
+        fed = self._feed_backfill()
+        session, token = self._require_session(), self._require_fence().token
+        return self._redrives.feed(session, self._lock_statement(), token, self._decoded, self._send_redriven) or fed
+
+    def _send_redriven(self, records: Sequence[DeliveryRecord]) -> EndOffsets:
+        self._require_current()
+        self._in_flight.send(records)
+        return self._in_flight.await_acknowledgement()
 
     def _feed_backfill(self) -> bool:
         """Publish the next slice of what an endpoint is owed; return whether there was one, and room for it."""

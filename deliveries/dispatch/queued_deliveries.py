@@ -50,11 +50,12 @@ class DeliveryRecord(NamedTuple):
 
 
 class DispatchedStream(NamedTuple):
-    """A stream of deliveries: of a partition's events, by the owner of a token."""
+    """A stream of deliveries: of a partition's events, by the owner of a token. `hop` is that of their records."""
 
     partition: int
     token: int
     stream: DeliveryStream
+    hop: int = 0
 
 
 Match = Callable[[str, object], Sequence[EndpointId]]
@@ -76,7 +77,7 @@ def deliveries_of(
         event_id=event.event_id, delivery_id=_NO_ID, endpoint_id=_NO_ID, type=event.event_type, source=source,
         occurred_at=event.occurred_at, entity_id=event.entity_id, traceparent=traceparent, data=outgoing.data,
         stream=by.stream, source_partition=by.partition, source_offset=effective.effective_offset,
-        source_rank=effective.rank, attempt=1, hop=0, due_at=None, token=by.token,
+        source_rank=effective.rank, attempt=1, hop=by.hop, due_at=None, token=by.token,
     )  # fmt: skip
     yield from spliced(codec.encode_checked(queued), event.event_id, endpoint_ids)
 

@@ -170,6 +170,15 @@ def page_statement(
     asked: DeliveryFilter, endpoint_ids: Sequence[UUID], after: DeliveryCursor | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the statement of a page and its values; `endpoint_ids` are all that there are."""
+    conditions, values = delivery_conditions(asked, endpoint_ids)
+    if after is not None:
+        values |= {"after_time": after.occurred_at, "after_id": after.id}
+        conditions.append("occurred_at <= :after_time AND (occurred_at, id) < (:after_time, :after_id)")
+    return _PAGE.format(conditions=" AND ".join(conditions) or "true"), values
+
+
+def delivery_conditions(asked: DeliveryFilter, endpoint_ids: Sequence[UUID]) -> tuple[list[str], dict[str, Any]]:
+    """Return the conditions on rows of deliveries, and their values; `endpoint_ids` are all that there are."""
     values = {name: getattr(asked, name) for name in _CONDITIONS if getattr(asked, name) is not None}
     conditions = [_CONDITIONS[name] for name in values]
     if asked.state is not None:
@@ -178,7 +187,4 @@ def page_statement(
         asked_ids = endpoint_ids if asked.endpoint_id is None else [asked.endpoint_id]
         values["ids"] = [UUID(bytes=delivery_id(asked.event_id.bytes, each.bytes)) for each in asked_ids]
         conditions.append("id = ANY (CAST(:ids AS uuid[]))")
-    if after is not None:
-        values |= {"after_time": after.occurred_at, "after_id": after.id}
-        conditions.append("occurred_at <= :after_time AND (occurred_at, id) < (:after_time, :after_id)")
-    return _PAGE.format(conditions=" AND ".join(conditions) or "true"), values
+    return conditions, values

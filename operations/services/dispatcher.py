@@ -14,8 +14,9 @@ import msgspec
 from database import migrate
 from deliveries.dispatch.backfill_reader import BackfillRate
 from deliveries.dispatch.delivery_sender import DeliverySender
+from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
-from deliveries.dispatch.partition_dispatcher import DispatcherParts, PartitionDispatcher
+from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from operations.services.least_privilege import require_least_privilege
 from operations.services.worker import SWITCH_SECONDS, WORKER_GC_THRESHOLDS
 from projections.log_checkpoints import LogCheckpoints
@@ -56,7 +57,8 @@ async def running_dispatcher(
     directory = EndpointDirectory(settings)
     log_checkpoints = LogCheckpoints(url, topic)
     rate = BackfillRate(settings.dispatcher_backfill_per_second, time.monotonic)
-    parts = DispatcherParts(url, log_checkpoints, directory, DeliverySender(producer, deliveries_topic), rate)
+    sender = DeliverySender(producer, deliveries_topic)
+    parts = DispatcherParts(url, log_checkpoints, directory, sender, rate, deliveries_topic)
     group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
     try:
         await producer.start()

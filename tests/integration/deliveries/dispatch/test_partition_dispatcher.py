@@ -22,9 +22,10 @@ from audit.canonical import headers_bytes
 from deliveries.delivery_id import delivery_id
 from deliveries.dispatch import backfill_reader, partition_dispatcher
 from deliveries.dispatch.backfill_reader import BackfillRate
-from deliveries.dispatch.delivery_sender import DeliverySender
+from deliveries.dispatch.delivery_sender import DeliverySender, EndOffsets
+from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
-from deliveries.dispatch.partition_dispatcher import DispatcherParts, PartitionDispatcher
+from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from deliveries.dispatch.queued_deliveries import DeliveryRecord
 from projections.engine import PartitionProjector
 from projections.log_checkpoints import LogCheckpoints
@@ -56,15 +57,15 @@ class SentDeliveries:
         self.refused: set[int] = set()
         """Numbers of the slices that are refused; what they held may have been written all the same."""
 
-    def send(self, records: Sequence[DeliveryRecord]) -> Future[None]:
-        answer: Future[None] = Future()
+    def send(self, records: Sequence[DeliveryRecord]) -> Future[EndOffsets]:
+        answer: Future[EndOffsets] = Future()
         self.slices += 1
         if self.slices in self.refused:
             self.records += records[: len(records) // 2]
             answer.set_exception(KafkaUnavailable(why="a test"))
         else:
             self.records += records
-            answer.set_result(None)
+            answer.set_result({})
         return answer
 
     @property

@@ -1,0 +1,1 @@
+"""An operator's orders to send deliveries again: what they select, and how far they are."""

@@ -1,0 +1,66 @@
+"""Which recorded deliveries an order is about, as conditions on their rows; and which of these are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from deliveries.state.delivery_rows import DeliveryFilter, delivery_conditions
+from schemas.delivery_records import DeliveryState
+
+
+class RedriveSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """What an order asks for: deliveries that pass the filter, and are in one of the states.
+
+    A filter's own state is not looked at. `state_since` is the time of the last record of a delivery.
+    """
+
+    filter: DeliveryFilter = DeliveryFilter()
+    states: tuple[DeliveryState, ...] = ("dead",)
+    delivery_ids: tuple[UUID, ...] = ()
+    state_since: datetime | None = None
+
+
+# A slot that was claimed is over once anything of its redrive is recorded, or a day has gone: should its record on
+# Kafka be lost, an operator can order it again.
+PENDING: Final = """
+EXISTS (
+    SELECT FROM redrive_slots AS s
+    JOIN redrive_partitions AS p ON (p.number, p.source_partition) = (s.number, s.source_partition)
+    JOIN redrives AS r ON r.number = s.number
+    WHERE s.delivery_id = {delivery} AND CASE
+        WHEN s.slot >= p.claimed THEN r.state = 'running'
+        ELSE {hop} < (s.number << 32) AND p.claimed_at > now() - interval '1 day'
+    END
+)
+"""
+"""Whether an order that is not done has a delivery. Deliveries are ordered by one transaction after the other."""
+
+SELECTED: Final = f"""
+SELECT d.*, e.state AS endpoint_state,
+    CASE WHEN e.state <> 'active' THEN 'inactive'
+         WHEN d.type LIKE 'plant.%' THEN 'unlogged'
+         WHEN {PENDING.format(delivery="d.id", hop="d.hop")} THEN 'ordered'
+    END AS left_out
+FROM (SELECT * FROM webhook_deliveries WHERE {{conditions}}) AS d JOIN endpoints AS e ON e.id = d.endpoint_id
+"""  # noqa: S608 (conditions are of ours)
+"""Left out are deliveries to endpoints that take none, those that are ordered, and events that are not in the log."""
+
+
+def selection_conditions(selection: RedriveSelection, endpoint_ids: Sequence[UUID]) -> tuple[str, dict[str, Any]]:
+    """Return the conditions on rows of deliveries, and their values; `endpoint_ids` are all that there are."""
+    asked = msgspec.structs.replace(selection.filter, state=None)
+    conditions, values = delivery_conditions(asked, endpoint_ids)
+    states = ", ".join(f"'{state}'" for state in selection.states if state != "waiting")
+    conditions.append(f"state IN ({states})" if states else "false")
+    if selection.delivery_ids:
+        values["delivery_ids"] = list(selection.delivery_ids)
+        conditions.append("id = ANY (CAST(:delivery_ids AS uuid[]))")
+    if selection.state_since is not None:
+        values["state_since"] = selection.state_since
+        conditions.append("state_at >= :state_since")
+    return " AND ".join(conditions), values
