@@ -9,6 +9,7 @@ import msgspec
 
 from deliveries.endpoints import EndpointConfiguration, EndpointId, EndpointSecrets, new_endpoint_id
 from deliveries.signed_request import EndpointKeys
+from schemas.endpoint_events import ENDPOINT_EVENT_TYPES
 from schemas.events import EVENT_TYPES
 from signing.ed25519 import encode_public_key, new_private_key
 from signing.hmac_secrets import encode_secret, new_secret
@@ -16,7 +17,7 @@ from signing.signatures import Scheme
 
 SchemeChoice = Literal["v1", "v1a", "both"]
 
-DELIVERED_TYPES: Final = tuple(name for name in EVENT_TYPES if name.startswith("genesis."))
+DELIVERED_TYPES: Final = (*(name for name in EVENT_TYPES if name.startswith("genesis.")), *ENDPOINT_EVENT_TYPES)
 
 
 class NewEndpoint(msgspec.Struct, frozen=True):

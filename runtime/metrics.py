@@ -138,9 +138,12 @@ DISPATCHER_EVENTS: Final = Counter(
 )
 DISPATCHER_DELIVERIES: Final = Counter(
     "plant_dispatcher_deliveries",
-    "Deliveries that Kafka has acknowledged: `live`, `backfill` from before the partition's owner knew of the"
-    " endpoint, or `redrive` by an operator's order.",
+    "Deliveries that Kafka has acknowledged: `live`, `backfill` from before the partition's owner knew of the endpoint,"
+    " `redrive` by an operator's order, or of events of `endpoints`.",
     ["stream"],
+)
+DISPATCHER_ENDPOINT_EVENTS: Final = Counter(
+    "plant_dispatcher_endpoint_events", "Events of endpoints that Kafka has acknowledged, with their deliveries."
 )
 DISPATCHER_ENDPOINTS: Final = Gauge(
     "plant_dispatcher_endpoints",

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from runtime.settings import Settings
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
+from schemas.endpoint_events import ENDPOINT_EVENTS_TOPIC
 from streams.errors import KafkaUnavailable, PartitionCountChanged, TooFewReplicas, TopicRefused
 from streams.kafka.admin import RepairedAdmin
 from streams.kafka.clients import make_admin
@@ -114,6 +115,12 @@ CATALOGUE: tuple[Topic, ...] = (
         retention_ms=30 * DAY_MS,
     ),
     Topic(ATTEMPTS_TOPIC, "What came of each attempt.", key="endpoint id", retention_ms=30 * DAY_MS),
+    Topic(
+        ENDPOINT_EVENTS_TOPIC,
+        "What changed about endpoints, one event a change of state. One may come twice, with the same id.",
+        key="endpoint id",
+        retention_ms=30 * DAY_MS,
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from deliveries.failure_streak import StreakPolicy
 from runtime.clock import Clock
 from runtime.settings import Settings
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
+from schemas.endpoint_events import ENDPOINT_EVENTS_TOPIC
 from streams.errors import KafkaUnavailable, Overloaded, StreamsError
 from streams.pending_publish import PendingPublish
 from streams.producer import EventProducer
@@ -45,6 +46,11 @@ class DeliveryTopics(msgspec.Struct, frozen=True):
     def attempts(self) -> str:
         """Where it is written what came of each attempt."""
         return ATTEMPTS_TOPIC + self.generation
+
+    @property
+    def endpoint_events(self) -> str:
+        """Where it is written what changed about endpoints."""
+        return ENDPOINT_EVENTS_TOPIC + self.generation
 
     @property
     def written(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class EndpointDirectory:
             try:
                 await self._load(connection)
             finally:
-                await _close(connection)
+                await close_connection(connection)
         self._task = asyncio.create_task(self._keep(), name="endpoints")
 
     async def stop(self) -> None:
@@ -101,7 +101,7 @@ class EndpointDirectory:
                         failing = False
                         await self._follow(connection)
                     finally:
-                        await asyncio.shield(_close(connection))
+                        await asyncio.shield(close_connection(connection))
             except PlantError as error:
                 if not failing:
                     log.warning("endpoints.not_loaded", why=error.why)
@@ -178,7 +178,8 @@ def _translated_errors(address: str) -> Any:
         raise translate_error(error, where) or DatabaseUnreachable(why=f"{where}: {error}") from error
 
 
-async def _close(connection: Any) -> None:
+async def close_connection(connection: Any) -> None:
+    """Close a connection, by force where it does not answer."""
     try:
         await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
     except DRIVER_ERRORS:

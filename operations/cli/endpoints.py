@@ -42,7 +42,7 @@ for each in (test, pause, resume, disable, enable, rotate_key, handshake, remove
     multiple=True,
     required=True,
     metavar="TYPE",
-    help="A type, or `genesis.agent.*`, or `*` for every Genesis event; repeat for several.",
+    help="A type, or `genesis.agent.*`, or `*` for every Genesis event; `plant.endpoint.*` for those of endpoints.",
 )
 @click.option("--filter", "filter_text", default="{}", metavar="JSON", help="Fields of the data and their values.")
 @click.option("--description", default="", help="What it is for, in one line.")

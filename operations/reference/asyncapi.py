@@ -11,8 +11,9 @@ import msgspec
 
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
 from schemas.delivery_records import DELIVERY_TYPES
+from schemas.endpoint_events import ENDPOINT_EVENT_TYPES
 from schemas.events import EVENT_TYPES, Event, RecordValue
-from schemas.examples import delivery_examples, examples
+from schemas.examples import delivery_examples, endpoint_examples, examples
 from schemas.generation import full_name, schema_of
 from schemas.registry import bundled, subject
 from schemas.sender_headers import (
@@ -51,7 +52,7 @@ def asyncapi_document() -> AsyncApiPart:
         "operations": {name: operation for topic in CATALOGUE for name, operation in _operations(topic).items()},
         "components": {
             "messages": {
-                **{event.__name__: _event_message(event) for event in EVENT_TYPES.values()},
+                **{event.__name__: _event_message(event) for event in _events()},
                 **{record.__name__: _delivery_message(record) for record in DELIVERY_TYPES.values()},
             },
             "messageTraits": {"cloudEvent": _headers()},
@@ -91,13 +92,18 @@ def _operations(topic: Topic) -> AsyncApiPart:
 
 
 def _carried(topic: str) -> list[type[RecordValue]]:
-    types = {**EVENT_TYPES, **DELIVERY_TYPES}
-    return [record for record in types.values() if record.topic == logical_topic(topic)]
+    types: list[type[RecordValue]] = [*_events(), *DELIVERY_TYPES.values()]
+    return [record for record in types if record.topic == logical_topic(topic)]
+
+
+def _events() -> list[type[Event]]:
+    return [*EVENT_TYPES.values(), *ENDPOINT_EVENT_TYPES.values()]
 
 
 def _event_message(event: type[Event]) -> AsyncApiPart:
     traits = [{"$ref": "#/components/messageTraits/cloudEvent"}]
-    return {**_message(event, event.entity_field, examples()[event.event_type]), "traits": traits}
+    example = {**examples(), **endpoint_examples()}[event.event_type]
+    return {**_message(event, event.entity_field, example), "traits": traits}
 
 
 def _delivery_message(record: type[RecordValue]) -> AsyncApiPart:
@@ -133,7 +139,7 @@ def _headers() -> AsyncApiPart:
     properties = {
         "ce_specversion": {"const": "1.0"},
         "ce_id": {"type": "string", "format": "uuid", "description": "The event's id."},
-        "ce_type": {"enum": list(EVENT_TYPES)},
+        "ce_type": {"enum": [event.event_type for event in _events()]},
         "ce_source": text,
         "ce_time": {"type": "string", "format": "date-time"},
         "traceparent": text,
@@ -162,6 +168,6 @@ def _headers() -> AsyncApiPart:
 
 def _limits() -> AsyncApiPart:
     """Return each record's fields and their limits as JSON Schema."""
-    types = [*EVENT_TYPES.values(), *DELIVERY_TYPES.values()]
+    types = [*_events(), *DELIVERY_TYPES.values()]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return dict(sorted(components.items()))

@@ -16,6 +16,7 @@ from deliveries.dispatch.backfill_reader import BackfillRate
 from deliveries.dispatch.delivery_sender import DeliverySender
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
+from deliveries.dispatch.endpoint_outbox import EndpointOutbox
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from operations.services.least_privilege import require_least_privilege
 from operations.services.worker import SWITCH_SECONDS, WORKER_GC_THRESHOLDS
@@ -26,6 +27,7 @@ from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas.delivery_records import DELIVERIES_TOPIC
+from schemas.endpoint_events import ENDPOINT_EVENTS_TOPIC
 from schemas.external_registry import activate_registry
 from streams.agents import Worker
 from streams.producer import EventProducer, Limits
@@ -45,8 +47,9 @@ class DispatcherCrashed(PlantError):
 
 @contextlib.asynccontextmanager
 async def running_dispatcher(
-    settings: Settings, topic: str = EVENTS_TOPIC, deliveries_topic: str = DELIVERIES_TOPIC
-) -> AsyncIterator[Worker]:
+    settings: Settings, topic: str = EVENTS_TOPIC, deliveries_topic: str = DELIVERIES_TOPIC,
+    endpoints_topic: str = ENDPOINT_EVENTS_TOPIC,
+) -> AsyncIterator[Worker]:  # fmt: skip
     """Yield a dispatcher that has joined its group; it is stopped when the block ends.
 
     Raises DatabaseUnreachable, KafkaUnavailable, TopicMissing.
@@ -59,6 +62,7 @@ async def running_dispatcher(
     rate = BackfillRate(settings.dispatcher_backfill_per_second, time.monotonic)
     sender = DeliverySender(producer, deliveries_topic)
     parts = DispatcherParts(url, log_checkpoints, directory, sender, rate, deliveries_topic)
+    outbox = EndpointOutbox(settings, sender, endpoints_topic)
     group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
     try:
         await producer.start()
@@ -70,12 +74,14 @@ async def running_dispatcher(
             close_writers=log_checkpoints.close,
         )
         await worker.start()
+        outbox.start()
         try:
             yield worker
         finally:
             log.info("dispatcher.stopping")
             await worker.stop()
     finally:
+        await outbox.stop()
         await directory.stop()
         await producer.stop()
 

@@ -42,7 +42,7 @@ PARTITIONS: Final = 2
 async def delivery_topics(settings: Settings, partitions: int = PARTITIONS) -> AsyncIterator[DeliveryTopics]:
     """Make the topics of deliveries under names of their own; they go at the end."""
     topics = DeliveryTopics(f"-{secrets.token_hex(6)}")
-    names = [topics.deliveries, *topics.written]
+    names = [topics.deliveries, *topics.written, topics.endpoint_events]
     client = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
     await client.start()
     try:
@@ -64,7 +64,7 @@ async def add_endpoint(settings: Settings, url: str, **choices: Any) -> Endpoint
     database = connect(settings, "operator")
     try:
         endpoint_id = new_endpoint_id()
-        configuration = EndpointConfiguration(url=url, event_types=("*",), **choices)
+        configuration = EndpointConfiguration(url=url, **{"event_types": ("*",), **choices})
         secrets_ = EndpointSecrets(EndpointKeys(secrets=(SECRET,)))
         store = EndpointStore(database, MasterKeys(settings))
         await store.add(endpoint_id, configuration, secrets_, EndpointStart((0,)), tenant="genesis")

@@ -22,8 +22,9 @@ from operations.reference.events import events_page
 from schemas import codec
 from schemas.clock_fields import CLOCK_FIELDS_HEADER
 from schemas.delivery_records import DELIVERY_TYPES
+from schemas.endpoint_events import ENDPOINT_EVENT_TYPES
 from schemas.events import EVENT_TYPES
-from schemas.examples import examples, webhook_body
+from schemas.examples import endpoint_examples, examples, webhook_body
 from schemas.registry import bundled
 from schemas.sender_headers import (
     KEY_HEADER,
@@ -144,7 +145,7 @@ def test_asyncapi_knows_every_topic_and_event() -> None:
     """Each topic of the catalogue is a channel that carries its events, with the ids that are on the wire."""
     assert set(ASYNCAPI["channels"]) == {topic.name for topic in CATALOGUE}
     messages = ASYNCAPI["components"]["messages"]
-    types = {**EVENT_TYPES, **DELIVERY_TYPES}
+    types = {**EVENT_TYPES, **DELIVERY_TYPES, **ENDPOINT_EVENT_TYPES}
     for topic in CATALOGUE:
         carried = {record.__name__ for record in types.values() if record.topic == logical_topic(topic.name)}
         assert set(ASYNCAPI["channels"][topic.name]["messages"]) == carried
@@ -153,10 +154,10 @@ def test_asyncapi_knows_every_topic_and_event() -> None:
         assert (message["name"], message["x-schema-id"]) == (event_type, bundled().current(event).id)
 
 
-@pytest.mark.parametrize("event_type", list(EVENT_TYPES))
+@pytest.mark.parametrize("event_type", [*EVENT_TYPES, *ENDPOINT_EVENT_TYPES])
 def test_asyncapi_describes_the_records(event_type: str) -> None:
     """A record decodes by the message's Avro schema, its headers fit, and its fields fit the JSON Schema."""
-    event = examples()[event_type]
+    event = {**examples(), **endpoint_examples()}[event_type]
     message = ASYNCAPI["components"]["messages"][type(event).__name__]
     parsed = fastavro.parse_schema(message["payload"]["schema"])
     value = codec.encode(event)
