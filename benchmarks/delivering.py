@@ -92,16 +92,17 @@ async def make_topics(stage: Stage, generation: str) -> None:
     await topics.apply(stage.settings, catalogue=catalogue)
 
 
-async def add_endpoints(stage: Stage, urls: Iterable[str]) -> list[EndpointId]:
-    """Store an endpoint for each URL; their ids ascend."""
+async def add_endpoints(
+    stage: Stage, urls: Sequence[str], filters: Sequence[dict[str, object]] = ()
+) -> list[EndpointId]:
+    """Store an endpoint for each URL, with its filter; their ids ascend."""
     settings = stage.settings
     database = connect(settings, "operator")
     store = EndpointStore(database, MasterKeys(settings))
     keys = EndpointSecrets(EndpointKeys(secrets=(SECRET,)))
-    urls = list(urls)
     endpoint_ids = sorted(new_endpoint_id() for _ in urls)
-    for endpoint_id, url in zip(endpoint_ids, urls, strict=True):
-        configuration = EndpointConfiguration(url=url, event_types=("*",))
+    for endpoint_id, url, filter_ in zip(endpoint_ids, urls, filters or [{}] * len(urls), strict=True):
+        configuration = EndpointConfiguration(url=url, event_types=("*",), filter=filter_)
         await store.add(endpoint_id, configuration, keys, EndpointStart((0,)), tenant="genesis")
     await database.close()
     return endpoint_ids
