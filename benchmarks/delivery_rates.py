@@ -123,8 +123,8 @@ def _attempts() -> Iterator[DeliveryAttempted]:
         yield DeliveryAttempted(
             event_id=uuid4(), delivery_id=uuid4(), endpoint_id=endpoint_ids[number % 200],
             type="genesis.agent.available", occurred_at=now, entity_id=uuid4(), stream="live", source_partition=0,
-            source_offset=number, source_rank=0, attempt=1, hop=0, attempted_at=now, duration_us=900, outcome="delivered",
-            state="delivered", status_code=204, why="", request=DATA, answer=b"", token=1,
+            source_offset=number, source_rank=0, attempt=1, hop=0, attempted_at=now, duration_us=900,
+            outcome="delivered", state="delivered", status_code=204, why="", request=DATA, answer=b"", token=1,
         )  # fmt: skip
 
 

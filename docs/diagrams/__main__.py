@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import delivery_flow
 import demo_picture
 import draw
 import entity_diagram
@@ -11,5 +12,5 @@ import rooms
 
 def drawings() -> dict[str, str]:
     """Return each picture by its file name."""
-    modules = (demo_picture, draw, entity_diagram, growth_plot, rooms)
+    modules = (delivery_flow, demo_picture, draw, entity_diagram, growth_plot, rooms)
     return {name: picture for module in modules for name, picture in module.drawings().items()}
