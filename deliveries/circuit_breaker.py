@@ -64,7 +64,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class NotAdmitted(msgspec.Struct, frozen=True):
-    """The attempt has to wait, which is no attempt: see `schedule.postpone`."""
+    """The attempt has to wait, which is no attempt."""
 
     wait_seconds: float
 

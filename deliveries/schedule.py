@@ -116,22 +116,8 @@ def decide(schedule: RetrySchedule, attempt: int, outcome: AttemptOutcome, now: 
     backoffs = retry_waits_seconds(schedule)
     if attempt > len(backoffs):
         return DeadLettered(attempt)
-    return _wait(max(asked_seconds, backoffs[attempt - 1]), attempt + 1, now)
-
-
-def postpone(attempt: int, wait_seconds: float, now: datetime) -> RetryAt:
-    """Return when a delivery is looked at again that waits for its endpoint's breaker, rate or share.
-
-    Nothing was sent, so attempt number `attempt` is still to be made.
-
-    >>> from datetime import UTC
-    >>> waiting = postpone(3, 2.5, datetime(2026, 3, 1, 12, tzinfo=UTC))
-    >>> waiting.attempt, waiting.topic, waiting.at.second
-    (3, 'genesis.deliveries.retry.4s', 4)
-    """
-    if attempt < 1:
-        raise ValueError("attempts are counted from 1")
-    return _wait(max(0.0, wait_seconds), attempt, now)
+    topic, wait_seconds = _topic_of(max(asked_seconds, backoffs[attempt - 1]))
+    return RetryAt(now + timedelta(seconds=wait_seconds), topic, attempt + 1)
 
 
 def retry_waits_seconds(schedule: RetrySchedule) -> tuple[int, ...]:
@@ -152,11 +138,6 @@ def schedule_steps(schedule: RetrySchedule) -> list[ScheduleStep]:
         ScheduleStep(attempt, wait, elapsed, _topic_of(wait)[0])
         for attempt, (wait, elapsed) in enumerate(zip(waits, accumulate(waits), strict=True), start=1)
     ]
-
-
-def _wait(wait_seconds: float, attempt: int, now: datetime) -> RetryAt:
-    topic, seconds = _topic_of(wait_seconds)
-    return RetryAt(now + timedelta(seconds=seconds), topic, attempt)
 
 
 def _topic_of(wait_seconds: float) -> tuple[str | None, float]:

@@ -24,7 +24,6 @@ from deliveries.schedule import (
     EndpointGone,
     RetryAt,
     decide,
-    postpone,
     retry_waits_seconds,
     schedule_steps,
 )
@@ -133,21 +132,11 @@ def test_a_schedule_may_change_under_way() -> None:
     assert seconds_until(decide("long", 9, FAILED, NOW)) == 30 * 60
 
 
-def test_a_wait_without_a_request_is_no_attempt() -> None:
-    """A delivery that waits for a breaker or a rate keeps its attempt number, however often it waits."""
-    waiting = postpone(6, 10.0, NOW)
-    assert waiting == RetryAt(NOW + timedelta(seconds=16), "genesis.deliveries.retry.16s", 6)
-    assert postpone(waiting.attempt, 300.0, NOW) == RetryAt(NOW + timedelta(minutes=5), None, 6)
-    assert seconds_until(postpone(1, -5.0, NOW)) == 1
-
-
 @pytest.mark.parametrize("attempt", [0, -1])
 def test_attempts_are_counted_from_one(attempt: int) -> None:
     """There is no attempt before the first."""
     with pytest.raises(ValueError, match="from 1"):
         decide("short", attempt, FAILED, NOW)
-    with pytest.raises(ValueError, match="from 1"):
-        postpone(attempt, 1.0, NOW)
 
 
 @given(schedules, st.integers(min_value=1, max_value=30), failures)
@@ -167,14 +156,14 @@ def test_a_failure_is_retried_until_the_schedule_ends(
         assert seconds_until(decision) >= (outcome.retry_after_seconds or 0) - 1e-6
 
 
-@given(schedules, st.integers(min_value=1, max_value=17), failures, st.floats(min_value=0, max_value=1e6))
-def test_a_topic_has_one_delay(name: RetrySchedule, attempt: int, outcome: AttemptOutcome, wait_seconds: float) -> None:
+@given(schedules, st.integers(min_value=1, max_value=17), failures)
+def test_a_topic_has_one_delay(name: RetrySchedule, attempt: int, outcome: AttemptOutcome) -> None:
     """Each record of a retry topic waits just as long as the others, so that its head is due first."""
-    for decision in (decide(name, attempt, outcome, NOW), postpone(attempt, wait_seconds, NOW)):
-        if isinstance(decision, RetryAt) and decision.topic is not None:
-            assert seconds_until(decision) == DELAYS[decision.topic]
-        elif isinstance(decision, RetryAt):
-            assert seconds_until(decision) >= SHORT_BACKOFF_SECONDS[-1]
+    decision = decide(name, attempt, outcome, NOW)
+    if isinstance(decision, RetryAt) and decision.topic is not None:
+        assert seconds_until(decision) == DELAYS[decision.topic]
+    elif isinstance(decision, RetryAt):
+        assert seconds_until(decision) >= SHORT_BACKOFF_SECONDS[-1]
 
 
 @pytest.mark.parametrize("name", get_args(RetrySchedule))
