@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ACTIONS_SOURCE: Final = "plant/operations"
 ACTIONS_PRODUCER: Final = "plant.operations"
 
-DATABASE_ACTIONS: Final = ("keys.", "producers.", "projections.", "tokens.", "endpoints.")
+DATABASE_ACTIONS: Final = ("keys.", "producers.", "projections.", "tokens.", "endpoints.", "deliveries.")
 """Actions that change the database, by the begin of their names."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +73,7 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
         event_id=event_id(ACTIONS_PRODUCER, str(action.operation_id)),
         operation_id=action.operation_id,
         occurred_at=datetime.now(UTC),
-        actor=action.actor or _account(),
+        actor=action.actor or account(),
         action=action.action,
         target=action.target,
         reason=action.reason,
@@ -102,7 +102,7 @@ async def _require_writable(settings: Settings) -> None:
         )
 
 
-def _account() -> str:
+def account() -> str:
     """Return the system user's name; in a container the user may have a number only."""
     try:
         return getpass.getuser()

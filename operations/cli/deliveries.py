@@ -9,6 +9,7 @@ from uuid import UUID
 import click
 
 from operations.cli.delivery_options import CursorType, DeliveryOptions, delivery_options
+from operations.cli.delivery_redrives import recover, redrives, retry, tell_recovered
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, RowPrinter, output_option, show
 from runtime.process import output_is_read
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
     )
 
 WIDTHS: Final = {"occurred_at": 20, "id": 36, "state": 9, "attempts": 8, "last": 16, "type": 24, "endpoint_id": 36}
+RECOVERED_MAX: Final = 5
+"""Endpoints of a list of which it is looked up whether they have recovered."""
 
 
 @click.group(name="deliveries", cls=CommandGroup)
 def command() -> None:
-    """Look up what became of deliveries, and why."""
+    """Look up what became of deliveries, and why; send them again."""
+
+
+for each in (retry, recover, redrives):
+    command.add_command(each)
 
 
 @command.command(name="list")
@@ -48,8 +55,9 @@ def list_deliveries(options: DeliveryOptions, limit: int, after: DeliveryCursor 
         --event 456a21bf-ff53-538c-b488-17ce1a1064dd
     """
     printer = RowPrinter(output, WIDTHS)
-    count, cursor = asyncio.run(_list(options.filter(), limit, after, printer, output))
+    count, cursor, recovered = asyncio.run(_list(options.filter(), limit, after, printer, output))
     printer.finish()
+    tell_recovered(recovered)
     if cursor is not None:
         click.echo(f"There are more: add --after {cursor}", err=True)
     elif not count:
@@ -58,24 +66,28 @@ def list_deliveries(options: DeliveryOptions, limit: int, after: DeliveryCursor 
 
 async def _list(
     asked: DeliveryFilter, limit: int, after: DeliveryCursor | None, printer: RowPrinter, output: Output
-) -> tuple[int, DeliveryCursor | None]:
-    """Print deliveries; return how many, and where to go on if there are more."""
+) -> tuple[int, DeliveryCursor | None, dict[UUID, int]]:
+    """Print deliveries; return how many, where to go on if there are more, and which endpoints have recovered."""
     from database.connector import connect
+    from deliveries.redrive.recovery import recovered_endpoints
     from deliveries.state.delivery_rows import PAGE_ROWS, DeliveryRows
     from runtime.settings import load_settings
 
     database = connect(load_settings(), "operator")
     try:
         rows, count, cursor = DeliveryRows(database), 0, after
+        with_dead: set[UUID] = set()
         while page := await rows.page(asked, cursor):
             for delivery in page:
                 if count == limit:
-                    return count, cursor
+                    return count, cursor, await recovered_endpoints(database, with_dead)
+                if delivery.state == "dead" and len(with_dead) < RECOVERED_MAX:
+                    with_dead.add(delivery.endpoint_id)
                 printer.row(_row(delivery) if output == "table" else fields_of_delivery(delivery))
                 count, cursor = count + 1, delivery.cursor
             if len(page) < PAGE_ROWS or not output_is_read():
                 break
-        return count, None
+        return count, None, await recovered_endpoints(database, with_dead)
     finally:
         await database.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
 from uuid import UUID
@@ -95,29 +95,44 @@ def _error_classes() -> tuple[str, ...]:
     return get_args(ErrorClass)
 
 
+_FILTERS: Final = (
+    click.option("--endpoint", "endpoint_id", type=click.UUID, metavar="ID", help="Only those to this endpoint."),
+    click.option("--event", "event_id", type=click.UUID, metavar="ID", help="Only those of this event."),
+    click.option("--type", "event_type", help="Only those of events of this type."),
+    click.option("--since", metavar=EVENT_TIMES, help="Only those of events at this time or later."),
+    click.option("--until", metavar=EVENT_TIMES, help="Only those of events before this time."),
+)
+_REASON_HELP: Final = "Only those whose last attempt had this status code (503) or error (timeout)."
+_STATE: Final = click.option(
+    "--state",
+    type=click.Choice(["waiting", "delivered", "dead", "cancelled"]),
+    help="Only those in this state.  [default: all]",
+)
+
+
 def delivery_options(function: F) -> F:
     """Give a command the options of a filter, as one argument `options`."""
+    reason = click.option("--reason", type=ReasonType(), metavar="CODE|ERROR", help=_REASON_HELP)
+    return _packed(function, (*_FILTERS[:3], _STATE, *_FILTERS[3:], reason))
 
+
+def redriven_options(function: F) -> F:
+    """Give a command the options of a filter but for the state, as one argument `options`.
+
+    Its `--reason` is that of the operator.
+    """
+    error = click.option("--error", "death", type=ReasonType(), metavar="CODE|ERROR", help=_REASON_HELP)
+    return _packed(function, (*_FILTERS, error))
+
+
+def _packed(function: F, options: Sequence[Callable[[F], F]]) -> F:
     @functools.wraps(function)
     def packed(**given: Any) -> Any:
-        options = DeliveryOptions(*(given.pop(name) for name in DeliveryOptions._fields))
-        return function(options=options, **given)
+        own_reason = {"reason": given.pop("death")} if "death" in given else {}
+        names = [name for name in DeliveryOptions._fields if name not in own_reason]
+        chosen = DeliveryOptions(**{name: given.pop(name, None) for name in names}, **own_reason)
+        return function(options=chosen, **given)
 
-    choices = ["waiting", "delivered", "dead", "cancelled"]
-    options = (
-        click.option("--endpoint", "endpoint_id", type=click.UUID, metavar="ID", help="Only those to this endpoint."),
-        click.option("--event", "event_id", type=click.UUID, metavar="ID", help="Only those of this event."),
-        click.option("--type", "event_type", help="Only those of events of this type."),
-        click.option("--state", type=click.Choice(choices), help="Only those in this state.  [default: all]"),
-        click.option("--since", metavar=EVENT_TIMES, help="Only those of events at this time or later."),
-        click.option("--until", metavar=EVENT_TIMES, help="Only those of events before this time."),
-        click.option(
-            "--reason",
-            type=ReasonType(),
-            metavar="CODE|ERROR",
-            help="Only those whose last attempt had this status code (503) or error (timeout).",
-        ),
-    )
     for option in reversed(options):
         packed = option(packed)
     return packed  # type: ignore[return-value]  # it takes the same options

@@ -178,21 +178,24 @@ def list_endpoints(removed: bool, output: Output) -> None:
 def show_endpoint(endpoint_id: UUID, output: Output) -> None:
     """Show all about the endpoint ID but its secrets."""
     from deliveries.endpoint_store import open_endpoint_store
+    from operations.cli.delivery_redrives import find_recovered, tell_recovered
     from runtime.settings import load_settings
 
     settings = load_settings()
 
-    async def read() -> tuple[Endpoint, list[StoredEndpointKey]]:
+    async def read() -> tuple[Endpoint, list[StoredEndpointKey], dict[UUID, int]]:
         async with open_endpoint_store(settings) as store:
             endpoint = await store.find(endpoint_id)
-            return endpoint, await store.keys([endpoint.id])
+            keys = await store.keys([endpoint.id])
+        return endpoint, keys, await find_recovered(settings, [endpoint.id])
 
-    endpoint, keys = asyncio.run(read())
+    endpoint, keys, recovered = asyncio.run(read())
     fields = fields_of(endpoint, keys, output)
     if output == "table":
         show([{"field": name.replace("_", " "), "value": value} for name, value in fields.items()], output)
     else:
         show([fields], output)
+    tell_recovered(recovered)
 
 
 def fields_of(endpoint: Endpoint, keys: list[StoredEndpointKey], output: Output) -> dict[str, object]:

@@ -1,21 +1,15 @@
-"""Orders to send deliveries again, for tests, and rows of deliveries as the recorder writes them."""
+"""Orders to send deliveries again, for tests."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from database.connector import connect
 from deliveries.redrive.orders import RedriveOrder, Redrives
 from runtime.settings import Settings
-
-INSERT_DELIVERY: Final = """
-INSERT INTO webhook_deliveries (occurred_at, id, endpoint_id, event_id, type, entity_id, source_partition,
-    source_offset, source_rank, stream, state, state_at, attempts, hop, token, why, status_code, error_class)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 6, $13, 1, '', $14, $15)
-"""
 
 
 def redrive_order(**changes: Any) -> RedriveOrder:

@@ -12,22 +12,14 @@ import msgspec
 import pytest
 from click.shell_completion import ShellComplete
 
-from deliveries.state.recorder import AttemptRecorder
-from deliveries.state.retention import DeliveryRetention
 from devstack import sql
 from operations.cli.main import cli
 from runtime.settings import Settings
-from schemas.delivery_records import ATTEMPTS_TOPIC, DeliveryAttempted
 from tests.conftest import Database
 from tests.support.command_line import plant
-from tests.support.made_attempts import BEGAN_AT, ENDPOINT, WATERMARKS, attempt_batch, attempted
+from tests.support.made_attempts import BEGAN_AT, ENDPOINT, attempted
+from tests.support.recorded_attempts import ADD_ENDPOINT, OTHER_ENDPOINT, record
 
-OTHER_ENDPOINT: Final = UUID(int=0xE1)
-ADD_ENDPOINT: Final = """
-INSERT INTO endpoints (id, governance_agent_id, url, event_types, payload_form, ordering, after_dead_letter,
-                       retry_schedule, timeout_seconds, start_offsets)
-VALUES ('{}', 'genesis', 'https://hooks.example.com', '{{*}}', 'standard', 'none', 'proceed', 'short', 15, '{{0}}')
-"""
 DEAD: Final = attempted(3, outcome="failed", state="dead", status_code=503, attempt=6, hop=5)
 TIMED_OUT: Final = attempted(
     4, outcome="failed", state="waiting", status_code=None, error_class="timeout", why="No whole answer came in time.",
@@ -40,13 +32,6 @@ RECORDS: Final = (
     TIMED_OUT,
     attempted(2, endpoint_id=OTHER_ENDPOINT),
 )
-
-
-def record(database: Database, *records: DeliveryAttempted) -> None:
-    recorder = AttemptRecorder(database.deliverer_url, ATTEMPTS_TOPIC, 1, DeliveryRetention(30))
-    acquired = recorder.acquire(WATERMARKS)
-    recorder.project(attempt_batch(records, token=acquired.token, start=acquired.log_end.next_offset, partition=1))
-    recorder.close()
 
 
 @pytest.fixture

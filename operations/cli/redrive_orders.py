@@ -1,0 +1,168 @@
+"""The work of `plant deliveries retry` and its like: a plan, the operator action, the order, and how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+import click
+import msgspec
+
+from database.connector import connect
+from deliveries.redrive.orders import RedriveKind, RedriveOrder, Redrives
+from deliveries.redrive.recovery import failing_since
+from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, RedrivePlan
+from deliveries.redrive.selection import RedriveSelection
+from deliveries.state.delivery_rows import DeliveryFilter, DeliveryRows
+from operations.cli.listing import show
+from operations.cli.moments import read_bound
+from operations.cli.progress import counting
+from operations.operator_actions import OperatorAction, account, record, with_facts
+from runtime.clock import SystemClock
+from runtime.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from operations.cli.delivery_redrives import Ordering
+
+POLL_SECONDS: Final = 0.5
+UNTAKEN_SECONDS: Final = 15.0
+"""After this long without progress it is said that no dispatcher may be running."""
+COLUMNS: Final = ("endpoint_id", "state", "type", "deliveries")
+
+
+@asynccontextmanager
+async def open_redrives() -> AsyncIterator[Redrives]:
+    """Open the tables of redrives as plant_operator."""
+    database = connect(load_settings(), "operator")
+    try:
+        yield Redrives(database)
+    finally:
+        await database.close()
+
+
+async def plan_and_order(kind: RedriveKind, selection: RedriveSelection, ordering: Ordering) -> None:
+    """Show what a selection would send, and order it if that is asked for."""
+    settings = load_settings()
+    database = connect(settings, "operator")
+    try:
+        if selection.filter.endpoint_id is not None:
+            await DeliveryRows(database).page(selection.filter)  # raises UnknownEndpoint
+        orders = Redrives(database)
+        plan = await orders.plan(selection)
+        number = None
+        if ordering.execute and plan.deliveries:
+            order = await _recorded(settings, kind, msgspec.to_builtins(selection), plan, ordering)
+            number = await orders.order(order, selection)
+        show_plan(plan, ordering, number)
+        if number is not None and ordering.follow:
+            await follow(orders, number)
+    finally:
+        await database.close()
+
+
+async def plan_recovery(endpoint_id: UUID, since: str | None, ordering: Ordering) -> None:
+    """Show what `recover` would send, and order it if that is asked for."""
+    asked_since = read_bound("--since", since, SystemClock().now())
+    database = connect(load_settings(), "operator")
+    try:
+        began_at = asked_since or await failing_since(database, endpoint_id)
+    finally:
+        await database.close()
+    if asked_since is None and began_at is not None:
+        click.echo(f"Since {began_at:%Y-%m-%dT%H:%M:%SZ}, when it began to fail; --since takes more or less.", err=True)
+    selection = RedriveSelection(
+        filter=DeliveryFilter(endpoint_id=endpoint_id), states=("dead", "cancelled"), state_since=began_at
+    )
+    await plan_and_order("recover", selection, ordering)
+
+
+async def stop_order(number: int, actor: str, reason: str) -> None:
+    """Stop an order. Raises UnknownRedrive."""
+    async with open_redrives() as orders:
+        await orders.find(number)
+        action = OperatorAction(action="deliveries.stop", target=str(number), reason=reason, actor=actor)
+        await record(load_settings(), action)
+        stopped = await orders.stop(number)
+        found = await orders.find(number)
+    text = "is stopped" if stopped else f"had ended: it is {found.state}"
+    click.echo(f"The redrive {number} {text}; {found.queued:,} of {found.deliveries:,} were sent.", err=True)
+
+
+async def _recorded(
+    settings: Settings, kind: RedriveKind, selection: dict[str, Any], plan: RedrivePlan, ordering: Ordering
+) -> RedriveOrder:
+    """Record the operator action, and return its order."""
+    operation_id = uuid4()
+    endpoints = {each.endpoint_id for each in plan.groups}
+    target = str(next(iter(endpoints))) if len(endpoints) == 1 else f"{len(endpoints)} endpoints"
+    facts = [f"{plan.deliveries} deliveries", f"{ordering.rate_per_second} a second"]
+    action = OperatorAction(
+        action=f"deliveries.{kind}", target=target, reason=with_facts(ordering.reason, facts), actor=ordering.actor,
+        operation_id=operation_id,
+    )  # fmt: skip
+    await record(settings, action)
+    return RedriveOrder(
+        operation_id=operation_id, kind=kind, selection=selection, reason=ordering.reason,
+        ordered_by=ordering.actor or account(), rate_per_second=ordering.rate_per_second,
+    )  # fmt: skip
+
+
+def show_plan(plan: RedrivePlan, ordering: Ordering, number: int | None) -> None:
+    """Print a plan: its groups to stdout, and what follows from them in words."""
+    if ordering.output == "table":
+        show([msgspec.structs.asdict(each) for each in plan.groups], "table", columns=COLUMNS)
+    else:
+        plan_fields = {
+            "deliveries": plan.deliveries,
+            "rate_per_second": ordering.rate_per_second,
+            "seconds": round(plan.seconds(ordering.rate_per_second), 1),
+            "groups": [msgspec.structs.asdict(each) for each in plan.groups],
+            "left_out": dict(plan.left_out),
+            "examples": [str(each) for each in plan.examples],
+            "redrive": number,
+        }
+        show([plan_fields], ordering.output)
+    for left_out, count in sorted(plan.left_out.items()):
+        click.echo(f"{count:,} are left out: {WHY_LEFT_OUT[left_out]}.", err=True)
+    if not plan.deliveries:
+        click.echo("Nothing is to be sent.", err=True)
+        return
+    for each in plan.examples:
+        click.echo(f"For example: plant deliveries show {each}", err=True)
+    seconds = timedelta(seconds=round(plan.seconds(ordering.rate_per_second)))
+    click.echo(f"{plan.deliveries:,} deliveries, {ordering.rate_per_second:,} a second: {seconds} at least.", err=True)
+    if number is None:
+        click.echo("Nothing was ordered: add --execute.", err=True)
+    else:
+        click.echo(f"Ordered as redrive {number}: plant deliveries redrives show {number}", err=True)
+
+
+async def follow(orders: Redrives, number: int) -> None:
+    """Show how far an order is until its end; it goes on without that."""
+    try:
+        found, shown = await orders.find(number), 0
+        with counting("redriven", found.deliveries) as advance:
+            moved_at, told = time.monotonic(), False
+            while True:
+                sent = found.queued + found.unfound
+                if sent > shown:
+                    advance(sent - shown)
+                    shown, moved_at = sent, time.monotonic()
+                if found.state != "running":
+                    break
+                if not told and time.monotonic() - moved_at > UNTAKEN_SECONDS:
+                    click.echo("It waits for a dispatcher, or for deliverers that are behind.", err=True)
+                    told = True
+                await asyncio.sleep(POLL_SECONDS)
+                found = await orders.find(number)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo(f"The order goes on: plant deliveries redrives show {number}", err=True)
+        raise
+    if found.unfound:
+        click.echo(f"Of {found.unfound:,} the log has no event: they were not sent.", err=True)
+    click.echo(f"{found.queued:,} were handed to deliverers: plant deliveries redrives show {number}", err=True)

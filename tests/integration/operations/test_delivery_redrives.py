@@ -1,0 +1,143 @@
+"""`plant deliveries retry` and `recover`: what they plan, what they order, and the orders that there are."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+
+from devstack import sql
+from runtime.settings import Settings
+from streams.topics import apply
+from tests.conftest import Database
+from tests.support.command_line import operations, plant
+from tests.support.made_attempts import BEGAN_AT, ENDPOINT, attempted
+from tests.support.recorded_attempts import ADD_ENDPOINT, OTHER_ENDPOINT, record
+
+DEAD: Final = {"outcome": "failed", "state": "dead", "status_code": 503, "attempt": 6, "hop": 5}
+CANCELLED: Final = {"outcome": "cancelled", "state": "cancelled", "status_code": None}
+EARLIER: Final = BEGAN_AT - timedelta(days=2)
+RECORDS: Final = (
+    attempted(1),
+    attempted(2, **DEAD),
+    attempted(3, **DEAD, type="genesis.skill.validated"),
+    attempted(4, **CANCELLED),
+    attempted(5, outcome="failed", state="waiting", status_code=503),
+    attempted(6, **DEAD, endpoint_id=OTHER_ENDPOINT),
+    attempted(7, **DEAD, occurred_at=EARLIER, attempted_at=EARLIER),
+    attempted(8, occurred_at=EARLIER, attempted_at=EARLIER + timedelta(hours=1)),
+    attempted(9),
+)
+
+
+@pytest.fixture
+def recorded(database: Database) -> Database:
+    """Deliveries in every state, to two endpoints; one of them had trouble twice, two days apart."""
+    sql.execute(database.owner_url, [ADD_ENDPOINT.format(each) for each in (ENDPOINT, OTHER_ENDPOINT)])
+    record(database, *RECORDS)
+    return database
+
+
+def planned(settings: Settings, *arguments: str) -> dict[str, Any]:
+    """Return the plan that a command prints."""
+    made = plant(settings, "deliveries", *arguments, "--output", "json")
+    assert made.returncode == 0, made.stderr
+    (plan,) = json.loads(made.stdout)
+    return dict(plan)
+
+
+def groups(plan: dict[str, Any]) -> list[tuple[UUID, str, str, int]]:
+    """Return the groups of a plan."""
+    return [(UUID(each["endpoint_id"]), each["state"], each["type"], each["deliveries"]) for each in plan["groups"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        (["--since", "2020-01-01T00:00:00Z"], {2, 3, 6, 7}),
+        (["--endpoint", str(ENDPOINT)], {2, 3, 7}),
+        (["--endpoint", str(ENDPOINT), "--state", "dead", "--state", "cancelled"], {2, 3, 4, 7}),
+        (["--endpoint", str(ENDPOINT), "--state", "delivered"], {1, 8, 9}),
+        (["--type", "genesis.skill.validated"], {3}),
+        (["--error", "503", "--since", BEGAN_AT.isoformat()], {2, 3, 6}),
+        (["--error", "timeout"], set()),
+        (["--event", str(UUID(int=2))], {2}),
+        ([str(RECORDS[2].delivery_id), str(RECORDS[4].delivery_id)], {3}),
+    ],
+    ids=["all", "endpoint", "cancelled", "delivered", "type", "reason", "other reason", "event", "ids"],
+)
+def test_retry_plans_what_is_asked_for(
+    settings: Settings, recorded: Database, arguments: list[str], numbers: set[int]
+) -> None:
+    """Dead ones unless another state is named; what waits is never sent again, and nothing is ordered."""
+    plan = planned(settings, "retry", *arguments)
+    ids = {str(each.delivery_id): each.event_id.int for each in RECORDS}
+    assert plan["deliveries"] == len(numbers)
+    assert {ids[each] for each in plan["examples"]} <= numbers
+    assert plan["redrive"] is None
+    assert sql.value(recorded.superuser_url, "SELECT count(*) FROM redrives") == 0
+
+
+async def test_an_order_is_given_once(settings: Settings, recorded: Database) -> None:
+    """It is recorded with who, why and what; its deliveries are left out of another plan until they are recorded."""
+    await apply(settings)
+    arguments = ["retry", "--since", "2020-01-01T00:00:00Z"]
+    execute = ["--execute", "--no-follow", "--actor", "op", "--reason", "The deploy is done.", "--rate", "7"]
+    first = planned(settings, *arguments, *execute)
+    again = planned(settings, *arguments, *execute)
+    assert (first["deliveries"], first["redrive"], first["seconds"]) == (4, 1, 0.6)
+    assert (again["deliveries"], again["redrive"], again["left_out"]) == (0, None, {"ordered": 4})
+    done = [(each.action, each.actor, each.reason) for each in await operations(settings, "2 endpoints")]
+    assert done == [("deliveries.retry", "op", "The deploy is done. [4 deliveries; 7 a second]")]
+    orders = json.loads(plant(settings, "deliveries", "redrives", "list", "--output", "json").stdout)
+    names = ("number", "kind", "state", "deliveries", "queued", "ordered_by", "reason", "rate_per_second")
+    assert [[each[name] for name in names] for each in orders] == [
+        [1, "retry", "running", 4, 0, "op", "The deploy is done.", 7]
+    ]
+    stopped = plant(settings, "deliveries", "redrives", "stop", "1")
+    assert stopped.returncode == 0
+    assert "0 of 4 were sent" in stopped.stderr
+    assert planned(settings, *arguments)["deliveries"] == 4
+    shown = json.loads(plant(settings, "deliveries", "redrives", "show", "1", "--output", "json").stdout)
+    assert (shown[0]["state"], shown[0]["recorded"]) == ("stopped", {})
+
+
+def test_recover_takes_the_last_trouble(settings: Settings, recorded: Database) -> None:
+    """Dead and cancelled, back to an hour of successes; with a time, all since then."""
+    plan = planned(settings, "recover", str(ENDPOINT))
+    assert groups(plan) == [
+        (ENDPOINT, "cancelled", "genesis.agent.rated", 1), (ENDPOINT, "dead", "genesis.agent.rated", 1),
+        (ENDPOINT, "dead", "genesis.skill.validated", 1),
+    ]  # fmt: skip
+    assert planned(settings, "recover", str(ENDPOINT), "--since", EARLIER.isoformat())["deliveries"] == 4
+
+
+async def test_an_endpoint_that_takes_nothing_is_left_out(settings: Settings, recorded: Database) -> None:
+    """What is sent to it again would be cancelled at once."""
+    await apply(settings)
+    assert plant(settings, "endpoints", "pause", str(ENDPOINT)).returncode == 0
+    made = plant(settings, "deliveries", "recover", str(ENDPOINT), "--execute")
+    assert made.returncode == 0
+    assert "3 are left out: their endpoint takes no deliveries now." in made.stderr
+    assert "Nothing is to be sent." in made.stderr
+    unknown = plant(settings, "deliveries", "recover", str(UUID(int=99)))
+    assert (unknown.returncode, "There is no endpoint" in unknown.stderr) == (3, True)
+
+
+def test_lists_offer_to_recover(settings: Settings, recorded: Database) -> None:
+    """After dead letters of an endpoint that has taken a later event, and of no other."""
+    offered = f"plant deliveries recover {ENDPOINT}"
+    made = plant(settings, "deliveries", "list", "--state", "dead")
+    assert offered in made.stderr
+    assert str(OTHER_ENDPOINT) not in made.stderr
+    assert offered in plant(settings, "endpoints", "show", str(ENDPOINT)).stderr
+    assert "recover" not in plant(settings, "endpoints", "show", str(OTHER_ENDPOINT)).stderr
+
+
+@pytest.mark.parametrize("arguments", [["retry"], ["recover"], ["redrives", "show", "0"], ["retry", "--rate", "0"]])
+def test_too_little_is_a_usage_error(settings: Settings, arguments: list[str]) -> None:
+    """Nothing is chosen by default."""
+    assert plant(settings, "deliveries", *arguments).returncode == 2
