@@ -42,12 +42,13 @@ DELETE FROM delivery_marks WHERE partition = $1 AND stream LIKE 'redrive %' AND 
     SELECT FROM redrives WHERE stream = 'redrive ' || number AND ended_at < now() - interval '8 days'
 )
 """
+# A dead letter that others wait for stays as it is: without a record and a time.
 _NEXT_BEHIND: Final = """
 UPDATE delivery_waits SET due_at = now() WHERE delivery_id = (
     SELECT delivery_id FROM delivery_waits
     WHERE partition = {partition} AND endpoint_id = {endpoint} AND entity_id = {entity}
     ORDER BY source_partition, source_offset, source_rank LIMIT 1
-) AND due_at = 'infinity'
+) AND due_at = 'infinity' AND record IS NOT NULL
 """
 _HELD: Final = """
 SELECT DISTINCT uuid_send(endpoint_id) AS endpoint_id, uuid_send(entity_id) AS entity_id FROM delivery_waits

@@ -108,10 +108,10 @@ class Scene:
         """Start a relay to this topic; it is active or stands by a moment later."""
         return self._start("relay", "--topic", self.topic, *options, **environ)
 
-    def deliverer(self) -> Process:
+    def deliverer(self, **environ: str) -> Process:
         """Start a deliverer, whose endpoints may be on this machine."""
         local = {f"PLANT_{name.upper()}": value for name, value in LOCAL.items()}
-        return self._start("deliverer", **local)
+        return self._start("deliverer", **local, **environ)
 
     def ingress(self, port: int = 0) -> tuple[Process, int]:
         """Start an ingress that takes webhooks, and return it with its port."""

@@ -20,14 +20,14 @@ class Subscribers:
         self.came: Counter[tuple[str, str]] = Counter()
         self.accepted: Counter[tuple[str, str]] = Counter()
         self._chance = random.Random(seed)
-        self._failing_share = failing_share
+        self.failing_share = failing_share
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Accept a request, or fail: only on paths that fail."""
         await request.read()
         key = request.path, request.headers["webhook-id"]
         self.came[key] += 1
-        if request.path == "/failing" and self._chance.random() < self._failing_share:
+        if request.path == "/failing" and self._chance.random() < self.failing_share:
             return web.Response(status=500)
         self.accepted[key] += 1
         return web.Response(status=204)

@@ -1,0 +1,43 @@
+"""What waits behind a dead letter of its entity, and how it goes on."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+
+from deliveries.deliverer.delivery_process import DeliveryTopics
+from deliveries.hops import first_hop
+from devstack import sql
+from runtime.settings import Settings
+from tests.conftest import Database
+from tests.support.delivering import add_endpoint, delivering, publish, queued
+from tests.support.receivers import receiver
+from tests.support.waiting import wait_until_async
+
+
+async def test_a_redrive_of_the_dead_letter_lets_its_entity_go_on(
+    local: Settings, topics: DeliveryTopics, database: Database
+) -> None:
+    """In the order of its events; other entities never waited."""
+    async with receiver() as there:
+        url = f"http://127.0.0.1:{there.port}/"
+        endpoint_id = await add_endpoint(local, url, ordering="per_entity", after_dead_letter="block")
+        entity = uuid4()
+        first, *later = [queued(endpoint_id, offset, entity_id=entity, attempt=6, hop=0) for offset in range(1, 4)]
+        answers = iter([500])
+        there.answer = lambda: web.Response(status=next(answers, 204))  # type: ignore[assignment]
+        await publish(local, topics.deliveries, [first, *later, other := queued(endpoint_id, 4)])
+        async with delivering(local, topics):
+            await wait_until_async(lambda: len(there.requests) == 2, "one is dead and another entity's is delivered")
+            waits = "SELECT count(*) FROM delivery_waits"
+            await wait_until_async(lambda: sql.value(database.superuser_url, waits) == 3, "the others wait")
+        again = msgspec.structs.replace(first, stream="redrive", hop=first_hop(1), attempt=1)
+        async with delivering(local, topics):
+            await publish(local, topics.deliveries, [again])
+            await wait_until_async(lambda: len(there.requests) == 5, "all are delivered")
+            await wait_until_async(lambda: sql.value(database.superuser_url, waits) == 0, "nothing waits")
+    sent = [headers["webhook-id"] for _, _, headers, _ in there.requests]
+    assert sent[2:] == [str(each.delivery_id) for each in (first, *later)]
+    assert sorted(sent[:2]) == sorted([str(first.delivery_id), str(other.delivery_id)])
