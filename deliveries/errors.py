@@ -94,6 +94,14 @@ class NothingToRedrive(DeliveriesError, CheckFailed):
     """No delivery is to be sent again by now: look at the plan again."""
 
 
+class UnknownDeliveries(DeliveriesError, CheckFailed):
+    """It is not known what was delivered that long ago."""
+
+
+class DeliveriesBehind(DeliveriesError, CheckFailed):
+    """It can't be said what is missing."""
+
+
 class EndpointStateRefused(DeliveriesError, CheckFailed):
     """The endpoint's state does not allow this."""
 

@@ -73,6 +73,8 @@ WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = coalesce($5::b
 
 _LOG_CHECKPOINT = "SELECT next_offset FROM checkpoints WHERE consumer = $1 AND topic = $2 AND partition = $3"
 
+_CHECKPOINTS_OF = "SELECT partition, next_offset FROM checkpoints WHERE consumer = $1 AND topic = $2"
+
 _INSERT_CHECKPOINT = """
 INSERT INTO checkpoints (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING
 """
@@ -197,6 +199,11 @@ def log_next_offset(session: Session, topic: str, partition: int) -> int:
     """Return the checkpoint of the log, 0 where there is none: what a consumer that follows it can have read so far."""
     rows = session.query(_LOG_CHECKPOINT, (PROJECTOR, topic, partition))
     return int(rows[0][0]) if rows else 0
+
+
+def checkpoints_of(session: Session, consumer: str, topic: str) -> dict[int, int]:
+    """Return the checkpoints of a consumer, by partition."""
+    return dict(session.query(_CHECKPOINTS_OF, (consumer, topic)))
 
 
 def storable(reason: str) -> str:

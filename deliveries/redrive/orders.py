@@ -6,6 +6,7 @@ it out (`deliveries/dispatch/redrive_reader.py`), whatever becomes of who gave i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
 from deliveries.errors import NothingToRedrive, UnknownRedrive
+from deliveries.redrive.missing_deliveries import MissingDelivery
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
 from deliveries.redrive.selection import SELECTED, RedriveSelection, selection_conditions
 
@@ -75,6 +77,14 @@ _RECORDED: Final = text("""
 """)
 _STOP: Final = text("""
     UPDATE redrives SET state = 'stopped', ended_at = clock_timestamp() WHERE number = :number AND state = 'running'
+""")
+
+
+_ADD_MISSING: Final = text("""
+    INSERT INTO redrive_slots (number, source_partition, slot, source_offset, source_rank, endpoint_id, event_id,
+                               delivery_id, occurred_at)
+    VALUES (:number, :source_partition, :slot, :source_offset, :source_rank, :endpoint_id, :event_id, :delivery_id,
+            :occurred_at)
 """)
 
 
@@ -182,6 +192,7 @@ class NewOrder:
     def __init__(self, connection: AsyncConnection, number: int) -> None:
         self.connection: Final = connection
         self.number: Final = number
+        self._slots: Counter[int] = Counter()
 
     async def add_selected(self, selection: RedriveSelection) -> None:
         """Add the deliveries of a selection, a partition at a time."""
@@ -190,6 +201,18 @@ class NewOrder:
         fill = text(_FILL.format(conditions=conditions))
         for partition in partitions.scalars().all():
             await self.connection.execute(fill, {**values, "number": self.number, "source_partition": partition})
+
+    async def add_missing(self, endpoint_id: UUID, missing: Sequence[MissingDelivery]) -> None:
+        """Add deliveries of an endpoint that are missing, behind those that were added: in the order of the log."""
+        rows = []
+        for each in missing:
+            slot = self._slots[each.source_partition]
+            self._slots[each.source_partition] += 1
+            names = ("source_partition", "source_offset", "source_rank", "event_id", "delivery_id", "occurred_at")
+            own = {name: getattr(each, name) for name in names}
+            rows.append({**own, "number": self.number, "slot": slot, "endpoint_id": endpoint_id})
+        if rows:
+            await self.connection.execute(_ADD_MISSING, rows)
 
 
 async def _conditions(connection: AsyncConnection, selection: RedriveSelection) -> tuple[str, dict[str, Any]]:

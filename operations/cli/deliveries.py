@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from operations.cli.delivery_options import CursorType, DeliveryOptions, delivery_options
-from operations.cli.delivery_redrives import recover, redrives, retry, tell_recovered
+from operations.cli.delivery_redrives import recover, redrives, replay_missing, retry, tell_recovered
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, RowPrinter, output_option, show
 from runtime.process import output_is_read
@@ -32,7 +32,7 @@ def command() -> None:
     """Look up what became of deliveries, and why; send them again."""
 
 
-for each in (retry, recover, redrives):
+for each in (retry, recover, replay_missing, redrives):
     command.add_command(each)
 
 

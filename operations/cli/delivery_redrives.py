@@ -127,6 +127,27 @@ def recover(endpoint_id: UUID, since: str | None, ordering: Ordering) -> None:
     asyncio.run(plan_recovery(endpoint_id, since, ordering))
 
 
+@click.command(name="replay-missing")
+@click.argument("endpoint_id", metavar="ENDPOINT", type=click.UUID)
+@click.option("--since", required=True, metavar="TIME|10m|2d", help="Events that were published then or later.")
+@ordering_options("The endpoint was not sent them.")
+def replay_missing(endpoint_id: UUID, since: str, ordering: Ordering) -> None:
+    """Send ENDPOINT the events that it asks for and was not sent.
+
+    The log is compared with what is recorded: events without a delivery that was delivered, waits or is dead, such as
+    those from while it was paused or disabled. It waits until what is on its way is recorded, or says that it can't
+    tell.
+
+    \b
+    Example:
+      plant deliveries replay-missing --since 2d \\
+        0b6d7f0e-6f39-4c0e-9d53-1f6f3a1f0a77
+    """
+    from operations.cli.redrive_orders import plan_replay
+
+    asyncio.run(plan_replay(endpoint_id, since, ordering))
+
+
 @click.group(name="redrives", cls=CommandGroup)
 def redrives() -> None:
     """Look up orders to send deliveries again, and stop one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,9 +15,11 @@ import click
 import msgspec
 
 from database.connector import connect
+from deliveries.endpoint_store import open_endpoint_store
+from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch
 from deliveries.redrive.orders import RedriveKind, RedriveOrder, Redrives
 from deliveries.redrive.recovery import failing_since
-from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, RedrivePlan
+from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, LeftOut, PlannedGroup, RedrivePlan
 from deliveries.redrive.selection import RedriveSelection
 from deliveries.state.delivery_rows import DeliveryFilter, DeliveryRows
 from operations.cli.listing import show
@@ -27,11 +30,14 @@ from runtime.clock import SystemClock
 from runtime.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from deliveries.endpoints import Endpoint
     from operations.cli.delivery_redrives import Ordering
 
 POLL_SECONDS: Final = 0.5
 UNTAKEN_SECONDS: Final = 15.0
 """After this long without progress it is said that no dispatcher may be running."""
+EXAMPLES: Final = 3
+ADDED_AT_A_TIME: Final = 500
 COLUMNS: Final = ("endpoint_id", "state", "type", "deliveries")
 
 
@@ -58,7 +64,7 @@ async def plan_and_order(kind: RedriveKind, selection: RedriveSelection, orderin
         if ordering.execute and plan.deliveries:
             order = await _recorded(settings, kind, msgspec.to_builtins(selection), plan, ordering)
             number = await orders.order(order, selection)
-        show_plan(plan, ordering, number)
+        show_plan(kind, plan, ordering, number)
         if number is not None and ordering.follow:
             await follow(orders, number)
     finally:
@@ -79,6 +85,65 @@ async def plan_recovery(endpoint_id: UUID, since: str | None, ordering: Ordering
         filter=DeliveryFilter(endpoint_id=endpoint_id), states=("dead", "cancelled"), state_since=began_at
     )
     await plan_and_order("recover", selection, ordering)
+
+
+async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None:
+    """Show which events an endpoint was not sent, and order them if that is asked for."""
+    settings, now = load_settings(), SystemClock().now()
+    since_at = read_bound("--since", since, now)
+    assert since_at is not None
+    async with open_endpoint_store(settings) as store:
+        endpoint = await store.find(endpoint_id)
+    database = connect(settings, "operator")
+    try:
+        search = MissingSearch(settings, database, endpoint)
+        await search.prepare(since_at, now)
+        plan = await _plan_missing(endpoint, search)
+        click.echo(f"{search.checked:,} events of the log were compared.", err=True)
+        number = None
+        if ordering.execute and plan.deliveries:
+            orders = Redrives(database)
+            selection = {"endpoint_id": str(endpoint_id), "since": since_at.isoformat()}
+            order = await _recorded(settings, "replay_missing", selection, plan, ordering)
+            number = await _order_missing(orders, order, endpoint, search)
+        show_plan("replay_missing", plan, ordering, number)
+        if number is not None and ordering.follow:
+            await follow(Redrives(database), number)
+    finally:
+        await database.close()
+
+
+async def _plan_missing(endpoint: Endpoint, search: MissingSearch) -> RedrivePlan:
+    counts: Counter[tuple[str | None, str, LeftOut | None]] = Counter()
+    examples: list[UUID] = []
+    async for each in search.missing():
+        left_out: LeftOut | None = "ordered" if each.ordered else None
+        if endpoint.state != "active":
+            left_out = "inactive"
+        counts[each.state, each.type, left_out] += 1
+        if left_out is None and len(examples) < EXAMPLES:
+            examples.append(each.event_id)
+    groups = [
+        PlannedGroup(
+            endpoint_id=endpoint.id, endpoint_state=endpoint.state, state=state or "missing", type=event_type,
+            left_out=left_out, deliveries=count,
+        )
+        for (state, event_type, left_out), count in sorted(counts.items(), key=str)
+    ]  # fmt: skip
+    return RedrivePlan(groups, examples)
+
+
+async def _order_missing(orders: Redrives, order: RedriveOrder, endpoint: Endpoint, search: MissingSearch) -> int:
+    async with orders.open_order(order) as new:
+        found: list[MissingDelivery] = []
+        async for each in search.missing():
+            if not each.ordered:
+                found.append(each)
+            if len(found) == ADDED_AT_A_TIME:
+                await new.add_missing(endpoint.id, found)
+                found.clear()
+        await new.add_missing(endpoint.id, found)
+    return new.number
 
 
 async def stop_order(number: int, actor: str, reason: str) -> None:
@@ -112,7 +177,7 @@ async def _recorded(
     )  # fmt: skip
 
 
-def show_plan(plan: RedrivePlan, ordering: Ordering, number: int | None) -> None:
+def show_plan(kind: RedriveKind, plan: RedrivePlan, ordering: Ordering, number: int | None) -> None:
     """Print a plan: its groups to stdout, and what follows from them in words."""
     if ordering.output == "table":
         show([msgspec.structs.asdict(each) for each in plan.groups], "table", columns=COLUMNS)
@@ -133,7 +198,8 @@ def show_plan(plan: RedrivePlan, ordering: Ordering, number: int | None) -> None
         click.echo("Nothing is to be sent.", err=True)
         return
     for each in plan.examples:
-        click.echo(f"For example: plant deliveries show {each}", err=True)
+        looked_up = "list --event" if kind == "replay_missing" else "show"
+        click.echo(f"For example: plant deliveries {looked_up} {each}", err=True)
     seconds = timedelta(seconds=round(plan.seconds(ordering.rate_per_second)))
     click.echo(f"{plan.deliveries:,} deliveries, {ordering.rate_per_second:,} a second: {seconds} at least.", err=True)
     if number is None:

@@ -58,6 +58,8 @@ CREATE INDEX redrive_partitions_unfinished ON redrive_partitions (source_partiti
 GRANT SELECT, INSERT, UPDATE (state, ended_at) ON redrives TO plant_operator;
 GRANT SELECT, INSERT, DELETE ON redrive_slots TO plant_operator;
 GRANT SELECT, INSERT ON redrive_partitions TO plant_operator;
+-- What an endpoint is still given from the log by itself is not missing.
+GRANT SELECT ON endpoint_backfills TO plant_operator;
 GRANT SELECT, UPDATE (state, ended_at) ON redrives TO plant_writer;
 GRANT SELECT ON redrive_slots TO plant_writer;
 GRANT SELECT, UPDATE (claimed, done, unfound, claimed_at) ON redrive_partitions TO plant_writer;
@@ -68,6 +70,7 @@ GRANT SELECT (number, state, ended_at) ON redrives TO plant_deliverer;
 
 DOWNGRADE = """
 REVOKE SELECT ON delivery_checkpoints FROM plant_writer;
+REVOKE SELECT ON endpoint_backfills FROM plant_operator;
 DROP TABLE redrive_partitions, redrive_slots, redrives;
 """
 

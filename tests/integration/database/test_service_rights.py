@@ -24,7 +24,7 @@ UNDIVIDED = {
     "public.delivery_marks": {"deliverer"},
     "public.delivery_owners": {"operator", "deliverer"},
     "public.delivery_waits": {"operator", "deliverer"},
-    "public.endpoint_backfills": {"writer"},
+    "public.endpoint_backfills": {"operator", "writer"},
     "public.endpoint_events": {"operator", "writer"},
     "public.endpoint_secrets": {"operator", "deliverer", "endpoints"},
     "public.endpoint_streaks": {"operator", "deliverer"},

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
-from deliveries.errors import NothingToRedrive
+from deliveries.endpoint_store import open_endpoint_store
+from deliveries.errors import DeliveriesBehind, NothingToRedrive, UnknownDeliveries
+from deliveries.redrive import missing_deliveries
+from deliveries.redrive.missing_deliveries import DeliveryTopicNames, MissingDelivery, MissingSearch
 from deliveries.redrive.orders import Redrives
 from deliveries.redrive.selection import RedriveSelection
 from deliveries.state.delivery_rows import DeliveryFilter
@@ -31,6 +36,7 @@ from tests.support.waiting import wait_until_async
 
 EVENTS = 60
 ALL_DELIVERED = "SELECT count(*) FROM webhook_deliveries WHERE state = 'delivered'"
+DISPATCHED = "SELECT coalesce(sum(next_offset), 0) FROM checkpoints WHERE consumer = 'dispatcher'"
 DEAD_THIRD = """
 UPDATE webhook_deliveries SET state = 'dead' WHERE id IN (
     SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM webhook_deliveries) AS d WHERE n % 3 = 0
@@ -151,3 +157,87 @@ async def test_a_stopped_order_sends_nothing_more(
     assert 0 <= planned <= len(dead)
     assert (stopped.state, stopped.queued) == ("stopped", 0)
     assert sum(sent_ids(there).values()) == EVENTS + len(dead)
+
+
+async def found_missing(
+    local: Settings, topic: str, topics: DeliveryTopics, endpoint_id: UUID
+) -> tuple[MissingSearch, list[MissingDelivery]]:
+    """Return a search that has looked at all of the log, and what it has found."""
+    names = DeliveryTopicNames(topic, topics.deliveries, topics.attempts)
+    database = connect(local, "operator")
+    try:
+        async with open_endpoint_store(local) as store:
+            search = MissingSearch(local, database, await store.find(endpoint_id), names)
+        now = datetime.now(UTC)
+        await search.prepare(now - timedelta(days=2), now)
+        return search, [each async for each in search.missing()]
+    finally:
+        await database.close()
+
+
+async def test_what_was_published_during_a_pause_is_replayed(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cancelled as its endpoint was paused, and what was not even dispatched; nothing is sent twice."""
+    monkeypatch.setattr(missing_deliveries, "BEHIND_TIMEOUT_SECONDS", 1.0)
+    async with (
+        receiver() as there,
+        contextlib.AsyncExitStack() as stack,
+        open_redrives(local) as redrives,
+        open_endpoint_store(local) as store,
+    ):
+        endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+        worker = build_worker(local, [topic])
+        stack.push_async_callback(worker.stop)
+        await worker.start()
+        await stack.enter_async_context(running_dispatcher(local, topic, topics.deliveries))
+        made = list(events(90, agents=10))
+        fill(local, topic, made[:30])
+
+        async def dispatched() -> bool:
+            return bool(await value(database, DISPATCHED) == 30)
+
+        await wait_until_async(dispatched, "the first events are dispatched")
+        with pytest.raises(DeliveriesBehind):
+            await found_missing(local, topic, topics, endpoint_id)
+        async with delivering(local, topics):
+            await wait_until_async(lambda: len(there.requests) == 30, "the first events are delivered")
+        await store.change_state(endpoint_id, "pause", "A test.")
+        fill(local, topic, made[30:60])
+        async with delivering(local, topics):
+
+            async def passed() -> bool:
+                return bool(await value(database, DISPATCHED) == 60)
+
+            await wait_until_async(passed, "the dispatcher has passed the pause")
+            monkeypatch.setattr(missing_deliveries, "BEHIND_TIMEOUT_SECONDS", 300.0)
+            await found_missing(local, topic, topics, endpoint_id)
+            await store.change_state(endpoint_id, "resume", "A test.")
+            await asyncio.to_thread(fill, local, topic, made[60:])
+            search, missing = await found_missing(local, topic, topics, endpoint_id)
+            order = redrive_order(kind="replay_missing")
+            async with redrives.open_order(order) as new:
+                await new.add_missing(endpoint_id, missing)
+            again = (await found_missing(local, topic, topics, endpoint_id))[1]
+
+            async def all_delivered() -> bool:
+                return bool(await value(database, ALL_DELIVERED) >= 30 + len(missing))
+
+            await wait_until_async(all_delivered, "what was missing is delivered")
+            rest = (await found_missing(local, topic, topics, endpoint_id))[1]
+    assert search.checked >= 60
+    assert 30 <= len(missing) <= 60
+    assert {each.event_id for each in missing} >= {each.event_id for each in made[30:60]}
+    assert [each for each in again if not each.ordered and each in missing] == []
+    assert {each.event_id for each in rest}.isdisjoint({each.event_id for each in missing})
+    assert set(sent_ids(there).values()) == {1}
+
+
+async def test_more_than_is_kept_is_not_looked_at(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """Of what was delivered before, no row is left: it would seem to be missing."""
+    endpoint_id = await add_endpoint(local, "http://127.0.0.1:1/")
+    short = msgspec.structs.replace(local, deliveries_keep_days=2)
+    with pytest.raises(UnknownDeliveries):
+        await found_missing(short, topic, topics, endpoint_id)

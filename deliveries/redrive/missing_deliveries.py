@@ -1,0 +1,241 @@
+"""Events that an endpoint asks for and was not sent: found from the log, whatever is left on the topics of deliveries.
+
+A delivery is missing where none of it is recorded as delivered, waiting or dead. To say so of an event, all that was
+dispatched by then has to be recorded: the search waits until deliverers and recorders have passed what was on their
+topics.
+
+What dispatchers give an endpoint by themselves is not looked at: events from their checkpoint on, and those from before
+they knew of it that they have still to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+from sqlalchemy import text
+
+from database.connector import Database
+from deliveries.delivery_id import delivery_id
+from deliveries.endpoint_starts import read_start
+from deliveries.endpoints import Endpoint
+from deliveries.errors import DeliveriesBehind, UnknownDeliveries
+from deliveries.matching import Subscription, make_subscription
+from deliveries.redrive.selection import PENDING
+from deliveries.signed_request import outgoing_event
+from projections.checkpoints import DISPATCHER, checkpoints_of
+from projections.effective_events import EffectiveEvent, logged_events
+from projections.session import Session
+from runtime.settings import Settings
+from schemas import codec
+from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
+from schemas.errors import Undecodable
+from streams.errors import KafkaUnavailable
+from streams.kafka.clients import make_consumer
+from streams.partitioning import partition_of
+from streams.topics import EVENTS_TOPIC, logical_topic
+
+SLICE_EVENTS: Final = 500
+BEHIND_TIMEOUT_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.2
+MARGIN: Final = timedelta(days=1)
+"""Deliveries of a day may go while they are looked at."""
+
+_BACKFILLS: Final = text("""
+    SELECT partition, next_offset, until_offset FROM endpoint_backfills WHERE endpoint_id = :endpoint_id
+""")
+_DONE: Final = text("""
+    SELECT next_offset FROM delivery_checkpoints
+    WHERE consumer = :consumer AND topic = :topic AND partition = :partition
+""")
+_STATES: Final = text(f"""
+    SELECT asked.id, d.state, {PENDING.format(delivery="asked.id", hop="coalesce(d.hop, 0)")} AS ordered
+    FROM unnest(CAST(:ids AS uuid[])) AS asked (id) LEFT JOIN webhook_deliveries AS d ON d.id = asked.id
+""")  # noqa: S608 (constants)
+
+
+class MissingDelivery(NamedTuple):
+    """A delivery that is missing; `state` is `cancelled`, or None where nothing of it is recorded."""
+
+    source_partition: int
+    source_offset: int
+    source_rank: int
+    event_id: UUID
+    delivery_id: UUID
+    occurred_at: datetime
+    type: str
+    state: str | None
+    ordered: bool
+    """Whether an order that is not done has it."""
+
+
+class DeliveryTopicNames(NamedTuple):
+    """The topics that are compared."""
+
+    events: str = EVENTS_TOPIC
+    deliveries: str = DELIVERIES_TOPIC
+    attempts: str = ATTEMPTS_TOPIC
+
+
+DEFAULT_NAMES: Final = DeliveryTopicNames()
+
+OffsetRange = tuple[int, int]
+
+
+class MissingSearch:
+    """A search through the log for what one endpoint was not sent since a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        operator: Database,
+        endpoint: Endpoint,
+        names: DeliveryTopicNames = DEFAULT_NAMES,
+    ) -> None:
+        """`operator` reads deliveries; the log is read as plant_auditor."""
+        self.checked = 0
+        """Events that were compared."""
+        self._settings = settings
+        self._database = operator
+        self._endpoint = endpoint
+        self._names = names
+        self._ranges: dict[int, list[OffsetRange]] = {}
+        configuration = endpoint.configuration
+        self._subscription: Subscription = make_subscription(
+            endpoint.id, configuration.event_types, configuration.filter, endpoint.start.offsets
+        )
+
+    async def prepare(self, since: datetime, now: datetime) -> None:
+        """Fix the events that are looked at. Raises UnknownDeliveries, DeliveriesBehind, KafkaUnavailable."""
+        kept = timedelta(days=self._settings.deliveries_keep_days) - MARGIN
+        if since < now - kept:
+            raise UnknownDeliveries(
+                why=f"Deliveries are kept for {self._settings.deliveries_keep_days} days.",
+                next_step=f"plant deliveries replay-missing {self._endpoint.id} --since {kept.days - 1}d",
+            )
+        first = (await read_start(self._settings, since, self._names.events)).offsets
+        ends = await asyncio.to_thread(self._dispatched_to)
+        async with self._database.transaction(read_only=True) as connection:
+            rows = (await connection.execute(_BACKFILLS, {"endpoint_id": self._endpoint.id})).all()
+        self._ranges = {
+            row.partition: list(
+                offset_ranges(
+                    max(first[row.partition], self._subscription.start_offset(row.partition)),
+                    (row.next_offset, row.until_offset),
+                    ends.get(row.partition, 0),
+                )
+            )
+            for row in rows
+            if row.partition < len(first)
+        }
+        await self._await_recorded()
+
+    async def missing(self) -> AsyncIterator[MissingDelivery]:
+        """Yield the missing deliveries, in the order of the log within each partition."""
+        session = await asyncio.to_thread(Session, self._settings.database_address("auditor"))
+        try:
+            for partition, ranges in sorted(self._ranges.items()):
+                for start, until in ranges:
+                    at = start
+                    while at < until:
+                        found = await asyncio.to_thread(
+                            logged_events, session, self._names.events, partition, (at, until), SLICE_EVENTS
+                        )
+                        at = found.next_offset
+                        for each in await self._missing_of(partition, found.events):
+                            yield each
+        finally:
+            await asyncio.to_thread(session.close)
+
+    async def _missing_of(self, partition: int, events: Sequence[EffectiveEvent]) -> list[MissingDelivery]:
+        self.checked += len(events)
+        asked = [made for each in events if (made := self._asked_for(partition, each)) is not None]
+        if not asked:
+            return []
+        async with self._database.transaction(read_only=True) as connection:
+            rows = (await connection.execute(_STATES, {"ids": [each.delivery_id for each in asked]})).all()
+        known: Mapping[UUID, Any] = {row.id: row for row in rows}
+        return [
+            each._replace(state=known[each.delivery_id].state, ordered=known[each.delivery_id].ordered)
+            for each in asked
+            if known[each.delivery_id].state in (None, "cancelled")
+        ]
+
+    def _asked_for(self, partition: int, effective: EffectiveEvent) -> MissingDelivery | None:
+        try:
+            event = codec.decode(effective.value, logical_topic(self._names.events))
+        except Undecodable as error:
+            raise DeliveriesBehind(
+                f"The event at {partition}/{effective.effective_offset} can't be read.", why=str(error)
+            ) from error
+        data = msgspec.json.decode(outgoing_event(event, source="").data)
+        if not self._subscription.matches_event(event.event_type, data):
+            return None
+        made = UUID(bytes=delivery_id(event.event_id.bytes, self._endpoint.id.bytes))
+        return MissingDelivery(
+            partition, effective.effective_offset, effective.rank, event.event_id, made, event.occurred_at,
+            event.event_type, None, ordered=False,
+        )  # fmt: skip
+
+    def _dispatched_to(self) -> dict[int, int]:
+        session = Session(self._settings.database_address("auditor"))
+        try:
+            return checkpoints_of(session, DISPATCHER, self._names.events)
+        finally:
+            session.close()
+
+    async def _await_recorded(self) -> None:
+        """Return once what is on the topics of the endpoint's partition now is done and recorded."""
+        deadline = time.monotonic() + BEHIND_TIMEOUT_SECONDS
+        key = str(self._endpoint.id).encode()
+        for consumer, topic in (("deliverer", self._names.deliveries), ("recorder", self._names.attempts)):
+            partition, end = await self._end_of(topic, key)
+            while await self._done_to(consumer, topic, partition) < end:
+                if time.monotonic() > deadline:
+                    raise DeliveriesBehind(
+                        why=f"A {consumer} has not passed offset {end} of {topic}/{partition}: what is missing can't be"
+                        " told from what is on its way.",
+                        next_step="plant deliverer",
+                    )
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _done_to(self, consumer: str, topic: str, partition: int) -> int:
+        values = {"consumer": consumer, "topic": topic, "partition": partition}
+        async with self._database.transaction(read_only=True) as connection:
+            return int((await connection.execute(_DONE, values)).scalar_one_or_none() or 0)
+
+    async def _end_of(self, topic: str, key: bytes) -> tuple[int, int]:
+        """Return the partition of a key, and its end."""
+        consumer = make_consumer(
+            self._settings, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
+        )
+        try:
+            await consumer.start()
+            partition = partition_of(key, len(await consumer.partition_numbers(topic)))
+            here = TopicPartition(topic, partition)
+            consumer.assign([here])
+            return partition, (await consumer.watermarks(here)).high
+        except (KafkaError, TimeoutError) as error:
+            raise KafkaUnavailable(
+                why=f"{type(error).__name__} from {self._settings.kafka_bootstrap_servers}."
+            ) from error
+        finally:
+            await consumer.stop()
+
+
+def offset_ranges(first: int, backfill: OffsetRange, end: int) -> Iterator[OffsetRange]:
+    """Yield the ranges of offsets from `first` on and below `end` that are not to be read for a backfill.
+
+    >>> list(offset_ranges(5, (10, 20), 30)), list(offset_ranges(12, (10, 20), 15)), list(offset_ranges(5, (9, 9), 30))
+    ([(5, 10), (20, 30)], [], [(5, 9), (9, 30)])
+    """
+    for start, until in ((first, min(backfill[0], end)), (max(first, backfill[1]), end)):
+        if start < until:
+            yield start, until
