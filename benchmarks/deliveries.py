@@ -132,10 +132,10 @@ def _full_rate(stack: Stack, shape: Shape, there: Receiver) -> tuple[float, dict
         records = queued_deliveries(endpoint_ids, 0, DELIVERIES)
         asyncio.run(publish_deliveries(stage, DELIVERIES_TOPIC + generation, records))
         with deliverer(stage, generation) as process:
-            wait_until_received(there, 1, TIMEOUT_SECONDS)
+            first = wait_until_received(there, 1, TIMEOUT_SECONDS)
             started = time.monotonic()
             before = stage.cpu_seconds() | {"deliverer": tree_cpu_seconds(process.pid)}
-            accepted = wait_until_received(there, healthy - CONCURRENCY, TIMEOUT_SECONDS)
+            accepted = wait_until_received(there, healthy, TIMEOUT_SECONDS, first)
             seconds = time.monotonic() - started
             after = stage.cpu_seconds() | {"deliverer": tree_cpu_seconds(process.pid)}
     times = sorted(accepted.values())

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -141,9 +141,14 @@ def deliverer(stage: Stage, generation: str) -> Iterator[psutil.Process]:
         yield running
 
 
-def wait_until_received(receiver: Receiver, expected: int, timeout_seconds: float) -> dict[str, float]:
-    """Return when each delivery was accepted, once there are as many as expected. Raises TimeoutError."""
-    received: dict[str, float] = {}
+def wait_until_received(
+    receiver: Receiver, expected: int, timeout_seconds: float, before: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return when each delivery was accepted, with those of before, once there are as many as expected.
+
+    Raises TimeoutError.
+    """
+    received = dict(before or {})
     deadline = time.monotonic() + timeout_seconds
     while len(received) < expected:
         if time.monotonic() > deadline:
