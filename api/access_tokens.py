@@ -24,6 +24,8 @@ from entities.vocabulary import DEFAULT_TENANT
 
 READ_ALL: Final = "read"
 """The scope of everything that can be read, also of what comes later."""
+ENDPOINTS_SCOPE: Final = "endpoints"
+"""The scope that changes endpoints and reads their deliveries. No other scope covers it, and it covers no other."""
 SECRET_BYTES: Final = 32
 PREFIX_BYTES: Final = 6
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -53,6 +55,10 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
     def may(self, resource: str) -> bool:
         """Return whether a scope of the token covers a resource."""
         return READ_ALL in self.scopes or f"{READ_ALL}:{resource}" in self.scopes
+
+    def may_change_endpoints(self) -> bool:
+        """Return whether the token is for endpoints and their deliveries."""
+        return ENDPOINTS_SCOPE in self.scopes
 
     def __repr__(self) -> str:
         return f"AccessToken(prefix={self.prefix!r}, name={self.name!r})"
@@ -110,7 +116,7 @@ def check_scopes(given: Sequence[str], resources: Sequence[str]) -> tuple[str, .
     >>> check_scopes(["read:skills", "read:agents", "read:agents"], ["agents", "skills"])
     ('read:agents', 'read:skills')
     """
-    known = [READ_ALL, *(f"{READ_ALL}:{name}" for name in resources)]
+    known = [READ_ALL, *(f"{READ_ALL}:{name}" for name in resources), ENDPOINTS_SCOPE]
     for scope in given:
         if scope not in known:
             raise UnknownScope(

@@ -21,6 +21,8 @@ _COMMON: Final[tuple[Header, ...]] = (
     (b"vary", b"authorization"),
 )
 _JSON: Final[Header] = (b"content-type", b"application/json")
+PRIVATE_JSON: Final[tuple[Header, ...]] = (_JSON, (b"cache-control", b"no-store"))
+"""Of an answer that may hold a secret."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -43,6 +45,15 @@ def read_answer(query: ReadQuery, found: ReadRows, tenant: str, if_none_match: b
     else:
         page = [as_document(row, columns) for row in rows[: query.limit]]
         body = msgspec.json.encode({"items": page, "next": query.next_cursor(found, tenant)})
+    return _tagged(body, if_none_match)
+
+
+def answer_document(document: object, if_none_match: bytes | None) -> Answer:
+    """Return the answer that holds a document as JSON."""
+    return _tagged(msgspec.json.encode(document), if_none_match)
+
+
+def _tagged(body: bytes, if_none_match: bytes | None) -> Answer:
     etag = etag_of(body)
     if if_none_match is not None and matches(etag, if_none_match):
         return Answer(304, ((b"etag", etag), *_COMMON), b"")
@@ -71,7 +82,9 @@ def matches(etag: bytes, if_none_match: bytes) -> bool:
 async def send_answer(answer: Answer, scope: Scope, send: Send) -> None:
     """Send an answer, at once where the server can."""
     headers = (
-        answer.headers if answer.status == 304 else (*answer.headers, (b"content-length", b"%d" % len(answer.body)))
+        answer.headers
+        if answer.status in (204, 304)
+        else (*answer.headers, (b"content-length", b"%d" % len(answer.body)))
     )
     peer = peer_of(scope)
     if peer is not None and peer.answer(scope, answer.status, headers, answer.body):

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
+from api.endpoint_openapi import endpoint_paths, endpoint_schemas
 from api.parameters import POSITIONS_MAX, TEXT_MAX_CHARACTERS
 from api.read_queries import PAGE_DEFAULT
 from api.resources import RESOURCES, Resource
 from projections.listing import Kind, ListingColumn
-from server.problems import URN, ParameterError, reader_kinds
+from server.problems import URN, FieldError, ParameterError, endpoint_kinds, reader_kinds
 
 Document = dict[str, Any]
 
@@ -27,6 +28,8 @@ entity tag changes with its bytes: send it as If-None-Match, and an answer that 
 
 To read your own writes, name the record's position in `at-least`: the answer shows the record, or says where the read
 model is after the time that `Prefer: wait=N` allows (10 s without it).
+
+Endpoints of webhooks are added, changed and looked after here too, with a token of the scope `endpoints`.
 """
 _TYPES: Final[dict[Kind, Document]] = {
     "uuid": {"type": "string", "format": "uuid"},
@@ -67,9 +70,9 @@ def reader_openapi() -> Document:
         "openapi": "3.1.0",
         "info": {"title": "Plant, for readers", "version": "1", "description": _DESCRIPTION},
         "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
-        "tags": [{"name": "read models"}, {"name": "process"}],
+        "tags": [{"name": "read models"}, {"name": "endpoints"}, {"name": "process"}],
         "security": [{"token": []}],
-        "paths": paths | _process_paths(),
+        "paths": paths | endpoint_paths() | _process_paths(),
         "components": {
             "schemas": _schemas(),
             "parameters": _shared_parameters(),
@@ -178,8 +181,8 @@ def _schemas() -> Document:
         else:
             page = items | {"next": {"type": ["string", "null"], "description": "The cursor of the next page."}}
             schemas[f"{title}Page"] = {"type": "object", "properties": page, "required": ["items", "next"]}
-    _, made = msgspec.json.schema_components([ParameterError], ref_template=_REF + "{name}")
-    return dict(sorted((schemas | made | {"Problem": _problem_schema()}).items()))
+    _, made = msgspec.json.schema_components([ParameterError, FieldError], ref_template=_REF + "{name}")
+    return dict(sorted((schemas | endpoint_schemas() | made | {"Problem": _problem_schema()}).items()))
 
 
 def _row(columns: tuple[ListingColumn, ...]) -> Document:
@@ -200,11 +203,14 @@ def _problem_schema() -> Document:
         "next_offset": {"type": "integer", "description": "The offset that the read model applies next."},
     }
     properties = {
-        "type": {"type": "string", "enum": [URN + kind for kind in reader_kinds()]},
+        "type": {"type": "string", "enum": [URN + kind for kind in {**reader_kinds(), **endpoint_kinds()}]},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "errors": {"type": "array", "items": {"$ref": f"{_REF}ParameterError"}},
+        "errors": {
+            "type": "array",
+            "items": {"anyOf": [{"$ref": f"{_REF}ParameterError"}, {"$ref": f"{_REF}FieldError"}]},
+        },
         "read_model": {"type": "string", "description": "With `not-caught-up`: the read model."},
         "positions": {
             "type": "array",

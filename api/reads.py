@@ -8,13 +8,11 @@ no connection.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from typing import Final
 
 from litestar.types import Receive, Scope, Send
-from prometheus_client import Counter
 
 from api.access_tokens import AccessToken
 from api.answers import Answer, read_answer, send_answer
@@ -23,21 +21,18 @@ from api.parameters import read_positions, read_query, read_wait
 from api.read_limits import ReadLimits
 from api.read_queries import AT_LEAST, ReadQuery, ReadRows, is_path, known_parameters, read_query_of
 from api.request_heads import read_head
+from api.request_records import RequestRecords
 from api.resources import Resource
 from api.token_cache import AccessTokenCache
 from database.connector import Database
 from projections.checkpoint_poller import CheckpointPoller, NotCaughtUp, missing_positions
 from runtime import metrics
 from runtime.clock import Clock
-from runtime.log_budget import LogBudget
-from runtime.logging import get_logger
 from runtime.settings import Settings
 from server.bodies import PeerGone, answer_problem
 from server.peers import peer_of
 from server.problems import Problem, retry_after
 from streams.record_position import RecordPosition
-
-log = get_logger(__name__)
 
 WAIT_DEFAULT_SECONDS: Final = 10.0
 LOOK_AGAIN_SECONDS: Final = 1.0
@@ -60,8 +55,7 @@ class Reads:
         self._clock = clock
         self._page_max = settings.api_page_max
         self._wait_max_seconds = float(settings.api_wait_max_seconds)
-        self._counters: dict[tuple[str, int], Counter] = {}
-        self._strangers, self._readers, self._errors = LogBudget(), LogBudget(), LogBudget()
+        self._records = RequestRecords("read", clock)
         self._ending = False
         self.limits = ReadLimits(settings)
 
@@ -78,11 +72,11 @@ class Reads:
             problem = read_problem(error)
             if problem is None:
                 problem = Problem("unexpected")
-            self._log(problem, resource, error)
-            self._count(resource, problem.status, started)
+            self._records.note(problem, resource.name, error)
+            self._records.count(resource.name, problem.status, started)
             await answer_problem(problem, receive, send)
             return
-        self._count(resource, answer.status, started)
+        self._records.count(resource.name, answer.status, started)
         await send_answer(answer, scope, send)
 
     def stop(self) -> None:
@@ -167,41 +161,6 @@ class Reads:
             waiting.cancel()
             leaving.cancel()
             await asyncio.gather(waiting, leaving, return_exceptions=True)
-
-    def _count(self, resource: Resource, status: int, started: float) -> None:
-        counter = self._counters.get((resource.name, status))
-        if counter is None:
-            labels = {"resource": resource.name, "status": status}
-            counter = self._counters[resource.name, status] = metrics.API_REQUESTS.labels(**labels)
-        counter.inc()
-        metrics.API_REQUEST_SECONDS.observe(time.perf_counter() - started)
-
-    def _log(self, problem: Problem, resource: Resource, error: Exception) -> None:
-        """Log a refusal, or a fault of ours with its traceback.
-
-        Strangers, readers and our own errors have a budget each, so that nobody keeps an error of ours out of the log.
-        """
-        if problem.status == 401:
-            metrics.API_UNAUTHORIZED.labels(problem.reason).inc()
-        unexpected = problem.kind == "unexpected"
-        if problem.status >= 500:
-            budget, level = self._errors, logging.ERROR if unexpected else logging.WARNING
-        elif problem.status == 401:
-            budget, level = self._strangers, logging.INFO
-        else:
-            budget, level = self._readers, logging.INFO
-        left_out = budget.consume(self._clock.monotonic_seconds())
-        if left_out is not None:
-            log.log(
-                level,
-                "read.failed" if unexpected else "read.refused",
-                resource=resource.name,
-                status=problem.status,
-                problem=problem.kind,
-                reason=problem.reason,
-                left_out=left_out,
-                exc_info=error if unexpected else None,
-            )
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from litestar import Litestar, Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from api.endpoint_requests import RESOURCE_NAMES, EndpointRequests
 from api.health import ReadReadiness
 from api.openapi import reader_openapi_text
 from api.reads import Reads
@@ -25,14 +26,20 @@ class ReaderApp(RouteApp):
     """The application; its resources are found directly."""
 
     reads: Reads
+    endpoints: EndpointRequests | None
+    """None where this process changes no endpoints."""
 
     def find(self, path: str) -> Handle | None:
         _, *segments = path.split("/")
+        if self.endpoints is not None and segments and segments[0] in RESOURCE_NAMES:
+            return partial(self.endpoints, resource=segments[0], segments=segments[1:])
         resource = RESOURCES.get(segments[0]) if segments else None
         return None if resource is None else partial(self.reads, resource=resource, segments=segments[1:])
 
 
-def make_reader_app(reads: Reads, readiness: ReadReadiness, lifespan: Lifespan) -> ReaderApp:
+def make_reader_app(
+    reads: Reads, readiness: ReadReadiness, lifespan: Lifespan, endpoints: EndpointRequests | None = None
+) -> ReaderApp:
     """Return the application on these parts; `lifespan` starts and stops them."""
     app = ReaderApp(
         route_handlers=[*health_routes(readiness), _openapi_route()],
@@ -42,7 +49,7 @@ def make_reader_app(reads: Reads, readiness: ReadReadiness, lifespan: Lifespan) 
         logging_config=None,
         debug=False,
     )
-    app.reads = reads
+    app.reads, app.endpoints = reads, endpoints
     return app
 
 

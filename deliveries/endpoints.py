@@ -55,15 +55,15 @@ class EndpointConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raise ConfigurationRefused for what the table would refuse."""
         if len(self.description) > DESCRIPTION_MAX_CHARACTERS or not self.description.isprintable():
-            raise ConfigurationRefused(
-                why=f"A description is one line of up to {DESCRIPTION_MAX_CHARACTERS} printable characters."
-            )
+            why = f"A description is one line of up to {DESCRIPTION_MAX_CHARACTERS} printable characters."
+            raise ConfigurationRefused("description", why)
         if not 1 <= self.timeout_seconds <= TIMEOUT_MAX_SECONDS:
-            raise ConfigurationRefused(why=f"A timeout is 1 to {TIMEOUT_MAX_SECONDS} seconds.")
+            raise ConfigurationRefused("timeout_seconds", f"A timeout is 1 to {TIMEOUT_MAX_SECONDS} seconds.")
         if self.rate_per_second is not None and not 1 <= self.rate_per_second <= RATE_MAX_PER_SECOND:
-            raise ConfigurationRefused(why=f"A rate is 1 to {RATE_MAX_PER_SECOND} deliveries a second.")
+            raise ConfigurationRefused("rate_per_second", f"A rate is 1 to {RATE_MAX_PER_SECOND} deliveries a second.")
         if self.after_dead_letter == "block" and self.ordering == "none":
-            raise ConfigurationRefused(why="Only an endpoint with per-entity ordering can block behind a dead letter.")
+            why = "Only an endpoint with per-entity ordering can block behind a dead letter."
+            raise ConfigurationRefused("after_dead_letter", why)
 
 
 class EndpointStart(msgspec.Struct, frozen=True):

@@ -58,6 +58,11 @@ class DeliveriesMisconfigured(DeliveriesError, ConfigurationError):
 class ConfigurationRefused(BadEndpoint):
     """An endpoint can't be configured like this."""
 
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(why=why)
+        self.field = field
+        """The one of EndpointConfiguration that does not fit."""
+
 
 class HandshakeRefused(BadEndpoint):
     """The receiver has not agreed to deliveries."""

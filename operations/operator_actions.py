@@ -17,6 +17,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
+    from streams.producer import EventProducer
     from streams.record_position import RecordPosition
 
 ACTIONS_SOURCE: Final = "plant/operations"
@@ -61,14 +62,21 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
     DatabaseUnwritable for an action that the database would not take: what is recorded is done.
     """
     # The commands' help needs none of these, and they are slow to import.
-    from schemas.event_id import event_id
-    from schemas.events import OperationRecorded
-    from schemas.sender_headers import sender_headers
     from streams.producer import EventProducer
     from streams.topics import OPERATIONS_TOPIC
 
     if action.action.startswith(DATABASE_ACTIONS):
         await _require_writable(settings)
+    async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
+        return await publish_action(producer, action)
+
+
+async def publish_action(producer: EventProducer, action: OperatorAction) -> RecordPosition:
+    """Record an action through a producer that is connected. Raises KafkaUnavailable, and then nothing must be done."""
+    from schemas.event_id import event_id
+    from schemas.events import OperationRecorded
+    from schemas.sender_headers import sender_headers
+
     event = OperationRecorded(
         event_id=event_id(ACTIONS_PRODUCER, str(action.operation_id)),
         operation_id=action.operation_id,
@@ -78,9 +86,8 @@ async def record(settings: Settings, action: OperatorAction) -> RecordPosition:
         target=action.target,
         reason=action.reason,
     )
-    async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
-        sender = sender_headers(ACTIONS_PRODUCER, str(action.operation_id))
-        return await producer.publish(event, source=ACTIONS_SOURCE, sender=sender)
+    sender = sender_headers(ACTIONS_PRODUCER, str(action.operation_id))
+    return await producer.publish(event, source=ACTIONS_SOURCE, sender=sender)
 
 
 async def _require_writable(settings: Settings) -> None:

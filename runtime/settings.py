@@ -269,6 +269,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive, Meta(description="Most requests that wait at a time until a read model has reached a position.")
     ] = 2_000
     api_waiters_per_token: Annotated[Positive, Meta(description="Most requests of one token that wait so.")] = 200
+    api_changes_max: Annotated[
+        Positive, Meta(description="Most requests under way at a time that change endpoints, or ask their receivers.")
+    ] = 16
+    api_changes_per_token: Annotated[Positive, Meta(description="Most such requests of one token.")] = 4
+    api_endpoints_max: Annotated[
+        Positive, Meta(description="Most endpoints of a tenant that can be added over HTTP; removed ones don't count.")
+    ] = 10_000
     api_keep_alive_timeout_seconds: Annotated[
         Positive, Meta(description="How long an idle connection of a reader stays open.")
     ] = 75

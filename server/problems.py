@@ -47,11 +47,31 @@ _READER_TITLES: Final[dict[str, tuple[int, str]]] = {
     "query-timeout": (503, "The query took too long"),
 }
 """Of the API for readers alone."""
+_ENDPOINT_TITLES: Final[dict[str, tuple[int, str]]] = {
+    "endpoint": (422, "An endpoint can't be like this"),
+    "handshake": (422, "The receiver has not agreed to deliveries"),
+    "no-endpoint": (404, "There is no such endpoint"),
+    "no-delivery": (404, "There is no such delivery"),
+    "endpoint-state": (409, "The state of the endpoint does not allow this"),
+    "endpoint-keys": (409, "The endpoint has two keys of this scheme"),
+    "too-many-endpoints": (409, "The tenant has as many endpoints as it may"),
+    "log-unavailable": (503, "Kafka does not answer"),
+    "misconfigured": (503, "Plant is not set up for this"),
+}
+"""Of what the API answers about endpoints and deliveries."""
+_ENDPOINTS_TOO: Final = (
+    "malformed-body", "malformed-request", "parameter", "cursor", "unauthorized", "scope", "not-found", "method",
+    "slow-request", "id-reused", "body-too-large", "media-type", "too-many-requests", "headers-too-large", "unexpected",
+    "database-unavailable", "overloaded", "query-timeout", "starting",
+)  # fmt: skip
 _READERS_TOO: Final = (
     "malformed-request", "not-found", "method", "slow-request", "body-too-large", "headers-too-large", "unexpected",
     "overloaded", "starting",
 )  # fmt: skip
 """Of both."""
+
+
+_ALL_TITLES: Final = {**_ENDPOINT_TITLES, **_READER_TITLES, **_TITLES}
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -83,7 +103,7 @@ class Problem(Exception):
     ) -> None:
         super().__init__(kind)
         self.kind = kind
-        self.status, self.title = _TITLES.get(kind) or _READER_TITLES[kind]
+        self.status, self.title = _ALL_TITLES[kind]
         self.detail = detail
         self.errors = errors
         self.headers = headers
@@ -135,6 +155,12 @@ def kinds() -> dict[str, tuple[int, str]]:
 def reader_kinds() -> dict[str, tuple[int, str]]:
     """Return every kind that the API for readers answers with, with its status and title, by status."""
     both = {kind: _TITLES[kind] for kind in _READERS_TOO} | _READER_TITLES
+    return dict(sorted(both.items(), key=lambda item: (item[1][0], item[0])))
+
+
+def endpoint_kinds() -> dict[str, tuple[int, str]]:
+    """Return every kind that the API answers with about endpoints and deliveries, as `reader_kinds` does."""
+    both = {kind: _ALL_TITLES[kind] for kind in _ENDPOINTS_TOO} | _ENDPOINT_TITLES
     return dict(sorted(both.items(), key=lambda item: (item[1][0], item[0])))
 
 

@@ -115,31 +115,36 @@ _STATES: Final[Mapping[DeliveryState, str]] = {
 """Literals: the partial index is used for a constant alone."""
 
 _PAGE: Final = f"""
-SELECT {_DELIVERY_COLUMNS} FROM webhook_deliveries WHERE {{conditions}}
-ORDER BY occurred_at DESC, id DESC LIMIT {PAGE_ROWS}
+SELECT {_DELIVERY_COLUMNS} FROM {{deliveries}} WHERE {{conditions}}
+ORDER BY occurred_at DESC, id DESC LIMIT {{limit}}
 """  # noqa: S608 (columns and numbers; conditions are of ours)
-_FIND: Final = text(
-    f"SELECT {_DELIVERY_COLUMNS} FROM webhook_deliveries WHERE id = :id ORDER BY state_at DESC LIMIT 1"  # noqa: S608 (columns)
-)
-_ATTEMPTS: Final = text(
-    f"SELECT {_ATTEMPT_COLUMNS} FROM webhook_attempts WHERE occurred_at = :occurred_at AND delivery_id = :id"  # noqa: S608 (columns)
-    " ORDER BY attempted_at, hop, token"
-)
+_FIND: Final = f"SELECT {_DELIVERY_COLUMNS} FROM {{deliveries}} WHERE id = :id ORDER BY state_at DESC LIMIT 1"  # noqa: S608 (columns)
+_ATTEMPTS: Final = f"""
+SELECT {_ATTEMPT_COLUMNS} FROM {{attempts}} WHERE occurred_at = :occurred_at AND delivery_id = :id{{behind}}
+ORDER BY attempted_at, hop, token LIMIT :limit
+"""  # noqa: S608 (columns)
+_BEHIND: Final = " AND (attempted_at, hop, token) > (:after_time, :after_hop, :after_token)"
 _ENDPOINT_IDS: Final = text("SELECT id FROM endpoints ORDER BY id")
 
 
 class DeliveryRows:
-    """Reads deliveries as plant_operator, or as plant_api."""
+    """Reads deliveries as plant_operator, or those of a tenant as plant_endpoints."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tenant: str | None = None) -> None:
         self._database = database
+        self._tenant = tenant
+        self._deliveries, self._attempts = ("webhook_deliveries", "webhook_attempts")
+        if tenant is not None:
+            self._deliveries, self._attempts = ("tenant_deliveries", "tenant_attempts")
 
-    async def page(self, asked: DeliveryFilter, after: DeliveryCursor | None = None) -> list[RecordedDelivery]:
-        """Return the next PAGE_ROWS deliveries behind a cursor, newest event first.
+    async def page(
+        self, asked: DeliveryFilter, after: DeliveryCursor | None = None, limit: int = PAGE_ROWS
+    ) -> list[RecordedDelivery]:
+        """Return the next deliveries behind a cursor, newest event first.
 
         Raises UnknownEndpoint where the endpoint that is asked for has never been.
         """
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._database.transaction(self._tenant, read_only=True) as connection:
             endpoint_ids: Sequence[UUID] = []
             if asked.endpoint_id is not None or asked.event_id is not None:
                 endpoint_ids = [row.id for row in await connection.execute(_ENDPOINT_IDS)]
@@ -147,34 +152,48 @@ class DeliveryRows:
                 raise UnknownEndpoint(
                     f"There is no endpoint {asked.endpoint_id}.", next_step="plant endpoints list --all"
                 )
-            statement, values = page_statement(asked, endpoint_ids, after)
+            statement, values = page_statement(asked, endpoint_ids, after, self._deliveries, limit)
             rows = (await connection.execute(text(statement), values)).mappings()
             return [RecordedDelivery(**row) for row in rows]
 
     async def find(self, delivery: UUID) -> RecordedDelivery:
         """Return one delivery. Raises UnknownDelivery."""
-        async with self._database.transaction(read_only=True) as connection:
-            row = (await connection.execute(_FIND, {"id": delivery})).mappings().one_or_none()
+        async with self._database.transaction(self._tenant, read_only=True) as connection:
+            statement = text(_FIND.format(deliveries=self._deliveries))
+            row = (await connection.execute(statement, {"id": delivery})).mappings().one_or_none()
         if row is None:
             raise UnknownDelivery(delivery)
         return RecordedDelivery(**row)
 
-    async def attempts(self, delivery: RecordedDelivery) -> list[RecordedAttempt]:
-        """Return all that was recorded of a delivery's attempts, in the order of their times."""
-        async with self._database.transaction(read_only=True) as connection:
-            values = {"id": delivery.id, "occurred_at": delivery.occurred_at}
-            return [RecordedAttempt(**row) for row in (await connection.execute(_ATTEMPTS, values)).mappings()]
+    async def attempts(
+        self, delivery: RecordedDelivery, after: tuple[datetime, int, int] | None = None, limit: int | None = None
+    ) -> list[RecordedAttempt]:
+        """Return what was recorded of a delivery's attempts, in the order of their times, all or some behind one.
+
+        `after` is the time, the hop and the token of an attempt.
+        """
+        async with self._database.transaction(self._tenant, read_only=True) as connection:
+            values: dict[str, Any] = {"id": delivery.id, "occurred_at": delivery.occurred_at, "limit": limit}
+            if after is not None:
+                values |= dict(zip(("after_time", "after_hop", "after_token"), after, strict=True))
+            statement = text(_ATTEMPTS.format(attempts=self._attempts, behind="" if after is None else _BEHIND))
+            return [RecordedAttempt(**row) for row in (await connection.execute(statement, values)).mappings()]
 
 
 def page_statement(
-    asked: DeliveryFilter, endpoint_ids: Sequence[UUID], after: DeliveryCursor | None
+    asked: DeliveryFilter,
+    endpoint_ids: Sequence[UUID],
+    after: DeliveryCursor | None,
+    deliveries: str = "webhook_deliveries",
+    limit: int = PAGE_ROWS,
 ) -> tuple[str, dict[str, Any]]:
     """Return the statement of a page and its values; `endpoint_ids` are all that there are."""
     conditions, values = delivery_conditions(asked, endpoint_ids)
     if after is not None:
         values |= {"after_time": after.occurred_at, "after_id": after.id}
         conditions.append("occurred_at <= :after_time AND (occurred_at, id) < (:after_time, :after_id)")
-    return _PAGE.format(conditions=" AND ".join(conditions) or "true"), values
+    chosen = " AND ".join(conditions) or "true"
+    return _PAGE.format(deliveries=deliveries, conditions=chosen, limit=int(limit)), values
 
 
 def delivery_conditions(asked: DeliveryFilter, endpoint_ids: Sequence[UUID]) -> tuple[list[str], dict[str, Any]]:

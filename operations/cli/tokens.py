@@ -39,7 +39,7 @@ def command() -> None:
     default=["read"],
     show_default=True,
     metavar="SCOPE",
-    help="`read`, or `read:` and a resource, such as read:agents; repeat for several.",
+    help="`read`, or `read:` and a resource, such as read:agents; or `endpoints`; repeat for several.",
 )
 @click.option("--tenant", default="genesis", show_default=True, help="Whose rows the token reads.")
 @click.option("--expires", metavar="WHEN", help="Until when: a time (2027-01-31T00:00Z) or a duration (90d, 12h).")
@@ -67,6 +67,7 @@ def add(
     Examples:
       plant tokens add dashboard --expires 90d
       plant tokens add matching --scope read:agents --scope read:skills
+      plant tokens add webhooks --scope endpoints
     """
     from api.access_tokens import NAME, check_scopes, check_tenant, new_token
     from api.resources import RESOURCES

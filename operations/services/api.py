@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,12 +14,17 @@ import msgspec
 import uvloop
 from litestar import Litestar
 
+from api.endpoint_changes import EndpointParts
+from api.endpoint_requests import EndpointRequests
 from api.health import ReadReadiness
 from api.reads import Reads
 from api.routes import ReaderApp, make_reader_admin_app, make_reader_app
 from api.token_cache import AccessTokenCache
 from api.token_store import TokenStore
 from database.connector import Database, connect
+from deliveries.connections import DeliveryClient
+from deliveries.endpoint_starts import read_start
+from operations.operator_actions import OperatorAction, publish_action
 from operations.services.least_privilege import require_least_privilege
 from projections.checkpoint_poller import CheckpointPoller
 from runtime.clock import Clock, SystemClock
@@ -33,6 +39,9 @@ from server.http_server import (
     clear_ready_file,
     serve_http,
 )
+from signing.master_key import MasterKeys
+from streams.producer import EventProducer
+from streams.topics import OPERATIONS_TOPIC
 
 SERVICE: Final = "api"
 USUAL_PORT: Final = 8082
@@ -65,22 +74,68 @@ def build_api(settings: Settings, *, clock: Clock | None = None) -> ReaderApi:
     poller = CheckpointPoller(database, replica=True)
     reads = Reads(settings, database, tokens, poller, clock)
     readiness = ReadReadiness(tokens)
+    changing = connect(bounded(settings), "endpoints") if settings.database_endpoints_url else None
+    endpoints = None if changing is None else EndpointRequests(settings, changing, tokens, clock, reads.limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         tokens.start()
         updating = asyncio.create_task(_update_gauges(reads), name="update-gauges")
         try:
-            yield
+            async with _changing_endpoints(settings, endpoints, clock):
+                yield
         finally:
             updating.cancel()
             await asyncio.gather(updating, return_exceptions=True)
             await poller.close()
             await tokens.stop()
             await database.close()
+            if changing is not None:
+                await changing.close()
 
-    app = make_reader_app(reads, readiness, lifespan)
+    app = make_reader_app(reads, readiness, lifespan, endpoints)
     return ReaderApi(app, make_reader_admin_app(), database, store, tokens, reads, readiness)
+
+
+class ActionRecorder:
+    """Records actions on `plant.operations`, through one producer that connects when it is first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connecting = asyncio.Lock()
+        self._producer: EventProducer | None = None
+
+    async def record(self, action: str, target: str, reason: str, actor: str) -> None:
+        """Record an action. It may be done only once this has returned. Raises KafkaUnavailable, TopicMissing."""
+        async with self._connecting:
+            if self._producer is None:
+                producer = EventProducer(self._settings, topics=(OPERATIONS_TOPIC,))
+                await producer.start()
+                self._producer = producer
+        made = OperatorAction(action=action, target=target, reason=reason, actor=actor)
+        await publish_action(self._producer, made)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+
+@contextlib.asynccontextmanager
+async def _changing_endpoints(
+    settings: Settings, endpoints: EndpointRequests | None, clock: Clock
+) -> AsyncIterator[None]:
+    """Let endpoints be changed as long as the block lasts."""
+    if endpoints is None:
+        yield
+        return
+    client, recorder = DeliveryClient(settings), ActionRecorder(settings)
+    try:
+        endpoints.start(EndpointParts(settings, client, recorder.record, partial(read_start, settings), clock))
+        yield
+    finally:
+        await client.close()
+        await recorder.close()
 
 
 def serve_api(settings: Settings, *, host: str, port: int, ready_file: Path | None, say: Callable[[str], None]) -> None:
@@ -88,7 +143,8 @@ def serve_api(settings: Settings, *, host: str, port: int, ready_file: Path | No
 
     Port 0 is any free one. `say` gets one line with the addresses; `ready_file` appears once readers are answered and
     holds `{"host", "port", "pid", "url", "admin_url"}`. Raises AddressInUse, ReadyFileUnwritable, DatabaseUnreachable,
-    and TooMuchPrivilege where the database role could write what it reads.
+    TooMuchPrivilege where the database role could write what it reads, and MasterKeyUnusable where it changes
+    endpoints and has no master key.
     """
     if ready_file is not None:
         clear_ready_file(ready_file, SERVICE)
@@ -114,6 +170,9 @@ async def _serve(
             settings, database_api_url=settings.database_api_replica_url, database_api_replica_url=""
         )
         await require_least_privilege(on_replica, "api", DATABASE_TIMEOUT_SECONDS)
+    if settings.database_endpoints_url:
+        await require_least_privilege(settings, "endpoints", DATABASE_TIMEOUT_SECONDS)
+        MasterKeys(settings).require()
     api = build_api(settings)
     await api.store.assert_read_only()
     url, admin_url = address_of(listener).url, address_of(admin_listener).url

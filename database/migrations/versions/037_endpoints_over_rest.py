@@ -67,8 +67,8 @@ CREATE POLICY governance_boundary ON endpoint_secrets TO plant_endpoints
 
 CREATE VIEW tenant_deliveries WITH (security_barrier) AS
     SELECT d.occurred_at, d.id, d.endpoint_id, d.event_id, d.type, d.entity_id, d.source_partition, d.source_offset,
-           d.stream, d.state, d.state_at, d.attempts, d.redriven, d.first_attempted_at, d.last_attempted_at,
-           d.next_attempt_at, d.status_code, d.error_class, d.why
+           d.source_rank, d.stream, d.state, d.state_at, d.attempts, d.redriven, d.first_attempted_at,
+           d.last_attempted_at, d.next_attempt_at, d.status_code, d.error_class, d.why
     FROM webhook_deliveries AS d JOIN endpoints AS e ON e.id = d.endpoint_id
     WHERE e.governance_agent_id = current_setting('plant.governance_agent_id', true);
 CREATE VIEW tenant_attempts WITH (security_barrier) AS

@@ -29,9 +29,9 @@ INSERT INTO endpoint_secrets (id, endpoint_id, kind, nonce, ciphertext)
 VALUES ('{id}', '{id}', 'v1',
         '{tenant}'::bytea || decode(repeat('00', 12 - {length}), 'hex'), repeat('{tenant}', 5)::bytea);
 INSERT INTO webhook_deliveries (occurred_at, id, endpoint_id, event_id, type, entity_id, source_partition,
-                                source_offset, stream, state, state_at, attempts, hop, token, why)
-VALUES (date_trunc('hour', now()), '{id}', '{id}', '{id}', 'genesis.agent.rated', '{id}', 0, 0, 'live', 'dead', now(),
-        1, 1, 1, '{tenant}');
+                                source_offset, source_rank, stream, state, state_at, attempts, hop, token, why)
+VALUES (date_trunc('hour', now()), '{id}', '{id}', '{id}', 'genesis.agent.rated', '{id}', 0, 0, 0, 'live', 'dead',
+        now(), 1, 1, 1, '{tenant}');
 INSERT INTO webhook_attempts (occurred_at, delivery_id, attempted_at, hop, token, attempt, stream, outcome, state,
                               duration_us, why, request, answer)
 VALUES (date_trunc('hour', now()), '{id}', now(), 1, 1, 1, 'live', 'failed', 'dead', 1, '{tenant}', '{tenant}',

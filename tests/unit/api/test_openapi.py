@@ -9,7 +9,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from api.openapi import reader_openapi
 from api.resources import RESOURCES
-from server.problems import Problem, reader_kinds
+from server.problems import Problem, endpoint_kinds, reader_kinds
 
 DOCUMENT = reader_openapi()
 
@@ -41,6 +41,6 @@ def test_every_problem_of_readers_is_described() -> None:
     text = json.dumps(DOCUMENT["paths"])
     whole = {"$ref": "#/components/schemas/Problem", "components": DOCUMENT["components"]}
     schema = jsonschema_rs.Draft202012Validator(whole)
-    for kind in reader_kinds():
+    for kind in {**reader_kinds(), **endpoint_kinds()}:
         assert f"urn:plant:problem:{kind}" in text
         assert schema.is_valid(json.loads(Problem(kind, "Because.").body()))

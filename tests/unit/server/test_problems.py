@@ -33,3 +33,10 @@ def test_every_problem_of_readers_is_on_their_page() -> None:
     page = (Path(problems.__file__).parent.parent / "docs" / "how-to" / "read.md").read_text()
     for kind, (status, _) in problems.reader_kinds().items():
         assert f"| {status} | `{problems.URN}{kind}` |" in page
+
+
+def test_every_kind_about_endpoints_is_on_the_page() -> None:
+    """docs/how-to/endpoints.md lists every kind of problem with its status."""
+    page = (Path(problems.__file__).parent.parent / "docs" / "how-to" / "endpoints.md").read_text()
+    for kind, (status, _) in problems.endpoint_kinds().items():
+        assert f"| {status} | `urn:plant:problem:{kind}` |" in page

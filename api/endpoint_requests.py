@@ -1,0 +1,192 @@
+"""A request about endpoints or deliveries, from its token to its answer.
+
+The order is by cost: the token and its scope, the path and the method, the body, the limits; then the tenant's rows, as
+plant_endpoints. What changes something, or connects to a receiver, is bounded apart from what reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
+from uuid import UUID
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+
+from api.access_tokens import ENDPOINTS_SCOPE, AccessToken
+from api.answers import PRIVATE_JSON, Answer, answer_document, send_answer
+from api.endpoint_answers import delivery_document, endpoint_document
+from api.endpoint_bodies import read_body
+from api.endpoint_changes import Changed, EndpointChanges, EndpointParts
+from api.endpoint_failures import endpoint_problem
+from api.endpoint_pages import list_attempts, list_deliveries, list_endpoints
+from api.parameters import read_query, read_value
+from api.read_limits import ReadLimit, ReadLimits
+from api.request_heads import READING, RequestHead, read_head, require_method
+from api.request_records import RequestRecords
+from api.token_cache import AccessTokenCache
+from database.connector import Database
+from deliveries.endpoint_store import EndpointStore
+from deliveries.endpoints import EndpointAction
+from deliveries.state.delivery_rows import DeliveryRows
+from runtime.clock import Clock
+from runtime.settings import Settings
+from server.bodies import PeerGone, answer_problem
+from server.peers import peer_of
+from server.problems import CLOSE, Problem
+from signing.master_key import MasterKeys
+
+RESOURCE_NAMES: Final = ("endpoints", "deliveries")
+METHODS: Final = (*READING, "POST", "PATCH", "DELETE")
+ACTIONS: Final[Sequence[EndpointAction]] = ("pause", "resume", "disable", "enable")
+POSTED: Final = (*ACTIONS, "rotate-key", "test", "handshake")
+"""What is posted to, under an endpoint."""
+
+
+class EndpointPath(NamedTuple):
+    """What a path names: a resource, one of it, and what is under that."""
+
+    resource: str
+    id: UUID | None = None
+    under: str | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that it knows."""
+        if self.resource == "deliveries":
+            return READING
+        if self.id is None:
+            return (*READING, "POST")
+        return (*READING, "PATCH", "DELETE") if self.under is None else ("POST",)
+
+
+class EndpointRequests:
+    """Answers what is asked about endpoints and deliveries. One a process; `start` gives it what it connects with."""
+
+    def __init__(
+        self, settings: Settings, database: Database, tokens: AccessTokenCache, clock: Clock, limits: ReadLimits
+    ) -> None:
+        self._database = database
+        self._master_keys = MasterKeys(settings)
+        self._tokens = tokens
+        self._page_max = settings.api_page_max
+        self._records = RequestRecords("endpoints", clock)
+        self._requests = limits.requests
+        self._changes = ReadLimit("changes", settings.api_changes_max, settings.api_changes_per_token)
+        self._parts: EndpointParts | None = None
+
+    def start(self, parts: EndpointParts) -> None:
+        """Change endpoints from now on."""
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, resource: str, segments: list[str]) -> None:
+        """Answer one request; `segments` are those of the path behind the resource."""
+        started = time.perf_counter()
+        try:
+            answer = await self._answer(scope, receive, resource, segments)
+        except PeerGone:
+            return
+        except Exception as error:
+            problem = endpoint_problem(error) or Problem("unexpected")
+            if has_unread_body(scope) and CLOSE not in problem.headers:
+                problem.headers = (*problem.headers, CLOSE)
+            self._records.note(problem, resource, error)
+            self._records.count(resource, problem.status, started)
+            await answer_problem(problem, receive, send)
+            return
+        self._records.count(resource, answer.status, started)
+        await send_answer(answer, scope, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, resource: str, segments: list[str]) -> Answer:
+        head = read_head(scope, METHODS)
+        token = await self._tokens.authenticate(head.authorization)
+        peer = peer_of(scope)
+        if peer is not None and not peer.proved:
+            peer.prove()
+        if not token.may_change_endpoints():
+            challenge = b'Bearer realm="plant", error="insufficient_scope", scope="%b"' % ENDPOINTS_SCOPE.encode(
+                "ascii"
+            )
+            raise Problem("scope", "It has no scope endpoints.", headers=((b"www-authenticate", challenge),))
+        path = read_path(resource, segments)
+        require_method(head.method, path.methods)
+        if head.method in READING:
+            with self._requests.one_more(token.prefix):
+                document = await self._read(path, head, token)
+            return answer_document(document, head.if_none_match)
+        if self._parts is None:
+            raise Problem("starting")
+        read_query(head.query, ())
+        body = await read_body(head, scope, receive)
+        with self._changes.one_more(token.prefix):
+            await self._tokens.require_usable(token)  # a body may take its time
+            changed = await self._change(path, head, body, token, self._parts)
+        return _answer_to(changed)
+
+    async def _read(self, path: EndpointPath, head: RequestHead, token: AccessToken) -> dict[str, Any]:
+        tenant = token.tenant
+        if path.resource == "deliveries":
+            rows = DeliveryRows(self._database, tenant)
+            if path.id is None:
+                return await list_deliveries(rows, head.query, tenant, self._page_max)
+            if path.under is not None:
+                return await list_attempts(rows, path.id, head.query, tenant, self._page_max)
+            read_query(head.query, ())
+            return delivery_document(await rows.find(path.id))
+        store = self._store(tenant)
+        if path.id is None:
+            return await list_endpoints(store, head.query, tenant, self._page_max)
+        read_query(head.query, ())
+        return endpoint_document(await store.find(path.id), await store.keys([path.id]))
+
+    async def _change(
+        self, path: EndpointPath, head: RequestHead, body: Mapping[str, Any], token: AccessToken, parts: EndpointParts
+    ) -> Changed:
+        store = self._store(token.tenant)
+        changes = EndpointChanges(parts, store, token)
+        if path.id is None:
+            return await changes.add(body, head.idempotency_key)
+        endpoint = await store.find(path.id)
+        if head.method == "DELETE":
+            return await changes.act(endpoint, "remove", body)
+        match path.under:
+            case None:
+                return await changes.change(endpoint, body)
+            case "rotate-key":
+                return await changes.rotate(endpoint, body)
+            case "test":
+                return await changes.test(endpoint, body)
+            case "handshake":
+                return await changes.ask(endpoint, body)
+            case action:
+                return await changes.act(endpoint, cast("EndpointAction", action), body)
+
+    def _store(self, tenant: str) -> EndpointStore:
+        return EndpointStore(self._database, self._master_keys, tenant)
+
+
+def read_path(resource: str, segments: Sequence[str]) -> EndpointPath:
+    """Return what a path names. Raises Problem: not-found (404), parameter (400)."""
+    under = POSTED if resource == "endpoints" else ("attempts",)
+    if len(segments) > 2 or (len(segments) == 2 and segments[1] not in under):
+        raise Problem("not-found")
+    if not segments:
+        return EndpointPath(resource)
+    found = cast("UUID", read_value("id", "uuid", segments[0]))
+    return EndpointPath(resource, found, segments[1] if len(segments) == 2 else None)
+
+
+def has_unread_body(scope: Scope) -> bool:
+    """Return whether a request says that it has a body: it may be unread, and in front of the next request."""
+    headers = cast("Any", scope)["headers"]
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
+    )
+
+
+def _answer_to(changed: Changed) -> Answer:
+    if changed.document is None:
+        return Answer(changed.status, (), b"")
+    location = () if changed.location is None else ((b"location", changed.location.encode("ascii")),)
+    return Answer(changed.status, (*PRIVATE_JSON, *location), msgspec.json.encode(changed.document))
