@@ -291,13 +291,21 @@ class PartitionRun:
         limits = self._process.limits
         while self.failure is None:
             with contextlib.suppress(TimeoutError):  # `wait_for` of Python 3.11 may swallow that the task is cancelled
-                async with asyncio.timeout(limits.poll_seconds):
+                async with asyncio.timeout(self._seconds_to_next_look()):
                     await self._work.wait()
             self._work.clear()
             await asyncio.sleep(limits.round_seconds)
             self._writing = True
             await self._run_round()
             self._writing = False
+
+    def _seconds_to_next_look(self) -> float:
+        """Return for how long a round can wait that has nothing to write: at most until the next row is due."""
+        poll_seconds = self._process.limits.poll_seconds
+        if self._next_due_at is None:
+            return poll_seconds
+        until_due = (self._next_due_at - self._process.clock.now()).total_seconds()
+        return min(until_due, poll_seconds) if until_due > 0 else poll_seconds
 
     async def _run_round(self) -> None:
         ended, self._ended = self._ended, []
