@@ -58,6 +58,13 @@ class StreakEnded(msgspec.Struct, frozen=True):
 StreakChange: TypeAlias = FailureWarning | StreakEnded
 
 
+def percent_of(streak: FailureStreak, policy: StreakPolicy, now: datetime) -> float:
+    """Return how far on the way to disabling an endpoint is: the formula above."""
+    if streak.began_at is None:
+        return 0.0
+    return 100 * min((now - streak.began_at) / policy.failing_time, streak.attempts / policy.attempts_min)
+
+
 def extend_streak(
     streak: FailureStreak, policy: StreakPolicy, *, succeeded: bool, now: datetime
 ) -> tuple[FailureStreak, tuple[StreakChange, ...]]:
@@ -80,7 +87,7 @@ def extend_streak(
         return FailureStreak(), (StreakEnded(),) if streak.warned_percent else ()
     began_at = streak.began_at or now
     attempts = min(streak.attempts + 1, policy.attempts_min)
-    percent = 100 * min((now - began_at) / policy.failing_time, attempts / policy.attempts_min)
+    percent = percent_of(FailureStreak(began_at=began_at, attempts=attempts), policy, now)
     reached = [each for each in WARNING_PERCENTS if streak.warned_percent < each <= percent]
     warned_percent = reached[-1] if reached else streak.warned_percent
     extended = FailureStreak(began_at=began_at, attempts=attempts, warned_percent=warned_percent)

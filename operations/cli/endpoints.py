@@ -179,18 +179,20 @@ def show_endpoint(endpoint_id: UUID, output: Output) -> None:
     """Show all about the endpoint ID but its secrets."""
     from deliveries.endpoint_store import open_endpoint_store
     from operations.cli.delivery_redrives import find_recovered, tell_recovered
+    from operations.cli.endpoint_progress import read_progress
     from runtime.settings import load_settings
 
     settings = load_settings()
 
-    async def read() -> tuple[Endpoint, list[StoredEndpointKey], dict[UUID, int]]:
+    async def read() -> tuple[dict[str, object], dict[UUID, int]]:
         async with open_endpoint_store(settings) as store:
             endpoint = await store.find(endpoint_id)
-            keys = await store.keys([endpoint.id])
-        return endpoint, keys, await find_recovered(settings, [endpoint.id])
+            fields = fields_of(endpoint, await store.keys([endpoint.id]), output)
+        return {**fields, **await read_progress(settings, endpoint_id, output)}, await find_recovered(
+            settings, [endpoint.id]
+        )
 
-    endpoint, keys, recovered = asyncio.run(read())
-    fields = fields_of(endpoint, keys, output)
+    fields, recovered = asyncio.run(read())
     if output == "table":
         show([{"field": name.replace("_", " "), "value": value} for name, value in fields.items()], output)
     else:
