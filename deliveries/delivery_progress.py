@@ -15,7 +15,7 @@ from deliveries.failure_streak import FailureStreak
 ENTITIES_MAX: Final = 10
 """Blocked entities that are named."""
 
-# A session is told from another one of the same number by its start.
+# Who may not see the start of other roles' sessions is left with the process id and the database.
 _PARTITIONS: Final = text("""
     WITH waits AS (
         SELECT partition, count(*) AS waiting,
@@ -25,7 +25,8 @@ _PARTITIONS: Final = text("""
     )
     SELECT o.consumer, o.partition, o.worker AS owner, o.taken_at, o.stop_reason,
            EXISTS (SELECT FROM pg_stat_activity AS a
-                   WHERE a.pid = o.backend_pid AND a.backend_start = o.backend_started_at) AS connected,
+                   WHERE a.pid = o.backend_pid AND a.datname = current_database()
+                     AND coalesce(a.backend_start, o.backend_started_at) = o.backend_started_at) AS connected,
            CASE WHEN o.consumer = 'deliverer' THEN coalesce(w.waiting, 0) END AS waiting,
            CASE WHEN o.consumer = 'deliverer' THEN coalesce(w.due, 0) END AS due,
            CASE WHEN o.consumer = 'deliverer' THEN coalesce(w.blocking, 0) END AS blocking

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from projections.log_progress import ModelProgress, PartitionProgress, progress
+from deliveries.delivery_progress import DeliveryCheckpoint, DeliveryPartition, delivery_partitions
+from operations.delivery_status import DeliveryStatus, delivery_statuses
+from projections.checkpoints import DISPATCHER
+from projections.log_progress import FollowerProgress, ModelProgress, PartitionProgress, followers, progress
 from runtime.errors import PlantError
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, TopicMissing
@@ -24,6 +27,9 @@ TOPICS: Final = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 State = Literal["owned", "unowned", "stopped", "topic gone", "topic remade", "out of log", "unknown"]
 WRONG: Final[frozenset[State]] = frozenset({"stopped", "topic gone", "topic remade", "out of log"})
 """States that an operator has to do something about."""
+
+DeliveryParts: TypeAlias = tuple[list[FollowerProgress], list[DeliveryPartition], list[DeliveryCheckpoint]]
+"""What Postgres knows of dispatchers, and of deliverers and recorders."""
 
 CIRCLE: Final = "plant status"
 """The next step of many errors; here it would lead nowhere."""
@@ -66,12 +72,14 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     partitions: Sequence[PartitionStatus]
     models: Sequence[ModelStatus]
     problems: Sequence[PlantError]
+    deliveries: Sequence[DeliveryStatus] = ()
 
     @property
     def needs_operator(self) -> bool:
         """Whether a partition or a read model is stopped, or a log is not the one that was read."""
         wrong = any(partition.state in WRONG for partition in self.partitions)
-        return wrong or any(model.state == "stopped" for model in self.models)
+        stopped = any(each.state == "stopped" for each in self.deliveries)
+        return wrong or stopped or any(model.state == "stopped" for model in self.models)
 
 
 async def read_cluster(settings: Settings, explain: Callable[[BaseException], PlantError | None]) -> ClusterStatus:
@@ -83,9 +91,10 @@ async def read_cluster(settings: Settings, explain: Callable[[BaseException], Pl
     problems: list[PlantError] = []
     known: list[PartitionProgress] | None = None
     models: list[ModelProgress] = []
+    parts: DeliveryParts = ([], [], [])
     watermarks: dict[str, TopicWatermarks] | None = None
     try:
-        known, models = await _progress(settings)
+        known, models, parts = await _progress(settings)
     except PlantError as error:
         problems.append(error)
     except Exception as error:
@@ -95,14 +104,20 @@ async def read_cluster(settings: Settings, explain: Callable[[BaseException], Pl
     topics = {*TOPICS, *(partition.topic for partition in known or ())}
     try:
         settings.kafka_address()
-        watermarks = await read_watermarks(settings, topics)
+        watermarks = await read_watermarks(settings, {*topics, *(each.topic for each in parts[2])})
     except PlantError as error:
         problems.append(error)
     else:
         problems += [_missing(topic) for topic in TOPICS if topic not in watermarks]
         problems += _unanswered(watermarks)
-    partitions = partition_statuses(known, watermarks)
-    return ClusterStatus(partitions, model_statuses(models, partitions), [_with_way_out(each) for each in problems])
+    logged = None if watermarks is None else {name: each for name, each in watermarks.items() if name in topics}
+    partitions = partition_statuses(known, logged)
+    return ClusterStatus(
+        partitions,
+        model_statuses(models, partitions),
+        [_with_way_out(each) for each in problems],
+        delivery_statuses(*parts, watermarks),
+    )
 
 
 def partition_statuses(
@@ -191,12 +206,13 @@ def _state(
     return "owned" if row.connected else "unowned"
 
 
-async def _progress(settings: Settings) -> tuple[list[PartitionProgress], list[ModelProgress]]:
+async def _progress(settings: Settings) -> tuple[list[PartitionProgress], list[ModelProgress], DeliveryParts]:
     from database.connector import connect
 
     database = connect(settings, "operator")
     try:
-        return await progress(database)
+        known, models = await progress(database)
+        return known, models, (await followers(database, DISPATCHER), *await delivery_partitions(database))
     finally:
         await database.close()
 

@@ -46,6 +46,18 @@ _PARTITIONS: Final = text("""
     ORDER BY topic, partition
 """)
 
+_FOLLOWERS: Final = text("""
+    SELECT o.topic, o.partition, greatest(0, log.next_offset - c.next_offset) AS lag, nullif(o.worker, '') AS owner,
+           o.stop_reason, EXISTS (
+               SELECT FROM pg_stat_activity AS a WHERE a.pid = o.backend_pid AND a.datname = current_database()
+               AND coalesce(a.backend_start, o.backend_started_at) = o.backend_started_at
+           ) AS connected
+    FROM partition_owners AS o
+    LEFT JOIN checkpoints AS c USING (consumer, topic, partition)
+    LEFT JOIN checkpoints AS log ON (log.consumer, log.topic, log.partition) = ('projector', o.topic, o.partition)
+    WHERE o.consumer = :consumer AND o.worker <> '' ORDER BY o.topic, o.partition
+""")
+
 # A build that readers have left is fed no more.
 _MODELS_OUT: Final = text("""
     SELECT m.projection || '/' || m.version AS model, m.topic, m.partition, m.next_offset, m.stop_reason,
@@ -76,6 +88,17 @@ class PartitionProgress(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
 
 
+class FollowerProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition of a consumer that follows the log; `lag` counts offsets of the log that it has not passed."""
+
+    topic: str
+    partition: int
+    lag: int | None
+    owner: str | None
+    stop_reason: str | None
+    connected: bool
+
+
 class ModelProgress(msgspec.Struct, frozen=True, kw_only=True):
     """A read model that does not follow a partition's log: it is behind, or stopped for a reason."""
 
@@ -96,6 +119,13 @@ async def progress(database: Database) -> tuple[list[PartitionProgress], list[Mo
         [PartitionProgress(**row) for row in partitions],
         [ModelProgress(**row) for row in models],
     )
+
+
+async def followers(database: Database, consumer: str) -> list[FollowerProgress]:
+    """Return the partitions that a consumer which follows the log has owned."""
+    async with database.transaction(read_only=True) as connection:
+        rows = (await connection.execute(_FOLLOWERS, {"consumer": consumer})).mappings().all()
+    return [FollowerProgress(**row) for row in rows]
 
 
 async def checkpoints(database: Database) -> dict[tuple[str, int], tuple[int, int]]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PARTITION_COLUMNS: Final = ("topic", "partition", "state", "checkpoint", "log_end", "lag", "owner")
 MODEL_COLUMNS: Final = ("read_model", "topic", "partition", "state", "checkpoint", "log_end", "lag")
 
+DELIVERY_COLUMNS: Final = ("part", "topic", "partition", "state", "lag", "waiting", "due", "blocking", "owner")
+
 Row = Mapping[str, Any]
 
 
@@ -38,6 +40,10 @@ def command(context: click.Context, output: Output) -> None:
     `topic gone`, `topic remade`, `out of log`.
 
     Then each read model that does not follow its partition: it is `behind`, or `stopped`, with the reason (exit 3).
+
+    Then the partitions of dispatchers, deliverers and recorders, if there are any: their lag, the deliveries that wait
+    in Postgres, those of them that are due, and the dead letters that later events wait for; exit 3 where one is
+    `stopped`.
 
     Exit 4 where Kafka or Postgres does not answer; what the other one knows is shown all the same.
     """
@@ -89,6 +95,7 @@ def _rows(cluster: ClusterStatus | None) -> list[dict[str, Any]]:
     return [
         *({"kind": "partition", **msgspec.structs.asdict(partition)} for partition in cluster.partitions),
         *({"kind": "read_model", "read_model": model.pop("model"), **model} for model in models),
+        *({"kind": "delivery", **msgspec.structs.asdict(each)} for each in cluster.deliveries),
         *(
             {"kind": "problem", "what": redact(each.what), "why": redact(each.why), "next_step": redact(each.next_step)}
             for each in cluster.problems
@@ -102,14 +109,19 @@ def _show_tables(services: Sequence[Row], cluster: ClusterStatus | None) -> None
     rows = _rows(cluster)
     partitions = [row for row in rows if row["kind"] == "partition"]
     models = [row for row in rows if row["kind"] == "read_model"]
-    tables = ((services, STATUS_COLUMNS), (partitions, PARTITION_COLUMNS), (models, MODEL_COLUMNS))
+    deliveries = [row for row in rows if row["kind"] == "delivery"]
+    tables = (
+        (services, STATUS_COLUMNS), (partitions, PARTITION_COLUMNS), (models, MODEL_COLUMNS),
+        (deliveries, DELIVERY_COLUMNS),
+    )  # fmt: skip
     for number, (table, columns) in enumerate((each, columns) for each, columns in tables if each):
         if number:
             click.echo()
         show(table, "table", columns=columns)
-    for row in [*partitions, *models]:
+    for row in [*partitions, *models, *deliveries]:
         if row["stop_reason"]:
-            name = f"{row['read_model']} on " if row["kind"] == "read_model" else ""
+            of = {"read_model": "read_model", "delivery": "part"}.get(row["kind"])
+            name = "" if of is None else f"{row[of]} on "
             click.echo(f"\n{name}{row['topic']}/{row['partition']} is stopped: {redact(row['stop_reason'])}")
 
 

@@ -112,6 +112,39 @@ async def test_what_is_stopped_says_why(
     assert f"agents/1 on {topic}/2 is stopped: its rows are refused" in table
 
 
+async def test_parts_of_deliveries_say_what_waits(
+    status: Status, topic: str, database: Database, projector: PartitionProjector
+) -> None:
+    """A dispatcher's lag is against the log; a deliverer's is what its topics hold, beside what waits in Postgres."""
+    waits = (
+        "INSERT INTO delivery_waits VALUES (gen_random_uuid(), 2, gen_random_uuid(), 1, {due}, {record}, NULL, 0, 0, 0)"
+    )
+    sql.execute(
+        database.superuser_url,
+        [
+            f"SELECT add_partition_owners('dispatcher', '{topic}', 4, NULL, {KNOWN_REVISION})",
+            "UPDATE partition_owners SET worker = 'there:1' WHERE consumer = 'dispatcher' AND partition = 3",
+            f"INSERT INTO checkpoints VALUES ('projector', '{topic}', 3, 0), ('dispatcher', '{topic}', 3, 0)",
+            f"INSERT INTO delivery_owners VALUES ('deliverer', 2, 1, 'there:2', 1, now(), now(), '{reason}')",
+            "INSERT INTO delivery_checkpoints (consumer, topic, partition, partitions)"
+            f" VALUES ('deliverer', '{topic}', 2, 4)",
+            waits.format(due="now() - interval '1 hour'", record="''"),
+            waits.format(due="now() + interval '1 hour'", record="''"),
+            waits.format(due="'infinity'", record="NULL"),
+        ],
+    )
+    code, rows = await asyncio.to_thread(status)
+    assert code == 3
+    dispatcher, deliverer = only(rows, "delivery")
+    assert shown(dispatcher, "part", "topic", "partition", "state", "lag", "waiting", "owner") == [
+        "dispatcher", topic, 3, "unowned", 0, None, "there:1",
+    ]  # fmt: skip
+    assert shown(deliverer, "part", "partition", "state", "lag", "waiting", "due", "blocking", "stop_reason") == [
+        "deliverer", 2, "stopped", 0, 3, 1, 1, reason,
+    ]  # fmt: skip
+    assert len(only(rows, "partition")) == 4
+
+
 async def test_other_consumers_of_a_partition_are_not_taken_for_its_owner(
     status: Status, topic: str, database: Database, projector: PartitionProjector
 ) -> None:
