@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from deliveries.delivery_progress import DeliveryCheckpoint, DeliveryPartition
-from projections.log_progress import FollowerProgress
+from projections.log_progress import ConsumerProgress
 from streams.topic_watermarks import TopicWatermarks
 
 
@@ -31,7 +31,7 @@ class DeliveryStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def delivery_statuses(
-    dispatchers: Sequence[FollowerProgress],
+    dispatchers: Sequence[ConsumerProgress],
     partitions: Sequence[DeliveryPartition],
     checkpoints: Sequence[DeliveryCheckpoint],
     watermarks: Mapping[str, TopicWatermarks] | None,

@@ -14,7 +14,7 @@ import msgspec
 from deliveries.delivery_progress import DeliveryCheckpoint, DeliveryPartition, delivery_partitions
 from operations.delivery_status import DeliveryStatus, delivery_statuses
 from projections.checkpoints import DISPATCHER
-from projections.log_progress import FollowerProgress, ModelProgress, PartitionProgress, followers, progress
+from projections.log_progress import ConsumerProgress, ModelProgress, PartitionProgress, followers, progress
 from runtime.errors import PlantError
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, TopicMissing
@@ -28,7 +28,7 @@ State = Literal["owned", "unowned", "stopped", "topic gone", "topic remade", "ou
 WRONG: Final[frozenset[State]] = frozenset({"stopped", "topic gone", "topic remade", "out of log"})
 """States that an operator has to do something about."""
 
-DeliveryParts: TypeAlias = tuple[list[FollowerProgress], list[DeliveryPartition], list[DeliveryCheckpoint]]
+DeliveryParts: TypeAlias = tuple[list[ConsumerProgress], list[DeliveryPartition], list[DeliveryCheckpoint]]
 """What Postgres knows of dispatchers, and of deliverers and recorders."""
 
 CIRCLE: Final = "plant status"

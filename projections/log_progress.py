@@ -88,7 +88,7 @@ class PartitionProgress(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
 
 
-class FollowerProgress(msgspec.Struct, frozen=True, kw_only=True):
+class ConsumerProgress(msgspec.Struct, frozen=True, kw_only=True):
     """A partition of a consumer that follows the log; `lag` counts offsets of the log that it has not passed."""
 
     topic: str
@@ -121,11 +121,11 @@ async def progress(database: Database) -> tuple[list[PartitionProgress], list[Mo
     )
 
 
-async def followers(database: Database, consumer: str) -> list[FollowerProgress]:
+async def followers(database: Database, consumer: str) -> list[ConsumerProgress]:
     """Return the partitions that a consumer which follows the log has owned."""
     async with database.transaction(read_only=True) as connection:
         rows = (await connection.execute(_FOLLOWERS, {"consumer": consumer})).mappings().all()
-    return [FollowerProgress(**row) for row in rows]
+    return [ConsumerProgress(**row) for row in rows]
 
 
 async def checkpoints(database: Database) -> dict[tuple[str, int], tuple[int, int]]:

@@ -116,6 +116,7 @@ async def test_parts_of_deliveries_say_what_waits(
     status: Status, topic: str, database: Database, projector: PartitionProjector
 ) -> None:
     """A dispatcher's lag is against the log; a deliverer's is what its topics hold, beside what waits in Postgres."""
+    reason = "TopicRecreated: gone"
     waits = (
         "INSERT INTO delivery_waits VALUES (gen_random_uuid(), 2, gen_random_uuid(), 1, {due}, {record}, NULL, 0, 0, 0)"
     )
