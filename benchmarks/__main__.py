@@ -34,6 +34,7 @@ from benchmarks import (
     memory,
     poison,
     read_api,
+    redrive,
     relay,
     repeat_check,
     rotation,
@@ -145,6 +146,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "delivery-delays": lambda stack, _: delivery_delays.run(stack),
     "delivery-rates": lambda stack, _: delivery_rates.run(stack),
     "delivery-memory": lambda stack, count: [delivery_memory.run(stack, count)],
+    "redrive": lambda stack, _: redrive.run(stack),
     "read-api": lambda stack, _: read_api.run(stack),
     "lagging": feeding_a_lagging_model,
 }
@@ -185,6 +187,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("delivery-delays", 0, "p50_more_ms", "at most", 10),
     ("delivery-delays", 0, "p99_more_ms", "at most", 30),
     *(("delivery-delays", row, "p99_ms", "at most", 250) for row in (1, 2, 3)),
+    *(("redrive", row, "seconds", "at most", 300) for row in (0, 1)),
     ("delivery-memory", 0, "growth_percent", "at most", 10),
     ("lagging", 1, "times_the_rate_without_lag", "at least", 0.67),
 )

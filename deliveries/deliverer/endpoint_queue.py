@@ -26,6 +26,7 @@ from deliveries.circuit_breaker import (
 from deliveries.deliverer.delivery import Delivery
 
 FIRST_LIMIT: Final = 1
+LIVE_STREAMS: Final = ("live", "endpoints")
 
 
 class Blocked(msgspec.Struct, frozen=True):
@@ -40,12 +41,34 @@ class Waiting(msgspec.Struct, frozen=True):
     wait_seconds: float | None = None
 
 
+class DeliveryQueue:
+    """Deliveries of an endpoint that are due: live ones first, then those of backfills and redrives, each in order."""
+
+    def __init__(self) -> None:
+        self._live: deque[Delivery] = deque()
+        self._others: deque[Delivery] = deque()
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._others)
+
+    def append(self, delivery: Delivery) -> None:
+        """Add a delivery behind those of its kind."""
+        (self._live if delivery.stream in LIVE_STREAMS else self._others).append(delivery)
+
+    def popleft(self) -> Delivery:
+        """Take the first one. Raises IndexError where there is none."""
+        return (self._live or self._others).popleft()
+
+    def pop(self) -> Delivery:
+        """Take the last one. Raises IndexError where there is none."""
+        return (self._others or self._live).pop()
+
+
 class EndpointQueue:
     """What one process knows of an endpoint's attempts."""
 
     def __init__(self, policy: BreakerPolicy, limit_max: int) -> None:
-        self.due: deque[Delivery] = deque()
-        """Deliveries that are due, in order."""
+        self.due = DeliveryQueue()
         self.in_flight = 0
         self.slow = 0
         """How many of the attempts under way have taken long."""

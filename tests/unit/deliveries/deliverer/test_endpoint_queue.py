@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deliveries.circuit_breaker import BreakerPolicy
-from deliveries.deliverer.endpoint_queue import Blocked, EndpointQueue, Waiting
+from deliveries.deliverer.endpoint_queue import Blocked, DeliveryQueue, EndpointQueue, Waiting
+from tests.support.made_deliveries import made_delivery
 
 POLICY = BreakerPolicy(attempts_min=4)
 
@@ -80,3 +83,16 @@ def test_where_slow_endpoints_have_the_connections_only_those_that_answer_get_mo
     assert queue.admit(0.0, None, False) == "ordinary"
     queue.end("ordinary", "success", 0.0)
     assert queue.admit(0.0, None, True) == "ordinary"
+
+
+def test_live_deliveries_go_before_others() -> None:
+    """Whatever a redrive or a backfill has queued; within each kind the first goes first, and the last is put off."""
+    due = DeliveryQueue()
+    for offset, stream in enumerate(["redrive", "backfill", "live", "redrive", "endpoints"]):
+        due.append(made_delivery(offset=offset, stream=stream))
+    assert len(due) == 5
+    assert due.pop().source_offset == 3
+    assert [due.popleft().source_offset for _ in range(4)] == [2, 4, 0, 1]
+    assert not due
+    with pytest.raises(IndexError):
+        due.popleft()
