@@ -33,6 +33,15 @@ CHANGED: Final = text("""
     ) AS secrets ON endpoint_id = id
     WHERE CAST(:since AS timestamptz) IS NULL OR greatest(state_changed_at, configured_at, secrets.changed_at) >= :since
 """)
+# Through a role that it is a member of, too: `SET ROLE` needs no other right.
+SEES_ALL: Final = text("""
+    SELECT format('The role %s sees what is of every tenant.', session_user)
+    WHERE EXISTS (
+        SELECT FROM pg_policy AS p, pg_roles AS r
+        WHERE p.polrelid = to_regclass('endpoints') AND p.polname = 'every_tenant' AND r.oid = ANY (p.polroles)
+          AND pg_has_role(session_user, r.oid, 'MEMBER')
+    )
+""")
 LOCK: Final = text("SELECT state FROM endpoints WHERE id = :id FOR UPDATE")
 INSERT: Final = text("""
     INSERT INTO endpoints (id, governance_agent_id, url, description, event_types, filter, payload_form, ordering,

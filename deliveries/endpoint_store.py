@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database, connect
+from database.errors import TooMuchPrivilege
 from deliveries import endpoint_rows
 from deliveries.endpoint_rows import ENDPOINT_SECRETS, endpoint_of
 from deliveries.endpoints import (
@@ -93,6 +94,16 @@ class EndpointStore:
             for key in secrets.keys.private_keys:
                 await add_secret(connection, master_key, endpoint_id, "v1a", key.seed, key.public_key)
             await add_headers(connection, master_key, endpoint_id, secrets.custom_headers)
+
+    async def assert_one_tenant(self) -> None:
+        """Raise TooMuchPrivilege where this role sees the endpoints or deliveries of every tenant, or could."""
+        async with self._reading() as connection:
+            why = (await connection.execute(endpoint_rows.SEES_ALL)).scalar_one_or_none()
+        if why is not None:
+            raise TooMuchPrivilege(
+                why=f"{why} A token of one tenant sends it requests.",
+                next_step="export PLANT_DATABASE_ENDPOINTS_URL=postgresql://plant_endpoints:…@host/plant",
+            )
 
     async def all(self) -> list[Endpoint]:
         """Return every endpoint there ever was, oldest first; those that were removed among them."""

@@ -8,20 +8,25 @@ index. What else is asked is compared row by row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
 from database.connector import Database
 from deliveries.delivery_id import delivery_id
 from deliveries.errors import UnknownDelivery, UnknownEndpoint
+from runtime.clock import SystemClock
 from schemas.delivery_records import DeliveryState
 
 PAGE_ROWS: Final = 500
 """Rows that are read at a time."""
+
+
+SPANS: Final = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(days=7), timedelta(days=40))
+"""Of time, in which a full page of a tenant's deliveries is looked for."""
 
 
 class RecordedDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,8 +157,12 @@ class DeliveryRows:
                 raise UnknownEndpoint(
                     f"There is no endpoint {asked.endpoint_id}.", next_step="plant endpoints list --all"
                 )
-            statement, values = page_statement(asked, endpoint_ids, after, self._deliveries, limit)
-            rows = (await connection.execute(text(statement), values)).mappings()
+            rows: Sequence[RowMapping] = []
+            for narrowed in [asked] if self._tenant is None else narrowings(asked, after, SystemClock().now()):
+                statement, values = page_statement(narrowed, endpoint_ids, after, self._deliveries, limit)
+                rows = (await connection.execute(text(statement), values)).mappings().all()
+                if len(rows) == limit:
+                    break
             return [RecordedDelivery(**row) for row in rows]
 
     async def find(self, delivery: UUID) -> RecordedDelivery:
@@ -178,6 +187,25 @@ class DeliveryRows:
                 values |= dict(zip(("after_time", "after_hop", "after_token"), after, strict=True))
             statement = text(_ATTEMPTS.format(attempts=self._attempts, behind="" if after is None else _BEHIND))
             return [RecordedAttempt(**row) for row in (await connection.execute(statement, values)).mappings()]
+
+
+def narrowings(asked: DeliveryFilter, after: DeliveryCursor | None, now: datetime) -> list[DeliveryFilter]:
+    """Return what to ask of a view with a barrier, one after the other, until a page is full; the last is all.
+
+    Postgres sorts all rows of such a view before it takes the newest, so there should be few: those of the last minute,
+    then of an hour, a day, and so on.
+
+    >>> asked = DeliveryFilter(since=datetime(2026, 3, 1, tzinfo=UTC))
+    >>> [f"{each.since:%d %H:%M}" for each in narrowings(asked, None, datetime(2026, 3, 2, 12, tzinfo=UTC))]
+    ['02 11:59', '02 11:00', '01 12:00', '01 00:00']
+    """
+    if asked.event_id is not None:
+        return [asked]
+    ends = (now, asked.before, None if after is None else after.occurred_at)
+    newest, earliest = min(each for each in ends if each is not None), datetime.min.replace(tzinfo=UTC)
+    floor = asked.since or earliest
+    begins = [newest - span for span in SPANS if newest - earliest > span]
+    return [*(msgspec.structs.replace(asked, since=begin) for begin in begins if begin > floor), asked]
 
 
 def page_statement(

@@ -24,6 +24,7 @@ from api.token_store import TokenStore
 from database.connector import Database, connect
 from deliveries.connections import DeliveryClient
 from deliveries.endpoint_starts import read_start
+from deliveries.endpoint_store import EndpointStore
 from operations.operator_actions import OperatorAction, publish_action
 from operations.services.least_privilege import require_least_privilege
 from projections.checkpoint_poller import CheckpointPoller
@@ -173,6 +174,7 @@ async def _serve(
     if settings.database_endpoints_url:
         await require_least_privilege(settings, "endpoints", DATABASE_TIMEOUT_SECONDS)
         MasterKeys(settings).require()
+        await _require_one_tenant(settings)
     api = build_api(settings)
     await api.store.assert_read_only()
     url, admin_url = address_of(listener).url, address_of(admin_listener).url
@@ -188,6 +190,14 @@ async def _serve(
         when_ending=api.reads.stop,
         service=SERVICE,
     )
+
+
+async def _require_one_tenant(settings: Settings) -> None:
+    database = connect(settings, "endpoints")
+    try:
+        await EndpointStore(database, MasterKeys(settings)).assert_one_tenant()
+    finally:
+        await database.close()
 
 
 def bounded(settings: Settings) -> Settings:

@@ -173,6 +173,43 @@ async def test_too_many_rights_are_refused_at_the_start(settings: Settings, role
     assert b"PLANT_DATABASE_API_URL=postgresql://plant_api" in wrong
 
 
+@pytest.mark.parametrize("role", ["operator", "writer", "deliverer", "owner"])
+async def test_a_role_that_sees_every_tenant_changes_no_endpoints(settings: Settings, role: str) -> None:
+    """Exit code 2, and an error that names the address to use."""
+    address = getattr(settings, f"database_{role}_url")
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "api", "--port", "0", stderr=asyncio.subprocess.PIPE,
+        env=environ(msgspec.structs.replace(settings, database_endpoints_url=address)),
+    )  # fmt: skip
+    _, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 2, wrong.decode()
+    assert b"PLANT_DATABASE_ENDPOINTS_URL=postgresql://plant_endpoints" in wrong
+
+
+async def test_changing_endpoints_needs_the_master_key(settings: Settings) -> None:
+    """Without it the process does not start; one that only reads does not ask for it."""
+    process = await asyncio.create_subprocess_exec(
+        PLANT, "api", "--port", "0", stderr=asyncio.subprocess.PIPE,
+        env=environ(msgspec.structs.replace(settings, master_key="")),
+    )  # fmt: skip
+    _, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 2, wrong.decode()
+    assert b"PLANT_MASTER_KEY" in wrong
+
+
+async def test_what_stands_behind_a_refused_request_is_no_request(running_api: RunningApi) -> None:
+    """A body that was not read is dropped with its connection, whoever sent it: none of it is answered."""
+    hidden = b"GET /agents HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + running_api.token.encode() + b"\r\n\r\n"
+    head = "POST /endpoints HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    for more in ("", f"authorization: Bearer {running_api.token}\r\n"):
+        with closing(running_api.connect()) as peer:
+            peer.sendall(f"{head}{more}content-length: {len(hidden)}\r\n\r\n".encode() + hidden)
+            whole = (await asyncio.to_thread(received_until_closed, peer)).decode()
+        assert whole.count("HTTP/1.1 ") == 1
+        assert whole.startswith(("HTTP/1.1 401", "HTTP/1.1 403"))
+        assert "connection: close" in whole.lower()
+
+
 async def test_a_taken_port_is_an_error_of_three_lines(running_api: RunningApi, settings: Settings) -> None:
     """It names the command that would work."""
     process = await asyncio.create_subprocess_exec(

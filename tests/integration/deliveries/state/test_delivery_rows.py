@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from deliveries.state.delivery_rows import DeliveryCursor, DeliveryFilter, page_statement
+from deliveries.state.delivery_rows import DeliveryCursor, DeliveryFilter, narrowings, page_statement
 from devstack import sql
 from tests.conftest import Database
 from tests.support import log_rows
@@ -29,6 +29,12 @@ SELECT now() - make_interval(secs => n), md5('d' || n)::uuid, lpad(to_hex(1 + n 
     CASE WHEN n % 100 = 0 THEN 'dead' ELSE 'delivered' END, now(), 1, 0, 1, '', 200
 FROM generate_series(1, {ROWS}) AS n
 """
+ADD_ENDPOINTS = """
+INSERT INTO endpoints (id, governance_agent_id, url, event_types, payload_form, ordering, after_dead_letter,
+    retry_schedule, timeout_seconds, start_offsets)
+SELECT id, 'genesis', 'https://example.com/', '{*}', 'standard', 'none', 'proceed', 'short', 15, '{0}'
+FROM (SELECT DISTINCT endpoint_id AS id FROM webhook_deliveries) AS e
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def filled(stack: Services, template_database: str) -> Iterator[Database]:
     """Tables of days with many deliveries, and none among the others."""
     with log_rows.migrated_database(stack, template_database) as made:
         sql.value(made.deliverer_url, "SELECT add_delivery_days(1)")
-        sql.execute(made.owner_url, [FILL, "ANALYZE webhook_deliveries"])
+        sql.execute(made.owner_url, [FILL, ADD_ENDPOINTS, "ANALYZE webhook_deliveries", "ANALYZE endpoints"])
         yield made
 
 
@@ -55,25 +61,35 @@ def filled(stack: Services, template_database: str) -> Iterator[Database]:
 @pytest.mark.parametrize(
     "after", [None, DeliveryCursor(NOW - timedelta(minutes=30), UUID(int=5))], ids=["first", "next"]
 )
+@pytest.mark.parametrize("tenant", [None, "genesis"], ids=["operator", "tenant"])
 def test_a_page_is_read_by_an_index(
-    filled: Database, asked: DeliveryFilter, index: str, after: DeliveryCursor | None
+    filled: Database, asked: DeliveryFilter, index: str, after: DeliveryCursor | None, tenant: str | None
 ) -> None:
-    """No table of a day is read as a whole, and the index is the one that was made for the question."""
-    statement, values = page_statement(asked, ENDPOINTS, after)
-    nodes = list(scans(plan(filled, statement, values)))
+    """No table of a day is read as a whole, and the index is the one that was made for the question.
+
+    So it is through the view with a barrier that a tenant's deliveries are read by.
+    """
+    deliveries = "webhook_deliveries" if tenant is None else "tenant_deliveries"
+    if tenant is not None:
+        asked = narrowings(asked, after, NOW)[0]
+    statement, values = page_statement(asked, ENDPOINTS, after, deliveries)
+    nodes = [
+        each for each in scans(plan(filled, statement, values, tenant)) if each.get("Relation Name") != "endpoints"
+    ]
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan" and node["Plan Rows"] > 1] == []
     assert any(name.endswith(f"_{index}_idx") or name.endswith(f"_{index}") for name in map(index_of, nodes))
 
 
-def plan(database: Database, statement: str, values: dict[str, Any]) -> dict[str, Any]:
+def plan(database: Database, statement: str, values: dict[str, Any], tenant: str | None = None) -> dict[str, Any]:
     """Explain a statement with its values, as asyncpg gets them from SQLAlchemy."""
     names = list(dict.fromkeys(re.findall(r"(?<!:):(\w+)", statement)))
     numbered = re.sub(r"(?<!:):(\w+)", lambda match: f"${names.index(match[1]) + 1}", statement)
 
     async def explain(connection: asyncpg.Connection[Any]) -> str:
+        await connection.execute("SELECT set_config('plant.governance_agent_id', $1, false)", tenant or "")
         return str(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {numbered}", *(values[name] for name in names)))
 
-    (found,) = json.loads(sql.run_on(database.operator_url, explain))
+    (found,) = json.loads(sql.run_on(database.operator_url if tenant is None else database.endpoints_url, explain))
     return dict(found["Plan"])
 
 
