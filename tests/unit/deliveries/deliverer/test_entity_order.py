@@ -101,3 +101,17 @@ def test_what_waited_before_a_restart_is_waited_for() -> None:
     assert order.enter(second) == "row"
     assert order.enter(made_delivery(entity=2, offset=3)) == "go"
     assert order.enter(made_delivery(2, offset=3)) == "go"
+
+
+def test_so_many_wait_in_memory_and_the_next_ones_in_rows() -> None:
+    """And a new one goes at once, as soon as no row of its entity is left."""
+    order = EntityOrder(())
+    deliveries = [made_delivery(offset=offset) for offset in range(BEHIND_MAX + 3)]
+    entered = [order.enter(each) for each in deliveries]
+    assert entered == ["go", *["behind"] * BEHIND_MAX, "row", "row"]
+    assert order.has_rows(held_by(deliveries[0]))
+    for each in deliveries[: BEHIND_MAX + 1]:
+        order.end(each)
+    assert order.enter(made_delivery(offset=500)) == "row"
+    order.note_empty([held_by(deliveries[0])])
+    assert order.enter(made_delivery(offset=501)) == "go"

@@ -1,0 +1,99 @@
+"""What follows from the end of an attempt: the records on Kafka, and the row of what waits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from deliveries.deliverer.attempt_records import (
+    ROW_MARGIN_BYTES,
+    DeliveryEnd,
+    EndedDelivery,
+    Postponed,
+    records_of,
+    row_due_at,
+    wait_row_of,
+)
+from deliveries.schedule import DeadLettered, Delivered, RetryAt
+from schemas import codec
+from schemas.delivery_records import ATTEMPTS_TOPIC, DeliveryQueued
+from streams.topics import DEAD_DELIVERIES_TOPIC, RECORD_MAX_BYTES, RETRY_TOPICS
+from tests.support.made_deliveries import made_delivery
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=4)
+RETRY = RetryAt(LATER, RETRY_TOPICS[2], 3)
+LARGE = {"value": b"x" * (RECORD_MAX_BYTES - ROW_MARGIN_BYTES + 1)}
+TOKEN = 7
+
+
+def ended(end: DeliveryEnd, delivery: dict[str, Any] | None = None, **changes: Any) -> EndedDelivery:
+    made = made_delivery(1, **{"attempt": 2, "hop": 5, "value": b"as it was", **(delivery or {})})
+    return EndedDelivery(delivery=made, end=end, began_at=NOW, **changes)
+
+
+def test_a_retry_is_in_its_topic_and_has_a_row_without_a_record() -> None:
+    """Both of the next hop, by which a copy of the former one is known."""
+    attempted, waiting = records_of(ended(RETRY), TOKEN)
+    assert (attempted.topic, waiting.topic) == (ATTEMPTS_TOPIC, RETRY_TOPICS[2])
+    queued = codec.decode_record(waiting.value)
+    assert isinstance(queued, DeliveryQueued)
+    assert (queued.hop, queued.attempt, queued.due_at, queued.token) == (6, 3, LATER, TOKEN)
+    row = wait_row_of(ended(RETRY), TOKEN)
+    assert row is not None
+    assert (row.hop, row.due_at, row.record, row.entity_id) == (6, LATER, None, None)
+    assert row_due_at(ended(RETRY)) is None
+
+
+@pytest.mark.parametrize("end", [RetryAt(LATER, None, 3), RETRY])
+def test_a_retry_that_no_topic_takes_is_in_its_row(end: RetryAt) -> None:
+    """One of the long schedule, and one whose next record might be larger than the broker takes."""
+    waiting = ended(end, LARGE if end.topic else None)
+    assert [each.topic for each in records_of(waiting, TOKEN)] == [ATTEMPTS_TOPIC]
+    row = wait_row_of(waiting, TOKEN)
+    assert row is not None
+    assert row.record is not None
+    assert (row.hop, row_due_at(waiting)) == (6, LATER)
+
+
+def test_a_wait_is_no_attempt() -> None:
+    """The same attempt is still to be made; behind another delivery it has no time."""
+    for until in (LATER, None):
+        row = wait_row_of(ended(Postponed(until, "")), TOKEN)
+        assert row is not None
+        queued = codec.decode_record(row.record)
+        assert isinstance(queued, DeliveryQueued)
+        assert (row.due_at, queued.attempt, queued.hop) == (until, 2, 6)
+
+
+def test_what_later_events_wait_for_names_its_entity() -> None:
+    """Only where the endpoint asks for an order."""
+    row = wait_row_of(ended(RETRY, ordered=True), TOKEN)
+    assert row is not None
+    assert row.entity_id == made_delivery(1).entity_id
+
+
+def test_a_dead_letter_that_blocks_keeps_a_row_without_record_and_time() -> None:
+    """One that does not has none, and neither has what is delivered."""
+    row = wait_row_of(ended(DeadLettered(6), ordered=True, blocks=True), TOKEN)
+    assert row is not None
+    assert (row.record, row.due_at, row.hop, row.entity_id) == (None, None, 6, made_delivery(1).entity_id)
+    assert wait_row_of(ended(DeadLettered(6), ordered=True), TOKEN) is None
+    assert wait_row_of(ended(Delivered()), TOKEN) is None
+
+
+def test_a_dead_letter_is_its_record_as_it_was() -> None:
+    """One that leaves its headers too little room is named without its value."""
+    dead = records_of(ended(DeadLettered(6)), TOKEN)[1]
+    assert (dead.topic, dead.value) == (DEAD_DELIVERIES_TOPIC, b"as it was")
+    assert "plant.left-out" not in dict(dead.headers)
+    large = records_of(ended(DeadLettered(6), LARGE), TOKEN)[1]
+    assert large.value is None
+    assert dict(large.headers)["plant.left-out"] == b"the value: %d bytes" % len(LARGE["value"])
+
+
+def test_a_recorded_attempt_is_not_recorded_again() -> None:
+    """What follows from it is published all the same."""
+    assert [each.topic for each in records_of(ended(RETRY, recorded=True), TOKEN)] == [RETRY_TOPICS[2]]
