@@ -141,11 +141,11 @@ class EndpointStore:
             rows = await connection.execute(endpoint_rows.KEYS, {"endpoint_ids": list(endpoint_ids)})
             return [StoredEndpointKey(**row) for row in rows.mappings()]
 
-    async def changed_since(self, since: datetime | None) -> tuple[list[UUID], datetime | None]:
-        """Return the endpoints that changed or got a key at a time or later, all for None, and the last such time."""
+    async def changed_since(self, since: datetime | None) -> dict[UUID, datetime]:
+        """Return when endpoints changed or got a key last, of those where that was at a time or later; all for None."""
         async with self._reading() as connection:
             rows = (await connection.execute(endpoint_rows.CHANGED, {"since": since})).all()
-        return [row.id for row in rows], max((row.changed_at for row in rows), default=since)
+        return {row.id: row.changed_at for row in rows}
 
     async def find_many(
         self, endpoint_ids: Sequence[UUID]

@@ -47,6 +47,7 @@ class EndpointCache:
         self._clock = clock or SystemClock()
         self._known: dict[bytes, KnownEndpoint | None] = {}
         self._seen_at: datetime | None = None
+        self._changed_at: dict[bytes, datetime] = {}
         self._reading = asyncio.Lock()
 
     def get(self, endpoint_id: bytes) -> KnownEndpoint | None:
@@ -77,12 +78,14 @@ class EndpointCache:
         async with self._reading:
             now = self._clock.now()
             since = None if self._seen_at is None else self._seen_at - OVERLAP
-            changed, self._seen_at = await self._store.changed_since(since)
-            ids = {each.bytes for each in changed} & self._known.keys()
+            changed = {each.bytes: at for each, at in (await self._store.changed_since(since)).items()}
+            ids = {each for each, at in changed.items() if self._changed_at.get(each) != at} & self._known.keys()
             for endpoint_id, known in self._known.items():
                 if known is None or (known.expires_at is not None and known.expires_at <= now):
                     ids.add(endpoint_id)
             await self._read(ids)
+            self._changed_at = changed  # those of before are asked for no more
+            self._seen_at = max(changed.values(), default=self._seen_at)
 
     async def keep_fresh(self) -> None:
         """Refresh until cancelled; a database that is away is waited for."""
