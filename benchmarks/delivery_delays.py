@@ -64,8 +64,7 @@ def run(stack: Stack) -> list[dict[str, object]]:
 
 def _from_ingress(stack: Stack, there: Receiver) -> dict[str, object]:
     """Return the delays from HTTP 200 to the subscriber, and to the visible row in the same run."""
-    environ = {**LOCAL, "PLANT_DELIVERIES_CONNECTIONS_PER_HOST": "64"}
-    with clean_database(stack, **environ) as stage, TemporaryDirectory() as folder:
+    with clean_database(stack, **LOCAL) as stage, TemporaryDirectory() as folder:
         asyncio.run(topics.apply(stage.settings))
         secret, ready = new_secret(), Path(folder) / "ready.json"
         key_id = asyncio.run(add_key(stage.settings, secret))
