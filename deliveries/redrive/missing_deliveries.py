@@ -124,6 +124,12 @@ class MissingSearch:
         ends = await asyncio.to_thread(self._dispatched_to)
         async with self._database.transaction(read_only=True) as connection:
             rows = (await connection.execute(_BACKFILLS, {"endpoint_id": self._endpoint.id})).all()
+        if unheard := set(range(len(first))) - {row.partition for row in rows}:
+            raise DeliveriesBehind(
+                why=f"No dispatcher has heard of the endpoint in partition {min(unheard)}: it gets all events from its"
+                " start on by itself.",
+                next_step="plant dispatcher",
+            )
         self._ranges = {
             row.partition: list(
                 offset_ranges(

@@ -58,6 +58,8 @@ async def plan_and_order(kind: RedriveKind, selection: RedriveSelection, orderin
     try:
         if selection.filter.endpoint_id is not None:
             await DeliveryRows(database).page(selection.filter)  # raises UnknownEndpoint
+        for delivery in selection.delivery_ids:
+            await DeliveryRows(database).find(delivery)  # raises UnknownDelivery
         orders = Redrives(database)
         plan = await orders.plan(selection)
         number = None

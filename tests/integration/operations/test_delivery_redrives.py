@@ -105,6 +105,13 @@ async def test_an_order_is_given_once(settings: Settings, recorded: Database) ->
     assert (shown[0]["state"], shown[0]["recorded"]) == ("stopped", {})
 
 
+def test_what_is_not_there_is_an_error(settings: Settings, recorded: Database) -> None:
+    """A plan never says that nothing is to be done of a delivery or an endpoint that is not known."""
+    for arguments in (["retry", str(UUID(int=77))], ["retry", "--endpoint", str(UUID(int=77))]):
+        made = plant(settings, "deliveries", *arguments)
+        assert (made.returncode, str(UUID(int=77)) in made.stderr) == (3, True)
+
+
 def test_recover_takes_the_last_trouble(settings: Settings, recorded: Database) -> None:
     """Dead and cancelled, back to an hour of successes; with a time, all since then."""
     plan = planned(settings, "recover", str(ENDPOINT))

@@ -20,27 +20,32 @@ import pytest_asyncio
 
 from audit.canonical import headers_bytes
 from deliveries.delivery_id import delivery_id
-from deliveries.dispatch import backfill_reader, partition_dispatcher
+from deliveries.dispatch import backfill_reader, partition_dispatcher, redrive_reader
 from deliveries.dispatch.backfill_reader import BackfillRate
 from deliveries.dispatch.delivery_sender import DeliverySender, EndOffsets
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from deliveries.dispatch.queued_deliveries import DeliveryRecord
+from deliveries.hops import first_hop
+from deliveries.redrive.selection import RedriveSelection
 from projections.engine import PartitionProjector
 from projections.log_checkpoints import LogCheckpoints
 from projections.session import Session
 from runtime.settings import Settings
 from schemas import codec
-from schemas.delivery_records import DeliveryQueued
+from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
 from schemas.events import AgentOnboarded, Event
 from streams.errors import KafkaUnavailable, OwnershipLost, SchemaNewer
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.dispatching import add_endpoint, change_endpoint
+from tests.support.made_attempts import attempted
 from tests.support.mixed_events import MixedEvents
 from tests.support.parked_streams import ParkedStream
 from tests.support.poison_records import key_of, redrive, unreadable
+from tests.support.recorded_attempts import record
+from tests.support.redriving import open_redrives, redrive_order
 from tests.support.waiting import wait_until, wait_until_async
 
 AGENT, OTHER = UUID(int=1), UUID(int=2)
@@ -483,3 +488,45 @@ def in_order(queued: Sequence[DeliveryQueued]) -> list[DeliveryQueued]:
         if not taken or order(each) > order(taken[-1]):
             taken.append(each)
     return taken
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_redrive_sends_the_same_again_in_the_same_order(
+    settings: Settings, database: Database, make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries,
+    projector: PartitionProjector, know: Know, seed: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Parked and repaired events too; whatever slices Kafka refuses and whoever goes on, what is new comes in order."""
+    chance = random.Random(seed)
+    made = MixedEvents(seed)
+    stream = ParkedStream(0, chance, lambda: made.take(1)[0])
+    records = [stream.take() for _ in range(60)]
+    await know(1, 2)
+    dispatcher = make_dispatcher()
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    apply(projector, records)
+    dispatch_all(dispatcher, records, itertools.repeat(25))
+    live = sent.first_occurrences
+    record(database, *[dead_letter_of(each) for each in live])
+    async with open_redrives(settings) as redrives:
+        number = await redrives.order(redrive_order(rate_per_second=100_000), RedriveSelection())
+        sent.records.clear()
+        monkeypatch.setattr(redrive_reader, "SLICE_SLOTS_MAX", chance.randrange(1, 9))
+        sent.refused = {sent.slices + chance.randrange(1, 20) for _ in range(5)}
+        while (found := await redrives.find(number)).state == "running":
+            dispatcher = make_dispatcher()
+            dispatcher.acquire(WATERMARKS)
+            with contextlib.suppress(KafkaUnavailable):
+                dispatcher.idle()
+    assert (found.deliveries, found.queued, found.unfound) == (len(live), len(live), 0)
+    assert len(sent.records) >= len(live)
+    again = [msgspec.structs.replace(each, stream="live", hop=0, token=0) for each in sent.first_occurrences]
+    assert again == [msgspec.structs.replace(each, token=0) for each in live]
+    assert {(each.stream, each.hop, each.attempt) for each in sent.queued} == {("redrive", first_hop(number), 1)}
+
+
+def dead_letter_of(queued: DeliveryQueued) -> DeliveryAttempted:
+    """Return the record of a delivery's last attempt, which failed."""
+    names = ("event_id", "delivery_id", "type", "occurred_at", "entity_id", "source_partition", "source_offset")
+    own = {name: getattr(queued, name) for name in (*names, "source_rank")}
+    return attempted(endpoint_id=queued.endpoint_id, outcome="failed", state="dead", attempt=6, hop=5, **own)

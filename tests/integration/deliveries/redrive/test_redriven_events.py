@@ -233,11 +233,13 @@ async def test_what_was_published_during_a_pause_is_replayed(
     assert set(sent_ids(there).values()) == {1}
 
 
-async def test_more_than_is_kept_is_not_looked_at(
+async def test_what_nobody_knows_is_not_called_nothing(
     local: Settings, database: Database, topic: str, topics: DeliveryTopics
 ) -> None:
-    """Of what was delivered before, no row is left: it would seem to be missing."""
+    """An endpoint that no dispatcher has heard of, and times of which no deliveries are kept."""
     endpoint_id = await add_endpoint(local, "http://127.0.0.1:1/")
+    with pytest.raises(DeliveriesBehind, match="No dispatcher has heard"):
+        await found_missing(local, topic, topics, endpoint_id)
     short = msgspec.structs.replace(local, deliveries_keep_days=2)
     with pytest.raises(UnknownDeliveries):
         await found_missing(short, topic, topics, endpoint_id)
