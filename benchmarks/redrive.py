@@ -17,7 +17,7 @@ from deliveries.delivery_id import delivery_id
 from deliveries.endpoints import EndpointId
 from deliveries.redrive.selection import RedriveSelection
 from devstack.stack import Stack
-from operations.cli.delivery_redrives import RATE_PER_SECOND
+from operations.cli.redrive_options import RATE_PER_SECOND
 from schemas.events import AgentAvailable
 from streams import topics
 from streams.producer import EventProducer

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import click
@@ -13,6 +12,7 @@ import click
 from operations.cli.delivery_options import DeliveryOptions, redriven_options
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
+from operations.cli.redrive_options import Ordering, ordering_options
 from operations.operator_actions import actor_option, reason_option
 
 if TYPE_CHECKING:
@@ -20,50 +20,7 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
     from schemas.delivery_records import DeliveryState
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-RATE_PER_SECOND: Final = 200
 COLUMNS: Final = ("number", "kind", "state", "deliveries", "queued", "ordered_at", "ordered_by", "reason")
-
-
-class Ordering(NamedTuple):
-    """What a command is told about its order."""
-
-    execute: bool
-    rate_per_second: int
-    follow: bool
-    output: Output
-    actor: str
-    reason: str
-
-
-def ordering_options(default_reason: str) -> Callable[[F], F]:
-    """Give a command the options of a plan and an order, as one argument `ordering`."""
-
-    def give(function: F) -> F:
-        @functools.wraps(function)
-        def packed(**given: Any) -> Any:
-            return function(ordering=Ordering(*(given.pop(name) for name in Ordering._fields)), **given)
-
-        options = (
-            click.option("--execute", is_flag=True, help="Order it; without it only the plan is shown."),
-            click.option(
-                "--rate", "rate_per_second", type=click.IntRange(1, 100_000), default=RATE_PER_SECOND,
-                show_default=True, help="Most deliveries a second.",
-            ),
-            click.option(
-                "--follow/--no-follow", default=True, show_default=True,
-                help="Show how far the order is. It goes on without the command.",
-            ),
-            output_option,
-            actor_option,
-            reason_option(default_reason),
-        )  # fmt: skip
-        for option in reversed(options):
-            packed = option(packed)
-        return packed  # type: ignore[return-value]  # it takes the same options
-
-    return give
 
 
 @click.command()

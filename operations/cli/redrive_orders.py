@@ -31,7 +31,7 @@ from runtime.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from deliveries.endpoints import Endpoint
-    from operations.cli.delivery_redrives import Ordering
+    from operations.cli.redrive_options import Ordering
 
 POLL_SECONDS: Final = 0.5
 UNTAKEN_SECONDS: Final = 15.0
