@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import contextlib
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -10,11 +11,14 @@ from aiohttp import web
 
 from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
+from deliveries.deliverer.endpoint_streaks import EndpointChange, EndpointStreak, StreakChanges
+from deliveries.deliverer.streak_rows import streak_statements
 from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import EndpointAction, EndpointId
-from deliveries.failure_streak import StreakPolicy
+from deliveries.failure_streak import FailureStreak, FailureWarning, StreakPolicy
 from devstack import sql
 from operations.services import deliverer
+from projections.session import Session
 from runtime.settings import Settings
 from signing.master_key import MasterKeys
 from tests.conftest import Database
@@ -142,3 +146,19 @@ async def test_each_change_of_state_is_told_once(local: Settings, database: Data
     assert reasons == ", ".join(
         f"Test: {action}" for action in ("pause", "resume", "pause", "disable", "enable", "remove")
     )
+
+
+async def test_what_failed_before_the_enabling_is_not_stored_after_it(local: Settings, database: Database) -> None:
+    """A deliverer hears of the enabling a moment later: what it writes until then changes nothing."""
+    endpoint_id = await add_endpoint(local, "http://127.0.0.1:9/")
+    await change(local, endpoint_id, "disable", "enable")
+    began_at = datetime(2026, 3, 1, tzinfo=UTC)
+    stale = StreakChanges(
+        kept={endpoint_id.bytes: EndpointStreak(FailureStreak(began_at=began_at, attempts=1), None)},
+        notes=[EndpointChange(endpoint_id.bytes, None, began_at, FailureWarning(100))],
+    )
+    with contextlib.closing(Session(local.database_address("deliverer"))) as session:
+        session.script("BEGIN", *streak_statements(0, stale), "COMMIT")
+    assert sql.value(database.superuser_url, "SELECT count(*) FROM endpoint_streaks") == 0
+    assert sql.value(database.superuser_url, EVENTS) == "disabled, enabled"
+    assert sql.value(database.superuser_url, "SELECT state FROM endpoints") == "active"
