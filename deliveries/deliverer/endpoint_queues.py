@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from deliveries.attempts import Attempt, send_attempt
@@ -59,6 +60,10 @@ class EndpointQueues:
     def note_written(self, attempts: int) -> None:
         """Let others begin where attempts were written down: while that fails, few are made that a kill repeats."""
         self._unrecorded -= attempts
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Let those queues begin attempts that were held back, as far as there is room."""
         held_back, self._held_back = self._held_back, {}
         for endpoint_id, queue in held_back.items():
             self._pump(endpoint_id, queue)
@@ -114,12 +119,18 @@ class EndpointQueues:
                     self._wait(endpoint_id, queue, wait_seconds)
                     return
                 case _:
-                    slot = slots.take(now_seconds, queue.note_slow)
+                    slot = slots.take(now_seconds, partial(self._note_slow, queue))
                     delivery = queue.due.popleft()
                     self._unrecorded += 1
                     task = asyncio.create_task(self._attempt(endpoint_id, queue, delivery, known, admission, slot))
                     self._attempts[task] = slot
                     task.add_done_callback(self._end_task)
+
+    def _note_slow(self, queue: EndpointQueue) -> None:
+        """Let others begin in the place of an attempt that takes long; it has to be written down once it has ended."""
+        queue.note_slow()
+        self._unrecorded -= 1
+        self._go_on()
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
         """Give the slot back of an attempt that was cancelled before its first step, and so ran no line."""
@@ -195,6 +206,7 @@ class EndpointQueues:
         finally:
             if slot.is_slow:
                 queue.slow -= 1
+                self._unrecorded += 1
             self._note_attempt(queue, permit, attempt)
             process.slots.give_back(slot)  # at once: a sweep before the task's end would find the attempt slow
         if attempt is not None:

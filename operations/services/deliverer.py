@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, Partit
 from deliveries.failure_streak import make_streak_policy
 from deliveries.state.recorder import build_recorder
 from operations.services.least_privilege import require_least_privilege
-from operations.services.worker import OBSERVE_EVERY_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
+from operations.services.worker import OBSERVE_EVERY_SECONDS, SWITCH_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
@@ -119,6 +120,7 @@ async def serve_deliverer(
     await require_least_privilege(settings, "deliverer")
     serve_metrics(settings.deliverer_metrics_address, "deliverer")
     tune_gc(*WORKER_GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_SECONDS)  # or records wait for the loop of attempts at each step on their way to it
     stop = asyncio.Event()
     with stop_on_signals(stop.set):
         deliverer = Deliverer(settings, topics)
