@@ -29,7 +29,7 @@ RECOVERED_MAX: Final = 5
 
 @click.group(name="deliveries", cls=CommandGroup)
 def command() -> None:
-    """Look up what became of deliveries, and why; send them again."""
+    """Look up what became of deliveries, and send them again."""
 
 
 for each in (retry, recover, replay_missing, redrives):

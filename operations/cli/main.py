@@ -69,7 +69,7 @@ COMMANDS: dict[str, Entry] = {
     "webhook": _entry("webhook", EVENTS, "Send one signed webhook, or verify one."),
     "consume": _entry("consume", EVENTS, "Print events from the topic."),
     "endpoints": _entry("endpoints", EVENTS, "Manage the endpoints that subscribers get events at."),
-    "deliveries": _entry("deliveries", EVENTS, "Look up what became of deliveries, and why."),
+    "deliveries": _entry("deliveries", EVENTS, "Look up what became of deliveries, and send them again."),
     "dead-letters": _entry("dead_letters", EVENTS, "Find, redrive and skip records that could not be applied."),
     "ingress": _entry("ingress", SERVICES, "Serve the webhooks that bring events in."),
     "worker": _entry("worker", SERVICES, "Run one worker until Ctrl-C."),
