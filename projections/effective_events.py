@@ -33,7 +33,7 @@ ORDER BY "offset" LIMIT {limit}
 """
 _APPLIED_AT: Final = """
 SELECT "offset", value, headers FROM log_records
-WHERE topic = {topic} AND partition = {partition} AND "offset" = ANY ('{{{offsets}}}'::bigint[])
+WHERE topic = {topic} AND partition = {partition} AND "offset" = ANY ({offsets})
   AND disposition = 'applied'
 """
 ALL_RELEASED: Final = 1 << 31
@@ -94,7 +94,8 @@ def events_at(session: Session, topic: str, partition: int, offsets: Collection[
     if not offsets:
         return []
     listed = ",".join(str(int(offset)) for offset in sorted(offsets))
-    rows = session.frame(_APPLIED_AT.format(**_place(topic, partition), offsets=listed)).rows()
+    statement = _APPLIED_AT.format(**_place(topic, partition), offsets=f"'{{{listed}}}'::bigint[]")
+    rows = session.frame(statement).rows()
     found = [EffectiveEvent(offset, 0, value, headers) for offset, value, headers in rows]
     for offset in sorted(set(offsets) - {each.effective_offset for each in found}):
         found += _released(session, topic, partition, offset, offset + 1, ALL_RELEASED)[0]

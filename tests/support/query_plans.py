@@ -162,7 +162,7 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
             f"projections/effective_events.py {name}": worker(
                 getattr(effective_events, name).format(**literals, **at, limit=1_000)
             )
-            for name in ("_UNAPPLIED", "_APPLIED")
+            for name in ("_UNAPPLIED", "_APPLIED", "_APPLIED_AT")
         },
         "projections/poison_rows.py UNSENT": worker(poison_rows.UNSENT, TOPIC, 100, 1_000_000, 1_000, None, None),
         "projections/dead_letter_rows.py _ONE_PARTITION (page)": auditor(

@@ -91,7 +91,7 @@ def test_address_file_is_readable_by_its_owner_alone(private_stack: Stack) -> No
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     urls = [value for name, value in private_stack.environ.items() if name.startswith("PLANT_DATABASE_")]
-    assert len({url.split(":")[2].split("@")[0] for url in urls}) == 9
+    assert len({url.split(":")[2].split("@")[0] for url in urls}) == 10
 
 
 @pytest.mark.parametrize("role", ["owner", "writer", "ingress", "operator", "api", "auditor", "embedder"])
