@@ -235,12 +235,12 @@ class AttemptRecorder:
             raise
 
 
-def build_recorder(settings: Settings) -> WriterFactory:
+def build_recorder(settings: Settings, gather_seconds: float = GATHER_SECONDS) -> WriterFactory:
     """Return what makes the recorder of each partition of attempts, for `streams.agents.Worker`."""
     url = settings.database_address("deliverer")
     retention = DeliveryRetention(settings.deliveries_keep_days)
 
     def writer_for(topic: str, partition: int) -> AttemptRecorder:
-        return AttemptRecorder(url, topic, partition, retention, GATHER_SECONDS)
+        return AttemptRecorder(url, topic, partition, retention, gather_seconds)
 
     return writer_for
