@@ -16,13 +16,12 @@ from benchmarks.delivering import (
     queued_deliveries,
     receiver,
 )
+from benchmarks.memory import growth
 from benchmarks.stage import clean_database
 from devstack.stack import Stack
 from schemas.delivery_records import DELIVERIES_TOPIC
 
 ENDPOINTS = 200
-SETTLED = 0.25
-"""Memory is compared from here on: by then every buffer has had its most."""
 STALL_SECONDS = 120.0
 
 
@@ -30,16 +29,11 @@ def run(stack: Stack, count: int) -> dict[str, object]:
     """Deliver `count` events and watch the deliverer's resident memory."""
     with receiver() as there:
         samples = _watch(stack, there, count)
-    settled = [rss for seen, rss in samples if seen >= count * SETTLED]
-    half = len(settled) // 2
-    first, last = max(settled[:half]), max(settled[half:])
     return {
         "name": "deliverer memory",
         "what": "peak of the first and second half after a quarter of the deliveries",
         "deliveries": count,
-        "first_half_mb": first / 1e6,
-        "second_half_mb": last / 1e6,
-        "growth_percent": (last / first - 1) * 100,
+        **growth(samples, count),
     }
 
 

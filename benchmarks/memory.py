@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from benchmarks.stage import PARTITIONS, clean_database, process
 from devstack.stack import Stack
@@ -29,17 +30,23 @@ def run_many_partitions(stack: Stack, count: int) -> dict[str, object]:
 def run(stack: Stack, count: int) -> dict[str, object]:
     """Project a full topic of `count` events and watch the worker's resident memory."""
     samples = _watch(stack, count, PARTITIONS)
-    settled = [rss for seen, rss in samples if seen >= count * SETTLED]
-    half = len(settled) // 2
-    first, last = max(settled[:half]), max(settled[half:])
     return {
         "name": "worker memory",
         "what": "peak of the first and second half after a quarter of the events",
         "events_counted": count,
-        "first_half_mb": first / 1e6,
-        "second_half_mb": last / 1e6,
-        "growth_percent": (last / first - 1) * 100,
+        **growth(samples, count),
     }
+
+
+def growth(samples: Sequence[tuple[int, int]], count: int) -> dict[str, float]:
+    """Return the peaks of both halves, once SETTLED of the count is done, and by how much the second is higher.
+
+    A sample is a number of events and the resident memory in bytes.
+    """
+    settled = [rss for seen, rss in samples if seen >= count * SETTLED]
+    half = len(settled) // 2
+    first, last = max(settled[:half]), max(settled[half:])
+    return {"first_half_mb": first / 1e6, "second_half_mb": last / 1e6, "growth_percent": (last / first - 1) * 100}
 
 
 def _watch(stack: Stack, count: int, partitions: int) -> list[tuple[int, int]]:
