@@ -25,7 +25,7 @@ from benchmarks.delivering import (
     deliverer,
     make_topics,
     new_generation,
-    publish_deliveries,
+    publish_records,
     queued_deliveries,
     receiver,
     wait_until_received,
@@ -130,7 +130,7 @@ def _full_rate(stack: Stack, shape: Shape, there: Receiver) -> tuple[float, dict
         endpoint_ids = asyncio.run(_prepare(stage, shape, there, generation))
         healthy = sum(shape.path(number % shape.endpoints) == "good" for number in range(DELIVERIES))
         records = queued_deliveries(endpoint_ids, 0, DELIVERIES)
-        asyncio.run(publish_deliveries(stage, DELIVERIES_TOPIC + generation, records))
+        asyncio.run(publish_records(stage, DELIVERIES_TOPIC + generation, records))
         with deliverer(stage, generation) as process:
             first = wait_until_received(there, 1, TIMEOUT_SECONDS)
             started = time.monotonic()

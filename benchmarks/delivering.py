@@ -23,7 +23,7 @@ from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import EndpointConfiguration, EndpointId, EndpointSecrets, EndpointStart, new_endpoint_id
 from deliveries.signed_request import EndpointKeys
 from schemas import codec
-from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC, DeliveryQueued
+from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC, DeliveryAttempted, DeliveryQueued
 from signing.master_key import MasterKeys
 from streams import topics
 from streams.producer import EventProducer
@@ -114,18 +114,28 @@ def queued_deliveries(endpoint_ids: Sequence[EndpointId], start: int, stop: int)
     for number in range(start, stop):
         endpoint_id, event_id = endpoint_ids[number % len(endpoint_ids)], uuid4()
         yield DeliveryQueued(
-            event_id=event_id, delivery_id=UUID(bytes=delivery_id(event_id.bytes, endpoint_id.bytes)),
+            event_id=event_id, delivery_id=webhook_id(event_id, endpoint_id),
             endpoint_id=endpoint_id, type="genesis.agent.available", source="bench", occurred_at=datetime.now(UTC),
             entity_id=uuid4(), data=DATA, stream="live", source_partition=0,
             source_offset=number // len(endpoint_ids), source_rank=0, attempt=1, hop=0, token=1,
         )  # fmt: skip
 
 
-async def publish_deliveries(stage: Stage, topic: str, deliveries: Iterable[DeliveryQueued]) -> None:
-    """Put deliveries on a topic, in order, some thousand at a time."""
+def webhook_id(event_id: UUID, endpoint_id: UUID) -> UUID:
+    """Return the id of an event's delivery, which its requests have."""
+    return UUID(bytes=delivery_id(event_id.bytes, endpoint_id.bytes))
+
+
+def delays_ms(sent: Mapping[UUID, float], received: Mapping[str, float], endpoint_id: UUID) -> list[float]:
+    """Return how long events took to an endpoint, ascending; `sent` is by the event's id, in monotonic seconds."""
+    return sorted((received[str(webhook_id(event_id, endpoint_id))] - at) * 1000 for event_id, at in sent.items())
+
+
+async def publish_records(stage: Stage, topic: str, records: Iterable[DeliveryQueued | DeliveryAttempted]) -> None:
+    """Put records of deliveries on a topic, in order, some thousand at a time."""
     async with EventProducer(stage.settings, topics=(topic,)) as producer:
         publishes = []
-        for each in deliveries:
+        for each in records:
             publishes.append(
                 producer.submit_record(topic, str(each.endpoint_id).encode(), codec.encode_checked(each), [])
             )

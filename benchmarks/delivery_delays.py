@@ -17,10 +17,11 @@ from benchmarks.delivering import (
     PARTITIONS,
     Receiver,
     add_endpoints,
+    delays_ms,
     deliverer,
     make_topics,
     new_generation,
-    publish_deliveries,
+    publish_records,
     queued_deliveries,
     receiver,
     wait_until_received,
@@ -28,7 +29,6 @@ from benchmarks.delivering import (
 from benchmarks.ingress import add_key, revoke_key, wait_ready
 from benchmarks.latency import WARMING, ShownEvent, send_and_watch, without_warm_up
 from benchmarks.stage import Stage, clean_database, process
-from deliveries.delivery_id import delivery_id
 from deliveries.endpoints import EndpointId
 from devstack.stack import Stack
 from schemas import codec
@@ -37,6 +37,7 @@ from signing.hmac_secrets import new_secret
 from streams import topics
 from streams.partitioning import partition_of
 from streams.topics import RETRY_TOPICS
+from tests.support.waiting import wait_until
 
 RATE = 200
 PENDING = 10_000
@@ -88,7 +89,7 @@ def _from_ingress(stack: Stack, there: Receiver) -> dict[str, object]:
 
 def _delays_row(shown: Sequence[ShownEvent], endpoint_id: EndpointId, accepted: dict[str, float]) -> dict[str, object]:
     visible = sorted((event.visible_at - event.answered_at) * 1000 for event in shown)
-    received = sorted((accepted[_id_text(event, endpoint_id)] - event.answered_at) * 1000 for event in shown)
+    received = delays_ms({event.event_id: event.answered_at for event in shown}, accepted, endpoint_id)
     row: dict[str, object] = {"name": f"HTTP 200 to receipt at {RATE}/s"}
     for name, delays in (("receipt", received), ("row", visible)):
         row[f"{name}_p50_ms"] = round(statistics.median(delays), 1)
@@ -96,11 +97,6 @@ def _delays_row(shown: Sequence[ShownEvent], endpoint_id: EndpointId, accepted: 
     row["p50_more_ms"] = round(statistics.median(received) - statistics.median(visible), 1)
     row["p99_more_ms"] = round(received[int(len(received) * 0.99)] - visible[int(len(visible) * 0.99)], 1)
     return row
-
-
-def _id_text(event: ShownEvent, endpoint_id: EndpointId) -> str:
-    value = delivery_id(event.event_id.bytes, endpoint_id.bytes).hex()
-    return f"{value[:8]}-{value[8:12]}-{value[12:16]}-{value[16:20]}-{value[20:]}"
 
 
 def _retries(stack: Stack, there: Receiver, where: str, *, in_topic: bool, restarts: bool = False) -> dict[str, object]:
@@ -116,7 +112,7 @@ def _retries(stack: Stack, there: Receiver, where: str, *, in_topic: bool, resta
             with deliverer(stage, generation) as first:
                 _wait_until_owned(stage, 0)
                 first.kill()
-        token, began_at = _number(stage, TOKEN), time.monotonic()
+        token, began_at = stage.number(TOKEN), time.monotonic()
         with deliverer(stage, generation):
             ready_at = _wait_until_owned(stage, token)
             row["seconds_until_ready"] = round(ready_at - began_at, 1)
@@ -141,7 +137,7 @@ def _fill(stage: Stage, endpoint_ids: list[EndpointId], generation: str, *, in_t
         f" source_offset, source_rank) VALUES {values}"
     )
     if in_topic:
-        asyncio.run(publish_deliveries(stage, RETRY_TOPICS[-1] + generation, waiting))
+        asyncio.run(publish_records(stage, RETRY_TOPICS[-1] + generation, waiting))
     filled_at = datetime.now(UTC)
     if filled_at > first:
         raise RuntimeError(
@@ -165,15 +161,6 @@ def _row(queued: DeliveryQueued, in_topic: bool) -> str:
 
 def _wait_until_owned(stage: Stage, token: int) -> float:
     """Return when every partition had an owner with a later token."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while _number(stage, OWNED.format(token=token)) < PARTITIONS:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the partitions have no owner")
-        time.sleep(0.05)
+    owned = OWNED.format(token=token)
+    wait_until(lambda: stage.number(owned) == PARTITIONS, "every partition has an owner", TIMEOUT_SECONDS)
     return time.monotonic()
-
-
-def _number(stage: Stage, statement: str) -> int:
-    ((number,),) = stage.query(statement)
-    assert isinstance(number, int)
-    return number

@@ -12,7 +12,7 @@ from benchmarks.delivering import (
     deliverer,
     make_topics,
     new_generation,
-    publish_deliveries,
+    publish_records,
     queued_deliveries,
     receiver,
 )
@@ -45,7 +45,7 @@ def _watch(stack: Stack, there: Receiver, count: int) -> list[tuple[int, int]]:
         asyncio.run(make_topics(stage, generation))
         endpoint_ids = asyncio.run(add_endpoints(stage, [there.url("good")] * ENDPOINTS))
         records = queued_deliveries(endpoint_ids, 0, count)
-        asyncio.run(publish_deliveries(stage, DELIVERIES_TOPIC + generation, records))
+        asyncio.run(publish_records(stage, DELIVERIES_TOPIC + generation, records))
         with deliverer(stage, generation) as process:
             done, moved_at = 0, time.monotonic()
             while done < count:

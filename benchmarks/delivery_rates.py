@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4, uuid5
 
 import psutil
 
-from benchmarks.delivering import DATA, LOCAL, PARTITIONS, add_endpoints, deliverer, make_topics, new_generation
+from benchmarks.delivering import (
+    DATA,
+    LOCAL,
+    PARTITIONS,
+    add_endpoints,
+    deliverer,
+    make_topics,
+    new_generation,
+    publish_records,
+)
 from benchmarks.stage import Stage, clean_database, process, tree_cpu_seconds
 from devstack.stack import Stack
-from schemas import codec
 from schemas.delivery_records import ATTEMPTS_TOPIC, DeliveryAttempted
 from schemas.events import AgentAvailable
 from streams import topics
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
+from tests.support.waiting import wait_until
 
 EVENTS = 40_000
 ENDPOINTS = 10_000
 MATCHES = 10
 ATTEMPTS = 200_000
-SENT_TOGETHER = 10_000
 NAMESPACE = UUID("6b0e6c1c-51d0-4f0e-8a1c-3f1f4f5f2f67")
 TIMEOUT_SECONDS = 300.0
-POLL_SECONDS = 0.05
 
 LOGGED = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'projector'"
 DISPATCHED = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'dispatcher'"
@@ -52,10 +59,10 @@ def _dispatch(stack: Stack) -> dict[str, object]:
         asyncio.run(add_endpoints(stage, urls, filters))
         dispatcher = "-m", "operations", "dispatcher"
         with process(stage, *dispatcher):
-            _wait(lambda: _number(stage, HEARD), ENDPOINTS * PARTITIONS)
+            wait_until(lambda: stage.number(HEARD) == ENDPOINTS * PARTITIONS, "all are heard of", TIMEOUT_SECONDS)
         asyncio.run(_publish_events(stage, agents))
         with process(stage, "-m", "benchmarks.variant", "plant"):
-            _wait(lambda: _number(stage, LOGGED), EVENTS)
+            wait_until(lambda: stage.number(LOGGED) == EVENTS, "all are logged", TIMEOUT_SECONDS)
         with process(stage, *dispatcher) as running:
             return {
                 "name": f"dispatcher, {ENDPOINTS:,} endpoints, {MATCHES} matches an event",
@@ -67,7 +74,7 @@ def _record(stack: Stack) -> dict[str, object]:
     generation = new_generation()
     with clean_database(stack, **LOCAL) as stage:
         asyncio.run(make_topics(stage, generation))
-        asyncio.run(_publish_attempts(stage, ATTEMPTS_TOPIC + generation))
+        asyncio.run(publish_records(stage, ATTEMPTS_TOPIC + generation, _attempts()))
         with deliverer(stage, generation) as running:
             return {"name": "recorder of attempts", **_rate(stage, running, RECORDED, ATTEMPTS)}
 
@@ -80,9 +87,10 @@ def _rate(
     def cpu() -> dict[str, float]:
         return stage.cpu_seconds() | {"process": tree_cpu_seconds(running.pid)}
 
-    first = _wait(lambda: _number(stage, statement), 1)
+    wait_until(lambda: stage.number(statement), "the first ones are done", TIMEOUT_SECONDS)
+    first = stage.number(statement)
     started, before = time.perf_counter(), cpu()
-    _wait(lambda: _number(stage, statement), count)
+    wait_until(lambda: stage.number(statement) == count, "all are done", TIMEOUT_SECONDS)
     seconds, after = time.perf_counter() - started, cpu()
     done = count - first
     row: dict[str, object] = {"records_per_second": round(done / seconds)}
@@ -105,18 +113,6 @@ async def _publish_events(stage: Stage, agents: list[UUID]) -> None:
         )
 
 
-async def _publish_attempts(stage: Stage, topic: str) -> None:
-    async with EventProducer(stage.settings, topics=(topic,)) as producer:
-        publishes = []
-        for attempted in _attempts():
-            key = str(attempted.endpoint_id).encode()
-            publishes.append(producer.submit_record(topic, key, codec.encode_checked(attempted), []))
-            if len(publishes) == SENT_TOGETHER:
-                await producer.await_each(publishes)
-                publishes = []
-        await producer.await_each(publishes)
-
-
 def _attempts() -> Iterator[DeliveryAttempted]:
     now, endpoint_ids = datetime.now(UTC), [uuid4() for _ in range(200)]
     for number in range(ATTEMPTS):
@@ -126,19 +122,3 @@ def _attempts() -> Iterator[DeliveryAttempted]:
             source_offset=number, source_rank=0, attempt=1, hop=0, attempted_at=now, duration_us=900,
             outcome="delivered", state="delivered", status_code=204, why="", request=DATA, answer=b"", token=1,
         )  # fmt: skip
-
-
-def _wait(count: Callable[[], int], least: int) -> int:
-    """Return the count once it is at least so much. Raises TimeoutError."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while (found := count()) < least:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{found} of {least} are done")
-        time.sleep(POLL_SECONDS)
-    return found
-
-
-def _number(stage: Stage, statement: str) -> int:
-    ((number,),) = stage.query(statement)
-    assert isinstance(number, int)
-    return number

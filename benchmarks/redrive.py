@@ -11,9 +11,8 @@ import time
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from benchmarks.delivering import LOCAL, Receiver, add_endpoints, receiver, wait_until_received
+from benchmarks.delivering import LOCAL, Receiver, add_endpoints, delays_ms, receiver, wait_until_received, webhook_id
 from benchmarks.stage import Stage, clean_database, process
-from deliveries.delivery_id import delivery_id
 from deliveries.endpoints import EndpointId
 from deliveries.redrive.selection import RedriveSelection
 from devstack.stack import Stack
@@ -46,18 +45,20 @@ def run(stack: Stack) -> list[dict[str, object]]:
             process(stage, "-m", "operations", "deliverer"),
         ):
             asyncio.run(_publish(stage, DEAD_LETTERS, None))
-            wait_until(lambda: _count(stage) == DEAD_LETTERS, "all are delivered", TIMEOUT_SECONDS)
+            wait_until(lambda: stage.number(DELIVERED) == DEAD_LETTERS, "all are delivered", TIMEOUT_SECONDS)
             there.take_received()
             alone = asyncio.run(_publish_for(stage, LIVE_SECONDS))
             received = wait_until_received(there, len(alone), TIMEOUT_SECONDS)
-            quiet = _delays_ms(alone, received, endpoint_id)
+            recorded = DEAD_LETTERS + len(alone)
+            wait_until(lambda: stage.number(DELIVERED) == recorded, "all are recorded", TIMEOUT_SECONDS)
+            quiet = delays_ms(alone, received, endpoint_id)
             return [_redrive(stage, there, endpoint_id, rate, quiet) for rate in (RATE_PER_SECOND, UNLIMITED)]
 
 
 def _redrive(
     stage: Stage, there: Receiver, endpoint_id: EndpointId, rate: int, quiet: list[float]
 ) -> dict[str, object]:
-    live_before = _count(stage)
+    live_before = stage.number(DELIVERED)
     stage.execute(
         "UPDATE webhook_deliveries SET state = 'dead' WHERE id IN"
         f" (SELECT id FROM webhook_deliveries ORDER BY source_offset, id LIMIT {DEAD_LETTERS})"
@@ -66,10 +67,10 @@ def _redrive(
     began_at = time.monotonic()
     number, sent = asyncio.run(_order_beside_live(stage, rate))
     received = wait_until_received(there, DEAD_LETTERS + len(sent), TIMEOUT_SECONDS)
-    live_ids = {_delivery(event_id, endpoint_id) for event_id in sent}
+    live_ids = {str(webhook_id(event_id, endpoint_id)) for event_id in sent}
     last_at = max(at for each, at in received.items() if each not in live_ids)
-    live = _delays_ms(sent, received, endpoint_id)
-    wait_until(lambda: _count(stage) == live_before + len(sent), "all are recorded", TIMEOUT_SECONDS)
+    live = delays_ms(sent, received, endpoint_id)
+    wait_until(lambda: stage.number(DELIVERED) == live_before + len(sent), "all are recorded", TIMEOUT_SECONDS)
     return {
         "name": f"{DEAD_LETTERS:,} dead letters, {rate:,} a second allowed",
         "redrive": number,
@@ -116,19 +117,5 @@ async def _publish(stage: Stage, count: int, every_seconds: float | None) -> dic
     return sent
 
 
-def _delays_ms(sent: dict[UUID, float], received: dict[str, float], endpoint_id: EndpointId) -> list[float]:
-    return sorted((received[_delivery(event_id, endpoint_id)] - at) * 1000 for event_id, at in sent.items())
-
-
-def _delivery(event_id: UUID, endpoint_id: EndpointId) -> str:
-    return str(UUID(bytes=delivery_id(event_id.bytes, endpoint_id.bytes)))
-
-
 def _at(delays: list[float], share: float) -> float:
     return round(delays[int(len(delays) * share)], 1)
-
-
-def _count(stage: Stage) -> int:
-    ((found,),) = stage.query(DELIVERED)
-    assert isinstance(found, int)
-    return found

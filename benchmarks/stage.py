@@ -45,6 +45,12 @@ class Stage:
         finally:
             session.close()
 
+    def number(self, statement: str) -> int:
+        """Return the one whole number that a statement asks for."""
+        ((number,),) = self.query(statement)
+        assert isinstance(number, int)
+        return number
+
     def execute(self, statement: str) -> None:
         """One statement as the superuser, in the stage's database."""
         sql.execute(self.superuser_url, [statement])
