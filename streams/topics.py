@@ -52,7 +52,7 @@ def logical_topic(topic: str) -> str:
 RETENTION_FOREVER = -1
 DAY_MS = 24 * 60 * 60 * 1000
 REPLICAS_WANTED = 3
-VISIBLE_TIMEOUT_SECONDS = 15
+SERVED_TIMEOUT_SECONDS = 60
 RECORD_MAX_BYTES = 1024 * 1024
 
 
@@ -277,12 +277,17 @@ async def _create(client: RepairedAdmin, settings: Settings, topics: Sequence[To
         error = for_code(code)
         if code and error is not TopicAlreadyExistsError:
             raise TopicRefused(f"Kafka refused to create the topic {name}.", why=f"{error.__name__}: {message}")
-    await _wait_visible(client, [topic.name for topic in topics])
+    await _wait_served(client, [topic.name for topic in topics])
 
 
-async def _wait_visible(client: RepairedAdmin, names: Sequence[str]) -> None:
-    """Wait until every broker has the new topics: the controller makes them, and each broker learns of them later."""
-    async with asyncio.timeout(VISIBLE_TIMEOUT_SECONDS):
+async def _wait_served(client: RepairedAdmin, names: Sequence[str]) -> None:
+    """Wait until every broker has the new topics, and each partition's leader serves it.
+
+    The controller makes them, each broker learns of them later, and makes the logs of those that it leads later still.
+    """
+    async with asyncio.timeout(SERVED_TIMEOUT_SECONDS):
         for broker_id in client.broker_ids():
             while len(await _describe(client, names, broker_id)) < len(names):  # noqa: ASYNC110 (brokers push nothing)
                 await asyncio.sleep(0.02)
+        while await client.without_leader(names):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

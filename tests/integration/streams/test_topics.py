@@ -49,6 +49,15 @@ async def test_apply_creates_what_is_missing_and_nothing_twice(settings: Setting
     assert [found[name].partitions for name in names] == [4, 1]
 
 
+async def test_a_new_topic_takes_records_at_once(settings: Settings) -> None:
+    """A broker makes the logs of a topic after it has named itself as their leader: apply waits for each of them."""
+    topic = Topic(f"test.{secrets.token_hex(4)}.wide", "x", key="x", partitions=300)
+    await apply(settings, catalogue=[topic])
+    async with admin(settings) as client:
+        assert await client.without_leader([topic.name]) == []
+        await client.delete_topics([topic.name])
+
+
 async def test_a_dry_run_creates_nothing(settings: Settings, catalogue: list[Topic]) -> None:
     """The plan is the same, and the topics are still missing."""
     steps = await apply(settings, catalogue=catalogue, dry_run=True)
