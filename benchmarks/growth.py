@@ -131,9 +131,10 @@ def _fill(stage: Stage, partition: int, ranges: int, literals: dict[str, str]) -
             # What autovacuum does once for each range, so that it is not counted with the events that come next.
             stage.execute(f'VACUUM (FREEZE, ANALYZE) log."{log_table(partition, before)}"')
         next_offset = last + 1
-    # As a worker does every so often.
+    # As a worker does every so often; it answers null while the range is vacuumed or analysed.
     open_range = until - 1 - (until - 1) % LOG_RANGE_OFFSETS
-    stage.query(f"SELECT summarize_log_range({topic}, {partition}, {open_range}) AS made")
+    while stage.query(f"SELECT summarize_log_range({topic}, {partition}, {open_range}) AS made") == [(None,)]:
+        time.sleep(1)
     stage.execute(
         f"UPDATE checkpoints SET next_offset = {next_offset} WHERE consumer = 'projector' AND topic = {topic}"
         f" AND partition = {partition}"

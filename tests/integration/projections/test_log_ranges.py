@@ -45,8 +45,9 @@ FROM log_records WHERE "offset" = {first}
 
 @pytest.fixture(autouse=True)
 def small_ranges(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A range has 64 offsets, and is read in parts of 16."""
+    """A range has 64 offsets, and is read, and summarized, in parts of 16."""
     monkeypatch.setattr(log_ranges, "LOADED_OFFSETS", RANGE // 4)
+    monkeypatch.setattr(log_ranges, "SUMMARIZED_OFFSETS", RANGE // 4)
     set_range_offsets(database.superuser_url, RANGE)
 
 
@@ -80,6 +81,16 @@ def test_records_lie_in_their_ranges(projector: PartitionProjector, superuser: S
     ((indexes,),) = superuser.query("SELECT count(*) AS n FROM pg_class WHERE relname ~ '^event_ids_'")
     assert indexes == 4
     assert dispositions(superuser) == ["applied"] * 300
+
+
+def test_look_ups_pass_over_the_open_range(
+    projector: PartitionProjector, superuser: Session, database: Database
+) -> None:
+    """The worker keeps the index of blocks, 32 pages each, up to date: nothing is left to be summarized."""
+    set_range_offsets(database.superuser_url, 1 << 20)
+    project(projector, some_events(2000), size=500)
+    left = f"SELECT brin_summarize_new_values('log.\"id_blocks_' || md5('{TOPIC}/0/0') || '\"') AS n"
+    assert superuser.query(left) == [(0,)]
 
 
 def test_ranges_change_nothing_but_where_records_lie(
