@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any, Final, Literal, NamedTuple
 
@@ -12,27 +13,33 @@ from sqlalchemy import text
 from database.connector import Database
 from runtime.errors import ConfigurationError
 
-State = Literal["live", "filling", "stopped", "paused", "left"]
+State = Literal["live", "filling", "standby", "stopped", "paused", "left", "retired"]
 
 # A model that stands neither among those that share the log's checkpoint nor apart holds nothing of a partition.
 _BUILDS: Final = text("""
-    SELECT b.projection, b.version, b.live, b.paused, log.topic, log.partition, log.next_offset AS log_next_offset,
+    SELECT b.projection, b.version, b.read_model, b.phase, b.live, b.paused, log.topic, log.partition,
+           log.next_offset AS log_next_offset,
            coalesce(m.next_offset, 0) AS next_offset, m.stop_reason,
            CASE WHEN coalesce(m.next_offset, 0) < log.next_offset
                 THEN record_age_seconds(log.topic, log.partition, coalesce(m.next_offset, 0)) END AS lag_seconds,
            EXISTS (SELECT FROM read_model_builds AS later
-                   WHERE later.projection = b.projection AND later.live AND later.version > b.version) AS left_behind
+                   WHERE later.read_model = b.read_model AND later.live AND later.version > b.version
+                     AND b.phase = 'released') AS left_behind,
+           r.begun_by, r.begun_at, r.reason, r.read_events, r.fill_seconds, r.filled_at, r.verified_at, r.verified_with,
+           r.verified_rows, r.swapped_at, r.replaced
     FROM read_model_builds AS b
-    LEFT JOIN checkpoints AS log ON log.consumer = 'projector'
+    LEFT JOIN rebuilds AS r USING (projection, version)
+    LEFT JOIN checkpoints AS log ON log.consumer = 'projector' AND b.phase <> 'retired'
     LEFT JOIN projection_checkpoints AS m
         ON m.projection = b.projection AND m.version = b.version AND m.topic = log.topic AND m.partition = log.partition
-    ORDER BY b.projection, b.version, log.topic, log.partition
+    ORDER BY b.read_model, b.version, r.number NULLS FIRST, log.topic, log.partition
 """)
 
 
 _SET_PAUSED: Final = text("""
     UPDATE read_model_builds SET paused = :paused
-    WHERE projection = :name AND version = coalesce(CAST(:version AS integer), version) AND paused <> :paused
+    WHERE (projection = :name OR read_model = :name) AND version = coalesce(CAST(:version AS integer), version)
+      AND paused <> :paused AND phase <> 'retired'
 """)
 
 
@@ -51,14 +58,32 @@ class PartitionOfBuild(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None
 
 
+class RebuildRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written down of a rebuild: who began it and why, what filling took, and what became of it."""
+
+    begun_by: str
+    begun_at: datetime
+    reason: str
+    read_events: int
+    fill_seconds: float
+    filled_at: datetime | None
+    verified_at: datetime | None
+    verified_with: str | None
+    verified_rows: int | None
+    swapped_at: datetime | None
+    replaced: str | None
+
+
 class BuildState(msgspec.Struct, frozen=True, kw_only=True):
-    """A build, of all partitions together."""
+    """A build, of all partitions together; `name` is that of the read model, or of a rebuild of it."""
 
     name: str
+    read_model: str
     version: int
     state: State
     paused: bool
     partitions: Sequence[PartitionOfBuild]
+    rebuild: RebuildRecord | None = None
 
     @property
     def lag(self) -> int:
@@ -95,7 +120,7 @@ class BuildName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> BuildName:
-        """Return the name in `agents` or `agents/2`. Raises UnknownBuild.
+        """Return the name in `agents`, `agents/2` or, of a rebuild, `agents_b3`. Raises UnknownBuild.
 
         >>> BuildName.parse("agents/2")
         BuildName(name='agents', version=2)
@@ -107,7 +132,7 @@ class BuildName(NamedTuple):
 
     def of(self, state: BuildState) -> bool:
         """Return whether a build is meant."""
-        return state.name == self.name and self.version in (None, state.version)
+        return self.name in (state.name, state.read_model) and self.version in (None, state.version)
 
 
 async def set_paused(database: Database, name: BuildName, paused: bool) -> None:
@@ -134,13 +159,19 @@ def _state(rows: Sequence[Any]) -> BuildState:
         for row in rows
         if row.topic is not None
     ]  # fmt: skip
-    state: State = "live" if first.live else "filling"
-    if first.left_behind:
+    state: State = "live" if first.live else "standby" if first.phase == "kept" else "filling"
+    if first.phase == "retired":
+        state = "retired"
+    elif first.left_behind:
         state = "left"
     elif first.paused:
         state = "paused"
     elif any(each.last_error for each in partitions):
         state = "stopped"
-    return BuildState(
-        name=first.projection, version=first.version, state=state, paused=first.paused, partitions=partitions
+    rebuild = first.begun_by and RebuildRecord(
+        **{name: getattr(first, name) for name in RebuildRecord.__struct_fields__}
     )
+    return BuildState(
+        name=first.projection, read_model=first.read_model, version=first.version, state=state, paused=first.paused,
+        partitions=partitions, rebuild=rebuild or None,
+    )  # fmt: skip

@@ -24,17 +24,20 @@ LOG: Final = "log"
 # A read model without a checkpoint in a partition has applied nothing there yet. All partitions of the models that are
 # waited for are read: how many there are is not for those who wait to choose.
 _OF_MODELS: Final = """
-    SELECT c.projection, c.topic, c.partition, max(c.next_offset) AS next_offset
-    FROM projection_checkpoints AS c LEFT JOIN read_model_builds AS b ON b.projection = c.projection AND b.live
-    WHERE c.projection = ANY ($1::text[]) AND c.version = coalesce(b.version, 0)
-    GROUP BY c.projection, c.topic, c.partition
+    SELECT wanted.name, c.topic, c.partition, max(c.next_offset) AS next_offset
+    FROM unnest($1::text[]) AS wanted (name)
+    LEFT JOIN read_model_builds AS b ON b.read_model = wanted.name AND b.live
+    JOIN projection_checkpoints AS c
+        ON c.projection = coalesce(b.projection, wanted.name) AND c.version = coalesce(b.version, 0)
+    GROUP BY wanted.name, c.topic, c.partition
 """
 _OF_POSITIONS: Final = """
     SELECT max(c.next_offset) AS next_offset
     FROM unnest($2::text[], $3::integer[]) WITH ORDINALITY AS wanted (topic, partition, number)
+    LEFT JOIN read_model_builds AS b ON b.read_model = $1 AND b.live
     LEFT JOIN projection_checkpoints AS c
-        ON c.projection = $1 AND c.topic = wanted.topic AND c.partition = wanted.partition
-        AND c.version = coalesce((SELECT b.version FROM read_model_builds AS b WHERE b.projection = $1 AND b.live), 0)
+        ON c.topic = wanted.topic AND c.partition = wanted.partition
+        AND c.projection = coalesce(b.projection, $1) AND c.version = coalesce(b.version, 0)
     GROUP BY wanted.number ORDER BY wanted.number
 """
 

@@ -14,7 +14,7 @@ from runtime.settings import Settings
 from streams.record_position import RecordPosition
 
 _BUILDS: Final = (
-    "SELECT projection, bool_or(live) AS live FROM read_model_builds GROUP BY projection ORDER BY projection"
+    "SELECT read_model, bool_or(live) AS live FROM read_model_builds GROUP BY read_model ORDER BY read_model"
 )
 
 Missing = list[tuple[RecordPosition, int]]
@@ -58,7 +58,7 @@ class ReadModels:
     async def _missing(self, position: RecordPosition, names: Sequence[str]) -> tuple[str, Missing] | None:
         """Return the first read model that has not applied the record, and how far it is; None where all have."""
         async with self._database.transaction(read_only=True) as connection:
-            builds = {row["projection"]: row["live"] for row in await fetch_rows(connection, _BUILDS)}
+            builds = {row["read_model"]: row["live"] for row in await fetch_rows(connection, _BUILDS)}
             for name in names:
                 if name not in builds and name != LOG:
                     raise UnknownReadModel(

@@ -8,7 +8,7 @@ from zero into a schema of its own uses the same function.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy
 
@@ -34,6 +34,9 @@ ORDER BY "offset" LIMIT $5
 """
 _APPLIED_WITH_HEADERS = _APPLIED.replace("value", "value, headers", 1)
 
+Reduce = Callable[[dict[str, pl.DataFrame]], dict[str, pl.DataFrame]]
+"""Leaves rows out of the staging tables of a slice that do not matter to what its models make of it."""
+
 
 def fold_slice(
     session: Session,
@@ -45,10 +48,12 @@ def fold_slice(
     records_max: int | None = None,
     *,
     schema: str | None = None,
+    reduce: Reduce = dict,
 ) -> int:
     """Fold up to `records_max` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into models.
 
-    They are decoded and staged once. Each model's tables are those of its build, or those in `schema`.
+    They are decoded and staged once, as far as `reduce` leaves them. Each model's tables are those of its build, or
+    those in `schema`.
 
     With them come the events that control records between them release; a slice ends at the control record with which
     these come to as many. Without a bound these are FOLD_RECORDS. Runs in the caller's transaction. Returns the offset
@@ -78,7 +83,7 @@ def fold_slice(
                 *changes_in(rows["headers"].to_list()), *released_changes(session, topic, partition, places)
             ],
         )  # fmt: skip
-        staging.fill(session, frames)
+        staging.fill(session, reduce(frames))
         for model in models:
             run_folds(session, model, model.folds(frames.keys(), schema), log_seconds)
     return after

@@ -17,7 +17,7 @@ _CHECKPOINTS: Final = text("""
     FROM checkpoints AS c LEFT JOIN (
         SELECT topic, partition, next_offset
         FROM projection_checkpoints JOIN read_model_builds USING (projection, version)
-        WHERE projection = 'agents' AND live
+        WHERE read_model = 'agents' AND live
     ) AS agents USING (topic, partition)
     WHERE c.consumer = 'projector' ORDER BY topic, partition
 """)
@@ -58,14 +58,20 @@ _FOLLOWERS: Final = text("""
     WHERE o.consumer = :consumer AND o.worker <> '' ORDER BY o.topic, o.partition
 """)
 
-# A build that readers have left is fed no more.
+# A build that readers have left is fed no more, and a rebuild is not fed yet.
 _MODELS_OUT: Final = text("""
     SELECT m.projection || '/' || m.version AS model, m.topic, m.partition, m.next_offset, m.stop_reason,
            log.next_offset AS log_next_offset
     FROM model_checkpoints AS m JOIN checkpoints AS log USING (topic, partition)
     WHERE log.consumer = 'projector' AND (m.stop_reason IS NOT NULL OR m.next_offset < log.next_offset)
       AND NOT EXISTS (
-          SELECT FROM read_model_builds AS b WHERE b.projection = m.projection AND b.live AND m.version < b.version
+          SELECT FROM read_model_builds AS own JOIN read_model_builds AS b ON b.read_model = own.read_model AND b.live
+          WHERE own.projection = m.projection AND own.version = m.version AND own.phase = 'released'
+            AND own.version < b.version
+      )
+      AND NOT EXISTS (
+          SELECT FROM read_model_builds AS own WHERE own.projection = m.projection AND own.version = m.version
+            AND own.phase IN ('filling', 'retired')
       )
     ORDER BY m.topic, m.partition, model
 """)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -79,11 +79,19 @@ class ReadModel:
     apply_text: str = field(repr=False)
     starts_paused: bool = field(default=False, kw_only=True)
     """Whether workers leave a new build of it alone until an operator resumes it."""
+    last_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+    """Staging tables of which only the last row of each key matters, with the columns of the key. A rebuild stages no
+    others; what is made of the rows must be the same."""
 
     @property
     def schema(self) -> str:
         """Postgres schema of this build."""
         return f"{self.name}_v{self.version}"
+
+    @property
+    def name_of_model(self) -> str:
+        """The read model that it is a build of: a rebuild of `agents` is called `agents_b3`."""
+        return re.sub(r"_b\d+$", "", self.name)
 
     @property
     def key(self) -> str:
@@ -165,8 +173,8 @@ def read_folders(folder: Path, package: str) -> tuple[ReadModel, ...]:
 def _read_folder(folder: Path, package: str) -> ReadModel:
     """Return the read model of a folder; raises ReadModelUnusable."""
     name = folder.name
-    if not _NAME.fullmatch(name) or re.search(r"_v\d+$", name):
-        raise ReadModelUnusable(name, "Its name has other signs than a-z, 0-9 and _, or ends like a build's schema.")
+    if not _NAME.fullmatch(name) or re.search(r"_[bv]\d+$", name):
+        raise ReadModelUnusable(name, "Its name has other signs than a-z, 0-9 and _, or ends like a build's.")
     for file in (*SQL_FILES, "__init__.py"):
         if not (folder / file).exists():
             raise ReadModelUnusable(name, f"It has no {file}.")
@@ -175,7 +183,8 @@ def _read_folder(folder: Path, package: str) -> ReadModel:
     if type(version) is not int or version < 1:
         raise ReadModelUnusable(name, "Its __init__.py has no line such as VERSION = 1.")
     texts = ((folder / file).read_text("utf-8") for file in SQL_FILES)
-    model = ReadModel(name, version, *texts, starts_paused=getattr(module, "STARTS_PAUSED", False) is True)
+    model = ReadModel(name, version, *texts, starts_paused=getattr(module, "STARTS_PAUSED", False) is True,
+                      last_of=getattr(module, "LAST_OF", {}))  # fmt: skip
     if not model.tables:
         raise ReadModelUnusable(name, "Its tables.sql has no CREATE TABLE IF NOT EXISTS __schema__.… in small letters.")
     if not model.statements or not all(statement.reads for statement in model.statements):

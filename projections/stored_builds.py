@@ -25,11 +25,15 @@ WHERE b.sha256 IS NULL
 """
 
 _HASHES = "SELECT projection, version, sha256 FROM read_model_builds WHERE sha256 IS NOT NULL"
+_RETIRED = "SELECT true AS retired FROM read_model_builds WHERE projection = $1 AND version = $2 AND phase = 'retired'"
 
-# A build that readers have left is fed no more, unless it is the one that the worker's release brings.
+# A build that readers have left is fed no more, unless it is the one that the worker's release brings, or an operator
+# keeps it. A rebuild that is filled is kept, and so is what readers have left for it.
 _FED = """
-FROM read_model_builds WHERE sha256 IS NOT NULL AND NOT paused
-  AND (live OR projection || '/' || version = ANY (string_to_array($1, ',')))
+FROM read_model_builds WHERE sha256 IS NOT NULL AND NOT paused AND (
+    phase = 'kept'
+    OR phase = 'released' AND (live OR projection || '/' || version = ANY (string_to_array($1, ',')))
+)
 """
 _KEYS = "SELECT projection || '/' || version AS key" + _FED
 _LOAD = "SELECT projection, version, tables_sql, apply_sql, sha256" + _FED + "ORDER BY projection, version"
@@ -58,6 +62,11 @@ def store(session: Session, model: ReadModel) -> None:
     """Write down that a build exists, and what it computes, as the owner. A new one may start paused."""
     texts = (model.tables_text, model.apply_text, model.sha256)
     session.execute(_STORE, (model.name, model.version, ",".join(model.tables), *texts, model.starts_paused))
+
+
+def is_retired(session: Session, model: ReadModel) -> bool:
+    """Return whether an operator has retired a build: its tables are dropped, and are not to be made again."""
+    return bool(session.query(_RETIRED, (model.name, model.version)))
 
 
 def require_unchanged(session: Session, models: Iterable[ReadModel]) -> list[ReadModel]:

@@ -36,7 +36,7 @@ from tests.support.waiting import wait_until_async
 
 SHARED_FIXTURES = (
     "collector", "secret_logs", "skips", "at_home", "parallel", "serving", "reading", "roles", "log_fixtures",
-    "projectors", "ingress_process", "endpoint_api",
+    "projectors", "ingress_process", "endpoint_api", "rebuilding",
 )  # fmt: skip
 pytest_plugins = [f"tests.support.{name}" for name in SHARED_FIXTURES]
 

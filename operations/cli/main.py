@@ -81,7 +81,7 @@ COMMANDS: dict[str, Entry] = {
     "db": _entry("db", DATA, "Migrate the database, and say where it is."),
     "seed": _entry("seed", DATA, "Load ESCO's skills and occupations as entities."),
     "entities": _entry("entities", DATA, "Look after entities."),
-    "projections": _entry("projections", DATA, "Show, pause and check read models."),
+    "projections": _entry("projections", DATA, "Show, rebuild, pause and check read models."),
     "keys": _entry("keys", DATA, "Manage the keys that sign webhooks."),
     "producers": _entry("producers", DATA, "Say what each producer may send."),
     "tokens": _entry("tokens", DATA, "Manage the tokens that readers of the API have."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from operations.cli import rebuilds
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, output_option, show
 from operations.operator_actions import OperatorAction, actor_option, reason_option, record
@@ -26,7 +27,11 @@ PARTITION_COLUMNS: Final = (
 
 @click.group(name="projections", cls=CommandGroup)
 def command() -> None:
-    """Show, pause and check read models."""
+    """Show, rebuild, pause and check read models."""
+
+
+for each in (rebuilds.rebuild, rebuilds.verify, rebuilds.swap, rebuilds.rollback, rebuilds.retire):
+    command.add_command(each)
 
 
 @command.command(name="list")
@@ -35,10 +40,11 @@ def command() -> None:
 def list_projections(partitions: bool, output: Output) -> None:
     """List every build of a read model, and how far behind the log it is.
 
-    A build is `live` when readers see it, `filling` until it has the whole log, `stopped` where a partition goes on
-    without it, for the reason in the last column, `paused` by an operator, and `left` when readers have gone over to a
-    later version: it is fed no more. The lag counts records between its checkpoint and the log's, of all partitions
-    together; in seconds it is the age of the oldest of them. JSON has each partition's next offset.
+    A build is `live` when readers see it, `filling` until it has the whole log, `standby` where it is fed beside the
+    one that readers see, `stopped` where a partition goes on without it, for the reason in the last column, `paused` by
+    an operator, and `left` when readers have gone over to a later version: it is fed no more. The lag counts records
+    between its checkpoint and the log's, of all partitions together; in seconds it is the age of
+    the oldest of them. JSON has each partition's next offset.
 
     \b
     Examples:
@@ -48,12 +54,44 @@ def list_projections(partitions: bool, output: Output) -> None:
     """
     from runtime.settings import load_settings
 
-    states = asyncio.run(_read(load_settings()))
+    states = [each for each in asyncio.run(_read(load_settings())) if each.state != "retired"]
     if partitions:
         rows = [{**_row(state), **each} for state in states for each in _partitions(state)]
         show(rows, output, columns=PARTITION_COLUMNS)
     else:
         show([{**_row(state), "partitions": _partitions(state)} for state in states], output, columns=COLUMNS)
+
+
+@command.command(name="show")
+@click.argument("name")
+@output_option
+def show_projection(name: str, output: Output) -> None:
+    """Show every build of a read model, retired ones too: who began it and why, and what became of it.
+
+    \b
+    Examples:
+      plant projections show agents
+      plant projections show agents_b3 --output json
+    """
+    import msgspec
+
+    from projections.build_states import BuildName, UnknownBuild
+    from runtime.settings import load_settings
+
+    build = BuildName.parse(name)
+    states = [state for state in asyncio.run(_read(load_settings())) if build.of(state)]
+    if not states:
+        raise UnknownBuild(name)
+    rebuilds_of = [msgspec.to_builtins(state.rebuild) if state.rebuild else {} for state in states]
+    if output != "table":
+        rows = [{**_row(each), "rebuild": rebuild or None} for each, rebuild in zip(states, rebuilds_of, strict=True)]
+        show([{**row, "partitions": _partitions(each)} for row, each in zip(rows, states, strict=True)], output)
+        return
+    fields = [{**_row(each), **rebuild} for each, rebuild in zip(states, rebuilds_of, strict=True)]
+    for number, row in enumerate(fields):
+        if number:
+            click.echo()
+        show([{"field": field.replace("_", " "), "value": value} for field, value in row.items()], output)
 
 
 async def _read(settings: Settings) -> Sequence[BuildState]:

@@ -26,6 +26,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "event_stream": LOG_READERS,
     "audit_log": LOG_READERS,
     "read_model_builds": frozenset({"projections"}),
+    "rebuilds": frozenset({"projections"}),
     "outbox": frozenset({"relay"}),
     "webhook_signatures": frozenset({"ingress"}),
     "producers": frozenset({"ingress"}),

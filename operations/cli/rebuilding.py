@@ -1,0 +1,210 @@
+"""What `plant projections rebuild`, `verify`, `swap`, `rollback` and `retire` do, step by step, as the owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import click
+
+from operations.cli.progress import rated
+from operations.operator_actions import OperatorAction, account, record
+from projections.build_states import BuildName
+from projections.rebuild import choice, comparison, plan, rebuilds, retirement, swap
+from projections.rebuild.errors import BuildLag, BuildMismatch, RebuildInterrupted, SwapRefused
+from projections.rebuild.fill import Filler, jobs_for, unfilled
+from projections.rebuild.pace import RebuildPace
+from projections.session import Session
+from projections.stored_builds import StoredBuild
+from runtime.errors import NothingChecked
+from runtime.settings import Settings
+
+POLL_SECONDS: Final = 0.2
+
+
+@contextlib.contextmanager
+def _owner(settings: Settings) -> Iterator[Session]:
+    session = Session(settings.database_address("owner"))
+    try:
+        session.script("SET statement_timeout = 0", "SET application_name = 'plant-rebuild'")
+        yield session
+    finally:
+        session.close()
+
+
+def plan_rebuild(settings: Settings, build: str, max_rate: int | None) -> Mapping[str, object]:
+    """Return what a rebuild would take; nothing is changed."""
+    name = BuildName.parse(build)
+    with _owner(settings) as session:
+        known = rebuilds.builds_of(session, name.name)
+        source = rebuilds.source_of(known, name.name, name.version)
+        return {"of": source.key, **plan.plan(session, name.name, choice.live(known).model, max_rate)._asdict()}
+
+
+class Rebuilding:
+    """One run of `plant projections rebuild`."""
+
+    def __init__(self, settings: Settings, build: str, actor: str, reason: str) -> None:
+        self._settings = settings
+        self._name = BuildName.parse(build)
+        self._actor = actor or account()
+        self._reason = reason
+
+    def run(self, jobs: int | None, max_rate: int | None, wait_seconds: float) -> Mapping[str, object]:
+        """Begin a rebuild, or go on with one, fill it, and wait until workers have it."""
+        with _owner(self._settings) as session:
+            model = self._begin(session)
+            filled = self._fill(session, model, jobs, max_rate)
+            rebuilds.finish(session, model)
+            lag = _wait_for_workers(session, model, wait_seconds)
+        if lag:
+            click.echo(f"workers have to bring {model.key} up by {lag:,} more: plant projections list", err=True)
+        return {"build": model.key, **filled, "lag": lag}
+
+    def _begin(self, session: Session) -> StoredBuild:
+        name = self._name.name
+        rebuilds.hold(session, name, rebuilds.builds_of(session, name))
+        known = rebuilds.builds_of(session, name)
+        source = rebuilds.source_of(known, name, self._name.version)
+        unfinished = choice.unfinished(known)
+        action = OperatorAction(
+            action="projections.rebuild", target=(unfinished or source).key, reason=self._reason, actor=self._actor
+        )
+        asyncio.run(record(self._settings, action))
+        if unfinished is not None:
+            click.echo(f"going on with {unfinished.key}", err=True)
+            return unfinished
+        return rebuilds.begin(session, source, self._actor, self._reason)
+
+    def _fill(
+        self, session: Session, model: StoredBuild, jobs: int | None, max_rate: int | None
+    ) -> Mapping[str, object]:
+        """Fill a rebuild to the log's end. Raises RebuildInterrupted on Ctrl-C, with what is done written down."""
+        partitions = unfilled(session, model)
+        total, done, began_at = sum(each.lag for each in partitions), 0, time.monotonic()
+        with rated(f"filling {model.key}", total) as shown:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                shown(count)
+
+            filler = Filler(
+                self._settings.database_address("owner"), model, advance, jobs=jobs, pace=RebuildPace(max_rate)
+            )
+            try:
+                filler.run(session)
+            except KeyboardInterrupt as error:
+                raise RebuildInterrupted(
+                    why=f"{model.key} has {done:,} events more than before.",
+                    next_step=f"plant projections rebuild {model.name_of_model}    # goes on from there",
+                ) from error
+            finally:
+                rebuilds.note_read(session, model, done, time.monotonic() - began_at)
+        seconds = time.monotonic() - began_at
+        return {
+            "events": done, "seconds": round(seconds, 1), "events_per_second": round(done / seconds) if done else 0,
+            "jobs": jobs_for(len(partitions), jobs),
+        }  # fmt: skip
+
+
+def _wait_for_workers(session: Session, model: StoredBuild, wait_seconds: float) -> int:
+    """Wait until a build shares the log's checkpoint, or nobody is there to bring it up; returns what it lacks."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        now = rebuilds.following(session, model)
+        if not now.owned or (not now.behind and not now.apart) or time.monotonic() > deadline:
+            return now.lag
+        time.sleep(POLL_SECONDS)
+
+
+def verify_rebuild(settings: Settings, name: str, wait_seconds: float) -> list[Mapping[str, Any]]:
+    """Compare the build that readers see with the one beside it; returns a row a table.
+
+    Raises BuildMismatch, with the rows on stderr, NothingChecked, and BuildLag when the time is over.
+    """
+    with _owner(settings) as session:
+        known = rebuilds.builds_of(session, name)
+        live, beside = choice.live(known), choice.beside(known)
+        found = _again(lambda: comparison.compare(session, live.model, beside.model), wait_seconds)
+        if not found.rows:
+            raise NothingChecked(
+                f"Neither {live.key} nor {beside.key} has a row.", next_step="plant projections list --partitions"
+            )
+        for row in found.different:
+            click.echo(f"{row.table}: {row.key} is {row.what} in {beside.key}", err=True)
+        if not found.same:
+            unlike = ", ".join(each.table for each in found.tables if not each.same)
+            raise BuildMismatch(
+                f"{beside.key} differs from {live.key}.", why=f"Rows of {unlike} are not the same.",
+                next_step="see docs/runbooks/projections.md",
+            )  # fmt: skip
+        if beside.is_rebuild:
+            key = (beside.model.name, beside.model.version)
+            session.execute(swap.NOTE_VERIFIED, (*key, live.key, found.rows))
+        return [{"build": beside.key, "with": live.key, **each._asdict()} for each in found.tables]
+
+
+def _again(compare: Callable[[], comparison.BuildComparison], wait_seconds: float) -> comparison.BuildComparison:
+    """Try again while workers bring one of the builds up."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return compare()
+        except BuildLag:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+async def swap_rebuild(
+    settings: Settings, name: str, force: bool, wait_seconds: float, actor: str, reason: str | None
+) -> str:
+    """Move readers to the rebuild. Raises SwapRefused unless it was verified with what they see, or it is forced."""
+    with _owner(settings) as session:
+        known = rebuilds.builds_of(session, name)
+        live, target = choice.live(known), choice.beside(known)
+        if target.verified_with != live.key and not force:
+            raise SwapRefused(
+                f"{target.key} was not verified with {live.key}.", why="Nobody knows whether they are the same.",
+                next_step=f"plant projections verify {name}",
+            )  # fmt: skip
+        swap.require_alike(session, live.model, target.model)
+        action = OperatorAction(
+            action="projections.swap", target=target.key, reason=reason or "The rebuild is verified.", actor=actor
+        )
+        await record(settings, action)
+        swap.move(session, target, live, wait_seconds=wait_seconds)
+        return f"readers see {target.key}; {live.key} is fed until it is retired"
+
+
+async def roll_back(settings: Settings, name: str, wait_seconds: float, actor: str, reason: str) -> str:
+    """Move readers back to the build that the live one has replaced."""
+    with _owner(settings) as session:
+        known = rebuilds.builds_of(session, name)
+        live = choice.live(known)
+        target = choice.replaced(known, live)
+        action = OperatorAction(action="projections.rollback", target=target.key, reason=reason, actor=actor)
+        await record(settings, action)
+        swap.move(session, target, live, wait_seconds=wait_seconds)
+        return f"readers see {target.key} again; {live.key} is fed until it is retired"
+
+
+async def retire_build(
+    settings: Settings, name: str, execute: bool, wait_seconds: float, actor: str, reason: str
+) -> str:
+    """Retire the build of a read model that readers do not see."""
+    read_model = StoredBuild(BuildName.parse(name).name, 1, "", "").name_of_model
+    with _owner(settings) as session:
+        known = rebuilds.builds_of(session, read_model)
+        build = choice.retirable(known, name)
+        if not execute:
+            return f"{build.key} would be retired, and its tables dropped: --execute does it"
+        action = OperatorAction(action="projections.retire", target=build.key, reason=reason, actor=actor)
+        await record(settings, action)
+        if not retirement.retire(session, build, wait_seconds=wait_seconds):
+            return f"{build.key} is fed no more, but workers still have it: retire it again to drop its tables"
+        return f"{build.key} is retired"

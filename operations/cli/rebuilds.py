@@ -1,0 +1,138 @@
+"""`plant projections rebuild|verify|swap|rollback|retire`: read models filled again from the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from operations.cli.listing import Output, output_option, show
+from operations.operator_actions import actor_option, reason_option
+
+if TYPE_CHECKING:
+    from runtime.settings import Settings
+
+wait_option = click.option(
+    "--wait", "wait_seconds", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait."
+)
+
+
+@click.command()
+@click.argument("build", metavar="NAME[/VERSION]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a processor, at most 4]")
+@click.option("--max-rate", type=click.IntRange(min=1), metavar="N", help="Most events a second.")
+@click.option("--dry-run", is_flag=True, help="Print what it would take, and do nothing.")
+@wait_option
+@actor_option
+@reason_option("The read model is to be rebuilt.")
+@output_option
+def rebuild(
+    build: str, jobs: int | None, max_rate: int | None, dry_run: bool, wait_seconds: float, actor: str, reason: str,
+    output: Output,
+) -> None:  # fmt: skip
+    """Fill fresh tables of a read model from the log, beside those that readers see.
+
+    Without a version it is the one that readers see. Interrupted or killed, the same command goes on where it was. Once
+    filled it is handed to the workers, which bring it to the log's end. Readers stay where they are until it is
+    swapped.
+
+    \b
+    Examples:
+      plant projections rebuild agents --dry-run
+      plant projections rebuild agents --reason "its table was changed by hand"
+      plant projections rebuild agents --max-rate 5000
+    """
+    from operations.cli.rebuilding import Rebuilding, plan_rebuild
+
+    if dry_run:
+        show([plan_rebuild(_settings(), build, max_rate)], output)
+        return
+    rebuilding = Rebuilding(_settings(), build, actor, reason)
+    show([rebuilding.run(jobs, max_rate, wait_seconds)], output)
+
+
+@click.command()
+@click.argument("name")
+@wait_option
+@output_option
+def verify(name: str, wait_seconds: float, output: Output) -> None:
+    """Compare a rebuild with the build that readers see; exit 3 where they differ, or nothing was compared.
+
+    Counts and checksums of each table, in one snapshot, while live projection goes on. Rows that differ are named by
+    their primary keys, 20 a table.
+
+    \b
+    Example:
+      plant projections verify agents
+    """
+    from operations.cli.rebuilding import verify_rebuild
+
+    show(verify_rebuild(_settings(), name, wait_seconds), output)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Although it was not verified; needs a --reason.")
+@wait_option
+@actor_option
+@click.option("--reason", help="Why; kept permanently.  [default: The rebuild is verified.]")
+def swap(name: str, force: bool, wait_seconds: float, actor: str, reason: str | None) -> None:
+    """Let readers see a rebuild that is verified, from one moment to the next.
+
+    The build that they saw is fed on, until it is retired: see `plant projections rollback`.
+
+    \b
+    Examples:
+      plant projections swap agents
+      plant projections swap agents --force --reason "the live table is broken"
+    """
+    from operations.cli.rebuilding import swap_rebuild
+
+    if force and not reason:
+        raise click.UsageError("--force needs a --reason.")
+    click.echo(asyncio.run(swap_rebuild(_settings(), name, force, wait_seconds, actor, reason)), err=True)
+
+
+@click.command()
+@click.argument("name")
+@wait_option
+@actor_option
+@reason_option("Readers are to see what they saw before.")
+def rollback(name: str, wait_seconds: float, actor: str, reason: str) -> None:
+    """Let readers see the build again that they saw before the last swap: it has every event since.
+
+    \b
+    Example:
+      plant projections rollback agents --reason "a reader misses rows"
+    """
+    from operations.cli.rebuilding import roll_back
+
+    click.echo(asyncio.run(roll_back(_settings(), name, wait_seconds, actor, reason)), err=True)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--execute", is_flag=True, help="Do it; else the plan is printed.")
+@wait_option
+@actor_option
+@reason_option("It is not needed any more.")
+def retire(name: str, execute: bool, wait_seconds: float, actor: str, reason: str) -> None:
+    """Drop the build that readers do not see: a rebuild, or what a swap has left.
+
+    NAME is the read model's, or a rebuild's such as agents_b3.
+
+    \b
+    Examples:
+      plant projections retire agents
+      plant projections retire agents_b3 --execute
+    """
+    from operations.cli.rebuilding import retire_build
+
+    click.echo(asyncio.run(retire_build(_settings(), name, execute, wait_seconds, actor, reason)), err=True)
+
+
+def _settings() -> Settings:
+    from runtime.settings import load_settings
+
+    return load_settings()

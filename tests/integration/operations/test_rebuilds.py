@@ -1,0 +1,166 @@
+"""`plant projections rebuild`, `verify`, `swap`, `rollback` and `retire`, as operators run them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from projections.rebuild import pace
+from projections.rebuild.fill import Filler
+from projections.session import Session
+from runtime.settings import Settings
+from streams.topics import apply
+from tests.conftest import Database
+from tests.support.command_line import operations, plant
+from tests.support.rebuilding import ProjectedLog, session_of
+
+BUILD = "agents_b1/1"
+SHOWN = "SELECT projection FROM read_model_builds WHERE live AND read_model = 'agents'"
+
+
+@pytest_asyncio.fixture
+async def topics(settings: Settings) -> None:
+    """The topic of operators' actions is there."""
+    await apply(settings)
+
+
+def done(settings: Settings, *arguments: str) -> list[dict[str, Any]]:
+    """Run a command that prints rows, to its good end."""
+    ended = plant(settings, "projections", *arguments, "--output", "json")
+    assert ended.returncode == 0, ended.stderr
+    rows: list[dict[str, Any]] = json.loads(ended.stdout)
+    return rows
+
+
+def says(settings: Settings, *arguments: str) -> str:
+    """Run a command that says what it has done, to its good end."""
+    ended = plant(settings, "projections", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_read_model_is_rebuilt_verified_swapped_taken_back_and_retired(
+    settings: Settings, projected_log: ProjectedLog, superuser: Session
+) -> None:
+    """Each step prints what it did, is refused before its turn, and is recorded with its reason."""
+    (planned,) = done(settings, "rebuild", "agents", "--dry-run")
+    assert (planned["of"], planned["events"], planned["partitions"]) == ("agents/1", 300, 2)
+    assert planned["space_bytes"] > 0
+    assert planned["seconds"] is None
+
+    (built,) = done(settings, "rebuild", "agents", "--wait", "0", "--reason", "a test")
+    assert (built["build"], built["events"], built["lag"]) == (BUILD, 300, 0)
+    (planned,) = done(settings, "rebuild", "agents", "--dry-run")
+    assert planned["seconds"] > 0
+    (planned,) = done(settings, "rebuild", "agents", "--dry-run", "--max-rate", "1")
+    assert planned["seconds"] == 300
+
+    refused = plant(settings, "projections", "swap", "agents")
+    assert (refused.returncode, "was not verified with agents/1" in refused.stderr) == (3, True)
+    (compared,) = done(settings, "verify", "agents")
+    assert (compared["build"], compared["with"], compared["same"]) == (BUILD, "agents/1", True)
+    assert compared["rows"] == compared["other_rows"] > 0
+    assert "readers see agents_b1/1; agents/1 is fed until it is retired" in says(settings, "swap", "agents")
+    assert superuser.query(SHOWN) == [("agents_b1",)]
+
+    projected_log.look()
+    projected_log.project(50)
+    states = {row["name"]: row["state"] for row in done(settings, "list")}
+    assert (states["agents"], states["agents_b1"]) == ("standby", "live")
+    assert "readers see agents/1 again" in says(settings, "rollback", "agents")
+    assert superuser.query(SHOWN) == [("agents",)]
+    assert plant(settings, "projections", "swap", "agents").returncode == 3
+
+    assert "would be retired" in says(settings, "retire", "agents")
+    assert superuser.query("SELECT count(*) AS n FROM read_model_builds WHERE phase = 'retired'") == [(0,)]
+    projected_log.close()
+    assert f"{BUILD} is retired" in says(settings, "retire", "agents", "--execute", "--reason", "it is")
+    recorded = [each for target in (BUILD, "agents/1") for each in await operations(settings, target)]
+    assert {(each.action, each.target, each.reason) for each in recorded} >= {
+        ("projections.rebuild", "agents/1", "a test"),
+        ("projections.swap", BUILD, "The rebuild is verified."),
+        ("projections.rollback", "agents/1", "Readers are to see what they saw before."),
+        ("projections.retire", BUILD, "it is"),
+    }
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_rebuild_that_differs_is_named_and_swapped_with_a_reason_alone(
+    settings: Settings, projected_log: ProjectedLog, superuser: Session
+) -> None:
+    """Exit 3, the rows on stderr; an operator may know better, and says why."""
+    done(settings, "rebuild", "agents", "--wait", "0")
+    superuser.script("UPDATE agents_b1_v1.agents SET name = 'forged' WHERE agent_id IN (SELECT agent_id"
+                     " FROM agents_b1_v1.agents ORDER BY 1 LIMIT 1)")  # fmt: skip
+    differs = plant(settings, "projections", "verify", "agents")
+    assert differs.returncode == 3
+    assert "agents: (00000000-0000-0000-0000-000000000000) is changed in agents_b1/1" in differs.stderr
+    assert plant(settings, "projections", "swap", "agents", "--force").returncode == 2
+    says(settings, "swap", "agents", "--force", "--reason", "the live one is wrong")
+    assert superuser.query(SHOWN) == [("agents_b1",)]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_rebuild_of_nothing_is_not_verified(settings: Settings, database: Database) -> None:
+    """Nothing was compared, so it is no good news; without a rebuild there is nothing to compare with either."""
+    assert plant(settings, "projections", "verify", "agents").returncode == 2
+    done(settings, "rebuild", "agents", "--wait", "0")
+    checked = plant(settings, "projections", "verify", "agents")
+    assert checked.returncode == 3
+    assert "Neither agents/1 nor agents_b1/1 has a row." in checked.stderr
+
+
+@pytest.mark.usefixtures("topics")
+async def test_an_interrupted_rebuild_goes_on_where_it_was(
+    settings: Settings, projected_log: ProjectedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C says how far it is and how to go on; off a terminal progress is JSON lines."""
+    monkeypatch.setattr(pace, "CHUNK_RECORDS", 3)
+    run = Filler.run
+
+    def interrupted(filler: Filler, session: Session) -> None:
+        monkeypatch.setattr(Filler, "run", run)
+        filler._jobs = 1
+        advance, chunks = filler._advance, [0]
+
+        def stop_at_the_third(count: int) -> None:
+            advance(count)
+            chunks[0] += 1
+            if chunks[0] == 3:
+                raise KeyboardInterrupt
+
+        filler._advance = stop_at_the_third
+        run(filler, session)
+
+    monkeypatch.setattr(Filler, "run", interrupted)
+    stopped = plant(settings, "projections", "rebuild", "agents", "--wait", "0")
+    assert stopped.returncode == 130
+    assert "agents_b1/1 has " in stopped.stderr
+    ended = plant(settings, "projections", "rebuild", "agents", "--wait", "0", "--output", "json")
+    assert ended.returncode == 0
+    (built,) = json.loads(ended.stdout)
+    assert built["build"] == BUILD
+    assert 0 < built["events"] < 300
+    first, *lines = ended.stderr.splitlines()
+    assert first == f"going on with {BUILD}"
+    assert json.loads(lines[-1])["done"] == json.loads(lines[-1])["total"] == built["events"]
+    (compared,) = done(settings, "verify", "agents")
+    assert compared["same"]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_second_operator_learns_who_rebuilds(
+    settings: Settings, projected_log: ProjectedLog, database: Database
+) -> None:
+    """Exit 3, with the name of the first; nothing is recorded."""
+    before = await operations(settings, "agents/1")
+    with session_of(database.owner_url) as first:
+        first.script("SELECT pg_advisory_lock(hashtextextended('plant.rebuild.agents', 0))")
+        refused = plant(settings, "projections", "rebuild", "agents")
+        assert refused.returncode == 3
+        assert "The read model agents is being rebuilt." in refused.stderr
+    assert await operations(settings, "agents/1") == before
