@@ -8,14 +8,14 @@ import gc
 import os
 import resource
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import start_http_server
-
 from runtime.errors import ConfigurationError
+from runtime.probes import Probes, make_probe_server
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -77,17 +77,21 @@ def temp_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}")
 
 
-def serve_metrics(address: str, service: str = "worker") -> WSGIServer | None:
-    """Serve Prometheus metrics at `host:port`, in a thread; nowhere if empty. Raises ConfigurationError."""
+def serve_metrics(address: str, service: str = "worker", probes: Probes | None = None) -> WSGIServer | None:
+    """Serve Prometheus metrics, and the probes, at `host:port`, in a thread; nowhere if empty.
+
+    Raises ConfigurationError.
+    """
     if not address:
         return None
     host, _, port = address.rpartition(":")
     try:
-        server, _ = start_http_server(int(port), host or "127.0.0.1")
-    except (ValueError, OSError) as error:
+        server = make_probe_server(host or "127.0.0.1", int(port), probes)
+    except (ValueError, OSError, OverflowError) as error:
         raise ConfigurationError(
             f"The {service}'s metrics can't be served.",
             why=f"PLANT_{service.upper()}_METRICS_ADDRESS is {address}: {error}.",
             next_step="plant settings",
         ) from error
+    threading.Thread(target=server.serve_forever, name=f"{service}-metrics", daemon=True).start()
     return server

@@ -160,7 +160,7 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
     ] = 10
 
     worker_metrics_address: Annotated[
-        str, Meta(description="Where a worker serves its metrics, `host:port`; empty: nowhere.")
+        str, Meta(description="Where a worker serves its metrics, `/livez` and `/readyz`, `host:port`; empty: nowhere.")
     ] = ""
 
     dispatcher_backfill_per_second: Annotated[
@@ -171,11 +171,17 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         ),
     ] = 1_000
     dispatcher_metrics_address: Annotated[
-        str, Meta(description="Where a dispatcher serves its metrics, `host:port`; empty: nowhere.")
+        str,
+        Meta(description="Where a dispatcher serves its metrics, `/livez` and `/readyz`, `host:port`; empty: nowhere."),
+    ] = ""
+
+    embedder_metrics_address: Annotated[
+        str,
+        Meta(description="Where an embedder serves its metrics, `/livez` and `/readyz`, `host:port`; empty: nowhere."),
     ] = ""
 
     relay_metrics_address: Annotated[
-        str, Meta(description="Where a relay serves its metrics, `host:port`; empty: nowhere.")
+        str, Meta(description="Where a relay serves its metrics, `/livez` and `/readyz`, `host:port`; empty: nowhere.")
     ] = ""
     relay_keep_sent_days: Annotated[
         Positive, Meta(description="How long a row stays in the outbox after it was sent.")
@@ -361,7 +367,8 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive, Meta(description="Most attempts of one endpoint under way at a time.")
     ] = 10
     deliverer_metrics_address: Annotated[
-        str, Meta(description="Where a deliverer serves `/metrics`, `host:port`; empty: nowhere.")
+        str,
+        Meta(description="Where a deliverer serves its metrics, `/livez` and `/readyz`, `host:port`; empty: nowhere."),
     ] = ""
 
     log_level: Annotated[

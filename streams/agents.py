@@ -58,6 +58,8 @@ class Worker:
         self._writer_for = writer_for
         self._close_writers = close_writers
         self._stopping = False
+        self.joined = False
+        """Whether the group has answered which partitions are its own, be it none."""
         self._budget = MemoryBudget(settings.worker_waiting_bytes)
         self.app = _build_app(
             settings, self._budget, RangePartitionAssignor if together else RoundRobinPartitionAssignor
@@ -126,6 +128,7 @@ class Worker:
         consumer = cast(RecordBatchConsumer, self.app.consumer)
         assigned = consumer.assignment()
         log.info("partitions.assigned", count=len(assigned))
+        self.joined = True
         self._budget.divide(len(assigned))
         for tp in sorted(assigned):
             if tp not in self.partitions:

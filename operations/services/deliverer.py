@@ -20,11 +20,13 @@ from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, Partit
 from deliveries.failure_streak import make_streak_policy
 from deliveries.state.recorder import build_recorder
 from operations.services.least_privilege import require_least_privilege
+from operations.services.readiness import ServiceReadiness
 from operations.services.worker import OBSERVE_EVERY_SECONDS, SWITCH_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
+from runtime.probes import Probes
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
 from signing.master_key import MasterKeys
@@ -118,7 +120,8 @@ async def serve_deliverer(
     activate_registry(settings)
     await asyncio.to_thread(migrate.require_current_schema, settings.database_address("deliverer"))
     await require_least_privilege(settings, "deliverer")
-    serve_metrics(settings.deliverer_metrics_address, "deliverer")
+    readiness = ServiceReadiness(settings, "deliverer")
+    serve_metrics(settings.deliverer_metrics_address, "deliverer", Probes(readiness))
     tune_gc(*WORKER_GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)  # or records wait for the loop of attempts at each step on their way to it
     stop = asyncio.Event()
@@ -126,6 +129,7 @@ async def serve_deliverer(
         deliverer = Deliverer(settings, topics)
         try:
             await deliverer.start()
+            readiness.follow(deliverer.worker)
             if ready is not None:
                 ready(deliverer)
             while not stop.is_set() and deliverer.worker.crashed is None:

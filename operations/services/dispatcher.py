@@ -19,12 +19,14 @@ from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.endpoint_outbox import EndpointOutbox
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from operations.services.least_privilege import require_least_privilege
+from operations.services.readiness import ServiceReadiness
 from operations.services.worker import SWITCH_SECONDS, WORKER_GC_THRESHOLDS
 from projections.log_checkpoints import LogCheckpoints
 from runtime import metrics
 from runtime.errors import PlantError
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
+from runtime.probes import Probes
 from runtime.settings import Settings
 from schemas.delivery_records import DELIVERIES_TOPIC
 from schemas.endpoint_events import ENDPOINT_EVENTS_TOPIC
@@ -96,12 +98,14 @@ async def serve_dispatcher(
     await asyncio.to_thread(migrate.require_current_schema, settings.database_address("writer"))
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
-    serve_metrics(settings.dispatcher_metrics_address, "dispatcher")
+    readiness = ServiceReadiness(settings, "writer")
+    serve_metrics(settings.dispatcher_metrics_address, "dispatcher", Probes(readiness))
     tune_gc(*WORKER_GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = asyncio.Event()
     with stop_on_signals(stop.set):
         async with running_dispatcher(settings, topic, deliveries_topic) as worker:
+            readiness.follow(worker)
             if ready is not None:
                 ready(worker)
             gauges = DispatcherGauges()

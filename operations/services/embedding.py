@@ -12,9 +12,11 @@ from database.errors import DatabaseUnreachable
 from entities.embedding import Embedder
 from entities.ngram_embedder import NgramEmbedder
 from operations.services.least_privilege import require_least_privilege
+from operations.services.readiness import ServiceReadiness
 from projections.marketplace.skill_embeddings import embed_skills
-from runtime.lifecycle import stop_on_signals
+from runtime.lifecycle import serve_metrics, stop_on_signals
 from runtime.logging import get_logger
+from runtime.probes import Probes
 from runtime.settings import Settings
 
 log = get_logger(__name__)
@@ -32,7 +34,7 @@ async def serve_embeddings(settings: Settings, *, once: bool, poll_seconds: floa
     """Embed new and changed skills until SIGINT or SIGTERM, or once; return how many they were.
 
     While the database is unreachable, it is tried again, but not with `once`. Raises SchemaBehind, TooMuchPrivilege,
-    DatabaseUnreachable at the start, and EmbedderBroken.
+    DatabaseUnreachable at the start, ConfigurationError, and EmbedderBroken.
     """
     await asyncio.to_thread(migrate.require_current_schema, settings.database_address("embedder"))
     await require_least_privilege(settings, "embedder")
@@ -40,6 +42,9 @@ async def serve_embeddings(settings: Settings, *, once: bool, poll_seconds: floa
     try:
         if once:
             return await embed_skills(database, embedder)
+        readiness = ServiceReadiness(settings, "embedder", kafka=False)
+        readiness.own_faults = dict
+        serve_metrics(settings.embedder_metrics_address, "embedder", Probes(readiness))
         return await _embed_until_stopped(database, embedder, poll_seconds)
     finally:
         await database.close()

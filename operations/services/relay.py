@@ -6,8 +6,10 @@ import asyncio
 
 from database import migrate
 from operations.services.least_privilege import require_least_privilege
+from operations.services.readiness import ServiceReadiness
 from relay.relay import Relay
 from runtime.lifecycle import serve_metrics, stop_on_signals
+from runtime.probes import Probes
 from runtime.settings import Settings
 
 
@@ -30,6 +32,8 @@ async def serve_relay(
         if once_lock_seconds is not None:
             await relay.once(once_lock_seconds)
             return relay
-        serve_metrics(settings.relay_metrics_address, "relay")
+        readiness = ServiceReadiness(settings, "writer")
+        readiness.own_faults = dict  # it waits for both, and needs nothing else
+        serve_metrics(settings.relay_metrics_address, "relay", Probes(readiness))
         await relay.serve()
     return relay

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from database.address import shown
 from database.errors import BadDatabaseAddress, DatabaseUnreachable
 from operations.services.least_privilege import require_least_privilege
+from operations.services.readiness import ServiceReadiness
 from projections import stored_builds
 from projections.engine import PartitionProjector
 from projections.id_budget import IdBudget
@@ -21,6 +22,7 @@ from runtime import metrics
 from runtime.errors import PlantError
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
+from runtime.probes import Probes
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
 from streams.agents import Worker
@@ -73,13 +75,15 @@ async def serve_worker(
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
     await require_writer_session(settings)
-    serve_metrics(settings.worker_metrics_address)
+    readiness = ServiceReadiness(settings, "writer")
+    serve_metrics(settings.worker_metrics_address, probes=Probes(readiness))
     tune_gc(*WORKER_GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = asyncio.Event()
     with stop_on_signals(stop.set):
         worker = build_worker(settings, topics)
         await worker.start()
+        readiness.follow(worker)
         if ready is not None:
             ready(worker)
         gauges = PartitionGauges()

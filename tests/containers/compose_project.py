@@ -1,0 +1,98 @@
+"""The compose file brought up by Docker Compose on an engine of the tests' own.
+
+podman runs health checks by systemd's timers. Where there is none, nobody runs them, and `service_healthy` would be
+waited for without end: here a thread asks for each check, again and again. A Docker engine runs them itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.containers.engine import ContainerEngine
+from tests.support import ROOT
+from tests.support.services import COMPOSE_FILE
+
+COMPOSE_MODULE: Final = "github.com/docker/compose/v5/cmd"
+COMPOSE_VERSION: Final = "v5.0.2"
+BUILD_TIMEOUT_SECONDS: Final = 1800
+UP_TIMEOUT_SECONDS: Final = 900
+CHECK_EVERY_SECONDS: Final = 1.0
+
+
+def compose_binary() -> Path:
+    """Return Docker Compose, built from its pinned sources once a user."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plant" / f"compose-{COMPOSE_VERSION}"
+    binary = cache / "docker-compose"
+    if not binary.exists():
+        environ = {**os.environ, "GOBIN": str(cache), "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
+        command = ["go", "install", "-ldflags=-s -w", f"{COMPOSE_MODULE}@{COMPOSE_VERSION}"]
+        subprocess.run(command, check=True, env=environ, timeout=BUILD_TIMEOUT_SECONDS, capture_output=True)
+        (cache / "cmd").replace(binary)
+    return binary
+
+
+class ComposeProject:
+    """A project of the real compose file. Its name and ports are its own."""
+
+    def __init__(self, engine: ContainerEngine, name: str, docker_host: str, environ: Mapping[str, str]) -> None:
+        self.engine = engine
+        self.name = name
+        self._command = (str(compose_binary()), "--project-name", name, "--file", str(ROOT / COMPOSE_FILE))
+        self.environ = {**engine.environ, "DOCKER_HOST": docker_host, **environ}
+
+    def compose(self, *arguments: str, timeout_seconds: float = UP_TIMEOUT_SECONDS, check: bool = True) -> str:
+        """Run Docker Compose; returns its stdout. Raises AssertionError with what it said."""
+        done = subprocess.run(
+            [*self._command, *arguments], env=self.environ, capture_output=True, text=True, check=False,
+            timeout=timeout_seconds,
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, f"compose {' '.join(arguments)}: {done.stderr[-3000:]}\n{self.logs()}"
+        return done.stdout
+
+    def logs(self) -> str:
+        """Return the last lines of each container's log."""
+        names = self.engine.podman("ps", "--all", "--format", "{{.Names}}").stdout.split()
+        tails = (self.engine.podman("logs", "--tail", "15", name, check=False) for name in names)
+        return "\n".join(f"== {name}\n{tail.stdout}{tail.stderr}" for name, tail in zip(names, tails, strict=True))
+
+    def container(self, service: str) -> str:
+        """Return the name of a service's container."""
+        return f"{self.name}-{service}-1"
+
+    def state(self, service: str) -> dict[str, Any]:
+        """Return the state of a service's container, as Docker's API has it."""
+        found = json.loads(self.engine.podman("inspect", self.container(service)).stdout)[0]
+        state: dict[str, Any] = found["State"]
+        return state
+
+    def is_healthy(self, service: str) -> bool:
+        """Tell whether the service's own check says so now."""
+        done = self.engine.podman("healthcheck", "run", self.container(service), check=False)
+        return done.returncode == 0
+
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Have health checks run as long as the block lasts."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._run_checks, args=(ended,), name="health-checks")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _run_checks(self, ended: threading.Event) -> None:
+        while not ended.wait(CHECK_EVERY_SECONDS):
+            running = self.engine.podman("ps", "--format", "{{.Names}} {{.Status}}", check=False).stdout
+            for line in running.splitlines():
+                name, _, status = line.partition(" ")
+                if not ended.is_set() and "(healthy)" not in status:
+                    self.engine.podman("healthcheck", "run", name, check=False)

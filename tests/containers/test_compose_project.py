@@ -1,0 +1,121 @@
+"""The stack of the compose file, brought up by Docker Compose: every service is ready, and an event comes through."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from devstack.processes import choose_port
+from tests.containers.compose_project import ComposeProject
+from tests.containers.engine import ContainerEngine
+from tests.support import ROOT
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
+
+SERVICES = ("ingress", "api", "worker", "relay", "dispatcher", "deliverer", "embedder")
+PORTS = ("KAFKA", "POSTGRES", "INGRESS", "INGRESS_ADMIN", "API", "API_ADMIN")
+UNSEEN_SECONDS = 5.0
+AGENTS = "SELECT count(*) FROM read_models.agents"
+
+
+class RunningStack:
+    """A project that is up, with a key for the example."""
+
+    def __init__(self, project: ComposeProject, ingress_port: str) -> None:
+        self.project = project
+        self._ingress_url = f"http://127.0.0.1:{ingress_port}"
+        self._secret = self.plant("keys", "add", "example").strip()
+        self.sent = 0
+
+    def plant(self, *arguments: str) -> str:
+        """Run a command of Plant's in a container of the project, as an operator."""
+        password = "plant-operator-development"
+        url = f"PLANT_DATABASE_OPERATOR_URL=postgresql://plant_operator:{password}@postgres:5432/plant"
+        return self.project.compose("run", "--rm", "--no-deps", "--env", url, "ingress", *arguments)
+
+    def rows(self) -> int:
+        """Return how many agents the read model has."""
+        psql = ("psql", "--no-psqlrc", "--tuples-only", "--username", "postgres", "--command", AGENTS, "plant")
+        return int(self.project.compose("exec", "--no-TTY", "postgres", *psql))
+
+    def send(self, *, wait: bool = True) -> None:
+        """Send one event by the example, and wait until the read model has it."""
+        environ = {**os.environ, "PLANT_WEBHOOK_SECRET": self._secret}
+        subprocess.run(
+            [ROOT / "examples" / "producer.sh", self._ingress_url], env=environ, check=True, capture_output=True,
+            timeout=DEADLINE_SECONDS,
+        )  # fmt: skip
+        self.sent += 1
+        if wait:
+            wait_until(lambda: self.rows() == self.sent, f"{self.sent} agents are in the read model")
+
+
+@pytest.fixture(scope="module")
+def running(engine: ContainerEngine) -> Iterator[RunningStack]:
+    """The whole compose file, up; taken down in the end, with nothing left."""
+    ports = dict[str, str]()
+    for name in PORTS:
+        ports[f"PLANT_{name}_PORT"] = str(choose_port(None, {int(port) for port in ports.values()}))
+    with engine.service() as docker_host:
+        project = ComposeProject(engine, f"plant-{secrets.token_hex(3)}", docker_host, ports)
+        try:
+            with project.checked():
+                project.compose("up", "--detach", "--no-build", "--pull", "never")
+            for service in SERVICES:
+                wait_until(lambda service=service: project.is_healthy(service), f"{service} is ready\n{project.logs()}")
+            yield RunningStack(project, ports["PLANT_INGRESS_PORT"])
+        finally:
+            project.compose("down", "--volumes", "--timeout", "60", check=False)
+    assert engine.left() == []
+
+
+def test_an_event_comes_through_and_again_after_each_restart(running: RunningStack) -> None:
+    """Sent by the example, visible in the read model; each service, Kafka and Postgres are restarted in turn."""
+    running.send()
+    for service in (*SERVICES, "kafka", "postgres"):
+        running.project.compose("restart", service)
+        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
+        wait_until(lambda: running.project.is_healthy("ingress"), "ingress is ready")
+        running.send()
+
+
+def test_sigterm_ends_each_service_in_order(running: RunningStack) -> None:
+    """Within its grace period, with exit code 0: none is killed."""
+    for service in SERVICES:
+        running.project.compose("stop", service)
+        assert running.project.state(service)["ExitCode"] == 0, service
+    running.project.compose("start", *SERVICES)
+    for service in SERVICES:
+        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
+
+
+@pytest.mark.parametrize("away", ["postgres", "kafka"])
+def test_no_check_says_ready_while_what_it_needs_is_away(running: RunningStack, away: str) -> None:
+    """And none needs a restart when it is back."""
+    needs_kafka = ("ingress", "worker", "relay", "dispatcher", "deliverer")
+    needs_postgres = ("api", "worker", "relay", "dispatcher", "deliverer", "embedder")
+    affected = needs_postgres if away == "postgres" else needs_kafka
+    before = {service: running.project.state(service)["StartedAt"] for service in SERVICES}
+    running.project.engine.podman("pause", running.project.container(away))
+    try:
+        for service in affected:
+            wait_until(lambda service=service: not running.project.is_healthy(service), f"{service} is not ready")
+    finally:
+        running.project.engine.podman("unpause", running.project.container(away))
+    for service in SERVICES:
+        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
+    running.send()
+    assert before == {service: running.project.state(service)["StartedAt"] for service in SERVICES}
+
+
+def test_nothing_comes_through_without_a_worker(running: RunningStack) -> None:
+    """An event that was taken stays unseen until a worker is back, so the tests above would miss one."""
+    running.project.compose("stop", "worker")
+    running.send(wait=False)
+    with pytest.raises(TimeoutError):
+        wait_until(lambda: running.rows() == running.sent, "the event has come through", UNSEEN_SECONDS)
+    running.project.compose("start", "worker")
+    wait_until(lambda: running.rows() == running.sent, "the event has come through")
