@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -30,6 +30,9 @@ PLANT = str(Path(sys.executable).with_name("plant"))
 
 RANGE_OFFSETS = 500
 """Offsets of a range of the log on a stack whose processes may be killed."""
+
+OPEN_SCENES: list[Scene] = []
+"""Those whose processes may run; `tests/faults/conftest.py` ends what a failed test has left in one of them."""
 
 
 class Process:
@@ -130,11 +133,17 @@ class Scene:
         finally:
             session.close()
 
-    def end(self) -> None:
-        """Kill what runs."""
-        for process in self.processes:
+    def end(self, first: int = 0) -> None:
+        """Kill what runs, from the process of this index on."""
+        for process in self.processes[first:]:
             if process.alive:
                 process.kill()
+
+    def thaw(self) -> None:
+        """Let what is frozen go on."""
+        for process in self.processes:
+            if process.alive:
+                process.thaw()
 
     def _start(self, *arguments: str, **environ: str) -> Process:
         process = Process(self.folder, len(self.processes), {**self.environ, **environ}, arguments)
@@ -146,11 +155,8 @@ class Scene:
 def scene_of(settings: Settings, superuser_url: str, topic: str, folder: Path) -> Iterator[Scene]:
     """Yield a scene from settings that a fixture made."""
     environ = {f"PLANT_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(settings).items()}
-    scene = Scene({**environ, "PLANT_DATABASE_SUPERUSER_URL": superuser_url}, topic, folder)
-    try:
+    with open_scene(Scene({**environ, "PLANT_DATABASE_SUPERUSER_URL": superuser_url}, topic, folder)) as scene:
         yield scene
-    finally:
-        scene.end()
 
 
 @contextlib.contextmanager
@@ -165,7 +171,30 @@ def private_scene(stack: Stack, folder: Path) -> Iterator[Scene]:
     short = {"PLANT_TOPIC_PARTITIONS": "4", "PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "5"}
     scene = Scene({"PLANT_HOME": str(folder), **stack.environ, **short}, EVENTS_TOPIC, folder)
     asyncio.run(apply(scene.settings))
+    with open_scene(scene):
+        yield scene
+
+
+@contextlib.contextmanager
+def nothing_left_behind(failed: Callable[[], bool]) -> Iterator[None]:
+    """After a block that failed, kill what it has started in open scenes, and let what it has frozen there go on.
+
+    What those scenes had before goes on, and so does what belongs to a scene that the block has opened.
+    """
+    before = {scene: len(scene.processes) for scene in OPEN_SCENES}
+    yield
+    if failed():
+        for scene, count in before.items():
+            scene.end(first=count)
+            scene.thaw()
+
+
+@contextlib.contextmanager
+def open_scene(scene: Scene) -> Iterator[Scene]:
+    """Yield a scene whose processes are killed at the end."""
+    OPEN_SCENES.append(scene)
     try:
         yield scene
     finally:
+        OPEN_SCENES.remove(scene)
         scene.end()
