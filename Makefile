@@ -75,8 +75,8 @@ test: $(VENV)/.ready-all ## Run every test. With CI=true or COVERAGE=1 coverage 
 test-quick: $(VENV)/.ready-all ## Run all tests but those of process faults.
 	@$(PYTEST) --ignore tests/faults
 
-faults: $(VENV)/.ready-all ## Run the fault tests in their long form: many kills, Postgres away for 30 s; judge times.
-	@PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults -rP
+faults: $(VENV)/.ready-all ## Run the fault tests, and others with a long form, in it: many kills, Postgres away for 30 s; judge times.
+	@PLANT_FAULT_LONG=1 PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults $$(grep -rl 'long_form import' tests/integration) -rP
 
 containers: $(VENV)/.ready-all ## Build the image and run it in containers; installs podman and debootstrap by apt, as root.
 	@$(BIN)/python -m tests.containers.engine

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from devstack.kafka import JAVA_OPTIONS
 from tests.support import ROOT
 from tests.support.at_home import RUN_TIMEOUT_SECONDS, environ_of, running_in
 
@@ -33,7 +34,9 @@ def test_the_tutorial_works(home: Path) -> None:
     environ = environ_of(home, PLANT_INGRESS_PORT=port, PLANT_INGRESS_ADMIN_ADDRESS="127.0.0.1:0")
     home.mkdir(exist_ok=True)
     home.chmod(0o755)
-    del environ["PLANT_HOME"]  # .plant in the current folder, as for everyone who follows the tutorial
+    # .plant in the current folder, and Java's own options, as for everyone who follows the tutorial.
+    del environ["PLANT_HOME"]
+    environ.pop(JAVA_OPTIONS, None)
     # A step that fails ends the script; what it has started would keep its output open.
     script = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n" + "\n".join(steps).replace(PORT, port)
     try:

@@ -15,10 +15,11 @@ from tests.conftest import Database, MakeTopic
 from tests.support.dispatching import add_endpoint, read_deliveries, without_copies
 from tests.support.faults.scene import Process, Scene, scene_of
 from tests.support.load import fill, some_events
+from tests.support.long_form import sized
 from tests.support.waiting import wait_until, wait_until_async
 
-KILLS = 4
-EVENTS = 1_500
+KILLS = sized(3, 10)
+EVENTS = sized(800, 1_500)
 
 
 @pytest.fixture
@@ -78,6 +79,8 @@ async def test_kill_9_of_a_dispatcher_loses_nothing_and_its_copies_are_in_order(
         found.update((each.queued.event_id, each.queued.endpoint_id) for each in await read_deliveries(settings, topic))
         return wanted <= found
 
+    # First without reading all deliveries again and again.
+    wait_until(lambda: is_at_work(len(sent) - 1), "the dispatcher is done with each record")
     await wait_until_async(are_there, lambda: f"{len(found)} of {len(wanted)} deliveries are there")
     assert dispatcher.stop() == 0
     published = await read_deliveries(settings, topic)

@@ -428,20 +428,28 @@ $$
 """
 
 
-async def plan_of(connection: asyncpg.Connection[Any], query: PlannedQuery, *, generic: bool) -> dict[str, Any]:
-    """The plan of a query for its arguments, or the generic one that Postgres may keep for a prepared statement."""
+async def plans_of(
+    connection: asyncpg.Connection[Any], queries: Mapping[str, PlannedQuery]
+) -> dict[tuple[str, bool], dict[str, Any]]:
+    """Return each query's plans by its name: for its arguments, and the generic one that a prepared statement may get.
+
+    The staging tables are made once for all of them, which never see what another query has set.
+    """
+    found: dict[tuple[str, bool], dict[str, Any]] = {}
     async with connection.transaction():
         await connection.execute(_GENERIC_PLAN)
         await _stage(connection)
-        for name, value in query.settings.items():
-            await connection.execute("SELECT set_config($1, $2, true)", name, value)
-        await connection.execute(f"SET LOCAL ROLE {query.role}")
-        if generic:
-            shown = await connection.fetchval("SELECT pg_temp.generic_plan($1)", query.sql)
-        else:
+        for name, query in queries.items():
+            before = connection.transaction()
+            await before.start()
+            for setting, value in query.settings.items():
+                await connection.execute("SELECT set_config($1, $2, true)", setting, value)
+            await connection.execute(f"SET LOCAL ROLE {query.role}")
+            generic = await connection.fetchval("SELECT pg_temp.generic_plan($1)", query.sql)
             shown = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query.sql}", *query.arguments)
-    plan: dict[str, Any] = json.loads(shown)[0]["Plan"]
-    return plan
+            await before.rollback()
+            found |= {(name, kind): json.loads(plan)[0]["Plan"] for kind, plan in ((True, generic), (False, shown))}
+    return found
 
 
 async def _stage(connection: asyncpg.Connection[Any]) -> None:

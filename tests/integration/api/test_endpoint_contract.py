@@ -25,6 +25,7 @@ from runtime.settings import Settings
 from tests.support.api_process import RunningApi, start
 from tests.support.endpoint_api import URL
 from tests.support.ingress_process import ended
+from tests.support.long_form import sized
 from tests.support.reading import add_token
 from tests.support.waiting import wait_until_async
 
@@ -34,7 +35,7 @@ CONFORMANCE = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 12
+EXAMPLES = sized(6, 30)
 REQUEST_SECONDS = 300
 
 

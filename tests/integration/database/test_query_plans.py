@@ -23,9 +23,8 @@ def plans(stack: Services, template_database: str) -> Plans:
     found: Plans = {}
 
     async def note(connection: asyncpg.Connection[Any], state: str, rows: int) -> None:
-        for name, query in planned_queries(rows).items():
-            for generic in (False, True):
-                found[state, name, generic] = await query_plans.plan_of(connection, query, generic=generic)
+        plans_of = await query_plans.plans_of(connection, planned_queries(rows))
+        found.update({(state, *key): plan for key, plan in plans_of.items()})
 
     async def grow(connection: asyncpg.Connection[Any]) -> None:
         await query_plans.fill(connection, SMALL)

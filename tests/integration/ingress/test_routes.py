@@ -24,6 +24,7 @@ from schemas.sender_headers import sender_headers
 from signing.master_key import MasterKeys
 from streams.producer import EventProducer, Limits
 from streams.topics import EVENTS_TOPIC
+from tests.support.long_form import sized
 from tests.support.serving import Serving, position_of, served
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import (
@@ -310,7 +311,7 @@ async def test_nothing_signed_is_ever_a_500(serving: Serving) -> None:
     )
     bodies: list[tuple[str, bytes]] = []
 
-    @hypothesis_settings(max_examples=150, suppress_health_check=list(HealthCheck), database=None)
+    @hypothesis_settings(max_examples=sized(60, 300), suppress_health_check=list(HealthCheck), database=None)
     @given(
         st.sampled_from([*EVENT_TYPES, CLOUD_EVENTS]),
         st.binary(max_size=100) | fields.map(lambda v: json.dumps(v).encode()),

@@ -21,6 +21,7 @@ from projections.session import Session
 from schemas.events import Event
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.long_form import sized
 from tests.support.mixed_events import MixedEvents
 from tests.support.model_tables import log_rows, model_tables
 from tests.support.parked_streams import ParkedStream, Row
@@ -143,7 +144,7 @@ def scene(database: Database, superuser: Session) -> Iterator[Scene]:
 
 
 @settings(
-    max_examples=30,
+    max_examples=sized(10, 60),
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -204,7 +205,7 @@ poisoned_runs = st.builds(
 
 
 @settings(
-    max_examples=20,
+    max_examples=sized(8, 40),
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -20,6 +20,7 @@ from devstack import sql
 from runtime.settings import Settings
 from schemas.delivery_records import DeliveryAttempted
 from tests.conftest import Database
+from tests.support.long_form import sized
 from tests.support.made_attempts import BEGAN_AT, ENDPOINT, attempted
 from tests.support.recorded_attempts import ADD_ENDPOINT, OTHER_ENDPOINT, record
 from tests.support.redriving import open_redrives, redrive_order
@@ -111,7 +112,7 @@ async def plan_and_order(
 
 
 @given(records=RECORDS, first=SELECTIONS, second=SELECTIONS)
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=sized(10, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_order_takes_what_a_plain_filter_takes(
     settings: Settings, with_endpoints: Database, records: list[dict[str, Any]], first: RedriveSelection,
     second: RedriveSelection,

@@ -26,6 +26,7 @@ from schemas.examples import delivery_examples
 from streams.errors import OwnershipLost, SchemaNewer, TopicRecreated
 from streams.watermarks import Leadership
 from tests.conftest import Database, SettingsFor
+from tests.support.long_form import sized
 from tests.support.made_attempts import BEGAN_AT, WATERMARKS, attempt_batch, attempted, folded
 
 MakeRecorder = Callable[..., AttemptRecorder]
@@ -89,7 +90,9 @@ RECORDS = st.builds(
 """Records that no deliverer writes in this order, too; some are copies."""
 
 
-@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@hypothesis_settings(
+    max_examples=sized(15, 80), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(records=st.lists(RECORDS, min_size=1, max_size=12), cuts=st.sets(st.integers(1, 11)), again=st.integers(0, 12))
 def test_any_batches_give_the_tables_of_a_plain_fold(
     database: Database, make_recorder: MakeRecorder, records: list[DeliveryAttempted], cuts: set[int], again: int
