@@ -35,7 +35,6 @@ from database.errors import (
     MigrationLocked,
     MigrationRefused,
     RolesMissing,
-    SchemaBehind,
     UnknownRevision,
 )
 
@@ -131,16 +130,6 @@ def sql(revision: str = "heads", *, since: str = "") -> str:
 def heads() -> tuple[str, ...]:
     """Return the revisions that this version of Plant needs, sorted."""
     return tuple(sorted(_scripts().get_heads()))
-
-
-def require_current_schema(url: str) -> None:
-    """Return when the database is at :func:`heads`; raise SchemaBehind when it isn't. Any role may ask."""
-    actual, needed = current(url), heads()
-    if actual != needed:
-        raise SchemaBehind(
-            why=f"It is at {', '.join(actual) or 'no revision'}; {', '.join(needed)} is needed.",
-            next_step="plant db upgrade",
-        )
 
 
 _LET_SERVICES_CHECK: Final = (

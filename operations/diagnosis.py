@@ -159,10 +159,10 @@ def _database(settings: Settings) -> Iterator[Diagnosis]:
     if not (settings.database_owner_url or settings.database_url):
         yield Diagnosis("database", "note", "no address: not checked", "plant up    (or set PLANT_DATABASE_URL)")
         return
-    from database import migrate
+    from database.schema_revision import needed_revisions, require_current_schema
 
-    migrate.require_current_schema(settings.database_address("owner"))
-    yield Diagnosis("database", "good", f"reachable, at revision {', '.join(migrate.heads())}")
+    require_current_schema(settings.database_address("owner"))
+    yield Diagnosis("database", "good", f"reachable, at revision {', '.join(needed_revisions())}")
 
 
 def _topics(settings: Settings) -> Iterator[Diagnosis]:

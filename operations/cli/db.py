@@ -58,10 +58,10 @@ def current() -> None:
 @command.command()
 def check() -> None:
     """Exit 3 unless the database is at the revision that this version of Plant needs."""
-    from database import migrate
+    from database.schema_revision import needed_revisions, require_current_schema
 
-    migrate.require_current_schema(_owner_url())
-    click.echo(_named(migrate.heads()))
+    require_current_schema(_owner_url())
+    click.echo(_named(needed_revisions()))
 
 
 @command.command()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from database import migrate
+from database import schema_revision
 from database.connector import Database, connect
 from deliveries.connections import DeliveryClient
 from deliveries.deliverer.attempt_slots import AttemptSlots
@@ -118,7 +118,7 @@ async def serve_deliverer(
     WorkerCrashed.
     """
     activate_registry(settings)
-    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("deliverer"))
+    await asyncio.to_thread(schema_revision.require_current_schema, settings.database_address("deliverer"))
     await require_least_privilege(settings, "deliverer")
     readiness = ServiceReadiness(settings, "deliverer")
     serve_metrics(settings.deliverer_metrics_address, "deliverer", Probes(readiness))

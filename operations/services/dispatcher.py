@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from database import migrate
+from database import schema_revision
 from deliveries.dispatch.backfill_reader import BackfillRate
 from deliveries.dispatch.delivery_sender import DeliverySender
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
@@ -95,7 +95,7 @@ async def serve_dispatcher(
     """Run a dispatcher until SIGINT or SIGTERM. Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable,
     KafkaUnavailable, TopicMissing, DispatcherCrashed.
     """
-    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("writer"))
+    await asyncio.to_thread(schema_revision.require_current_schema, settings.database_address("writer"))
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
     readiness = ServiceReadiness(settings, "writer")

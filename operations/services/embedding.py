@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Final
 
-from database import migrate
+from database import schema_revision
 from database.connector import Database, connect
 from database.errors import DatabaseUnreachable
 from entities.embedding import Embedder
@@ -36,7 +36,7 @@ async def serve_embeddings(settings: Settings, *, once: bool, poll_seconds: floa
     While the database is unreachable, it is tried again, but not with `once`. Raises SchemaBehind, TooMuchPrivilege,
     DatabaseUnreachable at the start, ConfigurationError, and EmbedderBroken.
     """
-    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("embedder"))
+    await asyncio.to_thread(schema_revision.require_current_schema, settings.database_address("embedder"))
     await require_least_privilege(settings, "embedder")
     database, embedder = connect(settings, "embedder"), build_embedder()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from database import migrate
+from database import schema_revision
 from operations.services.least_privilege import require_least_privilege
 from operations.services.readiness import ServiceReadiness
 from relay.relay import Relay
@@ -25,7 +25,7 @@ async def serve_relay(
 
     Raises SchemaBehind, TooMuchPrivilege, DatabaseUnreachable, and what the relay raises.
     """
-    await asyncio.to_thread(migrate.require_current_schema, settings.database_address("writer"))
+    await asyncio.to_thread(schema_revision.require_current_schema, settings.database_address("writer"))
     await require_least_privilege(settings, "writer")
     relay = build_relay(settings, events_topic, dead_topic)
     with stop_on_signals(relay.stop):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from database.errors import (
     SchemaBehind,
     UnknownRevision,
 )
+from database.schema_revision import needed_revisions, require_current_schema
 from devstack import sql
 from entities.mapping import Row
 from operations.cli import main as command_line
@@ -232,14 +233,15 @@ def test_migrations_use_nothing_newer_than_postgres_15() -> None:
 
 
 def test_upgrade_goes_to_the_newest_and_stays_there(bare_database: Database) -> None:
-    """From nothing to the heads; a second upgrade changes nothing; any role may check."""
+    """From nothing to the heads; a second upgrade changes nothing; any role may check, without Alembic too."""
+    assert needed_revisions() == migrate.heads()
     url = bare_database.owner_url
     assert migrate.current(url) == ()
     with pytest.raises(SchemaBehind, match="no revision"):
-        migrate.require_current_schema(url)
+        require_current_schema(url)
     assert migrate.upgrade(url) == migrate.upgrade(url) == migrate.current(url) == migrate.heads()
     for role in ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder"):
-        migrate.require_current_schema(getattr(bare_database, f"{role}_url"))
+        require_current_schema(getattr(bare_database, f"{role}_url"))
 
 
 async def test_upgrade_works_inside_an_event_loop(bare_database: Database) -> None:
@@ -294,10 +296,11 @@ def test_a_failed_migration_leaves_nothing_of_itself(bare_database: Database) ->
     assert migrate.upgrade(url) == migrate.heads()
 
 
-def test_an_unreachable_database_is_named() -> None:
+@pytest.mark.parametrize("asks", [migrate.current, require_current_schema])
+def test_an_unreachable_database_is_named(asks: Callable[[str], object]) -> None:
     """No server is exit 4, with its address and without the driver's text."""
     with pytest.raises(DatabaseUnreachable, match=r"127\.0\.0\.1:1/plant as plant_owner: nothing listens") as error:
-        migrate.current("postgresql://plant_owner:secret-word@127.0.0.1:1/plant")
+        asks("postgresql://plant_owner:secret-word@127.0.0.1:1/plant")
     assert error.value.exit_code == 4
     assert "secret-word" not in str(error.value)
 
