@@ -19,6 +19,7 @@ COVERAGE_FLOOR := 90
 # Processes that run tests; each file's tests stay in one of them. Fault tests wait more than they compute, so there are
 # more than cores.
 TEST_PROCESSES ?= 4
+CONTAINER_TESTS ?= tests/containers
 COVERED := $(BIN)/coverage report --fail-under=$(COVERAGE_FLOOR)
 # In a variable: a comma in a call of make's ends its argument.
 CORE := database/*,entities/*
@@ -78,9 +79,9 @@ test-quick: $(VENV)/.ready-all ## Run all tests but those of process faults.
 faults: $(VENV)/.ready-all ## Run the fault tests, and others with a long form, in it: many kills, Postgres away for 30 s; judge times.
 	@PLANT_FAULT_LONG=1 PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults $$(grep -rl 'long_form import' tests/integration) -rP
 
-containers: $(VENV)/.ready-all ## Build the image and run it in containers; installs podman and debootstrap by apt, as root.
+containers: $(VENV)/.ready-all ## Build the image, and run the compose file and tests in containers; installs podman by apt, as root.
 	@$(BIN)/python -m tests.containers.engine
-	@$(BIN)/python -m pytest tests/containers -rP
+	@$(BIN)/python -m pytest $(CONTAINER_TESTS) -rP
 
 check: $(VENV)/.ready-all ## Check style, types, import contracts and the lock of read models.
 	@echo "==> ruff"; $(BIN)/ruff check && $(BIN)/ruff format --check

@@ -69,10 +69,10 @@ def missing_jars(folder: Path, jars: Sequence[Jar]) -> list[Jar]:
     return [jar for jar in jars if not _matches(folder / jar.name, jar)]
 
 
-def ensure_jars(progress: Progress, folder: Path | None = None) -> Path:
-    """Return the folder that holds every pinned jar, fetched if need be. Raises DownloadFailed."""
+def ensure_jars(progress: Progress, folder: Path | None = None, lock: Path = JAR_LOCK) -> Path:
+    """Return the folder that holds every jar that the lock file pins, fetched if need be. Raises DownloadFailed."""
     folder = folder or cache_folder()
-    wanted = missing_jars(folder, locked_jars())
+    wanted = missing_jars(folder, locked_jars(lock))
     if not wanted:
         return folder
     folder.mkdir(parents=True, exist_ok=True)

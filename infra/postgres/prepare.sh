@@ -1,9 +1,10 @@
 #!/bin/sh
-# Run once by the Postgres image, on an empty volume: roles, passwords, the database and its vector extension.
+# Roles, passwords, the database and its vector extension, on the server that PGHOST names, as its superuser. Doing it
+# again makes what is missing and sets the passwords anew; it changes nothing else.
 set -eu
 
 administer() {
-    psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" "$@"
+    psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 "$@"
 }
 
 administer --dbname postgres --file /plant/roles.sql
@@ -22,7 +23,8 @@ ALTER ROLE plant_auditor PASSWORD :'auditor';
 ALTER ROLE plant_embedder PASSWORD :'embedder';
 ALTER ROLE plant_deliverer PASSWORD :'deliverer';
 ALTER ROLE plant_endpoints PASSWORD :'endpoints';
-CREATE DATABASE plant OWNER plant_owner;
+SELECT 'CREATE DATABASE plant OWNER plant_owner' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'plant')
+\gexec
 REVOKE ALL ON DATABASE plant FROM PUBLIC;
 GRANT CONNECT, TEMPORARY ON DATABASE plant TO plant_owner, plant_writer, plant_ingress, plant_operator, plant_api,
     plant_auditor, plant_embedder, plant_deliverer, plant_endpoints;

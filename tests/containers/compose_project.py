@@ -77,22 +77,24 @@ class ComposeProject:
         done = self.engine.podman("healthcheck", "run", self.container(service), check=False)
         return done.returncode == 0
 
-    @contextlib.contextmanager
-    def checked(self) -> Iterator[None]:
-        """Have health checks run as long as the block lasts."""
-        ended = threading.Event()
-        thread = threading.Thread(target=self._run_checks, args=(ended,), name="health-checks")
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
-    def _run_checks(self, ended: threading.Event) -> None:
-        while not ended.wait(CHECK_EVERY_SECONDS):
-            running = self.engine.podman("ps", "--format", "{{.Names}} {{.Status}}", check=False).stdout
-            for line in running.splitlines():
-                name, _, status = line.partition(" ")
-                if not ended.is_set() and "(healthy)" not in status:
-                    self.engine.podman("healthcheck", "run", name, check=False)
+@contextlib.contextmanager
+def running_checks(engine: ContainerEngine) -> Iterator[None]:
+    """Have the health checks of containers run as long as the block lasts, until each is healthy."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_run_checks, args=(engine, ended), name="health-checks")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _run_checks(engine: ContainerEngine, ended: threading.Event) -> None:
+    while not ended.wait(CHECK_EVERY_SECONDS):
+        running = engine.podman("ps", "--format", "{{.Names}} {{.Status}}", check=False).stdout
+        for line in running.splitlines():
+            name, _, status = line.partition(" ")
+            if not ended.is_set() and "(healthy)" not in status:
+                engine.podman("healthcheck", "run", name, check=False)

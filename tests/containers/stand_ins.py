@@ -1,6 +1,8 @@
 """Stand-ins for images of public registries, which can't be pulled everywhere: the same tags, made from packages.
 
-They are stand-ins, and no copies: Debian's own Python takes the place of the one that `python:3.13-slim` compiles.
+They are stand-ins, and no copies: Debian's own Python takes the place of the one that `python:3.13-slim` compiles, and
+the programs of the local stack that of those in the images of Kafka and Postgres. What differs is listed in
+docs/how-to/containers.md.
 """
 
 from __future__ import annotations
@@ -10,11 +12,29 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from devstack.kafka import java
+from devstack.kafka_jars import KAFKA_VERSION, ensure_jars
+from devstack.postgres_binaries import package_folder
+from devstack.progress import Silent
 from tests.containers.engine import BUILD_TIMEOUT_SECONDS, ContainerEngine
 
 PYTHON_TAG: Final = "docker.io/library/python:3.13-slim"
+KAFKA_TAG: Final = f"docker.io/apache/kafka:{KAFKA_VERSION}"
+POSTGRES_TAG: Final = "docker.io/pgvector/pgvector:pg18"
 RELEASE: Final = "bookworm"
 PACKAGES: Final = "python3,python3-venv,python3-pip,ca-certificates"
+IMAGES: Final = Path(__file__).parent / "images"
+
+
+def make_stand_ins(engine: ContainerEngine) -> None:
+    """Make those that the engine lacks."""
+    for tag, make in (
+        (PYTHON_TAG, make_python_image),
+        (POSTGRES_TAG, make_postgres_image),
+        (KAFKA_TAG, make_kafka_image),
+    ):
+        if not engine.has(tag):
+            make(engine)
 
 
 def make_python_image(engine: ContainerEngine) -> None:
@@ -33,3 +53,34 @@ def make_python_image(engine: ContainerEngine) -> None:
     shutil.rmtree(base)
     engine.podman("import", str(archive), PYTHON_TAG, timeout_seconds=BUILD_TIMEOUT_SECONDS)
     archive.unlink()
+
+
+def make_kafka_image(engine: ContainerEngine) -> None:
+    """Make the stand-in for Kafka's image, on the one for Python's."""
+    context = _context(engine, "kafka")
+    jars = ensure_jars(Silent())
+    shutil.copytree(jars, context / "jars", ignore=lambda _, names: [each for each in names if ".jar" not in each])
+    ensure_jars(Silent(), context / "jars", IMAGES / "kafka" / "jars.lock")
+    shutil.copytree(java().parent.parent, context / "java", symlinks=True)
+    _build(engine, context, KAFKA_TAG)
+
+
+def make_postgres_image(engine: ContainerEngine) -> None:
+    """Make the stand-in for the image of Postgres with pgvector, on the one for Python's."""
+    context, package = _context(engine, "postgres"), package_folder()
+    install, libraries = package / "pginstall18", f"{package.name}.libs"
+    # The programs find their libraries by this layout.
+    shutil.copytree(install, context / "install" / package.name / install.name, symlinks=True)
+    if (package.parent / libraries).exists():
+        shutil.copytree(package.parent / libraries, context / "install" / libraries)
+    _build(engine, context, POSTGRES_TAG)
+
+
+def _context(engine: ContainerEngine, name: str) -> Path:
+    return Path(shutil.copytree(IMAGES / name, engine.folder / name))
+
+
+def _build(engine: ContainerEngine, context: Path, tag: str) -> None:
+    arguments = ("build", "--network", "none", "--file", str(context / "Containerfile"), "--tag", tag, str(context))
+    engine.podman(*arguments, timeout_seconds=BUILD_TIMEOUT_SECONDS)
+    shutil.rmtree(context)

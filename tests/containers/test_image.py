@@ -39,6 +39,11 @@ for package in ("api", "deliveries", "ingress", "operations", "projections", "re
             if getattr(missing, "name", None) not in local_stack:
                 raise
 """
+INSTALLED = """
+from importlib.metadata import distributions
+for each in distributions():
+    print(each.name.lower().replace("_", "-"), each.version)
+"""
 ROWS = "SELECT count(*) FROM read_models.agents"
 
 
@@ -67,6 +72,31 @@ def test_it_is_small_and_builds_nothing(engine: ContainerEngine, tmp_path: Path)
     print(f"unpacked {archive.stat().st_size / 1e6:.0f} MB, compressed {compressed.stat().st_size / 1e6:.0f} MB")
     print(largest)
     assert compressed.stat().st_size < COMPRESSED_MAX_BYTES
+
+
+def test_its_bill_of_materials_names_what_is_installed(engine: ContainerEngine) -> None:
+    """Every package in its version, with a licence for nearly all; what wrote the bill is not in the image."""
+    bill = json.loads(shell(engine, "cat /opt/venv/share/plant.cdx.json"))
+    parts = [*bill["components"], bill["metadata"]["component"]]
+    listed = {(part["name"].lower().replace("_", "-"), part["version"]) for part in parts}
+    installed = shell(engine, f"python - <<'END'\n{INSTALLED}\nEND")
+    wanted = {(name, version) for name, _, version in (line.partition(" ") for line in installed.splitlines())}
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "plant"
+    assert listed == wanted
+    assert len(wanted) > 40
+    assert sum(bool(part.get("licenses")) for part in bill["components"]) > 0.9 * len(bill["components"])
+    assert not any(name.startswith("cyclonedx") for name, _ in wanted)
+
+
+def test_its_labels_say_what_it_is(engine: ContainerEngine) -> None:
+    """The names are OCI's; a build passes version and revision."""
+    (image,) = json.loads(engine.podman("image", "inspect", TAG).stdout)
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in image["Labels"].items()}
+    assert labels["title"] == "Plant"
+    assert (labels["version"], labels["base.name"]) == ("development", "docker.io/library/python:3.13-slim")
+    assert labels["revision"]
+    assert labels["description"]
 
 
 def test_every_command_is_in_it(engine: ContainerEngine) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
-from devstack import postgres, sql
+from devstack import postgres, processes, sql
 from devstack.kafka import JAVA_OPTIONS, ONE_OF_SEVERAL
 from devstack.progress import Silent
 from devstack.stack import ROLES_SQL, Stack
@@ -178,29 +178,26 @@ def _end_abandoned(base: Path) -> None:
 
 @contextlib.contextmanager
 def _containers() -> Iterator[dict[str, str]]:
-    """Kafka and Postgres of the compose file, through testcontainers."""
+    """Kafka and Postgres of the compose file, through testcontainers: a project and ports of this run's own.
+
+    A developer's project of the file's own name is left alone: its volumes would go with it.
+    """
     from testcontainers.compose import DockerCompose
 
+    os.environ["COMPOSE_PROJECT_NAME"] = f"plant-tests-{os.getpid()}"
+    kafka_port = processes.choose_port(None, set())
+    os.environ.setdefault("PLANT_KAFKA_PORT", str(kafka_port))
+    os.environ.setdefault("PLANT_POSTGRES_PORT", str(processes.choose_port(None, {kafka_port})))
     compose = DockerCompose(ROOT, compose_file_name=COMPOSE_FILE, services=["kafka", "postgres"], wait=True)
     with compose:
-        yield dict(compose_addresses(os.environ))
+        kafka, superuser_url = compose_addresses(os.environ)
+        sql.execute(superuser_url, UNSAFE_AND_QUICK)
+        yield {"PLANT_KAFKA_BOOTSTRAP_SERVERS": kafka, **own_postgres(superuser_url)}
 
 
-def compose_addresses(environ: Mapping[str, str]) -> dict[str, str]:
-    """The addresses that the compose file publishes, by its own defaults."""
+def compose_addresses(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return Kafka's address and that of Postgres's superuser, as the compose file publishes them by its defaults."""
     kafka_port = environ.get("PLANT_KAFKA_PORT", "9092")
     postgres_port = environ.get("PLANT_POSTGRES_PORT", "5432")
-    passwords = {
-        role: environ.get(f"PLANT_{role.upper()}_PASSWORD", f"plant-{role}-development")
-        for role in ("owner", "writer", "ingress", "operator", "api", "auditor", "embedder", "deliverer", "endpoints")
-    }
-    urls = {
-        f"PLANT_DATABASE_{role.upper()}_URL": f"postgresql://plant_{role}:{password}@127.0.0.1:{postgres_port}/plant"
-        for role, password in passwords.items()
-    }
-    superuser_password = environ.get("PLANT_SUPERUSER_PASSWORD", "plant-superuser-development")
-    return {
-        "PLANT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{kafka_port}",
-        "PLANT_DATABASE_SUPERUSER_URL": f"postgresql://postgres:{superuser_password}@127.0.0.1:{postgres_port}/plant",
-        **urls,
-    }
+    password = environ.get("PLANT_SUPERUSER_PASSWORD", "plant-superuser-development")
+    return f"127.0.0.1:{kafka_port}", f"postgresql://postgres:{password}@127.0.0.1:{postgres_port}/postgres"

@@ -1,4 +1,4 @@
-// Reads a compose file with Docker Compose's own parser and prints the resolved project as JSON.
+// Reads a compose file with Docker Compose's own parser and prints the resolved project as JSON; COMPOSE_PROFILES is heeded.
 package main
 
 import (
@@ -17,7 +17,7 @@ func main() {
 }
 
 func run(file string) error {
-	options, err := cli.NewProjectOptions([]string{file}, cli.WithName("plant"), cli.WithOsEnv)
+	options, err := cli.NewProjectOptions([]string{file}, cli.WithName("plant"), cli.WithOsEnv, cli.WithDefaultProfiles())
 	if err != nil {
 		return err
 	}

@@ -14,9 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
+from database.connector import CLOSE_TIMEOUT_SECONDS
+from deliveries.dispatch.delivery_sender import ROOM_TIMEOUT_SECONDS
+from deliveries.endpoints import TIMEOUT_MAX_SECONDS
 from devstack.kafka_jars import KAFKA_VERSION
 from devstack.postgres import SERVER_SETTINGS
+from operations.cli.main import COMMANDS
+from operations.cli.main import SERVICES as SECTION
+from operations.services.dispatcher import PUBLISH_TIMEOUT_SECONDS
 from runtime.settings import unknown_variables
+from server.http_server import PEER_END_TIMEOUT_SECONDS, SHUTDOWN_TIMEOUT_SECONDS
+from server.processes import END_TIMEOUT_SECONDS
 from tests.support import ROOT
 from tests.support.services import COMPOSE_FILE, compose_addresses
 
@@ -25,18 +33,11 @@ BUILD_TIMEOUT_SECONDS = 300
 QUICKLY_BUILT = ("-gcflags=all=-N -l", "-ldflags=-s -w")
 """The parser runs for milliseconds, and in an empty home all of Go's library is compiled for it: not optimised, that
 takes a third less, and no information for debuggers is linked."""
-SERVICES = {
-    "kafka",
-    "postgres",
-    "registry",
-    "temporal",
-    "migrate",
-    "ingress",
-    "api",
-    "worker",
-    "dispatcher",
-    "deliverer",
-}
+SERVERS = {"kafka", "postgres"}
+RUN_ONCE = {"roles", "migrate"}
+SERVICES = {"ingress", "api", "worker", "relay", "dispatcher", "deliverer", "embedder"}
+IN_PROFILES = {"registry", "temporal"}
+"""What nothing needs yet: it starts where its profile is named."""
 
 
 def parser() -> Path:
@@ -64,22 +65,45 @@ def resolved(**environ: str) -> dict[str, Any]:
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")
 def test_compose_file_is_valid_for_docker_compose() -> None:
-    """Docker Compose's parser accepts the file, and finds every service with an image and a health check."""
+    """Docker Compose's parser accepts the file, and finds every service with an image, a limit and a health check."""
     services = resolved()["services"]
 
-    assert set(services) == SERVICES
+    assert set(services) == SERVERS | RUN_ONCE | SERVICES
+    assert set(resolved(COMPOSE_PROFILES="registry,temporal")["services"]) == set(services) | IN_PROFILES
     for name, service in services.items():
-        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+        assert name in RUN_ONCE or service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
         assert ":" in service["image"], name
         assert not service["image"].endswith(":latest"), name
+        assert int(service["mem_limit"]) > 0, name
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", name
-    for name in ("ingress", "api", "worker", "dispatcher", "deliverer"):
-        assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    for name in SERVICES:
+        service = services[name]
+        assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], ["/tmp"]), name
+        assert "/readyz" in service["healthcheck"]["test"][-1], name
+        assert service["stop_grace_period"] == "1m0s", name
     assert services["kafka"]["image"].endswith(f":{KAFKA_VERSION}")
     changed = resolved(PLANT_KAFKA_PORT="19999", PLANT_INGRESS_PASSWORD="other")["services"]
     assert "OUTSIDE://127.0.0.1:19999" in changed["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     assert "plant_ingress:other@" in changed["ingress"]["environment"]["PLANT_DATABASE_INGRESS_URL"]
+
+
+def test_every_service_of_plant_is_in_the_compose_file() -> None:
+    """A command of the group of services that it lacks would run nowhere."""
+    services = yaml.safe_load((ROOT / COMPOSE_FILE).read_text(encoding="utf-8"))["services"]
+    commands = {service["command"][0] for name, service in services.items() if name in SERVICES}
+    assert commands == {name for name, entry in COMMANDS.items() if entry.section == SECTION}
+
+
+def test_grace_periods_are_longer_than_what_services_take_to_end() -> None:
+    """Requests, batches and attempts under way end first: whoever kills before that gains a repeat, or a 503."""
+    text = (ROOT / COMPOSE_FILE).read_text(encoding="utf-8")
+    (grace_seconds,) = {int(seconds) for seconds in re.findall(r"stop_grace_period: (\d+)s", text)}
+    serving = SHUTDOWN_TIMEOUT_SECONDS + PEER_END_TIMEOUT_SECONDS + CLOSE_TIMEOUT_SECONDS
+    dispatching = PUBLISH_TIMEOUT_SECONDS + ROOM_TIMEOUT_SECONDS + CLOSE_TIMEOUT_SECONDS
+    delivering = TIMEOUT_MAX_SECONDS + PUBLISH_TIMEOUT_SECONDS + CLOSE_TIMEOUT_SECONDS
+    assert grace_seconds > max(serving, dispatching, END_TIMEOUT_SECONDS, delivering)
 
 
 def test_passwords_of_the_compose_file_can_all_be_set() -> None:
@@ -109,14 +133,15 @@ def test_files_that_the_compose_file_mounts_exist() -> None:
 def test_test_addresses_agree_with_the_compose_file() -> None:
     """What the tests expect of containers are the defaults that the compose file writes."""
     text = (ROOT / COMPOSE_FILE).read_text(encoding="utf-8")
-    addresses = compose_addresses({})
-
     for role in ("superuser", "owner", "writer", "ingress", "operator", "api", "auditor", "deliverer", "endpoints"):
         assert f"${{PLANT_{role.upper()}_PASSWORD:-plant-{role}-development}}" in text
-        assert f":plant-{role}-development@127.0.0.1:5432/plant" in addresses[f"PLANT_DATABASE_{role.upper()}_URL"]
-    assert compose_addresses({"PLANT_KAFKA_PORT": "9", "PLANT_POSTGRES_PORT": "5"})[
-        "PLANT_KAFKA_BOOTSTRAP_SERVERS"
-    ].endswith(":9")
+    assert ":-9092}" in text
+    kafka, superuser_url = compose_addresses({})
+    assert kafka == "127.0.0.1:9092"
+    assert superuser_url == "postgresql://postgres:plant-superuser-development@127.0.0.1:5432/postgres"
+    kafka, superuser_url = compose_addresses({"PLANT_KAFKA_PORT": "9", "PLANT_POSTGRES_PORT": "5"})
+    assert kafka.endswith(":9")
+    assert ":5/" in superuser_url
 
 
 def test_postgres_has_the_room_for_locks_of_the_local_stack() -> None:
