@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,15 @@ def test_a_session_that_logged_a_secret_fails(where: str, tmp_path: Path) -> Non
     }[where]
     (tmp_path / "test_it.py").write_text(f"def test_it(tmp_path):\n    {body}\n")
     argv = ["-m", "pytest", "-q", "-p", secret_logs.__name__, "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
-    environ = {"PYTHONPATH": str(ROOT), "PLANT_MASTER_KEY": SECRET, "PATH": "/usr/bin:/bin"}
+    compiled = {name: value for name, value in os.environ.items() if name == "PYTHONPYCACHEPREFIX"}
+    without_plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environ = {
+        "PYTHONPATH": str(ROOT),
+        "PLANT_MASTER_KEY": SECRET,
+        "PATH": "/usr/bin:/bin",
+        **compiled,
+        **without_plugins,
+    }
     command = [sys.executable, *argv, f"--basetemp={tmp_path / 'base'}", str(tmp_path / "test_it.py")]
 
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, cwd=tmp_path)

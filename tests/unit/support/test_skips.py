@@ -24,7 +24,7 @@ def test_unlisted_skip_fails_a_run_in_ci(tmp_path: Path, listed: bool, code: int
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "skips", "--rootdir", tmp_path, "-c", "/dev/null", "test_it.py"],
         cwd=tmp_path,
-        env={**os.environ, "CI": "true", "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "CI": "true", "PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
