@@ -20,7 +20,7 @@ class OpenPartition:
     position: int
     fetch_state: Any
     """aiokafka's state of the partition, which belongs to one assignment; its position is the fetch's."""
-    leadership: Leadership | None = None
+    leadership: Leadership
     """The topic and leader epoch that it was acquired under; nothing of another is delivered."""
     log_end: LogEnd | None = None
     """What Kafka's records up to the checkpoint are to be; None once they were compared."""

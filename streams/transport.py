@@ -39,7 +39,7 @@ POLL_TIMEOUT_SECONDS = 0.05
 """How long a fetch waits for records. A partition that opens meanwhile waits no longer than this for its turn."""
 
 TOPIC_ID_TIMEOUT_SECONDS = 3.0
-"""How long leaders may take to tell topic ids and epochs; what was fetched waits meanwhile."""
+"""How long leaders may take to tell topic ids and epochs where they refused a fetch; others wait meanwhile."""
 
 PARTITION_FETCH_MAX_BYTES = 4 * 1024 * 1024
 """Most bytes of one partition in one fetch: 8-10 thousand events, where set-based SQL is at its best."""
@@ -60,7 +60,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         settings = transport.settings
         self._assignor = transport.assignor
         session_ms = settings.worker_session_timeout_seconds * 1000
-        return make_consumer(
+        consumer = make_consumer(
             settings,
             client_id="plant-worker",
             group_id=settings.consumer_group,
@@ -85,6 +85,8 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             # request's timeout.
             metadata_max_age_ms=5_000,
         )
+        consumer.identify_fetches()
+        return consumer
 
     async def fetch_batches(self, budget: MemoryBudget) -> list[EventBatch]:
         """Return the next slice of each open partition that has records; empty after POLL_TIMEOUT_SECONDS.
@@ -107,15 +109,14 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             records = await self._fetch(consumer, opened)
             if records is None:
                 return []
-            moved = [tp for tp, state in opened.items() if state.has_moved]
-            same = await self._same_logs(opened, moved)
-            self._read_again({tp: opened[tp] for tp in moved if tp not in same})
+            if refused := consumer.take_refused(opened):
+                await self._note_other_logs(opened, refused)
         # One that was paused meanwhile still gets what was fetched for it: aiokafka has moved on behind that.
         still_open = self._current()
         advanced = [
-            opened[tp].advance(tp.topic, tp.partition, records.get(tp))
-            for tp in same
-            if still_open.get(tp) is opened[tp]
+            state.advance(tp.topic, tp.partition, records.get(tp))
+            for tp, state in opened.items()
+            if state.has_moved and state.stop_reason is None and still_open.get(tp) is state
         ]
         return [batch for batch in advanced if batch is not None]
 
@@ -153,33 +154,36 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             if opened.get(tp) is state:
                 self._repaired_consumer().seek(tp, state.position)
 
-    async def _same_logs(
-        self, opened: Mapping[TopicPartition, OpenPartition], fetched: Collection[TopicPartition]
-    ) -> list[TopicPartition]:
-        """Return which fetched partitions are those that were acquired: the same topic, in the same leader epoch.
+    async def _note_other_logs(
+        self, opened: Mapping[TopicPartition, OpenPartition], refused: Collection[TopicPartition]
+    ) -> None:
+        """Set the stop reason of partitions whose topic was made again, or whose leader was elected since.
 
-        Kafka fetches by name and offset here. A topic that was deleted and made again, or a log that lost its tail and
-        grew again, would answer with other records at the same offsets. The leaders are asked after the fetch that they
-        answered, so it holds for every record of it.
+        Fetches name the topic and the epoch that a partition was acquired under, and leaders refuse another one: of a
+        topic that was deleted and made again, or a log that lost its tail and grew again. They are asked what they
+        have. One that refused because it did not know yet is asked for records again.
         """
-        found = await self._repaired_consumer().leaderships(fetched, TOPIC_ID_TIMEOUT_SECONDS)
+        found = await self._repaired_consumer().leaderships(refused, TOPIC_ID_TIMEOUT_SECONDS)
         ids = {tp.topic: leadership.topic_id for tp, leadership in found.items()}
         for tp, state in opened.items():
-            if state.leadership is None or state.stop_reason is not None:
+            if state.stop_reason is not None:
                 continue
             if ids.get(tp.topic, state.leadership.topic_id) != state.leadership.topic_id:
                 state.stop_reason = OwnershipLost(why=f"The topic {tp.topic} was made again.")
             elif (current := found.get(tp, state.leadership)) != state.leadership:
                 epochs = f"{state.leadership.leader_epoch} to {current.leader_epoch}"
                 state.stop_reason = LeaderChanged(why=f"The leader epoch went from {epochs}.")
-        return [tp for tp in fetched if tp in found and opened[tp].stop_reason is None]
 
-    async def seek_to(self, tp: TP, position: int) -> Any:
-        """Read an assigned partition from `position` on; return aiokafka's state of it under this assignment."""
-        return await self.call_thread(self._seek, TopicPartition(*tp), position)
+    async def seek_to(self, tp: TP, position: int, leadership: Leadership) -> Any:
+        """Read an assigned partition of this topic and epoch from `position` on.
 
-    async def _seek(self, tp: TopicPartition, position: int) -> Any:
+        Returns aiokafka's state of it under this assignment.
+        """
+        return await self.call_thread(self._seek, TopicPartition(*tp), position, leadership)
+
+    async def _seek(self, tp: TopicPartition, position: int, leadership: Leadership) -> Any:
         consumer = self._repaired_consumer()
+        consumer.name_log(tp, leadership)
         consumer.seek(tp, position)
         return consumer.fetch_state(tp)
 
@@ -252,7 +256,7 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
         """Deliver from the checkpoint on, once Kafka's log was compared up to there. The partition must be assigned."""
         self.close_partition(tp)
         position = log_end.read_from(low)
-        fetch_state = await self._thread.seek_to(tp, position)
+        fetch_state = await self._thread.seek_to(tp, position, leadership)
         # Faust drops messages below the highest offset it has seen; reading again from a checkpoint is no error.
         self._read_offset.pop(tp, None)
         to_compare = log_end if position < log_end.next_offset else None

@@ -14,6 +14,7 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 
 from streams.kafka.fetcher_restart import restart_fetcher
+from streams.kafka.identified_fetches import IdentifiedFetches
 from streams.kafka.record_columns import RecordColumns
 from streams.kafka.repair import Repair
 from streams.kafka.topic_ids import TopicIdsRequest, leaderships
@@ -65,6 +66,9 @@ REPAIR: Final = Repair(
 class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not type-checked here
     """A consumer whose fetching is restarted when it has ended. Made by `streams.kafka.clients.make_consumer`."""
 
+    fetches: IdentifiedFetches | None = None
+    """Where fetches name the log that they are about."""
+
     @property
     def client(self) -> AIOKafkaClient:
         """The connections to the brokers."""
@@ -75,6 +79,19 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         """Whether the consumer has been stopped."""
         closed: bool = self._fetcher._closed
         return closed
+
+    def identify_fetches(self) -> None:
+        """Fetch nothing of a partition until its log was named; call this before `start`."""
+        self.fetches = IdentifiedFetches(self._client)
+
+    def name_log(self, partition: TopicPartition, log: Leadership) -> None:
+        """Fetch a partition's records of this log alone."""
+        if self.fetches is not None:
+            self.fetches.name(partition, log)
+
+    def take_refused(self, among: Collection[TopicPartition]) -> list[TopicPartition]:
+        """Return which of these partitions have a leader that has refused their log, once."""
+        return [] if self.fetches is None else self.fetches.take_refused(among)
 
     async def stop(self) -> None:
         """Leave the group and disconnect.

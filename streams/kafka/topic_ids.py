@@ -28,10 +28,8 @@ log = get_logger(__name__)
 REPAIR: Final = Repair(
     name="topic ids",
     needed_by="aiokafka 0.14.0",
-    reason="Its Metadata request stops at version 5, whose answers have neither topic ids nor leader epochs; it fetches"
-    " by name and without an epoch, so a topic that was made again, or a log that lost its tail, would be read on at"
-    " the same offsets.",
-    until="aiokafka has Metadata 12, or fetches by topic id and with the last epoch (Fetch 13).",
+    reason="Its Metadata request stops at version 5, whose answers have neither topic ids nor leader epochs.",
+    until="aiokafka has Metadata 12.",
     touches=(
         "aiokafka.client:AIOKafkaClient.cluster",
         "aiokafka.client:AIOKafkaClient.send(node_id, request)",
@@ -137,11 +135,14 @@ async def leaderships(
 ) -> dict[TopicPartition, Leadership]:
     """Ask the partitions' leaders, all at once, for their topics' ids and their leader epochs.
 
-    A partition is missing where its leader has not answered in time or does not know it: its topic was deleted, say.
+    A partition is missing where it has no leader, or one that has not answered in time or does not know it: its topic
+    was deleted, say.
     """
     by_leader: defaultdict[int, list[TopicPartition]] = defaultdict(list)
     for partition in partitions:
-        by_leader[client.cluster.leader_for_partition(partition)].append(partition)
+        leader = client.cluster.leader_for_partition(partition)
+        if leader is not None and leader >= 0:
+            by_leader[leader].append(partition)
     asked = [asyncio.create_task(_ask(client, leader, led)) for leader, led in by_leader.items()]
     if not asked:
         return {}

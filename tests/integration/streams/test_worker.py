@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,6 +25,8 @@ from runtime.settings import Settings
 from schemas.polars_import import polars as pl
 from streams import ownership
 from streams.agents import Worker
+from streams.kafka.consumer import RepairedConsumer
+from streams.kafka.record_columns import RecordColumns
 from streams.open_partition import OpenPartition
 from streams.transport import RecordBatchThread
 from tests.conftest import Database, MakeTopic
@@ -166,20 +168,18 @@ async def test_pauses_lose_nothing(
     settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition that is paused while its records are being fetched gets them all the same."""
-    same_logs = RecordBatchThread._same_logs
+    fetch = RecordBatchThread._fetch
 
     async def paused_meanwhile(
-        thread: RecordBatchThread,
-        opened: Mapping[TopicPartition, OpenPartition],
-        fetched: Collection[TopicPartition],
-    ) -> list[TopicPartition]:
-        same = await same_logs(thread, opened, fetched)
+        thread: RecordBatchThread, consumer: RepairedConsumer, opened: Mapping[TopicPartition, OpenPartition]
+    ) -> dict[TopicPartition, RecordColumns] | None:
+        fetched = await fetch(thread, consumer, opened)
         for state in opened.values():
             state.paused = True  # as a queue that has just become full does
             asyncio.get_running_loop().call_later(0.01, setattr, state, "paused", False)
-        return same
+        return fetched
 
-    monkeypatch.setattr(RecordBatchThread, "_same_logs", paused_meanwhile)
+    monkeypatch.setattr(RecordBatchThread, "_fetch", paused_meanwhile)
     monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", 200)
     fill(settings, topic, events(4_000, agents=50))
 

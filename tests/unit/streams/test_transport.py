@@ -32,23 +32,28 @@ SAME, ELECTED, OTHER_TOPIC = Leadership(UUID(int=7), 3), Leadership(UUID(int=7),
 
 
 class Consumer:
-    """A consumer whose leaders answer with these, and whose fetches have these records or fail with this error."""
+    """A consumer whose leaders refused these logs and have those, and whose fetches have these records, or fail."""
 
     fetching_closed = False
 
     def __init__(
         self,
         *,
+        refused: Collection[TopicPartition] = (),
         leaderships: Mapping[TopicPartition, Leadership] = MappingProxyType({}),
         fetch: dict[TopicPartition, RecordColumns] | Exception = KafkaError(),  # noqa: B008 (never raised by default)
         failing: TopicPartition | None = None,
     ) -> None:
+        self._refused = refused
         self._leaderships = leaderships
         self._fetch = fetch
         self._failing = failing
 
     def poll_context(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def take_refused(self, among: Collection[TopicPartition]) -> list[TopicPartition]:
+        return [tp for tp in among if tp in self._refused]
 
     async def leaderships(
         self, partitions: Collection[TopicPartition], _timeout_seconds: float
@@ -100,73 +105,69 @@ def record(offset: int, value: bytes = b"v") -> RecordColumns:
     return RecordColumns([offset], [1], [b"k"], [value], [bytes(4)])
 
 
+async def test_what_was_fetched_is_delivered() -> None:
+    """Leaders have sent it for the topic and the epoch that the partition was opened under: none is asked again."""
+    opened = opened_at(5, fetched=1)
+    batches = await Thread(Consumer(leaderships={FIRST: ELECTED}, fetch={FIRST: record(5)}), opened)._fetch_batches()
+    assert [(batch.fetched_from, batch.next_offset, batch.values) for batch in batches] == [(5, 6, [b"v"])]
+    assert opened[FIRST].position == 6
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [(SAME, None), (OTHER_TOPIC, OwnershipLost), (ELECTED, LeaderChanged), (None, None)],
     ids=["same", "topic made again", "leader elected", "unanswered"],
 )
-async def test_a_fetch_is_delivered_where_topic_and_epoch_are_the_same(
+async def test_a_log_that_was_refused_stops_where_it_is_another_one(
     found: Leadership | None, reason: type[Exception] | None
 ) -> None:
-    """Otherwise nothing is, the position stays, and the partition is read again from there or stops."""
-    opened = opened_at(5, fetched=1)
+    """Its leader is asked why; one that did not know the log yet, or does not answer, is asked for records again."""
+    opened = opened_at(5, 6)
+    opened[SECOND].fetch_state.position = 7
     leaderships = {} if found is None else {FIRST: found}
-    thread = Thread(Consumer(leaderships=leaderships, fetch={FIRST: record(5)}), opened)
+    thread = Thread(Consumer(refused=[FIRST], leaderships=leaderships, fetch={SECOND: record(6)}), opened)
 
     batches = await thread._fetch_batches()
 
-    same = found == SAME
-    assert [(batch.fetched_from, batch.next_offset, batch.values) for batch in batches] == [(5, 6, [b"v"])] * same
-    assert opened[FIRST].position == 5 + same
-    assert thread.sought == [FIRST] * (not same)
+    assert [batch.partition for batch in batches] == [SECOND.partition] * (found != OTHER_TOPIC)
+    assert opened[FIRST].position == 5
     assert type(opened[FIRST].stop_reason) is (reason or type(None))
-
-
-async def test_a_leader_that_does_not_answer_costs_its_own_partitions_alone() -> None:
-    """What others have answered for is delivered."""
-    opened = opened_at(5, 6, fetched=1)
-    fetch = {FIRST: record(5), SECOND: record(6)}
-    thread = Thread(Consumer(leaderships={SECOND: SAME}, fetch=fetch), opened)
-
-    batches = await thread._fetch_batches()
-
-    assert [batch.partition for batch in batches] == [SECOND.partition]
-    assert thread.sought == [FIRST]
 
 
 async def test_a_partition_behind_a_stopped_one_is_compared_too() -> None:
     """The one that is stopped keeps its reason, and so does one whose leader was never asked."""
-    opened = opened_at(5, 6, fetched=1)
+    opened = opened_at(5, 6)
     stopped = opened[FIRST].stop_reason = OwnershipLost(why="an earlier reason")
-    fetch = {FIRST: record(5), SECOND: record(6)}
-    found = {FIRST: ELECTED, SECOND: ELECTED}
-    assert await Thread(Consumer(leaderships=found, fetch=fetch), opened)._fetch_batches() == []
+    await Thread(Consumer(leaderships={FIRST: ELECTED, SECOND: ELECTED}))._note_other_logs(opened, [FIRST, SECOND])
     assert opened[FIRST].stop_reason is stopped
     assert isinstance(opened[SECOND].stop_reason, LeaderChanged)
 
 
 async def test_a_partition_that_was_stopped_during_the_fetch_holds_up_no_other() -> None:
-    """It is delivered no more, and those behind it are compared all the same."""
-    opened = opened_at(5, 6)
-    stopped = opened[FIRST].stop_reason = OwnershipLost(why="an earlier reason")
-    thread = Thread(Consumer(leaderships={FIRST: SAME, SECOND: ELECTED}))
-    assert await thread._same_logs(opened, [FIRST, SECOND]) == []
-    assert opened[FIRST].stop_reason is stopped
-    assert isinstance(opened[SECOND].stop_reason, LeaderChanged)
+    """It is delivered no more, and those behind it are."""
+    opened = opened_at(5, 6, fetched=1)
+    thread = Thread(Consumer(fetch={FIRST: record(5), SECOND: record(6)}), opened)
+    fetch = thread._fetch
+
+    async def stopping(*arguments: Any) -> Any:
+        opened[FIRST].stop_reason = OwnershipLost(why="meanwhile")
+        return await fetch(*arguments)
+
+    thread._fetch = stopping  # type: ignore[method-assign]
+    assert [batch.partition for batch in await thread._fetch_batches()] == [SECOND.partition]
+    assert opened[FIRST].position == 5
 
 
-async def test_a_gap_is_delivered_where_topic_and_epoch_are_the_same() -> None:
+async def test_a_gap_is_delivered() -> None:
     """A fetch past markers of transactions has no record, and moves the checkpoint all the same."""
-    for found in (SAME, OTHER_TOPIC):
-        opened = opened_at(5, fetched=2)
-        batches = await Thread(Consumer(leaderships={FIRST: found}, fetch={}), opened)._fetch_batches()
-        assert [(batch.fetched_from, batch.next_offset) for batch in batches] == [(5, 7)] * (found == SAME)
+    batches = await Thread(Consumer(fetch={}), opened_at(5, fetched=2))._fetch_batches()
+    assert [(batch.fetched_from, batch.next_offset) for batch in batches] == [(5, 7)]
 
 
 async def test_all_partitions_of_a_topic_that_was_made_again_stop() -> None:
-    """Also those of which nothing was fetched."""
+    """Also those whose leader has not refused yet."""
     opened = opened_at(5, 6)
-    assert await Thread(Consumer(leaderships={FIRST: OTHER_TOPIC}))._same_logs(opened, [FIRST]) == []
+    await Thread(Consumer(leaderships={FIRST: OTHER_TOPIC}))._note_other_logs(opened, [FIRST])
     assert {type(state.stop_reason) for state in opened.values()} == {OwnershipLost}
 
 
@@ -174,7 +175,7 @@ async def test_an_election_stops_its_own_partition_alone() -> None:
     """The others have leaders of their own."""
     opened = opened_at(5, 6)
     leaderships = {FIRST: ELECTED, SECOND: SAME}
-    assert await Thread(Consumer(leaderships=leaderships))._same_logs(opened, [FIRST, SECOND]) == [SECOND]
+    await Thread(Consumer(leaderships=leaderships))._note_other_logs(opened, [FIRST, SECOND])
     assert [type(state.stop_reason) for state in opened.values()] == [LeaderChanged, type(None)]
 
 
@@ -228,7 +229,13 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
 ) -> None:
     """It falls back to no other offset, commits nothing by itself, and its timeouts follow the session's."""
     made: dict[str, Any] = {}
-    monkeypatch.setattr(transport, "make_consumer", lambda _settings, **options: made.update(options))
+    identified: list[bool] = []
+
+    def make(_settings: Settings, **options: Any) -> object:
+        made.update(options)
+        return SimpleNamespace(identify_fetches=lambda: identified.append(True))
+
+    monkeypatch.setattr(transport, "make_consumer", make)
     settings = Settings(
         kafka_bootstrap_servers="127.0.0.1:1",
         consumer_group="g",
@@ -239,6 +246,7 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
     thread._create_worker_consumer(
         cast(RecordBatchTransport, SimpleNamespace(settings=settings, assignor=RangePartitionAssignor))
     )
+    assert identified == [True]
     poll_ms, session_ms, rebalance_ms, heartbeat_ms, request_ms = times
     assert made == {
         "client_id": "plant-worker",
@@ -267,6 +275,7 @@ class Group:
         self.states = {tp: FetchState(0) for tp in assigned}
         self.committed: list[Mapping[TopicPartition, OffsetAndMetadata]] = []
         self.sought: list[tuple[TopicPartition, int]] = []
+        self.named: list[tuple[TopicPartition, Leadership]] = []
         self.bounds: list[int] = []
         self._error = error
 
@@ -275,6 +284,10 @@ class Group:
 
     def fetch_state(self, tp: TopicPartition) -> FetchState | None:
         return self.states.get(tp)
+
+    def name_log(self, tp: TopicPartition, log: Leadership) -> None:
+        assert not self.sought
+        self.named.append((tp, log))
 
     def seek(self, tp: TopicPartition, position: int) -> None:
         self.sought.append((tp, position))
@@ -331,10 +344,10 @@ async def test_what_was_opened_under_an_earlier_assignment_is_not_read() -> None
 
 
 async def test_a_seek_returns_the_state_of_this_assignment() -> None:
-    """By which a later assignment of the same partition is told from it."""
+    """By which a later assignment of the same partition is told from it; the log is named before."""
     group = Group([FIRST, SECOND])
-    assert await GroupThread(group).seek_to(TP(*SECOND), 7) is group.states[SECOND]
-    assert group.sought == [(SECOND, 7)]
+    assert await GroupThread(group).seek_to(TP(*SECOND), 7, ELECTED) is group.states[SECOND]
+    assert (group.named, group.sought) == ([(SECOND, ELECTED)], [(SECOND, 7)])
 
 
 MIB = 1024 * 1024
@@ -388,7 +401,8 @@ class Slices:
         self.fetched()
         return list(self._batches)
 
-    async def seek_to(self, tp: TP, position: int) -> object:
+    async def seek_to(self, tp: TP, position: int, leadership: Leadership) -> object:
+        assert leadership == SAME
         self.sought.append((tp, position))
         return (tp, position)
 
