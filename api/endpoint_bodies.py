@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 from litestar.types import Receive, Scope
 
-from api.endpoint_fields import ADDED, CHANGED, CHOOSING, BodyField, FieldRefused
+from api.body_fields import BodyField, FieldRefused
+from api.endpoint_fields import ADDED, CHANGED, CHOOSING
 from api.request_heads import RequestHead
 from deliveries.endpoints import Endpoint, EndpointConfiguration, check_endpoint_tenant
 from deliveries.errors import ConfigurationRefused
@@ -74,25 +75,29 @@ async def read_body(head: RequestHead, scope: Scope, receive: Receive) -> dict[s
     return document
 
 
-def body_values(document: Mapping[str, Any], known: Mapping[str, BodyField]) -> dict[str, Any]:
-    """Return the values of a body's fields. Raises Problem (422) with an error for each that does not fit."""
+def body_values(document: Mapping[str, Any], known: Mapping[str, BodyField], kind: str = "endpoint") -> dict[str, Any]:
+    """Return the values of a body's fields. Raises a problem (422) with an error for each that does not fit."""
     values, errors = {}, []
     for name, value in document.items():
         if name not in known:
-            errors.append(FieldError(f"Nothing here has this field. Known are: {', '.join(sorted(known))}.", _at(name)))
+            errors.append(
+                FieldError(f"Nothing here has this field. Known are: {', '.join(sorted(known))}.", pointer_to(name))
+            )
             continue
         try:
             values[name] = known[name].read(value)
         except FieldRefused as refused:
-            errors.append(FieldError(str(refused), _at(name)))
-    refuse_fields(errors)
+            errors.append(FieldError(str(refused), pointer_to(name)))
+    refuse_fields(errors, kind)
     return values
 
 
 def read_added(document: Mapping[str, Any], tenant: str) -> AddedEndpoint:
     """Return the endpoint that a body describes. Raises Problem (422), EndpointTenantRefused."""
     check_endpoint_tenant(tenant)
-    missing = [FieldError("It has to be there.", _at(name)) for name in ("url", "event_types") if name not in document]
+    missing = [
+        FieldError("It has to be there.", pointer_to(name)) for name in ("url", "event_types") if name not in document
+    ]
     try:
         values = body_values(document, ADDED)
     except Problem as problem:
@@ -117,7 +122,7 @@ def read_added(document: Mapping[str, Any], tenant: str) -> AddedEndpoint:
 def read_changed(document: Mapping[str, Any], endpoint: Endpoint) -> ChangedEndpoint:
     """Return an endpoint's configuration with what a body changes of it (RFC 7396). Raises Problem (422)."""
     fixed = {each.name for each in CHOOSING} & document.keys()
-    refuse_fields([FieldError(NO_CHANGE, _at(name)) for name in sorted(fixed)])
+    refuse_fields([FieldError(NO_CHANGE, pointer_to(name)) for name in sorted(fixed)])
     values = body_values(document, CHANGED)
     chosen = {name: value for name, value in values.items() if name in _CONFIGURATION}
     return ChangedEndpoint(
@@ -127,16 +132,21 @@ def read_changed(document: Mapping[str, Any], endpoint: Endpoint) -> ChangedEndp
     )
 
 
-def refuse_fields(errors: Iterable[FieldError]) -> None:
-    """Raise Problem (422) where there are errors."""
+def refuse_fields(errors: Iterable[FieldError], kind: str = "endpoint") -> None:
+    """Raise a problem (422) where there are errors."""
     told = list(errors)[:FIELDS_MAX]
     if told:
-        raise Problem("endpoint", errors=told)
+        raise Problem(kind, errors=told)
+
+
+def missing_fields(document: Mapping[str, Any], names: Iterable[str]) -> list[FieldError]:
+    """Return an error for each field that has to be there and is not."""
+    return [FieldError("It has to be there.", pointer_to(name)) for name in names if name not in document]
 
 
 def not_fitting(why: str, field: str) -> Problem:
     """Return the problem of one field."""
-    return Problem("endpoint", errors=(FieldError(why, _at(field)),))
+    return Problem("endpoint", errors=(FieldError(why, pointer_to(field)),))
 
 
 async def _received(receive: Receive) -> bytes:
@@ -154,7 +164,7 @@ def _too_large() -> Problem:
     return Problem("body-too-large", f"At most {BODY_MAX_BYTES} bytes are read.", headers=(CLOSE,))
 
 
-def _at(name: str) -> str:
+def pointer_to(name: str) -> str:
     """Return the pointer of a field, as a URI fragment; the name may be a stranger's."""
     shown = name[:100].replace("~", "~0").replace("/", "~1")
     return "#/" + "".join(

@@ -12,19 +12,21 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import msgspec
 
 from api.access_tokens import AccessToken
+from api.body_fields import BodyField
 from api.endpoint_answers import endpoint_document, new_endpoint_document
 from api.endpoint_bodies import AddedEndpoint, body_values, read_added, read_changed
-from api.endpoint_fields import ACTION, EXAMPLE, OVERLAP_SECONDS, ROTATION, BodyField
+from api.endpoint_fields import ACTION, EXAMPLE, OVERLAP_SECONDS, ROTATION
 from api.parameters import refused
 from database.errors import ConstraintRefused
 from deliveries.connections import DeliveryClient
 from deliveries.endpoint_examples import example_fields, send_example
-from deliveries.endpoint_store import EndpointStore, refuse_action, refuse_rotation
+from deliveries.endpoint_refusals import is_repeated_rotation, refuse_action, refuse_rotation
+from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import (
     TRANSITIONS,
     Endpoint,
@@ -55,8 +57,8 @@ DEFAULT_REASONS: Final[Mapping[EndpointAction, str]] = {
 }
 _KEY: Final = re.compile(rb"[!-~]{1,200}")
 
-RecordChange = Callable[[str, str, str, str], Awaitable[None]]
-"""Records an action, its target, the reason and the actor. The change is made once it has returned."""
+RecordChange = Callable[[str, str, str, str, UUID], Awaitable[None]]
+"""Records an action, its target, the reason, the actor and the operation's id. The change is made after that."""
 ReadStart = Callable[[Any], Awaitable[EndpointStart]]
 """Returns where a new endpoint's events begin: from a time, or from now for None."""
 
@@ -136,20 +138,30 @@ class EndpointChanges:
         if endpoint.state != TRANSITIONS[action][1]:
             refuse_action(endpoint, action)
             await self._record(action, endpoint.id, reason)
-            await self._store.change_state(endpoint.id, action, reason)
+            start = await self._parts.read_start(None) if TRANSITIONS[action][1] == "active" else None
+            await self._store.change_state(endpoint.id, action, reason, start)
         return Changed(204, None) if action == "remove" else await self._answered(200, endpoint.id)
 
-    async def rotate(self, endpoint: Endpoint, document: Mapping[str, Any]) -> Changed:
-        """Give an endpoint a new key. Raises EndpointStateRefused, TooManyEndpointKeys, Problem."""
+    async def rotate(self, endpoint: Endpoint, document: Mapping[str, Any], key: bytes | None = None) -> Changed:
+        """Give an endpoint a new key; with an Idempotency-Key that comes again, instead of that of before.
+
+        Raises EndpointStateRefused, TooManyEndpointKeys, Problem.
+        """
         fields = body_values(document, by_name(*ROTATION))
         scheme, overlap_seconds = fields.get("scheme", "v1"), fields.get("overlap_seconds", OVERLAP_SECONDS)
-        refuse_rotation(endpoint.id, endpoint.state, await self._store.keys([endpoint.id]), scheme)
+        key_id = None
+        if key is not None:  # another scheme or overlap is another request
+            key_id = keyed_id(key, "rotation", self._token.tenant, str(endpoint.id), scheme, str(overlap_seconds))
+        keys = await self._store.keys([endpoint.id])
+        if not is_repeated_rotation(keys, key_id):
+            refuse_rotation(endpoint.id, endpoint.state, keys, scheme)
         new = new_endpoint_key(scheme)
         facts = [f"scheme {scheme}", f"overlap {overlap_seconds}s"]
         facts += [f"public key {new.shown}"] if new.public_key is not None else []
         reason = fields.get("reason", "Keys are rotated regularly.")
         await self._record("rotate_key", endpoint.id, reason, facts)
-        await self._store.rotate(endpoint.id, scheme, new.secret, new.public_key, timedelta(seconds=overlap_seconds))
+        overlap = timedelta(seconds=overlap_seconds)
+        await self._store.rotate(endpoint.id, scheme, new.secret, new.public_key, overlap, key_id)
         shown = (
             {"secret": None, "public_key": new.shown} if new.public_key else {"secret": new.shown, "public_key": None}
         )
@@ -208,19 +220,29 @@ class EndpointChanges:
     async def _record(self, action: str, endpoint_id: UUID, reason: str, facts: list[str] | None = None) -> None:
         await self._store.refuse_unfit()  # the database must answer before the record
         why = f"{reason} [{'; '.join(facts)}]" if facts else reason
-        actor = f"token {self._token.name}/{self._token.prefix}"
-        await self._parts.record(f"endpoints.{action}", str(endpoint_id), why, actor)
+        actor = actor_of(self._token)
+        await self._parts.record(f"endpoints.{action}", str(endpoint_id), why, actor, uuid4())
         log.info("endpoint.changed", endpoint=str(endpoint_id), action=action, token=self._token.prefix)
 
 
+def actor_of(token: AccessToken) -> str:
+    """Return who acts, as it is recorded."""
+    return f"token {token.name}/{token.prefix}"
+
+
 def endpoint_id_of(key: bytes, tenant: str) -> EndpointId:
-    """Return the id of the endpoint that a request with this Idempotency-Key adds. Raises Problem (400).
+    """Return the id of the endpoint that a request with this Idempotency-Key adds. Raises Problem (400)."""
+    return EndpointId(keyed_id(key, tenant))
+
+
+def keyed_id(key: bytes, *names: str) -> UUID:
+    """Return the id of what a request with this Idempotency-Key makes, for a tenant. Raises Problem (400).
 
     No id can be chosen, so none can be tried out: another tenant's keys lead to other ids.
     """
     if not _KEY.fullmatch(key):
         raise refused("Idempotency-Key", "It is not 1 to 200 visible ASCII characters.")
-    return EndpointId(uuid5(KEY_NAMESPACE, f"{tenant}\n{key.decode('ascii')}"))
+    return uuid5(KEY_NAMESPACE, "\n".join([*names, key.decode("ascii")]))
 
 
 def digest_of(asked: AddedEndpoint) -> bytes:

@@ -18,6 +18,7 @@ from deliveries.errors import (
     UnknownDelivery,
     UnknownEndpoint,
     UnknownExample,
+    UnknownRedrive,
 )
 from runtime.errors import ConfigurationError
 from server.problems import FieldError, Problem, retry_after
@@ -46,6 +47,8 @@ def endpoint_problem(error: BaseException) -> Problem | None:
             return Problem("no-endpoint")
         case UnknownDelivery():
             return Problem("no-delivery", error.why)
+        case UnknownRedrive():
+            return Problem("no-redrive")
         case EndpointStateRefused():
             return Problem("endpoint-state", f"{error.what} {error.why}".strip())
         case TooManyEndpointKeys():

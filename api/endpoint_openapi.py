@@ -2,76 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from api.endpoint_fields import ACTION, ADDED, CHANGED, EXAMPLE, ROTATION, BodyField
-from api.endpoint_pages import DELIVERY_STATES, ERROR_CLASSES, PAGE_ROWS_DEFAULT, STATES
+from api.endpoint_fields import ACTION, ADDED, CHANGED, EXAMPLE, ROTATION
+from api.endpoint_pages import DELIVERY_STATES, ERROR_CLASSES, STATES
 from api.endpoint_requests import ACTIONS
-from server.problems import URN, endpoint_kinds
-
-Document = dict[str, Any]
-
-_REF: Final = "#/components/schemas/"
-_UUID: Final[Document] = {"type": "string", "format": "uuid"}
-_TIME: Final[Document] = {"type": "string", "format": "date-time"}
-_TEXT: Final[Document] = {"type": "string"}
-_NUMBER: Final[Document] = {"type": "integer"}
-_EVERYWHERE: Final = (
-    "malformed-request", "parameter", "unauthorized", "scope", "slow-request", "too-many-requests", "body-too-large",
-    "headers-too-large", "unexpected", "database-unavailable", "overloaded", "query-timeout", "starting", "method",
-    "not-found",
-)  # fmt: skip
-_BODY: Final = ("malformed-body", "media-type", "endpoint", "log-unavailable", "misconfigured")
-_KEY: Final[Document] = {
-    "name": "idempotency-key",
-    "in": "header",
-    "description": "1 to 200 visible ASCII characters: a request that comes again with it adds no second endpoint.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
-}
+from api.openapi_parts import (
+    A_TEXT,
+    A_TIME,
+    A_UUID,
+    AN_INT,
+    BODY_KINDS,
+    KEY_PARAMETER,
+    Document,
+    body_of,
+    in_path,
+    in_query,
+    object_of,
+    operation_of,
+    or_null,
+    page_cursor,
+    page_limit,
+    page_of,
+    response_of,
+)
 
 
 def endpoint_paths() -> Document:
     """Return the paths of endpoints and deliveries."""
-    one = {"parameters": [_path_id("The endpoint's id.")]}
-    listed = [_limit(), _cursor(), _query("state", "Only those in this state; else all but removed.", enum=STATES)]
-    kinds = (*_BODY, "id-reused", "too-many-endpoints", "handshake")
+    one = {"parameters": [in_path("The endpoint's id.")]}
+    listed = [
+        page_limit(),
+        page_cursor(),
+        in_query("state", "Only those in this state; else all but removed.", enum=STATES),
+    ]
+    kinds = (*BODY_KINDS, "id-reused", "too-many-endpoints", "handshake")
     body = ("EndpointToAdd", True)
-    added = _operation("Add an endpoint", "201", "EndpointAdded", kinds, body=body, parameters=[_KEY])
-    added["responses"]["200"] = _answer("It was added by an earlier request with the same key.", "Endpoint")
+    added = operation_of("Add an endpoint", "201", "EndpointAdded", kinds, body=body, parameters=[KEY_PARAMETER])
+    added["responses"]["200"] = response_of("It was added by an earlier request with the same key.", "Endpoint")
     paths = {
         "/endpoints": {
-            "get": _operation("Endpoints, oldest first", "200", "EndpointPage", ("cursor",), parameters=listed),
+            "get": operation_of("Endpoints, oldest first", "200", "EndpointPage", ("cursor",), parameters=listed),
             "post": added,
         },
         "/endpoints/{id}": {
             **one,
-            "get": _operation("An endpoint", "200", "Endpoint", ("no-endpoint",)),
-            "patch": _operation(
+            "get": operation_of("An endpoint", "200", "Endpoint", ("no-endpoint",)),
+            "patch": operation_of(
                 "Change how an endpoint's events are sent", "200", "Endpoint",
-                (*_BODY, "no-endpoint", "endpoint-state", "handshake"), body=("EndpointChange", True),
+                (*BODY_KINDS, "no-endpoint", "endpoint-state", "handshake"), body=("EndpointChange", True),
             ),
-            "delete": _operation(
+            "delete": operation_of(
                 "Remove an endpoint permanently, and its secrets", "204", None,
-                (*_BODY, "no-endpoint", "endpoint-state"), body=("EndpointAction", False),
+                (*BODY_KINDS, "no-endpoint", "endpoint-state"), body=("EndpointAction", False),
             ),
         },
-        "/endpoints/{id}/rotate-key": {**one, "post": _operation(
+        "/endpoints/{id}/rotate-key": {**one, "post": operation_of(
             "Give an endpoint another key, shown this once", "200", "EndpointKeyAdded",
-            (*_BODY, "no-endpoint", "endpoint-state", "endpoint-keys"), body=("EndpointRotation", False),
+            (*BODY_KINDS, "no-endpoint", "endpoint-state", "endpoint-keys"), body=("EndpointRotation", False),
+            parameters=[KEY_PARAMETER],
         )},
-        "/endpoints/{id}/test": {**one, "post": _operation(
-            "Send an endpoint one signed example", "200", "EndpointExample", (*_BODY, "no-endpoint", "endpoint-state"),
-            body=("EndpointExampleChoice", False),
+        "/endpoints/{id}/test": {**one, "post": operation_of(
+            "Send an endpoint one signed example", "200", "EndpointExample",
+            (*BODY_KINDS, "no-endpoint", "endpoint-state"), body=("EndpointExampleChoice", False),
         )},
-        "/endpoints/{id}/handshake": {**one, "post": _operation(
+        "/endpoints/{id}/handshake": {**one, "post": operation_of(
             "Ask an endpoint's receiver again whether it agrees", "200", "Endpoint",
-            (*_BODY, "no-endpoint", "endpoint-state", "handshake"), body=("EndpointAction", False),
+            (*BODY_KINDS, "no-endpoint", "endpoint-state", "handshake"), body=("EndpointAction", False),
         )},
     }  # fmt: skip
-    of_actions = (*_BODY, "no-endpoint", "endpoint-state")
+    of_actions = (*BODY_KINDS, "no-endpoint", "endpoint-state")
     for action in ACTIONS:
-        done = _operation(
+        done = operation_of(
             f"{action.title()} an endpoint", "200", "Endpoint", of_actions, body=("EndpointAction", False)
         )
         paths[f"/endpoints/{{id}}/{action}"] = {**one, "post": done}
@@ -81,152 +83,72 @@ def endpoint_paths() -> Document:
 def endpoint_schemas() -> Document:
     """Return the schemas that the paths name."""
     shown = {name: field.schema for name, field in ADDED.items() if name not in _NOT_SHOWN}
-    key = {"id": _UUID, "scheme": _TEXT, "public_key": _or_null(_TEXT), "created_at": _TIME,
-           "expires_at": _or_null(_TIME)}  # fmt: skip
+    key = {"id": A_UUID, "scheme": A_TEXT, "public_key": or_null(A_TEXT), "created_at": A_TIME,
+           "expires_at": or_null(A_TIME)}  # fmt: skip
     endpoint = {
-        "id": _UUID, "state": {"type": "string", "enum": list(STATES)}, "state_reason": _or_null(_TEXT),
-        "state_changed_at": _TIME, **shown, "tenant": _TEXT, "header_names": {"type": "array", "items": _TEXT},
-        "agreed_at": _or_null(_TIME), "agreed_rate_per_minute": _or_null(_NUMBER),
-        "keys": {"type": "array", "items": _object(key)}, "start_offsets": {"type": "array", "items": _NUMBER},
-        "starts_at": _or_null(_TIME), "created_at": _TIME, "configured_at": _TIME,
+        "id": A_UUID, "state": {"type": "string", "enum": list(STATES)}, "state_reason": or_null(A_TEXT),
+        "state_changed_at": A_TIME, **shown, "tenant": A_TEXT, "header_names": {"type": "array", "items": A_TEXT},
+        "agreed_at": or_null(A_TIME), "agreed_rate_per_minute": or_null(AN_INT),
+        "keys": {"type": "array", "items": object_of(key)}, "start_offsets": {"type": "array", "items": AN_INT},
+        "starts_at": or_null(A_TIME), "created_at": A_TIME, "configured_at": A_TIME,
     }  # fmt: skip
-    secret = {"secret": _or_null(_TEXT), "public_key": _or_null(_TEXT)}
+    secret = {"secret": or_null(A_TEXT), "public_key": or_null(A_TEXT)}
     example = {
-        "status": _or_null(_NUMBER), "outcome": _TEXT, "error": _or_null(_TEXT), "why": _TEXT,
-        "seconds": {"type": "number"}, "answer": _TEXT, "truncated": {"type": "boolean"},
+        "status": or_null(AN_INT), "outcome": A_TEXT, "error": or_null(A_TEXT), "why": A_TEXT,
+        "seconds": {"type": "number"}, "answer": A_TEXT, "truncated": {"type": "boolean"},
     }  # fmt: skip
     return {
-        "Endpoint": _object(endpoint),
-        "EndpointAdded": _object({**endpoint, **secret}),
-        "EndpointPage": _page("Endpoint"),
-        "EndpointToAdd": _body(ADDED.values(), required=("url", "event_types")),
-        "EndpointChange": _body(CHANGED.values()),
-        "EndpointAction": _body(ACTION),
-        "EndpointRotation": _body(ROTATION),
-        "EndpointKeyAdded": _object({"id": _UUID, "scheme": _TEXT, **secret}),
-        "EndpointExampleChoice": _body(EXAMPLE),
-        "EndpointExample": _object(example),
-        "Delivery": _object(_DELIVERY),
-        "DeliveryPage": _page("Delivery"),
-        "DeliveryAttempt": _object(_ATTEMPT),
-        "DeliveryAttemptPage": _page("DeliveryAttempt"),
+        "Endpoint": object_of(endpoint),
+        "EndpointAdded": object_of({**endpoint, **secret}),
+        "EndpointPage": page_of("Endpoint"),
+        "EndpointToAdd": body_of(ADDED.values(), required=("url", "event_types")),
+        "EndpointChange": body_of(CHANGED.values()),
+        "EndpointAction": body_of(ACTION),
+        "EndpointRotation": body_of(ROTATION),
+        "EndpointKeyAdded": object_of({"id": A_UUID, "scheme": A_TEXT, **secret}),
+        "EndpointExampleChoice": body_of(EXAMPLE),
+        "EndpointExample": object_of(example),
+        "Delivery": object_of(_DELIVERY),
+        "DeliveryPage": page_of("Delivery"),
+        "DeliveryAttempt": object_of(_ATTEMPT),
+        "DeliveryAttemptPage": page_of("DeliveryAttempt"),
     }
 
 
 def _delivery_paths() -> Document:
-    one = {"parameters": [_path_id("The delivery's id, which subscribers get as `webhook-id`.")]}
+    one = {"parameters": [in_path("The delivery's id, which subscribers get as `webhook-id`.")]}
     filters = [
-        _query("endpoint", "Only those to this endpoint.", **_UUID),
-        _query("event", "Only those of this event.", **_UUID),
-        _query("type", "Only those of events of this type.", type="string", minLength=1, maxLength=200),
-        _query("state", "Only those in this state.", enum=DELIVERY_STATES),
-        _query("reason", f"A status code, or one of {', '.join(ERROR_CLASSES)}: of the last attempt."),
-        _query("from", "Only those of events at this time or later.", **_TIME),
-        _query("to", "Only those of events before this time.", **_TIME),
+        in_query("endpoint", "Only those to this endpoint.", **A_UUID),
+        in_query("event", "Only those of this event.", **A_UUID),
+        in_query("type", "Only those of events of this type.", type="string", minLength=1, maxLength=200),
+        in_query("state", "Only those in this state.", enum=DELIVERY_STATES),
+        in_query("reason", f"A status code, or one of {', '.join(ERROR_CLASSES)}: of the last attempt."),
+        in_query("from", "Only those of events at this time or later.", **A_TIME),
+        in_query("to", "Only those of events before this time.", **A_TIME),
     ]
-    listed = [_limit(), _cursor(), *filters]
+    listed = [page_limit(), page_cursor(), *filters]
     return {
-        "/deliveries": {"get": _operation("Deliveries, those of the newest events first", "200", "DeliveryPage",
+        "/deliveries": {"get": operation_of("Deliveries, those of the newest events first", "200", "DeliveryPage",
                                           ("cursor", "no-endpoint"), parameters=listed)},
-        "/deliveries/{id}": {**one, "get": _operation("A delivery", "200", "Delivery", ("no-delivery",))},
-        "/deliveries/{id}/attempts": {**one, "get": _operation(
+        "/deliveries/{id}": {**one, "get": operation_of("A delivery", "200", "Delivery", ("no-delivery",))},
+        "/deliveries/{id}/attempts": {**one, "get": operation_of(
             "A delivery's attempts, oldest first, with the begin of request and answer", "200", "DeliveryAttemptPage",
-            ("cursor", "no-delivery"), parameters=[_limit(), _cursor()],
+            ("cursor", "no-delivery"), parameters=[page_limit(), page_cursor()],
         )},
     }  # fmt: skip
 
 
-def _operation(
-    summary: str,
-    status: str,
-    schema: str | None,
-    kinds: Iterable[str],
-    *,
-    body: tuple[str, bool] | None = None,
-    parameters: Sequence[Document] = (),
-) -> Document:
-    """Return an operation; `body` is its schema, and whether it has to be there."""
-    operation: Document = {
-        "summary": summary,
-        "description": "Scope `endpoints`.",
-        "tags": ["endpoints"],
-        "responses": {status: _answer("Done.", schema), **_problems((*_EVERYWHERE, *kinds))},
-    }
-    if parameters:
-        operation["parameters"] = list(parameters)
-    if body is not None:
-        content = {"application/json": {"schema": {"$ref": _REF + body[0]}}}
-        operation["requestBody"] = {"required": body[1], "content": content}
-    return operation
-
-
-def _answer(description: str, schema: str | None) -> Document:
-    if schema is None:
-        return {"description": description}
-    return {"description": description, "content": {"application/json": {"schema": {"$ref": _REF + schema}}}}
-
-
-def _problems(kinds: Iterable[str]) -> Document:
-    by_status: dict[int, list[str]] = {}
-    for kind in kinds:
-        by_status.setdefault(endpoint_kinds()[kind][0], []).append(kind)
-    return {str(status): _problem(status, of_status) for status, of_status in sorted(by_status.items())}
-
-
-def _problem(status: int, kinds: list[str]) -> Document:
-    described = " ".join(f"`{kind}`: {endpoint_kinds()[kind][1]}." for kind in kinds)
-    types = {"properties": {"type": {"enum": [URN + kind for kind in kinds]}, "status": {"const": status}}}
-    schema = {"allOf": [{"$ref": f"{_REF}Problem"}, types]}
-    return {"description": described, "content": {"application/problem+json": {"schema": schema}}}
-
-
-def _object(properties: Document) -> Document:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _page(of: str) -> Document:
-    following = {"type": ["string", "null"], "description": "The cursor of the next page."}
-    return _object({"items": {"type": "array", "items": {"$ref": _REF + of}}, "next": following})
-
-
-def _body(fields: Iterable[BodyField], required: Sequence[str] = ()) -> Document:
-    properties = {each.name: {**each.schema, "description": each.meaning} for each in fields}
-    schema: Document = {"type": "object", "properties": properties, "additionalProperties": False}
-    return schema | ({"required": list(required)} if required else {})
-
-
-def _or_null(schema: Document) -> Document:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
-def _path_id(description: str) -> Document:
-    return {"name": "id", "in": "path", "required": True, "description": description, "schema": _UUID}
-
-
-def _limit() -> Document:
-    return _query("limit", f"Most rows of the page; {PAGE_ROWS_DEFAULT} without it.", type="integer", minimum=1)
-
-
-def _cursor() -> Document:
-    return _query("cursor", "`next` of the page before, with the same filters.")
-
-
-def _query(name: str, description: str, **schema: Any) -> Document:
-    own = {"type": "string", **{key: list(value) if key == "enum" else value for key, value in schema.items()}}
-    return {"name": name, "in": "query", "description": description, "schema": own}
-
-
 _NOT_SHOWN: Final = ("headers", "reason", "scheme", "from", "tenant")
 _DELIVERY: Final[Document] = {
-    "id": _UUID, "state": {"type": "string", "enum": list(DELIVERY_STATES)}, "state_at": _TIME, "why": _TEXT,
-    "endpoint_id": _UUID, "event_id": _UUID, "type": _TEXT, "entity_id": _UUID, "occurred_at": _TIME,
-    "source_partition": _NUMBER, "source_offset": _NUMBER, "source_rank": _NUMBER, "stream": _TEXT, "attempts": _NUMBER,
-    "status_code": _or_null(_NUMBER), "error_class": _or_null(_TEXT), "first_attempted_at": _or_null(_TIME),
-    "last_attempted_at": _or_null(_TIME), "next_attempt_at": _or_null(_TIME), "redriven": _NUMBER,
+    "id": A_UUID, "state": {"type": "string", "enum": list(DELIVERY_STATES)}, "state_at": A_TIME, "why": A_TEXT,
+    "endpoint_id": A_UUID, "event_id": A_UUID, "type": A_TEXT, "entity_id": A_UUID, "occurred_at": A_TIME,
+    "source_partition": AN_INT, "source_offset": AN_INT, "source_rank": AN_INT, "stream": A_TEXT, "attempts": AN_INT,
+    "status_code": or_null(AN_INT), "error_class": or_null(A_TEXT), "first_attempted_at": or_null(A_TIME),
+    "last_attempted_at": or_null(A_TIME), "next_attempt_at": or_null(A_TIME), "redriven": AN_INT,
 }  # fmt: skip
 _ATTEMPT: Final[Document] = {
-    "attempted_at": _TIME, "attempt": _NUMBER, "hop": _NUMBER, "outcome": _TEXT,
-    "state": {"type": "string", "enum": list(DELIVERY_STATES)}, "stream": _TEXT, "duration_us": _NUMBER,
-    "status_code": _or_null(_NUMBER), "error_class": _or_null(_TEXT), "why": _TEXT,
-    "next_attempt_at": _or_null(_TIME), "request": _TEXT, "answer": _TEXT,
+    "attempted_at": A_TIME, "attempt": AN_INT, "hop": AN_INT, "outcome": A_TEXT,
+    "state": {"type": "string", "enum": list(DELIVERY_STATES)}, "stream": A_TEXT, "duration_us": AN_INT,
+    "status_code": or_null(AN_INT), "error_class": or_null(A_TEXT), "why": A_TEXT,
+    "next_attempt_at": or_null(A_TIME), "request": A_TEXT, "answer": A_TEXT,
 }  # fmt: skip

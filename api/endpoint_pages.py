@@ -95,7 +95,7 @@ async def list_attempts(
 
 def _filter(parameters: Parameters) -> DeliveryFilter:
     reason = single(parameters, "reason")
-    status_code = int(reason) if reason is not None and _is_status_code(reason) else None
+    status_code = int(reason) if reason is not None and is_status_code(reason) else None
     if reason is not None and status_code is None and reason not in ERROR_CLASSES:
         raise refused("reason", f"It is no status code, and none of {', '.join(ERROR_CLASSES)}.")
     return DeliveryFilter(
@@ -110,7 +110,8 @@ def _filter(parameters: Parameters) -> DeliveryFilter:
     )
 
 
-def _is_status_code(text: str) -> bool:
+def is_status_code(text: str) -> bool:
+    """Return whether a text is three digits."""
     return text.isascii() and text.isdecimal() and len(text) == 3
 
 

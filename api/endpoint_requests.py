@@ -21,14 +21,16 @@ from api.endpoint_bodies import read_body
 from api.endpoint_changes import Changed, EndpointChanges, EndpointParts
 from api.endpoint_failures import endpoint_problem
 from api.endpoint_pages import list_attempts, list_deliveries, list_endpoints
-from api.parameters import read_query, read_value
+from api.parameters import read_query, read_value, refused
 from api.read_limits import ReadLimit, ReadLimits
+from api.redrive_changes import RedriveChanges, find_redrive, list_redrives
 from api.request_heads import READING, RequestHead, read_head, require_method
 from api.request_records import RequestRecords
 from api.token_cache import AccessTokenCache
 from database.connector import Database
 from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import EndpointAction
+from deliveries.redrive.orders import Redrives
 from deliveries.state.delivery_rows import DeliveryRows
 from runtime.clock import Clock
 from runtime.settings import Settings
@@ -37,18 +39,20 @@ from server.peers import peer_of
 from server.problems import CLOSE, Problem
 from signing.master_key import MasterKeys
 
-RESOURCE_NAMES: Final = ("endpoints", "deliveries")
+RESOURCE_NAMES: Final = ("endpoints", "deliveries", "redrives")
 METHODS: Final = (*READING, "POST", "PATCH", "DELETE")
 ACTIONS: Final[Sequence[EndpointAction]] = ("pause", "resume", "disable", "enable")
 POSTED: Final = (*ACTIONS, "rotate-key", "test", "handshake")
 """What is posted to, under an endpoint."""
+UNDER: Final = {"endpoints": POSTED, "deliveries": ("attempts",), "redrives": ("stop",)}
+REDRIVE_MAX: Final = 2**31 - 1
 
 
 class EndpointPath(NamedTuple):
     """What a path names: a resource, one of it, and what is under that."""
 
     resource: str
-    id: UUID | None = None
+    id: UUID | int | None = None
     under: str | None = None
 
     @property
@@ -58,11 +62,13 @@ class EndpointPath(NamedTuple):
             return READING
         if self.id is None:
             return (*READING, "POST")
+        if self.resource == "redrives":
+            return READING if self.under is None else ("POST",)
         return (*READING, "PATCH", "DELETE") if self.under is None else ("POST",)
 
 
 class EndpointRequests:
-    """Answers what is asked about endpoints and deliveries. One a process; `start` gives it what it connects with."""
+    """Answers what is asked about endpoints and what they are sent. One a process; `start` gives it connections."""
 
     def __init__(
         self, settings: Settings, database: Database, tokens: AccessTokenCache, clock: Clock, limits: ReadLimits
@@ -126,35 +132,47 @@ class EndpointRequests:
 
     async def _read(self, path: EndpointPath, head: RequestHead, token: AccessToken) -> dict[str, Any]:
         tenant = token.tenant
+        if path.resource == "redrives":
+            redrives = Redrives(self._database, tenant)
+            if path.id is None:
+                return await list_redrives(redrives, head.query, tenant, self._page_max)
+            read_query(head.query, ())
+            return await find_redrive(redrives, cast("int", path.id))
         if path.resource == "deliveries":
             rows = DeliveryRows(self._database, tenant)
             if path.id is None:
                 return await list_deliveries(rows, head.query, tenant, self._page_max)
             if path.under is not None:
-                return await list_attempts(rows, path.id, head.query, tenant, self._page_max)
+                return await list_attempts(rows, cast("UUID", path.id), head.query, tenant, self._page_max)
             read_query(head.query, ())
-            return delivery_document(await rows.find(path.id))
+            return delivery_document(await rows.find(cast("UUID", path.id)))
         store = self._store(tenant)
         if path.id is None:
             return await list_endpoints(store, head.query, tenant, self._page_max)
         read_query(head.query, ())
-        return endpoint_document(await store.find(path.id), await store.keys([path.id]))
+        endpoint_id = cast("UUID", path.id)
+        return endpoint_document(await store.find(endpoint_id), await store.keys([endpoint_id]))
 
     async def _change(
         self, path: EndpointPath, head: RequestHead, body: Mapping[str, Any], token: AccessToken, parts: EndpointParts
     ) -> Changed:
         store = self._store(token.tenant)
+        if path.resource == "redrives":
+            orders = RedriveChanges(parts, self._database, store, token)
+            if path.id is None:
+                return await orders.ask(body, head.idempotency_key)
+            return await orders.stop(cast("int", path.id), body)
         changes = EndpointChanges(parts, store, token)
         if path.id is None:
             return await changes.add(body, head.idempotency_key)
-        endpoint = await store.find(path.id)
+        endpoint = await store.find(cast("UUID", path.id))
         if head.method == "DELETE":
             return await changes.act(endpoint, "remove", body)
         match path.under:
             case None:
                 return await changes.change(endpoint, body)
             case "rotate-key":
-                return await changes.rotate(endpoint, body)
+                return await changes.rotate(endpoint, body, head.idempotency_key)
             case "test":
                 return await changes.test(endpoint, body)
             case "handshake":
@@ -168,13 +186,18 @@ class EndpointRequests:
 
 def read_path(resource: str, segments: Sequence[str]) -> EndpointPath:
     """Return what a path names. Raises Problem: not-found (404), parameter (400)."""
-    under = POSTED if resource == "endpoints" else ("attempts",)
-    if len(segments) > 2 or (len(segments) == 2 and segments[1] not in under):
+    if len(segments) > 2 or (len(segments) == 2 and segments[1] not in UNDER[resource]):
         raise Problem("not-found")
     if not segments:
         return EndpointPath(resource)
-    found = cast("UUID", read_value("id", "uuid", segments[0]))
+    found = _number(segments[0]) if resource == "redrives" else cast("UUID", read_value("id", "uuid", segments[0]))
     return EndpointPath(resource, found, segments[1] if len(segments) == 2 else None)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= REDRIVE_MAX):
+        raise refused("number", f"It is no whole number from 1 to {REDRIVE_MAX}.")
+    return int(text)
 
 
 def has_unread_body(scope: Scope) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 from api.endpoint_openapi import endpoint_paths, endpoint_schemas
 from api.parameters import POSITIONS_MAX, TEXT_MAX_CHARACTERS
 from api.read_queries import PAGE_DEFAULT
+from api.redrive_openapi import redrive_paths, redrive_schemas
 from api.resources import RESOURCES, Resource
 from projections.listing import Kind, ListingColumn
 from server.problems import URN, FieldError, ParameterError, endpoint_kinds, reader_kinds
@@ -72,7 +73,7 @@ def reader_openapi() -> Document:
         "jsonSchemaDialect": "https://spec.openapis.org/oas/3.1/dialect/base",
         "tags": [{"name": "read models"}, {"name": "endpoints"}, {"name": "process"}],
         "security": [{"token": []}],
-        "paths": paths | endpoint_paths() | _process_paths(),
+        "paths": paths | endpoint_paths() | redrive_paths() | _process_paths(),
         "components": {
             "schemas": _schemas(),
             "parameters": _shared_parameters(),
@@ -182,7 +183,9 @@ def _schemas() -> Document:
             page = items | {"next": {"type": ["string", "null"], "description": "The cursor of the next page."}}
             schemas[f"{title}Page"] = {"type": "object", "properties": page, "required": ["items", "next"]}
     _, made = msgspec.json.schema_components([ParameterError, FieldError], ref_template=_REF + "{name}")
-    return dict(sorted((schemas | endpoint_schemas() | made | {"Problem": _problem_schema()}).items()))
+    return dict(
+        sorted((schemas | endpoint_schemas() | redrive_schemas() | made | {"Problem": _problem_schema()}).items())
+    )
 
 
 def _row(columns: tuple[ListingColumn, ...]) -> Document:

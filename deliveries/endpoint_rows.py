@@ -65,7 +65,8 @@ AGREE: Final = text("""
     WHERE id = :id AND configured_at = :seen AND handshake AND state <> 'removed'
 """)
 CHANGE_STATE: Final = text("""
-    UPDATE endpoints SET state = :state, state_reason = :reason, state_changed_at = now()
+    UPDATE endpoints SET state = :state, state_reason = :reason, state_changed_at = now(), resumes = resumes + :resumes,
+        resumed_offsets = CASE WHEN :resumes = 0 THEN resumed_offsets ELSE CAST(:offsets AS bigint[]) END
     WHERE id = :id AND state = ANY (:states)
 """)
 
@@ -92,6 +93,7 @@ EXPIRE_OTHERS: Final = text("""
     UPDATE endpoint_secrets SET expires_at = now() + CAST(:overlap AS interval)
     WHERE endpoint_id = :endpoint_id AND kind = :kind AND id <> :id AND expires_at IS NULL
 """)
+REMOVE_SECRET: Final = text("DELETE FROM endpoint_secrets WHERE id = :id")
 REMOVE_SECRETS: Final = text("DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id")
 REMOVE_HEADERS: Final = text("DELETE FROM endpoint_secrets WHERE endpoint_id = :endpoint_id AND kind = 'headers'")
 REMOVE_EXPIRED: Final = text("""

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from database.connector import Database, connect
 from database.errors import TooMuchPrivilege
 from deliveries import endpoint_rows
+from deliveries.endpoint_refusals import is_repeated_rotation, refuse_action, refuse_rotation
 from deliveries.endpoint_rows import ENDPOINT_SECRETS, endpoint_of
 from deliveries.endpoints import (
     TRANSITIONS,
@@ -26,7 +27,7 @@ from deliveries.endpoints import (
     ReceiverAgreement,
     check_endpoint_tenant,
 )
-from deliveries.errors import EndpointStateRefused, TooManyEndpointKeys, UnknownEndpoint
+from deliveries.errors import EndpointStateRefused, UnknownEndpoint
 from deliveries.stored_secrets import (
     StoredEndpointKey,
     add_headers,
@@ -176,13 +177,17 @@ class EndpointStore:
             rows = await connection.execute(endpoint_rows.SECRETS, {"endpoint_id": endpoint_id})
             return open_secrets(rows.mappings(), self._master_keys)
 
-    async def change_state(self, endpoint_id: UUID, action: EndpointAction, reason: str) -> None:
+    async def change_state(
+        self, endpoint_id: UUID, action: EndpointAction, reason: str, start: EndpointStart | None = None
+    ) -> None:
         """Do an action; the secrets of an endpoint that is removed are deleted with it.
 
-        Raises UnknownEndpoint, and EndpointStateRefused where its state does not allow the action.
+        With `start` an endpoint that is active from then on gets the events from there on, whenever dispatchers hear of
+        it. Raises UnknownEndpoint, and EndpointStateRefused where its state does not allow the action.
         """
         states, state = TRANSITIONS[action]
         values = {"id": endpoint_id, "states": sorted(states), "state": state, "reason": reason}
+        values |= {"resumes": int(start is not None), "offsets": [] if start is None else list(start.offsets)}
         async with self._writing() as connection:
             if (await connection.execute(endpoint_rows.CHANGE_STATE, values)).rowcount:
                 if state == "removed":
@@ -223,21 +228,33 @@ class EndpointStore:
                 raise _changed(former.id)
 
     async def rotate(
-        self, endpoint_id: UUID, scheme: Scheme, secret: bytes, public_key: bytes | None, overlap: timedelta
+        self,
+        endpoint_id: UUID,
+        scheme: Scheme,
+        secret: bytes,
+        public_key: bytes | None,
+        overlap: timedelta,
+        key_id: UUID | None = None,
     ) -> None:
         """Store a new key of a scheme; the endpoint's other one of it signs too until `overlap` is over.
 
-        Raises UnknownEndpoint, EndpointStateRefused for a removed endpoint, and TooManyEndpointKeys.
+        A rotation that comes again has the `key_id` of the former one: its key takes the place of the one that was
+        made then, which nobody may have been shown, and the older one ends when it was to. Raises
+        UnknownEndpoint, EndpointStateRefused for a removed endpoint, and TooManyEndpointKeys.
         """
         async with self._writing() as connection:
             state = (await connection.execute(endpoint_rows.LOCK, {"id": endpoint_id})).scalar_one_or_none()
             if state is None:
                 raise _unknown(endpoint_id)
             rows = await connection.execute(endpoint_rows.KEYS, {"endpoint_ids": [endpoint_id]})
-            refuse_rotation(endpoint_id, state, [StoredEndpointKey(**row) for row in rows.mappings()], scheme)
+            keys = [StoredEndpointKey(**row) for row in rows.mappings()]
+            if is_repeated_rotation(keys, key_id):
+                await connection.execute(endpoint_rows.REMOVE_SECRET, {"id": key_id})
+            else:
+                refuse_rotation(endpoint_id, state, keys, scheme)
             await connection.execute(endpoint_rows.REMOVE_EXPIRED, {"endpoint_id": endpoint_id})
             master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
-            added = await add_secret(connection, master_key, endpoint_id, scheme, secret, public_key)
+            added = await add_secret(connection, master_key, endpoint_id, scheme, secret, public_key, key_id)
             values = {"endpoint_id": endpoint_id, "kind": scheme, "id": added, "overlap": overlap}
             await connection.execute(endpoint_rows.EXPIRE_OTHERS, values)
 
@@ -250,29 +267,6 @@ async def open_endpoint_store(settings: Settings) -> AsyncIterator[EndpointStore
         yield EndpointStore(database, MasterKeys(settings))
     finally:
         await database.close()
-
-
-def refuse_action(endpoint: Endpoint, action: EndpointAction) -> None:
-    """Raise EndpointStateRefused where the endpoint's state does not allow an action."""
-    states, _ = TRANSITIONS[action]
-    if endpoint.state not in states:
-        raise EndpointStateRefused(
-            f"The endpoint {endpoint.id} is {endpoint.state}.",
-            why=f"{action} is for endpoints that are {' or '.join(sorted(states))}.",
-            next_step=f"plant endpoints show {endpoint.id}",
-        )
-
-
-def refuse_rotation(endpoint_id: UUID, state: EndpointState, keys: Sequence[StoredEndpointKey], scheme: Scheme) -> None:
-    """Raise EndpointStateRefused for a removed endpoint, TooManyEndpointKeys for one with two keys of a scheme."""
-    if state == "removed":
-        raise EndpointStateRefused(f"The endpoint {endpoint_id} is removed.", next_step="plant endpoints add --help")
-    ends = [key.expires_at for key in keys if key.kind == scheme and key.expires_at is not None]
-    if ends:
-        raise TooManyEndpointKeys(
-            why=f"The older one signs until {max(ends):%Y-%m-%dT%H:%M:%SZ}.",
-            next_step=f"plant endpoints show {endpoint_id}",
-        )
 
 
 def _changed(endpoint_id: UUID) -> EndpointStateRefused:

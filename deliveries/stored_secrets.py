@@ -41,9 +41,10 @@ async def add_secret(
     kind: SecretKind,
     secret: bytes,
     public_key: bytes | None = None,
+    secret_id: UUID | None = None,
 ) -> UUID:
-    """Store a secret under a new id, which is returned."""
-    secret_id = uuid4()
+    """Store a secret under an id, a new one where none is given, and return the id."""
+    secret_id = secret_id or uuid4()
     nonce, ciphertext = master_key.encrypt(secret, secret_row_name(secret_id, endpoint_id, kind))
     values = {
         "id": secret_id,

@@ -28,7 +28,6 @@ from deliveries.endpoint_starts import read_start
 from deliveries.endpoints import Endpoint
 from deliveries.errors import DeliveriesBehind, UnknownDeliveries
 from deliveries.matching import Subscription, make_subscription
-from deliveries.redrive.selection import PENDING
 from deliveries.signed_request import outgoing_event
 from projections.checkpoints import DISPATCHER, checkpoints_of
 from projections.effective_events import EffectiveEvent, logged_events
@@ -55,10 +54,10 @@ _DONE: Final = text("""
     SELECT next_offset FROM delivery_checkpoints
     WHERE consumer = :consumer AND topic = :topic AND partition = :partition
 """)
-_STATES: Final = text(f"""
-    SELECT asked.id, d.state, {PENDING.format(delivery="asked.id", hop="coalesce(d.hop, 0)")} AS ordered
+_STATES: Final = text("""
+    SELECT asked.id, d.state, redrive_pending(asked.id, coalesce(d.hop, 0)) AS ordered
     FROM unnest(CAST(:ids AS uuid[])) AS asked (id) LEFT JOIN webhook_deliveries AS d ON d.id = asked.id
-""")  # noqa: S608 (constants)
+""")
 
 
 class MissingDelivery(NamedTuple):

@@ -1,4 +1,6 @@
-"""Orders to send deliveries again: planned, given, listed and stopped, on a Database as plant_operator.
+"""Orders to send deliveries again: planned, given, listed and stopped.
+
+As plant_operator they are about all deliveries, as plant_endpoints about those of a tenant.
 
 An order fixes its deliveries as it is given, a slot each, in the order of the log (`redrive_slots`). Dispatchers carry
 it out (`deliveries/dispatch/redrive_reader.py`), whatever becomes of who gave it.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -18,6 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
+from database.errors import DatabaseUnwritable
 from deliveries.errors import NothingToRedrive, UnknownRedrive
 from deliveries.redrive.missing_deliveries import MissingDelivery
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
@@ -25,9 +28,6 @@ from deliveries.redrive.selection import SELECTED, RedriveSelection, selection_c
 
 RedriveKind = Literal["retry", "recover", "replay_missing"]
 RedriveState = Literal["running", "finished", "stopped"]
-
-KEPT_DAYS: Final = 8
-"""How long the slots of an order stay after its end: longer than its records are on their topic."""
 
 _ENDPOINT_IDS: Final = text("SELECT id FROM endpoints")
 _GROUPS: Final = f"""
@@ -49,15 +49,16 @@ FROM ({SELECTED}) AS d WHERE left_out IS NULL AND source_partition = :source_par
 
 # One order after the other: what one has selected is seen by the next.
 _ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('plant redrives'))")
-_FORGET: Final = text(f"""
-    DELETE FROM redrive_slots WHERE number IN (
-        SELECT number FROM redrives WHERE ended_at < now() - interval '{KEPT_DAYS} days'
-    )
-""")  # noqa: S608 (a number)
+_FORGET: Final = text("SELECT forget_redrives()")
 _INSERT: Final = text("""
-    INSERT INTO redrives (operation_id, kind, selection, reason, ordered_by, rate_per_second)
-    VALUES (:operation_id, :kind, CAST(:selection AS jsonb), :reason, :ordered_by, :rate_per_second) RETURNING number
+    INSERT INTO redrives (operation_id, kind, selection, reason, ordered_by, rate_per_second, governance_agent_id,
+                          request_digest)
+    VALUES (:operation_id, :kind, CAST(:selection AS jsonb), :reason, :ordered_by, :rate_per_second, :tenant,
+            :request_digest)
+    RETURNING number
 """)
+_READ_ONLY: Final = text("SHOW transaction_read_only")
+_RUNNING: Final = text("SELECT count(*) FROM redrives WHERE state = 'running'")
 _ADD_PARTITIONS: Final = text("""
     INSERT INTO redrive_partitions (number, source_partition, slots)
     SELECT number, source_partition, count(*) FROM redrive_slots WHERE number = :number GROUP BY 1, 2
@@ -65,16 +66,21 @@ _ADD_PARTITIONS: Final = text("""
 """)
 _ALL: Final = """
 SELECT r.number, r.kind, r.selection::text AS selection, r.reason, r.ordered_by, r.ordered_at, r.rate_per_second,
-       r.state, r.ended_at, sum(p.slots)::bigint AS deliveries, sum(p.done - p.unfound)::bigint AS queued,
-       sum(p.unfound)::bigint AS unfound
+       r.state, r.ended_at, r.operation_id, r.request_digest, sum(p.slots)::bigint AS deliveries,
+       sum(p.done - p.unfound)::bigint AS queued, sum(p.unfound)::bigint AS unfound
 FROM redrives AS r JOIN redrive_partitions AS p USING (number) WHERE {condition}
 GROUP BY r.number ORDER BY r.number DESC LIMIT :rows
 """
-_RECORDED: Final = text("""
-    SELECT d.state, count(*) AS deliveries FROM redrive_slots AS s
-    JOIN webhook_deliveries AS d ON (d.id, d.occurred_at) = (s.delivery_id, s.occurred_at)
-    WHERE s.number = :number AND d.hop >= (s.number << 32) GROUP BY 1
-""")
+# Slot by slot: a join with a view that has a barrier would read all of a tenant's deliveries.
+_RECORDED: Final = """
+SELECT state, count(*) AS deliveries FROM (
+    SELECT (
+        SELECT d.state FROM {deliveries} AS d
+        WHERE d.id = s.delivery_id AND d.occurred_at = s.occurred_at AND d.hop >= (s.number << 32)
+    ) AS state
+    FROM redrive_slots AS s WHERE s.number = :number
+) AS recorded WHERE state IS NOT NULL GROUP BY 1
+"""
 _STOP: Final = text("""
     UPDATE redrives SET state = 'stopped', ended_at = clock_timestamp() WHERE number = :number AND state = 'running'
 """)
@@ -98,6 +104,8 @@ class RedriveOrder(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     ordered_by: str
     rate_per_second: int
+    request_digest: bytes | None = None
+    """Of a request that may come again."""
 
 
 class StoredRedrive(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,24 +120,36 @@ class StoredRedrive(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_second: int
     state: RedriveState
     ended_at: datetime | None
+    operation_id: UUID
+    request_digest: bytes | None
     deliveries: int
     queued: int
     unfound: int
 
 
 class Redrives:
-    """The tables of redrives."""
+    """The tables of redrives: all orders, or those of a tenant."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tenant: str | None = None) -> None:
+        """Serve a tenant as plant_endpoints; without one, all of them as plant_operator."""
         self._database = database
+        self._tenant = tenant
+        self._deliveries = "webhook_deliveries" if tenant is None else "tenant_deliveries"
+
+    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.transaction(self._tenant)
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.transaction(self._tenant, read_only=True)
 
     async def plan(self, selection: RedriveSelection, examples: int = 3) -> RedrivePlan:
         """Return what an order of this selection would send, and what it leaves out."""
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             conditions, values = await _conditions(connection, selection)
-            rows = await connection.execute(text(_GROUPS.format(conditions=conditions)), values)
+            chosen = {"deliveries": self._deliveries, "conditions": conditions}
+            rows = await connection.execute(text(_GROUPS.format(**chosen)), values)
             groups = [PlannedGroup(**row) for row in rows.mappings()]
-            statement = text(_EXAMPLES.format(conditions=conditions))
+            statement = text(_EXAMPLES.format(**chosen))
             found = (await connection.execute(statement, {**values, "examples": examples})).scalars().all()
             return RedrivePlan(groups, found)
 
@@ -148,18 +168,41 @@ class Redrives:
 
         Raises NothingToRedrive where no delivery was added.
         """
-        async with self._database.transaction() as connection:
+        async with self._writing() as connection:
             await connection.execute(_ONE_BY_ONE)
             await connection.execute(_FORGET)
-            values = {**msgspec.structs.asdict(order), "selection": msgspec.json.encode(order.selection).decode()}
-            new = NewOrder(connection, (await connection.execute(_INSERT, values)).scalar_one())
+            values = {
+                **msgspec.structs.asdict(order),
+                "selection": msgspec.json.encode(order.selection).decode(),
+                "tenant": self._tenant,
+            }
+            number = (await connection.execute(_INSERT, values)).scalar_one()
+            new = NewOrder(connection, number, self._deliveries)
             yield new
             if not (await connection.execute(_ADD_PARTITIONS, {"number": new.number})).all():
                 raise NothingToRedrive
 
-    async def newest(self, limit: int = 50) -> list[StoredRedrive]:
-        """Return the newest orders, newest first."""
-        return await self._read("true", {"rows": limit})
+    async def require_writable(self) -> None:
+        """Raise DatabaseUnwritable where no order could be stored."""
+        async with self._writing() as connection:
+            if (await connection.execute(_READ_ONLY)).scalar_one() == "on":
+                raise DatabaseUnwritable(why="Its transactions are read-only.")
+
+    async def newest(self, limit: int = 50, before: int | None = None) -> list[StoredRedrive]:
+        """Return the newest orders, newest first: of all, or of those before one."""
+        condition = "true" if before is None else "r.number < :before"
+        return await self._read(condition, {"rows": limit, "before": before})
+
+    async def running(self) -> int:
+        """Return how many orders are running."""
+        async with self._reading() as connection:
+            count: int = (await connection.execute(_RUNNING)).scalar_one()
+        return count
+
+    async def find_operation(self, operation_id: UUID) -> StoredRedrive | None:
+        """Return the order that an operator action was; None where there is none."""
+        found = await self._read("r.operation_id = :operation_id", {"operation_id": operation_id, "rows": 1})
+        return found[0] if found else None
 
     async def find(self, number: int) -> StoredRedrive:
         """Return one order. Raises UnknownRedrive."""
@@ -170,18 +213,18 @@ class Redrives:
 
     async def recorded(self, number: int) -> dict[str, int]:
         """Return how many deliveries of an order are in each state, of those of which an attempt was recorded."""
-        async with self._database.transaction(read_only=True) as connection:
-            rows = await connection.execute(_RECORDED, {"number": number})
+        async with self._reading() as connection:
+            rows = await connection.execute(text(_RECORDED.format(deliveries=self._deliveries)), {"number": number})
             return {row.state: row.deliveries for row in rows}
 
     async def stop(self, number: int) -> bool:
         """Stop an order: nothing more of it is sent. Returns False where it had ended. Raises UnknownRedrive."""
         await self.find(number)
-        async with self._database.transaction() as connection:
+        async with self._writing() as connection:
             return bool((await connection.execute(_STOP, {"number": number})).rowcount)
 
     async def _read(self, condition: str, values: dict[str, Any]) -> list[StoredRedrive]:
-        async with self._database.transaction(read_only=True) as connection:
+        async with self._reading() as connection:
             rows = (await connection.execute(text(_ALL.format(condition=condition)), values)).mappings()
             return [StoredRedrive(**{**row, "selection": msgspec.json.decode(row["selection"])}) for row in rows]
 
@@ -189,16 +232,19 @@ class Redrives:
 class NewOrder:
     """An order in a transaction: deliveries are added to it."""
 
-    def __init__(self, connection: AsyncConnection, number: int) -> None:
+    def __init__(self, connection: AsyncConnection, number: int, deliveries: str) -> None:
+        """`deliveries` is the table or view that deliveries are selected from."""
         self.connection: Final = connection
         self.number: Final = number
+        self._deliveries = deliveries
         self._slots: Counter[int] = Counter()
 
     async def add_selected(self, selection: RedriveSelection) -> None:
         """Add the deliveries of a selection, a partition at a time."""
         conditions, values = await _conditions(self.connection, selection)
-        partitions = await self.connection.execute(text(_PARTITIONS.format(conditions=conditions)), values)
-        fill = text(_FILL.format(conditions=conditions))
+        chosen = {"deliveries": self._deliveries, "conditions": conditions}
+        partitions = await self.connection.execute(text(_PARTITIONS.format(**chosen)), values)
+        fill = text(_FILL.format(**chosen))
         for partition in partitions.scalars().all():
             await self.connection.execute(fill, {**values, "number": self.number, "source_partition": partition})
 

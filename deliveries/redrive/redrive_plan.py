@@ -9,6 +9,9 @@ from uuid import UUID
 
 import msgspec
 
+RATE_PER_SECOND: Final = 200
+"""Most deliveries a second of an order that names no rate."""
+
 LeftOut = Literal["inactive", "ordered", "unlogged"]
 
 WHY_LEFT_OUT: Final[dict[LeftOut, str]] = {

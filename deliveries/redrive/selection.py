@@ -25,29 +25,15 @@ class RedriveSelection(msgspec.Struct, frozen=True, kw_only=True):
     state_since: datetime | None = None
 
 
-# A slot that was claimed is over once anything of its redrive is recorded, or a day has gone: should its record on
-# Kafka be lost, an operator can order it again.
-PENDING: Final = """
-EXISTS (
-    SELECT FROM redrive_slots AS s
-    JOIN redrive_partitions AS p ON (p.number, p.source_partition) = (s.number, s.source_partition)
-    JOIN redrives AS r ON r.number = s.number
-    WHERE s.delivery_id = {delivery} AND CASE
-        WHEN s.slot >= p.claimed THEN r.state = 'running'
-        ELSE {hop} < (s.number << 32) AND p.claimed_at > now() - interval '1 day'
-    END
-)
-"""
-"""Whether an order that is not done has a delivery. Deliveries are ordered by one transaction after the other."""
-
-SELECTED: Final = f"""
+# redrive_pending: whether an order that is not done has a delivery, whoever gave it.
+SELECTED: Final = """
 SELECT d.*, e.state AS endpoint_state,
     CASE WHEN e.state <> 'active' THEN 'inactive'
          WHEN d.type LIKE 'plant.%' THEN 'unlogged'
-         WHEN {PENDING.format(delivery="d.id", hop="d.hop")} THEN 'ordered'
+         WHEN redrive_pending(d.id, d.hop) THEN 'ordered'
     END AS left_out
-FROM (SELECT * FROM webhook_deliveries WHERE {{conditions}}) AS d JOIN endpoints AS e ON e.id = d.endpoint_id
-"""  # noqa: S608 (conditions are of ours)
+FROM (SELECT * FROM {deliveries} WHERE {conditions}) AS d JOIN endpoints AS e ON e.id = d.endpoint_id
+"""
 """Left out are deliveries to endpoints that take none, those that are ordered, and events that are not in the log."""
 
 

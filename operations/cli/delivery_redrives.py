@@ -176,7 +176,9 @@ def stop_redrive(number: int, actor: str, reason: str) -> None:
 def _fields(redrive: StoredRedrive) -> dict[str, Any]:
     import msgspec
 
-    return msgspec.structs.asdict(redrive)
+    fields = msgspec.structs.asdict(redrive)
+    del fields["operation_id"], fields["request_digest"]
+    return fields
 
 
 async def find_recovered(settings: Settings, endpoint_ids: Collection[UUID]) -> dict[UUID, int]:

@@ -77,7 +77,10 @@ def remove(endpoint_id: UUID, execute: bool, actor: str, reason: str) -> None:
 
 
 def _change(endpoint_id: UUID, action: EndpointAction, actor: str, reason: str, *, execute: bool = True) -> None:
-    from deliveries.endpoint_store import open_endpoint_store, refuse_action
+    from deliveries.endpoint_refusals import refuse_action
+    from deliveries.endpoint_starts import read_start
+    from deliveries.endpoint_store import open_endpoint_store
+    from deliveries.endpoints import TRANSITIONS
     from runtime.settings import load_settings
 
     settings = load_settings()
@@ -90,7 +93,8 @@ def _change(endpoint_id: UUID, action: EndpointAction, actor: str, reason: str, 
                 return f"would {action} endpoint {endpoint_id} at {endpoint.configuration.url}; add --execute to do it"
             acted = OperatorAction(action=f"endpoints.{action}", target=str(endpoint_id), reason=reason, actor=actor)
             await record(settings, acted)
-            await store.change_state(endpoint_id, action, reason)
+            start = await read_start(settings, None) if TRANSITIONS[action][1] == "active" else None
+            await store.change_state(endpoint_id, action, reason, start)
             return f"{DONE[action]} endpoint {endpoint_id}"
 
     click.echo(asyncio.run(act()), err=True)

@@ -49,7 +49,8 @@ def rotate_key(
 
     import msgspec
 
-    from deliveries.endpoint_store import open_endpoint_store, refuse_rotation
+    from deliveries.endpoint_refusals import refuse_rotation
+    from deliveries.endpoint_store import open_endpoint_store
     from deliveries.new_endpoints import new_endpoint_key
     from runtime.settings import load_settings
 

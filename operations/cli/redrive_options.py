@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from deliveries.redrive.redrive_plan import RATE_PER_SECOND
 from operations.cli.listing import Output, output_option
 from operations.operator_actions import actor_option, reason_option
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-RATE_PER_SECOND: Final = 200
 
 
 class Ordering(NamedTuple):

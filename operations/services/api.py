@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import msgspec
 import uvloop
@@ -106,14 +107,14 @@ class ActionRecorder:
         self._connecting = asyncio.Lock()
         self._producer: EventProducer | None = None
 
-    async def record(self, action: str, target: str, reason: str, actor: str) -> None:
+    async def record(self, action: str, target: str, reason: str, actor: str, operation_id: UUID) -> None:
         """Record an action. It may be done only once this has returned. Raises KafkaUnavailable, TopicMissing."""
         async with self._connecting:
             if self._producer is None:
                 producer = EventProducer(self._settings, topics=(OPERATIONS_TOPIC,))
                 await producer.start()
                 self._producer = producer
-        made = OperatorAction(action=action, target=target, reason=reason, actor=actor)
+        made = OperatorAction(action=action, target=target, reason=reason, actor=actor, operation_id=operation_id)
         await publish_action(self._producer, made)
 
     async def close(self) -> None:

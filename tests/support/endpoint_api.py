@@ -8,8 +8,11 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import pytest_asyncio
 
+from api.access_tokens import AccessToken
+from api.token_store import TokenStore
 from runtime.settings import Settings
 from streams.topics import apply
 from tests.support.own_task import in_own_task
@@ -46,6 +49,23 @@ class EndpointApi:
 def errors(answer: httpx.Response) -> dict[str, str]:
     """What a problem says of each field."""
     return {each["pointer"]: each["detail"] for each in answer.json()["errors"]}
+
+
+async def token_of(endpoint_api: EndpointApi, tenant: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A token of another tenant: the database takes none, so one is made of what it gives."""
+    token = await endpoint_api.reading.add_token("endpoints", name="theirs")
+    usable = TokenStore.usable
+
+    async def of_tenant(store: TokenStore) -> list[AccessToken]:
+        return [
+            msgspec.structs.replace(each, tenant=tenant) if each.prefix == token.prefix else each
+            for each in await usable(store)
+        ]
+
+    monkeypatch.setattr(TokenStore, "usable", of_tenant)
+    await endpoint_api.reading.api.tokens.refresh()
+    await endpoint_api.reading.api.tokens.refresh()  # the first may have been under way
+    return token.text
 
 
 @pytest_asyncio.fixture

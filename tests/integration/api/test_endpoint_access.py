@@ -13,35 +13,18 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from api.access_tokens import AccessToken, new_token
+from api.access_tokens import new_token
 from api.endpoint_fields import ADDED
 from api.endpoint_requests import POSTED
-from api.token_store import TokenStore
+from api.redrive_bodies import REDRIVEN
 from devstack import sql
 from tests.conftest import Database
-from tests.support.endpoint_api import URL, EndpointApi
+from tests.support.endpoint_api import URL, EndpointApi, token_of
 from tests.support.reading import problem
 from tests.support.receivers import receiver
 
 FUZZED = 500
 CHANGES = (("PATCH", ""), ("DELETE", ""), *(("POST", f"/{each}") for each in POSTED))
-
-
-async def token_of(endpoint_api: EndpointApi, tenant: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A token of another tenant: the database takes none, so one is made of what it gives."""
-    token = await endpoint_api.reading.add_token("endpoints", name="theirs")
-    usable = TokenStore.usable
-
-    async def of_tenant(store: TokenStore) -> list[AccessToken]:
-        return [
-            msgspec.structs.replace(each, tenant=tenant) if each.prefix == token.prefix else each
-            for each in await usable(store)
-        ]
-
-    monkeypatch.setattr(TokenStore, "usable", of_tenant)
-    await endpoint_api.reading.api.tokens.refresh()
-    await endpoint_api.reading.api.tokens.refresh()  # the first may have been under way
-    return token.text
 
 
 async def test_a_scope_of_its_own(endpoint_api: EndpointApi) -> None:
@@ -195,21 +178,21 @@ async def test_no_request_is_a_fault_of_ours(endpoint_api: EndpointApi) -> None:
         {"a.b": [1, None, "x"]}, "http://127.0.0.1:9/", "http://[::1]/", "https://xn--a/", "a" * 5000,
         "2020-01-01T00:00:00Z", ["genesis.agent.*"] * 70, {"x": "y"}, {"": ""}, "v1", "none",
     ]  # fmt: skip
-    names = [*ADDED, "overlap_seconds", "event_type", "nothing", "", "\u2028", "a/b~c"]
+    names = [*ADDED, *REDRIVEN, "overlap_seconds", "event_type", "nothing", "", "\u2028", "a/b~c"]
     statuses = set()
     for _ in range(FUZZED):
-        segments = ["endpoints" if chance.random() < 0.8 else "deliveries"]
+        segments = [chance.choice(["endpoints", "endpoints", "endpoints", "deliveries", "redrives"])]
         if chance.random() < 0.6:
-            segments.append(chance.choice([made, made, str(uuid4()), "x", "%00", "%ff"]))
+            segments.append(chance.choice([made, made, str(uuid4()), "x", "1", "%00", "%ff"]))
             if chance.random() < 0.6:
-                segments.append(chance.choice([*POSTED, "attempts", "x"]))
+                segments.append(chance.choice([*POSTED, "attempts", "stop", "x"]))
         query = chance.choice(["", "", "", "?limit=1", "?cursor=AAAA", "?state=active", "?event=x", "?%ff", "?from=x"])
         method = chance.choice(["GET", "POST", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"])
         body = None
         if method in ("POST", "PATCH", "DELETE") and chance.random() < 0.8:
             body = {chance.choice(names): chance.choice(values) for _ in range(chance.choice([0, 1, 2, 5]))}
             if chance.random() < 0.5:
-                body |= {"url": URL, "event_types": ["*"]}
+                body |= {"kind": "retry"} if segments[0] == "redrives" else {"url": URL, "event_types": ["*"]}
         answer: httpx.Response = await endpoint_api.send(method, "/" + "/".join(segments) + query, body)
         assert answer.status_code < 500, (method, segments, query, body, answer.text)
         statuses.add(answer.status_code)

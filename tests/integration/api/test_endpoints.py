@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from aiohttp import web
 from standardwebhooks import Webhook
@@ -202,6 +203,37 @@ async def test_a_key_is_rotated_and_shown_once(endpoint_api: EndpointApi) -> Non
     shown = await endpoint_api.send("GET", path)
     assert sorted(key["scheme"] for key in shown.json()["keys"]) == ["v1", "v1", "v1a"]
     assert rotated.json()["secret"] not in shown.text
+
+
+async def test_a_rotation_whose_answer_was_lost_is_repeated(endpoint_api: EndpointApi, database: Database) -> None:
+    """With its Idempotency-Key: another key takes the place of the lost one; the older one ends when it was to."""
+    made = await endpoint_api.add()
+    path = f"/endpoints/{made['id']}/rotate-key"
+    body = {"overlap_seconds": 60}
+    ends = "SELECT max(expires_at)::text FROM endpoint_secrets"
+    lost = await endpoint_api.send("POST", path, body, idempotency_key="r")
+    until = sql.value(database.operator_url, ends)
+    again = await endpoint_api.send("POST", path, body, idempotency_key="r")
+    assert (lost.status_code, again.status_code) == (200, 200)
+    assert len({made["secret"], lost.json()["secret"], again.json()["secret"]}) == 3
+    assert sql.value(database.operator_url, ends) == until
+    operator = connect(endpoint_api.settings, "operator")
+    try:
+        store = EndpointStore(operator, MasterKeys(endpoint_api.settings))
+        secrets = [encode_secret(each) for each in (await store.secrets(UUID(made["id"]))).keys.secrets]
+    finally:
+        await operator.close()
+    assert secrets == [again.json()["secret"], made["secret"]]
+    for other in ({"idempotency_key": "s"}, {}):
+        assert problem(await endpoint_api.send("POST", path, body, **other)) == (409, "endpoint-keys")
+    changed = await endpoint_api.send("POST", path, {"overlap_seconds": 61}, idempotency_key="r")
+    assert problem(changed) == (409, "endpoint-keys")
+    pair = [await endpoint_api.send("POST", path, {"scheme": "v1a"}, idempotency_key="r") for _ in range(2)]
+    assert len({each.json()["public_key"] for each in pair}) == 2
+    sql.execute(database.owner_url, ["UPDATE endpoint_secrets SET expires_at = now() + interval '1 hour'"
+                                     " WHERE expires_at IS NULL"])  # fmt: skip
+    assert problem(await endpoint_api.send("POST", path, body, idempotency_key="r")) == (409, "endpoint-keys")
+    assert problem(await endpoint_api.send("POST", path, body, idempotency_key=" ")) == (400, "parameter")
 
 
 async def test_a_test_sends_one_signed_example(endpoint_api: EndpointApi) -> None:

@@ -45,7 +45,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "redrive_partitions": frozenset({"deliveries"}),
     "webhook_deliveries": frozenset({"deliveries/state", "deliveries/redrive"}),
     "webhook_attempts": frozenset({"deliveries/state"}),
-    "tenant_deliveries": frozenset({"deliveries/state"}),
+    "tenant_deliveries": frozenset({"deliveries/state", "deliveries/redrive"}),
     "tenant_attempts": frozenset({"deliveries/state"}),
     "api_tokens": frozenset({"api"}),
     **dict.fromkeys(
