@@ -36,6 +36,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     event_filter: EventFilter = EventFilter()
     start_offsets: tuple[int, ...] = ()
     """The first offset of each partition, from partition 0 on. A partition without one begins at its beginning."""
+    in_order: bool = False
+    """Whether an entity's events have to come in their order."""
 
     def covers(self, partition: int, offset: int) -> bool:
         """Return whether a record comes after the endpoint's start."""
@@ -55,6 +57,8 @@ def make_subscription(
     event_types: Sequence[str],
     fields: Mapping[str, object],
     start_offsets: Iterable[int],
+    *,
+    in_order: bool = False,
 ) -> Subscription:
     """Return the choice of a stored endpoint. Raises EndpointFilterRefused where it could not be registered today."""
     return Subscription(
@@ -62,6 +66,7 @@ def make_subscription(
         event_types=parse_event_types(event_types),
         event_filter=parse_event_filter(fields),
         start_offsets=tuple(start_offsets),
+        in_order=in_order,
     )
 
 

@@ -50,12 +50,17 @@ class BackfillReader:
             for endpoint_id, each in backfills.unfinished().items()
             if endpoint_id in known.active and endpoint_id not in self._set_aside
         }
+        # Live events join those that wait in order: one after the other such endpoints come to their ends all the same.
+        waiting = sorted((each for each in owed if known.is_in_order(each)), key=lambda each: owed[each].left)
+        for endpoint_id in waiting[1:]:
+            del owed[endpoint_id]
         if not owed:
             return None
         last = self._last
         endpoint_id = next((each for each in owed if last is not None and each > last), next(iter(owed)))
         self._last = endpoint_id
-        found = logged_events(session, self._topic, self._partition, owed[endpoint_id], SLICE_EVENTS_MAX)
+        offsets = owed[endpoint_id].next_offset, owed[endpoint_id].until_offset
+        found = logged_events(session, self._topic, self._partition, offsets, SLICE_EVENTS_MAX)
         return BackfillSlice(endpoint_id, found.events, found.next_offset)
 
 

@@ -19,6 +19,7 @@ import msgspec
 from database.address import connect_arguments, shown
 from database.error_translation import translate_error
 from database.errors import DatabaseUnreachable
+from deliveries.dispatch.endpoint_backfills import Resume
 from deliveries.endpoints import EndpointId
 from deliveries.errors import EndpointFilterRefused
 from deliveries.matching import EndpointIndex, Subscription, make_subscription
@@ -41,9 +42,9 @@ DRIVER_ERRORS: Final = (
 
 # A row's xmin is the transaction that wrote it last: any change changes one of the two.
 _FINGERPRINT: Final = "SELECT count(*) AS rows, sum(xmin::text::bigint) AS written_by FROM endpoints"
-_STATES: Final = "SELECT id, state FROM endpoints WHERE state <> 'removed'"
+_STATES: Final = "SELECT id, state, resumes, resumed_offsets FROM endpoints WHERE state <> 'removed'"
 _CHOICES: Final = """
-SELECT id, event_types, filter::text AS filter, start_offsets FROM endpoints WHERE id = ANY ($1::uuid[])
+SELECT id, event_types, filter::text AS filter, start_offsets, ordering FROM endpoints WHERE id = ANY ($1::uuid[])
 """
 
 
@@ -51,11 +52,21 @@ class KnownEndpoints:
     """All endpoints that were not removed, as of one moment, and the index of the active ones. Never changed."""
 
     def __init__(
-        self, subscriptions: Mapping[EndpointId, Subscription], active: frozenset[EndpointId], index: EndpointIndex
+        self,
+        subscriptions: Mapping[EndpointId, Subscription],
+        active: frozenset[EndpointId],
+        index: EndpointIndex,
+        resumed: Mapping[EndpointId, Resume] | None = None,
     ) -> None:
         self.subscriptions = MappingProxyType(subscriptions)
         self.active = active
         self.index = index
+        self.resumed = MappingProxyType(resumed or {})
+        """The last resume of each endpoint that was ever resumed or enabled, and is active."""
+
+    def is_in_order(self, endpoint_id: EndpointId) -> bool:
+        """Return whether an endpoint is active and gets an entity's events in their order."""
+        return endpoint_id in self.active and self.subscriptions[endpoint_id].in_order
 
 
 NO_ENDPOINTS: Final = KnownEndpoints({}, frozenset(), EndpointIndex(()))
@@ -126,17 +137,25 @@ class EndpointDirectory:
                     await self._hinted.wait()
 
     async def _load(self, connection: Any) -> None:
-        states = {EndpointId(UUID(bytes=row[0].bytes)): row[1] for row in await connection.fetch(_STATES)}
+        found = {EndpointId(UUID(bytes=row["id"].bytes)): row for row in await connection.fetch(_STATES)}
+        states = {endpoint_id: row["state"] for endpoint_id, row in found.items()}
+        resumed = {
+            endpoint_id: Resume(row["resumes"], tuple(row["resumed_offsets"]))
+            for endpoint_id, row in found.items()
+            if row["resumes"] and row["state"] == "active"
+        }
         new = [each for each in states if each not in self.known.subscriptions]
         rows = await connection.fetch(_CHOICES, new) if new else []
-        self.known = await asyncio.to_thread(self._known, states, rows)
+        self.known = await asyncio.to_thread(self._known, states, rows, resumed)
         active = len(self.known.active)
         counts = {"active": active, "inactive": len(self.known.subscriptions) - active, "unusable": len(self._unusable)}
         for state, count in counts.items():
             metrics.DISPATCHER_ENDPOINTS.labels(state).set(count)
         log.debug("endpoints.loaded", new=len(new), **counts)
 
-    def _known(self, states: Mapping[EndpointId, str], rows: Sequence[Any]) -> KnownEndpoints:
+    def _known(
+        self, states: Mapping[EndpointId, str], rows: Sequence[Any], resumed: Mapping[EndpointId, Resume]
+    ) -> KnownEndpoints:
         """Return the endpoints from the states of all and the choices of new ones; it runs in a thread."""
         former = self.known.subscriptions
         found = {each: former[each] for each in states if each in former}
@@ -146,7 +165,11 @@ class EndpointDirectory:
             try:
                 event_filter = msgspec.json.decode(row["filter"])
                 found[endpoint_id] = make_subscription(
-                    endpoint_id, row["event_types"], event_filter, row["start_offsets"]
+                    endpoint_id,
+                    row["event_types"],
+                    event_filter,
+                    row["start_offsets"],
+                    in_order=row["ordering"] == "per_entity",
                 )
             except (EndpointFilterRefused, msgspec.DecodeError) as error:
                 unusable.add(endpoint_id)
@@ -158,7 +181,7 @@ class EndpointDirectory:
         index = EndpointIndex(found[each] for each in active)
         for event_type in tuple(self.types_in_use):
             index.match(event_type, {})
-        return KnownEndpoints(found, active, index)
+        return KnownEndpoints(found, active, index, resumed)
 
     async def _connect(self) -> Any:
         return await asyncpg.connect(

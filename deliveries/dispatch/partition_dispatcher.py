@@ -38,7 +38,7 @@ from deliveries.dispatch.delivery_sender import (
     slices,
 )
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
-from deliveries.dispatch.endpoint_backfills import EndpointBackfills
+from deliveries.dispatch.endpoint_backfills import EndpointBackfills, NewBackfills
 from deliveries.dispatch.endpoint_directory import NO_ENDPOINTS, KnownEndpoints
 from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, MatchAt, deliveries_of
 from deliveries.dispatch.redrive_reader import RedriveReader
@@ -168,6 +168,7 @@ class PartitionDispatcher:
         part = batch.between(0, min(bisect_left(batch.offsets, logged), PART_RECORDS_MAX))
         self._hear()
         found = fetched_events(self._require_session(), part, PART_RECORDS_MAX)
+        self._put_off(found.next_offset)
         by = DispatchedStream(self.partition, self._require_fence().token, "live")
         sent = self._publish(found.events, self._live, by)
         self._advance(found.next_offset)
@@ -189,11 +190,21 @@ class PartitionDispatcher:
         if known is self._known:
             return
         fence = self._require_fence()
-        heard = self._backfills.heard_of(known.subscriptions, max(fence.next_offset, self._log_at_acquisition))
-        if heard is not None:
-            self._require_session().script("BEGIN", self._lock_statement(), heard.statement, "COMMIT")
-            self._backfills.note_heard(heard)
+        dispatched_until = max(fence.next_offset, self._log_at_acquisition)
+        self._store(self._backfills.heard_of(known.subscriptions, dispatched_until, known.resumed))
         self._known = known
+
+    def _put_off(self, next_offset: int) -> None:
+        """Let live events below an offset wait behind what their endpoints are owed, where an entity's order counts."""
+        if self._backfills.has_unfinished:
+            known = self._known
+            ordered = [each for each in self._backfills.unfinished() if known.is_in_order(each)]
+            self._store(self._backfills.put_off(ordered, next_offset))
+
+    def _store(self, rows: NewBackfills | None) -> None:
+        if rows is not None:
+            self._require_session().script("BEGIN", self._lock_statement(), rows.statement, "COMMIT")
+            self._backfills.note_heard(rows)
 
     def _feed(self) -> bool:
         """Publish a slice of a backfill and one of a redrive; return whether there was one."""

@@ -17,6 +17,7 @@ from deliveries.endpoints import (
     EndpointId,
     EndpointSecrets,
     EndpointStart,
+    Ordering,
 )
 from deliveries.signed_request import EndpointKeys
 from runtime.settings import Settings
@@ -48,12 +49,14 @@ async def add_endpoint(
     event_types: Sequence[str] = EVERYTHING,
     event_filter: Mapping[str, Any] | None = None,
     starts: Sequence[int] = (0,),
+    ordering: Ordering = "none",
 ) -> EndpointId:
     """Store an active endpoint whose id is a number. Partitions without a start begin at their beginning."""
     endpoint_id = EndpointId(UUID(int=number))
     configuration = EndpointConfiguration(
-        url="https://example.com/hooks", event_types=tuple(event_types), filter=dict(event_filter or {})
-    )
+        url="https://example.com/hooks", event_types=tuple(event_types), filter=dict(event_filter or {}),
+        ordering=ordering,
+    )  # fmt: skip
     secrets = EndpointSecrets(EndpointKeys(secrets=(bytes(24),)))
     operator = connect(settings, "operator")
     try:
@@ -64,11 +67,13 @@ async def add_endpoint(
     return endpoint_id
 
 
-async def change_endpoint(settings: Settings, endpoint_id: EndpointId, action: EndpointAction) -> None:
-    """Do an action of an operator's."""
+async def change_endpoint(
+    settings: Settings, endpoint_id: EndpointId, action: EndpointAction, start: EndpointStart | None = None
+) -> None:
+    """Do an action of an operator's, with the offsets from which a resumed one gets events."""
     operator = connect(settings, "operator")
     try:
-        await EndpointStore(operator, MasterKeys(settings)).change_state(endpoint_id, action, "a test")
+        await EndpointStore(operator, MasterKeys(settings)).change_state(endpoint_id, action, "a test", start)
     finally:
         await operator.close()
 

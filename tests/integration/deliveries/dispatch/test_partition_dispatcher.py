@@ -6,160 +6,48 @@ import contextlib
 import itertools
 import random
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import cast
 from uuid import UUID
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from audit.canonical import headers_bytes
 from deliveries.delivery_id import delivery_id
 from deliveries.dispatch import backfill_reader, partition_dispatcher, redrive_reader
-from deliveries.dispatch.backfill_reader import BackfillRate
-from deliveries.dispatch.delivery_sender import DeliverySender, EndOffsets
-from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
-from deliveries.dispatch.queued_deliveries import DeliveryRecord
 from deliveries.hops import first_hop
 from deliveries.redrive.selection import RedriveSelection
 from projections.engine import PartitionProjector
-from projections.log_checkpoints import LogCheckpoints
 from projections.session import Session
 from runtime.settings import Settings
 from schemas import codec
 from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
-from schemas.events import AgentOnboarded, Event
 from streams.errors import KafkaUnavailable, OwnershipLost, SchemaNewer
 from tests.conftest import Database
-from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.batches import WATERMARKS, batch_of
 from tests.support.dispatching import add_endpoint, change_endpoint
 from tests.support.made_attempts import attempted
 from tests.support.mixed_events import MixedEvents
 from tests.support.parked_streams import ParkedStream
+from tests.support.partition_dispatching import (
+    AGENT,
+    KEY,
+    OTHER,
+    Know,
+    SentDeliveries,
+    apply,
+    dispatch_all,
+    in_order,
+    named,
+)
 from tests.support.poison_records import key_of, redrive, unreadable
 from tests.support.recorded_attempts import record
 from tests.support.redriving import open_redrives, redrive_order
 from tests.support.waiting import wait_until, wait_until_async
-
-AGENT, OTHER = UUID(int=1), UUID(int=2)
-KEY = key_of(AGENT)
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-class SentDeliveries:
-    """Takes slices as Kafka does, and can refuse them."""
-
-    def __init__(self) -> None:
-        self.records: list[DeliveryRecord] = []
-        self.slices = 0
-        self.refused: set[int] = set()
-        """Numbers of the slices that are refused; what they held may have been written all the same."""
-
-    def send(self, records: Sequence[DeliveryRecord]) -> Future[EndOffsets]:
-        answer: Future[EndOffsets] = Future()
-        self.slices += 1
-        if self.slices in self.refused:
-            self.records += records[: len(records) // 2]
-            answer.set_exception(KafkaUnavailable(why="a test"))
-        else:
-            self.records += records
-            answer.set_result({})
-        return answer
-
-    @property
-    def queued(self) -> list[DeliveryQueued]:
-        return [cast(DeliveryQueued, codec.decode_record(each.value)) for each in self.records]
-
-    @property
-    def first_occurrences(self) -> list[DeliveryQueued]:
-        """Those that are above all before them."""
-        return in_order(self.queued)
-
-
-def order(queued: DeliveryQueued) -> tuple[int, int, bytes]:
-    return queued.source_offset, queued.source_rank, queued.endpoint_id.bytes
-
-
-@pytest.fixture
-def sent() -> SentDeliveries:
-    return SentDeliveries()
-
-
-@pytest_asyncio.fixture
-async def directory(settings: Settings) -> AsyncIterator[EndpointDirectory]:
-    made = EndpointDirectory(settings)
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-def make_dispatcher(
-    database: Database, sent: SentDeliveries, directory: EndpointDirectory
-) -> Iterator[Callable[[], PartitionDispatcher]]:
-    log_checkpoints = LogCheckpoints(database.writer_url, TOPIC)
-    rate = BackfillRate(100_000, time.monotonic)
-    parts = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent), rate)
-    made: list[PartitionDispatcher] = []
-
-    def make() -> PartitionDispatcher:
-        made.append(PartitionDispatcher(parts, TOPIC, 0))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-    log_checkpoints.close()
-
-
-@pytest.fixture
-def dispatcher(make_dispatcher: Callable[[], PartitionDispatcher]) -> PartitionDispatcher:
-    return make_dispatcher()
-
-
-Know = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-def know(settings: Settings, directory: EndpointDirectory) -> Know:
-    """Adds endpoints by number, and waits until the directory has them."""
-
-    async def add(*numbers: int, **choice: object) -> None:
-        for number in numbers:
-            await add_endpoint(settings, number, **choice)  # type: ignore[arg-type]  # named by who calls
-        wanted = {UUID(int=number) for number in numbers}
-        await wait_until_async(lambda: wanted <= directory.known.active, "the directory has the endpoints")
-
-    return add
-
-
-def named(number: int, agent_id: UUID = AGENT) -> AgentOnboarded:
-    return AgentOnboarded(
-        event_id=UUID(int=1000 + number), agent_id=agent_id, occurred_at=NOON, name=f"name {number}", skill_ids=()
-    )
-
-
-def apply(projector: PartitionProjector, records: Sequence[Event | Record], start: int = 0) -> None:
-    """Write records to the log."""
-    token = projector.acquire(WATERMARKS).token
-    projector.project(batch_of(records, token=token, start=start))
-
-
-def dispatch_all(dispatcher: PartitionDispatcher, records: Sequence[Event | Record], sizes: Iterator[int]) -> None:
-    """DispatcherParts what is left of the records, in batches of these sizes."""
-    acquired = dispatcher.acquire(WATERMARKS)
-    dispatcher.idle()
-    start = acquired.log_end.next_offset
-    while start < len(records):
-        batch = batch_of(records[start : start + next(sizes)], token=acquired.token, start=start)
-        start = dispatcher.project(batch)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -479,15 +367,6 @@ def feed_all(dispatcher: PartitionDispatcher) -> None:
     dispatcher.idle()
     while dispatcher._feed_backfill():
         pass
-
-
-def in_order(queued: Sequence[DeliveryQueued]) -> list[DeliveryQueued]:
-    """Return the deliveries of a stream that are above all before them."""
-    taken: list[DeliveryQueued] = []
-    for each in queued:
-        if not taken or order(each) > order(taken[-1]):
-            taken.append(each)
-    return taken
 
 
 @pytest.mark.parametrize("seed", range(3))
