@@ -34,6 +34,7 @@ from benchmarks import (
     memory,
     poison,
     read_api,
+    rebuild,
     redrive,
     relay,
     repeat_check,
@@ -149,6 +150,7 @@ BENCHMARKS: dict[str, Callable[[Stack, int], list[dict[str, object]]]] = {
     "redrive": lambda stack, _: redrive.run(stack),
     "read-api": lambda stack, _: read_api.run(stack),
     "lagging": feeding_a_lagging_model,
+    "rebuild": rebuild.run,
 }
 
 
@@ -190,6 +192,8 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     *(("redrive", row, "seconds", "at most", 300) for row in (0, 1)),
     ("delivery-memory", 0, "growth_percent", "at most", 10),
     ("lagging", 1, "times_the_rate_without_lag", "at least", 0.67),
+    ("rebuild", 1, "times_stock", "at least", 500),
+    ("rebuild", 1, "percent_of_copy", "at least", 50),
 )
 """Benchmark, row, field, and what is asked of it on idle cores."""
 
