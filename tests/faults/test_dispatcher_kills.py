@@ -18,8 +18,8 @@ from tests.support.load import fill, some_events
 from tests.support.long_form import sized
 from tests.support.waiting import wait_until, wait_until_async
 
-KILLS = sized(3, 10)
-EVENTS = sized(800, 1_500)
+KILLS = sized(4, 10)
+EVENTS = 1_500
 
 
 @pytest.fixture

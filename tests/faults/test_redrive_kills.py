@@ -20,14 +20,13 @@ from tests.support.delivering import add_endpoint
 from tests.support.faults.scene import Scene, private_scene
 from tests.support.faults.subscribers import subscribers
 from tests.support.load import events, fill
-from tests.support.long_form import sized
 from tests.support.redriving import open_redrives, redrive_order
 from tests.support.waiting import wait_until
 
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
-EVENTS = sized(1_000, 3_000)
-RATE_PER_SECOND = sized(130, 400)
+EVENTS = 3_000
+RATE_PER_SECOND = 400
 AFTER_SECONDS = (0.1, 1.0)
 TOPIC_PARTITIONS = 4
 

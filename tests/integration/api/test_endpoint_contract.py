@@ -35,7 +35,7 @@ CONFORMANCE = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = sized(6, 30)
+EXAMPLES = sized(12, 30)
 REQUEST_SECONDS = 300
 
 

@@ -108,7 +108,7 @@ async def test_signed_requests_get_what_the_document_says(running: Running) -> N
 
     def sent() -> None:
         for operation in operations(running, is_signed):
-            seen = statuses(operation, running, POSITIVE, sized(8, 40), Signs(running.sender))
+            seen = statuses(operation, running, POSITIVE, sized(15, 40), Signs(running.sender))
             assert 200 in seen, (operation.path, seen)
 
     await asyncio.to_thread(sent)
@@ -119,7 +119,7 @@ async def test_unsigned_requests_are_refused(running: Running) -> None:
 
     def sent() -> None:
         for operation in operations(running, is_signed):
-            seen = statuses(operation, running, POSITIVE, sized(5, 25), None)
+            seen = statuses(operation, running, POSITIVE, sized(10, 25), None)
             assert not seen & {200, 207}, (operation.path, seen)
             assert 401 in seen, (operation.path, seen)
 
@@ -131,7 +131,7 @@ async def test_wrong_requests_are_refused_as_the_document_says(running: Running)
 
     def sent() -> None:
         for operation in operations(running, is_signed):
-            seen = statuses(operation, running, NEGATIVE, sized(10, 50), Signs(running.sender))
+            seen = statuses(operation, running, NEGATIVE, sized(20, 50), Signs(running.sender))
             assert seen & {400, 415, 422}, (operation.path, seen)
 
     await asyncio.to_thread(sent)

@@ -311,7 +311,7 @@ async def test_nothing_signed_is_ever_a_500(serving: Serving) -> None:
     )
     bodies: list[tuple[str, bytes]] = []
 
-    @hypothesis_settings(max_examples=sized(60, 300), suppress_health_check=list(HealthCheck), database=None)
+    @hypothesis_settings(max_examples=sized(150, 300), suppress_health_check=list(HealthCheck), database=None)
     @given(
         st.sampled_from([*EVENT_TYPES, CLOUD_EVENTS]),
         st.binary(max_size=100) | fields.map(lambda v: json.dumps(v).encode()),

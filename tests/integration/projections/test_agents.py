@@ -34,7 +34,7 @@ def test_every_kind_of_event_is_folded(projector: PartitionProjector, superuser:
     assert rows == plain_fold(events)
 
 
-@settings(max_examples=sized(8, 40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=sized(15, 40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.sets(st.integers(1, 119), max_size=30), seed=st.integers(1, 1000))
 def test_any_split_into_batches_gives_the_tables_of_a_plain_fold(
     projector: PartitionProjector, superuser: Session, cuts: set[int], seed: int

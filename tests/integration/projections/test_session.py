@@ -111,7 +111,7 @@ def test_connecting_reads_no_catalog(database: Database) -> None:
         assert made.query("SELECT 1 AS number, 'a'::text AS words") == [(1, "a")]
 
 
-@settings(max_examples=sized(20, 120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=sized(60, 120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROWS, min_size=1, max_size=5))
 def test_values_as_text_are_the_values_of_a_copy(session: Session, rows: list[tuple[Any, ...]]) -> None:
     """Quotes, backslashes, controls, ends of ranges, nulls: all ways in store the same."""

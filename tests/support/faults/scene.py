@@ -23,13 +23,12 @@ from runtime.settings import Settings, load_settings
 from streams.topics import EVENTS_TOPIC, apply
 from tests.support import log_tables
 from tests.support.delivering import LOCAL
-from tests.support.long_form import sized
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 PLANT = str(Path(sys.executable).with_name("plant"))
 
 
-RANGE_OFFSETS = sized(200, 500)
+RANGE_OFFSETS = 500
 """Offsets of a range of the log on a stack whose processes may be killed."""
 
 OPEN_SCENES: list[Scene] = []

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
 
-from tests.support.long_form import sized
 from tests.support.waiting import DEADLINE_SECONDS
 from tests.support.webhooks import AVAILABLE, RATED, Sender, payload
 
 ONBOARDED = "/webhook/genesis/agent-onboarded"
 PAUSE_SECONDS = 0.05
-THINK_SECONDS = sized(0.08, 0.02)
-"""Between two webhooks of a connection: what is lost or doubled shows at a hundred a second as at thousands."""
+THINK_SECONDS = 0.02
+"""Between two webhooks of a connection: what is lost or doubled shows at a few hundred a second as at thousands."""
 
 
 class WebhookLoad:

@@ -112,7 +112,7 @@ async def plan_and_order(
 
 
 @given(records=RECORDS, first=SELECTIONS, second=SELECTIONS)
-@hypothesis_settings(max_examples=sized(10, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=sized(25, 50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_order_takes_what_a_plain_filter_takes(
     settings: Settings, with_endpoints: Database, records: list[dict[str, Any]], first: RedriveSelection,
     second: RedriveSelection,

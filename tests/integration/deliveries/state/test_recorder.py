@@ -91,7 +91,7 @@ RECORDS = st.builds(
 
 
 @hypothesis_settings(
-    max_examples=sized(15, 80), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=sized(40, 80), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(records=st.lists(RECORDS, min_size=1, max_size=12), cuts=st.sets(st.integers(1, 11)), again=st.integers(0, 12))
 def test_any_batches_give_the_tables_of_a_plain_fold(
