@@ -33,7 +33,7 @@ def pytest_unconfigure() -> None:
 def pytest_collection(session: pytest.Session) -> None:
     """Import tests in another order in each worker: what one has compiled, the others find.
 
-    Compiling them, with what pytest adds to each assertion, takes two thirds of a first collection. An import that
+    Compiling them, with what pytest adds to each assertion, takes half of a first collection. An import that
     fails is left to the collection, which tells why.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
