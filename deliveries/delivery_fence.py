@@ -17,6 +17,7 @@ import msgspec
 from projections.checkpoints import storable
 from projections.session import Session, sql_literal
 from streams.errors import PartitionCountChanged, TopicRecreated
+from streams.log_end import LogEnd, RecordDigest
 from streams.watermarks import Watermarks
 
 DeliveryConsumer = Literal["deliverer", "recorder"]
@@ -50,7 +51,7 @@ VALUES ($1, $2, $3, $4, $5::text::uuid, $6, $6) ON CONFLICT DO NOTHING
 """
 
 _CHECKPOINT: Final = """
-SELECT partitions, topic_id::text AS topic_id, next_offset, read_to,
+SELECT partitions, topic_id::text AS topic_id, next_offset, read_to, last_offset, last_digest,
        ARRAY(SELECT lower(r) FROM unnest(done) AS r) AS starts, ARRAY(SELECT upper(r) FROM unnest(done) AS r) AS ends
 FROM delivery_checkpoints WHERE consumer = $1 AND topic = $2 AND partition = $3
 """
@@ -59,12 +60,19 @@ FROM delivery_checkpoints WHERE consumer = $1 AND topic = $2 AND partition = $3
 class TopicOffsets(msgspec.Struct, frozen=True):
     """The offsets of a topic's partition that are done: all below `next_offset`, and those in `done`, above it.
 
-    Records below `read_to` were told from copies already.
+    Records below `read_to` were told from copies already, and `last` is the last of them, where that is known.
     """
 
     next_offset: int
     done: OffsetRanges = ()
     read_to: int = 0
+    last: RecordDigest | None = None
+
+    @property
+    def log_end(self) -> LogEnd:
+        """What Kafka has to hold before the first record that is read."""
+        known = self.last is not None and self.last.offset < self.next_offset
+        return LogEnd(self.last if known else None, self.next_offset, compared=known)
 
 
 class DeliveryFence:
@@ -89,19 +97,25 @@ class DeliveryFence:
         count = watermarks.partition_count
         key = (self._consumer, topic, self._partition)
         self._session.execute(_ADD_CHECKPOINT, (*key, count, str(topic_id), first_offset))
-        known_count, known_id, next_offset, read_to, starts, ends = self._session.query(_CHECKPOINT, key)[0]
+        known_count, known_id, next_offset, read_to, last_offset, digest, starts, ends = self._session.query(
+            _CHECKPOINT, key
+        )[0]
         if known_count != count:
             raise PartitionCountChanged(topic, known_count, count)
         if UUID(known_id) != topic_id:
             raise TopicRecreated(topic, self._partition, UUID(known_id), topic_id)
-        return TopicOffsets(next_offset, tuple(zip(starts, ends, strict=True)), read_to)
+        last = None if last_offset is None else RecordDigest(last_offset, bytes(digest))
+        return TopicOffsets(next_offset, tuple(zip(starts, ends, strict=True)), read_to, last)
 
     def advance_statement(self, topic: str, offsets: TopicOffsets) -> str:
         """Return the statement that writes how far the partition is done on a topic."""
+        last = ""
+        if offsets.last is not None:
+            last = f", last_offset = {int(offsets.last.offset)}, last_digest = '\\x{offsets.last.digest.hex()}'"
         done = "{" + ",".join(f"[{int(start)},{int(end)})" for start, end in offsets.done) + "}"
         return (
             f"UPDATE delivery_checkpoints SET next_offset = {int(offsets.next_offset)}, done = '{done}',"  # noqa: S608 (numbers)
-            f" read_to = {max(int(offsets.read_to), int(offsets.next_offset))}"
+            f" read_to = {max(int(offsets.read_to), int(offsets.next_offset))}{last}"
             f" WHERE consumer = {sql_literal(self._consumer)} AND topic = {sql_literal(topic)}"
             f" AND partition = {int(self._partition)}"
         )

@@ -7,8 +7,10 @@ So the last logged record is read again and compared before anything behind it i
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
+from streams.batch import EventBatch
 from streams.kafka.record_columns import RecordColumns
 
 
@@ -22,6 +24,43 @@ class LoggedRecord:
     value: bytes | None
     headers: bytes
 
+    def is_record(self, record: LoggedRecord) -> bool:
+        """Return whether Kafka holds this record."""
+        return self == record
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDigest:
+    """A record that Postgres does not hold: its offset, and its digest (`record_digest`)."""
+
+    offset: int
+    digest: bytes
+
+    def is_record(self, record: LoggedRecord) -> bool:
+        """Return whether Kafka holds this record."""
+        return self == record_digest(record)
+
+
+def record_digest(record: LoggedRecord) -> RecordDigest:
+    """Return the digest of a record: SHA-256 of its time, then of key, value and headers, each behind its length.
+
+    Numbers have eight bytes, signed, big-endian; the length of null is -1.
+
+    >>> record_digest(LoggedRecord(7, 1, b"k", None, b"")).digest.hex()[:16]
+    '1d20b414573268fa'
+    """
+    parts = [record.timestamp_ms.to_bytes(8, "big", signed=True)]
+    for each in (record.key, record.value, record.headers):
+        parts += [(-1 if each is None else len(each)).to_bytes(8, "big", signed=True), each or b""]
+    return RecordDigest(record.offset, hashlib.sha256(b"".join(parts)).digest())
+
+
+def record_of(batch: EventBatch, row: int) -> LoggedRecord:
+    """Return a record of a batch."""
+    return LoggedRecord(
+        batch.offsets[row], batch.timestamps_ms[row], batch.keys[row], batch.values[row], batch.headers[row]
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class LogEnd:
@@ -30,10 +69,10 @@ class LogEnd:
     From the record on, up to the checkpoint, Kafka holds nothing else that consumers see: only gaps.
     """
 
-    last: LoggedRecord | None
+    last: LoggedRecord | RecordDigest | None
     next_offset: int
     compared: bool = True
-    """False for a topic whose records Postgres does not hold: none of them is read again."""
+    """False where it is not known which record was the last below the checkpoint: none is read again."""
 
     def read_from(self, low: int) -> int:
         """Return the offset from which Kafka's records are to be read again; `low` is its first one.
@@ -50,7 +89,7 @@ class LogEnd:
         for row, offset in enumerate(records.offsets):
             if offset >= self.next_offset:
                 break
-            if last is None or last != LoggedRecord(*records.row(row)):
+            if last is None or not last.is_record(LoggedRecord(*records.row(row))):
                 return f"Kafka holds a record at offset {offset} that is not the one that was logged"
             last = None
         return None if last is None else f"Kafka holds no record at offset {last.offset} any more"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from deliveries.delivery_fence import TopicOffsets
+from streams.log_end import LoggedRecord, record_digest
 
 
 class OffsetTracker:
@@ -18,10 +19,10 @@ class OffsetTracker:
     [5, 8, 9]
     >>> tracker.finish(8)
     >>> tracker.offsets()
-    TopicOffsets(next_offset=5, done=((7, 9),), read_to=10)
+    TopicOffsets(next_offset=5, done=((7, 9),), read_to=10, last=None)
     >>> tracker.finish(5)
     >>> tracker.offsets()
-    TopicOffsets(next_offset=9, done=(), read_to=10)
+    TopicOffsets(next_offset=9, done=(), read_to=10, last=None)
     """
 
     def __init__(self, start: TopicOffsets) -> None:
@@ -29,6 +30,8 @@ class OffsetTracker:
         """The offset that is read next."""
         self.judged_to: Final = start.read_to
         """Records below it were told from copies by an owner before."""
+        self.last = start.last
+        """The last record that was read, here or by an owner before."""
         self._done_before: Final = start.done
         self._starts: Final = [first for first, _ in start.done]
         self._read: deque[int] = deque()
@@ -53,6 +56,16 @@ class OffsetTracker:
         self._drop_done()
         return [offset for offset in offsets if offset not in done]
 
+    def compare(self, record: LoggedRecord) -> str | None:
+        """Take a record for the last one, if it is; return how it differs from what was read before at its offset."""
+        if self.last is not None and record.offset <= self.last.offset:
+            differs = record.offset == self.last.offset and not self.last.is_record(record)
+            return (
+                f"Kafka holds a record at offset {record.offset} that is not the one that was read" if differs else None
+            )
+        self.last = record_digest(record)
+        return None
+
     def finish(self, offset: int) -> None:
         """Note that a record that was read is done."""
         self._done.add(offset)
@@ -62,7 +75,7 @@ class OffsetTracker:
         """Return what is done, for the checkpoint."""
         if not self._read:
             later = tuple(each for each in self._done_before if each[1] > self.position)
-            return TopicOffsets(self.position, later, max(self.position, self.judged_to))
+            return TopicOffsets(self.position, later, max(self.position, self.judged_to), self.last)
         ranges: list[tuple[int, int]] = []
         first: int | None = None
         for offset in self._read:
@@ -76,7 +89,7 @@ class OffsetTracker:
         later = tuple(
             (max(start, self.position), end) for start, end in self._done_before if end > self.position
         )  # read by an owner before, and not by this one yet
-        return TopicOffsets(self._read[0], (*ranges, *later), max(self.position, self.judged_to))
+        return TopicOffsets(self._read[0], (*ranges, *later), max(self.position, self.judged_to), self.last)
 
     def _was_done(self, offset: int) -> bool:
         rank = bisect_right(self._starts, offset) - 1

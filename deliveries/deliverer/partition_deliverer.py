@@ -24,7 +24,6 @@ from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import Session
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost
-from streams.log_end import LogEnd
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -60,7 +59,7 @@ class PartitionDeliverer:
             run = self._run
             offsets = await run.writer.call(run.writer.fence.open_topic, topic, watermarks)
             run.open_topic(topic, offsets)
-            return Acquired(run.token, LogEnd(None, offsets.next_offset, compared=False))
+            return Acquired(run.token, offsets.log_end)
 
     async def accept(self, topic: str, batch: EventBatch) -> int:
         """Take a batch. Raises OwnershipLost, SchemaNewer, DatabaseUnreachable."""

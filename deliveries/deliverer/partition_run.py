@@ -36,7 +36,8 @@ from runtime import metrics
 from runtime.logging import get_logger, writes_debug
 from schemas.errors import UnknownSchema
 from streams.batch import EventBatch
-from streams.errors import OwnershipLost, SchemaNewer
+from streams.errors import LogTruncated, OwnershipLost, SchemaNewer
+from streams.log_end import record_of
 
 log = get_logger(__name__)
 
@@ -157,6 +158,7 @@ class PartitionRun:
             raise SchemaNewer(topic, self._partition, batch.offsets[error.row or 0], error.schema_id) from error
         await self._process.endpoints.load({each.endpoint_id for each in deliveries})
         self.check()
+        self._compare(topic, tracker, batch)
         fresh = set(tracker.read(batch.next_offset, batch.offsets))
         self._changed.add(topic)
         for value in rejected:
@@ -167,6 +169,17 @@ class PartitionRun:
             if delivery.offset in fresh:
                 self._sort_in(topic, tracker, delivery)
         self._work.set()
+
+    def _compare(self, topic: str, tracker: OffsetTracker, batch: EventBatch) -> None:
+        """Compare what an owner before has read last. Raises LogTruncated where Kafka holds another record there."""
+        known = tracker.last
+        rows = {len(batch) - 1} if len(batch) else set()
+        if known is not None and rows and batch.offsets[0] <= known.offset and known.offset in batch.offsets:
+            rows.add(batch.offsets.index(known.offset))
+        for row in sorted(rows):
+            record = record_of(batch, row)
+            if (difference := tracker.compare(record)) is not None:
+                raise LogTruncated(topic, self._partition, difference)
 
     def _sort_in(self, topic: str, tracker: OffsetTracker, delivery: Delivery) -> None:
         """Let a delivery be attempted if it is new, or have it compared with the rows if it has been here before."""

@@ -39,7 +39,7 @@ from schemas.errors import UnknownSchema
 from streams.agents import WriterFactory
 from streams.batch import EventBatch
 from streams.errors import OwnershipLost, PartitionStopped
-from streams.log_end import LogEnd
+from streams.log_end import record_digest, record_of
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -95,11 +95,12 @@ class AttemptRecorder:
         with self._closing_on_error():
             self._session = session = Session(self._url)
             self._fence = fence = DeliveryFence(session, "recorder", self._partition)
-            next_offset = fence.open_topic(self._topic, watermarks).next_offset or watermarks.low
+            offsets = fence.open_topic(self._topic, watermarks)
+            next_offset = offsets.next_offset or watermarks.low
             self._recorded_to = RecordedTo(fence.token, next_offset)
             session.script(_STAGING)
             self._keep()
-        return Acquired(fence.token, LogEnd(None, next_offset, compared=False))
+        return Acquired(fence.token, msgspec.structs.replace(offsets, next_offset=next_offset).log_end)
 
     def project(self, batch: EventBatch) -> int:
         """Record a batch and return the next offset.
@@ -194,7 +195,8 @@ class AttemptRecorder:
             if others.height:
                 session.copy("staged_attempts", others, temporary=True)
                 statements = [_RECORD.replace(":round", str(number)) for number in range(rows.rounds)]
-        advance = fence.advance_statement(self._topic, TopicOffsets(batch.next_offset))
+        last = record_digest(record_of(batch, -1)) if len(batch) else None
+        advance = fence.advance_statement(self._topic, TopicOffsets(batch.next_offset, last=last))
         session.script(*statements, advance, "COMMIT")
         self._recorded_to = RecordedTo(fence.token, batch.next_offset)
 

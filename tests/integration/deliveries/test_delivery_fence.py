@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -13,6 +14,8 @@ from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import ProjectionBroken, Session
 from schemas.delivery_records import DELIVERIES_TOPIC
 from streams.errors import LogRefused, OwnershipLost, PartitionCountChanged, TopicRecreated
+from streams.kafka.record_columns import RecordColumns
+from streams.log_end import LogEnd, LoggedRecord, record_digest
 from streams.watermarks import Leadership, Watermarks
 from tests.conftest import Database
 
@@ -75,3 +78,21 @@ def test_a_deliverer_has_no_right_on_log_and_entities(session: Session, table: s
     for statement in (f"SELECT count(*) FROM {table}", f"DELETE FROM {table}"):
         with pytest.raises((LogRefused, ProjectionBroken)):
             session.execute(statement)
+
+
+def test_a_topic_that_lost_its_tail_and_grew_again_is_known(session: Session) -> None:
+    """The last record that was read is kept, and is what Kafka has to hold below the checkpoint."""
+    fence = DeliveryFence(session, "recorder", 1)
+    assert fence.open_topic(DELIVERIES_TOPIC, WATERMARKS).log_end == LogEnd(None, 0, compared=False)
+    read = LoggedRecord(6, 1_000, b"key", b"value", bytes(4))
+    for offsets in (TopicOffsets(7, last=record_digest(read)), TopicOffsets(7)):
+        session.script("BEGIN", fence.lock_statement, fence.advance_statement(DELIVERIES_TOPIC, offsets), "COMMIT")
+    end = fence.open_topic(DELIVERIES_TOPIC, WATERMARKS).log_end
+    assert (end.read_from(0), end.compared) == (6, True)
+    for record, differs in ((read, False), (dataclasses.replace(read, value=b"other"), True)):
+        columns = RecordColumns([6, 7], [record.timestamp_ms, 1], [record.key, None], [record.value, None],
+                                [record.headers, bytes(4)])  # fmt: skip
+        assert (end.difference(columns, 6, 8) is not None) == differs
+    unfinished = TopicOffsets(5, ((6, 7),), 7, record_digest(read))
+    session.script("BEGIN", fence.lock_statement, fence.advance_statement(DELIVERIES_TOPIC, unfinished), "COMMIT")
+    assert fence.open_topic(DELIVERIES_TOPIC, WATERMARKS).log_end == LogEnd(None, 5, compared=False)

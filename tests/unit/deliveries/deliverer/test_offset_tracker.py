@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from deliveries.deliverer.offset_tracker import OffsetTracker
 from deliveries.delivery_fence import TopicOffsets
+from streams.log_end import LoggedRecord, record_digest
 
 
 @given(
@@ -60,3 +61,19 @@ def test_ranges_go_together() -> None:
     assert tracker.offsets() == TopicOffsets(50, ((60, 100),), 100)
     tracker.finish(50)
     assert tracker.offsets() == TopicOffsets(100, (), 100)
+
+
+def test_the_last_record_that_was_read_is_compared_when_it_comes_again() -> None:
+    """Another one at its offset is told; records below it, and later ones, are not."""
+    records = [LoggedRecord(offset, 1, b"key", b"%d" % offset, bytes(4)) for offset in range(4)]
+    tracker = OffsetTracker(TopicOffsets(0))
+    assert [tracker.compare(each) for each in records[:3]] == [None] * 3
+    assert tracker.offsets().last == record_digest(records[2])
+    again = OffsetTracker(tracker.offsets())
+    assert [again.compare(each) for each in records] == [None] * 4
+    assert again.offsets().last == record_digest(records[3])
+    other = OffsetTracker(tracker.offsets())
+    assert other.compare(LoggedRecord(1, 1, b"key", b"other", bytes(4))) is None
+    told = other.compare(LoggedRecord(2, 1, b"key", b"other", bytes(4)))
+    assert told is not None
+    assert "offset 2" in told
