@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -14,6 +15,7 @@ from deliveries.signed_request import OutgoingEvent
 from schemas import codec
 from schemas.batch_decoder import RejectedValue, decode_batch
 from schemas.delivery_records import DELIVERIES_TOPIC, DeliveryQueued, DeliveryStream
+from schemas.errors import Undecodable
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +101,9 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+FEW_RECORDS: Final = 64
+"""Up to so many records are read one by one: a frame takes 0.6 ms whatever is in it, a record 17 us."""
+
 _READ_FROM_RECORD: Final = Delivery.__struct_fields__[: Delivery.__struct_fields__.index("value")]
 
 
@@ -109,6 +114,11 @@ def read_deliveries(
 
     Raises UnknownSchema, with the row, where a later release of Plant may know a record.
     """
+    at = [-1] * len(values) if offsets is None else offsets
+    if len(values) <= FEW_RECORDS:
+        # Where one can't be read, a frame tells which ones are none, and why.
+        with contextlib.suppress(Undecodable):
+            return [_read(value, topic, partition, offset) for value, offset in zip(values, at, strict=True)], []
     decoded, rejected = decode_batch(values, topic=DELIVERIES_TOPIC)
     read: list[Delivery] = []
     for group in decoded:
@@ -116,9 +126,20 @@ def read_deliveries(
         for row, record in zip(group.rows, fields, strict=True):
             value = values[row]
             assert value is not None
-            offset = -1 if offsets is None else offsets[row]
-            read.append(Delivery(*(*record, value, topic, partition, offset)))
+            read.append(Delivery(*(*record, value, topic, partition, at[row])))
     return read, rejected
+
+
+def _read(value: bytes | None, topic: str, partition: int, offset: int) -> Delivery:
+    record = codec.decode_record(value, DELIVERIES_TOPIC)
+    assert isinstance(record, DeliveryQueued)
+    assert value is not None
+    return Delivery(
+        record.event_id.bytes, record.delivery_id.bytes, record.endpoint_id.bytes, record.type, record.source,
+        record.occurred_at, record.entity_id.bytes, record.traceparent, record.data, record.stream,
+        record.source_partition, record.source_offset, record.source_rank, record.attempt, record.hop, record.due_at,
+        record.token, value, topic, partition, offset,
+    )  # fmt: skip
 
 
 def _id_text(value: bytes) -> str:
