@@ -36,7 +36,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever).start()
         monkeypatch.setattr(kafka_jars, "MAVEN_CENTRAL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(kafka_jars, "locked_jars", partial(locked_jars, lock))
+        monkeypatch.setattr(kafka_jars, "locked_jars", lambda _=None: locked_jars(lock))
         monkeypatch.setattr(kafka_jars.shutil, "which", lambda _: None)
         yield folder
         server.shutdown()

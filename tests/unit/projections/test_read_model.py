@@ -81,7 +81,8 @@ def test_names_are_read_as_postgres_reads_them() -> None:
         ("counts", "apply.sql", f"{APPLY}; DELETE FROM __schema__.counts", "each read a table staged_"),
         ("counts", "apply.sql", "-- later", "each read a table staged_"),
         ("Counts", "apply.sql", APPLY, "other signs than"),
-        ("counts_v2", "apply.sql", APPLY, "ends like a build's schema"),
+        ("counts_v2", "apply.sql", APPLY, "ends like a build's"),
+        ("counts_b3", "apply.sql", APPLY, "ends like a build's"),
     ],
 )
 def test_a_folder_that_is_not_complete_is_refused(
