@@ -183,7 +183,8 @@ def _created(statement: str, script: Sequence[str]) -> TableFacts | None:
         return None
     name = re.escape(match[1])
     on = re.compile(rf"CREATE (UNIQUE )?INDEX (CONCURRENTLY |IF NOT EXISTS )?\w+ ON {name}(?![\w.])")
-    indexes = (re.sub(" CONCURRENTLY| IF NOT EXISTS", "", text, count=1) for text in script if on.match(text))
+    made = (text for number, text in enumerate(script) if on.match(text) and not _index_dropped(text, script[number:]))
+    indexes = (re.sub(" CONCURRENTLY| IF NOT EXISTS", "", text, count=1) for text in made)
     facts = TableFacts(match[1], (), (), tuple(indexes))
     for part in _parts(_inside(statement)):
         facts = _changed(facts, f"ADD {part}" if part.startswith(_TABLE_WIDE) else f"ADD COLUMN {part}")
@@ -199,6 +200,12 @@ def _dropped(statement: str, script: Sequence[str]) -> bool:
     made = re.match(r"CREATE TABLE ([\w.]+) \(|CREATE TRIGGER .+? ON (\S+) ", statement)
     drops = (match[1].split(", ") for text in script if (match := re.match(r"DROP TABLE (.+)", text)))
     return made is not None and any((made[1] or made[2]) in names for names in drops)
+
+
+def _index_dropped(statement: str, script: Sequence[str]) -> bool:
+    """Return whether later statements drop the index that a statement makes."""
+    name = re.sub(" UNIQUE| CONCURRENTLY| IF NOT EXISTS", "", statement.split(" ON ")[0]).split()[-1]
+    return any(re.match(rf"DROP INDEX (CONCURRENTLY |IF EXISTS )*{name}$", text) for text in script)
 
 
 def _changed(facts: TableFacts, action: str) -> TableFacts:
@@ -225,15 +232,24 @@ def _column(text: str) -> ColumnFacts:
     assert match is not None, text
     rest, check, _ = match["rest"].partition(" CHECK (")
     default = re.search(rf" DEFAULT (.+?){_NEXT_CLAUSE}", rest)
-    identity = re.search(r" GENERATED \w+ AS IDENTITY", rest)
+    identity = re.search(r" GENERATED (ALWAYS|BY DEFAULT) AS IDENTITY", rest)
+    generated = re.search(r" GENERATED ALWAYS AS (\(.+\)) STORED", rest)
     kind = match["type"].replace("TIMESTAMP WITH TIME ZONE", "timestamptz").split(" COLLATE")[0].lower()
     return ColumnFacts(
         match["name"].strip('"'),
         f'{kind} COLLATE "C"' if "COLLATE" in match["type"] else kind,
         " NOT NULL" not in rest and " PRIMARY KEY" not in rest and identity is None,
-        identity[0].strip().lower() if identity else default[1] if default else "",
+        _default(identity, generated, default),
         _inside(text[text.index(check) :]) if check else "",
     )
+
+
+def _default(
+    identity: re.Match[str] | None, generated: re.Match[str] | None, default: re.Match[str] | None
+) -> str:  # fmt: skip
+    if identity:
+        return identity[0].strip().lower()
+    return f"generated: {generated[1]}" if generated else default[1] if default else ""
 
 
 def _checks(table: Table) -> list[CheckConstraint]:

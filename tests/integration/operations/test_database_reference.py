@@ -165,7 +165,8 @@ def test_policies_are_what_the_page_says(database: Database) -> None:
     said = []
     for policy in reference_tables.policies():
         # The server's own words for the same policy.
-        twin = [f"CREATE TABLE twin (LIKE {policy.table})", f"CREATE POLICY p ON twin {policy.text}"]
+        text = policy.text.replace(f"{policy.table}.", "twin.")
+        twin = [f"CREATE TABLE twin (LIKE {policy.table})", f"CREATE POLICY p ON twin {text}"]
         switches = ["ENABLE", "FORCE"] if policy.forced else ["ENABLE"]
         twin += [f"ALTER TABLE twin {switch} ROW LEVEL SECURITY" for switch in switches]
         sql.execute(database.superuser_url, twin)
