@@ -20,12 +20,14 @@ from tests.support.services import Services
 
 ROWS: Final = 20_000
 ENDPOINTS: Final = tuple(UUID(int=number) for number in range(1, 51))
-NOW: Final = datetime.now(UTC)
+NOW: Final = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0)
+"""So that two days have many deliveries each, whenever the test runs: a table of a few is read as a whole."""
 FILL: Final = f"""
 INSERT INTO webhook_deliveries (occurred_at, id, endpoint_id, event_id, type, entity_id, source_partition,
     source_offset, source_rank, stream, state, state_at, attempts, hop, token, why, status_code)
-SELECT now() - make_interval(secs => n), md5('d' || n)::uuid, lpad(to_hex(1 + n % {len(ENDPOINTS)}), 32, '0')::uuid,
-    md5('e' || n)::uuid, 'genesis.agent.rated', md5('n')::uuid, 0, n, 0, 'live',
+SELECT '{NOW.isoformat()}'::timestamptz - make_interval(secs => n), md5('d' || n)::uuid,
+    lpad(to_hex(1 + n % {len(ENDPOINTS)}), 32, '0')::uuid, md5('e' || n)::uuid, 'genesis.agent.rated', md5('n')::uuid,
+    0, n, 0, 'live',
     CASE WHEN n % 100 = 0 THEN 'dead' ELSE 'delivered' END, now(), 1, 0, 1, '', 200
 FROM generate_series(1, {ROWS}) AS n
 """
