@@ -1,6 +1,7 @@
 """Connections that brokers refuse: why, in an error, rather than in log lines of aiokafka and endless attempts.
 
-aiokafka logs why a connection can't be opened and raises that no broker answers. A token that the broker refuses
+aiokafka logs why a connection can't be opened and raises that no broker answers. One that is given up on the way, since
+the client is stopped, stays open. A token that the broker refuses
 counts as accepted, since the last step of OAUTHBEARER is left out (RFC 7628, section 3.2.3). And an error of a login
 that is no KafkaError ends the task that keeps metadata.
 """
@@ -33,9 +34,11 @@ from streams.kafka.tls import reload_certificate
 REPAIR: Final = Repair(
     name="refused connections",
     needed_by="aiokafka 0.14.0",
-    reason="Why a broker refuses a connection is logged and not raised, a token that it refuses counts as accepted, and"
-    " an error of a login that is no KafkaError ends the task that keeps metadata.",
-    until="aiokafka raises authentication errors from `start`, and answers the broker's error of OAUTHBEARER.",
+    reason="Why a broker refuses a connection is logged and not raised, a token that it refuses counts as accepted, an"
+    " error of a login that is no KafkaError ends the task that keeps metadata, and a start that is given up leaves its"
+    " connection open.",
+    until="aiokafka raises authentication errors from `start`, answers the broker's error of OAUTHBEARER, and closes"
+    " the connection of a start that is cancelled.",
     touches=(
         "aiokafka.client:create_conn",
         "aiokafka.conn:OAuthAuthenticator._token_sent",
@@ -46,7 +49,18 @@ REPAIR: Final = Repair(
 LOGIN_ERRORS: Final = (SaslAuthenticationFailed, UnsupportedSaslMechanismError, IllegalSaslStateError)
 REASON_MAX_CHARACTERS: Final = 200
 
-_reasons: ContextVar[dict[str, str] | None] = ContextVar("reasons", default=None)
+
+class _Start:
+    """A client's start: the connections that it has opened, and why others were refused."""
+
+    def __init__(self) -> None:
+        self.opened: list[AIOKafkaConnection] = []
+        self.is_over = False
+        """Tasks that it has started go on with its context, and open connections too."""
+        self.reasons: dict[str, str] = {}
+
+
+_start: ContextVar[_Start | None] = ContextVar("start", default=None)
 
 
 def tell_refusals() -> None:
@@ -66,17 +80,27 @@ class AnsweringAuthenticator(OAuthAuthenticator):  # type: ignore[misc]  # aioka
 
 @contextmanager
 def raising_refusals() -> Iterator[None]:
-    """Raise ConnectionRefused, rather than that no broker answers, where a broker refused a connection inside."""
-    reasons: dict[str, str] = {}
-    token = _reasons.set(reasons)
+    """Raise ConnectionRefused, rather than that no broker answers, where a broker refused a connection inside.
+
+    What was opened inside is closed where that is cancelled.
+    """
+    start = _Start()
+    token = _start.set(start)
     try:
         yield
     except KafkaConnectionError as error:
-        if reasons:
-            raise ConnectionRefused(why=" ".join(f"{server}: {why}" for server, why in reasons.items())) from error
+        if start.reasons:
+            why = " ".join(f"{server}: {reason}" for server, reason in start.reasons.items())
+            raise ConnectionRefused(why=why) from error
+        raise
+    except asyncio.CancelledError:
+        for connection in start.opened:
+            connection.close()
         raise
     finally:
-        _reasons.reset(token)
+        start.is_over = True
+        start.opened.clear()
+        _start.reset(token)
 
 
 async def open_connection(host: str, port: int, **options: Any) -> AIOKafkaConnection:
@@ -87,12 +111,16 @@ async def open_connection(host: str, port: int, **options: Any) -> AIOKafkaConne
     context = options.get("ssl_context")
     if context is not None:
         await asyncio.to_thread(reload_certificate, context)
+    start = _start.get()
     try:
-        return await create_conn(host, port, **options)
+        connection = await create_conn(host, port, **options)
+        if start is not None and not start.is_over:
+            start.opened.append(connection)
+        return connection
     except Exception as error:
         why = refusal(error)
-        if why and (reasons := _reasons.get()) is not None:
-            reasons[f"{host}:{port}"] = why
+        if why and start is not None:
+            start.reasons[f"{host}:{port}"] = why
         if isinstance(error, (OSError, TimeoutError, KafkaError)):
             raise
         raise KafkaConnectionError(f"the login failed: {why or type(error).__name__}") from error

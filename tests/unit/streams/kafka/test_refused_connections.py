@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
 
+from runtime.settings import Settings
 from streams.errors import ConnectionRefused, KafkaUnavailable
 from streams.kafka import refused_connections
+from streams.kafka.clients import make_admin
 from streams.kafka.refused_connections import AnsweringAuthenticator, open_connection, raising_refusals, refusal
 
 
@@ -92,3 +94,35 @@ async def test_an_error_of_oauthbearer_is_answered() -> None:
     login = AnsweringAuthenticator(sasl_oauth_token_provider=Tokens())
     await login.step(None)
     assert await login.step(b"") is None
+
+
+class Connection:
+    """A connection that is open, and whose broker never answers."""
+
+    def __init__(self) -> None:
+        self.asked, self.is_open = asyncio.Event(), True
+
+    async def send(self, _request: object) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+async def test_a_start_that_is_given_up_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is stopped while its first broker is asked for the others."""
+    connection = Connection()
+
+    async def connect(*_: Any, **__: Any) -> Connection:
+        return connection
+
+    monkeypatch.setattr(refused_connections, "create_conn", connect)
+    client = make_admin(Settings(kafka_bootstrap_servers="127.0.0.1:1")).client
+    starting = asyncio.create_task(client.bootstrap())
+    await connection.asked.wait()
+    assert connection.is_open
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert not connection.is_open
+    await client.close()
