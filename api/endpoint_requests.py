@@ -6,7 +6,6 @@ plant_endpoints. What changes something, or connects to a receiver, is bounded a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
@@ -15,7 +14,7 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 
 from api.access_tokens import ENDPOINTS_SCOPE, AccessToken
-from api.answers import PRIVATE_JSON, Answer, answer_document, send_answer
+from api.answers import PRIVATE_JSON, Answer, answer_document
 from api.endpoint_answers import delivery_document, endpoint_document
 from api.endpoint_bodies import read_body
 from api.endpoint_changes import Changed, EndpointChanges, EndpointParts
@@ -34,7 +33,6 @@ from deliveries.redrive.orders import Redrives
 from deliveries.state.delivery_rows import DeliveryRows
 from runtime.clock import Clock
 from runtime.settings import Settings
-from server.bodies import PeerGone, answer_problem
 from server.peers import peer_of
 from server.problems import CLOSE, Problem
 from signing.master_key import MasterKeys
@@ -88,21 +86,15 @@ class EndpointRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, resource: str, segments: list[str]) -> None:
         """Answer one request; `segments` are those of the path behind the resource."""
-        started = time.perf_counter()
-        try:
-            answer = await self._answer(scope, receive, resource, segments)
-        except PeerGone:
-            return
-        except Exception as error:
+
+        def problem_of(error: Exception) -> Problem:
             problem = endpoint_problem(error) or Problem("unexpected")
             if has_unread_body(scope) and CLOSE not in problem.headers:
                 problem.headers = (*problem.headers, CLOSE)
-            self._records.note(problem, resource, error)
-            self._records.count(resource, problem.status, started)
-            await answer_problem(problem, receive, send)
-            return
-        self._records.count(resource, answer.status, started)
-        await send_answer(answer, scope, send)
+            return problem
+
+        asked = self._answer(scope, receive, resource, segments)
+        await self._records.answer(asked, resource, problem_of, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, resource: str, segments: list[str]) -> Answer:
         head = read_head(scope, METHODS)

@@ -8,14 +8,13 @@ no connection.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from litestar.types import Receive, Scope, Send
 
 from api.access_tokens import AccessToken
-from api.answers import Answer, read_answer, send_answer
+from api.answers import Answer, read_answer
 from api.failures import read_problem
 from api.parameters import read_positions, read_query, read_wait
 from api.read_limits import ReadLimits
@@ -29,7 +28,7 @@ from projections.checkpoint_poller import CheckpointPoller, NotCaughtUp, missing
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.settings import Settings
-from server.bodies import PeerGone, answer_problem
+from server.bodies import PeerGone
 from server.peers import peer_of
 from server.problems import Problem, retry_after
 from streams.record_position import RecordPosition
@@ -63,21 +62,12 @@ class Reads:
         self, scope: Scope, receive: Receive, send: Send, resource: Resource, segments: list[str]
     ) -> None:
         """Answer one request for a resource; `segments` are those of the path behind its name."""
-        started = time.perf_counter()
-        try:
-            answer = await self._answer(scope, receive, resource, segments)
-        except PeerGone:
-            return
-        except Exception as error:
-            problem = read_problem(error)
-            if problem is None:
-                problem = Problem("unexpected")
-            self._records.note(problem, resource.name, error)
-            self._records.count(resource.name, problem.status, started)
-            await answer_problem(problem, receive, send)
-            return
-        self._records.count(resource.name, answer.status, started)
-        await send_answer(answer, scope, send)
+
+        def problem_of(error: Exception) -> Problem:
+            return read_problem(error) or Problem("unexpected")
+
+        asked = self._answer(scope, receive, resource, segments)
+        await self._records.answer(asked, resource.name, problem_of, scope, receive, send)
 
     def stop(self) -> None:
         """End the waits within a second or so: the process is ending."""

@@ -17,7 +17,14 @@ from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.delivery_id import delivery_id
 from deliveries.endpoint_store import EndpointStore
-from deliveries.endpoints import EndpointConfiguration, EndpointId, EndpointSecrets, EndpointStart, new_endpoint_id
+from deliveries.endpoints import (
+    EndpointAction,
+    EndpointConfiguration,
+    EndpointId,
+    EndpointSecrets,
+    EndpointStart,
+    new_endpoint_id,
+)
 from deliveries.signed_request import EndpointKeys
 from operations.services.deliverer import Deliverer
 from runtime.settings import Settings
@@ -69,6 +76,16 @@ async def add_endpoint(settings: Settings, url: str, **choices: Any) -> Endpoint
         store = EndpointStore(database, MasterKeys(settings))
         await store.add(endpoint_id, configuration, secrets_, EndpointStart((0,)), tenant="genesis")
         return endpoint_id
+    finally:
+        await database.close()
+
+
+async def change_state(settings: Settings, endpoint_id: UUID, *actions: EndpointAction) -> None:
+    """Do actions on an endpoint, as an operator does."""
+    database = connect(settings, "operator")
+    try:
+        for action in actions:
+            await EndpointStore(database, MasterKeys(settings)).change_state(endpoint_id, action, f"Test: {action}")
     finally:
         await database.close()
 

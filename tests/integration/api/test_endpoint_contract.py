@@ -14,27 +14,16 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from runtime.settings import Settings
 from tests.support.api_process import RunningApi, start
+from tests.support.conformance import CONFORMANCE
 from tests.support.endpoint_api import URL
 from tests.support.ingress_process import ended
 from tests.support.long_form import sized
 from tests.support.reading import add_token
 from tests.support.waiting import wait_until_async
 
-CONFORMANCE = [
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
 EXAMPLES = sized(12, 30)
 REQUEST_SECONDS = 300
 

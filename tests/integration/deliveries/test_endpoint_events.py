@@ -12,18 +12,23 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
-from deliveries.endpoint_store import EndpointStore
-from deliveries.endpoints import EndpointAction, EndpointId
 from deliveries.failure_streak import StreakPolicy
 from devstack import sql
 from operations.services import deliverer
 from operations.services.dispatcher import running_dispatcher
 from runtime.settings import Settings
-from signing.master_key import MasterKeys
 from tests.conftest import Database
-from tests.support.delivering import LOCAL, add_endpoint, delivering, delivery_topics, publish, queued, read_values
+from tests.support.delivering import (
+    LOCAL,
+    add_endpoint,
+    change_state,
+    delivering,
+    delivery_topics,
+    publish,
+    queued,
+    read_values,
+)
 from tests.support.receivers import Receiver, receiver
 from tests.support.waiting import wait_until_async
 
@@ -60,15 +65,6 @@ async def running(local: Settings, topic: str, topics: DeliveryTopics) -> AsyncI
         yield
 
 
-async def change(settings: Settings, endpoint_id: EndpointId, *actions: EndpointAction) -> None:
-    database = connect(settings, "operator")
-    try:
-        for action in actions:
-            await EndpointStore(database, MasterKeys(settings)).change_state(endpoint_id, action, f"Test: {action}")
-    finally:
-        await database.close()
-
-
 def told(there: Receiver, path: str = "/") -> list[tuple[Any, ...]]:
     """Return what came at a path: type, endpoint, and what there is beside."""
     bodies = [msgspec.json.decode(body) for _, where, _, body in there.requests if where == path]
@@ -89,7 +85,7 @@ async def test_those_who_ask_are_told_of_an_endpoint_that_fails(
         await publish(local, topics.deliveries, [queued(itself, 1)])
         async with running(local, topic, topics):
             await wait_until_async(lambda: len(told(there)) == 5 and len(told(there, "/late")) == 2, "all are told")
-            await change(local, itself, "enable", "pause")
+            await change_state(local, itself, "enable", "pause")
             await wait_until_async(lambda: len(told(there)) == 7, "changes by operators too")
             await wait_until_async(lambda: sql.value(database.superuser_url, UNSENT) == 0, "all are marked")
     names = ["warned", "warned", "warned", "warned", "disabled", "enabled", "paused"]
@@ -134,13 +130,13 @@ async def test_what_is_published_again_is_told_once(
     async with receiver() as there:
         subject = await add_endpoint(local, "http://127.0.0.1:9/")
         await add_endpoint(local, f"http://127.0.0.1:{there.port}/", event_types=PATTERN)
-        await change(local, subject, "pause", "resume")
+        await change_state(local, subject, "pause", "resume")
         async with running(local, topic, topics):
             await wait_until_async(lambda: len(told(there)) == 2, "both are told")
             await wait_until_async(lambda: sql.value(database.superuser_url, UNSENT) == 0, "both are marked")
         late = await add_endpoint(local, f"http://127.0.0.1:{there.port}/late", event_types=PATTERN)
         sql.execute(database.superuser_url, ["UPDATE endpoint_events SET sent_at = NULL"])
-        await change(local, subject, "pause")
+        await change_state(local, subject, "pause")
         async with running(local, topic, topics):
             await wait_until_async(lambda: len(told(there)) == 3 and told(there, "/late"), "the third one is told")
             await wait_until_async(lambda: sql.value(database.superuser_url, UNSENT) == 0, "all are marked")

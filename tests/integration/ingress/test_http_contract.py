@@ -15,24 +15,13 @@ from hypothesis import settings as hypothesis_settings
 from requests import PreparedRequest
 from requests.auth import AuthBase
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from runtime.settings import Settings
+from tests.support.conformance import CONFORMANCE
 from tests.support.ingress_process import Running, started
 from tests.support.long_form import sized
 from tests.support.webhooks import Sender
 
-CONFORMANCE = [
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 REQUEST_SECONDS = 300
 HEADERS_SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import pytest
 from aiohttp import web
 
-from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.deliverer.endpoint_streaks import EndpointChange, EndpointStreak, StreakChanges
 from deliveries.deliverer.streak_rows import streak_statements
-from deliveries.endpoint_store import EndpointStore
-from deliveries.endpoints import EndpointAction, EndpointId
 from deliveries.failure_streak import FailureStreak, FailureWarning, StreakPolicy
 from devstack import sql
 from operations.services import deliverer
 from projections.session import Session
 from runtime.settings import Settings
-from signing.master_key import MasterKeys
 from tests.conftest import Database
-from tests.support.delivering import add_endpoint, delivering, publish, queued
+from tests.support.delivering import add_endpoint, change_state, delivering, publish, queued
 from tests.support.receivers import Receiver, receiver
 from tests.support.waiting import wait_until_async
 
@@ -42,15 +37,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def fail_first(there: Receiver, failures: int) -> None:
     answers = iter([500] * failures)
     there.answer = lambda: web.Response(status=next(answers, 204))  # type: ignore[assignment]
-
-
-async def change(settings: Settings, endpoint_id: EndpointId | UUID, *actions: EndpointAction) -> None:
-    database = connect(settings, "operator")
-    try:
-        for action in actions:
-            await EndpointStore(database, MasterKeys(settings)).change_state(endpoint_id, action, f"Test: {action}")
-    finally:
-        await database.close()
 
 
 @pytest.mark.usefixtures("soon")
@@ -125,7 +111,7 @@ async def test_enabling_begins_again(local: Settings, topics: DeliveryTopics, da
         async with delivering(local, topics):
             streak = "SELECT count(*) FROM endpoint_streaks WHERE warned_percent = 70"
             await wait_until_async(lambda: sql.value(database.superuser_url, streak) == 1, "it is warned")
-            await change(local, endpoint_id, "disable", "enable")
+            await change_state(local, endpoint_id, "disable", "enable")
             assert sql.value(database.superuser_url, "SELECT count(*) FROM endpoint_streaks") == 0
             await wait_until_async(lambda: len(there.requests) >= 8, "all are delivered")
             none = "SELECT (SELECT count(*) FROM endpoint_streaks) + (SELECT count(*) FROM delivery_waits)"
@@ -138,9 +124,9 @@ async def test_enabling_begins_again(local: Settings, topics: DeliveryTopics, da
 async def test_each_change_of_state_is_told_once(local: Settings, database: Database) -> None:
     """By whomever it is made, with its reason; what changes nothing tells nothing."""
     endpoint_id = await add_endpoint(local, "http://127.0.0.1:9/")
-    await change(local, endpoint_id, "pause", "resume", "pause", "disable", "enable")
+    await change_state(local, endpoint_id, "pause", "resume", "pause", "disable", "enable")
     sql.execute(database.superuser_url, ["UPDATE endpoints SET state = 'active', rate_per_second = 5"])
-    await change(local, endpoint_id, "remove")
+    await change_state(local, endpoint_id, "remove")
     assert sql.value(database.superuser_url, EVENTS) == "paused, resumed, paused, disabled, enabled, removed"
     reasons = sql.value(database.superuser_url, "SELECT string_agg(reason, ', ' ORDER BY id) FROM endpoint_events")
     assert reasons == ", ".join(
@@ -151,7 +137,7 @@ async def test_each_change_of_state_is_told_once(local: Settings, database: Data
 async def test_what_failed_before_the_enabling_is_not_stored_after_it(local: Settings, database: Database) -> None:
     """A deliverer hears of the enabling a moment later: what it writes until then changes nothing."""
     endpoint_id = await add_endpoint(local, "http://127.0.0.1:9/")
-    await change(local, endpoint_id, "disable", "enable")
+    await change_state(local, endpoint_id, "disable", "enable")
     began_at = datetime(2026, 3, 1, tzinfo=UTC)
     stale = StreakChanges(
         kept={endpoint_id.bytes: EndpointStreak(FailureStreak(began_at=began_at, attempts=1), None)},
