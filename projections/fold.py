@@ -8,7 +8,7 @@ from zero into a schema of its own uses the same function.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import numpy
 
@@ -16,10 +16,12 @@ from projections.parking_log import ParkingLog
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staged_changes import changes_in, released_changes
+from projections.staged_names import EVENT_TABLES, table_of
 from projections.staging import Staging
 from projections.stopped_models import run_folds
 from schemas.batch_decoder import decode_batch
 from schemas.errors import UnknownSchema
+from schemas.events import EVENT_TYPES
 from schemas.polars_import import polars as pl
 from streams.errors import AppliedEventUnreadable, SchemaNewer
 from streams.topics import logical_topic
@@ -32,6 +34,9 @@ SELECT "offset", value FROM log_records
 WHERE topic = $1 AND partition = $2 AND "offset" >= $3 AND "offset" < $4 AND disposition = 'applied'
 ORDER BY "offset" LIMIT $5
 """
+_APPLIED_OF_TYPES = _APPLIED.replace(
+    "ORDER BY", "AND event_type = ANY (string_to_array($6, ',')::log_event_type[]) ORDER BY"
+)
 _APPLIED_WITH_HEADERS = _APPLIED.replace("value", "value, headers", 1)
 
 Reduce = Callable[[dict[str, pl.DataFrame]], dict[str, pl.DataFrame]]
@@ -49,11 +54,13 @@ def fold_slice(
     *,
     schema: str | None = None,
     reduce: Reduce = dict,
+    only_types_read: bool = False,
 ) -> int:
     """Fold up to `records_max` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into models.
 
     They are decoded and staged once, as far as `reduce` leaves them. Each model's tables are those of its build, or
-    those in `schema`.
+    those in `schema`. With `only_types_read` records of other types are neither read nor counted: the bound on offsets
+    is then all that bounds what the database looks through.
 
     With them come the events that control records between them release; a slice ends at the control record with which
     these come to as many. Without a bound these are FOLD_RECORDS. Runs in the caller's transaction. Returns the offset
@@ -64,7 +71,7 @@ def fold_slice(
     began_seconds = time.monotonic()
     reads = frozenset[str]().union(*(model.reads for model in models))
     with_headers = staging.has_changes(reads)
-    rows = session.frame(_APPLIED_WITH_HEADERS if with_headers else _APPLIED, (topic, partition, *offsets, limit))
+    rows = _applied(session, topic, partition, offsets, limit, reads if only_types_read else EVENT_TABLES, with_headers)
     after = int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
     parking = ParkingLog(topic, partition)
     released, after = parking.released(session, offsets[0], after, limit)
@@ -87,6 +94,20 @@ def fold_slice(
         for model in models:
             run_folds(session, model, model.folds(frames.keys(), schema), log_seconds)
     return after
+
+
+def _applied(
+    session: Session, topic: str, partition: int, offsets: tuple[int, int], limit: int, tables: Set[str],
+    with_headers: bool,
+) -> pl.DataFrame:  # fmt: skip
+    """Return applied records of the types that these staging tables are for, with headers where they are asked for."""
+    parameters = (topic, partition, *offsets, limit)
+    if with_headers:
+        return session.frame(_APPLIED_WITH_HEADERS, parameters)
+    if tables >= EVENT_TABLES:
+        return session.frame(_APPLIED, parameters)
+    types = ",".join(each for each in EVENT_TYPES if table_of(each) in tables)
+    return session.frame(_APPLIED_OF_TYPES, (*parameters, types))
 
 
 def decoded_frames(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -13,6 +14,7 @@ import click
 from operations.cli.progress import rated
 from operations.operator_actions import OperatorAction, account, record
 from projections.build_states import BuildName
+from projections.read_model import ReadModel
 from projections.rebuild import choice, comparison, plan, rebuilds, retirement, swap
 from projections.rebuild.errors import BuildLag, BuildMismatch, RebuildInterrupted, SwapRefused
 from projections.rebuild.fill import Filler, jobs_for, unfilled
@@ -35,41 +37,59 @@ def _owner(settings: Settings) -> Iterator[Session]:
         session.close()
 
 
-def plan_rebuild(settings: Settings, build: str, max_rate: int | None) -> Mapping[str, object]:
-    """Return what a rebuild would take; nothing is changed."""
-    name = BuildName.parse(build)
+def plan_rebuilds(settings: Settings, names: Sequence[str], max_rate: int | None) -> list[Mapping[str, object]]:
+    """Return what rebuilds would take, each by itself; nothing is changed."""
     with _owner(settings) as session:
-        known = rebuilds.builds_of(session, name.name)
-        source = rebuilds.source_of(known, name.name, name.version)
-        return {"of": source.key, **plan.plan(session, name.name, choice.live(known).model, max_rate)._asdict()}
+        return [_plan(session, name, max_rate) for name in _names(session, names)]
+
+
+def _plan(session: Session, name: BuildName, max_rate: int | None) -> Mapping[str, object]:
+    known = rebuilds.builds_of(session, name.name)
+    source = rebuilds.source_of(known, name.name, name.version)
+    return {"of": source.key, **plan.plan(session, name.name, choice.live(known).model, max_rate)._asdict()}
+
+
+def _names(session: Session, names: Sequence[str]) -> list[BuildName]:
+    """Return the builds to rebuild, in the order in which operators lock them: without names, all that can be."""
+    parsed = [BuildName.parse(name) for name in names or rebuilds.rebuildable(session)]
+    return list({name.name: name for name in sorted(parsed)}.values())
 
 
 class Rebuilding:
-    """One run of `plant projections rebuild`."""
+    """One run of `plant projections rebuild`: of each of these builds, or of every one where none is named."""
 
-    def __init__(self, settings: Settings, build: str, actor: str, reason: str) -> None:
+    def __init__(self, settings: Settings, builds: Sequence[str], actor: str, reason: str) -> None:
         self._settings = settings
-        self._name = BuildName.parse(build)
+        self._builds = builds
         self._actor = actor or account()
         self._reason = reason
 
-    def run(self, jobs: int | None, max_rate: int | None, wait_seconds: float) -> Mapping[str, object]:
-        """Begin a rebuild, or go on with one, fill it, and wait until workers have it."""
+    def run(self, jobs: int | None, max_rate: int | None, wait_seconds: float) -> list[Mapping[str, object]]:
+        """Begin rebuilds, or go on with them, fill them in one pass, and wait until workers have them."""
         with _owner(self._settings) as session:
-            model = self._begin(session)
-            filled = self._fill(session, model, jobs, max_rate)
-            rebuilds.finish(session, model)
-            lag = _wait_for_workers(session, model, wait_seconds)
-        if lag:
-            click.echo(f"workers have to bring {model.key} up by {lag:,} more: plant projections list", err=True)
-        return {"build": model.key, **filled, "lag": lag}
+            models = self._begin(session)
+            filled = self._fill(session, models, jobs, max_rate)
+            for model in models:
+                rebuilds.finish(session, model)
+            deadline = time.monotonic() + wait_seconds
+            lags = [_wait_for_workers(session, model, deadline) for model in models]
+        for model, lag in zip(models, lags, strict=True):
+            if lag:
+                click.echo(f"workers have to bring {model.key} up by {lag:,} more: plant projections list", err=True)
+        return [{**filled[model.key], "lag": lag} for model, lag in zip(models, lags, strict=True)]
 
-    def _begin(self, session: Session) -> StoredBuild:
-        name = self._name.name
-        rebuilds.hold(session, name, rebuilds.builds_of(session, name))
-        known = rebuilds.builds_of(session, name)
-        source = rebuilds.source_of(known, name, self._name.version)
-        unfinished = choice.unfinished(known)
+    def _begin(self, session: Session) -> list[StoredBuild]:
+        """Return the rebuilds to fill. Nothing is recorded or made unless all of them can be."""
+        names = _names(session, self._builds)
+        for name in names:
+            rebuilds.hold(session, name.name, rebuilds.builds_of(session, name.name))
+        todo = []
+        for name in names:
+            known = rebuilds.builds_of(session, name.name)
+            todo.append((rebuilds.source_of(known, name.name, name.version), choice.unfinished(known)))
+        return [self._begin_one(session, *each) for each in todo]
+
+    def _begin_one(self, session: Session, source: StoredBuild, unfinished: StoredBuild | None) -> StoredBuild:
         action = OperatorAction(
             action="projections.rebuild", target=(unfinished or source).key, reason=self._reason, actor=self._actor
         )
@@ -80,40 +100,49 @@ class Rebuilding:
         return rebuilds.begin(session, source, self._actor, self._reason)
 
     def _fill(
-        self, session: Session, model: StoredBuild, jobs: int | None, max_rate: int | None
-    ) -> Mapping[str, object]:
-        """Fill a rebuild to the log's end. Raises RebuildInterrupted on Ctrl-C, with what is done written down."""
-        partitions = unfilled(session, model)
-        total, done, began_at = sum(each.lag for each in partitions), 0, time.monotonic()
-        with rated(f"filling {model.key}", total) as shown:
+        self, session: Session, models: Sequence[StoredBuild], jobs: int | None, max_rate: int | None
+    ) -> Mapping[str, Mapping[str, object]]:
+        """Fill rebuilds to the log's end. Raises RebuildInterrupted on Ctrl-C, with what is done written down."""
+        partitions = unfilled(session, models)
+        done, began_at = dict.fromkeys((model.key for model in models), 0), time.monotonic()
+        with rated(f"filling {', '.join(done)}", sum(each.lag for each in partitions)) as shown:
+            adding = threading.Lock()
 
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
+            def advance(model: ReadModel, count: int) -> None:
+                with adding:
+                    done[model.key] += count
                 shown(count)
 
             filler = Filler(
-                self._settings.database_address("owner"), model, advance, jobs=jobs, pace=RebuildPace(max_rate)
+                self._settings.database_address("owner"), models, advance, jobs=jobs, pace=RebuildPace(max_rate)
             )
             try:
                 filler.run(session)
             except KeyboardInterrupt as error:
+                more = ", ".join(f"{key} has {count:,} events more" for key, count in done.items())
                 raise RebuildInterrupted(
-                    why=f"{model.key} has {done:,} events more than before.",
-                    next_step=f"plant projections rebuild {model.name_of_model}    # goes on from there",
+                    why=f"{more} than before.",
+                    next_step=f"plant projections rebuild {' '.join(_commanded(models))}    # goes on from there",
                 ) from error
             finally:
-                rebuilds.note_read(session, model, done, time.monotonic() - began_at)
-        seconds = time.monotonic() - began_at
+                for model in models:
+                    rebuilds.note_read(session, model, done[model.key], time.monotonic() - began_at)
+        seconds, used = time.monotonic() - began_at, jobs_for(len(partitions), jobs)
         return {
-            "events": done, "seconds": round(seconds, 1), "events_per_second": round(done / seconds) if done else 0,
-            "jobs": jobs_for(len(partitions), jobs),
+            key: {
+                "build": key, "events": count, "seconds": round(seconds, 1),
+                "events_per_second": round(count / seconds), "jobs": used,
+            }
+            for key, count in done.items()
         }  # fmt: skip
 
 
-def _wait_for_workers(session: Session, model: StoredBuild, wait_seconds: float) -> int:
+def _commanded(models: Sequence[StoredBuild]) -> list[str]:
+    return [model.name_of_model for model in models]
+
+
+def _wait_for_workers(session: Session, model: StoredBuild, deadline: float) -> int:
     """Wait until a build shares the log's checkpoint, or nobody is there to bring it up; returns what it lacks."""
-    deadline = time.monotonic() + wait_seconds
     while True:
         now = rebuilds.following(session, model)
         if not now.owned or (not now.behind and not now.apart) or time.monotonic() > deadline:

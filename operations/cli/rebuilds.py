@@ -19,7 +19,8 @@ wait_option = click.option(
 
 
 @click.command()
-@click.argument("build", metavar="NAME[/VERSION]")
+@click.argument("builds", metavar="[NAME[/VERSION] ...]", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every read model that has tables of its own.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a processor, at most 4]")
 @click.option("--max-rate", type=click.IntRange(min=1), metavar="N", help="Most events a second.")
 @click.option("--dry-run", is_flag=True, help="Print what it would take, and do nothing.")
@@ -28,28 +29,30 @@ wait_option = click.option(
 @reason_option("The read model is to be rebuilt.")
 @output_option
 def rebuild(
-    build: str, jobs: int | None, max_rate: int | None, dry_run: bool, wait_seconds: float, actor: str, reason: str,
-    output: Output,
+    builds: tuple[str, ...], every: bool, jobs: int | None, max_rate: int | None, dry_run: bool, wait_seconds: float,
+    actor: str, reason: str, output: Output,
 ) -> None:  # fmt: skip
-    """Fill fresh tables of a read model from the log, beside those that readers see.
+    """Fill fresh tables of read models from the log, beside those that readers see.
 
-    Without a version it is the one that readers see. Interrupted or killed, the same command goes on where it was. Once
-    filled it is handed to the workers, which bring it to the log's end. Readers stay where they are until it is
-    swapped.
+    Without a version it is the one that readers see. Several are filled in one pass: what they read of the log is read
+    and decoded once. Interrupted or killed, the same command goes on where it was. Once filled they are handed to the
+    workers, which bring them to the log's end. Readers stay where they are until a rebuild is swapped.
 
     \b
     Examples:
       plant projections rebuild agents --dry-run
       plant projections rebuild agents --reason "its table was changed by hand"
-      plant projections rebuild agents --max-rate 5000
+      plant projections rebuild agents skills --max-rate 5000
+      plant projections rebuild --all
     """
-    from operations.cli.rebuilding import Rebuilding, plan_rebuild
+    from operations.cli.rebuilding import Rebuilding, plan_rebuilds
 
+    if every == bool(builds):
+        raise click.UsageError("Name read models, or say --all.")
     if dry_run:
-        show([plan_rebuild(_settings(), build, max_rate)], output)
+        show(plan_rebuilds(_settings(), builds, max_rate), output)
         return
-    rebuilding = Rebuilding(_settings(), build, actor, reason)
-    show([rebuilding.run(jobs, max_rate, wait_seconds)], output)
+    show(Rebuilding(_settings(), builds, actor, reason).run(jobs, max_rate, wait_seconds), output)
 
 
 @click.command()

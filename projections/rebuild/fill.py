@@ -1,12 +1,14 @@
-"""Filling a rebuild from the log: a partition at a time in each of some threads, a chunk a transaction.
+"""Filling rebuilds from the log: a partition at a time in each of some threads, a chunk a transaction.
 
-A chunk is read and decoded in columns. Where the read model says that only the last row of a key matters, the others
-are left out before they are staged, and its own statements fold the rest: what is made is what workers make, since a
-fold of the sequence is the same however the sequence is cut. The dispositions that the log holds are obeyed, none is
-judged again, and nothing is read past the log's checkpoint.
+A chunk is read, decoded in columns and staged once, for all read models that are at its first offset. Where each that
+reads a table says that only the last row of a key matters, the others are left out before they are staged, and the
+models' own statements fold the rest: what is made is what workers make, since a fold of the sequence is the same
+however the sequence is cut. The dispositions that the log holds are obeyed, none is judged again, and nothing is read
+past the log's checkpoint.
 
-The rebuild's own checkpoint row, locked in the transaction that writes the rows, makes each chunk count once: a rebuild
-that was killed goes on from there, whoever else still runs.
+The checkpoint row of each rebuild, locked in the transaction that writes the rows, makes each chunk count once: a
+rebuild that was killed goes on from there, whoever else still runs. One that is behind the others is brought up to them
+first.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -42,46 +44,51 @@ _SESSION: Final = (
     "SET application_name = 'plant-rebuild'",
 )
 
+# Parameters are keys of builds, separated by commas.
 _PARTITIONS = """
-SELECT c.topic, c.partition, coalesce(m.next_offset, 0) AS next_offset, c.next_offset AS log_end
-FROM checkpoints AS c
+SELECT c.topic, c.partition, min(coalesce(m.next_offset, 0)) AS next_offset, c.next_offset AS log_end,
+       sum(c.next_offset - coalesce(m.next_offset, 0))::bigint AS lag
+FROM checkpoints AS c CROSS JOIN unnest(string_to_array($1, ',')) AS key
 LEFT JOIN model_checkpoints AS m
-    ON (m.projection, m.version, m.topic, m.partition) = ($1, $2::int, c.topic, c.partition)
-WHERE c.consumer = 'projector' ORDER BY c.next_offset - coalesce(m.next_offset, 0) DESC, c.topic, c.partition
+    ON (m.projection || '/' || m.version, m.topic, m.partition) = (key, c.topic, c.partition)
+WHERE c.consumer = 'projector' GROUP BY c.topic, c.partition, c.next_offset ORDER BY lag DESC, c.topic, c.partition
 """
 
 _ADD_CHECKPOINTS = """
 INSERT INTO model_checkpoints (projection, version, topic, partition, next_offset)
-SELECT $1, $2::int, topic, partition, 0 FROM checkpoints WHERE consumer = 'projector' ON CONFLICT DO NOTHING
+SELECT split_part(key, '/', 1), split_part(key, '/', 2)::int, topic, partition, 0
+FROM checkpoints CROSS JOIN unnest(string_to_array($1, ',')) AS key WHERE consumer = 'projector' ON CONFLICT DO NOTHING
 """
 
 _LOCK = """
-SELECT m.next_offset, c.next_offset AS log_end FROM model_checkpoints AS m
+SELECT m.projection || '/' || m.version AS key, m.next_offset, c.next_offset AS log_end FROM model_checkpoints AS m
 JOIN checkpoints AS c ON c.consumer = 'projector' AND c.topic = m.topic AND c.partition = m.partition
-WHERE m.projection = $1 AND m.version = $2 AND m.topic = $3 AND m.partition = $4
-  AND EXISTS (SELECT FROM read_model_builds AS b WHERE b.projection = $1 AND b.version = $2 AND b.phase = 'filling')
-FOR UPDATE OF m
+WHERE m.projection || '/' || m.version = ANY (string_to_array($1, ',')) AND m.topic = $2 AND m.partition = $3
+  AND EXISTS (SELECT FROM read_model_builds AS b
+              WHERE (b.projection, b.version) = (m.projection, m.version) AND b.phase = 'filling')
+ORDER BY m.projection, m.version FOR UPDATE OF m
 """
 
 
 class UnfilledPartition(NamedTuple):
-    """A partition of the log, how far a rebuild has it, and where the log ends."""
+    """A partition of the log, how far the rebuild is that has least of it, and where the log ends."""
 
     topic: str
     partition: int
     next_offset: int
     log_end: int
-
-    @property
-    def lag(self) -> int:
-        """Offsets that the rebuild lacks."""
-        return self.log_end - self.next_offset
+    lag: int
+    """Offsets that the rebuilds lack, all of them together."""
 
 
-def unfilled(session: Session, model: ReadModel) -> list[UnfilledPartition]:
-    """Return the partitions of which a rebuild lacks something, the largest rest first."""
-    rows = session.query(_PARTITIONS, (model.name, model.version))
+def unfilled(session: Session, models: Sequence[ReadModel]) -> list[UnfilledPartition]:
+    """Return the partitions of which some rebuild lacks something, the largest rest first."""
+    rows = session.query(_PARTITIONS, (_keys(models),))
     return [each for each in (UnfilledPartition(*row) for row in rows) if each.lag > 0]
+
+
+def _keys(models: Iterable[ReadModel]) -> str:
+    return ",".join(model.key for model in models)
 
 
 def jobs_for(partitions: int, jobs: int | None) -> int:
@@ -90,14 +97,14 @@ def jobs_for(partitions: int, jobs: int | None) -> int:
 
 
 class Filler:
-    """Fills one rebuild. `advance` is told of offsets as they are done, from any of the threads."""
+    """Fills rebuilds in one pass. `advance` is told of each model's offsets as they are done, from any thread."""
 
     def __init__(
-        self, url: str, model: ReadModel, advance: Callable[[int], None], *, jobs: int | None = None,
-        pace: RebuildPace | None = None,
+        self, url: str, models: Sequence[ReadModel], advance: Callable[[ReadModel, int], None], *,
+        jobs: int | None = None, pace: RebuildPace | None = None,
     ) -> None:  # fmt: skip
         self._url = url
-        self._model = model
+        self._models = models
         self._advance = advance
         self._jobs = jobs
         self._pace = pace or RebuildPace(None)
@@ -109,11 +116,11 @@ class Filler:
         Raises the first error of a thread, when all of them have ended the chunk that they were at.
         """
         while True:
-            session.execute(_ADD_CHECKPOINTS, (self._model.name, self._model.version))
-            partitions = unfilled(session, self._model)
+            session.execute(_ADD_CHECKPOINTS, (_keys(self._models),))
+            partitions = unfilled(session, self._models)
             if partitions:
                 self._round(partitions)
-            if all(each.lag <= ROUND_OFFSETS for each in partitions):
+            if all(each.log_end - each.next_offset <= ROUND_OFFSETS for each in partitions):
                 return
 
     def _round(self, partitions: Sequence[UnfilledPartition]) -> None:
@@ -131,7 +138,7 @@ class Filler:
                 raise
 
     def _work(self, todo: queue.SimpleQueue[UnfilledPartition]) -> None:
-        session, staging = Session(self._url), Staging([self._model])
+        session, staging = Session(self._url), Staging(self._models)
         try:
             session.script(*_SESSION)
             staging.open(session)
@@ -146,40 +153,59 @@ class Filler:
             session.close()
 
     def _chunk(self, session: Session, staging: Staging, each: UnfilledPartition) -> bool:
-        """Fold a chunk, up to where the log ended as the round began; returns whether there is more."""
-        model, started_at = self._model, time.monotonic()
+        """Fold a chunk, up to where the log ended as the round began; returns whether there is more.
+
+        The models that are furthest behind have it, up to where the next one stands.
+        """
+        started_at = time.monotonic()
         session.begin()
-        rows = session.query(_LOCK, (model.name, model.version, each.topic, each.partition))
-        if not rows:
+        offsets, log_end = self._lock(session, each)
+        start, end = min(offsets.values()), min(each.log_end, log_end)
+        if start >= end:
+            session.rollback()
+            return False
+        models = [model for model in self._models if offsets[model.key] == start]
+        stop = min([end, start + self._pace.chunk_offsets, *(each for each in offsets.values() if each > start)])
+        after = fold.fold_slice(
+            session, staging, models, each.topic, each.partition, (start, stop), self._pace.chunk_records,
+            reduce=lambda frames: last_rows(frames, models), only_types_read=True,
+        )  # fmt: skip
+        keys = [model.key for model in models]
+        session.script(model_checkpoints.advance_models_statement(each.topic, each.partition, keys, after), "COMMIT")
+        for model in models:
+            if start == 0:  # until then Postgres takes the tables for empty, and plans so
+                session.script(model.refresh_sql)
+            self._advance(model, after - start)
+        self._stopping.wait(max(0.0, self._pace.wait_seconds(after - start) - (time.monotonic() - started_at)))
+        return after < end or len(models) < len(self._models)
+
+    def _lock(self, session: Session, each: UnfilledPartition) -> tuple[dict[str, int], int]:
+        """Lock the rebuilds' checkpoints for this transaction; returns their offsets by key, and the log's."""
+        rows = session.query(_LOCK, (_keys(self._models), each.topic, each.partition))
+        offsets = {key: int(next_offset) for key, next_offset, _ in rows}
+        if gone := [model.key for model in self._models if model.key not in offsets]:
             session.rollback()
             raise RebuildRefused(
-                f"{model.key} is not being filled any more.",
+                f"{', '.join(gone)} is not being filled any more.",
                 why="It was retired, or another operator has finished it.",
                 next_step="plant projections list",
             )  # fmt: skip
-        start, log_end = map(int, rows[0])
-        stop = min(each.log_end, log_end)
-        if start >= stop:
-            session.rollback()
-            return False
-        after = fold.fold_slice(
-            session, staging, [model], each.topic, each.partition, (start, stop), self._pace.chunk_records,
-            reduce=lambda frames: last_rows(frames, model),
-        )  # fmt: skip
-        advance = model_checkpoints.advance_models_statement(each.topic, each.partition, [model.key], after)
-        session.script(advance, "COMMIT")
-        if start == 0:  # until then Postgres takes the tables for empty, and plans so
-            session.script(model.refresh_sql)
-        self._advance(after - start)
-        self._stopping.wait(max(0.0, self._pace.wait_seconds(after - start) - (time.monotonic() - started_at)))
-        return after < stop
+        return offsets, min(int(log_end) for _, _, log_end in rows)
 
 
-def last_rows(frames: dict[str, pl.DataFrame], model: ReadModel) -> dict[str, pl.DataFrame]:
-    """Return staged rows without those that a read model says do not matter: earlier ones of a key."""
-    return {
-        table: frame
-        if (key := model.last_of.get(table)) is None
-        else frame.sort(OFFSET).unique(subset=list(key), keep="last", maintain_order=True)
-        for table, frame in frames.items()
-    }
+def last_rows(frames: dict[str, pl.DataFrame], models: Sequence[ReadModel]) -> dict[str, pl.DataFrame]:
+    """Return staged rows without those that every model which reads them says do not matter: earlier ones of a key."""
+    return {table: _last_rows(frame, _keys_of(table, models)) for table, frame in frames.items()}
+
+
+def _keys_of(table: str, models: Sequence[ReadModel]) -> set[tuple[str, ...]]:
+    """Return the keys by which models read the last rows of a table; none where one of them reads every row."""
+    keys = {model.last_of.get(table, ()) for model in models if table in model.reads}
+    return set() if () in keys else keys
+
+
+def _last_rows(frame: pl.DataFrame, keys: set[tuple[str, ...]]) -> pl.DataFrame:
+    if not keys:
+        return frame
+    last = [pl.col(OFFSET) == pl.col(OFFSET).max().over(key) for key in sorted(keys)]
+    return frame.filter(pl.any_horizontal(last)).sort(OFFSET)

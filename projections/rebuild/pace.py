@@ -12,6 +12,9 @@ CHUNK_RECORDS: Final = 200_000
 
 CHUNK_RECORDS_MIN: Final = 100
 
+CHUNK_OFFSETS: Final = 1_000_000
+"""Offsets of a chunk, however few of them a read model reads, where no rate is set."""
+
 
 class RebuildPace:
     """Says how long to wait after a chunk, so that the chunks of all threads keep to a rate.
@@ -35,6 +38,15 @@ class RebuildPace:
         (200000, 5000, 100)
         """
         return CHUNK_RECORDS if self._rate is None else max(CHUNK_RECORDS_MIN, min(CHUNK_RECORDS, self._rate))
+
+    @property
+    def chunk_offsets(self) -> int:
+        """Offsets of a chunk: with a rate as many as records, since it is offsets that are counted.
+
+        >>> RebuildPace(None).chunk_offsets, RebuildPace(5_000).chunk_offsets
+        (1000000, 5000)
+        """
+        return CHUNK_OFFSETS if self._rate is None else self.chunk_records
 
     def wait_seconds(self, events: int) -> float:
         """Count events that were folded just now, and return the seconds to wait before the next chunk."""

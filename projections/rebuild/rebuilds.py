@@ -27,6 +27,10 @@ WHERE b.read_model = $1 AND b.sha256 IS NOT NULL
 ORDER BY r.number NULLS FIRST, b.version
 """
 
+_READ_MODELS = """
+SELECT DISTINCT read_model FROM read_model_builds WHERE sha256 IS NOT NULL AND phase <> 'retired' ORDER BY 1
+"""
+
 _NUMBER = "SELECT nextval(pg_get_serial_sequence('rebuilds', 'number')) AS number"
 
 _STORE_BUILD = """
@@ -66,6 +70,10 @@ LEFT JOIN projection_checkpoints AS m
     ON m.projection || '/' || m.version = $1 AND (m.topic, m.partition) = (c.topic, c.partition)
 WHERE c.consumer = 'projector'
 """
+
+
+_APART = frozenset(model.name for model in READ_MODELS if model.starts_paused)
+"""Read models that fold into tables of their own, which others write to."""
 
 
 class KnownBuild(NamedTuple):
@@ -110,6 +118,11 @@ def builds_of(session: Session, read_model: str) -> list[KnownBuild]:
     return [KnownBuild(_stored(*row[:5]), *row[5:]) for row in rows]
 
 
+def rebuildable(session: Session) -> list[str]:
+    """Return the names of the read models that can be rebuilt."""
+    return [name for (name,) in session.query(_READ_MODELS) if name not in _APART]
+
+
 def _stored(name: str, version: int, tables_text: str, apply_text: str, sha256: str) -> StoredBuild:
     """Return a build; what its release says of it beside its SQL holds for that SQL alone."""
     build = StoredBuild(name, version, tables_text, apply_text, stored_sha256=sha256)
@@ -130,7 +143,7 @@ def source_of(builds: Sequence[KnownBuild], read_model: str, version: int | None
             f"There is no version {version} of {read_model}.", why="The database keeps no build of it.",
             next_step="plant projections list",
         )  # fmt: skip
-    if any(model.starts_paused for model in READ_MODELS if model.name == read_model):
+    if read_model in _APART:
         raise RebuildRefused(
             f"The read model {read_model} can't be rebuilt beside itself.",
             why="It folds into tables of their own, which others write to: a second build would fold into the same.",

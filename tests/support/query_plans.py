@@ -153,6 +153,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain, last),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
+        "projections/fold.py _APPLIED (of types)": worker(
+            fold._APPLIED_OF_TYPES, *chain, first, rows, fold.FOLD_RECORDS, "genesis.agent.rated"
+        ),
         "projections/fold.py _APPLIED (with headers)": worker(
             fold._APPLIED_WITH_HEADERS, *chain, first, rows, fold.FOLD_RECORDS
         ),

@@ -119,11 +119,12 @@ def begun(owner: Session, name: str = "agents") -> StoredBuild:
     return rebuilds.begin(owner, rebuilds.source_of(known, name, None), "an operator", "a test")
 
 
-def fill(database: Database, owner: Session, model: ReadModel, jobs: int = 2) -> int:
-    """Fill a rebuild, and hand it to the workers; returns how many offsets were read."""
+def fill(database: Database, owner: Session, *models: ReadModel) -> int:
+    """Fill rebuilds in one pass, and hand them to the workers; returns how many offsets were folded."""
     read: list[int] = []
-    Filler(database.owner_url, model, read.append, jobs=jobs, pace=RebuildPace(None)).run(owner)
-    rebuilds.finish(owner, model)
+    Filler(database.owner_url, models, lambda _, count: read.append(count), jobs=2, pace=RebuildPace(None)).run(owner)
+    for model in models:
+        rebuilds.finish(owner, model)
     return sum(read)
 
 

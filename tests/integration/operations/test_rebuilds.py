@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from projections.read_model import ReadModel
 from projections.rebuild import pace
 from projections.rebuild.fill import Filler
 from projections.session import Session
@@ -15,7 +16,7 @@ from runtime.settings import Settings
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
-from tests.support.rebuilding import ProjectedLog, session_of
+from tests.support.rebuilding import REBUILT, ProjectedLog, session_of
 
 BUILD = "agents_b1/1"
 SHOWN = "SELECT projection FROM read_model_builds WHERE live AND read_model = 'agents'"
@@ -127,8 +128,8 @@ async def test_an_interrupted_rebuild_goes_on_where_it_was(
         filler._jobs = 1
         advance, chunks = filler._advance, [0]
 
-        def stop_at_the_third(count: int) -> None:
-            advance(count)
+        def stop_at_the_third(model: ReadModel, count: int) -> None:
+            advance(model, count)
             chunks[0] += 1
             if chunks[0] == 3:
                 raise KeyboardInterrupt
@@ -150,6 +151,25 @@ async def test_an_interrupted_rebuild_goes_on_where_it_was(
     assert json.loads(lines[-1])["done"] == json.loads(lines[-1])["total"] == built["events"]
     (compared,) = done(settings, "verify", "agents")
     assert compared["same"]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_all_read_models_are_rebuilt_with_one_command(
+    settings: Settings, projected_log: ProjectedLog, database: Database
+) -> None:
+    """All that can be, in one pass; where another operator has one of them, nothing is begun."""
+    assert plant(settings, "projections", "rebuild").returncode == 2
+    assert plant(settings, "projections", "rebuild", "agents", "--all").returncode == 2
+    assert plant(settings, "projections", "rebuild", "agents", "registry").returncode == 2
+    with session_of(database.owner_url) as first:
+        first.script("SELECT pg_advisory_lock(hashtextextended('plant.rebuild.skills', 0))")
+        assert plant(settings, "projections", "rebuild", "--all").returncode == 3
+    built = done(settings, "rebuild", "--all", "--wait", "0")
+    assert [row["build"] for row in built] == [
+        f"{model.name}_b{number}/{model.version}" for number, model in enumerate(REBUILT, 1)
+    ]
+    assert {(row["events"], row["lag"]) for row in built} == {(300, 0)}
+    assert [row["events"] for row in done(settings, "rebuild", "agents", "skills", "--dry-run")] == [300, 300]
 
 
 @pytest.mark.usefixtures("topics")
