@@ -1,0 +1,144 @@
+"""Rounds of a partition, one after the other: what came of deliveries is published, acknowledged, and written down.
+
+A round publishes what follows from attempts that ended (the record of each, and the one in which a delivery waits or is
+dead), waits until Kafka has acknowledged all of that, and then writes, in one transaction under the fence: the rows of
+deliveries that wait, the offsets that are done, the marks of what was read. What came of attempts that were published
+and not written is read first by the next owner (`recorded_attempts.py`). A record that a process had published before
+it died is known for a copy: its hop is not the one in the delivery's row, or another copy of it is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from deliveries.deliverer.attempt_records import EndedDelivery, records_of, row_due_at
+from deliveries.deliverer.delivery import Delivery, read_deliveries
+from deliveries.deliverer.delivery_process import DeliveryProcess
+from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
+from deliveries.deliverer.partition_deliveries import PartitionDeliveries
+from deliveries.deliverer.partition_intake import PartitionIntake
+from deliveries.deliverer.round_writer import DeliveryRound, RoundWriter
+from deliveries.delivery_fence import TopicOffsets
+
+
+class PartitionRounds:
+    """What of a partition is written down, and what is due next of what was."""
+
+    def __init__(
+        self, process: DeliveryProcess, writer: RoundWriter, intake: PartitionIntake, deliveries: PartitionDeliveries,
+        streaks: EndpointStreaks,
+    ) -> None:  # fmt: skip
+        self._process = process
+        self._writer = writer
+        self._intake = intake
+        self._deliveries = deliveries
+        self._streaks = streaks
+        self._recorded_to = deliveries.recorded.next_offset
+        self._taken: set[bytes] = set()
+        self._next_due_at: datetime | None = datetime.min.replace(tzinfo=UTC)
+        self._stored: dict[str, TopicOffsets] = {}
+        self._writing = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something has ended that is not written down."""
+        return bool(self._deliveries.ended) or self._writing
+
+    async def run_next(self) -> None:
+        """Wait until there may be something to write or something is due, gather for a moment, and run a round."""
+        with contextlib.suppress(TimeoutError):  # `wait_for` of Python 3.11 may swallow that the task is cancelled
+            async with asyncio.timeout(self._seconds_to_next_look()):
+                await self._deliveries.work.wait()
+        self._deliveries.work.clear()
+        await asyncio.sleep(self._process.limits.round_seconds)
+        self._writing = True
+        await self._run()
+        self._writing = False
+
+    def _seconds_to_next_look(self) -> float:
+        """Return for how long a round can wait that has nothing to write: at most until the next row is due."""
+        poll_seconds = self._process.limits.poll_seconds
+        if self._next_due_at is None:
+            return poll_seconds
+        until_due = (self._next_due_at - self._process.clock.now()).total_seconds()
+        return min(until_due, poll_seconds) if until_due > 0 else poll_seconds
+
+    async def _run(self) -> None:
+        ended, unverified = self._deliveries.take_ended(), self._intake.take_unverified()
+        token = self._writer.fence.token
+        behind = await self._process.publish([record for each in ended for record in records_of(each, token)])
+        self._recorded_to = max(self._recorded_to, behind)
+        for each in ended:
+            if each.delivery.offset >= 0:
+                self._intake.finish(each.delivery)
+        work = self._make_round(ended, unverified)
+        if work.is_empty:
+            return
+        answer = await self._writer.write(work)
+        if work.due_max:
+            self._next_due_at = answer.next_due_at
+        else:
+            self._note_waits(ended)
+        self._stored |= work.offsets
+        self._intake.marks.note_stored(work.marks)
+        self._deliveries.note_written(ended, work.released, answer.with_rows)
+        self._taken.difference_update(each.delivery.delivery_id for each in ended)
+        if work.gone or work.streaks.disabled:
+            await self._process.endpoints.refresh()
+        self._intake.verify(unverified, answer.hops)
+        await self._begin_due(answer.due)
+        self._intake.look_for_room()
+
+    async def _begin_due(self, records: Sequence[bytes]) -> None:
+        """Let deliveries that are due in rows be attempted."""
+        due = read_deliveries(records)[0]
+        await self._process.endpoints.load({each.endpoint_id for each in due})
+        for delivery in due:
+            if delivery.delivery_id not in self._deliveries.active:
+                self._taken.add(delivery.delivery_id)
+                self._deliveries.begin_again(delivery)
+
+    def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
+        """Return what is to be written now: offsets, marks and ends of the same moment."""
+        streaks = self._note_streaks(ended)
+        gone, self._deliveries.queues.gone = self._deliveries.queues.gone, {}
+        released = self._deliveries.take_released(ended)
+        looks = bool(released) or (self._next_due_at is not None and self._next_due_at <= self._process.clock.now())
+        return DeliveryRound(
+            ended=ended,
+            offsets=self._changed_offsets(),
+            marks=self._intake.marks.changed(),
+            released=released,
+            gone=gone,
+            unverified={each.delivery_id for each in unverified},
+            taken=frozenset(self._taken),
+            busy=self._deliveries.queues.busy_endpoints(),
+            due_max=self._process.limits.queue_max if looks else 0,
+            streaks=streaks,
+        )
+
+    def _note_streaks(self, ended: Sequence[EndedDelivery]) -> StreakChanges:
+        """Return what becomes of the endpoints' streaks; one that failed for too long gets nothing from now on."""
+        for each in ended:
+            known = self._process.endpoints.get(each.delivery.endpoint_id)
+            self._streaks.note(each, None if known is None else known.endpoint.enabled_at)
+        changes = self._streaks.take_changes()
+        for endpoint_id in changes.disabled:
+            self._process.endpoints.disable(endpoint_id)
+        return changes
+
+    def _note_waits(self, ended: Sequence[EndedDelivery]) -> None:
+        """Note when the first of the deliveries is due that were put into rows."""
+        times = [time for each in ended if (time := row_due_at(each)) is not None]
+        if self._next_due_at is not None:
+            times.append(self._next_due_at)
+        self._next_due_at = min(times, default=None)
+
+    def _changed_offsets(self) -> dict[str, TopicOffsets]:
+        now = self._intake.take_changed()
+        if not self._deliveries.recorded.are_needed(self._process.clock.now()):
+            now[self._process.topics.attempts] = TopicOffsets(self._recorded_to, (), self._recorded_to)
+        return {topic: offsets for topic, offsets in now.items() if self._stored.get(topic) != offsets}
