@@ -25,38 +25,28 @@ import contextlib
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from database.errors import DatabaseUnreachable
 from deliveries.dispatch.backfill_reader import BackfillReader, asked_alone
-from deliveries.dispatch.delivery_sender import (
-    SLICE_BYTES_MAX,
-    SLICE_RECORDS_MAX,
-    EndOffsets,
-    PendingSlice,
-    slices,
-)
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_backfills import EndpointBackfills, NewBackfills
 from deliveries.dispatch.endpoint_directory import NO_ENDPOINTS, KnownEndpoints
-from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, MatchAt, deliveries_of
+from deliveries.dispatch.partition_sender import PartitionSender
+from deliveries.dispatch.queued_deliveries import DispatchedStream, Match
 from deliveries.dispatch.redrive_reader import RedriveReader
 from deliveries.endpoints import EndpointId
 from projections import checkpoints
 from projections.checkpoints import DISPATCHER, Fence
-from projections.effective_events import EffectiveEvent, fetched_events
+from projections.effective_events import fetched_events
 from projections.session import Session
 from runtime import metrics
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
-from schemas import codec
-from schemas.errors import Undecodable, UnknownSchema
-from schemas.events import Event
 from streams.batch import EventBatch
-from streams.errors import AppliedEventUnreadable, OwnershipLost, SchemaNewer
+from streams.errors import AppliedEventUnreadable, SchemaNewer
 from streams.ownership import Acquired
-from streams.topics import logical_topic
 from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
@@ -79,7 +69,7 @@ class PartitionDispatcher:
         self.topic = topic
         self.partition = partition
         self._parts = parts
-        self._in_flight = PendingSlice(parts.sender)
+        self._sender = PartitionSender(parts, topic, partition)
         self._session: Session | None = None
         self._fence: Fence | None = None
         self._token: int | None = None
@@ -96,6 +86,7 @@ class PartitionDispatcher:
         """Open a fresh connection, fence off former owners, and read which endpoints are live from where on."""
         self.close()
         self._interrupted = interrupted or threading.Event()
+        self._sender.begin(self._interrupted)
         with self._closing_on_error():
             session = self._session = Session(self._parts.url)
             fence = self._fence = checkpoints.acquire(
@@ -139,7 +130,7 @@ class PartitionDispatcher:
             with self._closing_on_error():
                 self._hear()
                 while time.monotonic() < until and self._feed():
-                    self._require_current()
+                    self._sender.require_current()
 
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped; acquiring it clears that."""
@@ -148,7 +139,7 @@ class PartitionDispatcher:
 
     def close(self) -> None:
         """Drop the connection; what is on its way to Kafka is waited for."""
-        self._in_flight.forget()
+        self._sender.forget()
         if self._session is not None:
             self._session.close()
         self._session = self._fence = None
@@ -159,7 +150,7 @@ class PartitionDispatcher:
 
     def _project(self, batch: EventBatch) -> None:
         """Dispatch the first part of a batch that the log has passed."""
-        self._require_current()
+        self._sender.require_current()
         if not batch.offsets:
             self._advance(batch.next_offset)
             return
@@ -170,7 +161,7 @@ class PartitionDispatcher:
         found = fetched_events(self._require_session(), part, PART_RECORDS_MAX)
         self._put_off(found.next_offset)
         by = DispatchedStream(self.partition, self._require_fence().token, "live")
-        sent = self._publish(found.events, self._live, by)
+        sent = self._sender.publish(found.events, self._live, by) if len(self._known.index) else 0
         self._advance(found.next_offset)
         metrics.DISPATCHER_EVENTS.labels(self.topic).inc(len(found.events))
         unusual = len(found.events) != len(part) and self._log_budget.consume(time.monotonic()) is not None
@@ -210,12 +201,8 @@ class PartitionDispatcher:
         """Publish a slice of a backfill and one of a redrive; return whether there was one."""
         fed = self._feed_backfill()
         session, token = self._require_session(), self._require_fence().token
-        return self._redrives.feed(session, self._lock_statement(), token, self._decoded, self._send_redriven) or fed
-
-    def _send_redriven(self, records: Sequence[DeliveryRecord]) -> EndOffsets:
-        self._require_current()
-        self._in_flight.send(records)
-        return self._in_flight.await_acknowledgement()
+        send, decode = self._sender.publish_slice, self._sender.decode
+        return self._redrives.feed(session, self._lock_statement(), token, decode, send) or fed
 
     def _feed_backfill(self) -> bool:
         """Publish the next slice of what an endpoint is owed; return whether there was one, and room for it."""
@@ -228,7 +215,7 @@ class PartitionDispatcher:
         by = DispatchedStream(self.partition, self._require_fence().token, "backfill")
         try:
             match = asked_alone(self._known.subscriptions[endpoint_id])
-            sent = self._publish(found.events, lambda _: match, by)
+            sent = self._sender.publish(found.events, lambda _: match, by)
         except (SchemaNewer, AppliedEventUnreadable) as error:  # live events and other endpoints go on
             self._reader.set_aside(endpoint_id)
             log.error("backfill.stopped", endpoint_id=str(endpoint_id), what=error.what, why=error.why)
@@ -251,37 +238,6 @@ class PartitionDispatcher:
 
         return match
 
-    def _publish(self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream) -> int:
-        """Publish the deliveries of events in their order; return how many, once Kafka has acknowledged all."""
-        count = 0
-        for records in slices(self._deliveries(events, match_at, by), SLICE_RECORDS_MAX, SLICE_BYTES_MAX):
-            if self._interrupted.is_set():
-                raise OwnershipLost(why="The partition was given up before its deliveries were published.")
-            self._in_flight.send(records)
-            count += len(records)
-        self._in_flight.await_acknowledgement()
-        metrics.DISPATCHER_DELIVERIES.labels(by.stream).inc(count)
-        return count
-
-    def _deliveries(
-        self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream
-    ) -> Iterator[DeliveryRecord]:
-        if not len(self._known.index):
-            return
-        for each in events:
-            event = self._decoded(each)
-            self._parts.directory.types_in_use.add(event.event_type)
-            yield from deliveries_of(each, event, match_at(each.effective_offset), by)
-
-    def _decoded(self, effective: EffectiveEvent) -> Event:
-        try:
-            return codec.decode(effective.value, logical_topic(self.topic))
-        except UnknownSchema as error:
-            raise SchemaNewer(self.topic, self.partition, effective.effective_offset, error.schema_id) from error
-        except Undecodable as error:
-            offset, reason = effective.effective_offset, error.reason
-            raise AppliedEventUnreadable(self.topic, self.partition, offset, reason) from error
-
     def _advance(self, next_offset: int) -> None:
         fence = self._require_fence()
         if next_offset > fence.next_offset:
@@ -300,10 +256,6 @@ class PartitionDispatcher:
         except BaseException:
             self.close()
             raise
-
-    def _require_current(self) -> None:
-        if self._interrupted.is_set():
-            raise OwnershipLost(why="The partition was given up before its batch was dispatched.")
 
     def _require_fence(self) -> Fence:
         if self._fence is None:

@@ -16,7 +16,7 @@ import pytest
 
 from audit.canonical import headers_bytes
 from deliveries.delivery_id import delivery_id
-from deliveries.dispatch import backfill_reader, partition_dispatcher, redrive_reader
+from deliveries.dispatch import backfill_reader, partition_dispatcher, partition_sender, redrive_reader
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from deliveries.hops import first_hop
@@ -62,7 +62,7 @@ async def test_what_is_sent_is_what_is_applied(
     made = MixedEvents(seed)
     stream = ParkedStream(0, chance, lambda: made.take(1)[0])
     records = [stream.take() for _ in range(150)]
-    monkeypatch.setattr(partition_dispatcher, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
+    monkeypatch.setattr(partition_sender, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
     monkeypatch.setattr(partition_dispatcher, "PART_RECORDS_MAX", chance.randrange(1, 40))
     await know(1, 2)
     dispatcher.acquire(WATERMARKS)
@@ -288,7 +288,7 @@ async def test_an_endpoint_that_is_heard_of_late_gets_all_from_its_start_on(
     stream = ParkedStream(0, chance, lambda: made.take(1)[0])
     records = [stream.take() for _ in range(120)]
     monkeypatch.setattr(backfill_reader, "SLICE_EVENTS_MAX", chance.randrange(1, 15))
-    monkeypatch.setattr(partition_dispatcher, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
+    monkeypatch.setattr(partition_sender, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
     await know(2)
     dispatcher.acquire(WATERMARKS)
     dispatcher.idle()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from deliveries.dispatch import backfill_reader, partition_dispatcher
+from deliveries.dispatch import backfill_reader, partition_dispatcher, partition_sender
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
 from deliveries.endpoints import EndpointId, EndpointStart
@@ -51,7 +51,7 @@ async def test_live_events_wait_where_order_counts(
     chance = random.Random(seed)
     monkeypatch.setattr(backfill_reader, "SLICE_EVENTS_MAX", chance.randrange(1, 8))
     monkeypatch.setattr(partition_dispatcher, "PART_RECORDS_MAX", chance.randrange(1, 20))
-    monkeypatch.setattr(partition_dispatcher, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
+    monkeypatch.setattr(partition_sender, "SLICE_RECORDS_MAX", chance.randrange(1, 9))
     monkeypatch.setattr(partition_dispatcher, "IDLE_FEED_SECONDS", 0.02)
     records = [named(number) for number in range(EVENTS)]
     await know(1)

@@ -1,0 +1,85 @@
+"""The deliveries of one partition's events to Kafka: made in the order of the events, sent in slices, acknowledged."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+from deliveries.dispatch.delivery_sender import (
+    SLICE_BYTES_MAX,
+    SLICE_RECORDS_MAX,
+    EndOffsets,
+    PendingSlice,
+    slices,
+)
+from deliveries.dispatch.dispatcher_parts import DispatcherParts
+from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, MatchAt, deliveries_of
+from projections.effective_events import EffectiveEvent
+from runtime import metrics
+from schemas import codec
+from schemas.errors import Undecodable, UnknownSchema
+from schemas.events import Event
+from streams.errors import AppliedEventUnreadable, OwnershipLost, SchemaNewer
+from streams.topics import logical_topic
+
+
+class PartitionSender:
+    """What one owner of a partition sends. Nothing more is sent once its partition was given up."""
+
+    def __init__(self, parts: DispatcherParts, topic: str, partition: int) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._types_in_use = parts.directory.types_in_use
+        self._in_flight = PendingSlice(parts.sender)
+        self._interrupted = threading.Event()
+
+    def begin(self, interrupted: threading.Event) -> None:
+        """Send for an owner, until its event is set."""
+        self._interrupted = interrupted
+
+    def publish(self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream) -> int:
+        """Publish the deliveries of events in their order; return how many, once Kafka has acknowledged all.
+
+        Raises OwnershipLost, SchemaNewer, AppliedEventUnreadable, or what the producer raises.
+        """
+        count = 0
+        for records in slices(self._deliveries(events, match_at, by), SLICE_RECORDS_MAX, SLICE_BYTES_MAX):
+            self.require_current()
+            self._in_flight.send(records)
+            count += len(records)
+        self._in_flight.await_acknowledgement()
+        metrics.DISPATCHER_DELIVERIES.labels(by.stream).inc(count)
+        return count
+
+    def publish_slice(self, records: Sequence[DeliveryRecord]) -> EndOffsets:
+        """Publish a slice, and return the offsets behind it once Kafka has acknowledged it."""
+        self.require_current()
+        self._in_flight.send(records)
+        return self._in_flight.await_acknowledgement()
+
+    def decode(self, effective: EffectiveEvent) -> Event:
+        """Return an event that the log calls applied. Raises SchemaNewer, AppliedEventUnreadable."""
+        try:
+            return codec.decode(effective.value, logical_topic(self._topic))
+        except UnknownSchema as error:
+            raise SchemaNewer(self._topic, self._partition, effective.effective_offset, error.schema_id) from error
+        except Undecodable as error:
+            offset, reason = effective.effective_offset, error.reason
+            raise AppliedEventUnreadable(self._topic, self._partition, offset, reason) from error
+
+    def require_current(self) -> None:
+        """Raise OwnershipLost where the partition was given up."""
+        if self._interrupted.is_set():
+            raise OwnershipLost(why="The partition was given up before its deliveries were published.")
+
+    def forget(self) -> None:
+        """Wait until nothing is on its way, whatever became of it."""
+        self._in_flight.forget()
+
+    def _deliveries(
+        self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream
+    ) -> Iterator[DeliveryRecord]:
+        for each in events:
+            event = self.decode(each)
+            self._types_in_use.add(event.event_type)
+            yield from deliveries_of(each, event, match_at(each.effective_offset), by)
