@@ -141,7 +141,7 @@ class Relay:
                 while not self._stopping.is_set() and await self._run_cycle(session, give_up=True):
                     pass
                 await self._dead_letters.start()
-                with session.translated_errors():
+                with session.named_errors():
                     await self._dead_letters.finish(session.poison_rows)
                 await session.unlock()
         finally:
@@ -184,7 +184,7 @@ class Relay:
     async def _run_cycle(self, session: RelaySession, *, give_up: bool = False) -> bool:
         """Publish the next page; return whether there is more to do at once. After a failure back off, or raise it."""
         started = self._clock.monotonic_seconds()
-        with session.translated_errors():
+        with session.named_errors():
             page = await session.outbox.unsent(self._next_entity, PAGE_ROWS)
         oldest_seconds = self._age_seconds(page)
 
@@ -216,7 +216,7 @@ class Relay:
     async def _run_dead_letter_cycle(self, session: RelaySession) -> bool:
         """Publish dead letters; return whether there may be more at once. Their errors are logged and stop nothing."""
         try:
-            with session.translated_errors():
+            with session.named_errors():
                 return await self._dead_letters.run_cycle(session.poison_rows)
         except StreamsError as error:
             log.warning("dead_letters.waiting", why=str(error))
@@ -224,7 +224,7 @@ class Relay:
 
     async def _note(self, session: RelaySession, outcome: CycleOutcome) -> None:
         """Mark the rows that were sent, in one statement, and those that are unmappable."""
-        with session.translated_errors():
+        with session.named_errors():
             if outcome.sent:
                 for seconds in await session.outbox.mark_sent([row.id for row in outcome.sent]):
                     metrics.RELAY_SECONDS.observe(seconds)
@@ -261,7 +261,7 @@ class Relay:
         self._purge_at = self._clock.monotonic_seconds() + PURGE_INTERVAL_SECONDS
         deleted = 0
         for _ in range(PURGE_BATCHES):
-            with session.translated_errors():
+            with session.named_errors():
                 self._purge_after, purged = await session.outbox.purge(
                     self._purge_after, PURGE_ROWS, self._settings.relay_keep_sent_days
                 )

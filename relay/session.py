@@ -15,6 +15,7 @@ import asyncpg
 from database.address import connect_arguments, shown
 from database.error_translation import sentence, translate_error
 from database.errors import DatabaseUnreachable, SchemaBehind
+from database.sessions import DRIVER_ERRORS, close_connection
 from database.sqlstates import RETRYABLE, is_one_of
 from projections.poison_rows import PoisonRows
 from relay.outbox import Outbox
@@ -29,7 +30,6 @@ UNRESPONSIVE_TIMEOUT_SECONDS: Final = 20
 """A holder of the lock that has sent no statement for so long is frozen: it sends one at least every few seconds."""
 STATEMENT_TIMEOUT_SECONDS: Final = 10
 ANSWER_TIMEOUT_SECONDS: Final = 15.0
-CLOSE_TIMEOUT_SECONDS: Final = 2.0
 
 SESSION: Final = {
     "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
@@ -42,15 +42,6 @@ SESSION: Final = {
     # sort all of them; and statistics lag behind a backlog.
     "enable_sort": "off",
 }
-
-DRIVER_ERRORS: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    # The driver has read the message that the server shuts down, and not yet that the connection is closed (seen).
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
 
 END_UNRESPONSIVE_HOLDER: Final = """
 SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
@@ -82,39 +73,36 @@ class RelaySession:
 
     async def try_lock(self) -> bool:
         """Return whether this session now holds the lock; it does until it ends or unlocks."""
-        with translated_errors(self._where):
+        with named_errors(self._where):
             locked: bool = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)
         return locked
 
     async def unlock(self) -> None:
         """Release the lock."""
-        with translated_errors(self._where):
+        with named_errors(self._where):
             await self._connection.execute(f"SELECT pg_advisory_unlock({LOCK})")
 
     async def end_unresponsive_holder(self, timeout_seconds: float = UNRESPONSIVE_TIMEOUT_SECONDS) -> bool:
         """End the session that holds the lock if it has sent no statement for so long; return whether there was one."""
-        with translated_errors(self._where):
+        with named_errors(self._where):
             ended: bool | None = await self._connection.fetchval(END_UNRESPONSIVE_HOLDER, LOCK, timeout_seconds)
         return bool(ended)
 
     async def listen(self, hint: Callable[[], None]) -> None:
         """Call `hint` whenever a change was committed, and when the session ends."""
         self._connection.add_termination_listener(lambda _: hint())
-        with translated_errors(self._where):
+        with named_errors(self._where):
             await self._connection.add_listener(CHANNEL, lambda *_: hint())
 
     @contextmanager
-    def translated_errors(self) -> Iterator[None]:
+    def named_errors(self) -> Iterator[None]:
         """Raise the driver's errors inside as Plant's own."""
-        with translated_errors(self._where):
+        with named_errors(self._where):
             yield
 
     async def close(self) -> None:
         """End the session, without waiting long for an unresponsive server."""
-        try:
-            await self._connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
-        except DRIVER_ERRORS:
-            self._connection.terminate()
+        await close_connection(self._connection)
 
 
 @asynccontextmanager
@@ -125,7 +113,7 @@ async def relay_session(settings: Settings) -> AsyncIterator[RelaySession]:
         address, application_name="plant relay", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS, **SESSION
     )
     where = shown(address)
-    with translated_errors(where):
+    with named_errors(where):
         connection = await asyncpg.connect(**arguments)
     session = RelaySession(connection, where)
     try:
@@ -135,7 +123,7 @@ async def relay_session(settings: Settings) -> AsyncIterator[RelaySession]:
 
 
 @contextmanager
-def translated_errors(where: str) -> Iterator[None]:
+def named_errors(where: str) -> Iterator[None]:
     """Raise the driver's errors inside as Plant's own; `where` is the address without secrets."""
     try:
         yield

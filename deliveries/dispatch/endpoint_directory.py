@@ -13,12 +13,9 @@ from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
-from database.address import connect_arguments, shown
-from database.error_translation import translate_error
-from database.errors import DatabaseUnreachable
+from database.sessions import single_connection
 from deliveries.dispatch.endpoint_backfills import Resume
 from deliveries.endpoints import EndpointId
 from deliveries.errors import EndpointFilterRefused
@@ -34,11 +31,6 @@ CHANNEL: Final = "plant_endpoints"
 POLL_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = 1.0
 ANSWER_TIMEOUT_SECONDS: Final = 10.0
-CLOSE_TIMEOUT_SECONDS: Final = 2.0
-
-DRIVER_ERRORS: Final = (
-    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError
-)  # fmt: skip
 
 # A row's xmin is the transaction that wrote it last: any change changes one of the two.
 _FINGERPRINT: Final = "SELECT count(*) AS rows, sum(xmin::text::bigint) AS written_by FROM endpoints"
@@ -87,12 +79,8 @@ class EndpointDirectory:
 
     async def start(self) -> None:
         """Load the endpoints, and keep them up to date until :meth:`stop`. Raises DatabaseUnreachable."""
-        with _translated_errors(self._address):
-            connection = await self._connect()
-            try:
-                await self._load(connection)
-            finally:
-                await close_connection(connection)
+        async with self._connection() as connection:
+            await self._load(connection)
         self._task = asyncio.create_task(self._keep(), name="endpoints")
 
     async def stop(self) -> None:
@@ -106,13 +94,9 @@ class EndpointDirectory:
         failing = False
         while True:
             try:
-                with _translated_errors(self._address):
-                    connection = await self._connect()
-                    try:
-                        failing = False
-                        await self._follow(connection)
-                    finally:
-                        await asyncio.shield(close_connection(connection))
+                async with self._connection() as connection:
+                    failing = False
+                    await self._follow(connection)
             except PlantError as error:
                 if not failing:
                     log.warning("endpoints.not_loaded", why=error.why)
@@ -183,27 +167,7 @@ class EndpointDirectory:
             index.match(event_type, {})
         return KnownEndpoints(found, active, index, resumed)
 
-    async def _connect(self) -> Any:
-        return await asyncpg.connect(
-            **connect_arguments(
-                self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
-            )
+    def _connection(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        return single_connection(
+            self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
         )
-
-
-@contextlib.contextmanager
-def _translated_errors(address: str) -> Any:
-    """Raise the driver's errors inside as Plant's own."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        where = shown(address)
-        raise translate_error(error, where) or DatabaseUnreachable(why=f"{where}: {error}") from error
-
-
-async def close_connection(connection: Any) -> None:
-    """Close a connection, by force where it does not answer."""
-    try:
-        await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
-    except DRIVER_ERRORS:
-        connection.terminate()

@@ -22,21 +22,16 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-import asyncpg
 import msgspec
 
-from database.address import connect_arguments, shown
-from database.error_translation import translate_error
-from database.errors import DatabaseUnreachable
+from database.sessions import single_connection
 from deliveries.dispatch import changed_endpoints
 from deliveries.dispatch.changed_endpoints import SOURCE, EndpointEventRow, records_of_rows, row_of, subscribers_of
 from deliveries.dispatch.delivery_sender import SLICE_BYTES_MAX, SLICE_RECORDS_MAX, DeliverySender, slices
 from deliveries.dispatch.endpoint_directory import (
     ANSWER_TIMEOUT_SECONDS,
     CHANNEL,
-    DRIVER_ERRORS,
     RECONNECT_SECONDS,
-    close_connection,
 )
 from runtime import metrics
 from runtime.errors import PlantError
@@ -102,8 +97,9 @@ class EndpointOutbox:
         failing = False
         while True:
             try:
-                connection = await self._connect()
-                try:
+                async with single_connection(
+                    self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
+                ) as connection:
                     await self._stand_by(connection)
                     while True:
                         self._hinted.clear()
@@ -112,16 +108,9 @@ class EndpointOutbox:
                         if not more:
                             await self._purge(connection)
                             await self._wait()
-                finally:
-                    await asyncio.shield(close_connection(connection))
             except PlantError as error:
                 if not failing:
                     log.warning("endpoint_events.not_published", what=error.what, why=error.why)
-                failing = True
-            except DRIVER_ERRORS as error:
-                if not failing:
-                    known = translate_error(error, shown(self._address))
-                    log.warning("endpoint_events.not_published", why=str(error) if known is None else known.why)
                 failing = True
             except Exception:
                 log.exception("endpoint_events.not_published")
@@ -196,16 +185,3 @@ class EndpointOutbox:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_seconds):
                 await self._hinted.wait()
-
-    async def _connect(self) -> Any:
-        try:
-            return await asyncpg.connect(
-                **connect_arguments(
-                    self._address,
-                    application_name="plant dispatcher",
-                    answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS,
-                )
-            )
-        except DRIVER_ERRORS as error:
-            where = shown(self._address)
-            raise translate_error(error, where) or DatabaseUnreachable(why=f"{where}: {error}") from error

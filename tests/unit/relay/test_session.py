@@ -6,12 +6,12 @@ import asyncpg
 import pytest
 
 from database.errors import DatabaseUnreachable
-from relay.session import translated_errors
+from relay.session import named_errors
 
 
 @pytest.mark.parametrize(("message", "reason"), [("", "AdminShutdownError."), ("it ends", "it ends.")])
 def test_an_ended_session_is_a_whole_sentence(message: str, reason: str) -> None:
     """Also where the driver gives no message."""
-    with pytest.raises(DatabaseUnreachable) as raised, translated_errors("h:5432/d as u"):
+    with pytest.raises(DatabaseUnreachable) as raised, named_errors("h:5432/d as u"):
         raise asyncpg.AdminShutdownError(message)
     assert raised.value.why == f"h:5432/d as u: {reason}"
