@@ -24,7 +24,7 @@ _BUILDS: Final = text("""
                 THEN record_age_seconds(log.topic, log.partition, coalesce(m.next_offset, 0)) END AS lag_seconds,
            EXISTS (SELECT FROM read_model_builds AS later
                    WHERE later.read_model = b.read_model AND later.live AND later.version > b.version
-                     AND b.phase = 'released') AS left_behind,
+                     AND b.phase = 'released' AND NOT b.live) AS left_behind,
            r.begun_by, r.begun_at, r.reason, r.read_events, r.fill_seconds, r.filled_at, r.verified_at, r.verified_with,
            r.verified_rows, r.swapped_at, r.replaced
     FROM read_model_builds AS b

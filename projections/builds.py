@@ -4,6 +4,9 @@ A model whose version rises gets a build of its own: a schema, with tables that 
 stay on the build that they show until the new one has every record of the log. Then whoever notices it, a worker that
 has caught up on its partition or `plant db upgrade`, moves the views and `read_model_builds.live` in one transaction.
 
+A version of another shape can't take the views over: it is shown beside the former one, under names that end in its
+version, and both are live until an operator retires the former one.
+
 A build keeps the SQL that it was made with (projections/stored_builds.py).
 """
 
@@ -35,23 +38,52 @@ WHERE r.ev_class = to_regclass($1)
 """
 
 
-def require_same_columns(session: Session, model: ReadModel, views: str) -> None:
-    """Raise BuildReshaped unless the columns of each view, in the schema `views`, begin its new table's columns.
+_SUFFIX = "SELECT view_suffix FROM read_model_builds WHERE projection = $1 AND version = $2"
+_EARLIER = """
+SELECT projection || '_v' || version AS schema, view_suffix, array_to_string(tables, ',') AS tables
+FROM read_model_builds AS b WHERE read_model = $1 AND phase <> 'retired' ORDER BY live DESC, version DESC, projection
+"""
 
-    Postgres moves a view to another table only then.
+
+def view_suffix(session: Session, model: ReadModel) -> str:
+    """Return what follows the names of a build's tables in those of its views.
+
+    It is kept with the build. A new version shares views with the latest one whose tables it has, with the same columns
+    first: Postgres moves a view only then. One of another shape is shown under names of its own, `agents_v2`.
     """
+    kept = session.query(_SUFFIX, (model.name, model.version))
+    if kept:
+        return str(kept[0][0])
+    earlier = session.query(_EARLIER, (model.name_of_model,))
+    for schema, suffix, tables in earlier:
+        if all(_begins(session, f"{schema}.{name}", f"{model.schema}.{name}") for name in tables.split(",")):
+            return str(suffix)
+    return f"_v{model.version}" if earlier else ""
+
+
+def _begins(session: Session, first: str, second: str) -> bool:
+    """Return whether the columns of a table begin those of another, or are those of no table any more."""
+    columns = list(session.column_types(first).items())
+    return list(session.column_types(second).items())[: len(columns)] == columns
+
+
+def require_same_columns(session: Session, model: ReadModel, views: str) -> None:
+    """Raise BuildReshaped unless the columns of each view, in the schema `views`, begin its table's columns.
+
+    A version that is there already is asked: it keeps the names of its views.
+    """
+    suffix = view_suffix(session, model)
     for name in model.tables:
-        if _shown_table(session, f"{views}.{name}") is None:
+        view, table = f"{views}.{name}{suffix}", f"{model.schema}.{name}"
+        if _shown_table(session, view) is None or _begins(session, view, table):
             continue
-        shown = list(session.column_types(f"{views}.{name}").items())
-        made = list(session.column_types(f"{model.schema}.{name}").items())
-        if made[: len(shown)] != shown:
-            column, kind = next(each for index, each in enumerate(shown) if made[index : index + 1] != [each])
-            raise BuildReshaped(
-                f"Version {model.version} of the read model {model.name} has other columns than {views}.{name}.",
-                why=f"Its table lacks {column} {kind} where the view has it.",
-                next_step="plant db upgrade    # once tables of another shape have names of their own",
-            )
+        shown, made = (list(session.column_types(each).items()) for each in (view, table))
+        column, kind = next(each for index, each in enumerate(shown) if made[index : index + 1] != [each])
+        raise BuildReshaped(
+            f"Version {model.version} of the read model {model.name} has other columns than {view}.",
+            why=f"Its table lacks {column} {kind} where the view has it.",
+            next_step="plant projections list    # a version after both is shown under names of its own",
+        )
 
 
 def refresh_views(session: Session, model: ReadModel, views: str) -> None:
@@ -59,7 +91,8 @@ def refresh_views(session: Session, model: ReadModel, views: str) -> None:
 
     Where they are, nothing is done: it would lock the views, and wait for whoever reads them.
     """
-    if all(_is_shown(session, f"{views}.{name}", f"{model.schema}.{name}") for name in model.tables):
+    suffix = view_suffix(session, model)
+    if all(_is_shown(session, f"{views}.{name}{suffix}", f"{model.schema}.{name}") for name in model.tables):
         return
     session.script(
         f"SELECT show_build(projection, version) FROM read_model_builds WHERE live"  # noqa: S608 (literals)

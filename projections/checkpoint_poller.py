@@ -24,7 +24,7 @@ LOG: Final = "log"
 # A read model without a checkpoint in a partition has applied nothing there yet. All partitions of the models that are
 # waited for are read: how many there are is not for those who wait to choose.
 _OF_MODELS: Final = """
-    SELECT wanted.name, c.topic, c.partition, max(c.next_offset) AS next_offset
+    SELECT wanted.name, c.topic, c.partition, min(c.next_offset) AS next_offset
     FROM unnest($1::text[]) AS wanted (name)
     LEFT JOIN read_model_builds AS b ON b.read_model = wanted.name AND b.live
     JOIN projection_checkpoints AS c
@@ -32,7 +32,7 @@ _OF_MODELS: Final = """
     GROUP BY wanted.name, c.topic, c.partition
 """
 _OF_POSITIONS: Final = """
-    SELECT max(c.next_offset) AS next_offset
+    SELECT min(coalesce(c.next_offset, 0)) AS next_offset
     FROM unnest($2::text[], $3::integer[]) WITH ORDINALITY AS wanted (topic, partition, number)
     LEFT JOIN read_model_builds AS b ON b.read_model = $1 AND b.live
     LEFT JOIN projection_checkpoints AS c
@@ -47,7 +47,8 @@ async def missing_positions(
 ) -> list[tuple[RecordPosition, int]]:
     """Return the positions that a read model has not applied, with the next offset that it has there.
 
-    The build that readers see counts. What a later statement of the transaction reads has all other positions.
+    The build that readers see counts; of two with views of their own, the one that is behind. What a later statement of
+    the transaction reads has all other positions.
     """
     topics, partitions = [each.topic for each in positions], [each.partition for each in positions]
     rows = await fetch_rows(connection, _OF_POSITIONS, model, topics, partitions)

@@ -23,8 +23,8 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
     Views move to a build once it has every record of the log. Until then readers stay on the one before; returns the
     models that this concerns. One that starts paused is shown by a worker, once it is fed. Running it again changes
     nothing and waits for no worker. A table that an earlier version made is given the column and the policy that it
-    lacks, for which it is locked; workers of that version can't write to it afterwards. Raises BuildReshaped, and
-    FoldChanged before anything is changed.
+    lacks, for which it is locked; workers of that version can't write to it afterwards. Raises BuildReshaped where a
+    former version comes back that lacks columns of the views, and FoldChanged before anything is changed.
     """
     models = tuple(models)
     session = Session(url)
@@ -61,5 +61,5 @@ def _install(session: Session, model: ReadModel) -> None:
         return
     build_tables.complete(session, model)
     builds.require_same_columns(session, model, VIEWS)
-    stored_builds.store(session, model)
+    stored_builds.store(session, model, builds.view_suffix(session, model))
     builds.refresh_views(session, model, VIEWS)

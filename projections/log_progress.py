@@ -15,9 +15,9 @@ from database.connector import Database
 _CHECKPOINTS: Final = text("""
     SELECT topic, partition, c.next_offset AS log, agents.next_offset AS agents
     FROM checkpoints AS c LEFT JOIN (
-        SELECT topic, partition, next_offset
+        SELECT topic, partition, min(next_offset) AS next_offset
         FROM projection_checkpoints JOIN read_model_builds USING (projection, version)
-        WHERE read_model = 'agents' AND live
+        WHERE read_model = 'agents' AND live GROUP BY topic, partition
     ) AS agents USING (topic, partition)
     WHERE c.consumer = 'projector' ORDER BY topic, partition
 """)
@@ -67,7 +67,7 @@ _MODELS_OUT: Final = text("""
       AND NOT EXISTS (
           SELECT FROM read_model_builds AS own JOIN read_model_builds AS b ON b.read_model = own.read_model AND b.live
           WHERE own.projection = m.projection AND own.version = m.version AND own.phase = 'released'
-            AND own.version < b.version
+            AND own.version < b.version AND NOT own.live
       )
       AND NOT EXISTS (
           SELECT FROM read_model_builds AS own WHERE own.projection = m.projection AND own.version = m.version

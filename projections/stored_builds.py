@@ -17,8 +17,8 @@ from projections.session import DataRefused, NameUnknown, Session
 from streams.errors import PartitionStopped
 
 _STORE = """
-INSERT INTO read_model_builds AS b (projection, version, tables, tables_sql, apply_sql, sha256, paused)
-VALUES ($1, $2, string_to_array($3, ','), $4, $5, $6, $7)
+INSERT INTO read_model_builds AS b (projection, version, tables, tables_sql, apply_sql, sha256, paused, view_suffix)
+VALUES ($1, $2, string_to_array($3, ','), $4, $5, $6, $7, $8)
 ON CONFLICT (projection, version) DO UPDATE
 SET tables = excluded.tables, tables_sql = excluded.tables_sql, apply_sql = excluded.apply_sql, sha256 = excluded.sha256
 WHERE b.sha256 IS NULL
@@ -58,10 +58,15 @@ class StoredBuild(ReadModel):
         return super().statements
 
 
-def store(session: Session, model: ReadModel) -> None:
-    """Write down that a build exists, and what it computes, as the owner. A new one may start paused."""
+def store(session: Session, model: ReadModel, view_suffix: str) -> None:
+    """Write down that a build exists, and what it computes, as the owner. A new one may start paused.
+
+    Its views have the names of its tables and the suffix, permanently.
+    """
     texts = (model.tables_text, model.apply_text, model.sha256)
-    session.execute(_STORE, (model.name, model.version, ",".join(model.tables), *texts, model.starts_paused))
+    session.execute(
+        _STORE, (model.name, model.version, ",".join(model.tables), *texts, model.starts_paused, view_suffix)
+    )
 
 
 def is_retired(session: Session, model: ReadModel) -> bool:

@@ -44,9 +44,15 @@ def plan_rebuilds(settings: Settings, names: Sequence[str], max_rate: int | None
 
 
 def _plan(session: Session, name: BuildName, max_rate: int | None) -> Mapping[str, object]:
-    known = rebuilds.builds_of(session, name.name)
+    known = _sharing_views(session, name)
     source = rebuilds.source_of(known, name.name, name.version)
-    return {"of": source.key, **plan.plan(session, name.name, choice.live(known).model, max_rate)._asdict()}
+    live = choice.live_or_none(known)
+    return {"of": source.key, **plan.plan(session, name.name, live.model if live else None, max_rate)._asdict()}
+
+
+def _sharing_views(session: Session, name: BuildName) -> list[rebuilds.KnownBuild]:
+    """Return the builds between which readers of what an operator names can be moved."""
+    return choice.sharing_views(rebuilds.builds_of(session, name.name), name.version)
 
 
 def _names(session: Session, names: Sequence[str]) -> list[BuildName]:
@@ -85,7 +91,7 @@ class Rebuilding:
             rebuilds.hold(session, name.name, rebuilds.builds_of(session, name.name))
         todo = []
         for name in names:
-            known = rebuilds.builds_of(session, name.name)
+            known = _sharing_views(session, name)
             todo.append((rebuilds.source_of(known, name.name, name.version), choice.unfinished(known)))
         return [self._begin_one(session, *each) for each in todo]
 
@@ -156,7 +162,7 @@ def verify_rebuild(settings: Settings, name: str, wait_seconds: float) -> list[M
     Raises BuildMismatch, with the rows on stderr, NothingChecked, and BuildLag when the time is over.
     """
     with _owner(settings) as session:
-        known = rebuilds.builds_of(session, name)
+        known = _sharing_views(session, BuildName.parse(name))
         live, beside = choice.live(known), choice.beside(known)
         found = _again(lambda: comparison.compare(session, live.model, beside.model), wait_seconds)
         if not found.rows:
@@ -192,28 +198,34 @@ def _again(compare: Callable[[], comparison.BuildComparison], wait_seconds: floa
 async def swap_rebuild(
     settings: Settings, name: str, force: bool, wait_seconds: float, actor: str, reason: str | None
 ) -> str:
-    """Move readers to the rebuild. Raises SwapRefused unless it was verified with what they see, or it is forced."""
+    """Move readers to the rebuild. Raises SwapRefused unless it was verified with what they see, or it is forced.
+
+    There is nothing to verify with where it is the first of its shape: nobody reads its views yet.
+    """
     with _owner(settings) as session:
-        known = rebuilds.builds_of(session, name)
-        live, target = choice.live(known), choice.beside(known)
-        if target.verified_with != live.key and not force:
+        known = _sharing_views(session, BuildName.parse(name))
+        live, target = choice.live_or_none(known), choice.beside(known)
+        if live is not None and target.verified_with != live.key and not force:
             raise SwapRefused(
                 f"{target.key} was not verified with {live.key}.", why="Nobody knows whether they are the same.",
                 next_step=f"plant projections verify {name}",
             )  # fmt: skip
-        swap.require_alike(session, live.model, target.model)
-        action = OperatorAction(
-            action="projections.swap", target=target.key, reason=reason or "The rebuild is verified.", actor=actor
-        )
+        if live is not None:
+            swap.require_alike(session, live.model, target.model)
+        default = "The rebuild is verified." if live else "It is the first of its shape."
+        action = OperatorAction(action="projections.swap", target=target.key, reason=reason or default, actor=actor)
         await record(settings, action)
         swap.move(session, target, live, wait_seconds=wait_seconds)
+        if live is None:
+            views = ", ".join(f"read_models.{table}{target.view_suffix}" for table in target.model.tables)
+            return f"readers see {target.key} as {views}; what they saw before is there as it was"
         return f"readers see {target.key}; {live.key} is fed until it is retired"
 
 
 async def roll_back(settings: Settings, name: str, wait_seconds: float, actor: str, reason: str) -> str:
     """Move readers back to the build that the live one has replaced."""
     with _owner(settings) as session:
-        known = rebuilds.builds_of(session, name)
+        known = _sharing_views(session, BuildName.parse(name))
         live = choice.live(known)
         target = choice.replaced(known, live)
         action = OperatorAction(action="projections.rollback", target=target.key, reason=reason, actor=actor)
@@ -231,7 +243,8 @@ async def retire_build(
         known = rebuilds.builds_of(session, read_model)
         build = choice.retirable(known, name)
         if not execute:
-            return f"{build.key} would be retired, and its tables dropped: --execute does it"
+            dropped = "views and tables" if build.live else "tables"
+            return f"{build.key} would be retired, and its {dropped} dropped: --execute does it"
         action = OperatorAction(action="projections.retire", target=build.key, reason=reason, actor=actor)
         await record(settings, action)
         if not retirement.retire(session, build, wait_seconds=wait_seconds):

@@ -56,7 +56,7 @@ def rebuild(
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME[/VERSION]")
 @wait_option
 @output_option
 def verify(name: str, wait_seconds: float, output: Output) -> None:
@@ -75,19 +75,21 @@ def verify(name: str, wait_seconds: float, output: Output) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME[/VERSION]")
 @click.option("--force", is_flag=True, help="Although it was not verified; needs a --reason.")
 @wait_option
 @actor_option
-@click.option("--reason", help="Why; kept permanently.  [default: The rebuild is verified.]")
+@click.option("--reason", help="Why; kept permanently.  [default: that it is verified]")
 def swap(name: str, force: bool, wait_seconds: float, actor: str, reason: str | None) -> None:
     """Let readers see a rebuild that is verified, from one moment to the next.
 
-    The build that they saw is fed on, until it is retired: see `plant projections rollback`.
+    The build that they saw is fed on, until it is retired: see `plant projections rollback`. The first rebuild of a
+    version of another shape replaces nothing: it is shown under names of its own, agents_v2 for instance.
 
     \b
     Examples:
       plant projections swap agents
+      plant projections swap agents/2
       plant projections swap agents --force --reason "the live table is broken"
     """
     from operations.cli.rebuilding import swap_rebuild
@@ -98,7 +100,7 @@ def swap(name: str, force: bool, wait_seconds: float, actor: str, reason: str | 
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME[/VERSION]")
 @wait_option
 @actor_option
 @reason_option("Readers are to see what they saw before.")
@@ -115,7 +117,7 @@ def rollback(name: str, wait_seconds: float, actor: str, reason: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME[/VERSION]")
 @click.option("--execute", is_flag=True, help="Do it; else the plan is printed.")
 @wait_option
 @actor_option
@@ -123,11 +125,13 @@ def rollback(name: str, wait_seconds: float, actor: str, reason: str) -> None:
 def retire(name: str, execute: bool, wait_seconds: float, actor: str, reason: str) -> None:
     """Drop the build that readers do not see: a rebuild, or what a swap has left.
 
-    NAME is the read model's, or a rebuild's such as agents_b3.
+    NAME is the read model's, or a rebuild's such as agents_b3. A version whose views a later one of another shape has
+    beside its own is named with its version, and its views are dropped as well.
 
     \b
     Examples:
       plant projections retire agents
+      plant projections retire agents/1
       plant projections retire agents_b3 --execute
     """
     from operations.cli.rebuilding import retire_build

@@ -9,11 +9,30 @@ from projections.rebuild.rebuilds import KnownBuild
 from projections.stored_builds import StoredBuild
 
 
+def sharing_views(known: Sequence[KnownBuild], version: int | None) -> list[KnownBuild]:
+    """Return the builds that share views with those of a version; without one, with the latest that readers see.
+
+    A version of another shape has views of its own. Raises RebuildRefused where there is no such version.
+    """
+    meant = [each for each in known if version in (None, each.model.version)]
+    if not meant:
+        raise RebuildRefused(
+            f"There is no version {version} of {known[0].model.name_of_model}.",
+            why="The database keeps no build of it.", next_step="plant projections list",
+        )  # fmt: skip
+    latest = max([each for each in meant if each.live] or meant, key=lambda each: each.model.version)
+    return [each for each in known if each.view_suffix == latest.view_suffix]
+
+
+def live_or_none(known: Sequence[KnownBuild]) -> KnownBuild | None:
+    """Return the build that readers see; None while there are no views of this shape."""
+    return next((each for each in known if each.live), None)
+
+
 def live(known: Sequence[KnownBuild]) -> KnownBuild:
     """Return the build that readers see. Raises RebuildRefused."""
-    for each in known:
-        if each.live:
-            return each
+    if (build := live_or_none(known)) is not None:
+        return build
     raise RebuildRefused(
         f"Readers see no build of {known[0].model.name_of_model} yet.", why="None has caught up with the log.",
         next_step="plant projections list",
@@ -59,11 +78,20 @@ def replaced(known: Sequence[KnownBuild], shown: KnownBuild) -> KnownBuild:
     )
 
 
+def is_succeeded(known: Sequence[KnownBuild], build: KnownBuild) -> bool:
+    """Return whether readers see a later version under other names, so that those of this build can go."""
+    later = (each for each in known if each.live and each.model.version > build.model.version)
+    return any(each.view_suffix != build.view_suffix for each in later)
+
+
 def retirable(known: Sequence[KnownBuild], name: str) -> KnownBuild:
-    """Return the build to retire: by its own name, or the one that readers do not see. Raises RebuildRefused."""
-    own = [each for each in known if name in (each.key, each.model.name) and each.is_rebuild]
+    """Return the build to retire: by its own name, or the one that readers do not see. Raises RebuildRefused.
+
+    One that readers see can be named where a later version has views of its own: its views go with it.
+    """
+    own = [each for each in known if name == each.key or (name == each.model.name and each.is_rebuild)]
     meant = own or [each for each in known if not each.live and each.phase != "released"]
-    if len(meant) == 1 and not meant[0].live:
+    if len(meant) == 1 and (not meant[0].live or is_succeeded(known, meant[0])):
         return meant[0]
     why = f"Readers see {meant[0].key}." if len(meant) == 1 else f"{len(meant)} builds could be meant."
     raise RebuildRefused(

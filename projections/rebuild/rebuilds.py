@@ -19,7 +19,7 @@ from projections.stored_builds import StoredBuild
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('plant.rebuild.' || $1, 0)) AS held"
 
 _BUILDS = """
-SELECT b.projection, b.version, b.tables_sql, b.apply_sql, b.sha256, b.phase, b.live, r.begun_by,
+SELECT b.projection, b.version, b.tables_sql, b.apply_sql, b.sha256, b.phase, b.live, b.view_suffix, r.begun_by,
        to_char(r.begun_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS begun_at, r.verified_with, r.replaced
 FROM read_model_builds AS b LEFT JOIN rebuilds AS r USING (projection, version)
 WHERE b.read_model = $1 AND b.sha256 IS NOT NULL
@@ -34,8 +34,17 @@ SELECT DISTINCT read_model FROM read_model_builds WHERE sha256 IS NOT NULL AND p
 _NUMBER = "SELECT nextval(pg_get_serial_sequence('rebuilds', 'number')) AS number"
 
 _STORE_BUILD = """
-INSERT INTO read_model_builds (projection, version, tables, tables_sql, apply_sql, sha256, phase)
-VALUES ($1, $2, string_to_array($3, ','), $4, $5, $6, 'filling')
+INSERT INTO read_model_builds (projection, version, tables, tables_sql, apply_sql, sha256, phase, view_suffix)
+SELECT $1, $2::int, string_to_array($3, ','), $4, $5, $6, 'filling', view_suffix
+FROM read_model_builds WHERE projection = $7 AND version = $2::int
+"""
+
+# A version that readers never saw is not filled twice: its own build is left to the rebuild.
+_LEAVE_TO_REBUILD = """
+UPDATE read_model_builds AS b SET paused = true
+WHERE b.projection = $1 AND b.version = $2 AND b.phase = 'released' AND NOT b.live AND NOT b.paused
+  AND NOT EXISTS (SELECT FROM read_model_builds AS o WHERE o.read_model = b.read_model AND o.version >= b.version
+                  AND o.live)
 """
 
 _STORE_REBUILD = """
@@ -82,6 +91,7 @@ class KnownBuild(NamedTuple):
     model: StoredBuild
     phase: str
     live: bool
+    view_suffix: str = ""
     begun_by: str | None = None
     begun_at: str | None = None
     verified_with: str | None = None
@@ -165,13 +175,17 @@ def hold(session: Session, read_model: str, builds: Sequence[KnownBuild]) -> Non
 
 
 def begin(session: Session, source: StoredBuild, actor: str, reason: str) -> StoredBuild:
-    """Make the empty tables of a rebuild, and write down that it has begun; returns it."""
+    """Make the empty tables of a rebuild, and write down that it has begun; returns it.
+
+    Where readers have not seen its version yet, workers leave the build of that version alone from now on.
+    """
     session.begin()
     ((number,),) = session.query(_NUMBER)
     model = dataclasses.replace(source, name=f"{source.name_of_model}_b{number}")
+    session.execute(_LEAVE_TO_REBUILD, (source.name_of_model, source.version))
     build_tables.make_empty(session, model)
     texts = (model.tables_text, model.apply_text, model.sha256)
-    session.execute(_STORE_BUILD, (model.name, model.version, ",".join(model.tables), *texts))
+    session.execute(_STORE_BUILD, (model.name, model.version, ",".join(model.tables), *texts, source.name))
     session.execute(_STORE_REBUILD, (number, model.name, model.version, actor, reason))
     session.commit()
     return model

@@ -91,10 +91,13 @@ def require_alike(session: Session, first: ReadModel, second: ReadModel) -> None
 
 
 def move(
-    session: Session, target: KnownBuild, former: KnownBuild, *, wait_seconds: float,
+    session: Session, target: KnownBuild, former: KnownBuild | None, *, wait_seconds: float,
     now: Callable[[], float] = time.monotonic,
 ) -> None:  # fmt: skip
-    """Let readers see another build. Raises SwapRefused where it can't be done in time; readers stay then."""
+    """Let readers see another build, or the first one of a shape, whose views are made then.
+
+    Raises SwapRefused where it can't be done in time; readers stay then.
+    """
     builds.require_same_columns(session, target.model, VIEWS)
     deadline, first, state = now() + wait_seconds, True, ""
     while True:
@@ -115,8 +118,10 @@ def move(
         time.sleep(PAUSE_SECONDS)
 
 
-def _notes(target: KnownBuild, former: KnownBuild) -> Sequence[str]:
+def _notes(target: KnownBuild, former: KnownBuild | None) -> Sequence[str]:
     """Return the statements that write down what was replaced, and that the former build is fed on."""
+    if former is None:
+        return [_of(_NOTE_SWAPPED, target, replaced="NULL")] if target.is_rebuild else []
     statements = [_of(_KEEP, former)]
     if target.is_rebuild and target.replaced is None:
         statements.append(_of(_NOTE_SWAPPED, target, replaced=sql_literal(former.key)))

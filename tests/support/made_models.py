@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from projections.read_model import READ_MODELS, ReadModel
@@ -28,6 +29,16 @@ def available_agents(name: str = "availabilities") -> ReadModel:
         f'INSERT INTO __schema__.{name} ("offset", agent_id, available)'
         ' SELECT "offset", agent_id, available FROM staged_agent_available ORDER BY "offset"',
     )
+
+
+def reshaped_agents() -> ReadModel:
+    """Version 2 of `agents`, with the same rows; its column `status` is called `stage`."""
+    renamed = re.compile(
+        r"(?<=agent\.)status|(?<=excluded\.)status|(?<=\n    )status(?= +=| +text)"
+        r"|(?<=skill_ids, )status(?=, profile_offset)"
+    )
+    texts = (renamed.sub("stage", text) for text in (AGENTS.tables_text, AGENTS.apply_text))
+    return ReadModel("agents", 2, *texts)
 
 
 BOTH = (AGENTS, available_agents())

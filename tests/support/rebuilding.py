@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -14,7 +14,7 @@ from projections.engine import PartitionProjector
 from projections.install import install
 from projections.lagging_models import LaggingModels
 from projections.read_model import READ_MODELS, ReadModel
-from projections.rebuild import rebuilds
+from projections.rebuild import choice, rebuilds
 from projections.rebuild.fill import Filler
 from projections.rebuild.pace import RebuildPace
 from projections.rebuild.rebuilds import KnownBuild
@@ -34,7 +34,10 @@ REBUILT = tuple(model for model in READ_MODELS if not model.starts_paused)
 
 
 class ProjectedLog:
-    """Two partitions' owners in one process, what feeds their lagging models, and the records that they are given."""
+    """Two partitions' owners, each with what feeds its lagging models, and the records that they are given.
+
+    `releases` has the read models of the release that each belongs to.
+    """
 
     def __init__(self, database: Database, seed: int = 1) -> None:
         self._url = database.writer_url
@@ -43,16 +46,18 @@ class ProjectedLog:
             ParkedStream(number, random.Random(seed + number), partial(self._next_event, number))
             for number in range(PARTITIONS)
         ]
+        self.releases: list[Sequence[ReadModel]] = [READ_MODELS] * PARTITIONS
+        self._lagging: list[LaggingModels] = []
         self.owners: list[PartitionProjector] = []
         self.applied: list[Applied] = []
 
     def acquire(self) -> None:
-        """Have new owners of both partitions, as they are in one worker."""
+        """Have new owners of both partitions."""
         self.close()
-        self._lagging = LaggingModels(self._url, READ_MODELS)
+        self._lagging = [LaggingModels(self._url, release) for release in self.releases]
         self.owners = [
-            PartitionProjector(self._url, TOPIC, number, READ_MODELS, lagging=self._lagging)
-            for number in range(PARTITIONS)
+            PartitionProjector(self._url, TOPIC, number, release, lagging=self._lagging[number])
+            for number, release in enumerate(self.releases)
         ]
         self._tokens = [each.acquire(WATERMARKS).token for each in self.owners]
 
@@ -72,8 +77,9 @@ class ProjectedLog:
                 each._look()
         except ReadModelsChanged:
             self.acquire()
-        while self._lagging.feed_next() == 0.0:
-            pass
+        for lagging in self._lagging:
+            while lagging.feed_next() == 0.0:
+                pass
         for each in self.owners:
             each.idle()
 
@@ -81,9 +87,9 @@ class ProjectedLog:
         """End all connections."""
         for each in self.owners:
             each.forget()
-        if self.owners:
-            self._lagging.close()
-        self.owners = []
+        for lagging in self._lagging:
+            lagging.close()
+        self.owners, self._lagging = [], []
 
     def _next_event(self, partition: int) -> Event:
         while True:
@@ -113,10 +119,10 @@ def owner(database: Database) -> Iterator[Session]:
     session.close()
 
 
-def begun(owner: Session, name: str = "agents") -> StoredBuild:
-    """Begin a rebuild of the build that readers see."""
-    known = rebuilds.builds_of(owner, name)
-    return rebuilds.begin(owner, rebuilds.source_of(known, name, None), "an operator", "a test")
+def begun(owner: Session, name: str = "agents", version: int | None = None) -> StoredBuild:
+    """Begin a rebuild of a version, or of the build that readers see."""
+    known = choice.sharing_views(rebuilds.builds_of(owner, name), version)
+    return rebuilds.begin(owner, rebuilds.source_of(known, name, version), "an operator", "a test")
 
 
 def fill(database: Database, owner: Session, *models: ReadModel) -> int:

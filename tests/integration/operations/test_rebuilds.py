@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from projections.install import install
 from projections.read_model import ReadModel
 from projections.rebuild import pace
 from projections.rebuild.fill import Filler
@@ -16,6 +17,7 @@ from runtime.settings import Settings
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
+from tests.support.made_models import reshaped_agents
 from tests.support.rebuilding import REBUILT, ProjectedLog, session_of
 
 BUILD = "agents_b1/1"
@@ -170,6 +172,30 @@ async def test_all_read_models_are_rebuilt_with_one_command(
     ]
     assert {(row["events"], row["lag"]) for row in built} == {(300, 0)}
     assert [row["events"] for row in done(settings, "rebuild", "agents", "skills", "--dry-run")] == [300, 300]
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_version_of_another_shape_is_rebuilt_and_shown_beside_the_former_one(
+    settings: Settings, projected_log: ProjectedLog, database: Database
+) -> None:
+    """It is named with its version until readers see it; it replaces nothing, and the former can be retired then."""
+    install(database.owner_url, [reshaped_agents()])
+    (planned,) = done(settings, "rebuild", "agents/2", "--dry-run")
+    assert (planned["of"], planned["space_bytes"]) == ("agents/2", 0)
+    (built,) = done(settings, "rebuild", "agents/2", "--wait", "0")
+    assert built["build"] == "agents_b1/2"
+    assert {row["state"] for row in done(settings, "list") if row["name"] == "agents"} == {"live", "paused"}
+    assert plant(settings, "projections", "verify", "agents/2").returncode == 2
+    refused = plant(settings, "projections", "swap", "agents")
+    assert (refused.returncode, "There is no build of agents beside" in refused.stderr) == (2, True)
+    assert plant(settings, "projections", "retire", "agents/1", "--execute").returncode == 2
+    assert "readers see agents_b1/2 as read_models.agents_v2" in says(settings, "swap", "agents/2")
+    states = {(row["name"], row["version"]): row["state"] for row in done(settings, "list")}
+    assert (states["agents", 1], states["agents_b1", 2]) == ("live", "live")
+    assert "its views and tables dropped" in says(settings, "retire", "agents/1")
+    projected_log.close()
+    assert "agents/1 is retired" in says(settings, "retire", "agents/1", "--execute")
+    assert ("agents", 1) not in {(row["name"], row["version"]) for row in done(settings, "list")}
 
 
 @pytest.mark.usefixtures("topics")

@@ -36,6 +36,8 @@ from tests.support.projectors import MakeProjector
 from tests.support.waiting import wait_until
 
 NEXT = dataclasses.replace(AGENTS, version=2)
+SECOND = "agent_id uuid PRIMARY KEY, renamed text, governance_agent_id text COLLATE \"C\" NOT NULL DEFAULT 'genesis'"
+THIRD = "agent_id uuid PRIMARY KEY, other text"
 LIVE = "SELECT version FROM read_model_builds WHERE live"
 SHOWN = "SELECT substring(pg_get_viewdef('read_models.agents') FROM 'agents_v[0-9]+') AS build"
 ROWS = "SELECT to_json(a)::text AS row FROM {} AS a ORDER BY agent_id"
@@ -417,13 +419,22 @@ def test_a_worker_moves_readers_to_a_whole_build_and_to_no_other(database: Datab
         worker.close()
 
 
-def test_a_build_of_another_shape_changes_nothing(database: Database, superuser: Session) -> None:
-    """The upgrade is refused by name, before anything of the build is there."""
-    odd = made_model("agents", "agent_id uuid PRIMARY KEY, renamed text", "SELECT", version=2)
-    with pytest.raises(BuildReshaped, match=r"lacks name text"):
-        install(database.owner_url, [odd])
-    assert superuser.query("SELECT to_regnamespace('agents_v2') IS NULL AS absent") == [(True,)]
-    assert shown(superuser) == "agents_v1"
+@pytest.mark.parametrize(
+    ("version", "columns", "suffix"), [(2, SECOND, "_v2"), (3, f"{SECOND}, more text", "_v2"), (3, THIRD, "_v3")]
+)
+def test_a_build_of_another_shape_has_views_of_its_own(
+    database: Database, superuser: Session, version: int, columns: str, suffix: str
+) -> None:
+    """The former ones stay as they are; one that only adds columns to the latest shares its views."""
+    second = made_model("agents", SECOND, "SELECT", version=2)
+    made = made_model("agents", columns, "SELECT", version=version)
+    assert install(database.owner_url, [second]) == []
+    assert install(database.owner_url, [made]) == []
+    live = superuser.query("SELECT view_suffix, version FROM read_model_builds WHERE live ORDER BY 1")
+    assert dict(live) == {"": 1, "_v2": 2} | {suffix: version}
+    assert superuser.query(SHOWN) == [("agents_v1",)]
+    shows = f"SELECT substring(pg_get_viewdef('read_models.agents{suffix}') FROM 'agents_v[0-9]+') AS build"
+    assert superuser.query(shows) == [(f"agents_v{version}",)]
 
 
 def test_the_build_that_views_show_is_known_after_the_migration(database: Database) -> None:
