@@ -139,7 +139,7 @@ def _summaries(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    """All tests, as `make test` runs them; ends this process with theirs if they fail."""
+    """All tests, those of process faults too; ends this process with theirs if they fail."""
     for old in [*folder.glob(DATA), *folder.glob(f"{DATA}.*")]:
         old.unlink()
     command = [sys.executable, "-m", "pytest", "--cov", "--cov-report=term:skip-covered", *arguments]
