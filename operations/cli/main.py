@@ -86,6 +86,7 @@ COMMANDS: dict[str, Entry] = {
     "producers": _entry("producers", DATA, "Say what each producer may send."),
     "tokens": _entry("tokens", DATA, "Manage the tokens that readers of the API have."),
     "audit": _entry("audit", DATA, "Verify the audit chain."),
+    "recover": _entry("recover", DATA, "Fill an empty database from the topics."),
     "doctor": _entry("doctor", SETUP, "Say what is missing or wrong, and what to do."),
     "settings": _entry("settings", SETUP, "Show settings and where each comes from."),
     "completion": _entry("completion", SETUP, "Print the script that completes commands in your shell."),

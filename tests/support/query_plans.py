@@ -39,6 +39,7 @@ from projections.marketplace import skill_embeddings
 from projections.marketplace.agent_search import AgentSearch
 from projections.ratings import queries as ratings_queries
 from projections.read_model import READ_MODELS, ReadModel
+from projections.recovery import consumer_positions, head_comparison
 from projections.skills import queries as skills_queries
 from projections.staged_names import STAGED_EVENTS
 from projections.staging import Staging, every_event, staging_tables
@@ -202,6 +203,11 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
             *numbered(str(log_progress._DISPOSITIONS), topic=TOPIC, partitions=[0, 1], offsets=[first, last]),
             "plant_api",
         ),
+        "projections/recovery/head_comparison.py _HASH": worker(head_comparison._HASH, *chain, first),
+        "projections/recovery/head_comparison.py _RAISED": worker(head_comparison._RAISED, *chain),
+        "projections/recovery/head_comparison.py _BETWEEN": worker(head_comparison._BETWEEN, *chain, first, last, 100),
+        "projections/recovery/consumer_positions.py _BEFORE": worker(consumer_positions._BEFORE, *chain, last, 1_000),
+        "projections/recovery/consumer_positions.py _POISON": worker(consumer_positions._POISON, *chain, "{1,2}"),
         "projections/agents/queries.py _BY_ID": reader(queries._BY_ID, ids=ids),
         "projections/skills/queries.py _BY_ID": reader(skills_queries._BY_ID, ids=ids, now=NOW, days=365),
         "projections/listing.py Listing": listed(queries.AGENTS.page([], after=True), ids[0], 100),

@@ -68,12 +68,12 @@ async def append_raw(settings: Settings, topic: str, partition: int, records: Se
         await client.close()
 
 
-async def read_records(settings: Settings, topic: str) -> list[ConsumerRecord]:
+async def read_records(settings: Settings, topic: str, count: int = DEFAULT_PARTITIONS) -> list[ConsumerRecord]:
     """Return every record of a topic, partition by partition, in the order of their offsets."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_address(), enable_auto_commit=False)
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in range(DEFAULT_PARTITIONS)]
+        partitions = [TopicPartition(topic, number) for number in range(count)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)

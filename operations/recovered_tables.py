@@ -1,0 +1,73 @@
+"""Each table of the schema: whether Kafka's topics hold what is in it, and if not, what is to be kept elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+LOG_AND_MODELS: Final = frozenset({
+    "log_records", "log_ranges", "checkpoints", "model_checkpoints", "partition_owners", "read_model_builds",
+    "delivery_checkpoints", "delivery_marks", "delivery_owners", "alembic_version",
+})  # fmt: skip
+"""Tables that `plant recover` fills, or `plant db upgrade` before it. The tables of read models are in schemas of their
+own, and are filled as well."""
+
+FILLED_LATER: Final[Mapping[str, str]] = {
+    "webhook_deliveries": "by deliverers, from the topic of attempts: 30 days of it",
+    "webhook_attempts": "by deliverers, from the topic of attempts: 30 days of it",
+    "skill_embeddings": "by `plant embed`, which computes them again",
+    **dict.fromkeys(
+        ("entities", "agents", "agent_skills", "industries", "job_roles", "job_role_skills", "skills", "team_members",
+         "teams", "entity_versions"),
+        "by the read model `registry`, if it is resumed before `plant recover`; versions get new times",
+    ),
+}  # fmt: skip
+"""Tables that are filled from topics, but not by `plant recover` alone."""
+
+
+class LostTable(NamedTuple):
+    """A table that no topic holds, what is lost with it, and what to do without a copy of it."""
+
+    table: str
+    lost: str
+    without: str
+
+
+LOST: Final = (
+    LostTable("webhook_signatures", "keys of producers", "make new keys: plant keys add"),
+    LostTable("master_keys", "check values of master keys", "they are made again with the first key or endpoint"),
+    LostTable("producers", "what producers may send", "say it again: plant producers set"),
+    LostTable("api_tokens", "tokens of readers", "make new tokens: plant tokens create"),
+    LostTable("endpoints", "endpoints of subscribers", "add them again, from now on"),
+    LostTable("endpoint_secrets", "secrets and headers of endpoints", "give subscribers new keys"),
+    LostTable("endpoint_backfills", "how far endpoints were fed", "never leave it out where endpoints are restored"),
+    LostTable("endpoint_streaks", "failures in a row of endpoints", "they are counted again"),
+    LostTable("endpoint_events", "changes of endpoints not yet published", "nothing"),
+    LostTable("delivery_waits", "deliveries that waited for their next attempt", "they are shown as waiting"),
+    LostTable("redrives", "orders to send deliveries again", "order again what was running"),
+    LostTable("redrive_slots", "what orders were to send", "order again what was running"),
+    LostTable("redrive_partitions", "how far orders were", "order again what was running"),
+    LostTable("outbox", "direct changes that were not yet published", "make them again"),
+    LostTable("rebuilds", "the history of rebuilds of read models", "rebuild what was half filled"),
+)
+"""Tables that no topic holds."""
+
+LOST_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "entity_versions": ("recorded_at", "recorded_by", "state", "version_hash", "previous_hash", "hash"),
+    "entities": (
+        "created_at", "updated_at", "version_hash", "hash_chain_sha256", "amendment_history", "evolution_markers",
+        "l0_compliance_status", "amendment_alignment", "drift_detector", "tags", "custom_attributes",
+        "governance_notes", "parent_id", "deleted_at",
+    ),
+    "log_ranges": ("closed_at",),
+    "partition_owners": (
+        "token", "worker", "backend_pid", "backend_started_at", "feeder_pid", "feeder_started_at", "taken_at"
+    ),
+}  # fmt: skip
+"""Columns that recovered rows have otherwise: when or by which process a row was written, and what no event carries."""
+
+
+def backup_command() -> str:
+    """Return the command that keeps the lost tables elsewhere; it takes the address of the database."""
+    tables = " ".join(f"-t {each.table}" for each in LOST)
+    return f"pg_dump --data-only --format=custom {tables}"
