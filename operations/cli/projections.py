@@ -30,7 +30,7 @@ def command() -> None:
     """Show, rebuild, pause and check read models."""
 
 
-for each in (rebuilds.rebuild, rebuilds.verify, rebuilds.swap, rebuilds.rollback, rebuilds.retire):
+for each in (rebuilds.rebuild, rebuilds.verify, rebuilds.repair, rebuilds.swap, rebuilds.rollback, rebuilds.retire):
     command.add_command(each)
 
 

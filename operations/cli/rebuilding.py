@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -19,12 +19,15 @@ from projections.rebuild import choice, comparison, plan, rebuilds, retirement, 
 from projections.rebuild.errors import BuildLag, BuildMismatch, RebuildInterrupted, SwapRefused
 from projections.rebuild.fill import Filler, jobs_for, unfilled
 from projections.rebuild.pace import RebuildPace
+from projections.rebuild.repair import BuildRepair
 from projections.session import Session
 from projections.stored_builds import StoredBuild
 from runtime.errors import NothingChecked
 from runtime.settings import Settings
 
 POLL_SECONDS: Final = 0.2
+
+Found = TypeVar("Found")
 
 
 @contextlib.contextmanager
@@ -183,7 +186,7 @@ def verify_rebuild(settings: Settings, name: str, wait_seconds: float) -> list[M
         return [{"build": beside.key, "with": live.key, **each._asdict()} for each in found.tables]
 
 
-def _again(compare: Callable[[], comparison.BuildComparison], wait_seconds: float) -> comparison.BuildComparison:
+def _again(compare: Callable[[], Found], wait_seconds: float) -> Found:
     """Try again while workers bring one of the builds up."""
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -193,6 +196,36 @@ def _again(compare: Callable[[], comparison.BuildComparison], wait_seconds: floa
             if time.monotonic() > deadline:
                 raise
         time.sleep(POLL_SECONDS)
+
+
+async def repair_build(
+    settings: Settings, name: str, execute: bool, wait_seconds: float, actor: str, reason: str
+) -> list[Mapping[str, Any]]:
+    """Merge rows of the rebuild into the build that readers see; returns a row a table. Without `execute` it is a plan.
+
+    Rows are named on stderr.
+    """
+    with _owner(settings) as session:
+        rebuilds.require_own_tables(BuildName.parse(name).name)
+        known = _sharing_views(session, BuildName.parse(name))
+        live, beside = choice.live(known), choice.beside(known)
+        repair = BuildRepair(session, live.model, beside.model)
+        _again(repair.find, wait_seconds)
+        for row in [row for each in repair.found for row in each.named]:
+            click.echo(f"{row.table}: {row.key} is {row.what} in {live.key}", err=True)
+        total = sum(each.rows for each in repair.found)
+        if execute and total:
+            action = OperatorAction(action="projections.repair", target=live.key, reason=reason, actor=actor)
+            await record(settings, action)
+            with rated(f"repairing {live.key}", total) as shown:
+                repair.merge(shown, wait_seconds)
+        return [
+            {
+                "build": live.key, "by": beside.key, "table": each.table, "changed": each.changed,
+                "missing": each.missing, "added": each.added, "merged": each.rows if execute else 0,
+            }
+            for each in repair.found
+        ]  # fmt: skip
 
 
 async def swap_rebuild(

@@ -1,4 +1,4 @@
-"""`plant projections rebuild|verify|swap|rollback|retire`: read models filled again from the log."""
+"""`plant projections rebuild|verify|repair|swap|rollback|retire`: read models filled again from the log."""
 
 from __future__ import annotations
 
@@ -72,6 +72,32 @@ def verify(name: str, wait_seconds: float, output: Output) -> None:
     from operations.cli.rebuilding import verify_rebuild
 
     show(verify_rebuild(_settings(), name, wait_seconds), output)
+
+
+@click.command()
+@click.argument("name", metavar="NAME[/VERSION]")
+@click.option("--execute", is_flag=True, help="Do it; else the plan is printed. Needs a --reason.")
+@wait_option
+@actor_option
+@click.option("--reason", help="Why; kept permanently.")
+@output_option
+def repair(name: str, execute: bool, wait_seconds: float, actor: str, reason: str | None, output: Output) -> None:
+    """Merge the rows that differ from a rebuild into the build that readers see; the others are left alone.
+
+    The plan counts rows of each table and names 20 by their primary keys: changed, missing or added in what readers
+    see. So few rows are merged in a transaction that nobody waits long; killed, the same command goes on.
+
+    \b
+    Examples:
+      plant projections rebuild agents
+      plant projections repair agents
+      plant projections repair agents --execute --reason "rows were changed by hand"
+    """
+    from operations.cli.rebuilding import repair_build
+
+    if execute and not reason:
+        raise click.UsageError("--execute needs a --reason.")
+    show(asyncio.run(repair_build(_settings(), name, execute, wait_seconds, actor, reason or "")), output)
 
 
 @click.command()

@@ -89,7 +89,7 @@ def compare(session: Session, first: ReadModel, second: ReadModel) -> BuildCompa
         "SET LOCAL idle_in_transaction_session_timeout = 0",
     )  # fmt: skip
     try:
-        _require_same_offsets(session, first, second)
+        require_same_offsets(session, first, second)
         tables, different = [], []
         for name in first.tables:
             columns = ", ".join(f'"{each}"' for each in session.column_types(f"{first.schema}.{name}"))
@@ -102,7 +102,8 @@ def compare(session: Session, first: ReadModel, second: ReadModel) -> BuildCompa
         session.rollback()
 
 
-def _require_same_offsets(session: Session, first: ReadModel, second: ReadModel) -> None:
+def require_same_offsets(session: Session, first: ReadModel, second: ReadModel) -> None:
+    """Raise BuildLag unless two builds are at the same offsets, as the transaction sees them."""
     apart = session.query(_APART, (first.key, second.key))
     if apart:
         topic, partition, one, other = apart[0]
@@ -113,6 +114,11 @@ def _require_same_offsets(session: Session, first: ReadModel, second: ReadModel)
         )
 
 
+def key_columns(session: Session, table: str) -> list[str]:
+    """Return the columns of a table's primary key, as SQL names them."""
+    return [name for (name,) in session.query(_KEY, (table,))]
+
+
 def _digest(session: Session, table: str, columns: str) -> tuple[int, str, str]:
     ((rows, one, other),) = session.query(_DIGEST.format(columns=columns, table=table))
     return rows, one, other
@@ -121,7 +127,7 @@ def _digest(session: Session, table: str, columns: str) -> tuple[int, str, str]:
 def _different(
     session: Session, first: ReadModel, second: ReadModel, name: str, columns: str
 ) -> list[RowMismatch]:  # fmt: skip
-    key = ", ".join(each for (each,) in session.query(_KEY, (f"{first.schema}.{name}",))) or columns
+    key = ", ".join(key_columns(session, f"{first.schema}.{name}")) or columns
     sql = _DIFFERENT.format(
         key=key, columns=columns, first=f"{first.schema}.{name}", second=f"{second.schema}.{name}", limit=NAMED_MAX
     )

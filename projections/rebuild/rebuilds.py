@@ -153,13 +153,18 @@ def source_of(builds: Sequence[KnownBuild], read_model: str, version: int | None
             f"There is no version {version} of {read_model}.", why="The database keeps no build of it.",
             next_step="plant projections list",
         )  # fmt: skip
+    require_own_tables(read_model)
+    return source
+
+
+def require_own_tables(read_model: str) -> None:
+    """Raise RebuildRefused for a read model that folds into tables of which there is one set."""
     if read_model in _APART:
         raise RebuildRefused(
             f"The read model {read_model} can't be rebuilt beside itself.",
             why="It folds into tables of their own, which others write to: a second build would fold into the same.",
             next_step="see docs/explanation/rebuilds.md",
         )
-    return source
 
 
 def hold(session: Session, read_model: str, builds: Sequence[KnownBuild]) -> None:

@@ -108,6 +108,31 @@ async def test_a_rebuild_that_differs_is_named_and_swapped_with_a_reason_alone(
 
 
 @pytest.mark.usefixtures("topics")
+async def test_rows_of_the_live_build_are_repaired(
+    settings: Settings, projected_log: ProjectedLog, superuser: Session
+) -> None:
+    """First a plan, which names rows; then with a reason. The registry, and what has no rebuild, are refused."""
+    assert "registry can't be rebuilt" in plant(settings, "projections", "repair", "registry").stderr
+    assert plant(settings, "projections", "repair", "agents").returncode == 2
+    done(settings, "rebuild", "agents", "--wait", "0")
+    superuser.script("UPDATE agents_v1.agents SET name = 'forged' WHERE agent_id = (SELECT min(agent_id::text)::uuid"
+                     " FROM agents_v1.agents)")  # fmt: skip
+    planned = plant(settings, "projections", "repair", "agents", "--output", "json")
+    (row,) = json.loads(planned.stdout)
+    assert (row["build"], row["by"], row["table"]) == ("agents/1", BUILD, "agents")
+    assert (row["changed"], row["missing"], row["added"], row["merged"]) == (1, 0, 0, 0)
+    assert "agents: (00000000-0000-0000-0000-000000000000) is changed in agents/1" in planned.stderr
+    assert plant(settings, "projections", "repair", "agents", "--execute").returncode == 2
+    (row,) = done(settings, "repair", "agents", "--execute", "--reason", "it was forged")
+    assert row["merged"] == 1
+    assert done(settings, "verify", "agents")[0]["same"]
+    assert [row["changed"] for row in done(settings, "repair", "agents")] == [0]
+    assert {(each.action, each.reason) for each in await operations(settings, "agents/1")} >= {
+        ("projections.repair", "it was forged")
+    }
+
+
+@pytest.mark.usefixtures("topics")
 async def test_a_rebuild_of_nothing_is_not_verified(settings: Settings, database: Database) -> None:
     """Nothing was compared, so it is no good news; without a rebuild there is nothing to compare with either."""
     assert plant(settings, "projections", "verify", "agents").returncode == 2
