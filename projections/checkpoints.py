@@ -75,6 +75,8 @@ _LOG_CHECKPOINT = "SELECT next_offset FROM checkpoints WHERE consumer = $1 AND t
 
 _CHECKPOINTS_OF = "SELECT partition, next_offset FROM checkpoints WHERE consumer = $1 AND topic = $2"
 
+_PARTITION_COUNT = "SELECT count(*) AS n FROM partition_owners WHERE consumer = $1 AND topic = $2"
+
 _INSERT_CHECKPOINT = """
 INSERT INTO checkpoints (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING
 """
@@ -204,6 +206,11 @@ def log_next_offset(session: Session, topic: str, partition: int) -> int:
 def checkpoints_of(session: Session, consumer: str, topic: str) -> dict[int, int]:
     """Return the checkpoints of a consumer, by partition."""
     return dict(session.query(_CHECKPOINTS_OF, (consumer, topic)))
+
+
+def partition_count(session: Session, consumer: str, topic: str) -> int:
+    """Return how many partitions a topic had when a consumer acquired the first of them, 0 before that."""
+    return int(session.query(_PARTITION_COUNT, (consumer, topic))[0][0])
 
 
 def storable(reason: str) -> str:

@@ -68,6 +68,7 @@ COMMANDS: dict[str, Entry] = {
     "publish": _entry("publish", EVENTS, "Publish events from a file."),
     "webhook": _entry("webhook", EVENTS, "Send one signed webhook, or verify one."),
     "consume": _entry("consume", EVENTS, "Print events from the topic."),
+    "replay": _entry("replay", EVENTS, "Write a slice of history again, as the log has it."),
     "endpoints": _entry("endpoints", EVENTS, "Manage the endpoints that subscribers get events at."),
     "deliveries": _entry("deliveries", EVENTS, "Look up what became of deliveries, and send them again."),
     "dead-letters": _entry("dead_letters", EVENTS, "Find, redrive and skip records that could not be applied."),
