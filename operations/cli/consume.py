@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from streams.record_position import RecordPosition
 
 FOLLOWED_JSON = "With --follow there is no end of a JSON array; use --output jsonl."
-FOLLOWED_TO = "--follow has no end; leave out --to or --follow."
+FOLLOWED_TO = "--follow has no end; leave out --follow, or --to and --as-of."
 FORMS = "earliest|latest|TIME|10m|OFFSET|-10"
 
 
@@ -42,7 +43,8 @@ class EntityId(click.ParamType):
 @click.option("--type", "types", multiple=True, help="Only this event type; may be given several times.")
 @click.option("--from", "start", default="earliest", show_default=True, metavar=FORMS, help="Start here.")
 @click.option("--to", "end", metavar=FORMS, help="End before this.  [default: where the topic ends now]")
-@click.option("--key", "entity_id", type=EntityId(), help="Only this entity's events, from its partition.")
+@click.option("--as-of", metavar="TIME|10m", help="What was there at this time: end before it.")
+@click.option("--entity", "--key", "entity_id", type=EntityId(), help="Only this entity's events, from its partition.")
 @click.option("--partition", "partitions", type=int, multiple=True, help="Only this partition.")
 @click.option("--topic", default="genesis.events", show_default=True, help="Topic to read.")
 @click.option("--follow", is_flag=True, help="Keep reading when the end is reached.")
@@ -52,6 +54,7 @@ def command(
     types: tuple[str, ...],
     start: str,
     end: str | None,
+    as_of: str | None,
     entity_id: UUID | None,
     partitions: tuple[int, ...],
     topic: str,
@@ -63,7 +66,7 @@ def command(
 
     --from and --to take a time such as 2026-11-23T08:00Z (UTC where it names no zone), a duration
     before now (10s, 10m, 10h, 10d), an offset, or -10 for the last 10 offsets of each partition.
-    Digits that may be a date are refused; offset:20261126 is an offset.
+    Digits that may be a date are refused; offset:20261126 is an offset. --as-of takes a time or a duration.
 
     Control records are about the log, and no events: a line on stderr names each. With their type in
     --type they are printed like events.
@@ -81,9 +84,11 @@ def command(
         raise click.BadParameter(f"{unknown[0]} is none of {', '.join(known)}", param_hint="--type")
     if follow and output == "json" and limit is None:
         raise click.UsageError(FOLLOWED_JSON)
+    now = SystemClock().now()
+    if as_of is not None:
+        end = _end_as_of(as_of, end, now)
     if follow and end is not None:
         raise click.UsageError(FOLLOWED_TO)
-    now = SystemClock().now()
     printer = _Printer(output, limit)
     events = consume(
         load_settings(),
@@ -102,6 +107,17 @@ def command(
     if count == 0 and (entity_id is not None or end is not None):
         whose = "" if entity_id is None else f" of {entity_id}"
         click.echo(f"{topic} has no such event{whose} from {start} to {end or 'latest'}.", err=True)
+
+
+def _end_as_of(as_of: str, end: str | None, now: datetime) -> str:
+    """Return the end that a moment is. Raises UsageError for what is none, and where there is another end."""
+    from streams.start import parse_start
+
+    if end is not None:
+        raise click.UsageError("--as-of is an end; leave out one of --as-of and --to.")
+    if not isinstance(parse_start(as_of, now, "--as-of"), datetime):
+        raise click.BadParameter(f"{as_of} is no time, such as {now:%Y-%m-%dT%H:%MZ} or 10m", param_hint="--as-of")
+    return as_of
 
 
 async def _print(events: AsyncGenerator[Received], printer: _Printer, limit: int | None) -> int:

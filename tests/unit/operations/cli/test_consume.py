@@ -47,7 +47,23 @@ def test_both_ends_take_the_same_forms(asked: list[dict[str, Any]]) -> None:
     assert ranges[3] == (datetime(2026, 11, 26, tzinfo=UTC), datetime(2026, 11, 27, 8, tzinfo=UTC))
 
 
-@pytest.mark.parametrize("option", ["--from", "--to"])
+def test_a_moment_is_an_end(asked: list[dict[str, Any]]) -> None:
+    """What was there at a time, of an entity say: from the beginning to the time, or a duration before now."""
+    assert run(["consume", "--as-of", "2026-11-27", "--entity", str(AGENT)]) == 0
+    assert run(["consume", "--as-of", "10m", "--from", "20m"]) == 0
+    first, second = asked
+    assert (first["start"], first["end"], first["entity_id"]) == ("earliest", datetime(2026, 11, 27, tzinfo=UTC), AGENT)
+    assert second["end"] - second["start"] == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("more", [["42"], ["latest"], ["-10"], ["10m", "--to", "5m"], ["10m", "--follow"]])
+def test_what_is_no_moment_is_refused(more: list[str], asked: list[dict[str, Any]]) -> None:
+    """An offset is another one in each partition; a second end, or none, contradicts it."""
+    assert run(["consume", "--as-of", *more]) == 2
+    assert asked == []
+
+
+@pytest.mark.parametrize("option", ["--from", "--to", "--as-of"])
 def test_a_date_without_separators_is_refused(
     option: str, asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
