@@ -28,8 +28,8 @@ from projections.checkpoints import DISPATCHER
 from projections.recovery import consumer_positions, recovery_state
 from projections.recovery.errors import RecoveryRefused
 from projections.recovery.head_comparison import HeadComparison, compare_heads
-from projections.recovery.recovered_partition import UnrecoveredPartition
 from projections.recovery.recovery import recover_partitions
+from projections.recovery.recovery_state import UnrecoveredPartition
 from projections.session import Session
 from relay.published_dead_letters import read_published
 from runtime.clock import SystemClock

@@ -59,9 +59,11 @@ class LogReader:
         )
         try:
             await consumer.start()
-        except (KafkaError, TimeoutError) as error:
+        except BaseException as error:
             await consumer.stop()
-            raise self._unavailable(error) from error
+            if isinstance(error, KafkaError | TimeoutError):
+                raise self._unavailable(error) from error
+            raise
         consumer.assign([self._tp])
         self._consumer = consumer
         return self

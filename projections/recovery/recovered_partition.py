@@ -12,11 +12,12 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from database.errors import DatabaseUnreachable
 from projections.engine import PartitionProjector
 from projections.recovery.errors import RecoveryRunning
+from projections.recovery.recovery_state import UnrecoveredPartition, other_owner
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.errors import KafkaUnavailable, LeaderChanged, OwnershipLost, ReadModelsChanged, SchemaNewer
@@ -29,14 +30,6 @@ T = TypeVar("T")
 
 RETRY_DELAYS_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Delays after failures in a row; after one more the recovery ends, and goes on when it is run again."""
-
-
-class UnrecoveredPartition(NamedTuple):
-    """A partition, and the offset at which its topic ended when the recovery began."""
-
-    topic: str
-    partition: int
-    until: int
 
 
 class RecoveredPartition:
@@ -92,6 +85,7 @@ class RecoveredPartition:
         except (DatabaseUnreachable, KafkaUnavailable, LeaderChanged) as error:
             if self._failures == len(RETRY_DELAYS_SECONDS):
                 raise
+            await self._refuse_other_owner()
             if isinstance(error, DatabaseUnreachable):  # it may have been the size of the batch
                 reader.halve()
             delay, self._failures = RETRY_DELAYS_SECONDS[self._failures], self._failures + 1
@@ -102,6 +96,14 @@ class RecoveredPartition:
             await asyncio.sleep(delay)
             return False
         return True
+
+    async def _refuse_other_owner(self) -> None:
+        """Raise OwnershipLost where a worker has ended this recovery's session: each would end the other's again."""
+        url, target = self._settings.database_address("writer"), self._target
+        with contextlib.suppress(DatabaseUnreachable):
+            worker = await self._blocking(other_owner, url, target.topic, target.partition)
+            if worker is not None:
+                raise OwnershipLost(why=f"{worker} owns the partition now.")
 
     async def _project(self, reader: LogReader) -> None:
         watermarks = await reader.watermarks()

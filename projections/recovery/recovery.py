@@ -10,7 +10,8 @@ from projections.id_budget import IdBudget
 from projections.lagging_models import LaggingModels
 from projections.partition_parking import ParkingLimits
 from projections.read_model import READ_MODELS
-from projections.recovery.recovered_partition import RecoveredPartition, UnrecoveredPartition
+from projections.recovery.recovered_partition import RecoveredPartition
+from projections.recovery.recovery_state import UnrecoveredPartition
 from runtime.settings import Settings
 
 

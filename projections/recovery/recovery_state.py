@@ -6,12 +6,12 @@ topic ended as the recovery began. They are written before anything else is, and
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from projections.checkpoints import PROJECTOR
+from projections.checkpoints import PROJECTOR, WORKER
 from projections.recovery.errors import RecoveryRefused, RecoveryRunning
-from projections.recovery.recovered_partition import UnrecoveredPartition
 from projections.session import Session, sql_literal
 
 RECOVERY: Final = "recovery"
@@ -30,12 +30,28 @@ _LOGGED: Final = "SELECT EXISTS (SELECT FROM log_ranges)"
 
 _RECOVERED: Final = "SELECT topic, partition, next_offset FROM checkpoints WHERE consumer = 'projector'"
 
+# Who may not see the start of other roles' sessions is left with the process id and the database.
+_OWNER: Final = """
+SELECT o.worker FROM partition_owners AS o JOIN pg_stat_activity AS a
+    ON a.pid = o.backend_pid AND a.datname = current_database()
+    AND coalesce(a.backend_start, o.backend_started_at) = o.backend_started_at
+WHERE o.consumer = 'projector' AND o.topic = $1 AND o.partition = $2 AND o.worker <> $3
+"""
+
 _END: Final = "DELETE FROM checkpoints WHERE consumer = 'recovery'"
 
 _LAGGING: Final = """
 SELECT projection || '/' || version AS model, topic, partition, next_offset, coalesce(stop_reason, '') AS stop_reason
 FROM model_checkpoints ORDER BY projection, version, topic, partition
 """
+
+
+class UnrecoveredPartition(NamedTuple):
+    """A partition, and the offset at which its topic ended when the recovery began."""
+
+    topic: str
+    partition: int
+    until: int
 
 
 def hold_database(session: Session) -> None:
@@ -61,6 +77,13 @@ def under_way(session: Session) -> list[UnrecoveredPartition]:
             next_step="plant db upgrade    # on a new database",
         )
     return []
+
+
+def other_owner(url: str, topic: str, partition: int) -> str | None:
+    """Return the worker that has taken a partition from this process, and is connected; None where none has."""
+    with contextlib.closing(Session(url)) as session:
+        rows = session.query(_OWNER, (topic, partition, WORKER))
+    return rows[0][0] if rows else None
 
 
 def begin_statement(targets: Sequence[UnrecoveredPartition]) -> str:

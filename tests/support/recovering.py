@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -45,12 +45,12 @@ def rows_of(session: Session, table: str) -> list[Mapping[str, Any]]:
 
 
 async def recovered(
-    settings: Settings, topics: RecoveredTopics, jobs: int = 2
+    settings: Settings, topics: RecoveredTopics, jobs: int = 2, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[int, list[DispatchPosition]]:  # fmt: skip
     """Recover a database; returns how many offsets were left, and where dispatch goes on."""
     with DatabaseRecovery(settings, topics).held() as run:
         left = await run.begin("an operator", "a test")
-        await run.run(left, jobs, lambda _: None)
+        await run.run(left, jobs, advance)
         return sum(left.values()), await run.end()
 
 

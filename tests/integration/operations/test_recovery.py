@@ -22,9 +22,12 @@ from operations.recovery import DatabaseRecovery, RecoveredTopics
 from operations.services.dispatcher import running_dispatcher
 from operations.services.relay import build_relay
 from operations.services.worker import build_worker
+from projections import checkpoints
+from projections.checkpoints import PROJECTOR
 from projections.recovery.errors import RecoveryRefused, RecoveryRunning
 from projections.session import Session
 from runtime.settings import Settings
+from streams import log_reader
 from streams.topics import EVENTS_TOPIC, admin, apply
 from tests.conftest import Database, MakeTopic, SettingsFor
 from tests.support.command_line import operations, plant
@@ -148,6 +151,28 @@ async def test_one_operator_recovers_at_a_time(
     superuser.script("SELECT pg_advisory_lock(hashtextextended('plant.recover', 0))")
     with pytest.raises(RecoveryRunning):
         await recovered(settings, recovered_topics)
+
+
+async def test_a_worker_that_takes_a_partition_away_ends_the_recovery(
+    settings: Settings, database: Database, superuser: Session, recovered_topics: RecoveredTopics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It says so, instead of taking it back and forth; with the worker gone the same command ends what is left."""
+    monkeypatch.setattr(log_reader, "BATCH_RECORDS", 5)
+    monkeypatch.setattr(log_reader, "FETCH_RECORDS", 5)
+    fill(settings, recovered_topics.events, events(60, agents=9))
+    with session_of(database.writer_url) as worker:
+
+        def take_away(_: int) -> None:
+            for number in range(PARTITIONS):
+                checkpoints.acquire(worker, PROJECTOR, recovered_topics.events, number, PARTITIONS, None)
+            superuser.script("UPDATE partition_owners SET worker = 'another:1' WHERE topic LIKE 'genesis.events%'")
+
+        with pytest.raises(RecoveryRunning, match="Somebody else has taken"):
+            await recovered(settings, recovered_topics, advance=take_away)
+    left, _ = await recovered(settings, recovered_topics)
+    assert 0 < left < 60
+    assert superuser.query("SELECT count(*) AS n FROM log_records") == [(60,)]
 
 
 async def test_a_topic_that_has_lost_its_beginning_is_refused(
