@@ -13,7 +13,7 @@ from sqlalchemy import text
 from database.connector import Database
 from runtime.errors import ConfigurationError
 
-State = Literal["live", "filling", "standby", "stopped", "paused", "left", "retired"]
+State = Literal["live", "filling", "standby", "stopped", "paused", "left", "past", "retired"]
 
 # A model that stands neither among those that share the log's checkpoint nor apart holds nothing of a partition.
 _BUILDS: Final = text("""
@@ -25,8 +25,8 @@ _BUILDS: Final = text("""
            EXISTS (SELECT FROM read_model_builds AS later
                    WHERE later.read_model = b.read_model AND later.live AND later.version > b.version
                      AND b.phase = 'released' AND NOT b.live) AS left_behind,
-           r.begun_by, r.begun_at, r.reason, r.read_events, r.fill_seconds, r.filled_at, r.verified_at, r.verified_with,
-           r.verified_rows, r.swapped_at, r.replaced
+           r.begun_by, r.begun_at, r.reason, r.as_of, r.read_events, r.fill_seconds, r.filled_at, r.verified_at,
+           r.verified_with, r.verified_rows, r.swapped_at, r.replaced
     FROM read_model_builds AS b
     LEFT JOIN rebuilds AS r USING (projection, version)
     LEFT JOIN checkpoints AS log ON log.consumer = 'projector' AND b.phase <> 'retired'
@@ -64,6 +64,7 @@ class RebuildRecord(msgspec.Struct, frozen=True, kw_only=True):
     begun_by: str
     begun_at: datetime
     reason: str
+    as_of: datetime | None
     read_events: int
     fill_seconds: float
     filled_at: datetime | None
@@ -162,6 +163,8 @@ def _state(rows: Sequence[Any]) -> BuildState:
     state: State = "live" if first.live else "standby" if first.phase == "kept" else "filling"
     if first.phase == "retired":
         state = "retired"
+    elif first.as_of and first.phase == "released":
+        state = "past"
     elif first.left_behind:
         state = "left"
     elif first.paused:

@@ -58,7 +58,7 @@ _FOLLOWERS: Final = text("""
     WHERE o.consumer = :consumer AND o.worker <> '' ORDER BY o.topic, o.partition
 """)
 
-# A build that readers have left is fed no more, and a rebuild is not fed yet.
+# A build that readers have left is fed no more, and a rebuild is not fed yet, or never.
 _MODELS_OUT: Final = text("""
     SELECT m.projection || '/' || m.version AS model, m.topic, m.partition, m.next_offset, m.stop_reason,
            log.next_offset AS log_next_offset
@@ -71,7 +71,7 @@ _MODELS_OUT: Final = text("""
       )
       AND NOT EXISTS (
           SELECT FROM read_model_builds AS own WHERE own.projection = m.projection AND own.version = m.version
-            AND own.phase IN ('filling', 'retired')
+            AND (own.phase IN ('filling', 'retired') OR own.phase = 'released' AND own.projection <> own.read_model)
       )
     ORDER BY m.topic, m.partition, model
 """)

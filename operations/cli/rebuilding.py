@@ -6,23 +6,23 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final, TypeVar
 
 import click
 
 from operations.cli.progress import rated
-from operations.operator_actions import OperatorAction, account, record
+from operations.operator_actions import OperatorAction, account, record, with_facts
 from projections.build_states import BuildName
 from projections.read_model import ReadModel
-from projections.rebuild import choice, comparison, plan, rebuilds, retirement, swap
-from projections.rebuild.errors import BuildLag, BuildMismatch, RebuildInterrupted, SwapRefused
+from projections.rebuild import choice, plan, rebuilds, retirement, swap
+from projections.rebuild.end_offsets import end_offsets
+from projections.rebuild.errors import RebuildInterrupted, SwapRefused
 from projections.rebuild.fill import Filler, jobs_for, unfilled
 from projections.rebuild.pace import RebuildPace
-from projections.rebuild.repair import BuildRepair
 from projections.session import Session
 from projections.stored_builds import StoredBuild
-from runtime.errors import NothingChecked
 from runtime.settings import Settings
 
 POLL_SECONDS: Final = 0.2
@@ -31,7 +31,7 @@ Found = TypeVar("Found")
 
 
 @contextlib.contextmanager
-def _owner(settings: Settings) -> Iterator[Session]:
+def owner_session(settings: Settings) -> Iterator[Session]:
     session = Session(settings.database_address("owner"))
     try:
         session.script("SET statement_timeout = 0", "SET application_name = 'plant-rebuild'")
@@ -40,20 +40,23 @@ def _owner(settings: Settings) -> Iterator[Session]:
         session.close()
 
 
-def plan_rebuilds(settings: Settings, names: Sequence[str], max_rate: int | None) -> list[Mapping[str, object]]:
+def plan_rebuilds(
+    settings: Settings, names: Sequence[str], max_rate: int | None, as_of: datetime | None
+) -> list[Mapping[str, object]]:
     """Return what rebuilds would take, each by itself; nothing is changed."""
-    with _owner(settings) as session:
-        return [_plan(session, name, max_rate) for name in _names(session, names)]
+    with owner_session(settings) as session:
+        events = sum(end_offsets(session, as_of).values()) if as_of else None
+        return [_plan(session, name, max_rate, events) for name in _names(session, names)]
 
 
-def _plan(session: Session, name: BuildName, max_rate: int | None) -> Mapping[str, object]:
-    known = _sharing_views(session, name)
+def _plan(session: Session, name: BuildName, max_rate: int | None, events: int | None) -> Mapping[str, object]:
+    known = builds_sharing_views(session, name)
     source = rebuilds.source_of(known, name.name, name.version)
     live = choice.live_or_none(known)
-    return {"of": source.key, **plan.plan(session, name.name, live.model if live else None, max_rate)._asdict()}
+    return {"of": source.key, **plan.plan(session, name.name, live.model if live else None, max_rate, events)._asdict()}
 
 
-def _sharing_views(session: Session, name: BuildName) -> list[rebuilds.KnownBuild]:
+def builds_sharing_views(session: Session, name: BuildName) -> list[rebuilds.KnownBuild]:
     """Return the builds between which readers of what an operator names can be moved."""
     return choice.sharing_views(rebuilds.builds_of(session, name.name), name.version)
 
@@ -65,21 +68,29 @@ def _names(session: Session, names: Sequence[str]) -> list[BuildName]:
 
 
 class Rebuilding:
-    """One run of `plant projections rebuild`: of each of these builds, or of every one where none is named."""
+    """One run of `plant projections rebuild`: of each of these builds, or of every one where none is named.
 
-    def __init__(self, settings: Settings, builds: Sequence[str], actor: str, reason: str) -> None:
+    `as_of` is the time up to which the log is folded, for looking at; without one workers have the rebuilds at the end.
+    """
+
+    def __init__(
+        self, settings: Settings, builds: Sequence[str], actor: str, reason: str, as_of: datetime | None = None
+    ) -> None:
         self._settings = settings
         self._builds = builds
         self._actor = actor or account()
         self._reason = reason
+        self._as_of = as_of
 
     def run(self, jobs: int | None, max_rate: int | None, wait_seconds: float) -> list[Mapping[str, object]]:
         """Begin rebuilds, or go on with them, fill them in one pass, and wait until workers have them."""
-        with _owner(self._settings) as session:
+        with owner_session(self._settings) as session:
             models = self._begin(session)
             filled = self._fill(session, models, jobs, max_rate)
             for model in models:
                 rebuilds.finish(session, model)
+            if self._as_of is not None:
+                return [{**filled[model.key], "schema": model.schema} for model in models]
             deadline = time.monotonic() + wait_seconds
             lags = [_wait_for_workers(session, model, deadline) for model in models]
         for model, lag in zip(models, lags, strict=True):
@@ -94,25 +105,27 @@ class Rebuilding:
             rebuilds.hold(session, name.name, rebuilds.builds_of(session, name.name))
         todo = []
         for name in names:
-            known = _sharing_views(session, name)
-            todo.append((rebuilds.source_of(known, name.name, name.version), choice.unfinished(known)))
+            known = builds_sharing_views(session, name)
+            todo.append((rebuilds.source_of(known, name.name, name.version), choice.unfinished(known, self._as_of)))
         return [self._begin_one(session, *each) for each in todo]
 
     def _begin_one(self, session: Session, source: StoredBuild, unfinished: StoredBuild | None) -> StoredBuild:
+        reason = with_facts(self._reason, [f"as of {self._as_of.isoformat()}"] if self._as_of else [])
         action = OperatorAction(
-            action="projections.rebuild", target=(unfinished or source).key, reason=self._reason, actor=self._actor
+            action="projections.rebuild", target=(unfinished or source).key, reason=reason, actor=self._actor
         )
         asyncio.run(record(self._settings, action))
         if unfinished is not None:
             click.echo(f"going on with {unfinished.key}", err=True)
             return unfinished
-        return rebuilds.begin(session, source, self._actor, self._reason)
+        return rebuilds.begin(session, source, self._actor, self._reason, self._as_of)
 
     def _fill(
         self, session: Session, models: Sequence[StoredBuild], jobs: int | None, max_rate: int | None
     ) -> Mapping[str, Mapping[str, object]]:
         """Fill rebuilds to the log's end. Raises RebuildInterrupted on Ctrl-C, with what is done written down."""
-        partitions = unfilled(session, models)
+        ends = end_offsets(session, self._as_of) if self._as_of else None
+        partitions = unfilled(session, models, ends)
         done, began_at = dict.fromkeys((model.key for model in models), 0), time.monotonic()
         with rated(f"filling {', '.join(done)}", sum(each.lag for each in partitions)) as shown:
             adding = threading.Lock()
@@ -123,7 +136,12 @@ class Rebuilding:
                 shown(count)
 
             filler = Filler(
-                self._settings.database_address("owner"), models, advance, jobs=jobs, pace=RebuildPace(max_rate)
+                self._settings.database_address("owner"),
+                models,
+                advance,
+                jobs=jobs,
+                pace=RebuildPace(max_rate),
+                ends=ends,
             )
             try:
                 filler.run(session)
@@ -159,75 +177,6 @@ def _wait_for_workers(session: Session, model: StoredBuild, deadline: float) -> 
         time.sleep(POLL_SECONDS)
 
 
-def verify_rebuild(settings: Settings, name: str, wait_seconds: float) -> list[Mapping[str, Any]]:
-    """Compare the build that readers see with the one beside it; returns a row a table.
-
-    Raises BuildMismatch, with the rows on stderr, NothingChecked, and BuildLag when the time is over.
-    """
-    with _owner(settings) as session:
-        known = _sharing_views(session, BuildName.parse(name))
-        live, beside = choice.live(known), choice.beside(known)
-        found = _again(lambda: comparison.compare(session, live.model, beside.model), wait_seconds)
-        if not found.rows:
-            raise NothingChecked(
-                f"Neither {live.key} nor {beside.key} has a row.", next_step="plant projections list --partitions"
-            )
-        for row in found.different:
-            click.echo(f"{row.table}: {row.key} is {row.what} in {beside.key}", err=True)
-        if not found.same:
-            unlike = ", ".join(each.table for each in found.tables if not each.same)
-            raise BuildMismatch(
-                f"{beside.key} differs from {live.key}.", why=f"Rows of {unlike} are not the same.",
-                next_step="see docs/runbooks/projections.md",
-            )  # fmt: skip
-        if beside.is_rebuild:
-            key = (beside.model.name, beside.model.version)
-            session.execute(swap.NOTE_VERIFIED, (*key, live.key, found.rows))
-        return [{"build": beside.key, "with": live.key, **each._asdict()} for each in found.tables]
-
-
-def _again(compare: Callable[[], Found], wait_seconds: float) -> Found:
-    """Try again while workers bring one of the builds up."""
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            return compare()
-        except BuildLag:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(POLL_SECONDS)
-
-
-async def repair_build(
-    settings: Settings, name: str, execute: bool, wait_seconds: float, actor: str, reason: str
-) -> list[Mapping[str, Any]]:
-    """Merge rows of the rebuild into the build that readers see; returns a row a table. Without `execute` it is a plan.
-
-    Rows are named on stderr.
-    """
-    with _owner(settings) as session:
-        rebuilds.require_own_tables(BuildName.parse(name).name)
-        known = _sharing_views(session, BuildName.parse(name))
-        live, beside = choice.live(known), choice.beside(known)
-        repair = BuildRepair(session, live.model, beside.model)
-        _again(repair.find, wait_seconds)
-        for row in [row for each in repair.found for row in each.named]:
-            click.echo(f"{row.table}: {row.key} is {row.what} in {live.key}", err=True)
-        total = sum(each.rows for each in repair.found)
-        if execute and total:
-            action = OperatorAction(action="projections.repair", target=live.key, reason=reason, actor=actor)
-            await record(settings, action)
-            with rated(f"repairing {live.key}", total) as shown:
-                repair.merge(shown, wait_seconds)
-        return [
-            {
-                "build": live.key, "by": beside.key, "table": each.table, "changed": each.changed,
-                "missing": each.missing, "added": each.added, "merged": each.rows if execute else 0,
-            }
-            for each in repair.found
-        ]  # fmt: skip
-
-
 async def swap_rebuild(
     settings: Settings, name: str, force: bool, wait_seconds: float, actor: str, reason: str | None
 ) -> str:
@@ -235,8 +184,8 @@ async def swap_rebuild(
 
     There is nothing to verify with where it is the first of its shape: nobody reads its views yet.
     """
-    with _owner(settings) as session:
-        known = _sharing_views(session, BuildName.parse(name))
+    with owner_session(settings) as session:
+        known = builds_sharing_views(session, BuildName.parse(name))
         live, target = choice.live_or_none(known), choice.beside(known)
         if live is not None and target.verified_with != live.key and not force:
             raise SwapRefused(
@@ -257,8 +206,8 @@ async def swap_rebuild(
 
 async def roll_back(settings: Settings, name: str, wait_seconds: float, actor: str, reason: str) -> str:
     """Move readers back to the build that the live one has replaced."""
-    with _owner(settings) as session:
-        known = _sharing_views(session, BuildName.parse(name))
+    with owner_session(settings) as session:
+        known = builds_sharing_views(session, BuildName.parse(name))
         live = choice.live(known)
         target = choice.replaced(known, live)
         action = OperatorAction(action="projections.rollback", target=target.key, reason=reason, actor=actor)
@@ -272,7 +221,7 @@ async def retire_build(
 ) -> str:
     """Retire the build of a read model that readers do not see."""
     read_model = StoredBuild(BuildName.parse(name).name, 1, "", "").name_of_model
-    with _owner(settings) as session:
+    with owner_session(settings) as session:
         known = rebuilds.builds_of(session, read_model)
         build = choice.retirable(known, name)
         if not execute:

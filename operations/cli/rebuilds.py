@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from operations.cli.listing import Output, output_option, show
+from operations.cli.moments import read_bound
 from operations.operator_actions import actor_option, reason_option
 
 if TYPE_CHECKING:
@@ -23,14 +25,15 @@ wait_option = click.option(
 @click.option("--all", "every", is_flag=True, help="Every read model that has tables of its own.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a processor, at most 4]")
 @click.option("--max-rate", type=click.IntRange(min=1), metavar="N", help="Most events a second.")
+@click.option("--as-of", metavar="TIME", help="Only records up to a time, for looking at: `2026-11-23T08:00Z`, `2d`.")
 @click.option("--dry-run", is_flag=True, help="Print what it would take, and do nothing.")
 @wait_option
 @actor_option
 @reason_option("The read model is to be rebuilt.")
 @output_option
 def rebuild(
-    builds: tuple[str, ...], every: bool, jobs: int | None, max_rate: int | None, dry_run: bool, wait_seconds: float,
-    actor: str, reason: str, output: Output,
+    builds: tuple[str, ...], every: bool, jobs: int | None, max_rate: int | None, as_of: str | None, dry_run: bool,
+    wait_seconds: float, actor: str, reason: str, output: Output,
 ) -> None:  # fmt: skip
     """Fill fresh tables of read models from the log, beside those that readers see.
 
@@ -38,21 +41,26 @@ def rebuild(
     and decoded once. Interrupted or killed, the same command goes on where it was. Once filled they are handed to the
     workers, which bring them to the log's end. Readers stay where they are until a rebuild is swapped.
 
+    With --as-of it is the log up to the first record of each partition that is later, in a schema that is printed.
+    Nobody feeds such a build, readers never see it, and it is retired like any other.
+
     \b
     Examples:
       plant projections rebuild agents --dry-run
       plant projections rebuild agents --reason "its table was changed by hand"
       plant projections rebuild agents skills --max-rate 5000
       plant projections rebuild --all
+      plant projections rebuild agents --as-of 2026-11-23T08:00Z
     """
     from operations.cli.rebuilding import Rebuilding, plan_rebuilds
 
     if every == bool(builds):
         raise click.UsageError("Name read models, or say --all.")
+    moment = _past("--as-of", as_of)
     if dry_run:
-        show(plan_rebuilds(_settings(), builds, max_rate), output)
+        show(plan_rebuilds(_settings(), builds, max_rate, moment), output)
         return
-    show(Rebuilding(_settings(), builds, actor, reason).run(jobs, max_rate, wait_seconds), output)
+    show(Rebuilding(_settings(), builds, actor, reason, moment).run(jobs, max_rate, wait_seconds), output)
 
 
 @click.command()
@@ -69,7 +77,7 @@ def verify(name: str, wait_seconds: float, output: Output) -> None:
     Example:
       plant projections verify agents
     """
-    from operations.cli.rebuilding import verify_rebuild
+    from operations.cli.mismatches import verify_rebuild
 
     show(verify_rebuild(_settings(), name, wait_seconds), output)
 
@@ -91,9 +99,9 @@ def repair(name: str, execute: bool, wait_seconds: float, actor: str, reason: st
     Examples:
       plant projections rebuild agents
       plant projections repair agents
-      plant projections repair agents --execute --reason "rows were changed by hand"
+      plant projections repair agents --execute --reason "changed by hand"
     """
-    from operations.cli.rebuilding import repair_build
+    from operations.cli.mismatches import repair_build
 
     if execute and not reason:
         raise click.UsageError("--execute needs a --reason.")
@@ -163,6 +171,15 @@ def retire(name: str, execute: bool, wait_seconds: float, actor: str, reason: st
     from operations.cli.rebuilding import retire_build
 
     click.echo(asyncio.run(retire_build(_settings(), name, execute, wait_seconds, actor, reason)), err=True)
+
+
+def _past(option: str, text: str | None) -> datetime | None:
+    """Return a time that has passed. Raises click's BadParameter."""
+    now = datetime.now(UTC)
+    moment = read_bound(option, text, now)
+    if moment is not None and moment > now:
+        raise click.BadParameter("that is in the future", param_hint=option)
+    return moment
 
 
 def _settings() -> Settings:

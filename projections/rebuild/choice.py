@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from projections.rebuild.errors import RebuildRefused
 from projections.rebuild.rebuilds import KnownBuild
@@ -39,11 +40,21 @@ def live(known: Sequence[KnownBuild]) -> KnownBuild:
     )  # fmt: skip
 
 
-def unfinished(known: Sequence[KnownBuild]) -> StoredBuild | None:
-    """Return the rebuild to go on with, None to begin one. Raises RebuildRefused where another stands beside."""
+def unfinished(known: Sequence[KnownBuild], as_of: datetime | None = None) -> StoredBuild | None:
+    """Return the rebuild to go on with, None to begin one. Raises RebuildRefused where another stands beside.
+
+    Builds of the log up to a time stand beside none; of each time there is one.
+    """
     for each in known:
-        if each.phase == "filling":
+        if each.phase == "filling" and same_moment(each.as_of, as_of):
             return each.model
+        if each.is_past and same_moment(each.as_of, as_of):
+            raise RebuildRefused(
+                f"{each.key} is the log as of that time already.", why="Nobody feeds it, so it is as it was.",
+                next_step=f"plant projections retire {each.model.name} --execute    # to make it again",
+            )  # fmt: skip
+        if as_of is not None or each.as_of is not None:
+            continue
         if each.phase in ("kept", "retired") and not each.live:
             raise RebuildRefused(
                 f"{each.key} is there beside the build that readers see.", why="There are two builds at most.",
@@ -52,16 +63,25 @@ def unfinished(known: Sequence[KnownBuild]) -> StoredBuild | None:
     return None
 
 
+def same_moment(text: str | None, moment: datetime | None) -> bool:
+    """Return whether a build's time is this one; none is the same as none."""
+    return (text and datetime.fromisoformat(text)) == moment
+
+
 def beside(known: Sequence[KnownBuild]) -> KnownBuild:
     """Return the build that is fed beside the live one. Raises RebuildRefused."""
     for each in reversed(known):
         if each.phase == "kept" and not each.live:
             return each
-    filling = next((each for each in known if each.phase == "filling"), None)
-    name = known[0].model.name_of_model
+    name, why = known[0].model.name_of_model, "Nobody has rebuilt it, or it is retired."
+    for each in known:
+        if each.as_of is not None:
+            why = f"{each.key} is the log as of {each.as_of}, for looking at: readers never see it."
+        elif each.phase == "filling":
+            why = f"{each.key} is not filled yet."
     raise RebuildRefused(
         f"There is no build of {name} beside the one that readers see.",
-        why=f"{filling.key} is not filled yet." if filling else "Nobody has rebuilt it, or it is retired.",
+        why=why,
         next_step=f"plant projections rebuild {name}",
     )
 
@@ -90,7 +110,7 @@ def retirable(known: Sequence[KnownBuild], name: str) -> KnownBuild:
     One that readers see can be named where a later version has views of its own: its views go with it.
     """
     own = [each for each in known if name == each.key or (name == each.model.name and each.is_rebuild)]
-    meant = own or [each for each in known if not each.live and each.phase != "released"]
+    meant = own or [each for each in known if each.is_past or (not each.live and each.phase != "released")]
     if len(meant) == 1 and (not meant[0].live or is_succeeded(known, meant[0])):
         return meant[0]
     why = f"Readers see {meant[0].key}." if len(meant) == 1 else f"{len(meant)} builds could be meant."

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 from projections import fold, model_checkpoints
 from projections.read_model import ReadModel
+from projections.rebuild.end_offsets import EndOffsets
 from projections.rebuild.errors import RebuildRefused
 from projections.rebuild.pace import RebuildPace
 from projections.session import Session
@@ -81,10 +82,20 @@ class UnfilledPartition(NamedTuple):
     """Offsets that the rebuilds lack, all of them together."""
 
 
-def unfilled(session: Session, models: Sequence[ReadModel]) -> list[UnfilledPartition]:
-    """Return the partitions of which some rebuild lacks something, the largest rest first."""
-    rows = session.query(_PARTITIONS, (_keys(models),))
-    return [each for each in (UnfilledPartition(*row) for row in rows) if each.lag > 0]
+def unfilled(session: Session, models: Sequence[ReadModel], ends: EndOffsets | None = None) -> list[UnfilledPartition]:
+    """Return the partitions of which some rebuild lacks something, the largest rest first.
+
+    Those of the log up to a time lack nothing that comes after their `ends`.
+    """
+    partitions = [UnfilledPartition(*row) for row in session.query(_PARTITIONS, (_keys(models),))]
+    if ends is not None:
+        partitions = [_up_to(each, ends.get((each.topic, each.partition), 0), len(models)) for each in partitions]
+    return [each for each in partitions if each.lag > 0]
+
+
+def _up_to(each: UnfilledPartition, end: int, models: int) -> UnfilledPartition:
+    beyond = max(0, each.log_end - end)
+    return each._replace(log_end=each.log_end - beyond, lag=each.lag - beyond * models)
 
 
 def _keys(models: Iterable[ReadModel]) -> str:
@@ -101,13 +112,14 @@ class Filler:
 
     def __init__(
         self, url: str, models: Sequence[ReadModel], advance: Callable[[ReadModel, int], None], *,
-        jobs: int | None = None, pace: RebuildPace | None = None,
+        jobs: int | None = None, pace: RebuildPace | None = None, ends: EndOffsets | None = None,
     ) -> None:  # fmt: skip
         self._url = url
         self._models = models
         self._advance = advance
         self._jobs = jobs
         self._pace = pace or RebuildPace(None)
+        self._ends = ends
         self._stopping = threading.Event()
 
     def run(self, session: Session) -> None:
@@ -117,7 +129,7 @@ class Filler:
         """
         while True:
             session.execute(_ADD_CHECKPOINTS, (_keys(self._models),))
-            partitions = unfilled(session, self._models)
+            partitions = unfilled(session, self._models, self._ends)
             if partitions:
                 self._round(partitions)
             if all(each.log_end - each.next_offset <= ROUND_OFFSETS for each in partitions):

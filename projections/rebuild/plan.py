@@ -31,9 +31,15 @@ class RebuildPlan(NamedTuple):
     rate_of: str | None
 
 
-def plan(session: Session, read_model: str, live: ReadModel | None, max_rate: int | None) -> RebuildPlan:
-    """Return what a rebuild would take; `live` is the build that readers see, which is as large as the new one."""
-    ((partitions, events),) = session.query(_LOG)
+def plan(
+    session: Session, read_model: str, live: ReadModel | None, max_rate: int | None, part: int | None = None
+) -> RebuildPlan:
+    """Return what a rebuild would take; `live` is the build that readers see, which is as large as the new one.
+
+    `part` is how many events it reads, where it reads a part of the log.
+    """
+    ((partitions, every),) = session.query(_LOG)
+    events = every if part is None else part
     rates = session.query(_RATE, (read_model,))
     rate, rate_of = rates[0] if rates else (None, None)
     if max_rate is not None:

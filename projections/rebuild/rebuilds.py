@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from projections import build_tables
@@ -20,7 +21,8 @@ _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('plant.rebuild.' || $1, 0)
 
 _BUILDS = """
 SELECT b.projection, b.version, b.tables_sql, b.apply_sql, b.sha256, b.phase, b.live, b.view_suffix, r.begun_by,
-       to_char(r.begun_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS begun_at, r.verified_with, r.replaced
+       to_char(r.begun_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS begun_at, r.verified_with, r.replaced,
+       to_char(r.as_of AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS as_of
 FROM read_model_builds AS b LEFT JOIN rebuilds AS r USING (projection, version)
 WHERE b.read_model = $1 AND b.sha256 IS NOT NULL
   AND (b.phase <> 'retired' OR to_regnamespace(b.projection || '_v' || b.version) IS NOT NULL)
@@ -48,14 +50,20 @@ WHERE b.projection = $1 AND b.version = $2 AND b.phase = 'released' AND NOT b.li
 """
 
 _STORE_REBUILD = """
-INSERT INTO rebuilds (number, projection, version, begun_by, reason) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO rebuilds (number, projection, version, begun_by, reason, as_of)
+VALUES ($1, $2, $3, $4, $5, nullif($6, '')::timestamptz)
 """
 
 # Locks the checkpoints first: no chunk of a former run is under way then.
 _LOCK_CHECKPOINTS = """
 SELECT topic FROM model_checkpoints WHERE projection = $1 AND version = $2 ORDER BY topic, partition FOR UPDATE
 """
-_KEEP = "UPDATE read_model_builds SET phase = 'kept' WHERE projection = $1 AND version = $2 AND phase = 'filling'"
+_KEEP = """
+UPDATE read_model_builds AS b
+SET phase = CASE WHEN EXISTS (SELECT FROM rebuilds AS r WHERE (r.projection, r.version) = (b.projection, b.version)
+                              AND r.as_of IS NOT NULL) THEN 'released' ELSE 'kept' END
+WHERE b.projection = $1 AND b.version = $2 AND b.phase = 'filling'
+"""
 _NOTE_FILLED = "UPDATE rebuilds SET filled_at = clock_timestamp() WHERE projection = $1 AND version = $2"
 
 _NOTE_READ = """
@@ -86,7 +94,7 @@ _APART = frozenset(model.name for model in READ_MODELS if model.starts_paused)
 
 
 class KnownBuild(NamedTuple):
-    """A build of a read model that has tables; the last four are those of a rebuild."""
+    """A build of a read model that has tables; the last five are those of a rebuild."""
 
     model: StoredBuild
     phase: str
@@ -96,11 +104,18 @@ class KnownBuild(NamedTuple):
     begun_at: str | None = None
     verified_with: str | None = None
     replaced: str | None = None
+    as_of: str | None = None
+    """The time up to which it has the log; it follows the log where there is none."""
 
     @property
     def key(self) -> str:
         """Its name in the checkpoints."""
         return self.model.key
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it is the log up to a time, and whole: nobody feeds it."""
+        return self.as_of is not None and self.phase == "released"
 
     @property
     def is_rebuild(self) -> bool:
@@ -179,25 +194,32 @@ def hold(session: Session, read_model: str, builds: Sequence[KnownBuild]) -> Non
     )  # fmt: skip
 
 
-def begin(session: Session, source: StoredBuild, actor: str, reason: str) -> StoredBuild:
+def begin(session: Session, source: StoredBuild, actor: str, reason: str, as_of: datetime | None = None) -> StoredBuild:
     """Make the empty tables of a rebuild, and write down that it has begun; returns it.
 
-    Where readers have not seen its version yet, workers leave the build of that version alone from now on.
+    Where readers have not seen its version yet, workers leave the build of that version alone from now on, unless the
+    rebuild is one of the log up to a time.
     """
     session.begin()
     ((number,),) = session.query(_NUMBER)
     model = dataclasses.replace(source, name=f"{source.name_of_model}_b{number}")
-    session.execute(_LEAVE_TO_REBUILD, (source.name_of_model, source.version))
+    if as_of is None:
+        session.execute(_LEAVE_TO_REBUILD, (source.name_of_model, source.version))
     build_tables.make_empty(session, model)
     texts = (model.tables_text, model.apply_text, model.sha256)
     session.execute(_STORE_BUILD, (model.name, model.version, ",".join(model.tables), *texts, source.name))
-    session.execute(_STORE_REBUILD, (number, model.name, model.version, actor, reason))
+    session.execute(
+        _STORE_REBUILD, (number, model.name, model.version, actor, reason, as_of.isoformat() if as_of else "")
+    )
     session.commit()
     return model
 
 
 def finish(session: Session, model: ReadModel) -> None:
-    """Give a rebuild that is filled its indexes, policies and grants, and hand it to the workers."""
+    """Give a rebuild that is filled its indexes, policies and grants, and hand it to the workers.
+
+    They leave one of the log up to a time as it is.
+    """
     key = (model.name, model.version)
     session.begin()
     session.query(_LOCK_CHECKPOINTS, key)

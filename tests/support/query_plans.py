@@ -39,6 +39,7 @@ from projections.marketplace import skill_embeddings
 from projections.marketplace.agent_search import AgentSearch
 from projections.ratings import queries as ratings_queries
 from projections.read_model import READ_MODELS, ReadModel
+from projections.rebuild import end_offsets
 from projections.recovery import consumer_positions, head_comparison
 from projections.skills import queries as skills_queries
 from projections.staged_names import STAGED_EVENTS
@@ -59,8 +60,11 @@ COPIED = {"operations/demo/tampering.py _ROWS"}
 """Statements that copy a whole partition."""
 SUMMED = {"projections/rebuild/comparison.py _DIGEST"}
 """Statements that read every row of a table, since all of them are compared."""
-READ_ONCE = {"audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN"}
-"""Statements that read the open range once, whatever is asked for."""
+READ_ONCE = {
+    "audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN",
+    "projections/rebuild/end_offsets.py _FIRST_LATER",
+}
+"""Statements that read the log once, whatever is asked for."""
 COMPARED = {
     "projections/marketplace/queries.py _PAGE",
     "projections/marketplace/queries.py _PAGE (later)",
@@ -153,6 +157,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         ),
         "projections/log_writer.py _RAISED": worker(log_writer._RAISED.format(**literals)),
         "projections/checkpoints.py _LAST_RECORD": worker(checkpoints._LAST_RECORD, *chain, last),
+        "projections/rebuild/end_offsets.py _FIRST_LATER": worker(
+            end_offsets._FIRST_LATER, *chain, "2026-01-01T00:00:00+00:00"
+        ),
         "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
         "projections/fold.py _APPLIED (of types)": worker(
             fold._APPLIED_OF_TYPES, *chain, first, rows, fold.FOLD_RECORDS, "genesis.agent.rated"

@@ -224,6 +224,24 @@ async def test_a_version_of_another_shape_is_rebuilt_and_shown_beside_the_former
 
 
 @pytest.mark.usefixtures("topics")
+async def test_a_read_model_is_made_as_of_a_time(settings: Settings, projected_log: ProjectedLog) -> None:
+    """For looking at, in a schema that is printed; it can't be swapped, and is retired. The time is in the reason."""
+    past = ("agents", "--as-of", "2025-10-09T08:53:20.099Z")
+    assert plant(settings, "projections", "rebuild", "agents", "--as-of", "9999-01-01T00:00Z").returncode == 2
+    (planned,) = done(settings, "rebuild", *past, "--dry-run")
+    assert planned["events"] == 200
+    (built,) = done(settings, "rebuild", *past, "--reason", "to look")
+    assert (built["build"], built["events"], built["schema"]) == (BUILD, 200, "agents_b1_v1")
+    assert {row["name"]: row["state"] for row in done(settings, "list")}["agents_b1"] == "past"
+    refused = plant(settings, "projections", "swap", "agents", "--force", "--reason", "why not")
+    assert (refused.returncode, f"{BUILD} is the log as of" in refused.stderr) == (2, True)
+    assert f"{BUILD} is retired" in says(settings, "retire", "agents", "--execute")
+    assert "to look [as of 2025-10-09T08:53:20.099000+00:00]" in {
+        each.reason for each in await operations(settings, "agents/1")
+    }
+
+
+@pytest.mark.usefixtures("topics")
 async def test_a_second_operator_learns_who_rebuilds(
     settings: Settings, projected_log: ProjectedLog, database: Database
 ) -> None:
