@@ -2,13 +2,14 @@
 # The package index is the environment's: PIP_INDEX_URL, UV_DEFAULT_INDEX, SSL_CERT_FILE and proxies are respected.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-faults test-quick faults containers check bench mutants clean
+.PHONY: help setup up down demo test test-faults test-quick faults containers check bench bench-peers mutants clean
 .SUFFIXES:
 
 VENV := .venv
 BIN := $(VENV)/bin
 MUTANTS := $(VENV)-mutants
-MADE := $(VENV) $(MUTANTS) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+PEERS := $(VENV)-peers
+MADE := $(VENV) $(MUTANTS) $(PEERS) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 EXECUTE ?=
 MODULES ?=
 PYTHON ?=
@@ -95,6 +96,9 @@ check: $(VENV)/.ready-all ## Check style, types, import contracts and the lock o
 bench: $(VENV)/.ready-all ## Measure; a table and JSON.
 	@$(BIN)/python -m benchmarks
 
+bench-peers: $(PEERS)/.ready ## Measure Plant beside Faust, Quix Streams and Kafka Connect, in one run.
+	@$(BIN)/python -m benchmarks.peers
+
 mutants: $(MUTANTS)/.ready ## Put small faults into the code and count those that tests catch (MODULES=..., hours for all).
 	@$(MUTANTS)/bin/python -m tests.support.mutants $(MODULES)
 
@@ -114,6 +118,12 @@ $(VENV)/.ready-demo: uv.lock pyproject.toml $(BIN)/uv
 $(VENV)/.ready-all: uv.lock pyproject.toml $(BIN)/uv
 	$(call install,everything,--all-groups)
 	@touch $(VENV)/.ready-demo
+
+# Apart from .venv, as nothing of Plant is to depend on it.
+$(PEERS)/.ready: .ci/peers.txt $(VENV)/.ready-all
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(PEERS)
+	@$(UV) pip install --quiet --python $(PEERS)/bin/python --require-hashes --requirements .ci/peers.txt
+	@touch $@
 
 # Apart from .venv: mutmut wants a newer click than faust-streaming allows.
 $(MUTANTS)/.ready: .ci/mutants.txt $(VENV)/.ready-all

@@ -90,7 +90,7 @@ def plant(
         try:
             with process(stage, "-m", "benchmarks.variant", variant, topic) as worker:
                 done = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'projector'"
-                result = _rate(stage, worker, lambda: int(str(stage.query(done)[0][0])), total, seconds)
+                result = measured_rate(stage, worker, lambda: int(str(stage.query(done)[0][0])), total, seconds)
         finally:
             if variant == "without durable commit":
                 stage.execute("ALTER ROLE plant_writer RESET synchronous_commit")
@@ -111,11 +111,11 @@ def stock_faust(stack: Stack, seconds: float) -> dict[str, object]:
                 stage.execute(statement)
         with process(stage, "-m", "benchmarks.stock_faust") as worker:
             count = "SELECT count(*) AS n FROM stock_log"
-            result = _rate(stage, worker, lambda: int(str(stage.query(count)[0][0])), None, seconds)
+            result = measured_rate(stage, worker, lambda: int(str(stage.query(count)[0][0])), None, seconds)
         return {"name": "stock Faust + SQLAlchemy", "what": "log row and upsert, a transaction an event", **result}
 
 
-def _rate(
+def measured_rate(
     stage: Stage, worker: psutil.Process, done: Callable[[], int], total: int | None, seconds: float = 600.0
 ) -> dict[str, object]:
     """Return the events a second between the first tenth and the last, and CPU per event by part."""

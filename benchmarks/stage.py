@@ -99,9 +99,9 @@ def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
 
 
 @contextmanager
-def process(stage: Stage, *command: str) -> Iterator[psutil.Process]:
-    """Yield a Python process of the project, terminated at the end of the block."""
-    started = subprocess.Popen([sys.executable, *command], env=dict(stage.environ))
+def process(stage: Stage, *command: str, program: str = sys.executable) -> Iterator[psutil.Process]:
+    """Yield a process, of the project's Python where no other program is named; terminated at the end of the block."""
+    started = subprocess.Popen([program, *command], env=dict(stage.environ))
     try:
         yield psutil.Process(started.pid)
     finally:
