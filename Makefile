@@ -2,7 +2,7 @@
 # The package index is the environment's: PIP_INDEX_URL, UV_DEFAULT_INDEX, SSL_CERT_FILE and proxies are respected.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-faults test-quick faults containers check bench bench-peers mutants clean
+.PHONY: help setup up down demo test test-system test-quick faults containers check bench bench-peers mutants clean
 .SUFFIXES:
 
 VENV := .venv
@@ -68,19 +68,19 @@ down: $(VENV)/.ready-demo ## Stop them; data is kept.
 demo: $(VENV)/.ready-demo ## Run the main job on real input; leaves no process behind.
 	@$(BIN)/plant demo
 
-test: $(VENV)/.ready-all ## Run all tests but those of process faults. With CI=true or COVERAGE=1 coverage must be 90 %.
+test: $(VENV)/.ready-all ## Run unit and integration tests. With CI=true or COVERAGE=1 coverage must be 90 %.
 	@rm -f .coverage .coverage.*
-	@$(if $(MEASURED),PYTEST_PLUGINS=tests.support.measured_lines) $(PYTEST) --ignore tests/faults
+	@$(if $(MEASURED),PYTEST_PLUGINS=tests.support.measured_lines) $(PYTEST) --ignore tests/faults --ignore tests/end_to_end
 	@$(if $(MEASURED),$(COVERED) --skip-covered)
 	@$(if $(MEASURED),echo "==> coverage of database and entities"; $(COVERED) --format=total --include='$(CORE)')
 
-test-faults: $(VENV)/.ready-all ## Kill, freeze and starve processes under load: the fault tests in their short form.
-	@$(PYTEST) tests/faults
+test-system: $(VENV)/.ready-all ## Run the demo, what the docs show, and process faults under load in their short form.
+	@$(PYTEST) tests/faults tests/end_to_end
 
 test-quick: $(VENV)/.ready-all ## Run the unit tests, which need next to no service.
 	@$(PYTEST) tests/unit
 
-faults: $(VENV)/.ready-all ## The same and others in their long form: many kills, Postgres away for 30 s, times judged. Hours.
+faults: $(VENV)/.ready-all ## Process faults and others in their long form: many kills, Postgres away for 30 s, times judged. Hours.
 	@PLANT_FAULT_LONG=1 PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults $$(grep -rl 'long_form import' tests/integration) -rP
 
 containers: $(VENV)/.ready-all ## Build the image, and run the compose file and tests in containers; installs podman by apt, as root.
