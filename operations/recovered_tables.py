@@ -26,29 +26,31 @@ FILLED_LATER: Final[Mapping[str, str]] = {
 
 
 class LostTable(NamedTuple):
-    """A table that no topic holds, what is lost with it, and what to do without a copy of it."""
+    """A table that no topic holds, what is lost with it, and whether a copy of it may be restored."""
 
     table: str
     lost: str
+    restorable: bool
     without: str
+    """What to do without a copy, or why a copy is not restored: it would do again what was done since."""
 
 
 LOST: Final = (
-    LostTable("webhook_signatures", "keys of producers", "make new keys: plant keys add"),
-    LostTable("master_keys", "check values of master keys", "they are made again with the first key or endpoint"),
-    LostTable("producers", "what producers may send", "say it again: plant producers set"),
-    LostTable("api_tokens", "tokens of readers", "make new tokens: plant tokens create"),
-    LostTable("endpoints", "endpoints of subscribers", "add them again, from now on"),
-    LostTable("endpoint_secrets", "secrets and headers of endpoints", "give subscribers new keys"),
-    LostTable("endpoint_backfills", "how far endpoints were fed", "never leave it out where endpoints are restored"),
-    LostTable("endpoint_streaks", "failures in a row of endpoints", "they are counted again"),
-    LostTable("endpoint_events", "changes of endpoints not yet published", "nothing"),
-    LostTable("delivery_waits", "deliveries that waited for their next attempt", "they are shown as waiting"),
-    LostTable("redrives", "orders to send deliveries again", "order again what was running"),
-    LostTable("redrive_slots", "what orders were to send", "order again what was running"),
-    LostTable("redrive_partitions", "how far orders were", "order again what was running"),
-    LostTable("outbox", "direct changes that were not yet published", "make them again"),
-    LostTable("rebuilds", "the history of rebuilds of read models", "rebuild what was half filled"),
+    LostTable("webhook_signatures", "keys of producers", True, "make new keys: plant keys add"),
+    LostTable("master_keys", "check values of master keys", True, "they are made with the first key or endpoint"),
+    LostTable("producers", "what producers may send", True, "say it again: plant producers set"),
+    LostTable("api_tokens", "tokens of readers", True, "make new tokens"),
+    LostTable("endpoints", "endpoints of subscribers", True, "add them again, from now on"),
+    LostTable("endpoint_secrets", "secrets and headers of endpoints", True, "give subscribers new keys"),
+    LostTable("endpoint_backfills", "how far endpoints were fed", True, "without it endpoints get everything again"),
+    LostTable("endpoint_streaks", "failures in a row of endpoints", False, "they are counted again"),
+    LostTable("endpoint_events", "changes of endpoints not yet published", False, "those of a copy were published"),
+    LostTable("delivery_waits", "deliveries that waited for an attempt", False, "those of a copy were attempted"),
+    LostTable("redrives", "orders to send deliveries again", False, "an order of a copy would begin again"),
+    LostTable("redrive_slots", "what orders were to send", False, "order again what was running"),
+    LostTable("redrive_partitions", "how far orders were", False, "order again what was running"),
+    LostTable("outbox", "direct changes not yet published", False, "make them again"),
+    LostTable("rebuilds", "the history of rebuilds", False, "the builds of a copy are not there"),
 )
 """Tables that no topic holds."""
 
@@ -68,6 +70,6 @@ LOST_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def backup_command() -> str:
-    """Return the command that keeps the lost tables elsewhere; it takes the address of the database."""
-    tables = " ".join(f"-t {each.table}" for each in LOST)
-    return f"pg_dump --data-only --format=custom {tables}"
+    """Return the command that copies the tables that can be restored, with the address of a superuser."""
+    tables = " ".join(f"-t {each.table}" for each in LOST if each.restorable)
+    return f'pg_dump "$PLANT_DATABASE_SUPERUSER_URL" --data-only --format=custom {tables} --file=plant-kept.dump'

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 
+from devstack import sql
+from devstack.postgres_binaries import bin_folder
 from operations.recovered_tables import LOST_COLUMNS
 from operations.recovery import DatabaseRecovery, DispatchPosition, RecoveredTopics
 from projections.recovery import recovery
@@ -18,6 +23,7 @@ from runtime.settings import Settings, load_settings
 from schemas import codec
 from schemas.control import chain_version_raised
 from streams import log_reader
+from tests.conftest import Database
 from tests.support.batches import Record
 
 BEGUN: Final = "begun"
@@ -75,6 +81,17 @@ async def publish_records(settings: Settings, topic: str, records: Sequence[Reco
             await producer.send_and_wait(topic, value, key)
     finally:
         await producer.stop()
+
+
+def run_shell(database: Database, folder: Path, script: str) -> None:
+    """Run shell lines with the address of a database, and programs of its version."""
+    major = 16 if int(sql.value(database.superuser_url, "SHOW server_version_num")) < 170_000 else 18
+    environ = {
+        "PATH": f"{bin_folder(major)}:{os.environ['PATH']}", "PLANT_DATABASE_SUPERUSER_URL": database.superuser_url
+    }  # fmt: skip
+    command = ["bash", "-eu", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 async def _main(arguments: Sequence[str]) -> None:

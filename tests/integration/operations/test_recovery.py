@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import dedent
 from uuid import UUID
 
 import msgspec
@@ -17,7 +20,7 @@ from aiokafka.structs import TopicPartition
 
 from audit.verifier.chains import read_heads
 from audit.verifier.heads import Head, dump
-from operations.recovered_tables import FILLED_LATER, LOG_AND_MODELS, LOST, LOST_COLUMNS
+from operations.recovered_tables import FILLED_LATER, LOG_AND_MODELS, LOST, LOST_COLUMNS, backup_command
 from operations.recovery import DatabaseRecovery, RecoveredTopics
 from operations.services.dispatcher import running_dispatcher
 from operations.services.relay import build_relay
@@ -30,16 +33,19 @@ from runtime.settings import Settings
 from streams import log_reader
 from streams.topics import EVENTS_TOPIC, admin, apply
 from tests.conftest import Database, MakeTopic, SettingsFor
+from tests.support import ROOT
 from tests.support.command_line import operations, plant
 from tests.support.delivering import LOCAL, add_endpoint, delivering, delivery_topics
 from tests.support.direct_changes import changing, insert, made
 from tests.support.faults.published_streams import PublishedStreams
 from tests.support.load import events, fill
+from tests.support.made_attempts import attempted
 from tests.support.poison_records import unreadable
 from tests.support.raw_records import read_records
 from tests.support.rebuilding import session_of
 from tests.support.receivers import receiver
-from tests.support.recovering import publish_records, raise_chain, recovered, rows_of, tables_of
+from tests.support.recorded_attempts import record
+from tests.support.recovering import publish_records, raise_chain, recovered, rows_of, run_shell, tables_of
 from tests.support.waiting import wait_until_async
 
 PARTITIONS = 2
@@ -188,7 +194,7 @@ async def test_a_topic_that_has_lost_its_beginning_is_refused(
 
 async def test_nothing_that_was_delivered_is_sent_again(
     settings: Settings, settings_for: SettingsFor, database: Database, make_database: Callable[[], Database],
-    recovered_topics: RecoveredTopics,
+    recovered_topics: RecoveredTopics, tmp_path: Path,
 ) -> None:  # fmt: skip
     """Endpoints are restored after the recovery: each event that came before is delivered once, and later ones too."""
     async with contextlib.AsyncExitStack() as stack:
@@ -203,13 +209,14 @@ async def test_nothing_that_was_delivered_is_sent_again(
                 await wait_until_async(lambda: recorded(lost) == EVENTS // 2, "those from before are delivered")
                 fill(local, topics.events, events(EVENTS - EVENTS // 2, agents=5, seed=3))
                 await wait_until_async(lambda: recorded(lost) == EVENTS, "all are delivered and recorded")
+            run_shell(database, tmp_path, backup_command())
             other = make_database()
             again = msgspec.structs.replace(settings_for(other), master_key=settings.master_key, **LOCAL)
             _, positions = await recovered(again, topics)
             assert [each.known for each in positions] == [True] * PARTITIONS
             with session_of(other.superuser_url) as found:
-                for table in ("endpoints", "endpoint_secrets", "endpoint_backfills"):
-                    restore(lost, found, table)
+                run_shell(other, tmp_path, block("pg_restore"))
+                assert rows_of(found, "endpoints") == rows_of(lost, "endpoints")
                 assert found.query(DELIVERED_TO, (deliveries.deliveries,)) == [(EVENTS,)]
                 fill(local, topics.events, events(5, agents=5, seed=2))
                 async with serving_deliveries(again, topics):
@@ -283,11 +290,28 @@ async def test_the_command_is_interrupted_goes_on_compares_heads_and_ends(
     assert [each.reason for each in recorded if each.target == EVENTS_TOPIC] == ["a lost disk"]
 
 
+def test_deliveries_that_waited_are_given_up_so_that_they_can_be_ordered(
+    database: Database, superuser: Session
+) -> None:
+    """The page's statement takes those that wait nowhere, from before the loss, and no other."""
+    waiting = {"outcome": "failed", "state": "waiting", "status_code": 500}
+    lost_at = datetime(2026, 11, 29, 1, tzinfo=UTC)
+    waits = attempted(4, **waiting)
+    record(database, attempted(1), attempted(2, **waiting), attempted(3, **waiting, attempted_at=lost_at), waits)
+    columns = "delivery_id, partition, endpoint_id, hop, due_at, source_partition, source_offset, source_rank"
+    row = f"('{waits.delivery_id}', 1, '{waits.endpoint_id}', 1, now(), 1, 1, 0)"
+    superuser.script(f"INSERT INTO delivery_waits ({columns}) VALUES {row}")
+    superuser.script(block("SET state = 'cancelled'").rstrip().rstrip(";"))
+    states = superuser.query("SELECT state::text AS state FROM webhook_deliveries ORDER BY source_offset")
+    assert [state for (state,) in states] == ["delivered", "cancelled", "waiting", "waiting"]
+
+
 async def test_what_no_topic_holds_is_listed_with_a_way_to_keep_it(settings: Settings) -> None:
     """Every lost table, and the command that copies them all."""
     listed = plant(settings, "recover", "--list", "--output", "json")
     assert [row["table"] for row in json.loads(listed.stdout)] == [each.table for each in LOST]
-    assert "pg_dump --data-only --format=custom -t webhook_signatures -t " in listed.stderr
+    assert backup_command() in listed.stderr
+    assert block("pg_dump").replace("\\\n", " ").split() == backup_command().split()
 
 
 @contextlib.asynccontextmanager
@@ -310,7 +334,10 @@ def recorded(session: Session) -> int:
     return int(session.query("SELECT count(*) AS n FROM webhook_deliveries WHERE state = 'delivered'")[0][0])
 
 
-def restore(lost: Session, found: Session, table: str) -> None:
-    """Copy a table's rows, as from a backup."""
-    for (row,) in lost.query(f"SELECT to_json(t)::text AS row FROM {table} AS t"):
-        found.execute(f"INSERT INTO {table} SELECT * FROM json_populate_record(NULL::{table}, $1::text::json)", (row,))
+def block(part: str) -> str:
+    """The fenced block of the runbook that has a text in it."""
+    page = (ROOT / "docs" / "runbooks" / "recovery.md").read_text("utf-8")
+    (text,) = [
+        each for each in re.findall(r"^ *```(?:sh|sql)\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL) if part in each
+    ]
+    return dedent(text)
