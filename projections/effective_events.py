@@ -76,6 +76,13 @@ def fetched_events(session: Session, batch: EventBatch, events_max: int) -> Effe
     return EffectiveSlice(in_effect_order(applied, released), until)
 
 
+def unapplied_offsets(session: Session, topic: str, partition: int, offsets: tuple[int, int]) -> set[int]:
+    """Return the offsets of records that are not applied, from `offsets[0]` on and below `offsets[1]`."""
+    first, until = offsets
+    rows = session.query(_UNAPPLIED.format(**_place(topic, partition), first=first, until=until))
+    return {offset for offset, _ in rows}
+
+
 def logged_events(
     session: Session, topic: str, partition: int, offsets: tuple[int, int], events_max: int
 ) -> EffectiveSlice:

@@ -43,6 +43,10 @@ Reduce = Callable[[dict[str, pl.DataFrame]], dict[str, pl.DataFrame]]
 """Leaves rows out of the staging tables of a slice that do not matter to what its models make of it."""
 
 
+Applied = Callable[[Session, str, int, tuple[int, int]], pl.DataFrame]
+"""Returns `offset` and `value` of the applied records of a partition between two offsets, in order."""
+
+
 def fold_slice(
     session: Session,
     staging: Staging,
@@ -55,12 +59,14 @@ def fold_slice(
     schema: str | None = None,
     reduce: Reduce = dict,
     only_types_read: bool = False,
+    applied: Applied | None = None,
 ) -> int:
     """Fold up to `records_max` applied records of a partition, from `offsets[0]` and below `offsets[1]`, into models.
 
     They are decoded and staged once, as far as `reduce` leaves them. Each model's tables are those of its build, or
     those in `schema`. With `only_types_read` records of other types are neither read nor counted: the bound on offsets
-    is then all that bounds what the database looks through.
+    is then all that bounds what the database looks through. `applied` has the records from elsewhere than the log, all
+    that are between the offsets, for models that need no headers.
 
     With them come the events that control records between them release; a slice ends at the control record with which
     these come to as many. Without a bound these are FOLD_RECORDS. Runs in the caller's transaction. Returns the offset
@@ -71,8 +77,12 @@ def fold_slice(
     began_seconds = time.monotonic()
     reads = frozenset[str]().union(*(model.reads for model in models))
     with_headers = staging.has_changes(reads)
-    rows = _applied(session, topic, partition, offsets, limit, reads if only_types_read else EVENT_TABLES, with_headers)
-    after = int(rows["offset"][-1]) + 1 if rows.height == limit else offsets[1]
+    if applied is not None:
+        rows = applied(session, topic, partition, offsets)
+    else:
+        tables = reads if only_types_read else EVENT_TABLES
+        rows = _applied(session, topic, partition, offsets, limit, tables, with_headers)
+    after = int(rows["offset"][-1]) + 1 if applied is None and rows.height == limit else offsets[1]
     parking = ParkingLog(topic, partition)
     released, after = parking.released(session, offsets[0], after, limit)
     rows = rows.filter(pl.col("offset") < after)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeVar
 
 import click
@@ -21,6 +22,7 @@ from projections.rebuild.end_offsets import end_offsets
 from projections.rebuild.errors import RebuildInterrupted, SwapRefused
 from projections.rebuild.fill import Filler, jobs_for, unfilled
 from projections.rebuild.pace import RebuildPace
+from projections.rebuild.topic_source import TopicSource
 from projections.session import Session
 from projections.stored_builds import StoredBuild
 from runtime.settings import Settings
@@ -74,13 +76,15 @@ class Rebuilding:
     """
 
     def __init__(
-        self, settings: Settings, builds: Sequence[str], actor: str, reason: str, as_of: datetime | None = None
-    ) -> None:
+        self, settings: Settings, builds: Sequence[str], actor: str, reason: str, as_of: datetime | None = None,
+        source: str = "log",
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._builds = builds
         self._actor = actor or account()
         self._reason = reason
         self._as_of = as_of
+        self._make_source = partial(TopicSource, settings) if source == "topic" else None
 
     def run(self, jobs: int | None, max_rate: int | None, wait_seconds: float) -> list[Mapping[str, object]]:
         """Begin rebuilds, or go on with them, fill them in one pass, and wait until workers have them."""
@@ -142,6 +146,7 @@ class Rebuilding:
                 jobs=jobs,
                 pace=RebuildPace(max_rate),
                 ends=ends,
+                make_source=self._make_source,
             )
             try:
                 filler.run(session)

@@ -25,6 +25,10 @@ wait_option = click.option(
 @click.option("--all", "every", is_flag=True, help="Every read model that has tables of its own.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads.  [default: one a processor, at most 4]")
 @click.option("--max-rate", type=click.IntRange(min=1), metavar="N", help="Most events a second.")
+@click.option(
+    "--source", type=click.Choice(["log", "topic"]), default="log", show_default=True,
+    help="Where records are read: the log's copy, or Kafka's topic.",
+)  # fmt: skip
 @click.option("--as-of", metavar="TIME", help="Only records up to a time, for looking at: `2026-11-23T08:00Z`, `2d`.")
 @click.option("--dry-run", is_flag=True, help="Print what it would take, and do nothing.")
 @wait_option
@@ -32,7 +36,8 @@ wait_option = click.option(
 @reason_option("The read model is to be rebuilt.")
 @output_option
 def rebuild(
-    builds: tuple[str, ...], every: bool, jobs: int | None, max_rate: int | None, as_of: str | None, dry_run: bool,
+    builds: tuple[str, ...], every: bool, jobs: int | None, max_rate: int | None, source: str,
+    as_of: str | None, dry_run: bool,
     wait_seconds: float, actor: str, reason: str, output: Output,
 ) -> None:  # fmt: skip
     """Fill fresh tables of read models from the log, beside those that readers see.
@@ -40,6 +45,9 @@ def rebuild(
     Without a version it is the one that readers see. Several are filled in one pass: what they read of the log is read
     and decoded once. Interrupted or killed, the same command goes on where it was. Once filled they are handed to the
     workers, which bring them to the log's end. Readers stay where they are until a rebuild is swapped.
+
+    With --source topic records are read from Kafka, which spares the database, and what they are from the log. It is
+    refused where the topic does not hold all of them any more.
 
     With --as-of it is the log up to the first record of each partition that is later, in a schema that is printed.
     Nobody feeds such a build, readers never see it, and it is retired like any other.
@@ -60,7 +68,7 @@ def rebuild(
     if dry_run:
         show(plan_rebuilds(_settings(), builds, max_rate, moment), output)
         return
-    show(Rebuilding(_settings(), builds, actor, reason, moment).run(jobs, max_rate, wait_seconds), output)
+    show(Rebuilding(_settings(), builds, actor, reason, moment, source).run(jobs, max_rate, wait_seconds), output)
 
 
 @click.command()

@@ -19,6 +19,16 @@ class RebuildInterrupted(PlantError):
     exit_code = 130
 
 
+class TopicUnusable(CheckFailed):
+    """Kafka's topic does not hold every record that the log has."""
+
+    def __init__(self, topic: str, partition: int, why: str) -> None:
+        super().__init__(
+            f"{topic}/{partition} can't be the source of a rebuild.", why=why,
+            next_step="plant projections rebuild NAME --source log    # goes on from there",
+        )  # fmt: skip
+
+
 class SwapRefused(CheckFailed):
     """Readers stay on the build that they see."""
 

@@ -26,6 +26,7 @@ from projections.read_model import ReadModel
 from projections.rebuild.end_offsets import EndOffsets
 from projections.rebuild.errors import RebuildRefused
 from projections.rebuild.pace import RebuildPace
+from projections.rebuild.topic_source import ChunkSource, MakeSource
 from projections.session import Session
 from projections.staging import OFFSET, Staging
 from schemas.polars_import import polars as pl
@@ -113,6 +114,7 @@ class Filler:
     def __init__(
         self, url: str, models: Sequence[ReadModel], advance: Callable[[ReadModel, int], None], *,
         jobs: int | None = None, pace: RebuildPace | None = None, ends: EndOffsets | None = None,
+        make_source: MakeSource | None = None,
     ) -> None:  # fmt: skip
         self._url = url
         self._models = models
@@ -120,6 +122,7 @@ class Filler:
         self._jobs = jobs
         self._pace = pace or RebuildPace(None)
         self._ends = ends
+        self._make_source = make_source
         self._stopping = threading.Event()
 
     def run(self, session: Session) -> None:
@@ -152,19 +155,30 @@ class Filler:
     def _work(self, todo: queue.SimpleQueue[UnfilledPartition]) -> None:
         session, staging = Session(self._url), Staging(self._models)
         try:
-            session.script(*_SESSION)
-            staging.open(session)
-            while not self._stopping.is_set():
-                try:
-                    each = todo.get_nowait()
-                except queue.Empty:
-                    return
-                while not self._stopping.is_set() and self._chunk(session, staging, each):
-                    pass
+            if self._make_source is not None:
+                with self._make_source() as source:
+                    self._take(session, staging, todo, source)
+            else:
+                self._take(session, staging, todo, None)
         finally:
             session.close()
 
-    def _chunk(self, session: Session, staging: Staging, each: UnfilledPartition) -> bool:
+    def _take(
+        self, session: Session, staging: Staging, todo: queue.SimpleQueue[UnfilledPartition],
+        source: ChunkSource | None,
+    ) -> None:  # fmt: skip
+        """Fill one partition after another, until none is left or the rebuild is to stop."""
+        session.script(*_SESSION)
+        staging.open(session)
+        while not self._stopping.is_set():
+            try:
+                each = todo.get_nowait()
+            except queue.Empty:
+                return
+            while not self._stopping.is_set() and self._chunk(session, staging, each, source):
+                pass
+
+    def _chunk(self, session: Session, staging: Staging, each: UnfilledPartition, source: ChunkSource | None) -> bool:
         """Fold a chunk, up to where the log ended as the round began; returns whether there is more.
 
         The models that are furthest behind have it, up to where the next one stands.
@@ -177,10 +191,17 @@ class Filler:
             session.rollback()
             return False
         models = [model for model in self._models if offsets[model.key] == start]
-        stop = min([end, start + self._pace.chunk_offsets, *(each for each in offsets.values() if each > start)])
+        stop = min(
+            [
+                end,
+                start + (self._pace.chunk_records if source else self._pace.chunk_offsets),
+                *(each for each in offsets.values() if each > start),
+            ]
+        )
         after = fold.fold_slice(
             session, staging, models, each.topic, each.partition, (start, stop), self._pace.chunk_records,
             reduce=lambda frames: last_rows(frames, models), only_types_read=True,
+            applied=source.applied if source else None,
         )  # fmt: skip
         keys = [model.key for model in models]
         session.script(model_checkpoints.advance_models_statement(each.topic, each.partition, keys, after), "COMMIT")

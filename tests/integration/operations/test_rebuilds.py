@@ -225,7 +225,9 @@ async def test_a_version_of_another_shape_is_rebuilt_and_shown_beside_the_former
 
 @pytest.mark.usefixtures("topics")
 async def test_a_read_model_is_made_as_of_a_time(settings: Settings, projected_log: ProjectedLog) -> None:
-    """For looking at, in a schema that is printed; it can't be swapped, and is retired. The time is in the reason."""
+    """For looking at, in a schema that is printed; it can't be swapped, and is retired. The time is in the reason. A
+    topic without the records is refused as source of the next one.
+    """
     past = ("agents", "--as-of", "2025-10-09T08:53:20.099Z")
     assert plant(settings, "projections", "rebuild", "agents", "--as-of", "9999-01-01T00:00Z").returncode == 2
     (planned,) = done(settings, "rebuild", *past, "--dry-run")
@@ -236,6 +238,10 @@ async def test_a_read_model_is_made_as_of_a_time(settings: Settings, projected_l
     refused = plant(settings, "projections", "swap", "agents", "--force", "--reason", "why not")
     assert (refused.returncode, f"{BUILD} is the log as of" in refused.stderr) == (2, True)
     assert f"{BUILD} is retired" in says(settings, "retire", "agents", "--execute")
+    refused = plant(settings, "projections", "rebuild", "agents", "--source", "topic", "--wait", "0")
+    assert (refused.returncode, "can't be the source of a rebuild" in refused.stderr) == (3, True)
+    (built,) = done(settings, "rebuild", "agents", "--source", "log", "--wait", "0")
+    assert (built["build"], built["events"]) == ("agents_b2/1", 300)
     assert "to look [as of 2025-10-09T08:53:20.099000+00:00]" in {
         each.reason for each in await operations(settings, "agents/1")
     }
