@@ -26,6 +26,9 @@ from streams import log_reader
 from tests.conftest import Database
 from tests.support.batches import Record
 
+PARTITIONS: Final = 2
+"""Partitions of the topic of events."""
+
 BEGUN: Final = "begun"
 """What the process prints once its recovery has begun."""
 

@@ -14,9 +14,6 @@ from uuid import UUID
 
 import msgspec
 import pytest
-import pytest_asyncio
-from aiokafka.admin import RecordsToDelete
-from aiokafka.structs import TopicPartition
 
 from audit.verifier.chains import read_heads
 from audit.verifier.heads import Head, dump
@@ -25,14 +22,10 @@ from operations.recovery import DatabaseRecovery, RecoveredTopics
 from operations.services.dispatcher import running_dispatcher
 from operations.services.relay import build_relay
 from operations.services.worker import build_worker
-from projections import checkpoints
-from projections.checkpoints import PROJECTOR
-from projections.recovery.errors import RecoveryRefused, RecoveryRunning
 from projections.session import Session
 from runtime.settings import Settings
-from streams import log_reader
-from streams.topics import EVENTS_TOPIC, admin, apply
-from tests.conftest import Database, MakeTopic, SettingsFor
+from streams.topics import EVENTS_TOPIC, apply
+from tests.conftest import Database, SettingsFor
 from tests.support import ROOT
 from tests.support.command_line import operations, plant
 from tests.support.delivering import LOCAL, add_endpoint, delivering, delivery_topics
@@ -45,10 +38,9 @@ from tests.support.raw_records import read_records
 from tests.support.rebuilding import session_of
 from tests.support.receivers import receiver
 from tests.support.recorded_attempts import record
-from tests.support.recovering import publish_records, raise_chain, recovered, rows_of, run_shell, tables_of
+from tests.support.recovering import PARTITIONS, publish_records, raise_chain, recovered, rows_of, run_shell, tables_of
 from tests.support.waiting import wait_until_async
 
-PARTITIONS = 2
 RECORDS = 70
 EVENTS = 30
 COMPARED = ("log_records", "log_ranges", "read_model_builds", "model_checkpoints", "alembic_version")
@@ -62,16 +54,6 @@ FROM checkpoints WHERE consumer = 'projector' ORDER BY topic, partition
 DELIVERED_TO = (
     "SELECT sum(next_offset)::bigint AS n FROM delivery_checkpoints WHERE consumer = 'deliverer' AND topic = $1"
 )
-
-
-@pytest_asyncio.fixture
-async def recovered_topics(settings: Settings, make_topic: MakeTopic) -> RecoveredTopics:
-    """Topics of a test's own; operators' actions are recorded on the catalogue's."""
-    await apply(settings)
-    events_topic = await make_topic(PARTITIONS)
-    operations = await make_topic(1, family="plant.operations")
-    dead = await make_topic(1, family="genesis.events.dead")
-    return RecoveredTopics(events=events_topic, operations=operations, dead_letters=dead)
 
 
 async def project(
@@ -133,63 +115,6 @@ async def test_each_table_is_recovered_or_named_as_lost(superuser: Session) -> N
     assert len(named) == len(set(named))
     assert {table for table in tables_of(superuser) if "." not in table} == set(named)
     assert LOST_COLUMNS.keys() <= set(named)
-
-
-@pytest.mark.parametrize("where", ["log", "deliveries"])
-async def test_a_database_in_use_is_refused(
-    settings: Settings, superuser: Session, recovered_topics: RecoveredTopics, where: str
-) -> None:
-    """A log, or deliverers that have begun: nothing is written, and nothing recorded."""
-    if where == "log":
-        row, table = "('projector', 't', 0, 7)", "checkpoints (consumer, topic, partition, next_offset)"
-    else:
-        row, table = "('recorder', 't', 0, 1)", "delivery_checkpoints (consumer, topic, partition, partitions)"
-    superuser.script(f"INSERT INTO {table} VALUES {row}")
-    with pytest.raises(RecoveryRefused):
-        await recovered(settings, recovered_topics)
-    assert superuser.query("SELECT count(*) AS n FROM checkpoints WHERE consumer = 'recovery'") == [(0,)]
-
-
-async def test_one_operator_recovers_at_a_time(
-    settings: Settings, superuser: Session, recovered_topics: RecoveredTopics
-) -> None:
-    """The second is refused while the first goes on."""
-    superuser.script("SELECT pg_advisory_lock(hashtextextended('plant.recover', 0))")
-    with pytest.raises(RecoveryRunning):
-        await recovered(settings, recovered_topics)
-
-
-async def test_a_worker_that_takes_a_partition_away_ends_the_recovery(
-    settings: Settings, database: Database, superuser: Session, recovered_topics: RecoveredTopics,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """It says so, instead of taking it back and forth; with the worker gone the same command ends what is left."""
-    monkeypatch.setattr(log_reader, "BATCH_RECORDS", 5)
-    monkeypatch.setattr(log_reader, "FETCH_RECORDS", 5)
-    fill(settings, recovered_topics.events, events(60, agents=9))
-    with session_of(database.writer_url) as worker:
-
-        def take_away(_: int) -> None:
-            for number in range(PARTITIONS):
-                checkpoints.acquire(worker, PROJECTOR, recovered_topics.events, number, PARTITIONS, None)
-            superuser.script("UPDATE partition_owners SET worker = 'another:1' WHERE topic LIKE 'genesis.events%'")
-
-        with pytest.raises(RecoveryRunning, match="Somebody else has taken"):
-            await recovered(settings, recovered_topics, advance=take_away)
-    left, _ = await recovered(settings, recovered_topics)
-    assert 0 < left < 60
-    assert superuser.query("SELECT count(*) AS n FROM log_records") == [(60,)]
-
-
-async def test_a_topic_that_has_lost_its_beginning_is_refused(
-    settings: Settings, recovered_topics: RecoveredTopics
-) -> None:
-    """What is gone can't be made again: the partition is named, and nothing is begun."""
-    fill(settings, recovered_topics.events, events(40, agents=5))
-    async with admin(settings) as client:
-        await client.delete_records({TopicPartition(recovered_topics.events, 1): RecordsToDelete(before_offset=3)})
-    with pytest.raises(RecoveryRefused, match=r"-[0-9a-f]+/1 begins at offset 3\."):
-        await recovered(settings, recovered_topics)
 
 
 async def test_nothing_that_was_delivered_is_sent_again(
