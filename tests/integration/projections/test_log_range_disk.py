@@ -6,9 +6,7 @@ and for more at a time where ten were no help: pages that a refused batch has ad
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +15,10 @@ import pytest
 
 from audit.verifier.chains import verify_chains
 from database.errors import DatabaseUnreachable
-from devstack import sql
 from projections import log_ranges
 from projections.session import Session
 from tests.conftest import Database
+from tests.support import small_disks
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.load import some_events
 from tests.support.log_tables import DROP_RANGES, set_range_offsets
@@ -39,35 +37,8 @@ FROM log_ranges ORDER BY first_offset
 @pytest.fixture
 def small_disk(database: Database) -> Iterator[Path]:
     """A file system of 4 MB, on which whatever the writer makes in this database lies from now on."""
-    name, superuser = f"small_{secrets.token_hex(4)}", database.superuser_url
-    sql.execute(
-        superuser,
-        [
-            "SET allow_in_place_tablespaces = true",
-            f"CREATE TABLESPACE {name} LOCATION ''",
-            f"GRANT CREATE ON TABLESPACE {name} TO PUBLIC",
-            f"ALTER ROLE plant_writer IN DATABASE {database.name} SET default_tablespace = {name}",
-        ],
-    )
-    oid = sql.value(superuser, f"SELECT oid FROM pg_tablespace WHERE spcname = '{name}'")
-    place = Path(sql.value(superuser, "SHOW data_directory")) / "pg_tblspc" / str(oid)
-    folders = list(place.iterdir()) if place.is_dir() else []
-    owner = folders[0].stat() if folders else None
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", *map(str, folders[:1])]
-    mounted = owner is not None and subprocess.run(mount, capture_output=True).returncode == 0
-    try:
-        if not mounted or owner is None:
-            pytest.skip("mounting a small file system needs root, and a server on this machine")
-        folder = folders[0]
-        shutil.chown(folder, owner.st_uid, owner.st_gid)
-        folder.chmod(owner.st_mode & 0o777)
+    with small_disks.small_disk(database, "plant_writer", SIZE_BYTES, [DROP_RANGES]) as folder:
         yield folder
-    finally:
-        sql.execute(superuser, [DROP_RANGES, "CHECKPOINT"])
-        if mounted:
-            # Lazily: a session may still hold a file of a table that is gone.
-            subprocess.run(["umount", "--lazy", folders[0]], check=True)
-        sql.execute(superuser, [f"DROP TABLESPACE {name}"])
 
 
 def test_a_full_disk_costs_no_record(
