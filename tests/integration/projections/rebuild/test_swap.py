@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from database.errors import DatabaseUnreachable
 from projections.install import install
 from projections.rebuild import choice, comparison, rebuilds, swap
 from projections.rebuild.errors import RebuildRefused, SwapRefused
@@ -188,6 +189,23 @@ def test_who_moves_readers_and_is_killed_leaves_one_build_whole(
     assert shown(superuser) == "agents"
     move(owner, made.key, "agents/1")
     assert shown(superuser) == made.name
+
+
+def test_a_database_that_ends_within_the_swap_leaves_readers_where_they_were(
+    database: Database, projected_log: ProjectedLog, owner: Session, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The views are replaced, nothing is committed: readers see the former build, and the next try moves them."""
+    made = rebuilt(database, owner)
+    projected_log.look()
+    with session_of(database.owner_url) as other, monkeypatch.context() as patched:
+        patched.setattr(swap, "_notes", lambda *_: ["SELECT pg_terminate_backend(pg_backend_pid())"])
+        with pytest.raises(DatabaseUnreachable):
+            move(other, made.key, "agents/1")
+    assert shown(superuser) == "agents"
+    projected_log.project(10)
+    move(owner, made.key, "agents/1")
+    assert shown(superuser) == made.name
+    assert comparison.compare(owner, AGENTS, made).same
 
 
 def test_there_is_no_way_back_where_readers_never_moved(projected_log: ProjectedLog, owner: Session) -> None:
