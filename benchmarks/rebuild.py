@@ -23,6 +23,7 @@ from projections.read_model import READ_MODELS
 from projections.rebuild import comparison, rebuilds
 from projections.rebuild.fill import Filler
 from projections.rebuild.pace import CHUNK_RECORDS
+from projections.rebuild.topic_source import MakeSource
 from projections.session import Session
 from schemas.polars_import import polars as pl
 
@@ -54,8 +55,8 @@ def run(stack: Stack, count: int) -> list[dict[str, object]]:
 def _measure(stage: Stage, count: int) -> list[dict[str, object]]:
     stage.execute("VACUUM ANALYZE log_records")
     models = [model.name for model in READ_MODELS if not model.starts_paused]
-    _rebuilt(stage, models[:1], count)  # reads the log into the machine's memory
-    return [*(_rebuilt(stage, names, count) for names in [*([name] for name in models), models]), copied(stage, count)]
+    rebuilt(stage, models[:1], count)  # reads the log into the machine's memory
+    return [*(rebuilt(stage, names, count) for names in [*([name] for name in models), models]), copied(stage, count)]
 
 
 def _timed(stage: Stage, name: str, count: int, work: Callable[[], None]) -> dict[str, object]:
@@ -70,15 +71,15 @@ def _timed(stage: Stage, name: str, count: int, work: Callable[[], None]) -> dic
     return {"name": name, "events_per_second": count / seconds, "cpu_us_per_event": cpu}
 
 
-def _rebuilt(stage: Stage, names: Sequence[str], count: int) -> dict[str, object]:
-    """Rebuild models in one pass, compare them, and drop them."""
+def rebuilt(stage: Stage, names: Sequence[str], count: int, make_source: MakeSource | None = None) -> dict[str, object]:
+    """Rebuild models in one pass, from the log or from what `make_source` reads; compare them, and drop them."""
     url = stage.settings.database_address("owner")
     with contextlib.closing(Session(url)) as session:
         sources = [rebuilds.source_of(rebuilds.builds_of(session, name), name, None) for name in names]
         models = [rebuilds.begin(session, source, "benchmark", "It is measured.") for source in sources]
 
         def work() -> None:
-            Filler(url, models, lambda _model, _count: None).run(session)
+            Filler(url, models, lambda _model, _count: None, make_source=make_source).run(session)
             for model in models:
                 rebuilds.finish(session, model)
 

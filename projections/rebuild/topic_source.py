@@ -25,6 +25,8 @@ from streams.log_reader import LogReader
 FETCH_STALLED_TIMEOUT_SECONDS: Final = 60.0
 """How long nothing may come of a topic that has more."""
 
+_READ: Final = {"offset": pl.Int64, "value": pl.Binary}
+
 NO_TOKEN: Final = 0
 """Nobody fences a reader that writes under no partition's fence."""
 
@@ -69,21 +71,20 @@ class TopicSource:
         Raises TopicUnusable where the topic does not hold all of it, and KafkaUnavailable.
         """
         try:
-            records = self._runner.run(self._read(topic, partition, offsets))
+            read = self._runner.run(self._read(topic, partition, offsets))
         except CheckpointOutOfLog as error:
             raise TopicUnusable(topic, partition, error.why) from error
         unapplied = unapplied_offsets(session, topic, partition, offsets)
-        rows = [(offset, value) for offset, value in records if offset < offsets[1] and offset not in unapplied]
-        return pl.DataFrame(rows, schema={"offset": pl.Int64, "value": pl.Binary}, orient="row")
+        return read.filter((pl.col("offset") < offsets[1]) & ~pl.col("offset").is_in(sorted(unapplied)))
 
-    async def _read(self, topic: str, partition: int, offsets: tuple[int, int]) -> list[tuple[int, bytes | None]]:
+    async def _read(self, topic: str, partition: int, offsets: tuple[int, int]) -> pl.DataFrame:
         reader, (first, until) = await self._reader(topic, partition), offsets
         watermarks = await reader.watermarks()
         if watermarks.high < until:
             why = f"It ends at offset {watermarks.high}, and the log has records up to {until}."
             raise TopicUnusable(topic, partition, why)
         reader.open(NO_TOKEN, watermarks, LogEnd(None, first, compared=False))
-        records: list[tuple[int, bytes | None]] = []
+        read = pl.DataFrame(schema=_READ)
         async with contextlib.aclosing(reader.batches(until)) as batches:
             while True:
                 try:
@@ -91,8 +92,8 @@ class TopicSource:
                 except TimeoutError as error:
                     raise KafkaUnavailable(why=f"Nothing came of {topic}/{partition} any more.") from error
                 if batch is None:
-                    return records
-                records += zip(batch.offsets, batch.values, strict=True)
+                    return read
+                read.extend(pl.DataFrame({"offset": batch.offsets, "value": batch.values}, schema=_READ))
 
     async def _reader(self, topic: str, partition: int) -> LogReader:
         """Return the reader of a partition; a thread reads one at a time."""
