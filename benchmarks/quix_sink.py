@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 
 from quixstreams import Application
 from quixstreams.sinks.community.postgresql import PostgreSQLSink
@@ -23,6 +24,7 @@ def main() -> None:
         commit_interval=5.0,
         consumer_extra_config={"fetch.min.bytes": 1_000_000, "queued.min.messages": 200_000},
         loglevel="WARNING",
+        state_dir=tempfile.mkdtemp(),
         auto_create_topics=False,
         use_changelog_topics=False,
     )
