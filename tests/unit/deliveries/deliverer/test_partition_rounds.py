@@ -1,0 +1,258 @@
+"""Rounds: what ended is published, then written down, and what is due is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from deliveries.deliverer import partition_rounds
+from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
+from deliveries.deliverer.entity_order import held_by
+from deliveries.deliverer.partition_intake import LoadedRecords, PartitionIntake
+from deliveries.deliverer.partition_rounds import PartitionRounds
+from deliveries.deliverer.recorded_attempts import AttemptOf
+from deliveries.deliverer.round_writer import RoundAnswer, RoundWriter
+from deliveries.deliverer.source_marks import SourceMarks
+from deliveries.delivery_fence import TopicOffsets
+from deliveries.schedule import Delivered, RetryAt
+from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
+from tests.support.made_attempts import attempted
+from tests.support.made_deliveries import made_delivery
+from tests.support.partition_parts import NOW, PartitionParts, SeenWriter, batch_at, read_delivery
+
+ORDERED = 2
+LATER = NOW + timedelta(seconds=4)
+
+
+class MadeRounds:
+    """The rounds of a partition, with a writer that is none."""
+
+    def __init__(self, parts: PartitionParts, *answers: RoundAnswer, streaks: Any = None) -> None:
+        self.parts = parts
+        self.writer = SeenWriter(*answers)
+        self.intake = PartitionIntake(parts.process, 0, SourceMarks({}), parts.deliveries, parts.log)
+        self.intake.open_topic(DELIVERIES_TOPIC, TopicOffsets(0))
+        writer, kept = cast(RoundWriter, self.writer), streaks or EndpointStreaks(None, {})
+        self.rounds = PartitionRounds(parts.process, writer, self.intake, parts.deliveries, kept)
+
+    def read(self, *offsets: int, **changes: Any) -> None:
+        """Read deliveries."""
+        loaded = LoadedRecords([read_delivery(offset, **changes) for offset in offsets], [])
+        self.intake.take(DELIVERIES_TOPIC, batch_at(*offsets), loaded)
+
+    async def run(self) -> Any:
+        """Run a round; what was written, None for nothing."""
+        count = len(self.writer.rounds)
+        self.parts.deliveries.work.set()
+        await self.rounds.run_next()
+        return self.writer.rounds[-1] if len(self.writer.rounds) > count else None
+
+
+def due(next_due_at: datetime | None, *records: bytes) -> RoundAnswer:
+    return RoundAnswer({}, records, next_due_at, ())
+
+
+async def test_what_ended_is_published_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what was read, as done, and its marks; then it is active no more, and there is room."""
+    parts = PartitionParts(monkeypatch, unfinished_max=1)
+    made = MadeRounds(parts)
+    made.read(0)
+    waiting = asyncio.create_task(made.intake.wait_for_room(made.intake.trackers[DELIVERIES_TOPIC]))
+    parts.end(read_delivery(0), Delivered())
+    assert made.rounds.is_behind
+    work = await made.run()
+    assert [record.topic for record in parts.published[0]] == [ATTEMPTS_TOPIC]
+    assert [each.delivery.offset for each in work.ended] == [0]
+    assert work.offsets[DELIVERIES_TOPIC].next_offset == 1
+    assert [mark.source_offset for mark in work.marks.values()] == [0]
+    assert work.busy == {b"busy"}
+    assert parts.deliveries.active == set()
+    assert not made.rounds.is_behind
+    assert await waiting is False
+
+
+async def test_what_kafka_has_not_acknowledged_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it has, the rounds are behind."""
+    parts = PartitionParts(monkeypatch)
+    made = MadeRounds(parts)
+    made.read(0)
+    parts.end(read_delivery(0), Delivered())
+    acknowledged, began = asyncio.Event(), asyncio.Event()
+
+    async def publish(_records: object) -> int:
+        began.set()
+        await acknowledged.wait()
+        return 0
+
+    cast(Any, parts.process).publish = publish
+    running = asyncio.create_task(made.run())
+    await began.wait()
+    assert made.writer.rounds == []
+    assert made.rounds.is_behind
+    assert made.intake.trackers[DELIVERIES_TOPIC].next_offset == 0
+    acknowledged.set()
+    await running
+    assert len(made.writer.rounds) == 1
+
+
+async def test_a_round_with_nothing_to_do_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one looks for what is due; after that, when there is something, or a row is due."""
+    parts = PartitionParts(monkeypatch, queue_max=30)
+    made = MadeRounds(parts, due(None))
+    first = await made.run()
+    assert first.due_max == 30
+    assert first.offsets == {ATTEMPTS_TOPIC: TopicOffsets(40, (), 40)}
+    assert await made.run() is None
+    made.read(0)
+    parts.end(read_delivery(0), RetryAt(LATER, None, 2))
+    assert (await made.run()).due_max == 0
+    parts.clock.set(LATER - timedelta(milliseconds=1))
+    assert await made.run() is None
+    parts.clock.set(LATER)
+    assert (await made.run()).due_max == 30
+
+
+async def test_the_earliest_row_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was there before or came with a round."""
+    parts = PartitionParts(monkeypatch)
+    made = MadeRounds(parts, due(LATER))
+    await made.run()
+    for offset, later in ((0, timedelta(seconds=1)), (1, -timedelta(seconds=1))):
+        made.read(offset)
+        parts.end(read_delivery(offset), RetryAt(LATER + later, None, 2))
+        assert (await made.run()).due_max == 0
+    parts.clock.set(LATER - timedelta(seconds=1))
+    assert (await made.run()).due_max > 0
+
+
+@pytest.mark.parametrize(
+    ("in_seconds", "waited_seconds"), [(None, 8.0), (3.0, 3.0), (20.0, 8.0), (0.0, 8.0), (-5.0, 8.0)]
+)
+async def test_a_round_waits_for_work_or_for_the_next_row(
+    monkeypatch: pytest.MonkeyPatch, in_seconds: float | None, waited_seconds: float
+) -> None:
+    """Never longer than it may be until a row is seen that another process has put there."""
+    parts = PartitionParts(monkeypatch, poll_seconds=8.0)
+    made = MadeRounds(parts, due(None if in_seconds is None else NOW + timedelta(seconds=in_seconds)))
+    await made.run()
+    assert made.rounds._seconds_to_next_look() == waited_seconds
+
+
+async def test_a_wait_for_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round comes without any work in time, and none is begun twice for the same work."""
+    parts = PartitionParts(monkeypatch, poll_seconds=0.001)
+    made = MadeRounds(parts, due(None))
+    await made.rounds.run_next()
+    assert len(made.writer.rounds) == 1
+    parts.deliveries.work.set()
+    await made.rounds.run_next()
+    assert not parts.deliveries.work.is_set()
+
+
+async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named as taken until it has ended; one that is under way goes on as it is."""
+    parts = PartitionParts(monkeypatch)
+    rows = [made_delivery(3, offset=offset) for offset in range(2)]
+    monkeypatch.setattr(
+        partition_rounds, "read_deliveries", lambda records: ([rows[int(each)] for each in records], [])
+    )
+    parts.deliveries.active.add(rows[1].delivery_id)
+    made = MadeRounds(parts, due(NOW, b"0", b"1"), due(LATER))
+    assert (await made.run()).taken == frozenset()
+    assert parts.begun == [0]
+    assert {rows[0].endpoint_id} in parts.endpoints.loaded
+    assert (await made.run()).taken == {rows[0].delivery_id}
+    parts.end(rows[0], Delivered())
+    assert (await made.run()).taken == {rows[0].delivery_id}
+    made.read(5)
+    assert (await made.run()).taken == frozenset()
+
+
+async def test_deliveries_that_may_be_copies_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And judged by the answer."""
+    parts = PartitionParts(monkeypatch)
+    known, new = (read_delivery(offset, stream="redrive") for offset in range(2))
+    made = MadeRounds(parts, RoundAnswer({known.delivery_id: 3}, (), None, ()))
+    made.read(0, 1, stream="redrive")
+    work = await made.run()
+    assert set(work.unverified) == {known.delivery_id, new.delivery_id}
+    assert parts.begun == [1]
+
+
+async def test_released_entities_go_on_where_no_row_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due is asked for with them."""
+    parts = PartitionParts(monkeypatch, ordered=[ORDERED])
+    held = held_by(read_delivery(0, ORDERED))
+    made = MadeRounds(parts, due(None), due(None), RoundAnswer({}, (), None, [held]), due(None))
+    await made.run()
+    parts.end(read_delivery(0, ORDERED), RetryAt(LATER, None, 2))
+    await made.run()
+    parts.deliveries.begin_again(read_delivery(0, ORDERED))
+    parts.end(read_delivery(0, ORDERED), Delivered())
+    work = await made.run()
+    assert (work.released, work.due_max > 0) == ({held}, True)
+    parts.deliveries.begin(read_delivery(1, ORDERED))
+    assert parts.begun == [0], "rows of it are left"
+    await made.run()
+    parts.deliveries.begin(read_delivery(2, ORDERED))
+    assert parts.begun == [0, 2]
+
+
+async def test_endpoints_that_are_gone_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their answer or after their failures: once, and what is known of endpoints is read again."""
+    parts = PartitionParts(monkeypatch)
+    changes = [StreakChanges(), StreakChanges(), StreakChanges(notes=[_disabling()]), StreakChanges()]
+    streaks = cast(Any, _SeenStreaks(changes))
+    made = MadeRounds(parts, streaks=streaks)
+    parts.queues.gone[b"gone"] = "It answered 410 Gone."
+    assert (await made.run()).gone == {b"gone": "It answered 410 Gone."}
+    assert parts.endpoints.refreshed == 1
+    made.read(0)
+    parts.end(read_delivery(0), Delivered())
+    assert (await made.run()).gone == {}
+    assert parts.endpoints.refreshed == 1
+    assert [each.delivery.offset for each in streaks.noted] == [0]
+    assert (await made.run()).streaks.disabled == [b"failing"]
+    assert parts.endpoints.refreshed == 2
+    assert parts.endpoints.disabled == [b"failing"]
+
+
+async def test_recorded_attempts_stay_until_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the offset behind them is written, or behind what was published since."""
+    delivery = read_delivery(0)
+    recorded = {AttemptOf(delivery.delivery_id, "live", 0): attempted(0)}
+    parts = PartitionParts(monkeypatch, recorded=recorded, needed_until=LATER)
+    made = MadeRounds(parts, due(None))
+    parts.behind = [50, 45, 0]
+    assert (await made.run()).offsets == {}
+    made.read(1)
+    assert ATTEMPTS_TOPIC not in (await made.run()).offsets
+    parts.clock.set(LATER)
+    assert (await made.run()).offsets == {ATTEMPTS_TOPIC: TopicOffsets(50, (), 50)}
+    assert await made.run() is None, "what is written is not written again"
+
+
+class _SeenStreaks:
+    """Streaks that say what they are told to, and note nothing."""
+
+    def __init__(self, changes: list[StreakChanges]) -> None:
+        self._changes = changes
+        self.noted: list[Any] = []
+
+    def note(self, ended: Any, enabled_at: datetime | None) -> None:
+        assert enabled_at is None
+        self.noted.append(ended)
+
+    def take_changes(self) -> StreakChanges:
+        return self._changes.pop(0) if self._changes else StreakChanges()
+
+
+def _disabling() -> Any:
+    class Disabling:
+        endpoint_id = b"failing"
+        disables = True
+
+    return Disabling()
