@@ -31,7 +31,12 @@ WORDS: Final[Mapping[ErrorClass, str]] = {
     "answer_too_large": "A line of the answer's head is too long, or there are too many.",
 }
 
+MASKED_VALUE_MIN_BYTES: Final = 4
+MASKED_WORD_MIN_BYTES: Final = 8
+"""Of a header's value that has several words, such as `Bearer …`: a receiver may write one of them down alone."""
+
 _CHUNK_BYTES: Final = 16 * 1024
+_SHOWN_HEADERS: Final = frozenset({"content-type", "webhook-id", "webhook-timestamp", "traceparent"})
 _DECOMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _TOO_LARGE: Final = ("Got more than", "Too many headers")
 """How aiohttp begins to say that a line of the head, or their number, is over its bound: it has no class for that."""
@@ -47,7 +52,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     """In words, where no whole answer came."""
     answer: bytes = b""
-    """The begin of the answer's body, at most ANSWER_MAX_BYTES."""
+    """The begin of the answer's body, at most ANSWER_MAX_BYTES, without what is secret of the request."""
     truncated: bool = False
     """Whether the body goes on."""
 
@@ -83,7 +88,7 @@ async def send_attempt(
         ),
         duration_seconds=time.monotonic() - began_at,
         why=why,
-        answer=bytes(answered.body),
+        answer=mask_echoes(bytes(answered.body), request),
         truncated=answered.truncated,
     )
 
@@ -119,6 +124,26 @@ class _Answer:
                 self.truncated = True
                 response.close()
                 return
+
+
+def mask_echoes(answer: bytes, request: AttemptRequest) -> bytes:
+    """Return an answer with asterisks where it repeats signatures or a subscriber's headers, which are kept encrypted.
+
+    Receivers that show what they got are common, and answers are kept. A value is found as it is or escaped as in JSON,
+    and so are its longer words. No byte moves, so that nothing which was cut off comes into view.
+
+    >>> mask_echoes(b"You sent Bearer abcdefgh.", AttemptRequest({"authorization": "Bearer abcdefgh"}, b""))
+    b'You sent ***************.'
+    """
+    for name, value in request.headers.items():
+        if not answer or name in _SHOWN_HEADERS:
+            continue
+        words = [word for word in value.split() if len(word) >= MASKED_WORD_MIN_BYTES]
+        for text in [value, *words] if len(value) >= MASKED_VALUE_MIN_BYTES else ():
+            escaped = msgspec.json.encode(text)[1:-1]
+            for written in (text.encode(), escaped, escaped.replace(b"/", rb"\/")):
+                answer = answer.replace(written, b"*" * len(written))
+    return answer
 
 
 def failure_words(error: Exception) -> str:

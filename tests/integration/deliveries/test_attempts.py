@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
-from deliveries.attempts import ANSWER_MAX_BYTES, Attempt, send_attempt
+from deliveries.attempts import ANSWER_MAX_BYTES, Attempt, mask_echoes, send_attempt
 from deliveries.connections import DeliveryClient
 from deliveries.outcomes import classify
 from deliveries.signed_request import AttemptRequest
@@ -189,3 +191,37 @@ async def test_an_attempt_can_be_cancelled(client: DeliveryClient) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_what_is_secret_of_a_request_is_not_kept_of_its_answer(client: DeliveryClient) -> None:
+    """A receiver that shows the headers that it got, as they are or as JSON, shows neither headers nor signatures."""
+    secrets = {"authorization": "Bearer t/oken+of=the-subscriber", "x-key": 'with "quotes"', "x-pin": "4711"}
+    signature = "v1,fGsh5/s1gn== v1a,TzGnother/s1gn=="
+    headers = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": signature, **secrets}
+
+    async def echo(request: web.Request) -> web.Response:
+        got = dict(request.headers)
+        lines = "\n".join(f"{name}: {value}" for name, value in got.items())
+        as_json, token = json.dumps(got), request.headers["authorization"].split()[1]
+        shown = [lines, as_json, as_json.replace("/", "\\/"), token]
+        return web.Response(text="\n".join(shown))
+
+    async with receiver() as there:
+        there.replace_handler(echo)
+        made = await send_attempt(
+            client, f"http://127.0.0.1:{there.port}/", AttemptRequest(headers, b"{}"),
+            timeout_seconds=DEADLINE_SECONDS, now=datetime.now(UTC),
+        )  # fmt: skip
+    for secret in (*secrets.values(), *signature.split(), "oken+of=the-subscriber", "s1gn==", "quotes"):
+        assert secret.encode() not in made.answer
+    assert b"msg_1" in made.answer
+    assert b"application/json" in made.answer
+
+
+def test_masks_move_nothing() -> None:
+    """An answer is as long as it was; values of a few characters are no secrets, and stay."""
+    request = AttemptRequest({"x-long": "secret" * 20, "x-short": "1", "traceparent": "00-public"}, b"{}")
+    answer = b"1 00-public " + b"secret" * 45
+    masked = mask_echoes(answer, request)
+    assert masked == b"1 00-public " + b"*" * 240 + b"secret" * 5
+    assert mask_echoes(b"", request) == b""
