@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -68,7 +69,8 @@ async def read_body(head: RequestHead, scope: Scope, receive: Receive) -> dict[s
         raise _too_large()
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        json.loads(body, object_pairs_hook=_refuse_repeated)
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise Problem("malformed-body") from None
     if not isinstance(document, dict):
         raise Problem("malformed-body", "It is no object.")
@@ -147,6 +149,12 @@ def missing_fields(document: Mapping[str, Any], names: Iterable[str]) -> list[Fi
 def not_fitting(why: str, field: str) -> Problem:
     """Return the problem of one field."""
     return Problem("endpoint", errors=(FieldError(why, pointer_to(field)),))
+
+
+def _refuse_repeated(fields: list[tuple[str, Any]]) -> None:
+    """Raise Problem (400) for an object that names a field twice: who read it before may have taken the other one."""
+    if len({name for name, _ in fields}) < len(fields):
+        raise Problem("malformed-body", "An object in it names a field twice.")
 
 
 async def _received(receive: Receive) -> bytes:

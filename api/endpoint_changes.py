@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4, uuid5
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from api.access_tokens import AccessToken
 from api.body_fields import BodyField
 from api.endpoint_answers import endpoint_document, new_endpoint_document
-from api.endpoint_bodies import AddedEndpoint, body_values, read_added, read_changed
+from api.endpoint_bodies import AddedEndpoint, body_values, not_fitting, read_added, read_changed
 from api.endpoint_fields import ACTION, EXAMPLE, OVERLAP_SECONDS, ROTATION
 from api.parameters import refused
 from database.errors import ConstraintRefused
@@ -122,6 +123,8 @@ class EndpointChanges:
         former, configuration, agreement = endpoint.configuration, asked.configuration, endpoint.agreement
         if configuration.url != former.url:
             configuration = await self._checked(configuration)
+            if asked.headers is None and endpoint.custom_header_names and not is_same_host(configuration, former):
+                raise not_fitting("Its headers are for the host before: send those for this one too.", "headers")
         if not configuration.handshake:
             agreement = None
         elif agreement is None or configuration.url != former.url:
@@ -251,6 +254,11 @@ def digest_of(asked: AddedEndpoint) -> bytes:
     return hashlib.sha256(
         msgspec.json.encode([asked.configuration, names, asked.scheme, asked.start_at], order="sorted")
     ).digest()
+
+
+def is_same_host(configuration: EndpointConfiguration, former: EndpointConfiguration) -> bool:
+    """Return whether scheme, host and port of normalised URLs are the same: headers may be for no other."""
+    return urlsplit(configuration.url)[:2] == urlsplit(former.url)[:2]
 
 
 def by_name(*fields: BodyField) -> dict[str, BodyField]:

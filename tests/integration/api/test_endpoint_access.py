@@ -71,6 +71,8 @@ async def test_another_tenants_endpoints_are_as_none(
         (b"[" * 60_000, {"content-type": "application/json"}, (400, "malformed-body")),
         (b'{"a":' * 10_000, {"content-type": "application/json"}, (400, "malformed-body")),
         (b"\xff", {"content-type": "application/json; charset=utf-8"}, (400, "malformed-body")),
+        (b'{"reason": "a", "reason": "b"}', {"content-type": "application/json"}, (400, "malformed-body")),
+        (b'{"filter": {"a": 1, "\\u0061": 2}}', {"content-type": "application/json"}, (400, "malformed-body")),
         (b"{}", {}, (415, "media-type")),
         (b"{}", {"content-type": "text/plain"}, (415, "media-type")),
         (b" " * 70_000, {"content-type": "application/json"}, (413, "body-too-large")),

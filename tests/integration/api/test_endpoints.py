@@ -165,6 +165,23 @@ async def test_how_events_are_sent_can_be_changed(endpoint_api: EndpointApi, dat
     assert actions == ["endpoints.add", "endpoints.change", "endpoints.change"]
 
 
+async def test_headers_are_sent_to_no_other_host_than_they_are_for(
+    endpoint_api: EndpointApi, database: Database
+) -> None:
+    """A URL of another scheme, host or port takes headers of its own, or none; another path keeps them."""
+    made = await endpoint_api.add("http://127.0.0.1:9/hooks", headers={"authorization": "Bearer of-the-host"})
+    path = f"/endpoints/{made['id']}"
+    elsewhere = {"url": "http://127.0.0.1:8/hooks"}
+    refused = await endpoint_api.send("PATCH", path, elsewhere)
+    assert problem(refused) == (422, "endpoint")
+    assert set(errors(refused)) == {"#/headers"}
+    assert (await endpoint_api.send("GET", path)).json()["url"] == made["url"]
+    moved = await endpoint_api.send("PATCH", path, {"url": "http://127.0.0.1:9/other"})
+    assert (moved.status_code, moved.json()["header_names"]) == (200, ["authorization"])
+    assert (await endpoint_api.send("PATCH", path, {**elsewhere, "headers": {}})).status_code == 200
+    assert (await endpoint_api.send("PATCH", path, {"url": "http://127.0.0.1:7/hooks"})).status_code == 200
+
+
 async def test_states_follow_what_is_asked_and_again_changes_nothing(endpoint_api: EndpointApi) -> None:
     """An action that comes twice is recorded once; one that the state does not allow is 409; removed is for good."""
     made = await endpoint_api.add()
