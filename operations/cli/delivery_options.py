@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
 from uuid import UUID
 
@@ -31,13 +31,26 @@ class ReasonType(click.ParamType):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the reason as it was written; fail for a text that is none."""
         reason = str(value)
-        is_code = reason.isascii() and reason.isdecimal() and int(reason[:4]) in STATUS_CODES
+        is_code = len(reason) == 3 and reason.isascii() and reason.isdecimal() and int(reason) in STATUS_CODES
         if not is_code and reason not in _error_classes():
             self.fail(f"{reason[:80]!r} is no status code, and none of {', '.join(_error_classes())}", param, ctx)
         return reason
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in _error_classes() if name.startswith(incomplete)]
+
+
+class EventTypeType(click.ParamType):
+    """The type of an event: a line of text, whether or not there is such a type."""
+
+    name = "type"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text; fail for one that no type can be, such as bytes that are no UTF-8."""
+        text = str(value)
+        if not text or not text.isprintable():
+            self.fail(f"{text[:80]!r} is no event type", param, ctx)
+        return text
 
 
 class CursorType(click.ParamType):
@@ -52,7 +65,9 @@ class CursorType(click.ParamType):
         time, _, delivery = str(value).partition("/")
         try:
             occurred_at, delivery_id = datetime.fromisoformat(time), UUID(delivery)
-        except ValueError:
+            if occurred_at.tzinfo is not None:
+                occurred_at = occurred_at.astimezone(UTC)
+        except (ValueError, OverflowError):
             self.fail(f"{str(value)[:80]!r} is no cursor that a list has printed", param, ctx)
         if occurred_at.tzinfo is None:
             self.fail(f"{time!r} has no time zone", param, ctx)
@@ -98,7 +113,9 @@ def _error_classes() -> tuple[str, ...]:
 _FILTERS: Final = (
     click.option("--endpoint", "endpoint_id", type=click.UUID, metavar="ID", help="Only those to this endpoint."),
     click.option("--event", "event_id", type=click.UUID, metavar="ID", help="Only those of this event."),
-    click.option("--type", "event_type", help="Only those of events of this type."),
+    click.option(
+        "--type", "event_type", type=EventTypeType(), metavar="TEXT", help="Only those of events of this type."
+    ),
     click.option("--since", metavar=EVENT_TIMES, help="Only those of events at this time or later."),
     click.option("--until", metavar=EVENT_TIMES, help="Only those of events before this time."),
 )

@@ -111,7 +111,7 @@ def redrives() -> None:
 
 
 @redrives.command(name="list")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Most orders to print.")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=50, show_default=True, help="Most orders to print.")
 @output_option
 def list_redrives(limit: int, output: Output) -> None:
     """List orders, newest first.

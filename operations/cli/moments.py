@@ -31,7 +31,10 @@ def read_bound(option: str, text: str | None, now: datetime) -> datetime | None:
     time = parse_start(text, now, option)
     if not isinstance(time, datetime):
         raise click.BadParameter(f"{text[:80]!r} is no time, such as 2026-11-23T08:00Z, 10m or 2d.", param_hint=option)
-    return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # the calendar ends in 9999, and begins in 1
+        raise click.BadParameter(f"{text[:80]!r} is out of the calendar in UTC.", param_hint=option) from None
 
 
 def read_moment(option: str, text: str | None, now: datetime) -> datetime | None:

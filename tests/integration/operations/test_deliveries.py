@@ -203,3 +203,24 @@ def test_a_shell_completes_reasons_and_states() -> None:
 
     assert completed("--reason", "t") == {"tls", "timeout"}
     assert completed("--state", "d") == {"delivered", "dead"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list", "--reason", "0999999999999"),
+        ("list", "--reason", "0503"),
+        ("list", "--type", "\udcff"),
+        ("list", "--since", "0001-01-01T00:00+14:00"),
+        ("list", "--until", "9999-12-31T23:59-14:00"),
+        ("list", "--after", f"0001-01-01T00:00+14:00/{ENDPOINT}"),
+        ("redrives", "list", "--limit", str(2**63)),
+        ("retry", "--error", "0999999999999"),
+        ("recover", str(ENDPOINT), "--since", "0001-01-01T00:00+14:00"),
+    ],
+)
+def test_what_no_column_can_hold_is_a_fault_of_usage(settings: Settings, arguments: tuple[str, ...]) -> None:
+    """It is told with the option's name, before the database is asked."""
+    made = plant(settings, "deliveries", *arguments)
+    assert (made.returncode, made.stdout) == (2, "")
+    assert arguments[-2] in made.stderr
