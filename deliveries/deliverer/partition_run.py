@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_queues import EndpointQueues
@@ -57,8 +57,8 @@ class PartitionRun:
         self._intake = PartitionIntake(process, partition, SourceMarks(marks), self._deliveries, self._log)
         self._rounds = PartitionRounds(process, writer, self._intake, self._deliveries, streaks)
         self._background = [
-            asyncio.create_task(self._keep(self._run_rounds()), name=f"rounds {partition}"),
-            asyncio.create_task(self._keep(self._run_timers()), name=f"timers {partition}"),
+            asyncio.create_task(self._keep(self._run_rounds), name=f"rounds {partition}"),
+            asyncio.create_task(self._keep(self._run_timers), name=f"timers {partition}"),
         ]
 
     @property
@@ -152,10 +152,10 @@ class PartitionRun:
         while self.failure is None:
             await self._rounds.run_next()
 
-    async def _keep(self, work: Any) -> None:
-        """Run until the end; whatever ends it ends the run."""
+    async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run until the end; whatever ends it ends the run. The work is made here: a task may never take a step."""
         try:
-            await work
+            await work()
         except Exception as error:
             self._log.warning("deliveries.failed", error=type(error).__name__, why=str(error))
             self.failure = error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -130,6 +132,17 @@ async def test_a_run_that_is_given_up_takes_nothing(parts: PartitionParts) -> No
             await accepting
         assert queues_of(run.queues).stopped
         assert all(task.done() for task in run._background)
+
+
+async def test_a_run_that_is_given_up_at_once_leaves_nothing_behind(parts: PartitionParts) -> None:
+    """Its partition can be lost in the turn of the loop in which it began: no work is made that is never done."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        async with running(parts) as run:
+            run.check()
+        del run
+        gc.collect()
+    assert [str(each.message) for each in warned] == []
 
 
 async def test_a_drain_writes_down_what_ended(parts: PartitionParts) -> None:
