@@ -24,7 +24,6 @@ from api.endpoint_bodies import AddedEndpoint, body_values, not_fitting, read_ad
 from api.endpoint_fields import ACTION, EXAMPLE, OVERLAP_SECONDS, ROTATION
 from api.parameters import refused
 from database.errors import ConstraintRefused
-from deliveries.connections import DeliveryClient
 from deliveries.endpoint_examples import example_fields, send_example
 from deliveries.endpoint_refusals import is_repeated_rotation, refuse_action, refuse_rotation
 from deliveries.endpoint_store import EndpointStore
@@ -39,6 +38,7 @@ from deliveries.endpoints import (
     refuse_handshake,
 )
 from deliveries.errors import EndpointStateRefused, EndpointUnresolved, UnknownEndpoint
+from deliveries.guard.connections import DeliveryClient
 from deliveries.handshake import ask_receiver, request_origin
 from deliveries.new_endpoints import NewEndpoint, new_endpoint, new_endpoint_key
 from runtime.clock import Clock

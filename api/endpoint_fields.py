@@ -15,10 +15,10 @@ from api.body_fields import (
     past_time_of,
     text_field,
 )
-from deliveries.custom_headers import HEADERS_MAX, check_custom_headers
 from deliveries.endpoints import DESCRIPTION_MAX_CHARACTERS, RATE_MAX_PER_SECOND, TIMEOUT_MAX_SECONDS
 from deliveries.errors import CustomHeadersRefused, EndpointFilterRefused
 from deliveries.event_filters import EVENT_TYPES_MAX, parse_event_filter, parse_event_types
+from deliveries.guard.custom_headers import HEADERS_MAX, check_custom_headers
 from deliveries.new_endpoints import DELIVERED_TYPES
 
 OVERLAP_MAX_SECONDS: Final = 30 * 86_400

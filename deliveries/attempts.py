@@ -12,8 +12,8 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from deliveries.connections import DeliveryClient
 from deliveries.errors import EndpointRefused
+from deliveries.guard.connections import DeliveryClient
 from deliveries.outcomes import AttemptOutcome, ErrorClass, parse_retry_after
 from deliveries.signed_request import AttemptRequest
 

@@ -7,11 +7,11 @@ from typing import Any, Final
 from uuid import uuid4
 
 from deliveries.attempts import Attempt, send_attempt
-from deliveries.connections import DeliveryClient
 from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import Endpoint
 from deliveries.errors import EndpointStateRefused, UnknownExample
 from deliveries.event_filters import parse_event_types
+from deliveries.guard.connections import DeliveryClient
 from deliveries.outcomes import classify
 from deliveries.signed_request import outgoing_event, sign_attempt
 from schemas.examples import examples

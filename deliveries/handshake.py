@@ -18,9 +18,9 @@ from typing import Final
 import aiohttp
 
 from deliveries.attempts import failure_words
-from deliveries.connections import DeliveryClient
 from deliveries.endpoints import EndpointConfiguration, ReceiverAgreement
 from deliveries.errors import DeliveriesMisconfigured, EndpointRefused, HandshakeRefused
+from deliveries.guard.connections import DeliveryClient
 from runtime.settings import Settings
 
 RATE_MAX_PER_MINUTE: Final = 2**31 - 1

@@ -8,11 +8,11 @@ from typing import Final
 import msgspec
 
 from deliveries.circuit_breaker import BreakerPolicy
-from deliveries.connections import DeliveryClient
 from deliveries.deliverer.attempt_records import OutgoingRecord
 from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.failure_streak import StreakPolicy
+from deliveries.guard.connections import DeliveryClient
 from runtime.clock import Clock
 from runtime.settings import Settings
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC

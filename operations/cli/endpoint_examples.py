@@ -49,9 +49,9 @@ def test(endpoint_id: UUID, event_type: str | None, output: Output) -> None:
 
 
 async def _send(settings: Settings, endpoint_id: UUID, event_type: str | None) -> Attempt:
-    from deliveries.connections import DeliveryClient
     from deliveries.endpoint_examples import send_example
     from deliveries.endpoint_store import open_endpoint_store
+    from deliveries.guard.connections import DeliveryClient
 
     async with open_endpoint_store(settings) as store:
         endpoint = await store.find(endpoint_id)

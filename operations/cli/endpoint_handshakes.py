@@ -50,7 +50,7 @@ def handshake(endpoint_id: UUID, actor: str, reason: str) -> None:
 
 async def agreement_of(settings: Settings, configuration: EndpointConfiguration) -> ReceiverAgreement:
     """Return what the receiver at a URL agrees to. Raises HandshakeRefused, EndpointRefused."""
-    from deliveries.connections import DeliveryClient
+    from deliveries.guard.connections import DeliveryClient
     from deliveries.handshake import ask_receiver, request_origin
 
     origin = request_origin(settings)

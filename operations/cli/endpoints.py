@@ -243,8 +243,8 @@ async def _read(settings: Settings) -> tuple[list[Endpoint], list[StoredEndpoint
 
 async def _checked_url(settings: Settings, url: str) -> str:
     """Return a URL normalised. Raises EndpointRefused, and EndpointUnresolved where its name has no address."""
-    from deliveries.connections import DeliveryClient
     from deliveries.errors import EndpointUnresolved
+    from deliveries.guard.connections import DeliveryClient
 
     client = DeliveryClient(settings)
     try:

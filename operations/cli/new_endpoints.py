@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
-from deliveries.custom_headers import HEADERS_MAX_BYTES, check_custom_headers
 from deliveries.endpoints import EndpointConfiguration
 from deliveries.errors import CustomHeadersRefused
+from deliveries.guard.custom_headers import HEADERS_MAX_BYTES, check_custom_headers
 from signing.ed25519 import encode_public_key
 from streams.start import parse_start
 

@@ -23,9 +23,9 @@ from api.routes import ReaderApp, make_reader_admin_app, make_reader_app
 from api.token_cache import AccessTokenCache
 from api.token_store import TokenStore
 from database.connector import Database, connect
-from deliveries.connections import DeliveryClient
 from deliveries.endpoint_starts import read_start
 from deliveries.endpoint_store import EndpointStore
+from deliveries.guard.connections import DeliveryClient
 from operations.operator_actions import OperatorAction, publish_action
 from operations.services.least_privilege import require_least_privilege
 from projections.checkpoint_poller import CheckpointPoller

@@ -12,12 +12,12 @@ import msgspec
 
 from database import schema_revision
 from database.connector import Database, connect
-from deliveries.connections import DeliveryClient
 from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
 from deliveries.failure_streak import make_streak_policy
+from deliveries.guard.connections import DeliveryClient
 from deliveries.state.recorder import build_recorder
 from operations.services.least_privilege import require_least_privilege
 from operations.services.readiness import ServiceReadiness

@@ -16,7 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from deliveries.attempts import ANSWER_MAX_BYTES, Attempt, mask_echoes, send_attempt
-from deliveries.connections import DeliveryClient
+from deliveries.guard.connections import DeliveryClient
 from deliveries.outcomes import classify
 from deliveries.signed_request import AttemptRequest
 from runtime.settings import Settings

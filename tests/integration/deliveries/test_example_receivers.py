@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from deliveries.attempts import send_attempt
-from deliveries.connections import DeliveryClient
+from deliveries.guard.connections import DeliveryClient
 from deliveries.signed_request import AttemptRequest, EndpointKeys, outgoing_event, sign_attempt
 from runtime.settings import Settings
 from schemas.examples import examples

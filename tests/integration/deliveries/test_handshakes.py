@@ -16,7 +16,6 @@ from aiohttp import web
 from database.connector import Database as Connector
 from database.connector import connect
 from database.errors import ConstraintRefused
-from deliveries.connections import DeliveryClient
 from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import (
     EndpointConfiguration,
@@ -26,6 +25,7 @@ from deliveries.endpoints import (
     new_endpoint_id,
 )
 from deliveries.errors import EndpointRefused, EndpointStateRefused, HandshakeRefused
+from deliveries.guard.connections import DeliveryClient
 from deliveries.handshake import ask_receiver
 from deliveries.signed_request import EndpointKeys
 from devstack import sql

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries import custom_headers
-from deliveries.custom_headers import HEADERS_MAX, NAME_MAX_BYTES, VALUE_MAX_BYTES, check_custom_headers
 from deliveries.errors import CustomHeadersRefused
+from deliveries.guard import custom_headers
+from deliveries.guard.custom_headers import HEADERS_MAX, NAME_MAX_BYTES, VALUE_MAX_BYTES, check_custom_headers
 
 
 def test_headers_are_returned_in_lower_case() -> None:

@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from deliveries.addresses import Network, parse_networks
 from deliveries.errors import DeliveriesMisconfigured
+from deliveries.guard.addresses import Network, parse_networks
 from runtime.servers import parse_port
 from runtime.settings import Settings
 

@@ -23,10 +23,10 @@ import pycares
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from deliveries.addresses import Address
-from deliveries.endpoint_policy import EndpointPolicy, make_endpoint_policy
-from deliveries.endpoint_urls import EndpointUrl, check_address, parse_endpoint_url
 from deliveries.errors import DeliveriesMisconfigured
+from deliveries.guard.addresses import Address
+from deliveries.guard.endpoint_policy import EndpointPolicy, make_endpoint_policy
+from deliveries.guard.endpoint_urls import EndpointUrl, check_address, parse_endpoint_url
 from runtime.servers import parse_servers
 from runtime.settings import Settings
 

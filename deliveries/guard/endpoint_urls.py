@@ -15,9 +15,9 @@ from typing import Final
 import idna
 import msgspec
 
-from deliveries.addresses import Address, refused_range
-from deliveries.endpoint_policy import EndpointPolicy
 from deliveries.errors import EndpointRefused
+from deliveries.guard.addresses import Address, refused_range
+from deliveries.guard.endpoint_policy import EndpointPolicy
 
 URL_MAX_CHARACTERS: Final = 2048
 NAME_MAX_CHARACTERS: Final = 253

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries import addresses
-from deliveries.addresses import IPV4_RANGES, IPV6_RANGES, Network, embedded_addresses, parse_networks, refused_range
+from deliveries.guard import addresses
+from deliveries.guard.addresses import (
+    IPV4_RANGES,
+    IPV6_RANGES,
+    Network,
+    embedded_addresses,
+    parse_networks,
+    refused_range,
+)
 
 REFUSED = {
     "0.0.0.0": "unspecified", "0.255.255.255": "unspecified", "10.0.0.0": "private", "10.255.255.255": "private",

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deliveries import endpoint_policy, endpoint_urls
-from deliveries.endpoint_policy import EndpointPolicy, make_endpoint_policy
-from deliveries.endpoint_urls import URL_MAX_CHARACTERS, parse_endpoint_url
 from deliveries.errors import DeliveriesMisconfigured, EndpointRefused
+from deliveries.guard import endpoint_policy, endpoint_urls
+from deliveries.guard.endpoint_policy import EndpointPolicy, make_endpoint_policy
+from deliveries.guard.endpoint_urls import URL_MAX_CHARACTERS, parse_endpoint_url
 from runtime.settings import Settings
 
 POLICY = EndpointPolicy()

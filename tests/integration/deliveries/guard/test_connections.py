@@ -16,9 +16,9 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from deliveries.connections import DeliveryClient, GuardedResolver
-from deliveries.endpoint_policy import EndpointPolicy
 from deliveries.errors import DeliveriesMisconfigured, EndpointRefused
+from deliveries.guard.connections import DeliveryClient, GuardedResolver
+from deliveries.guard.endpoint_policy import EndpointPolicy
 from deliveries.signed_request import EndpointKeys, OutgoingEvent, sign_attempt
 from runtime.settings import Settings
 from signing.hmac_secrets import encode_secret
