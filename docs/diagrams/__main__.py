@@ -7,10 +7,11 @@ import demo_picture
 import draw
 import entity_diagram
 import growth_plot
+import performance_plot
 import rooms
 
 
 def drawings() -> dict[str, str]:
     """Return each picture by its file name."""
-    modules = (delivery_flow, demo_picture, draw, entity_diagram, growth_plot, rooms)
+    modules = (delivery_flow, demo_picture, draw, entity_diagram, growth_plot, performance_plot, rooms)
     return {name: picture for module in modules for name, picture in module.drawings().items()}

@@ -60,7 +60,15 @@ def _show_part(part: Part) -> None:
 
     from operations.demo.delivering import DeliveryPart
     from operations.demo.mending import MendedRecord
-    from operations.demo.outcome import Audit, EntityTablesPart, MarketplacePart, Published, ReaderPart, ReadModelPart
+    from operations.demo.outcome import (
+        Audit,
+        EntityTablesPart,
+        MarketplacePart,
+        Published,
+        ReaderPart,
+        ReadModelPart,
+        RebuildPart,
+    )
     from operations.demo.tampering import Forgery
 
     match part:
@@ -76,6 +84,8 @@ def _show_part(part: Part) -> None:
             _show_reader(part)
         case DeliveryPart():
             _show_delivery(part)
+        case RebuildPart():
+            _show_rebuild(part)
         case EntityTablesPart():
             _show_entity_tables(part)
         case Audit():
@@ -179,6 +189,16 @@ def _show_delivery(part: Any) -> None:
     click.echo(
         f"webhook-id {part.delivery_id} each time; {part.signatures_verified} of {part.requests} signatures verified"
     )
+
+
+def _show_rebuild(part: Any) -> None:
+    _head(
+        f"Rebuild of {part.build.partition('/')[0].rpartition('_')[0]}, while {part.published_meanwhile} more came in"
+    )
+    rows = ", ".join(f"{count:,} of {table}" for table, count in part.compared.items())
+    click.echo(f"filled     {part.events:,} events from the log in {part.seconds} s, as {part.build}")
+    click.echo(f"compared   rows {rows}: the same as the live ones, in one snapshot")
+    click.echo("swapped    readers see the rebuild; what they saw before is retired")
 
 
 def _show_entity_tables(part: Any) -> None:

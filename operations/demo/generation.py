@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import cycle
 from typing import Any, Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -96,6 +97,12 @@ class Population:
         """Return a later availability of an agent."""
         data = {"agent_id": agent.id, "available": available}
         return webhook(f"{self._prefix}/changed/{agent.id}", "genesis.agent.available", now, data)
+
+    def more_ratings(self, now: datetime) -> Iterator[Message]:
+        """Yield ratings without end, one agent after the other."""
+        for number, agent in enumerate(cycle(self.agents)):
+            data = {"agent_id": agent.id, "rater_id": self._id("rater/later"), "rating": self._random.choice(RATINGS)}
+            yield webhook(f"{self._prefix}/later/{number}", "genesis.agent.rated", now, data)
 
     def _message(self, event_type: str, agent: DemoAgent, number: int, data: dict[str, Any]) -> Message:
         return webhook(f"{self._prefix}/{event_type}/{agent.id}/{number}", event_type, self._now, data)

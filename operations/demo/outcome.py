@@ -84,6 +84,16 @@ class ReaderPart(msgspec.Struct, frozen=True, kw_only=True):
     reads: list[HttpRead]
 
 
+class RebuildPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A rebuild that readers see: events folded into it, rows compared by table, and events that came in meanwhile."""
+
+    build: str
+    events: int
+    seconds: float
+    compared: dict[str, int]
+    published_meanwhile: int
+
+
 class EntityTypeRow(msgspec.Struct, frozen=True, kw_only=True):
     """The entities of a type, and the versions that they have had."""
 
@@ -130,6 +140,7 @@ class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     marketplace: MarketplacePart
     reader: ReaderPart
     delivery: DeliveryPart
+    rebuilt: RebuildPart
     entity_tables: EntityTablesPart
     partitions: list[PartitionRow]
     audit: Audit
@@ -147,6 +158,7 @@ Part = (
     | MarketplacePart
     | DeliveryPart
     | ReaderPart
+    | RebuildPart
     | EntityTablesPart
     | list[PartitionRow]
     | Audit

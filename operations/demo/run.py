@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,17 +12,16 @@ import uvloop
 
 from audit.verifier.chains import verify_chains
 from database.connector import Database, connect
-from devstack.errors import tail
 from devstack.progress import Progress
 from operations.demo import reading, tampering
 from operations.demo.catalogue import ATTRIBUTION, catalogue
 from operations.demo.delivering import DeliveryPart, delivery_part, failing_subscriber, subscription, wait_for_delivery
-from operations.demo.display import Display
 from operations.demo.entity_tables import REGISTRY, read_entity_tables, registry_lag
-from operations.demo.errors import DemoFailed, NotAsPromised
+from operations.demo.errors import NotAsPromised
 from operations.demo.generation import DemoAgent, Population
 from operations.demo.hiring import search_marketplace, wanted_skill
 from operations.demo.http_reader import HttpReader, read_others, read_own_write
+from operations.demo.loading import POLL_SECONDS, STALL_TIMEOUT_SECONDS, publish_and_follow, stalled
 from operations.demo.mending import MendedRecord, mend
 from operations.demo.messages import Message, catalogue_messages
 from operations.demo.outcome import (
@@ -37,8 +35,10 @@ from operations.demo.outcome import (
     Published,
     ReaderPart,
     ReadModelPart,
+    RebuildPart,
 )
 from operations.demo.publishing import DemoPublisher, DemoTally
+from operations.demo.rebuilding import rebuild_under_load
 from operations.demo.services import DemoServices, running_services
 from projections import log_progress
 from projections.agents.queries import agents
@@ -47,8 +47,6 @@ from signing.hmac_secrets import decode_secret
 from streams.topics import EVENTS_TOPIC, OPERATIONS_TOPIC
 
 PRODUCER: Final = "demo"
-POLL_SECONDS: Final = 0.1
-STALL_TIMEOUT_SECONDS: Final = 30.0
 SAMPLE_ROWS: Final = 8
 SAMPLE_SKILLS: Final = 2
 
@@ -105,53 +103,14 @@ class Run:
         ]
         total = sum(map(len, phases))
         self._progress.say(f"Publishing {total:,} events to {url}, each in a signed request, while the worker projects")
-        return uvloop.run(self._publish(url, phases, total))
+        published: Published = uvloop.run(self._publish(url, phases))
+        return published
 
-    async def _publish(self, url: str, phases: list[list[Message]], total: int) -> Published:
+    async def _publish(self, url: str, phases: list[list[Message]]) -> Published:
         publisher = DemoPublisher(url, self._secret, self.tally, self._stage.alive)
-        database = connect(self.settings, "auditor")
-        try:
-            with Display(total, self.tally) as display:
-                sending = asyncio.create_task(_in_order(publisher, phases))
-                try:
-                    projected = await self._follow(database, display, sending, total)
-                finally:
-                    sending.cancel()
-                    await asyncio.gather(sending, return_exceptions=True)
-            logged = await log_progress.dispositions(database, EVENTS_TOPIC, self.tally.first_offsets)
-        finally:
-            await publisher.close()
-            await database.close()
-        return Published(
-            run=self.number,
-            seed=self.options.seed,
-            by_type=dict(self.tally.by_type),
-            published=self.tally.published,
-            published_per_second=round(self.tally.published / display.seconds("published"), 1),
-            projected=projected,
-            projected_per_second=round(projected / display.seconds("projected"), 1),
-            dispositions=logged,
+        return await publish_and_follow(
+            self.settings, self._stage, publisher, self.tally, phases, run=self.number, seed=self.options.seed
         )
-
-    async def _follow(self, database: Database, display: Display, sending: asyncio.Task[None], total: int) -> int:
-        """Show progress until all is sent and projected; returns how much is."""
-        best, grew_at = -1, time.monotonic()
-        while True:
-            if sending.done():
-                sending.result()
-            reached = await log_progress.checkpoints(database)
-            projected = self.tally.below(
-                {partition: min(both) for (topic, partition), both in reached.items() if topic == EVENTS_TOPIC}
-            )
-            display.show(projected)
-            if sending.done() and projected >= total:
-                return projected
-            if projected > best or not sending.done():
-                best, grew_at = projected, time.monotonic()
-            self._stage.alive()
-            if time.monotonic() - grew_at > STALL_TIMEOUT_SECONDS:
-                raise self._stalled("The worker has stopped projecting.", f"{projected} of {total} are projected")
-            await asyncio.sleep(POLL_SECONDS)
 
     def read_model(self) -> ReadModelPart:
         """Return this run's agents as readers see them."""
@@ -224,6 +183,17 @@ class Run:
         finally:
             await publisher.close()
 
+    def rebuild(self) -> RebuildPart:
+        """Return what a rebuild of a read model took while ratings came in, once readers see it."""
+        load = self.population.more_ratings(datetime.now(UTC))
+
+        async def run() -> RebuildPart:
+            publisher = DemoPublisher(self._stage.url("ingress"), self._secret, self.tally, self._stage.alive)
+            return await rebuild_under_load(self._stage, publisher, load)
+
+        part: RebuildPart = uvloop.run(run())
+        return part
+
     def fill_entity_tables(self) -> EntityTablesPart:
         """Return what the entity tables hold, once `registry` is resumed and has caught up from the log."""
         why = "The demo shows the entity tables."
@@ -234,7 +204,7 @@ class Run:
                 fewest, fell_at = lag, time.monotonic()
             self._stage.alive()
             if time.monotonic() - fell_at > STALL_TIMEOUT_SECONDS:
-                raise self._stalled("The read model registry is not filled.", f"It lacks {lag} records")
+                raise stalled(self._stage, "The read model registry is not filled.", f"It lacks {lag} records")
             time.sleep(POLL_SECONDS)
         ids = [agent.id for agent in self.population.agents]
         part: EntityTablesPart = uvloop.run(self._with("api", lambda database: read_entity_tables(database, ids)))
@@ -281,10 +251,6 @@ class Run:
         """Change the entry on a copy of the log."""
         return tampering.forge_copy(self._stage.stack.environ, row)
 
-    def _stalled(self, what: str, how_far: str) -> DemoFailed:
-        why = f"{how_far}; no more came in {STALL_TIMEOUT_SECONDS:.0f} s."
-        return DemoFailed(what, why=why, next_step=tail(self._stage.logs / "worker.log"))
-
     async def _with(self, role: Any, read: Callable[[Database], Any]) -> Any:
         database = connect(self.settings, role)
         try:
@@ -318,6 +284,9 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         progress.say("Delivering an event to a subscriber that fails at first")
         delivery = demo.deliver()
         show(delivery)
+        progress.say("Rebuilding the read model ratings while ratings come in, and showing it to readers")
+        rebuilt = demo.rebuild()
+        show(rebuilt)
         progress.say("Resuming the read model registry, which fills the entity tables from the log")
         entity_tables = demo.fill_entity_tables()
         show(entity_tables)
@@ -341,6 +310,7 @@ def run_demo(options: Options, progress: Progress, show: Callable[[Part], None],
         marketplace=marketplace,
         reader=reader,
         delivery=delivery,
+        rebuilt=rebuilt,
         entity_tables=entity_tables,
         partitions=partitions,
         audit=audit,
@@ -358,12 +328,6 @@ def generated_note(seed: int, number: int) -> str:
         f"Skills and job roles are ESCO's. Agents, their availability, ratings and validations are generated "
         f"(seed {seed}, run {number})."
     )
-
-
-async def _in_order(publisher: DemoPublisher, phases: list[list[Message]]) -> None:
-    """Publish phase after phase: an agent is onboarded before it is rated."""
-    for phase in phases:
-        await publisher.publish(phase)
 
 
 def _agent_row(row: Any) -> AgentRow:

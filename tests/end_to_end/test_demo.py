@@ -60,9 +60,11 @@ def test_partitions_are_level_and_every_chain_is_good(first: dict[str, Any]) -> 
     assert [row["lag"] for row in first["partitions"]] == [0] * 9
     assert first["audit"]["verdict"] == "good"
     assert first["audit"]["entries"] == sum(row["log_end"] for row in first["partitions"])
-    # Operator actions: the key, the token, the redrive, resuming a read model, an endpoint that is added and removed.
-    # Events: the bad record, the one behind it and the control record, the write of the reader, the delivered one.
-    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + 11
+    # Operator actions: the key, the token, the redrive, resuming a read model, an endpoint that is added and removed,
+    # and a rebuild, its swap, and what is retired. Events: the bad record, the one behind it and the control record,
+    # the write of the reader, the delivered one, and those that came in during the rebuild.
+    others = 14 + first["rebuilt"]["published_meanwhile"]
+    assert sum(row["log_end"] for row in first["partitions"]) == first["published"]["published"] + others
 
 
 def test_a_bad_record_is_found_repaired_and_redriven(first: dict[str, Any]) -> None:
@@ -99,6 +101,15 @@ def test_an_event_is_delivered_to_a_subscriber_that_fails_at_first(first: dict[s
     assert second >= 1
     assert third - second >= 2
     assert (part["requests"], part["signatures_verified"]) == (3, 3)
+
+
+def test_a_read_model_is_rebuilt_while_its_events_come_in(first: dict[str, Any]) -> None:
+    """The rebuild has each event of the model, and the same rows as the live one; readers see it from then on."""
+    part = first["rebuilt"]
+    assert re.fullmatch(r"ratings_b\d+/\d+", part["build"])
+    assert part["events"] >= first["published"]["by_type"]["genesis.agent.rated"]
+    assert part["published_meanwhile"] > 0
+    assert min(part["compared"].values()) > 0
 
 
 def test_the_entity_tables_are_filled_from_the_log(first: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import doctest
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 
 from ingress.payloads import read_cloud_event, read_webhook
 from operations.demo import publishing
@@ -61,6 +61,15 @@ def test_seed_and_run_number_make_the_agents() -> None:
     others = messages_of(population(run=2)) + messages_of(population(seed=8))
     assert same == again
     assert not {message.id for message in same} & {message.id for message in others}
+
+
+def test_later_ratings_never_end_and_are_new_events_each() -> None:
+    """Ingress takes them, and none is a repeat of another or of an earlier rating."""
+    made = population()
+    earlier = {message.id for message in messages_of(made)}
+    later = list(islice(made.more_ratings(NOW), 3 * len(made.agents)))
+    assert {event_of(message).event_type for message in later} == {"genesis.agent.rated"}
+    assert len({message.id for message in later} - earlier) == len(later)
 
 
 def test_documentation_runs() -> None:
