@@ -58,6 +58,10 @@ JOIN pg_stat_activity AS a ON a.pid = o.feeder_pid AND a.backend_start = o.feede
 WHERE o.consumer = 'projector' AND o.topic = $1 AND o.partition = $2 AND a.pid <> $3
 """
 
+_TOPIC_ID = """
+SELECT topic_id::text FROM partition_owners WHERE consumer = $1 AND topic = $2 AND partition = $3
+"""
+
 _ADVANCE_OWNER = """
 UPDATE partition_owners SET token = token + 1, worker = $4, topic_id = coalesce(topic_id, $5::uuid),
     backend_pid = pg_backend_pid(), taken_at = clock_timestamp(), stop_reason = NULL,
@@ -146,6 +150,12 @@ def acquire(
     fence = lock_fence(session, consumer, topic, partition, token)
     session.commit()
     return fence
+
+
+def recorded_topic_id(session: Session, consumer: str, topic: str, partition: int) -> UUID | None:
+    """Return the id of the topic that a consumer has read, where an owner has recorded it."""
+    rows = session.query(_TOPIC_ID, (consumer, topic, partition))
+    return UUID(rows[0][0]) if rows and rows[0][0] is not None else None
 
 
 def terminate_feeder(session: Session, topic: str, partition: int, own_pid: int) -> None:

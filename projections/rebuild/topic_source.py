@@ -12,7 +12,9 @@ import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol
+from uuid import UUID
 
+from projections.checkpoints import PROJECTOR, recorded_topic_id
 from projections.effective_events import unapplied_offsets
 from projections.rebuild.errors import TopicUnusable
 from projections.session import Session
@@ -70,16 +72,22 @@ class TopicSource:
 
         Raises TopicUnusable where the topic does not hold all of it, and KafkaUnavailable.
         """
+        known = recorded_topic_id(session, PROJECTOR, topic, partition)
         try:
-            read = self._runner.run(self._read(topic, partition, offsets))
+            read = self._runner.run(self._read(topic, partition, offsets, known))
         except CheckpointOutOfLog as error:
             raise TopicUnusable(topic, partition, error.why) from error
         unapplied = unapplied_offsets(session, topic, partition, offsets)
         return read.filter((pl.col("offset") < offsets[1]) & ~pl.col("offset").is_in(sorted(unapplied)))
 
-    async def _read(self, topic: str, partition: int, offsets: tuple[int, int]) -> pl.DataFrame:
+    async def _read(
+        self, topic: str, partition: int, offsets: tuple[int, int], known: UUID | None
+    ) -> pl.DataFrame:  # fmt: skip
         reader, (first, until) = await self._reader(topic, partition), offsets
         watermarks = await reader.watermarks()
+        if known is not None and known != watermarks.leadership.topic_id:
+            why = "Kafka has another topic of this name than the one that the log is of."
+            raise TopicUnusable(topic, partition, why)
         if watermarks.high < until:
             why = f"It ends at offset {watermarks.high}, and the log has records up to {until}."
             raise TopicUnusable(topic, partition, why)

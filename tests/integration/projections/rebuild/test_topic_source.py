@@ -119,6 +119,17 @@ async def test_a_topic_that_was_truncated_behind_the_log_is_refused_by_name(
     assert "and the log has records up to 1000" in refused.value.why
 
 
+async def test_another_topic_of_the_same_name_is_refused_by_name(
+    settings: Settings, topic: str, owner: Session, superuser: Session
+) -> None:
+    """Its records are at the same offsets, and others."""
+    superuser.script("UPDATE partition_owners SET topic_id = gen_random_uuid() WHERE partition = 1")
+    made = begun(owner)
+    with pytest.raises(TopicUnusable, match=f"{topic}/1 can't be the source") as refused:
+        await asyncio.to_thread(fill_from_topic, settings, owner, [made])
+    assert "another topic of this name" in refused.value.why
+
+
 async def test_a_topic_that_loses_its_begin_while_it_is_read_costs_no_record(
     settings: Settings, topic: str, owner: Session, superuser: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
