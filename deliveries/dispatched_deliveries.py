@@ -8,19 +8,18 @@ for a copy. Tokens go on above all that were ever given, since the recorder beli
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from deliveries.deliverer.delivery import Delivery, read_deliveries
+from deliveries.deliverer.delivery import read_deliveries
 from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.deliverer.source_marks import MarkedSource, SourceMark, SourceMarks
 from deliveries.deliverer.wait_rows import mark_statements
 from projections.session import sql_literal
 from runtime.settings import Settings
-from streams.batch import EventBatch
-from streams.log_end import LogEnd
-from streams.log_reader import LogReader
+from streams.log_reader import topic_batches
 from streams.topic_watermarks import TopicWatermarks
 
 MARKED_STREAMS: Final = ("live", "backfill")
@@ -47,29 +46,17 @@ class DispatchedDeliveries(NamedTuple):
 
 async def read_dispatched(settings: Settings, topic: str, watermarks: TopicWatermarks) -> DispatchedDeliveries:
     """Read a topic of deliveries from its first record to its end. Raises KafkaUnavailable."""
-    marks: dict[int, Mapping[MarkedSource, SourceMark]] = {}
+    marks: dict[int, SourceMarks] = defaultdict(lambda: SourceMarks({}))
     last_offsets: dict[int, int] = {}
-    for partition, bounds in sorted(watermarks.bounds.items()):
-        if bounds is None or bounds[0] == bounds[1]:
-            continue
-        found = SourceMarks({})
-        async with LogReader(settings, topic, partition) as reader:
-            at = await reader.watermarks()
-            reader.open(0, at, LogEnd(None, at.low, compared=False))
-            async with contextlib.aclosing(reader.batches(at.high)) as batches:
-                async for batch in batches:
-                    for each in _of(batch):
-                        if each.stream in MARKED_STREAMS:
-                            found.pass_new(each)
-                        if each.stream == "live":
-                            last = last_offsets.get(each.source_partition, -1)
-                            last_offsets[each.source_partition] = max(last, each.source_offset)
-        marks[partition] = found.changed()
-    return DispatchedDeliveries(marks, last_offsets)
-
-
-def _of(batch: EventBatch) -> Iterator[Delivery]:
-    yield from read_deliveries(batch.values)[0]
+    async with contextlib.aclosing(topic_batches(settings, topic, watermarks)) as batches:
+        async for batch in batches:
+            for each in read_deliveries(batch.values)[0]:
+                if each.stream in MARKED_STREAMS:
+                    marks[batch.partition].pass_new(each)
+                if each.stream == "live":
+                    last = last_offsets.get(each.source_partition, -1)
+                    last_offsets[each.source_partition] = max(last, each.source_offset)
+    return DispatchedDeliveries({partition: found.changed() for partition, found in marks.items()}, last_offsets)
 
 
 def begin_statements(

@@ -20,14 +20,14 @@ from runtime.errors import ConfigurationError
 from runtime.settings import Settings
 from schemas import codec
 from schemas.external_registry import activate_registry
-from streams.errors import KafkaUnavailable, Overloaded, StreamsError, UnknownStart
+from streams.errors import KafkaUnavailable, UnknownStart
 from streams.kafka.clients import make_consumer
+from streams.ordered_records import OrderedRecord, publish_in_order
 from streams.partitioning import partition_of
 from streams.producer import EventProducer
 from streams.start import LastOffsets, Start, check_order, offsets_at
 from streams.topics import CATALOGUE
 
-ROOM_POLL_SECONDS: Final = 0.005
 HEAD_FIELDS: Final = ("event_id", "occurred_at")
 """The fields of an event that are beside its data in a line."""
 
@@ -130,23 +130,6 @@ async def replay_into(
     async with EventProducer(settings, topics=(into,)) as producer:
         await record(settings, action)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
-            await _publish(producer, into, page)
+            records = [OrderedRecord(codec.key(each.event), each.value, each.record_headers()) for each in page.events]
+            await publish_in_order(producer, into, records)
             count(len(page.events))
-
-
-async def _publish(producer: EventProducer, into: str, page: ReplayedPage) -> None:
-    left = list(page.events)
-    while left:
-        publishes = []
-        try:
-            for each in left:
-                headers = each.record_headers()
-                publishes.append(producer.submit_record(into, codec.key(each.event), each.value, headers))
-        except Overloaded:
-            if not publishes:
-                await asyncio.sleep(ROOM_POLL_SECONDS)
-                continue
-        for outcome in await producer.await_each(publishes):
-            if isinstance(outcome, StreamsError):
-                raise outcome
-        left = left[len(publishes) :]

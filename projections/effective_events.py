@@ -17,7 +17,12 @@ from typing import Final, NamedTuple
 
 from projections.parking_log import ParkingLog, ReleasedEvent, redriven_of
 from projections.session import Session, sql_literal
+from schemas import codec
+from schemas.errors import Undecodable, UnknownSchema
+from schemas.events import Event
 from streams.batch import EventBatch
+from streams.errors import AppliedEventUnreadable, SchemaNewer
+from streams.topics import logical_topic
 
 # The index of each range on all that is not applied begins with the disposition.
 _UNAPPLIED: Final = """
@@ -53,6 +58,20 @@ class EffectiveSlice(NamedTuple):
 
     events: list[EffectiveEvent]
     next_offset: int
+
+
+def decode_effective(topic: str, partition: int, effective: EffectiveEvent) -> Event:
+    """Return an event that the log calls applied.
+
+    Raises SchemaNewer where a later release may know it, and AppliedEventUnreadable.
+    """
+    offset = effective.effective_offset
+    try:
+        return codec.decode(effective.value, logical_topic(topic))
+    except UnknownSchema as error:
+        raise SchemaNewer(topic, partition, offset, error.schema_id) from error
+    except Undecodable as error:
+        raise AppliedEventUnreadable(topic, partition, offset, error.reason) from error
 
 
 def fetched_events(session: Session, batch: EventBatch, events_max: int) -> EffectiveSlice:

@@ -14,14 +14,11 @@ from uuid import UUID
 import msgspec
 
 from audit.canonical import read_headers
-from projections.effective_events import EffectiveEvent, logged_events
+from projections.effective_events import EffectiveEvent, decode_effective, logged_events
 from projections.session import Session
 from schemas import codec
-from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import Event
-from streams.errors import AppliedEventUnreadable, SchemaNewer
 from streams.record_position import RecordPosition
-from streams.topics import logical_topic
 
 PAGE_EVENTS: Final = 1_000
 """Events that are read at a time."""
@@ -92,12 +89,6 @@ def replayed_pages(
 
 
 def _read(topic: str, partition: int, effective: EffectiveEvent) -> ReplayedEvent:
-    offset = effective.effective_offset
-    try:
-        event = codec.decode(effective.value, logical_topic(topic))
-    except UnknownSchema as error:
-        raise SchemaNewer(topic, partition, offset, error.schema_id) from error
-    except Undecodable as error:
-        raise AppliedEventUnreadable(topic, partition, offset, error.reason) from error
-    position = RecordPosition(topic, partition, offset)
+    event = decode_effective(topic, partition, effective)
+    position = RecordPosition(topic, partition, effective.effective_offset)
     return ReplayedEvent(event, effective.value, position, read_headers(effective.headers))

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Set
 
 from audit.canonical import read_headers
 from runtime.settings import Settings
-from streams.log_end import LogEnd
-from streams.log_reader import LogReader
+from streams.log_reader import topic_batches
 from streams.topic_watermarks import TopicWatermarks
 
 HEADERS = {f"__connect.errors.{name}": name for name in ("topic", "partition", "offset")}
@@ -21,17 +20,11 @@ async def read_published(
 ) -> Mapping[tuple[str, int], Set[int]]:
     """Return the offsets that the topic has dead letters of, by topic and partition. Raises KafkaUnavailable."""
     found: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for partition, bounds in sorted(watermarks.bounds.items()):
-        if bounds is None or bounds[0] == bounds[1]:
-            continue
-        async with LogReader(settings, dead_topic, partition) as reader:
-            at = await reader.watermarks()
-            reader.open(0, at, LogEnd(None, at.low, compared=False))
-            async with contextlib.aclosing(reader.batches(at.high)) as batches:
-                async for batch in batches:
-                    for headers in batch.headers:
-                        if (named := named_record(headers)) is not None:
-                            found[named[0], named[1]].add(named[2])
+    async with contextlib.aclosing(topic_batches(settings, dead_topic, watermarks)) as batches:
+        async for batch in batches:
+            for headers in batch.headers:
+                if (named := named_record(headers)) is not None:
+                    found[named[0], named[1]].add(named[2])
     return found
 
 

@@ -7,6 +7,7 @@ compared with Kafka first (`streams/open_partition.py`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -20,6 +21,7 @@ from streams.kafka.clients import make_consumer
 from streams.kafka.consumer import RepairedConsumer
 from streams.log_end import LogEnd
 from streams.open_partition import OpenPartition
+from streams.topic_watermarks import TopicWatermarks
 from streams.watermarks import Watermarks
 
 BATCH_RECORDS: Final = 16_000
@@ -27,6 +29,9 @@ BATCH_RECORDS: Final = 16_000
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 """A batch ends at the fetch that reaches this."""
+
+UNFENCED: Final = 0
+"""The token of a reader that writes under no partition's fence."""
 
 FETCH_BYTES: Final = 4 * 1024 * 1024
 FETCH_RECORDS: Final = 10_000
@@ -159,3 +164,19 @@ class LogReader:
     def _open(self) -> OpenPartition:
         assert self._opened is not None, "it is opened first"
         return self._opened
+
+
+async def topic_batches(settings: Settings, topic: str, watermarks: TopicWatermarks) -> AsyncGenerator[EventBatch]:
+    """Yield all records of a topic, one partition after the other, each from its first record to its end.
+
+    Partitions that are empty, or did not answer for the watermarks, are left out. Raises what `batches` raises.
+    """
+    for partition, bounds in sorted(watermarks.bounds.items()):
+        if bounds is None or bounds[0] == bounds[1]:
+            continue
+        async with LogReader(settings, topic, partition) as reader:
+            at = await reader.watermarks()
+            reader.open(UNFENCED, at, LogEnd(None, at.low, compared=False))
+            async with contextlib.aclosing(reader.batches(at.high)) as batches:
+                async for batch in batches:
+                    yield batch

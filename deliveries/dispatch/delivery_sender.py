@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Final, TypeAlias
 
 from deliveries.dispatch.queued_deliveries import DeliveryRecord
-from streams.errors import Overloaded, StreamsError
+from streams.ordered_records import OrderedRecord, publish_in_order
 from streams.producer import EventProducer
 
 SLICE_RECORDS_MAX: Final = 1_000
@@ -22,10 +22,6 @@ SLICE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 EndOffsets: TypeAlias = dict[int, int]
 """The offset behind a slice's last record, by partition."""
-
-ROOM_TIMEOUT_SECONDS: Final = 10.0
-"""How long a slice waits while other partitions' records fill the producer."""
-ROOM_POLL_SECONDS: Final = 0.005
 
 
 class DeliverySender:
@@ -44,26 +40,10 @@ class DeliverySender:
         return asyncio.run_coroutine_threadsafe(self._send(records), self._loop)
 
     async def _send(self, records: Sequence[DeliveryRecord]) -> EndOffsets:
-        done = 0
+        ordered = [OrderedRecord(key, value, []) for key, value in records]
         ends: EndOffsets = {}
-        room_until = self._loop.time() + ROOM_TIMEOUT_SECONDS
-        while done < len(records):
-            publishes = []
-            try:
-                for key, value in records[done:]:
-                    publishes.append(self._producer.submit_record(self._topic, key, value, []))
-            except Overloaded:
-                if not publishes:
-                    if self._loop.time() >= room_until:
-                        raise
-                    await asyncio.sleep(ROOM_POLL_SECONDS)
-                    continue
-            for outcome in await self._producer.await_each(publishes):
-                if isinstance(outcome, StreamsError):
-                    raise outcome
-                ends[outcome.partition] = max(ends.get(outcome.partition, 0), outcome.offset + 1)
-            done += len(publishes)
-            room_until = self._loop.time() + ROOM_TIMEOUT_SECONDS
+        for position in await publish_in_order(self._producer, self._topic, ordered):
+            ends[position.partition] = max(ends.get(position.partition, 0), position.offset + 1)
         return ends
 
 

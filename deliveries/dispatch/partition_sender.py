@@ -14,13 +14,10 @@ from deliveries.dispatch.delivery_sender import (
 )
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, MatchAt, deliveries_of
-from projections.effective_events import EffectiveEvent
+from projections.effective_events import EffectiveEvent, decode_effective
 from runtime import metrics
-from schemas import codec
-from schemas.errors import Undecodable, UnknownSchema
 from schemas.events import Event
-from streams.errors import AppliedEventUnreadable, OwnershipLost, SchemaNewer
-from streams.topics import logical_topic
+from streams.errors import OwnershipLost
 
 
 class PartitionSender:
@@ -59,13 +56,7 @@ class PartitionSender:
 
     def decode(self, effective: EffectiveEvent) -> Event:
         """Return an event that the log calls applied. Raises SchemaNewer, AppliedEventUnreadable."""
-        try:
-            return codec.decode(effective.value, logical_topic(self._topic))
-        except UnknownSchema as error:
-            raise SchemaNewer(self._topic, self._partition, effective.effective_offset, error.schema_id) from error
-        except Undecodable as error:
-            offset, reason = effective.effective_offset, error.reason
-            raise AppliedEventUnreadable(self._topic, self._partition, offset, reason) from error
+        return decode_effective(self._topic, self._partition, effective)
 
     def require_current(self) -> None:
         """Raise OwnershipLost where the partition was given up."""

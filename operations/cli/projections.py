@@ -43,9 +43,8 @@ def list_projections(partitions: bool, output: Output) -> None:
     A build is `live` when readers see it, `filling` until it has the whole log, `standby` where it is fed beside the
     one that readers see, `stopped` where a partition goes on without it, for the reason in the last column, `paused` by
     an operator, `left` when readers have gone over to a later version: it is fed no more, and `past` where it is the
-    log up to a time. The lag counts records
-    between its checkpoint and the log's, of all partitions together; in seconds it is the age of
-    the oldest of them. JSON has each partition's next offset.
+    log up to a time. The lag counts records between its checkpoint and the log's, of all partitions together; in
+    seconds it is the age of the oldest of them. JSON has each partition's next offset.
 
     \b
     Examples:

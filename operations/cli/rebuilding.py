@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import click
 
@@ -28,8 +28,6 @@ from projections.stored_builds import StoredBuild
 from runtime.settings import Settings
 
 POLL_SECONDS: Final = 0.2
-
-Found = TypeVar("Found")
 
 
 @contextlib.contextmanager

@@ -22,15 +22,12 @@ from runtime.settings import Settings
 from schemas.polars_import import polars as pl
 from streams.errors import CheckpointOutOfLog, KafkaUnavailable
 from streams.log_end import LogEnd
-from streams.log_reader import LogReader
+from streams.log_reader import UNFENCED, LogReader
 
 FETCH_STALLED_TIMEOUT_SECONDS: Final = 60.0
 """How long nothing may come of a topic that has more."""
 
 _READ: Final = {"offset": pl.Int64, "value": pl.Binary}
-
-NO_TOKEN: Final = 0
-"""Nobody fences a reader that writes under no partition's fence."""
 
 
 class ChunkSource(Protocol):
@@ -91,7 +88,7 @@ class TopicSource:
         if watermarks.high < until:
             why = f"It ends at offset {watermarks.high}, and the log has records up to {until}."
             raise TopicUnusable(topic, partition, why)
-        reader.open(NO_TOKEN, watermarks, LogEnd(None, first, compared=False))
+        reader.open(UNFENCED, watermarks, LogEnd(None, first, compared=False))
         read = pl.DataFrame(schema=_READ)
         async with contextlib.aclosing(reader.batches(until)) as batches:
             while True:

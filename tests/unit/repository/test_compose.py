@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from database.connector import CLOSE_TIMEOUT_SECONDS
-from deliveries.dispatch.delivery_sender import ROOM_TIMEOUT_SECONDS
 from deliveries.endpoints import TIMEOUT_MAX_SECONDS
 from devstack.kafka_jars import KAFKA_VERSION
 from devstack.postgres import SERVER_SETTINGS
@@ -25,6 +24,7 @@ from operations.services.dispatcher import PUBLISH_TIMEOUT_SECONDS
 from runtime.settings import unknown_variables
 from server.http_server import PEER_END_TIMEOUT_SECONDS, SHUTDOWN_TIMEOUT_SECONDS
 from server.processes import END_TIMEOUT_SECONDS
+from streams.ordered_records import ROOM_TIMEOUT_SECONDS
 from tests.support import ROOT
 from tests.support.services import COMPOSE_FILE, compose_addresses
 

@@ -113,10 +113,7 @@ async def test_a_topic_that_was_truncated_behind_the_log_is_refused_by_name(
 ) -> None:
     """It ends before the log does: what it holds from there on would be other records, if any."""
     superuser.script("UPDATE checkpoints SET next_offset = 1000 WHERE partition = 0")
-    made = begun(owner)
-    with pytest.raises(TopicUnusable, match=f"{topic}/0 can't be the source") as refused:
-        await asyncio.to_thread(fill_from_topic, settings, owner, [made])
-    assert "and the log has records up to 1000" in refused.value.why
+    assert "and the log has records up to 1000" in await refusal_of(settings, owner, f"{topic}/0")
 
 
 async def test_another_topic_of_the_same_name_is_refused_by_name(
@@ -124,10 +121,15 @@ async def test_another_topic_of_the_same_name_is_refused_by_name(
 ) -> None:
     """Its records are at the same offsets, and others."""
     superuser.script("UPDATE partition_owners SET topic_id = gen_random_uuid() WHERE partition = 1")
+    assert "another topic of this name" in await refusal_of(settings, owner, f"{topic}/1")
+
+
+async def refusal_of(settings: Settings, owner: Session, partition: str) -> str:
+    """Return why a partition is refused as source of a rebuild."""
     made = begun(owner)
-    with pytest.raises(TopicUnusable, match=f"{topic}/1 can't be the source") as refused:
+    with pytest.raises(TopicUnusable, match=f"{partition} can't be the source") as refused:
         await asyncio.to_thread(fill_from_topic, settings, owner, [made])
-    assert "another topic of this name" in refused.value.why
+    return refused.value.why
 
 
 async def test_a_topic_that_loses_its_begin_while_it_is_read_costs_no_record(
