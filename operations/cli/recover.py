@@ -48,11 +48,16 @@ def command(
       plant recover --heads heads.json --reason "its disk was lost"
     """
     from audit.verifier.heads import load
+    from runtime.errors import NothingChecked
 
     if only_list:
         _show_lost(output)
         return
     kept = [head for file in head_files for head in load(file)]
+    if head_files and not kept:
+        raise NothingChecked(
+            "No head is in these files.", why="Nothing would be compared.", next_step="plant audit head"
+        )
     show([_recovered(kept, jobs, actor, reason)], output)
 
 

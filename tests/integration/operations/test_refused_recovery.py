@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
+from audit.verifier.heads import dump
 from operations.recovery import RecoveredTopics
 from projections import checkpoints
 from projections.checkpoints import PROJECTOR
@@ -15,6 +18,7 @@ from runtime.settings import Settings
 from streams import log_reader
 from streams.topics import admin
 from tests.conftest import Database
+from tests.support.command_line import plant
 from tests.support.load import events, fill
 from tests.support.rebuilding import session_of
 from tests.support.recovering import PARTITIONS, recovered
@@ -38,6 +42,14 @@ async def test_a_database_in_use_is_refused(
     with pytest.raises(RecoveryRefused):
         await recovered(settings, recovered_topics)
     assert superuser.query("SELECT count(*) AS n FROM checkpoints WHERE consumer = 'recovery'") == [(0,)]
+
+
+def test_files_without_a_head_are_refused(settings: Settings, superuser: Session, tmp_path: Path) -> None:
+    """Nothing would be compared, so the recovery does not begin."""
+    (tmp_path / "heads.json").write_text(dump([]))
+    refused = plant(settings, "recover", "--heads", str(tmp_path / "heads.json"))
+    assert (refused.returncode, "No head is in these files." in refused.stderr) == (3, True)
+    assert superuser.query("SELECT count(*) AS n FROM checkpoints") == [(0,)]
 
 
 async def test_one_operator_recovers_at_a_time(
