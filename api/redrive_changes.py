@@ -55,7 +55,12 @@ class RedriveChanges:
             return _repeated(known, digest)
         selection = await self._selection(asked)
         plan = await self._redrives.plan(selection)
-        if not asked.execute or not plan.deliveries:
+        if not asked.execute:
+            return Changed(200, plan_document(plan, asked.rate_per_second, None))
+        # Where the same request was under way a second time, its order has what this one would send.
+        if (known := await self._redrives.find_operation(operation_id)) is not None:
+            return _repeated(known, digest)
+        if not plan.deliveries:
             return Changed(200, plan_document(plan, asked.rate_per_second, None))
         if await self._redrives.running() >= RUNNING_MAX:
             raise Problem("too-many-redrives", f"It has {RUNNING_MAX} that are running.")
@@ -66,13 +71,13 @@ class RedriveChanges:
         await self._record(order, plan)
         try:
             number = await self._redrives.order(order, selection)
-        except NothingToRedrive:  # another order has them by now
-            plan = await self._redrives.plan(selection)
-            return Changed(200, plan_document(plan, asked.rate_per_second, None))
-        except ConstraintRefused:
-            if key is None or (known := await self._redrives.find_operation(operation_id)) is None:
+        except (NothingToRedrive, ConstraintRefused) as error:
+            if (known := await self._redrives.find_operation(operation_id)) is not None:
+                return _repeated(known, digest)
+            if isinstance(error, ConstraintRefused):
                 raise
-            return _repeated(known, digest)  # the same request was under way a second time
+            plan = await self._redrives.plan(selection)  # another order has them by now
+            return Changed(200, plan_document(plan, asked.rate_per_second, None))
         stored = await self._redrives.find(number)
         return Changed(201, plan_document(plan, asked.rate_per_second, stored), f"/redrives/{number}")
 

@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +30,7 @@ ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)
 AFTER_SECONDS = (0.2, 2.5)
 TOPIC_PARTITIONS = 4
+LAST_LINES = 20
 FROZEN_SECONDS = 12.0
 """Longer than a group waits for a member: the other deliverer takes over meanwhile."""
 
@@ -143,6 +145,16 @@ def undone(scene: Scene) -> int:
 
 
 def state(scene: Scene, there: Subscribers) -> str:
+    """Return what waits, for what, and what each process has said last."""
     states = scene.query("SELECT state::text AS state, count(*) AS n FROM webhook_deliveries GROUP BY state")
-    waits = count(scene, "SELECT count(*) AS n FROM delivery_waits")
-    return f"{states}, {waits} wait, {applied_events(scene)} applied, {len(there.accepted)} accepted"
+    waits = scene.query(
+        "SELECT partition, left(endpoint_id::text, 8) AS endpoint, hop, record IS NULL AS in_topic,"
+        " due_at < now() AS overdue, count(*) AS n FROM delivery_waits GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+    )
+    said = "\n".join(
+        f"{each.name} {'runs' if each.alive else 'has ended'}: "
+        + " | ".join(each.log.read_text(encoding="utf-8").splitlines()[-LAST_LINES:])
+        for each in scene.processes
+    )
+    accepted = Counter(path for path, _ in there.accepted)
+    return f"{states}, {applied_events(scene)} applied, {accepted} accepted; waits {waits}\n{said}"

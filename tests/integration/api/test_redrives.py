@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from deliveries.redrive.orders import Redrives, StoredRedrive
 from devstack import sql
 from tests.conftest import Database
 from tests.support.command_line import operations
@@ -96,6 +97,27 @@ async def test_an_order_is_given_once(endpoint_api: EndpointApi, database: Datab
     assert {(each.actor, each.reason) for each in retries} == {
         (orders[0]["ordered_by"], "They are back. [3 deliveries; 50 a second]")
     }
+
+
+async def test_a_request_that_comes_while_its_order_is_stored_finds_it(
+    endpoint_api: EndpointApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look was a moment too early, and of its deliveries none are left to order: the answer is the order."""
+    body = {"kind": "retry", "endpoint": await with_dead_letters(endpoint_api, database), "execute": True}
+    first = await endpoint_api.send("POST", "/redrives", body, idempotency_key="a")
+    looks = 0
+    find = Redrives.find_operation
+
+    async def find_later(redrives: Redrives, operation_id: UUID) -> StoredRedrive | None:
+        nonlocal looks
+        looks += 1
+        return None if looks == 1 else await find(redrives, operation_id)
+
+    monkeypatch.setattr(Redrives, "find_operation", find_later)
+    second = await endpoint_api.send("POST", "/redrives", body, idempotency_key="a")
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert second.json()["redrive"]["number"] == first.json()["redrive"]["number"]
+    assert second.json()["deliveries"] == 3
 
 
 async def test_what_is_ordered_is_left_out(endpoint_api: EndpointApi, database: Database) -> None:
