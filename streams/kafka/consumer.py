@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from functools import partial
@@ -35,6 +36,7 @@ REPAIR: Final = Repair(
         "aiokafka.consumer.consumer:AIOKafkaConsumer.getmany(partitions, timeout_ms, max_records)",
         "aiokafka.consumer.consumer:AIOKafkaConsumer.stop()",
         "aiokafka.consumer.fetcher:Fetcher._closed",
+        "aiokafka.consumer.fetcher:Fetcher._create_fetch_waiter()",
         "aiokafka.consumer.fetcher:Fetcher._max_partition_fetch_bytes",
         "aiokafka.consumer.fetcher:Fetcher._pending_tasks",
         "aiokafka.consumer.fetcher:Fetcher._records",
@@ -128,10 +130,19 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
     async def fetch_columns(
         self, partitions: Collection[TopicPartition], timeout_seconds: float
     ) -> dict[TopicPartition, RecordColumns]:
-        """Return fetched records by partition, in columns.
+        """Return fetched records by partition, in columns; nothing where none arrives in time.
 
-        Those that are here already are unpacked batch by batch; records that arrive meanwhile come one by one.
+        They are unpacked batch by batch, those too for which it has to wait.
         """
+        deadline = time.monotonic() + timeout_seconds
+        while not (fetched := await self._fetched_columns(partitions)):
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0 or not await self._arrival(left_seconds):
+                return {}
+        return fetched
+
+    async def _fetched_columns(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, RecordColumns]:
+        """Return what has been fetched, without waiting."""
         budget, results = RecordBudget(self._max_poll_records), []
         for result in self._fetcher._records.values():
             unpacking = getattr(result, "_partition_records", None)
@@ -142,12 +153,24 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
                 results.append(result)
         try:
             fetched = await self._fetcher.fetched_records(
-                set(partitions), timeout=timeout_seconds, max_records=self._max_poll_records
-            )
+                set(partitions), timeout=0, max_records=self._max_poll_records
+            )  # fmt: skip
         finally:
             for result in results:  # it would keep itself, and what was fetched, until Python looks for cycles
                 del result.getall
-        return {partition: _in_columns(records) for partition, records in fetched.items()}
+        return {partition: RecordColumns.joined(batches) for partition, batches in fetched.items()}
+
+    async def _arrival(self, timeout_seconds: float) -> bool:
+        """Wait until the fetcher has fetched something; returns whether it has."""
+        waiter = self._fetcher._create_fetch_waiter()
+        try:
+            await asyncio.wait([waiter], timeout=timeout_seconds)
+            if not waiter.done() or self._fetcher._closed:
+                return False
+            waiter.result()  # raises what the coordinator refused
+            return True
+        finally:
+            waiter.cancel()
 
     def failing_partition(self, among: Collection[TopicPartition]) -> TopicPartition | None:
         """Return the one of these partitions whose records have just raised while they were unpacked."""
@@ -226,7 +249,3 @@ def _unpack(result: Any, budget: RecordBudget, _records_max: int | None = None) 
 
 def _raw_record(_partition: TopicPartition, record: Any) -> Any:
     return record
-
-
-def _in_columns(records: list[Any]) -> RecordColumns:
-    return RecordColumns.joined(records) if isinstance(records[0], RecordColumns) else RecordColumns.of(records)
