@@ -2,6 +2,8 @@
 
 An attempt takes one of the quick slots. Once it has taken longer than a second it is slow: its slot is free again,
 and its endpoint begins nothing new until it ends. So endpoints that hang take connections, a few each, and no slots.
+Time in which the process itself had no turn, being starved or stopped, makes no attempt slow: an answer may have been
+there all along.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 SLOW_SECONDS: Final = 1.0
+SWEEP_MAX_SECONDS: Final = 0.25
+"""What the time between two sweeps counts for at most. They are some 0.1 s apart where the process has its turns."""
 SLOW_SHARE: Final = 0.5
 """The part of all connections that slow attempts may have before endpoints that never answered get no attempt."""
 
 
 class AttemptSlot:
-    """One attempt's slot; `ended` takes it back."""
+    """One attempt's slot; `ended` takes it back. `began_seconds` is of the time in which the process had its turns."""
 
     __slots__ = ("began_seconds", "ended", "is_slow", "on_slow")
 
@@ -37,6 +41,8 @@ class AttemptSlots:
         self._slow = 0
         self._taken: deque[AttemptSlot] = deque()
         self._turns: deque[Callable[[], None]] = deque()
+        self._attended_seconds = 0.0
+        self._swept_at = 0.0
 
     @property
     def under_way(self) -> int:
@@ -60,7 +66,7 @@ class AttemptSlots:
 
     def take(self, now_seconds: float, on_slow: Callable[[], None]) -> AttemptSlot:
         """Return a slot; `on_slow` is called when the attempt has taken long."""
-        slot = AttemptSlot(now_seconds, on_slow)
+        slot = AttemptSlot(self._attended(now_seconds), on_slow)
         self._quick += 1
         self._taken.append(slot)
         return slot
@@ -82,7 +88,9 @@ class AttemptSlots:
 
     def sweep(self, now_seconds: float) -> None:
         """Look which attempts are slow by now, and let others begin in their slots."""
-        while self._taken and (self._taken[0].ended or self._taken[0].began_seconds <= now_seconds - SLOW_SECONDS):
+        self._attended_seconds, self._swept_at = self._attended(now_seconds), now_seconds
+        slow_from = self._attended_seconds - SLOW_SECONDS
+        while self._taken and (self._taken[0].ended or self._taken[0].began_seconds <= slow_from):
             slot = self._taken.popleft()
             if slot.ended:
                 continue
@@ -91,6 +99,10 @@ class AttemptSlots:
             self._slow += 1
             slot.on_slow()
             self._next_turn()
+
+    def _attended(self, now_seconds: float) -> float:
+        """Return for how long this process has had its turns."""
+        return self._attended_seconds + min(now_seconds - self._swept_at, SWEEP_MAX_SECONDS)
 
     def _next_turn(self) -> None:
         while self._turns and self.has_room:

@@ -50,6 +50,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         return _id_text(self.delivery_id)
 
     @property
+    def from_row(self) -> bool:
+        """Whether it was read from its row, which has it until this is done."""
+        return not self.topic
+
+    @property
     def endpoint(self) -> EndpointId:
         """The id of the endpoint."""
         return EndpointId(UUID(bytes=self.endpoint_id))

@@ -81,6 +81,7 @@ class EndpointQueue:
         self._limit = FIRST_LIMIT
         self._limit_max = limit_max
         self._throttled_until = 0.0
+        self._rests_until = 0.0
         self._next_slot = 0.0
 
     def blocked_seconds(self, now_seconds: float) -> float:
@@ -90,6 +91,14 @@ class EndpointQueue:
         if breaker_state(self._breaker, now_seconds) == "open":
             return self._breaker.open_until_seconds - now_seconds
         return 0.0
+
+    def rest(self, until_seconds: float) -> None:
+        """Let nothing of the endpoint be read from Postgres for a time: it would only be put off again."""
+        self._rests_until = max(self._rests_until, until_seconds)
+
+    def rests(self, now_seconds: float) -> bool:
+        """Return whether it is such a time."""
+        return now_seconds < self._rests_until
 
     def state(self, now_seconds: float) -> BreakerState:
         """Return the breaker's state."""

@@ -1,7 +1,8 @@
 """The endpoints of a partition that have deliveries due: which attempts are made now, and what is put off.
 
 A delivery is put off into Postgres, which is no attempt, where its endpoint gets none: its breaker is open, it asked
-for time, it is slow to answer, or its queue is longer than its share.
+for time, it is slow to answer, or its queue is longer than its share. One that has come from Postgres goes back as it
+is, which writes nothing: a machine that is too slow for its deliveries must not be busy with putting them off.
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ UNUSABLE_SECONDS: Final = 60.0
 
 
 class EndpointQueues:
-    """The queues of a partition's endpoints. `on_end` gets what came of each delivery, once."""
+    """The queues of a partition's endpoints.
 
-    def __init__(self, process: DeliveryProcess, on_end: Callable[[EndedDelivery], None]) -> None:
+    `on_end` gets what came of each delivery, once, unless `put_back` gets it, whose row is as it was.
+    """
+
+    def __init__(
+        self, process: DeliveryProcess, on_end: Callable[[EndedDelivery], None], put_back: Callable[[Delivery], None]
+    ) -> None:
         self.gone: dict[bytes, str] = {}
         """Endpoints that are to be disabled, and why."""
         self._process = process
         self._on_end = on_end
+        self._put_back = put_back
         self._queues: dict[bytes, EndpointQueue] = {}
         self._attempts: dict[asyncio.Task[None], AttemptSlot] = {}
         self._unrecorded = 0
@@ -100,6 +107,7 @@ class EndpointQueues:
                 self._end_all(queue, Cancelled(_why_not(known)))
                 return
             if known.secrets is None:
+                queue.rest(clock.monotonic_seconds() + UNUSABLE_SECONDS)
                 self._postpone(endpoint_id, queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
                 return
             if self._unrecorded >= self._process.limits.unrecorded_max:
@@ -151,6 +159,7 @@ class EndpointQueues:
         """Leave a queue until one of its attempts ends, or its rate lets the next one go; too long a queue is cut."""
         limits = self._process.limits
         if queue.in_flight == 0 and wait_seconds is None:  # crowded out: nothing would wake it
+            queue.rest(self._process.clock.monotonic_seconds() + limits.postponed_seconds)
             self._postpone(endpoint_id, queue, limits.postponed_seconds, "Slow endpoints have all connections.")
             return
         queue_max = limits.queue_max if len(self._queues) > 1 else limits.unfinished_max
@@ -171,9 +180,14 @@ class EndpointQueues:
     def _postpone(self, endpoint_id: bytes, queue: EndpointQueue, wait_seconds: float, why: str, keep: int = 0) -> None:
         """Let a queue's deliveries wait in Postgres, but for the first ones."""
         self._troubled.add(endpoint_id)
+        ordered = self._process.endpoints.is_ordered(endpoint_id)
         until = self._process.clock.now() + timedelta(seconds=max(wait_seconds, self._process.limits.postponed_seconds))
         while len(queue.due) > keep:
-            self._end_unsent(queue.due.pop(), Postponed(until, why))
+            delivery = queue.due.pop()
+            if delivery.from_row and not ordered:
+                self._put_back(delivery)
+            else:
+                self._end_unsent(delivery, Postponed(until, why))
 
     def _end_all(self, queue: EndpointQueue, end: DeliveryEnd) -> None:
         while queue.due:
@@ -262,7 +276,7 @@ class EndpointQueues:
         return Counter(queue.state(now_seconds) for queue in self._queues.values())
 
     def busy_endpoints(self) -> set[bytes]:
-        """Return the endpoints that get no attempts now, or have a queue: their deliveries stay in Postgres.
+        """Return the endpoints that get no attempts now, rest, or have a queue: their deliveries stay in Postgres.
 
         Only where a delivery was put off can there be one in Postgres.
         """
@@ -270,7 +284,8 @@ class EndpointQueues:
         busy = set()
         for endpoint_id in self._troubled:
             queue = self._queues[endpoint_id]
-            if queue.slow or len(queue.due) >= half or queue.blocked_seconds(now_seconds) > 0:
+            blocked = queue.rests(now_seconds) or queue.blocked_seconds(now_seconds) > 0
+            if blocked or queue.slow or len(queue.due) >= half:
                 busy.add(endpoint_id)
         return busy
 

@@ -32,10 +32,12 @@ class PartitionDeliveries:
         """Begin with the entities of which deliveries wait in rows, and with what Kafka knows of attempts."""
         self.active: Final[set[bytes]] = set()
         """Deliveries that are under way, or whose end is not written down."""
+        self.taken: Final[set[bytes]] = set()
+        """Those of them that are in rows, too."""
         self.ended: list[EndedDelivery] = []
         """What the next round writes down, in the order in which it ended."""
         self.recorded: Final = recorded
-        self.queues: Final = EndpointQueues(process, self._note_end)
+        self.queues: Final = EndpointQueues(process, self._note_end, self._put_back)
         self.work: Final = asyncio.Event()
         """Set where there is something for a round."""
         self.due_changed: Final = asyncio.Event()
@@ -79,6 +81,7 @@ class PartitionDeliveries:
     def begin_again(self, delivery: Delivery) -> None:
         """Let a delivery be attempted that has waited in a row."""
         self.active.add(delivery.delivery_id)
+        self.taken.add(delivery.delivery_id)
         if not self._note_recorded(delivery):
             self._resume(delivery)
 
@@ -108,7 +111,9 @@ class PartitionDeliveries:
         """Note that a round was written; of the released entities only `with_rows` have deliveries in rows still."""
         kept = set(with_rows) | {held_by(each.delivery) for each in self.ended if each.ordered}
         self._order.note_empty(set(released) - kept)
-        self.active.difference_update(each.delivery.delivery_id for each in ended)
+        written = {each.delivery.delivery_id for each in ended}
+        self.active.difference_update(written)
+        self.taken.difference_update(written)
         self.queues.note_written(sum(each.attempted for each in ended))
 
     def _note_recorded(self, delivery: Delivery) -> bool:
@@ -137,6 +142,11 @@ class PartitionDeliveries:
         """Let a delivery wait in Postgres behind another one of its entity."""
         behind = Postponed(None, "An earlier event of its entity waits.")
         self._keep(EndedDelivery(delivery=delivery, end=behind, began_at=self._process.clock.now(), ordered=True))
+
+    def _put_back(self, delivery: Delivery) -> None:
+        """Forget a delivery whose row says all of it: it is read again once its endpoint gets attempts."""
+        self.active.discard(delivery.delivery_id)
+        self.taken.discard(delivery.delivery_id)
 
     def _note_end(self, ended: EndedDelivery) -> None:
         """Keep what came of a delivery for the next round; let the next one of its entity go."""

@@ -37,7 +37,6 @@ class PartitionRounds:
         self._deliveries = deliveries
         self._streaks = streaks
         self._recorded_to = deliveries.recorded.next_offset
-        self._taken: set[bytes] = set()
         self._next_due_at: datetime | None = datetime.min.replace(tzinfo=UTC)
         self._stored: dict[str, TopicOffsets] = {}
         self._writing = False
@@ -85,7 +84,6 @@ class PartitionRounds:
         self._stored |= work.offsets
         self._intake.marks.note_stored(work.marks)
         self._deliveries.note_written(ended, work.released, answer.with_rows)
-        self._taken.difference_update(each.delivery.delivery_id for each in ended)
         if work.gone or work.streaks.disabled:
             await self._process.endpoints.refresh()
         self._intake.verify(unverified, answer.hops)
@@ -98,7 +96,6 @@ class PartitionRounds:
         await self._process.endpoints.load({each.endpoint_id for each in due})
         for delivery in due:
             if delivery.delivery_id not in self._deliveries.active:
-                self._taken.add(delivery.delivery_id)
                 self._deliveries.begin_again(delivery)
 
     def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
@@ -114,7 +111,7 @@ class PartitionRounds:
             released=released,
             gone=gone,
             unverified={each.delivery_id for each in unverified},
-            taken=frozenset(self._taken),
+            taken=frozenset(self._deliveries.taken),
             busy=self._deliveries.queues.busy_endpoints(),
             due_max=self._process.limits.queue_max if looks else 0,
             streaks=streaks,

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from deliveries.deliverer.attempt_records import DeliveryEnd, EndedDelivery, OutgoingRecord
+from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
 from deliveries.deliverer.endpoint_queues import EndpointQueues
@@ -57,8 +58,11 @@ class SeenEndpoints:
 class QueuesByHand:
     """Queues that begin nothing: a test says what came of a delivery."""
 
-    def __init__(self, _process: DeliveryProcess, on_end: Callable[[EndedDelivery], None]) -> None:
+    def __init__(
+        self, _process: DeliveryProcess, on_end: Callable[[EndedDelivery], None], put_back: Callable[[Delivery], None]
+    ) -> None:
         self.on_end = on_end
+        self.put_back = put_back
         self.enqueued: list[Delivery] = []
         self.gone: dict[bytes, str] = {}
         self.written: list[int] = []
@@ -97,6 +101,12 @@ class SeenWriter:
     async def write(self, work: DeliveryRound) -> RoundAnswer:
         self.rounds.append(work)
         return self.answers.pop(0) if self.answers else NOTHING
+
+
+def sweep_until(slots: AttemptSlots, until_seconds: float, from_seconds: float = 0.0) -> None:
+    """Sweep as a process does that has its turns, eight times a second."""
+    for step in range(1, round((until_seconds - from_seconds) * 8) + 1):
+        slots.sweep(from_seconds + step / 8)
 
 
 class PartitionParts:

@@ -59,6 +59,7 @@ def test_nothing_but_the_one_wait_sleeps() -> None:
 
 PACED = {
     "integration/database/test_transactions.py": "a transaction stays open for a moment, so that others overlap it",
+    "integration/deliveries/deliverer/test_endpoint_shares.py": "a receiver is slow, and events come in meanwhile",
     "integration/server/test_connections.py": "the process must read a request's head before its body",
     "integration/server/test_processes.py": "a producer waits before it connects again",
     "integration/ingress/test_cloud_events.py": "a producer sends a byte at a time, or waits for its rate",

@@ -186,3 +186,33 @@ async def test_an_endpoint_that_hangs_holds_up_no_other(
         async with delivering(local, topics):
             await wait_until_async(lambda: len(there.requests) == 80, "all of the others are sent")
             released.set()
+
+
+async def test_what_waits_in_postgres_is_put_off_once(
+    local: Settings, topics: DeliveryTopics, there: Receiver, database: Database
+) -> None:
+    """An endpoint that is slow time and again, while events come in for it, costs no record a row and time."""
+    came = 0
+
+    async def handle(_request: web.Request) -> web.Response:
+        nonlocal came
+        came += 1
+        await asyncio.sleep(1.5 if came <= 5 else 0.0)
+        return web.Response(status=204)
+
+    there.replace_handler(handle)
+    endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+    await publish(local, topics.deliveries, [queued(endpoint_id, offset) for offset in range(200)])
+    count = 200
+    async with delivering(local, topics):
+        while came <= 5:  # each finds the endpoint slow, and puts off what is in its queue
+            await publish(local, topics.deliveries, [queued(endpoint_id, count)])
+            count += 1
+            await asyncio.sleep(0.1)
+        await wait_until_async(lambda: came >= count, "all are sent")
+    ended = await attempts_of(local, topics)
+    times = Counter(each.delivery_id for each in ended if each.outcome == "postponed")
+    assert len(times) > 100
+    assert set(times.values()) == {1}
+    assert Counter(each.outcome for each in ended)["delivered"] == count
+    assert sql.value(database.superuser_url, "SELECT count(*) FROM delivery_waits") == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from deliveries.deliverer.attempt_slots import SLOW_SECONDS, AttemptSlots
+from deliveries.deliverer.attempt_slots import SLOW_SECONDS, SWEEP_MAX_SECONDS, AttemptSlots
+from tests.support.partition_parts import sweep_until
 
 
 def test_slots_are_bounded_and_given_by_turns() -> None:
@@ -37,9 +38,9 @@ def test_a_slow_attempt_frees_its_slot_and_keeps_its_connection() -> None:
     slots, slow, turns = AttemptSlots(1, 2), list[int](), list[int]()
     slot = slots.take(0.0, lambda: slow.append(1))
     slots.await_turn(lambda: turns.append(1))
-    slots.sweep(SLOW_SECONDS / 2)
+    sweep_until(slots, SLOW_SECONDS / 2)
     assert (slow, turns, slots.slow) == ([], [], 0)
-    slots.sweep(SLOW_SECONDS)
+    sweep_until(slots, SLOW_SECONDS, SLOW_SECONDS / 2)
     assert (slow, turns, slots.slow, slots.has_room) == ([1], [1], 1, True)
     assert slots.crowded
     second = slots.take(SLOW_SECONDS, lambda: None)
@@ -48,5 +49,21 @@ def test_a_slow_attempt_frees_its_slot_and_keeps_its_connection() -> None:
     assert (slots.under_way, slots.slow, slots.crowded) == (1, 0, False)
     slots.give_back(second)
     slots.give_back(second)
-    slots.sweep(10 * SLOW_SECONDS)
+    sweep_until(slots, 10 * SLOW_SECONDS, SLOW_SECONDS)
     assert (slots.under_way, slots.slow) == (0, 0)
+
+
+def test_time_without_turns_makes_no_attempt_slow() -> None:
+    """A process that was stopped for a minute finds none slow; what hangs is found after that."""
+    slots, slow = AttemptSlots(4, 100), list[int]()
+    slots.sweep(5.0)
+    slots.take(5.0, lambda: slow.append(1))
+    slots.sweep(65.0)
+    slots.take(65.0, lambda: slow.append(2))
+    slots.sweep(65.75)
+    sweep_until(slots, 66.125, 65.75)
+    assert slow == []
+    sweep_until(slots, 66.25, 66.125)
+    assert slow == [1], f"{SWEEP_MAX_SECONDS} s of the minute count, and as much of the gap after it"
+    sweep_until(slots, 66.5, 66.25)
+    assert slow == [1, 2]

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from deliveries.circuit_breaker import BreakerPolicy
-from deliveries.deliverer.attempt_records import EndedDelivery
-from deliveries.deliverer.attempt_slots import SLOW_SECONDS, AttemptSlots
+from deliveries.deliverer.attempt_records import EndedDelivery, Postponed
+from deliveries.deliverer.attempt_slots import SLOW_SECONDS, SWEEP_MAX_SECONDS, AttemptSlots
+from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess
 from deliveries.deliverer.endpoint_queues import EndpointQueues
 from deliveries.endpoints import EndpointConfiguration
-from runtime.clock import SystemClock
+from runtime.clock import Clock, FixedClock, SystemClock
 from tests.support.made_deliveries import made_delivery
+from tests.support.partition_parts import NOW, sweep_until
 
 
 def made_queues(
-    slots: AttemptSlots, on_end: Callable[[EndedDelivery], Any], limits: DelivererLimits | None = None
+    slots: AttemptSlots,
+    on_end: Callable[[EndedDelivery], Any],
+    limits: DelivererLimits | None = None,
+    *,
+    clock: Clock | None = None,
+    put_back: Callable[[Delivery], Any] = pytest.fail,
+    ordered: bool = False,
 ) -> EndpointQueues:
     """Return queues of endpoints that are known and active; an attempt fails before it sends anything."""
     configuration = EndpointConfiguration(url="https://example.com/", event_types=("*",))
     endpoint = SimpleNamespace(state="active", configuration=configuration, rate_per_second=None)
     known = SimpleNamespace(endpoint=endpoint, secrets=object())
     process = SimpleNamespace(
-        endpoints=SimpleNamespace(get=lambda _: known, is_ordered=lambda _: False),
+        endpoints=SimpleNamespace(get=lambda _: known, is_ordered=lambda _: ordered),
         slots=slots,
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         limits=limits or DelivererLimits(),
         breaker=BreakerPolicy(),
     )
-    return EndpointQueues(cast(DeliveryProcess, process), on_end)
+    return EndpointQueues(cast(DeliveryProcess, process), on_end, put_back)
 
 
 async def test_an_attempt_that_is_given_up_before_its_first_step_leaves_no_slot_taken() -> None:
@@ -53,7 +62,8 @@ async def test_an_attempt_that_has_ended_is_not_found_slow() -> None:
 
     def sweep_late(end: EndedDelivery) -> None:
         ended.append(end)
-        slots.sweep(SystemClock().monotonic_seconds() + 2 * SLOW_SECONDS)
+        now_seconds = SystemClock().monotonic_seconds()
+        sweep_until(slots, now_seconds + 2 * SLOW_SECONDS, now_seconds)
 
     queues = made_queues(slots, sweep_late)
     queues.enqueue(made_delivery(1))
@@ -68,8 +78,8 @@ async def test_an_attempt_that_has_ended_is_not_found_slow() -> None:
 
 async def test_an_attempt_that_hangs_keeps_no_other_from_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts among those that are not written down while it is quick, and again once it has ended."""
-    slots, ended, answered = AttemptSlots(4, 100), list[EndedDelivery](), asyncio.Event()
-    queues = made_queues(slots, ended.append, DelivererLimits(unrecorded_max=1))
+    slots, ended, answered, clock = AttemptSlots(4, 100), list[EndedDelivery](), asyncio.Event(), FixedClock(NOW)
+    queues = made_queues(slots, ended.append, DelivererLimits(unrecorded_max=1), clock=clock)
 
     async def hang(*_: object) -> Any:
         await answered.wait()
@@ -79,9 +89,11 @@ async def test_an_attempt_that_hangs_keeps_no_other_from_beginning(monkeypatch: 
     queues.enqueue(made_delivery(1))
     queues.enqueue(made_delivery(2))
     assert slots.under_way == 1
-    began_seconds = SystemClock().monotonic_seconds()
     await asyncio.sleep(0)
-    slots.sweep(began_seconds + SLOW_SECONDS)
+    while not slots.slow:
+        clock.set(clock.now() + timedelta(seconds=SWEEP_MAX_SECONDS))
+        slots.sweep(clock.monotonic_seconds())
+    assert clock.monotonic_seconds() == SLOW_SECONDS
     assert (slots.under_way, slots.slow) == (2, 1)
     answered.set()
     await queues.finish()
@@ -92,3 +104,38 @@ async def test_an_attempt_that_hangs_keeps_no_other_from_beginning(monkeypatch: 
     queues.note_written(1)
     assert slots.under_way == 1
     await queues.finish()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_what_has_come_from_postgres_goes_back_as_it_is(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
+    """An endpoint that is slow puts off what came from a topic; rows stay as they are, but where order counts."""
+    clock, slots = FixedClock(NOW), AttemptSlots(4, 100)
+    ended, back = list[EndedDelivery](), list[Delivery]()
+    queues = made_queues(slots, ended.append, clock=clock, put_back=back.append, ordered=ordered)
+
+    async def hang(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queues, "_send", hang)
+    queues.enqueue(made_delivery(offset=0, topic="genesis.deliveries"))
+    clock.set(NOW + timedelta(seconds=SLOW_SECONDS))
+    sweep_until(slots, clock.monotonic_seconds())
+    queues.enqueue(made_delivery(offset=1, topic="genesis.deliveries"))
+    queues.enqueue(made_delivery(offset=2))
+    put_off = [each for each in ended if isinstance(each.end, Postponed)]
+    assert [each.delivery.source_offset for each in put_off] == ([1, 2] if ordered else [1])
+    assert [each.source_offset for each in back] == ([] if ordered else [2])
+    await queues.cancel()
+
+
+async def test_an_endpoint_rests_as_long_as_its_deliveries_were_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then nothing of it is read from Postgres, where it would be found due at once."""
+    clock, slots = FixedClock(NOW), AttemptSlots(4, 100)
+    queues = made_queues(slots, lambda _: None, DelivererLimits(postponed_seconds=3.0), clock=clock)
+    monkeypatch.setattr(AttemptSlots, "crowded", True)
+    queues.enqueue(made_delivery(topic="genesis.deliveries"))
+    endpoint_id = made_delivery().endpoint_id
+    clock.set(NOW + timedelta(seconds=2.9))
+    assert queues.busy_endpoints() == {endpoint_id}
+    clock.set(NOW + timedelta(seconds=3))
+    assert queues.busy_endpoints() == set()

@@ -171,6 +171,20 @@ async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) 
     assert (await made.run()).taken == frozenset()
 
 
+async def test_what_is_put_back_may_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written of it, and it is neither taken nor under way."""
+    parts = PartitionParts(monkeypatch)
+    row = made_delivery(3)
+    monkeypatch.setattr(partition_rounds, "read_deliveries", lambda records: ([row for _ in records], []))
+    made = MadeRounds(parts, due(NOW, b"row"), due(NOW, b"row"))
+    await made.run()
+    parts.queues.put_back(row)
+    again = await made.run()
+    assert (list(again.ended), again.taken) == ([], frozenset())
+    assert parts.begun == [0, 0]
+    assert parts.published == [[], []]
+
+
 async def test_deliveries_that_may_be_copies_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     """And judged by the answer."""
     parts = PartitionParts(monkeypatch)
