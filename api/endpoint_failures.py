@@ -19,6 +19,7 @@ from deliveries.errors import (
     UnknownEndpoint,
     UnknownExample,
     UnknownRedrive,
+    UnknownSearch,
 )
 from runtime.errors import ConfigurationError
 from server.problems import FieldError, Problem, retry_after
@@ -49,6 +50,8 @@ def endpoint_problem(error: BaseException) -> Problem | None:
             return Problem("no-delivery", error.why)
         case UnknownRedrive():
             return Problem("no-redrive")
+        case UnknownSearch():
+            return Problem("no-search")
         case EndpointStateRefused():
             return Problem("endpoint-state", f"{error.what} {error.why}".strip())
         case TooManyEndpointKeys():

@@ -23,12 +23,14 @@ from api.endpoint_pages import list_attempts, list_deliveries, list_endpoints
 from api.parameters import read_query, read_value, refused
 from api.read_limits import ReadLimit, ReadLimits
 from api.redrive_changes import RedriveChanges, find_redrive, list_redrives
+from api.redrive_searches import SearchChanges, list_searches, search_document
 from api.request_heads import READING, RequestHead, read_head, require_method
 from api.request_records import RequestRecords
 from api.token_cache import AccessTokenCache
 from database.connector import Database
 from deliveries.endpoint_store import EndpointStore
 from deliveries.endpoints import EndpointAction
+from deliveries.redrive.missing_searches import MissingSearches
 from deliveries.redrive.orders import Redrives
 from deliveries.state.delivery_rows import DeliveryRows
 from runtime.clock import Clock
@@ -37,13 +39,14 @@ from server.peers import peer_of
 from server.problems import CLOSE, Problem
 from signing.master_key import MasterKeys
 
-RESOURCE_NAMES: Final = ("endpoints", "deliveries", "redrives")
+RESOURCE_NAMES: Final = ("endpoints", "deliveries", "redrives", "searches")
 METHODS: Final = (*READING, "POST", "PATCH", "DELETE")
 ACTIONS: Final[Sequence[EndpointAction]] = ("pause", "resume", "disable", "enable")
 POSTED: Final = (*ACTIONS, "rotate-key", "test", "handshake")
 """What is posted to, under an endpoint."""
-UNDER: Final = {"endpoints": POSTED, "deliveries": ("attempts",), "redrives": ("stop",)}
-REDRIVE_MAX: Final = 2**31 - 1
+UNDER: Final = {"endpoints": POSTED, "deliveries": ("attempts",), "redrives": ("stop",), "searches": ()}
+NUMBERED: Final = ("redrives", "searches")
+ORDINAL_MAX: Final = 2**31 - 1
 
 
 class EndpointPath(NamedTuple):
@@ -60,7 +63,7 @@ class EndpointPath(NamedTuple):
             return READING
         if self.id is None:
             return (*READING, "POST")
-        if self.resource == "redrives":
+        if self.resource in NUMBERED:
             return READING if self.under is None else ("POST",)
         return (*READING, "PATCH", "DELETE") if self.under is None else ("POST",)
 
@@ -130,6 +133,12 @@ class EndpointRequests:
                 return await list_redrives(redrives, head.query, tenant, self._page_max)
             read_query(head.query, ())
             return await find_redrive(redrives, cast("int", path.id))
+        if path.resource == "searches":
+            searches = MissingSearches(self._database, tenant)
+            if path.id is None:
+                return await list_searches(searches, head.query, tenant, self._page_max)
+            read_query(head.query, ())
+            return search_document(await searches.find(cast("int", path.id)))
         if path.resource == "deliveries":
             rows = DeliveryRows(self._database, tenant)
             if path.id is None:
@@ -154,6 +163,8 @@ class EndpointRequests:
             if path.id is None:
                 return await orders.ask(body, head.idempotency_key)
             return await orders.stop(cast("int", path.id), body)
+        if path.resource == "searches":
+            return await SearchChanges(parts, self._database, store, token).ask(body, head.idempotency_key)
         changes = EndpointChanges(parts, store, token)
         if path.id is None:
             return await changes.add(body, head.idempotency_key)
@@ -182,13 +193,13 @@ def read_path(resource: str, segments: Sequence[str]) -> EndpointPath:
         raise Problem("not-found")
     if not segments:
         return EndpointPath(resource)
-    found = _number(segments[0]) if resource == "redrives" else cast("UUID", read_value("id", "uuid", segments[0]))
+    found = _number(segments[0]) if resource in NUMBERED else cast("UUID", read_value("id", "uuid", segments[0]))
     return EndpointPath(resource, found, segments[1] if len(segments) == 2 else None)
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= REDRIVE_MAX):
-        raise refused("number", f"It is no whole number from 1 to {REDRIVE_MAX}.")
+    if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= ORDINAL_MAX):
+        raise refused("number", f"It is no whole number from 1 to {ORDINAL_MAX}.")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Bodies of requests to send deliveries again: what is asked for, and what of it does not fit together."""
+"""Bodies of requests to send deliveries again, and to search for missing ones: what they ask for, what does not fit."""
 
 from __future__ import annotations
 
@@ -36,6 +36,41 @@ RATE_MAX_PER_SECOND: Final = 1_000
 REDRIVEN_STATES: Final = ("dead", "cancelled", "delivered")
 
 DEFAULT_REASONS: Final = {"retry": "Its receivers work again.", "recover": "The endpoint has recovered."}
+
+
+SEARCH: Final = "search"
+
+
+class AskedSearch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a body asks for: what an endpoint was not sent since a time, and whether that is ordered at once."""
+
+    endpoint_id: UUID
+    since: datetime
+    rate_per_second: int
+    execute: bool
+    reason: str
+
+    def digest(self) -> bytes:
+        """Return a digest of what is asked for, by which a repeat is told from another request."""
+        asked = [self.endpoint_id, self.since, self.rate_per_second, self.execute]
+        return hashlib.sha256(msgspec.json.encode(asked)).digest()
+
+
+def read_asked_search(document: Mapping[str, Any]) -> AskedSearch:
+    """Return what a body asks for. Raises a problem (422) with an error for each field that does not fit."""
+    missing = missing_fields(document, ("endpoint", "from"))
+    try:
+        values = body_values(document, SEARCHED, SEARCH)
+    except Problem as problem:
+        raise Problem(SEARCH, errors=[*problem.errors, *missing]) from None
+    refuse_fields(missing, SEARCH)
+    return AskedSearch(
+        endpoint_id=values["endpoint"],
+        since=values["from"],
+        rate_per_second=values.get("rate_per_second", RATE_PER_SECOND),
+        execute=values.get("execute", False),
+        reason=values.get("reason", "The endpoint was not sent them."),
+    )
 
 
 class AskedRedrive(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +170,17 @@ def _error_of(value: Any) -> str | int:
 
 _UUID: Final[dict[str, Any]] = {"type": "string", "format": "uuid"}
 _TIME: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
+_RATE: Final = number_field("rate_per_second", f"Most a second; {RATE_PER_SECOND} without it.", 1, RATE_MAX_PER_SECOND)
+SEARCHED: Final[Mapping[str, BodyField]] = {
+    each.name: each
+    for each in (
+        BodyField(name="endpoint", meaning="The endpoint that was not sent them.", schema=_UUID, read=_uuid_of),
+        BodyField(name="from", meaning="Events published at this time or later.", schema=_TIME, read=past_time_of),
+        _RATE,
+        boolean_field("execute", "Whether what is missing is ordered as it is found; without it it is told alone."),
+        REASON,
+    )
+}
 REDRIVEN: Final[Mapping[str, BodyField]] = {
     each.name: each
     for each in (
@@ -160,7 +206,7 @@ REDRIVEN: Final[Mapping[str, BodyField]] = {
         BodyField(name="states", meaning="Those in one of these states; `dead` without it.", read=_states_of, schema={
             "type": "array", "items": {"type": "string", "enum": list(REDRIVEN_STATES)}, "minItems": 1,
         }),
-        number_field("rate_per_second", f"Most a second; {RATE_PER_SECOND} without it.", 1, RATE_MAX_PER_SECOND),
+        _RATE,
         boolean_field("execute", "Whether it is ordered; without it the plan alone is answered."),
         REASON,
     )

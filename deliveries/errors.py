@@ -107,6 +107,14 @@ class DeliveriesBehind(DeliveriesError, CheckFailed):
     """It can't be said what is missing."""
 
 
+class SearchTooLarge(DeliveriesError, CheckFailed):
+    """More is to be compared, or is missing, than one search over HTTP may take: choose a later time."""
+
+
+class UnknownSearch(DeliveriesError, CheckFailed):
+    """There is no such search."""
+
+
 class EndpointStateRefused(DeliveriesError, CheckFailed):
     """The endpoint's state does not allow this."""
 

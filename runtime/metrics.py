@@ -145,6 +145,11 @@ DISPATCHER_DELIVERIES: Final = Counter(
 DISPATCHER_ENDPOINT_EVENTS: Final = Counter(
     "plant_dispatcher_endpoint_events", "Events of endpoints that Kafka has acknowledged, with their deliveries."
 )
+DISPATCHER_SEARCHES: Final = Counter(
+    "plant_dispatcher_searches",
+    "Searches for what an endpoint was not sent that this dispatcher made for tenants: ended, or refused.",
+    ["outcome"],
+)
 DISPATCHER_ENDPOINTS: Final = Gauge(
     "plant_dispatcher_endpoints",
     "Endpoints that this dispatcher knows of: active, inactive (paused or disabled), and unusable: those get nothing,"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
 from deliveries.delivery_id import delivery_id
@@ -28,11 +30,12 @@ from deliveries.endpoint_starts import read_start
 from deliveries.endpoints import Endpoint
 from deliveries.errors import DeliveriesBehind, UnknownDeliveries
 from deliveries.matching import Subscription, make_subscription
+from deliveries.redrive.redrive_plan import LeftOut, PlannedGroup, RedrivePlan
 from deliveries.signed_request import outgoing_event
 from projections.checkpoints import DISPATCHER, checkpoints_of
 from projections.effective_events import EffectiveEvent, logged_events
 from projections.session import Session
-from runtime.settings import Settings
+from runtime.settings import DatabaseRole, Settings
 from schemas import codec
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from schemas.errors import Undecodable
@@ -44,6 +47,7 @@ from streams.topics import EVENTS_TOPIC, logical_topic
 SLICE_EVENTS: Final = 500
 BEHIND_TIMEOUT_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.2
+EXAMPLES: Final = 3
 MARGIN: Final = timedelta(days=1)
 """Deliveries of a day may go while they are looked at."""
 
@@ -88,21 +92,68 @@ DEFAULT_NAMES: Final = DeliveryTopicNames()
 OffsetRange = tuple[int, int]
 
 
+class MissingTally:
+    """What is missing of an endpoint, counted as it is found."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._counts: Counter[tuple[str | None, str, LeftOut | None]] = Counter()
+        self.examples: Final[list[UUID]] = []
+        """Events that an order would send."""
+
+    @property
+    def count(self) -> int:
+        """How many deliveries were counted."""
+        return self._counts.total()
+
+    def add(self, missing: MissingDelivery) -> LeftOut | None:
+        """Count a delivery; return why it would not be sent, or None."""
+        left_out: LeftOut | None = "ordered" if missing.ordered else None
+        if self._endpoint.state != "active":
+            left_out = "inactive"
+        self._counts[missing.state, missing.type, left_out] += 1
+        if left_out is None and len(self.examples) < EXAMPLES:
+            self.examples.append(missing.event_id)
+        return left_out
+
+    def groups(self) -> list[PlannedGroup]:
+        """Return the groups of what was counted, those that are left out among them."""
+        return [
+            PlannedGroup(
+                endpoint_id=self._endpoint.id, endpoint_state=self._endpoint.state, state=state or "missing",
+                type=event_type, left_out=left_out, deliveries=count,
+            )
+            for (state, event_type, left_out), count in sorted(self._counts.items(), key=str)
+        ]  # fmt: skip
+
+    def plan(self) -> RedrivePlan:
+        """Return the plan of an order of what was counted. Its examples are events."""
+        return RedrivePlan(self.groups(), self.examples)
+
+
 class MissingSearch:
     """A search through the log for what one endpoint was not sent since a time."""
 
     def __init__(
         self,
         settings: Settings,
-        operator: Database,
+        database: Database,
         endpoint: Endpoint,
         names: DeliveryTopicNames = DEFAULT_NAMES,
+        *,
+        log_reader: DatabaseRole = "auditor",
+        rest_share: float = 0.0,
     ) -> None:
-        """`operator` reads deliveries; the log is read as plant_auditor."""
+        """`database` reads deliveries and orders, `log_reader` the log.
+
+        It rests after each slice, for `rest_share` of the time that this took.
+        """
         self.checked = 0
         """Events that were compared."""
         self._settings = settings
-        self._database = operator
+        self._database = database
+        self._log_address = settings.database_address(log_reader)
+        self._rest_share = rest_share
         self._endpoint = endpoint
         self._names = names
         self._ranges: dict[int, list[OffsetRange]] = {}
@@ -142,38 +193,42 @@ class MissingSearch:
         }
         await self._await_recorded()
 
+    @property
+    def offsets(self) -> int:
+        """How many offsets of the log are looked at."""
+        return sum(until - start for ranges in self._ranges.values() for start, until in ranges)
+
     async def missing(self) -> AsyncIterator[MissingDelivery]:
         """Yield the missing deliveries, in the order of the log within each partition."""
-        session = await asyncio.to_thread(Session, self._settings.database_address("auditor"))
+        session = await asyncio.to_thread(Session, self._log_address)
         try:
             for partition, ranges in sorted(self._ranges.items()):
                 for start, until in ranges:
                     at = start
                     while at < until:
+                        began = time.monotonic()
                         found = await asyncio.to_thread(
                             logged_events, session, self._names.events, partition, (at, until), SLICE_EVENTS
                         )
                         at = found.next_offset
                         for each in await self._missing_of(partition, found.events):
                             yield each
+                        await asyncio.sleep((time.monotonic() - began) * self._rest_share)
         finally:
             await asyncio.to_thread(session.close)
 
     async def _missing_of(self, partition: int, events: Sequence[EffectiveEvent]) -> list[MissingDelivery]:
         self.checked += len(events)
-        asked = [made for each in events if (made := self._asked_for(partition, each)) is not None]
+        asked = await asyncio.to_thread(self._asked_for, partition, events)
         if not asked:
             return []
         async with self._database.transaction(read_only=True) as connection:
-            rows = (await connection.execute(_STATES, {"ids": [each.delivery_id for each in asked]})).all()
-        known: Mapping[UUID, Any] = {row.id: row for row in rows}
-        return [
-            each._replace(state=known[each.delivery_id].state, ordered=known[each.delivery_id].ordered)
-            for each in asked
-            if known[each.delivery_id].state in (None, "cancelled")
-        ]
+            return await still_missing(connection, asked)
 
-    def _asked_for(self, partition: int, effective: EffectiveEvent) -> MissingDelivery | None:
+    def _asked_for(self, partition: int, events: Sequence[EffectiveEvent]) -> list[MissingDelivery]:
+        return [made for each in events if (made := self._delivery_of(partition, each)) is not None]
+
+    def _delivery_of(self, partition: int, effective: EffectiveEvent) -> MissingDelivery | None:
         try:
             event = codec.decode(effective.value, logical_topic(self._names.events))
         except Undecodable as error:
@@ -190,7 +245,7 @@ class MissingSearch:
         )  # fmt: skip
 
     def _dispatched_to(self) -> dict[int, int]:
-        session = Session(self._settings.database_address("auditor"))
+        session = Session(self._log_address)
         try:
             return checkpoints_of(session, DISPATCHER, self._names.events)
         finally:
@@ -233,6 +288,17 @@ class MissingSearch:
             ) from error
         finally:
             await consumer.stop()
+
+
+async def still_missing(connection: AsyncConnection, asked: Sequence[MissingDelivery]) -> list[MissingDelivery]:
+    """Return those of the deliveries that are missing as of now, with what is known of each."""
+    rows = (await connection.execute(_STATES, {"ids": [each.delivery_id for each in asked]})).all()
+    known: Mapping[UUID, Any] = {row.id: row for row in rows}
+    return [
+        each._replace(state=known[each.delivery_id].state, ordered=known[each.delivery_id].ordered)
+        for each in asked
+        if known[each.delivery_id].state in (None, "cancelled")
+    ]
 
 
 def offset_ranges(first: int, backfill: OffsetRange, end: int) -> Iterator[OffsetRange]:

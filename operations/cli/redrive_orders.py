@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,10 +15,10 @@ import msgspec
 
 from database.connector import connect
 from deliveries.endpoint_store import open_endpoint_store
-from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch
+from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch, MissingTally
 from deliveries.redrive.orders import RedriveKind, RedriveOrder, Redrives
 from deliveries.redrive.recovery import failing_since
-from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, LeftOut, PlannedGroup, RedrivePlan
+from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, RedrivePlan
 from deliveries.redrive.selection import RedriveSelection
 from deliveries.state.delivery_rows import DeliveryFilter, DeliveryRows
 from operations.cli.listing import show
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 0.5
 UNTAKEN_SECONDS: Final = 15.0
 """After this long without progress it is said that no dispatcher may be running."""
-EXAMPLES: Final = 3
 ADDED_AT_A_TIME: Final = 500
 COLUMNS: Final = ("endpoint_id", "state", "type", "deliveries")
 
@@ -116,23 +114,10 @@ async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None
 
 
 async def _plan_missing(endpoint: Endpoint, search: MissingSearch) -> RedrivePlan:
-    counts: Counter[tuple[str | None, str, LeftOut | None]] = Counter()
-    examples: list[UUID] = []
+    tally = MissingTally(endpoint)
     async for each in search.missing():
-        left_out: LeftOut | None = "ordered" if each.ordered else None
-        if endpoint.state != "active":
-            left_out = "inactive"
-        counts[each.state, each.type, left_out] += 1
-        if left_out is None and len(examples) < EXAMPLES:
-            examples.append(each.event_id)
-    groups = [
-        PlannedGroup(
-            endpoint_id=endpoint.id, endpoint_state=endpoint.state, state=state or "missing", type=event_type,
-            left_out=left_out, deliveries=count,
-        )
-        for (state, event_type, left_out), count in sorted(counts.items(), key=str)
-    ]  # fmt: skip
-    return RedrivePlan(groups, examples)
+        tally.add(each)
+    return tally.plan()
 
 
 async def _order_missing(orders: Redrives, order: RedriveOrder, endpoint: Endpoint, search: MissingSearch) -> int:

@@ -17,7 +17,9 @@ from deliveries.dispatch.delivery_sender import DeliverySender
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.endpoint_outbox import EndpointOutbox
+from deliveries.dispatch.missing_finder import MissingFinder
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
+from deliveries.redrive.missing_deliveries import DeliveryTopicNames
 from operations.services.least_privilege import require_least_privilege
 from operations.services.readiness import ServiceReadiness
 from operations.services.worker import SWITCH_SECONDS, WORKER_GC_THRESHOLDS
@@ -28,7 +30,7 @@ from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
 from runtime.probes import Probes
 from runtime.settings import Settings
-from schemas.delivery_records import DELIVERIES_TOPIC
+from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from schemas.endpoint_events import ENDPOINT_EVENTS_TOPIC
 from schemas.external_registry import activate_registry
 from streams.agents import Worker
@@ -50,7 +52,7 @@ class DispatcherCrashed(PlantError):
 @contextlib.asynccontextmanager
 async def running_dispatcher(
     settings: Settings, topic: str = EVENTS_TOPIC, deliveries_topic: str = DELIVERIES_TOPIC,
-    endpoints_topic: str = ENDPOINT_EVENTS_TOPIC,
+    endpoints_topic: str = ENDPOINT_EVENTS_TOPIC, attempts_topic: str = ATTEMPTS_TOPIC,
 ) -> AsyncIterator[Worker]:  # fmt: skip
     """Yield a dispatcher that has joined its group; it is stopped when the block ends.
 
@@ -65,6 +67,7 @@ async def running_dispatcher(
     sender = DeliverySender(producer, deliveries_topic)
     parts = DispatcherParts(url, log_checkpoints, directory, sender, rate, deliveries_topic)
     outbox = EndpointOutbox(settings, sender, endpoints_topic)
+    finder = MissingFinder(settings, DeliveryTopicNames(topic, deliveries_topic, attempts_topic))
     group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
     try:
         await producer.start()
@@ -77,12 +80,14 @@ async def running_dispatcher(
         )
         await worker.start()
         outbox.start()
+        finder.start()
         try:
             yield worker
         finally:
             log.info("dispatcher.stopping")
             await worker.stop()
     finally:
+        await finder.stop()
         await outbox.stop()
         await directory.stop()
         await producer.stop()

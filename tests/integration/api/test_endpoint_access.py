@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 from api.access_tokens import new_token
 from api.endpoint_fields import ADDED
 from api.endpoint_requests import POSTED
-from api.redrive_bodies import REDRIVEN
+from api.redrive_bodies import REDRIVEN, SEARCHED
 from devstack import sql
 from tests.conftest import Database
 from tests.support.endpoint_api import URL, EndpointApi, token_of
@@ -174,16 +175,16 @@ async def test_no_secret_is_logged(endpoint_api: EndpointApi) -> None:
 async def test_no_request_is_a_fault_of_ours(endpoint_api: EndpointApi) -> None:
     """Any method, path, query and body, with a good token: the status is below 500."""
     made = (await endpoint_api.add())["id"]
-    chance = random.Random(16)
+    chance, now = random.Random(16), datetime.now(UTC).isoformat()
     values: list[Any] = [
         None, True, 0, -1, 1, 2**70, 1.5, "", "x", "\x00", "\u2028", "*", made, [], ["*"], [None], {}, {"a": 1},
         {"a.b": [1, None, "x"]}, "http://127.0.0.1:9/", "http://[::1]/", "https://xn--a/", "a" * 5000,
         "2020-01-01T00:00:00Z", ["genesis.agent.*"] * 70, {"x": "y"}, {"": ""}, "v1", "none",
     ]  # fmt: skip
-    names = [*ADDED, *REDRIVEN, "overlap_seconds", "event_type", "nothing", "", "\u2028", "a/b~c"]
+    names = [*ADDED, *REDRIVEN, *SEARCHED, "overlap_seconds", "event_type", "nothing", "", "\u2028", "a/b~c"]
     statuses = set()
     for _ in range(FUZZED):
-        segments = [chance.choice(["endpoints", "endpoints", "endpoints", "deliveries", "redrives"])]
+        segments = [chance.choice(["endpoints", "endpoints", "endpoints", "deliveries", "redrives", "searches"])]
         if chance.random() < 0.6:
             segments.append(chance.choice([made, made, str(uuid4()), "x", "1", "%00", "%ff"]))
             if chance.random() < 0.6:
@@ -194,7 +195,9 @@ async def test_no_request_is_a_fault_of_ours(endpoint_api: EndpointApi) -> None:
         if method in ("POST", "PATCH", "DELETE") and chance.random() < 0.8:
             body = {chance.choice(names): chance.choice(values) for _ in range(chance.choice([0, 1, 2, 5]))}
             if chance.random() < 0.5:
-                body |= {"kind": "retry"} if segments[0] == "redrives" else {"url": URL, "event_types": ["*"]}
+                body |= {
+                    "redrives": {"kind": "retry"}, "searches": {"endpoint": made, "from": now},
+                }.get(segments[0], {"url": URL, "event_types": ["*"]})  # fmt: skip
         if chance.random() < 0.05:  # a good one between them
             method, segments, query, body = "POST", ["endpoints"], "", {"url": URL, "event_types": ["*"]}
         answer: httpx.Response = await endpoint_api.send(method, "/" + "/".join(segments) + query, body)

@@ -40,6 +40,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "delivery_checkpoints": frozenset({"deliveries"}),
     "delivery_marks": frozenset({"deliveries"}),
     "delivery_waits": frozenset({"deliveries"}),
+    "missing_searches": frozenset({"deliveries"}),
     "redrives": frozenset({"deliveries"}),
     "redrive_slots": frozenset({"deliveries"}),
     "redrive_partitions": frozenset({"deliveries"}),

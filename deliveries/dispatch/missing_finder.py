@@ -1,0 +1,181 @@
+"""Makes the searches that tenants ask for over HTTP: what of the log an endpoint was not sent, and the order of it.
+
+One dispatcher does, by a lock of its session in Postgres; the others stand by. A search is made whole and written down
+once: a process that dies in it leaves it waiting, and the next one makes it again. The order and the end of its search
+are one transaction, and an operation is ordered once, so two processes that make the same search give one order.
+
+Searches rest as long as they work, since the same process dispatches live events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from database.connector import connect
+from database.errors import DatabaseClosed
+from database.sessions import single_connection
+from deliveries.dispatch.endpoint_directory import ANSWER_TIMEOUT_SECONDS, RECONNECT_SECONDS
+from deliveries.endpoint_store import EndpointStore
+from deliveries.errors import NothingToRedrive, SearchTooLarge
+from deliveries.redrive.missing_deliveries import (
+    DEFAULT_NAMES,
+    DeliveryTopicNames,
+    MissingDelivery,
+    MissingSearch,
+    MissingTally,
+    still_missing,
+)
+from deliveries.redrive.missing_searches import (
+    MissingPlan,
+    MissingSearches,
+    StoredSearch,
+    end_search,
+    missing_selection,
+)
+from deliveries.redrive.orders import RedriveOrder, Redrives
+from runtime import metrics
+from runtime.clock import SystemClock
+from runtime.errors import PlantError, Unreachable
+from runtime.logging import get_logger
+from runtime.settings import Settings
+from signing.master_key import MasterKeys
+
+log = get_logger(__name__)
+
+POLL_SECONDS: Final = 1.0
+OFFSETS_MAX: Final = 5_000_000
+"""Offsets of the log that one search looks at."""
+DELIVERIES_MAX: Final = 100_000
+"""Missing deliveries of one search; they are kept in memory until its end."""
+REST_SHARE: Final = 1.0
+ADDED_AT_A_TIME: Final = 500
+
+# Any number will do that nobody else locks.
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('plant.missing_searches', 0))"
+_ALIVE: Final = "SELECT 1"
+
+
+class MissingFinder:
+    """The searches of one process. Make it on the event loop that it runs on."""
+
+    def __init__(
+        self, settings: Settings, names: DeliveryTopicNames = DEFAULT_NAMES, *, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        self._settings = settings
+        self._names = names
+        self._poll_seconds = poll_seconds
+        self._address = settings.database_address("writer")
+        self._database = connect(settings, "writer")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Make searches until :meth:`stop`, whenever Postgres and Kafka are there."""
+        self._task = asyncio.create_task(self._keep(), name="missing searches")
+
+    async def stop(self) -> None:
+        """Make no more. A search that is not ended is made again by whoever is next."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._database.close()
+
+    async def _keep(self) -> None:
+        failing = False
+        while True:
+            try:
+                async with single_connection(
+                    self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
+                ) as connection:
+                    while not await connection.fetchval(_LOCK):  # noqa: ASYNC110 (Postgres tells nobody of free locks)
+                        await asyncio.sleep(self._poll_seconds)
+                    while True:
+                        await connection.execute(_ALIVE)  # the lock lives as long as its session
+                        more = await self.make_next()
+                        failing = False
+                        if not more:
+                            await asyncio.sleep(self._poll_seconds)
+            except PlantError as error:
+                if not failing:
+                    log.warning("missing_searches.not_made", what=error.what, why=error.why)
+                failing = True
+            except Exception:
+                log.exception("missing_searches.not_made")
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def make_next(self) -> bool:
+        """Make the oldest search; return whether there was one. Raises Unreachable, DatabaseClosed."""
+        searches = MissingSearches(self._database)
+        asked = await searches.next_waiting()
+        if asked is None:
+            return False
+        began = time.monotonic()
+        try:
+            ended = await self._make(searches, asked)
+        except (Unreachable, DatabaseClosed):
+            raise  # it waits until Postgres and Kafka are there again
+        except PlantError as error:
+            await self._refuse(searches, asked, f"{error.what} {error.why}".strip())
+        except Exception:
+            # The others go on, and this one would fail again.
+            log.exception("missing_search.failed", number=asked.number)
+            await self._refuse(searches, asked, "Plant failed; its operator finds the reason in the dispatcher's log.")
+        else:
+            metrics.DISPATCHER_SEARCHES.labels("ended").inc()
+            log.info(
+                "missing_search.ended", number=asked.number, endpoint_id=str(asked.endpoint_id), **ended,
+                duration_ms=round((time.monotonic() - began) * 1000, 3),
+            )  # fmt: skip
+        await searches.forget()
+        return True
+
+    async def _refuse(self, searches: MissingSearches, asked: StoredSearch, why: str) -> None:
+        """End a search that can't be made, unless another process has made it at once and given its order."""
+        if await searches.refuse(asked.number, why):
+            metrics.DISPATCHER_SEARCHES.labels("refused").inc()
+            log.info("missing_search.refused", number=asked.number, why=why)
+
+    async def _make(self, searches: MissingSearches, asked: StoredSearch) -> dict[str, Any]:
+        endpoint = await EndpointStore(self._database, MasterKeys(self._settings), asked.tenant).find(asked.endpoint_id)
+        search = MissingSearch(
+            self._settings, self._database, endpoint, self._names, log_reader="writer", rest_share=REST_SHARE
+        )
+        await search.prepare(asked.since, SystemClock().now())
+        if search.offsets > OFFSETS_MAX:
+            raise SearchTooLarge(why=f"{search.offsets:,} offsets of the log are since then; {OFFSETS_MAX:,} at most.")
+        tally, missing = MissingTally(endpoint), []
+        async for each in search.missing():
+            if tally.add(each) is None and asked.execute:
+                missing.append(each)
+            if tally.count > DELIVERIES_MAX:
+                raise SearchTooLarge(why=f"More than {DELIVERIES_MAX:,} events are missing.")
+        found = MissingPlan(tally.groups(), list(tally.examples))
+        redrive = None
+        if missing:
+            redrive = await self._order(asked, missing, search.checked, found)
+        if redrive is None:
+            await searches.end(asked.number, search.checked, found)
+        return {"compared": search.checked, "missing": tally.count, "redrive": redrive}
+
+    async def _order(
+        self, asked: StoredSearch, missing: Sequence[MissingDelivery], compared: int, found: MissingPlan
+    ) -> int | None:
+        """Order what is missing still, and end the search with it; return the order's number, None without one."""
+        order = RedriveOrder(
+            operation_id=asked.operation_id, kind="replay_missing", selection=missing_selection(asked),
+            reason=asked.reason, ordered_by=asked.asked_by, rate_per_second=asked.rate_per_second,
+            request_digest=asked.request_digest,
+        )  # fmt: skip
+        redrives = Redrives(self._database, asked.tenant)
+        try:
+            async with redrives.open_order(order) as new:
+                for at in range(0, len(missing), ADDED_AT_A_TIME):
+                    part = await still_missing(new.connection, missing[at : at + ADDED_AT_A_TIME])
+                    await new.add_missing(asked.endpoint_id, [each for each in part if not each.ordered])
+                await end_search(new.connection, asked.number, compared, found, new.number)
+        except NothingToRedrive:  # others have ordered all of it by now
+            return None
+        return new.number
