@@ -116,6 +116,10 @@ class Scene:
         local = {f"PLANT_{name.upper()}": value for name, value in LOCAL.items()}
         return self._start("deliverer", **local, **environ)
 
+    def command(self, *arguments: str) -> Process:
+        """Start a command that ends by itself."""
+        return self._start(*arguments)
+
     def ingress(self, port: int = 0) -> tuple[Process, int]:
         """Start an ingress that takes webhooks, and return it with its port."""
         ready = self.folder / f"ready-{len(self.processes)}.json"
