@@ -40,8 +40,6 @@ def read_answer(query: ReadQuery, found: ReadRows, tenant: str, if_none_match: b
         if not rows:
             raise Problem("no-row", f"There is none in the read model {query.resource.model}, as far as it has come.")
         body = msgspec.json.encode(as_document(rows[0], columns))
-    elif query.limit is None:
-        body = msgspec.json.encode({"items": [as_document(row, columns) for row in rows]})
     else:
         page = [as_document(row, columns) for row in rows[: query.limit]]
         body = msgspec.json.encode({"items": page, "next": query.next_cursor(found, tenant)})

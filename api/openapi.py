@@ -117,10 +117,10 @@ def _single(resource: Resource) -> Document:
 
 
 def _of_a_key(resource: Resource) -> Document:
-    parameters = [_path_parameter(resource.key_name), *_extra(resource)]
+    parameters = [_path_parameter(resource.key_name), *_shared("Limit", "Cursor"), *_extra(resource)]
     parameters += _shared("AtLeast", "Prefer", "IfNoneMatch")
-    kinds = [kind for kind in reader_kinds() if kind not in (_NO_ROW, _OF_A_LISTING)]
-    return _operation(resource, resource.summary, parameters, f"{_title(resource)}List", kinds)
+    kinds = [kind for kind in reader_kinds() if kind != _NO_ROW]
+    return _operation(resource, resource.summary, parameters, f"{_title(resource)}Page", kinds)
 
 
 def _operation(
@@ -177,11 +177,8 @@ def _schemas() -> Document:
         title, row = _title(resource), {"$ref": _REF + _title(resource)}
         schemas[title] = _row(resource.columns)
         items = {"items": {"type": "array", "items": row}}
-        if resource.listing is None and not resource.is_search:
-            schemas[f"{title}List"] = {"type": "object", "properties": items, "required": ["items"]}
-        else:
-            page = items | {"next": {"type": ["string", "null"], "description": "The cursor of the next page."}}
-            schemas[f"{title}Page"] = {"type": "object", "properties": page, "required": ["items", "next"]}
+        page = items | {"next": {"type": ["string", "null"], "description": "The cursor of the next page."}}
+        schemas[f"{title}Page"] = {"type": "object", "properties": page, "required": ["items", "next"]}
     _, made = msgspec.json.schema_components([ParameterError, FieldError], ref_template=_REF + "{name}")
     return dict(
         sorted((schemas | endpoint_schemas() | redrive_schemas() | made | {"Problem": _problem_schema()}).items())

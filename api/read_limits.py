@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from runtime import metrics
 from runtime.settings import Settings
@@ -19,6 +20,7 @@ class ReadLimit:
         self._of_all = of_all
         self._of_a_token = of_a_token
         self._by_token: Counter[str] = Counter()
+        self._room = asyncio.Event()
         self.count = 0
 
     @contextmanager
@@ -38,6 +40,18 @@ class ReadLimit:
             self._by_token[token] -= 1
             if not self._by_token[token]:
                 del self._by_token[token]
+            self._room.set()
+
+    @asynccontextmanager
+    async def in_turn(self, token: str, wait_seconds: float) -> AsyncIterator[None]:
+        """Count one until the block ends, once there is room for it. Raises Problem where there is none in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_seconds):
+                while self.count >= self._of_all or self._by_token[token] >= self._of_a_token:
+                    self._room.clear()
+                    await self._room.wait()
+        with self.one_more(token):
+            yield
 
 
 class ReadLimits:

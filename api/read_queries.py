@@ -33,7 +33,7 @@ class ReadRows(NamedTuple):
 
 
 class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement and its arguments. `limit` is the page's size, None where the answer is no page.
+    """A statement and its arguments. `limit` is the page's size, None where the answer is a single row.
 
     `filters` are the texts that a cursor of the listing belongs to.
     """
@@ -65,17 +65,17 @@ class ReadQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     def _cursor_after(self, row: Any, tenant: str) -> str:
         """Return the cursor behind a row of the page."""
-        assert self.resource.listing is not None, "only a listing has pages"
-        key = [_as_text(row[name]) for name in self.resource.listing.key]
+        listing = self.resource.listing
+        key = [row[self.resource.place]] if listing is None else [_as_text(row[name]) for name in listing.key]
         return encode_cursor(key, self.resource.name, self.filters, tenant)
 
 
 def known_parameters(resource: Resource, *, rows: bool) -> frozenset[str]:
     """Return the names of the parameters of a listing, or of a single row of it."""
     names = resource.extra_names | {AT_LEAST}
-    if resource.is_search:
+    if resource.listing is None:
         return names | _OF_A_PAGE
-    if resource.listing is None or rows:
+    if rows:
         return names
     return names | _OF_A_PAGE | {each.name for each in resource.listing.filters}
 
@@ -98,7 +98,7 @@ def read_query_of(
     arguments = resource.arguments(parameters, now)
     if resource.listing is None:
         key = read_value(resource.key_name, "uuid", segments[0])
-        return ReadQuery(resource=resource, statement=resource.statement, arguments=(key, *arguments))
+        return _page_of_key(resource, key, arguments, parameters, tenant, page_max)
     if segments:
         (name,) = resource.listing.key
         key = read_value(name, resource.listing.kind_of(name), segments[0])
@@ -114,6 +114,17 @@ def _search(resource: Resource, parameters: Parameters, tenant: str, page_max: i
     cursor = single(parameters, "cursor")
     own = None if cursor is None else decode_cursor(cursor, resource.name, texts, tenant, 1)[0]
     return ReadQuery(resource=resource, search=read_search(parameters), search_cursor=own, limit=limit, filters=texts)
+
+
+def _page_of_key(
+    resource: Resource, key: object, arguments: tuple[object, ...], parameters: Parameters, tenant: str, page_max: int
+) -> ReadQuery:
+    limit = read_count(parameters, "limit", min(PAGE_DEFAULT, page_max), page_max)
+    texts = _texts(parameters) | {resource.key_name: str(key)}
+    cursor = single(parameters, "cursor")
+    after = None if cursor is None else decode_cursor(cursor, resource.name, texts, tenant, 1)[0]
+    arguments = (key, *arguments, after, limit + 1)  # one more says whether there is a next page
+    return ReadQuery(resource=resource, statement=resource.statement, arguments=arguments, limit=limit, filters=texts)
 
 
 def _texts(parameters: Parameters) -> dict[str, str]:

@@ -34,6 +34,8 @@ from server.problems import Problem, retry_after
 from streams.record_position import RecordPosition
 
 WAIT_DEFAULT_SECONDS: Final = 10.0
+TURN_SECONDS: Final = 5.0
+"""How long a request that has waited for positions then waits for others that are read, before it is refused."""
 LOOK_AGAIN_SECONDS: Final = 1.0
 """How long a waiter may wait before its token is looked at again."""
 
@@ -123,7 +125,8 @@ class Reads:
                 raise NotCaughtUp(model, missing, wait_seconds)
             await self._wait(model, positions, left_seconds, token, receive)
             await self._tokens.require_usable(token)
-            missing, rows = await self._read(query, token, positions)
+            async with self.limits.requests.in_turn(token.prefix, TURN_SECONDS):  # one checkpoint may wake many
+                missing, rows = await self._read(query, token, positions)
         return rows
 
     async def _wait(

@@ -14,7 +14,7 @@ from projections.agents.queries import AGENTS
 from projections.listing import Kind, Listing, ListingColumn
 from projections.marketplace.agent_search import SKILLS_MAX
 from projections.marketplace.queries import HireableAgent
-from projections.ratings.queries import OF_AN_AGENT, PRIOR_RATINGS, RATING_COLUMNS, recent_days
+from projections.ratings.queries import OF_AN_AGENT, PLACE, PRIOR_RATINGS, RATING_COLUMNS, recent_days
 from projections.skills.queries import SKILLS, VALIDATION_DAYS
 
 HOURS_MAX: Final = 24 * 92
@@ -37,7 +37,10 @@ class ResourceParameter(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of a read model under a path: a listing, single rows of it, what one key has (`statement`), or a search."""
+    """Rows of a read model under a path: a listing, single rows of it, what one key has (`statement`), or a search.
+
+    A statement's arguments are the key, its own (`arguments`), the place behind which a page begins, and its rows.
+    """
 
     name: str
     model: str
@@ -50,6 +53,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     is_search: bool = False
     """Whether it is the search of the marketplace, which has its own order and pages."""
     key_name: str = ""
+    place: str = ""
+    """The column that the statement's rows are in the order of."""
     extra: tuple[ResourceParameter, ...] = ()
     arguments: Arguments = lambda _parameters, _now: ()
 
@@ -158,6 +163,7 @@ RESOURCES: Final[Mapping[str, Resource]] = {
             columns=RATING_COLUMNS,
             statement=OF_AN_AGENT,
             key_name="agent_id",
+            place=PLACE,
             arguments=_rating_arguments,
         ),
         Resource(

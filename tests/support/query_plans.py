@@ -230,7 +230,13 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
             skills_queries._OF_AN_AGENT, ids=ids, agent_id=ids[0], now=NOW, days=365
         ),
         "projections/ratings/queries.py _OF_AN_AGENT_TEXT": reader(
-            ratings_queries._OF_AN_AGENT, agent_id=ids[0], prior=10, first=NOW.date(), today=NOW.date()
+            ratings_queries._OF_AN_AGENT,
+            agent_id=ids[0],
+            prior=10,
+            first=NOW.date(),
+            today=NOW.date(),
+            after=None,
+            rows=100,
         ),
         "projections/activity/queries.py _HOURS": reader(
             activity_queries._HOURS, start=NOW, stop=NOW + timedelta(hours=1)

@@ -10,8 +10,10 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cursors import encode_cursor
+from api.read_queries import ReadQuery, ReadRows
 from operations.services.api import build_api
 from runtime.settings import Settings
 from schemas.events import AgentAvailable, AgentRated, Event, SkillRegistered, SkillValidated
@@ -81,7 +83,7 @@ async def test_all_resources_answer(reading: Reading) -> None:
     overall, whole = (await reading.get(f"/ratings/{UUID(int=1)}")).json()["items"]
     assert (overall["overall"], overall["ratings"], overall["mean"]) == (True, 1, 5.0)
     assert (whole["skill_id"], whole["histogram"]) == (None, [0, 0, 0, 0, 1])
-    assert (await reading.get(f"/ratings/{UUID(int=99)}")).json() == {"items": []}
+    assert (await reading.get(f"/ratings/{UUID(int=99)}")).json() == {"items": [], "next": None}
     hours = (await reading.get("/activity?from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z")).json()["items"]
     assert {each["event_type"]: each["events"] for each in hours} == {
         "genesis.agent.available": 4,
@@ -340,6 +342,40 @@ async def test_a_wait_that_is_over_says_where_the_read_model_is(reading: Reading
     assert reading.api.reads.limits.waiters.count == 0
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_ratings_of_many_skills_come_in_pages(reading: Reading, limit: int) -> None:
+    """All of them first, then those of the agent as a whole, then by skill; each once, whatever a page holds."""
+    skills = [UUID(int=number) for number in range(1, 8)]
+    reading.project(
+        AgentRated(
+            event_id=UUID(int=10 + number),
+            agent_id=UUID(int=1),
+            occurred_at=NOW,
+            rater_id=RATER,
+            rating=5,
+            skill_id=skill,
+        )
+        for number, skill in enumerate([*skills, None])
+    )
+    seen: list[tuple[bool, str | None]] = []
+    path, cursor = f"/ratings/{UUID(int=1)}?limit={limit}", ""
+    while cursor is not None:
+        page = (await reading.get(path + (cursor and f"&cursor={cursor}"))).json()
+        assert len(page["items"]) <= limit
+        seen += [(row["overall"], row["skill_id"]) for row in page["items"]]
+        assert page["items"] or not cursor, "no page is empty but that of an agent without ratings"
+        cursor = page["next"]
+    assert seen == [(True, None), (False, None), *((False, str(skill)) for skill in skills)]
+
+
+async def test_a_cursor_of_one_agents_ratings_is_of_no_other(reading: Reading) -> None:
+    """It is refused, as one of other filters is."""
+    reading.project(everything())
+    cursor = (await reading.get(f"/ratings/{UUID(int=1)}?limit=1")).json()["next"]
+    assert problem(await reading.get(f"/ratings/{UUID(int=2)}?limit=1&cursor={cursor}")) == (400, "cursor")
+    assert (await reading.get(f"/ratings/{UUID(int=1)}?limit=1&cursor={cursor}")).status_code == 200
+
+
 async def test_waiters_hold_no_connection(reading: Reading) -> None:
     """With more waiters than the pool has connections, a read that waits for nothing is answered."""
     reading.project([onboarded(1)])
@@ -351,6 +387,35 @@ async def test_waiters_hold_no_connection(reading: Reading) -> None:
     answers = await asyncio.gather(*waiting)
     assert {answer.status_code for answer in answers} == {200}
     assert {len(answer.json()["items"]) for answer in answers} == {2}
+
+
+async def test_waiters_that_one_checkpoint_wakes_read_by_turns(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more of them read at once than the limits of requests say, and all are answered."""
+    few = msgspec.structs.replace(settings, api_requests_per_token=2)
+    under_way = most = 0
+    run = ReadQuery.run
+
+    async def count(query: ReadQuery, connection: AsyncConnection) -> ReadRows:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        rows = await run(query, connection)
+        under_way -= 1
+        return rows
+
+    monkeypatch.setattr(ReadQuery, "run", count)
+    async with reading_of(few) as reading:
+        reading.project([onboarded(1)])
+        limits, waiting = reading.api.reads.limits, []
+        for number in range(1, 21):
+            waiting.append(asyncio.create_task(reading.get(f"/agents?at-least={TOPIC}/0/1", prefer="wait=60")))
+            await wait_until_async(lambda number=number: limits.waiters.count == number, "one more waits")
+        await asyncio.to_thread(reading.project, [onboarded(2)], start=1)
+        answers = await asyncio.gather(*waiting)
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == 2
 
 
 async def test_a_token_that_is_revoked_ends_its_wait(settings: Settings) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from contextlib import ExitStack
 
 import pytest
@@ -31,6 +33,27 @@ def test_what_has_ended_counts_no_more() -> None:
             raise ZeroDivisionError
     assert limit.count == 0
     assert not limit._by_token
+
+
+async def test_who_waits_for_a_turn_gets_it_when_there_is_room() -> None:
+    """Never more at once than the limits say; who gets none in time is refused as anybody else is."""
+    limit, under_way, most = ReadLimit("requests", of_all=3, of_a_token=2), Counter[str](), Counter[str]()
+
+    async def take(token: str) -> None:
+        async with limit.in_turn(token, 60):
+            under_way[token] += 1
+            most["all"] = max(most["all"], under_way.total())
+            most[token] = max(most[token], under_way[token])
+            await asyncio.sleep(0)
+            under_way[token] -= 1
+
+    await asyncio.gather(*(take(token) for token in "ab" * 20))
+    assert most == {"all": 3, "a": 2, "b": 2}
+    assert limit.count == 0
+    with limit.one_more("a"), limit.one_more("a"), pytest.raises(Problem) as refused:
+        async with limit.in_turn("a", 0.001):
+            pass
+    assert refused.value.status == 429
 
 
 def test_each_limit_has_its_setting() -> None:
