@@ -333,9 +333,12 @@ class LogRanges:
         return is_indexed
 
     def _close(self, session: Session, full: LogRange) -> None:
-        """Ask every earlier range for the ids that a full one holds, as the log has them. Raises RepeatApplied."""
+        """Ask every earlier range for the ids that a full one holds, as the log has them. Raises RepeatApplied.
+
+        The first range has none before it; its filter gets what others have put there, as that of each range does.
+        """
         earlier = [each for each in self._earlier if each.first_offset < full.first_offset]
-        for first in range(full.first_offset, full.until, LOADED_OFFSETS) if earlier else ():
+        for first in range(full.first_offset, full.until, LOADED_OFFSETS):
             ids = self._read_ids(session, full.table, first, first + LOADED_OFFSETS)["event_id"]
             bits = FilterPositions.of(id_hashes(ids))
             if full.filter is not None and len(full.filter.ask(bits)) < len(ids):
