@@ -21,7 +21,7 @@ from devstack.postgres import SERVER_SETTINGS
 from operations.cli.main import COMMANDS
 from operations.cli.main import SERVICES as SECTION
 from operations.services.dispatcher import PUBLISH_TIMEOUT_SECONDS
-from runtime.settings import unknown_variables
+from runtime.settings import Settings, unknown_variables
 from server.http_server import PEER_END_TIMEOUT_SECONDS, SHUTDOWN_TIMEOUT_SECONDS
 from server.processes import END_TIMEOUT_SECONDS
 from streams.ordered_records import ROOM_TIMEOUT_SECONDS
@@ -33,6 +33,8 @@ BUILD_TIMEOUT_SECONDS = 300
 QUICKLY_BUILT = ("-gcflags=all=-N -l", "-ldflags=-s -w")
 """The parser runs for milliseconds, and in an empty home all of Go's library is compiled for it: not optimised, that
 takes a third less, and no information for debuggers is linked."""
+NEEDED_MIB = 512
+"""More than a service takes but for its files; `tests/containers` looks at it under load."""
 SERVERS = {"kafka", "postgres"}
 RUN_ONCE = {"roles", "migrate"}
 SERVICES = {"ingress", "api", "worker", "relay", "dispatcher", "deliverer", "embedder"}
@@ -69,8 +71,10 @@ def test_compose_file_is_valid_for_docker_compose() -> None:
     services = resolved()["services"]
 
     assert set(services) == SERVERS | RUN_ONCE | SERVICES
-    assert set(resolved(COMPOSE_PROFILES="registry,temporal")["services"]) == set(services) | IN_PROFILES
-    for name, service in services.items():
+    with_profiles = resolved(COMPOSE_PROFILES="registry,temporal")["services"]
+    assert set(with_profiles) == set(services) | IN_PROFILES
+    assert set(resolved(COMPOSE_PROFILES="registry")["services"]) == set(services) | {"registry"}
+    for name, service in with_profiles.items():
         assert name in RUN_ONCE or service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
         assert ":" in service["image"], name
         assert not service["image"].endswith(":latest"), name
@@ -80,7 +84,7 @@ def test_compose_file_is_valid_for_docker_compose() -> None:
     for name in SERVICES:
         service = services[name]
         assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
-        assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], ["/tmp"]), name
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
         assert "/readyz" in service["healthcheck"]["test"][-1], name
         assert service["stop_grace_period"] == "1m0s", name
     assert services["kafka"]["image"].endswith(f":{KAFKA_VERSION}")
@@ -104,6 +108,22 @@ def test_grace_periods_are_longer_than_what_services_take_to_end() -> None:
     dispatching = PUBLISH_TIMEOUT_SECONDS + ROOM_TIMEOUT_SECONDS + CLOSE_TIMEOUT_SECONDS
     delivering = TIMEOUT_MAX_SECONDS + PUBLISH_TIMEOUT_SECONDS + CLOSE_TIMEOUT_SECONDS
     assert grace_seconds > max(serving, dispatching, END_TIMEOUT_SECONDS, delivering)
+
+
+def test_files_in_memory_leave_room_for_the_service() -> None:
+    """A file system in memory counts as memory of the container: filled, it must leave the service what it needs."""
+    services = yaml.safe_load((ROOT / COMPOSE_FILE).read_text(encoding="utf-8"))["services"]
+    for name in SERVICES:
+        (mount,) = services[name]["tmpfs"]
+        files_mib = int(mount.removeprefix("/tmp:size=").removesuffix("m"))
+        assert _mebibytes(services[name]["mem_limit"]) - files_mib >= NEEDED_MIB, name
+    settings = Settings()
+    bulk_loads_bytes = 2 * settings.ingress_streams_max * settings.ingress_stream_max_bytes
+    assert services["ingress"]["tmpfs"] == [f"/tmp:size={bulk_loads_bytes >> 20}m"]
+
+
+def _mebibytes(limit: str) -> int:
+    return int(limit[:-1]) * {"m": 1, "g": 1024}[limit[-1]]
 
 
 def test_passwords_of_the_compose_file_can_all_be_set() -> None:
