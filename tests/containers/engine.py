@@ -1,14 +1,21 @@
 """A container engine of the tests' own: podman with runc, its images and containers in a folder that is removed.
 
 No Docker daemon is needed. crun can't be used where cgroups are of both versions, so runc is named.
+
+Each engine locks its folder as long as its process lives. A run that was killed has left containers, processes and
+mounts in a folder that nobody locks: the next engine removes them before it starts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
 import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,15 +26,19 @@ from tests.support import ROOT
 from tests.support.waiting import wait_until
 
 TOOLS: Final = ("podman", "runc", "netavark", "iptables", "debootstrap")
-PACKAGES: Final = ("podman", "buildah", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap")
-"""Debian's packages of these tools."""
+PACKAGES: Final = (
+    "podman", "buildah", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap", "debian-archive-keyring",
+)  # fmt: skip
+"""Debian's packages of these tools; the keyring, which a machine of another distribution lacks, is debootstrap's."""
+PROGRAMS: Final = ("podman", "conmon", "aardvark-dns", "netavark", "runc", "debootstrap")
+"""What an engine starts, and so may be ended where it names the engine's folder."""
 CONFIGURATION: Final = """\
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
-tmp_dir = "{folder}/run/libpod"
+tmp_dir = "{run_folder}/libpod"
 [network]
 network_backend = "netavark"
 network_config_dir = "{folder}/networks"
@@ -36,6 +47,12 @@ CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 """What packages' servers are trusted by, here and in a build."""
 BUILD_TIMEOUT_SECONDS: Final = 1800
 RUN_TIMEOUT_SECONDS: Final = 300
+KILL_TIMEOUT_SECONDS: Final = 30
+RUN_FOLDERS: Final = Path("/run")
+KEPT_FOLDER: Final = "PLANT_TEST_IMAGES_FOLDER"
+"""The variable that names a folder whose images are kept between runs."""
+INDEX_VARIABLES: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
+"""What says where packages come from, here and in a build: its arguments are called so too."""
 
 
 def missing_tools() -> list[str]:
@@ -44,25 +61,47 @@ def missing_tools() -> list[str]:
     return [tool for tool in TOOLS if shutil.which(tool, path=paths) is None]
 
 
+class FolderInUseError(Exception):
+    """Another run uses this folder. Wait until it ends, or name another one."""
+
+
 class ContainerEngine:
-    """podman, with its storage in a folder."""
+    """podman, with its storage in a folder. Nothing of an earlier run is left in it but, where it is kept, images.
+
+    Raises FolderInUseError when another engine has the folder.
+    """
 
     def __init__(self, folder: Path, *, kept: bool = False) -> None:
         self.folder = folder
         self._kept = kept
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise FolderInUseError(f"{folder} is in use by another run.") from error
         configuration = folder / "containers.conf"
-        configuration.write_text(CONFIGURATION.format(folder=folder), encoding="utf-8")
+        # podman accepts 50 characters here, and a socket's path has 107 at most.
+        self.run_folder = RUN_FOLDERS / f"plant-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+        text = CONFIGURATION.format(folder=folder, run_folder=self.run_folder)
+        configuration.write_text(text, encoding="utf-8")
         self.environ = {**os.environ, "CONTAINERS_CONF": str(configuration)}
-        self._podman = ("podman", "--root", str(folder / "storage"), "--runroot", str(folder / "run"))
+        self._scratch = folder / "scratch"
+        """podman's own temporary files, which a killed build leaves."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+        self._podman = ("podman", "--root", str(folder / "storage"), "--runroot", str(self.run_folder))
+        self._end_all()
 
     def podman(
         self, *arguments: str, check: bool = True, timeout_seconds: float = RUN_TIMEOUT_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run podman; its output is text. Raises AssertionError with what it said, unless it may fail."""
         done = subprocess.run(
-            [*self._podman, *arguments], capture_output=True, text=True, check=False, env=self.environ,
-            timeout=timeout_seconds,
+            [*self._podman, *arguments], capture_output=True, text=True, check=False, timeout=timeout_seconds,
+            cwd=self.folder,  # a container's monitor writes a file called oom into the folder that it was started in
+            env={**self.environ, "TMPDIR": str(self._scratch)},
         )  # fmt: skip
         assert done.returncode == 0 or not check, f"podman {' '.join(arguments)}: {done.stderr[-4000:]}"
         return done
@@ -74,56 +113,130 @@ class ContainerEngine:
     @contextlib.contextmanager
     def service(self) -> Iterator[str]:
         """Answer Docker's API as long as the block lasts; yields its address, for DOCKER_HOST."""
-        socket = self.folder / "docker.sock"
+        socket = self.run_folder / "docker.sock"
         address = f"unix://{socket}"
+        self.run_folder.mkdir(parents=True, exist_ok=True)
         log = (self.folder / "service.log").open("wb")
         with log, subprocess.Popen(
-            [*self._podman, "system", "service", "--time", "0", address], env=self.environ, stdout=log, stderr=log
+            [*self._podman, "system", "service", "--time", "0", address], env=self.environ, stdout=log, stderr=log,
+            cwd=self.folder, start_new_session=True,  # Ctrl-C ends those who use it, and they still need it to clean up
         ) as process:  # fmt: skip
             try:
-                wait_until(socket.exists, "the engine answers")
+                wait_until(lambda: socket.exists() or process.poll() is not None, "the engine answers")
+                assert socket.exists(), (self.folder / "service.log").read_text(encoding="utf-8")
                 yield address
             finally:
                 process.terminate()
+                socket.unlink(missing_ok=True)
 
     def build(self, tag: str) -> None:
         """Build the image of the Dockerfile; its install steps reach the package registry as this machine does."""
-        mounted = ("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro") if CERTIFICATES.exists() else ()
+        passed = [f"--build-arg={name}={os.environ[name]}" for name in INDEX_VARIABLES if os.environ.get(name)]
         self.podman(
             "build", "--network", "host", "--file", str(ROOT / "infra" / "Dockerfile"), "--ignorefile",
-            str(ROOT / "infra" / "Dockerfile.dockerignore"), "--tag", tag, *mounted, str(ROOT),
+            str(ROOT / "infra" / "Dockerfile.dockerignore"), "--tag", tag, *self.certificates(), *passed, str(ROOT),
             timeout_seconds=BUILD_TIMEOUT_SECONDS,
         )  # fmt: skip
         self.podman("tag", tag, f"docker.io/library/{tag}")  # so is it called where a compose file names no registry
+
+    def certificates(self) -> tuple[str, ...]:
+        """Return the options by which a container trusts the servers that this machine trusts."""
+        return ("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro") if CERTIFICATES.exists() else ()
 
     def run(self, tag: str, *command: str, options: Sequence[str] = (), check: bool = True) -> str:
         """Run a command in a container of its own, without a network unless the options say so; returns its stdout."""
         return self.podman("run", "--rm", "--read-only", *options, tag, *command, check=check).stdout
 
     def left(self) -> list[str]:
-        """Return what there is besides images: containers, volumes, networks of our own, and processes."""
+        """Return what there is besides images: containers, volumes, networks of our own, mounts and processes."""
         listed = [
             *self.podman("ps", "--all", "--format", "container {{.Names}}").stdout.splitlines(),
             *self.podman("volume", "ls", "--format", "volume {{.Name}}").stdout.splitlines(),
             *self.podman("network", "ls", "--format", "network {{.Name}}").stdout.splitlines(),
         ]
-        return [line for line in listed if line != "network podman"] + [
-            f"process {process.pid} {process.info['name']}"
-            for process in psutil.process_iter(["name", "cmdline"])
-            if str(self.folder) in " ".join(process.info["cmdline"] or ()) and process.pid != os.getpid()
-            and process.info["name"] != "pytest"
-        ]  # fmt: skip
+        mounts = [f"mount {each}" for each in self._mounts() if each != str(self.folder / "storage" / "overlay")]
+        processes = [f"process {process.pid} {process.info['name']}" for process in self._processes()]
+        return [line for line in listed if line != "network podman"] + mounts + processes
 
     def close(self) -> None:
         """Remove every container, volume and network; images and the folder too, unless a developer keeps them."""
-        self.podman("rm", "--all", "--force", "--volumes", check=False)
-        self.podman("volume", "prune", "--force", check=False)
-        self.podman("network", "prune", "--force", check=False)
-        if self._kept:
-            return
-        self.podman("rmi", "--all", "--force", check=False)
-        subprocess.run(["umount", "--quiet", str(self.folder / "storage" / "overlay")], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._end_all()
+        if not self._kept:
+            self.podman("rmi", "--all", "--force", check=False)
+            self._unmount()
+            assert not self._mounts(), "what is mounted in the folder would be removed with it"
+            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.run_folder, ignore_errors=True)
+        self._lock.close()
+
+    def _end_all(self) -> None:
+        """End what runs in the folder, also where a killed run left podman's own state in the middle of something."""
+        if (self.folder / "storage").exists():
+            self.podman("rm", "--all", "--force", "--volumes", "--time", "5", check=False)
+            self.podman("volume", "prune", "--force", check=False)
+            self.podman("network", "prune", "--force", check=False)
+        processes = self._processes()
+        processes += [child for each in processes for child in each.children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes, KILL_TIMEOUT_SECONDS)
+        for network in self.folder.glob("networks/*.json"):
+            self.podman("network", "rm", "--force", network.stem, check=False)
+        self._unmount()
+
+    def _processes(self) -> list[psutil.Process]:
+        """Return podman's service, containers' monitors, name servers and builds of this folder."""
+        return [process for process in psutil.process_iter(["name", "cmdline"]) if self._is_of_folder(process)]
+
+    def _is_of_folder(self, process: psutil.Process) -> bool:
+        root = ""
+        with contextlib.suppress(OSError):
+            root = str(Path(f"/proc/{process.pid}/root").readlink())
+        words = " ".join(process.info["cmdline"] or ())
+        named = process.info["name"] in PROGRAMS and (f"{self.folder}/" in words or str(self.run_folder) in words)
+        return named or root.startswith(f"{self.folder}/")
+
+    def _mounts(self) -> list[str]:
+        """Return the mount points within the engine's folders, the deepest first."""
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        points = [line.split()[1] for line in lines]
+        own = (f"{self.folder}/", f"{self.run_folder}/")
+        return sorted((each for each in points if each.startswith(own)), key=len, reverse=True)
+
+    def _unmount(self) -> None:
+        for mount in self._mounts():
+            subprocess.run(["umount", "--quiet", "--lazy", mount], check=False)
+
+
+@contextlib.contextmanager
+def new_engine() -> Iterator[ContainerEngine]:
+    """An engine whose folder is removed in the end; before it starts, those of runs that were killed are removed.
+
+    PLANT_TEST_IMAGES_FOLDER names a folder that is kept, so that the stand-ins are made once. SIGTERM is an interrupt
+    as Ctrl-C is, as long as the block lasts.
+    """
+    kept = os.environ.get(KEPT_FOLDER)
+    remove_abandoned()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    engine = ContainerEngine(Path(kept) if kept else engines_folder() / str(os.getpid()), kept=bool(kept))
+    try:
+        yield engine
+    finally:
+        engine.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def engines_folder() -> Path:
+    """Return the folder of all runs' engines, each in one that is named by its process's id."""
+    return Path(tempfile.gettempdir()).resolve() / f"plant-containers-{os.getuid()}"
+
+
+def remove_abandoned() -> None:
+    """Remove the engines whose processes are gone."""
+    for folder in engines_folder().glob("*"):
+        with contextlib.suppress(FolderInUseError):
+            ContainerEngine(folder).close()
 
 
 def install() -> None:
@@ -132,9 +245,10 @@ def install() -> None:
     if not missing:
         return
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     print(f"==> {', '.join(missing)} not found. Installing, as root: {' '.join(command)}", flush=True)
-    subprocess.run(["apt-get", "update", "--quiet"], check=True)
-    subprocess.run(command, check=True)
+    subprocess.run(["apt-get", "update", "--quiet"], check=True, env=environ)
+    subprocess.run(command, check=True, env=environ)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def make_stand_ins(engine: ContainerEngine) -> None:
 def make_python_image(engine: ContainerEngine) -> None:
     """Make the stand-in for the image that the Dockerfile begins with."""
     base = engine.folder / "base"
+    shutil.rmtree(base, ignore_errors=True)  # of a run that was interrupted, in a folder that is kept
     subprocess.run(
         ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(base)],
         check=True, capture_output=True, timeout=BUILD_TIMEOUT_SECONDS,
@@ -77,6 +78,7 @@ def make_postgres_image(engine: ContainerEngine) -> None:
 
 
 def _context(engine: ContainerEngine, name: str) -> Path:
+    shutil.rmtree(engine.folder / name, ignore_errors=True)
     return Path(shutil.copytree(IMAGES / name, engine.folder / name))
 
 

@@ -12,12 +12,30 @@ import pytest
 from devstack.processes import choose_port
 from tests.containers.compose_project import ComposeProject, running_checks
 from tests.containers.engine import ContainerEngine
+from tests.containers.large_bodies import KINDS, held_bodies
 from tests.support import ROOT
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 SERVICES = ("ingress", "api", "worker", "relay", "dispatcher", "deliverer", "embedder")
 PORTS = ("KAFKA", "POSTGRES", "INGRESS", "INGRESS_ADMIN", "API", "API_ADMIN")
 UNSEEN_SECONDS = 5.0
+HELD_BODIES = 40
+INGRESS_LIMIT_BYTES = 1 << 30
+FILL_TMP = "head -c 1500000000 /dev/zero 2>&1 >/tmp/large; rm /tmp/large"
+TAKE_MEMORY = "taken = b'x' * (%d << 20); print('taken')"
+START_THREADS = """
+import threading
+ended = threading.Event()
+count = 0
+try:
+    while count < 1000:
+        threading.Thread(target=ended.wait).start()
+        count += 1
+except RuntimeError:
+    pass
+print(count)
+ended.set()
+"""
 AGENTS = "SELECT count(*) FROM read_models.agents"
 
 
@@ -26,6 +44,7 @@ class RunningStack:
 
     def __init__(self, project: ComposeProject, ingress_port: str) -> None:
         self.project = project
+        self.ingress_port = int(ingress_port)
         self._ingress_url = f"http://127.0.0.1:{ingress_port}"
         self._secret = self.plant("keys", "add", "example").strip()
         self.sent = 0
@@ -39,7 +58,7 @@ class RunningStack:
     def rows(self) -> int:
         """Return how many agents the read model has."""
         psql = ("psql", "--no-psqlrc", "--tuples-only", "--username", "postgres", "--command", AGENTS, "plant")
-        return int(self.project.compose("exec", "--no-TTY", "postgres", *psql))
+        return int(self.project.execute("postgres", *psql))
 
     def send(self, *, wait: bool = True) -> None:
         """Send one event by the example, and wait until the read model has it."""
@@ -116,6 +135,49 @@ def test_no_check_says_ready_while_what_it_needs_is_away(running: RunningStack, 
         wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
     running.send()
     assert before == {service: running.project.state(service)["StartedAt"] for service in SERVICES}
+
+
+def test_a_killed_service_comes_back(running: RunningStack) -> None:
+    """The engine starts it again by its restart policy, nobody else; Kafka and Postgres too. An event comes through."""
+    for service in (*SERVICES, "kafka", "postgres"):
+        before = running.project.restarts(service)
+        running.project.kill(service)
+        wait_until(lambda s=service, n=before: running.project.restarts(s) > n, f"the engine starts {service} again")
+        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
+    for service in SERVICES:
+        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready")
+    running.send()
+
+
+def test_large_bodies_stay_within_the_memory_limit(running: RunningStack) -> None:
+    """A peer that nobody knows holds as many as it can, of each kind; ingress stays up, and takes an event."""
+    before = running.project.state("ingress")["StartedAt"]
+    for content_type in KINDS:
+        with held_bodies(running.ingress_port, "example", content_type, HELD_BODIES) as taken_bytes:
+            most, limit = running.project.memory("ingress")
+            running.send()
+        print(f"{content_type}: {taken_bytes / 1e6:.0f} MB sent, {most / 1e6:.0f} MB held at most of {limit / 1e6:.0f}")
+        assert taken_bytes > 0
+        assert most < limit == INGRESS_LIMIT_BYTES
+    assert running.project.state("ingress")["StartedAt"] == before
+
+
+def test_a_full_tmp_is_no_end_of_a_service(running: RunningStack) -> None:
+    """Its files are memory of the container: they are refused before the kernel would end the service for them."""
+    before = running.project.state("ingress")["StartedAt"]
+    filled = running.project.execute("ingress", "sh", "-c", FILL_TMP)
+    assert "No space left on device" in filled
+    assert running.project.is_healthy("ingress")
+    assert running.project.state("ingress")["StartedAt"] == before
+    running.send()
+
+
+def test_what_exceeds_a_limit_is_ended(running: RunningStack) -> None:
+    """The engine enforces the file's limits: a process that takes more memory is killed, more threads are refused."""
+    options = ("run", "--rm", "--no-deps", "--no-TTY", "--entrypoint", "python", "relay", "-c")
+    assert running.project.compose(*options, TAKE_MEMORY % 200).strip() == "taken"
+    assert "taken" not in running.project.compose(*options, TAKE_MEMORY % 1000, check=False)
+    assert 100 < int(running.project.compose(*options, START_THREADS)) < 256
 
 
 def test_nothing_comes_through_without_a_worker(running: RunningStack) -> None:

@@ -89,6 +89,13 @@ def test_its_bill_of_materials_names_what_is_installed(engine: ContainerEngine) 
     assert not any(name.startswith("cyclonedx") for name, _ in wanted)
 
 
+def test_a_build_asks_the_package_index_that_is_named(engine: ContainerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `make` installs from another index than PyPI, so does the image: one that can't be reached fails it."""
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(AssertionError, match="No matching distribution found for uv"):
+        engine.build("plant:elsewhere")
+
+
 def test_its_labels_say_what_it_is(engine: ContainerEngine) -> None:
     """The names are OCI's; a build passes version and revision."""
     (image,) = json.loads(engine.podman("image", "inspect", TAG).stdout)

@@ -11,6 +11,7 @@ import pytest
 from tests.containers.engine import ContainerEngine
 from tests.containers.with_engine import environ_of
 from tests.support import ROOT
+from tests.support.waiting import wait_until
 
 RUN_TIMEOUT_SECONDS = 1800
 SELECTED = (
@@ -32,7 +33,21 @@ def test_integration_tests_run_on_containers(engine: ContainerEngine) -> None:
         )  # fmt: skip
         print(done.stdout[-3000:])
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-        assert [line for line in engine.left() if not line.startswith("process")] == []
+        assert [line for line in engine.left() if not line.startswith(("process", "mount"))] == []
+
+
+def test_the_next_run_takes_down_what_a_killed_one_left(engine: ContainerEngine) -> None:
+    """A run that was killed has left its project, and a record of it. Nothing of either stays."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", SELECTED[0]]
+    with environ_of(engine) as environ:
+        asked = {**environ, "PLANT_TEST_CONTAINERS": "1"}
+        with subprocess.Popen(command, cwd=ROOT, env=asked, stdout=subprocess.DEVNULL) as killed:
+            project = f"plant-tests-{killed.pid}"
+            wait_until(lambda: f"container {project}-kafka-1" in engine.left(), "the run has started Kafka")
+            killed.kill()
+        done = subprocess.run(command, cwd=ROOT, env=asked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert [line for line in engine.left() if not line.startswith(("process", "mount"))] == []
 
 
 def test_a_session_without_containers_would_be_noticed(engine: ContainerEngine) -> None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from typing import Final
 
 from tests.containers.compose_project import compose_binary, running_checks
-from tests.containers.engine import ContainerEngine
+from tests.containers.engine import ContainerEngine, missing_tools, new_engine
 from tests.containers.stand_ins import make_stand_ins
 
+INTERRUPT_TIMEOUT_SECONDS: Final = 120
 DOCKER = """\
 #!/bin/sh
 # The part of Docker's command line that testcontainers needs.
@@ -40,16 +41,29 @@ def environ_of(engine: ContainerEngine) -> Iterator[Mapping[str, str]]:
 
 
 def main(command: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    kept = os.environ.get("PLANT_TEST_IMAGES_FOLDER")
-    with tempfile.TemporaryDirectory(prefix="plant-containers-") as scratch:
-        engine = ContainerEngine(Path(kept or scratch), kept=bool(kept))
+    """Run the command; returns its exit code. Ctrl-C and SIGTERM interrupt it, and wait until it has cleaned up."""
+    if missing := missing_tools():
+        print(f"{', '.join(missing)} not found. Run: make containers", file=sys.stderr)
+        return 2
+    with new_engine() as engine:
+        make_stand_ins(engine)
+        with environ_of(engine) as environ:
+            return _run(command, environ)
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> int:
+    # In a session of its own: it gets one interrupt, ours, and its second would end its own cleaning.
+    with subprocess.Popen(command, env=environ, start_new_session=True) as process:
         try:
-            make_stand_ins(engine)
-            with environ_of(engine) as environ:
-                return subprocess.run(command, env=environ, check=False).returncode
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(INTERRUPT_TIMEOUT_SECONDS)
+            return 130
         finally:
-            engine.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

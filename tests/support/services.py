@@ -14,6 +14,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +45,9 @@ UNSAFE_AND_QUICK = (
 """For the server that all tests use: it is not killed, and its data goes. Those that kill one start their own."""
 SHARED = "PLANT_TEST_SERVICES"
 """Where the main process tells its workers what it has started, as JSON."""
+
+COMPOSE_RECORD = "compose-project.json"
+"""Where a run that uses containers says which project is its own."""
 
 MEMORY = Path("/dev/shm")
 """The file system in memory that Linux has."""
@@ -171,9 +176,23 @@ def _end_abandoned(base: Path) -> None:
     for folder in base.iterdir():
         if folder.name.isdigit() and not psutil.pid_exists(int(folder.name)):
             with contextlib.suppress(FileNotFoundError):  # another run has cleared it at the same time
-                for home in folder.iterdir():
-                    Stack(home).down(delete_data=True)
+                for entry in folder.iterdir():
+                    if entry.name == COMPOSE_RECORD:
+                        _take_down(json.loads(entry.read_text(encoding="utf-8")))
+                    else:
+                        Stack(entry).down(delete_data=True)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_down(record: Mapping[str, str]) -> None:
+    """Remove a killed run's containers, networks and volumes from its engine, where that still answers."""
+    if (socket := urlsplit(record["docker_host"])).scheme == "unix" and not Path(socket.path).exists():
+        return
+    environ = {**os.environ, "DOCKER_HOST": record["docker_host"]} if record["docker_host"] else None
+    command = ["docker", "compose", "--project-name", record["project"], "down", "--volumes", "--remove-orphans"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"Left in containers by a killed run: {done.stderr.strip()} Run: {shlex.join(command)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -184,15 +203,23 @@ def _containers() -> Iterator[dict[str, str]]:
     """
     from testcontainers.compose import DockerCompose
 
-    os.environ["COMPOSE_PROJECT_NAME"] = f"plant-tests-{os.getpid()}"
+    project = os.environ["COMPOSE_PROJECT_NAME"] = f"plant-tests-{os.getpid()}"
     kafka_port = processes.choose_port(None, set())
     os.environ.setdefault("PLANT_KAFKA_PORT", str(kafka_port))
     os.environ.setdefault("PLANT_POSTGRES_PORT", str(processes.choose_port(None, {kafka_port})))
     compose = DockerCompose(ROOT, compose_file_name=COMPOSE_FILE, services=["kafka", "postgres"], wait=True)
-    with compose:
+    with folder_of_this_run() as own, _recorded(own / COMPOSE_RECORD, project), compose:
         kafka, superuser_url = compose_addresses(os.environ)
         sql.execute(superuser_url, UNSAFE_AND_QUICK)
         yield {"PLANT_KAFKA_BOOTSTRAP_SERVERS": kafka, **own_postgres(superuser_url)}
+
+
+@contextlib.contextmanager
+def _recorded(path: Path, project: str) -> Iterator[None]:
+    """Keep a record of the project until the block has ended well: by one that was left, the next run takes it down."""
+    path.write_text(json.dumps({"project": project, "docker_host": os.environ.get("DOCKER_HOST", "")}), "utf-8")
+    yield
+    path.unlink()
 
 
 def compose_addresses(environ: Mapping[str, str]) -> tuple[str, str]:

@@ -1,0 +1,114 @@
+"""The tests' own engine: nothing stays of a run, however it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.containers.engine import ContainerEngine, FolderInUseError
+from tests.containers.stand_ins import PYTHON_TAG
+from tests.support import ROOT
+from tests.support.waiting import DEADLINE_SECONDS
+
+RUN = """
+import json, signal, sys
+from tests.containers.engine import new_engine
+with new_engine() as engine, engine.service():
+    if sys.argv[1:]:
+        engine.podman("network", "create", "left")
+        engine.podman("run", "--detach", "--name", "left", "--network", "left", "--volume", "left:/tmp",
+                      "--publish", "127.0.0.1::80", "--rootfs", sys.argv[1] + ":O", "sleep", "3600")
+        (network,) = json.loads(engine.podman("network", "inspect", "left").stdout)
+        (container,) = json.loads(engine.podman("inspect", "left").stdout)
+        namespace = container["NetworkSettings"]["SandboxKey"]
+        interface = "/sys/class/net/" + network["network_interface"]
+        print(json.dumps([interface, namespace, str(engine.run_folder)]), flush=True)
+        signal.pause()
+"""
+"""A run that starts a container from a root file system, and waits; without one it ends at once."""
+
+
+@pytest.fixture
+def rootfs(engine: ContainerEngine) -> Iterator[str]:
+    """A root file system, of an image of the session's engine."""
+    yield engine.podman("image", "mount", PYTHON_TAG).stdout.strip()
+    engine.podman("image", "unmount", PYTHON_TAG)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environ = {**os.environ, "TMPDIR": str(folder)}
+    environ.pop("PLANT_TEST_IMAGES_FOLDER", None)
+    command = [sys.executable, "-c", RUN, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+
+
+@contextlib.contextmanager
+def running(folder: Path, rootfs: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Yield a run that has started its container, and paths of what it made outside its folder."""
+    with run(folder, rootfs) as process:
+        try:
+            assert process.stdout is not None
+            paths = json.loads(process.stdout.readline())
+            assert [path for path in paths if not Path(path).exists()] == []
+            yield process, paths
+        finally:
+            process.kill()
+
+
+def traces(folder: Path, paths: list[str]) -> list[str]:
+    """Return what there is of a run: processes and mounts that name the folder, its files, and these paths."""
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    named = [each.info["name"] for each in psutil.process_iter(["name", "cmdline"]) if _names(each, folder)]
+    files = [str(path) for path in folder.glob("plant-containers-*/*")]
+    return [
+        *named,
+        *(line.split()[1] for line in mounts if str(folder) in line),
+        *files,
+        *filter(os.path.exists, paths),
+    ]
+
+
+def _names(process: psutil.Process, folder: Path) -> bool:
+    return str(folder) in " ".join(process.info["cmdline"] or ())
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, rootfs: str, end: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM: containers, networks, volumes, processes, mounts and files are gone when it has ended."""
+    with running(tmp_path, rootfs) as (process, paths):
+        process.send_signal(end)
+        process.wait(DEADLINE_SECONDS)
+    assert traces(tmp_path, paths) == []
+
+
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path, rootfs: str) -> None:
+    """SIGKILL leaves all of it running; the next run ends it before it starts."""
+    with running(tmp_path, rootfs) as (process, paths):
+        process.kill()
+        process.wait(DEADLINE_SECONDS)
+    assert {"conmon", "podman", *paths} <= set(traces(tmp_path, paths))
+    with run(tmp_path) as following:
+        assert following.wait(DEADLINE_SECONDS) == 0
+    assert traces(tmp_path, paths) == []
+
+
+def test_a_run_leaves_others_that_are_under_way_alone(tmp_path: Path, rootfs: str) -> None:
+    """Each locks its folder as long as its process lives."""
+    with running(tmp_path, rootfs) as (process, paths):
+        (folder,) = tmp_path.glob("plant-containers-*/*")
+        with pytest.raises(FolderInUseError):
+            ContainerEngine(folder)
+        with run(tmp_path) as other:
+            assert other.wait(DEADLINE_SECONDS) == 0
+        assert {"conmon", "podman", *paths} <= set(traces(tmp_path, paths))
+        process.send_signal(signal.SIGINT)
+        process.wait(DEADLINE_SECONDS)
