@@ -57,6 +57,12 @@ FROM delivery_checkpoints WHERE consumer = $1 AND topic = $2 AND partition = $3
 """
 
 
+_LAST_RECORDED: Final = """
+SELECT last_offset, last_digest FROM delivery_checkpoints
+WHERE consumer = 'recorder' AND topic = $1 AND partition = $2 AND last_offset IS NOT NULL
+"""
+
+
 class TopicOffsets(msgspec.Struct, frozen=True):
     """The offsets of a topic's partition that are done: all below `next_offset`, and those in `done`, above it.
 
@@ -106,6 +112,11 @@ class DeliveryFence:
             raise TopicRecreated(topic, self._partition, UUID(known_id), topic_id)
         last = None if last_offset is None else RecordDigest(last_offset, bytes(digest))
         return TopicOffsets(next_offset, tuple(zip(starts, ends, strict=True)), read_to, last)
+
+    def last_recorded(self, topic: str) -> RecordDigest | None:
+        """Return the last record of the partition's attempts that was recorded; None where none was."""
+        rows = self._session.query(_LAST_RECORDED, (topic, self._partition))
+        return RecordDigest(rows[0][0], bytes(rows[0][1])) if rows else None
 
     def advance_statement(self, topic: str, offsets: TopicOffsets) -> str:
         """Return the statement that writes how far the partition is done on a topic."""

@@ -51,7 +51,10 @@ class PartitionDeliverer:
         return self._run
 
     async def open_topic(self, topic: str, watermarks: Watermarks) -> Acquired:
-        """Take part in the run with a topic; begin one where there is none, or this topic had a part in it already."""
+        """Take part in the run with a topic; begin one where there is none, or this topic had a part in it already.
+
+        Raises DatabaseUnreachable, KafkaUnavailable, or a named stop, LogTruncated of the attempts' topic among them.
+        """
         async with self._lock:
             if self._run is None or self._run.failure is not None or topic in self._run.trackers:
                 await self._end()
@@ -98,7 +101,6 @@ class PartitionDeliverer:
 
     async def _begin(self) -> PartitionRun:
         session, fence, marks, held, stored = await self.loop.run_in_executor(self._thread, self._acquire)
-        self._session = session
         writer = RoundWriter(fence, session, self._thread, self._partition)
         topic = self._process.topics.attempts
 
@@ -106,30 +108,35 @@ class PartitionDeliverer:
             offsets: TopicOffsets = await writer.call(fence.open_topic, topic, watermarks, watermarks.high)
             return offsets
 
+        last = await writer.call(fence.last_recorded, topic)  # before the topic is looked at: recorders read on
         recorded = await read_recorded_attempts(
-            self._process.settings, topic, self._partition, open_attempts, self._process.clock.now()
+            self._process.settings, topic, self._partition, last, open_attempts, self._process.clock.now()
         )
         streaks = EndpointStreaks(self._process.streaks, stored)
         return PartitionRun(self._process, self._partition, writer, marks, held, streaks, recorded)
 
     def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any, Any]:
-        session = Session(self._url)
+        session = self._session = Session(self._url)
         try:
             fence = DeliveryFence(session, "deliverer", self._partition)
             marks = wait_rows.find_marks(session, self._partition)
             held = wait_rows.find_held(session, self._partition)
             return session, fence, marks, held, streak_rows.find_streaks(session, self._partition)
         except BaseException:
-            session.close()
+            self._close_session()
             raise
+
+    def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     async def _end(self) -> None:
         run, self._run = self._run, None
         if run is not None:
             await run.close()
-        session, self._session = self._session, None
-        if session is not None:
-            await self.loop.run_in_executor(self._thread, session.close)
+        # In the thread: it may be acquiring for a topic that was given up meanwhile.
+        await self.loop.run_in_executor(self._thread, self._close_session)
 
 
 class DeliveryTopicWriter:

@@ -2,6 +2,9 @@
 
 A round publishes the records of attempts before it is written to Postgres. A process that ends in between leaves
 records behind the checkpoint: the next owner reads them first, and makes none of these attempts again.
+
+That holds while the topic is the one that was written. An owner has no digest of what it published, but recorders have
+one of what they read: by it a topic is known that lost its tail and has grown again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import msgspec
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from audit.canonical import headers_bytes
 from deliveries.deliverer.attempt_records import Cancelled, DeliveryEnd, Postponed
 from deliveries.deliverer.delivery import Delivery
 from deliveries.delivery_fence import TopicOffsets
@@ -22,8 +26,10 @@ from runtime.settings import Settings
 from schemas import codec
 from schemas.delivery_records import DeliveryAttempted, DeliveryStream
 from schemas.errors import Undecodable
-from streams.errors import KafkaUnavailable
+from streams.errors import KafkaUnavailable, LogTruncated
 from streams.kafka.clients import make_consumer
+from streams.kafka.consumer import RepairedConsumer
+from streams.log_end import LoggedRecord, RecordDigest
 from streams.watermarks import Watermarks
 
 POLL_TIMEOUT_MS: Final = 500
@@ -60,9 +66,13 @@ class RecordedAttempts(msgspec.Struct):
 
 
 async def read_recorded_attempts(
-    settings: Settings, topic: str, partition: int, open_topic: OpenTopic, now: datetime
+    settings: Settings, topic: str, partition: int, last: RecordDigest | None, open_topic: OpenTopic, now: datetime
 ) -> RecordedAttempts:
-    """Read the records of a partition's attempts from the checkpoint to the end. Raises KafkaUnavailable."""
+    """Read the records of a partition's attempts from the checkpoint to the end.
+
+    `last` is a record that a recorder has read of it before this is called. Raises KafkaUnavailable, and LogTruncated
+    where Kafka holds another one there, or none, or ends below the checkpoint.
+    """
     consumer = make_consumer(
         settings, group_id=None, enable_auto_commit=False, auto_offset_reset="none", isolation_level="read_committed"
     )
@@ -73,8 +83,10 @@ async def read_recorded_attempts(
         consumer.assign([here])
         watermarks = await consumer.watermarks(here)
         offsets = await open_topic(watermarks)
-        start = max(watermarks.low, min(offsets.next_offset, watermarks.high))
-        consumer.seek(here, start)
+        await _compare(consumer, here, watermarks, last)
+        if offsets.next_offset > watermarks.high:
+            raise LogTruncated(topic, partition, f"Kafka ends at {watermarks.high}, below {offsets.next_offset}")
+        consumer.seek(here, max(watermarks.low, offsets.next_offset))
         while await consumer.position(here) < watermarks.high:
             for record in (await consumer.getmany(here, timeout_ms=POLL_TIMEOUT_MS)).get(here, ()):
                 if (attempted := _decoded(record.value)) is not None:
@@ -84,6 +96,26 @@ async def read_recorded_attempts(
     finally:
         await consumer.stop()
     return RecordedAttempts(found, watermarks.high, now + NEEDED_FOR)
+
+
+async def _compare(
+    consumer: RepairedConsumer, here: TopicPartition, watermarks: Watermarks, last: RecordDigest | None
+) -> None:
+    """Raise LogTruncated where Kafka holds another record than the last one that was recorded, or none there."""
+    if last is None or last.offset < watermarks.low:  # it was deleted since it is old
+        return
+    held: LoggedRecord | None = None
+    if last.offset < watermarks.high:
+        consumer.seek(here, last.offset)
+        while held is None and await consumer.position(here) <= last.offset:
+            for record in (await consumer.getmany(here, timeout_ms=POLL_TIMEOUT_MS, max_records=1)).get(here, ()):
+                headers = headers_bytes(record.headers)
+                held = LoggedRecord(record.offset, record.timestamp, record.key, record.value, headers)
+    if held is None or held.offset != last.offset:
+        raise LogTruncated(here.topic, here.partition, f"Kafka holds no record at offset {last.offset} any more")
+    if not last.is_record(held):
+        why = f"Kafka holds a record at offset {last.offset} that is not the one that was recorded"
+        raise LogTruncated(here.topic, here.partition, why)
 
 
 def end_of(recorded: DeliveryAttempted) -> DeliveryEnd:

@@ -46,33 +46,48 @@ def test_a_log_that_lost_its_tail_and_grew_again_is_not_read_on(
 ) -> None:
     """Offsets 80 to 99 were logged; Kafka lost them and took 40 other events from 80 on. None of these is skipped.
 
-    The running worker is held still meanwhile, so it learns of nothing but the leader's epoch.
+    A worker and a dispatcher. Those that run are held still meanwhile, so they learn of nothing but the leader's epoch.
     """
     own_topic(scene, "running" if running else "stopped")
     for seed, count in enumerate((KEPT, LOST)):
         fill(scene.settings, scene.topic, events(count, seed=seed + 10 * running))
-    worker = scene.worker(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="300")
+    patient = {"PLANT_WORKER_SESSION_TIMEOUT_SECONDS": "300"}
+    both = [scene.worker(**patient), scene.dispatcher(**patient)]
     wait_until_caught_up(scene)
+    wait_until(lambda: dispatched(scene) == KEPT + LOST, "the dispatcher has passed them")
     assert dispositions(scene) == {"applied": KEPT + LOST}
-    if running:
-        worker.freeze()
-    else:
-        worker.stop()
+    for each in both:
+        if running:
+            each.freeze()
+        else:
+            each.stop()
 
     lose_tail(scene, private_stack, KEPT)
     fill(scene.settings, scene.topic, events(GROWN, seed=5 + 10 * running))
     assert log_ends(scene) == {0: KEPT + GROWN}
     if running:
-        worker.thaw()
+        for each in both:
+            each.thaw()
     else:
-        worker = scene.worker()
+        both = [scene.worker(), scene.dispatcher()]
 
-    wait_until(lambda: worker.logged("partition.stopped"), "the partition stops")
-    (stopped,) = worker.logged("partition.stopped")
-    assert stopped["error"] == "LogTruncated"
-    assert f"offset {KEPT + LOST - 1}" in str(stopped["why"])
+    for each in both:
+        wait_until(lambda each=each: each.logged("partition.stopped"), f"the partition of {each.name} stops")
+        (stopped,) = each.logged("partition.stopped")
+        assert stopped["error"] == "LogTruncated"
+        assert f"offset {KEPT + LOST - 1}" in str(stopped["why"])
     assert dispositions(scene) == {"applied": KEPT + LOST}
-    worker.kill()
+    assert dispatched(scene) == KEPT + LOST
+    for each in both:
+        each.kill()
+
+
+def dispatched(scene: Scene) -> object:
+    """Return the offset that the dispatcher of the topic reads next."""
+    rows = scene.query(
+        "SELECT next_offset FROM checkpoints WHERE consumer = 'dispatcher' AND topic = $1", (scene.topic,)
+    )
+    return rows[0][0] if rows else None
 
 
 def lose_tail(scene: Scene, stack: Stack, offset: int) -> None:

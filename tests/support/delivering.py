@@ -66,11 +66,13 @@ async def delivery_topics(settings: Settings, partitions: int = PARTITIONS) -> A
         await client.close()
 
 
-async def add_endpoint(settings: Settings, url: str, **choices: Any) -> EndpointId:
+async def add_endpoint(
+    settings: Settings, url: str, *, endpoint_id: EndpointId | None = None, **choices: Any
+) -> EndpointId:
     """Store an endpoint that gets all events from the first offset on."""
     database = connect(settings, "operator")
     try:
-        endpoint_id = new_endpoint_id()
+        endpoint_id = endpoint_id or new_endpoint_id()
         configuration = EndpointConfiguration(url=url, **{"event_types": ("*",), **choices})
         secrets_ = EndpointSecrets(EndpointKeys(secrets=(SECRET,)))
         store = EndpointStore(database, MasterKeys(settings))

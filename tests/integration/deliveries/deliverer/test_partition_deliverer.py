@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import MutableMapping
+from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from aiohttp import web
 
 from database.errors import DatabaseUnreachable
@@ -119,3 +122,55 @@ async def test_attempts_that_kafka_has_a_record_of_are_not_made_again(
     assert [(each.attempt, each.outcome) for each in attempts] == [(1, "failed"), (2, "gone")]
     assert sql.value(database.superuser_url, "SELECT state FROM endpoints") == "disabled"
     assert sql.value(database.superuser_url, "SELECT count(*) FROM delivery_waits") == 0
+
+
+LAST_RECORDED = "SELECT count(*) FROM delivery_checkpoints WHERE consumer = 'recorder' AND last_offset = 2"
+OTHER_RECORD = (
+    "UPDATE delivery_checkpoints SET last_digest = sha256('other') WHERE last_offset = 2 AND consumer = 'recorder'"
+)
+LOST_RECORD = "UPDATE delivery_checkpoints SET last_offset = 7 WHERE consumer = 'recorder' AND last_offset = 2"
+PAST_THE_END = """
+UPDATE delivery_checkpoints SET next_offset = 7, read_to = 7
+WHERE consumer = 'deliverer' AND topic LIKE '%attempts%' AND next_offset = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (OTHER_RECORD, "a record at offset 2 that is not the one that was recorded"),
+        (LOST_RECORD, "no record at offset 7 any more"),
+        (PAST_THE_END, "ends at 3, below 7"),
+        ("", ""),
+    ],
+    ids=["another record", "none there", "an end below the checkpoint", "the one that was recorded"],
+)
+async def test_attempts_whose_topic_lost_its_tail_stop_their_partition(
+    local: Settings, topics: DeliveryTopics, database: Database, change: str, why: str
+) -> None:
+    """By what recorders have read of it: nothing of the partition is sent. Where it is the same, deliveries go on."""
+    async with receiver() as there:
+        endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+        await publish(local, topics.deliveries, [queued(endpoint_id, offset) for offset in range(3)])
+
+        async def recorded() -> bool:
+            return bool(sql.value(database.superuser_url, LAST_RECORDED) == 1)
+
+        async with delivering(local, topics):
+            await wait_until_async(recorded, "the attempts are recorded")
+        if change:
+            sql.execute(database.superuser_url, [change])
+        await publish(local, topics.deliveries, [queued(endpoint_id, 3)])
+        with structlog.testing.capture_logs() as lines:
+            async with delivering(local, topics):
+
+                def stopped() -> list[MutableMapping[str, Any]]:
+                    return [
+                        each for each in lines
+                        if each["event"] == "partition.stopped" and "attempts" in each["what"]
+                        and each["topic"] == topics.deliveries
+                    ]  # fmt: skip
+
+                await wait_until_async(lambda: bool(stopped() or len(there.requests) == 4), "it stops, or goes on")
+    assert len(there.requests) == (3 if change else 4)
+    assert [(each["error"], why in each["why"]) for each in stopped()] == [("LogTruncated", True)] * bool(change)
