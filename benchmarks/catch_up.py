@@ -2,7 +2,8 @@
 
 Side by side in one run, on the same topic: Plant with everything on, Plant with one guarantee left out at a time, and
 a stock Faust agent with SQLAlchemy, a transaction an event, doing the plain part of the same job (log row and upsert,
-no chain, no repeat check).
+no chain, no repeat check). Workers with more read models, and the stock agent again, get a topic in which each of these
+models has work.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -19,20 +21,24 @@ from benchmarks.stage import PARTITIONS, Stage, clean_database, process, tree_cp
 from devstack.stack import Stack
 from runtime.settings import Settings, load_settings
 from streams import topics
-from tests.support.load import events, fill
+from tests.support.load import events, events_of_all_models, fill
 
 TOPIC = "genesis.events"
+ALL_MODELS_TOPIC = "genesis.events-2"
 AGENTS = 50_000
 VARIANTS: dict[str, str] = {
     "plant": "log, chain, repeat check, agents model, checkpoint; fsync on",
-    "three models": "skills and ratings as well",
-    "four models": "activity as well",
-    "five models": "marketplace as well: profiles, skills, standings, words of the catalogue",
-    "registry": "the entity tables alone, triggers and a version an event; batches of 500, the first 30 s",
     "without repeat check": "no event id is looked up or kept",
     "without chain": "no hashing: each record has the same hash",
     "without read model": "no staging, no apply.sql",
     "without durable commit": "synchronous_commit = off",
+}
+MORE_MODELS: dict[str, str] = {
+    "one model": "agents alone, of a topic in which every model has work",
+    "three models": "skills and ratings as well",
+    "four models": "activity as well",
+    "five models": "marketplace as well: profiles, skills, standings, words of the catalogue",
+    "registry": "the entity tables alone, triggers and a version an event; batches of 500, the first 30 s",
 }
 REGISTRY_SECONDS = 30.0
 """How long the registry is measured: it is some fifty times as slow as the others, and a rate needs no more.
@@ -47,6 +53,14 @@ def fill_topic(stack: Stack, count: int, seed: int = 1, partitions: int = PARTIT
     settings = _settings(stack, partitions)
     asyncio.run(topics.apply(settings))
     fill(settings, TOPIC, events(count, agents=AGENTS, seed=seed))
+
+
+def fill_for_all_models(stack: Stack, count: int) -> None:
+    """Make another topic, and put `count` seeded events on it that concern every read model."""
+    settings = _settings(stack)
+    made = msgspec.structs.replace(topics.CATALOGUE[0], name=ALL_MODELS_TOPIC)
+    asyncio.run(topics.apply(settings, catalogue=(made, *topics.CATALOGUE[1:])))
+    fill(settings, ALL_MODELS_TOPIC, events_of_all_models(count, agents=AGENTS))
 
 
 def end_offsets(stack: Stack) -> int:
@@ -100,19 +114,20 @@ def plant(
             applied = stage.query("SELECT count(*) AS n FROM event_stream WHERE disposition = 'applied'")
             if applied != [(count,)]:
                 raise RuntimeError(f"{applied} of {count} events were applied")
-        return {"name": variant, "what": VARIANTS[variant], **result}
+        return {"name": variant, "what": (VARIANTS | MORE_MODELS)[variant], **result}
 
 
-def stock_faust(stack: Stack, seconds: float) -> dict[str, object]:
+def stock_faust(stack: Stack, seconds: float, topic: str = TOPIC) -> dict[str, object]:
     """Run the stock pipeline for a while, from the same topic; a rate needs no more."""
     with clean_database(stack) as stage:
         for statement in (Path(__file__).parent / "stock_faust.sql").read_text().split(";"):
             if statement.strip():
                 stage.execute(statement)
-        with process(stage, "-m", "benchmarks.stock_faust") as worker:
+        with process(stage, "-m", "benchmarks.stock_faust", topic) as worker:
             count = "SELECT count(*) AS n FROM stock_log"
             result = measured_rate(stage, worker, lambda: int(str(stage.query(count)[0][0])), None, seconds)
-        return {"name": "stock Faust + SQLAlchemy", "what": "log row and upsert, a transaction an event", **result}
+        name = "stock Faust + SQLAlchemy" if topic == TOPIC else "stock, events of every model"
+        return {"name": name, "what": "log row and upsert, a transaction an event", **result}
 
 
 def measured_rate(

@@ -14,7 +14,7 @@ import psutil
 from benchmarks.catch_up import AGENTS, TOPIC
 from benchmarks.stage import Stage, clean_database, process, tree_cpu_seconds
 from devstack.stack import Stack
-from tests.support.load import events, fill
+from tests.support.load import events_of_all_models, fill
 
 ROUNDS = 2
 FED = "ratings"
@@ -53,7 +53,7 @@ def run(stack: Stack, count: int) -> list[dict[str, object]]:
 
 def _turn(stage: Stage, name: str, done: int, count: int) -> dict[str, object]:
     """Add events to a topic of which `done` are projected, and project them; a fed model follows again at the end."""
-    fill(stage.settings, TOPIC, events(count, agents=AGENTS, seed=done + 1))
+    fill(stage.settings, TOPIC, events_of_all_models(count, agents=AGENTS, seed=done + 1))
     stage.execute(f"UPDATE read_model_builds SET paused = {name == 'paused'} WHERE projection = '{FED}'")
     stage.execute("CHECKPOINT")
     with process(stage, "-m", "benchmarks.variant", "five models") as worker:

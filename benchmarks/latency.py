@@ -1,4 +1,4 @@
-"""From HTTP 200 to a visible row, at a steady rate: signed webhooks through one ingress and one worker.
+"""From HTTP 200 to a visible row, at a steady rate: signed webhooks of four types through one ingress and one worker.
 
 With one read model and with every one by turns, on a database of its own each: what the machine does meanwhile falls on
 both. Each figure is the median of its turns.
@@ -33,7 +33,7 @@ NAMESPACE = UUID("1c1f9b8e-93c7-4a2c-8d86-5c5f6f2e4d10")
 CONNECTIONS = 32
 WARMING = 100
 POLL_SECONDS = 0.002
-PATH = "/webhook/genesis/agent-available"
+SKILLS = 200
 TURNS = 3
 SECONDS = 12.0
 VARIANTS = {"plant": "the read model agents alone", "five models": "every read model that is on by default"}
@@ -174,7 +174,7 @@ async def _send(
     """One connection, one request at a time, on a fixed timetable from `start` on; all is signed beforehand."""
     requests = []
     for number in range(count):
-        requests.append(_request(*address, f"{uuid4()}", uuid5(NAMESPACE, f"{sender}-{number % 300}")))
+        requests.append(_request(*address, f"{uuid4()}", f"{sender}-{number % 300}", number))
         await asyncio.sleep(0)
     reader, writer = await asyncio.open_connection(*address[:2])
     await start.wait()
@@ -209,14 +209,20 @@ async def _watch(database: str, seen: list[Seen]) -> None:
         await connection.close()
 
 
-def _request(host: str, port: int, secret: bytes, message_id: str, agent_id: UUID) -> bytes:
-    body = json.dumps(
-        {"timestamp": datetime.now(UTC).isoformat(), "data": {"agent_id": str(agent_id), "available": True}}
-    ).encode()
+def _request(host: str, port: int, secret: bytes, message_id: str, agent: str, number: int) -> bytes:
+    """Return a signed webhook; of four in a row each is of another type, so that every read model has work."""
+    agent_id, skill_id = str(uuid5(NAMESPACE, agent)), str(uuid5(NAMESPACE, f"skill {number % SKILLS}"))
+    path, data = (
+        ("agent-available", {"agent_id": agent_id, "available": number % 8 < 4}),
+        ("agent-onboarded", {"agent_id": agent_id, "name": agent, "skill_ids": [skill_id]}),
+        ("agent-rated", {"agent_id": agent_id, "rater_id": agent_id, "rating": 1 + number % 5, "skill_id": skill_id}),
+        ("skill-validated", {"skill_id": skill_id, "validator_id": agent_id, "score": number % 101}),
+    )[number % 4]
+    body = json.dumps({"timestamp": datetime.now(UTC).isoformat(), "data": data}).encode()
     timestamp = str(int(time.time()))
     signature = sign(secret, message_id.encode(), timestamp.encode(), body).decode()
     return (
-        f"POST {PATH} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n"
+        f"POST /webhook/genesis/{path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\nwebhook-id: {message_id}\r\nwebhook-timestamp: {timestamp}\r\n"
         f"webhook-signature: {signature}\r\n\r\n"
     ).encode() + body

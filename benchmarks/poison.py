@@ -19,7 +19,7 @@ from runtime.settings import Settings, load_settings
 from schemas import codec
 from schemas.events import AgentRated, Event
 from streams import topics
-from tests.support.load import events, fill_values
+from tests.support.load import events_of_all_models, fill_values
 from tests.support.made_events import unchecked_value
 
 CLEAN, POISONED = "genesis.events", "genesis.events-2"
@@ -83,7 +83,7 @@ def _fill(stack: Stack, count: int) -> None:
 
 
 def _fill_topic(settings: Settings, topic: str, count: int) -> None:
-    load = events(count, agents=catch_up.AGENTS)
+    load = events_of_all_models(count, agents=catch_up.AGENTS)
     good = ((event, codec.encode(event)) for event in load)
     fill_values(settings, topic, good if topic == CLEAN else _spoilt(load))
 

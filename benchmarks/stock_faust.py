@@ -1,8 +1,12 @@
-"""The obvious pipeline: a stock Faust agent, `async for`, and a SQLAlchemy transaction an event."""
+"""The obvious pipeline: a stock Faust agent, `async for`, and a SQLAlchemy transaction an event.
+
+`python -m benchmarks.stock_faust [TOPIC]`
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 
 import faust
@@ -39,7 +43,7 @@ class AgentRow(Base):
     offset: Mapped[int] = mapped_column(BigInteger)
 
 
-def build() -> faust.App:
+def build(topic: str) -> faust.App:
     settings = load_settings()
     url = make_url(settings.database_address("writer")).set(drivername="postgresql+asyncpg")
     engine = create_async_engine(url)
@@ -54,7 +58,7 @@ def build() -> faust.App:
         datadir=tempfile.mkdtemp(),
     )
 
-    @app.agent(app.topic("genesis.events"))
+    @app.agent(app.topic(topic))
     async def project(stream: faust.StreamT[bytes]) -> None:
         async for event in stream.events():
             message = event.message
@@ -87,7 +91,7 @@ def build() -> faust.App:
 
 
 async def main() -> None:
-    app = build()
+    app = build(sys.argv[1] if len(sys.argv) > 1 else "genesis.events")
     await app.start()
     await app.wait_until_stopped()
 

@@ -26,7 +26,7 @@ MODELS: Final = {
     "five models": ("agents", "skills", "ratings", "activity", "marketplace"),
     "registry": ("registry",),
 }
-"""The read models of a variant; `agents` alone of any other."""
+"""The read models of a variant; `agents` alone of any other, as of `one model`."""
 
 
 def no_hashes(_topic: str, _partition: int, _previous_hash: bytes, records: ChainSlice, _first_v2: int) -> list[bytes]:
