@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -13,8 +15,11 @@ from operations.cli.rebuilding import builds_sharing_views, owner_session
 from operations.operator_actions import OperatorAction, record
 from projections.build_states import BuildName
 from projections.rebuild import choice, comparison, rebuilds, swap
+from projections.rebuild.comparison import NAMED_MAX
 from projections.rebuild.errors import BuildLag, BuildMismatch
+from projections.rebuild.registry_repair import RegistryRepair
 from projections.rebuild.repair import BuildRepair
+from projections.session import Session
 from runtime.errors import NothingChecked
 from runtime.settings import Settings
 
@@ -67,10 +72,11 @@ async def repair_build(
 ) -> list[Mapping[str, Any]]:
     """Merge rows of the rebuild into the build that readers see; returns a row a table. Without `execute` it is a plan.
 
-    Rows are named on stderr.
+    Rows are named on stderr. The registry has no rebuild: its entities are compared with a fold of the log.
     """
+    if rebuilds.has_tables_apart(BuildName.parse(name).name):
+        return await _repair_registry(settings, name, execute, wait_seconds, actor, reason)
     with owner_session(settings) as session:
-        rebuilds.require_own_tables(BuildName.parse(name).name)
         known = builds_sharing_views(session, BuildName.parse(name))
         live, beside = choice.live(known), choice.beside(known)
         repair = BuildRepair(session, live.model, beside.model)
@@ -89,4 +95,40 @@ async def repair_build(
                 "missing": each.missing, "added": each.added, "merged": each.rows if execute else 0,
             }
             for each in repair.found
+        ]  # fmt: skip
+
+
+async def _repair_registry(
+    settings: Settings, name: str, execute: bool, wait_seconds: float, actor: str, reason: str
+) -> list[Mapping[str, Any]]:
+    """Fold entities over that differ; returns one row, with the rate of the fold."""
+    with owner_session(settings) as owner, contextlib.closing(Session(settings.database_address("writer"))) as writer:
+        read_model = BuildName.parse(name).name
+        known = rebuilds.builds_of(owner, read_model)
+        rebuilds.hold(owner, read_model, known)
+        live = choice.live(known)
+        repair = RegistryRepair(owner, writer, live.model)
+        with repair.shadowed():
+            began_at, events = time.monotonic(), repair.events()
+            with rated(f"folding {live.key} into its shadow", events) as shown:
+                repair.fill(shown)
+            rate = round(events / (time.monotonic() - began_at))
+            repair.find(wait_seconds)
+            for each in repair.found[:NAMED_MAX]:
+                click.echo(f"{each.kind} {each.id} of {each.tenant} is {each.what} in {live.key}", err=True)
+            counted = Counter(each.what for each in repair.found)
+            todo, merged = counted["changed"] + counted["missing"], 0
+            if execute and todo:
+                action = OperatorAction(action="projections.repair", target=live.key, reason=reason, actor=actor)
+                await record(settings, action)
+                with rated(f"repairing {live.key}", todo) as shown:
+                    merged = repair.merge(shown, wait_seconds)
+            for entity, refusal in repair.refused.items():
+                click.echo(f"{entity} was left as it is: {refusal}", err=True)
+        return [
+            {
+                "build": live.key, "by": "a fold of the log", "table": "entities", "changed": counted["changed"],
+                "missing": counted["missing"], "added": counted["added"], "merged": merged, "events": events,
+                "events_per_second": rate,
+            }
         ]  # fmt: skip

@@ -103,6 +103,9 @@ def repair(name: str, execute: bool, wait_seconds: float, actor: str, reason: st
     The plan counts rows of each table and names 20 by their primary keys: changed, missing or added in what readers
     see. So few rows are merged in a transaction that nobody waits long; killed, the same command goes on.
 
+    The registry needs no rebuild. Its entities are compared with a fold of the log into tables apart, and those that
+    were changed directly with their last version. Added ones are named and left.
+
     \b
     Examples:
       plant projections rebuild agents

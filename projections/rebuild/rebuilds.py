@@ -172,9 +172,14 @@ def source_of(builds: Sequence[KnownBuild], read_model: str, version: int | None
     return source
 
 
+def has_tables_apart(read_model: str) -> bool:
+    """Return whether a read model folds into tables of which there is one set."""
+    return read_model in _APART
+
+
 def require_own_tables(read_model: str) -> None:
     """Raise RebuildRefused for a read model that folds into tables of which there is one set."""
-    if read_model in _APART:
+    if has_tables_apart(read_model):
         raise RebuildRefused(
             f"The read model {read_model} can't be rebuilt beside itself.",
             why="It folds into tables of their own, which others write to: a second build would fold into the same.",

@@ -111,8 +111,7 @@ async def test_a_rebuild_that_differs_is_named_and_swapped_with_a_reason_alone(
 async def test_rows_of_the_live_build_are_repaired(
     settings: Settings, projected_log: ProjectedLog, superuser: Session
 ) -> None:
-    """First a plan, which names rows; then with a reason. The registry, and what has no rebuild, are refused."""
-    assert "registry can't be rebuilt" in plant(settings, "projections", "repair", "registry").stderr
+    """First a plan, which names rows; then with a reason. What has no rebuild is refused."""
     assert plant(settings, "projections", "repair", "agents").returncode == 2
     done(settings, "rebuild", "agents", "--wait", "0")
     superuser.script("UPDATE agents_v1.agents SET name = 'forged' WHERE agent_id = (SELECT min(agent_id::text)::uuid"
@@ -128,6 +127,32 @@ async def test_rows_of_the_live_build_are_repaired(
     assert done(settings, "verify", "agents")[0]["same"]
     assert [row["changed"] for row in done(settings, "repair", "agents")] == [0]
     assert {(each.action, each.reason) for each in await operations(settings, "agents/1")} >= {
+        ("projections.repair", "it was forged")
+    }
+
+
+@pytest.mark.usefixtures("topics")
+async def test_entities_of_the_registry_are_repaired(
+    settings: Settings, projected_log: ProjectedLog, superuser: Session
+) -> None:
+    """Without a rebuild, and not while it is paused; the rate is printed, and the reason is recorded."""
+    paused = plant(settings, "projections", "repair", "registry", "--wait", "0")
+    assert (paused.returncode, "Readers see no build of registry yet" in paused.stderr) == (2, True)
+    superuser.script("UPDATE read_model_builds SET paused = false WHERE projection = 'registry'")
+    projected_log.look()
+    projected_log.project(100)
+    superuser.script("SET session_replication_role = replica", "UPDATE industries SET name = 'forged'",
+                     "SET session_replication_role = origin")  # fmt: skip
+    planned = plant(settings, "projections", "repair", "registry", "--output", "json")
+    (row,) = json.loads(planned.stdout)
+    assert row["changed"] > 0
+    assert (row["missing"], row["added"], row["merged"], row["events"]) == (0, 0, 0, 500)
+    assert row["events_per_second"] > 0
+    assert "of genesis is changed in registry/1" in planned.stderr
+    (done_row,) = done(settings, "repair", "registry", "--execute", "--reason", "it was forged")
+    assert done_row["merged"] == row["changed"]
+    assert done(settings, "repair", "registry")[0]["changed"] == 0
+    assert {(each.action, each.reason) for each in await operations(settings, "registry/1")} == {
         ("projections.repair", "it was forged")
     }
 
