@@ -54,6 +54,21 @@ def test_what_it_asked_for_is_kept_to() -> None:
     assert queue.admit(40.0, None, False) == "ordinary"
 
 
+def test_a_shorter_time_takes_nothing_from_a_longer_one() -> None:
+    """An attempt that was under way may ask for less than one before it; so may a rest that is shorter."""
+    queue = EndpointQueue(POLICY, 4)
+    queue.end("ordinary", "success", 0.0)
+    queue.in_flight = 0
+    assert admitted(queue) == 2
+    queue.end("ordinary", "failure", 10.0, throttled_seconds=30.0)
+    queue.end("ordinary", "failure", 11.0, throttled_seconds=5.0)
+    assert queue.blocked_seconds(20.0) == 20.0
+    queue.rest(30.0)
+    queue.rest(20.0)
+    assert queue.rests(29.0)
+    assert not queue.rests(30.0)
+
+
 def test_an_open_breaker_blocks_and_lets_one_probe_pass() -> None:
     """While the probe is under way the others wait for its end."""
     queue = EndpointQueue(POLICY, 4)

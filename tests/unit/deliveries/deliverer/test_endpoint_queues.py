@@ -11,12 +11,13 @@ from typing import Any, cast
 import pytest
 
 from deliveries.circuit_breaker import BreakerPolicy
-from deliveries.deliverer.attempt_records import EndedDelivery, Postponed
+from deliveries.deliverer.attempt_records import Cancelled, EndedDelivery, Postponed
 from deliveries.deliverer.attempt_slots import SLOW_SECONDS, SWEEP_MAX_SECONDS, AttemptSlots
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess
+from deliveries.deliverer.endpoint_queue import EndpointQueue
 from deliveries.deliverer.endpoint_queues import EndpointQueues
-from deliveries.endpoints import EndpointConfiguration
+from deliveries.endpoints import EndpointConfiguration, EndpointState
 from runtime.clock import Clock, FixedClock, SystemClock
 from tests.support.made_deliveries import made_delivery
 from tests.support.partition_parts import NOW, sweep_until
@@ -30,10 +31,12 @@ def made_queues(
     clock: Clock | None = None,
     put_back: Callable[[Delivery], Any] = pytest.fail,
     ordered: bool = False,
+    state: EndpointState = "active",
+    rate_per_second: int | None = None,
 ) -> EndpointQueues:
-    """Return queues of endpoints that are known and active; an attempt fails before it sends anything."""
+    """Return queues of endpoints that are known; an attempt fails before it sends anything."""
     configuration = EndpointConfiguration(url="https://example.com/", event_types=("*",))
-    endpoint = SimpleNamespace(state="active", configuration=configuration, rate_per_second=None)
+    endpoint = SimpleNamespace(state=state, configuration=configuration, rate_per_second=rate_per_second)
     known = SimpleNamespace(endpoint=endpoint, secrets=object())
     process = SimpleNamespace(
         endpoints=SimpleNamespace(get=lambda _: known, is_ordered=lambda _: ordered),
@@ -139,3 +142,64 @@ async def test_an_endpoint_rests_as_long_as_its_deliveries_were_put_off(monkeypa
     assert queues.busy_endpoints() == {endpoint_id}
     clock.set(NOW + timedelta(seconds=3))
     assert queues.busy_endpoints() == set()
+
+
+@pytest.mark.parametrize("state", ["paused", "disabled", "removed"])
+async def test_an_endpoint_that_is_not_active_gets_nothing(state: EndpointState) -> None:
+    """Its deliveries are cancelled, with the reason."""
+    slots, ended = AttemptSlots(4, 100), list[EndedDelivery]()
+    queues = made_queues(slots, ended.append, state=state)
+    queues.enqueue(made_delivery(1))
+    assert [each.end for each in ended] == [Cancelled(f"The endpoint is {state}.")]
+    assert (slots.under_way, queues.due) == (0, 0)
+
+
+async def test_a_queue_may_be_as_long_as_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond it is put off, the last ones first; a half of it keeps more from being read from Postgres.
+
+    An endpoint that is alone may have all that may be unfinished.
+    """
+    slots, ended = AttemptSlots(100, 100), list[EndedDelivery]()
+    limits = DelivererLimits(queue_max=4, unfinished_max=8)
+    queues = made_queues(slots, ended.append, limits, clock=FixedClock(NOW))
+
+    async def hang(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queues, "_send", hang)
+    for offset in range(10):  # one is under way, eight wait
+        queues.enqueue(made_delivery(1, offset=offset, topic="read"))
+    assert [each.delivery.source_offset for each in ended] == [9]
+    queues.enqueue(made_delivery(2, topic="read"))
+    queues.enqueue(made_delivery(1, offset=10, topic="read"))
+    assert sorted(each.delivery.source_offset for each in ended) == [5, 6, 7, 8, 9, 10]
+    assert queues.busy_endpoints() == {made_delivery(1).endpoint_id}
+    await queues.cancel()
+
+
+async def test_what_is_put_off_waits_for_a_while_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A breaker that opens for a moment does not send deliveries to Postgres and back."""
+    slots, ended, clock = AttemptSlots(4, 100), list[EndedDelivery](), FixedClock(NOW)
+    queues = made_queues(slots, ended.append, DelivererLimits(postponed_seconds=7.0), clock=clock)
+    queues.enqueue(made_delivery(1, topic="read"))
+    await queues.finish()
+    ended.clear()
+    monkeypatch.setattr(EndpointQueue, "blocked_seconds", lambda *_: 0.5)
+    queues.enqueue(made_delivery(1, offset=1, topic="read"))
+    assert [each.end for each in ended] == [
+        Postponed(NOW + timedelta(seconds=7), "The endpoint gets no attempts for a time.")
+    ]
+
+
+async def test_a_rate_wakes_its_queue_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many deliveries come meanwhile: one timer waits for the next slot."""
+    slots, timers = AttemptSlots(4, 100), list[float]()
+    queues = made_queues(slots, lambda _: None, clock=FixedClock(NOW), rate_per_second=1)
+    loop = asyncio.get_running_loop()
+    queues.enqueue(made_delivery(1, topic="read"))
+    await queues.finish()
+    monkeypatch.setattr(loop, "call_later", lambda seconds, *_: timers.append(seconds))
+    for offset in range(1, 4):
+        queues.enqueue(made_delivery(1, offset=offset, topic="read"))
+    monkeypatch.undo()
+    assert timers == [1.0]
