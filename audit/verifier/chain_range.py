@@ -203,17 +203,17 @@ class RangeVerifier:
         except KeyError:
             types = self._constant_columns(value[:5])
         if types is not None:
-            expected = b"".join((_APPLIED_WITH_ID, value[EVENT_ID], types, value[ENTITY_ID], _NULL))
+            expected = b"".join((_APPLIED_WITH_ID, value[EVENT_ID], types, value[ENTITY_ID], _NULL, _NULL))
             if buffer.startswith(expected, outcome_at):
                 return outcome_at + len(expected), outcome_at + _APPLIED_OUTCOME_BYTES, None, None
         fields: list[bytes | None] = []
         ends: list[int] = []
         at = outcome_at
-        for _ in range(6):
+        for _ in range(7):
             end = _end(buffer, at)
             fields.append(None if _i32(buffer, at)[0] < 0 else buffer[at + 4 : end])
             ends.append(at := end)
-        disposition, event_id, event_type, entity_type, entity_id, named = fields
+        disposition, event_id, event_type, entity_type, entity_id, named, foreign = fields
         columns = DecodedColumns(_text(event_type), _text(entity_type), entity_id, event_id)
         stored_key = None if _i32(buffer, key_at)[0] < 0 else buffer[key_at + 4 : value_at]
         stored_value = None if _i32(buffer, value_at)[0] < 0 else value
@@ -222,7 +222,9 @@ class RangeVerifier:
         problem = mismatch(
             columns, shown, stored_value, self._layouts, key=stored_key, control_offset=control_offset
         )  # fmt: skip
-        if problem is None and shown == REPEAT:
+        if foreign is not None:
+            problem = f"a record of {_text(foreign)} is in a table of this partition"
+        elif problem is None and shown == REPEAT:
             self.repeats.append((offset, event_id or b""))
         return at, ends[1], problem, unknown_schema(columns, shown, stored_value, self._layouts, key=stored_key)
 

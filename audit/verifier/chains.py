@@ -26,7 +26,7 @@ RANGE_OFFSETS: Final = 1 << 17
 """Few enough for memory; for each range with repeats the open range of the log is read once."""
 
 _RANGES_MAX: Final = 500
-"""A chain is cut into at most this many ranges, whatever its gaps."""
+"""What a table holds is cut into at most this many ranges, whatever its gaps."""
 
 OFFSETS_A_PROCESS: Final = 500_000
 """Another process is started for so many offsets: for fewer its start takes longer than it saves (measured)."""
@@ -36,9 +36,10 @@ _RANGES_AT_ONCE: Final = 8
 
 
 class ChainRange(NamedTuple):
-    """A range of one chain; both offsets are included."""
+    """A range of one chain, in one table; both offsets are included."""
 
     chain: Chain
+    table: str
     first: int
     last: int
     first_v2: int | None
@@ -124,7 +125,7 @@ def read_raised(url: str, schema_ids: Path | None = None) -> dict[Chain, int]:
 async def _read_ranges(
     url: str, kept: Sequence[Head], layouts: Layouts
 ) -> tuple[list[StoredRange], dict[Chain, int], list[ChainFault]]:
-    """Return each chain's range, where chains go over to v2, and findings: of that, of kept heads and of tables."""
+    """Return each table's range, where chains go over to v2, and findings: of that, of kept heads and of tables."""
     async with open_log(url) as log:
         findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
         ranges, misplaced = await log.ranges()
@@ -151,7 +152,7 @@ def _cut(stored: StoredRange, first: int | None, last: int | None, first_v2: int
     high = stored.last if last is None else min(stored.last, last)
     step = max(RANGE_OFFSETS, (high - low) // _RANGES_MAX + 1)
     for start in range(low, high + 1, step):
-        yield ChainRange(stored.chain, start, min(start + step - 1, high), first_v2)
+        yield ChainRange(stored.chain, stored.table, start, min(start + step - 1, high), first_v2)
 
 
 @contextmanager
@@ -182,7 +183,8 @@ def verify_ranges(url: str, ranges: Sequence[ChainRange], schema_ids: Path | Non
     async def work() -> list[RangeVerdict]:
         async with open_log(url) as log:
             return [
-                await log.verify(each.chain, each.first, each.last, layouts, first_v2=each.first_v2) for each in ranges
+                await log.verify(each.chain, each.table, each.first, each.last, layouts, first_v2=each.first_v2)
+                for each in ranges
             ]
 
     return asyncio.run(work())

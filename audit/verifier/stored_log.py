@@ -15,7 +15,7 @@ from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVeri
 from audit.verifier.decoded_columns import Layouts
 from audit.verifier.errors import LogUnreadable
 from audit.verifier.heads import Head
-from audit.verifier.log_tables import lost_tables, table_ends
+from audit.verifier.log_tables import log_tables, misplaced_ranges
 from database.address import connect_arguments, shown
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
@@ -31,8 +31,9 @@ PLANNER: Final = {
     "plan_cache_mode": "force_custom_plan",
 }
 
-# Whatever is set for the role: no other table of this name is read, and no policy hides rows without an error.
-GUARDS: Final = {"search_path": "public, pg_temp", "row_security": "off"}
+# Whatever is set for the role: no other table of this name is read, and no policy hides rows without an error. Tables
+# are named with their schema, so that none in pg_catalog comes first, and no operator in another schema is used.
+GUARDS: Final = {"search_path": "pg_catalog, pg_temp", "row_security": "off"}
 
 # The open range has no index on event ids, so all of it is read, once for all repeats.
 _SCAN_ONCE: Final = (
@@ -44,18 +45,18 @@ _ROWS: Final = (Path(__file__).parent / "rows.sql").read_text(encoding="utf-8")
 _RAISED: Final = (Path(__file__).parent / "raised.sql").read_text(encoding="utf-8")
 
 _HASH_BEFORE: Final = """
-SELECT hash FROM log_records WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
+SELECT hash FROM public.log_records WHERE topic = $1 AND partition = $2 AND "offset" < $3 ORDER BY "offset" DESC LIMIT 1
 """
 
 _OPEN_FROM: Final = """
 SELECT coalesce(min(first_offset) FILTER (WHERE closed_at IS NULL), max(first_offset), 0)
-FROM log_ranges WHERE topic = $1 AND partition = $2
+FROM public.log_ranges WHERE topic = $1 AND partition = $2
 """
 
 # Closed ranges have an index on the ids that were applied or parked. LIMIT keeps this a look-up there for each repeat.
 _UNFOUNDED_IN_CLOSED: Final = """
 SELECT r."offset", r.event_id FROM unnest($3::bigint[], $4::uuid[]) AS r ("offset", event_id)
-LEFT JOIN LATERAL (SELECT true AS founded FROM log_records AS e WHERE e.topic = $1 AND e.partition = $2
+LEFT JOIN LATERAL (SELECT true AS founded FROM public.log_records AS e WHERE e.topic = $1 AND e.partition = $2
     AND e."offset" < $5 AND e."offset" < r."offset" AND e.event_id = r.event_id
     AND e.disposition IN ('applied', 'parked') LIMIT 1) AS first ON true
 WHERE founded IS NULL
@@ -63,7 +64,7 @@ WHERE founded IS NULL
 
 _FIRST_UNFOUNDED_IN_OPEN: Final = """
 SELECT r."offset" FROM unnest($3::bigint[], $4::uuid[]) AS r ("offset", event_id)
-WHERE NOT EXISTS (SELECT FROM log_records AS e WHERE e.topic = $1 AND e.partition = $2
+WHERE NOT EXISTS (SELECT FROM public.log_records AS e WHERE e.topic = $1 AND e.partition = $2
     AND e."offset" >= $5 AND e."offset" <= $6 AND e.event_id = r.event_id AND e."offset" < r."offset"
     AND e.disposition IN ('applied', 'parked'))
 ORDER BY 1 LIMIT 1
@@ -71,23 +72,29 @@ ORDER BY 1 LIMIT 1
 
 # A control record can bring an event in: there are few of them, and their index is that of all that is not applied.
 _BROUGHT_IN: Final = """
-SELECT e.event_id, min(e."offset") FROM log_records AS e WHERE e.topic = $1 AND e.partition = $2
+SELECT e.event_id, min(e."offset") FROM public.log_records AS e WHERE e.topic = $1 AND e.partition = $2
     AND e.disposition <> 'applied' AND e.disposition = 'control' AND e.entity_id IS NOT NULL
     AND e.event_id = ANY ($3::uuid[])
 GROUP BY 1
 """
 
 _LAST: Final = """
-SELECT "offset", hash FROM log_records WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
+SELECT "offset", hash FROM public.log_records WHERE topic = $1 AND partition = $2 ORDER BY "offset" DESC LIMIT 1
 """
 
-_HASH_AT: Final = 'SELECT hash FROM log_records WHERE topic = $1 AND partition = $2 AND "offset" = $3'
+_TABLE_OF: Final = """
+SELECT format('%I.%I', n.nspname, c.relname) FROM public.log_records AS r JOIN pg_class AS c ON c.oid = r.tableoid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE r.topic = $1 AND r.partition = $2 AND r."offset" = $3
+"""
+
+_HASH_AT: Final = 'SELECT hash FROM public.log_records WHERE topic = $1 AND partition = $2 AND "offset" = $3'
 
 
 class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
-    """The range of a whole chain: its lowest and its highest offset."""
+    """What one table holds of a chain: its lowest and its highest offset."""
 
     chain: Chain
+    table: str
     first: int
     last: int
 
@@ -112,28 +119,31 @@ class StoredLog:
         self._connection = connection
 
     async def ranges(self) -> tuple[list[StoredRange], list[ChainFault]]:
-        """Return the range of every chain that has a row, sorted, from the tables that there are.
+        """Return the range of every table that has a row, sorted, from the tables that there are.
 
         With it come findings: tables that are gone, and records in a table of other offsets. Postgres looks for a
         record in the one table that should hold it: one elsewhere is seen by some queries only.
         """
-        offsets: dict[Chain, list[int]] = {}
-        ends = await table_ends(self._connection)
-        for end in ends:
-            offsets.setdefault(end.chain, []).append(end.offset)
-        ranges = [StoredRange(chain=chain, first=min(those), last=max(those)) for chain, those in offsets.items()]
-        gone = "the range from there on is no part of the log any more: its table was detached or dropped"
-        elsewhere = "a record of this offset is in a table of other offsets, or of another partition"
-        findings = [_finding(*start, gone, None) for start in await lost_tables(self._connection)]
-        findings += [_finding(end.chain, end.offset, elsewhere, None) for end in ends if end.is_misplaced]
-        return sorted(ranges, key=lambda each: each.chain), findings
+        tables = await log_tables(self._connection)
+        ranges = []
+        for table in tables.values():
+            if table.chain is None or not table.ends:
+                continue
+            stored = sorted(offset for _, offset in table.ends)
+            first, last = max(stored[0], table.offsets.start), min(stored[-1], table.offsets.stop - 1)
+            if first <= last:
+                ranges.append(StoredRange(chain=table.chain, table=table.name, first=first, last=last))
+        found = await misplaced_ranges(self._connection, tables)
+        found += [each for table in tables.values() for each in table.misplaced()]
+        findings = [_finding(each.chain, each.offset, each.problem, None) for each in found]
+        return sorted(ranges, key=lambda each: (each.chain, each.first)), findings
 
     async def heads(self) -> list[Head]:
         """Return the head of every chain, sorted."""
         heads = []
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            for stored in (await self.ranges())[0]:
-                topic, partition = stored.chain.topic, stored.chain.partition
+            for chain in sorted({stored.chain for stored in (await self.ranges())[0]}):
+                topic, partition = chain.topic, chain.partition
                 row = await self._connection.fetchrow(_LAST, topic, partition)
                 if row is not None:
                     heads.append(Head(topic=topic, partition=partition, offset=row[0], hash=row[1].hex()))
@@ -158,8 +168,12 @@ class StoredLog:
             if layout is not None:
                 if layout.raises:
                     first[chain] = offset
-            elif (await self.verify(chain, offset, offset, layouts, first_v2=offset)).finding is None:
-                first[chain] = offset
+                continue
+            table = await self._connection.fetchval(_TABLE_OF, topic, partition, offset)
+            if table is not None:
+                verdict = await self.verify(chain, table, offset, offset, layouts, first_v2=offset)
+                if verdict.finding is None:
+                    first[chain] = offset
         return first, findings
 
     async def hash_at(self, chain: Chain, offset: int) -> bytes | None:
@@ -168,10 +182,18 @@ class StoredLog:
         return stored
 
     async def verify(
-        self, chain: Chain, first: int, last: int, layouts: Layouts | None = None, *, first_v2: int | None = None
+        self,
+        chain: Chain,
+        table: str,
+        first: int,
+        last: int,
+        layouts: Layouts | None = None,
+        *,
+        first_v2: int | None = None,
     ) -> RangeVerdict:
-        """Check the entries from offset `first` to `last`, both included, in one snapshot.
+        """Check the entries of a table from offset `first` to `last`, both included, in one snapshot.
 
+        All of its rows are read, whatever they say of their topic and partition: one of another chain is a finding.
         `layouts` are the schemas that are known: the bundled ones, unless others are named. The chain goes over to v2
         at `first_v2`, None: not yet.
         """
@@ -183,7 +205,7 @@ class StoredLog:
                 verifier.feed(data)
 
             arguments = (chain.topic, chain.partition, first, last)
-            await self._connection.copy_from_query(_ROWS, *arguments, output=feed, format="binary")
+            await self._connection.copy_from_query(_ROWS.format(table=table), *arguments, output=feed, format="binary")
             verifier.finish()
             finding = _earliest(verifier.finding, await self._unfounded(chain, verifier.repeats))
         return RangeVerdict(

@@ -274,6 +274,7 @@ def _copied(each: Row) -> bytes:
     fields += [None if text is None else text.encode() for text in (each.event_type, each.entity_type)]
     fields.append(None if each.entity_id is None else each.entity_id.bytes)
     fields.append(None if each.control_offset is None else struct.pack(">q", each.control_offset))
+    fields.append(None)  # it lies in the table of its partition
     shown = [b"\xff\xff\xff\xff" if data is None else struct.pack(">i", len(data)) + data for data in fields]
     return struct.pack(">h", len(fields)) + b"".join(shown)
 

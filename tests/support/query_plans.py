@@ -82,7 +82,7 @@ SELECTIVE = (
 )
 """Conditions that leave few rows."""
 NAMED = re.compile(
-    r"\b(?:FROM|JOIN|UPDATE|INTO)\s+"
+    r"\b(?:FROM|JOIN|UPDATE|INTO)\s+(?:ONLY\s+)?(?:public\.)?"
     r"(?:event_stream|audit_log|log_records|log\.|\{table\}|read_models\.|\w+_v\d+\.|__schema__\.)"
 )
 
@@ -136,7 +136,9 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
     at = {"first": str(first), "until": str(rows), "offsets": f"'{{{','.join(map(str, offsets))}}}'::bigint[]"}
     return {
         "audit/verifier/raised.sql": verifier(stored_log._RAISED),
-        "audit/verifier/rows.sql": verifier(stored_log._ROWS, *chain, first, last),
+        "audit/verifier/rows.sql": verifier(
+            stored_log._ROWS.format(table=f'log."{closed}"'), *chain, first, min(last, RANGE_OFFSETS)
+        ),
         "audit/verifier/stored_log.py _HASH_BEFORE": verifier(stored_log._HASH_BEFORE, *chain, first),
         "audit/verifier/stored_log.py _UNFOUNDED_IN_CLOSED": verifier(
             stored_log._UNFOUNDED_IN_CLOSED, *chain, list(range(first, first + len(ids))), ids, last
@@ -144,9 +146,10 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "audit/verifier/stored_log.py _FIRST_UNFOUNDED_IN_OPEN": verifier(
             stored_log._FIRST_UNFOUNDED_IN_OPEN, *chain, offsets, ids, offsets[0], offsets[-1], settings=_SCANNING
         ),
-        "audit/verifier/log_tables.py _ENDS": verifier(verified_tables._ENDS.format(table=f'log."{closed}"')),
+        "audit/verifier/log_tables.py _ENDS": verifier(verified_tables._ENDS.format(oid=0, table=f'log."{closed}"')),
         "audit/verifier/stored_log.py _BROUGHT_IN": verifier(stored_log._BROUGHT_IN, *chain, ids),
         "audit/verifier/stored_log.py _LAST": verifier(stored_log._LAST, *chain),
+        "audit/verifier/stored_log.py _TABLE_OF": verifier(stored_log._TABLE_OF, *chain, first),
         "audit/verifier/stored_log.py _HASH_AT": verifier(stored_log._HASH_AT, *chain, first),
         "projections/repeats.py _SEEN (closed range)": worker(
             repeats.seen_query(closed, encoded, [None] * len(ids) if rows > RANGE_OFFSETS else offsets)

@@ -132,7 +132,8 @@ def test_rows_are_read_in_order_without_sorting(log_database: Database, stored_l
     """The plan of the big query scans the primary key of each range in order: no sort, no hash table."""
 
     async def plan(connection: Any) -> str:
-        return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {_ROWS}", "genesis.events", 0, 0, 10**9))
+        rows = _ROWS.format(table='log."genesis.events/0/0"')
+        return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {rows}", "genesis.events", 0, 0, 10**9))
 
     async def with_settings(connection: Any) -> str:
         for name, value in PLANNER.items():

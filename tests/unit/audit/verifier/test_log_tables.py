@@ -1,35 +1,59 @@
-"""Where records lie: a table's first and last record against its bounds."""
+"""Where records lie: what a table is for, its first and last record, and the tables of a chain against each other."""
 
 from __future__ import annotations
 
 import pytest
 
 from audit.verifier.chain_range import Chain
-from audit.verifier.log_tables import TableEnd
+from audit.verifier.log_tables import LogTable, _overlaps
 
 BOUNDS = "FOR VALUES FROM ('64') TO ('128')"
 PARTITION_BOUNDS = "FOR VALUES FROM ('t', 3) TO ('t', 4)"
+CHAIN = Chain("t", 3)
+
+
+def problems(table: LogTable) -> list[tuple[int, str]]:
+    return [(each.offset, each.problem) for each in table.misplaced()]
+
+
+@pytest.mark.parametrize(("offset", "misplaced"), [(63, True), (64, False), (127, False), (128, True)])
+def test_a_record_outside_of_its_tables_bounds_is_misplaced(offset: int, misplaced: bool) -> None:
+    """The upper bound is not part of the table; an empty table is good."""
+    assert problems(LogTable("x", BOUNDS, PARTITION_BOUNDS)) == []
+    found = problems(LogTable("x", BOUNDS, PARTITION_BOUNDS, ends=((CHAIN, offset), (CHAIN, 64))))
+    assert found == [(offset, "a record of this offset is in a table of other offsets, x")] * misplaced
 
 
 @pytest.mark.parametrize(
-    ("topic", "partition", "offset", "misplaced"),
+    "bounds",
     [
-        ("t", 3, 64, False),
-        ("t", 3, 127, False),
-        ("t", 3, 63, True),
-        ("t", 3, 128, True),
-        ("t", 2, 64, True),
-        ("u", 3, 64, True),
+        (None, PARTITION_BOUNDS),
+        (BOUNDS, None),
+        ("DEFAULT", PARTITION_BOUNDS),
+        (BOUNDS, "FOR VALUES FROM ('t', 3) TO ('t', 5)"),
+        (BOUNDS, "FOR VALUES FROM ('t', 3) TO ('u', 4)"),
+        (BOUNDS, "FOR VALUES FROM ('t', MINVALUE) TO ('t', 4)"),
+        ("FOR VALUES FROM ('64') TO (MAXVALUE)", PARTITION_BOUNDS),
     ],
 )
-def test_a_record_outside_of_its_tables_bounds_is_misplaced(
-    topic: str, partition: int, offset: int, misplaced: bool
-) -> None:
-    """By its offset, its partition or its topic; the upper bound is not part of the table."""
-    assert TableEnd(Chain(topic, partition), offset, BOUNDS, PARTITION_BOUNDS).is_misplaced is misplaced
-
-
-@pytest.mark.parametrize("bounds", [(None, PARTITION_BOUNDS), (BOUNDS, None), ("DEFAULT", PARTITION_BOUNDS)])
-def test_a_table_without_bounds_of_its_own_holds_none(bounds: tuple[str | None, str | None]) -> None:
+def test_a_table_that_is_for_no_range_of_a_partition_may_hold_nothing(bounds: tuple[str | None, str | None]) -> None:
     """A table that takes all that no other takes is none of the log's."""
-    assert TableEnd(Chain("t", 3), 64, *bounds).is_misplaced
+    assert problems(LogTable("x", *bounds)) == []
+    (found,) = problems(LogTable("x", *bounds, ends=((CHAIN, 64), (CHAIN, 65))))
+    assert found == (64, "a record of this offset is in x, which is for no range of a partition")
+
+
+def test_a_table_that_is_not_where_its_rows_are_is_misplaced() -> None:
+    """One that another server or a program serves, and one that is read twice."""
+    assert "no plain table" in problems(LogTable("x", BOUNDS, PARTITION_BOUNDS, is_plain=False))[0][1]
+    assert "more than once" in problems(LogTable("x", BOUNDS, PARTITION_BOUNDS, attached=3))[0][1]
+
+
+def test_two_tables_for_the_same_offsets_are_misplaced() -> None:
+    """Of one chain alone, and where one ends the next may begin."""
+    later = "FOR VALUES FROM ('{}') TO ('256')"
+    tables = [LogTable("x", BOUNDS, PARTITION_BOUNDS)]
+    assert list(_overlaps([*tables, LogTable("y", later.format(128), PARTITION_BOUNDS)])) == []
+    assert list(_overlaps([*tables, LogTable("y", BOUNDS, "FOR VALUES FROM ('t', 4) TO ('t', 5)")])) == []
+    (found,) = _overlaps([*tables, LogTable("y", later.format(127), PARTITION_BOUNDS)])
+    assert (found.chain, found.offset) == (CHAIN, 127)
