@@ -109,6 +109,28 @@ async def test_an_attempt_that_hangs_keeps_no_other_from_beginning(monkeypatch: 
     await queues.finish()
 
 
+async def test_an_endpoint_that_was_slow_gets_attempts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as the attempt that took long has ended."""
+    clock, slots, answered = FixedClock(NOW), AttemptSlots(4, 100), asyncio.Event()
+    queues = made_queues(slots, lambda _: None, clock=clock)
+
+    async def hang(*_: object) -> Any:
+        await answered.wait()
+        raise RuntimeError
+
+    monkeypatch.setattr(queues, "_send", hang)
+    queues.enqueue(made_delivery(offset=0, topic="genesis.deliveries"))
+    clock.set(NOW + timedelta(seconds=SLOW_SECONDS))
+    sweep_until(slots, clock.monotonic_seconds())
+    queues.enqueue(made_delivery(offset=1, topic="genesis.deliveries"))
+    assert (slots.under_way, queues.busy_endpoints()) == (1, {made_delivery().endpoint_id})
+    answered.set()
+    await queues.finish()
+    queues.enqueue(made_delivery(offset=2, topic="genesis.deliveries"))
+    assert (slots.under_way, queues.busy_endpoints()) == (1, set())
+    await queues.finish()
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_what_has_come_from_postgres_goes_back_as_it_is(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
     """An endpoint that is slow puts off what came from a topic; rows stay as they are, but where order counts."""
