@@ -173,7 +173,7 @@ class LogRanges:
         self._forget_open()
 
     def advance_to(self, session: Session, offset: int) -> None:
-        """Open the range of a record at the log's end where it is the next one, and close the one that is full.
+        """Open the range of a record at the log's end where it is the next one, and index the one that is full.
 
         Call it outside transactions. Raises RepeatApplied where the full range holds an id twice, and TableLocked
         where it is being vacuumed and there is no room for its filter.
@@ -186,7 +186,7 @@ class LogRanges:
         full, full_table = self._open, self.table
         self._begin(first_offset, table)
         if full is not None:
-            self._close_full(session, full, full_table)
+            self._index_full(session, full, full_table)
 
     def split(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
         """Return the records of the range that the first one is in, and the others, if there are some."""
@@ -297,15 +297,18 @@ class LogRanges:
             for row, offset in self._open.ask(hashes, bits):
                 yield KnownRecord(self._open.first_offset, event_ids[row], offset)
 
-    def _close_full(self, session: Session, ids: OpenIds, table: str) -> None:
-        """Index the range that is full now, and close it; its ids are known, so its filter is there at once."""
+    def _index_full(self, session: Session, ids: OpenIds, table: str) -> None:
+        """Index the range that is full now; its ids are known, so its filter is there at once.
+
+        `load_more` closes it, after the batch: until that is committed the log may go on in this range, where Kafka has
+        lost the records behind it.
+        """
         self._budget.release(ids.size_bytes)
         full = LogRange(ids.first_offset, ids.first_offset + self._range_offsets, table, closed=False)
         if self._budget.try_reserve(FILTER_BYTES):
             full.filter, full.loaded_until = ids.filter, full.until
         self._earlier.append(full)
-        if self._index(session, full) and all(each.closed and each.is_filtered for each in self._earlier[:-1]):
-            self._close(session, full)
+        self._index(session, full)
 
     def _index(self, session: Session, full: LogRange) -> bool:
         """Give a full range its unique index, and return whether it has it. Raises RepeatApplied.

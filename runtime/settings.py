@@ -98,10 +98,12 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
     ] = ""
 
     topic_partitions: Annotated[
-        Positive,
+        int,
         Meta(
+            ge=1,
+            le=1024,
             description="Partitions of a topic when it is made; it never grows afterwards (8 locally, 48 or more in "
-            "production)."
+            "production). A consumer owns 1,024 at most, all generations of its topics together.",
         ),
     ] = 8
     topic_replication_factor: Annotated[

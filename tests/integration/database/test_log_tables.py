@@ -31,9 +31,12 @@ def database(shared_database: Database) -> Database:
     return shared_database
 
 
-def test_a_record_may_be_appended_to_partition_and_range(database: Database) -> None:
+def test_a_record_is_appended_to_its_range_alone(database: Database) -> None:
     """By the writer, with topic and partition as defaults of the range; it is read at every level and in both views."""
-    insert(database, PARTITION)
+    insert(database)
+    for table in (PARTITION, PARENT):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            insert(database, table, offset_="9")
     row = {name: value for name, value in RECORD.items() if name not in ("topic", "partition", '"offset"')}
     columns, values = ", ".join(row), ", ".join(row.values())
     sql.execute(database.writer_url, [f'INSERT INTO {RANGE} ("offset", {columns}) VALUES (8, {values})'])
@@ -95,7 +98,7 @@ def test_no_service_takes_a_table_away(database: Database, role: str) -> None:
 
 RIGHTS = {
     PARENT: {"writer": "SELECT", "auditor": "SELECT"},
-    PARTITION: {"writer": "SELECT INSERT", "auditor": "SELECT"},
+    PARTITION: {"writer": "SELECT", "auditor": "SELECT"},
     RANGE: {"writer": "SELECT INSERT", "auditor": "SELECT"},
     "event_stream": {"writer": "SELECT", "auditor": "SELECT"},
     "audit_log": {"writer": "SELECT", "auditor": "SELECT"},
@@ -150,9 +153,10 @@ def test_the_api_reads_where_records_are_and_not_what_they_say(database: Databas
     ids=str,
 )
 def test_what_can_not_be_is_refused(database: Database, table: str, changes: dict[str, str]) -> None:
-    """A record of another partition, topic or range, and each that breaks a CHECK."""
+    """A record of another partition, topic or range, and each that breaks a CHECK; to the owner too."""
+    url = database.owner_url if table == PARTITION else ""
     with pytest.raises(asyncpg.CheckViolationError):
-        insert(database, table, **changes)
+        insert(database, table, url=url, **changes)
 
 
 @pytest.mark.parametrize("column", ["topic", "partition", '"offset"', "created_at", "disposition", "hash", "headers"])

@@ -101,6 +101,8 @@ FUNCTIONS = {
     "hold_master_key()": (DEFINER, {"operator", "endpoints"}),
     "hash_before(text,integer,bigint)": (DEFINER, {"writer", "api", "auditor"}),
     "index_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
+    "is_logged_topic(text)": (INVOKER, set()),
+    "log_reaches(text,integer,bigint)": (INVOKER, set()),
     "summarize_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
     "log_range_offsets()": (INVOKER, set(SERVICES)),
     "log_table_name(text,integer)": (INVOKER, set(SERVICES)),

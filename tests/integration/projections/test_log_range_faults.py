@@ -7,9 +7,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 
 from database.errors import DatabaseUnreachable
+from devstack import sql
 from projections import log_ranges, repeats
 from projections.engine import PartitionProjector
 from projections.errors import RepeatApplied
@@ -80,7 +82,7 @@ def test_records_that_come_before_an_empty_range_are_logged(
         patch.setattr(PartitionProjector, "_write", end)
         with pytest.raises(DatabaseUnreachable):
             project(projector, events[60:70], start=70, fetched_from=50)
-    assert superuser.query(RANGES) == [(0, True), (64, False)]
+    assert superuser.query(RANGES) == [(0, False), (64, False)]
 
     for each in (projector, make_projector(0)):
         each.acquire(WATERMARKS)
@@ -90,6 +92,23 @@ def test_records_that_come_before_an_empty_range_are_logged(
     finish(successor)
     assert dispositions(superuser) == ["applied"] * 60 + ["repeat"] * 10 + ["applied"] * 120
     assert superuser.query(RANGES) == [(0, True), (64, True), (128, False)]
+
+
+def test_a_worker_adds_no_row_to_a_range_that_it_has_closed(
+    projector: PartitionProjector, superuser: Session, database: Database
+) -> None:
+    """An event put there would be unknown to every later range's closing, and applied again when it comes."""
+    events = some_events(200)
+    project(projector, events[:30])
+    project(projector, events[30:140], start=31, fetched_from=30)
+    finish(projector)
+    assert superuser.query(RANGES) == [(0, True), (64, True), (128, False)]
+    append = PUT_BEHIND.replace("SELECT 100", "SELECT {}").replace("INTO log_records", "INTO {}")
+    for first_offset, offset in ((0, 30), (64, 100)):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            sql.execute(database.writer_url, [append.format(f'log."{TOPIC}/0/{first_offset}"', offset)])
+    project(projector, [*events[:5], *events[140:]], start=141)
+    assert dispositions(superuser) == ["applied"] * 140 + ["repeat"] * 5 + ["applied"] * 60
 
 
 def test_a_partition_whose_range_holds_a_repeat_projects_nothing_more(
