@@ -73,7 +73,7 @@ def verify_chains(
     are cores, and fewer for a log that is soon done. `planned` is called once with the number of offsets to check.
 
     A verdict may have checked nothing: `verdicts.raise_unless_good` has the last word. Raises DatabaseUnreachable,
-    LogUnreadable and BadIdsFile.
+    LogUnreadable, LogViewsAltered and BadIdsFile.
     """
     chosen = ChainFilter(chains=chains, topic=topic, partition=partition, first=first, last=last).includes
     layouts = id_offsets(schema_ids)  # Raises before anything is read.
@@ -127,6 +127,7 @@ async def _read_ranges(
 ) -> tuple[list[StoredRange], dict[Chain, int], list[ChainFault]]:
     """Return each table's range, where chains go over to v2, and findings: of that, of kept heads and of tables."""
     async with open_log(url) as log:
+        await log.require_views()
         findings = [finding for head in kept if (finding := await _compare_head(log, head)) is not None]
         ranges, misplaced = await log.ranges()
         raised, broken = await log.raised(layouts)

@@ -9,6 +9,10 @@ class ChainBroken(CheckFailed):
     """The stored log does not agree with its audit chain."""
 
 
+class LogViewsAltered(CheckFailed):
+    """Readers of the log query views that Plant did not make: they may see other records than those that are stored."""
+
+
 class EntriesUnjudged(CheckFailed):
     """Some entries have a schema that this verifier does not know: they are neither good nor bad."""
 

@@ -13,9 +13,10 @@ import msgspec
 
 from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVerifier, UnjudgedEntries
 from audit.verifier.decoded_columns import Layouts
-from audit.verifier.errors import LogUnreadable
+from audit.verifier.errors import LogUnreadable, LogViewsAltered
 from audit.verifier.heads import Head
 from audit.verifier.log_tables import log_tables, misplaced_ranges
+from audit.verifier.log_views import altered_views
 from database.address import connect_arguments, shown
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
@@ -137,6 +138,15 @@ class StoredLog:
         found += [each for table in tables.values() for each in table.misplaced()]
         findings = [_finding(each.chain, each.offset, each.problem, None) for each in found]
         return sorted(ranges, key=lambda each: (each.chain, each.first)), findings
+
+    async def require_views(self) -> None:
+        """Raise LogViewsAltered unless readers' views are those that Plant has made, and no policy hides rows."""
+        if names := await altered_views(self._connection):
+            raise LogViewsAltered(
+                f"Readers may see another log than the one that is stored: {', '.join(names)}.",
+                why="Each was replaced, is missing, or has policies on its rows; or the log is of another Plant.",
+                next_step="compare it with database/migrations/versions/020_log_names.py, then verify again",
+            )
 
     async def heads(self) -> list[Head]:
         """Return the head of every chain, sorted."""

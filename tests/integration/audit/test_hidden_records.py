@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from audit.verifier.chains import verify_chains
-from audit.verifier.errors import LogUnreadable
+from audit.verifier.errors import LogUnreadable, LogViewsAltered
 from devstack import sql
 from tests.conftest import Database
 from tests.support import log_rows
@@ -148,8 +148,8 @@ def test_a_policy_that_hides_rows_is_no_verdict(log_database: Database, two_rang
     """Postgres would leave out the rows without a word; the verifier asks it not to."""
     superuser(
         log_database,
-        "ALTER TABLE log_records ENABLE ROW LEVEL SECURITY",
-        f'CREATE POLICY hide ON log_records TO plant_auditor USING ("offset" < {SIZE})',
+        f"ALTER TABLE {SECOND} ENABLE ROW LEVEL SECURITY",
+        f'CREATE POLICY hide ON {SECOND} TO plant_auditor USING ("offset" < {SIZE})',
     )
     with pytest.raises(LogUnreadable, match="row-level security"):
         found(log_database)
@@ -199,6 +199,43 @@ def test_an_operator_of_somebody_else_is_not_used(log_database: Database) -> Non
     )
     ((offset, problem),) = found(log_database)
     assert (offset, "no earlier record" in problem) == (5, True)
+
+
+VIEW = 'CREATE OR REPLACE VIEW {} AS SELECT {} FROM log_records WHERE "offset" <> 4'
+EVENTS = """topic, partition, "offset", created_at, disposition, event_id,
+    coalesce(key, convert_to(entity_id::text, 'UTF8')) AS key, value, headers, reason, control_offset"""
+LINKS = """topic, partition, "offset", created_at, entity_type, entity_id, event_type,
+    hash_before(topic, partition, "offset") AS previous_hash, hash"""
+ALTERED = [
+    ("event_stream", VIEW.format("event_stream", EVENTS)),
+    ("event_stream", "ALTER VIEW event_stream RENAME TO log_before"),
+    ("audit_log", VIEW.format("audit_log", LINKS)),
+    ("hash_before", "ALTER FUNCTION hash_before(text, integer, bigint) SET search_path = other, public"),
+    (
+        "hash_before",
+        "CREATE FUNCTION hash_before(text, integer, integer) RETURNS bytea LANGUAGE sql RETURN NULL::bytea",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "statement"), ALTERED)
+def test_a_view_that_was_replaced_is_no_verdict(
+    log_database: Database, two_ranges: list[Row], name: str, statement: str
+) -> None:
+    """The rows are good, and readers would see others: a record less, or other links."""
+    superuser(log_database, statement)
+    with pytest.raises(LogViewsAltered, match=f": {name}\\."):
+        found(log_database)
+
+
+@pytest.mark.parametrize("table", ["log_records", "log_ranges"])
+def test_a_policy_that_hides_rows_of_others_is_no_verdict(
+    log_database: Database, two_ranges: list[Row], table: str
+) -> None:
+    """Also for an auditor whom it hides nothing from."""
+    superuser(log_database, f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    with pytest.raises(LogViewsAltered, match=table):
+        verify_chains(log_database.superuser_url, jobs=1)
 
 
 def test_tables_whose_names_were_exchanged_are_found(log_database: Database, two_ranges: list[Row]) -> None:
