@@ -49,6 +49,7 @@ LOST: Final = (
     LostTable("redrives", "orders to send deliveries again", False, "an order of a copy would begin again"),
     LostTable("redrive_slots", "what orders were to send", False, "order again what was running"),
     LostTable("redrive_partitions", "how far orders were", False, "order again what was running"),
+    LostTable("missing_searches", "searches for what was not sent", False, "ask again"),
     LostTable("outbox", "direct changes not yet published", False, "make them again"),
     LostTable("rebuilds", "the history of rebuilds", False, "the builds of a copy are not there"),
 )
