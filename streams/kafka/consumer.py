@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager
@@ -143,7 +144,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
 
     async def _fetched_columns(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, RecordColumns]:
         """Return what has been fetched, without waiting."""
-        budget, results = RecordBudget(self._max_poll_records), []
+        budget, results = RecordBudget(self._max_poll_records or sys.maxsize), []  # None: as many as there are
         for result in self._fetcher._records.values():
             unpacking = getattr(result, "_partition_records", None)
             if unpacking is not None:

@@ -114,7 +114,7 @@ async def test_a_record_that_no_worker_has_logged_yet_is_waited_for(
             await producer.await_each([producer.submit_record(topic, None, value, [], partition=partition)])
     for _ in range(2):
         again = await raise_version(settings, "--topic", topic, "--execute")
-        assert again.returncode == 0
+        assert again.returncode == 0, again.stderr
     assert [(row["action"], row["published_at"]) for row in json.loads(again.stdout)] == [
         ("wait", 2), ("wait", 0), ("wait", 1), ("keep", None),
     ]  # fmt: skip
@@ -143,5 +143,7 @@ async def test_topics_without_a_chain_are_refused(settings: Settings) -> None:
 async def test_operators_actions_are_raised_by_default(settings: Settings) -> None:
     """Without a topic the plan names the events and the operators' actions."""
     await apply(settings)
-    rows = json.loads((await raise_version(settings)).stdout)
+    shown = await raise_version(settings)
+    assert shown.returncode == 0, shown.stderr
+    rows = json.loads(shown.stdout)
     assert {row["topic"] for row in rows} == {"genesis.events", OPERATIONS_TOPIC}

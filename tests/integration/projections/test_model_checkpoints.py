@@ -217,7 +217,7 @@ def test_only_the_owners_token_may_register_a_feeder(session: Session, fence: Fe
         model_checkpoints.register_feeder(session, TOPIC, 0, fence.token - 1)
 
 
-OTHER_TOPIC = "other.events"
+OTHER_TOPIC = f"{TOPIC}-2"
 ROWS_OF_TOPICS = "SELECT topic, partition, next_offset, stop_reason FROM model_checkpoints ORDER BY 1, 2"
 FEEDERS = "SELECT topic, partition FROM partition_owners WHERE feeder_pid <> 0"
 

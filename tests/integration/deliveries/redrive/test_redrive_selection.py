@@ -26,8 +26,8 @@ from tests.support.recorded_attempts import ADD_ENDPOINT, OTHER_ENDPOINT, record
 from tests.support.redriving import open_redrives, redrive_order
 
 EMPTY = [
-    "TRUNCATE webhook_deliveries, webhook_attempts, redrives, redrive_slots, redrive_partitions, delivery_owners,"
-    " delivery_checkpoints"
+    "TRUNCATE webhook_deliveries, webhook_attempts, redrives, redrive_slots, redrive_partitions, missing_searches,"
+    " delivery_owners, delivery_checkpoints"
 ]
 SLOTS = """
 SELECT number::text || ' ' || source_partition || ' ' || slot || ' ' || delivery_id AS line FROM redrive_slots

@@ -43,7 +43,9 @@ def batches(*counts: int) -> bytes:
 class Fetched:
     """A consumer that has fetched these bytes, from these positions."""
 
-    def __init__(self, fetched: dict[TopicPartition, bytes], *, position: int = 0, records_max: int = 100) -> None:
+    def __init__(
+        self, fetched: dict[TopicPartition, bytes], *, position: int = 0, records_max: int | None = 100
+    ) -> None:
         self.states = {partition: State(position) for partition in fetched}
         assignment = SimpleNamespace(active=True, state_value=self.states.__getitem__)
         fetcher = Fetcher.__new__(Fetcher)
@@ -97,6 +99,12 @@ async def test_a_fetch_ends_with_the_batch_that_reaches_the_bound() -> None:
     assert await fetched.offsets(FIRST, SECOND) == [[0, 1, 2, 3], []]
     assert (fetched.states[FIRST].position, fetched.states[SECOND].position) == (4, 0)
     assert await fetched.offsets(FIRST, SECOND) == [[4, 5], [0, 1, 2]]
+
+
+async def test_a_consumer_without_a_bound_gets_all_that_was_fetched() -> None:
+    """Of every partition."""
+    fetched = Fetched({FIRST: batches(2, 2, 2), SECOND: batches(3)}, records_max=None)
+    assert await fetched.offsets(FIRST, SECOND) == [[0, 1, 2, 3, 4, 5], [0, 1, 2]]
 
 
 async def test_what_was_begun_record_by_record_goes_on() -> None:
