@@ -63,10 +63,13 @@ class RunningStack:
     def send(self, *, wait: bool = True) -> None:
         """Send one event by the example, and wait until the read model has it."""
         environ = {**os.environ, "PLANT_WEBHOOK_SECRET": self._secret}
-        subprocess.run(
-            [ROOT / "examples" / "producer.sh", self._ingress_url], env=environ, check=True, capture_output=True,
-            timeout=DEADLINE_SECONDS,
-        )  # fmt: skip
+
+        def is_taken() -> bool:
+            example = [ROOT / "examples" / "producer.sh", self._ingress_url]
+            done = subprocess.run(example, env=environ, check=False, capture_output=True, timeout=DEADLINE_SECONDS)
+            return done.returncode == 0
+
+        wait_until(is_taken, "the example's event is taken")  # a key that is new is known to ingress a moment later
         self.sent += 1
         if wait:
             wait_until(lambda: self.rows() == self.sent, f"{self.sent} agents are in the read model")
