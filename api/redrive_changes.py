@@ -55,13 +55,12 @@ class RedriveChanges:
             return _repeated(known, digest)
         selection = await self._selection(asked)
         plan = await self._redrives.plan(selection)
+        nothing_given = Changed(200, plan_document(plan, asked.rate_per_second, None))
         if not asked.execute:
-            return Changed(200, plan_document(plan, asked.rate_per_second, None))
-        # Where the same request was under way a second time, its order has what this one would send.
-        if (known := await self._redrives.find_operation(operation_id)) is not None:
-            return _repeated(known, digest)
-        if not plan.deliveries:
-            return Changed(200, plan_document(plan, asked.rate_per_second, None))
+            return nothing_given
+        if not plan.deliveries:  # where the same request was under way a second time, its order has them
+            known = await self._redrives.find_operation(operation_id)
+            return nothing_given if known is None else _repeated(known, digest)
         if await self._redrives.running() >= RUNNING_MAX:
             raise Problem("too-many-redrives", f"It has {RUNNING_MAX} that are running.")
         order = RedriveOrder(
@@ -85,7 +84,7 @@ class RedriveChanges:
         """Stop an order, unless it has ended already. Raises UnknownRedrive, Problem."""
         reason = body_values(document, by_name(*ACTION), KIND).get("reason", "It is not wanted any more.")
         if (await self._redrives.find(number)).state == "running":
-            await self._redrives.require_writable()
+            await self._database.require_writable(self._token.tenant)
             await self._parts.record("deliveries.stop", str(number), reason, actor_of(self._token), uuid4())
             await self._redrives.stop(number)
             log.info("redrive.stopped", number=number, token=self._token.prefix)
@@ -104,7 +103,7 @@ class RedriveChanges:
         return asked.selection()
 
     async def _record(self, order: RedriveOrder, plan: RedrivePlan) -> None:
-        await self._redrives.require_writable()  # the database must answer before the record
+        await self._database.require_writable(self._token.tenant)  # the database must answer before the record
         endpoints = {each.endpoint_id for each in plan.groups}
         target = str(next(iter(endpoints))) if len(endpoints) == 1 else f"{len(endpoints)} endpoints"
         why = f"{order.reason} [{plan.deliveries} deliveries; {order.rate_per_second} a second]"

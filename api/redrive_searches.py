@@ -39,6 +39,7 @@ class SearchChanges:
 
     def __init__(self, parts: EndpointParts, database: Database, store: EndpointStore, token: AccessToken) -> None:
         self._parts = parts
+        self._database = database
         self._store = store
         self._token = token
         self._searches = MissingSearches(database, token.tenant)
@@ -62,7 +63,7 @@ class SearchChanges:
             rate_per_second=asked.rate_per_second, execute=asked.execute, reason=asked.reason,
             asked_by=actor_of(self._token), request_digest=digest,
         )  # fmt: skip
-        await self._searches.require_writable()  # the database must answer before the record
+        await self._database.require_writable(self._token.tenant)  # the database must answer before the record
         if asked.execute:
             why = f"{asked.reason} [since {asked.since.isoformat()}; {asked.rate_per_second} a second]"
             target = str(asked.endpoint_id)

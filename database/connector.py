@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from database.driver import Isolation
-from database.errors import DatabaseUnreachable, TooContended, TooMuchPrivilege, TransactionConflict
+from database.errors import DatabaseUnreachable, DatabaseUnwritable, TooContended, TooMuchPrivilege, TransactionConflict
 from database.pool import Pool, driver_of
 from database.privileges import TOO_MUCH
 from runtime import metrics
@@ -136,6 +136,12 @@ class Database:
                 return await work(session)
 
         return await self._again_after_conflicts(once, attempts)
+
+    async def require_writable(self, tenant: str | None = None) -> None:
+        """Raise DatabaseUnwritable where nothing could be stored: a standby, or an administrator's setting."""
+        async with self.transaction(tenant) as connection:
+            if (await connection.execute(text("SHOW transaction_read_only"))).scalar_one() == "on":
+                raise DatabaseUnwritable(why="Its transactions are read-only.")
 
     async def assert_least_privilege(self) -> None:
         """Refuse to serve with rights that would let a fault in Plant rewrite its own log.

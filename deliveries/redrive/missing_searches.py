@@ -16,7 +16,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
-from database.errors import DatabaseUnwritable
 from deliveries.errors import UnknownSearch
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
 
@@ -41,7 +40,6 @@ _NEXT: Final = text(
     f"SELECT {_COLUMNS} FROM missing_searches WHERE state = 'waiting' ORDER BY number LIMIT 1"  # noqa: S608
 )
 _WAITING: Final = text("SELECT count(*) FROM missing_searches WHERE state = 'waiting'")
-_READ_ONLY: Final = text("SHOW transaction_read_only")
 _END: Final = text("""
     UPDATE missing_searches SET state = 'ended', ended_at = clock_timestamp(), compared = :compared,
         plan = CAST(:plan AS jsonb), redrive = :redrive
@@ -110,12 +108,6 @@ class MissingSearches:
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._database.transaction(self._tenant, read_only=True)
-
-    async def require_writable(self) -> None:
-        """Raise DatabaseUnwritable where no search could be stored."""
-        async with self._writing() as connection:
-            if (await connection.execute(_READ_ONLY)).scalar_one() == "on":
-                raise DatabaseUnwritable(why="Its transactions are read-only.")
 
     async def store(self, request: SearchRequest) -> bool:
         """Store a search; return False where there is one of this operation already, also one under way at once."""

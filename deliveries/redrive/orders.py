@@ -20,7 +20,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
-from database.errors import DatabaseUnwritable
 from deliveries.errors import NothingToRedrive, UnknownRedrive
 from deliveries.redrive.missing_deliveries import MissingDelivery
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
@@ -57,7 +56,6 @@ _INSERT: Final = text("""
             :request_digest)
     RETURNING number
 """)
-_READ_ONLY: Final = text("SHOW transaction_read_only")
 _RUNNING: Final = text("SELECT count(*) FROM redrives WHERE state = 'running'")
 _ADD_PARTITIONS: Final = text("""
     INSERT INTO redrive_partitions (number, source_partition, slots)
@@ -181,12 +179,6 @@ class Redrives:
             yield new
             if not (await connection.execute(_ADD_PARTITIONS, {"number": new.number})).all():
                 raise NothingToRedrive
-
-    async def require_writable(self) -> None:
-        """Raise DatabaseUnwritable where no order could be stored."""
-        async with self._writing() as connection:
-            if (await connection.execute(_READ_ONLY)).scalar_one() == "on":
-                raise DatabaseUnwritable(why="Its transactions are read-only.")
 
     async def newest(self, limit: int = 50, before: int | None = None) -> list[StoredRedrive]:
         """Return the newest orders, newest first: of all, or of those before one."""

@@ -108,7 +108,7 @@ async def test_a_consumer_without_a_bound_gets_all_that_was_fetched() -> None:
 
 
 async def test_what_was_begun_record_by_record_goes_on() -> None:
-    """As where records arrived while a fetch waited for them."""
+    """As where `getmany` was called before."""
     fetched = Fetched({FIRST: batches(3, 2)})
     (first,) = fetched.results[FIRST].getall(1)
     assert first.offset == 0
