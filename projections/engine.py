@@ -253,12 +253,14 @@ class PartitionProjector:
         """Apply records of one range of the log."""
         try:
             prepared = prepare(batch, self._skipped)
+            if prepared.batch.offsets:  # outside of `_write`: what is wrong with a range is no model's refusal
+                self._ranges.advance_to(self._require_session(), prepared.batch.offsets[0])
+            return self._write(prepared)
         except SchemaNewer as newer:
+            if newer.offset not in batch.offsets:  # an event that waits, and is to be released
+                raise
             self._newer, before = newer, batch.offsets.index(newer.offset)
             return self._project_range(batch.between(0, before)) if before else Counter()
-        if prepared.batch.offsets:  # outside of `_write`: what is wrong with a range is no model's refusal
-            self._ranges.advance_to(self._require_session(), prepared.batch.offsets[0])
-        return self._write(prepared)
 
     def _write(self, prepared: PreparedBatch) -> Counter[str]:
         """Run the transaction; again model by model where one was refused.
@@ -269,6 +271,9 @@ class PartitionProjector:
         apart = alone and self._models.suspected
         try:
             return self._transaction(prepared, apart=apart)
+        except SchemaNewer:
+            self._require_session().rollback()
+            raise
         except Exception as error:  # a defect in making a model's rows is the model's too
             ended = isinstance(error, StatementEnded) and alone
             if apart or (isinstance(error, NOT_THE_MODELS) and not ended):

@@ -24,8 +24,9 @@ from projections.repeats import ID_REUSED, EventRecord, event_record, same_event
 from projections.session import Session
 from runtime import metrics
 from schemas import codec
-from schemas.errors import Undecodable
+from schemas.errors import Undecodable, UnknownSchema
 from schemas.polars_import import polars as pl
+from streams.errors import SchemaNewer
 from streams.topics import logical_topic
 
 
@@ -66,7 +67,8 @@ class PartitionParking:
         """Return a batch with its parked records, what its control records do, and the events that they release.
 
         Its records have dispositions; `seen` are the event ids that the log holds. Runs in the batch's transaction:
-        call :meth:`commit` once that is committed. Raises TooManyParkedEntities or TooManyParkedRecords.
+        call :meth:`commit` once that is committed. Raises TooManyParkedEntities, TooManyParkedRecords, or SchemaNewer
+        for the first redrive of a waiting record whose bytes a later release may know.
         """
         self._parked.rollback()  # a transaction that was rolled back
         self._effects.clear()
@@ -198,7 +200,7 @@ class _JudgedBatch:
         outcome, effect = _Outcome(), NONE
         if poison is not None and not control.redrives:
             outcome, effect = _Outcome(control.poison_offset, control.event_id), SKIPPED
-        elif poison is not None and (record := self._event_of(control, key, poison)) is not None:
+        elif poison is not None and (record := self._event_of(row, control, poison)) is not None:
             first = self._known.setdefault(control.event_id, record)
             if first is record:
                 assert key is not None
@@ -227,14 +229,20 @@ class _JudgedBatch:
             return None
         return poison if not poison.has_parked or self._parked.waits(key, poison_offset) else None
 
-    def _event_of(self, control: PoisonControl, key: bytes | None, poison: PoisonRecord) -> EventRecord | None:
-        """Return the record of the event that a control record brings in; None where it is none of the key's entity."""
+    def _event_of(self, row: int, control: PoisonControl, poison: PoisonRecord) -> EventRecord | None:
+        """Return the record of the event that a control record brings in; None where it is none of the key's entity.
+
+        Raises SchemaNewer.
+        """
         value = self._own_value(control.poison_offset) if control.value is None else control.value
         try:
             event = codec.decode(value, logical_topic(self._batch.topic))
+        except UnknownSchema as error:
+            batch = self._batch
+            raise SchemaNewer(batch.topic, batch.partition, batch.offsets[row], error.schema_id) from error
         except Undecodable:
             return None
-        if codec.key(event) != key or event.event_id.bytes != control.event_id:
+        if codec.key(event) != self._batch.keys[row] or event.event_id.bytes != control.event_id:
             return None
         assert value is not None
         return event_record(value, event.event_type, poison.headers)

@@ -9,9 +9,8 @@ from typing import Final, NamedTuple
 from schemas import codec
 from schemas.batch_decoder import DecodedEvents, RejectedValue
 from schemas.control import CONTROL_TYPES, RecordRedriven, RecordSkipped
-from schemas.errors import Undecodable, UnknownSchema
+from schemas.errors import Undecodable
 from streams.batch import EventBatch
-from streams.errors import SchemaNewer
 
 _ENTITY_KEY: Final = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The key of an entity's events: no other text can have been one."""
@@ -46,21 +45,9 @@ def _has_control_schema(value: bytes | None) -> bool:
         return False
 
 
-def poison_controls(batch: EventBatch, controls: Iterable[DecodedEvents]) -> dict[int, PoisonControl]:
-    """Return the control records of a batch that are about poison records, by row, ascending.
-
-    Raises SchemaNewer for the first repaired event whose schema a later release may know.
-    """
-    found = dict(sorted(pair for group in controls for pair in _poison_controls(group)))
-    for row, control in found.items():
-        try:
-            if control.value is not None:
-                codec.registered(control.value)
-        except UnknownSchema as error:
-            raise SchemaNewer(batch.topic, batch.partition, batch.offsets[row], error.schema_id) from error
-        except Undecodable:
-            pass  # it has no effect
-    return found
+def poison_controls(controls: Iterable[DecodedEvents]) -> dict[int, PoisonControl]:
+    """Return the control records of a batch that are about poison records, by row, ascending."""
+    return dict(sorted(pair for group in controls for pair in _poison_controls(group)))
 
 
 def _poison_controls(group: DecodedEvents) -> Iterator[tuple[int, PoisonControl]]:

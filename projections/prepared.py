@@ -230,7 +230,7 @@ def prepare(batch: EventBatch, skipped: Mapping[int, str] | None = None) -> Prep
     frames = {group.event_type: _control_rows(group, batch.keys, reasons) for group in controls}
     rows = _rows(batch, _in_order([known, _parking_rows(parking), *frames.values()]), reasons)
     by_type = {name: frame["row"].to_list() for name, frame in frames.items() if frame.height}
-    return PreparedBatch(batch, rows, events, by_type, list(parking), poison_controls(batch, controls))
+    return PreparedBatch(batch, rows, events, by_type, list(parking), poison_controls(controls))
 
 
 def _skipped(reason: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from schemas import codec
 from schemas.events import AgentRated, Event
 from tests.support.batches import Record, record
-from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, skip
+from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, redrive_to_newer, skip
 from tests.support.read_model_folds import Applied
 
 KINDS = {
@@ -158,6 +158,9 @@ class ParkedStream:
             key = key_of(self._next_event().entity_id)
         if skips:
             return self._skip(named, key)
+        if not self._waits(named, key) and self._chance.random() < 0.2:
+            self.rows.append(Row("control"))
+            return redrive_to_newer(key, named)
         event = self._repaired(key)
         made = event if event is not None else self._as_it_is(named)
         event_id = made.event_id if made is not None and self._chance.random() < 0.9 else UUID(int=offset)

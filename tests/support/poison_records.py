@@ -13,6 +13,9 @@ from tests.support.made_events import Plain, unchecked_value
 
 UNREADABLE = b"no event"
 
+OF_A_LATER_RELEASE = codec.WIRE_PREFIX.pack(0, 99) + b"of a later release"
+"""A value whose schema id no release has taken yet, and a later one may."""
+
 
 def key_of(entity_id: UUID) -> bytes:
     return str(entity_id).encode()
@@ -35,6 +38,13 @@ def redrive(key: bytes | None, poison_offset: int, event: Event | None = None, e
     assert identity is not None
     value = None if event is None else codec.encode(event)
     control = RecordRedriven(event_id=identity, poison_offset=poison_offset, value=value, reason="a test")
+    return key, codec.encode(control)
+
+
+def redrive_to_newer(key: bytes | None, poison_offset: int) -> Record:
+    """Redrive a poison record as an event whose schema a later release of Plant may know."""
+    identity = uuid5(NAMESPACE_PLANT, f"redrive {key!r} {poison_offset}")
+    control = RecordRedriven(event_id=identity, poison_offset=poison_offset, value=OF_A_LATER_RELEASE, reason="a test")
     return key, codec.encode(control)
 
 

@@ -20,10 +20,12 @@ from schemas import codec
 from schemas.events import AgentAvailable, AgentOnboarded
 from streams import ownership
 from streams.agents import Worker
+from streams.errors import SchemaNewer
 from streams.partitioning import partition_of
 from streams.topics import OPERATIONS_TOPIC, apply
 from tests.conftest import Database
 from tests.support.command_line import plant
+from tests.support.poison_records import redrive_to_newer, unreadable
 from tests.support.raw_records import RawRecord, append_raw
 from tests.support.waiting import wait_until_async
 
@@ -197,5 +199,42 @@ async def test_a_record_that_its_partition_waits_at_can_be_skipped(
     (shown,) = json.loads((await dead_letters(settings, "show", f"{position}/1", "--output", "json")).stdout)
     assert "nobody wrote it" in shown["reason"]
     assert shown["resolution"]["reason"] == "nobody wrote it"
+    verified = await asyncio.to_thread(plant, settings, "audit", "verify", "--topic", topic)
+    assert verified.returncode == 0, verified.stderr
+
+
+async def test_a_redrive_to_a_later_release_waits_where_a_record_waits_for_it(
+    settings: Settings, database: Database, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is skipped; one that names no waiting record is logged without effect."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (300.0,))
+    monkeypatch.setattr(ownership, "LOOK_AHEAD_SECONDS", 0.1)
+    await apply(settings)
+    records = [unreadable(AGENT), redrive_to_newer(KEY, 7), redrive_to_newer(KEY, 0)]
+    behind = raw(onboarded(AGENT, "behind"))
+    await append_raw(settings, topic, PARTITION, [*(RawRecord(*record) for record in records), behind])
+    running = build_worker(settings, [topic])
+    await running.start()
+    try:
+        await wait_until_async(running.stopped_partitions, "the partition waits")
+        assert [type(each) for each in running.stopped_partitions().values()] == [SchemaNewer]
+        assert logged(database, topic) == [(0, "poison"), (1, "control")]
+        position = f"{topic}/{PARTITION}"
+
+        async def is_shown() -> bool:
+            return (await dead_letters(settings, "show", f"{position}/2")).returncode == 0
+
+        await wait_until_async(is_shown, "the record is shown, once the reason of the stop is written down")
+        for offset in (2, 0):
+            skip = ("skip", f"{position}/{offset}", "--execute", "--wait", "--timeout", "300", "--reason", "a mistake")
+            done = await dead_letters(settings, *skip)
+            assert (done.returncode, "1 of 1 control records took effect" in done.stderr) == (0, True), done.stderr
+        await wait_until_async(lambda: "behind" in agents(database), "the event behind it takes effect")
+        assert [what for _, what in logged(database, topic)] == [
+            "poison", "control", "poison", "parked", "control", "control",
+        ]  # fmt: skip
+        assert not running.stopped_partitions()
+    finally:
+        await running.stop()
     verified = await asyncio.to_thread(plant, settings, "audit", "verify", "--topic", topic)
     assert verified.returncode == 0, verified.stderr

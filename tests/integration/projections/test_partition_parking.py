@@ -31,7 +31,16 @@ from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.log_rows import operation
 from tests.support.made_models import made_model
-from tests.support.poison_records import UNREADABLE, key_of, over_a_limit, redrive, skip, unreadable
+from tests.support.poison_records import (
+    OF_A_LATER_RELEASE,
+    UNREADABLE,
+    key_of,
+    over_a_limit,
+    redrive,
+    redrive_to_newer,
+    skip,
+    unreadable,
+)
 from tests.support.projectors import MODELS, MakeProjector
 
 pytestmark = pytest.mark.usefixtures("inline_records_max")
@@ -306,12 +315,48 @@ def test_more_waiting_records_than_a_worker_may_keep_stop_the_partition(database
 
 def test_a_repaired_event_of_a_later_release_waits(projector: PartitionProjector, superuser: Session) -> None:
     """Its schema may be known to a later release: the control record is not applied, and what comes before it is."""
-    newer = msgspec.structs.replace(
-        codec.decode_record(redrive(KEY, 0, named(1))[1]), value=b"\0\0\0\0\x63" + bytes(40)
-    )
+    records = [unreadable(AGENT), named(2), redrive_to_newer(KEY, 0), named(3)]
     token = projector.acquire(WATERMARKS).token
     with pytest.raises(SchemaNewer, match="schema id 99") as stopped:
-        projector.project(batch_of([unreadable(AGENT), named(2), (KEY, codec.encode(newer)), named(3)], token=token))
+        projector.project(batch_of(records, token=token))
+    assert stopped.value.offset == 2
+    assert dispositions(superuser) == ["poison", "parked"]
+    token = projector.acquire(WATERMARKS).token
+    projector.skip(2, "nobody wrote it")
+    projector.project(batch_of([*records, skip(KEY, 2), skip(KEY, 0)], token=token))
+    assert dispositions(superuser) == ["poison", "parked", "poison", "parked", "control", "control"]
+    assert control_offsets(superuser) == {4: 2, 5: 0}
+    assert names(superuser) == {AGENT: ("name 3", None)}
+
+
+@SIZES
+def test_a_repaired_event_of_a_later_release_has_no_effect_where_nothing_waits(
+    projector: PartitionProjector, superuser: Session, size: int
+) -> None:
+    """Nobody can stop a partition with a control record that names no poison record, or one that is resolved."""
+    no_effect = metrics.WORKER_CONTROL_RECORDS.labels("none")
+    before = no_effect._value.get()
+    records = [
+        unreadable(AGENT), redrive_to_newer(KEY, 0x7FFF), redrive_to_newer(KEY, 1), redrive_to_newer(key_of(OTHER), 0),
+        redrive_to_newer(None, 0), skip(KEY, 0), redrive_to_newer(KEY, 0), named(1),
+    ]  # fmt: skip
+    project(projector, records, size)
+    assert dispositions(superuser) == ["poison", *["control"] * 6, "applied"]
+    assert control_offsets(superuser) == {5: 0}
+    assert no_effect._value.get() - before == 5
+    assert names(superuser) == {AGENT: ("name 1", None)}
+
+
+def test_a_record_of_a_later_release_that_is_redriven_as_it_is_waits_too(
+    projector: PartitionProjector, superuser: Session
+) -> None:
+    """It was skipped by one worker, and another one may know its schema: what its redrive does has to be the same."""
+    token = projector.acquire(WATERMARKS).token
+    projector.skip(0, "nobody wrote it")
+    projector.project(batch_of([(KEY, OF_A_LATER_RELEASE)], token=token))
+    records = [named(1), redrive(KEY, 0, event_id=named(2).event_id), named(3)]
+    with pytest.raises(SchemaNewer, match="schema id 99") as stopped:
+        projector.project(batch_of(records, token=token, start=1))
     assert stopped.value.offset == 2
     assert dispositions(superuser) == ["poison", "parked"]
 
