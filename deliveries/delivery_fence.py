@@ -131,6 +131,10 @@ class DeliveryFence:
             f" AND partition = {int(self._partition)}"
         )
 
-    def note_stop(self, reason: str) -> None:
-        """Write down why the partition is stopped, for those who look from outside; the next owner clears that."""
-        self._session.execute(_NOTE_STOP, (self._consumer, self._partition, storable(reason)))
+    def note_stop(self, reason: str | None) -> None:
+        """Write down why the partition is stopped, for those who look from outside; the next owner clears that.
+
+        None: it is not stopped any more.
+        """
+        stored = None if reason is None else storable(reason)
+        self._session.execute(_NOTE_STOP, (self._consumer, self._partition, stored))

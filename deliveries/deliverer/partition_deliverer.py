@@ -44,6 +44,8 @@ class PartitionDeliverer:
         self._lock = asyncio.Lock()
         self._run: PartitionRun | None = None
         self._session: Session | None = None
+        self._fence: DeliveryFence | None = None
+        self._stop_reasons: dict[str, str] = {}
 
     @property
     def run(self) -> PartitionRun | None:
@@ -56,12 +58,16 @@ class PartitionDeliverer:
         Raises DatabaseUnreachable, KafkaUnavailable, or a named stop, LogTruncated of the attempts' topic among them.
         """
         async with self._lock:
+            was_stopped = self._stop_reasons.pop(topic, None) is not None
             if self._run is None or self._run.failure is not None or topic in self._run.trackers:
                 await self._end()
                 self._run = await self._begin()
             run = self._run
-            offsets = await run.writer.call(run.writer.fence.open_topic, topic, watermarks)
+            # Where nobody has opened it, at the first record that Kafka has kept: none before it was ever read.
+            offsets = await run.writer.call(run.writer.fence.open_topic, topic, watermarks, watermarks.low)
             run.open_topic(topic, offsets)
+            if was_stopped:
+                await self._note_stop_reasons()
             return Acquired(run.token, offsets.log_end)
 
     async def accept(self, topic: str, batch: EventBatch) -> int:
@@ -72,14 +78,16 @@ class PartitionDeliverer:
         """Raise OwnershipLost where the run has ended."""
         self._current().check()
 
-    async def note_stop(self, reason: str) -> None:
-        """Write down why the partition is stopped."""
-        run = self._current()
-        await run.writer.call(run.writer.fence.note_stop, reason)
+    async def note_stop(self, topic: str, reason: str) -> None:
+        """Write down why a topic's partition is stopped, until that topic is opened or left."""
+        async with self._lock:
+            self._stop_reasons[topic] = reason
+            await self._note_stop_reasons()
 
     async def leave(self, topic: str) -> None:
         """End the run, if a topic has a part in it."""
         async with self._lock:
+            self._stop_reasons.pop(topic, None)
             if self._run is not None and topic in self._run.trackers:
                 await self._end()
 
@@ -101,6 +109,8 @@ class PartitionDeliverer:
 
     async def _begin(self) -> PartitionRun:
         session, fence, marks, held, stored = await self.loop.run_in_executor(self._thread, self._acquire)
+        if self._stop_reasons:  # acquiring has cleared them
+            await self._note_stop_reasons()
         writer = RoundWriter(fence, session, self._thread, self._partition)
         topic = self._process.topics.attempts
 
@@ -115,10 +125,19 @@ class PartitionDeliverer:
         streaks = EndpointStreaks(self._process.streaks, stored)
         return PartitionRun(self._process, self._partition, writer, marks, held, streaks, recorded)
 
+    async def _note_stop_reasons(self) -> None:
+        """Write down the topics' stop reasons; where nobody could acquire the partition, who does so next writes them.
+
+        Topics that the same thing stops are named once.
+        """
+        reason = " ".join(dict.fromkeys(self._stop_reasons.values())) or None
+        if (fence := self._fence) is not None:
+            await self.loop.run_in_executor(self._thread, fence.note_stop, reason)
+
     def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any, Any]:
         session = self._session = Session(self._url)
         try:
-            fence = DeliveryFence(session, "deliverer", self._partition)
+            fence = self._fence = DeliveryFence(session, "deliverer", self._partition)
             marks = wait_rows.find_marks(session, self._partition)
             held = wait_rows.find_held(session, self._partition)
             return session, fence, marks, held, streak_rows.find_streaks(session, self._partition)
@@ -127,7 +146,7 @@ class PartitionDeliverer:
             raise
 
     def _close_session(self) -> None:
-        session, self._session = self._session, None
+        session, self._session, self._fence = self._session, None, None
         if session is not None:
             session.close()
 
@@ -165,7 +184,7 @@ class DeliveryTopicWriter:
 
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped."""
-        self._wait(self._deliverer.note_stop(reason))
+        self._wait(self._deliverer.note_stop(self._topic, reason))
 
     def close(self) -> None:
         """Leave the run, which ends it; never raises."""

@@ -85,6 +85,7 @@ class PartitionDispatcher:
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and read which endpoints are live from where on."""
         self.close()
+        self._token = None  # that of a former ownership would hide a stop reason of this one
         self._interrupted = interrupted or threading.Event()
         self._sender.begin(self._interrupted)
         with self._closing_on_error():

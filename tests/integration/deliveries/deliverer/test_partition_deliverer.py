@@ -18,6 +18,7 @@ from deliveries.deliverer.round_writer import DeliveryRound, RoundAnswer, RoundW
 from devstack import sql
 from runtime.settings import Settings
 from signing.signatures import sign
+from streams import ownership
 from tests.conftest import Database
 from tests.support.delivering import (
     SECRET,
@@ -124,6 +125,7 @@ async def test_attempts_that_kafka_has_a_record_of_are_not_made_again(
     assert sql.value(database.superuser_url, "SELECT count(*) FROM delivery_waits") == 0
 
 
+STOP_REASON = "SELECT max(stop_reason) FROM delivery_owners WHERE consumer = 'deliverer'"
 LAST_RECORDED = "SELECT count(*) FROM delivery_checkpoints WHERE consumer = 'recorder' AND last_offset = 2"
 OTHER_RECORD = (
     "UPDATE delivery_checkpoints SET last_digest = sha256('other') WHERE last_offset = 2 AND consumer = 'recorder'"
@@ -172,5 +174,58 @@ async def test_attempts_whose_topic_lost_its_tail_stop_their_partition(
                     ]  # fmt: skip
 
                 await wait_until_async(lambda: bool(stopped() or len(there.requests) == 4), "it stops, or goes on")
+                if change:
+
+                    async def noted() -> bool:
+                        return why in str(sql.value(database.superuser_url, STOP_REASON))
+
+                    await wait_until_async(noted, "operators see why")
     assert len(there.requests) == (3 if change else 4)
     assert [(each["error"], why in each["why"]) for each in stopped()] == [("LogTruncated", True)] * bool(change)
+
+
+REMADE = "UPDATE delivery_checkpoints SET topic_id = gen_random_uuid() WHERE topic = '{}' AND partition = 0"
+TOPIC_ID = "SELECT topic_id FROM delivery_checkpoints WHERE topic = '{}' AND partition = 1"
+MADE_GOOD = "UPDATE delivery_checkpoints SET topic_id = '{}' WHERE topic = '{}'"
+END_OWNER = "SELECT pg_terminate_backend(backend_pid) FROM delivery_owners WHERE consumer = 'deliverer' AND partition = 0"
+OWNER = "SELECT {} FROM delivery_owners WHERE consumer = 'deliverer' AND partition = 0"
+CHECKPOINTS = "SELECT count(*) FROM delivery_checkpoints WHERE consumer = 'deliverer'"
+
+
+async def test_a_stopped_topic_is_told_until_it_is_opened(
+    local: Settings, topics: DeliveryTopics, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while other topics of its partition begin anew; then nothing is said to be stopped."""
+    url = database.superuser_url
+    retry = topics.retries[2]
+    opened = 2 * (len(topics.retries) + 2)
+
+    async def are_known() -> bool:
+        return bool(sql.value(url, CHECKPOINTS) == opened)
+
+    async with delivering(local, topics):
+        await wait_until_async(are_known, "all topics were opened")
+    topic_id = sql.value(url, TOPIC_ID.format(retry))
+    sql.execute(url, [REMADE.format(retry)])
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (3600.0,))
+    token = sql.value(url, OWNER.format("token"))
+
+    async def is_told_again(after: int) -> bool:
+        row = sql.value(url, OWNER.format("(token > " + str(after) + " AND stop_reason LIKE 'TopicRecreated%')"))
+        return bool(row)
+
+    async with delivering(local, topics):
+        await wait_until_async(lambda: is_told_again(token), "the topic is stopped")
+        token = sql.value(url, OWNER.format("token"))
+        sql.execute(url, [END_OWNER])
+        await wait_until_async(lambda: is_told_again(token), "the topic is still stopped")
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (0.2,))
+    token = sql.value(url, OWNER.format("token"))
+    async with delivering(local, topics):
+        await wait_until_async(lambda: is_told_again(token), "the topic is stopped once more")
+        sql.execute(url, [MADE_GOOD.format(topic_id, retry)])
+
+        async def is_not_told() -> bool:
+            return sql.value(url, OWNER.format("stop_reason")) is None
+
+        await wait_until_async(is_not_told, "nothing is stopped")

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -26,7 +26,8 @@ from projections.session import Session
 from runtime.settings import Settings
 from schemas import codec
 from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
-from streams.errors import KafkaUnavailable, OwnershipLost, SchemaNewer
+from streams.errors import KafkaUnavailable, OwnershipLost, SchemaNewer, TopicRecreated
+from streams.watermarks import Leadership
 from tests.conftest import Database
 from tests.support.batches import WATERMARKS, batch_of
 from tests.support.dispatching import add_endpoint, change_endpoint
@@ -251,6 +252,21 @@ async def test_a_stop_is_noted_where_operators_find_it(
     dispatcher.acquire(WATERMARKS)
     assert session.query(query) == [("dispatcher", None), ("projector", None)]
     session.close()
+
+
+async def test_a_stop_while_acquiring_is_noted_whoever_had_the_partition_last(
+    make_dispatcher: Callable[[], PartitionDispatcher], database: Database
+) -> None:
+    """The token of an earlier ownership would say that it is another dispatcher's partition."""
+    first, second = make_dispatcher(), make_dispatcher()
+    first.acquire(WATERMARKS)
+    second.acquire(WATERMARKS)
+    with pytest.raises(TopicRecreated) as stopped:
+        first.acquire(WATERMARKS._replace(leadership=Leadership(uuid4(), 0)))
+    first.note_stop(f"TopicRecreated: {stopped.value}")
+    query = "SELECT stop_reason FROM partition_owners WHERE partition = 0 AND consumer = 'dispatcher'"
+    with contextlib.closing(Session(database.superuser_url)) as session:
+        assert str(session.query(query)[0][0]).startswith("TopicRecreated")
 
 
 async def test_a_filter_that_can_not_be_read_costs_its_endpoint_alone(
