@@ -38,6 +38,9 @@ from schemas.entity_states import (
     Time,
 )
 
+NIL_ID = UUID(int=0)
+"""The id of no thing (RFC 9562, section 5.9)."""
+
 
 class RecordValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The value of a record, with an Avro schema of its own: an event, or a control record (schemas/control.py)."""
@@ -60,6 +63,8 @@ class Event(RecordValue, frozen=True, kw_only=True):
 
     entity_field: ClassVar[str]
     """The field that holds the entity's id, which is the record's key."""
+    fields_without_nil: ClassVar[tuple[str, ...]] = ()
+    """Optional ids whose nil id would be taken for none, so producers send none (docs/decisions/0059)."""
 
     @property
     def entity_type(self) -> str:
@@ -76,6 +81,11 @@ class Event(RecordValue, frozen=True, kw_only=True):
     def occurred_at(self) -> datetime:
         """When it happened, by the producer's clock; a field of each event."""
         raise NotImplementedError
+
+    @property
+    def nil_field(self) -> str | None:
+        """The first of `fields_without_nil` that holds the nil id; None: none does."""
+        return next((name for name in self.fields_without_nil if getattr(self, name) == NIL_ID), None)
 
 
 STATE_FIELDS = ("agent", "skill", "job_role", "industry", "team")
@@ -117,12 +127,22 @@ class AgentRated(Event, frozen=True, kw_only=True):
     event_type: ClassVar[str] = "genesis.agent.rated"
     entity_type: ClassVar[str] = "agent"
     entity_field: ClassVar[str] = "agent_id"
+    fields_without_nil: ClassVar[tuple[str, ...]] = ("skill_id",)
 
     agent_id: Annotated[UUID, Meta(description="The agent that was rated.")]
     occurred_at: OccurredAt
     rater_id: Annotated[UUID, Meta(description="Who rated, as an opaque id.")]
     rating: Annotated[int, Meta(ge=1, le=5, description="1 is poor, 5 is excellent.")]
-    skill_id: Annotated[UUID, Meta(description="The skill that was rated, if it was one.")] | None = None
+    skill_id: (
+        Annotated[
+            UUID,
+            Meta(
+                description="The skill that was rated, if it was one.",
+                extra_json_schema={"not": {"const": str(NIL_ID)}},
+            ),
+        ]
+        | None
+    ) = None
 
 
 class SkillValidated(Event, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """An event read from JSON and checked against the limits of its type.
 
-What would be poison later is refused here, by one error: `InvalidEvent` points to the field that does not fit. Ingress
-and `plant publish` read through this module, so they accept the same events.
+What would be poison later, or would be taken for something else, is refused here by one error: `InvalidEvent` points to
+the field that does not fit. Ingress and `plant publish` read through this module, so they accept the same events.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def read_json_event(event_type: str, data: bytes, event_id: UUID, time: datetime
 def make_event(kind: JsonEventType, data: msgspec.Struct, event_id: UUID, time: datetime, time_pointer: str) -> Event:
     """Return the event of decoded data, its times in UTC; `time_pointer` is where `time` stands in the body.
 
-    Raises InvalidEvent for a time outside the calendar, and where a rule over several fields is broken.
+    Raises InvalidEvent for a time outside the calendar, where a rule over several fields is broken, and for the nil id
+    in one of the type's `fields_without_nil`.
     """
     values: dict[str, Any] = {name: getattr(data, name) for name in kind.names}
     for name in kind.times:
@@ -88,9 +89,12 @@ def make_event(kind: JsonEventType, data: msgspec.Struct, event_id: UUID, time: 
     values["event_id"] = event_id
     values["occurred_at"] = _in_utc(time, time_pointer)
     try:
-        return kind.event(**values)
+        event = kind.event(**values)
     except ValueError as error:  # a rule over several fields, such as "exactly one state"
         raise unfit(str(error), "#/data") from None
+    if (nil_field := event.nil_field) is not None:
+        raise unfit("The nil id names nothing: leave the field out, or send null", f"#/data/{nil_field}")
+    return event
 
 
 def decode_json(decoder: msgspec.json.Decoder[Decoded], body: bytes, under: str = "$") -> Decoded:

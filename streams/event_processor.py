@@ -87,6 +87,8 @@ class EventProcessor:
             event_id=event_id(self._producer_name, message_id or uuid4().hex), occurred_at=self._utc(occurred_at)
         )
         sender = sender_headers(self._producer_name, message_id or None)
+        if event.nil_field is not None:
+            raise Unencodable(f"{event.nil_field} is the nil id, which names nothing: leave it out.")
         stamped = ClockStamped(event) if occurred_at is None else event
         return await self._producer.publish(stamped, source=self._source, sender=sender)
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from ingress.routes import AT_ADMIN_ADDRESS
+from schemas.events import NIL_ID
 from server.problems import kinds
 from tests.support import ROOT
 from tests.support.webhooks import CLOUD_EVENTS, RATED, Sender
@@ -354,6 +355,13 @@ def _of_fields() -> Iterator[Case]:
             detail=f"Expected `bool`, got `{got}`",
             body=_payload(type=None, data={"agent_id": AGENT, "available": value}),
         )
+    yield case(
+        "the nil id for a skill",
+        path="/webhook/genesis/agent-rated",
+        detail="The nil id names nothing: leave the field out, or send null",
+        pointer="#/data/skill_id",
+        body=_payload(type=None, data={"agent_id": AGENT, "rater_id": AGENT, "rating": 5, "skill_id": str(NIL_ID)}),
+    )
     score = partial(case, path="/webhook/genesis/skill-validated", pointer="#/data/score")
     for value, limit in ((101, "<= 100"), (-1, ">= 0")):
         yield score(

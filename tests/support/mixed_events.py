@@ -10,6 +10,7 @@ from uuid import UUID
 
 from schemas.entity_states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
 from schemas.events import (
+    NIL_ID,
     AgentAvailable,
     AgentOnboarded,
     AgentRated,
@@ -88,9 +89,8 @@ class MixedEvents:
 
     def _rated(self) -> Event:
         rating = self._chance.randint(1, 5)
-        return AgentRated(
-            **self._head(), agent_id=self._id(), rater_id=self._id(), rating=rating, skill_id=self._some_id()
-        )
+        skill_id = NIL_ID if self._chance.random() < 0.1 else self._some_id()
+        return AgentRated(**self._head(), agent_id=self._id(), rater_id=self._id(), rating=rating, skill_id=skill_id)
 
     def _validated(self) -> Event:
         score = self._chance.randint(0, 100)

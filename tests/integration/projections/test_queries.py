@@ -14,7 +14,7 @@ from projections.engine import PartitionProjector
 from projections.ratings.queries import PRIOR_RATINGS, ratings
 from projections.skills.queries import agent_validations, skills
 from schemas.entity_states import SkillState
-from schemas.events import AgentRated, EntityRetired, Event, SkillRegistered, SkillValidated
+from schemas.events import NIL_ID, AgentRated, EntityRetired, Event, SkillRegistered, SkillValidated
 from tests.support.batches import WATERMARKS, batch_of
 from tests.support.projectors import MakeProjector
 
@@ -53,6 +53,18 @@ async def test_means_are_computed_when_they_are_read(projector: PartitionProject
     assert (whole.recent_ratings, skill.recent_mean) == (1, 2.0)
     assert overall.bayesian_average == (PRIOR_RATINGS * 3.0 + 12) / (PRIOR_RATINGS + 4)
     assert await ratings(api, UUID(int=99), NOW) == []
+
+
+async def test_a_rating_of_the_nil_skill_is_one_of_the_agent_as_a_whole(
+    projector: PartitionProjector, api: Connector
+) -> None:
+    """The nil id names nothing: such a record is judged, and counted, as one without a skill."""
+    project(projector, [rated(1, 5, 0), rated(2, 3, 0, NIL_ID)])
+
+    overall, whole = await ratings(api, AGENT, NOW)
+
+    assert (overall.overall, overall.ratings) == (True, 2)
+    assert (whole.overall, whole.skill_id, whole.ratings, whole.rating_sum) == (False, None, 2, 8)
 
 
 async def test_a_bayesian_average_begins_at_the_mean_of_all_partitions(

@@ -16,8 +16,10 @@ from operations.services.processor import build_processor
 from runtime.settings import Settings
 from schemas.clock_fields import is_clock_stamped, without_clock_fields
 from schemas.entity_states import AgentState, IndustryState, JobRoleState, SkillState, TeamState
+from schemas.errors import Unencodable
 from schemas.events import (
     EVENT_TYPES,
+    NIL_ID,
     AgentAvailable,
     AgentOnboarded,
     AgentRated,
@@ -169,6 +171,15 @@ async def test_a_call_is_safe_to_repeat(settings: Settings, topic: str, kind: ty
     assert without_clock_fields(first) == without_clock_fields(second)
     assert len({first.event_id, third.event_id, fourth.event_id}) == 3
     assert all(is_clock_stamped(each.headers) for each in received), "times are not compared then"
+
+
+async def test_a_rating_of_the_nil_skill_is_refused(settings: Settings, topic: str) -> None:
+    """It would count as one of the agent as a whole; the null id does, and is published."""
+    async with build_processor(settings, events_topic=topic) as processor:
+        with pytest.raises(Unencodable, match="skill_id is the nil id"):
+            await processor.process_agent_rated(ONE, rater_id=TWO, rating=5, skill_id=NIL_ID)
+        await processor.process_agent_rated(ONE, rater_id=TWO, rating=5)
+    assert len(await read_all(settings, topic)) == 1
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: type(state).__name__)

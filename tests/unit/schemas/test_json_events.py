@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas import codec, json_events
 from schemas.errors import InvalidEvent
 from schemas.event_id import event_id
-from schemas.events import EVENT_TYPES, AgentOnboarded, Event, OperationRecorded
+from schemas.events import EVENT_TYPES, NIL_ID, AgentOnboarded, Event, OperationRecorded
 from schemas.examples import examples, webhook_body
 from schemas.json_events import (
     DETAIL_MAX_CHARACTERS,
@@ -64,6 +64,7 @@ def test_the_data_of_every_type_is_read(event: Event) -> None:
         (RATED | {"occurred_at": "2026-11-23T08:00:00Z"}, "#/data/occurred_at", "unknown field `occurred_at`"),
         (RATED | {"surprise": 1}, "#/data/surprise", "unknown field `surprise`"),
         ([], "#/data", "Expected `object`, got `array`"),
+        (RATED | {"skill_id": str(NIL_ID)}, "#/data/skill_id", "The nil id names nothing: leave the field out"),
     ],
 )
 def test_the_error_points_to_the_field(data: object, pointer: str, detail: str) -> None:
