@@ -53,9 +53,11 @@ def test_ci_runs_the_containers_tests(tmp_path: Path, containers: str, expected:
         ('[ "$2" = pytest ] && exit 1; exit 0', 1, None),
         ('[ "$2" = pytest ] && exit 2; exit 0', 1, None),
         ('[ "$2" = pytest ] && exit 75; exit 0', 0, "this machine can't run containers: the reason is above"),
-        ('[ "$2" = pytest ] || exit 100; exit 1', 0, "podman and its tools can't be installed by apt"),
+        ('[ "$2" = pytest ] && exit 137; exit 0', 1, None),
+        ('[ "$2" = pytest ] || exit 75; exit 1', 0, "podman and its tools can't be installed by apt"),
+        ('[ "$2" = pytest ] || exit 1; exit 0', 1, None),
     ],
-    ids=["passed", "failed", "interrupted", "unable", "no apt"],
+    ids=["passed", "failed", "interrupted", "unable", "killed before its time", "no apt", "an error of ours"],
 )
 def test_only_what_the_machine_lacks_is_skipped(tmp_path: Path, python: str, status: int, sentence: str | None) -> None:
     """A test that fails is a failure, and a skip says why."""
