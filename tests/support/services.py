@@ -190,9 +190,11 @@ def _take_down(record: Mapping[str, str]) -> None:
         return
     environ = {**os.environ, "DOCKER_HOST": record["docker_host"]} if record["docker_host"] else None
     command = ["docker", "compose", "--project-name", record["project"], "down", "--volumes", "--remove-orphans"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"Left in containers by a killed run: {done.stderr.strip()} Run: {shlex.join(command)}", file=sys.stderr)
+    try:
+        subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or str(error)
+        print(f"Left in containers by a killed run: {why.strip()} Run: {shlex.join(command)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -66,3 +68,22 @@ def test_what_a_killed_run_left_is_removed_from_both(places: tuple[Path, Path]) 
         assert own.is_dir()
 
     assert not any(folder.exists() for folder in left)
+
+
+def test_a_run_starts_where_what_a_killed_one_left_cannot_be_taken_down(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here nobody has `docker`: the run says which command removes the project that is left, and goes on."""
+    folder = places[0] / f"plant-tests-{os.getuid()}" / str(2**30)
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(places[0])  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind("engine.sock")
+        record = {"project": "plant-tests-1", "docker_host": f"unix://{places[0]}/engine.sock"}
+        (folder / services.COMPOSE_RECORD).write_text(json.dumps(record), encoding="utf-8")
+        monkeypatch.setenv("PATH", str(places[1]))
+
+        with services.folder_of_this_run():
+            pass
+
+    assert "docker compose --project-name plant-tests-1 down" in capsys.readouterr().err
