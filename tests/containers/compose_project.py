@@ -9,58 +9,62 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from devstack.processes import choose_port
 from tests.containers.engine import ContainerEngine
+from tests.containers.go_programs import go_program
 from tests.support import ROOT
 from tests.support.services import COMPOSE_FILE
 
 COMPOSE_MODULE: Final = "github.com/docker/compose/v5/cmd"
 COMPOSE_VERSION: Final = "v5.0.2"
-QUICKLY_BUILT: Final = ("-gcflags=all=-N -l", "-ldflags=-s -w")
-"""Not optimised: it runs for seconds, and its build takes minutes."""
-BUILD_TIMEOUT_SECONDS: Final = 1800
 UP_TIMEOUT_SECONDS: Final = 900
 CHECK_EVERY_SECONDS: Final = 1.0
+NANOSECONDS: Final = 1e9
+PORTS: Final = (
+    "KAFKA", "POSTGRES", "INGRESS", "INGRESS_ADMIN", "API", "API_ADMIN", "REGISTRY", "TEMPORAL", "TEMPORAL_UI",
+)  # fmt: skip
+"""What the file publishes, by the variables PLANT_…_PORT."""
 CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def compose_binary() -> Path:
-    """Return Docker Compose, built from its pinned sources once a user. What Go has fetched and compiled is removed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plant" / f"compose-{COMPOSE_VERSION}"
-    binary = cache / "docker-compose"
-    if not binary.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            environ = {
-                **os.environ, "GOBIN": scratch, "GOPATH": f"{scratch}/path", "GOCACHE": f"{scratch}/cache",
-                "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -modcacherw",
-            }  # fmt: skip
-            command = ["go", "install", *QUICKLY_BUILT, f"{COMPOSE_MODULE}@{COMPOSE_VERSION}"]
-            subprocess.run(command, check=True, env=environ, timeout=BUILD_TIMEOUT_SECONDS, capture_output=True)
-            Path(scratch, "cmd").replace(binary)
-    return binary
+    """Return Docker Compose, built from its pinned sources once a user."""
+    return go_program(f"compose-{COMPOSE_VERSION}/docker-compose", f"{COMPOSE_MODULE}@{COMPOSE_VERSION}")
 
 
 class ComposeProject:
     """A project of the real compose file. Its name and ports are its own."""
 
-    def __init__(self, engine: ContainerEngine, name: str, docker_host: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, engine: ContainerEngine, docker_host: str, profiles: str) -> None:
         self.engine = engine
-        self.name = name
-        self._command = (str(compose_binary()), "--project-name", name, "--file", str(ROOT / COMPOSE_FILE))
-        self.environ = {**engine.environ, "DOCKER_HOST": docker_host, **environ}
+        self.name = f"plant-{secrets.token_hex(3)}"
+        self.ports = dict[str, int]()
+        for name in PORTS:
+            self.ports[name] = choose_port(None, set(self.ports.values()))
+        self._command = (str(compose_binary()), "--project-name", self.name, "--file", str(ROOT / COMPOSE_FILE))
+        published = {f"PLANT_{name}_PORT": str(port) for name, port in self.ports.items()}
+        self._environ = {
+            **engine.environ, **published, "DOCKER_HOST": docker_host, "COMPOSE_PROFILES": profiles,
+        }  # fmt: skip
+
+    def up(self, *services: str) -> None:
+        """Bring services up, all by default, and wait until each is ready whose readiness another waits for."""
+        with running_checks(self.engine):
+            self.compose("up", "--detach", "--no-build", "--pull", "never", *services)
 
     def compose(self, *arguments: str, timeout_seconds: float = UP_TIMEOUT_SECONDS, check: bool = True) -> str:
         """Run Docker Compose; returns its stdout. Raises AssertionError with what it said."""
         done = subprocess.run(
-            [*self._command, *arguments], env=self.environ, capture_output=True, text=True, check=False,
+            [*self._command, *arguments], env=self._environ, capture_output=True, text=True, check=False,
             timeout=timeout_seconds,
         )  # fmt: skip
         assert done.returncode == 0 or not check, f"compose {' '.join(arguments)}: {done.stderr[-3000:]}\n{self.logs()}"
@@ -118,6 +122,19 @@ class ComposeProject:
 
 
 @contextlib.contextmanager
+def running_project(engine: ContainerEngine, *services: str, profiles: str = "") -> Iterator[ComposeProject]:
+    """Yield a project whose services are up, all by default; it is taken down in the end, and nothing of it is left."""
+    with engine.service() as docker_host:
+        project = ComposeProject(engine, docker_host, profiles)
+        try:
+            project.up(*services)
+            yield project
+        finally:
+            project.compose("down", "--volumes", "--timeout", "60", check=False)
+    assert engine.left() == []
+
+
+@contextlib.contextmanager
 def running_checks(engine: ContainerEngine) -> Iterator[None]:
     """Have the health checks of containers run as long as the block lasts, until each is healthy."""
     ended = threading.Event()
@@ -131,9 +148,27 @@ def running_checks(engine: ContainerEngine) -> Iterator[None]:
 
 
 def _run_checks(engine: ContainerEngine, ended: threading.Event) -> None:
+    due_at = dict[str, float]()
     while not ended.wait(CHECK_EVERY_SECONDS):
-        running = engine.podman("ps", "--format", "{{.Names}} {{.Status}}", check=False).stdout
-        for line in running.splitlines():
-            name, _, status = line.partition(" ")
-            if not ended.is_set() and "(healthy)" not in status:
+        running = engine.podman("ps", "--format", "{{.Names}} {{.StartedAt}} {{.Status}}", check=False).stdout
+        for name, started_at, status in (line.split(" ", 2) for line in running.splitlines()):
+            if ended.is_set() or "(healthy)" in status or time.monotonic() < due_at.get(name, 0.0):
+                continue
+            pause_seconds = _pause_between_checks(engine, name, time.time() - int(started_at))
+            if pause_seconds is not None:
                 engine.podman("healthcheck", "run", name, check=False)
+            due_at[name] = time.monotonic() + (pause_seconds or 0.0)
+
+
+def _pause_between_checks(engine: ContainerEngine, name: str, age_seconds: float) -> float | None:
+    """Return how long to wait after a check; None where there is none.
+
+    Failures count once a container's start period is over. From then on it is asked at its own interval: sooner, and a
+    busy machine would make it unhealthy, which ends `up`.
+    """
+    done = engine.podman("inspect", "--format", "{{json .Config.Healthcheck}}", name, check=False)
+    check = json.loads(done.stdout or "null")
+    if not check:
+        return None
+    starts = age_seconds < check.get("StartPeriod", 0) / NANOSECONDS
+    return CHECK_EVERY_SECONDS if starts else float(check["Interval"] / NANOSECONDS)

@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,11 +26,10 @@ import psutil
 from tests.support import ROOT
 from tests.support.waiting import wait_until
 
-TOOLS: Final = ("podman", "runc", "netavark", "iptables", "debootstrap")
-PACKAGES: Final = (
-    "podman", "buildah", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap", "debian-archive-keyring",
-)  # fmt: skip
-"""Debian's packages of these tools; the keyring, which a machine of another distribution lacks, is debootstrap's."""
+TOOLS: Final = ("podman", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap")
+TOOLS_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/lib/podman:/usr/sbin:/sbin"
+PACKAGES: Final = (*TOOLS, "debian-archive-keyring")
+"""Debian's packages are called as the tools are. The keyring is debootstrap's, which other distributions lack."""
 PROGRAMS: Final = ("podman", "conmon", "aardvark-dns", "netavark", "runc", "debootstrap")
 """What an engine starts, and so may be ended where it names the engine's folder."""
 CONFIGURATION: Final = """\
@@ -42,6 +42,13 @@ tmp_dir = "{run_folder}/libpod"
 [network]
 network_backend = "netavark"
 network_config_dir = "{folder}/networks"
+[engine.runtimes]
+runc = ["{folder}/runc"]
+"""
+RUNC: Final = """\
+#!/bin/sh
+# Keep what runs next to podman's own state, which goes with the engine: /run/runc is for everyone.
+exec {runc} --root {run_folder}/runc "$@"
 """
 CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 """What packages' servers are trusted by, here and in a build."""
@@ -49,6 +56,10 @@ BUILD_TIMEOUT_SECONDS: Final = 1800
 RUN_TIMEOUT_SECONDS: Final = 300
 KILL_TIMEOUT_SECONDS: Final = 30
 RUN_FOLDERS: Final = Path("/run")
+READ_ONLY: Final = ("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp")
+"""As the compose file has it, and nothing else to write to: podman adds /run and /var/tmp if it is not told."""
+UNABLE: Final = 75
+"""The exit code that says: it is the machine that can't run containers."""
 KEPT_FOLDER: Final = "PLANT_TEST_IMAGES_FOLDER"
 """The variable that names a folder whose images are kept between runs."""
 INDEX_VARIABLES: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
@@ -57,8 +68,7 @@ INDEX_VARIABLES: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_IN
 
 def missing_tools() -> list[str]:
     """Return what has to be installed."""
-    paths = f"{os.environ.get('PATH', '')}:/usr/lib/podman:/usr/sbin:/sbin"
-    return [tool for tool in TOOLS if shutil.which(tool, path=paths) is None]
+    return [tool for tool in TOOLS if shutil.which(tool, path=TOOLS_PATH) is None]
 
 
 class FolderInUseError(Exception):
@@ -86,6 +96,9 @@ class ContainerEngine:
         self.run_folder = RUN_FOLDERS / f"plant-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
         text = CONFIGURATION.format(folder=folder, run_folder=self.run_folder)
         configuration.write_text(text, encoding="utf-8")
+        runc = shutil.which("runc", path=TOOLS_PATH) or "runc"
+        (folder / "runc").write_text(RUNC.format(runc=runc, run_folder=self.run_folder), encoding="utf-8")
+        (folder / "runc").chmod(0o755)
         self.environ = {**os.environ, "CONTAINERS_CONF": str(configuration)}
         self._scratch = folder / "scratch"
         """podman's own temporary files, which a killed build leaves."""
@@ -129,9 +142,10 @@ class ContainerEngine:
                 process.terminate()
                 socket.unlink(missing_ok=True)
 
-    def build(self, tag: str) -> None:
+    def build(self, tag: str, **variables: str) -> None:
         """Build the image of the Dockerfile; its install steps reach the package registry as this machine does."""
-        passed = [f"--build-arg={name}={os.environ[name]}" for name in INDEX_VARIABLES if os.environ.get(name)]
+        variables |= {name: os.environ[name] for name in INDEX_VARIABLES if os.environ.get(name)}
+        passed = [f"--build-arg={name}={value}" for name, value in variables.items()]
         self.podman(
             "build", "--network", "host", "--file", str(ROOT / "infra" / "Dockerfile"), "--ignorefile",
             str(ROOT / "infra" / "Dockerfile.dockerignore"), "--tag", tag, *self.certificates(), *passed, str(ROOT),
@@ -145,7 +159,7 @@ class ContainerEngine:
 
     def run(self, tag: str, *command: str, options: Sequence[str] = (), check: bool = True) -> str:
         """Run a command in a container of its own, without a network unless the options say so; returns its stdout."""
-        return self.podman("run", "--rm", "--read-only", *options, tag, *command, check=check).stdout
+        return self.podman("run", "--rm", *READ_ONLY, *options, tag, *command, check=check).stdout
 
     def left(self) -> list[str]:
         """Return what there is besides images: containers, volumes, networks of our own, mounts and processes."""
@@ -239,17 +253,22 @@ def remove_abandoned() -> None:
             ContainerEngine(folder).close()
 
 
-def install() -> None:
-    """Install what is missing by apt, as root, and say so first."""
+def install() -> int:
+    """Install what is missing by apt, as root, and say so first; returns an exit code, UNABLE where apt can't."""
     missing = missing_tools()
     if not missing:
-        return
+        return 0
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     print(f"==> {', '.join(missing)} not found. Installing, as root: {' '.join(command)}", flush=True)
-    subprocess.run(["apt-get", "update", "--quiet"], check=True, env=environ)
-    subprocess.run(command, check=True, env=environ)
+    try:
+        subprocess.run(["apt-get", "update", "--quiet"], check=True, env=environ)
+        subprocess.run(command, check=True, env=environ)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"{error} Install them by other means: {' '.join(PACKAGES)}", file=sys.stderr)
+        return UNABLE
+    return 0
 
 
 if __name__ == "__main__":
-    install()
+    sys.exit(install())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,22 +19,36 @@ from devstack.kafka_jars import KAFKA_VERSION, ensure_jars
 from devstack.postgres_binaries import package_folder
 from devstack.progress import Silent
 from tests.containers.engine import BUILD_TIMEOUT_SECONDS, ContainerEngine
+from tests.containers.go_programs import go_program
+from tests.support import apicurio
 
 PYTHON_TAG: Final = "docker.io/library/python:3.13-slim"
 KAFKA_TAG: Final = f"docker.io/apache/kafka:{KAFKA_VERSION}"
 POSTGRES_TAG: Final = "docker.io/pgvector/pgvector:pg18"
+REGISTRY_TAG: Final = f"docker.io/apicurio/apicurio-registry-mem:{apicurio.VERSION}"
+TEMPORAL_TAG: Final = "docker.io/temporalio/temporal:1.9.1"
+TEMPORAL_PACKAGE: Final = "github.com/temporalio/cli/cmd/temporal@v1.5.1"
+"""The last that Go builds as a module: 1.9.1 has a part which is none."""
 RELEASE: Final = "bookworm"
 PACKAGES: Final = "python3,python3-venv,python3-pip,ca-certificates"
 IMAGES: Final = Path(__file__).parent / "images"
 
 
 def make_stand_ins(engine: ContainerEngine) -> None:
-    """Make those that the engine lacks."""
-    for tag, make in (
-        (PYTHON_TAG, make_python_image),
-        (POSTGRES_TAG, make_postgres_image),
-        (KAFKA_TAG, make_kafka_image),
-    ):
+    """Make those that the engine lacks of what starts without a profile."""
+    _make_missing(
+        engine, {PYTHON_TAG: make_python_image, POSTGRES_TAG: make_postgres_image, KAFKA_TAG: make_kafka_image}
+    )
+
+
+def make_profile_stand_in(engine: ContainerEngine, tag: str) -> None:
+    """Make what starts where its profile is named, if the engine lacks it."""
+    images = {REGISTRY_TAG: make_registry_image, TEMPORAL_TAG: make_temporal_image}
+    _make_missing(engine, {tag: images[tag]})
+
+
+def _make_missing(engine: ContainerEngine, images: Mapping[str, Callable[[ContainerEngine], None]]) -> None:
+    for tag, make in images.items():
         if not engine.has(tag):
             make(engine)
 
@@ -75,6 +91,22 @@ def make_postgres_image(engine: ContainerEngine) -> None:
     if (package.parent / libraries).exists():
         shutil.copytree(package.parent / libraries, context / "install" / libraries)
     _build(engine, context, POSTGRES_TAG)
+
+
+def make_registry_image(engine: ContainerEngine) -> None:
+    """Make the stand-in for Apicurio's image, on the one for Python's."""
+    context = _context(engine, "registry")
+    with tarfile.open(apicurio.ensure_archive()) as archive:
+        archive.extractall(context / "deployments", filter="data")
+    shutil.copytree(java().parent.parent, context / "java", symlinks=True)
+    _build(engine, context, REGISTRY_TAG)
+
+
+def make_temporal_image(engine: ContainerEngine) -> None:
+    """Make the stand-in for Temporal's image, on the one for Python's."""
+    context = _context(engine, "temporal")
+    shutil.copy(go_program("temporal-v1.5.1/temporal", TEMPORAL_PACKAGE), context)
+    _build(engine, context, TEMPORAL_TAG)
 
 
 def _context(engine: ContainerEngine, name: str) -> Path:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from devstack.processes import choose_port
-from tests.containers.compose_project import ComposeProject, running_checks
+from tests.containers.compose_project import ComposeProject, running_project
 from tests.containers.engine import ContainerEngine
 from tests.containers.large_bodies import KINDS, held_bodies
 from tests.support import ROOT
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 SERVICES = ("ingress", "api", "worker", "relay", "dispatcher", "deliverer", "embedder")
-PORTS = ("KAFKA", "POSTGRES", "INGRESS", "INGRESS_ADMIN", "API", "API_ADMIN")
+PROBED_PORTS = {"ingress": 8080, "api": 8082}
+"""Others answer probes where they serve metrics."""
+METRICS_PORT = 9100
+PROBES = """
+import sys, urllib.error, urllib.request
+for probe in ("livez", "readyz"):
+    try:
+        print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/{probe}", timeout=60).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
 UNSEEN_SECONDS = 5.0
 HELD_BODIES = 40
 INGRESS_LIMIT_BYTES = 1 << 30
 FILL_TMP = "head -c 1500000000 /dev/zero 2>&1 >/tmp/large; rm /tmp/large"
-TAKE_MEMORY = "taken = b'x' * (%d << 20); print('taken')"
+TAKE_MEMORY = "print('begun', flush=True); taken = b'x' * (%d << 20); print('taken')"
 START_THREADS = """
 import threading
 ended = threading.Event()
@@ -42,10 +50,10 @@ AGENTS = "SELECT count(*) FROM read_models.agents"
 class RunningStack:
     """A project that is up, with a key for the example."""
 
-    def __init__(self, project: ComposeProject, ingress_port: str) -> None:
+    def __init__(self, project: ComposeProject) -> None:
         self.project = project
-        self.ingress_port = int(ingress_port)
-        self._ingress_url = f"http://127.0.0.1:{ingress_port}"
+        self.ingress_port = project.ports["INGRESS"]
+        self._ingress_url = f"http://127.0.0.1:{self.ingress_port}"
         self._secret = self.plant("keys", "add", "example").strip()
         self.sent = 0
 
@@ -78,23 +86,25 @@ class RunningStack:
 @pytest.fixture(scope="module")
 def running(engine: ContainerEngine) -> Iterator[RunningStack]:
     """The whole compose file, up; taken down in the end, with nothing left."""
-    ports = dict[str, str]()
-    for name in PORTS:
-        ports[f"PLANT_{name}_PORT"] = str(choose_port(None, {int(port) for port in ports.values()}))
-    with engine.service() as docker_host:
-        project = ComposeProject(engine, f"plant-{secrets.token_hex(3)}", docker_host, ports)
-        try:
-            with running_checks(engine):
-                project.compose("up", "--detach", "--no-build", "--pull", "never")
-            for service in SERVICES:
-                wait_until(lambda service=service: project.is_healthy(service), f"{service} is ready")
-            yield RunningStack(project, ports["PLANT_INGRESS_PORT"])
-        except TimeoutError as error:
-            error.add_note(project.logs())
-            raise
-        finally:
-            project.compose("down", "--volumes", "--timeout", "60", check=False)
-    assert engine.left() == []
+    with running_project(engine) as project:
+        wait_until_ready(project)
+        yield RunningStack(project)
+
+
+def wait_until_ready(project: ComposeProject) -> None:
+    """Wait for each service of Plant; where one stays away, the error has all logs."""
+    try:
+        for service in SERVICES:
+            wait_until(lambda service=service: project.is_healthy(service), f"{service} is ready")
+    except TimeoutError as error:
+        error.add_note(project.logs())
+        raise
+
+
+def probes(project: ComposeProject, service: str) -> list[str]:
+    """Return the status codes of a service's liveness and readiness."""
+    port = str(PROBED_PORTS.get(service, METRICS_PORT))
+    return project.execute(service, "python", "-c", PROBES, port).split()
 
 
 def test_an_event_comes_through(running: RunningStack) -> None:
@@ -117,13 +127,12 @@ def test_sigterm_ends_each_service_in_order(running: RunningStack) -> None:
         running.project.compose("stop", service)
         assert running.project.state(service)["ExitCode"] == 0, service
     running.project.compose("start", *SERVICES)
-    for service in SERVICES:
-        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
+    wait_until_ready(running.project)
 
 
 @pytest.mark.parametrize("away", ["postgres", "kafka"])
 def test_no_check_says_ready_while_what_it_needs_is_away(running: RunningStack, away: str) -> None:
-    """And none needs a restart when it is back."""
+    """Each says that it lives, so nobody restarts it, and needs no restart when that is back."""
     needs_kafka = ("ingress", "worker", "relay", "dispatcher", "deliverer")
     needs_postgres = ("api", "worker", "relay", "dispatcher", "deliverer", "embedder")
     affected = needs_postgres if away == "postgres" else needs_kafka
@@ -132,10 +141,10 @@ def test_no_check_says_ready_while_what_it_needs_is_away(running: RunningStack, 
     try:
         for service in affected:
             wait_until(lambda service=service: not running.project.is_healthy(service), f"{service} is not ready")
+            wait_until(lambda s=service: probes(running.project, s) == ["200", "503"], f"{service} lives, not ready")
     finally:
         running.project.engine.podman("unpause", running.project.container(away))
-    for service in SERVICES:
-        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
+    wait_until_ready(running.project)
     running.send()
     assert before == {service: running.project.state(service)["StartedAt"] for service in SERVICES}
 
@@ -147,8 +156,20 @@ def test_a_killed_service_comes_back(running: RunningStack) -> None:
         running.project.kill(service)
         wait_until(lambda s=service, n=before: running.project.restarts(s) > n, f"the engine starts {service} again")
         wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready again")
-    for service in SERVICES:
-        wait_until(lambda service=service: running.project.is_healthy(service), f"{service} is ready")
+    wait_until_ready(running.project)
+    running.send()
+
+
+def test_what_was_taken_outlives_all_containers(running: RunningStack) -> None:
+    """They are removed and made again: the named volumes have the log and the rows, and nothing else is needed."""
+    running.send()
+    before = running.project.state("kafka")["StartedAt"]
+    running.project.compose("down", "--timeout", "60")
+    assert [line for line in running.project.engine.left() if line.startswith("container")] == []
+    running.project.up()
+    wait_until_ready(running.project)
+    assert running.project.state("kafka")["StartedAt"] != before
+    assert running.rows() == running.sent
     running.send()
 
 
@@ -178,8 +199,8 @@ def test_a_full_tmp_is_no_end_of_a_service(running: RunningStack) -> None:
 def test_what_exceeds_a_limit_is_ended(running: RunningStack) -> None:
     """The engine enforces the file's limits: a process that takes more memory is killed, more threads are refused."""
     options = ("run", "--rm", "--no-deps", "--no-TTY", "--entrypoint", "python", "relay", "-c")
-    assert running.project.compose(*options, TAKE_MEMORY % 200).strip() == "taken"
-    assert "taken" not in running.project.compose(*options, TAKE_MEMORY % 1000, check=False)
+    assert running.project.compose(*options, TAKE_MEMORY % 200).split() == ["begun", "taken"]
+    assert running.project.compose(*options, TAKE_MEMORY % 1000, check=False).split() == ["begun"]
     assert 100 < int(running.project.compose(*options, START_THREADS)) < 256
 
 

@@ -17,8 +17,13 @@ import pytest
 from tests.containers.engine import ContainerEngine, FolderInUseError
 from tests.containers.stand_ins import PYTHON_TAG
 from tests.support import ROOT
-from tests.support.waiting import DEADLINE_SECONDS
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
+SHARED_FOLDERS = (
+    "/etc/containers", "/etc/cni", "/run/containers", "/run/runc", "/var/lib/containers", "/var/lib/cni",
+    "~/.config/containers", "~/.local/share/containers",
+)  # fmt: skip
+"""What all of a machine's container engines use by default. These are the tests' own, and stay out of them."""
 RUN = """
 import json, signal, sys
 from tests.containers.engine import new_engine
@@ -35,6 +40,14 @@ with new_engine() as engine, engine.service():
         signal.pause()
 """
 """A run that starts a container from a root file system, and waits; without one it ends at once."""
+
+
+COMMAND = """
+import os, sys
+from tests.containers.with_engine import run_command
+run_command([sys.executable, "-c", "import os, signal; print(os.getpid(), flush=True); signal.pause()"], os.environ)
+"""
+"""A run with a command that waits, without an engine."""
 
 
 @pytest.fixture
@@ -77,6 +90,11 @@ def traces(folder: Path, paths: list[str]) -> list[str]:
     ]
 
 
+def shared_paths() -> set[Path]:
+    """Return what there is in the folders of all engines."""
+    return {path for folder in SHARED_FOLDERS for path in Path(folder).expanduser().rglob("*")}
+
+
 def _names(process: psutil.Process, folder: Path) -> bool:
     return str(folder) in " ".join(process.info["cmdline"] or ())
 
@@ -84,14 +102,17 @@ def _names(process: psutil.Process, folder: Path) -> bool:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, rootfs: str, end: signal.Signals) -> None:
     """Ctrl-C and SIGTERM: containers, networks, volumes, processes, mounts and files are gone when it has ended."""
+    before = shared_paths()
     with running(tmp_path, rootfs) as (process, paths):
         process.send_signal(end)
         process.wait(DEADLINE_SECONDS)
     assert traces(tmp_path, paths) == []
+    assert shared_paths() == before
 
 
 def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path, rootfs: str) -> None:
     """SIGKILL leaves all of it running; the next run ends it before it starts."""
+    before = shared_paths()
     with running(tmp_path, rootfs) as (process, paths):
         process.kill()
         process.wait(DEADLINE_SECONDS)
@@ -99,6 +120,7 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path, rootfs: str
     with run(tmp_path) as following:
         assert following.wait(DEADLINE_SECONDS) == 0
     assert traces(tmp_path, paths) == []
+    assert shared_paths() == before
 
 
 def test_a_run_leaves_others_that_are_under_way_alone(tmp_path: Path, rootfs: str) -> None:
@@ -112,3 +134,19 @@ def test_a_run_leaves_others_that_are_under_way_alone(tmp_path: Path, rootfs: st
         assert {"conmon", "podman", *paths} <= set(traces(tmp_path, paths))
         process.send_signal(signal.SIGINT)
         process.wait(DEADLINE_SECONDS)
+
+
+def test_a_command_is_interrupted_when_its_run_is_killed() -> None:
+    """It would else go on for hours beside containers that the next run removes."""
+    with subprocess.Popen([sys.executable, "-c", COMMAND], cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        command = psutil.Process(int(killed.stdout.readline()))
+        killed.kill()
+    wait_until(lambda: _has_ended(command), "the command has ended")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -33,6 +33,7 @@ def test_integration_tests_run_on_containers(engine: ContainerEngine) -> None:
         )  # fmt: skip
         print(done.stdout[-3000:])
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+        assert "skipped" not in done.stdout.splitlines()[-1]
         assert [line for line in engine.left() if not line.startswith(("process", "mount"))] == []
 
 

@@ -18,6 +18,7 @@ from tests.containers.engine import ContainerEngine, missing_tools, new_engine
 from tests.containers.stand_ins import make_stand_ins
 
 INTERRUPT_TIMEOUT_SECONDS: Final = 120
+INTERRUPTED_WITH_US: Final = ("setpriv", "--pdeathsig", "INT")
 DOCKER = """\
 #!/bin/sh
 # The part of Docker's command line that testcontainers needs.
@@ -48,12 +49,13 @@ def main(command: list[str]) -> int:
     with new_engine() as engine:
         make_stand_ins(engine)
         with environ_of(engine) as environ:
-            return _run(command, environ)
+            return run_command(command, environ)
 
 
-def _run(command: list[str], environ: Mapping[str, str]) -> int:
+def run_command(command: list[str], environ: Mapping[str, str]) -> int:
+    """Return the command's exit code. It is interrupted when we are, also when we are killed."""
     # In a session of its own: it gets one interrupt, ours, and its second would end its own cleaning.
-    with subprocess.Popen(command, env=environ, start_new_session=True) as process:
+    with subprocess.Popen([*INTERRUPTED_WITH_US, *command], env=environ, start_new_session=True) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

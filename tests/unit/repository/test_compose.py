@@ -143,7 +143,8 @@ def test_passwords_of_the_compose_file_can_all_be_set() -> None:
 def test_files_that_the_compose_file_mounts_exist() -> None:
     """Bind mounts and the Dockerfile are where the compose file says."""
     services = yaml.safe_load((ROOT / COMPOSE_FILE).read_text(encoding="utf-8"))["services"]
-    mounts = [mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])]
+    volumes = [volume for service in services.values() for volume in service.get("volumes", [])]
+    mounts = [volume.split(":")[0] for volume in volumes if isinstance(volume, str)]
     files = [mount for mount in mounts if mount.startswith("./")] + [services["ingress"]["build"]["dockerfile"]]
 
     assert len(files) == 3
