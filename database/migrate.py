@@ -37,6 +37,7 @@ from database.errors import (
     RolesMissing,
     UnknownRevision,
 )
+from database.migrations.log_records import LOG_NAMES_REVISION, REFUSE_CONTROL_RECORDS
 
 LOCK_TIMEOUT_SECONDS: Final = 10
 OTHER_UPGRADE_TIMEOUT_SECONDS: Final = 120
@@ -76,10 +77,16 @@ def upgrade(url: str, revision: str = "heads") -> tuple[str, ...]:
 
 
 def downgrade(url: str, revision: str) -> tuple[str, ...]:
-    """Migrate down to `revision` (`base`: nothing is left, data included). For tests and development."""
+    """Migrate down to `revision` (`base`: nothing is left, data included). For tests and development.
+
+    Raises MigrationRefused, before anything is undone, where the way leads past what a control record closes.
+    """
 
     def work(connection: Connection) -> tuple[str, ...]:
         _one_at_a_time(connection)
+        if LOG_NAMES_REVISION in _undone(connection, revision):
+            connection.exec_driver_sql(REFUSE_CONTROL_RECORDS)
+        connection.commit()
         command.downgrade(_config(connection), revision)
         connection.commit()
         return _current(connection)
@@ -153,6 +160,12 @@ def _scripts() -> ScriptDirectory:
 
 def _current(connection: Connection) -> tuple[str, ...]:
     return tuple(sorted(MigrationContext.configure(connection).get_current_heads()))
+
+
+def _undone(connection: Connection, revision: str) -> set[str]:
+    """Return the revisions that a downgrade to `revision` undoes, as alembic finds them: also for `-1` and branches."""
+    at = MigrationContext.configure(connection).get_current_heads()
+    return {step.revision.revision for step in _scripts()._downgrade_revs(revision, at)}  # type: ignore[arg-type]
 
 
 def _history(scripts: ScriptDirectory, at: tuple[str, ...]) -> list[Migration]:

@@ -9,6 +9,24 @@ from database.migrations.script import run_script
 RECORDS_MAX: Final = 50_000
 """Records of a slice."""
 
+LOG_NAMES_REVISION: Final = "020"
+"""The migration whose way down a control record closes: earlier versions can't read it."""
+
+REFUSE_CONTROL_RECORDS: Final = """
+DO $$
+DECLARE
+    chain record;
+BEGIN
+    SELECT topic, partition, "offset" INTO chain FROM log_records WHERE disposition = 'control' LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the log of %/% has a control record at offset %, which earlier versions can not read',
+            chain.topic, chain.partition, chain."offset" USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+END
+$$
+"""
+"""A chain that has gone over to v2 has one as its first v2 entry."""
+
 FUNCTIONS: Final = """
 -- Carry over the next records of a partition, of one range; returns how many. Raises data_exception where the two
 -- tables contradict each other, or a link does not hold the hash of the entry before.

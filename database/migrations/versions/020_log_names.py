@@ -5,7 +5,7 @@ and only for as long. The way down gives every record back, as long as no chain 
 canonical bytes.
 """
 
-from database.migrations.log_records import DROP_FUNCTIONS, RECORDS_MAX, carry_log_over
+from database.migrations.log_records import DROP_FUNCTIONS, RECORDS_MAX, REFUSE_CONTROL_RECORDS, carry_log_over
 from database.migrations.script import run_script
 
 revision = "020"
@@ -71,18 +71,6 @@ GRANT SELECT (topic, partition, "offset", created_at, event_type, previous_hash,
 """
 
 DOWNGRADE = """
-LOCK TABLE log_records IN SHARE ROW EXCLUSIVE MODE;
-DO $$
-DECLARE
-    chain record;
-BEGIN
-    SELECT topic, partition, "offset" INTO chain FROM log_records WHERE disposition = 'control' LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'the log of %/% has a control record at offset %, which earlier versions can not read',
-            chain.topic, chain.partition, chain."offset" USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-END
-$$;
 DROP VIEW audit_log, event_stream;
 DROP FUNCTION hash_before(text, integer, bigint);
 CREATE TABLE event_stream (
@@ -148,4 +136,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    run_script("LOCK TABLE log_records IN SHARE ROW EXCLUSIVE MODE")
+    run_script(REFUSE_CONTROL_RECORDS)
     run_script(DOWNGRADE)

@@ -248,7 +248,7 @@ def test_an_empty_range_hides_no_records(former: Database) -> None:
 
 
 def test_the_way_down_is_closed_by_a_control_record(former: Database) -> None:
-    """Earlier versions could not read it; down is refused by name, and nothing has changed."""
+    """Earlier versions could not read it; down is refused by name before a migration is undone, however it is asked."""
     url = former.owner_url
     fill(former.writer_url, 900)
     migrate.upgrade(url)
@@ -256,8 +256,13 @@ def test_the_way_down_is_closed_by_a_control_record(former: Database) -> None:
     insert = """INSERT INTO log_records (topic, partition, "offset", created_at, disposition, hash, headers)
         VALUES ('genesis.events', 1, 5000, now(), 'control', sha256('h'), '')"""
     sql.execute(former.owner_url, [insert])
+    for target in ("019", "base", "event_log@base"):
+        with pytest.raises(MigrationRefused, match="events/1 has a control record at offset 5000"):
+            migrate.downgrade(url, target)
+        assert migrate.current(url) == migrate.heads()
+    assert migrate.downgrade(url, "020") == ("020",)
     with pytest.raises(MigrationRefused, match="events/1 has a control record at offset 5000"):
-        migrate.downgrade(url, "019")
+        migrate.downgrade(url, "-1")
     assert migrate.current(url) == ("020",)
     sql.execute(
         former.superuser_url,
