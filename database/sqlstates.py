@@ -50,6 +50,9 @@ FENCED: Final = "PL001"
 OUTDATED: Final = "PL002"
 """Plant's own: raised at a worker that is older than the database."""
 
+RANGE_REFUSED: Final = "PL003"
+"""Plant's own: the log has no range for a record behind a gap, and enough empty ones ahead."""
+
 
 def is_one_of(sqlstate: str | None, codes: tuple[str, ...]) -> bool:
     """Return whether a SQLSTATE is one of these codes, or in one of these classes.

@@ -36,7 +36,7 @@ from projections.known_ids import (
 )
 from projections.parking_log import ParkingLog
 from projections.repeats import IDS_KNOWN, EventRecord, KnownRecord, look_up
-from projections.session import DataRefused, Session, TableLocked, WorkerOutdated, quoted_table
+from projections.session import DataRefused, RangeRefused, Session, TableLocked, WorkerOutdated, quoted_table
 from runtime.logging import get_logger
 from schemas.control import RecordRedriven
 from schemas.polars_import import polars as pl
@@ -48,19 +48,25 @@ log = get_logger(__name__)
 LOADED_OFFSETS: Final = 1 << 16
 """Offsets whose ids are read from the log at a time."""
 
-SUMMARIZED_OFFSETS: Final = 1 << 14
+SUMMARIZED_OFFSETS: Final = 1 << 10
 """Offsets after which look-ups by event id are let pass over what came into the open range. What they do not pass over
-they read: 16,384 records of each partition at most, some 3 ms."""
+they read: these and a group of pages that is not full, some 1,600 records of each partition at most, half a
+millisecond."""
+
+NEXT_RANGE_AT: Final = 0.75
+"""How full a range is when the next one is made: its table is there when it is needed, also where somebody holds the
+lock of the partition's table for long, as ANALYZE of it does."""
 
 INDEX_TIMEOUT_SECONDS: Final = 600
 """How long making an index may take. All partitions may do it at once, on a slow disk; one that is given up begins
 again at its first row."""
 
-INDEX_LOCK_TIMEOUT_SECONDS: Final = 3
-"""How long making an index waits for the table's lock, which a vacuum holds. Postgres ends an autovacuum for whoever
-waits for a second; one against wraparound, and an operator's, are never ended."""
+LOCK_TIMEOUT_SECONDS: Final = 3
+"""How long making an index waits for the table's lock, which a vacuum holds, and making a range ahead of time for that
+of the partition's table, which ANALYZE holds. Postgres ends an autovacuum for whoever waits for a second; one against
+wraparound, and an operator's, are never ended."""
 
-INDEX_AGAIN_SECONDS: Final = 30.0
+AGAIN_SECONDS: Final = 30.0
 """How long the lock is not asked for again, so that waiting for it takes a tenth of a partition's time at most."""
 
 INDEX_ON_IDS: Final = "event_ids_"
@@ -76,6 +82,8 @@ FROM log_ranges LEFT JOIN pg_index AS i
     ON i.indexrelid = to_regclass(format('log.%I', 'event_ids_' || md5(table_name)))
 WHERE topic = $1 AND partition = $2 ORDER BY first_offset
 """
+
+_MAKE = "SELECT make_log_range($1, $2::int, $3) AS name"
 
 _IDS = f"""
 SELECT event_id, "offset" FROM {{table}}
@@ -122,8 +130,11 @@ class LogRanges:
         self.table = ""
         """The table of the open range; nothing before the first record."""
         self._summarized_until = 0
+        self._summarized_block = 0
         self._range_offsets = LOG_RANGE_OFFSETS
         self._index_again_at = 0.0
+        self._has_next = False
+        self._next_again_at = 0.0
 
     def open(self, session: Session, next_offset: int, interrupted: threading.Event) -> None:
         """Read which ranges there are, and the ids of the open one below `next_offset`, the log's end.
@@ -175,18 +186,22 @@ class LogRanges:
     def advance_to(self, session: Session, offset: int) -> None:
         """Open the range of a record at the log's end where it is the next one, and index the one that is full.
 
-        Call it outside transactions. Raises RepeatApplied where the full range holds an id twice, and TableLocked
-        where it is being vacuumed and there is no room for its filter.
+        Call it outside transactions. Raises RepeatApplied where the full range holds an id twice, RangeRefused where
+        there are too many empty ranges ahead, and TableLocked where the full range is being vacuumed and there is no
+        room for its filter, or where the next one is not there yet and the partition's table is locked.
         """
         first_offset = offset - offset % self._range_offsets
         if self._open is not None and self._open.first_offset == first_offset:
             return
-        query = "SELECT make_log_range($1, $2::int, $3) AS name"
-        ((table,),) = session.query(query, (self._topic, self._partition, first_offset))
+        ((table,),) = session.query(_MAKE, (self._topic, self._partition, first_offset))
         full, full_table = self._open, self.table
         self._begin(first_offset, table)
         if full is not None:
             self._index_full(session, full, full_table)
+            if full.first_offset + self._range_offsets < first_offset:
+                # Empty ones in a gap, made ahead of time or by a former owner: later ranges are closed behind them.
+                rows = session.query(_RANGES, (self._topic, self._partition))
+                self._earlier += [LogRange(*row) for row in rows if full.first_offset < row[0] < first_offset]
 
     def split(self, batch: EventBatch) -> tuple[EventBatch, EventBatch | None]:
         """Return the records of the range that the first one is in, and the others, if there are some."""
@@ -224,10 +239,12 @@ class LogRanges:
         self._budget.reserve(self._open.size_bytes - before)
 
     def load_more(self, session: Session) -> bool:
-        """Do one thing that is due, and return whether there may be more.
+        """Do what is due in the open range and one thing more, and return whether there may be more.
 
-        Read a part of a filter, let look-ups by id pass over more of the open range, or close a range that is full.
+        Let look-ups by id pass over more of the open range, and make the next one where it is nearly full. Then read a
+        part of a filter, or close a range that is full.
         """
+        self._look_after_open(session)
         for each in reversed(self._earlier):
             if each.is_filtered or (each.filter is None and not self._budget.try_reserve(FILTER_BYTES)):
                 continue
@@ -238,11 +255,6 @@ class LogRanges:
             each.filter.add(FilterPositions.of(id_hashes(ids["event_id"])))
             each.loaded_until = until
             return True
-        if self._open is not None and self._open.next_offset - self._summarized_until >= SUMMARIZED_OFFSETS:
-            self._summarized_until = self._open.next_offset
-            key = (self._topic, self._partition, self._open.first_offset)
-            session.query("SELECT summarize_log_range($1, $2::int, $3) AS ranges", key)
-            return True
         for each in self._earlier:
             if not each.closed:
                 # The first one alone: closing a later range would look ids up in this one, which has no index.
@@ -252,9 +264,34 @@ class LogRanges:
                 return True
         return False
 
+    def _look_after_open(self, session: Session) -> None:
+        if self._open is None:
+            return
+        if self._open.next_offset - self._summarized_until >= SUMMARIZED_OFFSETS:
+            self._summarized_until = self._open.next_offset
+            key = (self._topic, self._partition, self._open.first_offset, self._summarized_block)
+            ((block,),) = session.query("SELECT summarize_log_range($1, $2::int, $3, $4) AS block", key)
+            if block is not None:  # else the range is vacuumed or analysed, and the next call does what was left
+                self._summarized_block = block
+        is_nearly_full = self._open.next_offset - self._open.first_offset >= NEXT_RANGE_AT * self._range_offsets
+        if is_nearly_full and not self._has_next and time.monotonic() >= self._next_again_at:
+            self._make_next(session, self._open.first_offset + self._range_offsets)
+
+    def _make_next(self, session: Session, first_offset: int) -> None:
+        """Make the range behind the open one ahead of time; later, where the partition's table is locked."""
+        try:
+            session.script(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+            session.query(_MAKE, (self._topic, self._partition, first_offset))
+            self._has_next = True
+        except (TableLocked, RangeRefused):  # if it is still so when the range is full, the partition waits or stops
+            self._next_again_at = time.monotonic() + AGAIN_SECONDS
+            log.info("log_range.not_made", topic=self._topic, partition=self._partition, first_offset=first_offset)
+        session.script("RESET lock_timeout")
+
     def _begin(self, first_offset: int, table: str) -> None:
         """Take a range for the open one, of which nothing is known yet."""
         self._open, self.table = OpenIds(first_offset), table
+        self._summarized_until, self._summarized_block, self._has_next = first_offset, 0, False
         self._budget.reserve(FILTER_BYTES)
 
     def _forget_open(self) -> None:
@@ -319,14 +356,14 @@ class LogRanges:
         try:
             session.script(
                 f"SET statement_timeout = '{INDEX_TIMEOUT_SECONDS}s'",
-                f"SET lock_timeout = '{INDEX_LOCK_TIMEOUT_SECONDS}s'",
+                f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'",
             )
             session.query("SELECT index_log_range($1, $2::int, $3) AS made", self._key(full))
             is_indexed = True
         except TableLocked:
             if not full.is_filtered:
                 raise
-            is_indexed, self._index_again_at = False, time.monotonic() + INDEX_AGAIN_SECONDS
+            is_indexed, self._index_again_at = False, time.monotonic() + AGAIN_SECONDS
             log.info("log_range.locked", topic=self._topic, partition=self._partition, first_offset=full.first_offset)
         except DataRefused as error:
             if not error.about(INDEX_ON_IDS):

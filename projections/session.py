@@ -28,6 +28,7 @@ from database.sqlstates import (
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
     OUTDATED,
+    RANGE_REFUSED,
     RETRYABLE,
     SESSION_ENDS,
     UNKNOWN_NAME,
@@ -103,6 +104,10 @@ class ProjectionBroken(PartitionStopped):
 
 class NameUnknown(ProjectionBroken):
     """A statement of the projection names a table or a column that is not there."""
+
+
+class RangeRefused(LogRefused):
+    """The log has no range for a record behind a gap, and as many empty ranges as a worker may make."""
 
 
 class WorkerOutdated(PartitionStopped):
@@ -232,6 +237,8 @@ def translate_adbc_error(error: AdbcError) -> Exception:
         return OwnershipLost(why=text)
     if sqlstate == INSUFFICIENT_PRIVILEGE:
         return LogRefused(why=text, next_step="plant doctor")
+    if sqlstate == RANGE_REFUSED:
+        return RangeRefused(why=text, next_step="see docs/runbooks/the-log.md")
     if sqlstate == OUTDATED:
         return WorkerOutdated(why=text, next_step="plant --version")
     broken = NameUnknown if is_one_of(sqlstate, UNKNOWN_NAME) else ProjectionBroken

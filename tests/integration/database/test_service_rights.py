@@ -103,7 +103,7 @@ FUNCTIONS = {
     "index_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
     "is_logged_topic(text)": (INVOKER, set()),
     "log_reaches(text,integer,bigint)": (INVOKER, set()),
-    "summarize_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
+    "summarize_log_range(text,integer,bigint,bigint)": (DEFINER, {"writer"}),
     "log_range_offsets()": (INVOKER, set(SERVICES)),
     "log_table_name(text,integer)": (INVOKER, set(SERVICES)),
     "make_log_range(text,integer,bigint)": (DEFINER, {"writer"}),

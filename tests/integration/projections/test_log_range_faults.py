@@ -19,7 +19,7 @@ from projections.id_budget import IdBudget
 from projections.known_ids import FILTER_BYTES
 from projections.prepared import PreparedBatch
 from projections.read_model import READ_MODELS
-from projections.session import DataRefused, Session, WorkerOutdated
+from projections.session import DataRefused, RangeRefused, Session, WorkerOutdated
 from schemas.events import Event
 from schemas.polars_import import polars as pl
 from streams.errors import LogRefused
@@ -74,24 +74,70 @@ def test_records_that_come_before_an_empty_range_are_logged(
     events = some_events(200)
     projector = make_projector(0)
     project(projector, events[:50])
-
-    def end(projector: PartitionProjector, prepared: PreparedBatch) -> Any:
-        raise DatabaseUnreachable(why="the worker ended")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PartitionProjector, "_write", end)
-        with pytest.raises(DatabaseUnreachable):
-            project(projector, events[60:70], start=70, fetched_from=50)
+    end_behind_a_gap(projector, monkeypatch, 50, 70)
     assert superuser.query(RANGES) == [(0, False), (64, False)]
 
     for each in (projector, make_projector(0)):
         each.acquire(WATERMARKS)
     project(projector, events[50:60], start=50)
     successor = make_projector(0)
-    project(successor, [*events[:10], *events[60:180]], start=60)
+    project(successor, [*events[:10], *events[60:150]], start=60)
     finish(successor)
-    assert dispositions(superuser) == ["applied"] * 60 + ["repeat"] * 10 + ["applied"] * 120
+    assert dispositions(superuser) == ["applied"] * 60 + ["repeat"] * 10 + ["applied"] * 90
     assert superuser.query(RANGES) == [(0, True), (64, True), (128, False)]
+
+
+def end_behind_a_gap(projector: PartitionProjector, monkeypatch: pytest.MonkeyPatch, end: int, start: int) -> None:
+    """Let the worker end once it has made the range of a record behind a gap, before it writes to it."""
+
+    def ended(projector: PartitionProjector, prepared: PreparedBatch) -> Any:
+        raise DatabaseUnreachable(why="the worker ended")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionProjector, "_write", ended)
+        with pytest.raises(DatabaseUnreachable):
+            project(projector, some_events(3, seed=9), start=start, fetched_from=end)
+
+
+def test_a_gap_over_two_ends_of_ranges_whose_tail_is_lost(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happens twice; then the log comes to a shorter gap, and goes on through what was left: all of it is closed."""
+    events = some_events(300)
+    project(make_projector(0), events[:40])
+    for start in (140, 200):
+        end_behind_a_gap(make_projector(0), monkeypatch, 40, start)
+    assert [first for first, _ in superuser.query(RANGES)] == [0, 128, 192]
+    projector = make_projector(0)
+    project(projector, events[40:100], start=40)
+    token = projector.acquire(WATERMARKS).token
+    batch = batch_of([*events[:5], *events[100:240]], token=token, start=210)
+    object.__setattr__(batch, "fetched_from", 100)
+    projector.project(batch)
+    finish(projector)
+    assert superuser.query(RANGES) == [*((first, True) for first in range(0, 320, 64)), (320, False)]
+    assert dispositions(superuser) == ["applied"] * 100 + ["repeat"] * 5 + ["applied"] * 140
+
+
+def test_too_many_empty_ranges_are_named_and_an_operator_makes_one_more(
+    make_projector: MakeProjector, superuser: Session, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the runbook says; the log then goes on behind the gap, and repeats are found on both sides of it."""
+    events = some_events(200)
+    project(make_projector(0), events[:40])
+    for start in (140, 200, 260, 330):
+        end_behind_a_gap(make_projector(0), monkeypatch, 40, start)
+    with pytest.raises(RangeRefused, match=f"{TOPIC}/0 from 384 on .* 4 empty ones") as error:
+        project(make_projector(0), events[40:60], start=390, fetched_from=40)
+    assert error.value.next_step == "see docs/runbooks/the-log.md"
+    sql.execute(database.owner_url, [f"SELECT add_log_range('{TOPIC}', 0, 384)"])
+    projector = make_projector(0)
+    project(projector, [*events[30:150]], start=390, fetched_from=40)
+    finish(projector)
+    project(projector, events[:40], start=510)
+    finish(projector)
+    assert dispositions(superuser) == ["applied"] * 40 + ["repeat"] * 10 + ["applied"] * 110 + ["repeat"] * 40
+    assert [closed for _, closed in superuser.query(RANGES)] == [True] * 7 + [False]
 
 
 def test_a_worker_adds_no_row_to_a_range_that_it_has_closed(

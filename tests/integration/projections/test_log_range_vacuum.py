@@ -42,8 +42,8 @@ FROM log_records WHERE "offset" = 3
 def small_ranges(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A range has 64 offsets, and its lock is waited for briefly, and asked for again soon."""
     monkeypatch.setattr(log_ranges, "LOADED_OFFSETS", RANGE // 4)
-    monkeypatch.setattr(log_ranges, "INDEX_LOCK_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(log_ranges, "INDEX_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(log_ranges, "LOCK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(log_ranges, "AGAIN_SECONDS", 0.5)
     set_range_offsets(database.superuser_url, RANGE)
 
 
@@ -114,22 +114,46 @@ def test_a_full_range_that_is_frozen_gets_its_index_later(
     project(projector, events[:60])
     with vacuuming(database, 0), structlog.testing.capture_logs() as lines:
         project(projector, events[60:200], start=60)
-        project(projector, [*events[:100], *events[200:210]], start=200)
+        project(projector, [*events[:90], *events[200:210]], start=200)
         finish(projector)
         assert closed(superuser) == [False, False, False, False, False]
-        assert dispositions(superuser) == ["applied"] * 200 + ["repeat"] * 100 + ["applied"] * 10
+        assert dispositions(superuser) == ["applied"] * 200 + ["repeat"] * 90 + ["applied"] * 10
     assert {line["first_offset"] for line in lines if line["event"] == "log_range.locked"} == {0}
     close_all(projector, superuser)
     assert closed(superuser) == [True, True, True, True, False]
-    project(projector, events, start=310)
-    assert dispositions(superuser)[310:] == ["repeat"] * 210 + ["applied"] * 90
+    project(projector, events, start=300)
+    assert dispositions(superuser)[300:] == ["repeat"] * 210 + ["applied"] * 90
+
+
+def test_the_log_goes_on_over_the_end_of_a_range_while_it_is_analysed(
+    projector: PartitionProjector, superuser: Session, database: Database
+) -> None:
+    """The next range is there by then. One that can't be made is asked for again, and the range at hand is filled."""
+    events = some_events(300)
+    project(projector, events[:50])
+    analyst = Session(database.superuser_url)
+    try:
+        with structlog.testing.capture_logs() as lines:
+            analyst.script(PATIENT, "BEGIN", "ANALYZE log_records")
+            project(projector, [*events[:20], *events[50:100]], start=50)
+            project(projector, events[100:108], start=120)
+            finish(projector)
+            assert closed(superuser) == [False, False]
+            assert dispositions(superuser) == ["applied"] * 50 + ["repeat"] * 20 + ["applied"] * 58
+        assert {line["first_offset"] for line in lines if line["event"] == "log_range.not_made"} == {128}
+    finally:
+        analyst.close()
+    close_all(projector, superuser)
+    wait_until(lambda: projector.idle() or len(closed(superuser)) == 3, "the range behind the open one is made")
+    project(projector, [*events[100:110], *events[110:140]], start=128)
+    assert dispositions(superuser)[128:] == ["repeat"] * 8 + ["applied"] * 32
 
 
 def test_the_lock_is_not_asked_for_with_each_batch(
     projector: PartitionProjector, superuser: Session, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting for it takes the partition's time."""
-    monkeypatch.setattr(log_ranges, "INDEX_AGAIN_SECONDS", 3_600.0)
+    monkeypatch.setattr(log_ranges, "AGAIN_SECONDS", 3_600.0)
     project(projector, some_events(60))
     with vacuuming(database, 0), structlog.testing.capture_logs() as lines:
         token = projector.acquire(WATERMARKS).token
