@@ -29,22 +29,26 @@ from streams.topics import logical_topic
 FOLD_RECORDS = 10_000
 """Records of a slice, which is one transaction."""
 
+ENTITY = "entity"
+"""The column of bytes by which the entities of records are told apart."""
+
 _APPLIED = """
-SELECT "offset", value FROM log_records
-WHERE topic = $1 AND partition = $2 AND "offset" >= $3 AND "offset" < $4 AND disposition = 'applied'
+SELECT "offset", {columns} FROM log_records
+WHERE topic = $1 AND partition = $2 AND "offset" >= $3 AND "offset" < $4 AND disposition = 'applied' {of_types}
 ORDER BY "offset" LIMIT $5
 """
-_APPLIED_OF_TYPES = _APPLIED.replace(
-    "ORDER BY", "AND event_type = ANY (string_to_array($6, ',')::log_event_type[]) ORDER BY"
-)
-_APPLIED_WITH_HEADERS = _APPLIED.replace("value", "value, headers", 1)
+# The array is made once, by the query in parentheses, and not for each row.
+_OF_TYPES = "AND event_type = ANY ((SELECT string_to_array($6, ',')::log_event_type[])::log_event_type[])"
 
 Reduce = Callable[[dict[str, pl.DataFrame]], dict[str, pl.DataFrame]]
 """Leaves rows out of the staging tables of a slice that do not matter to what its models make of it."""
 
 
+ReduceRecords = Callable[[pl.DataFrame], pl.DataFrame]
+"""Leaves applied records out of `offset`, `value` and `entity` before they are decoded, as Reduce does after it."""
+
 Applied = Callable[[Session, str, int, tuple[int, int]], pl.DataFrame]
-"""Returns `offset` and `value` of the applied records of a partition between two offsets, in order."""
+"""Returns `offset`, `value` and `entity` of the applied records of a partition between two offsets, in order."""
 
 
 def fold_slice(
@@ -58,6 +62,7 @@ def fold_slice(
     *,
     schema: str | None = None,
     reduce: Reduce = dict,
+    reduce_records: ReduceRecords | None = None,
     only_types_read: bool = False,
     applied: Applied | None = None,
 ) -> int:
@@ -81,11 +86,14 @@ def fold_slice(
         rows = applied(session, topic, partition, offsets)
     else:
         tables = reads if only_types_read else EVENT_TABLES
-        rows = _applied(session, topic, partition, offsets, limit, tables, with_headers)
+        with_entities = reduce_records is not None
+        rows = _applied(session, topic, partition, offsets, limit, tables, with_headers, with_entities)
     after = int(rows["offset"][-1]) + 1 if applied is None and rows.height == limit else offsets[1]
     parking = ParkingLog(topic, partition)
     released, after = parking.released(session, offsets[0], after, limit)
     rows = rows.filter(pl.col("offset") < after)
+    if reduce_records is not None and not with_headers:
+        rows = reduce_records(rows)
     log_seconds = time.monotonic() - began_seconds
     if rows.height or released:
         own = rows["offset"].to_list()
@@ -108,16 +116,15 @@ def fold_slice(
 
 def _applied(
     session: Session, topic: str, partition: int, offsets: tuple[int, int], limit: int, tables: Set[str],
-    with_headers: bool,
+    with_headers: bool, with_entities: bool,
 ) -> pl.DataFrame:  # fmt: skip
     """Return applied records of the types that these staging tables are for, with headers where they are asked for."""
+    columns = "value, headers" if with_headers else f"value, entity_id AS {ENTITY}" if with_entities else "value"
     parameters = (topic, partition, *offsets, limit)
-    if with_headers:
-        return session.frame(_APPLIED_WITH_HEADERS, parameters)
-    if tables >= EVENT_TABLES:
-        return session.frame(_APPLIED, parameters)
+    if with_headers or tables >= EVENT_TABLES:
+        return session.frame(_APPLIED.format(columns=columns, of_types=""), parameters)
     types = ",".join(each for each in EVENT_TYPES if table_of(each) in tables)
-    return session.frame(_APPLIED_OF_TYPES, (*parameters, types))
+    return session.frame(_APPLIED.format(columns=columns, of_types=_OF_TYPES), (*parameters, types))
 
 
 def decoded_frames(

@@ -26,10 +26,10 @@ from projections.read_model import ReadModel
 from projections.rebuild.end_offsets import EndOffsets
 from projections.rebuild.errors import RebuildRefused
 from projections.rebuild.pace import RebuildPace
+from projections.rebuild.reduction import last_records, last_rows
 from projections.rebuild.topic_source import ChunkSource, MakeSource
 from projections.session import Session
-from projections.staging import OFFSET, Staging
-from schemas.polars_import import polars as pl
+from projections.staging import Staging
 
 ROUND_OFFSETS: Final = 10_000
 """Rounds end once a partition lags by no more than this: what is left is quick."""
@@ -124,6 +124,7 @@ class Filler:
         self._ends = ends
         self._make_source = make_source
         self._stopping = threading.Event()
+        self._refreshed: set[str] = set()
 
     def run(self, session: Session) -> None:
         """Fill every partition up to the log's end, in rounds: the log grows while one is filled.
@@ -201,12 +202,14 @@ class Filler:
         after = fold.fold_slice(
             session, staging, models, each.topic, each.partition, (start, stop), self._pace.chunk_records,
             reduce=lambda frames: last_rows(frames, models), only_types_read=True,
+            reduce_records=lambda records: last_records(records, models),
             applied=source.applied if source else None,
         )  # fmt: skip
         keys = [model.key for model in models]
         session.script(model_checkpoints.advance_models_statement(each.topic, each.partition, keys, after), "COMMIT")
         for model in models:
-            if start == 0:  # until then Postgres takes the tables for empty, and plans so
+            if start == 0 and model.key not in self._refreshed:  # until then Postgres plans for empty tables
+                self._refreshed.add(model.key)
                 session.script(model.refresh_sql)
             self._advance(model, after - start)
         self._stopping.wait(max(0.0, self._pace.wait_seconds(after - start) - (time.monotonic() - started_at)))
@@ -224,21 +227,3 @@ class Filler:
                 next_step="plant projections list",
             )  # fmt: skip
         return offsets, min(int(log_end) for _, _, log_end in rows)
-
-
-def last_rows(frames: dict[str, pl.DataFrame], models: Sequence[ReadModel]) -> dict[str, pl.DataFrame]:
-    """Return staged rows without those that every model which reads them says do not matter: earlier ones of a key."""
-    return {table: _last_rows(frame, _keys_of(table, models)) for table, frame in frames.items()}
-
-
-def _keys_of(table: str, models: Sequence[ReadModel]) -> set[tuple[str, ...]]:
-    """Return the keys by which models read the last rows of a table; none where one of them reads every row."""
-    keys = {model.last_of.get(table, ()) for model in models if table in model.reads}
-    return set() if () in keys else keys
-
-
-def _last_rows(frame: pl.DataFrame, keys: set[tuple[str, ...]]) -> pl.DataFrame:
-    if not keys:
-        return frame
-    last = [pl.col(OFFSET) == pl.col(OFFSET).max().over(key) for key in sorted(keys)]
-    return frame.filter(pl.any_horizontal(last)).sort(OFFSET)

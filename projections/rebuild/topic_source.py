@@ -16,6 +16,7 @@ from uuid import UUID
 
 from projections.checkpoints import PROJECTOR, recorded_topic_id
 from projections.effective_events import unapplied_offsets
+from projections.fold import ENTITY
 from projections.rebuild.errors import TopicUnusable
 from projections.session import Session
 from runtime.settings import Settings
@@ -27,7 +28,7 @@ from streams.log_reader import UNFENCED, LogReader
 FETCH_STALLED_TIMEOUT_SECONDS: Final = 60.0
 """How long nothing may come of a topic that has more."""
 
-_READ: Final = {"offset": pl.Int64, "value": pl.Binary}
+_READ: Final = {"offset": pl.Int64, "value": pl.Binary, ENTITY: pl.Binary}
 
 
 class ChunkSource(Protocol):
@@ -40,7 +41,10 @@ class ChunkSource(Protocol):
     ) -> None: ...
 
     def applied(self, session: Session, topic: str, partition: int, offsets: tuple[int, int]) -> pl.DataFrame:
-        """Return the applied records from `offsets[0]` on and below `offsets[1]`: `offset` and `value`, in order."""
+        """Return the applied records from `offsets[0]` on and below `offsets[1]`, in order.
+
+        They have `offset`, `value` and `entity`.
+        """
 
 
 MakeSource = Callable[[], ChunkSource]
@@ -98,7 +102,9 @@ class TopicSource:
                     raise KafkaUnavailable(why=f"Nothing came of {topic}/{partition} any more.") from error
                 if batch is None:
                     return read
-                read.extend(pl.DataFrame({"offset": batch.offsets, "value": batch.values}, schema=_READ))
+                # The key of an applied record is the id of its entity: any other makes it poison.
+                columns = {"offset": batch.offsets, "value": batch.values, ENTITY: batch.keys}
+                read.extend(pl.DataFrame(columns, schema=_READ))
 
     async def _reader(self, topic: str, partition: int) -> LogReader:
         """Return the reader of a partition; a thread reads one at a time."""

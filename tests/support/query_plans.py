@@ -163,12 +163,19 @@ def planned_queries(rows: int) -> dict[str, PlannedQuery]:
         "projections/rebuild/end_offsets.py _FIRST_LATER": worker(
             end_offsets._FIRST_LATER, *chain, "2026-01-01T00:00:00+00:00"
         ),
-        "projections/fold.py _APPLIED": worker(fold._APPLIED, *chain, first, rows, fold.FOLD_RECORDS),
+        "projections/fold.py _APPLIED": worker(
+            fold._APPLIED.format(columns="value", of_types=""), *chain, first, rows, fold.FOLD_RECORDS
+        ),
         "projections/fold.py _APPLIED (of types)": worker(
-            fold._APPLIED_OF_TYPES, *chain, first, rows, fold.FOLD_RECORDS, "genesis.agent.rated"
+            fold._APPLIED.format(columns="value, entity_id", of_types=fold._OF_TYPES),
+            *chain,
+            first,
+            rows,
+            fold.FOLD_RECORDS,
+            "genesis.agent.rated",
         ),
         "projections/fold.py _APPLIED (with headers)": worker(
-            fold._APPLIED_WITH_HEADERS, *chain, first, rows, fold.FOLD_RECORDS
+            fold._APPLIED.format(columns="value, headers", of_types=""), *chain, first, rows, fold.FOLD_RECORDS
         ),
         **{
             f"projections/parking_log.py {name}": worker(getattr(parking_log, name).format(**literals, **at))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from projections import fold
-from projections.rebuild import fill as filling
 from projections.rebuild import pace, rebuilds
 from projections.rebuild.errors import RebuildRefused
 from projections.rebuild.fill import Filler
@@ -106,15 +105,20 @@ def test_a_rebuild_that_was_handed_to_workers_is_filled_no_more(
     assert superuser.query(f"SELECT count(*) AS n FROM {model.schema}.agents") == [(0,)]
 
 
-def test_rows_that_do_not_matter_are_not_staged(projected_log: ProjectedLog, owner: Session) -> None:
-    """Of each key the last row is kept, whatever their order; a table without a key is staged whole, and so is one of
-    which another model of the pass reads every row.
-    """
-    model = begun(owner)
-    rows = pl.DataFrame({"offset": [5, 1, 3, 2], "agent_id": [b"a", b"a", b"b", b"b"]})
-    frames = {"staged_agent_onboarded": rows, "staged_agent_rated": rows}
-    reduced = filling.last_rows(frames, [model])
-    assert reduced["staged_agent_onboarded"].rows() == [(3, b"b"), (5, b"a")]
-    assert reduced["staged_agent_rated"].equals(rows)
-    assert filling.last_rows(frames, [model, RATINGS])["staged_agent_onboarded"].height == 2
-    assert filling.last_rows(frames, [model, ACTIVITY])["staged_agent_onboarded"].equals(rows)
+def test_a_rebuild_decodes_the_last_event_of_an_entity_where_no_other_matters(
+    database: Database, projected_log: ProjectedLog, owner: Session, superuser: Session, decoded: list[int]
+) -> None:
+    """Of a type that its model takes so; of amendments every one, since an id may be that of two kinds of entities."""
+    applied = superuser.query("""
+        SELECT count(*) AS every, count(DISTINCT (event_type, entity_id)) AS last FROM log_records
+        WHERE event_type IN ('genesis.agent.onboarded', 'genesis.agent.available') AND disposition = 'applied'
+        UNION ALL SELECT count(*), count(*) FROM log_records
+        WHERE event_type IN ('genesis.entity.amended', 'genesis.entity.retired') AND disposition = 'applied'
+    """)
+    released = len(projected_log.applied) - superuser.query(
+        "SELECT count(*) AS n FROM log_records WHERE disposition = 'applied'"
+    )[0][0]  # fmt: skip
+    made = rebuilt(database, owner)
+    assert len(decoded) == sum(last for _, last in applied) + released
+    assert len(decoded) < sum(every for every, _ in applied) + released
+    assert model_tables(superuser, made) == FOLDS["agents"](projected_log.applied)
