@@ -21,7 +21,7 @@ from api.redrive_bodies import KIND, AskedRedrive, read_redrive
 from database.connector import Database
 from database.errors import ConstraintRefused
 from deliveries.endpoint_store import EndpointStore
-from deliveries.errors import NothingToRedrive
+from deliveries.errors import NothingToRedrive, TooManyRedrives
 from deliveries.redrive.orders import RedriveOrder, Redrives, StoredRedrive
 from deliveries.redrive.recovery import failing_since
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
@@ -62,19 +62,21 @@ class RedriveChanges:
             known = await self._redrives.find_operation(operation_id)
             return nothing_given if known is None else _repeated(known, digest)
         if await self._redrives.running() >= RUNNING_MAX:
-            raise Problem("too-many-redrives", f"It has {RUNNING_MAX} that are running.")
+            raise _too_many_redrives()
         order = RedriveOrder(
             operation_id=operation_id, kind=asked.kind, selection=msgspec.to_builtins(selection), reason=asked.reason,
             ordered_by=actor_of(self._token), rate_per_second=asked.rate_per_second, request_digest=digest,
         )  # fmt: skip
         await self._record(order, plan)
         try:
-            number = await self._redrives.order(order, selection)
-        except (NothingToRedrive, ConstraintRefused) as error:
+            number = await self._redrives.order(order, selection, RUNNING_MAX)
+        except (NothingToRedrive, TooManyRedrives, ConstraintRefused) as error:
             if (known := await self._redrives.find_operation(operation_id)) is not None:
                 return _repeated(known, digest)
             if isinstance(error, ConstraintRefused):
                 raise
+            if isinstance(error, TooManyRedrives):  # others came at once
+                raise _too_many_redrives() from None
             plan = await self._redrives.plan(selection)  # another order has them by now
             return Changed(200, plan_document(plan, asked.rate_per_second, None))
         stored = await self._redrives.find(number)
@@ -148,6 +150,10 @@ def _group_document(group: PlannedGroup) -> dict[str, Any]:
     document = msgspec.structs.asdict(group)
     del document["left_out"]  # None of a plan's own
     return document
+
+
+def _too_many_redrives() -> Problem:
+    return Problem("too-many-redrives", f"It has {RUNNING_MAX} that are running.")
 
 
 def _repeated(known: StoredRedrive, digest: bytes | None) -> Changed:

@@ -22,6 +22,7 @@ from api.redrive_bodies import SEARCH, read_asked_search
 from api.redrive_changes import RUNNING_MAX, plan_document
 from database.connector import Database
 from deliveries.endpoint_store import EndpointStore
+from deliveries.errors import TooManySearches
 from deliveries.redrive.missing_deliveries import MARGIN
 from deliveries.redrive.missing_searches import MissingSearches, SearchRequest, StoredSearch
 from deliveries.redrive.orders import Redrives
@@ -55,7 +56,7 @@ class SearchChanges:
         self._refuse_too_old(asked.since)
         await self._store.find(asked.endpoint_id)
         if await self._searches.waiting() >= WAITING_MAX:
-            raise Problem("too-many-searches", f"It has {WAITING_MAX} that wait or are under way.")
+            raise _too_many_searches()
         if asked.execute and await self._redrives.running() >= RUNNING_MAX:
             raise Problem("too-many-redrives", f"It has {RUNNING_MAX} that are running.")
         request = SearchRequest(
@@ -68,7 +69,10 @@ class SearchChanges:
             why = f"{asked.reason} [since {asked.since.isoformat()}; {asked.rate_per_second} a second]"
             target = str(asked.endpoint_id)
             await self._parts.record("deliveries.replay_missing", target, why, request.asked_by, operation_id)
-        stored = await self._searches.store(request)
+        try:
+            stored = await self._searches.store(request, WAITING_MAX)
+        except TooManySearches:  # others came at once
+            raise _too_many_searches() from None
         made = await self._searches.find_operation(operation_id)
         assert made is not None, "it was stored, now or by the same request a second time"
         if not stored:
@@ -101,7 +105,12 @@ def search_document(search: StoredSearch) -> dict[str, Any]:
     if search.plan is not None:
         document["plan"] = plan_document(search.plan.plan(), search.rate_per_second, None)
         del document["plan"]["redrive"]  # its number is the search's
+        document["plan"]["undispatched"] = search.plan.undispatched
     return document
+
+
+def _too_many_searches() -> Problem:
+    return Problem("too-many-searches", f"It has {WAITING_MAX} that wait or are under way.")
 
 
 def _repeated_search(known: StoredSearch, digest: bytes | None) -> Changed:

@@ -115,6 +115,18 @@ class UnknownSearch(DeliveriesError, CheckFailed):
     """There is no such search."""
 
 
+class SearchEnded(DeliveriesError):
+    """The search was ended by another process: what was found here is not written down, and nothing is ordered."""
+
+
+class TooManySearches(DeliveriesError, CheckFailed):
+    """The tenant has as many searches that wait as it may have."""
+
+
+class TooManyRedrives(DeliveriesError, CheckFailed):
+    """The tenant has as many redrives that run as it may have."""
+
+
 class EndpointStateRefused(DeliveriesError, CheckFailed):
     """The endpoint's state does not allow this."""
 

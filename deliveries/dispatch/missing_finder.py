@@ -10,6 +10,7 @@ Searches rest as long as they work, since the same process dispatches live event
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -19,7 +20,7 @@ from database.errors import DatabaseClosed
 from database.sessions import single_connection
 from deliveries.dispatch.endpoint_directory import ANSWER_TIMEOUT_SECONDS, RECONNECT_SECONDS
 from deliveries.endpoint_store import EndpointStore
-from deliveries.errors import NothingToRedrive, SearchTooLarge
+from deliveries.errors import NothingToRedrive, SearchEnded, SearchTooLarge
 from deliveries.redrive.missing_deliveries import (
     DEFAULT_NAMES,
     DeliveryTopicNames,
@@ -117,6 +118,8 @@ class MissingFinder:
             ended = await self._make(searches, asked)
         except (Unreachable, DatabaseClosed):
             raise  # it waits until Postgres and Kafka are there again
+        except SearchEnded:
+            log.info("missing_search.ended_elsewhere", number=asked.number)
         except PlantError as error:
             await self._refuse(searches, asked, f"{error.what} {error.why}".strip())
         except Exception:
@@ -147,12 +150,13 @@ class MissingFinder:
         if search.offsets > OFFSETS_MAX:
             raise SearchTooLarge(why=f"{search.offsets:,} offsets of the log are since then; {OFFSETS_MAX:,} at most.")
         tally, missing = MissingTally(endpoint), []
-        async for each in search.missing():
-            if tally.add(each) is None and asked.execute:
-                missing.append(each)
-            if tally.count > DELIVERIES_MAX:
-                raise SearchTooLarge(why=f"More than {DELIVERIES_MAX:,} events are missing.")
-        found = MissingPlan(tally.groups(), list(tally.examples))
+        async with contextlib.aclosing(search.missing()) as found_missing:
+            async for each in found_missing:
+                if tally.add(each) is None and asked.execute:
+                    missing.append(each)
+                if tally.count > DELIVERIES_MAX:
+                    raise SearchTooLarge(why=f"More than {DELIVERIES_MAX:,} events are missing.")
+        found = MissingPlan(tally.groups(), list(tally.examples), search.undispatched)
         redrive = None
         if missing:
             redrive = await self._order(asked, missing, search.checked, found)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -150,6 +151,8 @@ class MissingSearch:
         """
         self.checked = 0
         """Events that were compared."""
+        self.undispatched = 0
+        """Offsets since then that are not looked at: dispatchers have still to pass them, and do so by themselves."""
         self._settings = settings
         self._database = database
         self._log_address = settings.database_address(log_reader)
@@ -171,6 +174,7 @@ class MissingSearch:
                 next_step=f"plant deliveries replay-missing {self._endpoint.id} --since {kept.days - 1}d",
             )
         first = (await read_start(self._settings, since, self._names.events)).offsets
+        highs = (await read_start(self._settings, None, self._names.events)).offsets
         ends = await asyncio.to_thread(self._dispatched_to)
         async with self._database.transaction(read_only=True) as connection:
             rows = (await connection.execute(_BACKFILLS, {"endpoint_id": self._endpoint.id})).all()
@@ -180,42 +184,43 @@ class MissingSearch:
                 " start on by itself.",
                 next_step="plant dispatcher",
             )
-        self._ranges = {
-            row.partition: list(
-                offset_ranges(
-                    max(first[row.partition], self._subscription.start_offset(row.partition)),
-                    (row.next_offset, row.until_offset),
-                    ends.get(row.partition, 0),
-                )
-            )
-            for row in rows
-            if row.partition < len(first)
-        }
+        for row in rows:
+            if row.partition < len(first):
+                start = max(first[row.partition], self._subscription.start_offset(row.partition))
+                backfill = row.next_offset, row.until_offset
+                ranges = list(offset_ranges(start, backfill, ends.get(row.partition, 0)))
+                self._ranges[row.partition] = ranges
+                self.undispatched += max(0, highs[row.partition] - start - offsets_of(ranges))
         await self._await_recorded()
 
     @property
     def offsets(self) -> int:
         """How many offsets of the log are looked at."""
-        return sum(until - start for ranges in self._ranges.values() for start, until in ranges)
+        return sum(offsets_of(ranges) for ranges in self._ranges.values())
 
-    async def missing(self) -> AsyncIterator[MissingDelivery]:
+    async def missing(self) -> AsyncGenerator[MissingDelivery]:
         """Yield the missing deliveries, in the order of the log within each partition."""
-        session = await asyncio.to_thread(Session, self._log_address)
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="missing-deliveries")
+        # All of the session in one thread: a search that is given up closes it behind the query that runs.
+        session = thread.submit(Session, self._log_address)
         try:
+            reader = await asyncio.wrap_future(session)
             for partition, ranges in sorted(self._ranges.items()):
                 for start, until in ranges:
                     at = start
                     while at < until:
                         began = time.monotonic()
-                        found = await asyncio.to_thread(
-                            logged_events, session, self._names.events, partition, (at, until), SLICE_EVENTS
+                        found = await loop.run_in_executor(
+                            thread, logged_events, reader, self._names.events, partition, (at, until), SLICE_EVENTS
                         )
                         at = found.next_offset
                         for each in await self._missing_of(partition, found.events):
                             yield each
                         await asyncio.sleep((time.monotonic() - began) * self._rest_share)
         finally:
-            await asyncio.to_thread(session.close)
+            thread.submit(_close, session)
+            thread.shutdown(wait=False)
 
     async def _missing_of(self, partition: int, events: Sequence[EffectiveEvent]) -> list[MissingDelivery]:
         self.checked += len(events)
@@ -299,6 +304,21 @@ async def still_missing(connection: AsyncConnection, asked: Sequence[MissingDeli
         for each in asked
         if known[each.delivery_id].state in (None, "cancelled")
     ]
+
+
+def _close(session: Future[Session]) -> None:
+    """Close a session, if it could be opened."""
+    if not session.cancelled() and session.exception() is None:
+        session.result().close()
+
+
+def offsets_of(ranges: Iterable[OffsetRange]) -> int:
+    """Return how many offsets are in ranges that are apart.
+
+    >>> offsets_of([(5, 10), (20, 30)])
+    15
+    """
+    return sum(until - start for start, until in ranges)
 
 
 def offset_ranges(first: int, backfill: OffsetRange, end: int) -> Iterator[OffsetRange]:

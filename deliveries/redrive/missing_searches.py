@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
-from deliveries.errors import UnknownSearch
+from deliveries.errors import SearchEnded, TooManySearches, UnknownSearch
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
 
 SearchState = Literal["waiting", "ended", "refused"]
@@ -40,6 +40,9 @@ _NEXT: Final = text(
     f"SELECT {_COLUMNS} FROM missing_searches WHERE state = 'waiting' ORDER BY number LIMIT 1"  # noqa: S608
 )
 _WAITING: Final = text("SELECT count(*) FROM missing_searches WHERE state = 'waiting'")
+# One after the other for a tenant: requests that come at once see each other's searches.
+_ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('plant searches'), hashtext(:tenant))")
+_STORED: Final = text("SELECT count(*) FROM missing_searches WHERE operation_id = :operation_id")
 _END: Final = text("""
     UPDATE missing_searches SET state = 'ended', ended_at = clock_timestamp(), compared = :compared,
         plan = CAST(:plan AS jsonb), redrive = :redrive
@@ -73,6 +76,8 @@ class MissingPlan(msgspec.Struct, frozen=True):
 
     groups: list[PlannedGroup]
     examples: list[UUID]
+    undispatched: int | None = None
+    """Offsets that were not looked at, since dispatchers have still to pass them; None of searches from before."""
 
     def plan(self) -> RedrivePlan:
         """Return the plan of an order of it."""
@@ -109,10 +114,18 @@ class MissingSearches:
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._database.transaction(self._tenant, read_only=True)
 
-    async def store(self, request: SearchRequest) -> bool:
-        """Store a search; return False where there is one of this operation already, also one under way at once."""
+    async def store(self, request: SearchRequest, waiting_max: int) -> bool:
+        """Store a search; return False where there is one of this operation already, also one under way at once.
+
+        Raises TooManySearches where so many of the tenant wait, however many are stored at once.
+        """
         values = {**msgspec.structs.asdict(request), "tenant": self._tenant}
         async with self._writing() as connection:
+            await connection.execute(_ONE_BY_ONE, {"tenant": self._tenant})
+            if (await connection.execute(_STORED, {"operation_id": request.operation_id})).scalar_one():
+                return False
+            if (await connection.execute(_WAITING)).scalar_one() >= waiting_max:
+                raise TooManySearches
             return bool((await connection.execute(_INSERT, values)).rowcount)
 
     async def waiting(self) -> int:
@@ -168,9 +181,11 @@ class MissingSearches:
 async def end_search(
     connection: AsyncConnection, number: int, compared: int, found: MissingPlan, redrive: int | None
 ) -> None:
-    """End a search in the transaction that gives its order."""
+    """End a search in the transaction that gives its order. Raises SearchEnded where it has ended already."""
     plan = msgspec.json.encode(found).decode()
-    await connection.execute(_END, {"number": number, "compared": compared, "plan": plan, "redrive": redrive})
+    values = {"number": number, "compared": compared, "plan": plan, "redrive": redrive}
+    if not (await connection.execute(_END, values)).rowcount:
+        raise SearchEnded
 
 
 def _stored(row: Any) -> StoredSearch:

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
-from deliveries.errors import NothingToRedrive, UnknownRedrive
+from deliveries.errors import NothingToRedrive, TooManyRedrives, UnknownRedrive
 from deliveries.redrive.missing_deliveries import MissingDelivery
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
 from deliveries.redrive.selection import SELECTED, RedriveSelection, selection_conditions
@@ -151,23 +151,25 @@ class Redrives:
             found = (await connection.execute(statement, {**values, "examples": examples})).scalars().all()
             return RedrivePlan(groups, found)
 
-    async def order(self, order: RedriveOrder, selection: RedriveSelection) -> int:
+    async def order(self, order: RedriveOrder, selection: RedriveSelection, running_max: int | None = None) -> int:
         """Order the deliveries of a selection to be sent again; return the order's number.
 
-        Raises NothingToRedrive where there is none by now.
+        Raises NothingToRedrive where there is none by now, and TooManyRedrives where so many run.
         """
-        async with self.open_order(order) as new:
+        async with self.open_order(order, running_max) as new:
             await new.add_selected(selection)
         return new.number
 
     @asynccontextmanager
-    async def open_order(self, order: RedriveOrder) -> AsyncIterator[NewOrder]:
+    async def open_order(self, order: RedriveOrder, running_max: int | None = None) -> AsyncIterator[NewOrder]:
         """Yield an order to add deliveries to; it is given, all or nothing, when the block ends.
 
-        Raises NothingToRedrive where no delivery was added.
+        Raises NothingToRedrive where no delivery was added, and TooManyRedrives where so many orders run.
         """
         async with self._writing() as connection:
             await connection.execute(_ONE_BY_ONE)
+            if running_max is not None and (await connection.execute(_RUNNING)).scalar_one() >= running_max:
+                raise TooManyRedrives
             await connection.execute(_FORGET)
             values = {
                 **msgspec.structs.asdict(order),

@@ -100,6 +100,8 @@ async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None
         await search.prepare(since_at, now)
         plan = await _plan_missing(endpoint, search)
         click.echo(f"{search.checked:,} events of the log were compared.", err=True)
+        if search.undispatched:
+            click.echo(f"{search.undispatched:,} offsets since then are not dispatched yet (plant status).", err=True)
         number = None
         if ordering.execute and plan.deliveries:
             orders = Redrives(database)

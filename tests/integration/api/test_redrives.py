@@ -99,6 +99,25 @@ async def test_an_order_is_given_once(endpoint_api: EndpointApi, database: Datab
     }
 
 
+async def test_orders_that_are_asked_for_at_once_are_no_more_than_may_run(
+    endpoint_api: EndpointApi, database: Database
+) -> None:
+    """Requests that all looked before the first one was stored, each for a delivery of its own."""
+    endpoint = await with_dead_letters(endpoint_api, database, 4)
+    sql.execute(database.owner_url, [
+        "INSERT INTO redrives (operation_id, kind, selection, reason, ordered_by, rate_per_second, governance_agent_id)"
+        " SELECT gen_random_uuid(), 'retry', '{}', 'r', 'o', 1, 'genesis' FROM generate_series(1, 18)"
+    ])  # fmt: skip
+    dead = [str(attempted(number, endpoint_id=UUID(endpoint)).delivery_id) for number in range(2, 6)]
+    answers = await asyncio.gather(
+        *(endpoint_api.send("POST", "/redrives", {"kind": "retry", "deliveries": [each], "execute": True})
+          for each in dead)
+    )  # fmt: skip
+    assert sorted(each.status_code for each in answers) == [201, 201, 409, 409]
+    assert {problem(each) for each in answers if each.status_code == 409} == {(409, "too-many-redrives")}
+    assert sql.value(database.operator_url, SLOTS) == 2
+
+
 async def test_a_request_that_comes_while_its_order_is_stored_finds_it(
     endpoint_api: EndpointApi, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,30 @@ async def test_a_tenant_has_so_many_searches_at_a_time(endpoint_api: EndpointApi
     assert sql.value(database.owner_url, SEARCHES) == 4
 
 
+async def test_searches_that_are_asked_for_at_once_are_no_more(
+    endpoint_api: EndpointApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that all looked before the first one was stored, with and without keys."""
+    body = await search_of(endpoint_api, execute=True)
+    for _ in range(2):
+        assert (await endpoint_api.send("POST", "/searches", body)).status_code == 202
+    waiting, looked = MissingSearches.waiting, asyncio.Barrier(4)
+
+    async def look_together(searches: MissingSearches) -> int:
+        found = await waiting(searches)
+        await looked.wait()
+        return found
+
+    monkeypatch.setattr(MissingSearches, "waiting", look_together)
+    answers = await asyncio.gather(
+        *(endpoint_api.send("POST", "/searches", body, idempotency_key=key) for key in ("a", "b")),
+        *(endpoint_api.send("POST", "/searches", body) for _ in range(2)),
+    )
+    assert sorted(each.status_code for each in answers) == [202, 409, 409, 409]
+    assert {problem(each) for each in answers if each.status_code == 409} == {(409, "too-many-searches")}
+    assert sql.value(database.owner_url, SEARCHES) == 3
+
+
 async def test_searches_are_listed(endpoint_api: EndpointApi, database: Database) -> None:
     """Newest first, page by page, with what was found."""
     body = await search_of(endpoint_api)
@@ -120,7 +144,8 @@ async def test_searches_are_listed(endpoint_api: EndpointApi, database: Database
     assert [each["number"] for each in found] == numbers[::-1]
     assert found[0]["compared"] == 9
     assert found[0]["plan"] == {
-        "deliveries": 0, "rate_per_second": 200, "seconds": 0.0, "groups": [], "left_out": {}, "examples": []
+        "deliveries": 0, "rate_per_second": 200, "seconds": 0.0, "groups": [], "left_out": {}, "examples": [],
+        "undispatched": None,
     }  # fmt: skip
 
 
@@ -185,6 +210,13 @@ async def test_the_role_asks_for_its_own_alone(endpoint_api: EndpointApi, databa
         ({"endpoint": str(UUID(int=1)), "from": "3000-01-01T00:00:00Z"}, {"#/from"}),
         ({"endpoint": str(UUID(int=1)), "from": "2020-01-01T00:00:00Z"}, {"#/from"}),
         ({"endpoint": str(UUID(int=1)), "from": "2020-01-01T00:00:00"}, {"#/from"}),
+        ({"endpoint": str(UUID(int=1)), "from": "0001-01-01T00:00:00+14:00"}, {"#/from"}),
+        ({"endpoint": str(UUID(int=1)), "from": "9999-12-31T23:59:59-14:00"}, {"#/from"}),
+        ({"endpoint": str(UUID(int=1)), "from": "\u0662026-01-01T00:00:00Z"}, {"#/from"}),
+        ({"endpoint": [str(UUID(int=1))], "from": {"$gt": ""}}, {"#/endpoint", "#/from"}),
+        ({"endpoint": "\x00", "from": SINCE, "rate_per_second": True}, {"#/endpoint", "#/rate_per_second"}),
+        ({"endpoint": str(UUID(int=1)), "from": SINCE, "rate_per_second": 1.5}, {"#/rate_per_second"}),
+        ({"endpoint": str(UUID(int=1)), "from": SINCE, "rate_per_second": 10**30}, {"#/rate_per_second"}),
         ({"endpoint": str(UUID(int=1)), "from": SINCE, "rate_per_second": 1_001}, {"#/rate_per_second"}),
         ({"endpoint": str(UUID(int=1)), "from": SINCE, "execute": "yes"}, {"#/execute"}),
         ({"endpoint": str(UUID(int=1)), "from": SINCE, "reason": "a\x00b"}, {"#/reason"}),

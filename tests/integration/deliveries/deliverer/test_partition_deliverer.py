@@ -187,8 +187,8 @@ async def test_attempts_whose_topic_lost_its_tail_stop_their_partition(
 REMADE = "UPDATE delivery_checkpoints SET topic_id = gen_random_uuid() WHERE topic = '{}' AND partition = 0"
 TOPIC_ID = "SELECT topic_id FROM delivery_checkpoints WHERE topic = '{}' AND partition = 1"
 MADE_GOOD = "UPDATE delivery_checkpoints SET topic_id = '{}' WHERE topic = '{}'"
-END_OWNER = "SELECT pg_terminate_backend(backend_pid) FROM delivery_owners WHERE consumer = 'deliverer' AND partition = 0"
 OWNER = "SELECT {} FROM delivery_owners WHERE consumer = 'deliverer' AND partition = 0"
+END_OWNER = OWNER.format("pg_terminate_backend(backend_pid)")
 CHECKPOINTS = "SELECT count(*) FROM delivery_checkpoints WHERE consumer = 'deliverer'"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,11 +19,13 @@ from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.dispatch import missing_finder
 from deliveries.dispatch.missing_finder import MissingFinder
 from deliveries.endpoint_store import open_endpoint_store
+from deliveries.redrive import missing_deliveries
 from deliveries.redrive.missing_deliveries import DeliveryTopicNames, MissingSearch
 from deliveries.redrive.missing_searches import MissingSearches, SearchRequest, StoredSearch
 from devstack import sql
 from operations.services.dispatcher import running_dispatcher
 from operations.services.worker import build_worker
+from projections.checkpoints import checkpoints_of
 from runtime.settings import Settings
 from schemas.events import Event
 from streams.errors import KafkaUnavailable
@@ -99,8 +102,8 @@ async def asked(local: Settings, endpoint_id: UUID, **changes: Any) -> int:
             "rate_per_second": 10_000, "execute": True, "reason": "A test.", "asked_by": "tests",
         }  # fmt: skip
         request = SearchRequest(**{**fields, **changes})
-        assert await searches.store(request)
-        assert not await searches.store(request)
+        assert await searches.store(request, 100)
+        assert not await searches.store(request, 100)
         found = await searches.find_operation(request.operation_id)
         assert found is not None
         assert found.state == "waiting"
@@ -288,3 +291,122 @@ async def test_old_plans_are_forgotten(local: Settings, database: Database, topi
         assert await finder.make_next()
     left = "SELECT string_agg(execute::text, ' ' ORDER BY number) FROM missing_searches"
     assert sql.value(database.owner_url, left) == "true false"
+
+
+async def test_what_is_not_dispatched_yet_is_told(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """Nothing is missing of it, since a dispatcher sends it by itself; but it was not looked at either."""
+    endpoint_id, _ = await unsent(local, database, topic, topics)
+    await asyncio.to_thread(fill, local, topic, list(events(7, seed=5)))
+    number = await asked(local, endpoint_id, execute=False)
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+    found = await looked_up(local, number)
+    assert found.plan is not None
+    assert (found.compared, found.plan.undispatched, found.plan.plan().deliveries) == (EVENTS, 7, EVENTS)
+
+
+async def test_a_search_that_another_process_ended_orders_nothing(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where one that was frozen goes on: its tenant was told that there is no order."""
+    endpoint_id, _ = await unsent(local, database, topic, topics)
+    number = await asked(local, endpoint_id)
+    missing = MissingSearch.missing
+
+    async def and_then_refused(search: MissingSearch) -> AsyncIterator[Any]:
+        async for each in missing(search):
+            yield each
+        writer = connect(local, "writer")
+        assert await MissingSearches(writer).refuse(number, "Another process could not make it.")
+        await writer.close()
+
+    monkeypatch.setattr(MissingSearch, "missing", and_then_refused)
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+        assert not await finder.make_next()
+    found = await looked_up(local, number)
+    assert (found.state, found.why, found.redrive) == ("refused", "Another process could not make it.", None)
+    assert sql.value(database.owner_url, "SELECT count(*) FROM redrives") == 0
+
+
+async def test_a_search_that_is_given_up_ends_its_query_first(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session is no two threads' at once: it is closed behind the query that runs, and the search waits on."""
+    endpoint_id, _ = await unsent(local, database, topic, topics)
+    number = await asked(local, endpoint_id)
+    reading, given_up, closed = threading.Event(), threading.Event(), threading.Event()
+    steps: list[str] = []
+    logged_events, session_of = missing_deliveries.logged_events, missing_deliveries.Session
+
+    def read(*arguments: Any) -> Any:
+        reading.set()
+        assert given_up.wait(60)
+        try:
+            return logged_events(*arguments)
+        finally:
+            steps.append("read")
+
+    def dispatched_to(search: MissingSearch) -> dict[int, int]:
+        with contextlib.closing(session_of(local.database_address("writer"))) as session:
+            return checkpoints_of(session, "dispatcher", topic)
+
+    class WatchedSession(session_of):  # type: ignore[valid-type, misc]  # the class as it is
+        def close(self) -> None:
+            steps.append("closed")
+            super().close()
+            closed.set()
+
+    async with finders(local, topic, topics) as [finder]:
+        with monkeypatch.context() as watched:
+            watched.setattr(missing_deliveries, "logged_events", read)
+            watched.setattr(MissingSearch, "_dispatched_to", dispatched_to)
+            watched.setattr(missing_deliveries, "Session", WatchedSession)
+            finder.start()
+            assert await asyncio.to_thread(reading.wait, 60)
+        stopping = asyncio.create_task(finder.stop())
+        await asyncio.wait([stopping], timeout=1)
+        given_up.set()
+        await stopping
+        assert await asyncio.to_thread(closed.wait, 60)
+    assert steps == ["read", "closed"]
+    assert (await looked_up(local, number)).state == "waiting"
+
+
+FINDERS_LOCK = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((classid::bigint << 32) | objid::bigint) = hashtextextended('plant.missing_searches', 0)
+"""
+
+
+async def test_searches_go_on_where_the_lock_was_lost(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of one: both processes may make it then, there is one order, and later ones are made."""
+    endpoint_id, made = await unsent(local, database, topic, topics)
+    number = await asked(local, endpoint_id)
+    missing, lost = MissingSearch.missing, asyncio.Event()
+
+    async def and_lose_the_lock(search: MissingSearch) -> AsyncIterator[Any]:
+        if not lost.is_set():
+            lost.set()
+            assert sql.value(database.superuser_url, FINDERS_LOCK)
+        async for each in missing(search):
+            yield each
+
+    monkeypatch.setattr(MissingSearch, "missing", and_lose_the_lock)
+    async with finders(local, topic, topics, 2) as both:
+        for each in both:
+            each.start()
+
+        async def ended() -> bool:
+            return (await looked_up(local, number)).state == "ended"
+
+        await wait_until_async(ended, "the search is made")
+        number = await asked(local, endpoint_id, execute=False)
+        await wait_until_async(ended, "the next one is made")
+    assert sorted(sql.value(database.owner_url, ORDERED).split()) == sorted(str(each.event_id) for each in made)
+    assert sql.value(database.owner_url, "SELECT count(*) FROM redrives") == 1
