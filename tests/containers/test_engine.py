@@ -60,6 +60,15 @@ def rootfs(engine: ContainerEngine) -> Iterator[str]:
     engine.podman("image", "unmount", PYTHON_TAG)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The runs' folder for temporary files; where a test fails, a last run removes what the others have left in it."""
+    yield tmp_path
+    if [*tmp_path.glob("plant-containers-*/*")]:
+        with run(tmp_path) as last:
+            last.wait(DEADLINE_SECONDS)
+
+
 def run(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environ = {**os.environ, "TMPDIR": str(folder)}
     environ.pop("PLANT_TEST_IMAGES_FOLDER", None)
@@ -106,34 +115,34 @@ def _names(process: psutil.Process, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path, rootfs: str, end: signal.Signals) -> None:
+def test_an_interrupted_run_leaves_nothing(folder: Path, rootfs: str, end: signal.Signals) -> None:
     """Ctrl-C and SIGTERM: containers, networks, volumes, processes, mounts and files are gone when it has ended."""
-    with running(tmp_path, rootfs) as (process, paths):
+    with running(folder, rootfs) as (process, paths):
         process.send_signal(end)
         process.wait(DEADLINE_SECONDS)
-    assert traces(tmp_path, paths) == []
+    assert traces(folder, paths) == []
 
 
-def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path, rootfs: str) -> None:
+def test_the_next_run_removes_what_a_killed_one_left(folder: Path, rootfs: str) -> None:
     """SIGKILL leaves all of it running; the next run ends it before it starts."""
-    with running(tmp_path, rootfs) as (process, paths):
+    with running(folder, rootfs) as (process, paths):
         process.kill()
         process.wait(DEADLINE_SECONDS)
-    assert {"conmon", "podman", *paths} <= set(traces(tmp_path, paths))
-    with run(tmp_path) as following:
+    assert {"conmon", "podman", *paths} <= set(traces(folder, paths))
+    with run(folder) as following:
         assert following.wait(DEADLINE_SECONDS) == 0
-    assert traces(tmp_path, paths) == []
+    assert traces(folder, paths) == []
 
 
-def test_a_run_leaves_others_that_are_under_way_alone(tmp_path: Path, rootfs: str) -> None:
+def test_a_run_leaves_others_that_are_under_way_alone(folder: Path, rootfs: str) -> None:
     """Each locks its folder as long as its process lives."""
-    with running(tmp_path, rootfs) as (process, paths):
-        (folder,) = tmp_path.glob("plant-containers-*/*")
+    with running(folder, rootfs) as (process, paths):
+        (own,) = folder.glob("plant-containers-*/*")
         with pytest.raises(FolderInUseError):
-            ContainerEngine(folder)
-        with run(tmp_path) as other:
+            ContainerEngine(own)
+        with run(folder) as other:
             assert other.wait(DEADLINE_SECONDS) == 0
-        assert {"conmon", "podman", *paths} <= set(traces(tmp_path, paths))
+        assert {"conmon", "podman", *paths} <= set(traces(folder, paths))
         process.send_signal(signal.SIGINT)
         process.wait(DEADLINE_SECONDS)
 
