@@ -322,7 +322,7 @@ class PartitionProjector:
             effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
         )  # fmt: skip
         if inline:
-            return [fold for model in self._models.following for fold in self._staging.inline(model, frames)]
+            return self._staging.inline(self._models.following, frames)
         self._staging.fill(session, frames)
         return [fold for model in self._models.following for fold in model.folds(frames.keys())]
 

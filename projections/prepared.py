@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy
 from numpy.typing import NDArray
 
+from projections.constant_column import constant_column
 from projections.poison_controls import PoisonControl, parked_ids, poison_controls
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint, event_record, same_event
 from schemas.batch_decoder import DecodedEvents, decode_batch
@@ -264,8 +266,8 @@ def _control_rows(group: DecodedEvents, keys: Sequence[bytes | None], reasons: d
     return pl.DataFrame(columns).filter(~rows.is_in(keyed))
 
 
-def _constant(name: str, value: str | None, count: int) -> pl.Series:
-    return pl.Series(name, [value], dtype=pl.String).new_from_index(0, count)
+def _constant(name: str, value: str | None, rows: int) -> pl.Series:
+    return constant_column(name, value, pl.String, rows)
 
 
 def _misplaced(keys: Sequence[bytes | None], known: pl.DataFrame) -> NDArray[numpy.bool_]:
@@ -286,8 +288,9 @@ def _in_order(decoded_ids: list[pl.DataFrame]) -> pl.DataFrame:
         return pl.DataFrame(schema=_ID_COLUMNS)
     if len(decoded_ids) == 1:
         return decoded_ids[0]
-    together = pl.concat(decoded_ids)
-    return together[together["row"].arg_sort()]
+    together = reduce(pl.DataFrame.vstack, decoded_ids)
+    order = pl.Series(numpy.argsort(together["row"].to_numpy()))
+    return pl.DataFrame([column[order] for column in together.iter_columns()])
 
 
 def _rows(batch: EventBatch, known: pl.DataFrame, reasons: Mapping[int, str]) -> pl.DataFrame:

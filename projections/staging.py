@@ -12,13 +12,13 @@ of every type (see projections/staged_names.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cache
-from itertools import chain
+from functools import cache, reduce
 from typing import NamedTuple
 
 import msgspec
 from msgspec import inspect as types
 
+from projections.constant_column import constant_column
 from projections.inline import Types, arrays, prepare_statement
 from projections.read_model import FoldStatement, ReadModel
 from projections.session import Session
@@ -35,6 +35,9 @@ EFFECTIVE_OFFSET = "effective_offset"
 CHANGE_TENANT = "change_tenant"
 CHANGE_VERSION = "change_version"
 _CHANGE_COLUMNS: Mapping[str, str] = {CHANGE_TENANT: "text", CHANGE_VERSION: "bigint"}
+
+LISTS_ONE_BY_ONE_MAX = 100
+"""So many lists cost less one by one than in a query of polars."""
 
 Changes = Sequence[ChangedVersion | None]
 """The change in the database that each row tells of; None where it tells of none."""
@@ -204,15 +207,15 @@ class Staging:
             table = table_of(event_type)
             if table not in wanted or not frame.height:
                 continue
-            types, own = self._types[table], {OFFSET: every_offset.gather(frame["row"])}
+            types, own = self._types[table], {OFFSET: every_offset[frame["row"]]}
             if PARTITION in types:
-                own[PARTITION] = pl.repeat(partition, frame.height, dtype=pl.Int64, eager=True).alias(PARTITION)
+                own[PARTITION] = constant_column(PARTITION, partition, pl.Int64, frame.height)
             if EFFECTIVE_OFFSET in types:
-                effective = pl.Series(effective_offsets or offsets, dtype=pl.Int64)
-                own[EFFECTIVE_OFFSET] = effective.gather(frame["row"]).alias(EFFECTIVE_OFFSET)
+                effective = pl.Series(EFFECTIVE_OFFSET, effective_offsets or offsets, dtype=pl.Int64)
+                own[EFFECTIVE_OFFSET] = effective[frame["row"]]
             if CHANGE_VERSION in types:
                 every_change = every_change or _change_columns(changes() if changes else [None] * len(offsets))
-                own |= {each.name: each.gather(frame["row"]) for each in every_change}
+                own |= {each.name: each[frame["row"]] for each in every_change}
             columns = [own[name] if name in own else _column(name, kind, frame) for name, kind in types.items()]
             staged[table] = pl.DataFrame(columns)
         return staged
@@ -222,22 +225,24 @@ class Staging:
         for table, frame in frames.items():
             session.copy(table, frame, temporary=True)
 
-    def inline(self, model: ReadModel, frames: Mapping[str, pl.DataFrame]) -> list[str]:
-        """Return the statements of a read model that have rows, which they carry with them: they fill no table.
+    def inline(self, models: Iterable[ReadModel], frames: Mapping[str, pl.DataFrame]) -> list[str]:
+        """Return the statements of read models that have rows, which they carry with them: they fill no table.
 
         Each is prepared at its first use. Call :meth:`prepare_again` where it is unknown what was run of them.
         """
-        statements = []
-        for statement in model.statements:
-            if not statement.reads & frames.keys():
-                continue
-            key = model.schema, statement
-            if (known := self._prepared.get(key)) is None:
-                known = self._prepared[key] = f"fold_{len(self._prepared)}", self._named_tables(statement)
-                statements.append(prepare_statement(known[0], statement.in_schema(model.schema), known[1]))
-            name, tables = known
-            rows = (arrays(self._rows(table, frames), columns) for table, columns in tables.items())
-            statements.append(f"EXECUTE {name} ({', '.join(chain.from_iterable(rows))})")
+        statements, literals = [], dict[str, str]()
+        for model in models:
+            for statement in model.statements:
+                if not statement.reads & frames.keys():
+                    continue
+                key = model.schema, statement
+                if (known := self._prepared.get(key)) is None:
+                    known = self._prepared[key] = f"fold_{len(self._prepared)}", self._named_tables(statement)
+                    statements.append(prepare_statement(known[0], statement.in_schema(model.schema), known[1]))
+                name, tables = known
+                for table in tables.keys() - literals.keys():  # several statements read most tables
+                    literals[table] = ", ".join(arrays(self._rows(table, frames), tables[table]))
+                statements.append(f"EXECUTE {name} ({', '.join(literals[table] for table in tables)})")
         return statements
 
     def prepare_again(self, session: Session) -> None:
@@ -266,10 +271,14 @@ def every_event(columns: Iterable[str] = tuple(_EVENTS_COLUMNS)) -> str:
 def _together(frames: Mapping[str, pl.DataFrame], columns: Iterable[str]) -> pl.DataFrame:
     """Return the rows of `staged_events`; some table has rows."""
     types = {table_of(event_type): event_type for event_type in EVENT_TYPES}
-    return pl.concat(
-        frame.select(pl.lit(types[table]).alias(name) if name == EVENT_TYPE else name for name in columns)
+    parts = (
+        pl.DataFrame(
+            constant_column(name, types[table], pl.String, frame.height) if name == EVENT_TYPE else frame[name]
+            for name in columns
+        )
         for table, frame in frames.items()
     )
+    return reduce(pl.DataFrame.vstack, parts)
 
 
 def _change_columns(changes: Changes) -> list[pl.Series]:
@@ -287,13 +296,21 @@ def _column(name: str, kind: str, frame: pl.DataFrame) -> pl.Series:
         if column.dtype == pl.Struct:
             column = column.struct.field(field)
     if kind == ARRAY_LITERAL and column.dtype == pl.List(pl.Binary):
-        column = frame.select(_array_literal(pl.lit(column))).to_series()
+        column = _array_literals(column)
     return column.alias(name)
 
 
-def _array_literal(ids: pl.Expr) -> pl.Expr:
-    """Return an array of ids as a Postgres array literal, in hex without dashes.
+def _array_literals(lists: pl.Series) -> pl.Series:
+    """Return lists of ids as Postgres array literals, in hex without dashes.
 
     Casting text costs a third of converting each element in SQL.
     """
-    return pl.format("{{{}}}", ids.list.eval(pl.element().bin.encode("hex").fill_null("NULL")).list.join(","))
+    if len(lists) <= LISTS_ONE_BY_ONE_MAX:
+        texts = [None if ids is None else f"{{{','.join(map(_hex, ids))}}}" for ids in lists.to_list()]
+        return pl.Series(texts, dtype=pl.String)
+    ids = pl.lit(lists).list.eval(pl.element().bin.encode("hex").fill_null("NULL"))
+    return pl.select(pl.format("{{{}}}", ids.list.join(","))).to_series()
+
+
+def _hex(value: bytes | None) -> str:
+    return "NULL" if value is None else value.hex()

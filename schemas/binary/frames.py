@@ -49,11 +49,7 @@ def columns(avro_type: Record) -> polars.Schema:
 
 def from_records(avro_type: Record, records: Sequence[dict[str, object]]) -> polars.DataFrame:
     """Return a frame of records that were read one by one; their times are microseconds."""
-    series = [
-        polars.Series(name, [record[name] for record in records], dtype=type_, strict=True)
-        for name, type_ in columns(avro_type).items()
-    ]
-    return polars.DataFrame(series)
+    return polars.from_dicts(records, schema=columns(avro_type))
 
 
 def from_block(avro_type: Record, count: int, joined: bytes) -> polars.DataFrame:

@@ -154,7 +154,7 @@ def inline_of(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[d
     """The rows after the frame went within the statement."""
     made = Staging([model])
     session.script("TRUNCATE measured_v1.measured")
-    folds = made.inline(model, made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
+    folds = made.inline([model], made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
     session.script("DEALLOCATE ALL", "BEGIN", *folds, "COMMIT")
     return rows(session)
 

@@ -146,13 +146,13 @@ def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
     frames = made.frames({"genesis.agent.available": frame, "genesis.agent.rated": frame}, [40, 41, 42], partition=3)
     assert {name: rows["offset"].to_list() for name, rows in frames.items()} == {"staged_agent_available": [40, 42]}
 
-    prepare, execute = made.inline(AGENTS, frames)
+    prepare, execute = made.inline([AGENTS], frames)
 
     assert all(f"{table} " in prepare.partition(" profile AS ")[0] for table in AGENTS.reads)
     assert execute.startswith("EXECUTE fold_0 ('{40,42}', ")
     assert execute.count("'{}'") > len(AGENTS.reads)
-    assert made.inline(AGENTS, frames) == [execute]
-    assert made.inline(AGENTS, {}) == []
+    assert made.inline([AGENTS], frames) == [execute]
+    assert made.inline([AGENTS], {}) == []
     other = made_model("other", "a int", AGENTS.apply_text)
     assert other.schema == "other_v1"
 
@@ -177,7 +177,7 @@ def test_every_event_is_a_view_of_the_tables() -> None:
     times = pl.Series([0, 0], dtype=pl.Datetime("us", "UTC"))
     frame = pl.DataFrame({"row": [0, 2], "occurred_at": times})
     frames = made.frames({"genesis.agent.rated": frame, "genesis.team.formed": frame[:1]}, [40, 41, 42], partition=3)
-    prepare, execute = made.inline(ACTIVITY, frames)
+    prepare, execute = made.inline([ACTIVITY], frames)
 
     moments = ",".join(["1970-01-01T00:00:00+00:00"] * 3)
     types = '"genesis.agent.rated","genesis.agent.rated","genesis.team.formed"'
@@ -216,7 +216,7 @@ def test_every_event_has_an_effective_offset_where_a_statement_names_it() -> Non
     assert view.count('"effective_offset"') == len(EVENT_TYPES)
     frames = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3, effective_offsets=[40, 41, 77])
     for model in (ACTIVITY, LATE_OF_ALL):
-        _, execute = made.inline(model, frames)
+        _, execute = made.inline([model], frames)
         assert execute.endswith("'{40,77}')")
 
 
@@ -244,7 +244,7 @@ def test_the_change_that_an_event_tells_of_is_staged_where_a_statement_names_it(
     events = {"genesis.agent.rated": RATED}
     (frame,) = both.frames(events, [40, 41, 42], partition=3, changes=changes).values()
     assert frame.select("offset", "change_tenant", "change_version").rows() == [(40, None, None), (42, "acme", 3)]
-    _, execute = both.inline(CHANGED, {"staged_agent_rated": frame})
+    _, execute = both.inline([CHANGED], {"staged_agent_rated": frame})
     assert execute == "EXECUTE fold_0 ('{40,42}', '{NULL,\"acme\"}', '{NULL,3}')"
     assert Staging([LATE]).frames(events, [40, 41, 42], partition=3, changes=changes)
     assert both.frames(events, [40, 41, 42], {"staged_agent_available"}, partition=3, changes=changes) == {}
