@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -14,7 +15,9 @@ import pytest
 from audit.canonical import headers_bytes
 from projections import prepared
 from projections.prepared import prepare
+from projections.read_model import READ_MODELS
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint
+from projections.staging import Staging
 from schemas import codec
 from schemas.batch_decoder import RejectedValue
 from schemas.control import RecordSkipped, chain_version_raised
@@ -24,6 +27,7 @@ from schemas.polars_import import polars as pl
 from streams.batch import EventBatch
 from streams.errors import SchemaNewer
 from tests.support.batches import Record, batch_of
+from tests.support.load import events_of_all_models
 from tests.support.made_events import unchecked_value
 
 EVENT = examples()["genesis.agent.rated"]
@@ -303,3 +307,28 @@ def test_a_record_that_was_skipped_while_it_was_waited_at_is_poison() -> None:
     assert made.batch.values[1] == newer
     with pytest.raises(SchemaNewer):
         prepare(batch, {9: "another"})
+
+
+def test_a_small_batch_needs_no_query_of_polars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From values to statements with rows: each query would wait for a thread that all partitions share."""
+    queries: list[pl.LazyFrame] = []
+    collect = pl.LazyFrame._collect_eager
+
+    def seen(query: pl.LazyFrame, **options: Any) -> pl.DataFrame:
+        queries.append(query)
+        return collect(query, **options)
+
+    monkeypatch.setattr(pl.LazyFrame, "_collect_eager", seen)
+    pl.DataFrame({"a": [1]}).select("a")
+    assert len(queries) == 1  # so they are seen
+    staging = Staging(READ_MODELS)
+    batch = batch_of(list(events_of_all_models(20)), token=1)
+
+    prepared = prepare(batch).with_dispositions({})
+    prepared.stored_columns()
+    frames = staging.frames(prepared.events, prepared.staged_offsets, partition=0)
+    statements = staging.inline(READ_MODELS, frames)
+
+    assert len(prepared.events) == 5
+    assert len(statements) > len(READ_MODELS)
+    assert len(queries) == 1

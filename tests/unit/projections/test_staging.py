@@ -15,7 +15,7 @@ from projections import inline, read_model, session, staged_names, staging
 from projections.session import Session
 from projections.staged_changes import changes_in
 from projections.staged_names import table_of
-from projections.staging import StagedColumn, Staging, staged_columns, staging_tables
+from projections.staging import LISTS_ONE_BY_ONE_MAX, StagedColumn, Staging, staged_columns, staging_tables
 from schemas import generation
 from schemas.binary import avro_types
 from schemas.events import EVENT_TYPES, EntityAmended, JobRoleDefined
@@ -184,6 +184,31 @@ def test_every_event_is_a_view_of_the_tables() -> None:
     assert execute == f"EXECUTE fold_0 ('{{40,42,40}}', '{{3,3,3}}', '{{{types}}}', '{{{moments}}}')"
     assert prepare.count("staged_events AS (SELECT") == 1
     assert "staged_team_formed" not in prepare
+
+
+@pytest.mark.parametrize("rows", [2, LISTS_ONE_BY_ONE_MAX, LISTS_ONE_BY_ONE_MAX + 1])
+def test_lists_of_ids_are_array_literals(rows: int) -> None:
+    """A few are written one by one, more in columns: both in hex, null where the list or an id is."""
+    ids = [UUID(int=number).bytes for number in (1, 2)]
+    lists: list[list[bytes | None] | None] = [[], None, ids, [None, ids[0]]] * rows
+    column = pl.Series("skill_ids", lists[:rows], dtype=pl.List(pl.Binary))
+    frame = pl.DataFrame({"row": list(range(rows)), "skill_ids": column})
+    made = Staging([made_model("lists", "a text", "SELECT skill_ids FROM staged_agent_onboarded")])
+
+    frames = made.frames({"genesis.agent.onboarded": frame}, list(range(rows)), partition=3)
+
+    texts = ["{}", None, f"{{{ids[0].hex()},{ids[1].hex()}}}", f"{{NULL,{ids[0].hex()}}}"] * rows
+    assert frames["staged_agent_onboarded"]["skill_ids"].to_list() == texts[:rows]
+
+
+def test_several_models_read_the_same_rows() -> None:
+    """Each statement carries those of the tables that it names, whichever statement was before it."""
+    made = Staging([LATE, ACTIVITY, LATE_OF_ALL])
+    frames = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3)
+    together = made.inline([LATE, ACTIVITY, LATE_OF_ALL], frames)
+    apart = [made.inline([model], frames) for model in (LATE, ACTIVITY, LATE_OF_ALL)]
+    assert together[1::2] == [execute for (execute,) in apart]
+    assert len(set(together)) == 6
 
 
 LATE = made_model(
