@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from projections.read_model import ReadModel
 from projections.session import StatementEnded
@@ -72,6 +72,20 @@ class BuildAltered(BuildUnusable):
         super().__init__(
             why=f"The owner stored other SQL for version {model.version} of {model.name} than stands there now.",
             next_step="see docs/how-to/add-a-projection.md",
+        )
+
+
+class FunctionsChanged(BuildUnusable):
+    """The database has other functions than those that a version of a read model was locked with."""
+
+    def __init__(self, model: ReadModel, hashes: Mapping[str, str | None]) -> None:
+        """`hashes` has those that the database's own functions have; None: it has none of that name."""
+        found = (f"{name} ({sha256 or 'missing'})" for name, sha256 in hashes.items())
+        super().__init__(
+            f"The functions that the read model {model.name} calls were changed, and its version is still"
+            f" {model.version}.",
+            why=f"The database has others than that version was locked with: {', '.join(found)}.",
+            next_step=f"plant projections check    # once VERSION in projections/{model.name} is raised",
         )
 
 

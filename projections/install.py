@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from projections import build_tables, builds, stored_builds
+from projections.fold_functions import require_functions
 from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session
 
@@ -24,7 +25,8 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
     models that this concerns. One that starts paused is shown by a worker, once it is fed. Running it again changes
     nothing and waits for no worker. A table that an earlier version made is given the column and the policy that it
     lacks, for which it is locked; workers of that version can't write to it afterwards. Raises BuildReshaped where a
-    former version comes back that lacks columns of the views, and FoldChanged before anything is changed.
+    former version comes back that lacks columns of the views, FoldChanged, and FunctionsChanged where migrations have
+    made other functions than a model was locked with; nothing is changed then.
     """
     models = tuple(models)
     session = Session(url)
@@ -35,6 +37,7 @@ def install(url: str, models: Iterable[ReadModel] = READ_MODELS) -> list[ReadMod
         session.execute(f"GRANT USAGE ON SCHEMA {VIEWS} TO plant_api, plant_auditor, plant_embedder")
         stored_builds.require_unchanged(session, models)
         for model in models:
+            require_functions(session, model)
             _install(session, model)
         session.commit()
         return _unpublished(session, [model for model in models if not model.starts_paused])

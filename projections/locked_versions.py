@@ -32,12 +32,14 @@ class ReadModelsRefused(CheckFailed):
         )
 
 
-class LockedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LockedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A version of a read model, and the hash of its SQL (`read_model.sql_hash`)."""
 
     name: str
     version: int
     sha256: str
+    functions: dict[str, str] = {}
+    """Hashes of the functions of the database that its statements call."""
 
     @property
     def key(self) -> str:
@@ -84,6 +86,7 @@ def lock_problems(
     models = list(models)
     problems = _shared_tables(models)
     hashes: dict[str, str] = {}
+    functions = {each.key: each.functions for each in locked}
     for each in locked:
         if hashes.setdefault(each.key, each.sha256) != each.sha256:
             problems.append(f"{each.key}: it is locked twice")
@@ -92,7 +95,7 @@ def lock_problems(
         if model.key not in hashes:
             problems.append(f"{model.name}: version {model.version} is not locked; run: plant projections lock")
     for each in committed or ():
-        if hashes.get(each.key) != each.sha256:
+        if hashes.get(each.key) != each.sha256 or (each.functions and each.functions != functions.get(each.key)):
             problems.append(f"{each.key}: its line was changed or removed, but committed versions are permanent")
     return problems
 
@@ -114,7 +117,11 @@ def versions_to_lock(models: Iterable[ReadModel], locked: Sequence[LockedVersion
     if problems := [problem for model in models for problem in _fold_problems(model, locked)]:
         raise ReadModelsRefused(problems)
     known = {each.key for each in locked}
-    return [LockedVersion(each.name, each.version, each.sha256) for each in models if each.key not in known]
+    return [
+        LockedVersion(each.name, each.version, each.sha256, dict(each.functions))
+        for each in models
+        if each.key not in known
+    ]
 
 
 def _fold_problems(model: ReadModel, locked: Iterable[LockedVersion]) -> Iterator[str]:
@@ -126,6 +133,12 @@ def _fold_problems(model: ReadModel, locked: Iterable[LockedVersion]) -> Iterato
             yield (
                 f"{model.name}: its SQL was changed and its version is still {model.version}; raise VERSION in"
                 f" projections/{model.name}/__init__.py"
+            )
+        elif each.version == model.version and each.functions != model.functions:
+            changed = sorted(name for name, _ in each.functions.items() ^ model.functions.items())
+            yield (
+                f"{model.name}: {', '.join(dict.fromkeys(changed))} in FUNCTIONS was changed and its version is still"
+                f" {model.version}; raise VERSION in projections/{model.name}/__init__.py"
             )
     if model.version < last:
         yield f"{model.name}: version {model.version} is lower than {last}, which is locked; versions only rise"

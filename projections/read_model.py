@@ -79,6 +79,9 @@ class ReadModel:
     apply_text: str = field(repr=False)
     starts_paused: bool = field(default=False, kw_only=True)
     """Whether workers leave a new build of it alone until an operator resumes it."""
+    functions: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+    """Functions of the database that its statements call, with the hashes of their definitions
+    (projections/fold_functions.py)."""
     last_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
     """Staging tables of which only the last row of each key matters, with the columns of the key. A rebuild stages no
     others; what is made of the rows must be the same."""
@@ -184,7 +187,7 @@ def _read_folder(folder: Path, package: str) -> ReadModel:
         raise ReadModelUnusable(name, "Its __init__.py has no line such as VERSION = 1.")
     texts = ((folder / file).read_text("utf-8") for file in SQL_FILES)
     model = ReadModel(name, version, *texts, starts_paused=getattr(module, "STARTS_PAUSED", False) is True,
-                      last_of=getattr(module, "LAST_OF", {}))  # fmt: skip
+                      functions=getattr(module, "FUNCTIONS", {}), last_of=getattr(module, "LAST_OF", {}))  # fmt: skip
     if not model.tables:
         raise ReadModelUnusable(name, "Its tables.sql has no CREATE TABLE IF NOT EXISTS __schema__.… in small letters.")
     if not model.statements or not all(statement.reads for statement in model.statements):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from projections.errors import BuildAltered, BuildMissing, FoldChanged, StagedRowsUnknown
+from projections.fold_functions import require_functions
+from projections.locked_versions import locked_versions
 from projections.read_model import FoldStatement, ReadModel
 from projections.session import DataRefused, NameUnknown, Session
 from streams.errors import PartitionStopped
@@ -98,7 +100,11 @@ def load_builds(session: Session, release: Sequence[ReadModel]) -> list[StoredBu
 
     Builds that an operator has paused are left out, and so is one that the database does not keep.
     """
-    return [StoredBuild(*row) for row in session.query(_LOAD, (",".join(model.key for model in release),))]
+    functions = {each.key: each.functions for each in locked_versions()}
+    return [
+        StoredBuild(*row, functions=functions.get(f"{row[0]}/{row[1]}", {}))
+        for row in session.query(_LOAD, (",".join(model.key for model in release),))
+    ]
 
 
 def fed_keys(session: Session, release: Sequence[ReadModel]) -> set[str]:
@@ -107,12 +113,14 @@ def fed_keys(session: Session, release: Sequence[ReadModel]) -> set[str]:
 
 
 def require_readable(session: Session, model: ReadModel, staged: Iterable[str], release: Set[str]) -> None:
-    """Raise StagedRowsUnknown where a model's statement reads a table or a column that this worker does not stage.
+    """Raise StagedRowsUnknown where a model's statement reads a table or a column that this worker does not stage, and
+    FunctionsChanged where it calls a function that is not the one that it was locked with.
 
     `release` are the hashes of the models of the worker's release, which read nothing else and are passed; `staged` the
     names of the staging tables, which are there on the session. Postgres is asked about the columns. Raises
     BuildAltered where the SQL must not be run at all.
     """
+    require_functions(session, model)
     if model.sha256 in release and not model.altered:
         return
     if unknown := sorted(model.reads.difference(staged)):

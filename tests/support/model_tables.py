@@ -22,6 +22,21 @@ WHERE topic = {topic} AND partition = {partition} ORDER BY "offset"
 """
 
 
+_ENTITIES = """
+SELECT json_build_object(
+    'id', id, 'entity_type', entity_type, 'governance_agent_id', governance_agent_id, 'state', entity_state(id)::json,
+    'versions', (SELECT count(*) FROM entity_versions AS v WHERE v.entity_id = e.id)
+)::text AS entity FROM entities AS e ORDER BY id
+"""
+_OUTBOX = "SELECT count(*) AS waiting FROM outbox"
+
+ENTITY_TABLES = (
+    "entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills", "skills",
+    "team_members", "teams",
+)  # fmt: skip
+"""The tables that the read model `registry` fills."""
+
+
 def log_rows(session: Session, topic: str, partition: int) -> list[Row]:
     """Return what the log says of each record of a partition, in the order of offsets."""
     rows = session.query(_LOGGED.format(topic=sql_literal(topic), partition=partition))
@@ -31,6 +46,12 @@ def log_rows(session: Session, topic: str, partition: int) -> list[Row]:
 def model_tables(session: Session, model: ReadModel) -> Tables:
     """Return the rows of a read model's tables, by primary key. The session's time zone has to be UTC."""
     return {table: _rows(session, f"{model.schema}.{table}") for table in model.tables}
+
+
+def entity_rows(session: Session) -> list[dict[str, object]]:
+    """Return the entities with their states and the number of their versions, by id; none came into the outbox."""
+    assert session.query(_OUTBOX) == [(0,)]
+    return [msgspec.json.decode(row) for (row,) in session.query(_ENTITIES)]
 
 
 def _rows(session: Session, table: str) -> list[dict[str, object]]:

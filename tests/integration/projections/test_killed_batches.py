@@ -20,13 +20,14 @@ from schemas.events import AgentAvailable, AgentOnboarded, AgentRated, Event, Sk
 from schemas.polars_import import polars as pl
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.model_tables import ENTITY_TABLES, entity_rows
 from tests.support.poison_records import key_of, over_a_limit, redrive, skip, unreadable
 
 pytestmark = pytest.mark.usefixtures("inline_records_max")
 
 FIRST, SECOND, THIRD = (UUID(int=number) for number in (1, 2, 3))
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints")
+EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints", *ENTITY_TABLES)
 LOG = """
 SELECT "offset", disposition::text AS d, control_offset, event_id::text AS e, entity_id::text AS n, hash, reason
 FROM log_records ORDER BY "offset"
@@ -118,9 +119,10 @@ def stepping(killer: Killer, method: Any) -> Any:
 
 @pytest.fixture
 def tables(database: Database, superuser: Session) -> list[str]:
-    """Every table of the read models."""
+    """Every table of the read models; the registry fills those of the entities too."""
     install(database.owner_url)
     superuser.script("SET session_replication_role = replica", "SET timezone = 'UTC'")
+    superuser.script("UPDATE read_model_builds SET paused = false")
     return [f"{model.schema}.{table}" for model in READ_MODELS for table in model.tables]
 
 
@@ -143,10 +145,11 @@ def project(database: Database, *batches: Sequence[Event | Record], killer: Kill
         projector.close()
 
 
-def found(superuser: Session, tables: Sequence[str]) -> tuple[pl.DataFrame, dict[str, list[str]]]:
-    """The log with its hashes, and the rows of all tables."""
+def found(superuser: Session, tables: Sequence[str]) -> tuple[pl.DataFrame, dict[str, list[Any]]]:
+    """The log with its hashes, the rows of all tables, and the entities with the number of their versions."""
     rows = {table: superuser.query(f"SELECT to_json(t)::text AS row FROM {table} AS t ORDER BY 1") for table in tables}
-    return superuser.frame(LOG), {table: [row for (row,) in found] for table, found in rows.items()}
+    made = {table: [row for (row,) in found] for table, found in rows.items()}
+    return superuser.frame(LOG), {**made, "entities": entity_rows(superuser)}
 
 
 def test_a_batch_with_poison_and_control_records_can_be_killed_at_each_statement(
@@ -159,6 +162,7 @@ def test_a_batch_with_poison_and_control_records_can_be_killed_at_each_statement
     project(database, BEFORE, [*BEFORE, *KILLED], whole)
     log, rows = found(superuser, tables)
     assert dict(log["d"].value_counts().iter_rows()) == DISPOSITIONS
+    assert {entity["versions"] for entity in rows["entities"]} > {1}, "the registry follows, and folds again and again"
     at, was_killed = 0, True
     committed: list[bool] = []
     while was_killed:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,23 +22,12 @@ from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.long_form import sized
 from tests.support.mixed_events import MixedEvents
-from tests.support.model_tables import log_rows, model_tables
+from tests.support.model_tables import ENTITY_TABLES, entity_rows, log_rows, model_tables
 from tests.support.parked_streams import ParkedStream, Row
 from tests.support.read_model_folds import FOLDS, Applied, Tables, entities
 
 PARTITIONS = 2
-ENTITY_TABLES = (
-    "entities", "entity_versions", "agents", "agent_skills", "industries", "job_roles", "job_role_skills", "skills",
-    "team_members", "teams",
-)  # fmt: skip
 EMPTIED = ("event_stream", "audit_log", "partition_owners", "checkpoints", "model_checkpoints", *ENTITY_TABLES)
-ENTITIES = """
-SELECT json_build_object(
-    'id', id, 'entity_type', entity_type, 'governance_agent_id', governance_agent_id, 'state', entity_state(id)::json,
-    'versions', (SELECT count(*) FROM entity_versions AS v WHERE v.entity_id = e.id)
-)::text AS entity FROM entities AS e ORDER BY id
-"""
-OUTSIDE = "SELECT count(*) AS waiting FROM outbox"
 
 
 class Step(NamedTuple):
@@ -124,8 +112,7 @@ class Scene:
 
     def entities(self) -> list[dict[str, object]]:
         """The entities with their states and the number of their versions, by id; none came into the outbox."""
-        assert self._superuser.query(OUTSIDE) == [(0,)]
-        return [msgspec.json.decode(row) for (row,) in self._superuser.query(ENTITIES)]
+        return entity_rows(self._superuser)
 
     def close(self) -> None:
         for projector in self._projectors:

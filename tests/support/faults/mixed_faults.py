@@ -20,8 +20,9 @@ from projections.session import Session, StatementEnded
 from tests.support.faults.evidence import assert_chains_whole
 from tests.support.faults.published_streams import PublishedStreams
 from tests.support.faults.scene import Process, Scene
-from tests.support.model_tables import log_rows, model_tables
-from tests.support.read_model_folds import FOLDS
+from tests.support.made_models import REGISTRY
+from tests.support.model_tables import entity_rows, log_rows, model_tables
+from tests.support.read_model_folds import FOLDS, entities
 from tests.support.waiting import wait_until
 
 RECORDS: Final = (1, 2, 5, 20, 60, 250)
@@ -34,6 +35,7 @@ REFUSED: Final = {
     "agents": ("agents", "status IS DISTINCT FROM 'on leave'"),
     "marketplace": ("marketplace_catalogue", "NOT retired"),
     "ratings": ("ratings", "rated_3 = 0"),
+    "registry": ("registry_clashes", "events < 2"),
     "skills": ("skill_validations", "score < 50"),
 }
 """For each read model a table of its, and the rows that a constraint lets pass."""
@@ -95,7 +97,8 @@ class MixedFaults:
         """What has been done so far."""
 
     def run(self, steps: int) -> None:
-        """Start workers, and do as many things to them."""
+        """Start workers, and do as many things to them; the registry is on, as the other read models are."""
+        self._execute(f"UPDATE read_model_builds SET paused = false WHERE projection = '{REGISTRY.name}'")
         self._running = [self._scene.worker(), self._scene.worker()]
         wait_until(lambda: all(map(_has_joined, self._running)), "both workers have joined")
         for _ in range(steps):
@@ -150,6 +153,8 @@ class MixedFaults:
             for model in READ_MODELS:
                 expected = FOLDS[model.name](self._streams.applied(offsets.get(model.name, {})))
                 assert model_tables(session, model) == expected, f"{model.name} at {offsets.get(model.name)}"
+            folded = offsets.get(REGISTRY.name, {})
+            assert entity_rows(session) == entities(self._streams.applied(folded)), f"the entities at {folded}"
             if whole:
                 logged = {number: offset for number, offset in offsets["log"].items() if offset}
                 ends = {number: end for number, end in self._streams.ends.items() if end}

@@ -45,6 +45,21 @@ def test_a_changed_fold_under_its_old_version_is_refused() -> None:
     assert versions_to_lock([SECOND], [*LOCKED, *added]) == []
 
 
+def test_a_changed_function_under_an_old_version_is_refused() -> None:
+    """As a changed statement is; committed ones are permanent, and what was locked without them may get them."""
+    calls = dataclasses.replace(FIRST, functions={"fold_one": "aa", "fold_two": "bb"})
+    changes = dataclasses.replace(FIRST, functions={"fold_one": "aa", "fold_two": "cc"})
+    (locked,) = versions_to_lock([calls], [])
+    assert locked.functions == {"fold_one": "aa", "fold_two": "bb"}
+    assert lock_problems([calls], [locked], LOCKED) == []
+    problem = "counts: fold_two in FUNCTIONS was changed and its version is still 1; raise VERSION in "
+    assert lock_problems([changes], [locked], [locked]) == [problem + "projections/counts/__init__.py"]
+    with pytest.raises(ReadModelsRefused, match="1 problem"):
+        versions_to_lock([changes], [locked])
+    for line in (LockedVersion("counts", 1, FIRST.sha256, {"fold_one": "aa", "fold_two": "cc"}), LOCKED[0]):
+        assert "committed versions are permanent" in lock_problems([], [line], [locked])[0]
+
+
 def test_a_version_never_falls() -> None:
     """The former SQL under its former version would be another build than the last one."""
     locked = [*LOCKED, LockedVersion("counts", 2, SECOND.sha256)]
