@@ -15,8 +15,8 @@ from uuid import UUID
 
 import msgspec
 
-from database.sessions import single_connection
 from deliveries.dispatch.endpoint_backfills import Resume
+from deliveries.dispatch.kept_session import KeptSession
 from deliveries.endpoints import EndpointId
 from deliveries.errors import EndpointFilterRefused
 from deliveries.matching import EndpointIndex, Subscription, make_subscription
@@ -29,8 +29,6 @@ log = get_logger(__name__)
 
 CHANNEL: Final = "plant_endpoints"
 POLL_SECONDS: Final = 2.0
-RECONNECT_SECONDS: Final = 1.0
-ANSWER_TIMEOUT_SECONDS: Final = 10.0
 
 # A row's xmin is the transaction that wrote it last: any change changes one of the two.
 _FINGERPRINT: Final = "SELECT count(*) AS rows, sum(xmin::text::bigint) AS written_by FROM endpoints"
@@ -71,42 +69,24 @@ class EndpointDirectory:
         self.known = NO_ENDPOINTS
         self.types_in_use: set[str] = set()
         """The event types that were looked up: their part of an index is made before it is used."""
-        self._address = settings.database_address("writer")
         self._poll_seconds = poll_seconds
         self._unusable: frozenset[EndpointId] = frozenset()
         self._hinted = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._session = KeptSession(settings, self._follow, "endpoints.not_loaded")
 
     async def start(self) -> None:
         """Load the endpoints, and keep them up to date until :meth:`stop`. Raises DatabaseUnreachable."""
-        async with self._connection() as connection:
+        async with self._session.open() as connection:
             await self._load(connection)
-        self._task = asyncio.create_task(self._keep(), name="endpoints")
+        self._session.start()
 
     async def stop(self) -> None:
         """Ask no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def _keep(self) -> None:
-        failing = False
-        while True:
-            try:
-                async with self._connection() as connection:
-                    failing = False
-                    await self._follow(connection)
-            except PlantError as error:
-                if not failing:
-                    log.warning("endpoints.not_loaded", why=error.why)
-                failing = True
-            except Exception:
-                log.exception("endpoints.not_loaded")
-            await asyncio.sleep(RECONNECT_SECONDS)
+        await self._session.stop()
 
     async def _follow(self, connection: Any) -> None:
         """Load what has changed, as soon as Postgres says so or a look shows it."""
+        self._session.note_success()
         connection.add_termination_listener(lambda _: self._hinted.set())
         await connection.add_listener(CHANNEL, lambda *_: self._hinted.set())
         fingerprint = None
@@ -166,8 +146,3 @@ class EndpointDirectory:
         for event_type in tuple(self.types_in_use):
             index.match(event_type, {})
         return KnownEndpoints(found, active, index, resumed)
-
-    def _connection(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        return single_connection(
-            self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
-        )

@@ -24,17 +24,12 @@ from typing import Any, Final
 
 import msgspec
 
-from database.sessions import single_connection
 from deliveries.dispatch import changed_endpoints
 from deliveries.dispatch.changed_endpoints import SOURCE, EndpointEventRow, records_of_rows, row_of, subscribers_of
 from deliveries.dispatch.delivery_sender import SLICE_BYTES_MAX, SLICE_RECORDS_MAX, DeliverySender, slices
-from deliveries.dispatch.endpoint_directory import (
-    ANSWER_TIMEOUT_SECONDS,
-    CHANNEL,
-    RECONNECT_SECONDS,
-)
+from deliveries.dispatch.endpoint_directory import CHANNEL
+from deliveries.dispatch.kept_session import KeptSession, stand_by
 from runtime import metrics
-from runtime.errors import PlantError
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from schemas import codec
@@ -53,8 +48,7 @@ KEEP_DAYS: Final = 30
 PURGE_SECONDS: Final = 3600.0
 PUBLISH_TIMEOUT_SECONDS: Final = 15.0
 
-# Any number will do that nobody else locks.
-_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('plant.endpoint_events', 0))"
+LOCK_NAME: Final = "plant.endpoint_events"
 
 
 class EndpointOutbox:
@@ -69,7 +63,6 @@ class EndpointOutbox:
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         """`topic` is where the events go; deliveries go where the sender sends them."""
-        self._address = settings.database_address("writer")
         self._sender = sender
         self._topic = topic
         self._poll_seconds = poll_seconds
@@ -78,43 +71,29 @@ class EndpointOutbox:
         self._producer = EventProducer(settings, topics=(topic,), limits=limits)
         self._hinted = asyncio.Event()
         self._purge_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._session = KeptSession(settings, self._publish_all, "endpoint_events.not_published")
 
     def start(self) -> None:
         """Publish until :meth:`stop`, whenever Postgres, Kafka and the topic are there."""
         self._producer.start_in_background()
-        self._task = asyncio.create_task(self._keep(), name="endpoint events")
+        self._session.start()
 
     async def stop(self) -> None:
         """Publish no more. What was not marked is published again by whoever is next."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._session.stop()
         await self._producer.stop()
 
-    async def _keep(self) -> None:
-        failing = False
+    async def _publish_all(self, connection: Any) -> None:
+        connection.add_termination_listener(lambda _: self._hinted.set())
+        await stand_by(connection, LOCK_NAME, self._poll_seconds)
+        await connection.add_listener(CHANNEL, lambda *_: self._hinted.set())
         while True:
-            try:
-                async with single_connection(
-                    self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
-                ) as connection:
-                    await self._stand_by(connection)
-                    while True:
-                        self._hinted.clear()
-                        more = await self.publish_page(connection)
-                        failing = False
-                        if not more:
-                            await self._purge(connection)
-                            await self._wait()
-            except PlantError as error:
-                if not failing:
-                    log.warning("endpoint_events.not_published", what=error.what, why=error.why)
-                failing = True
-            except Exception:
-                log.exception("endpoint_events.not_published")
-            await asyncio.sleep(RECONNECT_SECONDS)
+            self._hinted.clear()
+            more = await self.publish_page(connection)
+            self._session.note_success()
+            if not more:
+                await self._purge(connection)
+                await self._wait()
 
     async def publish_page(self, connection: Any) -> bool:
         """Publish the next rows and mark them; return whether there may be more. Raises StreamsError."""
@@ -167,13 +146,6 @@ class EndpointOutbox:
                     raise outcome
             sent = {row.id for row in first.values()}
             left = [row for row in left if row.id not in sent]
-
-    async def _stand_by(self, connection: Any) -> None:
-        """Return once this process is the one that publishes."""
-        connection.add_termination_listener(lambda _: self._hinted.set())
-        while not await connection.fetchval(_LOCK):  # noqa: ASYNC110 (Postgres tells nobody that a lock is free)
-            await asyncio.sleep(self._poll_seconds)
-        await connection.add_listener(CHANNEL, lambda *_: self._hinted.set())
 
     async def _purge(self, connection: Any) -> None:
         now = asyncio.get_running_loop().time()

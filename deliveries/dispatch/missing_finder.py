@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from database.connector import connect
 from database.errors import DatabaseClosed
-from database.sessions import single_connection
-from deliveries.dispatch.endpoint_directory import ANSWER_TIMEOUT_SECONDS, RECONNECT_SECONDS
+from deliveries.dispatch.kept_session import KeptSession, stand_by
 from deliveries.endpoint_store import EndpointStore
 from deliveries.errors import NothingToRedrive, SearchEnded, SearchTooLarge
 from deliveries.redrive.missing_deliveries import (
@@ -54,8 +53,7 @@ DELIVERIES_MAX: Final = 100_000
 REST_SHARE: Final = 1.0
 ADDED_AT_A_TIME: Final = 500
 
-# Any number will do that nobody else locks.
-_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('plant.missing_searches', 0))"
+LOCK_NAME: Final = "plant.missing_searches"
 _ALIVE: Final = "SELECT 1"
 
 
@@ -68,44 +66,26 @@ class MissingFinder:
         self._settings = settings
         self._names = names
         self._poll_seconds = poll_seconds
-        self._address = settings.database_address("writer")
         self._database = connect(settings, "writer")
-        self._task: asyncio.Task[None] | None = None
+        self._session = KeptSession(settings, self._make_all, "missing_searches.not_made")
 
     def start(self) -> None:
         """Make searches until :meth:`stop`, whenever Postgres and Kafka are there."""
-        self._task = asyncio.create_task(self._keep(), name="missing searches")
+        self._session.start()
 
     async def stop(self) -> None:
         """Make no more. A search that is not ended is made again by whoever is next."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._session.stop()
         await self._database.close()
 
-    async def _keep(self) -> None:
-        failing = False
+    async def _make_all(self, connection: Any) -> None:
+        await stand_by(connection, LOCK_NAME, self._poll_seconds)
         while True:
-            try:
-                async with single_connection(
-                    self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
-                ) as connection:
-                    while not await connection.fetchval(_LOCK):  # noqa: ASYNC110 (Postgres tells nobody of free locks)
-                        await asyncio.sleep(self._poll_seconds)
-                    while True:
-                        await connection.execute(_ALIVE)  # the lock lives as long as its session
-                        more = await self.make_next()
-                        failing = False
-                        if not more:
-                            await asyncio.sleep(self._poll_seconds)
-            except PlantError as error:
-                if not failing:
-                    log.warning("missing_searches.not_made", what=error.what, why=error.why)
-                failing = True
-            except Exception:
-                log.exception("missing_searches.not_made")
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await connection.execute(_ALIVE)  # the lock lives as long as its session
+            more = await self.make_next()
+            self._session.note_success()
+            if not more:
+                await asyncio.sleep(self._poll_seconds)
 
     async def make_next(self) -> bool:
         """Make the oldest search; return whether there was one. Raises Unreachable, DatabaseClosed."""
