@@ -50,12 +50,7 @@ class Reading:
 
     async def revoke(self, token: NewToken) -> None:
         """Revoke a token as an operator does; the application learns of it by itself."""
-        database = connect(self.settings, "operator")
-        try:
-            store = TokenStore(database)
-            await store.revoke((await store.find(token.prefix)).id)
-        finally:
-            await database.close()
+        await revoke(self.settings, token)
 
     def project(self, events: Sequence[Event], *, start: int = 0, partition: int = 0) -> None:
         """Apply events in one batch, at offsets from `start` on."""
@@ -79,6 +74,15 @@ async def add_token(
     finally:
         await database.close()
     return token
+
+
+async def revoke(settings: Settings, token: NewToken) -> None:
+    database = connect(settings, "operator")
+    try:
+        store = TokenStore(database)
+        await store.revoke((await store.find(token.prefix)).id)
+    finally:
+        await database.close()
 
 
 def onboarded(number: int, *, skill: UUID = SKILL) -> AgentOnboarded:

@@ -8,15 +8,18 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import msgspec
 import pytest
 import pytest_asyncio
 
+from api.token_cache import STALE_SECONDS
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
 from runtime.settings import Settings
@@ -26,17 +29,20 @@ from tests.support import ROOT
 from tests.support.api_process import RunningApi, start, waits
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.ingress_process import PLANT, ended, environ, received_until_closed
-from tests.support.reading import onboarded
+from tests.support.reading import add_token, onboarded, revoke
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 ROWS = 150
 
 
+@pytest.fixture(scope="module")
+def module_settings(module_database: Database, settings_for: SettingsFor) -> Settings:
+    return settings_for(module_database)
+
+
 @pytest_asyncio.fixture(scope="module")
-async def running_api(
-    module_database: Database, settings_for: SettingsFor, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[RunningApi]:
-    settings = settings_for(module_database)
+async def running_api(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApi]:
+    settings = module_settings
     projector = PartitionProjector(settings.database_writer_url, TOPIC, 0, READ_MODELS)
     events = [onboarded(number) for number in range(1, ROWS + 1)]
     projector.project(batch_of(events, token=projector.acquire(WATERMARKS).token))
@@ -95,6 +101,39 @@ async def test_the_lines_of_the_page_work(settings: Settings) -> None:
     )  # fmt: skip
     printed, wrong = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
     assert json.loads(printed) == {"items": [], "next": None}, wrong.decode()
+
+
+async def test_a_revoked_token_is_refused_within_two_seconds(
+    running_api: RunningApi, module_settings: Settings
+) -> None:
+    """No request that begins so long after the revocation is answered, and one is refused in the end.
+
+    On a slow machine requests begin later, and have to be refused all the more.
+    """
+    token = await add_token(module_settings)
+    headers = {"authorization": f"Bearer {token.text}"}
+    answers: list[tuple[float, int]] = []
+    async with httpx.AsyncClient(verify=False, timeout=DEADLINE_SECONDS) as client:
+
+        async def asked() -> int:
+            begun = time.monotonic()
+            answer = await client.get(f"{running_api.url}/agents", headers=headers)
+            answers.append((begun, answer.status_code))
+            return answer.status_code
+
+        async def is_known() -> bool:
+            return await asked() == 200
+
+        async def is_refused() -> bool:
+            return await asked() == 401
+
+        await wait_until_async(is_known, "the token is known")
+        await revoke(module_settings, token)
+        revoked = time.monotonic()
+        await wait_until_async(is_refused, "the token is refused")
+    late = [status for begun, status in answers if begun >= revoked + STALE_SECONDS]
+    assert 200 not in late
+    assert answers[-1][1] == 401
 
 
 async def test_requests_follow_each_other_on_a_connection(running_api: RunningApi) -> None:
