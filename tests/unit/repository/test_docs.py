@@ -31,7 +31,7 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()}
 """Folders of the repository's root: a path in prose begins with one of them, or it is somebody else's."""
 MADE_BY_RUNNING = {".plant", ".venv", ".hypothesis", "mutants"}
 WRITTEN = {"stack.env", "stack.json", "heads.json", "events.jsonl"}
-ADDED = ("projections/absences/", "database/migrations/versions/022_agent_promoted.py")
+ADDED = ("projections/absences/", "database/migrations/versions/NNN_agent_promoted.py")
 """What how-to pages tell a reader to add: a test follows each of them."""
 """Files that commands of the docs write."""
 ENDS_A_COMMAND = {"|", "&", "&&", ";", ">", "2>", "<"}
