@@ -109,15 +109,35 @@ SELECT id FROM entities WHERE id = ANY (string_to_array($1, ',')::uuid[]) ORDER 
 """
 """Waits for changes of these entities that are under way; runs before MERGE, in the same transaction."""
 
-TENANTS: Final = f"SELECT DISTINCT governance_agent_id AS tenant FROM {SHADOW}.entities ORDER BY 1"  # noqa: S608
-"""Returns the tenants of all entities of the shadow, to its owner."""
+COMPARED: Final = f"SELECT count(*) AS n FROM {SHADOW}.expected"  # noqa: S608
+"""Returns how many entities there should be."""
+
+DIRECT_CHANGES: Final = """
+SELECT count(*) AS n FROM public.entity_versions
+WHERE entity_id = ANY (string_to_array($1, ',')::uuid[]) AND recorded_by NOT LIKE '%/projection'
+"""
+"""Returns how many direct changes of these entities are committed."""
+
+TENANTS: Final = f"""
+SELECT governance_agent_id AS tenant FROM {SHADOW}.entities UNION
+SELECT governance_agent_id FROM public.outbox WHERE governance_agent_id IS NOT NULL
+ORDER BY 1
+"""  # noqa: S608
+"""Returns the tenants of all entities, to the owner. A direct change is in the outbox until the log has it."""
+
+RUN: Final = f"SELECT id::text AS id FROM {SHADOW}.run"  # noqa: S608
+"""Returns the id of the run that has made the shadow, which can't be dropped before the transaction ends."""
 
 DROP: Final = f"DROP SCHEMA IF EXISTS {SHADOW} CASCADE"
 
 
 def make_shadow(writer: str = "plant_writer") -> list[str]:
     """Return the statements that make the shadow's tables, for the owner; `writer` folds into them, by tenant."""
-    statements = [DROP, f"CREATE SCHEMA {SHADOW}", f"GRANT USAGE ON SCHEMA {SHADOW} TO {writer}"]
+    statements = [
+        DROP, f"CREATE SCHEMA {SHADOW}", f"GRANT USAGE ON SCHEMA {SHADOW} TO {writer}",
+        f"CREATE TABLE {SHADOW}.run AS SELECT gen_random_uuid() AS id",
+        f"GRANT SELECT ON {SHADOW}.run TO {writer}",
+    ]  # fmt: skip
     for table in _TABLES:
         statements += [
             f"CREATE UNLOGGED TABLE {SHADOW}.{table}"

@@ -114,6 +114,11 @@ async def _repair_registry(
                 repair.fill(shown)
             rate = round(events / (time.monotonic() - began_at))
             repair.find(wait_seconds)
+            if not repair.compared and not repair.found:
+                raise NothingChecked(
+                    "The log has no entity, and neither have the tables.",
+                    next_step="plant projections list --partitions",
+                )
             for each in repair.found[:NAMED_MAX]:
                 click.echo(f"{each.kind} {each.id} of {each.tenant} is {each.what} in {live.key}", err=True)
             counted = Counter(each.what for each in repair.found)
@@ -127,8 +132,8 @@ async def _repair_registry(
                 click.echo(f"{entity} was left as it is: {refusal}", err=True)
         return [
             {
-                "build": live.key, "by": "a fold of the log", "table": "entities", "changed": counted["changed"],
-                "missing": counted["missing"], "added": counted["added"], "merged": merged, "events": events,
-                "events_per_second": rate,
+                "build": live.key, "by": "a fold of the log", "table": "entities", "compared": repair.compared,
+                "changed": counted["changed"], "missing": counted["missing"], "added": counted["added"],
+                "merged": merged, "events": events, "events_per_second": rate,
             }
         ]  # fmt: skip

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from database.errors import DatabaseUnreachable
 from entities import shadow
 from projections.fold import FOLD_RECORDS, fold_slice
 from projections.read_model import ReadModel
-from projections.rebuild.errors import BuildLag
+from projections.rebuild.errors import BuildLag, RebuildRefused
 from projections.session import Session, TableLocked
 from projections.staging import Staging
 
@@ -26,6 +27,7 @@ PAUSE_SECONDS: Final = 0.1
 
 _HOLD_WORKERS: Final = (
     "SET LOCAL lock_timeout = '2s'",
+    "SET LOCAL idle_in_transaction_session_timeout = '5min'",  # the other session folds meanwhile
     "SELECT FROM partition_owners WHERE consumer = 'projector' ORDER BY topic, partition FOR UPDATE",
 )
 
@@ -57,7 +59,10 @@ class RegistryRepair:
         self._model = ReadModel(model.name, model.version, model.tables_text, text)
         self._staging = Staging([self._model])
         self._at: dict[tuple[str, int], int] = {}
+        self._run: list[tuple[str]] = []
         self.found: list[EntityMismatch] = []
+        self.compared = 0
+        """Entities that there should be: with none of them, and none found, nothing was compared."""
         self.refused: dict[str, str] = {}
         """Why an entity could not be folded over, by its id."""
 
@@ -73,10 +78,23 @@ class RegistryRepair:
                 *shadow.complete_shadow(), self._model.tables_in(shadow.SHADOW),
                 f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {shadow.SHADOW} TO plant_writer",
             )  # fmt: skip
+            self._run = owner.query(shadow.RUN)
             self._staging.open(self._writer)
             yield
         finally:
-            owner.script(shadow.DROP)
+            # An error may have left transactions open. Where the shadow can't be dropped, the next run does it.
+            for session, last in ((self._writer, "ROLLBACK"), (owner, "ROLLBACK"), (owner, shadow.DROP)):
+                session.forget_waiting()
+                with contextlib.suppress(DatabaseUnreachable):
+                    session.script(last)
+
+    def _require_own_shadow(self) -> None:
+        """Raise RebuildRefused where another operator has made the shadow again, since this one's session had ended."""
+        if self._writer.query(shadow.RUN) != self._run:
+            raise RebuildRefused(
+                f"{self._key} is being repaired by another operator.", why="The owner's session of this run has ended.",
+                next_step="plant projections list",
+            )  # fmt: skip
 
     def events(self) -> int:
         """Return how many offsets the log has."""
@@ -96,6 +114,7 @@ class RegistryRepair:
         began = start = self._at.get((topic, partition), 0)
         while start < end:
             self._writer.begin()
+            self._require_own_shadow()
             after = fold_slice(
                 self._writer, self._staging, [self._model], topic, partition, (start, end), schema=shadow.SHADOW
             )  # fmt: skip
@@ -119,6 +138,9 @@ class RegistryRepair:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE_SECONDS)
+            except BaseException:
+                self._owner.rollback()
+                raise
         try:
             yield
         finally:
@@ -144,6 +166,7 @@ class RegistryRepair:
         try:
             for (tenant,) in self._owner.query(shadow.TENANTS):
                 self._in_tenant(tenant)
+                self.compared += writer.query(shadow.COMPARED)[0][0]
                 for statement in (shadow.DIFFERENT, shadow.ADDED):
                     self.found += [EntityMismatch(tenant, *row) for row in writer.query(_as_text(statement))]
         finally:
@@ -168,17 +191,31 @@ class RegistryRepair:
 
     def _merge(self, tenant: str, ids: str) -> dict[str, str | None]:
         """Fold over entities; returns why it was refused, or None, for each that still differed."""
+        while True:
+            self._writer.begin()
+            try:
+                rows = self._folded_over(tenant, ids)
+                if rows is not None:
+                    self._owner.query("SELECT 1 AS held")  # raises where workers were not held to the end
+                    self._writer.commit()
+                    return rows
+            except BaseException:
+                self._writer.rollback()
+                raise
+            self._writer.rollback()
+
+    def _folded_over(self, tenant: str, ids: str) -> dict[str, str | None] | None:
+        """Do it within a transaction; None where an entity was changed directly meanwhile, which MERGE has not seen.
+
+        What is missing has no row that could be locked before, and a fold waits for whoever inserts it.
+        """
         writer = self._writer
-        writer.begin()
-        try:
-            self._in_tenant(tenant)
-            writer.query(f"SELECT count(*) AS n FROM ({shadow.LOCK}) AS locked", (ids,))  # noqa: S608 (of ours)
-            rows = dict(writer.query(_as_text(shadow.MERGE, "refusal"), (ids,)))
-            writer.commit()
-        except BaseException:
-            writer.rollback()
-            raise
-        return rows
+        self._in_tenant(tenant)
+        self._require_own_shadow()
+        writer.query(f"SELECT count(*) AS n FROM ({shadow.LOCK}) AS locked", (ids,))  # noqa: S608 (of ours)
+        before = writer.query(shadow.DIRECT_CHANGES, (ids,))
+        rows = dict(writer.query(_as_text(shadow.MERGE, "refusal"), (ids,)))
+        return rows if writer.query(shadow.DIRECT_CHANGES, (ids,)) == before else None
 
     def _in_tenant(self, tenant: str) -> None:
         self._writer.query("SELECT set_config('plant.governance_agent_id', $1, true) AS tenant", (tenant,))

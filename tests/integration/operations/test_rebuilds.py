@@ -141,13 +141,14 @@ async def test_entities_of_the_registry_are_repaired(
     superuser.script("UPDATE read_model_builds SET paused = false WHERE projection = 'registry'")
     projected_log.look()
     projected_log.project(100)
-    superuser.script("SET session_replication_role = replica", "UPDATE industries SET name = 'forged'",
-                     "SET session_replication_role = origin")  # fmt: skip
+    forged = [f"UPDATE {table} SET name = 'forged'" for table in ("skills", "industries", "teams")]
+    superuser.script("SET session_replication_role = replica", *forged, "SET session_replication_role = origin")
     planned = plant(settings, "projections", "repair", "registry", "--output", "json")
     (row,) = json.loads(planned.stdout)
     assert row["changed"] > 0
     assert (row["missing"], row["added"], row["merged"], row["events"]) == (0, 0, 0, 500)
     assert row["events_per_second"] > 0
+    assert row["compared"] == superuser.query("SELECT count(*) AS n FROM entities")[0][0]
     assert "of genesis is changed in registry/1" in planned.stderr
     (done_row,) = done(settings, "repair", "registry", "--execute", "--reason", "it was forged")
     assert done_row["merged"] == row["changed"]
@@ -155,6 +156,14 @@ async def test_entities_of_the_registry_are_repaired(
     assert {(each.action, each.reason) for each in await operations(settings, "registry/1")} == {
         ("projections.repair", "it was forged")
     }
+
+
+@pytest.mark.usefixtures("topics")
+async def test_a_registry_without_entities_is_not_called_repaired(settings: Settings, superuser: Session) -> None:
+    """Nothing was compared, so it is no good news."""
+    superuser.script("UPDATE read_model_builds SET paused = false, live = true WHERE projection = 'registry'")
+    repaired = plant(settings, "projections", "repair", "registry", "--execute", "--reason", "to be safe")
+    assert (repaired.returncode, "The log has no entity" in repaired.stderr) == (3, True), repaired.stderr
 
 
 @pytest.mark.usefixtures("topics")

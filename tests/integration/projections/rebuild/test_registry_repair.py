@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from database.errors import DatabaseUnreachable
+from entities import shadow
 from projections.engine import PartitionProjector
+from projections.fold import fold_slice
 from projections.install import install
-from projections.rebuild.errors import BuildLag
+from projections.rebuild import registry_repair
+from projections.rebuild.errors import BuildLag, RebuildRefused
 from projections.rebuild.registry_repair import RegistryRepair
 from projections.session import Session
 from tests.conftest import Database
@@ -19,7 +25,7 @@ from tests.support.direct_changes import changing, delete, insert, rename
 from tests.support.made_models import REGISTRY
 from tests.support.mixed_events import MixedEvents
 from tests.support.rebuilding import ProjectedLog, session_of
-from tests.support.waiting import DEADLINE_SECONDS
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 STATES = "SELECT id::text AS id, entity_state(id) AS state FROM entities ORDER BY 1"
 OF_KIND = """
@@ -31,6 +37,7 @@ LAST = """
 SELECT recorded_by FROM entity_versions WHERE entity_id = $1::text::uuid ORDER BY version DESC LIMIT 1
 """
 OUTBOX = "SELECT count(*) AS n FROM outbox"
+WAITING = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 SCHEMAS = "SELECT count(*) AS n FROM pg_namespace WHERE nspname = 'registry_shadow'"
 STRANGER = "ffffffff-0000-0000-0000-000000000001"
 
@@ -96,14 +103,14 @@ async def test_entities_that_differ_are_folded_over_and_no_others(
         await rename(connection, "skill", changed, "changed directly")
         await delete(connection, deleted)
     async with changing(database.writer_url, tenant="acme") as connection:
-        await insert(connection, "skill")
+        acme = await insert(connection, "skill")
     assert differing(database, owner) == set()
 
     ((lost,), (loose,), *_), outbox = superuser.query(OF_KIND, ("agent",)), superuser.query(OUTBOX)
     before = dict(superuser.query(STATES))
     tamper(
         superuser,
-        f"UPDATE skills SET name = 'forged' WHERE id IN ('{forged}', '{changed}')",
+        f"UPDATE skills SET name = 'forged' WHERE id IN ('{forged}', '{changed}', '{acme}')",
         f"DELETE FROM entities WHERE id = '{lost}'", f"DELETE FROM agents WHERE id = '{lost}'",
         f"DELETE FROM agent_skills WHERE agent_id = '{lost}'",
         f"DELETE FROM entity_versions WHERE entity_id = '{lost}'",
@@ -112,14 +119,14 @@ async def test_entities_that_differ_are_folded_over_and_no_others(
     )  # fmt: skip
     expected = {
         ("skill", str(forged), "changed"), ("skill", str(changed), "changed"), ("agent", lost, "missing"),
-        ("agent", loose, "changed"), ("industry", STRANGER, "added"),
+        ("agent", loose, "changed"), ("industry", STRANGER, "added"), ("skill", str(acme), "changed"),
     }  # fmt: skip
     assert differing(database, owner) == expected
 
     with found(database, owner) as repair:
         # The log goes on between finding and merging.
         followed_log.project(60, without=[each for _, each, _ in expected])
-        assert repair.merge(lambda _: None, DEADLINE_SECONDS) == 4
+        assert repair.merge(lambda _: None, DEADLINE_SECONDS) == 5
     assert (repair.refused, superuser.query(SCHEMAS), superuser.query(OUTBOX)) == ({}, [(0,)], outbox)
     assert differing(database, owner) == {("industry", STRANGER, "added")}
     now = dict(superuser.query(STATES))
@@ -135,3 +142,75 @@ def test_a_registry_that_is_paused_or_behind_is_not_compared(
     with pytest.raises(BuildLag, match="registry/1 is not at the log's end"):
         differing(database, owner)
     assert superuser.query(SCHEMAS) == [(0,)]
+
+
+def test_an_interrupted_repair_leaves_no_shadow(
+    database: Database, followed_log: FollowedLog, owner: Session, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes in the middle of a slice, whose transaction has locked the shadow."""
+
+    def interrupted(*arguments: Any, **named: Any) -> int:
+        fold_slice(*arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry_repair, "fold_slice", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        differing(database, owner)
+    assert superuser.query(SCHEMAS) == [(0,)]
+
+
+def test_a_repair_whose_shadow_was_made_again_by_another_operator_ends(
+    database: Database, followed_log: FollowedLog, owner: Session
+) -> None:
+    """Both would fold into it, and the later one would take old states for right."""
+    with session_of(database.writer_url) as writer, session_of(database.owner_url) as other:
+        late = RegistryRepair(owner, writer, REGISTRY)
+        with late.shadowed():
+            other.script(*shadow.make_shadow())
+            with pytest.raises(RebuildRefused, match="is being repaired by another operator"):
+                late.fill(lambda _: None)
+
+
+async def test_an_entity_that_is_inserted_directly_meanwhile_stays_as_it_was_inserted(
+    database: Database, followed_log: FollowedLog, owner: Session, superuser: Session
+) -> None:
+    """It was missing, so there was no row to lock: the fold waits for the insert, of which its snapshot has nothing."""
+    ((lost,), *_) = superuser.query(OF_KIND, ("industry",))
+    tamper(superuser, f"DELETE FROM entities WHERE id = '{lost}'", f"DELETE FROM industries WHERE id = '{lost}'",
+           f"DELETE FROM entity_versions WHERE entity_id = '{lost}'")  # fmt: skip
+    with found(database, owner) as repair:
+        assert [(each.id, each.what) for each in repair.found] == [(lost, "missing")]
+        async with changing(database.writer_url) as connection:
+            await insert(connection, "industry", id=UUID(lost))
+            merging = asyncio.create_task(asyncio.to_thread(repair.merge, lambda _: None, DEADLINE_SECONDS))
+            await wait_until_async(lambda: superuser.query(WAITING) != [(0,)], "the fold waits for the insert")
+        assert await merging == 0
+    assert '"name": "first"' in dict(superuser.query(STATES))[lost]
+    assert not superuser.query(LAST, (lost,))[0][0].endswith("/projection")
+
+
+def test_nothing_is_merged_once_workers_go_on(
+    database: Database, followed_log: FollowedLog, owner: Session, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session that holds them was ended, so the shadow may be behind the entities by the time of the merge."""
+    ((forged,), *_) = superuser.query(OF_KIND, ("skill",))
+    tamper(superuser, f"UPDATE skills SET name = 'forged' WHERE id = '{forged}'")
+    merge = RegistryRepair._merge
+
+    def unheld(repair: RegistryRepair, tenant: str, ids: str) -> dict[str, str | None]:
+        superuser.query("SELECT pg_terminate_backend($1::int) AS ended", owner_backend)
+        return merge(repair, tenant, ids)
+
+    ((pid,),) = owner.query("SELECT pg_backend_pid() AS pid")
+    owner_backend = (pid,)
+    monkeypatch.setattr(RegistryRepair, "_merge", unheld)
+    with found(database, owner) as repair, pytest.raises(DatabaseUnreachable):
+        repair.merge(lambda _: None, DEADLINE_SECONDS)
+    assert "forged" in dict(superuser.query(STATES))[forged]
+
+
+def test_nothing_compared_is_told_from_nothing_found(database: Database, owner: Session) -> None:
+    """A database without a log has no entity that could differ."""
+    install(database.owner_url, [REGISTRY])
+    with found(database, owner) as repair:
+        assert (repair.compared, repair.found) == (0, [])
