@@ -118,12 +118,8 @@ WHERE entity_id = ANY (string_to_array($1, ',')::uuid[]) AND recorded_by NOT LIK
 """
 """Returns how many direct changes of these entities are committed."""
 
-TENANTS: Final = f"""
-SELECT governance_agent_id AS tenant FROM {SHADOW}.entities UNION
-SELECT governance_agent_id FROM public.outbox WHERE governance_agent_id IS NOT NULL
-ORDER BY 1
-"""  # noqa: S608
-"""Returns the tenants of all entities, to the owner. A direct change is in the outbox until the log has it."""
+TENANTS: Final = f"SELECT DISTINCT governance_agent_id AS tenant FROM {SHADOW}.entities"  # noqa: S608
+"""Returns the tenants of all entities of the shadow, to its owner."""
 
 RUN: Final = f"SELECT id::text AS id FROM {SHADOW}.run"  # noqa: S608
 """Returns the id of the run that has made the shadow, which can't be dropped before the transaction ends."""

@@ -31,6 +31,9 @@ UPDATE outbox SET sent_at = clock_timestamp() WHERE id = ANY($1::bigint[]) AND s
 RETURNING extract(epoch FROM sent_at - occurred_at)::float8
 """
 
+TENANTS: Final = "SELECT DISTINCT governance_agent_id AS tenant FROM outbox WHERE governance_agent_id IS NOT NULL"
+"""Returns the tenants with direct changes that are not sent, or were in the last days; to the owner."""
+
 MARK_PROBLEM: Final = "UPDATE outbox SET problem = $2 WHERE id = $1 AND sent_at IS NULL AND problem IS NULL"
 
 # In the order of ids, which is nearly that of time, so this needs no index of its own: rows after the first page

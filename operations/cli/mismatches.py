@@ -20,6 +20,7 @@ from projections.rebuild.errors import BuildLag, BuildMismatch
 from projections.rebuild.registry_repair import RegistryRepair
 from projections.rebuild.repair import BuildRepair
 from projections.session import Session
+from relay import outbox
 from runtime.errors import NothingChecked
 from runtime.settings import Settings
 
@@ -107,7 +108,8 @@ async def _repair_registry(
         known = rebuilds.builds_of(owner, read_model)
         rebuilds.hold(owner, read_model, known)
         live = choice.live(known)
-        repair = RegistryRepair(owner, writer, live.model)
+        unsent = [tenant for (tenant,) in owner.query(outbox.TENANTS)]
+        repair = RegistryRepair(owner, writer, live.model, unsent)
         with repair.shadowed():
             began_at, events = time.monotonic(), repair.events()
             with rated(f"folding {live.key} into its shadow", events) as shown:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from database.errors import DatabaseUnreachable
@@ -49,10 +49,14 @@ class EntityMismatch(NamedTuple):
 
 
 class RegistryRepair:
-    """One repair, in the owner's session and in one of the projection's role; `fill`, `find` and `merge`, in order."""
+    """One repair, in the owner's session and in one of the projection's role; `fill`, `find` and `merge`, in order.
 
-    def __init__(self, owner: Session, writer: Session, model: ReadModel) -> None:
+    `tenants` are those whose entities are compared besides those of the log: of direct changes that it does not have.
+    """
+
+    def __init__(self, owner: Session, writer: Session, model: ReadModel, tenants: Iterable[str] = ()) -> None:
         self._owner = owner
+        self._tenants = frozenset(tenants)
         self._writer = writer
         self._key = model.key
         text = model.apply_text.replace("public.fold_entity(", f"{shadow.SHADOW}.fold_entity(")
@@ -164,7 +168,7 @@ class RegistryRepair:
                           "SET LOCAL idle_in_transaction_session_timeout = 0")  # fmt: skip
             writer.query("SELECT 1 AS snapshot")
         try:
-            for (tenant,) in self._owner.query(shadow.TENANTS):
+            for tenant in sorted(self._tenants.union(each for (each,) in self._owner.query(shadow.TENANTS))):
                 self._in_tenant(tenant)
                 self.compared += writer.query(shadow.COMPARED)[0][0]
                 for statement in (shadow.DIFFERENT, shadow.ADDED):

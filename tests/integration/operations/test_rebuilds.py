@@ -101,7 +101,7 @@ async def test_a_rebuild_that_differs_is_named_and_swapped_with_a_reason_alone(
                      " FROM agents_b1_v1.agents ORDER BY 1 LIMIT 1)")  # fmt: skip
     differs = plant(settings, "projections", "verify", "agents")
     assert differs.returncode == 3
-    assert "agents: (00000000-0000-0000-0000-000000000000) is changed in agents_b1/1" in differs.stderr
+    assert "agents: (00000000-0000-0000-0000-000000000001) is changed in agents_b1/1" in differs.stderr
     assert plant(settings, "projections", "swap", "agents", "--force").returncode == 2
     says(settings, "swap", "agents", "--force", "--reason", "the live one is wrong")
     assert superuser.query(SHOWN) == [("agents_b1",)]
@@ -120,7 +120,7 @@ async def test_rows_of_the_live_build_are_repaired(
     (row,) = json.loads(planned.stdout)
     assert (row["build"], row["by"], row["table"]) == ("agents/1", BUILD, "agents")
     assert (row["changed"], row["missing"], row["added"], row["merged"]) == (1, 0, 0, 0)
-    assert "agents: (00000000-0000-0000-0000-000000000000) is changed in agents/1" in planned.stderr
+    assert "agents: (00000000-0000-0000-0000-000000000001) is changed in agents/1" in planned.stderr
     assert plant(settings, "projections", "repair", "agents", "--execute").returncode == 2
     (row,) = done(settings, "repair", "agents", "--execute", "--reason", "it was forged")
     assert row["merged"] == 1

@@ -19,6 +19,7 @@ from projections.rebuild import registry_repair
 from projections.rebuild.errors import BuildLag, RebuildRefused
 from projections.rebuild.registry_repair import RegistryRepair
 from projections.session import Session
+from relay import outbox
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.direct_changes import changing, delete, insert, rename
@@ -76,7 +77,8 @@ def followed_log(database: Database, superuser: Session) -> Iterator[FollowedLog
 def found(database: Database, owner: Session) -> Iterator[RegistryRepair]:
     """A repair that has found what differs; nothing is changed yet."""
     with session_of(database.writer_url) as writer:
-        repair = RegistryRepair(owner, writer, REGISTRY)
+        tenants = [tenant for (tenant,) in owner.query(outbox.TENANTS)]
+        repair = RegistryRepair(owner, writer, REGISTRY, tenants)
         with repair.shadowed():
             repair.fill(lambda _: None)
             repair.find(0.0)
