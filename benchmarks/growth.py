@@ -33,7 +33,7 @@ from tests.support.load import events
 TOPIC = "genesis.events"
 PARTITIONS = 4
 BATCH = 8_000
-COUNTED = 100_000
+COUNTED = int(os.environ.get("PLANT_GROWTH_COUNTED", "100000"))
 """Events of each partition that are projected in a round."""
 
 AGENTS = 50_000
@@ -48,6 +48,14 @@ DISK_BYTES_A_RECORD = 550
 
 ROUNDS = 3
 """How often; the median counts."""
+
+CLOSING = os.environ.get("PLANT_GROWTH_CLOSING") == "1"
+"""Whether each partition fills and closes its open range in the measured rounds: it begins as many offsets before the
+range's end as half of them take."""
+
+AGAIN = os.environ.get("PLANT_GROWTH_AGAIN") == "1"
+"""Whether the events of all measured rounds are sent once more at the end: a whole file again, whose first occurrences
+lie in more than one range where `PLANT_GROWTH_CLOSING` is 1 too."""
 
 WATERMARKS = Watermarks(low=0, high=1 << 40, partition_count=2 * PARTITIONS, leadership=Leadership(UUID(int=1), 0))
 
@@ -108,8 +116,9 @@ def _settle(stage: Stage) -> None:
 
 
 def _fill(stage: Stage, partition: int, ranges: int, literals: dict[str, str]) -> None:
-    """Fill the partition's log so far that its last range is half full."""
-    topic, until = sql_literal(TOPIC), ranges * LOG_RANGE_OFFSETS - LOG_RANGE_OFFSETS // 2
+    """Fill the partition's log so far that its last range is half full, or nearly full where it is to be closed."""
+    left = COUNTED + ROUNDS * COUNTED // 2 if CLOSING and partition < PARTITIONS else LOG_RANGE_OFFSETS // 2
+    topic, until = sql_literal(TOPIC), ranges * LOG_RANGE_OFFSETS - left
     with contextlib.closing(
         PartitionProjector(stage.settings.database_address("writer"), TOPIC, partition, ())
     ) as owner:
@@ -147,7 +156,7 @@ def log_table(partition: int, first_offset: int) -> str:
 
 
 def _measure(stage: Stage, ranges: int) -> dict[str, object]:
-    """Acquire all partitions, let the filters be read, and project."""
+    """Acquire all partitions, let the filters be read, and project; closing a range is part of that where it is due."""
     budget = IdBudget()
     url = stage.settings.database_address("writer")
     agents = [model for model in READ_MODELS if model.name == "agents"]
@@ -164,9 +173,14 @@ def _measure(stage: Stage, ranges: int) -> dict[str, object]:
         with ThreadPoolExecutor(PARTITIONS) as threads:
             list(threads.map(_load_filters, projectors))
             loaded_seconds = time.perf_counter() - began
+            closed_before = _ranges_closed(stage)
             rounds = [_project_round(stage, threads, projectors, ranges * 10 + number) for number in range(ROUNDS + 1)]
+            closed = _ranges_closed(stage)
+            again = _again(stage, threads, projectors, ranges * 10) if AGAIN else {}
         counted = rounds[1:]  # the first one fills caches, and the read model
         return {
+            "ranges_closed": closed - closed_before,
+            **again,
             "events_per_second": statistics.median(rate for rate, _ in counted),
             "cpu_us_per_event": {
                 part: round(statistics.median(cpu[part] for _, cpu in counted), 2) for part in ("postgres", "engine")
@@ -196,6 +210,35 @@ def _project_round(
     after = {**stage.cpu_seconds(), "engine": time.process_time()}
     counted = len(projectors) * COUNTED
     return counted / seconds, {part: (after[part] - before[part]) / counted * 1e6 for part in ("postgres", "engine")}
+
+
+def _again(
+    stage: Stage, threads: ThreadPoolExecutor, projectors: Sequence[PartitionProjector], seed: int
+) -> dict[str, object]:
+    """Project the events of the measured rounds once more: repeats, all of them."""
+    batches = [
+        [
+            _of(projector, [(offset + shift, event) for offset, event in rows])
+            for number in range(1, ROUNDS + 1)
+            for shift in [(number - 1) * COUNTED]
+            for rows in _batches(COUNTED, seed=PARTITIONS * (seed + number) + partition, start=_end(projector))
+        ]
+        for partition, projector in enumerate(projectors)
+    ]
+    began, cpu = time.perf_counter(), time.process_time()
+    list(threads.map(_project, projectors, batches))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    counted = len(projectors) * ROUNDS * COUNTED
+    if stage.number("SELECT count(*) AS n FROM log_records WHERE disposition = 'repeat'") < counted:
+        raise RuntimeError("not all of them were repeats")
+    return {
+        "repeats_per_second": counted / seconds,
+        "engine_cpu_us_per_repeat": round(cpu / counted * 1e6, 2),
+    }
+
+
+def _ranges_closed(stage: Stage) -> int:
+    return stage.number("SELECT count(closed_at) AS n FROM log_ranges")
 
 
 def _end(projector: PartitionProjector) -> int:

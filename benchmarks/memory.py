@@ -16,15 +16,21 @@ SETTLED = 0.25
 MANY_PARTITIONS = 48
 
 
-def run_many_partitions(stack: Stack, count: int) -> dict[str, object]:
-    """Project a topic of many partitions that are all behind, and return the most memory that the worker takes."""
-    samples = _watch(stack, count, MANY_PARTITIONS)
-    return {
-        "name": f"worker memory, {MANY_PARTITIONS} partitions",
-        "what": "peak while it catches up on all of them",
-        "events_counted": count,
-        "peak_mb": max(rss for _, rss in samples) / 1e6,
-    }
+def run_many_partitions(stack: Stack, count: int) -> list[dict[str, object]]:
+    """Project a topic of many partitions that are all behind, and return the most memory that the worker takes.
+
+    Once with an empty log, and once with as many known ids as a full one leaves: open ranges of
+    `PLANT_FULL_RANGE_IDS` ids, and filters up to the budget.
+    """
+    return [
+        {
+            "name": f"worker memory, {MANY_PARTITIONS} partitions",
+            "what": f"peak while it catches up on all of them, {what}",
+            "events_counted": count,
+            "peak_mb": max(rss for _, rss in _watch(stack, count, MANY_PARTITIONS, variant)) / 1e6,
+        }
+        for what, variant in (("empty log", "plant"), ("open ranges full", "full ranges"))
+    ]
 
 
 def run(stack: Stack, count: int) -> dict[str, object]:
@@ -49,11 +55,11 @@ def growth(samples: Sequence[tuple[int, int]], count: int) -> dict[str, float]:
     return {"first_half_mb": first / 1e6, "second_half_mb": last / 1e6, "growth_percent": (last / first - 1) * 100}
 
 
-def _watch(stack: Stack, count: int, partitions: int) -> list[tuple[int, int]]:
+def _watch(stack: Stack, count: int, partitions: int, variant: str = "plant") -> list[tuple[int, int]]:
     """Return the worker's resident memory with the number of events that it had projected, all along."""
     samples: list[tuple[int, int]] = []
     settings = {"PLANT_TOPIC_PARTITIONS": str(partitions)}
-    with clean_database(stack, **settings) as stage, process(stage, "-m", "benchmarks.variant", "plant") as worker:
+    with clean_database(stack, **settings) as stage, process(stage, "-m", "benchmarks.variant", variant) as worker:
         session = Session(stage.superuser_url)
         try:
             done = 0

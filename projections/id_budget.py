@@ -7,11 +7,13 @@ from typing import Final
 
 from runtime import metrics
 
-DEFAULT_BYTES: Final = 384 * 1024 * 1024
+DEFAULT_BYTES: Final = 352 * 1024 * 1024
 
 
 class IdBudget:
-    """Bytes that known ids may take. Ids of open ranges are counted and always kept; filters only while there is room.
+    """Bytes that known ids may take. Ids of open ranges are counted as if the ranges were full, and always kept.
+
+    Filters are kept only while there is room, and go where open ranges need it.
 
     Partitions' threads share it.
     """
@@ -20,6 +22,11 @@ class IdBudget:
         self.total_bytes = total_bytes
         self.reserved_bytes = 0
         self._lock = threading.Lock()
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether more is counted than there is room for."""
+        return self.reserved_bytes > self.total_bytes
 
     def try_reserve(self, size_bytes: int) -> bool:
         """Count bytes if there is room for them."""

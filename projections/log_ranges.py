@@ -28,6 +28,7 @@ from projections.known_ids import (
     FILTER_BYTES,
     LOG_RANGE_OFFSETS,
     LOG_SCHEMA,
+    OPEN_IDS_BYTES,
     FilterPositions,
     Hashes,
     IdFilter,
@@ -233,18 +234,22 @@ class LogRanges:
         """Note the ids that a committed transaction has applied or parked, and that it reaches up to `next_offset`."""
         if self._open is None:
             return
-        before = self._open.size_bytes
         until = self._open.first_offset + self._range_offsets
         self._open.add(hashes, numpy.asarray(offsets, numpy.int64), min(next_offset, until))
-        self._budget.reserve(self._open.size_bytes - before)
 
     def load_more(self, session: Session) -> bool:
         """Do what is due in the open range and one thing more, and return whether there may be more.
 
-        Let look-ups by id pass over more of the open range, and make the next one where it is nearly full. Then read a
-        part of a filter, or close a range that is full.
+        Let look-ups by id pass over more of the open range, and make the next one where it is nearly full. Give up a
+        filter where open ranges, this partition's or others', have taken its room. Then read a part of a filter, or
+        close a range that is full.
         """
         self._look_after_open(session)
+        if self._budget.is_exceeded:
+            # Only of closed ranges: one without index and filter would be read for each id.
+            filtered = (each for each in self._earlier if each.closed and each.filter is not None)
+            if (oldest := next(filtered, None)) is not None:
+                self._drop_filter(oldest)
         for each in reversed(self._earlier):
             if each.is_filtered or (each.filter is None and not self._budget.try_reserve(FILTER_BYTES)):
                 continue
@@ -292,11 +297,11 @@ class LogRanges:
         """Take a range for the open one, of which nothing is known yet."""
         self._open, self.table = OpenIds(first_offset), table
         self._summarized_until, self._summarized_block, self._has_next = first_offset, 0, False
-        self._budget.reserve(FILTER_BYTES)
+        self._budget.reserve(OPEN_IDS_BYTES)
 
     def _forget_open(self) -> None:
         if self._open is not None:
-            self._budget.release(self._open.size_bytes)
+            self._budget.release(OPEN_IDS_BYTES)
         self._open, self.table = None, ""
 
     def _drop_filter(self, each: LogRange) -> None:
@@ -340,7 +345,7 @@ class LogRanges:
         `load_more` closes it, after the batch: until that is committed the log may go on in this range, where Kafka has
         lost the records behind it.
         """
-        self._budget.release(ids.size_bytes)
+        self._budget.release(OPEN_IDS_BYTES)
         full = LogRange(ids.first_offset, ids.first_offset + self._range_offsets, table, closed=False)
         if self._budget.try_reserve(FILTER_BYTES):
             full.filter, full.loaded_until = ids.filter, full.until

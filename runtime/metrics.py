@@ -108,7 +108,8 @@ WORKER_WAITING_BYTES: Final = Gauge(
     "plant_worker_waiting_bytes", "Memory of records that wait in this worker, or are being projected."
 )
 WORKER_KNOWN_IDS_BYTES: Final = Gauge(
-    "plant_worker_known_ids_bytes", "Memory of what this worker knows of event ids, of all of its partitions."
+    "plant_worker_known_ids_bytes",
+    "Memory for what this worker knows of event ids, of all of its partitions; open ranges of the log count as full.",
 )
 WORKER_PARKED_ENTITIES: Final = Gauge(
     "plant_worker_parked_entities",

@@ -29,7 +29,15 @@ UNION ALL SELECT format('table %s %s security %s %s options %s', relname, relkin
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
 UNION ALL SELECT format('rights on %s: %s', c.relname, a)
 FROM pg_class c, unnest(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
-WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v', 'S')
+UNION ALL SELECT format('view %s %s', c.relname, pg_get_viewdef(c.oid)) FROM pg_class c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'v'
+UNION ALL SELECT format('type %s %s values %s', t.typname, t.typtype, (
+    SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid))
+FROM pg_type t WHERE t.typnamespace = 'public'::regnamespace AND t.typtype IN ('e', 'd')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype = 'e')
+UNION ALL SELECT format('rights on schema %s: %s', n.nspname, a)
+FROM pg_namespace n, unnest(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a WHERE n.nspname = 'log'
 UNION ALL SELECT format('rights on %s.%s: %s', attrelid::regclass, attname, a)
 FROM pg_attribute, unnest(attacl) AS a WHERE attacl IS NOT NULL AND attrelid::regclass::text NOT LIKE '%pg_%'
 UNION ALL SELECT format('function %s rights %s', pg_get_functiondef(p.oid), a)
@@ -40,7 +48,9 @@ WHERE p.pronamespace = 'public'::regnamespace AND p.prokind = 'f'
 
 
 def shape(url: str) -> list[str]:
-    """All of ours in the schema `public`: tables, constraints, indexes, triggers, policies, rights, functions."""
+    """All of ours in the schema `public`: tables, views, enums, constraints, indexes, triggers, policies, rights,
+    functions; and the rights on the schema `log`.
+    """
     return _lines(url, _OURS + _AND_THE_REST)
 
 

@@ -16,7 +16,7 @@ from projections import log_ranges, repeats
 from projections.engine import PartitionProjector
 from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
-from projections.known_ids import FILTER_BYTES
+from projections.known_ids import FILTER_BYTES, OPEN_IDS_BYTES
 from projections.prepared import PreparedBatch
 from projections.read_model import READ_MODELS
 from projections.session import DataRefused, RangeRefused, Session, WorkerOutdated
@@ -260,7 +260,7 @@ def test_what_is_known_follows_a_log_that_has_gone_back(database: Database, supe
         projector._ranges.open(superuser, 140, threading.Event())
         assert projector._ranges._open is not None
         assert (projector._ranges._open.next_offset, len(projector._ranges._open)) == (140, 12)
-        assert budget.reserved_bytes == 3 * FILTER_BYTES + 8 * 12
+        assert budget.reserved_bytes == 2 * FILTER_BYTES + OPEN_IDS_BYTES
         set_range_offsets(database.superuser_url, RANGE)
         projector._ranges.open(superuser, 0, threading.Event())
         assert budget.reserved_bytes == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,7 +19,7 @@ from projections import log_ranges
 from projections.engine import PartitionProjector
 from projections.errors import RepeatApplied
 from projections.id_budget import IdBudget
-from projections.known_ids import FILTER_BYTES
+from projections.known_ids import FILTER_BYTES, OPEN_IDS_BYTES
 from projections.log_ranges import LogRange, LogRanges
 from projections.read_model import READ_MODELS
 from projections.repeats import ID_REUSED
@@ -30,10 +32,12 @@ from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.load import some_events
 from tests.support.log_tables import set_range_offsets
+from tests.support.long_form import sized
 from tests.support.poison_records import key_of, redrive, unreadable
 from tests.support.projectors import AGENT_ROWS, MakeProjector
 
 RANGE = 64
+KILL_STEP = sized(24, 1)
 RANGES = "SELECT first_offset, closed_at IS NOT NULL AS closed FROM log_ranges ORDER BY first_offset"
 DISPOSITIONS = 'SELECT disposition::text AS name FROM log_records WHERE partition = 0 ORDER BY "offset"'
 CHAIN = "SELECT encode(hash, 'hex') AS hash FROM log_records WHERE partition = 0 ORDER BY \"offset\""
@@ -63,9 +67,9 @@ def dispositions(superuser: Session) -> list[str]:
     return [row[0] for row in superuser.query(DISPOSITIONS)]
 
 
-def finish(projector: PartitionProjector) -> None:
-    """Let the projector read and close what is left, as in a pause."""
-    for _ in range(200):
+def finish(projector: PartitionProjector, pauses: int = 200) -> None:
+    """Let the projector read and close what is left, as in so many pauses."""
+    for _ in range(pauses):
         projector.idle()
 
 
@@ -156,7 +160,7 @@ def test_known_ids_are_counted_and_given_back(database: Database) -> None:
     try:
         project(projector, some_events(200))
         reserved = budget.reserved_bytes
-        assert reserved == 4 * FILTER_BYTES + 8 * (200 - 192)
+        assert reserved == 3 * FILTER_BYTES + OPEN_IDS_BYTES
         projector.close()
         assert budget.reserved_bytes == reserved
         projector.forget()
@@ -166,6 +170,33 @@ def test_known_ids_are_counted_and_given_back(database: Database) -> None:
         assert budget.reserved_bytes == reserved
     finally:
         projector.forget()
+
+
+def test_filters_go_where_open_ranges_need_their_room(
+    make_projector: MakeProjector, superuser: Session, database: Database
+) -> None:
+    """Partitions that a worker acquires when its budget is full: together they stay within it, and find repeats."""
+    budget = IdBudget(2 * OPEN_IDS_BYTES + FILTER_BYTES)
+    url, events = database.writer_url, some_events(200)
+    projectors = [PartitionProjector(url, TOPIC, number, READ_MODELS, budget) for number in range(2)]
+    try:
+        project(projectors[0], events)
+        finish(projectors[0])
+        assert budget.reserved_bytes == OPEN_IDS_BYTES + 3 * FILTER_BYTES <= budget.total_bytes
+        token = projectors[1].acquire(WATERMARKS).token
+        batch = batch_of(some_events(10, seed=3), token=token)
+        object.__setattr__(batch, "partition", 1)
+        projectors[1].project(batch)
+        assert budget.is_exceeded
+        finish(projectors[0])
+        assert budget.reserved_bytes == 2 * OPEN_IDS_BYTES + FILTER_BYTES == budget.total_bytes
+        assert [each.first_offset for each in projectors[0]._ranges._earlier if each.filter is not None] == [128]
+        project(projectors[0], events, start=200)
+        assert dispositions(superuser) == ["applied"] * 200 + ["repeat"] * 200
+    finally:
+        for projector in projectors:
+            projector.forget()
+    assert budget.reserved_bytes == 0
 
 
 def test_an_id_used_for_another_event_is_poison_across_ranges(
@@ -260,6 +291,68 @@ def test_a_range_that_is_closed_can_be_killed_at_each_statement(
             assert closed == [True] * 4 + [False]
         statement += 1
     assert killed >= 7
+
+
+class Kills:
+    """Counts the moments before and after each statement of a worker, and ends it at the one with a number."""
+
+    def __init__(self) -> None:
+        self.at = self.count = 0
+        self.is_counting = False
+
+    def pass_by(self, session: Session) -> None:
+        self.count += self.is_counting
+        if self.is_counting and self.count == self.at:
+            self.is_counting = False
+            session.close()
+            raise DatabaseUnreachable(why="killed")
+
+
+def test_a_worker_can_be_killed_at_any_statement_while_ranges_are_closed(
+    make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the statement is about, rows, checkpoints and settings too: the next owner makes the same log of it.
+
+    One moment in some dozen, from one of the first on, which chance chooses, and each in the long form.
+    """
+    kills = Kills()
+
+    def counting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(session: Session, *arguments: Any) -> Any:
+            if session is superuser:
+                return method(session, *arguments)
+            kills.pass_by(session)
+            result = method(session, *arguments)
+            kills.pass_by(session)
+            return result
+
+        return counted
+
+    for name in ("script", "_fetch", "execute"):
+        monkeypatch.setattr(Session, name, counting(getattr(Session, name)))
+    events = some_events(140)
+
+    def killed_log(at: int) -> list[tuple[Any, ...]]:
+        superuser.script("SET session_replication_role = replica", f'DROP TABLE IF EXISTS log."{TOPIC}/0"')
+        superuser.script("TRUNCATE log_ranges, checkpoints, agents_v1.agents")
+        projector, kills.at, kills.count, kills.is_counting = make_projector(0), at, 0, True
+        with contextlib.suppress(DatabaseUnreachable):
+            project(projector, events)
+            finish(projector, 20)
+        kills.is_counting = False
+        done = len(dispositions(superuser))
+        successor = make_projector(0)
+        project(successor, [*events[done:], *events], start=done)
+        finish(successor)
+        assert dispositions(superuser) == ["applied"] * 140 + ["repeat"] * 140
+        assert [closed for _, closed in superuser.query(RANGES)] == [True] * 4 + [False]
+        return superuser.query(CHAIN)
+
+    whole = killed_log(0)
+    moments = kills.count
+    assert moments > 80
+    for at in range(random.randint(1, KILL_STEP), moments + 1, KILL_STEP):
+        assert killed_log(at) == whole
 
 
 @pytest.mark.parametrize("first", [100, 3], ids=["its own range", "another range"])

@@ -18,6 +18,8 @@ from prometheus_client import generate_latest
 
 from operations.services.worker import PartitionGauges, build_worker, serve_metrics
 from projections import engine
+from projections.known_ids import OPEN_IDS_BYTES
+from projections.log_ranges import LogRanges
 from projections.prepared import PreparedBatch, prepare
 from projections.session import Session
 from runtime.errors import ConfigurationError
@@ -85,6 +87,32 @@ async def test_two_workers_share_the_partitions_and_one_takes_over(
     await wait_until_async(lambda: applied(database) == 7000, "7,000 events are applied")
     assert second.crashed is None
     assert not second.stopped_partitions()
+
+
+async def test_known_ids_stay_with_a_partition_that_stays_and_go_with_one_that_moves(
+    settings: Settings, database: Database, topic: str, start_worker: StartWorker
+) -> None:
+    """A worker that another one joins reads no id of its partitions again, and gives back the memory for the others."""
+    fill(settings, topic, events(400, agents=50))
+    first = await start_worker(topic)
+    await wait_until_async(lambda: applied(database) == 400, "400 events are applied")
+
+    def ranges(worker: Worker, tp: TopicPartition) -> LogRanges:
+        writer = worker.partitions[tp]._writer
+        assert isinstance(writer, engine.PartitionProjector)
+        return writer._ranges
+
+    before = {tp: ranges(first, tp)._open for tp in first.partitions}
+    budget = ranges(first, next(iter(before)))._budget
+    assert (len(before), budget.reserved_bytes) == (4, 4 * OPEN_IDS_BYTES)
+    second = await start_worker(topic)
+    await wait_until_async(lambda: len(second.app.consumer.assignment()) == 2, "the second has two partitions")
+    await wait_until_async(lambda: budget.reserved_bytes == 2 * OPEN_IDS_BYTES, "the memory for two is given back")
+    fill(settings, topic, events(400, agents=50, seed=2))
+    await wait_until_async(lambda: applied(database) == 800, "800 events are applied")
+    kept = first.app.consumer.assignment()
+    assert {tp for tp in before if ranges(first, tp)._open is not None} == kept
+    assert [tp for tp in kept if ranges(first, tp)._open is not before[tp]] == []
 
 
 async def test_restarting_goes_on_at_the_checkpoint(

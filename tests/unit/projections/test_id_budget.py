@@ -21,6 +21,7 @@ def test_open_ranges_are_counted_in_any_case() -> None:
     budget = IdBudget(10)
     budget.reserve(12)
     assert budget.reserved_bytes == 12
+    assert budget.is_exceeded
     assert not budget.try_reserve(0)
 
 
