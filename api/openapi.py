@@ -28,7 +28,8 @@ A listing is ordered by its key. `next` of a page is the cursor of the page behi
 entity tag changes with its bytes: send it as If-None-Match, and an answer that is the same is 304 without a body.
 
 To read your own writes, name the record's position in `at-least`: the answer shows the record, or says where the read
-model is after the time that `Prefer: wait=N` allows (10 s without it).
+model is after the time that `Prefer: wait=N` allows (10 s without it). A record that waits behind a dead letter of its
+entity counts as reached, though no answer shows it yet.
 
 Endpoints of webhooks are added, changed and looked after here too, with a token of the scope `endpoints`.
 """

@@ -39,7 +39,8 @@ class ReadModels:
     async def wait_for(self, position: RecordPosition, timeout_seconds: float, *models: str) -> None:
         """Return when these read models, or without names all that readers see, have applied the record at a position.
 
-        `log` is the log itself. Raises NotCaughtUp, UnknownReadModel, and what the database raises.
+        A record that the log calls parked, poison or a repeat counts as applied: they have passed it, and no row shows
+        it. `log` is the log itself. Raises NotCaughtUp, UnknownReadModel, and what the database raises.
         """
         deadline = self._clock.monotonic_seconds() + timeout_seconds
         while (found := await self._missing(position, models)) is not None:
