@@ -276,10 +276,10 @@ def test_a_log_that_is_read_slowly_takes_no_lagging_model_out(
     superuser.script(f"UPDATE checkpoints SET read_models = '{{agents/1}}'; TRUNCATE {MODEL}")
     projector = make_projector(0)
 
-    frame = Session.frame
+    frame, reading = Session.frame, fold._APPLIED.format(columns="value", of_types="")
 
     def slow(self: Session, sql: str, *parameters: Any) -> object:
-        if sql == fold._APPLIED:
+        if sql == reading:
             self.script("DO $$ BEGIN RAISE EXCEPTION 'ended' USING ERRCODE = '57014'; END $$")
         return frame(self, sql, *parameters)
 
