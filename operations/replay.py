@@ -113,7 +113,7 @@ def read_pages(settings: Settings, topic: str, ranges: Ranges, wanted: ReplayFil
 
 def line_of(replayed: ReplayedEvent) -> bytes:
     """Return an event as a line that `plant publish` takes, whose id is the event's."""
-    event = replayed.event
+    event = replayed.event.without_nil()
     data = {name: value for name, value in msgspec.to_builtins(event).items() if name not in HEAD_FIELDS}
     head = {"type": event.event_type, "id": str(event.event_id), "timestamp": event.occurred_at}
     return msgspec.json.encode({**head, "data": data}) + b"\n"

@@ -7,7 +7,7 @@ UUIDs are `uuid.UUID`, times are aware datetimes with microseconds.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 from uuid import UUID
 
 import msgspec
@@ -86,6 +86,10 @@ class Event(RecordValue, frozen=True, kw_only=True):
     def nil_field(self) -> str | None:
         """The first of `fields_without_nil` that holds the nil id; None: none does."""
         return next((name for name in self.fields_without_nil if getattr(self, name) == NIL_ID), None)
+
+    def without_nil(self) -> Self:
+        """Return the event as producers may send it, and as folds read it: with null for the nil id in those fields."""
+        return self if (name := self.nil_field) is None else msgspec.structs.replace(self, **{name: None}).without_nil()
 
 
 STATE_FIELDS = ("agent", "skill", "job_role", "industry", "team")

@@ -96,7 +96,9 @@ async def test_lines_are_what_publish_takes(
     read = [each for each in read_lines(lines, "cli", NOW) if isinstance(each, Event)]
     assert len(read) == len(expected)
     fields = [{name: getattr(each, name) for name in each.__struct_fields__ if name != "event_id"} for each in read]
-    wanted = [{name: getattr(each, name) for name in each.__struct_fields__ if name != "event_id"} for each in expected]
+    sent = [each.without_nil() for each in expected]
+    assert sent != expected  # the log has ratings of the nil skill, which nobody may publish any more
+    wanted = [{name: getattr(each, name) for name in each.__struct_fields__ if name != "event_id"} for each in sent]
     assert fields == wanted
 
 
