@@ -102,6 +102,7 @@ class PartitionProjector:
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and find out which read models follow the log."""
         self.close()
+        self._token = None  # the former one is out of date where another worker has owned the partition meanwhile
         self._interrupted = interrupted or threading.Event()
         with self._closing_on_error():
             session = self._session = Session(self._url)

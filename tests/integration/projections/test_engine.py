@@ -89,6 +89,21 @@ def test_a_schema_of_a_later_release_waits(make_projector: MakeProjector, superu
     assert dispositions(superuser) == ["applied"] * (before + 2)
 
 
+def test_a_former_owner_that_can_not_acquire_tells_why(make_projector: MakeProjector, superuser: Session) -> None:
+    """Its token is not the last one: another worker has owned the partition since."""
+    former, later = make_projector(0), make_projector(0)
+    former.acquire(WATERMARKS)
+    later.acquire(WATERMARKS)
+    grown = WATERMARKS._replace(partition_count=PARTITIONS + 1)
+
+    with pytest.raises(PartitionCountChanged) as stopped:
+        former.acquire(grown)
+    former.note_stop(str(stopped.value))
+
+    (noted,) = superuser.query("SELECT stop_reason FROM partition_owners WHERE partition = 0")[0]
+    assert noted == str(stopped.value)
+
+
 def test_a_repeat_is_logged_and_has_no_effect(projector: PartitionProjector, superuser: Session) -> None:
     """An event id that was applied before, in the same batch or an earlier one, is a repeat."""
     first, second, third = some_events(3)
