@@ -99,11 +99,16 @@ def assert_exactly_once(scene: Scene, accepted: Iterable[str], gaps: bool = Fals
 
 
 def wait_until_full_ranges_are_closed(scene: Scene) -> int:
-    """Wait until a worker has closed every range but the last of each partition; returns how many these are."""
+    """Wait until a worker has closed every range behind which the log has gone on; returns how many these are.
+
+    The next one is made before the last one is full.
+    """
     full = """
         SELECT count(*) FILTER (WHERE closed_at IS NULL) AS open, count(*) AS n FROM log_ranges AS r
-        WHERE EXISTS (SELECT FROM log_ranges AS l WHERE l.topic = r.topic AND l.partition = r.partition
-                      AND l.first_offset > r.first_offset) AND topic = $1
+        WHERE EXISTS (
+            SELECT FROM log_records AS l
+            WHERE l.topic = r.topic AND l.partition = r.partition AND l."offset" >= r.first_offset + log_range_offsets()
+        ) AND topic = $1
     """
     wait_until(lambda: scene.query(full, (scene.topic,))[0][0] == 0, "all full ranges are closed")
     return int(str(scene.query(full, (scene.topic,))[0][1]))
