@@ -28,14 +28,15 @@ RANGES = "SELECT first_offset, closed_at IS NOT NULL AS closed FROM log_ranges O
 
 
 @pytest.fixture
-def primary(private_stack: Stack) -> Stack:
-    """A stack with a migrated database whose log is empty and has small ranges."""
+def primary(private_stack: Stack) -> Iterator[Stack]:
+    """A stack with a migrated database whose log is empty and has small ranges; its database runs again afterwards."""
     owner_url = private_stack.environ["PLANT_DATABASE_OWNER_URL"]
     migrate.downgrade(owner_url, "base")
     migrate.upgrade(owner_url)
     install(owner_url)
     log_tables.set_range_offsets(owner_url, RANGE)
-    return private_stack
+    yield private_stack
+    private_stack.start_postgres()
 
 
 @pytest.fixture
@@ -82,7 +83,6 @@ def test_a_standby_takes_over_in_the_middle_of_a_range(primary: Stack, follower:
     assert query(after, LOG) == applied + repeats
     assert [closed for _, closed in query(after, RANGES)] == [True] * 12 + [False]
     projector.forget()
-    primary.start_postgres()
 
 
 def project(projector: PartitionProjector, events: Sequence[Event], start: int) -> None:

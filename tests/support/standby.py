@@ -39,6 +39,9 @@ class Standby:
             env={**os.environ, "LC_ALL": "C"},
             user=system_user(),
         )
+        # Queries are short, and one that a replayed vacuum cancels would tell nothing about Plant.
+        with (self._server.data / "postgresql.auto.conf").open("a") as settings:
+            settings.write("max_standby_archive_delay = -1\nmax_standby_streaming_delay = -1\n")
 
     def start(self) -> None:
         """Returns once it answers queries."""
