@@ -45,7 +45,7 @@ _EITHER_HEAD: Final = zlib.MAX_WBITS | 32
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of an attempt. Its repr shows nothing of the answer, which is a stranger's."""
+    """What came of an attempt. Its repr shows nothing of the answer, which is a stranger's, nor of what was sent."""
 
     outcome: AttemptOutcome
     duration_seconds: float
@@ -54,7 +54,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     answer: bytes = b""
     """The begin of the answer's body, at most ANSWER_MAX_BYTES, without what is secret of the request."""
     truncated: bool = False
-    """Whether the body goes on."""
+    """Whether the answer's body goes on."""
+    body: bytes = b""
+    """What was sent."""
 
     def __repr__(self) -> str:
         return f"Attempt({self.outcome!r}, {len(self.answer)} bytes in {self.duration_seconds:.3f} s)"
@@ -90,6 +92,7 @@ async def send_attempt(
         why=why,
         answer=mask_echoes(bytes(answered.body), request),
         truncated=answered.truncated,
+        body=request.body,
     )
 
 

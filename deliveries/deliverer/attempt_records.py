@@ -48,7 +48,6 @@ class EndedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     end: DeliveryEnd
     began_at: datetime
     attempt: Attempt | None = None
-    body: bytes = b""
     recorded: bool = False
     """Whether the attempt has its record already: it was read, and is not published again."""
     attempted: bool = False
@@ -161,7 +160,7 @@ def attempt_record(ended: EndedDelivery, token: int) -> DeliveryAttempted:
         error_class=None if attempt is None else attempt.outcome.error_class,
         why=_why(ended),
         next_attempt_at=next_at,
-        request=ended.body[:EXCERPT_MAX_BYTES],
+        request=b"" if attempt is None else attempt.body[:EXCERPT_MAX_BYTES],
         answer=b"" if attempt is None else attempt.answer[:EXCERPT_MAX_BYTES],
         token=token,
     )

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
 
 from deliveries.attempts import Attempt, send_attempt
 from deliveries.circuit_breaker import BreakerState, Permit
@@ -22,16 +21,13 @@ from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_cache import KnownEndpoint
 from deliveries.deliverer.endpoint_queue import Blocked, EndpointQueue, Waiting
+from deliveries.deliverer.webhook_retry_service import UNUSABLE_SECONDS, WebhookRetryService
 from deliveries.outcomes import classify, throttle_seconds
-from deliveries.schedule import DeadLettered, EndpointGone, decide
 from deliveries.signed_request import sign_attempt
 from runtime import metrics
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
-
-UNUSABLE_SECONDS: Final = 60.0
-"""How long a delivery waits that could not even be attempted."""
 
 
 class EndpointQueues:
@@ -48,6 +44,7 @@ class EndpointQueues:
         self._process = process
         self._on_end = on_end
         self._put_back = put_back
+        self._retries = WebhookRetryService(process, on_end, self.note_gone)
         self._queues: dict[bytes, EndpointQueue] = {}
         self._attempts: dict[asyncio.Task[None], AttemptSlot] = {}
         self._unrecorded = 0
@@ -207,44 +204,30 @@ class EndpointQueues:
         self, endpoint_id: bytes, queue: EndpointQueue, delivery: Delivery, known: KnownEndpoint, permit: Permit,
         slot: AttemptSlot,
     ) -> None:  # fmt: skip
-        """Make one attempt, and note what came of it."""
-        process, attempt, body = self._process, None, b""
+        """Make one attempt, and have done what follows from it."""
+        process, attempt, why = self._process, None, ""
         began_at = process.clock.now()
         if delivery.due_at is not None:
             metrics.DELIVERER_LATE_SECONDS.observe(max(0.0, (began_at - delivery.due_at).total_seconds()))
+        self._retries.begin(delivery, known.endpoint.configuration, began_at)
         try:
-            attempt, body = await self._send(delivery, known, began_at)
+            attempt = await self._send(delivery, known, began_at)
         except Exception as error:  # a defect: the delivery is put off, and its endpoint's others go on
             log.exception("delivery.not_attempted", delivery=delivery.id_text)
-            end: DeliveryEnd = Postponed(began_at + timedelta(seconds=UNUSABLE_SECONDS), type(error).__name__)
+            why = type(error).__name__
         finally:
             if slot.is_slow:
                 queue.slow -= 1
                 self._unrecorded += 1
             self._note_attempt(queue, permit, attempt)
             process.slots.give_back(slot)  # at once: a sweep before the task's end would find the attempt slow
-        if attempt is not None:
-            configuration = known.endpoint.configuration
-            end = decide(configuration.retry_schedule, delivery.attempt, attempt.outcome, process.clock.now())
-        if isinstance(end, EndpointGone):
-            self.note_gone(endpoint_id)
-        ordered = self._process.endpoints.is_ordered(endpoint_id)
-        blocks = ordered and isinstance(end, DeadLettered) and known.endpoint.configuration.after_dead_letter == "block"
-        self._on_end(
-            EndedDelivery(
-                delivery=delivery,
-                end=end,
-                began_at=began_at,
-                attempt=attempt,
-                body=body,
-                attempted=True,
-                ordered=ordered,
-                blocks=blocks,
-            )
-        )
+        if attempt is None:
+            self._retries.put_off(delivery.delivery_id, why)
+        else:
+            self._retries.schedule_retry(delivery.delivery_id, attempt)
         self._pump(endpoint_id, queue)
 
-    async def _send(self, delivery: Delivery, known: KnownEndpoint, now: datetime) -> tuple[Attempt, bytes]:
+    async def _send(self, delivery: Delivery, known: KnownEndpoint, now: datetime) -> Attempt:
         configuration, secrets = known.endpoint.configuration, known.secrets
         assert secrets is not None
         request = sign_attempt(
@@ -252,10 +235,9 @@ class EndpointQueues:
             custom_headers=secrets.custom_headers,
         )  # fmt: skip
         timeout_seconds = float(configuration.timeout_seconds)
-        attempt = await send_attempt(
+        return await send_attempt(
             self._process.client, configuration.url, request, timeout_seconds=timeout_seconds, now=now
         )
-        return attempt, request.body
 
     def _note_attempt(self, queue: EndpointQueue, permit: Permit, attempt: Attempt | None) -> None:
         now_seconds = self._process.clock.monotonic_seconds()
