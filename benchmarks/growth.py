@@ -295,8 +295,9 @@ def _look_ups(stage: Stage, ranges: int) -> dict[str, object]:
     """Time one event by its position, and by its id, in a closed range and in an open one."""
     if not ranges:
         return {}
-    offset = LOG_RANGE_OFFSETS // 2 - 7
-    newest = (ranges - 1) * LOG_RANGE_OFFSETS + offset
+    # The first range may have events of the rounds before, which have other ids.
+    middle = LOG_RANGE_OFFSETS // 2 - 7
+    offset, newest = (number * LOG_RANGE_OFFSETS + middle for number in (min(1, ranges - 1), ranges - 1))
     position = f"""SELECT value FROM event_stream WHERE topic = '{TOPIC}' AND partition = 1 AND "offset" = {offset}"""
     by_id = "SELECT value FROM event_stream WHERE event_id = md5('1/{}')::uuid AND disposition IN ('applied', 'parked')"
     session = Session(stage.superuser_url)
