@@ -149,6 +149,22 @@ def test_no_check_says_ready_while_what_it_needs_is_away(running: RunningStack, 
     assert before == {service: running.project.state(service)["StartedAt"] for service in SERVICES}
 
 
+@pytest.mark.parametrize("away", ["postgres", "kafka"])
+def test_sigterm_ends_each_service_while_what_it_needs_is_frozen(running: RunningStack, away: str) -> None:
+    """By itself, within its grace period: the engine kills none, and all come back."""
+    running.project.engine.podman("pause", running.project.container(away))
+    try:
+        for service in SERVICES:
+            running.project.compose("stop", service)
+        codes = {service: running.project.state(service)["ExitCode"] for service in SERVICES}
+    finally:
+        running.project.engine.podman("unpause", running.project.container(away))
+    running.project.compose("start", *SERVICES)
+    wait_until_ready(running.project)
+    running.send()
+    assert 137 not in codes.values(), codes
+
+
 def test_a_killed_service_comes_back(running: RunningStack) -> None:
     """The engine starts it again by its restart policy, nobody else; Kafka and Postgres too. An event comes through."""
     for service in (*SERVICES, "kafka", "postgres"):
