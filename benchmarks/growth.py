@@ -31,7 +31,7 @@ from streams.watermarks import Leadership, Watermarks
 from tests.support.load import events
 
 TOPIC = "genesis.events"
-PARTITIONS = 4
+PARTITIONS = int(os.environ.get("PLANT_GROWTH_PARTITIONS", "4"))
 BATCH = 8_000
 COUNTED = int(os.environ.get("PLANT_GROWTH_COUNTED", "100000"))
 """Events of each partition that are projected in a round."""

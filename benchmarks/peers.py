@@ -62,6 +62,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, object]]] = {
 
 FULL_JOB: Final = "Plant, the full job"
 ONE_TABLE: Final = "Plant, the table alone"
+FROM_LOG: Final = "Plant, the table alone, from the log"
 
 Rows = list[dict[str, object]]
 
@@ -118,7 +119,8 @@ def fill_states(stack: Stack, count: int) -> None:
 def plant(stack: Stack, count: int) -> Rows:
     """The full job, once unmeasured, since the first pass makes WAL segments that later ones use again.
 
-    Then the table alone, from the topic, which is what sinks do: a rebuild of `agents`; and raw COPY, the limit.
+    Then the table alone, a rebuild of `agents`: from the topic, which is what sinks do, and from the log, which is what
+    operators do; and raw COPY, the limit.
     """
     catch_up.plant(stack, "plant", count)
     rows = [catch_up.plant(stack, "plant", count)]
@@ -127,6 +129,8 @@ def plant(stack: Stack, count: int) -> Rows:
         source = partial(TopicSource, stage.settings)
         what = "a rebuild of `agents` from the topic, as recorded dispositions say; indexes, then compared"
         rows.append({**rebuild.rebuilt(stage, ["agents"], count, source), "name": ONE_TABLE, "what": what})
+        what = "the same from the log's copy of the records, as operators do it"
+        rows.append({**rebuild.rebuilt(stage, ["agents"], count), "name": FROM_LOG, "what": what})
         rows.append({**rebuild.copied(stage, count), "what": "as many rows into a table without an index, binary"})
 
     catch_up.plant(stack, "plant", count, check=rebuild_agents)
