@@ -20,7 +20,7 @@ from projections.read_model import READ_MODELS
 from projections.session import Session
 from runtime import metrics
 from runtime.errors import PlantError
-from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
+from runtime.lifecycle import bound_malloc_arenas, serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
 from runtime.probes import Probes
 from runtime.settings import Settings
@@ -37,6 +37,10 @@ TOPICS: Sequence[str] = (EVENTS_TOPIC, OPERATIONS_TOPIC)
 WORKER_GC_THRESHOLDS = (100_000, 20, 50)
 """The first is the number of objects between two runs of Python's cycle collector, which looks at lists and the like.
 Records wait as bytes in a few long lists, so few objects are left to look at; a burst of small batches makes more."""
+
+
+MALLOC_ARENAS = 2
+"""With 48 partitions, each of which has a thread, a worker that catches up then takes 65 MB less."""
 
 
 SWITCH_SECONDS = 0.001
@@ -72,6 +76,7 @@ async def serve_worker(
     """Run a worker until SIGINT or SIGTERM. Raises TooMuchPrivilege, DatabaseUnreachable, BadDatabaseAddress,
     BuildMissing, FoldChanged, WorkerCrashed.
     """
+    bound_malloc_arenas(MALLOC_ARENAS)
     activate_registry(settings)
     await require_least_privilege(settings, "writer")
     await require_writer_session(settings)
