@@ -110,7 +110,7 @@ class TopicSource:
         """Return the reader of a partition; a thread reads one at a time."""
         if self._open is None or self._open[:2] != (topic, partition):
             await self._close()
-            reader = await LogReader(self._settings, topic, partition).__aenter__()
+            reader = await LogReader(self._settings, topic, partition, with_headers=False).__aenter__()
             self._open = (topic, partition, reader)
         return self._open[2]
 

@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 
 from streams.kafka.fetcher_restart import restart_fetcher
 from streams.kafka.identified_fetches import IdentifiedFetches
-from streams.kafka.record_columns import RecordColumns
+from streams.kafka.record_columns import RecordColumns, ToColumns
 from streams.kafka.repair import Repair
 from streams.kafka.topic_ids import TopicIdsRequest, leaderships
 from streams.watermarks import Leadership, Watermarks
@@ -72,6 +72,8 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
     fetches: IdentifiedFetches | None = None
     """Where fetches name the log that they are about."""
 
+    _to_columns: ToColumns = RecordColumns.of
+
     @property
     def client(self) -> AIOKafkaClient:
         """The connections to the brokers."""
@@ -124,6 +126,10 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         context: AbstractContextManager[None] = self._fetcher._subscriptions.fetch_context()
         return context
 
+    def leave_out_headers(self) -> None:
+        """Have :meth:`fetch_columns` return records with no bytes for their headers, from the next one on."""
+        self._to_columns = RecordColumns.without_headers
+
     def bound_fetches(self, partition_bytes: int) -> None:
         """Ask for no more than this of one partition from the next fetch on."""
         self._fetcher._max_partition_fetch_bytes = partition_bytes
@@ -148,7 +154,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         for result in self._fetcher._records.values():
             unpacking = getattr(result, "_partition_records", None)
             if unpacking is not None:
-                unpacking._records.in_columns = True
+                unpacking._records.to_columns = self._to_columns
                 unpacking._consumer_record = _raw_record
                 result.getall = partial(_unpack, result, budget)
                 results.append(result)

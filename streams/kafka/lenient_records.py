@@ -16,7 +16,7 @@ from aiokafka.record import default_records
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
-from streams.kafka.record_columns import RecordColumns
+from streams.kafka.record_columns import ToColumns
 from streams.kafka.repair import Repair
 
 REPAIR: Final = Repair(
@@ -66,8 +66,8 @@ def parse_leniently() -> None:
 class LenientRecords:
     """The batches of one fetch of one partition, in place of aiokafka's MemoryRecords."""
 
-    in_columns = False
-    """Whether each batch yields its records as one item, a RecordColumns."""
+    to_columns: ToColumns | None = None
+    """Makes the records of each batch one item, a RecordColumns; None yields them one by one."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -81,8 +81,8 @@ class LenientRecords:
         start = self._at
         length = int.from_bytes(self._data[start:][_LENGTH], "big")
         self._at = start + _LENGTH_END + length
-        batch = ColumnBatch if self.in_columns else LenientBatch
-        return batch(self._records.next_batch(), self._data[start : self._at])
+        batch, data = self._records.next_batch(), self._data[start : self._at]
+        return LenientBatch(batch, data) if self.to_columns is None else ColumnBatch(batch, data, self.to_columns)
 
 
 class LenientBatch:
@@ -114,13 +114,17 @@ class LenientBatch:
 class ColumnBatch(LenientBatch):
     """A batch that yields its records as one item, a RecordColumns; none where it has no records."""
 
+    def __init__(self, batch: Any, data: memoryview, to_columns: ToColumns) -> None:
+        super().__init__(batch, data)
+        self._to_columns = to_columns
+
     def __iter__(self) -> Iterator[Any]:
         try:
-            columns = RecordColumns.of(self._batch)
+            columns = self._to_columns(self._batch)
         except (UnicodeDecodeError, CorruptRecordException):
             if self._batch.magic < 2:
                 raise
-            columns = RecordColumns.of(read_records(self._data))
+            columns = self._to_columns(read_records(self._data))
         if columns:
             yield columns
 

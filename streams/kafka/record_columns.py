@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from audit.canonical import headers_bytes
 
@@ -36,13 +36,26 @@ class RecordColumns:
         Each is dropped before the next one is made: a list of them, and of their headers, costs half as much again.
         """
         columns = cls([], [], [], [], [])
-        offset, timestamp_ms, key, value, headers = (column.append for column in columns._lists())
+        offset, timestamp_ms, key, value, headers = columns._appends()
         for record in records:
             offset(record.offset)
             timestamp_ms(record.timestamp)
             key(record.key)
             value(record.value)
             headers(headers_bytes(record.headers))
+        return columns
+
+    @classmethod
+    def without_headers(cls, records: Iterable[Any]) -> RecordColumns:
+        """Return records as :meth:`of` does, in half of the time: no bytes for the headers of any."""
+        columns = cls([], [], [], [], [])
+        offset, timestamp_ms, key, value, _ = columns._appends()
+        for record in records:
+            offset(record.offset)
+            timestamp_ms(record.timestamp)
+            key(record.key)
+            value(record.value)
+        columns.headers.extend([b""] * len(columns))
         return columns
 
     @classmethod
@@ -63,5 +76,12 @@ class RecordColumns:
         offset, timestamp_ms, key, value, headers = (column[index] for column in self._lists())
         return offset, timestamp_ms, key, value, headers
 
+    def _appends(self) -> tuple[Callable[[Any], None], ...]:
+        return tuple(column.append for column in self._lists())
+
     def _lists(self) -> tuple[list[Any], ...]:
         return self.offsets, self.timestamps_ms, self.keys, self.values, self.headers
+
+
+ToColumns: TypeAlias = Callable[[Iterable[Any]], RecordColumns]
+"""`RecordColumns.of`, or `RecordColumns.without_headers` for who needs none."""

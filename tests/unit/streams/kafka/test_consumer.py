@@ -10,6 +10,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, Part
 from aiokafka.errors import CorruptRecordException
 from aiokafka.structs import TopicPartition
 
+from audit.canonical import headers_bytes
 from streams.kafka.consumer import RepairedConsumer
 from streams.kafka.lenient_records import LenientRecords
 from tests.support.raw_records import RawRecord, record_batch
@@ -105,6 +106,16 @@ async def test_a_consumer_without_a_bound_gets_all_that_was_fetched() -> None:
     """Of every partition."""
     fetched = Fetched({FIRST: batches(2, 2, 2), SECOND: batches(3)}, records_max=None)
     assert await fetched.offsets(FIRST, SECOND) == [[0, 1, 2, 3, 4, 5], [0, 1, 2]]
+
+
+async def test_headers_are_left_out_for_who_needs_none() -> None:
+    """Of what was fetched already, too."""
+    fetched = Fetched({FIRST: batches(2), SECOND: batches(3)})
+    whole = await fetched.consumer.fetch_columns([FIRST], 0)
+    fetched.consumer.leave_out_headers()
+    columns = await fetched.consumer.fetch_columns([SECOND], 0)
+    assert whole[FIRST].headers == [headers_bytes([])] * 2
+    assert columns[SECOND].headers == [b""] * 3
 
 
 async def test_what_was_begun_record_by_record_goes_on() -> None:

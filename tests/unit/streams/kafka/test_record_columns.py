@@ -22,6 +22,15 @@ def test_each_attribute_of_a_record_is_a_column() -> None:
     assert (len(columns), columns.offset) == (2, 8)
 
 
+def test_without_headers_the_other_columns_are_the_same() -> None:
+    """Nothing stands for the headers of any record, which no record's own bytes are."""
+    data = record_batch([RawRecord(b"k", None, [(b"a", b"1")]), RawRecord(None, b"v")], base_offset=7)
+    records = list(read_records(memoryview(data)))
+    columns, whole = RecordColumns.without_headers(iter(records)), RecordColumns.of(records)
+    assert columns._lists()[:-1] == whole._lists()[:-1]
+    assert columns.headers == [b"", b""]
+
+
 def test_columns_are_cut_at_an_offset() -> None:
     """Offsets may have gaps."""
     assert COLUMNS.since(2) is COLUMNS.since(3) is COLUMNS
