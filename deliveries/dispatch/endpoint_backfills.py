@@ -86,12 +86,14 @@ def new_backfill(start_offset: int, dispatched_until: int) -> Backfill:
 def resumed_backfill(row: Backfill, resume: Resume, partition: int, dispatched_until: int) -> Backfill:
     """Return the row of an endpoint that was resumed; what it was owed before comes first, and all behind that.
 
+    What is to be read again ends below all that the log may lack: a resume's offsets are the ends of the topic by then.
+
     >>> resume = Resume(2, (30,))
     >>> resumed_backfill(Backfill(9, 9, 1), resume, 0, 40), resumed_backfill(Backfill(5, 9, 1), resume, 0, 20)
-    (Backfill(next_offset=30, until_offset=40, resumes=2), Backfill(next_offset=5, until_offset=30, resumes=2))
+    (Backfill(next_offset=30, until_offset=40, resumes=2), Backfill(next_offset=5, until_offset=20, resumes=2))
     """
     start = resume.start_offset(partition) if row.is_done else row.next_offset
-    until = max(start, resume.start_offset(partition), row.until_offset, dispatched_until)
+    until = max(start, row.until_offset, dispatched_until)
     return Backfill(start, until, resume.number)
 
 

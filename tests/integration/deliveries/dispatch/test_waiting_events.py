@@ -134,3 +134,34 @@ async def test_a_resumed_endpoint_gets_what_was_passed_before_dispatchers_heard_
     found = offsets_of(sent, 2)
     assert (found if ordering == "per_entity" else sorted(found)) == wanted
     assert offsets_of(sent, 1) == list(range(20))
+
+
+@pytest.mark.parametrize("ordering", ["none", "per_entity"])
+async def test_what_is_owed_ends_where_the_log_does(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    settings: Settings, directory: EndpointDirectory, ordering: str,
+) -> None:  # fmt: skip
+    """An endpoint that is owed events is resumed while the log is behind the topic: none of the events between is lost,
+    although they were on the topic by then.
+    """
+    endpoint_id = EndpointId(UUID(int=2))
+    await know(1)
+    records = [named(number) for number in range(20)]
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    apply(projector, records[:10])
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.project(batch_of(records[:10], token=token))
+    await know(2, ordering=ordering)
+    await change_endpoint(settings, endpoint_id, "pause")
+    await wait_until_async(lambda: len(directory.known.active) == 1, "it is paused")
+    dispatcher.idle()
+    await change_endpoint(settings, endpoint_id, "resume", EndpointStart((20,)))
+    await wait_until_async(lambda: len(directory.known.active) == 2, "it is resumed")
+    dispatcher.idle()
+    assert offsets_of(sent, 2) == list(range(10))
+    apply(projector, records[10:], 10)
+    dispatcher.project(batch_of(records[10:], token=token, start=10))
+    for _ in range(3):
+        dispatcher.idle()
+    assert offsets_of(sent, 2) == list(range(20))
