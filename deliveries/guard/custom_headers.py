@@ -27,9 +27,13 @@ REFUSED_NAMES: Final = frozenset(
         # the body, and the answer's form
         "content-type", "content-encoding", "content-range", "accept-encoding", "range",
         # who sends, and from where
-        "user-agent", "date", "origin", "referer", "forwarded", "via", "x-real-ip", "true-client-ip",
-        # another method or path than the one that is sent
-        "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
+        "user-agent", "date", "origin", "referer", "forwarded", "x-forwarded", "via", "client-ip", "true-client-ip",
+        "fastly-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip", "x-remote-addr", "x-remote-ip",
+        "x-originating-ip",
+        # another method, host or path than the one that is sent
+        "x-method-override", "x-host",
+        # what CGI programs take for their own proxy
+        "proxy",
         # made by Plant for each event
         "traceparent", "tracestate", "baggage",
         # metadata services of clouds
@@ -37,10 +41,12 @@ REFUSED_NAMES: Final = frozenset(
     }
 )  # fmt: skip
 REFUSED_PREFIXES: Final = (
-    "webhook-", "ce-", "plant-", "proxy-", "sec-", "access-control-", "x-forwarded-", "x-aws-ec2-metadata-",
-    "x-google-metadata-",
+    "webhook-", "svix-", "ce-", "plant-", "proxy-", "sec-", "access-control-", "cf-connecting-", "x-envoy-",
+    "x-forwarded-", "x-http-", "x-original-", "x-rewrite-", "x-aws-ec2-metadata-", "x-google-metadata-",
 )  # fmt: skip
 
+_OTHER_CHARACTER: Final = re.compile(r"[^a-z0-9]")
+"""Servers that hand headers on as variables write one character for all of these."""
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
 
@@ -72,7 +78,7 @@ def _checked_name(name: str) -> str:
     if len(name) > NAME_MAX_BYTES or not _TOKEN.fullmatch(name):
         raise CustomHeadersRefused(why=f"A header's name is a token of up to {NAME_MAX_BYTES} characters (RFC 9110).")
     lowered = name.lower()
-    compared = lowered.replace("_", "-")
+    compared = _OTHER_CHARACTER.sub("-", lowered)
     if compared in REFUSED_NAMES or compared.startswith(REFUSED_PREFIXES):
         raise CustomHeadersRefused(why=f"{lowered} is not for subscribers to set.")
     return lowered

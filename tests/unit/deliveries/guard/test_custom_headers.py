@@ -28,6 +28,9 @@ def test_headers_are_returned_in_lower_case() -> None:
         "Content-Encoding", "webhook-id", "Webhook-Signature", "webhook_timestamp", "webhook-other", "traceparent",
         "tracestate", "ce-id", "CE_Type", "plant-producer", "X-Forwarded-For", "Forwarded", "Via", "User-Agent",
         "Metadata-Flavor", "Metadata", "X-aws-ec2-metadata-token", "X-HTTP-Method-Override", "X-Original-URL",
+        "Proxy", "PROXY", "X-Forwarded", "X-Forwarded-Host", "X-Original-Host", "X_Rewrite_URL", "X-Host", "X-Real-IP",
+        "Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "CF-Connecting-IP", "X-Envoy-Original-Path",
+        "svix-id", "Svix-Signature", "webhook.signature", "Webhook!Id", "transfer.encoding", "content~length", "x|host",
     ],
 )  # fmt: skip
 def test_a_reserved_name_is_refused(name: str) -> None:
