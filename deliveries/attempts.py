@@ -14,11 +14,15 @@ import msgspec
 
 from deliveries.errors import EndpointRefused
 from deliveries.guard.connections import DeliveryClient
+from deliveries.guard.custom_headers import VALUE_MAX_BYTES
 from deliveries.outcomes import AttemptOutcome, ErrorClass, parse_retry_after
 from deliveries.signed_request import AttemptRequest
+from schemas.delivery_records import EXCERPT_MAX_BYTES
 
 ANSWER_MAX_BYTES: Final = 64 * 1024
 """Of an answer's body, after decompression. The rest is never read: the connection is closed instead."""
+KEPT_MAX_BYTES: Final = EXCERPT_MAX_BYTES + 2 * VALUE_MAX_BYTES
+"""Of what was read. More than is recorded or shown, by the longest value as JSON, so that none is cut off unseen."""
 
 WORDS: Final[Mapping[ErrorClass, str]] = {
     "dns": "Its name can't be resolved.",
@@ -34,6 +38,8 @@ WORDS: Final[Mapping[ErrorClass, str]] = {
 MASKED_VALUE_MIN_BYTES: Final = 4
 MASKED_WORD_MIN_BYTES: Final = 8
 """Of a header's value that has several words, such as `Bearer …`: a receiver may write one of them down alone."""
+MASKED_TEXTS_MAX: Final = 128
+"""Values and words, as they are and as JSON, that an answer is searched for. Each takes time of all endpoints."""
 
 _CHUNK_BYTES: Final = 16 * 1024
 _SHOWN_HEADERS: Final = frozenset({"content-type", "webhook-id", "webhook-timestamp", "traceparent"})
@@ -52,7 +58,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     """In words, where no whole answer came."""
     answer: bytes = b""
-    """The begin of the answer's body, at most ANSWER_MAX_BYTES, without what is secret of the request."""
+    """The begin of the answer's body, at most KEPT_MAX_BYTES, without what is secret of the request."""
     truncated: bool = False
     """Whether the answer's body goes on."""
     body: bytes = b""
@@ -90,7 +96,7 @@ async def send_attempt(
         ),
         duration_seconds=time.monotonic() - began_at,
         why=why,
-        answer=mask_echoes(bytes(answered.body), request),
+        answer=mask_echoes(bytes(answered.body[:KEPT_MAX_BYTES]), request),
         truncated=answered.truncated,
         body=request.body,
     )
@@ -133,20 +139,32 @@ def mask_echoes(answer: bytes, request: AttemptRequest) -> bytes:
     """Return an answer with asterisks where it repeats signatures or a subscriber's headers, which are kept encrypted.
 
     Receivers that show what they got are common, and answers are kept. A value is found as it is or escaped as in JSON,
-    and so are its longer words. No byte moves, so that nothing which was cut off comes into view.
+    and so are its longer words. No byte moves, so that nothing which was cut off comes into view. Where there are more
+    of them than are searched for, all of the answer is asterisks.
 
     >>> mask_echoes(b"You sent Bearer abcdefgh.", AttemptRequest({"authorization": "Bearer abcdefgh"}, b""))
     b'You sent ***************.'
     """
-    for name, value in request.headers.items():
-        if not answer or name in _SHOWN_HEADERS:
-            continue
-        words = [word for word in value.split() if len(word) >= MASKED_WORD_MIN_BYTES]
-        for text in [value, *words] if len(value) >= MASKED_VALUE_MIN_BYTES else ():
-            escaped = msgspec.json.encode(text)[1:-1]
-            for written in (text.encode(), escaped, escaped.replace(b"/", rb"\/")):
-                answer = answer.replace(written, b"*" * len(written))
+    texts = _secret_texts(request) if answer else {}
+    if len(texts) > MASKED_TEXTS_MAX:
+        return b"*" * len(answer)
+    for text in texts:
+        answer = answer.replace(text, b"*" * len(text))
     return answer
+
+
+def _secret_texts(request: AttemptRequest) -> dict[bytes, None]:
+    """Return what of a request an answer is not to show, each once: a value before its words. Ends behind the bound."""
+    texts: dict[bytes, None] = {}
+    for name, value in request.headers.items():
+        if name in _SHOWN_HEADERS or len(value) < MASKED_VALUE_MIN_BYTES:
+            continue
+        for text in (value, *(word for word in value.split() if len(word) >= MASKED_WORD_MIN_BYTES)):
+            escaped = msgspec.json.encode(text)[1:-1]
+            texts |= dict.fromkeys((text.encode(), escaped, escaped.replace(b"/", rb"\/")))
+            if len(texts) > MASKED_TEXTS_MAX:
+                return texts
+    return texts
 
 
 def failure_words(error: Exception) -> str:

@@ -15,11 +15,13 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from deliveries.attempts import ANSWER_MAX_BYTES, Attempt, mask_echoes, send_attempt
+from deliveries.attempts import ANSWER_MAX_BYTES, KEPT_MAX_BYTES, MASKED_TEXTS_MAX, Attempt, mask_echoes, send_attempt
 from deliveries.guard.connections import DeliveryClient
+from deliveries.guard.custom_headers import HEADERS_MAX, VALUE_MAX_BYTES, check_custom_headers
 from deliveries.outcomes import classify
 from deliveries.signed_request import AttemptRequest
 from runtime.settings import Settings
+from schemas.delivery_records import EXCERPT_MAX_BYTES
 from tests.support.certificates import Authority
 from tests.support.dns_server import dns_server
 from tests.support.hostile_receivers import (
@@ -68,7 +70,7 @@ async def test_an_attempt_ends_as_the_page_says(client: DeliveryClient, there: R
     assert (made.outcome.status_code, made.outcome.error_class) == (there.status_code, there.error_class), made
     assert classify(made.outcome) == there.kind
     assert made.truncated == there.truncated
-    assert len(made.answer) <= ANSWER_MAX_BYTES
+    assert len(made.answer) <= KEPT_MAX_BYTES
     assert bool(made.why) == (there.error_class is not None)
 
 
@@ -97,7 +99,7 @@ async def test_what_is_kept_is_the_begin_of_the_answer(client: DeliveryClient) -
     for body, truncated in ((whole, False), (longer, True), (b"", False)):
         async with serving(sends(head(200, length=len(body)) + body)) as port:
             made = await attempt(client, f"http://127.0.0.1:{port}/")
-        assert (made.answer, made.truncated) == (body[:ANSWER_MAX_BYTES], truncated)
+        assert (made.answer, made.truncated) == (body[:KEPT_MAX_BYTES], truncated)
 
 
 async def test_retry_after_is_read(client: DeliveryClient) -> None:
@@ -225,3 +227,26 @@ def test_masks_move_nothing() -> None:
     masked = mask_echoes(answer, request)
     assert masked == b"1 00-public " + b"*" * 240 + b"secret" * 5
     assert mask_echoes(b"", request) == b""
+
+
+def test_what_is_searched_for_is_bounded() -> None:
+    """A thousand words would be searched for in each answer, for as long as all other endpoints wait: none is kept."""
+    words = [f"secret{number:04}" for number in range(40 * HEADERS_MAX)]
+    many = check_custom_headers((f"x-{at}", " ".join(words[at::HEADERS_MAX])) for at in range(HEADERS_MAX))
+    answer = b"There is secret0001, and nothing else."
+    assert mask_echoes(answer, AttemptRequest(dict(many), b"{}")) == b"*" * len(answer)
+    most = {f"x-{number}": f"value{number}" for number in range(MASKED_TEXTS_MAX)}
+    assert mask_echoes(b"value7, value", AttemptRequest(most, b"{}")) == b"******, value"
+
+
+@pytest.mark.parametrize("value", ["s" * VALUE_MAX_BYTES, '"' * VALUE_MAX_BYTES])
+async def test_a_value_that_goes_beyond_what_is_recorded_is_found(client: DeliveryClient, value: str) -> None:
+    """As it is, or as JSON, which may take twice as many bytes: no part of it is recorded."""
+    written = json.dumps(value)[1:-1].encode()
+    body = b"." * (EXCERPT_MAX_BYTES - 1) + written + b"." * ANSWER_MAX_BYTES
+    async with serving(sends(head(200, length=len(body)) + body)) as port:
+        made = await send_attempt(
+            client, f"http://127.0.0.1:{port}/", AttemptRequest({"x-key": value}, b"{}"),
+            timeout_seconds=DEADLINE_SECONDS, now=datetime.now(UTC),
+        )  # fmt: skip
+    assert made.answer[:EXCERPT_MAX_BYTES] == b"." * (EXCERPT_MAX_BYTES - 1) + b"*"
