@@ -87,6 +87,8 @@ class EndpointIndex:
             for prefix in each.event_types.prefixes:
                 self._by_prefix[prefix].append(rank)
         self._by_type: Final[dict[str, _TypeIndex]] = {}
+        self._by_ranks: Final[dict[tuple[int, ...], _TypeIndex]] = {}
+        """Of types that the same endpoints ask for, which is most of them, there is one: large ones take seconds."""
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -109,7 +111,10 @@ class EndpointIndex:
         ranks = set(self._by_name.get(event_type, ()))
         for prefix in prefixes_of(event_type):
             ranks.update(self._by_prefix.get(prefix, ()))
-        return _TypeIndex((rank, self._sorted[rank].event_filter) for rank in sorted(ranks))
+        asking = tuple(sorted(ranks))
+        if asking not in self._by_ranks:
+            self._by_ranks[asking] = _TypeIndex((rank, self._sorted[rank].event_filter) for rank in asking)
+        return self._by_ranks[asking]
 
 
 class _FilterGroup(msgspec.Struct, frozen=True):

@@ -109,6 +109,8 @@ class EndpointDirectory:
             if row["resumes"] and row["state"] == "active"
         }
         new = [each for each in states if each not in self.known.subscriptions]
+        if not new and self._is_as_known(states, resumed):
+            return
         rows = await connection.fetch(_CHOICES, new) if new else []
         self.known = await asyncio.to_thread(self._known, states, rows, resumed)
         active = len(self.known.active)
@@ -116,6 +118,12 @@ class EndpointDirectory:
         for state, count in counts.items():
             metrics.DISPATCHER_ENDPOINTS.labels(state).set(count)
         log.debug("endpoints.loaded", new=len(new), **counts)
+
+    def _is_as_known(self, states: Mapping[EndpointId, str], resumed: Mapping[EndpointId, Resume]) -> bool:
+        """Return whether what has changed makes no difference here, such as a URL: an index of many takes seconds."""
+        active = {endpoint_id for endpoint_id, state in states.items() if state == "active"}
+        known = self.known
+        return states.keys() == known.subscriptions.keys() and active == known.active and resumed == known.resumed
 
     def _known(
         self, states: Mapping[EndpointId, str], rows: Sequence[Any], resumed: Mapping[EndpointId, Resume]

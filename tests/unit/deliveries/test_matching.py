@@ -161,3 +161,12 @@ def test_steps_follow_the_matches(fields: Any) -> None:
     matches, calls = function_calls(index, {"agent_id": "agent-7", "rating": 5, "verified": True})
     assert matches == 10
     assert calls <= CALLS_MAX
+
+
+def test_types_with_the_same_endpoints_have_one_part() -> None:
+    """Which takes long to make of many filters, and is made anew when any endpoint comes or goes."""
+    index = EndpointIndex([subscription(1, ["genesis.agent.*"], {"a": 1}), subscription(2, ["genesis.team.formed"])])
+    available, team = "genesis.agent.available", "genesis.team.formed"
+    assert [numbers(index.match(each, {"a": 1})) for each in (RATED, available, team)] == [[1], [1], [2]]
+    assert index._by_type[RATED] is index._by_type[available]
+    assert index._by_type[RATED] is not index._by_type[team]

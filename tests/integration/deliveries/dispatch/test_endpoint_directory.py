@@ -8,7 +8,9 @@ from contextlib import closing
 import pytest
 import pytest_asyncio
 
+from deliveries.dispatch.endpoint_backfills import Resume
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
+from deliveries.endpoints import EndpointStart
 from projections.session import Session
 from runtime.settings import Settings
 from tests.conftest import Database
@@ -93,3 +95,36 @@ async def test_a_session_that_was_ended_is_begun_again(
     assert active(listener) == [1]
     await add_endpoint(settings, 2)
     await wait_until_async(lambda: active(listener) == [1, 2], "both are known")
+
+
+async def test_what_makes_no_difference_makes_no_index(
+    settings: Settings, listener: EndpointDirectory, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscriber changes its URL as often as it likes: what events go to whom is the same, and is kept."""
+    endpoint_id = await add_endpoint(settings, 1)
+    await change_endpoint(settings, await add_endpoint(settings, 2), "pause")
+    await wait_until_async(
+        lambda: active(listener) == [1] and len(listener.known.subscriptions) == 2, "both are known, and their states"
+    )
+    loads, load, known = 0, EndpointDirectory._load, listener.known
+
+    async def counted(directory: EndpointDirectory, connection: object) -> None:
+        nonlocal loads
+        await load(directory, connection)
+        loads += 1
+
+    monkeypatch.setattr(EndpointDirectory, "_load", counted)
+    for number in (1, 2):
+        url = f"UPDATE endpoints SET url = 'https://example.com/{number}', configured_at = clock_timestamp()"
+        superuser.script(f"{url} WHERE id = '{endpoint_id}'")
+        await wait_until_async(lambda number=number: loads >= number, "it has looked")  # type: ignore[misc]
+    assert listener.known is known
+    await change_endpoint(settings, endpoint_id, "pause")
+    await wait_until_async(lambda: active(listener) == [], "a state makes one")
+    await change_endpoint(settings, endpoint_id, "resume", EndpointStart((7,)))
+    await wait_until_async(lambda: active(listener) == [1], "it is resumed")
+    await change_endpoint(settings, endpoint_id, "pause")
+    await change_endpoint(settings, endpoint_id, "resume", EndpointStart((9,)))
+    await wait_until_async(
+        lambda: listener.known.resumed.get(endpoint_id) == Resume(2, (9,)), "a resume alone makes one too"
+    )
