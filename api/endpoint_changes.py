@@ -37,7 +37,7 @@ from deliveries.endpoints import (
     ReceiverAgreement,
     refuse_handshake,
 )
-from deliveries.errors import EndpointStateRefused, EndpointUnresolved, UnknownEndpoint
+from deliveries.errors import EndpointStateRefused, EndpointUnresolved, TooManyEndpoints, UnknownEndpoint
 from deliveries.guard.connections import DeliveryClient
 from deliveries.handshake import ask_receiver, request_origin
 from deliveries.new_endpoints import NewEndpoint, new_endpoint, new_endpoint_key
@@ -97,8 +97,9 @@ class EndpointChanges:
         digest = None if key is None else digest_of(asked)
         if endpoint_id is not None and (known := await self._find(endpoint_id)) is not None:
             return await self._repeated(known, digest)
-        if await self._store.count() >= self._parts.settings.api_endpoints_max:
-            raise Problem("too-many-endpoints", f"It has {self._parts.settings.api_endpoints_max}.")
+        endpoints_max = self._parts.settings.api_endpoints_max
+        if await self._store.count() >= endpoints_max:
+            raise _too_many_endpoints(endpoints_max)
         configuration = await self._checked(asked.configuration)
         agreement = await self._agreement(configuration) if configuration.handshake else None
         new = new_endpoint(asked.scheme, asked.headers, endpoint_id)
@@ -107,12 +108,14 @@ class EndpointChanges:
         try:
             await self._store.add(
                 new.id, configuration, new.secrets, start,
-                tenant=self._token.tenant, agreement=agreement, creation_digest=digest,
+                tenant=self._token.tenant, agreement=agreement, creation_digest=digest, endpoints_max=endpoints_max,
             )  # fmt: skip
-        except ConstraintRefused:
-            if endpoint_id is None or (known := await self._find(endpoint_id)) is None:
-                raise
-            return await self._repeated(known, digest)  # the same request was under way a second time
+        except (ConstraintRefused, TooManyEndpoints) as error:
+            if endpoint_id is not None and (known := await self._find(endpoint_id)) is not None:
+                return await self._repeated(known, digest)  # the same request was under way a second time
+            if isinstance(error, TooManyEndpoints):  # others came at once
+                raise _too_many_endpoints(endpoints_max) from None
+            raise
         return await self._answered(201, new.id, new)
 
     async def change(self, endpoint: Endpoint, document: Mapping[str, Any]) -> Changed:
@@ -226,6 +229,10 @@ class EndpointChanges:
         actor = actor_of(self._token)
         await self._parts.record(f"endpoints.{action}", str(endpoint_id), why, actor, uuid4())
         log.info("endpoint.changed", endpoint=str(endpoint_id), action=action, token=self._token.prefix)
+
+
+def _too_many_endpoints(endpoints_max: int) -> Problem:
+    return Problem("too-many-endpoints", f"It has {endpoints_max}.")
 
 
 def actor_of(token: AccessToken) -> str:

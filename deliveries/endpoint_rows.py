@@ -26,6 +26,8 @@ PAGE: Final = """
     SELECT {columns} FROM endpoints WHERE {conditions} ORDER BY created_at, id LIMIT :limit
 """
 COUNT: Final = text("SELECT count(*) FROM endpoints WHERE state <> 'removed'")
+# One after the other for a tenant: requests that come at once see each other's endpoints.
+ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('plant endpoints'), hashtext(:tenant))")
 CHANGED: Final = text("""
     SELECT id, greatest(state_changed_at, configured_at, secrets.changed_at) AS changed_at
     FROM endpoints LEFT JOIN (

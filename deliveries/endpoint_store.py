@@ -27,7 +27,7 @@ from deliveries.endpoints import (
     ReceiverAgreement,
     check_endpoint_tenant,
 )
-from deliveries.errors import EndpointStateRefused, UnknownEndpoint
+from deliveries.errors import EndpointStateRefused, TooManyEndpoints, UnknownEndpoint
 from deliveries.stored_secrets import (
     StoredEndpointKey,
     add_headers,
@@ -71,11 +71,13 @@ class EndpointStore:
         tenant: str,
         agreement: ReceiverAgreement | None = None,
         creation_digest: bytes | None = None,
+        endpoints_max: int | None = None,
     ) -> None:
         """Store an endpoint, active, with its secrets: all or nothing.
 
-        Raises EndpointTenantRefused, MasterKeyUnusable, OtherMasterKey where the secrets could not be opened, and
-        ConstraintRefused where there is one of this id, or one with a handshake has no agreement.
+        Raises EndpointTenantRefused, MasterKeyUnusable, OtherMasterKey where the secrets could not be opened,
+        ConstraintRefused where there is one of this id, or one with a handshake has no agreement, and TooManyEndpoints
+        where the tenant has so many, however many are stored at once.
         """
         values = {
             **endpoint_rows.values_of(configuration),
@@ -88,6 +90,10 @@ class EndpointStore:
             **endpoint_rows.agreement_values(agreement),
         }
         async with self._writing() as connection:
+            if endpoints_max is not None:
+                await connection.execute(endpoint_rows.ONE_BY_ONE, {"tenant": tenant})
+                if (await connection.execute(endpoint_rows.COUNT)).scalar_one() >= endpoints_max:
+                    raise TooManyEndpoints
             master_key = await encrypting_key(connection, self._master_keys, ENDPOINT_SECRETS)
             await connection.execute(endpoint_rows.INSERT, values)
             for secret in secrets.keys.secrets:

@@ -127,6 +127,10 @@ class TooManyRedrives(DeliveriesError, CheckFailed):
     """The tenant has as many redrives that run as it may have."""
 
 
+class TooManyEndpoints(DeliveriesError, CheckFailed):
+    """The tenant has as many endpoints as it may add."""
+
+
 class EndpointStateRefused(DeliveriesError, CheckFailed):
     """The endpoint's state does not allow this."""
 

@@ -18,6 +18,7 @@ from api.access_tokens import new_token
 from api.endpoint_fields import ADDED
 from api.endpoint_requests import POSTED
 from api.redrive_bodies import REDRIVEN, SEARCHED
+from deliveries.endpoint_store import EndpointStore
 from devstack import sql
 from tests.conftest import Database
 from tests.support.endpoint_api import URL, EndpointApi, token_of
@@ -153,6 +154,36 @@ async def test_a_tenant_has_so_many_endpoints_at_most(endpoint_api: EndpointApi)
     assert problem(await endpoint_api.send("POST", "/endpoints", body)) == (409, "too-many-endpoints")
     await endpoint_api.send("DELETE", f"/endpoints/{made['id']}")
     await endpoint_api.add()
+
+
+async def test_endpoints_that_are_asked_for_at_once_are_no_more(
+    endpoint_api: EndpointApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that all looked before the first one was stored; of one that comes twice the other is its repeat."""
+    requests = endpoint_api.reading.api.app.endpoints
+    assert requests is not None
+    assert requests._parts is not None
+    bounded = msgspec.structs.replace(endpoint_api.settings, api_endpoints_max=2)
+    requests.start(requests._parts._replace(settings=bounded))
+    await endpoint_api.add()
+    count, looked = EndpointStore.count, asyncio.Barrier(4)
+
+    async def look_together(store: EndpointStore) -> int:
+        found = await count(store)
+        await looked.wait()
+        return found
+
+    monkeypatch.setattr(EndpointStore, "count", look_together)
+    body = {"url": URL, "event_types": ["*"]}
+    answers = await asyncio.gather(
+        *(endpoint_api.send("POST", "/endpoints", body, idempotency_key="a") for _ in range(2)),
+        *(endpoint_api.send("POST", "/endpoints", body) for _ in range(2)),
+    )
+    codes = [each.status_code for each in answers]
+    assert (codes.count(201), set(codes) <= {200, 201, 409}) == (1, True)
+    assert sorted(codes[:2]) in ([200, 201], [409, 409])
+    assert {problem(each) for each in answers if each.status_code == 409} == {(409, "too-many-endpoints")}
+    assert sql.value(database.operator_url, "SELECT count(*) FROM endpoints") == 2
 
 
 async def test_no_secret_is_logged(endpoint_api: EndpointApi) -> None:
