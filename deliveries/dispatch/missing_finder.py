@@ -4,7 +4,8 @@ One dispatcher does, by a lock of its session in Postgres; the others stand by. 
 once: a process that dies in it leaves it waiting, and the next one makes it again. The order and the end of its search
 are one transaction, and an operation is ordered once, so two processes that make the same search give one order.
 
-Searches rest as long as they work, since the same process dispatches live events.
+Searches rest as long as they work, since the same process dispatches live events. The same process deletes slots of
+orders that ended days ago.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from deliveries.redrive.missing_deliveries import (
     MissingDelivery,
     MissingSearch,
     MissingTally,
-    still_missing,
 )
 from deliveries.redrive.missing_searches import (
     MissingPlan,
@@ -51,7 +51,8 @@ OFFSETS_MAX: Final = 5_000_000
 DELIVERIES_MAX: Final = 100_000
 """Missing deliveries of one search; they are kept in memory until its end."""
 REST_SHARE: Final = 1.0
-ADDED_AT_A_TIME: Final = 500
+FORGET_SECONDS: Final = 3600.0
+"""How often slots of old orders are looked for."""
 
 LOCK_NAME: Final = "plant.missing_searches"
 _ALIVE: Final = "SELECT 1"
@@ -66,6 +67,7 @@ class MissingFinder:
         self._settings = settings
         self._names = names
         self._poll_seconds = poll_seconds
+        self._forget_at = 0.0
         self._database = connect(settings, "writer")
         self._session = KeptSession(settings, self._make_all, "missing_searches.not_made")
 
@@ -82,10 +84,17 @@ class MissingFinder:
         await stand_by(connection, LOCK_NAME, self._poll_seconds)
         while True:
             await connection.execute(_ALIVE)  # the lock lives as long as its session
+            await self._forget_redrives()
             more = await self.make_next()
             self._session.note_success()
             if not more:
                 await asyncio.sleep(self._poll_seconds)
+
+    async def _forget_redrives(self) -> None:
+        now = time.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_SECONDS
+            await Redrives(self._database).forget()
 
     async def make_next(self) -> bool:
         """Make the oldest search; return whether there was one. Raises Unreachable, DatabaseClosed."""
@@ -156,9 +165,7 @@ class MissingFinder:
         redrives = Redrives(self._database, asked.tenant)
         try:
             async with redrives.open_order(order) as new:
-                for at in range(0, len(missing), ADDED_AT_A_TIME):
-                    part = await still_missing(new.connection, missing[at : at + ADDED_AT_A_TIME])
-                    await new.add_missing(asked.endpoint_id, [each for each in part if not each.ordered])
+                await new.add_missing(asked.endpoint_id, missing)
                 await end_search(new.connection, asked.number, compared, found, new.number)
         except NothingToRedrive:  # others have ordered all of it by now
             return None

@@ -53,7 +53,8 @@ MARGIN: Final = timedelta(days=1)
 """Deliveries of a day may go while they are looked at."""
 
 _BACKFILLS: Final = text("""
-    SELECT partition, next_offset, until_offset FROM endpoint_backfills WHERE endpoint_id = :endpoint_id
+    SELECT b.partition, b.next_offset, b.until_offset, e.state = 'active' AND b.resumes < e.resumes AS resumed_since
+    FROM endpoint_backfills AS b JOIN endpoints AS e ON e.id = b.endpoint_id WHERE b.endpoint_id = :endpoint_id
 """)
 _DONE: Final = text("""
     SELECT next_offset FROM delivery_checkpoints
@@ -176,8 +177,7 @@ class MissingSearch:
         first = (await read_start(self._settings, since, self._names.events)).offsets
         highs = (await read_start(self._settings, None, self._names.events)).offsets
         ends = await asyncio.to_thread(self._dispatched_to)
-        async with self._database.transaction(read_only=True) as connection:
-            rows = (await connection.execute(_BACKFILLS, {"endpoint_id": self._endpoint.id})).all()
+        rows = await self._heard_backfills()
         if unheard := set(range(len(first))) - {row.partition for row in rows}:
             raise DeliveriesBehind(
                 why=f"No dispatcher has heard of the endpoint in partition {min(unheard)}: it gets all events from its"
@@ -255,6 +255,26 @@ class MissingSearch:
             return checkpoints_of(session, DISPATCHER, self._names.events)
         finally:
             session.close()
+
+    async def _heard_backfills(self) -> Sequence[Any]:
+        """Return the rows of the endpoint's backfills, once dispatchers have heard of its last resume.
+
+        Until then they may have passed events that they are still to give it.
+        """
+        deadline = time.monotonic() + BEHIND_TIMEOUT_SECONDS
+        while True:
+            async with self._database.transaction(read_only=True) as connection:
+                rows = (await connection.execute(_BACKFILLS, {"endpoint_id": self._endpoint.id})).all()
+            unheard = [row.partition for row in rows if row.resumed_since]
+            if not unheard:
+                return rows
+            if time.monotonic() > deadline:
+                raise DeliveriesBehind(
+                    why=f"No dispatcher has heard in partition {min(unheard)} that the endpoint was resumed: it gets"
+                    " what was published since by itself.",
+                    next_step="plant dispatcher",
+                )
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _await_recorded(self) -> None:
         """Return once what is on the topics of the endpoint's partition now is done and recorded."""

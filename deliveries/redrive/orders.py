@@ -21,12 +21,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database.connector import Database
 from deliveries.errors import NothingToRedrive, TooManyRedrives, UnknownRedrive
-from deliveries.redrive.missing_deliveries import MissingDelivery
+from deliveries.redrive.missing_deliveries import MissingDelivery, still_missing
 from deliveries.redrive.redrive_plan import PlannedGroup, RedrivePlan
 from deliveries.redrive.selection import SELECTED, RedriveSelection, selection_conditions
 
 RedriveKind = Literal["retry", "recover", "replay_missing"]
 RedriveState = Literal["running", "finished", "stopped"]
+
+ADDED_AT_A_TIME: Final = 500
+LARGE_TIMEOUT_SECONDS: Final = 600
+"""For a statement of an operator's, or a dispatcher's, which may be about millions of rows."""
 
 _ENDPOINT_IDS: Final = text("SELECT id FROM endpoints")
 _GROUPS: Final = f"""
@@ -49,6 +53,7 @@ FROM ({SELECTED}) AS d WHERE left_out IS NULL AND source_partition = :source_par
 # One order after the other: what one has selected is seen by the next.
 _ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('plant redrives'))")
 _FORGET: Final = text("SELECT forget_redrives()")
+_MAY_BE_LARGE: Final = text(f"SET LOCAL statement_timeout = '{LARGE_TIMEOUT_SECONDS}s'")
 _INSERT: Final = text("""
     INSERT INTO redrives (operation_id, kind, selection, reason, ordered_by, rate_per_second, governance_agent_id,
                           request_digest)
@@ -140,9 +145,15 @@ class Redrives:
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._database.transaction(self._tenant, read_only=True)
 
+    async def _give_time(self, connection: AsyncConnection) -> None:
+        """Let statements that count or write any number of deliveries end, where no request waits for them."""
+        if self._tenant is None:
+            await connection.execute(_MAY_BE_LARGE)
+
     async def plan(self, selection: RedriveSelection, examples: int = 3) -> RedrivePlan:
         """Return what an order of this selection would send, and what it leaves out."""
         async with self._reading() as connection:
+            await self._give_time(connection)
             conditions, values = await _conditions(connection, selection)
             chosen = {"deliveries": self._deliveries, "conditions": conditions}
             rows = await connection.execute(text(_GROUPS.format(**chosen)), values)
@@ -168,9 +179,9 @@ class Redrives:
         """
         async with self._writing() as connection:
             await connection.execute(_ONE_BY_ONE)
+            await self._give_time(connection)
             if running_max is not None and (await connection.execute(_RUNNING)).scalar_one() >= running_max:
                 raise TooManyRedrives
-            await connection.execute(_FORGET)
             values = {
                 **msgspec.structs.asdict(order),
                 "selection": msgspec.json.encode(order.selection).decode(),
@@ -217,6 +228,12 @@ class Redrives:
         async with self._writing() as connection:
             return bool((await connection.execute(_STOP, {"number": number})).rowcount)
 
+    async def forget(self) -> None:
+        """Delete the slots of orders that ended days ago. There may be millions, so nobody who orders waits for it."""
+        async with self._writing() as connection:
+            await connection.execute(_MAY_BE_LARGE)
+            await connection.execute(_FORGET)
+
     async def _read(self, condition: str, values: dict[str, Any]) -> list[StoredRedrive]:
         async with self._reading() as connection:
             rows = (await connection.execute(text(_ALL.format(condition=condition)), values)).mappings()
@@ -243,16 +260,22 @@ class NewOrder:
             await self.connection.execute(fill, {**values, "number": self.number, "source_partition": partition})
 
     async def add_missing(self, endpoint_id: UUID, missing: Sequence[MissingDelivery]) -> None:
-        """Add deliveries of an endpoint that are missing, behind those that were added: in the order of the log."""
-        rows = []
-        for each in missing:
-            slot = self._slots[each.source_partition]
-            self._slots[each.source_partition] += 1
-            names = ("source_partition", "source_offset", "source_rank", "event_id", "delivery_id", "occurred_at")
-            own = {name: getattr(each, name) for name in names}
-            rows.append({**own, "number": self.number, "slot": slot, "endpoint_id": endpoint_id})
-        if rows:
-            await self.connection.execute(_ADD_MISSING, rows)
+        """Add deliveries of an endpoint, in the order of the log: those that are missing still, and in no other order.
+
+        So what is missing is looked for before the order is begun: nobody else can give one until it is given.
+        """
+        for at in range(0, len(missing), ADDED_AT_A_TIME):
+            part = await still_missing(self.connection, missing[at : at + ADDED_AT_A_TIME])
+            if rows := [self._slot_of(endpoint_id, each) for each in part if not each.ordered]:
+                await self.connection.execute(_ADD_MISSING, rows)
+
+    def _slot_of(self, endpoint_id: UUID, missing: MissingDelivery) -> dict[str, Any]:
+        """Return the row of a delivery, behind those of its partition that were added."""
+        slot = self._slots[missing.source_partition]
+        self._slots[missing.source_partition] += 1
+        names = ("source_partition", "source_offset", "source_rank", "event_id", "delivery_id", "occurred_at")
+        own = {name: getattr(missing, name) for name in names}
+        return {**own, "number": self.number, "slot": slot, "endpoint_id": endpoint_id}
 
 
 async def _conditions(connection: AsyncConnection, selection: RedriveSelection) -> tuple[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 0.5
 UNTAKEN_SECONDS: Final = 15.0
 """After this long without progress it is said that no dispatcher may be running."""
-ADDED_AT_A_TIME: Final = 500
 COLUMNS: Final = ("endpoint_id", "state", "type", "deliveries")
 
 
@@ -98,7 +97,7 @@ async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None
     try:
         search = MissingSearch(settings, database, endpoint)
         await search.prepare(since_at, now)
-        plan = await _plan_missing(endpoint, search)
+        plan, missing = await _plan_missing(endpoint, search, ordering)
         click.echo(f"{search.checked:,} events of the log were compared.", err=True)
         if search.undispatched:
             click.echo(f"{search.undispatched:,} offsets since then are not dispatched yet (plant status).", err=True)
@@ -107,7 +106,9 @@ async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None
             orders = Redrives(database)
             selection = {"endpoint_id": str(endpoint_id), "since": since_at.isoformat()}
             order = await _recorded(settings, "replay_missing", selection, plan, ordering)
-            number = await _order_missing(orders, order, endpoint, search)
+            async with orders.open_order(order) as new:
+                await new.add_missing(endpoint_id, missing)
+            number = new.number
         show_plan("replay_missing", plan, ordering, number)
         if number is not None and ordering.follow:
             await follow(Redrives(database), number)
@@ -115,24 +116,16 @@ async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None
         await database.close()
 
 
-async def _plan_missing(endpoint: Endpoint, search: MissingSearch) -> RedrivePlan:
-    tally = MissingTally(endpoint)
-    async for each in search.missing():
-        tally.add(each)
-    return tally.plan()
-
-
-async def _order_missing(orders: Redrives, order: RedriveOrder, endpoint: Endpoint, search: MissingSearch) -> int:
-    async with orders.open_order(order) as new:
-        found: list[MissingDelivery] = []
-        async for each in search.missing():
-            if not each.ordered:
-                found.append(each)
-            if len(found) == ADDED_AT_A_TIME:
-                await new.add_missing(endpoint.id, found)
-                found.clear()
-        await new.add_missing(endpoint.id, found)
-    return new.number
+async def _plan_missing(
+    endpoint: Endpoint, search: MissingSearch, ordering: Ordering
+) -> tuple[RedrivePlan, list[MissingDelivery]]:
+    """Return the plan of what a search finds, and the deliveries of its order, which are kept only for that."""
+    tally, missing = MissingTally(endpoint), list[MissingDelivery]()
+    async with aclosing(search.missing()) as found:
+        async for each in found:
+            if tally.add(each) is None and ordering.execute:
+                missing.append(each)
+    return tally.plan(), missing
 
 
 async def stop_order(number: int, actor: str, reason: str) -> None:

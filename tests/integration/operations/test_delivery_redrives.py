@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
+from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch
 from devstack import sql
+from operations.cli import redrive_orders
+from operations.cli.redrive_options import Ordering
 from runtime.settings import Settings
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
+from tests.support.delivering import change_state
 from tests.support.made_attempts import BEGAN_AT, ENDPOINT, attempted
 from tests.support.recorded_attempts import ADD_ENDPOINT, OTHER_ENDPOINT, record
+from tests.support.redriving import open_redrives, redrive_order
 
 DEAD: Final = {"outcome": "failed", "state": "dead", "status_code": 503, "attempt": 6, "hop": 5}
 CANCELLED: Final = {"outcome": "cancelled", "state": "cancelled", "status_code": None}
@@ -110,6 +117,52 @@ def test_what_is_not_there_is_an_error(settings: Settings, recorded: Database) -
     for arguments in (["retry", str(UUID(int=77))], ["retry", "--endpoint", str(UUID(int=77))]):
         made = plant(settings, "deliveries", *arguments)
         assert (made.returncode, str(UUID(int=77)) in made.stderr) == (3, True)
+
+
+async def test_what_is_missing_is_looked_for_before_its_order_is_begun(
+    settings: Settings, recorded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search takes minutes: others give orders meanwhile, and what they took is left to them."""
+    await apply(settings)
+    impatient = msgspec.structs.replace(settings, database_lock_timeout_seconds=1)
+    missing = [
+        MissingDelivery(0, number, 0, uuid4(), uuid4(), BEGAN_AT, "genesis.agent.rated", None, ordered=False)
+        for number in range(3)
+    ]
+
+    async def as_others_order(search: MissingSearch) -> AsyncIterator[MissingDelivery]:
+        for each in missing:
+            yield each
+        async with open_redrives(impatient) as redrives, redrives.open_order(redrive_order()) as new:
+            await new.add_missing(ENDPOINT, missing[:1])
+
+    async def prepare(search: MissingSearch, *times: datetime) -> None:
+        """What dispatchers and deliverers have passed is another test's."""
+
+    monkeypatch.setattr(MissingSearch, "prepare", prepare)
+    monkeypatch.setattr(MissingSearch, "missing", as_others_order)
+    monkeypatch.setattr(redrive_orders, "load_settings", lambda: settings)
+    ordering = Ordering(
+        execute=True, rate_per_second=7, follow=False, output="json", actor="op", reason="It was paused."
+    )  # fmt: skip
+    await redrive_orders.plan_replay(ENDPOINT, "1d", ordering)
+    lines = "number || '/' || slot || ' ' || source_offset, ', ' ORDER BY number, slot"
+    slots = f"SELECT string_agg({lines}) FROM redrive_slots"
+    assert sql.value(recorded.superuser_url, slots) == "1/0 0, 2/0 1, 2/1 2"
+
+
+def test_events_of_endpoints_are_left_out(settings: Settings, recorded: Database) -> None:
+    """They are not in the log, from which all that is sent again is made."""
+    record(recorded, attempted(10, **DEAD, type="plant.endpoint.warned"))
+    plan = planned(settings, "retry", "--type", "plant.endpoint.warned")
+    assert (plan["deliveries"], plan["left_out"]) == (0, {"unlogged": 1})
+
+
+async def test_paused_endpoints_are_not_offered_to_recover(settings: Settings, recorded: Database) -> None:
+    """An order would leave out all that they have."""
+    await change_state(settings, ENDPOINT, "pause")
+    made = plant(settings, "deliveries", "list", "--state", "dead")
+    assert (made.returncode, "plant deliveries recover" in made.stderr) == (0, False)
 
 
 def test_recover_takes_the_last_trouble(settings: Settings, recorded: Database) -> None:

@@ -16,25 +16,33 @@ import pytest_asyncio
 
 from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
+from deliveries.delivery_id import delivery_id
 from deliveries.dispatch import missing_finder
 from deliveries.dispatch.missing_finder import MissingFinder
 from deliveries.endpoint_store import open_endpoint_store
+from deliveries.endpoints import EndpointStart, new_endpoint_id
 from deliveries.redrive import missing_deliveries
-from deliveries.redrive.missing_deliveries import DeliveryTopicNames, MissingSearch
+from deliveries.redrive.missing_deliveries import DeliveryTopicNames, MissingDelivery, MissingSearch
 from deliveries.redrive.missing_searches import MissingSearches, SearchRequest, StoredSearch
+from deliveries.redrive.orders import NewOrder
 from devstack import sql
 from operations.services.dispatcher import running_dispatcher
 from operations.services.worker import build_worker
 from projections.checkpoints import checkpoints_of
+from projections.session import Session
 from runtime.settings import Settings
+from schemas import codec
 from schemas.events import Event
 from streams.errors import KafkaUnavailable
+from streams.producer import EventProducer
 from tests.conftest import Database
 from tests.support.command_line import operations
 from tests.support.delivering import add_endpoint, delivering, delivery_topics
 from tests.support.endpoint_api import EndpointApi
 from tests.support.load import events, fill
+from tests.support.made_attempts import attempted
 from tests.support.receivers import receiver
+from tests.support.recorded_attempts import record
 from tests.support.redriving import open_redrives, redrive_order
 from tests.support.waiting import wait_until_async
 
@@ -373,6 +381,177 @@ async def test_a_search_that_is_given_up_ends_its_query_first(
         assert await asyncio.to_thread(closed.wait, 60)
     assert steps == ["read", "closed"]
     assert (await looked_up(local, number)).state == "waiting"
+
+
+async def test_a_search_that_is_given_up_in_its_order_gives_none(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of an order is none, and nobody waits for it: whoever makes the search again gives all of it, once."""
+    endpoint_id, made = await unsent(local, database, topic, topics)
+    number = await asked(local, endpoint_id)
+    add_missing, added = NewOrder.add_missing, asyncio.Event()
+
+    async def add_half(new: NewOrder, endpoint_id: UUID, missing: Sequence[MissingDelivery]) -> None:
+        await add_missing(new, endpoint_id, missing[: EVENTS // 2])
+        added.set()
+        await asyncio.Event().wait()
+
+    async with finders(local, topic, topics) as [finder]:
+        with monkeypatch.context() as halved:
+            halved.setattr(NewOrder, "add_missing", add_half)
+            finder.start()
+            await added.wait()
+            await finder.stop()
+    assert (await looked_up(local, number)).state == "waiting"
+    assert sql.value(database.owner_url, "SELECT count(*) FROM redrives") == 0
+    async with finders(local, topic, topics) as [successor]:
+        assert await successor.make_next()
+    found = await looked_up(local, number)
+    assert (found.state, found.redrive is not None) == ("ended", True)
+    assert sorted(sql.value(database.owner_url, ORDERED).split()) == sorted(str(each.event_id) for each in made)
+
+
+async def test_a_resume_that_no_dispatcher_has_heard_of_is_waited_for(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have passed events since, which it gives the endpoint by itself: ordered too, they would be sent twice."""
+    endpoint_id, _ = await unsent(local, database, topic, topics)
+    async with open_endpoint_store(local) as store:
+        await store.change_state(endpoint_id, "pause", "A test.")
+        await store.change_state(endpoint_id, "resume", "A test.", EndpointStart((0, 0, 0, 0)))
+    first, second, third = [await asked(local, endpoint_id, execute=False) for _ in range(3)]
+    heard = "UPDATE endpoint_backfills SET resumes = 1"
+    async with finders(local, topic, topics) as [finder]:
+        with monkeypatch.context() as impatient:
+            impatient.setattr(missing_deliveries, "BEHIND_TIMEOUT_SECONDS", 0.0)
+            sql.execute(database.superuser_url, [f"{heard} WHERE partition <> 2"])
+            assert await finder.make_next()
+        making = asyncio.create_task(finder.make_next())
+        await asyncio.wait([making], timeout=1)
+        sql.execute(database.superuser_url, [heard])
+        assert await making
+        async with open_endpoint_store(local) as store:
+            await store.change_state(endpoint_id, "pause", "A test.")
+            sql.execute(database.superuser_url, ["UPDATE endpoint_backfills SET resumes = 0"])
+        assert await finder.make_next()
+    refused, found, paused = [await looked_up(local, number) for number in (first, second, third)]
+    assert refused.state == "refused"
+    assert "has heard in partition 2 that the endpoint was resumed" in str(refused.why)
+    assert found.plan is not None
+    assert (found.state, found.plan.plan().deliveries) == ("ended", EVENTS)
+    assert paused.plan is not None, "a resume that was taken back is never heard of"
+    assert (paused.state, paused.plan.plan().left_out) == ("ended", {"inactive": EVENTS})
+
+
+async def test_what_is_recorded_as_cancelled_is_missing_and_nothing_else_that_is(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """Dead ones are for another order, and those that wait keep their one chain of retries."""
+    endpoint_id, made = await unsent(local, database, topic, topics)
+    outcomes = (("cancelled", "cancelled"), ("failed", "dead"), ("failed", "waiting"), ("delivered", "delivered"))
+    record(database, *(
+        attempted(
+            event_id=event.event_id, endpoint_id=endpoint_id, occurred_at=event.occurred_at, outcome=outcome,
+            state=state, delivery_id=UUID(bytes=delivery_id(event.event_id.bytes, endpoint_id.bytes)),
+        )
+        for event, (outcome, state) in zip(made, outcomes, strict=False)
+    ))  # fmt: skip
+    number = await asked(local, endpoint_id)
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+    found = await looked_up(local, number)
+    assert found.plan is not None
+    states: Counter[str | None] = Counter()
+    for group in found.plan.groups:
+        states[group.state] += group.deliveries
+    assert states == {"missing": EVENTS - 4, "cancelled": 1}
+    ordered = sql.value(database.owner_url, ORDERED).split()
+    assert sorted(ordered) == sorted(str(each.event_id) for each in (made[0], *made[4:]))
+
+
+async def test_what_was_before_an_endpoints_start_is_not_missing(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """Nor what it is still to be given from the log; whatever time is asked for."""
+    first, _ = await unsent(local, database, topic, topics)
+    with contextlib.closing(Session(database.superuser_url)) as session:
+        ends = [end for _, end in sorted(checkpoints_of(session, "dispatcher", topic).items())]
+    async with open_endpoint_store(local) as store:
+        late = new_endpoint_id()
+        configuration = (await store.find(first)).configuration
+        secrets = await store.secrets(first)
+        start = EndpointStart(tuple(max(0, end - 2) for end in ends))
+        await store.add(late, configuration, secrets, start, tenant="genesis")
+    owed = min(2, ends[1])
+    sql.execute(database.superuser_url, [
+        f"INSERT INTO endpoint_backfills (endpoint_id, partition, next_offset, until_offset)"
+        f" SELECT '{late}', partition, next_offset - CASE partition WHEN 1 THEN {owed} ELSE 0 END, next_offset"
+        f" FROM checkpoints WHERE consumer = 'dispatcher' AND topic = '{topic}'"
+    ])  # fmt: skip
+    number = await asked(local, late, execute=False)
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+    found = await looked_up(local, number)
+    assert found.compared == sum(min(2, end) for end in ends) - owed
+
+
+async def test_what_recorders_have_not_passed_is_not_told(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery may be delivered, and its record not be written down yet."""
+    endpoint_id, made = await unsent(local, database, topic, topics)
+    async with EventProducer(local, topics=(topics.attempts,)) as producer:
+        value = codec.encode(attempted(endpoint_id=endpoint_id, event_id=made[0].event_id))
+        sent = producer.submit_record(topics.attempts, str(endpoint_id).encode(), value, [])
+        position = await producer.await_acknowledgement(sent)
+    number = await asked(local, endpoint_id)
+    monkeypatch.setattr(missing_deliveries, "BEHIND_TIMEOUT_SECONDS", 0.0)
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+    found = await looked_up(local, number)
+    assert found.state == "refused"
+    assert f"A recorder has not passed offset 1 of {topics.attempts}/{position.partition}" in str(found.why)
+
+
+async def test_searches_are_made_in_their_order(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """The oldest first, so that none waits for ever."""
+    endpoint_id, _ = await unsent(local, database, topic, topics)
+    numbers = [await asked(local, endpoint_id, execute=False) for _ in range(2)]
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+    assert [(await looked_up(local, number)).state for number in numbers] == ["ended", "waiting"]
+
+
+ORDERS = """
+INSERT INTO redrives (operation_id, kind, selection, reason, ordered_by, rate_per_second, state, ended_at)
+SELECT gen_random_uuid(), 'retry', '{}', '', '', 1, state, now() - make_interval(days => days)
+FROM (VALUES ('finished', 9), ('stopped', 9), ('finished', 7), ('running', NULL)) AS made (state, days)
+"""
+SLOTS = """
+INSERT INTO redrive_slots SELECT number, 0, 0, 0, 0, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now()
+FROM redrives
+"""
+SLOTS_LEFT = "SELECT string_agg(number::text, ' ' ORDER BY number) FROM redrive_slots"
+
+
+async def test_slots_of_old_orders_are_forgotten(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """By a dispatcher, days after their end: there may be millions, and nobody who gives an order waits for that."""
+    sql.execute(database.superuser_url, [ORDERS, SLOTS])
+    endpoint_id = await add_endpoint(local, "http://127.0.0.1:1/")
+    some = MissingDelivery(0, 0, 0, uuid4(), uuid4(), datetime.now(UTC), "genesis.agent.rated", None, ordered=False)
+    async with open_redrives(local) as redrives, redrives.open_order(redrive_order(kind="replay_missing")) as new:
+        await new.add_missing(endpoint_id, [some])
+    assert sql.value(database.owner_url, SLOTS_LEFT) == "1 2 3 4 5"
+    async with finders(local, topic, topics) as [finder]:
+        finder.start()
+        await wait_until_async(
+            lambda: sql.value(database.owner_url, SLOTS_LEFT) == "3 4 5", "slots of old orders are deleted"
+        )
+    assert sql.value(database.owner_url, "SELECT count(*) FROM redrives") == 5
 
 
 FINDERS_LOCK = """
