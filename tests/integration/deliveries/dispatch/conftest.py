@@ -40,14 +40,15 @@ async def directory(settings: Settings) -> AsyncIterator[EndpointDirectory]:
 @pytest.fixture
 def make_dispatcher(
     database: Database, sent: SentDeliveries, directory: EndpointDirectory
-) -> Iterator[Callable[[], PartitionDispatcher]]:
+) -> Iterator[Callable[..., PartitionDispatcher]]:
+    """Makes dispatchers of the first partition, or of another one."""
     log_checkpoints = LogCheckpoints(database.writer_url, TOPIC)
     rate = BackfillRate(100_000, time.monotonic)
     parts = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent), rate)
     made: list[PartitionDispatcher] = []
 
-    def make() -> PartitionDispatcher:
-        made.append(PartitionDispatcher(parts, TOPIC, 0))
+    def make(partition: int = 0) -> PartitionDispatcher:
+        made.append(PartitionDispatcher(parts, TOPIC, partition))
         return made[-1]
 
     yield make

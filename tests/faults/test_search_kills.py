@@ -1,0 +1,117 @@
+"""kill -9 of a dispatcher while it searches the log for what endpoints were not sent: each is ordered and sent once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from database.connector import connect
+from deliveries.endpoint_starts import read_start
+from deliveries.endpoint_store import open_endpoint_store
+from deliveries.redrive.missing_deliveries import SLICE_EVENTS
+from deliveries.redrive.missing_searches import MissingSearches, SearchRequest
+from devstack.stack import Stack
+from tests.support.delivering import add_endpoint, change_state
+from tests.support.faults.scene import Scene, private_scene
+from tests.support.faults.subscribers import subscribers
+from tests.support.load import events, fill
+from tests.support.waiting import wait_until
+
+SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)
+ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
+EVENTS = 4_000
+ENDPOINTS = 3
+TOPIC_PARTITIONS = 4
+AFTER_SECONDS = 0.2
+PASSED = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'dispatcher'"
+HEARD = "SELECT count(*) AS n FROM endpoint_backfills"
+# A search has a session of its own, and asks for as many events at a time as nobody else does.
+SEARCHING = f"""
+SELECT count(*) AS n FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%LIMIT {SLICE_EVENTS}%'
+"""
+WAITING = "SELECT count(*) AS n FROM missing_searches WHERE state = 'waiting'"
+SLOTS = """
+SELECT endpoint_id::text AS endpoint, count(*) AS n, count(DISTINCT event_id) AS events FROM redrive_slots GROUP BY 1
+"""
+
+
+@pytest.fixture(scope="module")
+def scene(private_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with private_scene(private_stack, tmp_path_factory.mktemp("search-kills")) as made:
+        yield made
+
+
+def number_of(scene: Scene, query: str) -> int:
+    """Return the number that a query returns."""
+    ((number,),) = scene.query(query)
+    assert isinstance(number, int)
+    return number
+
+
+async def _ask(scene: Scene, endpoint_ids: Sequence[UUID]) -> None:
+    """Resume endpoints, and ask for what they were not sent, as the role of the API does."""
+    start = await read_start(scene.settings, None, scene.topic)
+    async with open_endpoint_store(scene.settings) as store:
+        for endpoint_id in endpoint_ids:
+            await store.change_state(endpoint_id, "resume", "A test.", start)
+    database = connect(scene.settings, "endpoints")
+    try:
+        for endpoint_id in endpoint_ids:
+            request = SearchRequest(
+                operation_id=uuid4(), endpoint_id=endpoint_id, since=datetime.now(UTC) - timedelta(hours=6),
+                rate_per_second=1_000, execute=True, reason="A test.", asked_by="tests",
+            )  # fmt: skip
+            assert await MissingSearches(database, "genesis").store(request, 100)
+    finally:
+        await database.close()
+
+
+def test_what_is_missing_is_sent_once_whatever_search_is_killed(scene: Scene) -> None:
+    """A search that was under way is made again by the next dispatcher; one order each, and each event once."""
+    chance = random.Random(SEED)
+    with subscribers(SEED) as there:
+        url = f"http://127.0.0.1:{there.port}/good"
+        endpoint_ids = [asyncio.run(add_endpoint(scene.settings, url)) for _ in range(ENDPOINTS)]
+        for endpoint_id in endpoint_ids:
+            asyncio.run(change_state(scene.settings, endpoint_id, "pause"))
+        scene.worker()
+        scene.deliverer()
+        dispatcher = scene.dispatcher()
+        wait_until(lambda: number_of(scene, HEARD) == ENDPOINTS * TOPIC_PARTITIONS, "all partitions know the endpoints")
+        fill(scene.settings, scene.topic, events(EVENTS, agents=60))
+        wait_until(lambda: number_of(scene, PASSED) == EVENTS, "a dispatcher has passed what it sent to nobody")
+        asyncio.run(_ask(scene, endpoint_ids))
+        hits = 0
+        while hits < 3 * ROUNDS and number_of(scene, WAITING):
+            wait_until(
+                lambda: number_of(scene, SEARCHING) or not number_of(scene, WAITING),
+                "a search is under way, or none is left",
+            )
+            threading.Event().wait(chance.uniform(0.0, AFTER_SECONDS))
+            dispatcher.freeze()
+            hits += number_of(scene, SEARCHING) > 0 and number_of(scene, WAITING) > 0
+            dispatcher.kill()
+            dispatcher = scene.dispatcher()
+        wanted = ENDPOINTS * EVENTS
+        wait_until(
+            lambda: there.accepted.total() >= wanted, lambda: f"{there.accepted.total()} of {wanted} are accepted"
+        )
+        assert number_of(scene, WAITING) == 0
+        assert number_of(scene, "SELECT count(*) AS n FROM redrives") == ENDPOINTS
+        states = scene.query("SELECT state, count(*) AS n FROM missing_searches WHERE redrive IS NOT NULL GROUP BY 1")
+    slots = {UUID(str(endpoint)): (count, events) for endpoint, count, events in scene.query(SLOTS)}
+    print(f"seed {SEED}: killed {hits} times in a search; {ENDPOINTS} searches, {there.accepted.total()} accepted")
+    assert hits
+    assert states == [("ended", ENDPOINTS)]
+    assert slots == dict.fromkeys(endpoint_ids, (EVENTS, EVENTS))
+    assert Counter(there.accepted.values()) == {1: wanted}
