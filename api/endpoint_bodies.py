@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from litestar.types import Receive, Scope
@@ -52,29 +52,56 @@ class ChangedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
         return f"ChangedEndpoint({self.configuration!r})"
 
 
-async def read_body(head: RequestHead, scope: Scope, receive: Receive) -> dict[str, Any]:
-    """Return the object of a request's body, an empty one where there is no body.
+class RequestBody:
+    """The body of one request, and whether there is some of it that was not read."""
 
-    Raises Problem: media-type (415), body-too-large (413), malformed-body (400); and PeerGone.
-    """
-    if not head.has_body:
-        return {}
-    if head.content_type is None or head.content_type.partition(b";")[0].strip().lower() not in MEDIA_TYPES:
-        raise Problem("media-type", "Send application/json.", headers=(CLOSE,))
-    peer = peer_of(scope)
-    body = None if peer is None else peer.take_body(scope)
-    if body is None:
-        body = await _received(receive)
-    if len(body) > BODY_MAX_BYTES:
-        raise _too_large()
-    try:
-        document = msgspec.json.decode(body)
-        json.loads(body, object_pairs_hook=_refuse_repeated)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        raise Problem("malformed-body") from None
-    if not isinstance(document, dict):
-        raise Problem("malformed-body", "It is no object.")
-    return document
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.unread = announces_body(scope)
+        self._scope = scope
+        self._receive = receive
+
+    async def read(self, head: RequestHead) -> dict[str, Any]:
+        """Return the object that it holds, an empty one where there is no body.
+
+        Raises Problem: media-type (415), body-too-large (413), malformed-body (400); and PeerGone.
+        """
+        if not head.has_body:
+            return {}
+        if head.content_type is None or head.content_type.partition(b";")[0].strip().lower() not in MEDIA_TYPES:
+            raise Problem("media-type", "Send application/json.", headers=(CLOSE,))
+        peer = peer_of(self._scope)
+        body = None if peer is None else peer.take_body(self._scope)
+        if body is None:
+            body = await self._received()
+        self.unread = False
+        if len(body) > BODY_MAX_BYTES:
+            raise _too_large()
+        try:
+            document = msgspec.json.decode(body)
+            json.loads(body, object_pairs_hook=_refuse_repeated)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise Problem("malformed-body") from None
+        if not isinstance(document, dict):
+            raise Problem("malformed-body", "It is no object.")
+        return document
+
+    async def _received(self) -> bytes:
+        parts, size_bytes, more = [], 0, True
+        while more:
+            part, more = await receive_part(self._receive)
+            size_bytes += len(part)
+            if size_bytes > BODY_MAX_BYTES:
+                raise _too_large()
+            parts.append(part)
+        return b"".join(parts)
+
+
+def announces_body(scope: Scope) -> bool:
+    """Return whether the head of a request says that a body follows, which stands in front of the next request."""
+    headers = cast("Any", scope)["headers"]
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
+    )
 
 
 def body_values(document: Mapping[str, Any], known: Mapping[str, BodyField], kind: str = "endpoint") -> dict[str, Any]:
@@ -155,17 +182,6 @@ def _refuse_repeated(fields: list[tuple[str, Any]]) -> None:
     """Raise Problem (400) for an object that names a field twice: who read it before may have taken the other one."""
     if len({name for name, _ in fields}) < len(fields):
         raise Problem("malformed-body", "An object in it names a field twice.")
-
-
-async def _received(receive: Receive) -> bytes:
-    parts, size_bytes, more = [], 0, True
-    while more:
-        part, more = await receive_part(receive)
-        size_bytes += len(part)
-        if size_bytes > BODY_MAX_BYTES:
-            raise _too_large()
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _too_large() -> Problem:

@@ -16,7 +16,7 @@ from litestar.types import Receive, Scope, Send
 from api.access_tokens import ENDPOINTS_SCOPE, AccessToken
 from api.answers import PRIVATE_JSON, Answer, answer_document
 from api.endpoint_answers import delivery_document, endpoint_document
-from api.endpoint_bodies import read_body
+from api.endpoint_bodies import RequestBody
 from api.endpoint_changes import Changed, EndpointChanges, EndpointParts
 from api.endpoint_failures import endpoint_problem
 from api.endpoint_pages import list_attempts, list_deliveries, list_endpoints
@@ -89,17 +89,18 @@ class EndpointRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, resource: str, segments: list[str]) -> None:
         """Answer one request; `segments` are those of the path behind the resource."""
+        body = RequestBody(scope, receive)
 
         def problem_of(error: Exception) -> Problem:
             problem = endpoint_problem(error) or Problem("unexpected")
-            if has_unread_body(scope) and CLOSE not in problem.headers:
+            if body.unread and CLOSE not in problem.headers:
                 problem.headers = (*problem.headers, CLOSE)
             return problem
 
-        asked = self._answer(scope, receive, resource, segments)
+        asked = self._answer(scope, body, resource, segments)
         await self._records.answer(asked, resource, problem_of, scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, resource: str, segments: list[str]) -> Answer:
+    async def _answer(self, scope: Scope, body: RequestBody, resource: str, segments: list[str]) -> Answer:
         head = read_head(scope, METHODS)
         token = await self._tokens.authenticate(head.authorization)
         peer = peer_of(scope)
@@ -119,10 +120,10 @@ class EndpointRequests:
         if self._parts is None:
             raise Problem("starting")
         read_query(head.query, ())
-        body = await read_body(head, scope, receive)
+        document = await body.read(head)
         with self._changes.one_more(token.prefix):
             await self._tokens.require_usable(token)  # a body may take its time
-            changed = await self._change(path, head, body, token, self._parts)
+            changed = await self._change(path, head, document, token, self._parts)
         return _answer_to(changed)
 
     async def _read(self, path: EndpointPath, head: RequestHead, token: AccessToken) -> dict[str, Any]:
@@ -201,14 +202,6 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 11 and 1 <= int(text) <= ORDINAL_MAX):
         raise refused("number", f"It is no whole number from 1 to {ORDINAL_MAX}.")
     return int(text)
-
-
-def has_unread_body(scope: Scope) -> bool:
-    """Return whether a request says that it has a body: it may be unread, and in front of the next request."""
-    headers = cast("Any", scope)["headers"]
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
-    )
 
 
 def _answer_to(changed: Changed) -> Answer:

@@ -84,11 +84,11 @@ async def test_another_tenants_endpoints_are_as_none(
 async def test_a_body_is_bounded(
     endpoint_api: EndpointApi, body: bytes, headers: dict[str, str], expected: tuple[int, str]
 ) -> None:
-    """What is no JSON object within 64 KiB is refused, and the connection closes behind what was not read."""
+    """What is no JSON object within 64 KiB is refused, and the connection closes behind what was not read alone."""
     bearer = {"authorization": f"Bearer {endpoint_api.token}"}
     answer = await endpoint_api.reading.client.post("/endpoints", content=body, headers={**bearer, **headers})
     assert problem(answer) == expected
-    assert answer.headers["connection"] == "close"
+    assert (answer.headers.get("connection") == "close") == (expected[0] in (413, 415))
 
 
 async def test_paths_methods_and_keys_that_are_none(endpoint_api: EndpointApi) -> None:

@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from api.token_cache import STALE_SECONDS
+from devstack.processes import choose_port
 from projections.engine import PartitionProjector
 from projections.read_model import READ_MODELS
 from runtime.settings import Settings
@@ -87,9 +88,7 @@ async def test_the_lines_of_the_page_work(settings: Settings) -> None:
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
     await apply(settings)
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = choose_port(None, set())
     page = (ROOT / "docs" / "how-to" / "read.md").read_text("utf-8")
     lines = page.partition("```bash\n")[2].partition("```")[0]
     assert "8082" in lines
@@ -134,6 +133,23 @@ async def test_a_revoked_token_is_refused_within_two_seconds(
     late = [status for begun, status in answers if begun >= revoked + STALE_SECONDS]
     assert 200 not in late
     assert answers[-1][1] == 401
+
+
+async def test_a_change_that_is_refused_keeps_its_connection(
+    running_api: RunningApi, module_settings: Settings
+) -> None:
+    """Its body was read, so the next request may follow."""
+    token = await add_token(module_settings, "endpoints")
+    headers = {"authorization": f"Bearer {token.text}"}
+    async with httpx.AsyncClient(verify=False, headers=headers, timeout=DEADLINE_SECONDS) as client:
+        answers: list[httpx.Response] = []
+
+        async def is_refused() -> bool:
+            answers.append(await client.post(f"{running_api.url}/endpoints", json={}))
+            return answers[-1].status_code == 422
+
+        await wait_until_async(is_refused, "the token is known")
+    assert "connection" not in answers[-1].headers
 
 
 async def test_requests_follow_each_other_on_a_connection(running_api: RunningApi) -> None:
