@@ -218,10 +218,8 @@ class Stack:
     def _start_brokers(self) -> None:
         """Start all brokers at once, since one of three waits for another; then all must know all."""
         first, *others = self._brokers
-        if others and not any(broker.formatted for broker in self._brokers):
+        if others:  # What one has made, the others copy.
             first.format(self._cluster_id, self._all_ports(), self.progress)
-            for other in others:
-                other.format(self._cluster_id, self._all_ports(), self.progress, like=first)
         with ThreadPoolExecutor(len(self._brokers)) as pool:
             starts = [pool.submit(self._start_broker, broker) for broker in self._brokers]
         for start in starts:
