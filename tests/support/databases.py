@@ -1,9 +1,10 @@
 """Databases of tests: copies of a migrated one, put back as the copy was where a test has only written rows.
 
-A copy takes a quarter of a second of the server's processor time, putting one back a tenth of that. Whether a test has
+A copy takes a tenth of a second of the server's processor time, putting one back a tenth of that. Whether a test has
 done more than write rows is seen in the catalogs: rows that came, went or changed there, settings of the database, rows
-that the migrations wrote. Such a database is dropped. A name is used once, so that what a test has left running finds
-no database.
+that the migrations wrote. The catalogs are compared only where the server has counted a change of one since they were;
+temporary tables are such changes too, and leave no row. A database that differs is dropped. A name is used once, so
+that what a test has left running finds no database.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ _TABLES: Final = """
     WHERE relkind = 'r' AND relnamespace <> ALL ('{pg_catalog,information_schema}'::regnamespace[])
         AND pg_relation_size(oid) > 0 ORDER BY oid"""
 """Those that hold or held rows: planning a query on each of the others costs more than all the rest."""
+_CHANGES: Final = """
+    SELECT sum(pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid))
+    FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared"""
+"""How many rows of catalogs came, went or changed, whether or not that was committed: sessions tell it as they end."""
 _DATABASE: Final = """
     SELECT concat_ws('/', datdba, datacl, datconnlimit, datallowconn, datistemplate,
         (SELECT string_agg(s::text, ',' ORDER BY s::text) FROM pg_db_role_setting AS s WHERE setdatabase = d.oid),
@@ -58,7 +63,9 @@ class Databases:
         self._template = template
         self._in_database = in_database
         self._clean: list[str] = []
-        self._as_copied: str | None = None
+        self._as_copied: tuple[str, str] | None = None
+        self._changes: dict[str, int] = {}
+        """The number of changes of catalogs with which a database was seen to be as it was copied."""
         self._catalogs: list[str] = []
         self._written: list[str] = []
         """Tables that hold rows in a copy; what a test wrote there is not taken back."""
@@ -68,7 +75,9 @@ class Databases:
         """Return the name of a database that is as the template, and that nobody else gets."""
         name = f"plant_test_{secrets.token_hex(6)}"
         if self._clean:
-            self._renaming.execute(f"ALTER DATABASE {self._clean.pop()} RENAME TO {name}")
+            before = self._clean.pop()
+            self._renaming.execute(f"ALTER DATABASE {before} RENAME TO {name}")
+            self._changes[name] = self._changes.pop(before)
             return name
         postgres.create_database(self._superuser_url, name, template=self._template)
         if self._as_copied is None:
@@ -77,14 +86,16 @@ class Databases:
 
     def give_back(self, name: str) -> None:
         """Put a database back as it was copied; drop it where a test has done more than write rows."""
+        known = self._changes.pop(name, None)
         try:
-            clean = self._run(name, self._put_back)
+            changes = self._run(name, lambda connection: self._put_back(connection, known))
         except (asyncpg.PostgresError, OSError, TimeoutError):
-            clean = False
-        if clean:
-            self._clean.append(name)
-        else:
+            changes = None
+        if changes is None:
             postgres.drop_database(self._superuser_url, name)
+        else:
+            self._changes[name] = changes
+            self._clean.append(name)
 
     def close(self) -> None:
         for name in self._clean:
@@ -95,20 +106,28 @@ class Databases:
     def _run(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
         return sql.run_on(self._in_database(self._superuser_url, name), work)
 
-    async def _learn(self, connection: Any) -> str:
+    async def _learn(self, connection: Any) -> tuple[str, str]:
         self._catalogs = [row[0] for row in await connection.fetch(_CATALOGS)]
         for (table,) in await connection.fetch(_TABLES):
             if await connection.fetchval(f"SELECT EXISTS (SELECT FROM ONLY {table})"):
                 self._written.append(table)
         self._sequences = {row["name"]: row["last_value"] for row in await connection.fetch(_SEQUENCES)}
-        return await self._state(connection)
+        return await self._catalog_rows(connection), await self._own_rows(connection)
 
-    async def _put_back(self, connection: Any) -> bool:
-        """Remove what a test wrote; tell whether the database is as it was copied."""
+    async def _put_back(self, connection: Any, known: int | None) -> int | None:
+        """Remove what a test wrote; return the changes of catalogs, None where the database is not as it was copied.
+
+        With `known` changes the catalogs are as they were copied.
+        """
         if not await connection.fetchval(_END_SESSIONS):
-            return False
-        if await self._state(connection) != self._as_copied:
-            return False
+            return None
+        assert self._as_copied is not None
+        catalog_rows, own_rows = self._as_copied
+        changes: int = await connection.fetchval(_CHANGES)
+        if changes != known and await self._catalog_rows(connection) != catalog_rows:
+            return None
+        if await self._own_rows(connection) != own_rows:
+            return None
         tables = [row[0] for row in await connection.fetch(_TABLES) if row[0] not in self._written]
         filled = await connection.fetch(
             " UNION ALL ".join(f"SELECT {sql.literal(each)} WHERE EXISTS (SELECT FROM ONLY {each})" for each in tables)
@@ -122,18 +141,21 @@ class Databases:
                 await connection.execute(
                     "SELECT setval($1::text::regclass, $2, $3)", name, before or start, before is not None
                 )
-        return True
+        return changes
 
-    async def _state(self, connection: Any) -> str:
-        """Return what differs as soon as a test has done more than write rows of tables that are empty in a copy."""
+    async def _catalog_rows(self, connection: Any) -> str:
+        """Return what differs as soon as a test has changed what there is, and not rows of tables alone."""
         rows = [
             f"SELECT {sql.literal(each)} || count(*) || '/' || coalesce(sum(xmin::text::bigint), 0) FROM {each}"
             f" WHERE {_OF_A_TEST.get(each, 'true')}"
             for each in self._catalogs
         ]
-        rows += [f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {each} AS t" for each in self._written]
-        found = await connection.fetch(" UNION ALL ".join([*rows, _DATABASE]))
-        return "\n".join(str(row[0]) for row in found)
+        return "\n".join(str(row[0]) for row in await connection.fetch(" UNION ALL ".join(rows)))
+
+    async def _own_rows(self, connection: Any) -> str:
+        """Return what differs as soon as a test has written tables that hold rows in a copy, or set the database."""
+        rows = [f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {each} AS t" for each in self._written]
+        return "\n".join(str(row[0]) for row in await connection.fetch(" UNION ALL ".join([*rows, _DATABASE])))
 
 
 class KeptConnection:
