@@ -31,7 +31,7 @@ from projections.install import install
 from runtime.settings import Settings, load_settings
 from streams.topics import DEAD_EVENTS_TOPIC
 from tests.support.databases import Databases
-from tests.support.services import Services, local_stack, services
+from tests.support.services import Services, local_stack, make_whole, services
 from tests.support.waiting import wait_until_async
 
 SHARED_FIXTURES = (
@@ -110,6 +110,13 @@ def private_stack() -> Iterator[Stack]:
         yield own
 
 
+@pytest.fixture(autouse=True)
+def whole_private_stack(request: pytest.FixtureRequest) -> None:
+    """A test that failed has perhaps left a stack without its database or broker: the next test has them again."""
+    if "private_stack" in request.fixturenames:
+        make_whole(request.getfixturevalue("private_stack"))
+
+
 @pytest.fixture(scope="session")
 def template_database(stack: Services) -> Iterator[str]:
     """The name of a migrated database that nobody connects to: tests get copies."""
@@ -157,7 +164,11 @@ def database(make_database: Callable[[], Database]) -> Database:
 
 @pytest.fixture(scope="session")
 def settings_for(stack: Services) -> SettingsFor:
-    """Settings for a database of this session: its own consumer group, a port chosen by the system, a master key."""
+    """Settings for a database of this session: its own consumer group, a port chosen by the system.
+
+    The master key is one for the session: each secret that was read is looked for in every text that is logged later.
+    """
+    master_key = base64.b64encode(secrets.token_bytes(32)).decode()
 
     def build(database: Database, **changes: object) -> Settings:
         settings = load_settings(
@@ -173,7 +184,7 @@ def settings_for(stack: Services) -> SettingsFor:
                 "PLANT_DATABASE_EMBEDDER_URL": database.embedder_url,
                 "PLANT_DATABASE_DELIVERER_URL": database.deliverer_url,
                 "PLANT_DATABASE_ENDPOINTS_URL": database.endpoints_url,
-                "PLANT_MASTER_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+                "PLANT_MASTER_KEY": master_key,
                 "PLANT_CONSUMER_GROUP": f"test-{secrets.token_hex(6)}",
                 "PLANT_INGRESS_PORT": "0",
                 "PLANT_TOPIC_PARTITIONS": str(DEFAULT_PARTITIONS),

@@ -202,14 +202,19 @@ def _parse_proxy(text: str) -> URL | None:
     )
 
 
+@lru_cache(1)
+def _system_context() -> ssl.SSLContext:
+    """Return what the system's authorities are checked with. Reading all of them takes some 20 ms."""
+    return ssl.create_default_context()
+
+
 def _tls_context(ca_file: str) -> ssl.SSLContext:
     """Return what certificates are checked with: name and chain, always."""
+    if not ca_file:
+        return _system_context()
     context = ssl.create_default_context()
-    if ca_file:
-        try:
-            context.load_verify_locations(ca_file)
-        except OSError as error:
-            raise DeliveriesMisconfigured(
-                "The setting PLANT_DELIVERIES_CA_FILE can't be used.", why=f"{error}."
-            ) from error
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:
+        raise DeliveriesMisconfigured("The setting PLANT_DELIVERIES_CA_FILE can't be used.", why=f"{error}.") from error
     return context

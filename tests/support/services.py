@@ -131,6 +131,14 @@ def local_stack(name: str) -> Iterator[Stack]:
             stack.down(delete_data=True)
 
 
+def make_whole(stack: Stack) -> None:
+    """Start again what has ended of a stack."""
+    state = stack.state
+    records = [*(broker.process for broker in state.brokers), state.postgres]
+    if not all(processes.is_running(record) for record in records):
+        stack.up()
+
+
 @contextlib.contextmanager
 def folder_of_this_run() -> Iterator[Path]:
     """A folder named by our pid, which the system user of Postgres can reach; it goes when it is empty."""

@@ -212,7 +212,8 @@ async def test_a_slow_statement_is_stopped_named_and_logged(database: MigratedDa
                     await connection.execute(text(statement))
             async with connector.transaction() as connection:
                 assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
-    assert [line["statement"] for line in lines if line["event"] == "query.slow"] == [statement[:500]]
+    slow = [line["statement"] for line in lines if line["event"] == "query.slow"]
+    assert [each for each in slow if "pg_sleep" in each] == [statement[:500]]  # others may be slow on a busy machine
 
 
 async def test_a_lock_is_waited_for_no_longer_than_told(database: MigratedDatabase) -> None:
@@ -233,14 +234,14 @@ async def test_a_slow_statement_is_logged_without_its_values(database: MigratedD
     """One line for a statement over the limit: its text and its time, no parameter; none for a quick one."""
     with structlog.testing.capture_logs() as lines:
         async with (
-            connected(database.writer_url, database_slow_query_milliseconds=150) as connector,
+            connected(database.writer_url, database_slow_query_milliseconds=2_000) as connector,
             connector.transaction() as connection,
         ):
             await connection.execute(text("SELECT 1"))
-            await connection.execute(text("SELECT pg_sleep(0.2),\n    :value || ''"), {"value": "secret-word"})
+            await connection.execute(text("SELECT pg_sleep(2.1),\n    :value || ''"), {"value": "secret-word"})
     slow = [line for line in lines if line["event"] == "query.slow"]
-    assert [line["statement"] for line in slow] == ["SELECT pg_sleep(0.2), $1 || ''"]
-    assert slow[0]["seconds"] >= 0.2
+    assert [line["statement"] for line in slow] == ["SELECT pg_sleep(2.1), $1 || ''"]
+    assert slow[0]["seconds"] >= 2.1
     assert (slow[0]["role"], slow[0]["application_name"]) == ("writer", "plant writer")
     assert "secret-word" not in str(lines)
 
@@ -286,7 +287,6 @@ async def test_errors_show_no_values(
 
 async def test_a_restarted_server_is_used_again(private_stack: Stack) -> None:
     """All connections of a pool die with the server; while it is away that is named, and afterwards nothing fails."""
-    private_stack.up()
     url = private_stack.environ["PLANT_DATABASE_WRITER_URL"]
     async with connected(url, database_pool_size=4) as connector:
 

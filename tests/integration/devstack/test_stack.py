@@ -24,6 +24,7 @@ from devstack.postgres import ROLES, Postgres, address, prepare_cluster
 from devstack.postgres_binaries import PUBLIC_FOLDER, system_user
 from devstack.processes import ProcessRecord
 from devstack.stack import ROLES_SQL, Stack
+from tests.support.services import make_whole
 from tests.support.waiting import wait_until
 
 
@@ -175,6 +176,17 @@ def test_one_service_is_killed_and_started_alone(private_stack: Stack) -> None:
     assert between.kafka_port == before.kafka_port
     assert private_stack.state.postgres_port == before.postgres_port
     assert states(private_stack) == {"kafka": "running", "postgres": "running"}
+
+
+def test_what_a_failed_test_has_ended_is_there_for_the_next(private_stack: Stack) -> None:
+    """The tests' own: a stack that a module shares has all its services at each test's begin."""
+    broker = private_stack.state.kafka
+    private_stack.kill_postgres()
+
+    make_whole(private_stack)
+
+    assert states(private_stack) == {"kafka": "running", "postgres": "running"}
+    assert private_stack.state.kafka == broker
 
 
 def test_frozen_backend_of_a_killed_server_does_not_block_the_next(private_stack: Stack) -> None:
