@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -10,14 +9,13 @@ import pytest_asyncio
 
 from database.connector import Database as Connector
 from database.connector import connect
-from devstack import postgres, sql
 from projections.install import install
 from projections.read_model import READ_MODELS
-from tests.conftest import Database, SettingsFor, _in_database
-from tests.support import batches, log_tables
+from tests.conftest import Database, SettingsFor
 from tests.support.databases import Databases
 from tests.support.lagging_worker import clock, make_worker, worker  # noqa: F401 (fixtures)
 from tests.support.made_models import AGENTS
+from tests.support.ranged_databases import copies_with_ranges
 from tests.support.services import Services
 
 
@@ -27,22 +25,8 @@ def databases(stack: Services, template_database: str) -> Iterator[Databases]:
 
     One read model is there: tests of the engine count its statements and checkpoints. `install` adds the others.
     """
-    name = f"plant_template_{secrets.token_hex(4)}"
-    postgres.create_database(stack.superuser_url, name, template=template_database)
-    owner_url = _in_database(stack.environ["PLANT_DATABASE_OWNER_URL"], name)
-    log_tables.make_first_ranges(owner_url, batches.TOPIC, batches.PARTITIONS)
-    others = [model for model in READ_MODELS if model != AGENTS]
-    sql.execute(
-        _in_database(stack.superuser_url, name),
-        [
-            *(f"DROP SCHEMA {model.schema} CASCADE" for model in others),
-            "DELETE FROM read_model_builds WHERE projection <> 'agents'",
-        ],
-    )
-    made = Databases(stack.superuser_url, name, _in_database)
-    yield made
-    made.close()
-    postgres.drop_database(stack.superuser_url, name)
+    with copies_with_ranges(stack, template_database, [model for model in READ_MODELS if model != AGENTS]) as made:
+        yield made
 
 
 @pytest_asyncio.fixture

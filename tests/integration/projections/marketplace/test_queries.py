@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from database.connector import Database as Connector
+from database.connector import connect
 from entities.errors import SearchRefused
 from projections.engine import PartitionProjector
 from projections.marketplace.agent_search import PAGE_MAX, SKILLS_MAX, AgentSearch
 from projections.marketplace.queries import CURSOR_MAX_CHARACTERS, NEUTRAL_RATING, HireableAgent, hireable_agents
 from projections.ratings.queries import PRIOR_RATINGS
+from projections.read_model import READ_MODELS
 from schemas.entity_states import AgentState, SkillState
 from schemas.events import (
     AgentAvailable,
@@ -30,8 +33,11 @@ from schemas.events import (
     JobRoleDefined,
     SkillRegistered,
 )
-from tests.support.batches import WATERMARKS, batch_of
+from tests.conftest import SettingsFor
+from tests.support import log_rows
+from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.projectors import MakeProjector
+from tests.support.services import Services
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 ADA, BOB, CAT, DAN = (UUID(int=number) for number in range(1, 5))
@@ -92,27 +98,33 @@ def made(projector: PartitionProjector, api: Connector) -> Events:
     return Events(projector)
 
 
-@pytest.fixture
-def three(made: Events) -> Events:
-    """Ada writes software, Bob welds, Cat does both; Dan was rated, and is not onboarded."""
-    made.project(
-        [
-            made.skill(PYTHON, "Python (computer programming)", "A language, for scripts and services."),
-            made.skill(WELDING, "Gas-metal arc welding"),
-            made.job_role(DEVELOPER, "web developer"),
-            made.job_role(WELDER, "welder"),
-            made.industry(SOFTWARE, "Software services"),
-            made.onboarded(ADA, "Ada", PYTHON, RUST, job_role_id=DEVELOPER, industry_id=SOFTWARE),
-            made.onboarded(BOB, "Bob", WELDING, job_role_id=WELDER, industry_id=METAL),
-            made.onboarded(CAT, "Cat", PYTHON, WELDING, job_role_id=DEVELOPER),
-            made.available(ADA),
-            made.available(BOB, False, NOW + timedelta(days=7)),
-            *made.rated(ADA, 5, 5, 4),
-            *made.rated(BOB, 1),
-            *made.rated(DAN, 5),
-        ]
-    )
-    return made
+@pytest_asyncio.fixture(scope="module")
+async def three(stack: Services, template_database: str, settings_for: SettingsFor) -> AsyncIterator[Connector]:
+    """A database that nobody changes: Ada writes software, Bob welds, Cat does both; Dan was rated, not onboarded."""
+    with log_rows.migrated_database(stack, template_database) as database:
+        projector = PartitionProjector(database.writer_url, TOPIC, 0, READ_MODELS)
+        made = Events(projector)
+        made.project(
+            [
+                made.skill(PYTHON, "Python (computer programming)", "A language, for scripts and services."),
+                made.skill(WELDING, "Gas-metal arc welding"),
+                made.job_role(DEVELOPER, "web developer"),
+                made.job_role(WELDER, "welder"),
+                made.industry(SOFTWARE, "Software services"),
+                made.onboarded(ADA, "Ada", PYTHON, RUST, job_role_id=DEVELOPER, industry_id=SOFTWARE),
+                made.onboarded(BOB, "Bob", WELDING, job_role_id=WELDER, industry_id=METAL),
+                made.onboarded(CAT, "Cat", PYTHON, WELDING, job_role_id=DEVELOPER),
+                made.available(ADA),
+                made.available(BOB, False, NOW + timedelta(days=7)),
+                *made.rated(ADA, 5, 5, 4),
+                *made.rated(BOB, 1),
+                *made.rated(DAN, 5),
+            ]
+        )
+        projector.close()
+        connector = connect(settings_for(database), "api")
+        yield connector
+        await connector.close()
 
 
 async def names(api: Connector, **conditions: Any) -> list[str]:
@@ -155,15 +167,15 @@ async def names(api: Connector, **conditions: Any) -> list[str]:
     ],
 )
 async def test_a_condition_leaves_the_agents_for_which_it_holds(
-    three: Events, api: Connector, conditions: dict[str, Any], expected: list[str]
+    three: Connector, conditions: dict[str, Any], expected: list[str]
 ) -> None:
     """By name, or by rating; conditions that are set have to hold together."""
-    assert await names(api, **conditions) == expected
+    assert await names(three, **conditions) == expected
 
 
-async def test_a_row_has_names_and_the_average_of_the_ratings_model(three: Events, api: Connector) -> None:
+async def test_a_row_has_names_and_the_average_of_the_ratings_model(three: Connector) -> None:
     """Ids that the catalogue does not know have no name; an agent without ratings has the mean of all."""
-    ada, bob, cat = (await hireable_agents(api, AgentSearch())).agents
+    ada, bob, cat = (await hireable_agents(three, AgentSearch())).agents
     mean = (5 + 5 + 4 + 1 + 5) / 5
 
     assert (ada.job_role, ada.industry, ada.skills) == (
@@ -291,10 +303,10 @@ async def test_ratings_of_others_do_not_move_a_page(
     ],
 )
 async def test_a_search_that_can_not_be_run_is_refused(
-    api: Connector, search: AgentSearch, page: dict[str, Any], why: str
+    three: Connector, search: AgentSearch, page: dict[str, Any], why: str
 ) -> None:
     """By name, before the database is asked: bounds of pages and lists, and cursors that no search has made."""
     if isinstance(page.get("cursor"), list):
         page = {"cursor": base64.urlsafe_b64encode(msgspec.json.encode(page["cursor"])).decode().rstrip("=")}
     with pytest.raises(SearchRefused, match=why):
-        await hireable_agents(api, search, **page)
+        await hireable_agents(three, search, **page)
