@@ -53,7 +53,9 @@ async def test_every_answer_is_in_the_document(running: tuple[RunningApi, str], 
     bearer = {"authorization": f"Bearer {token}"}
 
     def sent() -> dict[tuple[str, str], set[int]]:
-        made = httpx.post(f"{api.url}/endpoints", json={"url": URL, "event_types": ["*"]}, headers=bearer, timeout=60)
+        made = httpx.post(
+            f"{api.url}/endpoints", json={"url": URL, "event_types": ["*"]}, headers=bearer, timeout=REQUEST_SECONDS
+        )
         assert made.status_code == 201, made.text
         schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
         seen = {}

@@ -126,10 +126,6 @@ async def test_a_tenant_set_for_the_whole_database_is_refused(
     ("command", "service", "role", "why"),
     [
         ("worker", "WRITER", "superuser", "is a superuser"),
-        ("relay --once", "WRITER", "superuser", "is a superuser"),
-        ("seed", "WRITER", "superuser", "is a superuser"),
-        ("ingress --port 0", "INGRESS", "superuser", "is a superuser"),
-        ("worker", "WRITER", "owner", "plant_owner owns"),
         ("relay --once", "WRITER", "owner", "plant_owner owns"),
         ("seed", "WRITER", "owner", "plant_owner owns"),
         ("ingress --port 0", "INGRESS", "BYPASSRLS", "bypasses row-level security"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
-import pytest_asyncio
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
@@ -16,21 +14,14 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 from schemathesis.generation import GenerationMode
 
-from runtime.settings import Settings
 from tests.support.conformance import CONFORMANCE
-from tests.support.ingress_process import Running, started
+from tests.support.ingress_process import Running
 from tests.support.long_form import sized
 from tests.support.webhooks import Sender
 
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 REQUEST_SECONDS = 300
 HEADERS_SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")
-
-
-@pytest_asyncio.fixture
-async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
-    async with started(settings, tmp_path) as process:
-        yield process
 
 
 class Signs(AuthBase):
