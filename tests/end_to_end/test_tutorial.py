@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from devstack.kafka import JAVA_OPTIONS
+from devstack.processes import choose_port
 from tests.support import ROOT
 from tests.support.at_home import RUN_TIMEOUT_SECONDS, environ_of, running_in
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PORT = "8080"
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_the_tutorial_works(home: Path) -> None:
@@ -30,7 +24,7 @@ def test_the_tutorial_works(home: Path) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
     install, *steps = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert install == "make setup\nsource .venv/bin/activate\n"
-    port = free_port()
+    port = str(choose_port(None, set()))
     environ = environ_of(home, PLANT_INGRESS_PORT=port, PLANT_INGRESS_ADMIN_ADDRESS="127.0.0.1:0")
     home.mkdir(exist_ok=True)
     home.chmod(0o755)

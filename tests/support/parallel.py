@@ -1,4 +1,7 @@
-"""Under pytest-xdist one Kafka and one Postgres serve all workers, and no two compile the same tests first."""
+"""Under pytest-xdist one Kafka and one Postgres serve all workers, and none gets in another's way.
+
+No two choose the same port, and no two compile the same tests first.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TypeVar
 
 import pytest
 
+from devstack import processes
 from tests.support.services import shared_services
 
 Each = TypeVar("Each")
@@ -25,6 +29,13 @@ def pytest_xdist_setupnodes() -> None:
     _started.enter_context(shared_services())
 
 
+def pytest_configure() -> None:
+    """Give each worker ports of its own: what one has chosen, and does not listen at yet, seems free to the others."""
+    if (worker := _worker()) is not None:
+        number, count = worker
+        processes.PORTS = processes.PORTS[number::count]
+
+
 def pytest_unconfigure() -> None:
     _started.close()
 
@@ -36,16 +47,24 @@ def pytest_collection(session: pytest.Session) -> None:
     Compiling them, with what pytest adds to each assertion, takes half of a first collection. An import that
     fails is left to the collection, which tells why.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if not worker.startswith("gw"):
+    if (worker := _worker()) is None:
         return
-    number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    number, count = worker
     root, ignored = session.config.rootpath, session.config.getoption("ignore") or ()
     files = [file for name in session.config.args for file in _test_files(root / name.partition("::")[0])]
-    for file in rotated(files, number % count, count):
+    for file in rotated(files, number, count):
         if not any(file.is_relative_to(root / each) for each in ignored):
             with contextlib.suppress(Exception):
                 importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
+
+
+def _worker() -> tuple[int, int] | None:
+    """Return which worker this process is, and of how many; a worker that replaces one that crashed is as that one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker.startswith("gw"):
+        return None
+    count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    return int(worker.removeprefix("gw")) % count, count
 
 
 def _test_files(path: Path) -> Sequence[Path]:

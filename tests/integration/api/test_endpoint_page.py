@@ -6,13 +6,12 @@ import asyncio
 import json
 import os
 import shutil
-import socket
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from devstack.processes import choose_port
 from runtime.settings import Settings
 from tests.support import ROOT
 from tests.support.ingress_process import PLANT, environ
@@ -26,9 +25,7 @@ async def test_the_lines_of_the_page_add_an_endpoint(local: Settings) -> None:
     missing = [tool for tool in ("bash", "curl") if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = choose_port(None, set())
     section = PAGE.read_text("utf-8").partition("## Over HTTP")[2]
     lines = section.partition("```bash\n")[2].partition("```")[0]
     assert "8082" in lines

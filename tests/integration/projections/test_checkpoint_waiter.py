@@ -125,7 +125,7 @@ async def test_a_wait_for_several_positions_needs_them_all(database: Database, p
     advance(database, 3, "agents")
     positions = [RecordPosition(TOPIC, 0, 2), RecordPosition(TOPIC, 1, 2)]
     with pytest.raises(NotCaughtUp) as raised:
-        await poller.wait_for("agents", positions, 5)
+        await poller.wait_for("agents", positions, 4)
     assert [each for each, _ in raised.value.missing] == [positions[1]]
     advance(database, 3, "agents", partition=1)
     await poller.wait_for("agents", positions, DEADLINE_SECONDS)

@@ -27,7 +27,7 @@ from tests.support.lagging_worker import (
     sample,
 )  # fmt: skip
 from tests.support.load import some_events
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 REASONS = "SELECT projection, next_offset, stop_reason FROM model_checkpoints WHERE stop_reason IS NOT NULL"
 MENDED = "ALTER TABLE {0}_v1.{0} DROP CONSTRAINT refused"
@@ -370,20 +370,20 @@ def test_a_new_owner_ends_the_session_that_feeds(make_worker: MakeWorker, superu
         after = fold_slice(*arguments)
         if threading.current_thread() is thread:
             frozen.set()
-            assert going.wait(120)
+            assert going.wait(DEADLINE_SECONDS)
         return after
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fold, "fold_slice", freeze)
         thread = threading.Thread(target=former.lagging.feed_next)
         thread.start()
-        assert frozen.wait(120)
+        assert frozen.wait(DEADLINE_SECONDS)
         second = make_worker()
         second.acquire()
         second.feed()
         assert offsets(superuser)[NEW] == 40
         going.set()
-        thread.join(120)
+        thread.join(DEADLINE_SECONDS)
     former.feed()
     assert former.lagging.feed_next() is None
     second.owners[0].idle()
@@ -488,17 +488,17 @@ def test_models_are_fed_in_a_thread_until_it_is_closed(
 
     def hold(*arguments: Any) -> int:
         started.set()
-        assert going.wait(120)
+        assert going.wait(DEADLINE_SECONDS)
         return fold_slice(*arguments)
 
     monkeypatch.setattr(fold, "fold_slice", hold)
     worker.lagging.start()
-    assert started.wait(120)
+    assert started.wait(DEADLINE_SECONDS)
     closing = threading.Thread(target=worker.lagging.close)
     closing.start()
     wait_until(lambda: worker.lagging._closing, "it is closing")
     going.set()
-    closing.join(120)
+    closing.join(DEADLINE_SECONDS)
     assert offsets(superuser)[NEW] == 16
 
 

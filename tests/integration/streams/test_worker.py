@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from prometheus_client import generate_latest
 
+from devstack.processes import choose_port
 from operations.services.worker import PartitionGauges, build_worker, serve_metrics
 from projections import engine
 from projections.known_ids import OPEN_IDS_BYTES
@@ -35,7 +36,7 @@ from tests.conftest import Database, MakeTopic
 from tests.support.fetch_faults import fail_fetches
 from tests.support.load import events, fill
 from tests.support.log_rows import applied
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 StartWorker = Callable[..., Awaitable[Worker]]
 
@@ -178,15 +179,14 @@ async def test_a_worker_tells_where_it_is(
 
 def test_metrics_are_served_where_the_settings_say() -> None:
     """The address is one to listen on, or a named error says what is wrong with it."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=str(port)):
-            serve_metrics(f"127.0.0.1:{port}")
+    port = choose_port(None, set())
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(ConfigurationError, match=str(port)):
+        serve_metrics(f"127.0.0.1:{port}")
     with pytest.raises(ConfigurationError, match="nowhere"):
         serve_metrics("nowhere")
     server = serve_metrics(f"127.0.0.1:{port}")
     assert server is not None
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_SECONDS) as answer:
         assert b"plant_worker_batch_duration_seconds" in answer.read()
     server.shutdown()
     server.server_close()

@@ -14,6 +14,7 @@ import pytest
 
 from devstack import kafka, postgres, processes
 from devstack.processes import PORTS, ProcessRecord, choose_port
+from tests.support.waiting import DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_output_goes_to_the_log(sleeper: ProcessRecord, tmp_path: Path) -> None:
     """What the process prints is in its log."""
     log = tmp_path / "logs" / "sleeper.log"
 
-    assert processes.wait_ready(lambda: log.read_text() == "up\n", sleeper, timeout_seconds=10)
+    assert processes.wait_ready(lambda: log.read_text() == "up\n", sleeper, timeout_seconds=DEADLINE_SECONDS)
 
 
 def test_leftovers_are_found_by_their_folder(sleeper: ProcessRecord, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from signing.signatures import HmacKey, SignatureRejected
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer, post_scope
+from tests.support.waiting import DEADLINE_SECONDS
 from tests.support.webhooks import CLOUD_EVENTS, RATED, Sender, rated
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -208,7 +209,7 @@ async def test_what_the_head_gives_away_is_refused_before_the_body(changes: dict
     """Form, timestamp, number of signatures and the named producer, though not a byte of the body has come."""
     answered = Answered()
     scope = stranger_scope("application/json", **changes)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         await intake_of()(scope, peer(gone=True), answered, RATED, "genesis.agent.rated")
     assert answered.status == status
 

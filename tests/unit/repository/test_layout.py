@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support import ROOT
 
 TESTS = ROOT / "tests"
@@ -32,12 +30,11 @@ def named(file: Path) -> str:
     return str(file.relative_to(TESTS))
 
 
-@pytest.mark.parametrize("file", FILES, ids=named)
-def test_tests_import_neither_benchmarks_nor_each_other(file: Path) -> None:
+def test_tests_import_neither_benchmarks_nor_each_other() -> None:
     """What tests and benchmarks share stands in `tests/support`, and so does what two files of tests share."""
-    found = set(imports(file))
-    assert not [name for name in found if name.partition(".")[0] == "benchmarks"]
-    assert not [name for name in found if name.startswith("tests.") and ".test_" in name]
+    found = [(named(file), name) for file in FILES for name in imports(file)]
+    assert [each for each in found if each[1].partition(".")[0] == "benchmarks"] == []
+    assert [each for each in found if each[1].startswith("tests.") and ".test_" in each[1]] == []
 
 
 def test_folders_of_tests_mirror_packages() -> None:
@@ -75,3 +72,24 @@ def _sleeps(file: Path) -> bool:
     calls = [node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)]
     names = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "sleep"]
     return any(not isinstance(call.args[0], ast.Constant) or call.args[0].value != 0 for call in names if call.args)
+
+
+WAITING_CALLS = {"timeout", "wait_for", "wait", "join", "result"}
+"""Calls that take how long to wait at most."""
+SHORT_SECONDS = 5.0
+"""What is shorter is no deadline: something that does not happen is waited for so long."""
+
+
+def test_no_deadline_is_a_number_of_its_own() -> None:
+    """A minute may be too short on a busy machine: deadlines are that of the one wait."""
+    assert [f"{named(file)}:{line}" for file in FILES for line in _deadlines(file)] == []
+
+
+def _deadlines(file: Path) -> Iterator[int]:
+    """Yield the lines of a file that wait for a number of seconds, short ones aside."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WAITING_CALLS:
+            given = [*node.args, *(each.value for each in node.keywords if each.arg == "timeout")]
+            numbers = [each.value for each in given if isinstance(each, ast.Constant)]
+            if any(isinstance(each, int | float) and each >= SHORT_SECONDS for each in numbers):
+                yield node.lineno

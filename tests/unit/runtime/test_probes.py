@@ -15,6 +15,7 @@ import pytest
 from runtime import probes
 from runtime.lifecycle import serve_metrics
 from runtime.probes import Probes
+from tests.support.waiting import DEADLINE_SECONDS
 
 
 class Service:
@@ -48,7 +49,7 @@ def served(service: Service) -> Iterator[str]:
 
 def get(url: str) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(url, timeout=300) as answer:
+        with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:

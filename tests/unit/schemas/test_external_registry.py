@@ -20,6 +20,7 @@ from schemas.events import AgentOnboarded, AgentRated
 from schemas.examples import examples
 from schemas.external_registry import ExternalSchemaId, activate_registry, refuse_clashes, register_missing, render_ids
 from schemas.registry import OWN_IDS, Registry, bundled, next_version, subject
+from tests.support.waiting import DEADLINE_SECONDS
 
 RATED = examples()["genesis.agent.rated"]
 VERSION = bundled().current(AgentRated)
@@ -154,7 +155,7 @@ def peer(answer: bytes) -> Iterator[str]:
                 with connection:
                     connection.settimeout(5)
                     if not answer:
-                        stop.wait(5)
+                        stop.wait(DEADLINE_SECONDS)
                         continue
                     connection.recv(65536)
                     try:
@@ -203,10 +204,11 @@ def test_a_peer_that_is_no_registry_is_named(answer: bytes, why: str, monkeypatc
 
 def test_nobody_there_is_exit_code_4() -> None:
     """A port where nobody listens is unreachable; another scheme is a wrong setting."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(RegistryUnreachable, match="does not answer"):
-        activate_registry(with_settings(schema_registry_url=f"http://127.0.0.1:{port}"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(RegistryUnreachable, match="does not answer"):
+            activate_registry(with_settings(schema_registry_url=address))
     with pytest.raises(ConfigurationError, match="PLANT_SCHEMA_REGISTRY_URL"):
         register_missing("ftp://registry", None)
 

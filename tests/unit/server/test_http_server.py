@@ -15,7 +15,7 @@ from server import http_server
 from server.connections import BoundedConnection
 from server.errors import AddressInUse
 from server.http_server import Server, _config, address_of, bind_socket, shared_port
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 HOST = "127.0.0.1"
 
@@ -105,7 +105,7 @@ async def test_the_end_waits_for_no_peer_for_long(
     listener = bind_socket(HOST, 0, shared=False)
     server = Server(_config(echo, BoundedConnection, "off", 75), lambda: None, lambda: None)  # type: ignore[arg-type]
     with caplog.at_level(logging.ERROR):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await wait_until_async(lambda: server.started, "the server has started")
             port = address_of(listener).port

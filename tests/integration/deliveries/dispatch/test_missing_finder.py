@@ -44,7 +44,7 @@ from tests.support.made_attempts import attempted
 from tests.support.receivers import receiver
 from tests.support.recorded_attempts import record
 from tests.support.redriving import open_redrives, redrive_order
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 EVENTS = 30
 DISPATCHED = "SELECT coalesce(sum(next_offset), 0) FROM checkpoints WHERE consumer = 'dispatcher'"
@@ -351,7 +351,7 @@ async def test_a_search_that_is_given_up_ends_its_query_first(
 
     def read(*arguments: Any) -> Any:
         reading.set()
-        assert given_up.wait(60)
+        assert given_up.wait(DEADLINE_SECONDS)
         try:
             return logged_events(*arguments)
         finally:
@@ -373,12 +373,12 @@ async def test_a_search_that_is_given_up_ends_its_query_first(
             watched.setattr(MissingSearch, "_dispatched_to", dispatched_to)
             watched.setattr(missing_deliveries, "Session", WatchedSession)
             finder.start()
-            assert await asyncio.to_thread(reading.wait, 60)
+            assert await asyncio.to_thread(reading.wait, DEADLINE_SECONDS)
         stopping = asyncio.create_task(finder.stop())
         await asyncio.wait([stopping], timeout=1)
         given_up.set()
         await stopping
-        assert await asyncio.to_thread(closed.wait, 60)
+        assert await asyncio.to_thread(closed.wait, DEADLINE_SECONDS)
     assert steps == ["read", "closed"]
     assert (await looked_up(local, number)).state == "waiting"
 

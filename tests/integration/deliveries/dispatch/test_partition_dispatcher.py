@@ -48,7 +48,7 @@ from tests.support.partition_dispatching import (
 from tests.support.poison_records import key_of, redrive, unreadable
 from tests.support.recorded_attempts import record
 from tests.support.redriving import open_redrives, redrive_order
-from tests.support.waiting import wait_until, wait_until_async
+from tests.support.waiting import DEADLINE_SECONDS, wait_until, wait_until_async
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -106,7 +106,7 @@ async def test_nothing_is_sent_that_the_log_does_not_have(
         wait_until(lambda: len(sent.records) == 4, "four events are dispatched")
         assert not answer.done()
         apply(projector, records[4:], 4)
-        assert answer.result(300) == 10
+        assert answer.result(DEADLINE_SECONDS) == 10
     assert [each.event_id for each in sent.queued] == [each.event_id for each in records]
 
 
@@ -121,7 +121,7 @@ async def test_waiting_for_the_log_ends_when_the_partition_is_given_up(
         answer = thread.submit(dispatcher.project, batch_of([named(1)], token=token))
         interrupted.set()
         with pytest.raises(OwnershipLost):
-            answer.result(300)
+            answer.result(DEADLINE_SECONDS)
     assert sent.records == []
 
 

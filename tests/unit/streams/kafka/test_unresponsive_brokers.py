@@ -17,6 +17,7 @@ from aiokafka.protocol.metadata import MetadataResponse_v0
 
 from streams.kafka import unresponsive_brokers
 from streams.kafka.unresponsive_brokers import RECONNECT_BACKOFF_SECONDS, skip_unresponsive_brokers
+from tests.support.waiting import DEADLINE_SECONDS
 
 
 @asynccontextmanager
@@ -39,10 +40,11 @@ def unresponsive_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def closed_port() -> int:
-    """A port that refuses connections."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections: it is taken, and nobody listens at it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 async def test_attempts_to_connect_keep_a_distance(closed_port: int, caplog: pytest.LogCaptureFixture) -> None:
@@ -64,7 +66,7 @@ async def test_an_unresponsive_broker_is_given_up_and_skipped(
     """Opening a connection to it ends at its timeout, and another broker is chosen where any will do."""
     monkeypatch.setattr(unresponsive_brokers, "CONNECT_TIMEOUT_SECONDS", 0.3)
     async with client_of(unresponsive_port, closed_port) as client:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             assert not await client.ready(0)
         assert {client.get_random_node() for _ in range(50)} == {1}
 
@@ -75,7 +77,7 @@ async def test_unresponsive_addresses_are_skipped(
     """The bootstrap waits for each address as long as a connection may take, not as long as an answer may."""
     monkeypatch.setattr(unresponsive_brokers, "CONNECT_TIMEOUT_SECONDS", 0.3)
     async with client_of(unresponsive_port, closed_port) as client:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(KafkaConnectionError):
                 await client.bootstrap()
         assert client._request_timeout_ms == 600_000
@@ -89,7 +91,7 @@ async def test_connections_to_brokers_that_are_no_longer_listed_are_closed(unres
             kept, given_up = [AIOKafkaConnection("127.0.0.1", port, request_timeout_ms=600_000) for port in ports]
             # Each waits for the broker's versions, which do not come for as long as nobody answers.
             waiting = [asyncio.create_task(connection.connect()) for connection in (kept, given_up)]
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 while not (kept.connected() and given_up.connected()):
                     await asyncio.sleep(0)
             client._conns[0, ConnectionGroup.DEFAULT] = kept
@@ -99,7 +101,7 @@ async def test_connections_to_brokers_that_are_no_longer_listed_are_closed(unres
             skipping._update(client.cluster, MetadataResponse_v0([(0, "127.0.0.1", ports[0])], []))
 
             with pytest.raises(KafkaConnectionError):
-                await asyncio.wait_for(waiting[1], 120)
+                await asyncio.wait_for(waiting[1], DEADLINE_SECONDS)
             assert kept.connected()
             assert list(client._conns) == [(0, ConnectionGroup.DEFAULT)]
             kept.close()
