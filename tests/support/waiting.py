@@ -11,7 +11,7 @@ from typing import Final
 DEADLINE_SECONDS: Final = 300.0
 """A deadline ends a test that hangs. It judges no speed: a busy machine makes a test slow, never red."""
 POLL_SECONDS: Final = 0.02
-SHARE_OF_ASKING: Final = 0.25
+SHARE_OF_ASKING: Final = 0.1
 """What a condition may take of the time that is waited; one that connects first would else keep a core busy."""
 PAUSE_SECONDS_MAX: Final = 0.5
 
