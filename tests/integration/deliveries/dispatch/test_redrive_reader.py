@@ -33,7 +33,7 @@ from tests.support.made_attempts import attempted
 from tests.support.partition_dispatching import Know, SentDeliveries, apply, dispatch_all, named
 from tests.support.recorded_attempts import record
 from tests.support.redriving import open_redrives, redrive_order
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 EVENTS = 20
 
@@ -219,7 +219,7 @@ async def test_partitions_that_come_to_their_end_at_once_end_their_order(
             idle = thread.submit(dispatcher.idle)
             wait_until(lambda: idle.done() or sql.value(database.superuser_url, ending), "it ends, or waits")
             other.commit()
-            idle.result(300)
+            idle.result(DEADLINE_SECONDS)
         assert len(sent.records) == 1
         assert (await redrives.find(number)).state == "finished"
 
