@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 
 from streams.kafka.fetcher_restart import restart_fetcher
 from streams.kafka.identified_fetches import IdentifiedFetches
-from streams.kafka.record_columns import RecordColumns, ToColumns
+from streams.kafka.record_columns import RecordColumns
 from streams.kafka.repair import Repair
 from streams.kafka.topic_ids import TopicIdsRequest, leaderships
 from streams.watermarks import Leadership, Watermarks
@@ -72,7 +72,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
     fetches: IdentifiedFetches | None = None
     """Where fetches name the log that they are about."""
 
-    _to_columns: ToColumns = RecordColumns.of
+    _with_headers = True
 
     @property
     def client(self) -> AIOKafkaClient:
@@ -128,7 +128,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
 
     def leave_out_headers(self) -> None:
         """Have :meth:`fetch_columns` return records with no bytes for their headers, from the next one on."""
-        self._to_columns = RecordColumns.without_headers
+        self._with_headers = False
 
     def bound_fetches(self, partition_bytes: int) -> None:
         """Ask for no more than this of one partition from the next fetch on."""
@@ -154,7 +154,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         for result in self._fetcher._records.values():
             unpacking = getattr(result, "_partition_records", None)
             if unpacking is not None:
-                unpacking._records.to_columns = self._to_columns
+                unpacking._records.in_columns, unpacking._records.with_headers = True, self._with_headers
                 unpacking._consumer_record = _raw_record
                 result.getall = partial(_unpack, result, budget)
                 results.append(result)

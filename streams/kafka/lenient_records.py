@@ -7,6 +7,7 @@ batch is read again here, by the format alone (https://kafka.apache.org/document
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,8 @@ from aiokafka.record import default_records
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
-from streams.kafka.record_columns import ToColumns
+from streams.kafka.batch_scan import NotScanned, scan_records
+from streams.kafka.record_columns import RecordColumns
 from streams.kafka.repair import Repair
 
 REPAIR: Final = Repair(
@@ -66,8 +68,11 @@ def parse_leniently() -> None:
 class LenientRecords:
     """The batches of one fetch of one partition, in place of aiokafka's MemoryRecords."""
 
-    to_columns: ToColumns | None = None
-    """Makes the records of each batch one item, a RecordColumns; None yields them one by one."""
+    in_columns = False
+    """Whether each batch yields its records as one item, a RecordColumns."""
+
+    with_headers = True
+    """Whether these have bytes for the headers."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -82,7 +87,7 @@ class LenientRecords:
         length = int.from_bytes(self._data[start:][_LENGTH], "big")
         self._at = start + _LENGTH_END + length
         batch, data = self._records.next_batch(), self._data[start : self._at]
-        return LenientBatch(batch, data) if self.to_columns is None else ColumnBatch(batch, data, self.to_columns)
+        return ColumnBatch(batch, data, self.with_headers) if self.in_columns else LenientBatch(batch, data)
 
 
 class LenientBatch:
@@ -114,25 +119,28 @@ class LenientBatch:
 class ColumnBatch(LenientBatch):
     """A batch that yields its records as one item, a RecordColumns; none where it has no records."""
 
-    def __init__(self, batch: Any, data: memoryview, to_columns: ToColumns) -> None:
+    def __init__(self, batch: Any, data: memoryview, with_headers: bool) -> None:
         super().__init__(batch, data)
-        self._to_columns = to_columns
+        self._with_headers = with_headers
 
     def __iter__(self) -> Iterator[Any]:
-        try:
-            columns = self._to_columns(self._batch)
-        except (UnicodeDecodeError, CorruptRecordException):
-            if self._batch.magic < 2:
-                raise
-            columns = self._to_columns(read_records(self._data))
-        if columns:
+        if columns := self._columns():
             yield columns
+
+    def _columns(self) -> RecordColumns:
+        if self._batch.magic < 2:
+            return RecordColumns.of(self._batch, with_headers=self._with_headers)
+        with contextlib.suppress(NotScanned):
+            return scan_records(_decompressed(self._data), with_headers=self._with_headers)
+        try:
+            return RecordColumns.of(self._batch, with_headers=self._with_headers)
+        except (UnicodeDecodeError, CorruptRecordException):
+            return RecordColumns.of(read_records(self._data), with_headers=self._with_headers)
 
 
 def read_records(data: memoryview) -> Iterator[LenientRecord]:
     """Yield the records of a batch of format 2. Raises CorruptRecordException where the bytes don't fit the format."""
-    batch = default_records._DefaultRecordBatchPy(data)
-    batch._maybe_uncompress()
+    batch = _decompressed(data)
     content, at = batch._buffer, batch._pos
     try:
         for _ in range(batch._num_records):
@@ -141,6 +149,12 @@ def read_records(data: memoryview) -> Iterator[LenientRecord]:
             at += length
     except (ValueError, IndexError) as error:
         raise CorruptRecordException(f"unreadable record in the batch at offset {batch.base_offset}") from error
+
+
+def _decompressed(data: memoryview) -> Any:
+    batch = default_records._DefaultRecordBatchPy(data)
+    batch._maybe_uncompress()
+    return batch
 
 
 def _read(batch: Any, record: bytearray) -> LenientRecord:

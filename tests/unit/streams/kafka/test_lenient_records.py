@@ -67,7 +67,7 @@ def test_a_malformed_record_costs_the_others_nothing() -> None:
 def columns_of(data: bytes) -> list[RecordColumns]:
     """Return what the batches of a fetch yield where they are read in columns."""
     records, found = LenientRecords(data), []
-    records.to_columns = RecordColumns.of
+    records.in_columns = True
     while records.has_next():
         found += list(records.next_batch())
     return found

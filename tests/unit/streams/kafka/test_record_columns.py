@@ -26,7 +26,7 @@ def test_without_headers_the_other_columns_are_the_same() -> None:
     """Nothing stands for the headers of any record, which no record's own bytes are."""
     data = record_batch([RawRecord(b"k", None, [(b"a", b"1")]), RawRecord(None, b"v")], base_offset=7)
     records = list(read_records(memoryview(data)))
-    columns, whole = RecordColumns.without_headers(iter(records)), RecordColumns.of(records)
+    columns, whole = RecordColumns.of(iter(records), with_headers=False), RecordColumns.of(records)
     assert columns._lists()[:-1] == whole._lists()[:-1]
     assert columns.headers == [b"", b""]
 

@@ -1,0 +1,164 @@
+"""A scan of a batch gives what reading it record by record gives, or leaves the batch to that."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+
+import pytest
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record import default_records
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.kafka.batch_scan import LAYOUTS_MAX, RECORDS_MIN, NotScanned, scan_records
+from streams.kafka.lenient_records import read_records
+from streams.kafka.record_columns import RecordColumns
+from tests.support.raw_records import RawRecord, record_batch
+
+TEXT = st.text(max_size=8).map(str.encode)
+LONG = st.binary(max_size=300)
+RECORD = st.builds(
+    RawRecord,
+    key=st.none() | st.just(b"k" * 36) | LONG,
+    value=st.none() | LONG,
+    headers=st.lists(st.tuples(TEXT | st.binary(max_size=3), st.none() | LONG), max_size=4),
+)
+GOOD = RawRecord(b"key", b"value", [(b"ce_id", b"1"), (b"ce_type", None)])
+_CONTENT_AT = 61
+_HEADERS_AT = 15
+_ATTRIBUTES_AT = 21
+_LOG_APPEND_TIME_BIT = 8
+
+
+def batch_of(data: bytes) -> default_records._DefaultRecordBatchPy:
+    batch = default_records._DefaultRecordBatchPy(data)
+    batch._maybe_uncompress()
+    return batch
+
+
+def scanned(data: bytes, *, with_headers: bool = True) -> RecordColumns:
+    return scan_records(batch_of(data), with_headers=with_headers)
+
+
+def one_by_one(data: bytes) -> RecordColumns:
+    return RecordColumns.of(read_records(memoryview(data)))
+
+
+def many(records: Sequence[RawRecord], count: int = 2 * RECORDS_MIN) -> list[RawRecord]:
+    """Return so many records, by turns, each with a value of its own."""
+    return [
+        replace(record, value=record.value and record.value + b"%d" % number)
+        for number, record in enumerate(islice(cycle(records), count))
+    ]
+
+
+@given(st.lists(RECORD, min_size=1, max_size=LAYOUTS_MAX), st.integers(0, 2**40))
+def test_records_are_those_that_reading_gives(records: list[RawRecord], base_offset: int) -> None:
+    """Null and empty keys, values and headers, header names of any bytes, all lengths."""
+    data = record_batch(many(records), base_offset=base_offset)
+    whole = one_by_one(data)
+    assert scanned(data) == whole
+    assert scanned(data, with_headers=False) == replace(whole, headers=[b""] * len(whole))
+
+
+@given(st.lists(RECORD, min_size=1, max_size=3), st.data())
+def test_bytes_that_fit_no_format_are_left_to_who_says_so(records: list[RawRecord], drawn: st.DataObject) -> None:
+    """With some bytes changed, lost or added it is never anything else than what reading gives."""
+    data = bytearray(record_batch(many(records, RECORDS_MIN)))
+    for _ in range(drawn.draw(st.integers(1, 3))):
+        at = drawn.draw(st.integers(_CONTENT_AT, len(data) - 1))
+        data[at : at + drawn.draw(st.integers(0, 2))] = drawn.draw(st.binary(max_size=2))
+    try:
+        columns = scanned(bytes(data))
+    except NotScanned:
+        return
+    assert columns == one_by_one(bytes(data))
+
+
+@pytest.mark.parametrize("codec", range(5), ids=["none", "gzip", "snappy", "lz4", "zstd"])
+def test_times_are_those_of_records_or_of_the_broker(codec: int) -> None:
+    """Compressed or not, as a client of aiokafka's wrote them."""
+    builder = DefaultRecordBatchBuilder(2, codec, 0, -1, -1, -1, 1 << 20)
+    for number in range(RECORDS_MIN):
+        builder.append(number, 1_700_000_000_000 + number * number, b"k", b"v" * number, [("a", b"1")])
+    data = bytearray(builder.build())
+    assert scanned(bytes(data)) == one_by_one(bytes(data))
+    assert len(set(scanned(bytes(data)).timestamps_ms)) == RECORDS_MIN
+    data[_ATTRIBUTES_AT + 1] |= _LOG_APPEND_TIME_BIT
+    assert scanned(bytes(data)) == one_by_one(bytes(data))
+    assert len(set(scanned(bytes(data)).timestamps_ms)) == 1
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        many([GOOD], RECORDS_MIN - 1),
+        [*many([GOOD]), replace(GOOD, attributes=1)],
+        [replace(GOOD, headers=[(b"h%d" % number, b"")]) for number in range(RECORDS_MIN)],
+    ],
+    ids=["few records", "attributes", "headers of many kinds"],
+)
+def test_what_few_batches_have_is_read_one_by_one(records: list[RawRecord]) -> None:
+    """It is rare, or cheap."""
+    data = record_batch(records)
+    with pytest.raises(NotScanned):
+        scanned(data)
+    assert len(one_by_one(data)) == len(records)
+
+
+def test_as_many_kinds_of_headers_as_there_may_be_are_scanned() -> None:
+    """One for each type of events, say."""
+    kinds = [replace(GOOD, headers=[(b"h", b"v" * size)]) for size in range(LAYOUTS_MAX)]
+    data = record_batch(many(kinds))
+    assert scanned(data) == one_by_one(data)
+
+
+def test_one_record_with_long_headers_takes_no_memory_for_the_others() -> None:
+    """Whoever writes to the topic may send it."""
+    long = replace(GOOD, headers=[(b"h", b"v" * 500_000)])
+    data = record_batch([long, *many([GOOD], 2_000)])
+    batch = batch_of(data)
+    tracemalloc.start()
+    try:
+        scan_records(batch, with_headers=True)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 10 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("at", "byte"),
+    [(0, 1), (0, 62), (0, 66), (4, 3), (4, 126), (8, 3), (8, 126), (15, 1), (15, 2), (15, 6), (16, 1), (16, 126),
+     (22, 3), (22, 126)],
+    ids=["negative length", "short length", "long length", "negative key", "long key", "negative value", "long value",
+         "negative count", "low count", "high count", "negative name", "long name", "negative header", "long header"],
+)  # fmt: skip
+def test_a_record_that_does_not_fit_the_format_is_not_scanned(at: int, byte: int) -> None:
+    """Its length, or one of those within it; who reads it says that it is corrupt."""
+    data = bytearray(record_batch(many([GOOD])))
+    assert data[_CONTENT_AT:].startswith(b"\x40\0\0\0\x06key\x0cvalue0\x04\x0ace_id\x021\x0ece_type\x01")
+    data[_CONTENT_AT + at] = byte
+    for with_headers in {True, at >= _HEADERS_AT}:
+        with pytest.raises(NotScanned):
+            scanned(bytes(data), with_headers=with_headers)
+    with pytest.raises(CorruptRecordException):
+        one_by_one(bytes(data))
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0"], ids=["short", "long"])
+def test_a_batch_that_does_not_end_with_its_last_record_is_not_scanned(change: Callable[[bytes], bytes]) -> None:
+    """Neither one that is cut off, nor one with bytes left over."""
+    with pytest.raises(NotScanned):
+        scanned(change(record_batch(many([GOOD]))))
+
+
+@pytest.mark.parametrize("size", [63, 64, 8_191, 8_192, 1_100_000])
+def test_records_of_every_size_are_found(size: int) -> None:
+    """The length of a record takes one byte, or two, or more."""
+    data = record_batch([replace(GOOD, value=b"v" * size), *many([RawRecord(None, None)])])
+    assert scanned(data) == one_by_one(data)
