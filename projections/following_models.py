@@ -8,13 +8,15 @@ from typing import Final
 
 from projections import checkpoints, fold, model_checkpoints, stored_builds
 from projections.checkpoints import PROJECTOR, Fence
-from projections.errors import ModelStatementEnded, ReadModelAhead, ReadModelStopped
+from projections.errors import FunctionsChanged, ModelStatementEnded, ReadModelAhead, ReadModelStopped
+from projections.fold_functions import require_functions
 from projections.lagging_models import LaggingModels
 from projections.read_model import ReadModel
 from projections.session import Session, StatementEnded
 from projections.staging import Staging
 from projections.stopped_models import NOT_THE_MODELS, TRIES, stop_model
 from runtime.logging import get_logger
+from streams.errors import ReadModelsChanged
 
 log = get_logger(__name__)
 
@@ -147,6 +149,17 @@ class FollowingModels:
         if start != stop:
             self._lagging.go_on(self.topic, self.partition, model)
         return start == stop
+
+    def require_functions(self, session: Session) -> None:
+        """Raise ReadModelsChanged where the database has other functions than a model that follows was locked with.
+
+        When its partition is acquired again it is stopped by name.
+        """
+        for model in self.following:
+            try:
+                require_functions(session, model)
+            except FunctionsChanged as error:
+                raise ReadModelsChanged(why=error.why) from error
 
     def _require_readable(self, session: Session, staging: Staging, model: ReadModel, token: int) -> None:
         """Leave a model out whose SQL this worker can't run, or must not."""

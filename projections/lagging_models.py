@@ -24,6 +24,7 @@ from typing import Final
 from database.errors import DatabaseUnreachable
 from projections import fold, model_checkpoints, stored_builds
 from projections.errors import BuildUnusable, ModelStatementEnded, ReadModelStopped
+from projections.fold_functions import require_functions
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
@@ -351,6 +352,8 @@ class LaggingModels:
         try:
             if not each.checked:
                 stored_builds.require_readable(session, each.model, self._staging.names, self._release)
+            else:  # a migration may change them at any time
+                require_functions(session, each.model)
         except BuildUnusable as error:
             return error
         each.checked = True

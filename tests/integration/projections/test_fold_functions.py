@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from projections import engine, fold, following_models, lagging_models
 from projections.engine import PartitionProjector
 from projections.errors import FunctionsChanged
 from projections.fold_functions import function_hashes
@@ -19,6 +20,7 @@ from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session
 from projections.stored_builds import load_builds
 from schemas.events import AgentOnboarded
+from streams.errors import ReadModelsChanged
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.made_models import AGENTS, REGISTRY
@@ -33,6 +35,11 @@ NAMES = "SELECT a.id::text AS id, a.name FROM agents AS a ORDER BY a.id"
 def onboarded(number: int) -> AgentOnboarded:
     ids = {"event_id": UUID(int=1000 + number), "agent_id": UUID(int=number), "occurred_at": NOON}
     return AgentOnboarded(**ids, name=f"agent {number}", skill_ids=())
+
+
+def changed(function: str) -> str:
+    """The definition of another fold."""
+    return function.replace("state ->> 'name'", "upper(state ->> 'name')")
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_a_changed_function_under_an_old_version_stops_its_model_and_no_other(
     with contextlib.closing(projector):
         token = projector.acquire(WATERMARKS).token
         projector.project(batch_of([onboarded(1)], token=token))
-        superuser.script(function.replace("state ->> 'name'", "upper(state ->> 'name')"))
+        superuser.script(changed(function))
         token = projector.acquire(WATERMARKS).token
         projector.project(batch_of([onboarded(2)], token=token, start=1))
 
@@ -104,6 +111,61 @@ def test_a_changed_function_under_an_old_version_stops_its_model_and_no_other(
         projector.idle()
         assert superuser.query(STOPS) == []
         assert [each for _, each in superuser.query(NAMES)] == ["agent 1", "agent 2"]
+    lagging.close()
+
+
+def test_a_function_that_changes_while_its_model_follows_stops_it(
+    database: Database, superuser: Session, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner looks every two seconds, and acquires the partition again."""
+    monkeypatch.setattr(engine, "LOOK_EVERY_SECONDS", 0.0)
+    lagging = LaggingModels(database.writer_url, MODELS)
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, lagging=lagging)
+    with contextlib.closing(projector):
+        token = projector.acquire(WATERMARKS).token
+        projector.project(batch_of([onboarded(1)], token=token))
+        superuser.script(changed(function))
+        with pytest.raises(ReadModelsChanged, match="fold_into_entity"):
+            projector.idle()
+        token = projector.acquire(WATERMARKS).token
+        projector.project(batch_of([onboarded(2)], token=token, start=1))
+        assert [name for name, _ in superuser.query(STOPS)] == [REGISTRY.name]
+        assert [each for _, each in superuser.query(NAMES)] == ["agent 1"]
+        assert superuser.query("SELECT count(*) AS n FROM agents_v1.agents") == [(2,)]
+    lagging.close()
+
+
+def test_a_function_that_changes_while_its_model_lags_stops_it(
+    database: Database, superuser: Session, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its next slice; with the function that it was locked with it goes on there."""
+    for module, name in (
+        (fold, "FOLD_RECORDS"),
+        (following_models, "REJOIN_OFFSETS"),
+        (lagging_models, "NEAR_OFFSETS"),
+    ):
+        monkeypatch.setattr(module, name, 3)
+    monkeypatch.setattr(lagging_models, "STOPPED_DELAYS_SECONDS", (0.0,))
+    superuser.script("UPDATE read_model_builds SET paused = true WHERE projection = 'registry'")
+    lagging = LaggingModels(database.writer_url, MODELS)
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, lagging=lagging)
+    with contextlib.closing(projector):
+        token = projector.acquire(WATERMARKS).token
+        projector.project(batch_of([onboarded(number) for number in range(12)], token=token))
+        superuser.script("UPDATE read_model_builds SET paused = false")
+        projector.acquire(WATERMARKS)
+        lagging.feed_next()
+        assert len(superuser.query(NAMES)) == 3
+        superuser.script(changed(function))
+        lagging.feed_next()
+        ((name, reason),) = superuser.query(STOPS)
+        assert (name, "fold_into_entity" in reason, len(superuser.query(NAMES))) == (REGISTRY.name, True, 3)
+        superuser.script(function)
+        while lagging.feed_next() == 0.0:
+            pass
+        projector.idle()
+        assert superuser.query(STOPS) == []
+        assert sorted(each for _, each in superuser.query(NAMES)) == sorted(f"agent {number}" for number in range(12))
     lagging.close()
 
 
