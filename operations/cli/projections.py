@@ -170,7 +170,7 @@ async def _switch(settings: Settings, build: str, paused: bool, actor: str, reas
     verb, name = "pause" if paused else "resume", BuildName.parse(build)
     database = connect(settings, "operator")
     try:
-        meant = [state for state in await build_states(database) if name.of(state)]
+        meant = [state for state in await build_states(database) if name.of(state) and state.state != "retired"]
         if not meant:
             raise UnknownBuild(build)
         if all(state.paused == paused for state in meant):

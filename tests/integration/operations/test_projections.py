@@ -131,6 +131,22 @@ async def test_a_paused_read_model_is_left_out_until_it_is_resumed(
     }
 
 
+def test_a_build_that_is_retired_is_neither_paused_nor_resumed(
+    database: Database, superuser: Session, settings: Settings
+) -> None:
+    """Its tables are gone. What it is does not count where others of its name are meant."""
+    install(database.owner_url, [*READ_MODELS, NEXT])
+    superuser.script(
+        "UPDATE read_model_builds SET live = false, phase = 'retired' WHERE projection = 'agents' AND version = 1",
+        "UPDATE read_model_builds SET paused = true WHERE projection = 'agents' AND version = 2",
+    )
+    for verb in ("pause", "resume"):
+        done = plant(settings, "projections", verb, "agents/1")
+        assert (done.returncode, "There is no build agents/1." in done.stderr) == (2, True), done.stderr
+    done = plant(settings, "projections", "pause", "agents")
+    assert (done.returncode, done.stderr) == (0, "agents is paused; nothing to do\n")
+
+
 @pytest.mark.parametrize("build", ["nobody", "agents/9", "agents/", "agents/x"])
 def test_a_build_that_there_is_not_is_named(settings: Settings, build: str) -> None:
     """Nothing is recorded, and the listing is named."""
