@@ -26,7 +26,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from database.errors import DatabaseUnreachable
 from projections import builds, checkpoints, stored_builds
@@ -48,6 +48,7 @@ from runtime import metrics
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from streams.batch import EventBatch
+from streams.control_search import NamedPoison
 from streams.errors import LogRefused, OwnershipLost, ReadModelsChanged, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
@@ -167,6 +168,10 @@ class PartitionProjector:
         """Log the record at an offset as poison, for this reason, if its schema is not known when it comes again."""
         self._skipped = {offset: reason}
 
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        """Keep more of parked entities for a while, since control records further on name these poison records."""
+        self._parking.make_room(named)
+
     def idle(self) -> None:
         """Read what is left of known event ids, let readers see builds that had to wait, and look for other builds.
 
@@ -214,11 +219,15 @@ class PartitionProjector:
             self._publish(caught_up=True)
 
     def _look(self) -> None:
-        """Publish what had to wait, and feed the builds that there are now. Raises ReadModelsChanged for a new one."""
+        """Publish what had to wait, and feed the builds that there are now. Raises ReadModelsChanged for a new one.
+
+        And where the functions that one calls have changed.
+        """
         session = self._require_session()
         if self._unpublished:
             self._publish(caught_up=False)
         self._look_at = time.perf_counter() + LOOK_EVERY_SECONDS
+        self._models.require_functions(session)
         keys = stored_builds.fed_keys(session, self._release)
         if new := keys - self._models.keys:
             raise ReadModelsChanged(why=f"{', '.join(sorted(new))} is to be fed from now on.")

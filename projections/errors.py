@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from projections.read_model import ReadModel
 from projections.session import StatementEnded
 from runtime.errors import CheckFailed, PlantError
-from streams.errors import PartitionStopped
+from streams.errors import PartitionStopped, TooMuchParked
+
+_WAITS = "Once the poison records of some entities are redriven or skipped, the partition goes on within seconds."
+_NEXT_STEP = "plant dead-letters list    # then redrive or skip; or plant worker, with a larger"
 
 
 class ReadModelStopped(PlantError):
@@ -100,27 +103,27 @@ class StagedRowsUnknown(BuildUnusable):
         )
 
 
-class TooManyParkedEntities(PartitionStopped):
+class TooManyParkedEntities(TooMuchParked):
     """More entities of a partition are parked than its worker may keep, so it goes no further."""
 
     def __init__(self, topic: str, partition: int, offset: int, entities_max: int) -> None:
         super().__init__(
             f"{entities_max} entities of {topic}/{partition} are parked, and no more may be.",
-            why=f"The record at offset {offset} is poison and parks another one. Its events and theirs wait until"
-            " their poison records are redriven or skipped, and control records that do so come behind this record.",
-            next_step="plant worker    # with a larger PLANT_WORKER_PARKED_ENTITIES_MAX, then plant dead-letters list",
+            offset,
+            why=f"The record at offset {offset} is poison and parks another one. {_WAITS}",
+            next_step=f"{_NEXT_STEP} PLANT_WORKER_PARKED_ENTITIES_MAX",
         )
 
 
-class TooManyParkedRecords(PartitionStopped):
+class TooManyParkedRecords(TooMuchParked):
     """More records of a partition wait in queues than its worker may keep, so it goes no further."""
 
     def __init__(self, topic: str, partition: int, offset: int, records_max: int) -> None:
         super().__init__(
             f"{records_max} records of {topic}/{partition} wait behind poison, and no more may.",
-            why=f"The record at offset {offset} is of a parked entity. It waits until the entity's poison records are"
-            " redriven or skipped, and control records that do so come behind it.",
-            next_step="plant worker    # with a larger PLANT_WORKER_PARKED_RECORDS_MAX, then plant dead-letters list",
+            offset,
+            why=f"The record at offset {offset} is of a parked entity. {_WAITS}",
+            next_step=f"{_NEXT_STEP} PLANT_WORKER_PARKED_RECORDS_MAX",
         )
 
 

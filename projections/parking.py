@@ -27,6 +27,11 @@ class WaitingRecord(NamedTuple):
     control_offset: int | None = None
     """The control record that has its bytes, or names the record that has them; None: the record at `offset` has."""
 
+    @property
+    def is_poison(self) -> bool:
+        """Whether it is a poison record, which no control record has redriven so far."""
+        return self.event_id is None
+
 
 class ControlEffect(NamedTuple):
     """What a control record does that names a poison record which waits for one."""
@@ -64,6 +69,11 @@ class ParkedEntities:
     def queues(self) -> dict[bytes, tuple[WaitingRecord, ...]]:
         """The records that wait, in order, by key."""
         return {key: tuple(queue.records) for key, queue in self._queues.items()}
+
+    def queue(self, key: bytes) -> Sequence[WaitingRecord]:
+        """Return the records of a key that wait, in order."""
+        queue = self._queues.get(key)
+        return () if queue is None else queue.records
 
     def waits(self, key: bytes | None, poison_offset: int) -> bool:
         """Return whether a poison record waits in its key's queue."""
@@ -128,7 +138,7 @@ class ParkedEntities:
     def _release(self, key: bytes, queue: _Queue) -> Sequence[WaitingRecord]:
         count = 0
         for record in queue.records:
-            if record.event_id is None:
+            if record.is_poison:
                 break
             count += 1
         return self._change(key, 0, count, []) if count else ()
@@ -168,4 +178,4 @@ class _Queue:
     def index_of_poison(self, offset: int) -> int | None:
         index = self.index_of(offset)
         here = self.records[index : index + 1]
-        return index if here and here[0].offset == offset and here[0].event_id is None else None
+        return index if here and here[0].offset == offset and here[0].is_poison else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -26,6 +26,7 @@ from runtime import metrics
 from schemas import codec
 from schemas.errors import Undecodable, UnknownSchema
 from schemas.polars_import import polars as pl
+from streams.control_search import NamedPoison
 from streams.errors import SchemaNewer
 from streams.topics import logical_topic
 
@@ -56,12 +57,22 @@ class PartitionParking:
         self._limits = limits
         self._log = ParkingLog(topic, partition)
         self._parked = ParkedEntities()
+        self._named: Mapping[bytes, set[int]] = {}
+        """The poison records that control records further on name, by key."""
         self._effects: Counter[str] = Counter()
 
     def open(self, session: Session, next_offset: int) -> None:
         """Read the queues from the log, which ends before `next_offset`."""
         self._parked = self._log.load(session, next_offset)
         self._show()
+
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        """Keep more for a while: what is parked behind poison records that control records further on name."""
+        by_key: defaultdict[bytes, set[int]] = defaultdict(set)
+        for key, offset in named:
+            if key is not None:
+                by_key[key].add(offset)
+        self._named = by_key
 
     def judge(self, session: Session, prepared: PreparedBatch, seen: Mapping[bytes, EventRecord]) -> PreparedBatch:
         """Return a batch with its parked records, what its control records do, and the events that they release.
@@ -75,7 +86,7 @@ class PartitionParking:
         untouched = not self._parked or self._parked.keys.isdisjoint(prepared.batch.keys)
         if untouched and not prepared.parking and not prepared.poison_controls:
             return prepared
-        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._limits)
+        batch = _JudgedBatch(session, self._log, self._parked, prepared, seen, self._limits, self._limits_now)
         judged = batch.judge()
         self._effects = batch.effects
         return judged
@@ -85,6 +96,8 @@ class PartitionParking:
         self._parked.commit()
         for effect, count in self._effects.items():
             metrics.WORKER_CONTROL_RECORDS.labels(effect).inc(count)
+        if not self._parked:
+            self._named = {}
         self._effects.clear()
         self._show()
 
@@ -92,6 +105,22 @@ class PartitionParking:
         """Take back what metrics show of the partition."""
         with contextlib.suppress(KeyError):
             metrics.WORKER_PARKED_ENTITIES.remove(self._topic, str(self._partition))
+
+    def _limits_now(self) -> ParkingLimits:
+        """Return the limits, and besides what waits behind poison records that are all named further on.
+
+        That is as much again at most: what was named there may have no effect.
+        """
+        released = [
+            queue
+            for key, offsets in self._named.items()
+            if (queue := self._parked.queue(key))
+            and offsets.issuperset(each.offset for each in queue if each.is_poison)
+        ]
+        entities, records = self._limits
+        return ParkingLimits(
+            entities + min(entities, len(released)), records + min(records, sum(len(queue) for queue in released))
+        )
 
     def _show(self) -> None:
         metrics.WORKER_PARKED_ENTITIES.labels(self._topic, self._partition).set(len(self._parked))
@@ -116,11 +145,13 @@ class _JudgedBatch:
         prepared: PreparedBatch,
         seen: Mapping[bytes, EventRecord],
         limits: ParkingLimits,
+        limits_now: Callable[[], ParkingLimits],
     ) -> None:
         self._session = session
         self._log = log
         self._parked = parked
         self._limits = limits
+        self._limits_now = limits_now
         self._prepared = prepared
         self._batch = prepared.batch
         self._ids: list[bytes | None] = prepared.rows["event_id"].to_list()
@@ -162,10 +193,9 @@ class _JudgedBatch:
     def _park(self, row: int) -> None:
         key, offset = self._batch.keys[row], self._batch.offsets[row]
         assert key is not None
-        if len(self._parked) >= self._limits.entities and key not in self._parked.keys:
-            raise TooManyParkedEntities(self._batch.topic, self._batch.partition, offset, self._limits.entities)
+        parks_another = key not in self._parked.keys
         self._parked.park(key, offset)
-        self._check_records(offset)
+        self._check_room(offset, parks_another=parks_another)
 
     def _judge_event(self, row: int) -> None:
         """Let an event wait whose entity is parked; where its id is redriven in this batch, look again at repeats."""
@@ -177,11 +207,17 @@ class _JudgedBatch:
             if self._parked.add(key, WaitingRecord(self._batch.offsets[row], event_id)):
                 self._dispositions[row] = "parked"
                 self._gone.add(row)
-                self._check_records(self._batch.offsets[row])
+                self._check_room(self._batch.offsets[row])
 
-    def _check_records(self, offset: int) -> None:
-        if self._parked.records > self._limits.records:
-            raise TooManyParkedRecords(self._batch.topic, self._batch.partition, offset, self._limits.records)
+    def _check_room(self, offset: int, *, parks_another: bool = False) -> None:
+        """Raise TooManyParkedEntities or TooManyParkedRecords where more waits now than may."""
+        parked, topic, partition = self._parked, self._batch.topic, self._batch.partition
+        if (parks_another and len(parked) > self._limits.entities) or parked.records > self._limits.records:
+            self._limits = self._limits_now()
+        if parks_another and len(parked) > self._limits.entities:
+            raise TooManyParkedEntities(topic, partition, offset, self._limits.entities)
+        if parked.records > self._limits.records:
+            raise TooManyParkedRecords(topic, partition, offset, self._limits.records)
 
     def _find_repeat(self, row: int, event_id: bytes) -> None:
         record = self._prepared.record(row)

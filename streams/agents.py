@@ -21,11 +21,11 @@ from faust.types import TP
 from runtime.logging import get_logger
 from runtime.settings import Settings
 from streams.batch import EventBatch
+from streams.control_search import ControlSearch
 from streams.errors import PartitionStopped
 from streams.kafka.clients import check_clients
 from streams.memory_budget import MemoryBudget
 from streams.ownership import OwnedPartition, PartitionWriter
-from streams.skip_search import SkipSearch
 from streams.topics import admin
 from streams.transport import RecordBatchConsumer, RecordBatchTransport
 
@@ -134,7 +134,7 @@ class Worker:
             if tp not in self.partitions:
                 writer = self._writer_for(tp.topic, tp.partition)
                 heartbeat_seconds = self.settings.worker_session_timeout_seconds / 5
-                search = SkipSearch(self.settings, tp.topic, tp.partition)
+                search = ControlSearch(self.settings, tp.topic, tp.partition)
                 self.partitions[tp] = OwnedPartition(
                     tp, writer, consumer, heartbeat_seconds=heartbeat_seconds, budget=self._budget, search=search
                 )

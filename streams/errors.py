@@ -192,6 +192,14 @@ class SchemaNewer(PartitionStopped):
         return f"The record at offset {offset}"
 
 
+class TooMuchParked(PartitionStopped):
+    """More waits behind poison than a worker may keep. Control records further on in the log may release some of it."""
+
+    def __init__(self, what: str, offset: int, *, why: str, next_step: str) -> None:
+        self.offset = offset
+        super().__init__(what, why=why, next_step=next_step)
+
+
 class AppliedEventUnreadable(PartitionStopped):
     """A record that the log calls applied can't be decoded, so a fold of the log would leave its event out."""
 

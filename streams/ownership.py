@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from runtime.errors import drop_frames
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.batch_queue import BatchQueue
+from streams.control_search import ControlSearch, NamedPoison
 from streams.errors import (
     CheckpointOutOfLog,
     KafkaUnavailable,
@@ -39,11 +40,11 @@ from streams.errors import (
     PublishRefused,
     ReadModelsChanged,
     SchemaNewer,
+    TooMuchParked,
 )
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
-from streams.skip_search import SkipSearch
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Watermarks
 
@@ -69,7 +70,7 @@ STOPPED_DELAYS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)
 """The same until a stopped partition is looked at again: what stopped it may have been mended meanwhile."""
 
 LOOK_AHEAD_SECONDS = 10.0
-"""How often a partition that waits for a schema looks for a skip of the record that it waits at."""
+"""How often a partition looks for control records further on that let it go on where it stands."""
 
 QUICK_SECONDS = 5.0
 """A batch that took no longer than this lets the next one grow, after a batch that failed was halved."""
@@ -110,6 +111,9 @@ class PartitionWriter(Protocol):
     def skip(self, offset: int, reason: str) -> None:
         """Log the record at an offset as poison, for this reason, if its schema is not known when it comes again."""
 
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        """Keep more of parked entities for a while, since control records further on name these poison records."""
+
     def idle(self) -> None:
         """Do what could not be done so far, after a while without records.
 
@@ -137,9 +141,9 @@ class OwnedPartition:
         *,
         heartbeat_seconds: float,
         budget: MemoryBudget,
-        search: SkipSearch | None = None,
+        search: ControlSearch | None = None,
     ) -> None:
-        """`search` looks for a skip of a record whose schema is not known; None: nothing does."""
+        """`search` looks for control records that let the partition go on where it stands; None: nothing does."""
         self.tp = tp
         self.stopped: PartitionStopped | None = None
         """Why an operator is needed, until a batch is projected, or reading goes on, after all."""
@@ -149,6 +153,7 @@ class OwnedPartition:
         self._budget = budget
         self._search = search
         self._skipped_offset: int | None = None
+        self._named: frozenset[NamedPoison] = frozenset()
         self._queue = BatchQueue(budget)
         self._records_max: int | None = None
         self._interrupted = threading.Event()
@@ -217,7 +222,7 @@ class OwnedPartition:
                 await self._project(self._open)
             except PartitionStopped as error:
                 # While it was acquired, records were read that the log has already: none of them can be skipped.
-                waiting = error if isinstance(error, SchemaNewer) and self._open is not None else None
+                waiting = error if isinstance(error, SchemaNewer | TooMuchParked) and self._open is not None else None
                 self._close()
                 drop_frames(error)
                 delay = self._count_stop(error)
@@ -248,11 +253,11 @@ class OwnedPartition:
                 self._log.exception("partition.failed", retry_seconds=delay)
                 await asyncio.sleep(delay)
 
-    async def _wait_stopped(self, waiting: SchemaNewer | None, delay: float) -> None:
-        """Wait until the partition is to be looked at again: at once where the record is skipped that it waits at."""
+    async def _wait_stopped(self, waiting: SchemaNewer | TooMuchParked | None, delay: float) -> None:
+        """Wait until the partition is to be looked at again: at once where control records further on may help it."""
         until = asyncio.get_running_loop().time() + delay
         while waiting is not None and self._search is not None and self._skipped_offset != waiting.offset:
-            if await self._find_skip(self._search, waiting):
+            if await self._look_ahead(self._search, waiting):
                 return
             left = until - asyncio.get_running_loop().time()
             if left <= LOOK_AHEAD_SECONDS:
@@ -260,18 +265,32 @@ class OwnedPartition:
             await asyncio.sleep(LOOK_AHEAD_SECONDS)
         await asyncio.sleep(until - asyncio.get_running_loop().time())
 
-    async def _find_skip(self, search: SkipSearch, waiting: SchemaNewer) -> bool:
-        """Read ahead for a skip of the record that is waited at, and give it to the writer; return whether there is."""
+    async def _look_ahead(self, search: ControlSearch, waiting: SchemaNewer | TooMuchParked) -> bool:
+        """Read ahead for control records that may help, and give them to the writer; return whether some are new."""
         try:
-            reason = await self._blocking(search.look, waiting, self._interrupted)
+            if isinstance(waiting, SchemaNewer):
+                return await self._find_skip(search, waiting)
+            return await self._find_named(search, waiting)
         except Exception:
-            self._log.exception("skip.not_searched")
+            self._log.exception("controls.not_searched")
             return False
+
+    async def _find_skip(self, search: ControlSearch, waiting: SchemaNewer) -> bool:
+        reason = await self._blocking(search.find_skip, waiting, self._interrupted)
         if reason is None:
             return False
         self._log.warning("record.skipped", offset=waiting.offset, reason=reason)
         self._skipped_offset = waiting.offset
         await self._blocking(self._writer.skip, waiting.offset, reason)
+        return True
+
+    async def _find_named(self, search: ControlSearch, waiting: TooMuchParked) -> bool:
+        named = await self._blocking(search.find_named, waiting, self._interrupted)
+        if named == self._named:
+            return False
+        self._log.info("controls.found", offset=waiting.offset, named=len(named))
+        self._named = named
+        await self._blocking(self._writer.make_room, named)
         return True
 
     async def _note_stop(self, error: PartitionStopped) -> None:

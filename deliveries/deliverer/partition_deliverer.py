@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from deliveries.deliverer.round_writer import RoundWriter
 from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import Session
 from streams.batch import EventBatch
+from streams.control_search import NamedPoison
 from streams.errors import OwnershipLost
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
@@ -177,6 +178,9 @@ class DeliveryTopicWriter:
 
     def skip(self, offset: int, reason: str) -> None:
         """Nothing skips a delivery."""
+
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        """Nothing is parked here."""
 
     def idle(self) -> None:
         """Raise OwnershipLost where the run has ended."""

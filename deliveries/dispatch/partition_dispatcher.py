@@ -25,7 +25,7 @@ import contextlib
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from database.errors import DatabaseUnreachable
@@ -45,6 +45,7 @@ from runtime import metrics
 from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from streams.batch import EventBatch
+from streams.control_search import NamedPoison
 from streams.errors import AppliedEventUnreadable, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
@@ -123,6 +124,9 @@ class PartitionDispatcher:
 
     def skip(self, offset: int, reason: str) -> None:
         """Do nothing: what becomes of a record is the log's to say."""
+
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        """Do nothing: the log's owner alone keeps parked entities."""
 
     def idle(self) -> None:
         """Hear of new endpoints, and feed those that are owed events. Raises what `project` raises."""

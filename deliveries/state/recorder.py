@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import resources
 from typing import Final
 
@@ -38,6 +38,7 @@ from runtime.settings import Settings
 from schemas.errors import UnknownSchema
 from streams.agents import WriterFactory
 from streams.batch import EventBatch
+from streams.control_search import NamedPoison
 from streams.errors import OwnershipLost, PartitionStopped
 from streams.log_end import record_digest, record_of
 from streams.ownership import Acquired
@@ -121,6 +122,9 @@ class AttemptRecorder:
 
     def skip(self, offset: int, reason: str) -> None:
         """Do nothing: no control record stands on a topic of attempts."""
+
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        """Do nothing: nothing is parked on a topic of attempts."""
 
     def idle(self) -> None:
         """Make and drop the tables of days, where that is due. Raises DatabaseUnreachable."""

@@ -20,9 +20,9 @@ from projections.recovery.errors import RecoveryRunning
 from projections.recovery.recovery_state import UnrecoveredPartition, other_owner
 from runtime.logging import get_logger
 from runtime.settings import Settings
-from streams.errors import KafkaUnavailable, LeaderChanged, OwnershipLost, ReadModelsChanged, SchemaNewer
+from streams.control_search import ControlSearch, NamedPoison
+from streams.errors import KafkaUnavailable, LeaderChanged, OwnershipLost, ReadModelsChanged, SchemaNewer, TooMuchParked
 from streams.log_reader import LogReader
-from streams.skip_search import SkipSearch
 
 log = get_logger(__name__)
 
@@ -43,7 +43,8 @@ class RecoveredPartition:
         self._target = target
         self._projector = projector
         self._advance = advance
-        self._search = SkipSearch(settings, target.topic, target.partition)
+        self._search = ControlSearch(settings, target.topic, target.partition)
+        self._named: frozenset[NamedPoison] = frozenset()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"recover-{target.topic}-{target.partition}")
         self._interrupted = threading.Event()
         self._failures = 0
@@ -75,10 +76,17 @@ class RecoveredPartition:
         try:
             await self._project(reader)
         except SchemaNewer as newer:
-            reason = await self._blocking(self._search.look, newer, self._interrupted)
+            reason = await self._blocking(self._search.find_skip, newer, self._interrupted)
             if reason is None:
                 raise
             await self._blocking(self._projector.skip, newer.offset, reason)
+            return False
+        except TooMuchParked as full:
+            named = await self._blocking(self._search.find_named, full, self._interrupted)
+            if named == self._named:
+                raise
+            self._named = named
+            await self._blocking(self._projector.make_room, named)
             return False
         except ReadModelsChanged:
             return False

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from operations.services.worker import build_worker
+from projections.errors import TooManyParkedEntities
 from projections.session import Session
 from runtime.settings import Settings
 from schemas import codec
@@ -238,3 +240,31 @@ async def test_a_redrive_to_a_later_release_waits_where_a_record_waits_for_it(
         await running.stop()
     verified = await asyncio.to_thread(plant, settings, "audit", "verify", "--topic", topic)
     assert verified.returncode == 0, verified.stderr
+
+
+async def test_a_partition_that_keeps_too_much_goes_on_once_dead_letters_are_skipped(
+    settings: Settings, database: Database, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound stays as it is; the owner hears of control records behind the record at which it stands."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (300.0,))
+    monkeypatch.setattr(ownership, "LOOK_AHEAD_SECONDS", 0.1)
+    await apply(settings)
+    running = build_worker(msgspec.structs.replace(settings, worker_parked_entities_max=1), [topic])
+    await running.start()
+    try:
+        await append_raw(settings, topic, PARTITION, [RawRecord(*unreadable(AGENT)), raw(onboarded(AGENT, "first"))])
+        await logs(database, topic, 2)
+        await append_raw(settings, topic, PARTITION, [RawRecord(*unreadable(OTHER)), raw(onboarded(OTHER, "second"))])
+        await wait_until_async(running.stopped_partitions, "the partition stands still")
+        assert [type(each) for each in running.stopped_partitions().values()] == [TooManyParkedEntities]
+        for offset, name in ((0, "first"), (2, "second")):
+            skip = ("skip", f"{topic}/{PARTITION}/{offset}", "--execute", "--wait", "--timeout", "300")
+            done = await dead_letters(settings, *skip)
+            assert (done.returncode, "1 of 1 control records took effect" in done.stderr) == (0, True), done.stderr
+            await wait_until_async(lambda name=name: name in agents(database), "what waited takes effect")
+        assert [what for _, what in logged(database, topic)] == [
+            "poison", "parked", "poison", "parked", "control", "control",
+        ]  # fmt: skip
+        assert not running.stopped_partitions()
+    finally:
+        await running.stop()

@@ -26,7 +26,8 @@ from schemas import codec
 from schemas.clock_fields import CLOCK_FIELDS, CLOCK_FIELDS_HEADER
 from schemas.events import AgentAvailable, AgentOnboarded, Event
 from schemas.registry import Registry, bundled
-from streams.errors import SchemaNewer
+from streams.control_search import NamedPoison
+from streams.errors import SchemaNewer, TooMuchParked
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
 from tests.support.log_rows import operation
@@ -310,6 +311,38 @@ def test_more_waiting_records_than_a_worker_may_keep_stop_the_partition(database
     assert dispositions(superuser) == ["poison", "parked", "parked", "applied"]
     records = [skip(KEY, 0), unreadable(OTHER), named(13, OTHER), named(14, OTHER)]
     assert projector.project(batch_of(records, token=token, start=4)) == 8
+    projector.close()
+
+
+THIRD = UUID(int=3)
+
+
+@pytest.mark.parametrize("limits", [ParkingLimits(entities=1), ParkingLimits(records=2)], ids=["entities", "records"])
+def test_control_records_further_on_make_room(database: Database, superuser: Session, limits: ParkingLimits) -> None:
+    """What they are about to release does not count, as far as all poison that holds it up is named, and no further
+    than the bound once more.
+    """
+    projector = PartitionProjector(database.writer_url, TOPIC, 0, MODELS, parking_limits=limits)
+    token = projector.acquire(WATERMARKS).token
+    projector.project(batch_of([unreadable(AGENT), named(1)], token=token))
+    records = [unreadable(OTHER), unreadable(OTHER), skip(KEY, 0), named(2), named(3, OTHER)]
+    other = key_of(OTHER)
+    useless = [NamedPoison(KEY, 7), NamedPoison(b"none", 0), NamedPoison(None, 0)]
+    for heard in ([], useless):
+        projector.make_room(heard)
+        with pytest.raises(TooMuchParked):
+            projector.project(batch_of(records, token=token, start=2))
+        token = projector.acquire(WATERMARKS).token
+    projector.make_room([*useless, NamedPoison(KEY, 0)])
+    projector.project(batch_of(records, token=token, start=2))
+    assert dispositions(superuser) == ["poison", "parked", "poison", "poison", "control", "applied", "parked"]
+    assert names(superuser) == {AGENT: ("name 2", None)}
+
+    records = [*map(unreadable, (AGENT, AGENT, THIRD)), skip(other, 2), skip(other, 3), skip(KEY, 7), skip(KEY, 8)]
+    projector.make_room([NamedPoison(other, 2), NamedPoison(other, 3), NamedPoison(KEY, 7), NamedPoison(KEY, 8)])
+    with pytest.raises(TooMuchParked, match=f"{2 * min(limits)} ") as stopped:
+        projector.project(batch_of(records, token=token, start=7))
+    assert stopped.value.offset == (9 if limits.entities == 1 else 8)
     projector.close()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -18,12 +18,12 @@ from faust.types import TP
 from database.errors import DatabaseUnreachable
 from streams import ownership
 from streams.batch import RECORD_OVERHEAD_BYTES, EventBatch
-from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost, SchemaNewer
+from streams.control_search import ControlSearch, NamedPoison
+from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost, SchemaNewer, TooMuchParked
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
 from streams.ownership import Acquired, OwnedPartition, PartitionWriter
-from streams.skip_search import SkipSearch
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Leadership, Watermarks
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
@@ -89,6 +89,9 @@ class Writer:
     def skip(self, offset: int, reason: str) -> None:
         raise NotImplementedError
 
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        raise NotImplementedError
+
     def note_stop(self, reason: str) -> None:
         self.stop_reasons.append(reason)
 
@@ -106,7 +109,7 @@ async def owned(
         cast(RecordBatchConsumer, consumer),
         heartbeat_seconds=0.01,
         budget=budget or MemoryBudget(1 << 30),
-        search=cast(SkipSearch, search),
+        search=cast(ControlSearch, search),
     )
     partition.assign()
     try:
@@ -528,12 +531,19 @@ class Waiting(Writer):
 class Search:
     """A search whose looks have these answers, one after the other; the last one repeats."""
 
-    def __init__(self, *answers: str | Exception | None) -> None:
+    def __init__(self, *answers: str | frozenset[NamedPoison] | Exception | None) -> None:
         self.answers = answers
         self.looks = 0
 
-    def look(self, waiting: SchemaNewer, interrupted: threading.Event) -> str | None:
+    def find_skip(self, waiting: SchemaNewer, interrupted: threading.Event) -> str | None:
         assert (waiting.offset, interrupted.is_set()) == (0, False)
+        return self._answer()
+
+    def find_named(self, full: TooMuchParked, interrupted: threading.Event) -> frozenset[NamedPoison]:
+        assert (full.offset, interrupted.is_set()) == (0, False)
+        return self._answer()
+
+    def _answer(self) -> Any:
         answer = self.answers[min(self.looks, len(self.answers) - 1)]
         self.looks += 1
         if isinstance(answer, Exception):
@@ -542,8 +552,8 @@ class Search:
 
 
 @asynccontextmanager
-async def waiting_at_a_schema(
-    writer: Waiting, search: Search, monkeypatch: pytest.MonkeyPatch
+async def standing_still(
+    writer: Writer, search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[OwnedPartition]:
     monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (3600.0,))
     monkeypatch.setattr(ownership, "LOOK_AHEAD_SECONDS", 0.0)
@@ -557,7 +567,7 @@ async def waiting_at_a_schema(
 async def test_a_partition_that_waits_for_a_schema_looks_for_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Again and again, whatever a look fails with; found, it is the writer's, and the partition is acquired at once."""
     writer, search = Waiting(), Search(None, ValueError("a defect"), None, "nobody wrote it")
-    async with waiting_at_a_schema(writer, search, monkeypatch) as partition:
+    async with standing_still(writer, search, monkeypatch) as partition:
         await wait_until_async(lambda: writer.skips, "the skip is found")
         assert (writer.skips, search.looks) == ([(0, "nobody wrote it")], 4)
 
@@ -572,7 +582,7 @@ async def test_a_skip_that_does_not_help_is_not_looked_for_again(monkeypatch: py
     """The partition would be acquired again and again without a pause."""
     writer, search = Waiting(), Search("nobody wrote it")
     writer.obeys = False
-    async with waiting_at_a_schema(writer, search, monkeypatch) as partition:
+    async with standing_still(writer, search, monkeypatch) as partition:
         await wait_until_async(lambda: writer.skips, "the skip is found")
 
         async def stops_again() -> bool:
@@ -581,3 +591,41 @@ async def test_a_skip_that_does_not_help_is_not_looked_for_again(monkeypatch: py
 
         await wait_until_async(stops_again, "the partition is stopped again")
         assert (len(writer.skips), search.looks) == (1, 1)
+
+
+NAMED = NamedPoison(b"key", 3)
+ANOTHER = NamedPoison(b"key", 4)
+
+
+class Full(Writer):
+    """Would keep too much of parked entities at offset 0, until it is to make room for two records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: list[Collection[NamedPoison]] = []
+
+    def project(self, batch: EventBatch) -> int:
+        if not self.named or len(self.named[-1]) < 2:
+            raise TooMuchParked("Too many are parked.", 0, why="a test", next_step="a test")
+        return batch.next_offset
+
+    def make_room(self, named: Collection[NamedPoison]) -> None:
+        assert threading.current_thread().name.startswith("genesis.events-0")
+        self.named.append(named)
+
+
+async def test_a_partition_that_keeps_too_much_looks_for_control_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again; only where there are new ones it is acquired at once, and it goes on when they make room."""
+    few, more = frozenset({NAMED}), frozenset({NAMED, ANOTHER})
+    writer, search = Full(), Search(frozenset(), ValueError("a defect"), few, few, few, more)
+    async with standing_still(writer, search, monkeypatch) as partition:
+
+        async def goes_on() -> bool:
+            if partition.stopped is None or len(writer.stop_reasons) == len(writer.named):
+                partition.submit(batch(0, 1))
+            return partition.stopped is None and len(writer.named) == 2
+
+        await wait_until_async(goes_on, "the partition goes on")
+    assert writer.named == [few, more]
+    assert search.looks == 6
+    assert writer.stop_reasons == ["TooMuchParked: Too many are parked. a test"] * 2
