@@ -75,6 +75,12 @@ class MixedEvents:
     def _text(self) -> str:
         return f"'{self._made}' \\ {{}} é"
 
+    def _description(self) -> str:
+        return self._text()
+
+    def _available_from(self) -> datetime | None:
+        return START if self._chance.random() < 0.5 else None
+
     def _onboarded(self) -> Event:
         return AgentOnboarded(
             **self._head(), agent_id=self._id(), name=self._text(), industry_id=self._some_id(),
@@ -82,7 +88,7 @@ class MixedEvents:
         )  # fmt: skip
 
     def _available(self) -> Event:
-        since = START if self._chance.random() < 0.5 else None
+        since = self._available_from()
         return AgentAvailable(
             **self._head(), agent_id=self._id(), available=self._chance.random() < 0.5, available_from=since
         )
@@ -103,7 +109,7 @@ class MixedEvents:
 
     def _skill(self) -> dict[str, Any]:
         category, external = self._chance.choice(CATEGORIES), self._text() if self._chance.random() < 0.5 else None
-        return {"name": self._text(), "description": self._text(), "category": category, "external_id": external}
+        return {"name": self._text(), "description": self._description(), "category": category, "external_id": external}
 
     def _amended(self) -> Event:
         return EntityAmended(**self._head(), entity_id=self._id(), **self._state())
@@ -113,7 +119,7 @@ class MixedEvents:
 
     def _state(self) -> dict[str, Any]:
         """The state of an entity of some kind, agents and skills mostly; the others have the same ids."""
-        text = {"name": self._text(), "description": self._text()}
+        text = {"name": self._text(), "description": self._description()}
         agent = AgentState(
             name=self._text(), industry_id=self._some_id(), job_role_id=self._some_id(), team_id=self._some_id(),
             skill_ids=self._some_ids(), status="on leave", available=self._chance.random() < 0.5,
@@ -128,7 +134,7 @@ class MixedEvents:
         return self._chance.choices(states, (4, 4, 1, 1, 1))[0]
 
     def _of_others(self) -> Event:
-        text = {"name": self._text(), "description": self._text()}
+        text = {"name": self._text(), "description": self._description()}
         events: list[Callable[[], Event]] = [
             lambda: JobRoleDefined(**self._head(), job_role_id=self._id(), **text, required_skill_ids=self._some_ids()),
             lambda: IndustryDefined(**self._head(), industry_id=self._id(), **text),

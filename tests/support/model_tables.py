@@ -43,6 +43,12 @@ def log_rows(session: Session, topic: str, partition: int) -> list[Row]:
     return [Row(each, named, event_id and UUID(event_id)) for each, named, event_id in rows]
 
 
+def whole_log(session: Session) -> list[dict[str, object]]:
+    """Return the rows of the log, of all partitions, with their hashes."""
+    query = 'SELECT to_json(r)::text AS row FROM log_records AS r ORDER BY topic, partition, "offset"'
+    return [msgspec.json.decode(row) for (row,) in session.query(query)]
+
+
 def model_tables(session: Session, model: ReadModel) -> Tables:
     """Return the rows of a read model's tables, by primary key. The session's time zone has to be UTC."""
     return {table: _rows(session, f"{model.schema}.{table}") for table in model.tables}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,18 +12,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from projections import engine, fold, following_models, lagging_models
+from projections import engine, fold, following_models, lagging_models, staging
 from projections.engine import PartitionProjector
 from projections.install import install
 from projections.lagging_models import LaggingModels
 from projections.read_model import READ_MODELS, ReadModel
 from projections.session import Session
+from schemas import field_limits
+from schemas.binary import block
 from schemas.events import Event
 from tests.conftest import Database
 from tests.support.batches import TOPIC, WATERMARKS, Record, batch_of
+from tests.support.edge_records import EdgeRecords
 from tests.support.long_form import sized
 from tests.support.mixed_events import MixedEvents
-from tests.support.model_tables import ENTITY_TABLES, entity_rows, log_rows, model_tables
+from tests.support.model_tables import ENTITY_TABLES, entity_rows, log_rows, model_tables, whole_log
 from tests.support.parked_streams import ParkedStream, Row
 from tests.support.read_model_folds import FOLDS, Applied, Tables, entities
 
@@ -113,6 +117,11 @@ class Scene:
     def entities(self) -> list[dict[str, object]]:
         """The entities with their states and the number of their versions, by id; none came into the outbox."""
         return entity_rows(self._superuser)
+
+    def everything(self) -> dict[str, object]:
+        """All rows of the log, of each read model's tables and of the entities, by table."""
+        tables = {f"{model.schema}.{name}": rows for model in READ_MODELS for name, rows in self.tables(model).items()}
+        return {"log_records": whole_log(self._superuser), "entities": self.entities(), **tables}
 
     def close(self) -> None:
         for projector in self._projectors:
@@ -241,3 +250,80 @@ def play_poisoned(scene: Scene, run: Run, patched: pytest.MonkeyPatch) -> tuple[
         applied += stream.applied[before:]
     scene.catch_up()
     return streams, applied
+
+
+edge_seeds = st.integers(1, 2**32)
+EDGE_RECORDS = 60
+
+
+@settings(
+    max_examples=sized(3, 40),
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=edge_seeds)
+def test_records_of_any_shape_give_the_same_in_any_batches(scene: Scene, seed: int) -> None:
+    """Odd texts, times, lists, keys and bytes, repeats and control records, in one batch by COPY, one by one in
+    statements, in a mix of both with owners that take over, or fed from the log: equal rows of the log with equal
+    hashes, and equal tables.
+    """
+    records = [EdgeRecords(seed, number, PARTITIONS).take(EDGE_RECORDS) for number in range(PARTITIONS)]
+    chance = random.Random(seed)
+    ways: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+        "copied": lambda patched: in_batches(
+            scene, records, patched, itertools.repeat((EDGE_RECORDS, False)), in_columns=True
+        ),
+        "one by one": lambda patched: in_batches(scene, records, patched, itertools.repeat((1, True))),
+        "mixed": lambda patched: in_batches(
+            scene, records, patched,
+            iter(lambda: (chance.choice((1, 2, 5, 30)), chance.random() < 0.5), None), taken_over=chance,
+        ),
+        "fed": lambda patched: in_batches(
+            scene, records, patched, itertools.repeat((EDGE_RECORDS, False)), fed=True
+        ),
+    }  # fmt: skip
+    outcomes = {}
+    for name, way in ways.items():
+        scene.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            way(patched)
+        outcomes[name] = scene.everything()
+    expected = outcomes.pop("one by one")
+    for name, outcome in outcomes.items():
+        for table, rows in outcome.items():
+            assert rows == expected[table], (name, table)
+
+
+def in_batches(
+    scene: Scene,
+    records: Sequence[Sequence[Record]],
+    patched: pytest.MonkeyPatch,
+    cuts: Iterator[tuple[int, bool]],
+    *,
+    taken_over: random.Random | None = None,
+    fed: bool = False,
+    in_columns: bool = False,
+) -> None:
+    """Apply the records of the partitions in turn, in batches of these sizes, each within the statement or not.
+
+    With `in_columns` the few records of a batch are read, checked and staged as many are.
+    """
+    patched.setattr(fold, "FOLD_RECORDS", 7)
+    if in_columns:
+        for module, name in ((block, "BLOCK_ROWS_MIN"), (field_limits, "FEW_ROWS"), (staging, "LISTS_ONE_BY_ONE_MAX")):
+            patched.setattr(module, name, 0)
+    scene.acquire(paused=fed)
+    ends = [0] * len(records)
+    while any(end < len(those) for end, those in zip(ends, records, strict=True)):
+        for partition, those in enumerate(records):
+            size, inline = next(cuts)
+            patched.setattr(engine, "INLINE_RECORDS_MAX", 100 if inline else 0)
+            if taken_over is not None and taken_over.random() < 0.1:
+                scene.acquire(paused=False)
+            start = ends[partition]
+            if batch := those[start : start + size]:
+                scene.project(partition, batch, start)
+                ends[partition] += len(batch)
+    if fed:
+        scene.acquire(paused=False)
+    scene.catch_up()
