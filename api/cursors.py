@@ -16,7 +16,8 @@ from typing import Final
 from server.problems import ParameterError, Problem
 
 DIGEST_BYTES: Final = 12
-CURSOR_MAX_CHARACTERS: Final = 1_024
+CURSOR_MAX_CHARACTERS: Final = 3_000
+"""A cursor of a search has another one in it, with a name of 200 characters, each of up to six bytes there: 2,310."""
 _BETWEEN: Final = "\x00"
 """Between the parts of a key: Postgres's text can't hold it."""
 

@@ -21,7 +21,7 @@ from api.endpoint_changes import Changed, EndpointChanges, EndpointParts
 from api.endpoint_failures import endpoint_problem
 from api.endpoint_pages import list_attempts, list_deliveries, list_endpoints
 from api.parameters import read_query, read_value, refused
-from api.read_limits import ReadLimit, ReadLimits
+from api.read_limits import ReadLimit, ReadLimits, query_limit, query_wait_seconds
 from api.redrive_changes import RedriveChanges, find_redrive, list_redrives
 from api.redrive_searches import SearchChanges, list_searches, search_document
 from api.request_heads import READING, RequestHead, read_head, require_method
@@ -80,6 +80,8 @@ class EndpointRequests:
         self._page_max = settings.api_page_max
         self._records = RequestRecords("endpoints", clock)
         self._requests = limits.requests
+        self._queries = query_limit(settings)
+        self._query_wait_seconds = query_wait_seconds(settings)
         self._changes = ReadLimit("changes", settings.api_changes_max, settings.api_changes_per_token)
         self._parts: EndpointParts | None = None
 
@@ -115,7 +117,9 @@ class EndpointRequests:
         require_method(head.method, path.methods)
         if head.method in READING:
             with self._requests.one_more(token.prefix):
-                document = await self._read(path, head, token)
+                async with self._queries.in_turn(token.prefix, self._query_wait_seconds):
+                    document = await self._read(path, head, token)
+            await self._tokens.require_usable(token)  # it may have ended while its query ran
             return answer_document(document, head.if_none_match)
         if self._parts is None:
             raise Problem("starting")

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from projections.listing import Kind, ListingFilter
+from schemas.control import LOGGED_TOPICS
 from server.problems import ParameterError, Problem
 from streams.record_position import RecordPosition
 
@@ -162,6 +163,8 @@ def _position(text: str) -> RecordPosition:
     fits = _TOPIC.fullmatch(topic) and _NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)
     if not fits or int(partition) > PARTITION_MAX or int(offset) > OFFSET_MAX:
         raise refused("at-least", "It is no topic/partition/offset, such as genesis.events/3/1041.")
+    if topic.partition("-")[0] not in LOGGED_TOPICS:  # a dash begins the number of a generation
+        raise refused("at-least", f"Read models are made of {' and '.join(LOGGED_TOPICS)} alone.")
     return RecordPosition(topic, int(partition), int(offset))
 
 

@@ -17,7 +17,7 @@ from api.access_tokens import AccessToken
 from api.answers import Answer, read_answer
 from api.failures import read_problem
 from api.parameters import read_positions, read_query, read_wait
-from api.read_limits import ReadLimits
+from api.read_limits import ReadLimits, query_wait_seconds
 from api.read_queries import AT_LEAST, ReadQuery, ReadRows, is_path, known_parameters, read_query_of
 from api.request_heads import read_head
 from api.request_records import RequestRecords
@@ -56,6 +56,7 @@ class Reads:
         self._clock = clock
         self._page_max = settings.api_page_max
         self._wait_max_seconds = float(settings.api_wait_max_seconds)
+        self._query_wait_seconds = query_wait_seconds(settings)
         self._records = RequestRecords("read", clock)
         self._ending = False
         self.limits = ReadLimits(settings)
@@ -94,13 +95,17 @@ class Reads:
         if missing:
             with self.limits.waiters.one_more(token.prefix):
                 rows = await self._read_later(query, token, positions, missing, wait_seconds, receive)
+        await self._tokens.require_usable(token)  # it may have ended while its query ran
         return read_answer(query, rows, token.tenant, head.if_none_match)
 
     async def _read(
         self, query: ReadQuery, token: AccessToken, positions: Sequence[RecordPosition]
     ) -> tuple[Missing, ReadRows]:
         """Return the rows; or, where the server that was asked is not there yet, the positions that it lacks."""
-        async with self._database.transaction(token.tenant, read_only=True, replica=True) as connection:
+        async with (
+            self.limits.queries.in_turn(token.prefix, self._query_wait_seconds),
+            self._database.transaction(token.tenant, read_only=True, replica=True) as connection,
+        ):
             if positions and (missing := await missing_positions(connection, query.resource.model, positions)):
                 return missing, NOTHING
             return (), await query.run(connection)

@@ -27,6 +27,7 @@ from server.peers import Header, keep_peer
 from server.problems import Problem, retry_after
 from server.shares import share_of_host
 from server.turns import ReadingInTurns, turns_of
+from server.unread_answers import UnreadAnswers
 
 HEAD_TIMEOUT_SECONDS: Final = 10.0
 BODY_TIMEOUT_SECONDS: Final = 20.0
@@ -74,14 +75,15 @@ class BoundedConnection(HttpToolsProtocol):
     body_bytes: int = 0
     proved: bool = False
     answering: RequestResponseCycle | None = None
+    share: str = ""
     flow: ReadingInTurns
     corked: CorkedTransport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         self.corked = CorkedTransport(transport, self.loop, self._answered_a_part)
         super().connection_made(self.corked)
-        share = share_of_host(self.client[0] if self.client else "")
-        self.flow = ReadingInTurns(self.transport, turns_of(self.server_state, self.loop), share)
+        self.share = share_of_host(self.client[0] if self.client else "")
+        self.flow = ReadingInTurns(self.transport, turns_of(self.server_state, self.loop), self.share)
         self.since = self.loop.time()
         self.headers = []
         self.large_heads: dict[RequestResponseCycle, int] = {}
@@ -99,7 +101,20 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._unproved().pop(self, None)
         self._all_large_heads().release(self)
+        self._all_unread_answers().release(self)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Count what the peer does not read; where all connections hold too much, some are closed."""
+        super().pause_writing()
+        unread = self._all_unread_answers()
+        for going in unread.hold(self, self.share, self.corked.get_write_buffer_size()):
+            metrics.SERVER_PEERS_CUT_OFF.labels(reason="unread_answers").inc()
+            self.loop.call_soon(going.transport.abort)  # not in the middle of a write
+
+    def resume_writing(self) -> None:
+        self._all_unread_answers().release(self)
+        super().resume_writing()
 
     def take_body(self, scope: object) -> bytes | None:
         """Return the body of the request that is under way, if it has arrived to its end, and drop it here."""
@@ -157,6 +172,12 @@ class BoundedConnection(HttpToolsProtocol):
         """Return those of all connections of the server."""
         heads: LargeHeads = vars(self.server_state).setdefault("large_heads", LargeHeads())
         return heads
+
+    def _all_unread_answers(self) -> UnreadAnswers[BoundedConnection]:
+        """Return those of all connections of the server."""
+        answers: UnreadAnswers[BoundedConnection]
+        answers = vars(self.server_state).setdefault("unread_answers", UnreadAnswers())
+        return answers
 
     def data_received(self, data: bytes) -> None:
         if self.stage == "idle":

@@ -30,6 +30,9 @@ class CorkedTransport(asyncio.Transport):
         self._pieces.append(data)
         self._flush()
 
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self._pieces)) + self._transport.get_write_buffer_size()
+
     def close(self) -> None:
         self._flush()
         self._transport.close()

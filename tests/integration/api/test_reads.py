@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -173,7 +174,7 @@ async def test_a_cursor_belongs_to_its_listing(reading: Reading) -> None:
         f"/agents?status=onboarded&cursor={cursor[:-1]}{'A' if cursor[-1] != 'A' else 'B'}",
         "/agents?cursor=",
         "/agents?cursor=%00",
-        "/agents?cursor=" + "A" * 2_000,
+        "/agents?cursor=" + "A" * 4_000,
         "/agents?cursor=" + quote("né"),
     ]
     for path in wrong:
@@ -215,6 +216,45 @@ async def test_a_cursor_that_was_forged_is_refused(reading: Reading) -> None:
     ]  # fmt: skip
     others = encode_cursor([str(UUID(int=2))], "agents", {}, "acme")
     assert problem(await reading.get(f"/agents?cursor={others}")) == (400, "cursor")
+
+
+@pytest.mark.parametrize(
+    "character", ["a", "é", "日", "🦀", "\x01", '"'], ids=["ascii", "two", "three", "four", "control", "quoted"]
+)
+async def test_a_search_goes_on_behind_an_agent_of_any_name(reading: Reading, character: str) -> None:
+    """The cursor of a page is taken back, however long the name is that its last row has."""
+    named = [msgspec.structs.replace(onboarded(number), name=character * 199 + str(number)) for number in (1, 2, 3)]
+    reading.project(named)
+    for query in ("/marketplace?limit=1", "/marketplace?limit=1&sort=rating"):
+        seen, cursor = [], ""
+        while cursor is not None:
+            answer = await reading.get(query + (cursor and f"&cursor={cursor}"))
+            assert answer.status_code == 200, answer.text
+            seen += [UUID(each["agent_id"]).int for each in answer.json()["items"]]
+            cursor = answer.json()["next"]
+        assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        r'["name",3.0,"\ud800","%s"]', r'["name",3.0,"\ud83e\udd80","%s"]', r'["name",3.0,"a\u0000","%s"]',
+        r'["name",1e999,"a","%s"]', r'["rating",3.0,1e999,"%s"]', r'["rating",3.0,-1e308,"%s"]',
+        r'["rating",3.0,4,"%s"]',
+        r'["rating",5,"4","%s"]', r'["rating",3.0,5e-324,"%s"]', r'["rating",3.0,-0.0,"%s"]',
+        r'["rating",3.0,null,"%s"]', r'["rating",3.0,4.0,"%s",1]',
+        r'["rating",3.0,123456789012345678901234567890,"%s"]',
+        r'["other",3.0,4.0,"%s"]', r'{"sort":"name","x":"%s"}',
+    ],
+)  # fmt: skip
+async def test_the_cursor_within_a_cursor_may_hold_anything(reading: Reading, own: str) -> None:
+    """Whoever makes one up gets rows in its order, or a refusal, and never a fault of ours."""
+    reading.project(everything())
+    inner = base64.urlsafe_b64encode((own % UUID(int=1)).encode()).decode().rstrip("=")
+    for filters in ({}, {"sort": "rating"}):
+        cursor = encode_cursor([inner], "marketplace", filters, "genesis")
+        answer = await reading.get(f"/marketplace?{urlencode({**filters, 'cursor': cursor})}")
+        assert answer.status_code == 200 or problem(answer) == (400, "parameter"), answer.text
 
 
 async def test_a_cursor_is_not_bound_to_a_wait_or_a_page_size(reading: Reading) -> None:
@@ -261,6 +301,8 @@ async def test_an_entity_tag_is_of_the_whole_answer(reading: Reading) -> None:
         ("/agents?at-least=genesis.events/0/99999999999999999999", "at-least"),
         ("/agents?at-least=genesis.events/9999999999/1", "at-least"),
         ("/agents?at-least=a%20b/0/1", "at-least"),
+        ("/agents?at-least=genesis.deliveries/0/1", "at-least"),
+        ("/agents?at-least=genesis.events.dead/0/1", "at-least"),
         ("/agents?" + "&".join(f"at-least=t/{number}/1" for number in range(65)), "at-least"),
         ("/agents/none", "agent_id"),
         ("/agents/%2e%2e", "agent_id"),
@@ -327,7 +369,7 @@ async def test_a_read_waits_for_its_position(reading: Reading) -> None:
 async def test_a_wait_that_is_over_says_where_the_read_model_is(reading: Reading) -> None:
     """The problem has the next offset of each partition that lacks the position, and of no other."""
     reading.project([onboarded(1)])
-    query = f"at-least={TOPIC}/0/0&at-least={TOPIC}/0/7&at-least={TOPIC}/3/2&at-least=other/1/0"
+    query = f"at-least={TOPIC}/0/0&at-least={TOPIC}/0/7&at-least={TOPIC}/3/2&at-least=plant.operations/1/0"
     for wait in ("wait=0", "wait=1"):
         answer = await reading.get(f"/agents?{query}", prefer=wait)
         assert problem(answer) == (503, "not-caught-up")
@@ -337,7 +379,7 @@ async def test_a_wait_that_is_over_says_where_the_read_model_is(reading: Reading
         assert document["positions"] == [
             {"topic": TOPIC, "partition": 0, "at_least": 7, "next_offset": 1},
             {"topic": TOPIC, "partition": 3, "at_least": 2, "next_offset": 0},
-            {"topic": "other", "partition": 1, "at_least": 0, "next_offset": 0},
+            {"topic": "plant.operations", "partition": 1, "at_least": 0, "next_offset": 0},
         ]
     assert reading.api.reads.limits.waiters.count == 0
 
@@ -429,6 +471,54 @@ async def test_a_token_that_is_revoked_ends_its_wait(settings: Settings) -> None
         await reading.revoke(token)
         assert problem(await asyncio.wait_for(waiting, DEADLINE_SECONDS)) == (401, "unauthorized")
         assert reading.api.reads.limits.waiters.count == 0
+
+
+def patient_queries(settings: Settings, pool_size: int) -> Settings:
+    """Settings with which a query waits for a lock as long as a test may last."""
+    seconds = int(DEADLINE_SECONDS)
+    return msgspec.structs.replace(
+        settings, database_pool_size=pool_size, api_query_timeout_seconds=seconds,
+        database_statement_timeout_seconds=seconds, database_lock_timeout_seconds=seconds,
+        database_pool_wait_seconds=seconds,
+    )  # fmt: skip
+
+
+async def test_a_token_that_is_revoked_ends_its_query(settings: Settings) -> None:
+    """Its rows are not sent to it, however long before the revocation it was asked."""
+    owner = await asyncpg.connect(settings.database_owner_url, ssl=False)
+    try:
+        async with reading_of(patient_queries(settings, 4)) as reading:
+            token = await reading.add_token()
+            async with owner.transaction():
+                await owner.execute("LOCK TABLE agents_v1.agents")
+                answering = asyncio.create_task(reading.get("/agents", token=token.text))
+                await wait_until_async(lambda: reading.api.reads.limits.queries.count == 1, "the query runs")
+                await reading.revoke(token)
+                await wait_until_async(lambda: token.prefix not in reading.api.tokens._tokens, "it is known")
+                assert not answering.done()
+            assert problem(await answering) == (401, "unauthorized")
+            assert reading.api.reads.limits.queries.count == 0
+    finally:
+        await owner.close()
+
+
+async def test_slow_queries_of_a_token_leave_others_theirs(settings: Settings) -> None:
+    """As many as it may have requests under way: another token is read, and tokens are known, all the same."""
+    owner = await asyncpg.connect(settings.database_owner_url, ssl=False)
+    try:
+        async with reading_of(patient_queries(settings, 4)) as reading:
+            limits, other = reading.api.reads.limits, await reading.add_token()
+            async with owner.transaction():
+                await owner.execute("LOCK TABLE agents_v1.agents")
+                slow = [asyncio.create_task(reading.get("/agents")) for _ in range(20)]
+                await wait_until_async(lambda: limits.requests.count == 20, "all are under way")
+                assert (await reading.get("/skills", token=other.text)).status_code == 200
+                await reading.api.tokens.refresh()
+                assert limits.queries.count == 2
+            assert {answer.status_code for answer in await asyncio.gather(*slow)} == {200}
+            assert limits.queries.count == 0
+    finally:
+        await owner.close()
 
 
 async def test_a_slow_query_is_stopped(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from api.read_limits import ReadLimit, ReadLimits
+from api.read_limits import ReadLimit, ReadLimits, query_limit
 from runtime.settings import Settings
 from server.problems import Problem
 
@@ -69,3 +69,40 @@ def test_each_limit_has_its_setting() -> None:
             with pytest.raises(Problem) as whole, limit.one_more("another"):
                 pass
         assert (of_token.value.status, whole.value.status, limit.count) == (429, 503, 0)
+
+
+async def test_turns_are_given_in_the_order_of_who_came() -> None:
+    """To the first for whom there is room; one that has given up takes none, whenever it does so."""
+    limit, order = ReadLimit("queries", of_all=2, of_a_token=1), list[str]()
+
+    async def take(name: str) -> None:
+        async with limit.in_turn(name[0], 60):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    with limit.one_more("a"):
+        taking = {name: asyncio.create_task(take(name), name=name) for name in ("a1", "a2", "b1", "a3", "b2")}
+        while "b2" not in order:
+            await asyncio.sleep(0)
+        taking["a1"].cancel()
+    # a2 has been given its turn, and is cancelled before it knows.
+    taking["a2"].cancel()
+    outcomes = await asyncio.gather(*taking.values(), return_exceptions=True)
+    assert [type(each) for each in outcomes[:2]] == [asyncio.CancelledError] * 2
+    assert order == ["b1", "b2", "a3"]
+    assert (limit.count, len(limit._waiting)) == (0, 0)
+    assert not limit._by_token
+
+
+@pytest.mark.parametrize(("pool", "of_all", "of_a_token"), [(1, 1, 1), (2, 1, 1), (3, 2, 1), (10, 9, 5)])
+def test_queries_leave_a_connection_to_others(pool: int, of_all: int, of_a_token: int) -> None:
+    """To those who read tokens and checkpoints; and a token half of the others to other tokens."""
+    limit = query_limit(Settings(database_pool_size=pool))
+    with ExitStack() as held:
+        for number in range(of_all):
+            held.enter_context(limit.one_more(str(number // of_a_token)))
+        with pytest.raises(Problem) as of_token, limit.one_more("0"):
+            pass
+        with pytest.raises(Problem) as whole, limit.one_more("another"):
+            pass
+    assert (of_token.value.status, whole.value.status) == (429, 503)

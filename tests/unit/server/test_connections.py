@@ -18,6 +18,7 @@ from server import connections
 from server.connections import BoundedConnection, Stage
 from server.heads import LargeHeads
 from server.peers import peer_of
+from server.unread_answers import UnreadAnswers
 
 DEADLINE_SECONDS = 120
 KEEP_ALIVE_TIMEOUT_SECONDS = 75
@@ -332,6 +333,39 @@ async def test_requests_sent_ahead_have_the_same_budget(monkeypatch: pytest.Monk
         while state.connections:
             await asyncio.sleep(0)
         assert vars(state)["large_heads"].size_bytes == 0
+
+
+async def test_answers_that_nobody_reads_have_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest connections go, and what waits for their peers; whoever reads gets the whole answer."""
+    budget_bytes, answer_bytes, peers_max = 64 * 2**20, 16 * 2**20, 12
+    monkeypatch.setattr(connections, "UnreadAnswers", partial(UnreadAnswers, budget_bytes))
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        peer = peer_of(scope)
+        assert peer is not None
+        while (await receive()).get("more_body"):
+            pass
+        assert peer.answer(scope, 200, [(b"content-length", b"%d" % answer_bytes)], bytes(answer_bytes))
+
+    state = ServerState()
+    async with serving(large, state) as port:
+        peers = []
+        for number in range(1, peers_max + 1):
+            peers.append(await asyncio.open_connection("127.0.0.1", port))
+            peers[-1][1].write(REQUEST)
+            while state.total_requests < number:
+                await asyncio.sleep(0)
+            assert vars(state)["unread_answers"].size_bytes <= budget_bytes
+        while len(state.connections) == peers_max:
+            await asyncio.sleep(0)
+        reader, _ = peers[-1]
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(answer_bytes) == bytes(answer_bytes)
+        for _, writer in peers:
+            writer.close()
+        while state.connections:
+            await asyncio.sleep(0)
+        assert vars(state)["unread_answers"].size_bytes == 0
 
 
 async def test_an_answered_request_holds_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
