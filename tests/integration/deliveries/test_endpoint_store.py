@@ -25,6 +25,7 @@ from deliveries.endpoints import (
     EndpointId,
     EndpointSecrets,
     EndpointStart,
+    ReceiverAgreement,
     new_endpoint_id,
 )
 from deliveries.errors import (
@@ -66,6 +67,14 @@ START = EndpointStart((0, 5, 2**40), datetime(2026, 1, 2, tzinfo=UTC))
 async def operator(settings: Settings) -> AsyncIterator[Connector]:
     """plant_operator's connections."""
     made = connect(settings, "operator")
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture
+async def subscribers(settings: Settings) -> AsyncIterator[Connector]:
+    """plant_endpoints' connections: operators change no configuration."""
+    made = connect(settings, "endpoints")
     yield made
     await made.close()
 
@@ -182,6 +191,25 @@ async def test_a_removed_endpoint_has_no_secrets_and_stays_removed(store: Endpoi
     for statement in ("UPDATE endpoints SET state = 'active'", "DELETE FROM endpoints", "TRUNCATE endpoints CASCADE"):
         with pytest.raises(Exception, match="removed"):
             sql.execute(database.owner_url, [statement])
+
+
+async def test_of_two_changes_at_once_one_is_refused(settings: Settings, subscribers: Connector) -> None:
+    """Each says how all is to be: the second would undo the first one, which it has not seen, headers and all."""
+    store = EndpointStore(subscribers, MasterKeys(settings), "genesis")
+    plain = msgspec.structs.replace(CONFIGURATION, handshake=True)
+    endpoint_id, agreed = new_endpoint_id(), ReceiverAgreement(datetime(2026, 1, 2, tzinfo=UTC), 60)
+    await store.add(endpoint_id, plain, SECRETS, START, tenant="genesis", agreement=agreed)
+    seen = await store.find(endpoint_id)
+    await store.configure(seen, msgspec.structs.replace(plain, timeout_seconds=3), agreed, (("x-new", "1"),))
+    with pytest.raises(EndpointStateRefused, match="changed meanwhile"):
+        await store.configure(seen, msgspec.structs.replace(plain, description="other"), agreed, ())
+    with pytest.raises(EndpointStateRefused, match="changed meanwhile"):
+        await store.agree(seen, ReceiverAgreement(agreed.at, 1))
+    found = await store.find(endpoint_id)
+    assert (found.configuration.timeout_seconds, found.configuration.description) == (3, "for tests")
+    assert (found.agreement, found.custom_header_names) == (agreed, ("x-new",))
+    await store.agree(found, ReceiverAgreement(agreed.at, 2))
+    assert (await store.find(endpoint_id)).agreement == ReceiverAgreement(agreed.at, 2)
 
 
 async def test_where_an_endpoint_began_never_changes(store: EndpointStore, database: Database) -> None:

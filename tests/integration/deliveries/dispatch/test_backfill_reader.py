@@ -39,7 +39,7 @@ async def passed(
     dispatcher.idle()
     apply(projector, records)
     dispatch_all(dispatcher, records, itertools.repeat(EVENTS))
-    monkeypatch.setattr(partition_dispatcher, "IDLE_FEED_SECONDS", 60.0)
+    monkeypatch.setattr(partition_dispatcher, "IDLE_FEED_SECONDS", 5.0)
 
 
 async def test_an_endpoint_is_given_what_it_asks_for(

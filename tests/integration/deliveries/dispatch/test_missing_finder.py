@@ -495,6 +495,24 @@ async def test_what_was_before_an_endpoints_start_is_not_missing(
     assert found.compared == sum(min(2, end) for end in ends) - owed
 
 
+async def test_what_an_endpoint_does_not_ask_for_is_not_missing(
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+) -> None:
+    """Events of other types are compared, and are nothing that it was to be sent."""
+    _, made = await unsent(local, database, topic, topics)
+    asked_for = made[0].event_type
+    picky = await add_endpoint(local, "http://127.0.0.1:1/", event_types=(asked_for,))
+    rows = f"INSERT INTO endpoint_backfills SELECT '{picky}', number, 0, 0 FROM generate_series(0, 3) AS number"
+    sql.execute(database.superuser_url, [rows])
+    number = await asked(local, picky, execute=False)
+    async with finders(local, topic, topics) as [finder]:
+        assert await finder.make_next()
+    found = await looked_up(local, number)
+    assert found.plan is not None
+    assert (found.compared, {each.type for each in found.plan.groups}) == (EVENTS, {asked_for})
+    assert found.plan.plan().deliveries == sum(each.event_type == asked_for for each in made) < EVENTS
+
+
 async def test_what_recorders_have_not_passed_is_not_told(
     local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
