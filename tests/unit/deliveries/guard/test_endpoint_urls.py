@@ -99,7 +99,14 @@ REFUSED = {
     "https://10.0.0.1:8443/": "address", "https://0.0.0.0/": "address", "https://[::]/": "address",
     "https://[::1]/": "address", "https://[0:0:0:0:0:0:0:1]/": "address", "https://[::ffff:127.0.0.1]/": "address",
     "https://[::ffff:7f00:1]/": "address", "https://[64:ff9b::7f00:1]/": "address",
-    "https://[fd00:ec2::254]/": "address",
+    "https://[fd00:ec2::254]/": "address", "https://[fe80::1]/": "address", "https://[2002:7f00:1::]/": "address",
+    "https://𝟙𝟚𝟟.𝟘.𝟘.𝟙/": "address", "https://example.com：8443/": "hostname", "https://example.com？a/": "hostname",
+    "https://example.com＃/": "hostname", "https://％31.com/": "hostname", "https://［::1］/": "malformed",
+    "https://example.com／@10.0.0.1/": "userinfo", "https://0177.0.0.1./": "odd_address",
+    "https://0X7F.1/": "odd_address", "https://[::ffff:0177.0.0.1]/": "odd_address",
+    "https://१२७.0.0.1/": "odd_address",
+    "https://ⅷ.8.8.8/": "odd_address", "https://1e3/": "refused_hostname", "https://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/": "refused_hostname",
+    "https://localhoſt/": "refused_hostname", "https://metadata.google。internal/": "refused_hostname",
 }  # fmt: skip
 
 
