@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from deliveries.state import retention
 from deliveries.state.recorder import AttemptRecorder
 from deliveries.state.retention import AGAIN_SECONDS, EVERY_SECONDS, DeliveryRetention
 from devstack import sql
@@ -125,6 +126,16 @@ def test_others_are_deleted_when_their_state_is_old(database: Database, session:
     ids = [row["id"] for row in fetch(database, "SELECT id::text AS id FROM webhook_deliveries")]
     assert ids == [str(made(1, OLD).delivery_id)]
     assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_attempts") == 1
+
+
+def test_others_are_deleted_to_the_last(database: Database, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are: some at a time, so that no statement takes long, and all of them."""
+    monkeypatch.setattr(retention, "DELETED_ROWS", 2)
+    run(session)
+    before = TODAY - timedelta(days=KEEP_DAYS + 1)
+    record(database, *(made(number, OLD, before) for number in range(1, 6)), made(6, OLD))
+    run(session)
+    assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_deliveries") == 1
 
 
 @pytest.mark.parametrize(

@@ -32,3 +32,15 @@ def test_a_slice_that_uses_more_than_is_left_makes_the_next_one_wait() -> None:
     assert not rate.has_room()
     now = 1.51
     assert rate.has_room()
+
+
+def test_no_more_is_saved_than_what_a_second_lets_pass() -> None:
+    """After a day without backfills the next one is no flood."""
+    now = 0.0
+    rate = BackfillRate(100, lambda: now)
+    now = 86_400.0
+    published = 0
+    while rate.has_room() and published < 1_000:
+        rate.consume(30)
+        published += 30
+    assert published == 120
