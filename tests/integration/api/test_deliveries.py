@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -91,3 +91,18 @@ async def test_a_delivery_has_its_attempts(endpoint_api: EndpointApi, database: 
     assert problem(refused) == (400, "cursor")
     for missing in (f"/deliveries/{uuid4()}", f"/deliveries/{uuid4()}/attempts"):
         assert problem(await endpoint_api.send("GET", missing)) == (404, "no-delivery")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 500])
+async def test_a_page_goes_on_to_older_deliveries(endpoint_api: EndpointApi, database: Database, limit: int) -> None:
+    """It is looked for in the last minute first, then in an hour, a day and so on, until it is full."""
+    mine = UUID((await endpoint_api.add())["id"])
+    now = datetime.now(UTC)
+    ages = [timedelta(seconds=10), timedelta(minutes=9), timedelta(hours=7), timedelta(days=3), timedelta(days=20)]
+    made = [
+        attempted(number, endpoint_id=mine, occurred_at=now - age, attempted_at=now)
+        for number, age in enumerate([*ages, timedelta(days=60), timedelta(days=900)], 1)
+    ]
+    record(database, *made)
+    found = await pages_of(endpoint_api, f"/deliveries?limit={limit}")
+    assert [each["event_id"] for each in found] == [str(each.event_id) for each in made]
