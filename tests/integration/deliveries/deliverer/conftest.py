@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
@@ -10,7 +10,17 @@ import pytest_asyncio
 
 from deliveries.deliverer.delivery_process import DeliveryTopics
 from runtime.settings import Settings
+from tests.support.databases import Databases
 from tests.support.delivering import LOCAL, delivery_topics
+from tests.support.ranged_databases import copies_with_ranges
+from tests.support.services import Services
+
+
+@pytest.fixture(scope="session")
+def databases(stack: Services, template_database: str) -> Iterator[Databases]:
+    """Copies in which the first ranges of the log and the days' tables of deliveries are there."""
+    with copies_with_ranges(stack, template_database, delivery_days=True) as made:
+        yield made
 
 
 @pytest.fixture

@@ -19,9 +19,19 @@ from projections.log_checkpoints import LogCheckpoints
 from runtime.settings import Settings
 from tests.conftest import Database
 from tests.support.batches import TOPIC
+from tests.support.databases import Databases
 from tests.support.dispatching import add_endpoint
 from tests.support.partition_dispatching import Know, SentDeliveries
+from tests.support.ranged_databases import copies_with_ranges
+from tests.support.services import Services
 from tests.support.waiting import wait_until_async
+
+
+@pytest.fixture(scope="session")
+def databases(stack: Services, template_database: str) -> Iterator[Databases]:
+    """Copies in which the first ranges of the log and the days' tables of deliveries are there."""
+    with copies_with_ranges(stack, template_database, delivery_days=True) as made:
+        yield made
 
 
 @pytest.fixture
