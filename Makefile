@@ -77,8 +77,8 @@ test: $(VENV)/.ready-all ## Run unit and integration tests. With CI=true or COVE
 test-system: $(VENV)/.ready-all ## Run the demo, what the docs show, and process faults under load in their short form.
 	@$(PYTEST) tests/faults tests/end_to_end
 
-test-quick: $(VENV)/.ready-all ## Run the unit tests, which need next to no service.
-	@$(PYTEST) tests/unit
+test-quick: $(VENV)/.ready-all ## Run the unit tests, and those of the database.
+	@$(PYTEST) tests/integration/database tests/unit
 
 faults: $(VENV)/.ready-all ## Process faults and others in their long form: many kills, Postgres away for 30 s, times judged. Hours.
 	@PLANT_FAULT_LONG=1 PLANT_FAULT_ROUNDS=$${PLANT_FAULT_ROUNDS:-10} PLANT_FAULT_AWAY_SECONDS=30 PLANT_FAULT_REBALANCES=100 PLANT_FAULT_MIXES=20 PLANT_FAULT_STEPS=40 PLANT_FAULT_ROWS=1000000 PLANT_FAULT_TIMES=1 $(BIN)/python -m pytest tests/faults $$(grep -rl 'long_form import' tests/integration) -rP
