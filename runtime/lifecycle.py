@@ -9,16 +9,28 @@ import gc
 import os
 import resource
 import signal
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 from wsgiref.simple_server import WSGIServer
 
+import uvloop
+
 from runtime.errors import ConfigurationError
+from runtime.logging import get_logger
 from runtime.probes import Probes, make_probe_server
 
+log = get_logger(__name__)
+
+Result = TypeVar("Result")
+
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+END_SECONDS: Final = 50.0
+"""How long a service may take from the first signal on: 10 s less than `docker-compose.kafka.yml` waits."""
+EXIT_NOT_ENDED: Final = 1
 
 _M_ARENA_MAX: Final = -8
 """Of glibc's `malloc.h`."""
@@ -28,13 +40,61 @@ _M_ARENA_MAX: Final = -8
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` in the running event loop at each SIGINT and SIGTERM, as long as the block lasts."""
     loop = asyncio.get_running_loop()
+
+    def begin_end() -> None:
+        _end.begin()
+        stop()
+
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, begin_end)
     try:
         yield
     finally:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
+
+
+class BoundedEnd:
+    """The end of a process: at once when its work is done, and in time where a call never returns.
+
+    A thread that waits for a server which is frozen can't be interrupted, and Python waits for every thread.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+        self._begun = False
+
+    def bound(self, seconds: float) -> None:
+        """Let this process exit with EXIT_NOT_ENDED so long after :meth:`begin` if it is still there."""
+        self._seconds = seconds
+
+    def begin(self) -> None:
+        """Count from now on, unless it has begun, or has no bound."""
+        if self._seconds is None or self._begun:
+            return
+        self._begun = True
+        timer = threading.Timer(self._seconds, self._exit)
+        timer.daemon = True
+        timer.start()
+
+    def _exit(self) -> None:
+        waiting = sorted(each.name for each in threading.enumerate() if not each.daemon)
+        log.error("service.not_ended", seconds=self._seconds, threads=waiting)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_NOT_ENDED)
+
+
+_end = BoundedEnd()
+
+
+def run_service(service: Coroutine[Any, Any, Result], end_seconds: float = END_SECONDS) -> Result:
+    """Run a service in this process, which exits so long after the first signal that tells it to stop, if not before.
+
+    The signals are those of :func:`stop_on_signals`.
+    """
+    _end.bound(end_seconds)
+    return uvloop.run(service)
 
 
 async def keep_refreshing(

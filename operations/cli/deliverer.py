@@ -18,12 +18,11 @@ def command() -> None:
       plant deliverer
       PLANT_DELIVERIES_ALLOWED_NETWORKS=10.1.0.0/16 plant deliverer
     """
-    import uvloop
-
     from operations.services.deliverer import serve_deliverer
+    from runtime.lifecycle import run_service
     from runtime.logging import configure
     from runtime.settings import load_settings
 
     settings = load_settings()
     configure(settings)
-    uvloop.run(serve_deliverer(settings))
+    run_service(serve_deliverer(settings))

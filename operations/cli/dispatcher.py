@@ -21,12 +21,11 @@ def command(topic: str, deliveries_topic: str) -> None:
       plant dispatcher
       PLANT_LOG_LEVEL=debug plant dispatcher
     """
-    import uvloop
-
     from operations.services.dispatcher import serve_dispatcher
+    from runtime.lifecycle import run_service
     from runtime.logging import configure
     from runtime.settings import load_settings
 
     settings = load_settings()
     configure(settings)
-    uvloop.run(serve_dispatcher(settings, topic, deliveries_topic))
+    run_service(serve_dispatcher(settings, topic, deliveries_topic))

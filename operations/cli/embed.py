@@ -19,14 +19,13 @@ def command(once: bool) -> None:
       plant embed
       plant embed --once
     """
-    import uvloop
-
     from operations.services.embedding import serve_embeddings
+    from runtime.lifecycle import run_service
     from runtime.logging import configure
     from runtime.settings import load_settings
 
     settings = load_settings()
     configure(settings)
-    embedded = uvloop.run(serve_embeddings(settings, once=once))
+    embedded = run_service(serve_embeddings(settings, once=once))
     if once:
         click.echo(f"{embedded} skills embedded.", err=True)

@@ -30,9 +30,8 @@ def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> Non
       plant relay
       plant relay --once
     """
-    import uvloop
-
     from operations.services.relay import serve_relay
+    from runtime.lifecycle import run_service
     from runtime.logging import configure
     from runtime.settings import load_settings
     from streams.topics import EVENTS_TOPIC
@@ -43,6 +42,6 @@ def command(once: bool, lock_seconds: float, topic: str, dead_topic: str) -> Non
         )
     settings = load_settings()
     configure(settings)
-    relay = uvloop.run(serve_relay(settings, topic, dead_topic, lock_seconds if once else None))
+    relay = run_service(serve_relay(settings, topic, dead_topic, lock_seconds if once else None))
     if once:
         click.echo(f"{relay.sent_rows} rows and {relay.dead_letters} dead letters published.", err=True)

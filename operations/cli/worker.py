@@ -15,12 +15,11 @@ def command(topics: tuple[str, ...]) -> None:
       plant worker
       PLANT_LOG_LEVEL=debug plant worker
     """
-    import uvloop
-
     from operations.services.worker import TOPICS, serve_worker
+    from runtime.lifecycle import run_service
     from runtime.logging import configure
     from runtime.settings import load_settings
 
     settings = load_settings()
     configure(settings)
-    uvloop.run(serve_worker(settings, topics or TOPICS))
+    run_service(serve_worker(settings, topics or TOPICS))

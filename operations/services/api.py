@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-import uvloop
 from litestar import Litestar
 
 from api.endpoint_changes import EndpointParts
@@ -30,7 +29,7 @@ from operations.operator_actions import OperatorAction, publish_action
 from operations.services.least_privilege import require_least_privilege
 from projections.checkpoint_poller import CheckpointPoller
 from runtime.clock import Clock, SystemClock
-from runtime.lifecycle import tune_gc
+from runtime.lifecycle import run_service, tune_gc
 from runtime.settings import Settings
 from server.admin_address import admin_address
 from server.connections import limit_connections
@@ -155,7 +154,7 @@ def serve_api(settings: Settings, *, host: str, port: int, ready_file: Path | No
     listener = bind_socket(host, port, shared=False, service=SERVICE)
     admin = admin_address(settings.api_admin_address, port, service=SERVICE, usual_port=USUAL_PORT)
     admin_listener = bind_admin_socket(admin, SERVICE)
-    uvloop.run(_serve(settings, listener, admin_listener, ready_file, say))
+    run_service(_serve(settings, listener, admin_listener, ready_file, say))
 
 
 async def _serve(

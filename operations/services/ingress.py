@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-import uvloop
 from litestar import Litestar
 
 from database.connector import connect
@@ -24,7 +23,7 @@ from ingress.producers import default_policy
 from ingress.routes import IngressApp, make_app
 from operations.services.least_privilege import require_least_privilege
 from runtime.clock import Clock, SystemClock
-from runtime.lifecycle import tune_gc
+from runtime.lifecycle import run_service, tune_gc
 from runtime.settings import Settings
 from schemas.external_registry import activate_registry
 from server.admin_address import admin_address
@@ -128,7 +127,7 @@ def serve_ingress(
     tune_gc(*INGRESS_GC_THRESHOLDS)
     listener = bind_socket(host, port, shared=parent_pipe is not None)
     admin_listener = bind_admin_socket(admin_address(settings.ingress_admin_address, port))
-    uvloop.run(_serve(settings, listener, admin_listener, ready_file, say, parent_pipe))
+    run_service(_serve(settings, listener, admin_listener, ready_file, say, parent_pipe))
 
 
 async def _serve(
