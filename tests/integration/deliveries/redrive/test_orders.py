@@ -43,17 +43,17 @@ async def test_orders_that_are_given_at_once_take_no_delivery_twice(
     settings: Settings, recorded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One after the other: the second sees what the first one has taken, and finds nothing."""
-    add_selected, begun = NewOrder.add_selected, 0
+    add_selected, added = NewOrder.add_selected, 0
 
-    async def once_both_have_begun(new: NewOrder, selection: RedriveSelection) -> None:
-        nonlocal begun
-        begun += 1
-        await wait_until_async(
-            lambda: begun == 2 or sql.value(recorded.superuser_url, WAITING), "the other one has begun, or waits"
-        )
+    async def until_the_other_has_added(new: NewOrder, selection: RedriveSelection) -> None:
+        nonlocal added
         await add_selected(new, selection)
+        added += 1
+        await wait_until_async(
+            lambda: added == 2 or sql.value(recorded.superuser_url, WAITING), "the other one has added, or waits"
+        )
 
-    monkeypatch.setattr(NewOrder, "add_selected", once_both_have_begun)
+    monkeypatch.setattr(NewOrder, "add_selected", until_the_other_has_added)
     async with open_redrives(settings) as redrives:
         given = await asyncio.gather(
             *(redrives.order(redrive_order(), RedriveSelection()) for _ in range(2)), return_exceptions=True
