@@ -1,4 +1,4 @@
-"""Record batches scanned in numpy: the columns that reading them record by record gives, in half of the time.
+"""Large record batches scanned in numpy: the columns that reading them record by record gives, in half of the time.
 
 A cursor for each record moves over the fields that the format puts one behind the other (record batches of format 2,
 https://kafka.apache.org/documentation/#recordbatch). Headers of records that differ in nothing but the bytes of their
@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from audit.canonical import NULL, field
 from streams.kafka.record_columns import RecordColumns
 
-RECORDS_MIN: Final = 64
-"""A batch of fewer records costs less where they are read one by one."""
-
 LAYOUTS_MAX: Final = 16
 """Of the headers in one batch: each is looked for in all records that no other fits."""
 
@@ -37,10 +34,11 @@ class NotScanned(Exception):
 
 
 def scan_records(batch: Any, *, with_headers: bool) -> RecordColumns:
-    """Return the records of a batch of aiokafka's Python class, decompressed. Raises NotScanned."""
+    """Return the records of a batch of aiokafka's Python class. Raises NotScanned."""
     count = batch._num_records
-    if count < RECORDS_MIN:
+    if count < 1:
         raise NotScanned
+    batch._maybe_uncompress()
     content = bytes(memoryview(batch._buffer)[batch._pos :])
     begins, ends = _records(content, count)
     # Cursors may look behind the last record; what they find there is past its end, and not used.

@@ -43,6 +43,9 @@ REPAIR: Final = Repair(
     ),
 )
 
+SCANNED_MIN: Final = 300
+"""A scan takes some 0.2 ms whatever is in a batch, as long as to read so many records one by one."""
+
 _LENGTH = slice(8, 12)
 _LENGTH_END = 12
 _LOG_APPEND_TIME = 1
@@ -130,8 +133,10 @@ class ColumnBatch(LenientBatch):
     def _columns(self) -> RecordColumns:
         if self._batch.magic < 2:
             return RecordColumns.of(self._batch, with_headers=self._with_headers)
-        with contextlib.suppress(NotScanned):
-            return scan_records(_decompressed(self._data), with_headers=self._with_headers)
+        batch = default_records._DefaultRecordBatchPy(self._data)
+        if batch._num_records >= SCANNED_MIN:
+            with contextlib.suppress(NotScanned):
+                return scan_records(batch, with_headers=self._with_headers)
         try:
             return RecordColumns.of(self._batch, with_headers=self._with_headers)
         except (UnicodeDecodeError, CorruptRecordException):
@@ -140,7 +145,8 @@ class ColumnBatch(LenientBatch):
 
 def read_records(data: memoryview) -> Iterator[LenientRecord]:
     """Yield the records of a batch of format 2. Raises CorruptRecordException where the bytes don't fit the format."""
-    batch = _decompressed(data)
+    batch = default_records._DefaultRecordBatchPy(data)
+    batch._maybe_uncompress()
     content, at = batch._buffer, batch._pos
     try:
         for _ in range(batch._num_records):
@@ -149,12 +155,6 @@ def read_records(data: memoryview) -> Iterator[LenientRecord]:
             at += length
     except (ValueError, IndexError) as error:
         raise CorruptRecordException(f"unreadable record in the batch at offset {batch.base_offset}") from error
-
-
-def _decompressed(data: memoryview) -> Any:
-    batch = default_records._DefaultRecordBatchPy(data)
-    batch._maybe_uncompress()
-    return batch
 
 
 def _read(batch: Any, record: bytearray) -> LenientRecord:
