@@ -11,7 +11,8 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from wsgiref.simple_server import WSGIServer
@@ -42,7 +43,8 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def begin_end() -> None:
-        _end.begin()
+        if (end := _end.get()) is not None:
+            end.begin()
         stop()
 
     for number in STOP_SIGNALS:
@@ -55,37 +57,41 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class BoundedEnd:
-    """The end of a process: at once when its work is done, and in time where a call never returns.
+    """The end of a service: at once when its work is done, and in time where a call never returns.
 
     A thread that waits for a server which is frozen can't be interrupted, and Python waits for every thread.
     """
 
-    def __init__(self) -> None:
-        self._seconds: float | None = None
-        self._begun = False
-
-    def bound(self, seconds: float) -> None:
-        """Let this process exit with EXIT_NOT_ENDED so long after :meth:`begin` if it is still there."""
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._before = set(threading.enumerate())
+        self._left: Sequence[threading.Thread] | None = None
+        self._timer: threading.Timer | None = None
 
     def begin(self) -> None:
-        """Count from now on, unless it has begun, or has no bound."""
-        if self._seconds is None or self._begun:
-            return
-        self._begun = True
-        timer = threading.Timer(self._seconds, self._exit)
-        timer.daemon = True
-        timer.start()
+        """Let this process exit with EXIT_NOT_ENDED in so many seconds, unless the service has ended by then."""
+        if self._timer is None:
+            self._timer = threading.Timer(self._seconds, self._exit)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def note_return(self) -> None:
+        """Note that the service has returned: what of its threads is still there may hold up the process."""
+        self._left = [each for each in threading.enumerate() if each not in self._before and not each.daemon]
+        if self._timer is not None and not self._left:
+            self._timer.cancel()
 
     def _exit(self) -> None:
-        waiting = sorted(each.name for each in threading.enumerate() if not each.daemon)
-        log.error("service.not_ended", seconds=self._seconds, threads=waiting)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_NOT_ENDED)
+        threads = threading.enumerate() if self._left is None else self._left
+        waiting = sorted(each.name for each in threads if each.is_alive() and not each.daemon)
+        if waiting:
+            log.error("service.not_ended", seconds=self._seconds, threads=waiting)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_NOT_ENDED)
 
 
-_end = BoundedEnd()
+_end: ContextVar[BoundedEnd | None] = ContextVar("end", default=None)
 
 
 def run_service(service: Coroutine[Any, Any, Result], end_seconds: float = END_SECONDS) -> Result:
@@ -93,8 +99,13 @@ def run_service(service: Coroutine[Any, Any, Result], end_seconds: float = END_S
 
     The signals are those of :func:`stop_on_signals`.
     """
-    _end.bound(end_seconds)
-    return uvloop.run(service)
+    end = BoundedEnd(end_seconds)
+    token = _end.set(end)
+    try:
+        return uvloop.run(service)
+    finally:
+        _end.reset(token)
+        end.note_return()
 
 
 async def keep_refreshing(

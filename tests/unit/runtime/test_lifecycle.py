@@ -60,36 +60,52 @@ async def serve():
         print("serving", flush=True)
         await stop.wait()
 
-if sys.argv[2:]:
-    threading.Thread(target=time.sleep, args=(3600,), name="waits-for-ever").start()
-run_service(serve(), float(sys.argv[1]))
+def hang(seconds):
+    threading.Thread(target=time.sleep, args=(seconds,), name="waits-for-ever").start()
+
+async def serve_and_hang():
+    await serve()
+    await asyncio.to_thread(time.sleep, 3600)
+
+async def serve_and_leave_a_thread(seconds=3600.0):
+    await serve()
+    hang(seconds)
+
+match sys.argv[2]:
+    case "ends":
+        run_service(serve(), float(sys.argv[1]))
+    case "hangs":
+        run_service(serve_and_hang(), float(sys.argv[1]))
+    case "leaves a thread":
+        run_service(serve_and_leave_a_thread(), float(sys.argv[1]))
+    case "ends among others":
+        hang(2)
+        run_service(serve_and_leave_a_thread(0.2), float(sys.argv[1]))
 """
 
 
-def serving(*arguments: str) -> subprocess.Popen[str]:
-    """Return a service that serves; with a second argument one of its threads never ends."""
-    made = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert made.stdout is not None
-    assert made.stdout.readline() == "serving\n"
-    return made
+def ended(seconds: float, what: str, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+    """Return the exit code and the output of a service that was told to end once it served."""
+    command = [sys.executable, "-c", SERVE, str(seconds), what]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    return process.returncode, output
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_service_exits_in_time_whatever_hangs(number: signal.Signals) -> None:
-    """A call to a server that is frozen, say: with a line that names the threads."""
-    with serving("0.5", "hangs") as process:
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == EXIT_NOT_ENDED
+@pytest.mark.parametrize("what", ["hangs", "leaves a thread"])
+def test_a_service_exits_in_time_whatever_hangs(what: str, number: signal.Signals) -> None:
+    """A call to a server that is frozen, say, before it has ended and after that: with a line that names threads."""
+    exit_code, output = ended(0.5, what, number)
+    assert exit_code == EXIT_NOT_ENDED
     assert "service.not_ended" in output
-    assert "waits-for-ever" in output
+    assert ("waits-for-ever" if what == "leaves a thread" else "MainThread") in output
 
 
-def test_a_service_without_a_call_that_hangs_ends_by_itself() -> None:
-    """The bound costs it nothing."""
-    with serving("3600") as process:
-        process.terminate()
-        output, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert (process.returncode, output) == (0, "")
+@pytest.mark.parametrize("what", ["ends", "ends among others"])
+def test_a_service_of_which_nothing_hangs_ends_by_itself(what: str) -> None:
+    """The bound does nothing, whatever else goes on in the process."""
+    assert ended(1, what) == (0, "")
