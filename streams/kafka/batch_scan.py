@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy
+from aiokafka.record.util import decode_varint
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -72,7 +73,7 @@ def _records(content: bytes, count: int) -> tuple[Positions, Positions]:
                 at += 2
                 size = (low & 0x7F | high << 7) >> 1
             else:
-                size, at = _varint(content, at)
+                size, at = _number(content, at)
             begins.append(at)
             at += size
             ends.append(at)
@@ -145,17 +146,17 @@ class _Layout:
         self.size = len(raw)
         self.width = -(-self.size // _WORD_BYTES) * _WORD_BYTES
         """As many bytes in whole words, which are compared at once."""
-        count, at = _varint(raw, 0)
+        count, at = _number(raw, 0)
         if not 0 <= count <= self.size:
             raise NotScanned
         template, compared = bytearray(count.to_bytes(4, "big")), bytearray(b"\xff" * self.size)
         self._values: list[tuple[slice, slice]] = []
         for _ in range(count):
-            length, at = _varint(raw, at)
+            length, at = _number(raw, at)
             if not 0 <= length <= self.size - at:
                 raise NotScanned
             template += field(raw[at : at + length])
-            length, at = _varint(raw, at + length)
+            length, at = _number(raw, at + length)
             if length == -1:
                 template += NULL
                 continue
@@ -193,13 +194,10 @@ def _rows(table: Bytes) -> list[bytes]:
     return rows
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        if at >= len(data) or shift > 56:
-            raise NotScanned
-        number |= (data[at] & 0x7F) << shift
-        at += 1
-        if data[at - 1] < 0x80:
-            return (number >> 1) ^ -(number & 1), at
-        shift += 7
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a position, and the position behind it."""
+    try:
+        number, behind = decode_varint(data, at)
+    except (IndexError, ValueError):
+        raise NotScanned from None
+    return number, behind
