@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -80,17 +79,6 @@ def wait_until_logged(scene: Scene) -> None:
     wait_until(lambda: dispositions(scene).total() == end, lambda: f"{end} are logged: {dispositions(scene)}")
 
 
-@contextmanager
-def held(scene: Scene, table: str) -> Iterator[None]:
-    """Lock a table for the block, so that who writes to it waits in the middle of a transaction."""
-    blocker = Session(scene.environ["PLANT_DATABASE_SUPERUSER_URL"])
-    try:
-        blocker.script("SET idle_in_transaction_session_timeout = 0", "BEGIN", f"LOCK TABLE {table} IN SHARE MODE")
-        yield
-    finally:
-        blocker.close()
-
-
 def wait_until_in_transaction(scene: Scene) -> None:
     """Wait until the owner of the partition waits for a lock, its control record's transaction open."""
     sql = """
@@ -141,7 +129,7 @@ async def test_kill_9_between_poison_and_redrive_loses_and_repeats_nothing(
     wait_until_logged(scene)
     assert dispositions(scene) == {"poison": 4, "parked": 8, "control": 1}
 
-    with held(scene, "agents_v1.agents"):
+    with scene.locked("agents_v1.agents"):
         await append(scene, CONTROLS[1])
         wait_until_in_transaction(scene)
         second.kill()
@@ -152,7 +140,7 @@ async def test_kill_9_between_poison_and_redrive_loses_and_repeats_nothing(
     wait_until_logged(scene)
     assert dispositions(scene) == {"poison": 4, "parked": 8, "control": 2}
 
-    with held(scene, "checkpoints"):
+    with scene.locked("checkpoints"):
         await append(scene, CONTROLS[2])
         wait_until_in_transaction(scene)
         third.kill()

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import secrets
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,13 +30,18 @@ ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
 EVENTS = 3_000
 ENDPOINTS = 2
 TOPIC_PARTITIONS = 4
-AFTER_SECONDS = 0.1
 PASSED = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'dispatcher'"
 HEARD = "SELECT count(*) AS n FROM endpoint_backfills"
-# A search has a session of its own, and asks for as many events at a time as nobody else does.
-SEARCHING = f"""
+POINTS = {
+    "log_records": ("ACCESS EXCLUSIVE", f"LIMIT {SLICE_EVENTS}"),
+    "webhook_deliveries": ("ACCESS EXCLUSIVE", "redrive_pending"),
+    "redrive_slots": ("SHARE", "INSERT INTO redrive_slots"),
+}
+"""The tables that a search waits for where it is killed, each with the lock that it waits for, and a part of its
+statement: as it reads the log, as it asks what of that is missing, and in the transaction of its order."""
+HELD_UP = """
 SELECT count(*) AS n FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%LIMIT {SLICE_EVENTS}%'
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND position($1 IN query) > 0
 """
 WAITING = "SELECT count(*) AS n FROM missing_searches WHERE state = 'waiting'"
 SLOTS = """
@@ -51,9 +55,9 @@ def scene(private_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield made
 
 
-def number_of(scene: Scene, query: str) -> int:
+def number_of(scene: Scene, query: str, *parameters: object) -> int:
     """Return the number that a query returns."""
-    ((number,),) = scene.query(query)
+    ((number,),) = scene.query(query, parameters)
     assert isinstance(number, int)
     return number
 
@@ -95,20 +99,18 @@ def test_what_is_missing_is_sent_once_whatever_search_is_killed(scene: Scene) ->
         fill(scene.settings, scene.topic, events(EVENTS, agents=60))
         wait_until(lambda: number_of(scene, PASSED) == EVENTS, "a dispatcher has passed what it sent to nobody")
         asyncio.run(_resume(scene, endpoint_ids))
-        asyncio.run(_ask(scene, endpoint_ids))
-        hits = 0
-        while hits < ROUNDS:
-            if not number_of(scene, WAITING):  # one that finds nothing, since all is ordered, is looked for as long
-                asyncio.run(_ask(scene, endpoint_ids[:1]))
-            wait_until(
-                lambda: number_of(scene, SEARCHING) or not number_of(scene, WAITING),
-                "a search is under way, or none is left",
-            )
-            threading.Event().wait(chance.uniform(0.0, AFTER_SECONDS))
-            dispatcher.freeze()
-            hits += number_of(scene, SEARCHING) > 0 and number_of(scene, WAITING) > 0
-            dispatcher.kill()
-            dispatcher = scene.dispatcher()
+        points = [each for _ in range(ROUNDS) for each in chance.sample(sorted(POINTS), len(POINTS))]
+        for number, table in enumerate(points):
+            lock, statement = POINTS[table]
+            with scene.locked(table, lock):
+                if number == 0:
+                    asyncio.run(_ask(scene, endpoint_ids))
+                else:
+                    dispatcher = scene.dispatcher()
+                wait_until(lambda part=statement: number_of(scene, HELD_UP, part), f"a search waits for {table}")
+                dispatcher.kill()
+        assert number_of(scene, WAITING) == ENDPOINTS
+        scene.dispatcher()
         wanted = ENDPOINTS * EVENTS
         wait_until(
             lambda: there.accepted.total() >= wanted, lambda: f"{there.accepted.total()} of {wanted} are accepted"
@@ -117,8 +119,7 @@ def test_what_is_missing_is_sent_once_whatever_search_is_killed(scene: Scene) ->
         assert number_of(scene, "SELECT count(*) AS n FROM redrives") == ENDPOINTS
         states = scene.query("SELECT state, count(*) AS n FROM missing_searches WHERE redrive IS NOT NULL GROUP BY 1")
     slots = {UUID(str(endpoint)): (count, events) for endpoint, count, events in scene.query(SLOTS)}
-    print(f"seed {SEED}: killed {hits} times in a search; {ENDPOINTS} searches, {there.accepted.total()} accepted")
-    assert hits
+    print(f"seed {SEED}: killed at {points}; {ENDPOINTS} searches, {there.accepted.total()} accepted")
     assert states == [("ended", ENDPOINTS)]
     assert slots == dict.fromkeys(endpoint_ids, (EVENTS, EVENTS))
     assert Counter(there.accepted.values()) == {1: wanted}

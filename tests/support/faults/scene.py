@@ -137,6 +137,16 @@ class Scene:
         finally:
             session.close()
 
+    @contextlib.contextmanager
+    def locked(self, table: str, mode: str = "SHARE") -> Iterator[None]:
+        """Lock a table for the block: who writes to it, or with ACCESS EXCLUSIVE also reads it, waits in the middle."""
+        holder = Session(self.environ["PLANT_DATABASE_SUPERUSER_URL"])
+        try:
+            holder.script("SET idle_in_transaction_session_timeout = 0", "BEGIN", f"LOCK TABLE {table} IN {mode} MODE")
+            yield
+        finally:
+            holder.close()
+
     def end(self, first: int = 0) -> None:
         """Kill what runs, from the process of this index on."""
         for process in self.processes[first:]:
