@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 
 SEED = int(os.environ.get("PLANT_FAULT_SEED", "0")) or secrets.randbelow(1_000_000)
 ROUNDS = int(os.environ.get("PLANT_FAULT_ROUNDS", "1"))
-EVENTS = 3_000
+EVENTS = 1_000
 ENDPOINTS = 2
 TOPIC_PARTITIONS = 4
 PASSED = "SELECT coalesce(sum(next_offset), 0)::bigint AS n FROM checkpoints WHERE consumer = 'dispatcher'"
