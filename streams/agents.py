@@ -8,7 +8,7 @@ marks the subscription as changed and makes the whole group rebalance 45 s later
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import faust
@@ -45,10 +45,12 @@ class Worker:
         close_writers: Callable[[], None] = lambda: None,
         *,
         together: bool = False,
+        gathered_seconds: Mapping[str, float] | None = None,
     ) -> None:
         """Build the app. `close_writers` closes what the writers share; it blocks, once all of them are closed.
 
         `together`: partitions of one number go to one member, on all topics; these have as many partitions each.
+        `gathered_seconds`, by topic: how long records are left to gather after a fetch that brought few of them.
 
         Raises RepairMisfit, and ConfigurationError where Kafka's settings can't be used.
         """
@@ -62,7 +64,10 @@ class Worker:
         """Whether the group has answered which partitions are its own, be it none."""
         self._budget = MemoryBudget(settings.worker_waiting_bytes)
         self.app = _build_app(
-            settings, self._budget, RangePartitionAssignor if together else RoundRobinPartitionAssignor
+            settings,
+            self._budget,
+            RangePartitionAssignor if together else RoundRobinPartitionAssignor,
+            gathered_seconds or {},
         )
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._assigned, weak=False)
@@ -165,7 +170,12 @@ class App(faust.App):  # type: ignore[misc]  # Faust is untyped
         pass
 
 
-def _build_app(settings: Settings, budget: MemoryBudget, assignor: type[AbstractPartitionAssignor]) -> App:
+def _build_app(
+    settings: Settings,
+    budget: MemoryBudget,
+    assignor: type[AbstractPartitionAssignor],
+    gathered_seconds: Mapping[str, float],
+) -> App:
     app = App(
         settings.consumer_group,
         broker=f"kafka://{settings.kafka_address().replace(',', ';')}",
@@ -183,5 +193,6 @@ def _build_app(settings: Settings, budget: MemoryBudget, assignor: type[Abstract
     )
     transport = RecordBatchTransport(app.conf.broker_consumer, app, app.loop)
     transport.settings, transport.budget, transport.assignor = settings, budget, assignor
+    transport.gathered_seconds = gathered_seconds
     app.transport = transport
     return app

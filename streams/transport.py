@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
@@ -85,7 +86,7 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             # request's timeout.
             metadata_max_age_ms=5_000,
         )
-        consumer.identify_fetches()
+        consumer.identify_fetches(transport.gathered_seconds)
         return consumer
 
     async def fetch_batches(self, budget: MemoryBudget) -> list[EventBatch]:
@@ -287,10 +288,12 @@ class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is un
 class RecordBatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is untyped
     """The transport to give to a Faust app; `settings` says how to reach the brokers, `budget` when to wait.
 
-    `assignor` divides partitions among the group's members.
+    `assignor` divides partitions among the group's members. `gathered_seconds`, by topic, is how long records are left
+    to gather after a fetch that brought few of them.
     """
 
     Consumer = RecordBatchConsumer
     settings: Settings
     budget: MemoryBudget
     assignor: type[AbstractPartitionAssignor] = RoundRobinPartitionAssignor
+    gathered_seconds: Mapping[str, float] = MappingProxyType({})

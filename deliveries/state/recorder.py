@@ -52,9 +52,8 @@ _STAGING: Final = "CREATE TEMPORARY TABLE staged_attempts ({}) ON COMMIT DELETE 
 )
 
 GATHER_SECONDS: Final = 1.0
-"""How long attempts are gathered after a batch: one of a few records takes half as long as one of hundreds."""
-GATHERED_RECORDS: Final = 1_000
-"""A batch of so many is followed by the next one at once."""
+"""How long attempts are left to gather on their topic after few of them: a batch of a few records takes half as long as
+one of hundreds, and a fetch of one as long as one of thousands."""
 
 RETAINING_PARTITION: Final = 0
 """The partition whose owner makes and drops the tables of days."""
@@ -70,15 +69,12 @@ class RecordedTo(msgspec.Struct, frozen=True):
 class AttemptRecorder:
     """The Postgres side of one partition of attempts (`streams.ownership.PartitionWriter`). One thread calls it."""
 
-    def __init__(
-        self, url: str, topic: str, partition: int, retention: DeliveryRetention, gather_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, url: str, topic: str, partition: int, retention: DeliveryRetention) -> None:
         """`url` is that of plant_deliverer."""
         self._url = url
         self._topic = topic
         self._partition = partition
         self._retention = retention
-        self._gather_seconds = gather_seconds
         self._session: Session | None = None
         self._fence: DeliveryFence | None = None
         self._recorded_to = RecordedTo(0, 0)
@@ -116,8 +112,6 @@ class AttemptRecorder:
             if rest is not None:
                 self._record(rest)
             self._keep()
-        if len(batch) < GATHERED_RECORDS:
-            self._interrupted.wait(self._gather_seconds)
         return self._recorded_to.next_offset
 
     def skip(self, offset: int, reason: str) -> None:
@@ -241,12 +235,12 @@ class AttemptRecorder:
             raise
 
 
-def build_recorder(settings: Settings, gather_seconds: float = GATHER_SECONDS) -> WriterFactory:
+def build_recorder(settings: Settings) -> WriterFactory:
     """Return what makes the recorder of each partition of attempts, for `streams.agents.Worker`."""
     url = settings.database_address("deliverer")
     retention = DeliveryRetention(settings.deliveries_keep_days)
 
     def writer_for(topic: str, partition: int) -> AttemptRecorder:
-        return AttemptRecorder(url, topic, partition, retention, gather_seconds)
+        return AttemptRecorder(url, topic, partition, retention)
 
     return writer_for

@@ -18,7 +18,7 @@ from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
 from deliveries.failure_streak import make_streak_policy
 from deliveries.guard.connections import DeliveryClient
-from deliveries.state.recorder import build_recorder
+from deliveries.state.recorder import GATHER_SECONDS, build_recorder
 from operations.services.least_privilege import require_least_privilege
 from operations.services.readiness import ServiceReadiness
 from operations.services.worker import OBSERVE_EVERY_SECONDS, SWITCH_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
@@ -64,7 +64,13 @@ class Deliverer:
         self._partitions: dict[int, PartitionDeliverer] = {}
         group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
         self._recorder_for = build_recorder(settings)
-        self.worker = Worker(group, (names.deliveries, *names.retries, names.attempts), self._writer_for, together=True)
+        self.worker = Worker(
+            group,
+            (names.deliveries, *names.retries, names.attempts),
+            self._writer_for,
+            together=True,
+            gathered_seconds={names.attempts: GATHER_SECONDS},
+        )
         self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final
@@ -85,9 +85,12 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         closed: bool = self._fetcher._closed
         return closed
 
-    def identify_fetches(self) -> None:
-        """Fetch nothing of a partition until its log was named; call this before `start`."""
-        self.fetches = IdentifiedFetches(self._client)
+    def identify_fetches(self, gathered_seconds: Mapping[str, float] | None = None) -> None:
+        """Fetch nothing of a partition until its log was named; call this before `start`.
+
+        `gathered_seconds`, by topic: how long records are left to gather after a fetch that brought few of them.
+        """
+        self.fetches = IdentifiedFetches(self._client, self.assignment, gathered_seconds)
 
     def name_log(self, partition: TopicPartition, log: Leadership) -> None:
         """Fetch a partition's records of this log alone."""

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import pytest
 import pytest_asyncio
 from aiokafka.structs import TopicPartition
 
 from runtime.settings import Settings
 from streams.kafka.clients import make_consumer
 from streams.kafka.consumer import RepairedConsumer
+from streams.kafka.identified_fetches import FetchSession
 from streams.topics import Topic, admin, apply
 from streams.watermarks import Leadership
 from tests.support.raw_records import RawRecord, append_raw
@@ -120,3 +122,38 @@ async def test_a_log_that_nobody_has_is_refused(settings: Settings, topic: Topic
         consumer.name_log(partition, Leadership(uuid4(), 0))
         assert await read(consumer, partition) == {}
         assert consumer.take_refused([partition]) == [partition]
+
+
+async def test_a_session_brings_what_comes(settings: Settings, topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of partitions that the fetch does not name, too; and where its broker knows no such session."""
+    first, second = (TopicPartition(topic.name, number) for number in range(2))
+    go_on, told = FetchSession.go_on, list[int]()
+
+    def go_on_in_another(session: FetchSession, session_id: int) -> None:
+        told.append(session_id)
+        go_on(session, session_id + 1)
+
+    async with consumer_of(settings, first, second) as consumer:
+        for each in (first, second):
+            consumer.name_log(each, await leadership_of(consumer, each))
+        assert await read_all(consumer, first, second) == {0: [b"first"], 1: [b"first"]}
+        for values in ((b"a", b"b"), (b"c", b"d")):
+            for number, value in enumerate(values):
+                await append_raw(settings, topic.name, number, [RawRecord(b"k", value)])
+            assert await read_all(consumer, first, second) == {0: [values[0]], 1: [values[1]]}
+            monkeypatch.setattr(FetchSession, "go_on", go_on_in_another)
+    assert len(set(told)) > 1
+    assert 0 not in told
+
+
+async def read_all(consumer: RepairedConsumer, *partitions: TopicPartition) -> dict[int, list[bytes | None]]:
+    """Return the values of fetches until each partition has some."""
+    found: dict[int, list[bytes | None]] = {}
+
+    async def complete() -> bool:
+        for partition, columns in (await consumer.fetch_columns(partitions, 0.05)).items():
+            found.setdefault(partition.partition, []).extend(columns.values)
+        return len(found) == len(partitions)
+
+    await wait_until_async(complete, "each partition has brought a record")
+    return found

@@ -229,11 +229,11 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
 ) -> None:
     """It falls back to no other offset, commits nothing by itself, and its timeouts follow the session's."""
     made: dict[str, Any] = {}
-    identified: list[bool] = []
+    identified: list[dict[str, float]] = []
 
     def make(_settings: Settings, **options: Any) -> object:
         made.update(options)
-        return SimpleNamespace(identify_fetches=lambda: identified.append(True))
+        return SimpleNamespace(identify_fetches=identified.append)
 
     monkeypatch.setattr(transport, "make_consumer", make)
     settings = Settings(
@@ -243,10 +243,9 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
         worker_batch_max_records=77,
     )
     thread = Thread(Consumer())
-    thread._create_worker_consumer(
-        cast(RecordBatchTransport, SimpleNamespace(settings=settings, assignor=RangePartitionAssignor))
-    )
-    assert identified == [True]
+    of_worker = SimpleNamespace(settings=settings, assignor=RangePartitionAssignor, gathered_seconds={"topic": 2.0})
+    thread._create_worker_consumer(cast(RecordBatchTransport, of_worker))
+    assert identified == [{"topic": 2.0}]
     poll_ms, session_ms, rebalance_ms, heartbeat_ms, request_ms = times
     assert made == {
         "client_id": "plant-worker",

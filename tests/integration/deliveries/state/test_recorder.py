@@ -44,7 +44,7 @@ def make_recorder(database: Database, settings_for: SettingsFor) -> Iterator[Mak
     made: list[AttemptRecorder] = []
 
     def make(partition: int = PARTITION) -> AttemptRecorder:
-        recorder = build_recorder(settings_for(database), gather_seconds=0)(ATTEMPTS_TOPIC, partition)
+        recorder = build_recorder(settings_for(database))(ATTEMPTS_TOPIC, partition)
         assert isinstance(recorder, AttemptRecorder)
         made.append(recorder)
         return recorder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from io import BytesIO
 from types import SimpleNamespace
@@ -17,16 +18,24 @@ from aiokafka.structs import TopicPartition
 
 from streams.kafka.identified_fetches import (
     FENCED_LEADER_EPOCH,
+    FETCH_SESSION_ID_NOT_FOUND,
+    FETCH_SESSION_TOPIC_ID_ERROR,
+    GATHERED_BYTES,
     INCONSISTENT_TOPIC_ID,
+    INVALID_FETCH_SESSION_EPOCH,
+    QUIET_WAIT_MS,
     REFUSED_SECONDS,
     UNKNOWN_LEADER_EPOCH,
     UNKNOWN_TOPIC_ID,
     FetchedPartition,
     FetchRequest_v13,
     FetchResponse_v13,
+    FetchSession,
     IdentifiedFetches,
     IdentifiedFetchRequest,
+    LogPartition,
     NamedFetch,
+    SessionFetch,
 )
 from streams.kafka.topic_ids import Uuid
 from streams.watermarks import Leadership
@@ -79,19 +88,51 @@ def fetch_of(*partitions: TopicPartition) -> FetchRequest:
 
 
 def test_a_request_names_topic_and_epoch() -> None:
-    """As Kafka's schema has it; partitions whose log is not known are left out."""
-    logs = {FIRST: LOG, TopicPartition("other", 300): Leadership(UUID(int=8), 1)}
-    request = IdentifiedFetchRequest(
-        FetchRequest(25, 1, 1000, 1, [("genesis.events", [(0, 5, 100), (1, 6, 100)]), ("other", [(300, 7, 200)])]), logs
-    ).build(FetchRequest_v13)
+    """As Kafka's schema has it: the session, what is asked for, and what is not any more."""
+    other = UUID(int=8)
+    session = SessionFetch(
+        77,
+        3,
+        [
+            (LogPartition(LOG.topic_id, 0), (0, 3, 5, 100)),
+            (LogPartition(other, 300), (300, 1, 7, 200)),
+            (LogPartition(LOG.topic_id, 1), (1, 3, 6, 100)),
+        ],
+        [LogPartition(other, 2), LogPartition(other, 4)],
+    )
+    request = IdentifiedFetchRequest(fetch_of(FIRST), session, 250).build(FetchRequest_v13)
     topics = CompactArray(("topic_id", Uuid), ("partitions", CompactArray(ASKED)), ("tags", TaggedFields)).encode(
         [
-            (UUID(int=7), [(0, 3, 5, -1, -1, 100, {})], {}),
-            (UUID(int=8), [(300, 1, 7, -1, -1, 200, {})], {}),
+            (LOG.topic_id, [(0, 3, 5, -1, -1, 100, {}), (1, 3, 6, -1, -1, 100, {})], {}),
+            (other, [(300, 1, 7, -1, -1, 200, {})], {}),
         ]
     )
-    head = Schema(*[("x", Int32)] * 4).encode((-1, 25, 1, 1000)) + b"\1" + Schema(*[("x", Int32)] * 2).encode((0, -1))
-    assert request.encode() == head + topics + b"\1" + b"\1" + b"\0"  # no forgotten topics, no rack, no tags
+    forgotten = CompactArray(("topic_id", Uuid), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)).encode(
+        [(other, [2, 4], {})]
+    )
+    head = Schema(*[("x", Int32)] * 4).encode((-1, 250, 1, 1000)) + b"\1" + Schema(*[("x", Int32)] * 2).encode((77, 3))
+    assert request.encode() == head + topics + forgotten + b"\1" + b"\0"  # no rack, no tags
+
+
+def test_a_session_names_what_has_changed() -> None:
+    """What is new or at another offset, and what is not asked for any more; everything where it begins again."""
+    first, second = LogPartition(LOG.topic_id, 0), LogPartition(LOG.topic_id, 1)
+    session = FetchSession()
+    both = {first: (0, 3, 5, 100), second: (1, 3, 5, 100)}
+    assert session.next_fetch(both) == SessionFetch(0, 0, list(both.items()), [])
+    session.go_on(77)
+    assert session.next_fetch(both) == SessionFetch(77, 1, [], [])
+    session.go_on(77)
+    moved = {first: (0, 3, 6, 100)}
+    assert session.next_fetch(moved) == SessionFetch(77, 2, list(moved.items()), [second])
+    session.begin_again()
+    assert session.next_fetch(both) == SessionFetch(77, 0, list(both.items()), [])
+    session.go_on(0)
+    assert session.next_fetch(both) == SessionFetch(0, 0, list(both.items()), [])
+    session.go_on(78)
+    session._epoch = 2**31 - 1
+    session.go_on(78)
+    assert session.next_fetch(both).session_epoch == 1
 
 
 @pytest.mark.parametrize("aborted", [None, [], [(9, 3), (8, 2)]], ids=["null", "none", "two"])
@@ -112,19 +153,35 @@ class Answers:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.answer: Any = None
+        self.errors: list[int] = []
+        """Those of the next answers."""
         self.meanwhile: Any = lambda: None
+        self.cluster = SimpleNamespace(leader_for_partition=lambda each: 1 if each.partition < 2 else 2)
 
     async def send(self, _node_id: int, request: Any, **_: Any) -> Any:
         self.asked.append(request)
         self.meanwhile()
+        if self.errors:
+            return SimpleNamespace(error_code=self.errors.pop(0), session_id=0, topics=[])
         return self.answer
 
+    @property
+    def built(self) -> list[FetchRequest_v13]:
+        """The fetches that were asked."""
+        return [each.build(FetchRequest_v13) for each in self.asked]
 
-def fetching(*partitions: FetchedPartition, error: int = 0) -> tuple[Answers, IdentifiedFetches]:
-    """Return a client that answers with these partitions, and fetches through it, with both logs named."""
+
+def fetching(
+    *partitions: FetchedPartition, error: int = 0, gathered_seconds: dict[str, float] | None = None
+) -> tuple[Answers, IdentifiedFetches]:
+    """Return a client that answers with these partitions, and fetches through it, with both logs named.
+
+    Two more partitions are assigned, of another leader and topic.
+    """
     client = Answers()
-    client.answer = SimpleNamespace(error_code=error, topics=[(LOG.topic_id, list(partitions), {})])
-    fetches = IdentifiedFetches(cast(AIOKafkaClient, client))
+    client.answer = SimpleNamespace(error_code=error, session_id=77, topics=[(LOG.topic_id, list(partitions), {})])
+    assigned = [FIRST, SECOND, TopicPartition("genesis.events", 2), TopicPartition("other", 2)]
+    fetches = IdentifiedFetches(cast(AIOKafkaClient, client), lambda: assigned, gathered_seconds)
     for each in (FIRST, SECOND):
         fetches.name(each, LOG)
     return client, fetches
@@ -149,11 +206,11 @@ async def test_a_refused_log_is_told_and_left_alone_for_a_while(error: int, monk
     client, fetches = fetching(fetched(FIRST, error), fetched(SECOND))
     answer = await cast(Any, client).send(1, fetch_of(FIRST, SECOND))
     assert answer.topics == [("genesis.events", [fetched(SECOND)])]
-    assert fetches._named(fetch_of(FIRST, SECOND)) == {SECOND: LOG}
+    assert fetches._named(fetch_of(FIRST, SECOND)).keys() == {SECOND}
     assert fetches._not_before.keys() == {FIRST}
     assert REFUSED_SECONDS > 0
     fetches.name(FIRST, LOG)
-    assert fetches._named(fetch_of(FIRST, SECOND)) == {FIRST: LOG, SECOND: LOG}
+    assert fetches._named(fetch_of(FIRST, SECOND)).keys() == {FIRST, SECOND}
     assert fetches.take_refused([FIRST]) == [FIRST]
 
 
@@ -180,3 +237,85 @@ async def test_other_requests_go_as_they_are() -> None:
     assert client.asked == [request]
     with pytest.raises(KafkaError):
         await cast(Any, client).send(1, fetch_of(FIRST))
+
+
+async def test_the_next_fetch_of_a_session_names_changes_alone() -> None:
+    """Also where one of the two is asked for no more; a fetch of another broker has a session of its own."""
+    client, _ = fetching(fetched(FIRST))
+    send = cast(Any, client).send
+    await send(1, fetch_of(FIRST, SECOND))
+    await send(1, fetch_of(FIRST, SECOND))
+    await send(1, fetch_of(FIRST))
+    await send(2, fetch_of(FIRST))
+    first, second, third, other = client.built
+    assert (first.session_id, first.session_epoch, len(first.topics[0][1]), first.forgotten_topics) == (0, 0, 2, [])
+    assert (second.session_id, second.session_epoch, second.topics, second.forgotten_topics) == (77, 1, [], [])
+    assert (third.session_epoch, third.topics, third.forgotten_topics) == (2, [], [(LOG.topic_id, [1], {})])
+    assert (other.session_id, other.session_epoch, len(other.topics)) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "error", [FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR]
+)
+async def test_a_session_that_the_broker_has_dropped_begins_again_at_once(error: int) -> None:
+    """Everything is named again, and its answer is the fetch's; a second such error is the fetch's."""
+    client, _ = fetching(fetched(FIRST))
+    send = cast(Any, client).send
+    await send(1, fetch_of(FIRST, SECOND))
+    client.errors = [error]
+    assert (await send(1, fetch_of(FIRST, SECOND))).topics == [("genesis.events", [fetched(FIRST)])]
+    assert [(each.session_epoch, len(each.topics)) for each in client.built] == [(0, 1), (1, 0), (0, 1)]
+    client.errors = [error, error]
+    with pytest.raises(KafkaError):
+        await send(1, fetch_of(FIRST, SECOND))
+    assert (await send(1, fetch_of(FIRST, SECOND))).topics == [("genesis.events", [fetched(FIRST)])]
+    assert client.built[-1].session_epoch == 0
+
+
+async def test_a_session_begins_again_after_a_fetch_that_failed() -> None:
+    """Whether the broker had it is not known; a task that was cancelled meanwhile says as little."""
+    client, _ = fetching(fetched(FIRST))
+    send = cast(Any, client).send
+    await send(1, fetch_of(FIRST, SECOND))
+
+    def fail() -> None:
+        raise asyncio.CancelledError
+
+    client.meanwhile = fail
+    with pytest.raises(asyncio.CancelledError):
+        await send(1, fetch_of(FIRST, SECOND))
+    client.meanwhile = lambda: None
+    await send(1, fetch_of(FIRST, SECOND))
+    assert [each.session_epoch for each in client.built] == [0, 1, 0]
+
+
+async def test_a_fetch_of_everything_waits_longer() -> None:
+    """One without a partition that has the same leader does not: what comes there would wait for it."""
+    client, _ = fetching()
+    send = cast(Any, client).send
+    await send(1, fetch_of(FIRST, SECOND))
+    await send(1, fetch_of(FIRST))
+    assert [each.max_wait_ms for each in client.built] == [QUIET_WAIT_MS, 25]
+
+
+async def test_few_records_are_left_to_gather() -> None:
+    """Of the topics that were named for it, after an answer that brought few; those who name the log again get all."""
+    many = (SECOND.partition, 0, 9, 9, [], b"x" * GATHERED_BYTES)
+    client, fetches = fetching(fetched(FIRST), many, gathered_seconds={"genesis.events": 60.0})
+    send = cast(Any, client).send
+    assert len((await send(1, fetch_of(FIRST, SECOND))).topics) == 2
+    assert fetches._named(fetch_of(FIRST, SECOND)).keys() == {SECOND}
+    await send(1, fetch_of(FIRST, SECOND))
+    assert client.built[-1].max_wait_ms == QUIET_WAIT_MS
+    fetches.name(FIRST, LOG)
+    assert fetches._named(fetch_of(FIRST, SECOND)).keys() == {FIRST, SECOND}
+
+
+async def test_an_answer_without_records_gathers_nothing() -> None:
+    """The first record after a pause is fetched at once; so are those of other topics."""
+    client, fetches = fetching((0, 0, 9, 9, [], b""), gathered_seconds={"genesis.events": 60.0})
+    await cast(Any, client).send(1, fetch_of(FIRST))
+    assert fetches._named(fetch_of(FIRST)).keys() == {FIRST}
+    client, fetches = fetching(fetched(FIRST), gathered_seconds={"other": 60.0})
+    await cast(Any, client).send(1, fetch_of(FIRST))
+    assert fetches._named(fetch_of(FIRST)).keys() == {FIRST}
