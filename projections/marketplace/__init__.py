@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 LAST_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "staged_agent_onboarded": ("agent_id",),

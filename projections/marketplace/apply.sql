@@ -2,8 +2,9 @@
 -- counts, and ratings are added up as whole numbers, so the outcome is the same however the sequence is cut into
 -- batches. An agent's skills and an entry's words have rows of their own: those that the row before does not list are
 -- added, those that the new one does not list are removed, found one by one by their key, whatever Postgres expects of
--- their number. Rows are written sorted by primary key. Four statements, since Postgres takes longer to plan all of this
--- than to run what a small batch needs.
+-- their number. Words are compared as text search vectors, which are sorted: a description has thousands of them. Rows
+-- are written sorted by primary key. Four statements, since Postgres takes longer to plan all of this than to run what a
+-- small batch needs.
 WITH profile AS MATERIALIZED (
     SELECT agent_id, name, industry_id, job_role_id, coalesce(skill_ids::uuid[], '{}') AS skill_ids, status, "offset",
         (SELECT known.skill_ids FROM __schema__.marketplace_agents AS known WHERE known.agent_id = p.agent_id) AS former
@@ -105,13 +106,14 @@ WITH entry AS MATERIALIZED (
     DELETE FROM __schema__.marketplace_words WHERE ctid = ANY (ARRAY(
         SELECT (SELECT had.ctid FROM __schema__.marketplace_words AS had
                 WHERE had.word = lost COLLATE "C" AND had.kind = e.kind AND had.entity_id = e.entity_id)
-        FROM entry AS e, unnest(former) AS lost
-        WHERE former <> words AND lost <> ALL (words)
+        FROM entry AS e, unnest(tsvector_to_array(ts_delete(array_to_tsvector(former), words))) AS lost
+        WHERE former <> words
     ))
 ), new_words AS (
     INSERT INTO __schema__.marketplace_words (word, kind, entity_id)
-    SELECT word COLLATE "C", kind, entity_id FROM entry, unnest(words) AS word
-    WHERE former IS DISTINCT FROM words AND word <> ALL (coalesce(former, '{}'))
+    SELECT word COLLATE "C", kind, entity_id
+    FROM entry, unnest(tsvector_to_array(ts_delete(array_to_tsvector(words), coalesce(former, '{}')))) AS word
+    WHERE former IS DISTINCT FROM words
     ORDER BY word COLLATE "C", kind, entity_id
 )
 INSERT INTO __schema__.marketplace_catalogue (kind, entity_id, name, description, words, retired, catalogue_offset)

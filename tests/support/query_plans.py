@@ -416,27 +416,27 @@ _FILL_MODELS = (
         (agent_id, skill_id, day, ratings, rating_sum, rated_1, rated_2, rated_3, rated_4, rated_5)
     SELECT lpad(to_hex(number), 32, '0')::uuid, lpad(to_hex(number), 32, '0')::uuid, '2026-01-01', 1, 5, 0, 0, 0, 0, 1
     FROM generate_series({start}, {stop}) AS number""",
-    """INSERT INTO marketplace_v2.marketplace_agents
+    """INSERT INTO marketplace_v3.marketplace_agents
         (agent_id, name, industry_id, job_role_id, skill_ids, status, profile_offset)
     SELECT lpad(to_hex(number), 32, '0')::uuid, 'Agent ' || number, lpad(to_hex(number % 20), 32, '0')::uuid,
         lpad(to_hex(number % 500), 32, '0')::uuid,
         ARRAY[lpad(to_hex(number % 900), 32, '0')::uuid, lpad(to_hex(number % 7), 32, '0')::uuid], 'onboarded', number
     FROM generate_series({start}, {stop}) AS number""",
-    """INSERT INTO marketplace_v2.marketplace_agent_skills (skill_id, agent_id)
-    SELECT DISTINCT unnest(skill_ids), agent_id FROM marketplace_v2.marketplace_agents
+    """INSERT INTO marketplace_v3.marketplace_agent_skills (skill_id, agent_id)
+    SELECT DISTINCT unnest(skill_ids), agent_id FROM marketplace_v3.marketplace_agents
     WHERE profile_offset BETWEEN {start} AND {stop}""",
-    """INSERT INTO marketplace_v2.marketplace_standings (agent_id, available, ratings, rating_sum)
+    """INSERT INTO marketplace_v3.marketplace_standings (agent_id, available, ratings, rating_sum)
     SELECT agent_id, profile_offset % 2 = 0, profile_offset % 9, profile_offset % 9 * (1 + profile_offset % 5)
-    FROM marketplace_v2.marketplace_agents WHERE profile_offset BETWEEN {start} AND {stop}""",
-    """INSERT INTO marketplace_v2.marketplace_totals (partition, ratings, rating_sum)
+    FROM marketplace_v3.marketplace_agents WHERE profile_offset BETWEEN {start} AND {stop}""",
+    """INSERT INTO marketplace_v3.marketplace_totals (partition, ratings, rating_sum)
     SELECT partition, 1, 3 FROM generate_series(0, {last}) AS partition ON CONFLICT DO NOTHING""",
-    """INSERT INTO marketplace_v2.marketplace_catalogue
+    """INSERT INTO marketplace_v3.marketplace_catalogue
         (kind, entity_id, name, description, words, retired, catalogue_offset)
     SELECT kind, lpad(to_hex(number), 32, '0')::uuid, kind || ' ' || number, '', ARRAY[number::text, kind],
         false, number
     FROM generate_series({start}, {stop}) AS number, unnest(ARRAY['skill', 'job_role', 'industry']) AS kind""",
-    """INSERT INTO marketplace_v2.marketplace_words (word, kind, entity_id)
-    SELECT unnest(words), kind, entity_id FROM marketplace_v2.marketplace_catalogue
+    """INSERT INTO marketplace_v3.marketplace_words (word, kind, entity_id)
+    SELECT unnest(words), kind, entity_id FROM marketplace_v3.marketplace_catalogue
     WHERE catalogue_offset BETWEEN {start} AND {stop}""",
     """INSERT INTO skill_embeddings (skill_id, model, text_sha256, embedding)
     SELECT lpad(to_hex(number), 32, '0')::uuid, 'a model', sha256(''),

@@ -66,10 +66,10 @@ _SETTABLE: Final[Mapping[str, str]] = {
     "ratings_v1.ratings": "rating_sum",
     "ratings_v1.rating_totals": "rating_sum",
     "activity_v1.activity": "events",
-    "marketplace_v2.marketplace_agent_skills": "governance_agent_id",
-    "marketplace_v2.marketplace_standings": "rating_sum",
-    "marketplace_v2.marketplace_totals": "rating_sum",
-    "marketplace_v2.marketplace_words": "governance_agent_id",
+    "marketplace_v3.marketplace_agent_skills": "governance_agent_id",
+    "marketplace_v3.marketplace_standings": "rating_sum",
+    "marketplace_v3.marketplace_totals": "rating_sum",
+    "marketplace_v3.marketplace_words": "governance_agent_id",
     "registry_v1.registry_clashes": "last_reason",
 }
 

@@ -35,12 +35,12 @@ READ_MODEL_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ratings_v1.ratings": ("agent_id", "skill_id", "day"),
     "ratings_v1.rating_totals": ("partition",),
     "activity_v1.activity": ("hour", "event_type", "partition"),
-    "marketplace_v2.marketplace_agents": ("agent_id",),
-    "marketplace_v2.marketplace_agent_skills": ("skill_id", "agent_id"),
-    "marketplace_v2.marketplace_standings": ("agent_id",),
-    "marketplace_v2.marketplace_totals": ("partition",),
-    "marketplace_v2.marketplace_catalogue": ("kind", "entity_id"),
-    "marketplace_v2.marketplace_words": ("word", "kind", "entity_id"),
+    "marketplace_v3.marketplace_agents": ("agent_id",),
+    "marketplace_v3.marketplace_agent_skills": ("skill_id", "agent_id"),
+    "marketplace_v3.marketplace_standings": ("agent_id",),
+    "marketplace_v3.marketplace_totals": ("partition",),
+    "marketplace_v3.marketplace_catalogue": ("kind", "entity_id"),
+    "marketplace_v3.marketplace_words": ("word", "kind", "entity_id"),
     "registry_v1.registry_clashes": ("entity_id",),
 }
 """The tables of read models, and their primary keys."""
@@ -118,16 +118,16 @@ def read_model_row(table: str, entity_id: UUID, name: str) -> dict[str, str]:
         "ratings_v1.ratings": counts | {f"rated_{rating}": "0" for rating in range(1, 6)},
         "ratings_v1.rating_totals": counts,
         "activity_v1.activity": {"events": "1"},
-        "marketplace_v2.marketplace_agents": {
+        "marketplace_v3.marketplace_agents": {
             "name": name, "status": "onboarded", "skill_ids": "{}", "profile_offset": "1"
         },
-        "marketplace_v2.marketplace_agent_skills": {},
-        "marketplace_v2.marketplace_standings": counts,
-        "marketplace_v2.marketplace_totals": counts,
-        "marketplace_v2.marketplace_catalogue": {
+        "marketplace_v3.marketplace_agent_skills": {},
+        "marketplace_v3.marketplace_standings": counts,
+        "marketplace_v3.marketplace_totals": counts,
+        "marketplace_v3.marketplace_catalogue": {
             "name": name, "description": "-", "words": "{}", "retired": "false", "catalogue_offset": "1"
         },
-        "marketplace_v2.marketplace_words": {},
+        "marketplace_v3.marketplace_words": {},
         "registry_v1.registry_clashes": {
             "events": "1", "last_offset": "1", "last_event_type": "an event", "last_reason": name
         },

@@ -73,7 +73,7 @@ def test_installing_again_waits_for_no_worker_where_a_model_has_indexes(database
     try:
         worker.begin()
         worker.script(
-            "INSERT INTO marketplace_v2.marketplace_agents (agent_id, name, skill_ids, status, profile_offset)"
+            "INSERT INTO marketplace_v3.marketplace_agents (agent_id, name, skill_ids, status, profile_offset)"
             f" VALUES ('{AGENT}', 'a name', '{{}}', 'onboarded', 1)"
         )
         install(f"{database.owner_url}?options=-c%20lock_timeout%3D2s")
@@ -85,9 +85,9 @@ def test_installing_again_waits_for_no_worker_where_a_model_has_indexes(database
 def test_an_index_that_was_dropped_is_made_again(database: Database) -> None:
     """Installing makes what is missing, as for tables."""
     install(database.owner_url)
-    sql.execute(database.owner_url, ["DROP INDEX marketplace_v2.marketplace_agents_name"])
+    sql.execute(database.owner_url, ["DROP INDEX marketplace_v3.marketplace_agents_name"])
 
     install(database.owner_url)
 
-    there = "SELECT to_regclass('marketplace_v2.marketplace_agents_name') IS NOT NULL"
+    there = "SELECT to_regclass('marketplace_v3.marketplace_agents_name') IS NOT NULL"
     assert sql.value(database.superuser_url, there)

@@ -17,7 +17,7 @@ from tests.support.command_line import plant
 from tests.support.waiting import wait_until_async
 
 ENTRY = (
-    "INSERT INTO marketplace_v2.marketplace_catalogue"
+    "INSERT INTO marketplace_v3.marketplace_catalogue"
     " (kind, entity_id, name, description, words, retired, catalogue_offset)"
     " VALUES ('skill', '00000000-0000-0000-0000-00000000000{number}', 'Python', '', '{{}}', false, 1)"
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import random
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,7 +17,9 @@ import pytest_asyncio
 
 from database.connector import Database as Connector
 from database.connector import connect
+from devstack import sql
 from entities.errors import SearchRefused
+from entities.vocabulary import TEXT_MAX_CHARACTERS
 from projections.engine import PartitionProjector
 from projections.marketplace.agent_search import PAGE_MAX, SKILLS_MAX, AgentSearch
 from projections.marketplace.queries import CURSOR_MAX_CHARACTERS, NEUTRAL_RATING, HireableAgent, hireable_agents
@@ -33,7 +37,7 @@ from schemas.events import (
     JobRoleDefined,
     SkillRegistered,
 )
-from tests.conftest import SettingsFor
+from tests.conftest import Database, SettingsFor
 from tests.support import log_rows
 from tests.support.batches import TOPIC, WATERMARKS, batch_of
 from tests.support.projectors import MakeProjector
@@ -44,6 +48,16 @@ ADA, BOB, CAT, DAN = (UUID(int=number) for number in range(1, 5))
 PYTHON, WELDING, RUST = (UUID(int=number) for number in range(11, 14))
 DEVELOPER, WELDER = UUID(int=21), UUID(int=22)
 SOFTWARE, METAL = UUID(int=31), UUID(int=32)
+ALPHABETS = ("а", "я"), ("α", "ρ"), ("ա", "և")
+LETTERS = [chr(code) for first, last in ALPHABETS for code in range(ord(first), ord(last) + 1)]
+WORDS = TEXT_MAX_CHARACTERS // 3
+"""Of two letters and a space."""
+COMPARED = f"""
+WITH made AS MATERIALIZED (
+    SELECT array_agg(n::text COLLATE "C") AS words, array_agg('w' || n) AS others FROM generate_series(1, {WORDS}) AS n
+)
+SELECT count(*) FROM made, unnest(words) AS word WHERE word <> ALL (others)
+"""
 
 
 class Events:
@@ -82,8 +96,8 @@ class Events:
             **self._head(), skill_id=skill_id, name=name, description=description, category="technical"
         )
 
-    def amended_skill(self, skill_id: UUID, name: str) -> Event:
-        state = SkillState(name=name, description="", category="technical")
+    def amended_skill(self, skill_id: UUID, name: str, description: str = "") -> Event:
+        state = SkillState(name=name, description=description, category="technical")
         return EntityAmended(**self._head(), entity_id=skill_id, entity_type="skill", skill=state)
 
     def job_role(self, job_role_id: UUID, name: str) -> Event:
@@ -224,6 +238,29 @@ async def test_a_search_finds_what_an_entry_says_now(made: Events, api: Connecto
 
     assert [await names(api, text=text) for text in ("handling", "snake", "charming")] == [[], ["Ada"], ["Ada"]]
     assert [await names(api, all_skills=[each]) for each in (PYTHON, WELDING, RUST)] == [["Ada"], [], ["Ada"]]
+
+
+async def test_a_long_description_costs_less_than_comparing_its_words_with_each_other(
+    made: Events, api: Connector, database: Database
+) -> None:
+    """Whoever may publish could else make batches slow. It has as many words as there is room for, then all others."""
+    words = ["".join(pair) for pair in itertools.product(LETTERS, repeat=2)]
+    texts = words[:WORDS], words[WORDS : 2 * WORDS]
+    made.project([made.skill(PYTHON, "Python", " ".join(texts[0])), made.onboarded(ADA, "Ada", PYTHON)])
+    folds, comparisons = [], []
+    for turn in range(1, 6):
+        amended = made.amended_skill(PYTHON, "Python", " ".join(texts[turn % 2]))
+        folds.append(seconds(made.project, [amended]))
+        comparisons.append(seconds(sql.execute, database.superuser_url, [COMPARED]))
+    assert min(folds) < min(comparisons)
+    assert [await names(api, text=each[0]) for each in texts] == [[], ["Ada"]]
+
+
+def seconds(step: Callable[..., None], *arguments: Any) -> float:
+    """Return how long a step took."""
+    began = time.perf_counter()
+    step(*arguments)
+    return time.perf_counter() - began
 
 
 @pytest.mark.parametrize("sort", ["name", "rating"])

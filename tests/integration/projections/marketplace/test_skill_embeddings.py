@@ -170,7 +170,7 @@ async def test_text_of_another_tenant_is_never_taken(
     """A row of the catalogue that belongs to somebody else is not read, and no embedding is made for him."""
     await fetch(
         database.superuser_url,
-        f"UPDATE marketplace_v2.marketplace_catalogue SET governance_agent_id = 'acme' WHERE entity_id = '{BREAD}'"
+        f"UPDATE marketplace_v3.marketplace_catalogue SET governance_agent_id = 'acme' WHERE entity_id = '{BREAD}'"
         " RETURNING 1",
     )
     counting = CountingEmbedder()
@@ -200,7 +200,7 @@ async def test_the_role_can_do_nothing_else(database: Database, api: Connector, 
             "SELECT * FROM event_stream",
             "SELECT * FROM skills",
             "SELECT * FROM webhook_signatures",
-            "UPDATE marketplace_v2.marketplace_catalogue SET name = ''",
+            "UPDATE marketplace_v3.marketplace_catalogue SET name = ''",
             "DELETE FROM skill_embeddings",
             "UPDATE skill_embeddings SET governance_agent_id = 'genesis'",
         )
