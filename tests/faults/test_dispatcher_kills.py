@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from runtime.settings import Settings
-from tests.conftest import Database, MakeTopic
+from tests.conftest import DEFAULT_PARTITIONS, Database, MakeTopic
 from tests.support.dispatching import add_endpoint, read_deliveries, without_copies
 from tests.support.faults.scene import Process, Scene, scene_of
 from tests.support.load import fill, some_events
@@ -59,7 +59,8 @@ async def test_kill_9_of_a_dispatcher_loses_nothing_and_its_copies_are_in_order(
     worker = scene.worker()
     endpoints = [await add_endpoint(settings, 1), await add_endpoint(settings, 2)]
     dispatcher = start()
-    wait_until(lambda: len(dispatcher.logged("partition.acquired")) == 4, "the dispatcher has its partitions")
+    acquired = lambda: {line["partition"] for line in dispatcher.logged("partition.acquired")}  # noqa: E731
+    wait_until(lambda: len(acquired()) == DEFAULT_PARTITIONS, "the dispatcher has its partitions")
     seeds = itertools.count(1)
     sent = []
     for _ in range(KILLS):

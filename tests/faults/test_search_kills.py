@@ -93,7 +93,8 @@ def test_what_is_missing_is_sent_once_whatever_search_is_killed(scene: Scene) ->
         for endpoint_id in endpoint_ids:
             asyncio.run(change_state(scene.settings, endpoint_id, "pause"))
         scene.worker()
-        scene.deliverer()
+        # A deliverer that loses its session attempts again what was under way, and each event is counted here.
+        scene.deliverer(PLANT_WORKER_SESSION_TIMEOUT_SECONDS="300")
         dispatcher = scene.dispatcher()
         wait_until(lambda: number_of(scene, HEARD) == ENDPOINTS * TOPIC_PARTITIONS, "all partitions know the endpoints")
         fill(scene.settings, scene.topic, events(EVENTS, agents=60))

@@ -20,15 +20,14 @@ from tests.support.made_models import AGENTS
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 
-def log_ends(scene: Scene) -> dict[int, int]:
-    """Each partition's end on the broker, control records included."""
+def log_ends(scene: Scene, topic: str | None = None) -> dict[int, int]:
+    """Each partition's end on the broker, control records included; of the scene's topic if none is named."""
+    topic = topic or scene.topic
     consumer = Consumer({"bootstrap.servers": scene.settings.kafka_address(), "group.id": secrets.token_hex(4)})
     try:
-        partitions = consumer.list_topics(scene.topic, timeout=DEADLINE_SECONDS).topics[scene.topic].partitions
+        partitions = consumer.list_topics(topic, timeout=DEADLINE_SECONDS).topics[topic].partitions
         return {
-            partition: consumer.get_watermark_offsets(TopicPartition(scene.topic, partition), timeout=DEADLINE_SECONDS)[
-                1
-            ]
+            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=DEADLINE_SECONDS)[1]
             for partition in partitions
         }
     finally:
