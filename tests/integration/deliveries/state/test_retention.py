@@ -21,10 +21,18 @@ from streams.errors import OwnershipLost
 from tests.conftest import Database
 from tests.support.made_attempts import WATERMARKS, attempt_batch, attempted
 
-TODAY: Final = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 KEEP_DAYS: Final = 30
-OLD: Final = TODAY - timedelta(days=KEEP_DAYS + 5)
 TABLE_OF: Final = "SELECT tableoid::regclass::text FROM {} WHERE {} = '{}'"
+
+
+def today() -> datetime:
+    """Return the day of the test: it may be another one than that in which the tests were collected."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def old() -> datetime:
+    """Return a day that is not kept any more."""
+    return today() - timedelta(days=KEEP_DAYS + 5)
 
 
 @pytest.fixture
@@ -67,8 +75,8 @@ def run(session: Session, keep_days: int = KEEP_DAYS) -> None:
 def test_a_delivery_is_in_the_table_of_its_events_day(database: Database, session: Session) -> None:
     """Yesterday's, today's and those of three days ahead have one; what is older or further ahead has another."""
     run(session)
-    times = {1: TODAY, 2: TODAY - timedelta(microseconds=1), 3: TODAY + timedelta(days=4, microseconds=-1)}
-    others = {4: TODAY + timedelta(days=4), 5: TODAY - timedelta(days=900), 6: datetime(9999, 12, 31, tzinfo=UTC)}
+    times = {1: today(), 2: today() - timedelta(microseconds=1), 3: today() + timedelta(days=4, microseconds=-1)}
+    others = {4: today() + timedelta(days=4), 5: today() - timedelta(days=900), 6: datetime(9999, 12, 31, tzinfo=UTC)}
     record(database, *(made(number, at) for number, at in (times | others).items()))
     for number, at in times.items():
         day = f"{at:%Y%m%d}"
@@ -85,11 +93,11 @@ def test_a_delivery_is_in_the_table_of_its_events_day(database: Database, sessio
 
 def test_what_came_before_its_days_table_is_moved_there(database: Database, session: Session) -> None:
     """An event of the future waits among the others; an operator finds it in either place."""
-    early = made(1, TODAY + timedelta(days=1, hours=3))
-    record(database, early, made(2, TODAY - timedelta(days=9)))
+    early = made(1, today() + timedelta(days=1, hours=3))
+    record(database, early, made(2, today() - timedelta(days=9)))
     run(session)
     assert tables_of(database, early.delivery_id)[0] == f"webhook_deliveries_{early.occurred_at:%Y%m%d}"
-    assert tables_of(database, made(2, TODAY).delivery_id)[0] == "webhook_deliveries_other"
+    assert tables_of(database, made(2, today()).delivery_id)[0] == "webhook_deliveries_other"
     record(database, made(1, early.occurred_at))  # its next attempt
     assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_deliveries") == 2
     assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_attempts") == 3
@@ -104,13 +112,13 @@ def test_days_are_made_once(session: Session) -> None:
 
 def test_an_old_day_is_dropped(database: Database, session: Session) -> None:
     """With both of its tables; what is younger stays, and a delivery whose state has just changed does."""
-    kept_day = TODAY - timedelta(days=KEEP_DAYS - 1)
-    for day in (OLD, OLD + timedelta(days=1), kept_day):
+    kept_day = today() - timedelta(days=KEEP_DAYS - 1)
+    for day in (old(), old() + timedelta(days=1), kept_day):
         make_day(database, day)
-    gone, redriven = made(1, OLD, OLD), made(2, OLD, OLD)
-    record(database, gone, redriven, made(3, kept_day, kept_day), made(2, OLD))
+    gone, redriven = made(1, old(), old()), made(2, old(), old())
+    record(database, gone, redriven, made(3, kept_day, kept_day), made(2, old()))
     run(session)
-    assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_attempts_{OLD:%Y%m%d}')") is None
+    assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_attempts_{old():%Y%m%d}')") is None
     assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_deliveries_{kept_day:%Y%m%d}')") is not None
     ids = {row["id"] for row in fetch(database, "SELECT id::text AS id FROM webhook_deliveries")}
     assert ids == {str(each.delivery_id) for each in (redriven, made(3, kept_day))}
@@ -121,10 +129,10 @@ def test_an_old_day_is_dropped(database: Database, session: Session) -> None:
 def test_others_are_deleted_when_their_state_is_old(database: Database, session: Session) -> None:
     """A backfill's deliveries stay as long as any others, however old their events are."""
     run(session)
-    record(database, made(1, OLD), made(2, OLD, TODAY - timedelta(days=KEEP_DAYS + 1)))
+    record(database, made(1, old()), made(2, old(), today() - timedelta(days=KEEP_DAYS + 1)))
     run(session)
     ids = [row["id"] for row in fetch(database, "SELECT id::text AS id FROM webhook_deliveries")]
-    assert ids == [str(made(1, OLD).delivery_id)]
+    assert ids == [str(made(1, old()).delivery_id)]
     assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_attempts") == 1
 
 
@@ -132,8 +140,8 @@ def test_others_are_deleted_to_the_last(database: Database, session: Session, mo
     """However many they are: some at a time, so that no statement takes long, and all of them."""
     monkeypatch.setattr(retention, "DELETED_ROWS", 2)
     run(session)
-    before = TODAY - timedelta(days=KEEP_DAYS + 1)
-    record(database, *(made(number, OLD, before) for number in range(1, 6)), made(6, OLD))
+    before = today() - timedelta(days=KEEP_DAYS + 1)
+    record(database, *(made(number, old(), before) for number in range(1, 6)), made(6, old()))
     run(session)
     assert sql.value(database.operator_url, "SELECT count(*) FROM webhook_deliveries") == 1
 
@@ -174,39 +182,41 @@ def test_a_reader_only_puts_it_off(database: Database, session: Session) -> None
         retention.run_due(session, threading.Event())  # not yet
     finally:
         reader.close()
-    assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_attempts_{TODAY:%Y%m%d}')") is None
+    assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_attempts_{today():%Y%m%d}')") is None
     clock[0] += 1
     retention.run_due(session, threading.Event())
-    assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_attempts_{TODAY:%Y%m%d}')") is not None
+    assert sql.value(database.superuser_url, f"SELECT to_regclass('webhook_attempts_{today():%Y%m%d}')") is not None
 
 
 def test_it_ends_between_two_days_when_the_partition_is_given_up(database: Database, session: Session) -> None:
     """Each day is a transaction of its own; the next owner goes on."""
-    for day in (OLD, OLD + timedelta(days=1)):
+    for day in (old(), old() + timedelta(days=1)):
         make_day(database, day)
     interrupted = threading.Event()
     interrupted.set()
     with pytest.raises(OwnershipLost):
         DeliveryRetention(KEEP_DAYS).run_due(session, interrupted)
     left = "SELECT count(*) FROM pg_class WHERE relname ~ '^webhook_attempts_[0-9]{8}$' AND relname < '{}'"
-    assert sql.value(database.superuser_url, left.replace("{}", f"webhook_attempts_{TODAY - timedelta(2):%Y%m%d}")) == 1
+    assert (
+        sql.value(database.superuser_url, left.replace("{}", f"webhook_attempts_{today() - timedelta(2):%Y%m%d}")) == 1
+    )
 
 
 def test_the_owner_of_one_partition_looks_after_the_days(database: Database) -> None:
     """At once, and from then on every hour; the owners of others leave it to that one."""
     clock = [1000.0]
-    today = f"SELECT to_regclass('webhook_deliveries_{TODAY:%Y%m%d}')"
+    made = f"SELECT to_regclass('webhook_deliveries_{today():%Y%m%d}')"
     for partition, makes in ((1, False), (0, True)):
         recorder = AttemptRecorder(
             database.deliverer_url, ATTEMPTS_TOPIC, partition, DeliveryRetention(KEEP_DAYS, lambda: clock[0])
         )
         recorder.acquire(WATERMARKS)
-        assert (sql.value(database.superuser_url, today) is not None) == makes
+        assert (sql.value(database.superuser_url, made) is not None) == makes
         recorder.idle()
         recorder.close()
-    make_day(database, OLD)
+    make_day(database, old())
     recorder.acquire(WATERMARKS)
-    dropped = f"SELECT to_regclass('webhook_deliveries_{OLD:%Y%m%d}') IS NULL"
+    dropped = f"SELECT to_regclass('webhook_deliveries_{old():%Y%m%d}') IS NULL"
     assert sql.value(database.superuser_url, dropped) is False
     clock[0] += EVERY_SECONDS
     recorder.idle()
