@@ -44,7 +44,7 @@ async def start(settings: Settings, folder: Path) -> RunningApi:
     address = json.loads(ready.read_text())
     token = await add_token(settings)
     running = RunningApi(address["url"], address["admin_url"], address["port"], process, token.text)
-    async with httpx.AsyncClient(verify=False) as client:
+    async with httpx.AsyncClient(verify=False, timeout=DEADLINE_SECONDS) as client:
 
         async def known() -> bool:
             headers = {"authorization": f"Bearer {token.text}"}
@@ -56,6 +56,6 @@ async def start(settings: Settings, folder: Path) -> RunningApi:
 
 async def waits(running: RunningApi, count: int) -> bool:
     """Whether so many requests wait, as the metrics say."""
-    async with httpx.AsyncClient(verify=False) as client:
+    async with httpx.AsyncClient(verify=False, timeout=DEADLINE_SECONDS) as client:
         text = (await client.get(f"{running.admin_url}/metrics")).text
     return f"\nplant_api_waiters {count}.0\n" in text

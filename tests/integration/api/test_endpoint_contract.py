@@ -34,7 +34,7 @@ async def running(local: Settings, tmp_path: Path) -> AsyncIterator[tuple[Runnin
     api = await start(local, tmp_path)
     token = (await add_token(local, "endpoints")).text
     try:
-        async with httpx.AsyncClient(verify=False) as client:
+        async with httpx.AsyncClient(verify=False, timeout=REQUEST_SECONDS) as client:
 
             async def known() -> bool:
                 answer = await client.get(f"{api.url}/endpoints", headers={"authorization": f"Bearer {token}"})

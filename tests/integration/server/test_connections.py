@@ -26,7 +26,7 @@ from runtime.settings import Settings
 from server import connections
 from server.connections import BoundedConnection, close_overdue
 from tests.support.ingress_process import Running, answer_to, received_until_closed, request, request_head, started
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 from tests.support.webhooks import CLOUD_EVENTS, RATED, rated
 
 ALIVE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -206,7 +206,7 @@ async def refused_for_its_rate(running: Running) -> bool:
 
 
 async def metrics_of(running: Running) -> str:
-    async with httpx.AsyncClient(base_url=running.admin_url, verify=False) as client:
+    async with httpx.AsyncClient(base_url=running.admin_url, verify=False, timeout=DEADLINE_SECONDS) as client:
         return (await client.get("/metrics")).text
 
 

@@ -34,7 +34,7 @@ async def running(settings: Settings, tmp_path: Path) -> AsyncIterator[Running]:
 
 async def test_it_serves_and_ends_in_order(running: Running) -> None:
     """Webhooks are taken over one kept connection; SIGTERM ends the process with exit code 0 and one line on stderr."""
-    async with httpx.AsyncClient(base_url=running.url) as client:
+    async with httpx.AsyncClient(base_url=running.url, timeout=DEADLINE_SECONDS) as client:
         for _ in range(5):
             body = rated()
             answer = await client.post(RATED, content=body, headers=running.sender.headers(body))
