@@ -58,5 +58,6 @@ async def test_every_applied_event_is_delivered_to_each_endpoint(
     assert len({headers["webhook-id"] for _, _, headers, _ in good.requests}) == 2 * EVENTS
     assert len({headers["webhook-id"] for _, _, headers, _ in failing.requests}) == EVENTS
     assert len(failing.requests) == EVENTS + 5
-    assert sql.value(database.superuser_url, "SELECT count(*) FROM webhook_attempts") == 3 * EVENTS + 5
+    made = "SELECT count(*) FROM webhook_attempts WHERE outcome <> 'postponed'"  # an endpoint that is slow gets fewer
+    assert sql.value(database.superuser_url, made) == 3 * EVENTS + 5
     assert sql.value(database.superuser_url, "SELECT count(*) FROM delivery_waits") == 0

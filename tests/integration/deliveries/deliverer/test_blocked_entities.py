@@ -9,7 +9,7 @@ from aiohttp import web
 
 from database.connector import connect
 from deliveries.deliverer.delivery_process import DeliveryTopics
-from deliveries.delivery_progress import BlockedEntity, delivery_partitions, endpoint_progress
+from deliveries.delivery_progress import BlockedEntity, DeliveryPartition, delivery_partitions, endpoint_progress
 from deliveries.hops import first_hop
 from devstack import sql
 from runtime.settings import Settings
@@ -36,15 +36,22 @@ async def test_a_redrive_of_the_dead_letter_lets_its_entity_go_on(
             waits = "SELECT count(*) FROM delivery_waits"
             await wait_until_async(lambda: sql.value(database.superuser_url, waits) == 3, "the others wait")
         operator = connect(local, "operator")
+
+        async def partition_that_waits() -> DeliveryPartition:
+            (found,) = [each for each in (await delivery_partitions(operator))[0] if each.waiting]
+            return found
+
+        async def is_left() -> bool:
+            return not (await partition_that_waits()).connected
+
         try:
-            progress = await endpoint_progress(operator, endpoint_id)
-            (partition,) = [each for each in (await delivery_partitions(operator))[0] if each.waiting]
+            await wait_until_async(is_left, "the server has ended the session of the one that stopped")
+            progress, partition = await endpoint_progress(operator, endpoint_id), await partition_that_waits()
         finally:
             await operator.close()
         blocked = BlockedEntity(entity_id=entity, delivery_id=first.delivery_id, behind=2)
         assert (progress.blocked, progress.waiting, progress.next_at) == ((blocked,), 2, None)
         assert (partition.consumer, partition.waiting, partition.due, partition.blocking) == ("deliverer", 3, 0, 1)
-        assert not partition.connected
         again = msgspec.structs.replace(first, stream="redrive", hop=first_hop(1), attempt=1)
         async with delivering(local, topics):
             await publish(local, topics.deliveries, [again])

@@ -156,7 +156,7 @@ async def test_a_long_wait_is_in_postgres(
     await publish(local, topics.deliveries, [queued(endpoint_id, offset) for offset in range(10)])
     async with delivering(local, topics):
         await attempts(local, topics, 10)
-    rows = "SELECT count(*) FROM delivery_waits WHERE record IS NOT NULL AND due_at > now() + interval '590 s'"
+    rows = "SELECT count(*) FROM delivery_waits WHERE record IS NOT NULL AND due_at > now() + interval '300 s'"
     assert sql.value(database.superuser_url, rows) == 10
     assert len(there.requests) == 1
     there.answer = web.Response

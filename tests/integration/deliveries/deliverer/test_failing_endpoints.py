@@ -12,6 +12,7 @@ from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.deliverer.endpoint_streaks import EndpointChange, EndpointStreak, StreakChanges
 from deliveries.deliverer.streak_rows import streak_statements
 from deliveries.failure_streak import FailureStreak, FailureWarning, StreakPolicy
+from deliveries.schedule import SHORT_BACKOFF_SECONDS
 from devstack import sql
 from operations.services import deliverer
 from projections.session import Session
@@ -107,12 +108,21 @@ async def test_enabling_begins_again(local: Settings, topics: DeliveryTopics, da
     async with receiver() as there:
         fail_first(there, 5)
         endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
-        await publish(local, topics.deliveries, [queued(endpoint_id, offset) for offset in range(1, 4)])
-        async with delivering(local, topics):
+        # In their last attempt: a retry would be the fourth failure of the streak, perhaps before the enabling.
+        last = [queued(endpoint_id, offset, attempt=len(SHORT_BACKOFF_SECONDS) + 1) for offset in range(1, 4)]
+        await publish(local, topics.deliveries, last)
+        async with delivering(local, topics) as deliverer:
             streak = "SELECT count(*) FROM endpoint_streaks WHERE warned_percent = 70"
             await wait_until_async(lambda: sql.value(database.superuser_url, streak) == 1, "it is warned")
             await change_state(local, endpoint_id, "disable", "enable")
             assert sql.value(database.superuser_url, "SELECT count(*) FROM endpoint_streaks") == 0
+
+            def has_heard() -> bool:
+                known = deliverer.process.endpoints.get(endpoint_id.bytes)
+                return known is not None and known.endpoint.enabled_at is not None
+
+            await wait_until_async(has_heard, "the deliverer has heard of it")
+            await publish(local, topics.deliveries, [queued(endpoint_id, offset) for offset in range(4, 7)])
             await wait_until_async(lambda: len(there.requests) >= 8, "all are delivered")
             none = "SELECT (SELECT count(*) FROM endpoint_streaks) + (SELECT count(*) FROM delivery_waits)"
             await wait_until_async(lambda: sql.value(database.superuser_url, none) == 0, "the streak ends")

@@ -57,7 +57,7 @@ async def test_a_retry_that_was_deleted_is_given_up_and_others_go_on(
         there.answer = lambda: web.Response(status=500)  # type: ignore[assignment]
         await publish(local, topics.deliveries, [queued(endpoint_id, 0)])
         async with delivering(local, topics):
-            await wait_until_async(lambda: len(there.requests) == 1, "it is attempted")
+            await wait_until_async(lambda: len(there.requests) >= 1, "it is attempted")
 
             async def waits() -> bool:
                 return sql.value(url, WAITING) is not None and sql.value(url, STATE) == "waiting"

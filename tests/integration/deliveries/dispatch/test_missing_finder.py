@@ -192,13 +192,21 @@ async def test_a_tenant_plans_and_orders_what_its_endpoint_was_not_sent(
 
 
 async def test_two_processes_that_make_a_search_give_one_order(
-    local: Settings, database: Database, topic: str, topics: DeliveryTopics
+    local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the one that held the lock was frozen: the order has each event once, and the search names it."""
     endpoint_id, made = await unsent(local, database, topic, topics)
     number = await asked(local, endpoint_id)
+    prepare, begun = MissingSearch.prepare, asyncio.Barrier(2)
+
+    async def together(search: MissingSearch, *times: datetime) -> None:
+        await begun.wait()
+        await prepare(search, *times)
+
     async with finders(local, topic, topics, 2) as both:
-        assert await asyncio.gather(*(each.make_next() for each in both)) == [True, True]
+        with monkeypatch.context() as patched:
+            patched.setattr(MissingSearch, "prepare", together)
+            assert await asyncio.gather(*(each.make_next() for each in both)) == [True, True]
         found = await looked_up(local, number)
         again = await asked(local, endpoint_id)
         assert await both[0].make_next()
