@@ -136,10 +136,16 @@ async def test_serialization_failures_are_tried_again(database: MigratedDatabase
     async with connected(database.writer_url) as connector:
         await add(connector, name)
 
+        calls, both_have_read = 0, asyncio.Barrier(2)
+
         async def increment(connection: AsyncConnection) -> int:
+            nonlocal calls
+            calls += 1
+            first = calls <= 2
             found = await value(connection, name)
             assert found is not None
-            await asyncio.sleep(0.01)
+            if first:
+                await both_have_read.wait()
             await change(connection, name, found + 1)
             return found + 1
 

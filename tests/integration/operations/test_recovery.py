@@ -206,10 +206,11 @@ async def test_the_command_is_interrupted_goes_on_compares_heads_and_ends(
     ended = plant(settings, "recover", "--output", "json")
     assert ended.returncode == 0, ended.stderr
     (row,) = json.loads(ended.stdout)
-    assert (row["records"], row["heads"]) == (0, 0)
+    assert row["heads"] == 0
     assert "dispatch goes on at the log's end" in ended.stderr
     assert json.loads(ended.stderr.splitlines()[0])["progress"] == "recovering"
-    assert superuser.query("SELECT count(*) AS n FROM event_stream WHERE topic = 'genesis.events'")[0][0] >= 20
+    ((logged,),) = superuser.query("SELECT count(*) AS n FROM event_stream")
+    assert logged - row["records"] >= 20, "what was recovered is not read again; other tests may have published more"
     assert "The database holds a log already." in plant(settings, "recover").stderr
     recorded = [each for each in await operations(settings, EVENTS_TOPIC) if each.action == "recover"]
     assert [each.reason for each in recorded if each.target == EVENTS_TOPIC] == ["a lost disk"]

@@ -24,6 +24,7 @@ from streams.watermarks import Leadership
 from tests.conftest import Database
 from tests.support.batches import WATERMARKS
 from tests.support.command_line import environ_with
+from tests.support.waiting import wait_until_async
 
 NOWHERE = "127.0.0.1:1"
 NO_DATABASE = f"postgresql://plant_operator:top-secret-word@{NOWHERE}/plant"
@@ -81,8 +82,12 @@ async def test_partitions_with_owners_and_without(status: Status, topic: str, pr
     assert rows[1]["owner"]
     assert rows[1]["owned_since"]
     projector.close()
-    code, rows = await asyncio.to_thread(status)
-    assert (code, shown(rows[1], "state", "owner_connected")) == (0, ["unowned", False])
+
+    async def is_left() -> bool:
+        code, rows = await asyncio.to_thread(status)
+        return (code, shown(rows[1], "state", "owner_connected")) == (0, ["unowned", False])
+
+    await wait_until_async(is_left, "the server has ended the session of the one that closed it")
 
 
 async def test_what_is_stopped_says_why(
