@@ -36,7 +36,15 @@ INTEGRATION: Final[Mapping[str, Sequence[str]]] = {
     "audit": ["audit/test_chains.py", "audit/test_engine.py", "audit/test_ranges.py", "audit/test_tampering.py"],
     "entities": ["entities/test_audit_trail.py", "entities/test_store.py"],
     "ingress": ["ingress/test_routes.py"],
-    "projections": [f"projections/test_{name}.py" for name in ("agents", "engine", "poison_rows", "stopped_models")],
+    "projections": [
+        *(f"projections/test_{name}.py" for name in ("agents", "builds", "engine", "lagging_slices", "log_ranges")),
+        *(f"projections/test_{name}.py" for name in ("partition_parking", "poison_rows", "stopped_models")),
+        *(
+            "projections/test_stored_builds.py",
+            "projections/rebuild/test_fill.py",
+            "projections/rebuild/test_topic_source.py",
+        ),
+    ],
     "relay": ["relay/test_dead_letters.py", "projections/test_poison_rows.py"],
     "streams": ["streams/test_producer.py", "streams/test_worker.py"],
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from audit.verifier import chains as verification
-from audit.verifier.chain_range import ChainFault
-from audit.verifier.chains import read_heads, verify_chains
+from audit.verifier.chain_range import Chain, ChainFault
+from audit.verifier.chains import read_heads, read_raised, verify_chains
 from audit.verifier.heads import Head
 from audit.verifier.verdicts import ChainVerdict
 from devstack import sql
@@ -211,6 +211,22 @@ def test_a_switch_of_an_unknown_schema_can_not_be_judged(log_database: Database,
     assert (known.state, known.entries) == ("good", len(rows))
     tamper(log_database, f"UPDATE log_records SET disposition = 'poison', reason = '' {AT} = 27")
     assert found(log_database).offset == 27
+    tamper(log_database, f"UPDATE log_records SET hash = sha256('x') {AT} = 26")
+    assert read_raised(log_database.auditor_url, ids) == {Chain(*CHAIN): 26}
+    assert read_raised(log_database.auditor_url) == {}
+
+
+def test_each_chain_goes_over_at_its_first_switch(log_database: Database) -> None:
+    """Whatever schemas its switches are of, one of them unknown, and whichever the database shows first."""
+    for partition, unknown in ((0, 26), (1, 33)):
+        rows = []
+        for row in log_rows.raised_log("genesis.events", partition)[len(log_rows.log()) :]:
+            assert row.value is not None
+            value = struct.pack(">bi", 0, 70_000) + row.value[5:] if row.offset == unknown else row.value
+            rows.append(replace(row, value=value))
+        before = log_rows.log("genesis.events", partition)
+        log_rows.store(log_database, [*before, *log_rows.linked(rows, before[-1].hash)])
+    assert read_raised(log_database.auditor_url) == {Chain("genesis.events", 0): 26, Chain("genesis.events", 1): 26}
 
 
 def test_a_finding_carries_both_hashes(log_database: Database, stored_log: list[Row]) -> None:
@@ -219,6 +235,18 @@ def test_a_finding_carries_both_hashes(log_database: Database, stored_log: list[
     finding = found(log_database)
     assert finding.stored_hash == stored_log[5].hash.hex()
     assert finding.recomputed_hash not in (None, finding.stored_hash)
+
+
+@pytest.mark.parametrize(
+    ("change", "offset"), [("control_offset = 5", 33), ("disposition = 'repeat'", 8)], ids=["switch", "repeat"]
+)
+def test_a_finding_that_no_hash_shows_carries_the_stored_one(log_database: Database, change: str, offset: int) -> None:
+    """A column that the hash of its entry does not cover: there is nothing to recompute."""
+    rows = {row.offset: row for row in log_rows.raised_log()}
+    log_rows.store(log_database, list(rows.values()))
+    tamper(log_database, f"UPDATE log_records SET {change} {AT} = {offset}")
+    finding = found(log_database)
+    assert (finding.offset, finding.stored_hash) == (offset, rows[offset].hash.hex())
 
 
 def test_a_repeat_marked_as_applied_is_refused_or_found(log_database: Database, stored_log: list[Row]) -> None:

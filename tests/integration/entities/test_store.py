@@ -204,20 +204,24 @@ async def test_a_kind_never_changes(database: MigratedDatabase, connector: Datab
 
 
 @pytest.mark.parametrize(
-    ("entities", "error"),
+    ("entities", "error", "why"),
     [
-        (lambda: [Agent(name="good"), Agent(name="")], EntityInvalid),
-        (lambda: [Agent(name="good", skill_ids={uuid4()}), Agent(name="ada@example.org")], ConstitutionBroken),
-        (lambda: [Agent(name="good"), Entity(entity_type="skill")], EntityInvalid),
-        (lambda: [Agent(id=UUID(int=5), name="good"), Agent(id=UUID(int=5), name="twice")], EntityInvalid),
+        (lambda: [Agent(name="good"), Agent(name="")], EntityInvalid, "name"),
+        (lambda: [Agent(name="good", skill_ids={uuid4()}), Agent(name="ada@example.org")], ConstitutionBroken, "L0"),
+        (lambda: [Agent(name="good"), Entity(entity_type="skill")], EntityInvalid, "A stub can't be written"),
+        (lambda: [Agent(id=UUID(int=5), name="good"), Agent(id=UUID(int=5), name="x")], EntityInvalid, "occurs twice"),
     ],
 )
 async def test_one_that_is_refused_stops_them_all(
-    database: MigratedDatabase, connector: Database, entities: Callable[[], list[Entity]], error: type[EntityRefused]
+    database: MigratedDatabase,
+    connector: Database,
+    entities: Callable[[], list[Entity]],
+    error: type[EntityRefused],
+    why: str,
 ) -> None:
-    """Invalid, unconstitutional, a stub, or an id twice: nothing is written."""
+    """Invalid, unconstitutional, a stub, or an id twice: nothing is written, and the reason is given."""
     async with connector.transaction("genesis") as connection:
-        with pytest.raises(error):
+        with pytest.raises(error, match=why):
             await put(connection, entities())
     assert await contents(database) == []
 
@@ -405,6 +409,45 @@ async def test_a_call_leaves_the_keys_of_its_entities_unlocked(database: Migrate
             assert await connection.fetchval(f"{locked} FOR KEY SHARE NOWAIT", A) == A
             with pytest.raises(asyncpg.LockNotAvailableError):
                 await connection.execute(f"{locked} FOR NO KEY UPDATE NOWAIT".replace("$1", f"'{A}'"))
+
+
+async def test_rows_are_locked_in_the_order_of_their_ids(database: MigratedDatabase, connector: Database) -> None:
+    """Wherever they lie in the table: two calls with the same entities wait for each other, and none is a deadlock."""
+    for id_ in (B, A):
+        await write(connector, agents(id_))
+    locked = f"SELECT FROM entities WHERE id = '{A}' FOR NO KEY UPDATE NOWAIT"
+    async with connector.transaction("genesis") as mine:
+        for setting in ("enable_indexscan", "enable_bitmapscan"):
+            await mine.execute(text(f"SET LOCAL {setting} = off"))
+        async with changing(database.writer_url) as theirs:
+            await theirs.execute("SELECT FROM entities WHERE id = $1 FOR UPDATE", B)
+            pid = await theirs.fetchval("SELECT pg_backend_pid()")
+            call = asyncio.create_task(put(mine, agents(A, B)))
+            await wait_until_async(partial(waits_for, database, pid), "the call waits for the second row")
+            async with changing(database.writer_url) as third:
+                with pytest.raises(asyncpg.LockNotAvailableError):
+                    await third.execute(locked)
+        assert (await call).unchanged == {A, B}
+
+
+async def test_missing_rows_are_made_in_the_order_of_their_ids(database: MigratedDatabase, connector: Database) -> None:
+    """Whatever kind they are of: a call that waits for one has made none that another call may wait for first."""
+    async with connector.transaction("genesis") as mine:
+        async with connector.transaction("genesis") as theirs:
+            mine_pid, their_pid = [
+                (await each.execute(text("SELECT pg_backend_pid()"))).scalar_one() for each in (mine, theirs)
+            ]
+            await put(theirs, [Team(id=A, name="theirs", description="x")])
+            call = asyncio.create_task(put(mine, [Agent(id=B, name="one"), Team(id=A, name="mine", description="x")]))
+            await wait_until_async(partial(waits_for, database, their_pid), "the call waits for the first row")
+            later = asyncio.create_task(write(connector, [Agent(id=B, name="one")]))
+
+            async def ended() -> bool:
+                return later.done() or await waits_for(database, mine_pid)
+
+            await wait_until_async(ended, "the second row is made, or waited for")
+            assert later.done()
+        assert (await call).changed == {A}
 
 
 async def test_an_id_of_another_tenant_is_refused(database: MigratedDatabase, connector: Database) -> None:

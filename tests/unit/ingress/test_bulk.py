@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from litestar.types import Receive
 
@@ -150,6 +151,13 @@ async def test_an_ending_process_stops_before_the_next_chunk() -> None:
         b'{"accepted":0,"refused":0,"complete":false,"next_line":1,"problem":{"type":"urn:plant:problem:'
     )
     assert answered.body.count(b"\n") == 1
+
+
+async def test_the_events_of_a_load_have_its_trace() -> None:
+    """That of the request, which a line of its own may replace."""
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    traced = msgspec.structs.replace(headers(), traceparent=trace)
+    assert intake()._load(lambda: POLICY, traced, unlogged)._traceparent == trace
 
 
 async def test_a_compressed_load_is_opened_after_its_signature_was_checked() -> None:

@@ -15,10 +15,12 @@ from litestar.types import HTTPScope, Receive
 from prometheus_client import REGISTRY
 
 from database.connector import connect
-from ingress.intake import Intake
+from ingress import intake as intake_module
+from ingress.intake import Intake, _milliseconds_since, _not_accepted
 from ingress.keys import Keyring, KeyStore
 from ingress.producers import default_policy
 from ingress.publishing import HttpAnswer
+from ingress.verification import NAME_PRODUCER
 from runtime.clock import FixedClock
 from runtime.settings import Settings
 from server.peers import keep_peer
@@ -497,3 +499,16 @@ async def test_an_answer_that_can_t_go_on_is_broken_off(
     assert (starts, connection.times) == ([200], 1)
     assert [line["event"] for line in log_lines] == ["webhook.failed"]
     assert gauges(intake) == (0, 0)
+
+
+@pytest.mark.parametrize(("reason", "detail"), [("too_many_tries", NAME_PRODUCER), ("no_match", "")])
+def test_who_can_do_something_about_a_refusal_is_told_what(reason: Any, detail: str) -> None:
+    """Only a producer that has not named itself; of other reasons the answer says nothing."""
+    problem = _not_accepted(SignatureRejected(reason))
+    assert (problem.kind, problem.detail) == ("signature", detail)
+
+
+def test_times_in_log_lines_are_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the microsecond."""
+    monkeypatch.setattr(intake_module.time, "perf_counter", lambda: 12.0123456)
+    assert _milliseconds_since(12.0) == 12.346

@@ -68,6 +68,15 @@ async def test_a_step_and_a_request_hash_a_bounded_number_of_bytes() -> None:
             assert keys.step * (size_bytes + verification.TRY_BYTES) <= verification.STEP_MAX_BYTES
 
 
+def test_a_large_body_that_was_tried_on_all_keys_matches_none() -> None:
+    """Only where keys are left that the bound did not allow, naming the producer would help."""
+    body = bytes(256 * 1024)
+    most = tries_max(len(body))
+    for count, reason in ((most, "no_match"), (most + 1, "too_many_tries")):
+        verdict = verification_of(Keys(KEYS[:count])).verify_now(signed_by(b"nobody", body), body)
+        assert verdict == SignatureRejected(reason)  # type: ignore[arg-type]  # of two literals
+
+
 async def test_a_request_that_names_its_producer_overtakes_those_that_do_not() -> None:
     """A hundred forged ones wait for their steps; it is verified at once. Beyond the bound they are 503."""
     verifier = verification_of(Keys())

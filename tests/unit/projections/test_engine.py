@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
+from database.errors import DatabaseUnreachable
 from projections import engine
 from projections.engine import LOG_LINES_PER_SECOND, PartitionProjector, goes_inline
 from projections.prepared import prepare
@@ -51,6 +52,13 @@ def test_a_line_says_what_became_of_a_batch() -> None:
         {**same, "next_offset": 7, "duration_ms": 12.346, "applied": 2, "log_level": "debug"},
         {**same, "next_offset": 12, "duration_ms": 1000.0, "applied": 1, "repeat": 4, "log_level": "info"},
     ]
+
+
+def test_a_partition_that_was_not_acquired_has_no_connection() -> None:
+    """It is an outage, after which the partition is acquired, and no defect."""
+    projector = PartitionProjector("postgresql://h/d", "genesis.events", 0, [])
+    with pytest.raises(DatabaseUnreachable, match="connection was closed"):
+        projector.project(batch_of([examples()["genesis.agent.rated"]], token=1))
 
 
 def test_small_batches_go_inline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from tests.support.batches import TOPIC, batch_of
 
 EVENT = examples()["genesis.agent.rated"]
 ONE = prepare(batch_of([EVENT], token=1, start=7)).with_dispositions({})
+NULL = prepare(batch_of([(None, None)], token=1, start=7)).with_dispositions({})
 MIXED = prepare(batch_of([EVENT, (None, b"no event"), (b"k", None), EVENT], token=1, start=7)).with_dispositions({})
 ALWAYS = ["offset", "created_at", "event_id", "entity_id", "entity_type", "event_type"]
 BYTES = ["hash", "value", "headers"]
@@ -84,7 +85,9 @@ def expected(made: PreparedBatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("made", "more"), [(ONE, []), (MIXED, ["key", "reason", "disposition"])], ids=["all applied", "mixed"]
+    ("made", "more"),
+    [(ONE, []), (MIXED, ["key", "reason", "disposition"]), (NULL, ["key", "reason", "disposition"])],
+    ids=["all applied", "mixed", "without values"],
 )
 def test_rows_are_copied_with_the_types_of_their_columns(made: PreparedBatch, more: list[str]) -> None:
     """Nulls included; columns that would hold nothing but their defaults are left out."""
@@ -125,6 +128,7 @@ def test_a_chain_goes_over_to_v2_at_its_control_record_and_stays_there() -> None
     session = Recorded()
     writer = LogWriter(TOPIC, 3)
     writer.open(cast(Session, session))
+    writer.note_committed(ONE)
     for _ in range(2):
         assert writer.write(cast(Session, session), made, CHAIN_START, TABLE, inline=False) == chain_of(made, 1)[-1]
     assert chain_of(made, 1)[-1] not in (chain_of(made, 0)[-1], chain_of(made, 3)[-1])

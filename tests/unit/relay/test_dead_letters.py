@@ -106,6 +106,19 @@ async def test_after_a_refusal_the_letters_of_that_partition_come_one_by_one(
     assert rows.asked == [(1, (TOPIC, 2)), (DEAD_LETTERS_MAX, None)]
 
 
+async def test_after_any_other_failure_the_letters_come_as_they_did(
+    relay: DeadLetterRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the partitions, many at a time: none of them is to be found."""
+    monkeypatch.setattr(EventProducer, "connected", True)
+    rows = Rows()
+    relay._under_way = [submitted(2, 5, OutcomeUnknown())]
+    with pytest.raises(OutcomeUnknown):
+        await relay.run_cycle(cast(PoisonRows, rows))
+    await relay.run_cycle(cast(PoisonRows, rows))
+    assert rows.asked == [(DEAD_LETTERS_MAX, None)]
+
+
 async def test_a_cycle_ends_while_kafka_has_not_answered(relay: DeadLetterRelay) -> None:
     """Nothing is marked, and the same dead letters are awaited by the next one."""
     answer: asyncio.Future[RecordPosition] = asyncio.get_running_loop().create_future()

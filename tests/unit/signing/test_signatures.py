@@ -120,6 +120,7 @@ def test_the_timestamp_is_tolerated_for_five_minutes_both_ways(age_seconds: int,
 def test_only_whole_seconds_are_timestamps(timestamp: bytes) -> None:
     """Signs, fractions, exponents, spaces and absurd lengths are malformed, though they were signed."""
     assert check(timestamp=timestamp) == SignatureRejected("malformed_timestamp")
+    assert check(timestamp=b"1" * 12) == SignatureRejected("too_new")
 
 
 def test_any_of_several_keys_and_signatures_may_match() -> None:
@@ -201,6 +202,7 @@ def test_every_byte_of_a_signed_message_counts(at: int, flip: int) -> None:
 def test_a_key_does_not_show_its_secret() -> None:
     """Neither in a log line nor in a traceback that shows variables."""
     shown = repr(Verified(KEY)) + str(KEY.__rich_repr__())
+    assert KEY.__rich_repr__() == [("id", KEY.id), ("owner", KEY.owner)]
     assert "k1" in shown
     assert "secret" not in shown
     assert repr(KEY.secret)[2:20] not in shown

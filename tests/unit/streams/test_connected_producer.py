@@ -203,6 +203,7 @@ async def test_a_batch_that_fails_ends_the_connection(
     with pytest.raises(expected) as caught:
         await first.answer
     assert why is None or caught.value.why == why  # type: ignore[attr-defined]
+    assert TOPIC in str(caught.value)
     with pytest.raises(KafkaUnavailable):
         await behind.answer
     assert connected.fatal.is_set()
@@ -247,9 +248,10 @@ async def test_what_is_under_way_at_the_end_has_an_unknown_outcome() -> None:
     await sent()
     never_sent = add(connected)
     await connected.close(0)
+    assert under_way.answer.done()
     with pytest.raises(OutcomeUnknown) as caught:
         await under_way.answer
-    assert caught.value.retry_after_seconds == 2
+    assert (caught.value.why, caught.value.retry_after_seconds) == ("The connection to Kafka was given up.", 2)
     with pytest.raises(KafkaUnavailable):
         await never_sent.answer
     assert kafka.ended == ["abandoned"]

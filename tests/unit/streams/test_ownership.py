@@ -578,6 +578,18 @@ async def test_a_partition_that_waits_for_a_schema_looks_for_a_skip(monkeypatch:
         await wait_until_async(goes_on, "the partition goes on")
 
 
+async def test_a_partition_whose_search_finds_nothing_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the delay of a stopped partition: what it waits for may have come in another way."""
+    monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (0.01,))
+    monkeypatch.setattr(ownership, "LOOK_AHEAD_SECONDS", 0.0)
+    consumer, search = Consumer(10), Search(None)
+    async with owned(consumer, Waiting(), search=search) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(batch(0, 1))
+        await wait_until_async(lambda: len(consumer.opened) == 2, "the partition is opened again")
+    assert search.looks >= 1
+
+
 async def test_a_skip_that_does_not_help_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The partition would be acquired again and again without a pause."""
     writer, search = Waiting(), Search("nobody wrote it")

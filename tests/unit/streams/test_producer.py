@@ -333,11 +333,14 @@ class Closing(Connected):
         self.graces: list[float] = []
         self.may_close = asyncio.Event()
         self.closed = False
+        self.error: Exception | None = None
 
     async def close(self, grace_seconds: float) -> None:
         self.graces.append(grace_seconds)
         await self.may_close.wait()
         self.closed = True
+        if self.error is not None:
+            raise self.error
 
 
 def disconnected_producer() -> EventProducer:
@@ -385,6 +388,26 @@ async def test_a_connection_that_broke_is_closed_beside_its_successor(monkeypatc
     await stopping
     assert (broken.closed, last.graces, producer.connected) == (True, [3.0], False)
     assert producer._closings == set()
+
+
+async def test_a_stop_ends_whatever_the_close_of_a_connection_that_broke_fails_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process that stops has done all it can for it."""
+    broken, last = Closing(), Closing()
+    broken.error = OSError("gone")
+    last.may_close.set()
+    Connections(monkeypatch, broken, last)
+    producer = disconnected_producer()
+    producer.start_in_background()
+    await wait_until_async(lambda: producer.connected, "it is connected")
+    broken.fatal.set()
+    await wait_until_async(lambda: producer._connected is last, "it is connected again")
+    stopping = asyncio.create_task(producer.stop())
+    await wait_until_async(lambda: last.closed, "the successor is closed")
+    broken.may_close.set()
+    await stopping
+    assert broken.closed
 
 
 async def test_other_partition_counts_end_the_connecting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType, SimpleNamespace
@@ -14,6 +15,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import ConsumerStoppedError
 from faust.types import TP
+from mode.utils.trees import Node
 
 from runtime.settings import Settings
 from streams import transport
@@ -393,12 +395,17 @@ class Slices:
         self._batches = batches
         self.sought: list[tuple[TP, int]] = []
         self.budgets: list[object] = []
+        self.hints: list[Mapping[TP, int]] = []
         self.fetched: Callable[[], None] = lambda: None
 
     async def fetch_batches(self, budget: object) -> list[EventBatch]:
         self.budgets.append(budget)
         self.fetched()
         return list(self._batches)
+
+    async def commit_hints(self, hints: Mapping[TP, int]) -> bool:
+        self.hints.append(hints)
+        return True
 
     async def seek_to(self, tp: TP, position: int, leadership: Leadership) -> object:
         assert leadership == SAME
@@ -436,6 +443,7 @@ async def test_each_slice_is_a_message_of_its_partition() -> None:
         assert tp == message.tp == TP(batch.topic, batch.partition)
         assert (message.topic, message.partition, message.offset) == (*tp, batch.fetched_from)
         assert (message.timestamp, message.timestamp_type, message.headers) == (None, 0, ())
+        assert (message.serialized_key_size, message.serialized_value_size) == (0, 0)
         assert message.key is None
         assert message.value is batch
         assert message.generation_id == 3
@@ -472,8 +480,22 @@ async def test_a_partition_opens_at_what_is_to_be_compared(last: int | None, pos
     assert state.log_end is (None if last is None else log_end)
     assert slices.sought == [(tp, position)]
     assert consumer.done == {tp: 9}
+    assert await consumer.commit() is True
+    assert slices.hints == [{tp: 9}]
     assert consumer._read_offset == {TP(*SECOND): 200}
     consumer.close_partition(tp)
     consumer.close_partition(tp)
     assert (consumer.open, consumer.done) == ({}, {})
     assert await consumer.commit() is False
+
+
+async def test_an_error_in_the_thread_ends_the_worker() -> None:
+    """Faust gives it to the root of the services that the thread is one of."""
+    consumer, worker = Delivering(Slices()), SimpleNamespace()
+    consumer.loop, consumer.beacon = asyncio.get_running_loop(), Node(worker)
+    names = ("producer_partitioner", "stream_processing_timeout", "broker_commit_livelock_soft_timeout")
+    consumer.app.conf = SimpleNamespace(**dict.fromkeys(names))
+    consumer.transport.app = consumer.app
+    thread = consumer._new_consumer_thread()
+    thread.thread_loop.close()
+    assert thread.beacon.root.data is worker

@@ -281,7 +281,7 @@ def test_what_a_control_record_about_poison_can_not_do_is_named() -> None:
             mismatch(without, "control", REDRIVEN, key=key, control_offset=70)
             == "event_id is filled, but the key is no entity's"
         )
-    for cut in (REDRIVEN[:21], REDRIVEN[:22], REDRIVEN[:21] + b"\x01"):
+    for cut in (REDRIVEN[:21], REDRIVEN[:22], REDRIVEN[:21] + b"\x01", REDRIVEN[:21] + b"\x80"):
         assert mismatch(REDRIVEN_ONLY, "control", cut, key=AGENT_KEY) is not None
     assert mismatch(COLUMNS, "applied", VALUE, key=AGENT_KEY, control_offset=7) is not None
 
