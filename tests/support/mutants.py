@@ -37,7 +37,10 @@ INTEGRATION: Final[Mapping[str, Sequence[str]]] = {
     "entities": ["entities/test_audit_trail.py", "entities/test_store.py"],
     "ingress": ["ingress/test_routes.py"],
     "projections": [
-        *(f"projections/test_{name}.py" for name in ("agents", "builds", "engine", "lagging_slices", "log_ranges")),
+        *(
+            f"projections/test_{name}.py"
+            for name in ("agents", "builds", "engine", "lagging_models", "lagging_slices", "log_ranges")
+        ),
         *(f"projections/test_{name}.py" for name in ("partition_parking", "poison_rows", "stopped_models")),
         *(
             "projections/test_stored_builds.py",

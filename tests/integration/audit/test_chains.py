@@ -16,7 +16,7 @@ import pytest
 from audit.verifier import chains as verification
 from audit.verifier.chain_range import Chain
 from audit.verifier.chains import read_heads, verify_chains
-from audit.verifier.errors import LogUnreadable
+from audit.verifier.errors import BadIdsFile, LogUnreadable
 from audit.verifier.stored_log import _ROWS, PLANNER
 from database.errors import DatabaseUnreachable
 from devstack import sql
@@ -35,9 +35,11 @@ def tamper(log_database: Database, statement: str) -> None:
 
 
 def test_an_empty_log_has_no_chains(log_database: Database) -> None:
-    """Nothing to check is no error, and a chain that is asked for by name has 0 entries."""
+    """Nothing to check is no error, a chain that is asked for by name has 0 entries, a bad ids file is refused."""
     assert verify_chains(log_database.auditor_url, jobs=1) == []
     assert read_heads(log_database.auditor_url) == []
+    with pytest.raises(BadIdsFile):
+        verify_chains(log_database.auditor_url, jobs=1, schema_ids=ROOT / "missing.json")
     (verdict,) = verify_chains(log_database.auditor_url, jobs=1, chains=[Chain("genesis.events", 5)])
     assert (verdict.partition, verdict.entries, verdict.head_hash, verdict.finding) == (5, 0, None, None)
 

@@ -67,6 +67,18 @@ def test_a_chain_over_several_ranges_is_good(ranges_database: Database, closed: 
     ]
 
 
+def test_the_last_entry_of_a_full_range_is_checked(ranges_database: Database) -> None:
+    """The entry after it, in the next range, begins from its stored hash whatever its bytes are."""
+    rows = three_ranges()
+    last = log_rows.row(*CHAIN, RANGE - 1, log_rows.onboarded(9))
+    log_rows.store(ranges_database, log_rows.linked([*rows[:2], last, *rows[2:]]))
+    assert verified(ranges_database).entries == len(rows) + 1
+    tamper(ranges_database, f"UPDATE log_records SET key = 'x' WHERE \"offset\" = {RANGE - 1}")
+    finding = verified(ranges_database).finding
+    assert finding is not None
+    assert finding.offset == RANGE - 1
+
+
 @pytest.mark.parametrize("closed", [(), (0, RANGE)], ids=["none", "two"])
 @pytest.mark.parametrize("forged", ["unknown id", "its own id", "a later record's id"])
 def test_a_repeat_of_nothing_is_found(ranges_database: Database, closed: tuple[int, ...], forged: str) -> None:

@@ -43,6 +43,17 @@ def advance(session: Session, token: int, start: int, stop: int, consumer: str =
     session.script("BEGIN", lock, checkpoints.advance_statement(consumer, TOPIC, 0, stop), "COMMIT")
 
 
+def test_a_topic_whose_id_is_not_known_is_no_other_topic(open_session: OpenSession) -> None:
+    """Brokers that tell no ids: what is recorded of it stays, or is filled in by one that does."""
+    ids = (None, TOPIC_ID, None, TOPIC_ID)
+    recorded = []
+    for topic_id in ids:
+        session = open_session()
+        checkpoints.acquire(session, DELIVERIES, TOPIC, 0, PARTITIONS, topic_id)
+        recorded.append(checkpoints.recorded_topic_id(session, DELIVERIES, TOPIC, 0))
+    assert recorded == [None, TOPIC_ID, TOPIC_ID, TOPIC_ID]
+
+
 def test_two_consumers_of_a_partition_both_go_on(
     projector: PartitionProjector, superuser: Session, open_session: OpenSession
 ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 import structlog
 
-from projections import fold, following_models, lagging_models, model_checkpoints
+from projections import builds, fold, following_models, lagging_models, model_checkpoints
+from projections.read_model import ReadModel
 from projections.session import Session
 from projections.stopped_models import TRIES
 from streams.errors import ReadModelsChanged
@@ -82,12 +83,22 @@ def test_what_comes_while_the_owner_is_asked_is_folded_by_it(
     assert rows(superuser) == rows(superuser, "others")
 
 
-def test_an_owner_without_records_takes_models_back(worker: Worker, superuser: Session) -> None:
+def test_an_owner_without_records_takes_models_back(
+    worker: Worker, superuser: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And readers see a build that is whole by that."""
     lag(superuser, worker, "agents")
     worker.feed()
+    published: list[tuple[set[str], bool]] = []
+
+    def publish_all(_session: Session, models: Iterable[ReadModel], *, caught_up: bool) -> list[ReadModel]:
+        published.append(({model.name for model in models}, caught_up))
+        return []
+
+    monkeypatch.setattr(builds, "publish_all", publish_all)
     worker.owners[0].idle()
     assert set(offsets(superuser).values()) == {40}
+    assert [(True, caught_up) for names, caught_up in published if "agents" in names] == [(True, True)]
 
 
 def test_models_at_one_offset_are_decoded_once(

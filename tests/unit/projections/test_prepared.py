@@ -113,6 +113,8 @@ def test_a_key_that_is_not_the_entitys_id_is_poison(
     assert wrong[1:] == (None, None, None, None, "key: not the id of the entity that the event is about")
     start = len(before)
     assert prepare(batch).events[EVENT.event_type]["row"].to_list() == [start, start + 2]
+    both = prepare(batch_of([(None, b"no event"), misplaced], token=1)).rows
+    assert both["reason"].null_count() == 0
     alone = prepare(batch_of([misplaced], token=1))
     assert alone.events == {}
     assert alone.rows.height == 1
