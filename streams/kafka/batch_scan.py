@@ -1,14 +1,15 @@
-"""Large record batches scanned in numpy: the columns that reading them record by record gives, in half of the time.
+"""Record batches scanned in numpy, many at a time: the columns that reading them record by record gives.
 
 A cursor for each record moves over the fields that the format puts one behind the other (record batches of format 2,
-https://kafka.apache.org/documentation/#recordbatch). Headers of records that differ in nothing but the bytes of their
-values, as those of one type of events do, are written together. Whatever does not fit the format exactly is left to
-who reads records one by one, and says what is wrong with them.
+https://kafka.apache.org/documentation/#recordbatch), in all batches at once. Headers of records that differ in nothing
+but the bytes of their values, as those of one type of events do, are written together. Batches that do not fit the
+format exactly are named, and left to who reads records one by one, and says what is wrong with them.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import numpy
 from aiokafka.record.util import decode_varint
@@ -19,69 +20,118 @@ from audit.canonical import NULL, field
 from streams.kafka.record_columns import RecordColumns
 
 LAYOUTS_MAX: Final = 16
-"""Of the headers in one batch: each is looked for in all records that no other fits."""
+"""Of the headers in one scan: each is looked for in all records that no other fits."""
 
 _VARINT_BYTES_MAX: Final = 10
 _WORD_BYTES: Final = 8
-_LOG_APPEND_TIME: Final = 1
 
 Positions = NDArray[numpy.int64]
 Mask = NDArray[numpy.bool_]
 Bytes = NDArray[numpy.uint8]
 
+_STEPS: Final = tuple((low >> 1) + 1 if low < 0x80 else (low & 0x7F) // 2 + 2 for low in range(256))
+"""From one record to the next by the first byte of its length, and by the least bits where the second one has more."""
+
+
+class BatchContent(NamedTuple):
+    """The records of a batch, as bytes that are not compressed, and what its header says of them."""
+
+    content: bytes | bytearray | memoryview
+    records: int
+    base_offset: int
+    last_delta: int
+    """From the first offset that is the batch's to its last one, whether or not records have them."""
+    first_timestamp_ms: int
+    append_time_ms: int | None
+    """The time of all records, where the broker gave it."""
+
 
 class NotScanned(Exception):
-    """A batch has something that few have, or is no batch of this format at all."""
+    """Some batches have something that few have, or are none of this format at all; `batches` are their indexes."""
+
+    def __init__(self, batches: Iterable[int]) -> None:
+        super().__init__()
+        self.batches = frozenset(batches)
 
 
-def scan_records(batch: Any, *, with_headers: bool) -> RecordColumns:
-    """Return the records of a batch of aiokafka's Python class. Raises NotScanned."""
-    count = batch._num_records
-    if count < 1:
-        raise NotScanned
-    batch._maybe_uncompress()
-    content = bytes(memoryview(batch._buffer)[batch._pos :])
-    begins, ends = _records(content, count)
+class _NotScannedRecords(Exception):
+    """Some records; `rows` are their indexes."""
+
+    def __init__(self, rows: Positions) -> None:
+        super().__init__()
+        self.rows = rows
+
+
+def scan_records(batches: Sequence[BatchContent], *, with_headers: bool) -> RecordColumns:
+    """Return the records of one or more batches of one partition. Raises NotScanned.
+
+    Their offsets ascend, and each is one of its batch's.
+    """
     # Cursors may look behind the last record; what they find there is past its end, and not used.
-    body = numpy.frombuffer(content + bytes(_VARINT_BYTES_MAX + _WORD_BYTES), dtype=numpy.uint8)
-    if body[begins].any():  # attributes, of which Kafka defines none
-        raise NotScanned
+    content = b"".join([*(batch.content for batch in batches), bytes(_VARINT_BYTES_MAX + _WORD_BYTES)])
+    starts = _starts(content, batches)
+    counts = [batch.records for batch in batches]
+    try:
+        return _scanned(content, starts, batches, counts, with_headers)
+    except _NotScannedRecords as unfit:
+        raise NotScanned(numpy.searchsorted(numpy.cumsum(counts), unfit.rows, side="right").tolist()) from None
+
+
+def _starts(content: bytes, batches: Sequence[BatchContent]) -> Positions:
+    """Return where the length of each record is, as far as two bytes say; it ends with the end of all."""
+    starts, at, stop, count, offset = list[int](), 0, 0, 0, batches[0].base_offset
+    for index, batch in enumerate(batches):
+        stop += len(batch.content)
+        count += batch.records
+        while at < stop:
+            starts.append(at)
+            high = content[at + 1]
+            if high < 0x80:  # of a length of one byte it is the record's attributes, which are 0
+                at += _STEPS[content[at]] + (high << 6)
+            else:
+                at = _end(content, at)
+        if at != stop or len(starts) != count or not batch.records or batch.base_offset < offset:
+            raise NotScanned([index])
+        offset = batch.base_offset + batch.last_delta + 1
+    return numpy.array([*starts, stop], numpy.int64)
+
+
+def _end(content: bytes, start: int) -> int:
+    """Return where a record ends; where it has no length, something behind all records."""
+    try:
+        size, begin = decode_varint(content, start)
+    except (IndexError, ValueError):
+        size = -1
+    return begin + size if size >= 0 else len(content) + 1
+
+
+def _scanned(
+    content: bytes, starts: Positions, batches: Sequence[BatchContent], counts: Sequence[int], with_headers: bool
+) -> RecordColumns:
+    body = numpy.frombuffer(content, dtype=numpy.uint8)
+    sizes, begins = _varints(body, starts[:-1])
+    ends = starts[1:]
+    _refuse((begins + sizes != ends) | (body[begins] != 0))  # attributes, of which Kafka defines none
     times, at = _varints(body, begins + 1)
     deltas, at = _varints(body, at)
+    offsets = deltas + numpy.repeat([batch.base_offset for batch in batches], counts)
+    _refuse((deltas < 0) | (deltas > numpy.repeat([batch.last_delta for batch in batches], counts)))
+    _refuse(numpy.diff(offsets, prepend=offsets[0] - 1) <= 0)
     keys, at = _fields(content, body, at, ends)
     values, at = _fields(content, body, at, ends)
-    if batch.timestamp_type == _LOG_APPEND_TIME:
-        timestamps_ms = [batch.max_timestamp] * count
-    else:
-        timestamps_ms = (times + batch.first_timestamp).tolist()
-    headers = _headers(content, body, at, ends) if with_headers else [b""] * count
-    return RecordColumns((deltas + batch.base_offset).tolist(), timestamps_ms, keys, values, headers)
+    timestamps = times + numpy.repeat([batch.first_timestamp_ms for batch in batches], counts)
+    row = 0
+    for batch in batches:
+        if batch.append_time_ms is not None:
+            timestamps[row : row + batch.records] = batch.append_time_ms
+        row += batch.records
+    headers = _headers(content, body, at, ends) if with_headers else [b""] * len(begins)
+    return RecordColumns(offsets.tolist(), timestamps.tolist(), keys, values, headers)
 
 
-def _records(content: bytes, count: int) -> tuple[Positions, Positions]:
-    """Return where each record begins, behind its length, and where it ends."""
-    begins, ends, at = [], [], 0
-    try:
-        for _ in range(count):
-            low, high = content[at], content[at + 1]
-            if low & 1:  # a negative number
-                raise NotScanned
-            if low < 0x80:
-                at += 1
-                size = low >> 1
-            elif high < 0x80:
-                at += 2
-                size = (low & 0x7F | high << 7) >> 1
-            else:
-                size, at = _number(content, at)
-            begins.append(at)
-            at += size
-            ends.append(at)
-    except IndexError:
-        raise NotScanned from None
-    if at != len(content):
-        raise NotScanned
-    return numpy.array(begins, numpy.int64), numpy.array(ends, numpy.int64)
+def _refuse(unfit: Mask) -> None:
+    if unfit.any():
+        raise _NotScannedRecords(numpy.flatnonzero(unfit))
 
 
 def _varints(body: Bytes, at: Positions) -> tuple[Positions, Positions]:
@@ -91,7 +141,7 @@ def _varints(body: Bytes, at: Positions) -> tuple[Positions, Positions]:
     shift = 7
     while more.any():
         if shift > 56:
-            raise NotScanned
+            raise _NotScannedRecords(numpy.flatnonzero(more))
         digit = numpy.where(more, body[after], 0).astype(numpy.int64)
         number |= (digit & 0x7F) << shift
         after = after + more
@@ -105,12 +155,10 @@ def _fields(content: bytes, body: Bytes, at: Positions, ends: Positions) -> tupl
     lengths, begins = _varints(body, at)
     null = lengths < 0
     if null.any():
-        if (lengths < -1).any():
-            raise NotScanned
+        _refuse(lengths < -1)
         lengths = numpy.where(null, 0, lengths)
     behind = begins + lengths
-    if (behind >= ends).any():  # at least the number of headers follows
-        raise NotScanned
+    _refuse(behind >= ends)  # at least the number of headers follows
     if (lengths == lengths[0]).all() and lengths[0]:  # keys that are ids
         found: list[bytes | None] = [*_rows(sliding_window_view(body, lengths[0])[begins])]
     else:
@@ -125,7 +173,7 @@ def _headers(content: bytes, body: Bytes, at: Positions, ends: Positions) -> lis
     """Return the canonical bytes of each record's headers."""
     headers, rows = numpy.empty(len(at), object), numpy.arange(len(at))
     for _ in range(LAYOUTS_MAX):
-        layout = _Layout(content[at[rows[0]] : ends[rows[0]]])
+        layout = _Layout(_parsed(content, rows[0], at, ends))
         left = ends[rows] - at[rows] != layout.size
         of_size = numpy.flatnonzero(~left)  # no others: one record's headers may be as long as all the rest
         raw = sliding_window_view(body, layout.width)[at[rows[of_size]]]
@@ -134,44 +182,72 @@ def _headers(content: bytes, body: Bytes, at: Positions, ends: Positions) -> lis
         left[of_size[~fits]] = True
         rows = rows[left]
         if not len(rows):
-            found: list[bytes] = headers.tolist()
-            return found
-    raise NotScanned
+            break
+    for row in rows.tolist():
+        headers[row] = _parsed(content, row, at, ends).canonical()
+    found: list[bytes] = headers.tolist()
+    return found
+
+
+class _Headers(NamedTuple):
+    """The headers of a record, where their values are, and where these are to be in the canonical bytes."""
+
+    raw: bytes
+    template: bytearray
+    """The canonical bytes without values."""
+    values: list[tuple[slice, slice]]
+
+    def canonical(self) -> bytes:
+        """Return the canonical bytes."""
+        for value, into in self.values:
+            self.template[into] = self.raw[value]
+        return bytes(self.template)
+
+
+def _parsed(content: bytes, row: int, begins: Positions, ends: Positions) -> _Headers:
+    """Return the headers of one record."""
+    raw, values = content[begins[row] : ends[row]], list[tuple[slice, slice]]()
+    try:
+        count, at = decode_varint(raw, 0)
+        if not 0 <= count <= len(raw):
+            raise ValueError
+        template = bytearray(count.to_bytes(4, "big"))
+        for _ in range(count):
+            length, at = decode_varint(raw, at)
+            if not 0 <= length <= len(raw) - at:
+                raise ValueError
+            template += field(raw[at : at + length])
+            length, at = decode_varint(raw, at + length)
+            if length == -1:
+                template += NULL
+                continue
+            if not 0 <= length <= len(raw) - at:
+                raise ValueError
+            template += length.to_bytes(4, "big")
+            values.append((slice(at, at + length), slice(len(template), len(template) + length)))
+            template += bytes(length)
+            at += length
+        if at != len(raw):
+            raise ValueError
+    except (IndexError, ValueError):
+        raise _NotScannedRecords(numpy.array([row])) from None
+    return _Headers(raw, template, values)
 
 
 class _Layout:
     """The headers of a record, and with them of all that differ in nothing but the bytes of their values."""
 
-    def __init__(self, raw: bytes) -> None:
-        self.size = len(raw)
+    def __init__(self, headers: _Headers) -> None:
+        self.size = len(headers.raw)
         self.width = -(-self.size // _WORD_BYTES) * _WORD_BYTES
         """As many bytes in whole words, which are compared at once."""
-        count, at = _number(raw, 0)
-        if not 0 <= count <= self.size:
-            raise NotScanned
-        template, compared = bytearray(count.to_bytes(4, "big")), bytearray(b"\xff" * self.size)
-        self._values: list[tuple[slice, slice]] = []
-        for _ in range(count):
-            length, at = _number(raw, at)
-            if not 0 <= length <= self.size - at:
-                raise NotScanned
-            template += field(raw[at : at + length])
-            length, at = _number(raw, at + length)
-            if length == -1:
-                template += NULL
-                continue
-            if not 0 <= length <= self.size - at:
-                raise NotScanned
-            template += length.to_bytes(4, "big")
-            self._values.append((slice(at, at + length), slice(len(template), len(template) + length)))
-            template += bytes(length)
-            compared[at : at + length] = bytes(length)
-            at += length
-        if at != self.size:
-            raise NotScanned
-        self._template = numpy.frombuffer(bytes(template), numpy.uint8)
+        self._values = headers.values
+        compared = bytearray(b"\xff" * self.size)
+        for value, _ in headers.values:
+            compared[value] = bytes(value.stop - value.start)
+        self._template = numpy.frombuffer(bytes(headers.template), numpy.uint8)
         self._raw, self._compared = (
-            numpy.frombuffer(part.ljust(self.width, b"\0"), numpy.uint64) for part in (raw, bytes(compared))
+            numpy.frombuffer(part.ljust(self.width, b"\0"), numpy.uint64) for part in (headers.raw, bytes(compared))
         )
 
     def fits(self, raw: Bytes) -> Mask:
@@ -192,12 +268,3 @@ def _rows(table: Bytes) -> list[bytes]:
     """Return each row's bytes."""
     rows: list[bytes] = table.view(f"V{table.shape[1]}")[:, 0].tolist()
     return rows
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a position, and the position behind it."""
-    try:
-        number, behind = decode_varint(data, at)
-    except (IndexError, ValueError):
-        raise NotScanned from None
-    return number, behind

@@ -15,6 +15,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 
+from streams.kafka.fetched_columns import FetchedColumns
 from streams.kafka.fetcher_restart import restart_fetcher
 from streams.kafka.identified_fetches import IdentifiedFetches
 from streams.kafka.record_columns import RecordColumns
@@ -239,22 +240,33 @@ class RecordBudget:
 
 def _unpack(result: Any, budget: RecordBudget, _records_max: int | None = None) -> list[RecordColumns]:
     """Return batches of a fetch until the budget is spent, the last one whole; in place of FetchResult's `getall`."""
-    batches: list[RecordColumns] = []
     if budget.records <= 0 or not result.check_assignment(result._topic_partition) or not result.has_more():
-        return batches
+        return []
     unpacking = result._partition_records
-    next_offset = unpacking.next_fetch_offset
-    for records in unpacking:
-        batch = records if isinstance(records, RecordColumns) else RecordColumns.of([records])
-        batches.append(batch.since(next_offset))
-        next_offset = unpacking.next_fetch_offset
-        budget.records -= len(batches[-1])
-        if budget.records <= 0:
-            break
-    else:
-        result._partition_records = None
+    columns, iterator = FetchedColumns(unpacking.next_fetch_offset), unpacking._records_iterator
+    try:
+        if _add_unpacked(unpacking, columns, budget.records):
+            result._partition_records = None
+    except Exception:
+        iterator.close()  # as if it had raised itself: `failing_partition` goes by that
+        unpacking._records_iterator = iterator
+        columns.read()  # what is wrong with an earlier batch comes first
+        raise
+    budget.records -= columns.records
     result._assignment.state_value(result._topic_partition).consumed_to(unpacking.next_fetch_offset)
-    return batches
+    return columns.parts
+
+
+def _add_unpacked(unpacking: Any, columns: FetchedColumns, records_max: int) -> bool:
+    """Add what is unpacked up to so many records, and read it; returns whether nothing is left."""
+    for unpacked in unpacking:
+        columns.add(unpacked)
+        if columns.records >= records_max:
+            columns.read()
+            if columns.records >= records_max:
+                return False
+    columns.read()
+    return True
 
 
 def _raw_record(_partition: TopicPartition, record: Any) -> Any:

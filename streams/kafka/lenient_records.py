@@ -7,17 +7,17 @@ batch is read again here, by the format alone (https://kafka.apache.org/document
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record import default_records
+from aiokafka.record.default_records import DefaultRecordBase
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
-from streams.kafka.batch_scan import NotScanned, scan_records
+from streams.kafka.batch_scan import BatchContent
 from streams.kafka.record_columns import RecordColumns
 from streams.kafka.repair import Repair
 
@@ -32,6 +32,9 @@ REPAIR: Final = Repair(
         "aiokafka.record.memory_records:MemoryRecords.has_next()",
         "aiokafka.record.memory_records:MemoryRecords.next_batch()",
         "aiokafka.record.memory_records:MemoryRecords.size_in_bytes()",
+        "aiokafka.record.default_records:DefaultRecordBase.CODEC_MASK",
+        "aiokafka.record.default_records:DefaultRecordBase.HEADER_STRUCT",
+        "aiokafka.record.default_records:DefaultRecordBase.TIMESTAMP_TYPE_MASK",
         "aiokafka.record.default_records:_DefaultRecordBatchPy._buffer",
         "aiokafka.record.default_records:_DefaultRecordBatchPy._maybe_uncompress()",
         "aiokafka.record.default_records:_DefaultRecordBatchPy._num_records",
@@ -43,9 +46,7 @@ REPAIR: Final = Repair(
     ),
 )
 
-SCANNED_MIN: Final = 300
-"""A scan takes some 0.2 ms whatever is in a batch, as long as to read so many records one by one."""
-
+_HEADER = DefaultRecordBase.HEADER_STRUCT
 _LENGTH = slice(8, 12)
 _LENGTH_END = 12
 _LOG_APPEND_TIME = 1
@@ -72,7 +73,7 @@ class LenientRecords:
     """The batches of one fetch of one partition, in place of aiokafka's MemoryRecords."""
 
     in_columns = False
-    """Whether each batch yields its records as one item, a RecordColumns."""
+    """Whether each batch yields itself as one item, a ColumnBatch, or a RecordColumns where it can't be read later."""
 
     with_headers = True
     """Whether these have bytes for the headers."""
@@ -120,27 +121,50 @@ class LenientBatch:
 
 
 class ColumnBatch(LenientBatch):
-    """A batch that yields its records as one item, a RecordColumns; none where it has no records."""
+    """A batch that yields itself as one item, to be read into columns later, or together with others.
+
+    One of an old format yields its columns at once; one without records yields nothing.
+    """
 
     def __init__(self, batch: Any, data: memoryview, with_headers: bool) -> None:
         super().__init__(batch, data)
-        self._with_headers = with_headers
+        self.with_headers = with_headers
+        self.count = 0
+        """How many records it says that it has, once it has yielded itself."""
+
+    @property
+    def offset(self) -> int:
+        """The last offset that is the batch's, whether or not a record has it."""
+        last: int = self._batch.next_offset - 1
+        return last
 
     def __iter__(self) -> Iterator[Any]:
-        if columns := self._columns():
+        if self._batch.magic >= 2:
+            self.count = max(0, _HEADER.unpack_from(self._data)[-1])
+        if self.count:
+            yield self
+        elif columns := self.columns():
             yield columns
 
-    def _columns(self) -> RecordColumns:
-        if self._batch.magic < 2:
-            return RecordColumns.of(self._batch, with_headers=self._with_headers)
-        batch = default_records._DefaultRecordBatchPy(self._data)
-        if batch._num_records >= SCANNED_MIN:
-            with contextlib.suppress(NotScanned):
-                return scan_records(batch, with_headers=self._with_headers)
+    def columns(self) -> RecordColumns:
+        """Return its records, read one by one."""
         try:
-            return RecordColumns.of(self._batch, with_headers=self._with_headers)
+            return RecordColumns.of(self._batch, with_headers=self.with_headers)
         except (UnicodeDecodeError, CorruptRecordException):
-            return RecordColumns.of(read_records(self._data), with_headers=self._with_headers)
+            if self._batch.magic < 2:
+                raise
+            return RecordColumns.of(read_records(self._data), with_headers=self.with_headers)
+
+    def content(self) -> BatchContent:
+        """Return its records as bytes. Raises what the library raises that decompresses them."""
+        base_offset, *_, attributes, last_delta, first_ms, max_ms, _, _, _, count = _HEADER.unpack_from(self._data)
+        content = self._data[_HEADER.size :]
+        if attributes & DefaultRecordBase.CODEC_MASK:
+            batch = default_records._DefaultRecordBatchPy(self._data)
+            batch._maybe_uncompress()
+            content = memoryview(batch._buffer)[batch._pos :]
+        append_time_ms = max_ms if attributes & DefaultRecordBase.TIMESTAMP_TYPE_MASK else None
+        return BatchContent(content, count, base_offset, last_delta, first_ms, append_time_ms)
 
 
 def read_records(data: memoryview) -> Iterator[LenientRecord]:

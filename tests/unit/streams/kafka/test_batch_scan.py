@@ -9,13 +9,12 @@ from itertools import cycle, islice
 
 import pytest
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record import default_records
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.batch_scan import LAYOUTS_MAX, NotScanned, scan_records
-from streams.kafka.lenient_records import read_records
+from streams.kafka.batch_scan import LAYOUTS_MAX, BatchContent, NotScanned, scan_records
+from streams.kafka.lenient_records import ColumnBatch, read_records
 from streams.kafka.record_columns import RecordColumns
 from tests.support.raw_records import RawRecord, record_batch
 
@@ -29,18 +28,19 @@ RECORD = st.builds(
 )
 GOOD = RawRecord(b"key", b"value", [(b"ce_id", b"1"), (b"ce_type", None)])
 _CONTENT_AT = 61
+_LAST_DELTA_AT = 26
 COUNT = 64
 _HEADERS_AT = 15
 _ATTRIBUTES_AT = 21
 _LOG_APPEND_TIME_BIT = 8
 
 
-def batch_of(data: bytes) -> default_records._DefaultRecordBatchPy:
-    return default_records._DefaultRecordBatchPy(data)
+def content_of(data: bytes) -> BatchContent:
+    return ColumnBatch(None, memoryview(data), with_headers=True).content()
 
 
-def scanned(data: bytes, *, with_headers: bool = True) -> RecordColumns:
-    return scan_records(batch_of(data), with_headers=with_headers)
+def scanned(*data: bytes, with_headers: bool = True) -> RecordColumns:
+    return scan_records([content_of(each) for each in data], with_headers=with_headers)
 
 
 def one_by_one(data: bytes) -> RecordColumns:
@@ -92,37 +92,81 @@ def test_times_are_those_of_records_or_of_the_broker(codec: int) -> None:
     assert len(set(scanned(bytes(data)).timestamps_ms)) == 1
 
 
-@pytest.mark.parametrize(
-    "records",
-    [
-        [*many([GOOD]), replace(GOOD, attributes=1)],
-        [replace(GOOD, headers=[(b"h%d" % number, b"")]) for number in range(COUNT)],
-    ],
-    ids=["attributes", "headers of many kinds"],
-)
-def test_what_few_batches_have_is_read_one_by_one(records: list[RawRecord]) -> None:
-    """It is rare."""
+@pytest.mark.parametrize("size", [5, 100])
+def test_a_batch_whose_records_have_attributes_is_left_to_who_reads_them_one_by_one(size: int) -> None:
+    """Clients write none. They follow a length of one byte, or of more."""
+    records = [*many([GOOD]), replace(GOOD, value=b"v" * size, attributes=1)]
     data = record_batch(records)
     with pytest.raises(NotScanned):
         scanned(data)
     assert len(one_by_one(data)) == len(records)
 
 
-def test_as_many_kinds_of_headers_as_there_may_be_are_scanned() -> None:
-    """One for each type of events, say."""
-    kinds = [replace(GOOD, headers=[(b"h", b"v" * size)]) for size in range(LAYOUTS_MAX)]
-    data = record_batch(many(kinds))
+@pytest.mark.parametrize("kinds", [LAYOUTS_MAX, LAYOUTS_MAX + 1, COUNT])
+def test_headers_of_many_kinds_are_scanned(kinds: int) -> None:
+    """One for each type of events, say; those that are left are written one by one."""
+    data = record_batch(many([replace(GOOD, headers=[(b"h%d" % kind, b"v" * kind)]) for kind in range(kinds)]))
     assert scanned(data) == one_by_one(data)
+
+
+def test_headers_that_do_not_fit_the_format_are_found_behind_those_of_many_kinds() -> None:
+    """Where they are written one by one."""
+    records = [replace(GOOD, headers=[(b"h%d" % kind, b"v" * kind)]) for kind in range(LAYOUTS_MAX)]
+    data = bytearray(record_batch([*records, replace(GOOD, headers=[(b"last", b"v")])]))
+    data[-1 - len(b"v")] += 2
+    with pytest.raises(NotScanned):
+        scanned(bytes(data))
+
+
+@pytest.mark.parametrize("wrong", ["attributes", "value", "header", "offsets", "count", "cut", "below", "within"])
+def test_the_batches_that_do_not_fit_are_named(wrong: str) -> None:
+    """The others can be scanned without them."""
+    count = 10
+    data = [bytearray(record_batch(many([GOOD], count), base_offset=number * count)) for number in range(4)]
+    match wrong:
+        case "attributes":
+            data[2][_CONTENT_AT + 1] = 1
+        case "value":
+            data[2][_CONTENT_AT + 8] = 0x7E
+        case "header":
+            data[2][_CONTENT_AT + _HEADERS_AT] = 6
+        case "offsets":
+            data[2][_CONTENT_AT + 3] = 2
+        case "count":
+            data[2][_CONTENT_AT - 1] += 1
+        case "cut":
+            data[2].pop()
+        case "below":
+            data[2][7] -= 1
+        case _:
+            data[1][_LAST_DELTA_AT] += 1
+    with pytest.raises(NotScanned) as raised:
+        scanned(*map(bytes, data))
+    assert raised.value.batches == {2}
+    del data[2]
+    assert scanned(*map(bytes, data)) == RecordColumns.joined([one_by_one(bytes(each)) for each in data])
+
+
+@pytest.mark.parametrize("deltas", [[0, 1, 1], [0, 2, 1], [0, 1, 3], [-1, 1, 2]])
+def test_offsets_ascend_within_those_of_the_batch(deltas: list[int]) -> None:
+    """Whoever writes to the topic may send others."""
+    data = bytearray(record_batch([RawRecord(b"k", b"v")] * len(deltas)))
+    size = (len(data) - _CONTENT_AT) // len(deltas)
+    for number, delta in enumerate(deltas):
+        data[_CONTENT_AT + number * size + 3] = delta * 2 if delta >= 0 else -delta * 2 - 1
+    assert one_by_one(bytes(data)).offsets == deltas
+    with pytest.raises(NotScanned):
+        scanned(bytes(data))
 
 
 def test_one_record_with_long_headers_takes_no_memory_for_the_others() -> None:
     """Whoever writes to the topic may send it."""
     long = replace(GOOD, headers=[(b"h", b"v" * 500_000)])
     data = record_batch([long, *many([GOOD], 2_000)])
-    batch = batch_of(data)
+    content = content_of(data)
     tracemalloc.start()
     try:
-        scan_records(batch, with_headers=True)
+        scan_records([content], with_headers=True)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -131,10 +175,11 @@ def test_one_record_with_long_headers_takes_no_memory_for_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("at", "byte"),
-    [(0, 1), (0, 62), (0, 66), (4, 3), (4, 126), (8, 3), (8, 126), (15, 1), (15, 2), (15, 6), (16, 1), (16, 126),
-     (22, 3), (22, 126)],
-    ids=["negative length", "short length", "long length", "negative key", "long key", "negative value", "long value",
-         "negative count", "low count", "high count", "negative name", "long name", "negative header", "long header"],
+    [(0, 1), (0, 65), (0, 62), (0, 66), (4, 3), (4, 126), (8, 3), (8, 126), (15, 1), (15, 2), (15, 6), (16, 1),
+     (16, 126), (22, 3), (22, 126)],
+    ids=["negative length", "as long and negative", "short length", "long length", "negative key", "long key",
+         "negative value", "long value", "negative count", "low count", "high count", "negative name", "long name",
+         "negative header", "long header"],
 )  # fmt: skip
 def test_a_record_that_does_not_fit_the_format_is_not_scanned(at: int, byte: int) -> None:
     """Its length, or one of those within it; who reads it says that it is corrupt."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
+from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from audit.canonical import headers_bytes
@@ -163,6 +164,27 @@ async def test_a_corrupt_batch_fails_its_partition_and_moves_nothing() -> None:
         await fetched.offsets(FIRST)
     assert fetched.consumer.failing_partition([FIRST]) == FIRST
     assert fetched.states[FIRST].position == 0
+
+
+@pytest.mark.parametrize("counts", [(2,), (2, 2, 2), (400, 400)])
+@pytest.mark.parametrize("behind", ["nothing", "a corrupt batch", "a batch for the next fetch"])
+async def test_a_batch_that_cannot_be_read_fails_its_partition_and_moves_nothing(
+    counts: tuple[int, ...], behind: str
+) -> None:
+    """It is read with others after all were unpacked, and what is wrong with it comes first."""
+    data = bytearray(batches(*counts, *([] if behind == "nothing" else [1])))
+    start, end = (len(batches(*which)) for which in (counts[:-1], counts))
+    data[end - 1] = 0x7E  # how many headers the last record has
+    data[start + 17 : start + 21] = calc_crc32c(bytes(data[start + 21 : end])).to_bytes(4, "big")
+    if behind == "a corrupt batch":
+        data[-1] ^= 1
+    records_max = sum(counts) if behind == "a batch for the next fetch" else None
+    fetched = Fetched({FIRST: bytes(data)}, records_max=records_max)
+    with pytest.raises(CorruptRecordException, match="unreadable record"):
+        await fetched.offsets(FIRST)
+    assert fetched.consumer.failing_partition([FIRST]) == FIRST
+    assert await fetched.offsets(FIRST) == [[]]
+    assert (fetched.states[FIRST].position, dict(fetched.results)) == (0, {})
 
 
 async def test_nothing_that_was_fetched_keeps_itself() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -11,9 +9,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka import lenient_records
-from streams.kafka.batch_scan import scan_records
-from streams.kafka.lenient_records import SCANNED_MIN, LenientRecords, read_records
+from streams.kafka.lenient_records import ColumnBatch, LenientRecords, read_records
 from streams.kafka.record_columns import RecordColumns
 from tests.support.raw_records import RawRecord, record_batch
 
@@ -69,15 +65,15 @@ def test_a_malformed_record_costs_the_others_nothing() -> None:
 
 
 def columns_of(data: bytes) -> list[RecordColumns]:
-    """Return what the batches of a fetch yield where they are read in columns."""
-    records, found = LenientRecords(data), []
+    """Return the columns of what the batches of a fetch yield."""
+    records, found = LenientRecords(data), list[ColumnBatch]()
     records.in_columns = True
     while records.has_next():
         found += list(records.next_batch())
-    return found
+    return [each.columns() for each in found]
 
 
-def test_a_batch_in_columns_yields_its_records_as_one_item() -> None:
+def test_a_batch_in_columns_yields_itself_as_one_item() -> None:
     """Each record once, also where aiokafka's parser gives up halfway."""
     good = record_batch([RawRecord(b"k", b"v", [(b"a", b"1")])])
     data = record_batch([RawRecord(b"0", b"v"), MALFORMED, RawRecord(b"2", b"v")])
@@ -85,22 +81,6 @@ def test_a_batch_in_columns_yields_its_records_as_one_item() -> None:
     assert first == RecordColumns.of(MemoryRecords(good).next_batch())
     assert second == RecordColumns.of(read_records(memoryview(data)))
     assert second.keys == [b"0", b"k", b"2"]
-
-
-@pytest.mark.parametrize(("count", "scans"), [(SCANNED_MIN - 1, 0), (SCANNED_MIN, 1)])
-def test_large_batches_are_scanned(count: int, scans: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where reading one by one takes longer; the columns are the same, and so they are where nothing can be scanned."""
-    asked = []
-
-    def scan(batch: Any, *, with_headers: bool) -> RecordColumns:
-        asked.append(batch)
-        return scan_records(batch, with_headers=with_headers)
-
-    monkeypatch.setattr(lenient_records, "scan_records", scan)
-    for last in (RawRecord(b"k", b"v"), MALFORMED, RawRecord(b"k", b"v", attributes=1)):
-        data = record_batch([*[RawRecord(b"k", b"v", [(b"a", b"1")])] * (count - 1), last])
-        assert columns_of(data) == [RecordColumns.of(read_records(memoryview(data)))]
-    assert len(asked) == 3 * scans
 
 
 def test_a_batch_without_records_yields_nothing_and_a_corrupt_one_is_an_error() -> None:
