@@ -11,7 +11,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Final
 
 import msgspec
@@ -65,7 +64,7 @@ def _problem(module_name: str, owner_name: str | None, name: str, parameters: st
         owner = getattr(owner, owner_name, None)
         if not isinstance(owner, type):
             return f"there is no class {where}"
-    if not hasattr(owner, name) and not (isinstance(owner, type) and name in _instance_attributes(owner)):
+    if not hasattr(owner, name) and not (isinstance(owner, type) and _is_assigned(owner, name)):
         return f"{where} has no {name}"
     if parameters is None:
         return None
@@ -74,13 +73,12 @@ def _problem(module_name: str, owner_name: str | None, name: str, parameters: st
     return f"{where}.{name} takes no {' and no '.join(missing)}" if missing else None
 
 
-@cache  # a class is named by many parts, and disassembling its methods takes milliseconds
-def _instance_attributes(owner: type) -> set[str]:
-    """Return the names that methods of the class assign to."""
+def _is_assigned(owner: type, name: str) -> bool:
+    """Return whether a method of the class assigns to an attribute of this name."""
     functions = [value for each in owner.__mro__ for value in vars(each).values() if inspect.isfunction(value)]
-    return {
-        str(instruction.argval)
+    return any(
+        instruction.opname == "STORE_ATTR" and instruction.argval == name
         for function in functions
+        if name in function.__code__.co_names  # disassembling all methods of a class takes milliseconds
         for instruction in dis.get_instructions(function)
-        if instruction.opname == "STORE_ATTR"
-    }
+    )
