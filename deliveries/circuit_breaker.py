@@ -28,7 +28,7 @@ class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     bucket_seconds: float = 5.0
     buckets: int = 12
-    attempts_min: int = 10
+    attempts_min: int = 5
     """Attempts that must have ended in the window before a share of them counts."""
     failure_share: float = 0.5
     open_seconds: float = 5.0

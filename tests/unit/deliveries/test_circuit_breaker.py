@@ -36,6 +36,16 @@ def ended(ends: list[AttemptEnd], now_seconds: float = 0.0, breaker: CircuitBrea
     return after
 
 
+def test_five_failures_open_it_as_it_is_set() -> None:
+    """An endpoint that fails is left alone before one delivery has used up its six attempts."""
+    breaker = CircuitBreaker()
+    states = []
+    for number in range(5):
+        breaker = record_end(breaker, BreakerPolicy(), "ordinary", "failure", float(number))
+        states.append(breaker.state)
+    assert states == ["closed"] * 4 + ["open"]
+
+
 def probed(breaker: CircuitBreaker, end: AttemptEnd) -> CircuitBreaker:
     """A breaker after one probe, as soon as it lets one pass."""
     half_open, admission = admit(breaker, POLICY, breaker.open_until_seconds)
