@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from io import SEEK_CUR, BytesIO
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -81,7 +81,8 @@ REFUSED_SECONDS: Final = 0.2
 
 QUIET_WAIT_MS: Final = 200
 """How long a broker waits for records where it is asked for all that it has of the consumer's: what comes ends the
-wait, whichever partition it comes to. Only one that its owner opens meanwhile has to wait for the fetch."""
+wait, whichever partition it comes to. One that its owner opens meanwhile has to wait for the fetch, and so has any
+other request to the broker; while one is under way the next fetch waits no longer than aiokafka says."""
 
 GATHERED_BYTES: Final = 256 * 1024
 """An answer with so much of a partition is followed by the next fetch of it at once."""
@@ -286,6 +287,8 @@ class IdentifiedFetches:
         self._assignment = assignment
         self._gathered_seconds = gathered_seconds or {}
         self._sessions: defaultdict[int, FetchSession] = defaultdict(FetchSession)
+        self._other_requests: Counter[int] = Counter()
+        """How many are under way to each broker."""
         self._logs: dict[TopicPartition, Leadership] = {}
         self._refused: set[TopicPartition] = set()
         self._not_before: dict[TopicPartition, float] = {}
@@ -308,7 +311,7 @@ class IdentifiedFetches:
     async def send(self, node_id: int, request: Any, **options: Any) -> Any:
         """Send a request as the client does; a fetch of aiokafka's as one that names the logs. Raises KafkaError."""
         if not isinstance(request, FetchRequest):
-            return await self._send(node_id, request, **options)
+            return await self._send_other(node_id, request, **options)
         wanted = self._named(request)
         if not wanted:
             await asyncio.sleep(request._max_wait_ms / 1000)
@@ -320,13 +323,21 @@ class IdentifiedFetches:
             raise for_code(answer.error_code)
         return self._by_name(answer, wanted)
 
+    async def _send_other(self, node_id: int, request: Any, **options: Any) -> Any:
+        """Send a request that is no fetch: a broker does not look at it before it has answered the fetch before it."""
+        self._other_requests[node_id] += 1
+        try:
+            return await self._send(node_id, request, **options)
+        finally:
+            self._other_requests[node_id] -= 1
+
     async def _fetch(
         self, node_id: int, request: FetchRequest, wanted: Mapping[TopicPartition, NamedPartition], **options: Any
     ) -> FetchResponse_v13:
         """Fetch in the session of a broker, which begins again after whatever goes wrong."""
         session = self._sessions[node_id]
         max_wait_ms = request._max_wait_ms
-        if self._is_all(node_id, wanted):
+        if not self._other_requests[node_id] and self._is_all(node_id, wanted):
             max_wait_ms = max(max_wait_ms, QUIET_WAIT_MS)
         named = IdentifiedFetchRequest(
             request,

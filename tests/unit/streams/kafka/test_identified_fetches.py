@@ -39,6 +39,7 @@ from streams.kafka.identified_fetches import (
 )
 from streams.kafka.topic_ids import Uuid
 from streams.watermarks import Leadership
+from tests.support.waiting import wait_until_async
 
 FIRST, SECOND = TopicPartition("genesis.events", 0), TopicPartition("genesis.events", 1)
 LOG = Leadership(UUID(int=7), 3)
@@ -156,11 +157,14 @@ class Answers:
         self.errors: list[int] = []
         """Those of the next answers."""
         self.meanwhile: Any = lambda: None
+        self.answer_when: asyncio.Event | None = None
         self.cluster = SimpleNamespace(leader_for_partition=lambda each: 1 if each.partition < 2 else 2)
 
     async def send(self, _node_id: int, request: Any, **_: Any) -> Any:
         self.asked.append(request)
         self.meanwhile()
+        if self.answer_when is not None:
+            await self.answer_when.wait()
         if self.errors:
             return SimpleNamespace(error_code=self.errors.pop(0), session_id=0, topics=[])
         return self.answer
@@ -296,6 +300,35 @@ async def test_a_fetch_of_everything_waits_longer() -> None:
     await send(1, fetch_of(FIRST, SECOND))
     await send(1, fetch_of(FIRST))
     assert [each.max_wait_ms for each in client.built] == [QUIET_WAIT_MS, 25]
+
+
+async def test_a_fetch_does_not_hold_up_other_requests_for_long() -> None:
+    """A broker looks at them one by one: while another one is under way there, a fetch waits no longer than asked."""
+    client, _ = fetching()
+    send, waits = cast(Any, client).send, list[int]()
+
+    async def fetch() -> None:
+        await send(1, fetch_of(FIRST, SECOND))
+        waits.append(client.asked.pop().build(FetchRequest_v13).max_wait_ms)
+
+    def fails() -> None:
+        raise KafkaError
+
+    for node in (1, 2):
+        answered = client.answer_when = asyncio.Event()
+        other = asyncio.create_task(send(node, object()))
+        await wait_until_async(lambda: len(client.asked) == 1, "it is under way")
+        client.answer_when = None
+        await fetch()
+        answered.set()
+        await other
+        client.asked.clear()
+    client.meanwhile = fails
+    with pytest.raises(KafkaError):
+        await send(1, object())
+    client.meanwhile = lambda: None
+    await fetch()
+    assert waits == [25, QUIET_WAIT_MS, QUIET_WAIT_MS]
 
 
 async def test_few_records_are_left_to_gather() -> None:
