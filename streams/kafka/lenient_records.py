@@ -2,12 +2,14 @@
 
 The broker checks little of a record's inside. A header name that is not UTF-8, or bits set in a record's attributes
 byte, make aiokafka raise, at the same offset each time: one such record would end every worker that reads it. Such a
-batch is read again here, by the format alone (https://kafka.apache.org/documentation/#recordbatch).
+batch is read again here, by the format alone (https://kafka.apache.org/documentation/#recordbatch). Offsets that
+records say of themselves are not believed: the broker has numbered them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from aiokafka.consumer import fetcher
@@ -25,8 +27,9 @@ REPAIR: Final = Repair(
     name="lenient records",
     needed_by="aiokafka 0.14.0",
     reason="A header name that is not UTF-8, or bits set in a record's attributes byte, make the parser raise, though"
-    " brokers take such records; every consumer would stop at that offset.",
-    until="aiokafka reads them: header names as bytes, and attributes ignored.",
+    " brokers take such records; every consumer would stop at that offset. It believes the offset that a record says of"
+    " itself, which brokers do not check.",
+    until="aiokafka reads them: header names as bytes, attributes ignored, and offsets as brokers count them.",
     touches=(
         "aiokafka.consumer.fetcher:MemoryRecords",
         "aiokafka.record.memory_records:MemoryRecords.has_next()",
@@ -41,6 +44,7 @@ REPAIR: Final = Repair(
         "aiokafka.record.default_records:_DefaultRecordBatchPy._pos",
         "aiokafka.record.default_records:_DefaultRecordBatchPy.base_offset",
         "aiokafka.record.default_records:_DefaultRecordBatchPy.first_timestamp",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy.next_offset",
         "aiokafka.record.default_records:_DefaultRecordBatchPy.max_timestamp",
         "aiokafka.record.default_records:_DefaultRecordBatchPy.timestamp_type",
     ),
@@ -111,13 +115,25 @@ class LenientBatch:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
-        try:
+        if self._batch.magic < 2:
             yield from self._batch
             return
+        offsets = self._offsets()
+        try:
+            yield from _numbered(self._batch, offsets)
+            return
         except (UnicodeDecodeError, CorruptRecordException):
-            if self._batch.magic < 2:
-                raise
-        yield from read_records(self._data)
+            pass
+        yield from _numbered(read_records(self._data), offsets)
+
+    def _offsets(self) -> range | None:
+        """Return the offsets of its records; None where compaction has left fewer than it had.
+
+        Brokers take a batch with as many records as offsets, and no other, but do not look at the offsets that records
+        say of themselves, unless it is compressed: a second record of one offset, or one far behind the batch.
+        """
+        offsets = range(self._batch.base_offset, self._batch.next_offset)
+        return offsets if len(offsets) == _HEADER.unpack_from(self._data)[-1] else None
 
 
 class ColumnBatch(LenientBatch):
@@ -148,12 +164,17 @@ class ColumnBatch(LenientBatch):
 
     def columns(self) -> RecordColumns:
         """Return its records, read one by one."""
-        try:
+        if self._batch.magic < 2:
             return RecordColumns.of(self._batch, with_headers=self.with_headers)
+        try:
+            columns = RecordColumns.of(self._batch, with_headers=self.with_headers)
         except (UnicodeDecodeError, CorruptRecordException):
-            if self._batch.magic < 2:
-                raise
-            return RecordColumns.of(read_records(self._data), with_headers=self.with_headers)
+            columns = RecordColumns.of(read_records(self._data), with_headers=self.with_headers)
+        if (offsets := self._offsets()) is not None:
+            columns.offsets[:] = offsets
+        elif not _ascend(columns.offsets, self._batch.base_offset, self._batch.next_offset):
+            raise CorruptRecordException(f"the batch at offset {self._batch.base_offset} has records out of order")
+        return columns
 
     def content(self) -> BatchContent:
         """Return its records as bytes. Raises what the library raises that decompresses them."""
@@ -165,6 +186,25 @@ class ColumnBatch(LenientBatch):
             content = memoryview(batch._buffer)[batch._pos :]
         append_time_ms = max_ms if attributes & DefaultRecordBase.TIMESTAMP_TYPE_MASK else None
         return BatchContent(content, count, base_offset, last_delta, first_ms, append_time_ms)
+
+
+def _numbered(records: Iterable[Any], offsets: range | None) -> Iterator[Any]:
+    """Yield records, with these offsets where they say others."""
+    if offsets is None:
+        yield from records
+        return
+    for record, offset in zip(records, offsets, strict=False):  # one of a batch that has no more ends by itself
+        if record.offset == offset:
+            yield record
+        else:
+            yield LenientRecord(
+                offset, record.timestamp, record.timestamp_type, record.key, record.value, list(record.headers)
+            )
+
+
+def _ascend(offsets: Sequence[int], first: int, end: int) -> bool:
+    """Return whether offsets ascend from `first` on, below `end`."""
+    return all(before < after for before, after in pairwise([first - 1, *offsets, end]))
 
 
 def read_records(data: memoryview) -> Iterator[LenientRecord]:

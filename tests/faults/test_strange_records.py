@@ -161,6 +161,28 @@ async def test_odd_headers_are_kept_and_chained_byte_for_byte(scene: Scene) -> N
     assert worker.stop() == 0
 
 
+async def test_records_are_where_the_broker_counts_them(scene: Scene) -> None:
+    """Not where they say: twice at one offset, backwards, or where other records are. None of either is lost."""
+    fill(scene.settings, scene.topic, events(GOOD))
+    said = ((0, 0, 1), (2, 1, 0), (0, 1, -1), (20, 21, 22))
+    for partition, deltas in enumerate(said):
+        strange = [onboarded(10 * partition + number) for number in range(len(deltas))]
+        records = [
+            RawRecord(codec.key(event), codec.encode(event), offset_delta=delta)
+            for event, delta in zip(strange, deltas, strict=True)
+        ]
+        await append_raw(scene.settings, scene.topic, partition, records)
+    fill(scene.settings, scene.topic, events(GOOD, seed=2))
+
+    worker = scene.worker()
+    wait_until_caught_up(scene)
+
+    wanted = [str(onboarded(10 * partition + number).event_id) for partition in range(4) for number in range(3)]
+    assert assert_exactly_once(scene, wanted) == {"applied": 2 * GOOD + len(wanted)}
+    assert worker.logged("partition.stopped") == []
+    assert worker.stop() == 0
+
+
 def canonical(headers: list[tuple[bytes, bytes | None]]) -> bytes:
     """What the audit format says of these headers, written out again."""
     parts = [len(headers).to_bytes(4, "big")]

@@ -25,12 +25,16 @@ from tests.support.waiting import wait_until_async
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One record; header names are bytes, and `attributes` is the byte that clients leave 0."""
+    """One record; header names are bytes, and `attributes` is the byte that clients leave 0.
+
+    `offset_delta` is where in its batch it says that it is; None for where it is.
+    """
 
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[bytes, bytes | None]] = ()
     attributes: int = 0
+    offset_delta: int | None = None
 
 
 def record_batch(records: Sequence[RawRecord], *, base_offset: int = 0) -> bytes:
@@ -86,7 +90,8 @@ async def read_records(settings: Settings, topic: str, count: int = DEFAULT_PART
     return sorted(records_read, key=lambda record: (record.partition, record.offset))
 
 
-def _record(offset_delta: int, record: RawRecord) -> bytes:
+def _record(index: int, record: RawRecord) -> bytes:
+    offset_delta = index if record.offset_delta is None else record.offset_delta
     headers = b"".join(_sized(name) + _sized(value) for name, value in record.headers)
     content = (
         struct.pack(">B", record.attributes) + _varint(0) + _varint(offset_delta)

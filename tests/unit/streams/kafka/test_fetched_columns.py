@@ -21,6 +21,7 @@ from tests.support.raw_records import RawRecord, record_batch
 
 _ATTRIBUTES_AT = 22
 _LOG_APPEND_TIME_BIT = 8
+_LAST_DELTA_AT = 26
 _COUNT_AT = 60
 _CONTENT_AT = 61
 GOOD = RawRecord(b"key", b"value", [(b"a", b"1")])
@@ -88,9 +89,16 @@ def fetched(shapes: Sequence[Shape], base_offset: int) -> list[bytes]:
 def one_by_one(data: bytes, *, with_headers: bool = True) -> RecordColumns:
     """Read a batch record by record, as aiokafka does, or by the format alone."""
     try:
-        return RecordColumns.of(DefaultRecordBatch(data), with_headers=with_headers)
+        columns = RecordColumns.of(DefaultRecordBatch(data), with_headers=with_headers)
     except (UnicodeDecodeError, CorruptRecordException):
-        return RecordColumns.of(read_records(memoryview(data)), with_headers=with_headers)
+        columns = RecordColumns.of(read_records(memoryview(data)), with_headers=with_headers)
+    batch = DefaultRecordBatch(data)
+    own = range(batch.base_offset, batch.next_offset)
+    if len(own) == len(columns):
+        columns.offsets[:] = own
+    elif sorted(set(columns.offsets) & set(own)) != columns.offsets:
+        raise CorruptRecordException(f"the batch at offset {batch.base_offset} has records out of order")
+    return columns
 
 
 def rows_one_by_one(batches: Sequence[bytes], position: int = 0, *, with_headers: bool = True) -> tuple[list[Row], str]:
@@ -183,6 +191,26 @@ def batches(*counts: int) -> list[bytes]:
         made.append(record_batch([GOOD] * count, base_offset=offset))
         offset += count
     return made
+
+
+@pytest.mark.parametrize("deltas", [(0, 0, 1), (0, 5, 2), (2, 1, 0), (0, 1, -1), (7, 8, 9)])
+def test_records_have_the_offsets_that_the_broker_gave_them(deltas: tuple[int, ...]) -> None:
+    """Whatever they say, which brokers do not look at: none is lost, there or in the batches around."""
+    strange = [RawRecord(b"k", b"%d" % number, offset_delta=delta) for number, delta in enumerate(deltas)]
+    data = [*batches(200), record_batch(strange, base_offset=200), *batches(203, 200)[1:]]
+    rows = rows_of(read(data))
+    assert [row[0] for row in rows] == list(range(403))
+    assert [row[3] for row in rows[200:203]] == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("deltas", [(0, 0, 1), (0, 5, 2), (1, 2, 9), (-1, 2, 3)])
+def test_records_out_of_order_in_a_compacted_batch_are_corrupt(deltas: tuple[int, ...]) -> None:
+    """Which offset was whose is not known any more."""
+    strange = [RawRecord(b"k", b"v", offset_delta=delta) for delta in deltas]
+    data = bytearray(record_batch(strange, base_offset=200))
+    data[_LAST_DELTA_AT] = 7
+    with pytest.raises(CorruptRecordException, match="at offset 200"):
+        read([bytes(data)])
 
 
 @pytest.mark.parametrize(("last", "scanned"), [(199, []), (200, [[60, 40, 200]])])

@@ -54,6 +54,17 @@ def test_a_good_batch_is_read_by_aiokafka_itself() -> None:
     assert [(r.offset, r.key) for r in theirs.next_batch()] == [(0, b"k"), (1, None)]
 
 
+@pytest.mark.parametrize("strange", [(), (MALFORMED,)], ids=["read by aiokafka", "read again"])
+def test_records_have_the_offsets_that_the_broker_gave_them(strange: tuple[RawRecord, ...]) -> None:
+    """Whatever they say of themselves: twice the same, or one behind the batch."""
+    said = [RawRecord(b"%d" % delta, b"v", [(b"a", b"1")], offset_delta=delta) for delta in (0, 0, 9)]
+    (batch,) = [LenientRecords(record_batch([*said, *strange], base_offset=40)).next_batch()]
+    found = {r.offset: (r.key, r.headers) for r in batch}
+    wanted = [(each.key, [(name.decode("utf-8", "surrogateescape"), v) for name, v in each.headers])
+              for each in (*said, *strange)]  # fmt: skip
+    assert found == dict(enumerate(wanted, 40))
+
+
 def test_a_malformed_record_costs_the_others_nothing() -> None:
     """Those before it may come twice, for the caller drops offsets that it has had; none is missing."""
     data = record_batch([RawRecord(b"0", b"v"), MALFORMED, RawRecord(b"2", b"v")])
