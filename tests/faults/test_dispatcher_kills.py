@@ -59,8 +59,10 @@ async def test_kill_9_of_a_dispatcher_loses_nothing_and_its_copies_are_in_order(
     worker = scene.worker()
     endpoints = [await add_endpoint(settings, 1), await add_endpoint(settings, 2)]
     dispatcher = start()
-    acquired = lambda: {line["partition"] for line in dispatcher.logged("partition.acquired")}  # noqa: E731
-    wait_until(lambda: len(acquired()) == DEFAULT_PARTITIONS, "the dispatcher has its partitions")
+    wait_until(
+        lambda: len({line["partition"] for line in dispatcher.logged("partition.acquired")}) == DEFAULT_PARTITIONS,
+        "the dispatcher has its partitions",
+    )
     seeds = itertools.count(1)
     sent = []
     for _ in range(KILLS):
