@@ -10,15 +10,12 @@ import msgspec
 import pytest
 
 from deliveries.hops import first_hop
-from deliveries.schedule import SHORT_BACKOFF_SECONDS
 from devstack.stack import Stack
 from schemas.delivery_records import DELIVERIES_TOPIC, DeliveryQueued
-from tests.support.delivering import add_endpoint, publish, queued
+from tests.support.delivering import LAST_ATTEMPT, add_endpoint, publish, queued
 from tests.support.faults.scene import Scene, private_scene
 from tests.support.faults.subscribers import subscribers
 from tests.support.waiting import wait_until
-
-ATTEMPTS = len(SHORT_BACKOFF_SECONDS) + 1
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +74,7 @@ def test_a_streak_goes_on_after_its_deliverer_is_killed(scene: Scene) -> None:
         )
         # Behind the events of the test before: in one partition a record that is not would be taken for a copy. All are
         # in their last attempt: with retries to come the streak would grow on until the kill, and after it.
-        *failing, late = [queued(endpoint_id, offset, attempt=ATTEMPTS) for offset in range(10, 15)]
+        *failing, late = [queued(endpoint_id, offset, attempt=LAST_ATTEMPT) for offset in range(10, 15)]
         deliverer = scene.deliverer(**policy)
         send(scene, *failing[:2])
         wait_until(lambda: count(scene, f"{streak} AND attempts = 2"), "two attempts have failed")

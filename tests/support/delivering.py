@@ -25,6 +25,7 @@ from deliveries.endpoints import (
     EndpointStart,
     new_endpoint_id,
 )
+from deliveries.schedule import SHORT_BACKOFF_SECONDS
 from deliveries.signed_request import EndpointKeys
 from operations.services.deliverer import Deliverer
 from runtime.settings import Settings
@@ -43,6 +44,8 @@ LOCAL: Final[Mapping[str, Any]] = {
 
 SECRET: Final = bytes(range(24))
 PARTITIONS: Final = 2
+LAST_ATTEMPT: Final = len(SHORT_BACKOFF_SECONDS) + 1
+"""The number of the last attempt of a delivery on the schedule `short`."""
 
 
 @asynccontextmanager

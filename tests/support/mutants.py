@@ -37,16 +37,21 @@ INTEGRATION: Final[Mapping[str, Sequence[str]]] = {
     "entities": ["entities/test_audit_trail.py", "entities/test_store.py"],
     "ingress": ["ingress/test_routes.py"],
     "projections": [
-        *(
-            f"projections/test_{name}.py"
-            for name in ("agents", "builds", "engine", "lagging_models", "lagging_slices", "log_ranges")
-        ),
-        *(f"projections/test_{name}.py" for name in ("partition_parking", "poison_rows", "stopped_models")),
-        *(
-            "projections/test_stored_builds.py",
-            "projections/rebuild/test_fill.py",
-            "projections/rebuild/test_topic_source.py",
-        ),
+        f"projections/{name}.py"
+        for name in (
+            "test_agents",
+            "test_builds",
+            "test_engine",
+            "test_lagging_models",
+            "test_lagging_slices",
+            "test_log_ranges",
+            "test_partition_parking",
+            "test_poison_rows",
+            "test_stopped_models",
+            "test_stored_builds",
+            "rebuild/test_fill",
+            "rebuild/test_topic_source",
+        )
     ],
     "relay": ["relay/test_dead_letters.py", "projections/test_poison_rows.py"],
     "streams": ["streams/test_producer.py", "streams/test_worker.py"],

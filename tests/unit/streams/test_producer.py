@@ -369,15 +369,21 @@ async def test_a_producer_connects_as_soon_as_kafka_answers(monkeypatch: pytest.
     await producer.stop()
 
 
-async def test_a_connection_that_broke_is_closed_beside_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it had sent gets no more time, and holds up no publish; a stop awaits its end."""
-    broken, last = Closing(), Closing()
+async def connected_again(monkeypatch: pytest.MonkeyPatch, broken: Closing, last: Closing) -> EventProducer:
+    """Return a producer whose connection has broken, and that has another one."""
     Connections(monkeypatch, broken, last)
     producer = disconnected_producer()
     producer.start_in_background()
     await wait_until_async(lambda: producer.connected, "it is connected")
     broken.fatal.set()
     await wait_until_async(lambda: producer._connected is last, "it is connected again")
+    return producer
+
+
+async def test_a_connection_that_broke_is_closed_beside_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had sent gets no more time, and holds up no publish; a stop awaits its end."""
+    broken, last = Closing(), Closing()
+    producer = await connected_again(monkeypatch, broken, last)
     producer.submit_record(EVENTS_TOPIC, None, b"v", [])
     assert (len(last.added), broken.graces, broken.closed) == (1, [0], False)
     last.may_close.set()
@@ -397,12 +403,7 @@ async def test_a_stop_ends_whatever_the_close_of_a_connection_that_broke_fails_w
     broken, last = Closing(), Closing()
     broken.error = OSError("gone")
     last.may_close.set()
-    Connections(monkeypatch, broken, last)
-    producer = disconnected_producer()
-    producer.start_in_background()
-    await wait_until_async(lambda: producer.connected, "it is connected")
-    broken.fatal.set()
-    await wait_until_async(lambda: producer._connected is last, "it is connected again")
+    producer = await connected_again(monkeypatch, broken, last)
     stopping = asyncio.create_task(producer.stop())
     await wait_until_async(lambda: last.closed, "the successor is closed")
     broken.may_close.set()

@@ -12,13 +12,12 @@ from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.deliverer.endpoint_streaks import EndpointChange, EndpointStreak, StreakChanges
 from deliveries.deliverer.streak_rows import streak_statements
 from deliveries.failure_streak import FailureStreak, FailureWarning, StreakPolicy
-from deliveries.schedule import SHORT_BACKOFF_SECONDS
 from devstack import sql
 from operations.services import deliverer
 from projections.session import Session
 from runtime.settings import Settings
 from tests.conftest import Database
-from tests.support.delivering import add_endpoint, change_state, delivering, publish, queued
+from tests.support.delivering import LAST_ATTEMPT, add_endpoint, change_state, delivering, publish, queued
 from tests.support.receivers import Receiver, receiver
 from tests.support.waiting import wait_until_async
 
@@ -109,7 +108,7 @@ async def test_enabling_begins_again(local: Settings, topics: DeliveryTopics, da
         fail_first(there, 5)
         endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
         # In their last attempt: a retry would be the fourth failure of the streak, perhaps before the enabling.
-        last = [queued(endpoint_id, offset, attempt=len(SHORT_BACKOFF_SECONDS) + 1) for offset in range(1, 4)]
+        last = [queued(endpoint_id, offset, attempt=LAST_ATTEMPT) for offset in range(1, 4)]
         await publish(local, topics.deliveries, last)
         async with delivering(local, topics) as deliverer:
             streak = "SELECT count(*) FROM endpoint_streaks WHERE warned_percent = 70"
