@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,6 +27,8 @@ SUSPICIOUS: Final = 35
 TIMEOUT: Final = 36
 OUTCOMES: Final = {SURVIVED: "survived", CAUGHT: "caught", NO_TEST: "no test", TIMEOUT: "caught"}
 """The code of a mutant to its outcome; a test that no longer ends has caught the fault."""
+
+ALL_DIGITS: Final = "0123456789"
 
 AGAIN_MAX: Final = 3
 """A mutant after which its test fails without it, this many times, is judged no further: it counts as missed."""
@@ -81,7 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m tests.support.mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", help="such as audit.verifier.chain_range; default: all of the settings")
-    parser.add_argument("--tenths", type=int, choices=range(1, 11), default=10, help="share of the mutants to judge")
+    parser.add_argument(
+        "--digits",
+        type=_digits,
+        default=ALL_DIGITS,
+        help="judge the mutants whose number ends in one of these, such as 7 for a tenth of them; default: all",
+    )
     parser.add_argument("--floor", type=float, default=90.0, help="percent that must be caught")
     parser.add_argument(
         "--seconds",
@@ -94,20 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.report_only:
         try:
-            judge(options.modules, options.tenths, again=options.again, seconds=options.seconds)
+            judge(options.modules, options.digits, again=options.again, seconds=options.seconds)
         except (RuntimeError, subprocess.CalledProcessError) as error:
             print(f"the mutants could not be judged: {error}", file=sys.stderr)
             return 1
-    return report(options.modules, options.tenths, options.floor)
+    return report(options.modules, options.digits, options.floor)
 
 
-def judge(modules: Sequence[str], tenths: int, *, again: bool, seconds: float) -> None:
-    """Make the mutants and judge those of the share that have no verdict yet, package by package."""
+def judge(modules: Sequence[str], digits: str, *, again: bool, seconds: float) -> None:
+    """Make the mutants and judge those of these digits that have no verdict yet, package by package."""
     mutant_files.make()
     wanted: dict[str, list[str]] = {}
-    for module, codes in _results(modules):
+    for module, codes in _results(modules, digits):
         names = [name for name, code in codes.items() if code is None or (again and code in (SURVIVED, NO_TEST))]
-        names = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns([module], tenths))]
         wanted.setdefault(module.partition(".")[0], []).extend(names)
     with shared_services():
         for package, names in wanted.items():
@@ -161,51 +166,37 @@ def _run_judge(package: str, todo: Path, reach: Path, verdicts: Path, seconds: f
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def report(modules: Sequence[str], tenths: int, floor: float) -> int:
+def report(modules: Sequence[str], digits: str, floor: float) -> int:
     """Print the scores and the survivors; return the exit code."""
-    scores = list(read_scores(modules))
+    scores = list(read_scores(modules, digits))
     print(f"{'module':<36} {'caught':>7} {'missed':>7} {'left out':>8} {'not run':>8} {'score':>7}")
     for score in (*scores, total := _total(scores)):
         counts = f"{score.caught:>7} {score.missed:>7} {score.left_out:>8} {score.not_run:>8}"
         print(f"{score.module:<36} {counts} {score.percent:>6.1f}%")
-    for name in survivors(modules):
+    for name in survivors(modules, digits):
         print(f"survived: {name}")
     without = set(modules) - {score.module for score in scores if score.caught + score.missed}
     for module in sorted(without):
         print(f"{module} has no mutant that was run: nothing was checked", file=sys.stderr)
-    return 0 if not without and is_good(total, floor, whole=tenths == 10) else 3
+    return 0 if not without and is_good(total, floor) else 3
 
 
 def _total(scores: Sequence[Score]) -> Score:
     return Score("all", *(sum(score[column] for score in scores) for column in (1, 2, 3, 4)))  # type: ignore[misc]
 
 
-def is_good(total: Score, floor: float, *, whole: bool) -> bool:
-    """Return whether enough mutants were caught; of a whole run none may be left that has not run.
+def is_good(total: Score, floor: float) -> bool:
+    """Return whether enough mutants were caught, and none is left that has not run.
 
-    >>> is_good(Score("all", 9, 1, 0, 0), 90.0, whole=True), is_good(Score("all", 9, 1, 0, 1), 90.0, whole=True)
+    >>> is_good(Score("all", 9, 1, 0, 0), 90.0), is_good(Score("all", 9, 1, 0, 1), 90.0)
     (True, False)
     """
-    return total.caught > 0 and total.percent >= floor and not (whole and total.not_run)
+    return total.caught > 0 and total.percent >= floor and not total.not_run
 
 
-def patterns(modules: Sequence[str], tenths: int) -> list[str]:
-    """Return name patterns for a share of the modules' mutants.
-
-    Mutants of a function are numbered, so those whose number ends in certain digits are a fair share.
-
-    >>> patterns(["ingress.rates"], 10), patterns(["ingress.rates"], 2)
-    (['ingress.rates.*'], ['ingress.rates.*0', 'ingress.rates.*5'])
-    """
-    if tenths == 10:
-        return [f"{module}.*" for module in modules]
-    digits = [0, 5, 2, 7, 4, 9, 1, 6, 3, 8][:tenths]
-    return [f"{module}.*{digit}" for module in modules for digit in digits]
-
-
-def read_scores(modules: Sequence[str]) -> Iterator[Score]:
-    """Yield the score of each module that has mutants, by name."""
-    for module, codes in _results(modules):
+def read_scores(modules: Sequence[str], digits: str) -> Iterator[Score]:
+    """Yield the score of each module, of its mutants whose number ends in one of these digits."""
+    for module, codes in _results(modules, digits):
         outcomes = Counter(map(outcome_of, codes.values()))
         missed = outcomes["survived"] + outcomes["no test"] + outcomes["suspicious"]
         yield Score(module, outcomes["caught"], missed, outcomes["left out"], outcomes["not run"])
@@ -218,16 +209,28 @@ def outcome_of(code: int | None) -> str:
     return "left out" if code in mutant_files.NOT_JUDGED else OUTCOMES.get(code, "suspicious")
 
 
-def survivors(modules: Sequence[str]) -> Iterator[str]:
+def survivors(modules: Sequence[str], digits: str) -> Iterator[str]:
     """Yield the mutants that no test caught, each with its outcome."""
-    for _, codes in _results(modules):
+    for _, codes in _results(modules, digits):
         for name, code in codes.items():
             if (outcome := outcome_of(code)) in ("survived", "no test", "suspicious"):
                 yield f"{name} ({outcome})"
 
 
-def _results(modules: Sequence[str]) -> Iterator[tuple[str, mutant_files.Codes]]:
-    return ((module, codes) for module, codes in mutant_files.results() if not modules or module in modules)
+def _results(modules: Sequence[str], digits: str) -> Iterator[tuple[str, mutant_files.Codes]]:
+    """Yield the codes of each module, in the order in which they are named.
+
+    Mutants of a function are numbered, so those whose number ends in a digit are a fair share.
+    """
+    found = dict(mutant_files.results())
+    for module in modules or found:
+        yield module, {name: code for name, code in found.get(module, {}).items() if name[-1] in digits}
+
+
+def _digits(text: str) -> str:
+    if not text or set(text) - set(ALL_DIGITS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a row of digits, such as 7 or 05")
+    return text
 
 
 if __name__ == "__main__":

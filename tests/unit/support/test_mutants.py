@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import mutant_files, mutants
 from tests.support.mutant_judge import CAUGHT, START_AGAIN, SURVIVED
-from tests.support.mutants import SUSPICIOUS, TIMEOUT, judge, main
+from tests.support.mutants import ALL_DIGITS, SUSPICIOUS, TIMEOUT, judge, main
 
 NAMES = [f"ingress.rates.x_pay__mutmut_{number}" for number in range(3)]
 
@@ -104,7 +104,7 @@ def test_a_judge_that_ends_is_followed_by_another(results: Path, monkeypatch: py
         return code
 
     monkeypatch.setattr(mutants, "_run_judge", run)
-    judge([], 10, again=False, seconds=1)
+    judge([], ALL_DIGITS, again=False, seconds=1)
     assert asked == [NAMES, NAMES[1:], NAMES[1:]]
     codes = json.loads(results.read_text())["exit_code_by_key"]
     assert codes == {NAMES[0]: TIMEOUT, NAMES[1]: SURVIVED, NAMES[2]: CAUGHT}
@@ -132,8 +132,33 @@ def test_only_those_without_a_verdict_are_judged(
     results.write_text(json.dumps({"exit_code_by_key": dict(zip(NAMES, [CAUGHT, SURVIVED, None], strict=True))}))
     asked: list[str] = []
     monkeypatch.setattr(mutants, "_judge_package", lambda package, names, seconds: asked.extend(names))
-    judge(["ingress.rates"], 10, again=again, seconds=1)
+    judge(["ingress.rates"], ALL_DIGITS, again=again, seconds=1)
     assert asked == expected
+
+
+def test_a_sample_is_judged_and_scored_alone(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others neither run nor count, whatever earlier runs found of them; modules go in the order that they have."""
+    names = [f"x_pay__mutmut_{number}" for number in (1, 7, 10, 17, 70, 71, 107)]
+    codes = dict.fromkeys((f"ingress.rates.{name}" for name in names), None)
+    results.write_text(json.dumps({"exit_code_by_key": codes | {"ingress.rates.x_pay__mutmut_1": SURVIVED}}))
+    bulk = {f"ingress.bulk.{name}": None for name in names}
+    results.with_name("bulk.py.meta").write_text(json.dumps({"exit_code_by_key": bulk}))
+    asked: list[str] = []
+
+    def judge_package(_package: str, names: list[str], _seconds: float) -> None:
+        asked.extend(names)
+        mutant_files.note(dict.fromkeys(names, CAUGHT))
+
+    monkeypatch.setattr(mutants, "_judge_package", judge_package)
+    assert main(["--digits", "70", "ingress.rates", "ingress.bulk"]) == 0
+    expected = [f"ingress.{module}.x_pay__mutmut_{n}" for module in ("rates", "bulk") for n in (7, 10, 17, 70, 107)]
+    assert asked == expected
+    assert "ingress.rates                              5       0        0        0  100.0%" in capsys.readouterr().out
+    assert main(["--report-only", "--digits", "1", "ingress.rates"]) == 3
+    with pytest.raises(SystemExit):
+        main(["--digits", "x"])
 
 
 def test_the_docstrings_are_right() -> None:
