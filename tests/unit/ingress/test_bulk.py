@@ -1,4 +1,4 @@
-"""Bulk loads before their first line is published: sizes, places, signers."""
+"""Bulk loads before their first line is published: sizes, places, signers, files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 import errno
 import gzip
 import os
+import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import IO, Any
 
 import msgspec
 import pytest
 from litestar.types import Receive
 
 from ingress import bulk
+from ingress.arrivals import Arrivals, BodyReader
 from ingress.bulk import BulkIntake
 from ingress.bulk_load import CurrentPolicy
 from ingress.headers import RequestHeaders
@@ -22,7 +25,7 @@ from ingress.publishing import IngressPublisher
 from runtime.clock import FixedClock
 from runtime.settings import Settings
 from server.bodies import PeerGone
-from server.problems import Problem
+from server.problems import CLOSE, Problem, retry_after
 from streams.producer import EventProducer
 from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer
@@ -217,3 +220,168 @@ async def test_a_full_disk_refuses_a_compressed_load(monkeypatch: pytest.MonkeyP
     with pytest.raises(Problem) as raised:
         await intake()(headers(gzipped=True), peer(gzip.compress(b"{}")), Answered(), signed, unlogged)
     assert (raised.value.status, "No space left" in raised.value.reason) == (503, True)
+
+
+@pytest.mark.parametrize("streams_max", [1, 3])
+def test_arriving_bodies_have_a_budget_for_each_place(monkeypatch: pytest.MonkeyPatch, streams_max: int) -> None:
+    """Of the largest body and its file; each counts its file before its first byte."""
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(bulk, "Arrivals", lambda *sizes, **more: made.append((sizes, more)) or Arrivals(*sizes, **more))
+    monkeypatch.setattr(bulk, "BodyReader", lambda *args: made.append(args) or BodyReader(*args))
+    receiver = intake(streams_max)
+    sizes = (100, streams_max * (100 + bulk.FILE_BYTES))
+    assert made == [(sizes, {"request_bytes": bulk.FILE_BYTES}), (100, receiver._arrivals)]
+    assert receiver._places._places_max == streams_max
+    assert receiver.stopping is False
+
+
+def test_a_load_is_made_of_the_request_and_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on until just before its time is over, counted from its begin; where the process ends, that is why."""
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(bulk, "BulkLoad", lambda *args, **more: made.append((*args, more)))
+    receiver = intake()
+    now, clock = datetime(2026, 11, 23, tzinfo=UTC), receiver._clock
+    assert isinstance(clock, FixedClock)
+    clock.set(now + timedelta(seconds=1_000))
+    traced = msgspec.structs.replace(headers(), traceparent="parent")
+    receiver._load(signed(), traced, unlogged)
+    ((publisher, policy, stop_reason, refused, traceparent, more),) = made
+    assert (publisher, policy(), refused) == (receiver._publisher, POLICY, unlogged)
+    assert (traceparent, more) == ("parent", {"line_max_bytes": 50})
+    assert stop_reason() is None
+    clock.set(now + timedelta(seconds=1_899.5))
+    assert stop_reason() is None
+    for seconds in (1_900, 1_901):
+        clock.set(now + timedelta(seconds=seconds))
+        ended = stop_reason()
+        assert (ended.kind, ended.detail) == ("overloaded", "A bulk load lasts 900 s at most.")
+    receiver.stopping = True
+    assert (stop_reason().kind, stop_reason().detail) == ("starting", "This process is ending.")
+
+
+async def test_a_body_counts_for_its_senders_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From before its first byte until its line is published, or it was refused."""
+    receiver, begun = intake(), list[object]()
+    begin = receiver._arrivals.begin
+    monkeypatch.setattr(receiver._arrivals, "begin", lambda address: begun.append(address) or begin(address))
+    held: list[tuple[int, int]] = []
+
+    def verify(_headers: RequestHeaders, _body: bytes) -> CurrentPolicy:
+        held.append((len(receiver._arrivals), receiver._arrivals.body_bytes))
+        raise Problem("signature")
+
+    for address in ("192.0.2.1", None):
+        with pytest.raises(Problem):
+            await receiver(headers(), peer(b"x" * 60), Answered(), verify, unlogged, address)
+    assert (begun, held, len(receiver._arrivals)) == (["192.0.2.1", None], [(1, 60), (1, 60)], 0)
+
+
+async def test_who_is_refused_before_the_body_was_read_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason: no producer is named, or the body did not come in time."""
+    with pytest.raises(Problem) as nameless:
+        await intake()(headers(producer=None), peer(b""), Answered(), signed, unlogged)
+    assert (nameless.value.kind, nameless.value.headers) == ("malformed-headers", (CLOSE,))
+    assert nameless.value.detail == bulk.PRODUCER_MISSING
+    monkeypatch.setattr(bulk, "ARRIVAL_TIMEOUT_SECONDS", 0.05)
+    late = await problem_of(intake(), peer(b"x", endless=True))
+    assert (late.kind, late.headers) == ("slow-request", (CLOSE,))
+    assert "within 0.05 s" in late.detail
+
+
+class FullDisk:
+    """A file that keeps so many calls; then the disk is full."""
+
+    def __init__(self, file: IO[bytes], calls: int) -> None:
+        self._file = file
+        self._left = calls
+
+    def _use(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, data: bytes) -> None:
+        self._use()
+        self._file.write(data)
+
+    def flush(self) -> None:
+        self._use()
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        self._use()
+        return self._file.fileno()
+
+
+@pytest.mark.parametrize("calls", [None, 0, 1, 2, 3], ids=["open", "write", "second part", "flush", "map"])
+async def test_a_body_that_can_not_be_kept_is_503(monkeypatch: pytest.MonkeyPatch, calls: int | None) -> None:
+    """At whatever step the disk is full: the sender is to come back, and the log says why."""
+
+    open_real = tempfile.TemporaryFile
+
+    def open_file() -> Any:
+        if calls is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return FullDisk(open_real(), calls)
+
+    monkeypatch.setattr(bulk.tempfile, "TemporaryFile", open_file)
+    problem = await problem_of(intake(), peer(b"x" * 60, b"y" * 40))
+    why = os.strerror(errno.EMFILE if calls is None else errno.ENOSPC)
+    assert (problem.kind, problem.detail, problem.headers) == (
+        "overloaded", "Try again later.", (retry_after(30), CLOSE),
+    )  # fmt: skip
+    assert problem.reason == f"The body can't be kept: {why}."
+
+
+def test_a_compressed_file_is_opened_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the bound, which is the body's own, and all of it can be read from the file."""
+    opened_with: list[int] = []
+    open_gzip = bulk.open_gzip
+
+    def seen(body: Any, keep: Any, max_bytes: int) -> None:
+        opened_with.append(max_bytes)
+        open_gzip(body, keep, max_bytes)
+
+    monkeypatch.setattr(bulk, "open_gzip", seen)
+    content = b"0123456789" * 10
+    with tempfile.TemporaryFile() as spool, tempfile.TemporaryFile() as opened:
+        spool.write(gzip.compress(content))
+        spool.flush()
+        bulk._open_file(spool, opened, len(content))
+        assert opened_with == [len(content)]
+        assert os.pread(opened.fileno(), 1_000, 0) == content
+        assert _mapped_bytes(opened) == content
+    with tempfile.TemporaryFile() as empty:
+        assert _mapped_bytes(empty) == b""
+
+
+def _mapped_bytes(file: IO[bytes]) -> bytes:
+    with bulk._mapped(file) as body:
+        return body[:]
+
+
+async def test_what_is_published_is_what_was_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what comes out of it, with the peer that reads the answer; the body no longer counts as arriving then."""
+    receiver, answered = intake(), Answered()
+    seen: list[tuple[object, ...]] = []
+
+    class Load:
+        async def answer(self, body: Any, receive: object, send: object) -> None:
+            seen.append((body[:], receive, send, len(receiver._arrivals), receiver._places._published))
+
+    monkeypatch.setattr(receiver, "_load", lambda *_: Load())
+    content = b"{}\n{}\n"
+    for gzipped, body in ((False, content), (True, gzip.compress(content))):
+        receive = peer(body)
+        assert await receiver(headers(gzipped=gzipped), receive, answered, signed, unlogged) == 200
+        assert seen.pop() == (content, receive, answered, 0, 1)
+    assert receiver._places._published == 0

@@ -18,9 +18,10 @@ from database.connector import connect
 from ingress import intake as intake_module
 from ingress.intake import Intake, _milliseconds_since, _not_accepted
 from ingress.keys import Keyring, KeyStore
+from ingress.limits import BODIES_MAX_BYTES
 from ingress.producers import default_policy
-from ingress.publishing import HttpAnswer
-from ingress.verification import NAME_PRODUCER
+from ingress.publishing import HttpAnswer, accepted
+from ingress.verification import NAME_PRODUCER, THREAD_MIN_BYTES
 from runtime.clock import FixedClock
 from runtime.settings import Settings
 from server.peers import keep_peer
@@ -28,6 +29,7 @@ from server.problems import Problem
 from signing.master_key import MasterKeys
 from signing.signatures import HmacKey, SignatureRejected
 from streams.producer import EventProducer
+from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
 from tests.support.asgi_peers import Answered, peer, post_scope
 from tests.support.waiting import DEADLINE_SECONDS
@@ -512,3 +514,201 @@ def test_times_in_log_lines_are_milliseconds(monkeypatch: pytest.MonkeyPatch) ->
     """To the microsecond."""
     monkeypatch.setattr(intake_module.time, "perf_counter", lambda: 12.0123456)
     assert _milliseconds_since(12.0) == 12.346
+
+
+def test_an_intake_is_made_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each limit goes where it belongs: those of one event, of a batch, of a load and of all requests."""
+    made: dict[str, list[tuple[Any, dict[str, Any]]]] = {}
+
+    def record(name: str) -> None:
+        real = getattr(intake_module, name)
+
+        def make(*args: Any, **more: Any) -> Any:
+            made.setdefault(name, []).append((args, more))
+            return real(*args, **more)
+
+        monkeypatch.setattr(intake_module, name, make)
+
+    for name in ("Admission", "Arrivals", "BodyReader", "BulkIntake", "Refusals", "TrustedProxies", "Verification"):
+        record(name)
+    large = 20 * 1024 * 1024
+    intake = intake_of(
+        ingress_body_max_bytes=1_001, ingress_batch_max_bytes=large, ingress_stream_max_bytes=3_003,
+        ingress_streams_max=4, ingress_stream_timeout_seconds=5.5, ingress_requests_max=6,
+        ingress_trusted_proxies="192.0.2.0/24", ingress_source="source", ingress_log_every=7,
+    )  # fmt: skip
+    assert made["Admission"] == [((6, 4 * large), {})]
+    assert made["Arrivals"] == [((1_001,), {}), ((large,), {})]
+    assert made["BodyReader"] == [((1_001, intake._arrivals), {}), ((large, intake._batch_arrivals), {})]
+    load = {"body_max_bytes": 3_003, "line_max_bytes": 1_001, "streams_max": 4, "load_timeout_seconds": 5.5}
+    assert made["BulkIntake"] == [((intake._publisher, intake._clock), load)]
+    assert made["Refusals"] == [((intake._clock, intake._keyring.knows), {})]
+    assert made["TrustedProxies"] == [(("192.0.2.0/24",), {})]
+    assert made["Verification"] == [((intake._keyring,), {})]
+    assert (intake._source, intake._event_max_bytes, intake._log_every) == ("source", 1_001, 7)
+    assert (intake._publisher._clock, intake._bulk.stopping) == (intake._clock, False)
+    intake.stop()
+    assert intake._bulk.stopping is True
+    intake_of(ingress_batch_max_bytes=1_000)
+    assert made["Admission"][1] == ((2_000, BODIES_MAX_BYTES), {})
+
+
+async def publish_nothing(*_: object) -> HttpAnswer:
+    return HttpAnswer(200, b"{}")
+
+
+async def test_an_accepted_webhook_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    """With who sent what, and how long it took."""
+    intake, body = intake_of(), rated()
+    monkeypatch.setattr(intake, "_publish_one", publish_nothing)
+    monkeypatch.setattr(intake_module, "_milliseconds_since", lambda started: 12.5)
+    await post(intake, body)
+    assert log_lines == [
+        {
+            "event": "webhook.accepted", "log_level": "info", "route": RATED, "status": 200, "producer": "genesis",
+            "body_bytes": len(body), "left_out": 0, "duration_ms": 12.5,
+        }
+    ]  # fmt: skip
+
+
+class Proving(Connection):
+    """A connection that can answer at once, and keeps how it is used."""
+
+    def __init__(self, body: bytes | None, *, proved: bool, answers: bool) -> None:
+        super().__init__(body)
+        self.proved, self.answers = proved, answers
+        self.used: list[object] = []
+
+    def answer(self, *answer: Any) -> bool:
+        self.used.append(answer[1:])
+        return self.answers
+
+    def prove(self) -> None:
+        self.used.append("proved")
+
+
+@pytest.mark.parametrize("proved", [False, True])
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("arrived", [False, True])
+async def test_a_peer_is_proved_once_and_answered_once(
+    monkeypatch: pytest.MonkeyPatch, proved: bool, answers: bool, arrived: bool
+) -> None:
+    """By the connection where it can, else as ASGI has it; whether the body was there already or not."""
+    intake, body, answered = intake_of(), rated(), Answered()
+    monkeypatch.setattr(intake, "_publish_one", publish_nothing)
+    connection = Proving(body if arrived else None, proved=proved, answers=answers)
+    scope = post_scope(SENDER.headers(body, timestamp=int(NOW.timestamp())))
+    keep_peer(scope, connection)
+    await intake(scope, peer(body), answered, RATED, "genesis.agent.rated")
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+    assert connection.used == [*([] if proved else ["proved"]), (200, headers, b"{}")]
+    assert (answered.status, answered.body) == ((0, b"") if answers else (200, b"{}"))
+
+
+@pytest.mark.parametrize(("size", "waits"), [(THREAD_MIN_BYTES, False), (THREAD_MIN_BYTES + 1, True)])
+async def test_only_a_body_that_a_thread_hashes_counts_as_arriving(
+    monkeypatch: pytest.MonkeyPatch, size: int, waits: bool
+) -> None:
+    """Until its signature was checked, and it is refused for no other one meanwhile; what no body could mend is 401."""
+    intake = intake_of()
+    held: list[tuple[int, int]] = []
+    whole: list[bool] = []
+
+    async def verify(_headers: object, body: bytes) -> SignatureRejected:
+        held.append((len(intake._arrivals), intake._arrivals.body_bytes))
+        whole.extend(each.task is None for each in intake._arrivals._by_address.get(None, {}))
+        return SignatureRejected("no_match")
+
+    monkeypatch.setattr(intake._verification, "verify", verify)
+    for changes in ({}, {"plant-producer": "nobody"}):
+        scope = stranger_scope("application/json", **changes)
+        keep_peer(scope, Connection(b" " * size))
+        answered = Answered()
+        await intake(scope, peer(), answered, RATED, "genesis.agent.rated")
+        assert answered.status == 401
+    assert held == ([(1, size)] if waits else [(0, 0), (0, 0)])
+    assert whole == [True] * waits
+    assert len(intake._arrivals) == 0
+
+
+async def test_a_batchs_body_counts_among_batches() -> None:
+    """Whatever webhooks hold, and the other way round."""
+    intake = intake_of()
+    kind = "application/cloudevents-batch+json"
+    scope = stranger_scope(kind)
+    tasks = await attacked(intake, [scope], CLOUD_EVENTS, b"x" * 500)
+    assert (intake._arrivals.body_bytes, intake._batch_arrivals.body_bytes, gauges(intake)) == (0, 500, (1, 500))
+    tasks += await attacked(intake, [stranger_scope("application/json")], RATED, b"x" * 70)
+    assert (intake._arrivals.body_bytes, intake._batch_arrivals.body_bytes, gauges(intake)) == (70, 500, (2, 570))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_batch_consumes_what_it_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its events at first, and what is unpaid is restored; each has the size of one event and the trace."""
+    intake, body = intake_of(ingress_body_max_bytes=40), b"[{}, 7]"
+    done: list[tuple[Any, ...]] = []
+    publisher = intake._publisher
+    monkeypatch.setattr(publisher, "consume", lambda policy, events: done.append(("consume", policy.name, events)))
+    monkeypatch.setattr(publisher, "restore", lambda policy, events: done.append(("restore", policy.name, events)))
+    submit = intake_module.submit_each
+
+    async def submit_each(*args: Any, item_max_bytes: int) -> Any:
+        assert args[0] is publisher
+        done.append(("submit", [bytes(item) for item in args[1]], args[2].name, args[3], item_max_bytes))
+        return await submit(*args, item_max_bytes=item_max_bytes)
+
+    monkeypatch.setattr(intake_module, "submit_each", submit_each)
+    monkeypatch.setattr(intake_module, "unpaid", len)
+    headers = SENDER.headers(body, timestamp=int(NOW.timestamp()), content_type="application/cloudevents-batch+json")
+    scope = post_scope({**headers, "plant-producer": "genesis", "traceparent": "a trace"})
+    answered = Answered()
+    await intake(scope, peer(body), answered, CLOUD_EVENTS, None)
+    assert done == [
+        ("consume", "genesis", 2), ("submit", [b"{}", b"7"], "genesis", "a trace", 40), ("restore", "genesis", 2),
+    ]  # fmt: skip
+    assert answered.status == 207
+
+
+async def test_a_webhook_is_published_under_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is a valid one; the answer has the event's id and position."""
+    intake = intake_of()
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    published: list[tuple[Any, ...]] = []
+
+    async def publish(incoming: Any, policy: Any, traceparent: str | None) -> RecordPosition:
+        published.append((incoming.event.event_id, incoming.source, incoming.message_id, policy.name, traceparent))
+        return RecordPosition(EVENTS_TOPIC, 3, 7)
+
+    monkeypatch.setattr(intake._publisher, "publish", publish)
+    for given, kept in ((trace, trace), ("no trace", None)):
+        body, answered = rated(), Answered()
+        headers = SENDER.headers(body, message_id="msg_7", timestamp=int(NOW.timestamp()))
+        await intake(post_scope({**headers, "traceparent": given}), peer(body), answered, RATED, "genesis.agent.rated")
+        ((event_id, source, message_id, name, traceparent),) = published
+        published.clear()
+        assert (source, message_id, name, traceparent) == (intake._source, "msg_7", "genesis", kept)
+        assert (answered.status, answered.body) == (200, accepted(event_id, RecordPosition(EVENTS_TOPIC, 3, 7)))
+
+
+async def test_a_defect_is_500_and_told_as_ours(
+    monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    """Nothing stays reserved, and the answer says no more."""
+    intake = intake_of()
+
+    async def fail(*_: object) -> HttpAnswer:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(intake, "_publish_one", fail)
+    labels = {"route": RATED, "status": "500"}
+    before = REGISTRY.get_sample_value("plant_ingress_requests_total", labels) or 0.0
+    answered = await post(intake, rated())
+    assert (answered.status, answered.kind, gauges(intake)) == (500, "unexpected", (0, 0))
+    assert REGISTRY.get_sample_value("plant_ingress_requests_total", labels) == before + 1
+    assert [(line["event"], line["route"], line.get("producer")) for line in log_lines] == [
+        ("webhook.failed", RATED, None), ("webhook.refused", RATED, "genesis"),
+    ]  # fmt: skip

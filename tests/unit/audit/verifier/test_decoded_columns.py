@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.verifier import decoded_columns
 from audit.verifier.decoded_columns import (
     DecodedColumns,
     Layout,
@@ -295,3 +297,125 @@ def test_the_entity_that_poison_parks_is_its_key(value: bytes | None) -> None:
     wrong = mismatch(parking, "poison", value, key=b"another key")
     assert wrong == "entity_id is not the id that the key is"
     assert unknown_schema(parking._replace(event_type="x"), "poison", UNKNOWN, key=AGENT_KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "expected"),
+    [
+        (b"", 0, (0, 0)), (b"\x00", 0, (0, 1)), (b"\x01", 0, (-1, 1)), (b"\x02", 0, (1, 1)), (b"\x03", 0, (-2, 1)),
+        (b"\x7f", 0, (-64, 1)), (b"\x80\x01", 0, (64, 2)), (b"\x81\x01", 0, (-65, 2)), (b"\x80", 0, (0, 1)),
+        (b"\xff\xff\x03\x02", 0, (-32768, 3)), (b"\x02\x04\x06", 1, (2, 2)), (b"\x02\x80\x02", 1, (128, 3)),
+        (b"\xfe" + b"\xff" * 8 + b"\x01", 0, (2**63 - 1, 10)), (b"\xff" * 9 + b"\x01", 0, (-(2**63), 10)),
+    ],
+)  # fmt: skip
+def test_a_varint_is_read_to_its_end(data: bytes, at: int, expected: tuple[int, int]) -> None:
+    """Zigzag, seven bits a byte, least first; the index is that of the byte after it, or the end of the data."""
+    assert decoded_columns._varint(data, at) == expected
+
+
+FIXED, SHORT = {"type": {"type": "fixed", "size": 16}}, {"type": {"type": "fixed", "size": 15}}
+BYTES, LONG, TEXT = {"type": {"type": "bytes", "size": 16}}, {"type": "long"}, {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ids", "named"),
+    [
+        ([FIXED, FIXED], True, False), ([FIXED, FIXED, TEXT], True, False), ([FIXED], False, None),
+        ([FIXED, LONG], False, True), ([FIXED, TEXT], False, False), ([FIXED, SHORT], False, False),
+        ([SHORT, FIXED], False, False), ([SHORT, LONG], False, False), ([TEXT, LONG], False, False),
+        ([TEXT, FIXED], False, False), ([FIXED, BYTES], False, False), ([BYTES, FIXED], False, False),
+        ([LONG, LONG], False, False), ([FIXED, LONG, TEXT], False, True),
+    ],
+)  # fmt: skip
+def test_a_schema_is_known_by_its_first_two_fields(fields: list[dict[str, Any]], ids: bool, named: bool | None) -> None:
+    """Two ids begin an event, an id and a number a control record about poison."""
+    assert decoded_columns._begins_with_ids(fields) is ids
+    assert named is None or decoded_columns._begins_with_named_offset(fields) is named
+
+
+def test_layouts_follow_from_the_files_of_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each id of a logged subject has its own; what begins otherwise, or has no file, has none."""
+    names = {
+        "a.b.Rated": "genesis.agent.rated", "a.b.Amended": "genesis.entity.amended",
+        "a.b.Raised": "plant.chain.version_raised", "a.b.Redriven": "plant.record.redriven",
+        "a.b.Skipped": "plant.record.skipped", "a.c.Rated": "genesis.skill.rated",
+    }  # fmt: skip
+    (tmp_path / "avro").mkdir()
+    for full, file in names.items():
+        namespace, _, name = full.rpartition(".")
+        text = json.dumps({"namespace": namespace, "name": name, "doc": "\u00e9"}, ensure_ascii=False)
+        (tmp_path / "avro" / f"{file}.avsc").write_text(text, encoding="utf-8")
+    entries = [
+        ("genesis.events-x", 1, "a.b.Rated", [FIXED, FIXED]),
+        ("plant.operations-x", 1, "a.b.Amended", [FIXED, FIXED, LONG]),
+        ("genesis.deliveries-x", 1, "a.b.Rated", [FIXED, FIXED]),
+        ("genesis.events-x", 1, "a.b.Unknown", [FIXED, FIXED]),
+        ("genesis.events-x", 2, "a.b.Rated", [FIXED, TEXT]),
+        ("genesis.events-x", 1, "a.b.Raised", [FIXED, TEXT]),
+        ("genesis.events-x", 2, "a.b.Raised", [FIXED, TEXT]),
+        ("genesis.events-x", 1, "a.b.Redriven", [FIXED, LONG]),
+        ("genesis.events-x", 2, "a.b.Redriven", [FIXED, TEXT]),
+        ("genesis.events-x", 3, "a.b.Skipped", [FIXED, LONG, TEXT]),
+        ("genesis.events-x", 1, "a.c.Rated", [FIXED, FIXED]),
+    ]
+    rows = []
+    for number, (subject, version, full, fields) in enumerate(entries, start=1):
+        namespace, _, name = full.rpartition(".")
+        schema = {"namespace": namespace, "name": name, "fields": fields}
+        rows.append({"subject": subject, "id": number, "version": version, "schema": schema, "sha256": f"sha {number}"})
+    (tmp_path / "registry.json").write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.setattr(decoded_columns, "SCHEMAS", tmp_path)
+    layouts, fingerprints = decoded_columns._bundled_layouts()
+    expected = {
+        1: Layout("genesis.agent.rated", "agent"),
+        2: Layout("genesis.entity.amended", None),
+        6: Layout("plant.chain.version_raised", None, control=True),
+        8: Layout("plant.record.redriven", None, control=True),
+        10: Layout("plant.record.skipped", None, control=True),
+        11: Layout("genesis.skill.rated", "skill"),
+    }
+    assert layouts == {struct.pack(">bi", 0, number): layout for number, layout in expected.items()}
+    assert fingerprints == {struct.pack(">bi", 0, number): f"sha {number}" for number in expected}
+    assert [layout.raises for layout in layouts.values()] == [False, False, True, False, False, False]
+
+
+ZERO, HIGH = bytes(16), bytes(range(0xF0, 0x100))
+HIGH_TEXT = b"f0f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfeff"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (HIGH_TEXT, HIGH), (b"00000000-0000-0000-0000-000000000000", ZERO), (None, None), (b"", None),
+        (HIGH_TEXT.upper(), None), (HIGH_TEXT.replace(b"-", b""), None), (HIGH_TEXT[:-1], None),
+        (HIGH_TEXT + b"0", None), (HIGH_TEXT[:-1] + b"g", None), (b"g" + HIGH_TEXT[1:], None),
+        (HIGH_TEXT[:-1] + b"\xff", None), (HIGH_TEXT[:-1] + b" ", None), (b"-" + HIGH_TEXT.replace(b"-", b""), None),
+    ],
+)  # fmt: skip
+def test_a_key_is_an_ids_text_in_one_form(key: bytes | None, expected: bytes | None) -> None:
+    """Thirty-six characters in small letters, and what is read from them is written as them."""
+    assert decoded_columns._uuid_bytes(key) == expected
+    assert expected is None or decoded_columns._uuid_text(expected) == key
+    assert decoded_columns._uuid_text(None) == b"----"
+
+
+CUT = (UNKNOWN[:21], UNKNOWN[:20], UNKNOWN[:37], UNKNOWN[:36], b"\x01" + UNKNOWN[1:], b"", None)
+
+
+@pytest.mark.parametrize("value", CUT)
+@pytest.mark.parametrize("disposition", ["applied", "repeat", "parked", "control", "poison"])
+def test_a_value_of_an_unknown_schema_contradicts_what_it_is_too_short_for(
+    value: bytes | None, disposition: str
+) -> None:
+    """Each is either judged or names the id that keeps it from being judged, as far as its columns say anything."""
+    least = 21 if disposition == "control" else 37
+    may_be = value is not None and len(value) >= least and value[0] == 0
+    for columns in (EMPTY, COLUMNS):
+        wrong, unknown = mismatch(columns, disposition, value), unknown_schema(columns, disposition, value)
+        says = columns is COLUMNS or disposition != "poison"
+        assert (unknown == 0x01020304) == (may_be and says)
+        assert unknown in (None, 0x01020304)
+        if disposition == "repeat" and columns is EMPTY and may_be:
+            assert wrong == "event_id is empty, but disposition is repeat"
+        else:
+            assert (wrong is None) == (may_be or not says)
