@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from litestar.types import HTTPScope, Receive
@@ -16,6 +17,8 @@ from prometheus_client import REGISTRY
 
 from database.connector import connect
 from ingress import intake as intake_module
+from ingress.bulk import PRODUCER_MISSING
+from ingress.headers import read_request_headers
 from ingress.intake import Intake, _milliseconds_since, _not_accepted
 from ingress.keys import Keyring, KeyStore
 from ingress.limits import BODIES_MAX_BYTES
@@ -25,9 +28,9 @@ from ingress.verification import NAME_PRODUCER, THREAD_MIN_BYTES
 from runtime.clock import FixedClock
 from runtime.settings import Settings
 from server.peers import keep_peer
-from server.problems import Problem
+from server.problems import CLOSE, Problem, retry_after
 from signing.master_key import MasterKeys
-from signing.signatures import HmacKey, SignatureRejected
+from signing.signatures import HmacKey, SignatureRejected, explain
 from streams.producer import EventProducer
 from streams.record_position import RecordPosition
 from streams.topics import EVENTS_TOPIC
@@ -712,3 +715,117 @@ async def test_a_defect_is_500_and_told_as_ours(
     assert [(line["event"], line["route"], line.get("producer")) for line in log_lines] == [
         ("webhook.failed", RATED, None), ("webhook.refused", RATED, "genesis"),
     ]  # fmt: skip
+
+
+def load_scope(body: bytes) -> HTTPScope:
+    """The head of a signed bulk load."""
+    stamp, kind = int(NOW.timestamp()), "application/x-ndjson"
+    headers = SENDER.headers(body, message_id="load_1", timestamp=stamp, content_type=kind)
+    return post_scope({**headers, "plant-producer": "genesis"})
+
+
+async def test_a_load_goes_on_as_long_as_its_key_and_its_producer_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy is that of the moment; 401 for the key, 403 for the producer, each with its reason."""
+    intake, body = intake_of(), b"{}\n"
+    headers = read_request_headers(load_scope(body)["headers"], cloud_event=True)
+    current_policy = intake._load_signer(headers, body)
+    policy = current_policy()
+    assert (policy.name, policy.disabled) == ("genesis", False)
+    disabled = msgspec.structs.replace(policy, disabled=True)
+    monkeypatch.setattr(intake._keyring, "policy_of", lambda key: disabled if key.id == "k" else policy)
+    with pytest.raises(Problem) as refused:
+        current_policy()
+    assert (refused.value.kind, refused.value.detail) == ("forbidden", "This producer is disabled.")
+    monkeypatch.setattr(intake._keyring, "is_usable", lambda key: key.id != "k")
+    with pytest.raises(Problem) as revoked:
+        current_policy()
+    assert (revoked.value.kind, revoked.value.detail) == ("signature", "The key was revoked or has expired.")
+
+
+async def test_a_load_is_read_for_its_address_and_its_refused_lines_are_told(
+    monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+) -> None:
+    """By its message id and its producer, who has signed; where nobody has, the answer is one problem."""
+    intake, body = intake_of(), b"{}\n7\n"
+    addresses: list[str | None] = []
+    begin = intake._bulk._arrivals.begin
+    monkeypatch.setattr(intake._proxies, "address_of", lambda scope: "192.0.2.7")
+    monkeypatch.setattr(intake._bulk._arrivals, "begin", lambda at: addresses.append(at) or begin(at))
+    answered = Answered()
+    await intake(load_scope(body), peer(body), answered, CLOUD_EVENTS, None)
+    assert (answered.status, addresses) == (200, ["192.0.2.7"])
+    told = [line for line in log_lines if line["event"] == "events.refused"]
+    assert [(line["route"], line["producer"], line["message_id"], line["numbers"]) for line in told] == [
+        (CLOUD_EVENTS, "genesis", "load_1", [1, 2])
+    ]
+    assert [line["log_level"] for line in told] == ["info"]
+    forged = Answered()
+    await intake(load_scope(b"other"), peer(body), forged, CLOUD_EVENTS, None)
+    assert (forged.status, forged.kind) == (401, "signature")
+    (line,) = [line for line in log_lines if line["event"] == "webhook.refused"]
+    assert (line["verified"], line["producer"], line["message_id"]) == (False, "genesis", "load_1")
+
+
+def test_a_request_begins_with_nothing() -> None:
+    """Nothing reserved, nobody known."""
+    state = intake_module._RequestState()
+    assert {name: getattr(state, name) for name in state.__slots__} == {
+        "answering": False, "batch": False, "body_bytes": 0, "entered": False, "message_id": "", "producer": "",
+        "verified": False,
+    }  # fmt: skip
+    state.message_id, state.producer, state.verified = "m", "p", True
+    assert state.origin(RATED) == (RATED, "m", "p", True)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "changes", "problem"),
+    [
+        (False, {}, Problem("starting", "The signing keys are not loaded yet.", headers=(retry_after(1),))),
+        (True, {"webhook-timestamp": "1000000000"}, Problem("signature", reason=explain("too_old"))),
+        (True, {"plant-producer": "nobody"}, Problem("signature", reason=explain("unknown_producer"))),
+        (True, {}, None),
+    ],
+    ids=["no keys", "too old", "no key of that name", "good"],
+)
+def test_what_can_be_refused_unread_is(loaded: bool, changes: dict[str, str], problem: Problem | None) -> None:
+    """With the whole answer."""
+    scope = stranger_scope("application/json", **changes)
+    headers = read_request_headers(scope["headers"], cloud_event=False)
+    intake = intake_of(loaded)
+    if problem is None:
+        intake._refuse_unread(headers)
+        return
+    with pytest.raises(Problem) as refused:
+        intake._refuse_unread(headers)
+    assert told_of(refused.value) == told_of(problem)
+
+
+def told_of(problem: Problem) -> tuple[object, ...]:
+    """Return all that a problem tells its sender and the log."""
+    return problem.kind, problem.detail, problem.status, problem.headers, problem.reason
+
+
+async def test_a_refusal_tells_its_sender_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with all of its parts: what was asked by another method, by nobody, or in binary mode."""
+    intake = intake_of()
+    refused: list[Problem] = []
+
+    async def refuse(problem: Problem, *_: object) -> None:
+        refused.append(problem)
+
+    monkeypatch.setattr(intake, "_refuse", refuse)
+    body = b"{}"
+    signed = SENDER.headers(body, timestamp=int(NOW.timestamp()))
+    got: Any = {**post_scope(signed), "method": "GET"}
+    await intake(got, peer(body), Answered(), RATED, "genesis.agent.rated")
+    batch = SENDER.headers(b"[]", timestamp=int(NOW.timestamp()), content_type="application/cloudevents-batch+json")
+    await intake(post_scope(batch), peer(b"[]"), Answered(), CLOUD_EVENTS, None)
+    attributes = {"ce-id": "m", "ce-source": "/s", "ce-type": "genesis.agent.rated", "ce-specversion": "1.0"}
+    attributes["ce-time"] = "2026-11-23T08:00:00Z"
+    binary = {**SENDER.headers(body, message_id="m", timestamp=int(NOW.timestamp())), **attributes}
+    await intake(post_scope(binary), peer(body), Answered(), CLOUD_EVENTS, None)
+    assert list(map(told_of, refused)) == [
+        told_of(Problem("method", headers=((b"allow", b"POST"), CLOSE))),
+        told_of(Problem("malformed-headers", PRODUCER_MISSING, headers=(CLOSE,))),
+        told_of(Problem("forbidden", intake_module._NO_BINARY_MODE)),
+    ]

@@ -231,7 +231,8 @@ def test_a_model_ahead_of_the_log_is_named(parts: Parts) -> None:
     with pytest.raises(ReadModelAhead) as ahead:
         parts.open()
     assert ahead.value.what == f"The read model {OTHER.name} is ahead of the log on {TOPIC}/3."
-    assert ahead.value.why.startswith(f"Its checkpoint is {END + 1}, the log's {END}: ")
+    assert ahead.value.why == (f"Its checkpoint is {END + 1}, the log's {END}: it holds records that the log has lost.")
+    assert ahead.value.next_step == "plant audit verify"
 
 
 REFUSED: list[Exception] = [DataRefused("23505", "refused"), KeyError("a defect")]
