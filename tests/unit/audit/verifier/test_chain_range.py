@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from audit.canonical import headers_bytes
 from audit.vectors.generate import FILE
 from audit.verifier import chain_range
-from audit.verifier.chain_range import CHAIN_START, Chain, RangeVerifier, UnjudgedEntries
+from audit.verifier.chain_range import CHAIN_START, Chain, ChainFault, RangeVerifier, UnjudgedEntries
 from audit.verifier.decoded_columns import DecodedColumns, expected_columns, id_offsets, mismatch, unknown_schema
 from schemas import codec
 from schemas.registry import bundled
@@ -336,3 +336,48 @@ def test_any_cut_counts_the_same_unjudged_entries(chunk_bytes: int) -> None:
     assert checked.unjudged == UnjudgedEntries(entries=3, first_offset=rows[2].offset, schema_ids=(0x7FFFFFFF,))
     forged = log_rows.different(log_rows.linked(rows), 6, key=b"x")
     assert "hash does not fit" in problem(forged)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 20])
+@pytest.mark.parametrize("stored", [b"", b"x", b"x" * 31, b"x" * 33, b"x" * 300], ids=len)
+@pytest.mark.parametrize("index", [0, 2, len(ROWS) - 1])
+def test_a_hash_of_another_length_is_a_finding_at_its_offset(stored: bytes, index: int, chunk_bytes: int) -> None:
+    """However the stream is cut; entries before it are good, and nothing is recomputed without a hash."""
+    checked = check(log_rows.different(ROWS, index, hash=stored), chunk_bytes=chunk_bytes)
+    expected = {"topic": CHAIN.topic, "partition": CHAIN.partition, "offset": ROWS[index].offset}
+    assert checked.finding == ChainFault(**expected, problem="the stored hash is not 32 bytes long")
+    assert (checked.entries, checked.head_hash) == (index, ROWS[index - 1].hash if index else CHAIN_START)
+
+
+@pytest.mark.parametrize("column", ["event_type", "entity_type"])
+def test_an_empty_text_is_no_null(column: str) -> None:
+    """A column of poison that is filled with nothing says something, and its value proves none of it."""
+    index = next(at for at, row in enumerate(ROWS) if row.disposition == "poison")
+    assert problem(log_rows.different(ROWS, index, **{column: ""})).endswith("proves none of what the columns say")
+
+
+def test_a_column_that_is_no_utf_8_is_read_with_replacements() -> None:
+    """It is a finding like any other, and no error."""
+    index = next(at for at, row in enumerate(ROWS) if row.disposition == "applied")
+    row = ROWS[index]
+    assert row.event_type is not None
+    name = row.event_type.encode()
+    before, _, after = log_rows.copied([row]).rpartition(name)
+    checked = RangeVerifier(CHAIN, row.previous_hash)
+    checked.feed(before + name[:-1] + b"\xff" + after)
+    finding = checked.finding
+    assert finding is not None
+    assert finding.problem == f"event_type is {row.event_type[:-1]}\ufffd, but the value says {row.event_type}"
+    assert (finding.stored_hash, finding.recomputed_hash) == (row.hash.hex(), row.hash.hex())
+
+
+def test_a_record_of_another_partition_is_named() -> None:
+    """Whatever else is wrong with it."""
+    foreign = b"genesis.events/7"
+    for rows in (ROWS[:1], log_rows.different(ROWS[:1], 0, entity_type="other")):
+        data = log_rows.copied(rows)
+        assert data.endswith(b"\xff\xff\xff\xff\xff\xff")
+        checked = RangeVerifier(CHAIN, CHAIN_START)
+        checked.feed(data[:-6] + len(foreign).to_bytes(4, "big") + foreign + b"\xff\xff")
+        assert checked.finding is not None
+        assert checked.finding.problem == "a record of genesis.events/7 is in a table of this partition"
