@@ -133,3 +133,20 @@ async def test_a_large_body_is_not_hashed_on_the_loop() -> None:
 def test_the_docstrings_are_right() -> None:
     """The examples in the module hold."""
     assert doctest.testmod(verification).failed == 0
+
+
+@pytest.mark.parametrize("size_bytes", [0, 2, 20_000])
+async def test_a_request_whose_keys_are_all_tried_at_once_never_waits(size_bytes: int) -> None:
+    """However many others wait: with as many keys as the bound allows it has its verdict, with one more it is 503."""
+    body = bytes(size_bytes)
+    first = verification.FIRST_MAX_BYTES // (verification.TRY_BYTES + size_bytes)
+    for count in (first - 1, first, first + 1):
+        keys = Keys(KEYS[:count])
+        verifier = verification_of(keys)
+        verifier._waiting = verification.WAITING_MAX
+        if count <= first:
+            assert await verifier.verify(signed_by(b"nobody", body), body) == SignatureRejected("no_match")
+        else:
+            with pytest.raises(Problem):
+                await verifier.verify(signed_by(b"nobody", body), body)
+        assert (keys.tried, verifier._waiting) == (min(count, first), verification.WAITING_MAX)
