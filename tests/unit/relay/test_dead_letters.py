@@ -301,3 +301,19 @@ async def test_the_one_that_is_refused_alone_goes_without_its_record(relay: Dead
 def test_its_producer_has_the_topic_of_dead_letters_alone(relay: DeadLetterRelay) -> None:
     """An error of another topic can't hold it up."""
     assert list(relay._producer._topic_of) == ["genesis.events.dead"]
+
+
+async def test_each_cycle_of_finishing_waits_as_long(relay: DeadLetterRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a cycle of the relay that runs, until none has more."""
+    asked: list[tuple[object, ...]] = []
+    answers = [True, True, False]
+
+    async def run_cycle(*arguments: object) -> bool:
+        asked.append(arguments)
+        return answers.pop(0)
+
+    monkeypatch.setattr(relay, "run_cycle", run_cycle)
+    monkeypatch.setattr(relay._producer, "check_connected", lambda: None)
+    rows = cast(PoisonRows, Unsent(0))
+    await relay.finish(rows)
+    assert asked == [(rows, dead_letters.FINISH_TIMEOUT_SECONDS)] * 3

@@ -27,6 +27,7 @@ from signing.signatures import (
     RejectionReason,
     SignatureRejected,
     Verified,
+    decode_base64,
     explain,
     sign,
     verify_signature,
@@ -227,3 +228,20 @@ def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
     good = sign(KEY.secret, b"msg_1", str(NOW).encode(), b"{}")
     assert isinstance(check(signatures=b"v1,AAAA v1,BBBB " + good), Verified)
     assert compared == [b"AAAA", b"BBBB", good.removeprefix(b"v1,")]
+
+
+@pytest.mark.parametrize(
+    "text", ["AAE=", "AAE", "", "AAAA", "_", "AA E=", "AAE=\n", "A", "AAE==", "AA-_", "AAF", "AB=="]
+)
+def test_base64_is_read_in_one_way(text: str) -> None:
+    """Any other text is refused with its own reason, in words that do not repeat it."""
+    broken, spare = "is not base64, or a part of it is missing", "is not base64: its last character says more than"
+    reasons = {
+        "_": broken, "AA E=": broken, "AAE=\n": broken, "A": broken, "AAE==": broken, "AA-_": broken, "AAF": spare,
+        "AB==": spare,
+    }  # fmt: skip
+    if text not in reasons:
+        assert decode_base64("it", text) == {"AAE=": b"\0\1", "AAE": b"\0\1", "": b"", "AAAA": bytes(3)}[text]
+        return
+    with pytest.raises(ValueError, match=f"^it {reasons[text]}"):
+        decode_base64("it", text)
