@@ -212,13 +212,19 @@ async def test_a_damaged_record_stops_its_partition() -> None:
         await thread._fetch(cast(RepairedConsumer, thread._ours), opened)
 
 
-async def test_nothing_is_fetched_while_the_budget_is_spent() -> None:
-    """Records wait in Kafka then; the poll still counts for the group."""
+async def test_nothing_is_fetched_while_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records wait in Kafka then; the poll still counts for the group, and the next one comes soon."""
     opened = opened_at(5, fetched=1)
     thread = Thread(Consumer(leaderships={FIRST: SAME}, fetch={FIRST: record(5)}), opened)
+    slept: list[float] = []
 
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(transport, "asyncio", SimpleNamespace(sleep=sleep))
     assert await thread._fetch_batches(has_room=False) == []
     assert opened[FIRST].position == 5
+    assert slept == [transport.POLL_TIMEOUT_SECONDS / 5]
     assert len(await thread._fetch_batches(has_room=True)) == 1
 
 
