@@ -34,6 +34,7 @@ from projections.checkpoints import PROJECTOR, Fence
 from projections.errors import ModelStatementEnded
 from projections.following_models import FollowingModels
 from projections.id_budget import IdBudget
+from projections.inline_folds import InlineFolds, InlineRows
 from projections.lagging_models import LaggingModels
 from projections.log_ranges import LogRanges
 from projections.log_writer import LogWriter
@@ -87,6 +88,7 @@ class PartitionProjector:
         self._fence: Fence | None = None
         self._release = models
         self._staging = Staging(())
+        self._inline_folds = InlineFolds(self._staging)
         self._log = LogWriter(topic, partition)
         self.lagging = lagging or LaggingModels(url, models)
         self._models = FollowingModels(topic, partition, models, self.lagging)
@@ -116,6 +118,7 @@ class PartitionProjector:
             log_end = checkpoints.log_end(session, self.topic, self.partition, fence)
             self._models.feed(stored_builds.load_builds(session, self._release))
             self._staging = Staging(self._models.usable)
+            self._inline_folds = InlineFolds(self._staging)
             self._staging.open(session)
             self._log.open(session)
             self._ranges.open(session, log_end.next_offset, self._interrupted)
@@ -289,7 +292,7 @@ class PartitionProjector:
             if apart or (isinstance(error, NOT_THE_MODELS) and not ended):
                 raise
             self._require_session().rollback()
-            self._staging.prepare_again(self._require_session())
+            self._inline_folds.prepare_again(self._require_session())
             if not self._models.following:
                 raise
         return self._transaction(prepared, apart=True)
@@ -327,12 +330,16 @@ class PartitionProjector:
 
     def _folds(self, session: Session, prepared: PreparedBatch, inline: bool) -> list[str]:
         """Return the statements of the read models that have something to fold, their rows staged or inline."""
+        if inline:
+            rows = InlineRows(
+                self._staging, prepared.events, prepared.staged_offsets, partition=self.partition,
+                effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
+            )  # fmt: skip
+            return self._inline_folds.statements(self._models.following, rows)
         frames = self._staging.frames(
             prepared.events, prepared.staged_offsets, self._models.reads, partition=self.partition,
             effective_offsets=prepared.effective_offsets, changes=changes_of(session, prepared),
         )  # fmt: skip
-        if inline:
-            return self._staging.inline(self._models.following, frames)
         self._staging.fill(session, frames)
         return [fold for model in self._models.following for fold in model.folds(frames.keys())]
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time, timedelta
 from typing import Any
 
-from schemas.polars_import import polars as pl
-
 _WITH = re.compile(
     r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*WITH\b(?P<recursive>(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*RECURSIVE\b)?",
     re.IGNORECASE | re.DOTALL,
@@ -29,13 +27,15 @@ def insert(table: str, columns: Mapping[str, Sequence[Any]], types: Types) -> st
     return f"INSERT INTO {table} ({names}) VALUES {_rows(columns, types)}"  # noqa: S608 (every value is a literal)
 
 
-def prepare_statement(name: str, statement: str, tables: Mapping[str, Types]) -> str:
+def prepare_statement(
+    name: str, statement: str, tables: Mapping[str, Types], empty: Mapping[str, Types] | None = None
+) -> str:
     """Return a statement that prepares another, which then means its parameters by the names of tables.
 
-    A column is a parameter: an array (:func:`arrays`), in the order of the tables and of their columns. An array in it
-    is text.
+    A column is a parameter: an array (:func:`array_literal`), in the order of the tables and of their columns. An array
+    in it is text. The tables that are `empty` have no parameters, and Postgres leaves what reads them out of the plan.
     """
-    kinds, subqueries = list[str](), []
+    kinds, subqueries = list[str](), [empty_subquery(table, types) for table, types in (empty or {}).items()]
     for table, types in tables.items():
         subqueries.append(subquery(table, types, len(kinds) + 1))
         kinds += ["text[]" if kind.endswith("[]") else f"{kind}[]" for kind in types.values()]
@@ -57,12 +57,31 @@ def subquery(table: str, types: Types, first: int = 1) -> str:
     return f"{table} AS (SELECT {columns} FROM unnest({parameters}) AS v ({names}))"  # noqa: S608 (names of ours)
 
 
-def arrays(frame: pl.DataFrame | None, types: Types) -> list[str]:
-    """Return a frame, or no rows, as literals: an array a column. The frame's columns are the table's, in order."""
-    if frame is None:
-        return ["'{}'"] * len(types)
-    columns = zip(frame.iter_columns(), types.values(), strict=True)
-    return [_quoted("{" + ",".join(_elements(column.to_list(), kind)) + "}") for column, kind in columns]
+def empty_subquery(table: str, types: Types) -> str:
+    """Return a part of a WITH clause that has the name and the columns of a table, and no rows.
+
+    Postgres sees that while it plans, where it may read the part's query in place of its name.
+
+    >>> empty_subquery("a", {"b": "bigint", "c": "text[]"})
+    'a AS NOT MATERIALIZED (SELECT NULL::bigint AS "b", NULL::text[] AS "c" WHERE false)'
+    """
+    columns = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in types.items())
+    return f"{table} AS NOT MATERIALIZED (SELECT {columns} WHERE false)"
+
+
+def elements(values: Sequence[Any], kind: str) -> list[str]:
+    """Return a column's values as elements of :func:`array_literal`."""
+    render = _BARE.get(kind, _whole if kind.endswith("[]") else _element)
+    return ["NULL" if value is None else render(value) for value in values]
+
+
+def array_literal(written: Iterable[str]) -> str:
+    """Return the literal of an array of elements.
+
+    >>> print(array_literal(elements(["it's", None], "text")))
+    '{"it''s",NULL}'
+    """
+    return _quoted("{" + ",".join(written) + "}")
 
 
 def with_subqueries(statement: str, subqueries: Iterable[str]) -> str:
@@ -79,11 +98,6 @@ def with_subqueries(statement: str, subqueries: Iterable[str]) -> str:
 def _rows(columns: Mapping[str, Sequence[Any]], types: Types) -> str:
     literals = [_literals(values, types[name]) for name, values in columns.items()]
     return ", ".join(f"({', '.join(row)})" for row in zip(*literals, strict=True))
-
-
-def _elements(values: Sequence[Any], kind: str) -> list[str]:
-    render = _BARE.get(kind, _whole if kind.endswith("[]") else _element)
-    return ["NULL" if value is None else render(value) for value in values]
 
 
 def _whole(value: Any) -> str:

@@ -12,14 +12,13 @@ of every type (see projections/staged_names.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cache, reduce
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
 from msgspec import inspect as types
 
 from projections.constant_column import constant_column
-from projections.inline import Types, arrays, prepare_statement
 from projections.read_model import FoldStatement, ReadModel
 from projections.session import Session
 from projections.staged_names import STAGED_EVENTS, table_of
@@ -155,21 +154,20 @@ class Staging:
     """The staging tables of the read models on one connection.
 
     Read models read a batch's rows under the names of the staging tables: in the tables, once :meth:`fill` has copied
-    them there, or in a statement's own WITH clause from :meth:`inline`, which is cheaper for a few rows.
+    them there, or in a statement's own WITH clause (projections/inline_folds.py), which is cheaper for a few rows.
+    `types` has the columns of each table, `events_columns` those of `staged_events`.
     """
 
     def __init__(self, models: Sequence[ReadModel]) -> None:
         self._tables = staging_tables(models)
         statements = _statements(models)
         self._has_events = any(STAGED_EVENTS in statement.words for statement in statements)
-        self._events_columns = _events_columns(statements)
-        self._types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
-        self._prepared: dict[tuple[str, FoldStatement], tuple[str, Mapping[str, Types]]] = {}
-        """By schema and statement, its name on the connection and the columns of the tables that it names."""
+        self.events_columns = _events_columns(statements)
+        self.types = {table: {each.name: each.type for each in columns} for table, columns in self._tables.items()}
 
     def has_changes(self, tables: Set[str]) -> bool:
         """Return whether one of these tables has columns for the changes that events tell of."""
-        return any(CHANGE_VERSION in self._types.get(table, {}) for table in tables)
+        return any(CHANGE_VERSION in self.types.get(table, {}) for table in tables)
 
     @property
     def names(self) -> Set[str]:
@@ -182,7 +180,7 @@ class Staging:
             ddl = ", ".join(f'"{name}" {kind}{" NOT NULL" if required else ""}' for name, kind, required in columns)
             session.later(f"CREATE TEMPORARY TABLE {table} ({ddl}) ON COMMIT DELETE ROWS")
         if self._has_events:
-            session.later(f"CREATE TEMPORARY VIEW {STAGED_EVENTS} AS {every_event(self._events_columns)}")
+            session.later(f"CREATE TEMPORARY VIEW {STAGED_EVENTS} AS {every_event(self.events_columns)}")
 
     def frames(
         self,
@@ -200,14 +198,14 @@ class Staging:
         the same unless they are passed, and into what `changes` returns. That is asked once, and only where a table has
         columns for it. Types without a table are left out.
         """
-        wanted = self._types.keys() if tables is None else tables
+        wanted = self.types.keys() if tables is None else tables
         every_offset, staged = pl.Series(OFFSET, offsets, dtype=pl.Int64), {}
         every_change: list[pl.Series] = []
         for event_type, frame in events.items():
             table = table_of(event_type)
             if table not in wanted or not frame.height:
                 continue
-            types, own = self._types[table], {OFFSET: every_offset[frame["row"]]}
+            types, own = self.types[table], {OFFSET: every_offset[frame["row"]]}
             if PARTITION in types:
                 own[PARTITION] = constant_column(PARTITION, partition, pl.Int64, frame.height)
             if EFFECTIVE_OFFSET in types:
@@ -216,7 +214,7 @@ class Staging:
             if CHANGE_VERSION in types:
                 every_change = every_change or _change_columns(changes() if changes else [None] * len(offsets))
                 own |= {each.name: each[frame["row"]] for each in every_change}
-            columns = [own[name] if name in own else _column(name, kind, frame) for name, kind in types.items()]
+            columns = [own[name] if name in own else staged_column(name, kind, frame) for name, kind in types.items()]
             staged[table] = pl.DataFrame(columns)
         return staged
 
@@ -224,39 +222,6 @@ class Staging:
         """Copy rows to their staging tables, where they stay until the transaction ends."""
         for table, frame in frames.items():
             session.copy(table, frame, temporary=True)
-
-    def inline(self, models: Iterable[ReadModel], frames: Mapping[str, pl.DataFrame]) -> list[str]:
-        """Return the statements of read models that have rows, which they carry with them: they fill no table.
-
-        Each is prepared at its first use. Call :meth:`prepare_again` where it is unknown what was run of them.
-        """
-        statements, literals = [], dict[str, str]()
-        for model in models:
-            for statement in model.statements:
-                if not statement.reads & frames.keys():
-                    continue
-                key = model.schema, statement
-                if (known := self._prepared.get(key)) is None:
-                    known = self._prepared[key] = f"fold_{len(self._prepared)}", self._named_tables(statement)
-                    statements.append(prepare_statement(known[0], statement.in_schema(model.schema), known[1]))
-                name, tables = known
-                for table in tables.keys() - literals.keys():  # several statements read most tables
-                    literals[table] = ", ".join(arrays(self._rows(table, frames), tables[table]))
-                statements.append(f"EXECUTE {name} ({', '.join(literals[table] for table in tables)})")
-        return statements
-
-    def prepare_again(self, session: Session) -> None:
-        """Forget the prepared statements, and have the session forget them."""
-        self._prepared.clear()
-        session.later("DEALLOCATE ALL")
-
-    def _named_tables(self, statement: FoldStatement) -> dict[str, Types]:
-        """Return the columns of the tables that a statement names."""
-        tables = {table: self._types[table] for table in sorted(statement.reads & statement.words)}
-        return tables | ({STAGED_EVENTS: self._events_columns} if STAGED_EVENTS in statement.words else {})
-
-    def _rows(self, table: str, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame | None:
-        return _together(frames, self._events_columns) if table == STAGED_EVENTS else frames.get(table)
 
 
 def every_event(columns: Iterable[str] = tuple(_EVENTS_COLUMNS)) -> str:
@@ -268,19 +233,6 @@ def every_event(columns: Iterable[str] = tuple(_EVENTS_COLUMNS)) -> str:
     )
 
 
-def _together(frames: Mapping[str, pl.DataFrame], columns: Iterable[str]) -> pl.DataFrame:
-    """Return the rows of `staged_events`; some table has rows."""
-    types = {table_of(event_type): event_type for event_type in EVENT_TYPES}
-    parts = (
-        pl.DataFrame(
-            constant_column(name, types[table], pl.String, frame.height) if name == EVENT_TYPE else frame[name]
-            for name in columns
-        )
-        for table, frame in frames.items()
-    )
-    return reduce(pl.DataFrame.vstack, parts)
-
-
 def _change_columns(changes: Changes) -> list[pl.Series]:
     return [
         pl.Series(CHANGE_TENANT, [change and change.tenant for change in changes], dtype=pl.String),
@@ -288,7 +240,7 @@ def _change_columns(changes: Changes) -> list[pl.Series]:
     ]
 
 
-def _column(name: str, kind: str, frame: pl.DataFrame) -> pl.Series:
+def staged_column(name: str, kind: str, frame: pl.DataFrame) -> pl.Series:
     """Return a staged column: `agent__name` is field `name` of the record `agent`."""
     record, *fields = name.split("__")
     column = frame[record]

@@ -34,6 +34,7 @@ from projections import (
 from projections.activity import queries as activity_queries
 from projections.agents import queries
 from projections.inline import prepare_statement
+from projections.inline_folds import InlineFolds
 from projections.marketplace import queries as marketplace_queries
 from projections.marketplace import skill_embeddings
 from projections.marketplace.agent_search import AgentSearch
@@ -329,11 +330,11 @@ def _constants(path: Path) -> Iterator[str]:
 
 def inline_folds(model: ReadModel) -> Iterator[str]:
     """Yield a model's statements as small batches run them, with ten rows of each table in place of the parameters."""
-    staging = Staging(READ_MODELS)
+    folds = InlineFolds(Staging(READ_MODELS))
     for statement in model.statements:
         _, kinds, text = re.split(
             r"^PREPARE fold \((.*?)\) AS ",
-            prepare_statement("fold", statement.in_schema(model.schema), staging._named_tables(statement)),
+            prepare_statement("fold", statement.in_schema(model.schema), folds.named_columns(statement)),
         )
         for number, kind in reversed(list(enumerate(kinds.split(", "), 1))):
             text = text.replace(f"${number}", f"array_fill(NULL::{kind.removesuffix('[]')}, ARRAY[10])")

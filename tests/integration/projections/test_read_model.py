@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from projections import engine, fold, following_models, lagging_models, staging
+from projections import engine, fold, following_models, inline_folds, lagging_models, staging
 from projections.engine import PartitionProjector
 from projections.install import install
 from projections.lagging_models import LaggingModels
@@ -160,7 +160,11 @@ def test_any_split_and_interleaving_gives_the_tables_of_the_oracle(scene: Scene,
 
 
 def feed_apart(patched: pytest.MonkeyPatch, run: Run) -> None:
-    """Let half of the runs feed what lags next to live batches, a slice after each, rather than before them."""
+    """Let half of the runs feed what lags next to live batches, a slice after each, rather than before them.
+
+    And two thirds prepare statements for fewer sets of tables than there are.
+    """
+    patched.setattr(inline_folds, "SETS_MAX", (0, 2, inline_folds.SETS_MAX)[run.seed % 3])
     if run.seed % 2:
         patched.setattr(following_models, "REJOIN_OFFSETS", 4)
         patched.setattr(lagging_models, "NEAR_OFFSETS", 3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from database.address import connect_arguments
 from devstack import sql
-from projections.inline import arrays, insert, prepare_statement
+from projections.inline import array_literal, elements, insert, prepare_statement
 from projections.session import DataRefused, Session
 from schemas.polars_import import polars as pl
 from tests.conftest import Database
@@ -151,7 +151,8 @@ def run_with_rows(
     session: Session, statement: str, table: str, frame: pl.DataFrame | None, types: Mapping[str, str]
 ) -> None:
     """Run a statement to which a table means these rows."""
-    values = ", ".join(arrays(frame, types))
+    columns = {name: [] if frame is None else frame[name].to_list() for name in types}
+    values = ", ".join(array_literal(elements(column, types[name])) for name, column in columns.items())
     session.script(
         "DEALLOCATE ALL", prepare_statement("written", statement, {table: types}), f"EXECUTE written ({values})"
     )

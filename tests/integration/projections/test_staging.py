@@ -13,6 +13,7 @@ import pytest
 from msgspec import Meta
 
 from projections import staging
+from projections.inline_folds import InlineFolds, InlineRows
 from projections.read_model import ReadModel
 from projections.session import Session
 from projections.staging import Staging
@@ -154,7 +155,8 @@ def inline_of(session: Session, model: ReadModel, frame: pl.DataFrame) -> list[d
     """The rows after the frame went within the statement."""
     made = Staging([model])
     session.script("TRUNCATE measured_v1.measured")
-    folds = made.inline([model], made.frames({Measured.event_type: frame}, range(7, 7 + frame.height), partition=3))
+    rows_inline = InlineRows(made, {Measured.event_type: frame}, range(7, 7 + frame.height), partition=3)
+    folds = InlineFolds(made).statements([model], rows_inline)
     session.script("DEALLOCATE ALL", "BEGIN", *folds, "COMMIT")
     return rows(session)
 

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from database.errors import DatabaseUnreachable
 from projections import engine, fold
 from projections.engine import PartitionProjector
+from projections.inline_folds import InlineRows
 from projections.install import install
 from projections.read_model import ReadModel
 from projections.session import Session
@@ -290,15 +291,21 @@ def test_an_outage_is_no_models_fault(
 def test_a_defect_in_making_a_models_rows_is_the_models(
     make_projector: MakeProjector, superuser: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong on the way to its staging tables takes that model out alone."""
-    frames = Staging.frames
+    """Whatever goes wrong on the way to its statements or staging tables takes that model out alone."""
+    frames, literal = Staging.frames, InlineRows.literal
 
     def broken(staging: Staging, events: object, offsets: object, tables: frozenset[str], **others: object) -> object:
         if "staged_agent_onboarded" in tables:
             raise KeyError("name")
         return frames(staging, events, offsets, tables, **others)  # type: ignore[arg-type]
 
+    def unwritten(rows: InlineRows, table: str, name: str) -> str:
+        if table == "staged_agent_onboarded":
+            raise KeyError("name")
+        return literal(rows, table, name)
+
     monkeypatch.setattr(Staging, "frames", broken)
+    monkeypatch.setattr(InlineRows, "literal", unwritten)
     projector = make_projector(0)
     batch = some_events(40)
 

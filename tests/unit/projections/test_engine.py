@@ -107,7 +107,10 @@ class Parts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = calls = Mock()
-        for name in ("Session", "Staging", "LogWriter", "FollowingModels", "LogRanges", "PartitionParking"):
+        for name in (
+            "Session", "Staging", "InlineFolds", "InlineRows", "LogWriter", "FollowingModels", "LogRanges",
+            "PartitionParking",
+        ):  # fmt: skip
             monkeypatch.setattr(engine, name, getattr(calls, name))
         for module, names in (
             (engine.checkpoints, ("acquire", "terminate_feeder", "log_end", "note_stop")),
@@ -136,7 +139,7 @@ class Parts:
         self.judged.first_occurrences.return_value = ("first hashes", "first offsets")
         self.log.write.return_value = b"new head"
         self.staging.frames.return_value = {"staged_agent_rated": "rows"}
-        self.staging.inline.return_value = ["inline fold"]
+        calls.InlineFolds.return_value.statements.return_value = ["inline fold"]
         self.prepared = calls.prepare.return_value
         self.prepared.batch = BATCH
         self.prepared.rows = {"event_id": pl.Series(["a", None])}
@@ -180,6 +183,7 @@ def test_a_projector_is_made_for_its_partition(parts: Parts) -> None:
     made = PartitionProjector(URL, TOPIC, 3, [MODEL], budget, parking_limits=limits, lagging=lagging)
     assert parts.calls.mock_calls == [
         call.Staging(()),
+        call.InlineFolds(parts.staging),
         call.LogWriter(TOPIC, 3),
         call.FollowingModels(TOPIC, 3, [MODEL], lagging),
         call.LogRanges(TOPIC, 3, budget),
@@ -212,6 +216,7 @@ def test_a_partition_is_acquired_step_by_step(parts: Parts, interrupted: threadi
         calls.load_builds(session, [MODEL]),
         calls.FollowingModels().feed(parts.calls.load_builds.return_value),
         calls.Staging(parts.models.usable),
+        calls.InlineFolds(parts.staging),
         calls.Staging().open(session),
         calls.LogWriter().open(session),
         calls.LogRanges().open(session, 12, flag),
@@ -264,20 +269,27 @@ def test_a_batch_is_these_steps_in_this_order(parts: Parts, inline: bool) -> Non
     steps = parts.since(lambda: made.project(BATCH))
     assert parts.ranges.candidates.call_args.args[0].to_list() == ["a"]
     judged, session = parts.judged, parts.session
-    frames = call.Staging().frames(
-        judged.events, judged.staged_offsets, parts.models.reads, partition=3,
-        effective_offsets=judged.effective_offsets, changes=parts.calls.changes_of.return_value,
-    )  # fmt: skip
-    rows = {"staged_agent_rated": "rows"}
-    folds = ["inline fold"] if inline else [*MODEL.folds(rows.keys()), *OTHER_MODEL.folds(rows.keys())]
-    following = [MODEL, OTHER_MODEL]
-    filled = call.Staging().inline(following, rows) if inline else call.Staging().fill(session, rows)
+    passed = {
+        "partition": 3, "effective_offsets": judged.effective_offsets, "changes": parts.calls.changes_of.return_value,
+    }  # fmt: skip
+    staged = {"staged_agent_rated": "rows"}
+    if inline:
+        folds, rows = ["inline fold"], parts.calls.InlineRows.return_value
+        made_of_rows = [
+            call.InlineRows(parts.staging, judged.events, judged.staged_offsets, **passed),
+            call.InlineFolds().statements([MODEL, OTHER_MODEL], rows),
+        ]
+    else:
+        folds = [*MODEL.folds(staged.keys()), *OTHER_MODEL.folds(staged.keys())]
+        made_of_rows = [
+            call.Staging().frames(judged.events, judged.staged_offsets, parts.models.reads, **passed),
+            call.Staging().fill(session, staged),
+        ]
     assert steps == [
         *before_folds(parts, inline),
         call.FollowingModels().note_stopped(session, {}),
         call.changes_of(session, judged),
-        frames,
-        filled,
+        *made_of_rows,
         call.Session().script(*folds, ADVANCE, "COMMIT"),
         *after_folds(parts),
     ]
@@ -357,7 +369,7 @@ def test_a_transaction_that_fails_is_tried_model_by_model(
     at_once = suspected and alone and following
     done: list[Any] = []
     steps = parts.since(lambda: done.append(outcome_of(lambda: made._write(parts.prepared))))
-    again = [call.Session().rollback(), call.Staging().prepare_again(parts.session)]
+    again = [call.Session().rollback(), call.InlineFolds().prepare_again(parts.session)]
     if at_once:
         assert (done, tried, steps) == (["apart"], [True], [])
     elif may_be_a_models and following:

@@ -14,6 +14,7 @@ import pytest
 
 from audit.canonical import headers_bytes
 from projections import prepared
+from projections.inline_folds import InlineFolds, InlineRows
 from projections.prepared import prepare
 from projections.read_model import READ_MODELS
 from projections.repeats import ID_REUSED, EventRecord, content_fingerprint
@@ -328,8 +329,8 @@ def test_a_small_batch_needs_no_query_of_polars(monkeypatch: pytest.MonkeyPatch)
 
     prepared = prepare(batch).with_dispositions({})
     prepared.stored_columns()
-    frames = staging.frames(prepared.events, prepared.staged_offsets, partition=0)
-    statements = staging.inline(READ_MODELS, frames)
+    rows = InlineRows(staging, prepared.events, prepared.staged_offsets, partition=0)
+    statements = InlineFolds(staging).statements(READ_MODELS, rows)
 
     assert len(prepared.events) == 5
     assert len(statements) > len(READ_MODELS)

@@ -130,33 +130,6 @@ def test_tables_are_made_with_their_columns() -> None:
     )
 
 
-def test_a_statement_carries_rows_of_every_table_that_it_reads() -> None:
-    """Tables without rows come empty; a statement that would have none is left out."""
-    made = Staging([AGENTS])
-    ids = [UUID(int=number).bytes for number in (1, 2)]
-    frame = pl.DataFrame(
-        {
-            "row": [0, 2],
-            "agent_id": pl.Series(ids, dtype=pl.Binary),
-            "occurred_at": pl.Series([0, 0], dtype=pl.Datetime("us", "UTC")),
-            "available": [True, False],
-            "available_from": pl.Series([None, None], dtype=pl.Datetime("us", "UTC")),
-        }
-    )
-    frames = made.frames({"genesis.agent.available": frame, "genesis.agent.rated": frame}, [40, 41, 42], partition=3)
-    assert {name: rows["offset"].to_list() for name, rows in frames.items()} == {"staged_agent_available": [40, 42]}
-
-    prepare, execute = made.inline([AGENTS], frames)
-
-    assert all(f"{table} " in prepare.partition(" profile AS ")[0] for table in AGENTS.reads)
-    assert execute.startswith("EXECUTE fold_0 ('{40,42}', ")
-    assert execute.count("'{}'") > len(AGENTS.reads)
-    assert made.inline([AGENTS], frames) == [execute]
-    assert made.inline([AGENTS], {}) == []
-    other = made_model("other", "a int", AGENTS.apply_text)
-    assert other.schema == "other_v1"
-
-
 def test_a_statement_on_every_event_reads_each_type() -> None:
     """All types are staged with offset, partition and time for it, whatever their number."""
     assert ACTIVITY.reads == {table_of(event_type) for event_type in EVENT_TYPES}
@@ -165,25 +138,13 @@ def test_a_statement_on_every_event_reads_each_type() -> None:
 
 
 def test_every_event_is_a_view_of_the_tables() -> None:
-    """It is made where a statement reads it, of all types; rows in a statement carry partition and type."""
+    """It is made where a statement reads it, of all types."""
     connection, without = Statements(), Statements()
     Staging([ACTIVITY]).open(connection)
     Staging([AGENTS]).open(without)
     (view,) = (each for each in connection._waiting if "VIEW staged_events" in each)
     assert all(f"'{event_type}' AS event_type" in view for event_type in EVENT_TYPES)
     assert not any("staged_events" in each for each in without._waiting)
-
-    made = Staging([ACTIVITY])
-    times = pl.Series([0, 0], dtype=pl.Datetime("us", "UTC"))
-    frame = pl.DataFrame({"row": [0, 2], "occurred_at": times})
-    frames = made.frames({"genesis.agent.rated": frame, "genesis.team.formed": frame[:1]}, [40, 41, 42], partition=3)
-    prepare, execute = made.inline([ACTIVITY], frames)
-
-    moments = ",".join(["1970-01-01T00:00:00+00:00"] * 3)
-    types = '"genesis.agent.rated","genesis.agent.rated","genesis.team.formed"'
-    assert execute == f"EXECUTE fold_0 ('{{40,42,40}}', '{{3,3,3}}', '{{{types}}}', '{{{moments}}}')"
-    assert prepare.count("staged_events AS (SELECT") == 1
-    assert "staged_team_formed" not in prepare
 
 
 @pytest.mark.parametrize("rows", [2, LISTS_ONE_BY_ONE_MAX, LISTS_ONE_BY_ONE_MAX + 1])
@@ -199,16 +160,6 @@ def test_lists_of_ids_are_array_literals(rows: int) -> None:
 
     texts = ["{}", None, f"{{{ids[0].hex()},{ids[1].hex()}}}", f"{{NULL,{ids[0].hex()}}}"] * rows
     assert frames["staged_agent_onboarded"]["skill_ids"].to_list() == texts[:rows]
-
-
-def test_several_models_read_the_same_rows() -> None:
-    """Each statement carries those of the tables that it names, whichever statement was before it."""
-    made = Staging([LATE, ACTIVITY, LATE_OF_ALL])
-    frames = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3)
-    together = made.inline([LATE, ACTIVITY, LATE_OF_ALL], frames)
-    apart = [made.inline([model], frames) for model in (LATE, ACTIVITY, LATE_OF_ALL)]
-    assert together[1::2] == [execute for (execute,) in apart]
-    assert len(set(together)) == 6
 
 
 LATE = made_model(
@@ -234,15 +185,11 @@ def test_the_effective_offset_is_staged_where_a_statement_names_it() -> None:
 
 
 def test_every_event_has_an_effective_offset_where_a_statement_names_it() -> None:
-    """In the view and within a statement, beside a model that does not."""
+    """In the view, beside a model that does not."""
     connection, made = Statements(), Staging([ACTIVITY, LATE_OF_ALL])
     made.open(connection)
     (view,) = (each for each in connection._waiting if "VIEW staged_events" in each)
     assert view.count('"effective_offset"') == len(EVENT_TYPES)
-    frames = made.frames({"genesis.agent.rated": RATED}, [40, 41, 42], partition=3, effective_offsets=[40, 41, 77])
-    for model in (ACTIVITY, LATE_OF_ALL):
-        _, execute = made.inline([model], frames)
-        assert execute.endswith("'{40,77}')")
 
 
 CHANGED = made_model(
@@ -269,8 +216,6 @@ def test_the_change_that_an_event_tells_of_is_staged_where_a_statement_names_it(
     events = {"genesis.agent.rated": RATED}
     (frame,) = both.frames(events, [40, 41, 42], partition=3, changes=changes).values()
     assert frame.select("offset", "change_tenant", "change_version").rows() == [(40, None, None), (42, "acme", 3)]
-    _, execute = both.inline([CHANGED], {"staged_agent_rated": frame})
-    assert execute == "EXECUTE fold_0 ('{40,42}', '{NULL,\"acme\"}', '{NULL,3}')"
     assert Staging([LATE]).frames(events, [40, 41, 42], partition=3, changes=changes)
     assert both.frames(events, [40, 41, 42], {"staged_agent_available"}, partition=3, changes=changes) == {}
     assert len(asked) == 1
