@@ -2,7 +2,7 @@
 
 A statement is prepared once for each set of its tables that has rows in some batch. The others are empty by what the
 prepared statement says, and Postgres leaves out of its plan all that reads them: a fold of a few rows costs what it
-takes to start the parts of its plan, and to read its parameters.
+takes to start the parts of its plan, and to read its parameters (docs/decisions/0067).
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from projections.staging import (
 )
 from schemas.polars_import import polars as pl
 
-SETS_MAX: Final = 8
+SETS_MAX: Final = 4
 """So many sets of tables a statement is prepared for on a connection, and then for all of its tables at once: Postgres
 keeps a plan for each."""
+
+
+KEPT_PLANS: Final = ("SET LOCAL plan_cache_mode = force_generic_plan", "SET LOCAL enable_seqscan = off")
+"""Run before a transaction's folds: their plans are kept, and are right for tables that grow."""
 
 
 class InlineRows:
@@ -128,7 +132,7 @@ class InlineFolds:
                 fold, preparing = self._fold(model.schema, statement, rows.tables)
                 literals = ", ".join(rows.literal(table, name) for table, name in fold.parameters)
                 made += [*preparing, f"EXECUTE {fold.name} ({literals})"]
-        return made
+        return [*KEPT_PLANS, *made] if made else []
 
     def prepare_again(self, session: Session) -> None:
         """Forget the prepared statements, and have the session forget them."""

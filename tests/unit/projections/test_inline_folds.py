@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from projections import inline_folds
-from projections.inline_folds import InlineFolds, InlineRows
+from projections.inline_folds import KEPT_PLANS, InlineFolds, InlineRows
 from projections.read_model import ReadModel
 from projections.staging import Staging
 from schemas.polars_import import polars as pl
@@ -25,6 +26,13 @@ ONBOARDED = RATED.with_columns(name=pl.lit("it's"), skill_ids=pl.Series([IDS, []
 OFFSETS = [40, 41, 42]
 
 
+def folds_of(folds: InlineFolds, models: Sequence[ReadModel], rows: InlineRows) -> list[str]:
+    """The statements for rows, without those before them that say how Postgres plans them."""
+    made = folds.statements(models, rows)
+    assert not made or made[: len(KEPT_PLANS)] == [*KEPT_PLANS]
+    return made[len(KEPT_PLANS) :]
+
+
 def rows_of(staging: Staging, **more: Any) -> InlineRows:
     """Two ratings in a batch of three, the first and the last."""
     return InlineRows(staging, {"genesis.agent.rated": RATED}, OFFSETS, partition=3, **more)
@@ -37,24 +45,26 @@ def test_a_statement_carries_the_columns_that_it_names() -> None:
     rows, folds = InlineRows(staging, events, OFFSETS, partition=3), InlineFolds(staging)
     assert rows.tables == {"staged_agent_available"}
 
-    prepare, execute = folds.statements([AGENTS], rows)
+    prepare, execute = folds_of(folds, [AGENTS], rows)
 
     ids = ",".join(each.hex() for each in IDS)
     assert execute == f"EXECUTE fold_0 ('{{40,42}}', '{{{ids}}}', '{{{MOMENTS}}}', '{{t,f}}', '{{{MOMENTS}}}')"
     assert prepare.startswith(
         "PREPARE fold_0 (bigint[], uuid[], timestamp with time zone[], boolean[], timestamp with time zone[]) AS WITH"
     )
-    assert folds.statements([AGENTS], rows) == [execute]
-    assert folds.statements([AGENTS], InlineRows(staging, {}, OFFSETS, partition=3)) == []
-    standings_prepare, standings = folds.statements([MARKETPLACE], rows)
+    assert folds_of(folds, [AGENTS], rows) == [execute]
+    assert folds_of(folds, [AGENTS], InlineRows(staging, {}, OFFSETS, partition=3)) == []
+    standings_prepare, standings = folds_of(folds, [MARKETPLACE], rows)
     assert standings == f"EXECUTE fold_1 ('{{40,42}}', '{{{ids}}}', '{{t,f}}', '{{{MOMENTS}}}')"
     assert "marketplace_v3.marketplace_standings" in standings_prepare
 
 
 def test_tables_without_rows_are_empty_in_what_is_prepared() -> None:
     """Each table that a statement reads is known in it, one without rows for Postgres to leave out."""
-    prepare, _ = InlineFolds(staging := Staging([AGENTS])).statements(
-        [AGENTS], InlineRows(staging, {"genesis.agent.available": AVAILABLE}, OFFSETS, partition=3)
+    prepare, _ = folds_of(
+        InlineFolds(staging := Staging([AGENTS])),
+        [AGENTS],
+        InlineRows(staging, {"genesis.agent.available": AVAILABLE}, OFFSETS, partition=3),
     )
     (empty, filled), own = part(prepare), prepare.partition(" profile AS ")[0]
     assert filled == ["staged_agent_available"]
@@ -76,7 +86,7 @@ def test_a_statement_is_prepared_for_each_set_of_tables_with_rows(monkeypatch: p
 
     def run(**frames: pl.DataFrame) -> list[str]:
         events = {f"genesis.agent.{name}": frame for name, frame in frames.items()}
-        return folds.statements([AGENTS], InlineRows(staging, events, OFFSETS, partition=3))
+        return folds_of(folds, [AGENTS], InlineRows(staging, events, OFFSETS, partition=3))
 
     first, available = run(available=AVAILABLE)
     second, both = run(onboarded=with_profiles(ONBOARDED), available=AVAILABLE)
@@ -87,11 +97,11 @@ def test_a_statement_is_prepared_for_each_set_of_tables_with_rows(monkeypatch: p
     assert onboarded.count("'{}'") == 5  # the columns of available
     assert both.count("'{}'") == 0
 
-    prepare, of_all = folds.statements([AGENTS], InlineRows(staging, AMENDED, OFFSETS, partition=3))
+    prepare, of_all = folds_of(folds, [AGENTS], InlineRows(staging, AMENDED, OFFSETS, partition=3))
     assert part(prepare) == ([], sorted(AGENTS.reads))
     assert of_all.startswith("EXECUTE fold_2 (")
     assert of_all.count("'{}'") > 5
-    assert folds.statements([AGENTS], InlineRows(staging, AMENDED, OFFSETS, partition=3)) == [of_all]
+    assert folds_of(folds, [AGENTS], InlineRows(staging, AMENDED, OFFSETS, partition=3)) == [of_all]
 
 
 def with_profiles(frame: pl.DataFrame) -> pl.DataFrame:
@@ -125,10 +135,10 @@ def test_what_is_prepared_is_forgotten_with_the_session() -> None:
             self.statements += statements
 
     folds, session = InlineFolds(staging := Staging([LATE])), Waiting()
-    before = folds.statements([LATE], rows_of(staging))
+    before = folds_of(folds, [LATE], rows_of(staging))
     folds.prepare_again(session)  # type: ignore[arg-type]
     assert session.statements == ["DEALLOCATE ALL"]
-    assert folds.statements([LATE], rows_of(staging)) == before
+    assert folds_of(folds, [LATE], rows_of(staging)) == before
     assert before[0].startswith("PREPARE fold_0 ")
 
 
@@ -137,13 +147,13 @@ def test_every_event_is_read_with_its_type() -> None:
     staging = Staging([ACTIVITY, LATE_OF_ALL])
     events = {"genesis.agent.rated": RATED, "genesis.team.formed": RATED[:1]}
     rows = InlineRows(staging, events, OFFSETS, partition=3, effective_offsets=[40, 41, 77])
-    prepare, execute = InlineFolds(staging).statements([ACTIVITY], rows)
+    prepare, execute = folds_of(InlineFolds(staging), [ACTIVITY], rows)
     types = '"genesis.agent.rated","genesis.agent.rated","genesis.team.formed"'
     moments = f"{MOMENTS},1970-01-01T00:00:00+00:00"
     assert execute == f"EXECUTE fold_0 ('{{3,3,3}}', '{{{types}}}', '{{{moments}}}')"
     assert prepare.count("staged_events AS (SELECT") == 1
     assert "staged_team_formed" not in prepare
-    _, execute = InlineFolds(staging).statements([LATE_OF_ALL], rows)
+    _, execute = folds_of(InlineFolds(staging), [LATE_OF_ALL], rows)
     assert execute == "EXECUTE fold_0 ('{40,77,40}')"
 
 
@@ -152,8 +162,8 @@ def test_several_models_read_the_same_rows() -> None:
     models = (LATE, ACTIVITY, LATE_OF_ALL, COUNTED)
     staging = Staging(models)
     folds, rows = InlineFolds(staging), rows_of(staging)
-    together = folds.statements(models, rows)
-    apart = [folds.statements([model], rows_of(staging)) for model in models]
+    together = folds_of(folds, models, rows)
+    apart = [folds_of(folds, [model], rows_of(staging)) for model in models]
     assert together[1::2] == [execute for (execute,) in apart]
     assert len(set(together)) == 8
     assert together[-1] == "EXECUTE fold_3 ('{40,42}')"
@@ -173,8 +183,8 @@ CHANGED = model_of("changed", "SELECT change_version FROM staged_agent_rated WHE
 def test_effective_offsets_are_those_of_events_that_have_waited() -> None:
     """They are the offsets unless others are passed."""
     staging = Staging([LATE])
-    plain = InlineFolds(staging).statements([LATE], rows_of(staging))[1]
-    waited = InlineFolds(staging).statements([LATE], rows_of(staging, effective_offsets=[40, 41, 77]))[1]
+    plain = folds_of(InlineFolds(staging), [LATE], rows_of(staging))[1]
+    waited = folds_of(InlineFolds(staging), [LATE], rows_of(staging, effective_offsets=[40, 41, 77]))[1]
     assert plain == "EXECUTE fold_0 ('{40,42}', '{40,42}')"
     assert waited == "EXECUTE fold_0 ('{40,42}', '{40,77}')"
 
@@ -188,10 +198,10 @@ def test_changes_are_read_once_and_where_a_statement_names_them() -> None:
         return [None, ChangedVersion("genesis", 9), ChangedVersion("acme", 3)]
 
     rows = rows_of(staging, changes=changes)
-    assert InlineFolds(staging).statements([LATE], rows)
+    assert folds_of(InlineFolds(staging), [LATE], rows)
     assert not asked
-    _, execute = InlineFolds(staging).statements([CHANGED], rows)
+    _, execute = folds_of(InlineFolds(staging), [CHANGED], rows)
     assert execute == "EXECUTE fold_0 ('{NULL,\"acme\"}', '{NULL,3}')"
     assert asked == [1]
-    _, execute = InlineFolds(staging).statements([CHANGED], rows_of(staging))
+    _, execute = folds_of(InlineFolds(staging), [CHANGED], rows_of(staging))
     assert execute == "EXECUTE fold_0 ('{NULL,NULL}', '{NULL,NULL}')"
