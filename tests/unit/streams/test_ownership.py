@@ -641,3 +641,30 @@ async def test_a_partition_that_keeps_too_much_looks_for_control_records(monkeyp
     assert writer.named == [few, more]
     assert search.looks == 6
     assert writer.stop_reasons == ["TooMuchParked: Too many are parked. a test"] * 2
+
+
+async def test_another_reason_to_stop_is_told_as_a_new_one() -> None:
+    """The same one again is a warning; each line says what, why and when the partition is looked at again."""
+    first, other = LogRefused(why="one"), LogRefused(why="another")
+    with structlog.testing.capture_logs() as lines:
+        partition = OwnedPartition(
+            TOPIC, Writer(), cast(RecordBatchConsumer, Consumer(0)), heartbeat_seconds=1.0, budget=MemoryBudget(1)
+        )
+        stops = (first, LogRefused(why="one"), other, first, first, first)
+        delays = [partition._count_stop(error) for error in stops]
+        assert partition.stopped is first
+        partition._note_progress()
+        partition._note_progress()
+        assert (partition.stopped, partition._count_stop(other)) == (None, ownership.STOPPED_DELAYS_SECONDS[0])
+    await partition.shut_down()
+    assert delays == [*ownership.STOPPED_DELAYS_SECONDS, ownership.STOPPED_DELAYS_SECONDS[-1]]
+    where = {"topic": TOPIC.topic, "partition": TOPIC.partition, "error": "LogRefused"}
+    new, known = ("partition.stopped", "error"), ("partition.still_stopped", "warning")
+    kinds = zip(stops, (new, known, new, new, known, known), delays, strict=True)
+    told = [
+        {**where, "event": event, "log_level": level, "what": first.what, "why": error.why, "retry_seconds": delay}
+        for error, (event, level), delay in kinds
+    ]
+    resumed = {**where, "event": "partition.resumed", "log_level": "warning"}
+    again = {**told[2], "retry_seconds": ownership.STOPPED_DELAYS_SECONDS[0]}
+    assert lines == [*told, resumed, again]
