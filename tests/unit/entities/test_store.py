@@ -185,6 +185,16 @@ def test_a_kind_is_written_with_its_lists(kind: str) -> None:
         assert (tables, touched) == (["industries"], {IDS[3]})
 
 
+def test_embeddings_that_are_not_set_are_kept() -> None:
+    """Skills with one are written by a statement of their own, behind the others."""
+    without = Skill(id=IDS[3], name="s", category="technical")
+    with_one = Skill(id=IDS[2], name="t", category="technical", embedding=[0.0])
+    connection = Connection([IDS[3]], [IDS[2]])
+    assert asyncio.run(store._put_kind(on(connection), "skill", [with_one, without])) == {IDS[2], IDS[3]}
+    assert [[row["id"] for row in rows] for _, rows in connection.asked] == [[IDS[3]], [IDS[2]]]
+    assert ["embedding = excluded.embedding" in sql for sql, _ in connection.asked] == [False, True]
+
+
 def test_what_was_there_is_locked_and_judged_before_it_is_written() -> None:
     """A stub that is described counts as created; of others those that differ are changed, and the rest is not."""
     new, stub, changed, same = (agent(number) for number in (2, 3, 4, 5))

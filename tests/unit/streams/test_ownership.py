@@ -668,3 +668,26 @@ async def test_another_reason_to_stop_is_told_as_a_new_one() -> None:
     resumed = {**where, "event": "partition.resumed", "log_level": "warning"}
     again = {**told[2], "retry_seconds": ownership.STOPPED_DELAYS_SECONDS[0]}
     assert lines == [*told, resumed, again]
+
+
+class Panic(BaseException):
+    """What a library raises that has panicked."""
+
+
+async def test_a_panic_in_the_thread_is_an_error_with_its_name() -> None:
+    """So that the loop goes on, and a line says what it was; other errors come as they are."""
+    budget, consumer = MemoryBudget(1), cast(RecordBatchConsumer, Consumer(0))
+    partition = OwnedPartition(TOPIC, Writer(), consumer, heartbeat_seconds=1.0, budget=budget)
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    panic, defect = Panic("index out of bounds"), KeyError("k")
+    with pytest.raises(RuntimeError) as raised:
+        await partition._blocking(fail, panic)
+    assert (str(raised.value), raised.value.__cause__) == ("Panic: index out of bounds", panic)
+    with pytest.raises(KeyError) as passed:
+        await partition._blocking(fail, defect)
+    assert passed.value is defect
+    assert await partition._blocking(lambda *args: args, 1, 2) == (1, 2)
+    await partition.shut_down()

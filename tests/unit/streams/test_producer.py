@@ -386,6 +386,9 @@ async def test_a_connection_that_broke_is_closed_beside_its_successor(monkeypatc
     producer = await connected_again(monkeypatch, broken, last)
     producer.submit_record(EVENTS_TOPIC, None, b"v", [])
     assert (len(last.added), broken.graces, broken.closed) == (1, [0], False)
+    assert producer._keeper is not None
+    names = [task.get_name() for task in (producer._keeper, *producer._closings)]
+    assert names == ["producer-connection", "producer-close"]
     last.may_close.set()
     stopping = asyncio.create_task(producer.stop())
     await wait_until_async(lambda: last.closed, "the successor is closed")
