@@ -69,7 +69,11 @@ class DelivererLimits(msgspec.Struct, frozen=True, kw_only=True):
     queue_max: int = 500
     """Deliveries of an endpoint that are due and wait in memory, where others have deliveries too."""
     round_seconds: float = 0.02
-    """How long ends of attempts are gathered before they are written down."""
+    """How long ends of attempts are gathered before they are published."""
+    write_seconds: float = 0.1
+    """How long ends that were published wait at most to be written to Postgres, where nothing waits for that."""
+    unwritten_max: int = 64
+    """Ends of a partition that wait like that."""
     poll_seconds: float = 0.1
     """How often Postgres is asked for deliveries that are due."""
     postponed_seconds: float = 1.0

@@ -5,6 +5,9 @@ dead), waits until Kafka has acknowledged all of that, and then writes, in one t
 deliveries that wait, the offsets that are done, the marks of what was read. What came of attempts that were published
 and not written is read first by the next owner (`recorded_attempts.py`). A record that a process had published before
 it died is known for a copy: its hop is not the one in the delivery's row, or another copy of it is under way.
+
+Where all that ended is delivered and has no row, nobody waits for the transaction, which costs more than the rest of
+such a round: several rounds share one.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from deliveries.deliverer.partition_deliveries import PartitionDeliveries
 from deliveries.deliverer.partition_intake import PartitionIntake
 from deliveries.deliverer.round_writer import DeliveryRound, RoundWriter
 from deliveries.delivery_fence import TopicOffsets
+from deliveries.schedule import Delivered
 
 
 class PartitionRounds:
@@ -39,12 +43,15 @@ class PartitionRounds:
         self._recorded_to = deliveries.recorded.next_offset
         self._next_due_at: datetime | None = datetime.min.replace(tzinfo=UTC)
         self._stored: dict[str, TopicOffsets] = {}
-        self._writing = False
+        self._published: list[EndedDelivery] = []
+        self._running = False
+        self._write_waits = False
+        self._write_at_seconds = 0.0
 
     @property
     def is_behind(self) -> bool:
         """Whether something has ended that is not written down."""
-        return bool(self._deliveries.ended) or self._writing
+        return bool(self._deliveries.ended or self._published) or self._running
 
     async def run_next(self) -> None:
         """Wait until there may be something to write or something is due, gather for a moment, and run a round."""
@@ -53,30 +60,60 @@ class PartitionRounds:
                 await self._deliveries.work.wait()
         self._deliveries.work.clear()
         await asyncio.sleep(self._process.limits.round_seconds)
-        self._writing = True
+        self._running = True
         await self._run()
-        self._writing = False
+        self._running = False
 
     def _seconds_to_next_look(self) -> float:
-        """Return for how long a round can wait that has nothing to write: at most until the next row is due."""
-        poll_seconds = self._process.limits.poll_seconds
-        if self._next_due_at is None:
-            return poll_seconds
-        until_due = (self._next_due_at - self._process.clock.now()).total_seconds()
-        return min(until_due, poll_seconds) if until_due > 0 else poll_seconds
+        """Return for how long a round can wait that has nothing to publish: at most until the next row is due."""
+        wait_seconds = self._process.limits.poll_seconds
+        if self._write_waits:
+            wait_seconds = min(wait_seconds, self._write_at_seconds - self._process.clock.monotonic_seconds())
+        if self._next_due_at is not None:
+            until_due = (self._next_due_at - self._process.clock.now()).total_seconds()
+            wait_seconds = min(wait_seconds, until_due) if until_due > 0 else wait_seconds
+        return max(0.0, wait_seconds)
 
     async def _run(self) -> None:
         ended, unverified = self._deliveries.take_ended(), self._intake.take_unverified()
+        await self._publish(ended)
+        self._published += ended
+        self._write_waits = not (unverified or self._is_awaited(ended) or self._is_write_due())
+        if self._write_waits:
+            self._intake.look_for_room()
+        else:
+            ended, self._published = self._published, []
+            await self._write(ended, unverified)
+
+    async def _publish(self, ended: Sequence[EndedDelivery]) -> None:
+        """Publish what follows from ends; once Kafka has it, the records that they were read from are done."""
         token = self._writer.fence.token
         behind = await self._process.publish([record for each in ended for record in records_of(each, token)])
         self._recorded_to = max(self._recorded_to, behind)
         for each in ended:
             if each.delivery.offset >= 0:
                 self._intake.finish(each.delivery)
+
+    def _is_awaited(self, ended: Sequence[EndedDelivery]) -> bool:
+        """Return whether something waits for what a round writes, or for what Postgres answers."""
+        due = self._next_due_at is not None and self._next_due_at <= self._process.clock.now()
+        return (
+            due
+            or bool(self._deliveries.queues.gone)
+            or any(not isinstance(each.end, Delivered) or each.ordered or each.delivery.hop > 0 for each in ended)
+        )
+
+    def _is_write_due(self) -> bool:
+        """Return whether other rounds have waited for long enough, or are many."""
+        now_seconds = self._process.clock.monotonic_seconds()
+        return now_seconds >= self._write_at_seconds or len(self._published) >= self._process.limits.unwritten_max
+
+    async def _write(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> None:
         work = self._make_round(ended, unverified)
         if work.is_empty:
             return
         answer = await self._writer.write(work)
+        self._write_at_seconds = self._process.clock.monotonic_seconds() + self._process.limits.write_seconds
         if work.due_max:
             self._next_due_at = answer.next_due_at
         else:
@@ -111,8 +148,8 @@ class PartitionRounds:
             released=released,
             gone=gone,
             unverified={each.delivery_id for each in unverified},
-            taken=frozenset(self._deliveries.taken),
-            busy=self._deliveries.queues.busy_endpoints(),
+            taken=frozenset(self._deliveries.taken) if looks else frozenset(),
+            busy=self._deliveries.queues.busy_endpoints() if looks else frozenset(),
             due_max=self._process.limits.queue_max if looks else 0,
             streaks=streaks,
         )

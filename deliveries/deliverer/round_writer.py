@@ -31,12 +31,12 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """Endpoints that are to be disabled, and why."""
     unverified: Collection[bytes]
     """Deliveries whose rows are asked for."""
-    taken: Collection[bytes]
-    """Deliveries in memory whose records are in rows."""
-    busy: Collection[bytes]
-    """Endpoints that get nothing out of Postgres now."""
     due_max: int
     """How many deliveries that are due are asked for; 0 asks for none."""
+    taken: Collection[bytes]
+    """Deliveries in memory whose records are in rows; none where nothing is asked."""
+    busy: Collection[bytes]
+    """Endpoints that get nothing out of Postgres now; none where nothing is asked."""
     streaks: StreakChanges = NO_CHANGES
 
     @property

@@ -127,7 +127,7 @@ class PartitionParts:
             DeliveryProcess,
             SimpleNamespace(
                 clock=self.clock, endpoints=self.endpoints, topics=self.topics, publish=self._publish,
-                limits=DelivererLimits(**{"round_seconds": 0.0, **limits}),
+                limits=DelivererLimits(**{"round_seconds": 0.0, "write_seconds": 0.0, **limits}),
                 slots=SimpleNamespace(sweep=self.swept.append),
             ),
         )  # fmt: skip

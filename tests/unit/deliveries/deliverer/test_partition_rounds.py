@@ -17,7 +17,7 @@ from deliveries.deliverer.recorded_attempts import AttemptOf
 from deliveries.deliverer.round_writer import RoundAnswer, RoundWriter
 from deliveries.deliverer.source_marks import SourceMarks
 from deliveries.delivery_fence import TopicOffsets
-from deliveries.schedule import Delivered, RetryAt
+from deliveries.schedule import DeadLettered, Delivered, RetryAt
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from tests.support.made_attempts import attempted
 from tests.support.made_deliveries import made_delivery
@@ -98,6 +98,96 @@ async def test_what_kafka_has_not_acknowledged_is_not_written(monkeypatch: pytes
     assert len(made.writer.rounds) == 1
 
 
+class _SharedWrites:
+    """Rounds that share a transaction for a second, of which the first has written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
+        self.parts = PartitionParts(monkeypatch, write_seconds=1.0, poll_seconds=8.0, **parts)
+        self.made = MadeRounds(self.parts, due(None))
+
+    async def run(self, *offsets: int, end: Any = None, **delivery: Any) -> Any:
+        """Run a round in which these deliveries are read and end."""
+        for offset in offsets:
+            self.made.read(offset, **delivery)
+            self.parts.end(read_delivery(offset, **delivery), end or Delivered())
+        return await self.made.run()
+
+
+async def test_rounds_of_what_is_delivered_share_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each publishes at once, and makes room; what was published is behind until it is written."""
+    shared = _SharedWrites(monkeypatch, unfinished_max=1)
+    made, parts = shared.made, shared.parts
+    await shared.run()
+    for offset in range(2):
+        assert await shared.run(offset) is None
+        assert len(parts.published[-1]) == 1
+        assert made.intake.trackers[DELIVERIES_TOPIC].next_offset == offset + 1
+        assert made.rounds.is_behind
+    assert len(parts.deliveries.active) == 2
+    parts.clock.set(NOW + timedelta(seconds=0.75))
+    assert made.rounds._seconds_to_next_look() == 0.25
+    assert await made.run() is None
+    parts.clock.set(NOW + timedelta(seconds=1))
+    work = await made.run()
+    assert [each.delivery.offset for each in work.ended] == [0, 1]
+    assert work.offsets[DELIVERIES_TOPIC].next_offset == 2
+    assert [len(records) for records in parts.published] == [0, 1, 1, 0, 0]
+    assert not made.rounds.is_behind
+    assert parts.deliveries.active == set()
+    assert made.rounds._seconds_to_next_look() == 8.0
+    assert await shared.run(2) is None, "the second begins anew with each transaction"
+
+
+async def test_a_round_that_finds_no_room_to_wait_for_wakes_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room comes with Kafka's acknowledgement, whether the round writes or not."""
+    shared = _SharedWrites(monkeypatch, unfinished_max=1)
+    await shared.run()
+    shared.made.read(0)
+    waiting = asyncio.create_task(shared.made.intake.wait_for_room(shared.made.intake.trackers[DELIVERIES_TOPIC]))
+    await asyncio.sleep(0)
+    shared.parts.end(read_delivery(0), Delivered())
+    assert await shared.made.run() is None
+    assert await waiting is False
+
+
+@pytest.mark.parametrize(
+    ("end", "delivery"),
+    [(RetryAt(LATER, None, 2), {}), (DeadLettered(6), {}), (Delivered(), {"hop": 1}), (Delivered(), {"endpoint": 2})],
+    ids=["a retry", "a dead letter", "a row that is over", "order counts"],
+)
+async def test_what_somebody_waits_for_is_written_at_once(
+    monkeypatch: pytest.MonkeyPatch, end: Any, delivery: dict[str, Any]
+) -> None:
+    """Together with what has waited."""
+    shared = _SharedWrites(monkeypatch, ordered=[ORDERED])
+    await shared.run()
+    assert await shared.run(0) is None
+    work = await shared.run(1, end=end, **delivery)
+    assert [each.delivery.source_offset for each in work.ended] == [0, 1]
+
+
+async def test_what_postgres_is_asked_for_is_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of records that may be copies, rows that are due; and an endpoint that is gone is disabled."""
+    shared = _SharedWrites(monkeypatch)
+    made, parts = shared.made, shared.parts
+    await shared.run()
+    made.read(0, stream="redrive")
+    assert len((await made.run()).unverified) == 1
+    parts.queues.gone[b"gone"] = "It answered 410 Gone."
+    assert (await made.run()).gone
+    await shared.run(1, end=RetryAt(NOW + timedelta(seconds=0.5), None, 2))
+    parts.clock.set(NOW + timedelta(seconds=0.5))
+    assert (await made.run()).due_max > 0
+
+
+async def test_no_more_ends_wait_than_a_kill_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the partition next reads what Kafka has of them, and that is bounded."""
+    shared = _SharedWrites(monkeypatch, unwritten_max=3)
+    await shared.run()
+    assert await shared.run(0, 1) is None
+    assert len((await shared.run(2)).ended) == 3
+
+
 async def test_a_round_with_nothing_to_do_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one looks for what is due; after that, when there is something, or a row is due."""
     parts = PartitionParts(monkeypatch, queue_max=30)
@@ -165,10 +255,11 @@ async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) 
     assert parts.begun == [0]
     assert {rows[0].endpoint_id} in parts.endpoints.loaded
     assert (await made.run()).taken == {rows[0].delivery_id}
+    assert parts.deliveries.taken == {rows[0].delivery_id}
     parts.end(rows[0], Delivered())
-    assert (await made.run()).taken == {rows[0].delivery_id}
-    made.read(5)
-    assert (await made.run()).taken == frozenset()
+    work = await made.run()
+    assert (work.due_max, work.taken, work.busy) == (0, frozenset(), frozenset()), "nothing is asked"
+    assert parts.deliveries.taken == set()
 
 
 async def test_what_is_put_back_may_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
