@@ -5,7 +5,7 @@ A batch comes from Kafka, as it does to the projector. Of what the log's checkpo
     ask the log which records are not applied, and which events control records release
     hear of new endpoints, and store from where on each is live
     match each event, and publish its deliveries in slices, each acknowledged before the next one is sent
-    lock the fencing token, and advance the checkpoint of the consumer `dispatcher`
+    lock the fencing token, and advance the checkpoint of the consumer `dispatcher`, at most some times a second
 
 **Nothing is lost.** The checkpoint moves once Kafka has acknowledged the deliveries below it. After anything else the
 partition is acquired again and goes on at its checkpoint, so deliveries may be published again.
@@ -46,7 +46,7 @@ from runtime.log_budget import LogBudget
 from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.control_search import NamedPoison
-from streams.errors import AppliedEventUnreadable, SchemaNewer
+from streams.errors import AppliedEventUnreadable, OwnershipLost, PartitionStopped, SchemaNewer
 from streams.ownership import Acquired
 from streams.watermarks import Watermarks
 
@@ -57,6 +57,9 @@ PART_RECORDS_MAX = 1_000
 
 IDLE_FEED_SECONDS = 0.1
 """How long backfills and redrives are fed in one go while no live events come."""
+ADVANCE_SECONDS = 0.1
+"""How far apart the checkpoint is advanced at least: a transaction a batch would cost more than the batch. What was
+dispatched since is dispatched again by the next owner of one that dies, as copies."""
 INFO_LINES_PER_SECOND = 2
 """Lines of one partition at the usual level: a flood of repeats in small batches would write hundreds."""
 BACKFILL_SHARE = 0.2
@@ -74,6 +77,8 @@ class PartitionDispatcher:
         self._session: Session | None = None
         self._fence: Fence | None = None
         self._token: int | None = None
+        self._dispatched_to = 0
+        self._advance_at = 0.0
         self._log_at_acquisition = 0
         self._backfills = EndpointBackfills(partition, {})
         self._known: KnownEndpoints = NO_ENDPOINTS
@@ -85,7 +90,7 @@ class PartitionDispatcher:
 
     def acquire(self, watermarks: Watermarks, interrupted: threading.Event | None = None) -> Acquired:
         """Open a fresh connection, fence off former owners, and read which endpoints are live from where on."""
-        self.close()
+        self._drop()
         self._token = None  # that of a former ownership would hide a stop reason of this one
         self._interrupted = interrupted or threading.Event()
         self._sender.begin(self._interrupted)
@@ -95,7 +100,7 @@ class PartitionDispatcher:
                 session, DISPATCHER, self.topic, self.partition, watermarks.partition_count,
                 watermarks.leadership.topic_id,
             )  # fmt: skip
-            self._token = fence.token
+            self._token, self._dispatched_to = fence.token, fence.next_offset
             self._log_at_acquisition = checkpoints.log_next_offset(session, self.topic, self.partition)
             self._backfills = EndpointBackfills.load(session, self.partition)
             self._known = NO_ENDPOINTS
@@ -103,24 +108,27 @@ class PartitionDispatcher:
             self._redrives.begin()
             if not len(self._backfills):
                 # No endpoint was ever live here, so nothing was dispatched: who comes now is given the past apart.
-                self._advance(max(fence.next_offset, self._log_at_acquisition))
+                self._dispatched_to = max(fence.next_offset, self._log_at_acquisition)
+                self._advance()
             log_end = checkpoints.log_end(session, self.topic, self.partition, self._require_fence())
         return Acquired(fence.token, log_end)
 
     def project(self, batch: EventBatch) -> int:
-        """Publish a batch's deliveries, advance the checkpoint and return the next offset.
+        """Publish a batch's deliveries and return the next offset, which the checkpoint reaches before long.
 
         Raises OwnershipLost, DatabaseUnreachable, KafkaUnavailable, PublishRefused or a named stop. After any of them
         the connection is closed and the partition has to be acquired again.
         """
         with self._closing_on_error():
-            while (rest := checkpoints.remainder(batch, self._require_fence())) is not None:
+            while (rest := checkpoints.remainder(batch, self._dispatched())) is not None:
                 self._project(rest)
+                if time.monotonic() >= self._advance_at:
+                    self._advance()
             started = time.monotonic()
             if started >= self._feed_at and self._feed():
                 ended = time.monotonic()
                 self._feed_at = ended + (ended - started) * (1 / BACKFILL_SHARE - 1)
-        return self._require_fence().next_offset
+        return self._dispatched_to
 
     def skip(self, offset: int, reason: str) -> None:
         """Do nothing: what becomes of a record is the log's to say."""
@@ -129,10 +137,11 @@ class PartitionDispatcher:
         """Do nothing: the log's owner alone keeps parked entities."""
 
     def idle(self) -> None:
-        """Hear of new endpoints, and feed those that are owed events. Raises what `project` raises."""
+        """Advance the checkpoint, hear of new endpoints, and feed who is owed events. Raises what `project` raises."""
         if self._session is not None:
             until = time.monotonic() + IDLE_FEED_SECONDS
             with self._closing_on_error():
+                self._advance()
                 self._hear()
                 while time.monotonic() < until and self._feed():
                     self._sender.require_current()
@@ -143,11 +152,11 @@ class PartitionDispatcher:
             checkpoints.note_stop(session, DISPATCHER, self.topic, self.partition, self._token, reason)
 
     def close(self) -> None:
-        """Drop the connection; what is on its way to Kafka is waited for."""
-        self._sender.forget()
+        """Advance the checkpoint if that can be done, and drop the connection; what is on its way is waited for."""
         if self._session is not None:
-            self._session.close()
-        self._session = self._fence = None
+            with contextlib.suppress(DatabaseUnreachable, OwnershipLost, PartitionStopped):
+                self._advance()
+        self._drop()
 
     def forget(self) -> None:
         """Drop the connection: nothing else is kept."""
@@ -157,7 +166,7 @@ class PartitionDispatcher:
         """Dispatch the first part of a batch that the log has passed."""
         self._sender.require_current()
         if not batch.offsets:
-            self._advance(batch.next_offset)
+            self._dispatched_to = batch.next_offset
             return
         logged = self._parts.log_checkpoints.wait_past(self.partition, batch.offsets[0], self._interrupted)
         started = time.perf_counter()
@@ -167,7 +176,7 @@ class PartitionDispatcher:
         self._put_off(found.next_offset)
         by = DispatchedStream(self.partition, self._require_fence().token, "live")
         sent = self._sender.publish(found.events, self._live, by) if len(self._known.index) else 0
-        self._advance(found.next_offset)
+        self._dispatched_to = found.next_offset
         metrics.DISPATCHER_EVENTS.labels(self.topic).inc(len(found.events))
         unusual = len(found.events) != len(part) and self._log_budget.consume(time.monotonic()) is not None
         (log.info if unusual else log.debug)(
@@ -179,14 +188,13 @@ class PartitionDispatcher:
     def _hear(self) -> None:
         """Store from where on endpoints are live that this partition has heard of for the first time.
 
-        Nothing is on its way here: all that was dispatched lies below the checkpoint, or was dispatched by a former
-        owner and lies below the log's checkpoint as it was then.
+        Nothing is on its way here: all that was dispatched lies below what was acknowledged, or was dispatched by a
+        former owner and lies below the log's checkpoint as it was then.
         """
         known = self._parts.directory.known
         if known is self._known:
             return
-        fence = self._require_fence()
-        dispatched_until = max(fence.next_offset, self._log_at_acquisition)
+        dispatched_until = max(self._dispatched_to, self._log_at_acquisition)
         self._store(self._backfills.heard_of(known.subscriptions, dispatched_until, known.resumed))
         self._known = known
 
@@ -199,6 +207,7 @@ class PartitionDispatcher:
 
     def _store(self, rows: NewBackfills | None) -> None:
         if rows is not None:
+            self._advance()  # they are of this offset: who goes on from an earlier one would find them too late
             self._require_session().script("BEGIN", self._lock_statement(), rows.statement, "COMMIT")
             self._backfills.note_heard(rows)
 
@@ -216,6 +225,7 @@ class PartitionDispatcher:
         found = self._reader.next_slice(self._require_session(), self._backfills, self._known)
         if found is None:
             return False
+        self._advance()
         endpoint_id = found.endpoint_id
         by = DispatchedStream(self.partition, self._require_fence().token, "backfill")
         try:
@@ -243,12 +253,25 @@ class PartitionDispatcher:
 
         return match
 
-    def _advance(self, next_offset: int) -> None:
+    def _advance(self) -> None:
+        """Advance the checkpoint to where all is dispatched."""
         fence = self._require_fence()
-        if next_offset > fence.next_offset:
-            advance = checkpoints.advance_statement(DISPATCHER, self.topic, self.partition, next_offset)
+        if self._dispatched_to > fence.next_offset:
+            advance = checkpoints.advance_statement(DISPATCHER, self.topic, self.partition, self._dispatched_to)
             self._require_session().script("BEGIN", self._lock_statement(), advance, "COMMIT")
-            self._fence = replace(fence, next_offset=next_offset)
+            self._fence = replace(fence, next_offset=self._dispatched_to)
+            self._advance_at = time.monotonic() + ADVANCE_SECONDS
+
+    def _drop(self) -> None:
+        """Drop the connection; what is on its way to Kafka is waited for."""
+        self._sender.forget()
+        if self._session is not None:
+            self._session.close()
+        self._session = self._fence = None
+
+    def _dispatched(self) -> Fence:
+        """Return the fence with the offset up to which all is dispatched, which the checkpoint may be short of."""
+        return replace(self._require_fence(), next_offset=self._dispatched_to)
 
     def _lock_statement(self) -> str:
         fence = self._require_fence()
@@ -259,7 +282,7 @@ class PartitionDispatcher:
         try:
             yield
         except BaseException:
-            self.close()
+            self._drop()
             raise
 
     def _require_fence(self) -> Fence:

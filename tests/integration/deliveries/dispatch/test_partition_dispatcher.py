@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import msgspec
@@ -18,7 +20,7 @@ from audit.canonical import headers_bytes
 from deliveries.delivery_id import delivery_id
 from deliveries.dispatch import backfill_reader, partition_dispatcher, partition_sender, redrive_reader
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
-from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
+from deliveries.dispatch.partition_dispatcher import ADVANCE_SECONDS, PartitionDispatcher
 from deliveries.hops import first_hop
 from deliveries.redrive.selection import RedriveSelection
 from projections.engine import PartitionProjector
@@ -49,6 +51,8 @@ from tests.support.poison_records import key_of, redrive, unreadable
 from tests.support.recorded_attempts import record
 from tests.support.redriving import open_redrives, redrive_order
 from tests.support.waiting import DEADLINE_SECONDS, wait_until, wait_until_async
+
+CHECKPOINTS = "SELECT partition, next_offset FROM checkpoints WHERE consumer = 'dispatcher'"
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -108,6 +112,71 @@ async def test_nothing_is_sent_that_the_log_does_not_have(
         apply(projector, records[4:], 4)
         assert answer.result(DEADLINE_SECONDS) == 10
     assert [each.event_id for each in sent.queued] == [each.event_id for each in records]
+
+
+def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Stop the dispatcher's clock, and no other; return its seconds, which a test moves."""
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr(partition_dispatcher, "time", clock)
+    return now
+
+
+@pytest.mark.parametrize("leaves", [PartitionDispatcher.idle, PartitionDispatcher.close])
+async def test_the_checkpoint_follows_what_is_dispatched(
+    dispatcher: PartitionDispatcher, projector: PartitionProjector, know: Know, superuser: Session,
+    monkeypatch: pytest.MonkeyPatch, leaves: Callable[[PartitionDispatcher], None],
+) -> None:  # fmt: skip
+    """Some times a second, not with each batch; and once nothing comes any more, or the partition is given up."""
+    now = _stopped_clock(monkeypatch)
+    await know(1)
+    records = [named(number) for number in range(6)]
+    apply(projector, records)
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.idle()
+
+    def dispatch(start: int) -> int:
+        assert dispatcher.project(batch_of(records[start : start + 1], token=token, start=start)) == start + 1
+        return dict(superuser.query(CHECKPOINTS))[0]
+
+    begin = dict(superuser.query(CHECKPOINTS))[0]
+    assert begin == 6, "no endpoint was live before: what is in the log is given apart"
+    more = [named(number) for number in range(6, 12)]
+    records += more
+    apply(projector, more, 6)
+    assert [dispatch(start) for start in (6, 7, 8)] == [6, 6, 6]
+    now[0] += ADVANCE_SECONDS
+    assert [dispatch(start) for start in (9, 10)] == [10, 10]
+    leaves(dispatcher)
+    assert dict(superuser.query(CHECKPOINTS))[0] == 11
+
+
+async def test_what_was_dispatched_beyond_the_checkpoint_comes_again_as_copies(
+    make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector,
+    know: Know, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An endpoint that was heard of in between is live from the same offset on, whoever goes on."""
+    now = _stopped_clock(monkeypatch)
+    monkeypatch.setattr(PartitionDispatcher, "_feed", lambda _: False)
+    await know(1)
+    first = make_dispatcher()
+    token = first.acquire(WATERMARKS).token
+    first.idle()
+    records = [named(number) for number in range(8)]
+    apply(projector, records)
+    assert first.project(batch_of(records[:2], token=token)) == 2
+    now[0] += ADVANCE_SECONDS / 2
+    assert first.project(batch_of(records[2:4], token=token, start=2)) == 4
+    await know(2)
+    assert first.project(batch_of(records[4:6], token=token, start=4)) == 6
+    second = make_dispatcher()  # the first one's session is ended by it
+    acquired = second.acquire(WATERMARKS)
+    assert acquired.log_end.next_offset == 4, "the checkpoint was stored before endpoint 2 was"
+    rest = batch_of(records[4:], token=acquired.token, start=4)
+    assert second.project(rest) == 8
+    taken = [(each.source_offset, each.endpoint_id.int) for each in sent.first_occurrences]
+    assert taken == [(offset, number) for offset in range(8) for number in (1, 2) if number == 1 or offset >= 4]
+    assert len(sent.queued) > len(taken), "some came twice"
 
 
 async def test_waiting_for_the_log_ends_when_the_partition_is_given_up(
