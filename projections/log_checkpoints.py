@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from database.errors import DatabaseUnreachable
@@ -29,6 +30,17 @@ RECONNECT_SECONDS: Final = 0.5
 _CHECKPOINTS: Final = "SELECT partition, next_offset FROM checkpoints WHERE consumer = $1 AND topic = $2"
 
 
+class LogWaiter:
+    """One that waits for the log to be past an offset of a partition. It alone is woken when that is so."""
+
+    def __init__(self, partition: int, offset: int, asked: int) -> None:
+        self.partition: Final = partition
+        self.offset: Final = offset
+        self.asked: Final = asked
+        """How often Postgres had been asked before it waited: a failure of before is no failure of its wait."""
+        self.woken: Final = threading.Event()
+
+
 class LogCheckpoints:
     """The checkpoints of the log in one topic. Thread-safe; close it at the end."""
 
@@ -37,7 +49,7 @@ class LogCheckpoints:
         self._topic = topic
         self._changed = threading.Condition()
         self._next_offsets: dict[int, int] = {}
-        self._waiting = 0
+        self._waiters: list[LogWaiter] = []
         self._closed = False
         self._failure: Exception | None = None
         self._asked = 0
@@ -58,25 +70,36 @@ class LogCheckpoints:
             if (known := self._next_offsets.get(partition, 0)) > offset:
                 return known
             self._start()
-            self._waiting += 1
-            asked = self._asked
+            waiter = LogWaiter(partition, offset, self._asked)
+            self._waiters.append(waiter)
             self._changed.notify_all()
-            try:
-                while (known := self._next_offsets.get(partition, 0)) <= offset:
-                    if interrupted.is_set() or self._closed:
-                        raise OwnershipLost(why="The partition was given up before the log had its records.")
-                    if self._failure is not None and self._asked > asked:
-                        raise self._failure.with_traceback(None)  # one error of all who wait
-                    self._changed.wait(INTERRUPTION_SECONDS)
+        try:
+            while (reached := self._reached(waiter, interrupted)) is None:
+                waiter.woken.wait(INTERRUPTION_SECONDS)
+                waiter.woken.clear()
+            return reached
+        finally:
+            with self._changed:
+                self._waiters.remove(waiter)
+
+    def _reached(self, waiter: LogWaiter, interrupted: threading.Event) -> int | None:
+        """Return the checkpoint where it is past what is waited for; None where it is not. Raises as `wait_past`."""
+        with self._changed:
+            known = self._next_offsets.get(waiter.partition, 0)
+            if known > waiter.offset:
                 return known
-            finally:
-                self._waiting -= 1
+            if interrupted.is_set() or self._closed:
+                raise OwnershipLost(why="The partition was given up before the log had its records.")
+            if self._failure is not None and self._asked > waiter.asked:
+                raise self._failure.with_traceback(None)  # one error of all who wait
+            return None
 
     def close(self) -> None:
         """End the poller, and every wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._wake(self._waiters)
         if self._thread is not None:
             self._thread.join()
 
@@ -105,18 +128,23 @@ class LogCheckpoints:
                 self._asked, self._failure = self._asked + 1, None
                 if rows != self._next_offsets:
                     self._next_offsets, progressed_at = rows, now
-                    self._changed.notify_all()
+                    self._wake(each for each in self._waiters if rows.get(each.partition, 0) > each.offset)
             time.sleep(POLL_SECONDS if now - progressed_at < STILL_AFTER_SECONDS else STILL_POLL_SECONDS)
 
     def _wait_for_waiters(self) -> bool:
         """Return True once somebody waits, False once the poller is closed."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._waiters and not self._closed:
                 self._changed.wait()
             return not self._closed
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
             self._asked, self._failure = self._asked + 1, error
-            self._changed.notify_all()
+            self._wake(self._waiters)
             self._changed.wait(RECONNECT_SECONDS)
+
+    @staticmethod
+    def _wake(waiters: Iterable[LogWaiter]) -> None:
+        for waiter in waiters:
+            waiter.woken.set()

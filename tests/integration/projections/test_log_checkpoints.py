@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from database.errors import DatabaseUnreachable
-from projections.log_checkpoints import LogCheckpoints
+from projections import log_checkpoints
+from projections.log_checkpoints import LogCheckpoints, LogWaiter
 from projections.session import Session
 from streams.errors import OwnershipLost
 from tests.conftest import Database
@@ -54,6 +55,33 @@ def test_each_waits_for_its_own_partition(
     first.project(batch_of(some_events(5, seed=2)[2:], token=token, start=2))
     assert waits[0].result(DEADLINE_SECONDS) == 5
     assert checkpoints.wait_past(0, 0, NEVER) == 5
+
+
+def test_none_is_woken_for_another_partition(
+    checkpoints: LogCheckpoints, threads: ThreadPoolExecutor, make_projector: MakeProjector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Nor for an offset that it does not wait for: with many partitions each batch would wake them all."""
+    looked: list[tuple[int, int]] = []
+    reached = LogCheckpoints._reached
+
+    def seen(self: LogCheckpoints, waiter: LogWaiter, interrupted: threading.Event) -> int | None:
+        looked.append((waiter.partition, waiter.offset))
+        return reached(self, waiter, interrupted)
+
+    monkeypatch.setattr(log_checkpoints, "INTERRUPTION_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(LogCheckpoints, "_reached", seen)
+    projector = make_projector(0)
+    waits = [threads.submit(checkpoints.wait_past, *each, NEVER) for each in ((0, 0), (0, 7), (1, 0))]
+    wait_until(lambda: len(looked) == 3, "all wait")
+    projector.project(batch_of(some_events(5), token=projector.acquire(WATERMARKS).token))
+    assert waits[0].result(DEADLINE_SECONDS) == 5
+    seen_by_then = sorted(looked)
+    checkpoints.close()
+    for each in waits[1:]:
+        with pytest.raises(OwnershipLost):
+            each.result(DEADLINE_SECONDS)
+    assert seen_by_then == [(0, 0), (0, 0), (0, 7), (1, 0)]
 
 
 def test_a_wait_ends_when_its_partition_is_given_up(checkpoints: LogCheckpoints, threads: ThreadPoolExecutor) -> None:
