@@ -84,6 +84,10 @@ QUIET_WAIT_MS: Final = 200
 wait, whichever partition it comes to. One that its owner opens meanwhile has to wait for the fetch, and so has any
 other request to the broker; while one is under way the next fetch waits no longer than aiokafka says."""
 
+FETCH_SECONDS_MIN: Final = 0.005
+"""Fetches of a broker begin no closer together. Under a steady load of single records that makes fewer of them, which
+cost the broker and the client more than their records do; a record that comes after a pause does not wait."""
+
 GATHERED_BYTES: Final = 256 * 1024
 """An answer with so much of a partition is followed by the next fetch of it at once."""
 
@@ -292,6 +296,7 @@ class IdentifiedFetches:
         self._logs: dict[TopicPartition, Leadership] = {}
         self._refused: set[TopicPartition] = set()
         self._not_before: dict[TopicPartition, float] = {}
+        self._next_fetch_at: defaultdict[int, float] = defaultdict(float)
         client.send = self.send
 
     def name(self, partition: TopicPartition, log: Leadership) -> None:
@@ -312,6 +317,7 @@ class IdentifiedFetches:
         """Send a request as the client does; a fetch of aiokafka's as one that names the logs. Raises KafkaError."""
         if not isinstance(request, FetchRequest):
             return await self._send_other(node_id, request, **options)
+        await self._space_out(node_id)
         wanted = self._named(request)
         if not wanted:
             await asyncio.sleep(request._max_wait_ms / 1000)
@@ -322,6 +328,13 @@ class IdentifiedFetches:
         if answer.error_code:
             raise for_code(answer.error_code)
         return self._by_name(answer, wanted)
+
+    async def _space_out(self, node_id: int) -> None:
+        """Wait until a broker may get its next fetch."""
+        loop = asyncio.get_running_loop()
+        if (wait_seconds := self._next_fetch_at[node_id] - loop.time()) > 0:
+            await asyncio.sleep(wait_seconds)
+        self._next_fetch_at[node_id] = loop.time() + FETCH_SECONDS_MIN
 
     async def _send_other(self, node_id: int, request: Any, **options: Any) -> Any:
         """Send a request that is no fetch: a broker does not look at it before it has answered the fetch before it."""

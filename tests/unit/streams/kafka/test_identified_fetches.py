@@ -18,6 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from streams.kafka.identified_fetches import (
     FENCED_LEADER_EPOCH,
+    FETCH_SECONDS_MIN,
     FETCH_SESSION_ID_NOT_FOUND,
     FETCH_SESSION_TOPIC_ID_ERROR,
     GATHERED_BYTES,
@@ -352,3 +353,28 @@ async def test_an_answer_without_records_gathers_nothing() -> None:
     client, fetches = fetching(fetched(FIRST), gathered_seconds={"other": 60.0})
     await cast(Any, client).send(1, fetch_of(FIRST))
     assert fetches._named(fetch_of(FIRST)).keys() == {FIRST}
+
+
+async def test_fetches_of_a_broker_are_spaced_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes after a pause does not wait."""
+    client, _ = fetching(fetched(FIRST))
+    loop, waited = asyncio.get_running_loop(), list[float]()
+    now = [100.0]
+
+    async def sleep(seconds: float) -> None:
+        waited.append(round(seconds, 6))
+        now[0] += seconds
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(loop, "time", lambda: now[0])
+    send = cast(Any, client).send
+    await send(1, fetch_of(FIRST, SECOND))
+    assert waited == []
+    now[0] += 0.001
+    await send(2, fetch_of(FIRST))
+    assert waited == [], "another broker"
+    await send(1, fetch_of(FIRST, SECOND))
+    assert waited == [round(FETCH_SECONDS_MIN - 0.001, 6)]
+    now[0] += FETCH_SECONDS_MIN
+    await send(1, fetch_of(FIRST))
+    assert len(waited) == 1
