@@ -28,13 +28,18 @@ PAGE: Final = """
 COUNT: Final = text("SELECT count(*) FROM endpoints WHERE state <> 'removed'")
 # One after the other for a tenant: requests that come at once see each other's endpoints.
 ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('plant endpoints'), hashtext(:tenant))")
-CHANGED: Final = text("""
+_CHANGED: Final = """
     SELECT id, greatest(state_changed_at, configured_at, secrets.changed_at) AS changed_at
     FROM endpoints LEFT JOIN (
         SELECT endpoint_id, max(created_at) AS changed_at FROM endpoint_secrets GROUP BY endpoint_id
     ) AS secrets ON endpoint_id = id
     WHERE CAST(:since AS timestamptz) IS NULL OR greatest(state_changed_at, configured_at, secrets.changed_at) >= :since
-""")
+"""
+CHANGED: Final = text(_CHANGED)
+# In any order: which endpoints, and when each changed.
+CHANGES_DIGEST: Final = text(f"""
+    SELECT count(*), bit_xor(hash_record_extended(changed, 0)) FROM ({_CHANGED}) AS changed
+""")  # noqa: S608 (no value in it)
 # Through a role that it is a member of, too: `SET ROLE` needs no other right.
 SEES_ALL: Final = text("""
     SELECT format('The role %s sees what is of every tenant.', session_user)

@@ -154,6 +154,12 @@ class EndpointStore:
             rows = (await connection.execute(endpoint_rows.CHANGED, {"since": since})).all()
         return {row.id: row.changed_at for row in rows}
 
+    async def changes_digest(self, since: datetime | None) -> tuple[int, int | None]:
+        """Return what tells whether `changed_since` would return something else than before, in one row."""
+        async with self._reading() as connection:
+            row = (await connection.execute(endpoint_rows.CHANGES_DIGEST, {"since": since})).one()
+        return row[0], row[1]
+
     async def find_many(
         self, endpoint_ids: Sequence[UUID]
     ) -> dict[UUID, tuple[Endpoint, EndpointSecrets | None, datetime | None]]:

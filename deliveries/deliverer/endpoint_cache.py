@@ -48,6 +48,8 @@ class EndpointCache:
         self._known: dict[bytes, KnownEndpoint | None] = {}
         self._seen_at: datetime | None = None
         self._changed_at: dict[bytes, datetime] = {}
+        self._digest: object = None
+        """Of the changes as they were last read. After a change of all endpoints it spares reading all for a minute."""
         self._reading = asyncio.Lock()
 
     def get(self, endpoint_id: bytes) -> KnownEndpoint | None:
@@ -78,7 +80,8 @@ class EndpointCache:
         async with self._reading:
             now = self._clock.now()
             since = None if self._seen_at is None else self._seen_at - OVERLAP
-            changed = {each.bytes: at for each, at in (await self._store.changed_since(since)).items()}
+            digest = since, await self._store.changes_digest(since)
+            changed = self._changed_at if digest == self._digest else await self._changed_since(since)
             ids = {each for each, at in changed.items() if self._changed_at.get(each) != at} & self._known.keys()
             for endpoint_id, known in self._known.items():
                 if known is None or (known.expires_at is not None and known.expires_at <= now):
@@ -86,6 +89,10 @@ class EndpointCache:
             await self._read(ids)
             self._changed_at = changed  # those of before are asked for no more
             self._seen_at = max(changed.values(), default=self._seen_at)
+            self._digest = digest  # as it was before the changes were read: what came in between is read again
+
+    async def _changed_since(self, since: datetime | None) -> dict[bytes, datetime]:
+        return {each.bytes: at for each, at in (await self._store.changed_since(since)).items()}
 
     async def keep_fresh(self) -> None:
         """Refresh until cancelled; a database that is away is waited for."""

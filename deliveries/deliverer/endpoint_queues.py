@@ -50,6 +50,8 @@ class EndpointQueues:
         self._unrecorded = 0
         self._held_back: dict[bytes, EndpointQueue] = {}
         self._troubled: set[bytes] = set()
+        self._failing: set[bytes] = set()
+        self._due = 0
         self._stopped = False
 
     def stop(self) -> None:
@@ -67,10 +69,10 @@ class EndpointQueues:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Let those queues begin attempts that were held back, as far as there is room."""
-        held_back, self._held_back = self._held_back, {}
-        for endpoint_id, queue in held_back.items():
-            self._pump(endpoint_id, queue)
+        """Let those queues begin attempts that were held back, the longest first, as far as there is room."""
+        while self._held_back and self._unrecorded < self._process.limits.unrecorded_max:
+            endpoint_id = next(iter(self._held_back))
+            self._pump(endpoint_id, self._held_back.pop(endpoint_id))
 
     async def finish(self) -> None:
         """Wait for the attempts under way."""
@@ -93,6 +95,7 @@ class EndpointQueues:
                 self._process.breaker, limits.attempts_per_endpoint
             )
         queue.due.append(delivery)
+        self._due += 1
         self._pump(delivery.endpoint_id, queue)
 
     def _pump(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
@@ -126,6 +129,7 @@ class EndpointQueues:
                 case _:
                     slot = slots.take(now_seconds, partial(self._note_slow, queue))
                     delivery = queue.due.popleft()
+                    self._due -= 1
                     self._unrecorded += 1
                     task = asyncio.create_task(self._attempt(endpoint_id, queue, delivery, known, admission, slot))
                     self._attempts[task] = slot
@@ -181,6 +185,7 @@ class EndpointQueues:
         until = self._process.clock.now() + timedelta(seconds=max(wait_seconds, self._process.limits.postponed_seconds))
         while len(queue.due) > keep:
             delivery = queue.due.pop()
+            self._due -= 1
             if delivery.from_row and not ordered:
                 self._put_back(delivery)
             else:
@@ -188,6 +193,7 @@ class EndpointQueues:
 
     def _end_all(self, queue: EndpointQueue, end: DeliveryEnd) -> None:
         while queue.due:
+            self._due -= 1
             self._end_unsent(queue.due.popleft(), end)
 
     def _end_unsent(self, delivery: Delivery, end: DeliveryEnd) -> None:
@@ -219,7 +225,7 @@ class EndpointQueues:
             if slot.is_slow:
                 queue.slow -= 1
                 self._unrecorded += 1
-            self._note_attempt(queue, permit, attempt)
+            self._note_attempt(endpoint_id, queue, permit, attempt)
             process.slots.give_back(slot)  # at once: a sweep before the task's end would find the attempt slow
         if attempt is None:
             self._retries.put_off(delivery.delivery_id, why)
@@ -239,23 +245,29 @@ class EndpointQueues:
             self._process.client, configuration.url, request, timeout_seconds=timeout_seconds, now=now
         )
 
-    def _note_attempt(self, queue: EndpointQueue, permit: Permit, attempt: Attempt | None) -> None:
+    def _note_attempt(
+        self, endpoint_id: bytes, queue: EndpointQueue, permit: Permit, attempt: Attempt | None
+    ) -> None:  # fmt: skip
         now_seconds = self._process.clock.monotonic_seconds()
         if attempt is None:
             queue.end(permit, "abandoned", now_seconds)
             return
         delivered = classify(attempt.outcome) == "delivered"
+        if not delivered:
+            self._failing.add(endpoint_id)
         queue.end(permit, "success" if delivered else "failure", now_seconds, throttle_seconds(attempt.outcome))
 
     @property
     def due(self) -> int:
         """How many deliveries are due."""
-        return sum(len(queue.due) for queue in self._queues.values())
+        return self._due
 
     def breaker_states(self) -> Counter[BreakerState]:
-        """Return how many endpoints have a breaker in each state."""
+        """Return how many endpoints have a breaker that is open, or half-open: of thousands most are neither."""
         now_seconds = self._process.clock.monotonic_seconds()
-        return Counter(queue.state(now_seconds) for queue in self._queues.values())
+        states = {each: self._queues[each].state(now_seconds) for each in self._failing}
+        self._failing = {each for each, state in states.items() if state != "closed"}
+        return Counter(states[each] for each in self._failing)
 
     def busy_endpoints(self) -> set[bytes]:
         """Return the endpoints that get no attempts now, rest, or have a queue: their deliveries stay in Postgres.

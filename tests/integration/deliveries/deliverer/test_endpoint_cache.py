@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from database.connector import connect
+from database.errors import DatabaseUnreachable
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.endpoint_store import EndpointStore
 from runtime.settings import Settings
@@ -19,15 +21,27 @@ from tests.support.delivering import add_endpoint
 async def test_only_endpoints_that_have_changed_are_read_again(
     local: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten thousand that were added together would else be decrypted each second for a minute."""
+    """Ten thousand that were added together would else be read and decrypted each second for a minute.
+
+    What could not be read is read the next time.
+    """
     read: list[set[UUID]] = []
-    find_many = EndpointStore.find_many
+    asked: list[datetime | None] = []
+    find_many, changed_since = EndpointStore.find_many, EndpointStore.changed_since
+    fails = False
 
     async def counted(store: EndpointStore, endpoint_ids: Sequence[UUID]) -> dict[UUID, Any]:
         read.append(set(endpoint_ids))
+        if fails:
+            raise DatabaseUnreachable(why="a test")
         return await find_many(store, endpoint_ids)
 
+    async def counted_changes(store: EndpointStore, since: datetime | None) -> dict[UUID, datetime]:
+        asked.append(since)
+        return await changed_since(store, since)
+
     monkeypatch.setattr(EndpointStore, "find_many", counted)
+    monkeypatch.setattr(EndpointStore, "changed_since", counted_changes)
     first, second = [await add_endpoint(local, f"http://127.0.0.1:9/{number}") for number in range(2)]
     reader, operator = connect(local, "deliverer"), connect(local, "operator")
     cache = EndpointCache(reader, MasterKeys(local))
@@ -36,12 +50,17 @@ async def test_only_endpoints_that_have_changed_are_read_again(
         await cache.load({first.bytes, second.bytes})
         await cache.refresh()
         read.clear()
+        asked.clear()
         await cache.refresh()
         await cache.refresh()
-        assert read == []
+        assert (read, asked) == ([], [])
         await EndpointStore(operator, MasterKeys(local)).change_state(first, "pause", "a reason")
+        fails = True
+        with pytest.raises(DatabaseUnreachable):
+            await cache.refresh()
+        fails = False
         await cache.refresh()
-        assert read == [{first}]
+        assert read == [{first}, {first}]
         known = cache.get(first.bytes)
         assert known is not None
         assert known.endpoint.state == "paused"

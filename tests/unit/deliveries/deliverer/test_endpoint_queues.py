@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from deliveries.attempts import Attempt
 from deliveries.circuit_breaker import BreakerPolicy
 from deliveries.deliverer.attempt_records import Cancelled, EndedDelivery, Postponed
 from deliveries.deliverer.attempt_slots import SLOW_SECONDS, SWEEP_MAX_SECONDS, AttemptSlots
@@ -18,6 +19,7 @@ from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProce
 from deliveries.deliverer.endpoint_queue import EndpointQueue
 from deliveries.deliverer.endpoint_queues import EndpointQueues
 from deliveries.endpoints import EndpointConfiguration, EndpointState
+from deliveries.outcomes import AttemptOutcome
 from runtime.clock import Clock, FixedClock, SystemClock
 from tests.support.made_deliveries import made_delivery
 from tests.support.partition_parts import NOW, sweep_until
@@ -225,3 +227,60 @@ async def test_a_rate_wakes_its_queue_once(monkeypatch: pytest.MonkeyPatch) -> N
         queues.enqueue(made_delivery(1, offset=offset, topic="read"))
     monkeypatch.undo()
     assert timers == [1.0]
+
+
+async def test_what_is_held_back_goes_on_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have waited longest, as many as there is room for: thousands are not looked at for each one."""
+    slots, looked_at = AttemptSlots(100, 100), list[bytes]()
+    queues = made_queues(slots, lambda _: None, DelivererLimits(unrecorded_max=2), clock=FixedClock(NOW))
+    pump = queues._pump
+
+    def seen(endpoint_id: bytes, queue: EndpointQueue) -> None:
+        looked_at.append(endpoint_id)
+        pump(endpoint_id, queue)
+
+    async def hang(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queues, "_send", hang)
+    monkeypatch.setattr(queues, "_pump", seen)
+    for endpoint in range(9):
+        queues.enqueue(made_delivery(endpoint))
+    assert slots.under_way == 2
+    looked_at.clear()
+    queues.note_written(3)
+    assert looked_at == [made_delivery(endpoint).endpoint_id for endpoint in (2, 3, 4)]
+    assert slots.under_way == 5
+    looked_at.clear()
+    queues.enqueue(made_delivery(2, offset=1))
+    queues.note_written(2)
+    assert looked_at[1:] == [made_delivery(endpoint).endpoint_id for endpoint in (5, 6)]
+    assert queues.due == 3
+    await queues.cancel()
+
+
+async def test_breakers_are_counted_until_they_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of endpoints that have failed are looked at, and no others."""
+    slots, clock = AttemptSlots(100, 100), FixedClock(NOW)
+    queues = made_queues(slots, lambda _: None, clock=clock)
+    outcomes = iter([500] * 5 + [204] * 2)
+
+    async def answer(*_: object) -> Attempt:
+        return Attempt(outcome=AttemptOutcome(status_code=next(outcomes)), duration_seconds=0.0)
+
+    def end(*_: object) -> None:
+        """Whatever follows from it."""
+
+    monkeypatch.setattr(queues, "_send", answer)
+    monkeypatch.setattr(queues._retries, "schedule_retry", end)
+    for offset in range(5):
+        queues.enqueue(made_delivery(1, offset=offset))
+        await queues.finish()
+        assert queues.breaker_states()["open"] == (offset == 4)
+    clock.set(NOW + timedelta(seconds=BreakerPolicy().open_seconds))
+    assert queues.breaker_states() == {"half_open": 1}
+    for endpoint in (1, 2):
+        queues.enqueue(made_delivery(endpoint, offset=9))
+        await queues.finish()
+    assert queues.breaker_states() == {}
+    assert queues.due == 0
