@@ -19,7 +19,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from aiokafka.errors import KafkaError
@@ -130,6 +130,14 @@ class PartitionWriter(Protocol):
         """Drop the connection, and what was kept for going on with the partition; never raises."""
 
 
+@runtime_checkable
+class LoopWriter(Protocol):
+    """A writer that takes batches in the event loop: two changes of thread cost more than a batch of few records."""
+
+    async def accept(self, batch: EventBatch) -> int:
+        """Do as `project`, which is not called then. Cancelled, it has taken a part of the batch, or nothing."""
+
+
 class OwnedPartition:
     """One assigned partition: its thread, its queue and the loop that keeps it owned."""
 
@@ -148,6 +156,7 @@ class OwnedPartition:
         self.stopped: PartitionStopped | None = None
         """Why an operator is needed, until a batch is projected, or reading goes on, after all."""
         self._writer = writer
+        self._accept = writer.accept if isinstance(writer, LoopWriter) else None
         self._consumer = consumer
         self._heartbeat_seconds = heartbeat_seconds
         self._budget = budget
@@ -360,6 +369,8 @@ class OwnedPartition:
         """
         self._budget.reserve(size_bytes)
         try:
+            if self._accept is not None:
+                return await self._accept(batch)
             return await self._blocking(self._writer.project, batch)
         except DatabaseUnreachable:
             self._records_max = max(1, len(batch) // 2)

@@ -173,8 +173,12 @@ class DeliveryTopicWriter:
         return self._wait(self._deliverer.open_topic(self._topic, watermarks))
 
     def project(self, batch: EventBatch) -> int:
+        """Do as `accept`, from a thread."""
+        return self._wait(self.accept(batch))
+
+    async def accept(self, batch: EventBatch) -> int:
         """Take a batch, once there is room, and return the offset behind it: the deliveries themselves end later."""
-        return self._wait(self._deliverer.accept(self._topic, batch))
+        return await self._deliverer.accept(self._topic, batch)
 
     def skip(self, offset: int, reason: str) -> None:
         """Nothing skips a delivery."""

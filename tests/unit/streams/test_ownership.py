@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import weakref
@@ -166,6 +167,50 @@ async def test_a_full_queue_pauses_its_partition(
         writer.allowed.set()
         await wait_until_async(lambda: consumer.done[TOPIC] == len(sizes) + 1, "every record is done")
         assert not consumer.opened[0].paused
+        assert budget.reserved_bytes == 0
+
+
+class InLoop(Writer):
+    """A writer that takes batches in the event loop, when `taken` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accepted: list[int] = []
+        self.ended: list[str] = []
+        self.taken = asyncio.Event()
+
+    async def accept(self, batch: EventBatch) -> int:
+        assert threading.current_thread() is threading.main_thread()
+        self.accepted.append(batch.fetched_from)
+        try:
+            await self.taken.wait()
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+        return batch.next_offset
+
+    def project(self, batch: EventBatch) -> int:
+        raise NotImplementedError
+
+
+async def test_a_writer_may_take_batches_in_the_event_loop() -> None:
+    """One at a time; a partition that is given up waits for none of them, and keeps nothing of the budget."""
+    consumer, writer, budget = Consumer(10_000), InLoop(), MemoryBudget(100_000)
+    async with owned(consumer, writer, budget) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(batch(0, 1))
+        await wait_until_async(lambda: writer.accepted, "the first batch is being taken")
+        partition.submit(batch(1, 1))
+        await asyncio.sleep(0)
+        assert writer.accepted == [0]
+        writer.taken.set()
+        await wait_until_async(lambda: consumer.done[TOPIC] == 2, "both are done")
+        assert writer.accepted == [0, 1]
+        writer.taken.clear()
+        partition.submit(batch(2, 1))
+        await wait_until_async(lambda: len(writer.accepted) == 3, "the third one is being taken")
+        partition.revoke()
+        await wait_until_async(lambda: writer.ended == ["cancelled"], "it is given up")
         assert budget.reserved_bytes == 0
 
 
