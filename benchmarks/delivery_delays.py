@@ -40,6 +40,8 @@ from streams.topics import RETRY_TOPICS
 from tests.support.waiting import wait_until
 
 RATE = 200
+WARMING_RATES = (1_000, 1_000, 1_000)
+"""A broker that was just started compiles its code: for minutes, where requests are few, with a quarter of a core."""
 PENDING = 10_000
 ENDPOINTS = 200
 DUE_OVER = timedelta(seconds=16)
@@ -77,10 +79,11 @@ def _from_ingress(stack: Stack, there: Receiver) -> dict[str, object]:
                 process(stage, "-m", "operations", "deliverer"),
                 process(stage, "-m", "operations", "ingress", "--port", "0", "--ready-file", str(ready)),
             ):
-                address = wait_ready(ready), secret, stage.settings.database_api_url, RATE
-                warm_up = asyncio.run(send_and_watch(*address))  # until all services are up, and have nothing to do
-                wait_until_received(there, len(warm_up) + WARMING, TIMEOUT_SECONDS)
-                shown = asyncio.run(send_and_watch(*address))
+                target = wait_ready(ready), secret, stage.settings.database_api_url
+                for rate in (*WARMING_RATES, RATE):  # until all services are up, and have nothing to do
+                    warm_up = asyncio.run(send_and_watch(*target, rate))
+                    wait_until_received(there, len(warm_up) + WARMING, TIMEOUT_SECONDS)
+                shown = asyncio.run(send_and_watch(*target, RATE))
                 accepted = wait_until_received(there, len(shown) + WARMING, TIMEOUT_SECONDS)
         finally:
             asyncio.run(revoke_key(stage.settings, key_id))
