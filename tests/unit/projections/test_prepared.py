@@ -335,3 +335,14 @@ def test_a_small_batch_needs_no_query_of_polars(monkeypatch: pytest.MonkeyPatch)
     assert len(prepared.events) == 5
     assert len(statements) > len(READ_MODELS)
     assert len(queries) == 1
+
+
+@pytest.mark.parametrize("asked", [None, [True, True, True], [True, False, True]])
+def test_a_repeat_is_no_first_occurrence_where_all_records_have_ids(asked: list[bool] | None) -> None:
+    """Whichever of them were looked up: its offset would be taken for that of the event."""
+    made = prepare(batch_of([EVENT, EVENT, another(1)], token=1, start=7)).with_dispositions({})
+    looked_up = asked or [True] * 3
+    hashes = numpy.array([11, 12, 13], numpy.uint64)[looked_up]
+    made = replace(made, asked=None if asked is None else numpy.array(asked))
+    kept, offsets = made.first_occurrences(hashes)
+    assert (kept.tolist(), list(offsets)) == ([11, 13], [7, 9])
