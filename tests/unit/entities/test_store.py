@@ -231,6 +231,7 @@ def test_rows_that_went_meanwhile_are_made_again() -> None:
         with pytest.raises(store.RowRefused) as caught:
             asyncio.run(store._make_again(on(Connection(made)), [agent(3), agent(4)]))
         assert caught.value.why == f"{refused} is not of this tenant."
+        assert caught.value.next_step == "choose another id for it"
 
 
 @pytest.mark.parametrize("put_max", [1, 2, 500])
