@@ -29,6 +29,7 @@ from signing.signatures import (
     Verified,
     decode_base64,
     explain,
+    refuse_unread,
     sign,
     verify_signature,
 )
@@ -203,6 +204,7 @@ def test_every_byte_of_a_signed_message_counts(at: int, flip: int) -> None:
 def test_a_key_does_not_show_its_secret() -> None:
     """Neither in a log line nor in a traceback that shows variables."""
     shown = repr(Verified(KEY)) + str(KEY.__rich_repr__())
+    assert repr(KEY) == "HmacKey(k1, genesis)"
     assert KEY.__rich_repr__() == [("id", KEY.id), ("owner", KEY.owner)]
     assert "k1" in shown
     assert "secret" not in shown
@@ -245,3 +247,21 @@ def test_base64_is_read_in_one_way(text: str) -> None:
         return
     with pytest.raises(ValueError, match=f"^it {reasons[text]}"):
         decode_base64("it", text)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "signatures", "reason"),
+    [
+        (b"%d" % NOW, b"v1,AAAA", None),
+        (b"%d" % (NOW - TOLERANCE_SECONDS - 1), b"v1,AAAA", "too_old"),
+        (b"x", b"v9,AAAA", "malformed_timestamp"),
+        (b"%d" % NOW, b"v9,AAAA", "no_known_signature"),
+        (b"%d" % NOW, b" ".join([b"v1,AAAA"] * (SIGNATURES_MAX + 1)), "too_many_signatures"),
+    ],
+)
+def test_some_messages_are_refused_whatever_their_body_is(
+    timestamp: bytes, signatures: bytes, reason: RejectionReason | None
+) -> None:
+    """For their timestamp first, then for what is offered."""
+    expected = None if reason is None else SignatureRejected(reason)
+    assert refuse_unread(timestamp, signatures, NOW) == expected

@@ -179,6 +179,9 @@ async def test_an_election_stops_its_own_partition_alone() -> None:
     leaderships = {FIRST: ELECTED, SECOND: SAME}
     await Thread(Consumer(leaderships=leaderships))._note_other_logs(opened, [FIRST, SECOND])
     assert [type(state.stop_reason) for state in opened.values()] == [LeaderChanged, type(None)]
+    reason = opened[FIRST].stop_reason
+    assert isinstance(reason, LeaderChanged)
+    assert reason.why == "The leader epoch went from 3 to 4."
 
 
 async def test_an_offset_out_of_range_stops_the_partition_that_is_there() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from audit.verifier import log_tables as tables_module
 from audit.verifier.chain_range import Chain
-from audit.verifier.log_tables import LogTable, _overlaps
+from audit.verifier.log_tables import LogTable, _overlaps, log_tables
 
 BOUNDS = "FOR VALUES FROM ('64') TO ('128')"
 PARTITION_BOUNDS = "FOR VALUES FROM ('t', 3) TO ('t', 4)"
@@ -57,3 +60,37 @@ def test_two_tables_for_the_same_offsets_are_misplaced() -> None:
     assert list(_overlaps([*tables, LogTable("y", BOUNDS, "FOR VALUES FROM ('t', 4) TO ('t', 5)")])) == []
     (found,) = _overlaps([*tables, LogTable("y", later.format(127), PARTITION_BOUNDS)])
     assert (found.chain, found.offset) == (CHAIN, 127)
+
+
+class Row(tuple[Any, ...]):
+    """A row as asyncpg has it: its values in order, and by name."""
+
+    def __getitem__(self, name: Any) -> Any:
+        return super().__getitem__(("oid", "name").index(name))
+
+
+class Connection:
+    """A connection to a log of tables with two records each, but for the last, which is empty."""
+
+    def __init__(self, count: int) -> None:
+        self._rows = [Row((oid, f"log.t{oid}", True, BOUNDS, PARTITION_BOUNDS, 2)) for oid in range(count)]
+        self.asked: list[int] = []
+
+    async def fetch(self, sql: str) -> list[Any]:
+        if sql == tables_module._TABLES:
+            return self._rows
+        oids = [oid for oid in range(len(self._rows)) if f"log.t{oid} " in sql]
+        self.asked.append(len(oids))
+        return [(oid, "t", 3, offset) for oid in oids if oid < len(self._rows) - 1 for offset in (64, 65 + oid)]
+
+
+@pytest.mark.parametrize(("count", "asked"), [(1, [1]), (2, [2]), (3, [2, 1]), (5, [2, 2, 1])])
+async def test_each_table_is_read_once(monkeypatch: pytest.MonkeyPatch, count: int, asked: list[int]) -> None:
+    """So many in a statement, with its bounds and its first and its last record."""
+    monkeypatch.setattr(tables_module, "_TABLES_AT_ONCE", 2)
+    connection = Connection(count)
+    ends = [((CHAIN, 64), (CHAIN, 65 + oid)) if oid < count - 1 else () for oid in range(count)]
+    assert await log_tables(connection) == {
+        oid: LogTable(f"log.t{oid}", BOUNDS, PARTITION_BOUNDS, True, 2, ends[oid]) for oid in range(count)
+    }
+    assert connection.asked == asked
