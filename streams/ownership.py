@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -370,7 +370,7 @@ class OwnedPartition:
         self._budget.reserve(size_bytes)
         try:
             if self._accept is not None:
-                return await self._accept(batch)
+                return await _passing_panics(self._accept(batch))
             return await self._blocking(self._writer.project, batch)
         except DatabaseUnreachable:
             self._records_max = max(1, len(batch) // 2)
@@ -418,9 +418,14 @@ class OwnedPartition:
         self._missing_from = done if opened.position > done else None
 
     async def _blocking(self, function: Callable[..., T], *args: Any) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-        except (Exception, asyncio.CancelledError):
-            raise
-        except BaseException as error:  # a panic inside polars, which must not end the partition without a log line
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        return await _passing_panics(asyncio.get_running_loop().run_in_executor(self._thread, function, *args))
+
+
+async def _passing_panics(work: Awaitable[T]) -> T:
+    """Wait for work, and pass on a panic inside polars as an error: it must not end a partition without a log line."""
+    try:
+        return await work
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -214,6 +214,24 @@ async def test_a_writer_may_take_batches_in_the_event_loop() -> None:
         assert budget.reserved_bytes == 0
 
 
+async def test_a_panic_in_the_event_loop_does_not_end_the_partition() -> None:
+    """It is acquired again, as it is after a panic in its thread."""
+
+    class Panicking(InLoop):
+        async def accept(self, batch: EventBatch) -> int:
+            self.accepted.append(batch.fetched_from)
+            raise Panic("index out of bounds")
+
+    consumer, writer = Consumer(10_000), Panicking()
+    async with owned(consumer, writer, MemoryBudget(100_000)) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        with structlog.testing.capture_logs() as lines:
+            partition.submit(batch(0, 1))
+            await wait_until_async(lambda: len(consumer.opened) == 2, "it is opened again")
+    assert writer.accepted == [0]
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["partition.failed"]
+
+
 async def test_partitions_share_one_budget() -> None:
     """What one holds is counted for all, the batch that is being projected too; what is dropped is released."""
     consumer, writer, budget = Consumer(10_000), Writer(), MemoryBudget(100_000)
