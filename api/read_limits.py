@@ -6,10 +6,14 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 from runtime import metrics
 from runtime.settings import Settings
 from server.problems import Problem, retry_after
+
+LEFT_TO_OTHERS: Final = 2
+"""Queries at a time that one token leaves to others, where there are enough."""
 
 
 class ReadLimit:
@@ -95,11 +99,12 @@ class ReadLimit:
 def query_limit(settings: Settings) -> ReadLimit:
     """Return the limit on queries that run on one pool of connections.
 
-    One connection is left to those who read tokens and checkpoints, and no token has more than half of the others: else
-    one reader's slow queries would keep all others from being believed, or answered.
+    One connection is left to those who read tokens and checkpoints, and no token has the last two of the others: else
+    one reader's slow queries would keep all others from being believed, or answered. With fewer, half of them: a reader
+    that is alone is to be answered as fast as the database can.
     """
     of_all = max(1, settings.database_pool_size - 1)
-    return ReadLimit("queries", of_all, (of_all + 1) // 2)
+    return ReadLimit("queries", of_all, max((of_all + 1) // 2, of_all - LEFT_TO_OTHERS))
 
 
 def query_wait_seconds(settings: Settings) -> float:

@@ -94,9 +94,9 @@ async def test_turns_are_given_in_the_order_of_who_came() -> None:
     assert not limit._by_token
 
 
-@pytest.mark.parametrize(("pool", "of_all", "of_a_token"), [(1, 1, 1), (2, 1, 1), (3, 2, 1), (10, 9, 5)])
+@pytest.mark.parametrize(("pool", "of_all", "of_a_token"), [(1, 1, 1), (2, 1, 1), (3, 2, 1), (6, 5, 3), (10, 9, 7)])
 def test_queries_leave_a_connection_to_others(pool: int, of_all: int, of_a_token: int) -> None:
-    """To those who read tokens and checkpoints; and a token half of the others to other tokens."""
+    """To those who read tokens and checkpoints; and a token two to other tokens, or half of them."""
     limit = query_limit(Settings(database_pool_size=pool))
     with ExitStack() as held:
         for number in range(of_all):
