@@ -357,7 +357,12 @@ class OwnedPartition:
                 await self._blocking(self._writer.idle)
                 continue
             started = loop.time()
-            self._consumer.done[self.tp] = await self._project_reserved(*batch)
+            try:
+                next_offset = await self._project_reserved(*batch)
+            finally:
+                if self._open is not opened:  # cancelled, which what a batch waits for in the event loop may swallow
+                    raise asyncio.CancelledError
+            self._consumer.done[self.tp] = next_offset
             self._note_progress()
             self._grow(len(batch[0]), loop.time() - started)
             await asyncio.sleep(started + BATCH_SECONDS_MIN - loop.time())

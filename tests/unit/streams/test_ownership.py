@@ -7,7 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
@@ -212,6 +212,31 @@ async def test_a_writer_may_take_batches_in_the_event_loop() -> None:
         partition.revoke()
         await wait_until_async(lambda: writer.ended == ["cancelled"], "it is given up")
         assert budget.reserved_bytes == 0
+
+
+@pytest.mark.parametrize("failure", [None, DatabaseUnreachable(why="For tests.")], ids=["goes on", "fails"])
+async def test_a_batch_that_swallows_its_cancellation_ends_its_ownership(failure: Exception | None) -> None:
+    """Two that go on next to each other would drop each other's slices."""
+
+    class Swallowing(InLoop):
+        async def accept(self, batch: EventBatch) -> int:
+            with suppress(asyncio.CancelledError):
+                await super().accept(batch)
+            if failure is not None:
+                raise failure
+            return batch.next_offset
+
+    consumer, writer = Consumer(10_000), Swallowing()
+    async with owned(consumer, writer, MemoryBudget(100_000)) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(batch(0, 1))
+        await wait_until_async(lambda: writer.accepted, "a batch is being taken")
+        task = partition._task
+        assert task is not None
+        partition.revoke()
+        await wait_until_async(task.cancelled, "its ownership is over")
+        assert writer.ended == ["cancelled"]
+        assert consumer.done == {}
 
 
 async def test_a_panic_in_the_event_loop_does_not_end_the_partition() -> None:
