@@ -14,6 +14,7 @@ from collections.abc import Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+from database.errors import DatabaseUnreachable
 from deliveries.deliverer import streak_rows, wait_rows
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_streaks import EndpointStreaks
@@ -64,8 +65,12 @@ class PartitionDeliverer:
                 await self._end()
                 self._run = await self._begin()
             run = self._run
-            # Where nobody has opened it, at the first record that Kafka has kept: none before it was ever read.
-            offsets = await run.writer.call(run.writer.fence.open_topic, topic, watermarks, watermarks.low)
+            try:
+                # Where nobody has opened it, at the first record that Kafka has kept: none before it was ever read.
+                offsets = await run.writer.call(run.writer.fence.open_topic, topic, watermarks, watermarks.low)
+            except DatabaseUnreachable:  # a run with nothing to write would not notice that its session is gone
+                await self._end()
+                raise
             run.open_topic(topic, offsets)
             if was_stopped:
                 await self._note_stop_reasons()
@@ -75,9 +80,12 @@ class PartitionDeliverer:
         """Take a batch. Raises OwnershipLost, SchemaNewer, DatabaseUnreachable."""
         return await self._current().accept(topic, batch)
 
-    async def check(self) -> None:
-        """Raise OwnershipLost where the run has ended."""
-        self._current().check()
+    async def check(self, topic: str) -> None:
+        """Raise OwnershipLost where the run has ended that a topic had a part in, and where another one has begun."""
+        run = self._current()
+        run.check()
+        if topic not in run.trackers:
+            raise OwnershipLost(why=f"Partition {self._partition} is read again, and {topic} has no part in that yet.")
 
     async def note_stop(self, topic: str, reason: str) -> None:
         """Write down why a topic's partition is stopped, until that topic is opened or left."""
@@ -187,8 +195,8 @@ class DeliveryTopicWriter:
         """Nothing is parked here."""
 
     def idle(self) -> None:
-        """Raise OwnershipLost where the run has ended."""
-        self._wait(self._deliverer.check())
+        """Raise OwnershipLost where the run has ended: what it had in memory is read again."""
+        self._wait(self._deliverer.check(self._topic))
 
     def note_stop(self, reason: str) -> None:
         """Write down why the partition is stopped."""
