@@ -173,6 +173,8 @@ class PartitionRounds:
 
     def _changed_offsets(self) -> dict[str, TopicOffsets]:
         now = self._intake.take_changed()
-        if not self._deliveries.recorded.are_needed(self._process.clock.now()):
+        # Of a delivery that was read while this round was published, the next round writes what its record says.
+        is_left = any(each.recorded for each in self._deliveries.ended)
+        if not is_left and not self._deliveries.recorded.are_needed(self._process.clock.now()):
             now[self._process.topics.attempts] = TopicOffsets(self._recorded_to, (), self._recorded_to)
         return {topic: offsets for topic, offsets in now.items() if self._stored.get(topic) != offsets}

@@ -340,6 +340,26 @@ async def test_recorded_attempts_stay_until_nobody_needs_them(monkeypatch: pytes
     assert await made.run() is None, "what is written is not written again"
 
 
+async def test_what_a_record_says_is_written_before_the_record_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery may be read while a round is published: an owner that dies behind it leaves the record to the next."""
+    delivery = read_delivery(0)
+    recorded = {AttemptOf(delivery.delivery_id, "live", 0): attempted(0)}
+    parts = PartitionParts(monkeypatch, recorded=recorded, needed_until=LATER)
+    made = MadeRounds(parts, due(None))
+
+    async def publish(_records: object) -> int:
+        if parts.recorded.by_attempt:
+            made.read(0)
+        return 0
+
+    cast(Any, parts.process).publish = publish
+    first = await made.run()
+    assert (first.ended, ATTEMPTS_TOPIC in first.offsets) == ([], False)
+    second = await made.run()
+    assert [each.recorded for each in second.ended] == [True]
+    assert second.offsets[ATTEMPTS_TOPIC] == TopicOffsets(40, (), 40)
+
+
 class _SeenStreaks:
     """Streaks that say what they are told to, and note nothing."""
 
