@@ -159,7 +159,7 @@ DISPATCHER_ENDPOINTS: Final = Gauge(
 )
 DISPATCHER_LAG: Final = Gauge(
     "plant_dispatcher_lag",
-    "Records between the dispatcher's checkpoint of an owned partition and its high watermark, as of the last fetch.",
+    "Records of an owned partition between what was dispatched and its high watermark, as of the last fetch.",
     ["topic", "partition"],
 )
 DISPATCHER_PARTITIONS: Final = Gauge(

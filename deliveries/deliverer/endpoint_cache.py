@@ -49,7 +49,7 @@ class EndpointCache:
         self._seen_at: datetime | None = None
         self._changed_at: dict[bytes, datetime] = {}
         self._digest: object = None
-        """Of the changes as they were last read. After a change of all endpoints it spares reading all for a minute."""
+        """Of the changes as they were last read: after a change of all endpoints it spares reading all each time."""
         self._reading = asyncio.Lock()
 
     def get(self, endpoint_id: bytes) -> KnownEndpoint | None:

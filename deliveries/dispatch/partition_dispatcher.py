@@ -53,7 +53,7 @@ from streams.watermarks import Watermarks
 log = get_logger(__name__)
 
 PART_RECORDS_MAX = 1_000
-"""Records between two advances of the checkpoint."""
+"""Records that are dispatched in one go: Kafka has the deliveries of all of them before any of the next is sent."""
 
 IDLE_FEED_SECONDS = 0.1
 """How long backfills and redrives are fed in one go while no live events come."""

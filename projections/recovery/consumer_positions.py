@@ -7,8 +7,8 @@ from typing import Final
 
 from projections.session import Session, sql_literal
 
-RECORDS_BETWEEN_CHECKPOINTS: Final = 1_000
-"""Most records of the log between two checkpoints of a dispatcher."""
+UNACKNOWLEDGED_RECORDS_MAX: Final = 1_000
+"""Most records of the log whose deliveries a dispatcher may have on their way to Kafka at once."""
 
 # The first of so many records up to an offset; the first of all where there are fewer.
 _BEFORE: Final = """
@@ -29,8 +29,8 @@ VALUES ({consumer}, {topic}, {partition}, {next_offset}) ON CONFLICT DO NOTHING
 
 
 def dispatch_position(session: Session, topic: str, partition: int, last_offset: int) -> int:
-    """Return an offset that the dispatcher's checkpoint cannot have been below, where `last_offset` was dispatched."""
-    key = (topic, partition, last_offset, RECORDS_BETWEEN_CHECKPOINTS)
+    """Return an offset below which Kafka has all that was dispatched, where it has a delivery of `last_offset`."""
+    key = (topic, partition, last_offset, UNACKNOWLEDGED_RECORDS_MAX)
     first = session.query(_BEFORE, key)[0][0]
     return 0 if first is None else int(first)
 
