@@ -15,12 +15,15 @@ from aiohttp import web
 from database.errors import DatabaseUnreachable
 from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.deliverer.round_writer import DeliveryRound, RoundAnswer, RoundWriter
+from deliveries.endpoints import EndpointId, new_endpoint_id
 from devstack import sql
 from runtime.settings import Settings
 from signing.signatures import sign
 from streams import ownership
+from streams.partitioning import partition_of
 from tests.conftest import Database
 from tests.support.delivering import (
+    PARTITIONS,
     SECRET,
     add_endpoint,
     attempts_of,
@@ -192,6 +195,10 @@ END_OWNER = OWNER.format("pg_terminate_backend(backend_pid)")
 CHECKPOINTS = "SELECT count(*) FROM delivery_checkpoints WHERE consumer = 'deliverer'"
 
 
+def _partition_of(endpoint_id: EndpointId) -> int:
+    return partition_of(str(endpoint_id).encode(), PARTITIONS)
+
+
 async def test_a_stopped_topic_is_told_until_it_is_opened(
     local: Settings, topics: DeliveryTopics, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +225,9 @@ async def test_a_stopped_topic_is_told_until_it_is_opened(
         await wait_until_async(lambda: is_told_again(token), "the topic is stopped")
         token = sql.value(url, OWNER.format("token"))
         sql.execute(url, [END_OWNER])
+        # An owner with nothing to write does not notice that its session has ended: nobody knows this endpoint.
+        unknown = next(each for each in iter(new_endpoint_id, None) if _partition_of(each) == 0)
+        await publish(local, topics.deliveries, [queued(unknown, 0)])
         await wait_until_async(lambda: is_told_again(token), "the topic is still stopped")
     monkeypatch.setattr(ownership, "STOPPED_DELAYS_SECONDS", (0.2,))
     token = sql.value(url, OWNER.format("token"))
