@@ -27,6 +27,7 @@ MODELS: Final = {
     "four models": ("agents", "skills", "ratings", "activity"),
     "five models": ("agents", "skills", "ratings", "activity", "marketplace"),
     "registry": ("registry",),
+    "six models": ("agents", "skills", "ratings", "activity", "marketplace", "registry"),
 }
 """The read models of a variant; `agents` alone of any other, as of `one model`."""
 
