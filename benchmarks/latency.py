@@ -39,7 +39,7 @@ SECONDS = 12.0
 VARIANTS = {"plant": "the read model agents alone", "five models": "every read model that is on by default"}
 """Variants of the worker that take turns, and what each feeds."""
 REGISTRY_RATE = 200
-"""Of a turn with `registry`, whose triggers and versions cost more than two cores have at the rate of the others."""
+"""Of a turn with `registry`, whose triggers and versions leave no time at the rate of the others."""
 FIGURES = ("events_per_second", "p50_ms", "p99_ms", "max_ms")
 
 Answered = tuple[bytes, float]

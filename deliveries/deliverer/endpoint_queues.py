@@ -245,9 +245,7 @@ class EndpointQueues:
             self._process.client, configuration.url, request, timeout_seconds=timeout_seconds, now=now
         )
 
-    def _note_attempt(
-        self, endpoint_id: bytes, queue: EndpointQueue, permit: Permit, attempt: Attempt | None
-    ) -> None:  # fmt: skip
+    def _note_attempt(self, endpoint_id: bytes, queue: EndpointQueue, permit: Permit, attempt: Attempt | None) -> None:
         now_seconds = self._process.clock.monotonic_seconds()
         if attempt is None:
             queue.end(permit, "abandoned", now_seconds)
