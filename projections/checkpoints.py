@@ -267,12 +267,15 @@ def lock_statement(consumer: str, topic: str, partition: int, token: int, next_o
     return _call("lock_partition", consumer, topic, partition, token, next_offset, KNOWN_REVISION)
 
 
-def advance_statement(consumer: str, topic: str, partition: int, next_offset: int) -> str:
+def advance_statement(
+    consumer: str, topic: str, partition: int, next_offset: int, *, all_applied: bool = False
+) -> str:  # fmt: skip
     """Return the statement that moves the checkpoint forward; it runs in the transaction that wrote the rows.
 
+    `all_applied` says that all records which it passes take effect where they are: who follows the log relies on it.
     Running it raises OwnershipLost where the checkpoint is gone, or beyond.
     """
-    return _call("advance_checkpoint", consumer, topic, partition, next_offset)
+    return _call("advance_checkpoint", consumer, topic, partition, next_offset, all_applied)
 
 
 def _call(function: str, *arguments: str | int | None) -> str:

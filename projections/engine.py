@@ -315,7 +315,10 @@ class PartitionProjector:
         stopped = self._models.note_stopped(session, refused)
         folds = [] if apart else self._folds(session, prepared, inline)
         next_offset = prepared.batch.next_offset
-        advance = checkpoints.advance_statement(PROJECTOR, self.topic, self.partition, next_offset)
+        dispositions = Counter(prepared.rows["disposition"].to_list())
+        advance = checkpoints.advance_statement(
+            PROJECTOR, self.topic, self.partition, next_offset, all_applied=dispositions.keys() <= {"applied"}
+        )
         session.script(*folds, advance, "COMMIT")
         self._fence = Fence(fence.token, next_offset, head)
         self._log.note_committed(prepared)
@@ -323,7 +326,6 @@ class PartitionProjector:
         self._ranges.add(*prepared.first_occurrences(hashes), next_offset)
         self._models.forget_ended()
         self._models.leave_out(stopped, fence.token)
-        dispositions = Counter(prepared.rows["disposition"].to_list())
         for disposition, count in dispositions.items():
             metrics.WORKER_RECORDS.labels(self.topic, disposition).inc(count)
         return dispositions

@@ -5,17 +5,14 @@ It asks only while somebody waits: every few milliseconds, and less often while 
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
-from collections.abc import Iterable
-from typing import Final
+import asyncio
+from typing import Any, Final, NamedTuple
 
 from database.errors import DatabaseUnreachable
+from database.sessions import single_connection
 from projections.checkpoints import PROJECTOR
-from projections.session import Session
+from runtime.errors import PlantError
 from runtime.logging import get_logger
-from streams.errors import OwnershipLost, PartitionStopped
 
 log = get_logger(__name__)
 
@@ -23,128 +20,115 @@ POLL_SECONDS: Final = 0.005
 STILL_POLL_SECONDS: Final = 0.05
 STILL_AFTER_SECONDS: Final = 2.0
 """After this without progress of any partition the poller asks less often."""
-INTERRUPTION_SECONDS: Final = 0.1
-"""How soon a wait ends whose partition was given up."""
+ANSWER_TIMEOUT_SECONDS: Final = 10.0
 RECONNECT_SECONDS: Final = 0.5
 
-_CHECKPOINTS: Final = "SELECT partition, next_offset FROM checkpoints WHERE consumer = $1 AND topic = $2"
+_POSITIONS: Final = """
+SELECT c.partition, c.next_offset, coalesce(c.applied_from, c.next_offset) AS applied_from, o.token
+FROM checkpoints AS c JOIN partition_owners AS o ON o.topic = c.topic AND o.partition = c.partition
+WHERE c.consumer = $1 AND o.consumer = $2 AND c.topic = $3
+"""
 
 
-class LogWaiter:
+class LogPosition(NamedTuple):
+    """What Postgres said of a partition at one moment."""
+
+    next_offset: int
+    """The checkpoint of the log."""
+    applied_from: int
+    """From here up to the checkpoint all records are applied: none is a repeat, poison, parked, or a control record."""
+    token: int
+    """The fencing token of the consumer that follows the log. Whoever acquires the partition after that moment finds
+    the checkpoint where it is here, or further on."""
+
+
+NOWHERE: Final = LogPosition(0, 0, 0)
+
+
+class LogWaiter(NamedTuple):
     """One that waits for the log to be past an offset of a partition. It alone is woken when that is so."""
 
-    def __init__(self, partition: int, offset: int, asked: int) -> None:
-        self.partition: Final = partition
-        self.offset: Final = offset
-        self.asked: Final = asked
-        """How often Postgres had been asked before it waited: a failure of before is no failure of its wait."""
-        self.woken: Final = threading.Event()
+    partition: int
+    offset: int
+    reached: asyncio.Future[LogPosition]
 
 
 class LogCheckpoints:
-    """The checkpoints of the log in one topic. Thread-safe; close it at the end."""
+    """The checkpoints of the log in one topic, for a consumer that follows it. Lives in one event loop."""
 
-    def __init__(self, url: str, topic: str) -> None:
-        self._url = url
+    def __init__(self, address: str, topic: str, consumer: str) -> None:
+        """`address` is of a role that may read checkpoints and owners."""
+        self._address = address
         self._topic = topic
-        self._changed = threading.Condition()
-        self._next_offsets: dict[int, int] = {}
+        self._consumer = consumer
+        self._positions: dict[int, LogPosition] = {}
         self._waiters: list[LogWaiter] = []
-        self._closed = False
-        self._failure: Exception | None = None
-        self._asked = 0
-        self._thread: threading.Thread | None = None
+        self._awaited = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
-    def next_offset(self, partition: int) -> int:
-        """Return the log's checkpoint in a partition as it was last read; 0 before that."""
-        with self._changed:
-            return self._next_offsets.get(partition, 0)
+    async def past(self, partition: int, offset: int) -> LogPosition:
+        """Return the log's position in a partition once its checkpoint is above an offset.
 
-    def wait_past(self, partition: int, offset: int, interrupted: threading.Event) -> int:
-        """Return the log's checkpoint in a partition once it is above an offset.
-
-        Raises OwnershipLost once `interrupted` is set or the poller is closed, DatabaseUnreachable where Postgres can't
-        be asked, and a named stop.
+        Raises DatabaseUnreachable where Postgres can't be asked.
         """
-        with self._changed:
-            if (known := self._next_offsets.get(partition, 0)) > offset:
-                return known
-            self._start()
-            waiter = LogWaiter(partition, offset, self._asked)
-            self._waiters.append(waiter)
-            self._changed.notify_all()
+        known = self._positions.get(partition, NOWHERE)
+        if known.next_offset > offset:
+            return known
+        if self._task is None:
+            self._awaited = asyncio.Event()
+            self._task = asyncio.create_task(self._run(), name=f"log checkpoints of {self._topic}")
+        waiter = LogWaiter(partition, offset, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._awaited.set()
         try:
-            while (reached := self._reached(waiter, interrupted)) is None:
-                waiter.woken.wait(INTERRUPTION_SECONDS)
-                waiter.woken.clear()
-            return reached
+            return await waiter.reached
         finally:
-            with self._changed:
-                self._waiters.remove(waiter)
+            self._waiters.remove(waiter)
 
-    def _reached(self, waiter: LogWaiter, interrupted: threading.Event) -> int | None:
-        """Return the checkpoint where it is past what is waited for; None where it is not. Raises as `wait_past`."""
-        with self._changed:
-            known = self._next_offsets.get(waiter.partition, 0)
-            if known > waiter.offset:
-                return known
-            if interrupted.is_set() or self._closed:
-                raise OwnershipLost(why="The partition was given up before the log had its records.")
-            if self._failure is not None and self._asked > waiter.asked:
-                raise self._failure.with_traceback(None)  # one error of all who wait
-            return None
+    async def close(self) -> None:
+        """End the poller. Nobody may wait any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
-    def close(self) -> None:
-        """End the poller, and every wait."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            self._wake(self._waiters)
-        if self._thread is not None:
-            self._thread.join()
-
-    def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="log-checkpoints", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        while not self._closed:
+    async def _run(self) -> None:
+        while True:
             try:
-                with contextlib.closing(Session(self._url)) as session:
-                    self._poll(session)
-            except (DatabaseUnreachable, PartitionStopped) as error:
-                self._fail(error)
+                async with single_connection(
+                    self._address, application_name="plant dispatcher", answer_timeout_seconds=ANSWER_TIMEOUT_SECONDS
+                ) as connection:
+                    await self._poll(connection)
+            except PlantError as error:
+                self._fail(error.what, error.why)
             except Exception as error:  # a defect: who waits tries again, and so does this
                 log.exception("log_checkpoints.failed")
-                self._fail(error)
+                self._fail("", repr(error))
+            await asyncio.sleep(RECONNECT_SECONDS)
 
-    def _poll(self, session: Session) -> None:
-        progressed_at = time.monotonic()
-        while self._wait_for_waiters():
-            rows = dict(session.query(_CHECKPOINTS, (PROJECTOR, self._topic)))
-            now = time.monotonic()
-            with self._changed:
-                self._asked, self._failure = self._asked + 1, None
-                if rows != self._next_offsets:
-                    self._next_offsets, progressed_at = rows, now
-                    self._wake(each for each in self._waiters if rows.get(each.partition, 0) > each.offset)
-            time.sleep(POLL_SECONDS if now - progressed_at < STILL_AFTER_SECONDS else STILL_POLL_SECONDS)
+    async def _poll(self, connection: Any) -> None:
+        clock = asyncio.get_running_loop().time
+        progressed_at = clock()
+        while True:
+            if not self._waiters:
+                self._awaited.clear()
+                await self._awaited.wait()
+            rows = await connection.fetch(_POSITIONS, PROJECTOR, self._consumer, self._topic)
+            positions = {partition: LogPosition(*position) for partition, *position in rows}
+            now = clock()
+            if positions != self._positions:
+                self._positions, progressed_at = positions, now
+                self._wake()
+            await asyncio.sleep(POLL_SECONDS if now - progressed_at < STILL_AFTER_SECONDS else STILL_POLL_SECONDS)
 
-    def _wait_for_waiters(self) -> bool:
-        """Return True once somebody waits, False once the poller is closed."""
-        with self._changed:
-            while not self._waiters and not self._closed:
-                self._changed.wait()
-            return not self._closed
+    def _wake(self) -> None:
+        for each in self._waiters:
+            position = self._positions.get(each.partition, NOWHERE)
+            if position.next_offset > each.offset and not each.reached.done():
+                each.reached.set_result(position)
 
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
-            self._asked, self._failure = self._asked + 1, error
-            self._wake(self._waiters)
-            self._changed.wait(RECONNECT_SECONDS)
-
-    @staticmethod
-    def _wake(waiters: Iterable[LogWaiter]) -> None:
-        for waiter in waiters:
-            waiter.woken.set()
+    def _fail(self, what: str, why: str) -> None:
+        """Tell all who wait: each tries again, with a partition that is acquired anew."""
+        for each in self._waiters:
+            if not each.reached.done():
+                each.reached.set_exception(DatabaseUnreachable(what, why=why))

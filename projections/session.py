@@ -291,11 +291,13 @@ def quoted_table(schema: str, table: str) -> str:
 
 
 def sql_literal(value: str | int) -> str:
-    """Return a text or number as an SQL literal, for statements that go without parameters.
+    """Return a text, number or truth value as an SQL literal, for statements that go without parameters.
 
-    >>> sql_literal("o'clock"), sql_literal(7)
-    ("'o''clock'", '7')
+    >>> sql_literal("o'clock"), sql_literal(7), sql_literal(True)
+    ("'o''clock'", '7', 'true')
     """
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int):
         return str(int(value))
     if "\x00" in value or "\\" in value:

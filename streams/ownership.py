@@ -130,12 +130,19 @@ class PartitionWriter(Protocol):
         """Drop the connection, and what was kept for going on with the partition; never raises."""
 
 
+InThread = Callable[..., Awaitable[Any]]
+"""Calls a function with arguments in a partition's thread, and returns what it returns."""
+
+
 @runtime_checkable
 class LoopWriter(Protocol):
     """A writer that takes batches in the event loop: two changes of thread cost more than a batch of few records."""
 
-    async def accept(self, batch: EventBatch) -> int:
-        """Do as `project`, which is not called then. Cancelled, it has taken a part of the batch, or nothing."""
+    async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
+        """Do as `project`, which is not called then. Cancelled, it has taken a part of the batch, or nothing.
+
+        `in_thread` calls what blocks, in the thread that all other calls come from.
+        """
 
 
 class OwnedPartition:
@@ -375,7 +382,7 @@ class OwnedPartition:
         self._budget.reserve(size_bytes)
         try:
             if self._accept is not None:
-                return await _passing_panics(self._accept(batch))
+                return await _passing_panics(self._accept(batch, self._blocking))
             return await self._blocking(self._writer.project, batch)
         except DatabaseUnreachable:
             self._records_max = max(1, len(batch) // 2)

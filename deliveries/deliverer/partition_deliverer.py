@@ -26,7 +26,7 @@ from projections.session import Session
 from streams.batch import EventBatch
 from streams.control_search import NamedPoison
 from streams.errors import OwnershipLost
-from streams.ownership import Acquired
+from streams.ownership import Acquired, InThread
 from streams.watermarks import Watermarks
 
 T = TypeVar("T")
@@ -182,9 +182,9 @@ class DeliveryTopicWriter:
 
     def project(self, batch: EventBatch) -> int:
         """Do as `accept`, from a thread."""
-        return self._wait(self.accept(batch))
+        return self._wait(self._deliverer.accept(self._topic, batch))
 
-    async def accept(self, batch: EventBatch) -> int:
+    async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
         """Take a batch, once there is room, and return the offset behind it: the deliveries themselves end later."""
         return await self._deliverer.accept(self._topic, batch)
 

@@ -64,6 +64,12 @@ class PendingSlice:
         answer, self._answer = self._answer, None
         return {} if answer is None else answer.result()
 
+    async def acknowledged(self) -> None:
+        """Return once nothing is on its way, in the event loop. Cancelled, what is on its way stays so."""
+        if self._answer is not None:
+            await asyncio.shield(asyncio.wrap_future(self._answer))
+            self._answer = None
+
     def forget(self) -> None:
         """Wait until nothing is on its way, whatever became of it."""
         answer, self._answer = self._answer, None

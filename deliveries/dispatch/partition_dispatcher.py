@@ -7,6 +7,10 @@ A batch comes from Kafka, as it does to the projector. Of what the log's checkpo
     match each event, and publish its deliveries in slices, each acknowledged before the next one is sent
     lock the fencing token, and advance the checkpoint of the consumer `dispatcher`, at most some times a second
 
+Where the checkpoint itself says that all of a part is applied, the part is small and there is nothing new to hear of,
+it is done in the event loop, and the log is not asked again (`projections/log_checkpoints.py`). All else blocks, in
+the partition's thread.
+
 **Nothing is lost.** The checkpoint moves once Kafka has acknowledged the deliveries below it. After anything else the
 partition is acquired again and goes on at its checkpoint, so deliveries may be published again.
 
@@ -16,7 +20,8 @@ there; every owner makes the same ones (`endpoint_backfills.py`). So what is not
 seen of a source partition is a copy, whichever owner wrote it, and however late.
 
 **Never ahead of the log.** A former owner may go on for a moment, but asks the log in the session that the next one
-terminates first. So it has dispatched nothing at or above the log's checkpoint as the next one reads it after that.
+terminates first, or is told the log's checkpoint together with a token that was still its own. So it has dispatched
+nothing at or above the log's checkpoint as the next one reads it after that.
 """
 
 from __future__ import annotations
@@ -39,7 +44,8 @@ from deliveries.dispatch.redrive_reader import RedriveReader
 from deliveries.endpoints import EndpointId
 from projections import checkpoints
 from projections.checkpoints import DISPATCHER, Fence
-from projections.effective_events import fetched_events
+from projections.effective_events import EffectiveEvent, EffectiveSlice, fetched_events
+from projections.log_checkpoints import NOWHERE, LogPosition
 from projections.session import Session
 from runtime import metrics
 from runtime.log_budget import LogBudget
@@ -47,7 +53,7 @@ from runtime.logging import get_logger
 from streams.batch import EventBatch
 from streams.control_search import NamedPoison
 from streams.errors import AppliedEventUnreadable, OwnershipLost, PartitionStopped, SchemaNewer
-from streams.ownership import Acquired
+from streams.ownership import Acquired, InThread
 from streams.watermarks import Watermarks
 
 log = get_logger(__name__)
@@ -57,17 +63,24 @@ PART_RECORDS_MAX = 1_000
 
 IDLE_FEED_SECONDS = 0.1
 """How long backfills and redrives are fed in one go while no live events come."""
-ADVANCE_SECONDS = 0.1
+FEW_RECORDS = 64
+"""Records of a part that may be dispatched in the event loop."""
+ADVANCE_SECONDS = 0.25
 """How far apart the checkpoint is advanced at least: a transaction a batch would cost more than the batch. What was
 dispatched since is dispatched again by the next owner of one that dies, as copies."""
 INFO_LINES_PER_SECOND = 2
 """Lines of one partition at the usual level: a flood of repeats in small batches would write hundreds."""
 BACKFILL_SHARE = 0.2
 """The part of a partition's time that backfills and redrives take while live events come."""
+FEED_PAUSE_SECONDS = 0.02
+"""How soon a backfill or redrive that has no room now is looked at again while live events come."""
 
 
 class PartitionDispatcher:
-    """The dispatcher of one partition (`streams.ownership.PartitionWriter`). One thread calls it."""
+    """The dispatcher of one partition (`streams.ownership.PartitionWriter`): one call at a time.
+
+    :meth:`accept` lives in the event loop; all else is called from one thread.
+    """
 
     def __init__(self, parts: DispatcherParts, topic: str, partition: int) -> None:
         self.topic = topic
@@ -79,6 +92,7 @@ class PartitionDispatcher:
         self._token: int | None = None
         self._dispatched_to = 0
         self._advance_at = 0.0
+        self._settle_at = 0.0
         self._log_at_acquisition = 0
         self._backfills = EndpointBackfills(partition, {})
         self._known: KnownEndpoints = NO_ENDPOINTS
@@ -113,22 +127,40 @@ class PartitionDispatcher:
             log_end = checkpoints.log_end(session, self.topic, self.partition, self._require_fence())
         return Acquired(fence.token, log_end)
 
-    def project(self, batch: EventBatch) -> int:
+    async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
         """Publish a batch's deliveries and return the next offset, which the checkpoint reaches before long.
 
-        Raises OwnershipLost, DatabaseUnreachable, KafkaUnavailable, PublishRefused or a named stop. After any of them
-        the connection is closed and the partition has to be acquired again.
+        Waits until the log's checkpoint has passed each record. Raises OwnershipLost, DatabaseUnreachable,
+        KafkaUnavailable, PublishRefused or a named stop. After any of them the connection is closed and the partition
+        has to be acquired again.
         """
+        try:
+            while (rest := checkpoints.remainder(batch, self._dispatched())) is not None:
+                position = NOWHERE
+                if rest.offsets:
+                    position = await self._parts.log_checkpoints.past(self.partition, rest.offsets[0])
+                    rest = rest.between(0, bisect_left(rest.offsets, position.next_offset))
+                if not await self._dispatch_few(rest, position):
+                    await in_thread(self.project, rest)
+                elif time.monotonic() >= self._settle_at:
+                    await in_thread(self.settle)
+        except Exception:
+            await in_thread(self._drop)
+            raise
+        return self._dispatched_to
+
+    def project(self, batch: EventBatch) -> int:
+        """Do as `accept`, from the thread, with a batch that the log's checkpoint has passed. Raises what it raises."""
         with self._closing_on_error():
             while (rest := checkpoints.remainder(batch, self._dispatched())) is not None:
                 self._project(rest)
-                if time.monotonic() >= self._advance_at:
-                    self._advance()
-            started = time.monotonic()
-            if started >= self._feed_at and self._feed():
-                ended = time.monotonic()
-                self._feed_at = ended + (ended - started) * (1 / BACKFILL_SHARE - 1)
+                self._settle()
         return self._dispatched_to
+
+    def settle(self) -> None:
+        """Advance the checkpoint, and feed backfills and redrives, as far as that is due. Raises as `accept` does."""
+        with self._closing_on_error():
+            self._settle()
 
     def skip(self, offset: int, reason: str) -> None:
         """Do nothing: what becomes of a record is the log's to say."""
@@ -162,20 +194,46 @@ class PartitionDispatcher:
         """Drop the connection: nothing else is kept."""
         self.close()
 
+    async def _dispatch_few(self, part: EventBatch, position: LogPosition) -> bool:
+        """Dispatch a part in the event loop, if that is quickly done; return whether it was."""
+        fence = self._require_fence()
+        self._sender.require_current()
+        if not part.offsets:
+            self._dispatched_to = part.next_offset
+            return True
+        is_usual = position.token == fence.token and position.applied_from <= part.offsets[0]
+        has_news = self._known is not self._parts.directory.known or self._backfills.has_unfinished
+        if not is_usual or has_news or len(part) > FEW_RECORDS:
+            return False
+        started = time.perf_counter()
+        events = [
+            EffectiveEvent(offset, 0, value or b"", headers)
+            for offset, value, headers in zip(part.offsets, part.values, part.headers, strict=True)
+        ]
+        by = DispatchedStream(self.partition, fence.token, "live")
+        deliveries = self._sender.few_deliveries(events, self._live, by) if len(self._known.index) else []
+        if deliveries is None:
+            return False
+        await self._sender.publish_few(deliveries, by)
+        self._note_dispatched(part, EffectiveSlice(events, part.next_offset), len(deliveries), started)
+        return True
+
     def _project(self, batch: EventBatch) -> None:
         """Dispatch the first part of a batch that the log has passed."""
         self._sender.require_current()
         if not batch.offsets:
             self._dispatched_to = batch.next_offset
             return
-        logged = self._parts.log_checkpoints.wait_past(self.partition, batch.offsets[0], self._interrupted)
         started = time.perf_counter()
-        part = batch.between(0, min(bisect_left(batch.offsets, logged), PART_RECORDS_MAX))
+        part = batch.between(0, min(len(batch), PART_RECORDS_MAX))
         self._hear()
         found = fetched_events(self._require_session(), part, PART_RECORDS_MAX)
         self._put_off(found.next_offset)
         by = DispatchedStream(self.partition, self._require_fence().token, "live")
         sent = self._sender.publish(found.events, self._live, by) if len(self._known.index) else 0
+        self._note_dispatched(part, found, sent, started)
+
+    def _note_dispatched(self, part: EventBatch, found: EffectiveSlice, sent: int, started: float) -> None:
         self._dispatched_to = found.next_offset
         metrics.DISPATCHER_EVENTS.labels(self.topic).inc(len(found.events))
         unusual = len(found.events) != len(part) and self._log_budget.consume(time.monotonic()) is not None
@@ -184,6 +242,21 @@ class PartitionDispatcher:
             records=len(part), deliveries=sent, next_offset=found.next_offset,
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         )  # fmt: skip
+
+    def _settle(self) -> None:
+        """Advance the checkpoint where that is due, and feed who is owed events their part of the time."""
+        started = time.monotonic()
+        if started >= self._advance_at:
+            self._advance()
+        if started >= self._feed_at:
+            fed, ended = self._feed(), time.monotonic()
+            if fed:
+                pause_seconds = (ended - started) * (1 / BACKFILL_SHARE - 1)
+            else:
+                waits = self._backfills.has_unfinished or self._redrives.has_open
+                pause_seconds = FEED_PAUSE_SECONDS if waits else ADVANCE_SECONDS
+            self._feed_at = ended + pause_seconds
+        self._settle_at = min(self._feed_at, started + ADVANCE_SECONDS)
 
     def _hear(self) -> None:
         """Store from where on endpoints are live that this partition has heard of for the first time.
@@ -197,6 +270,7 @@ class PartitionDispatcher:
         dispatched_until = max(self._dispatched_to, self._log_at_acquisition)
         self._store(self._backfills.heard_of(known.subscriptions, dispatched_until, known.resumed))
         self._known = known
+        self._feed_at = 0.0  # what they are owed does not wait for the next look
 
     def _put_off(self, next_offset: int) -> None:
         """Let live events below an offset wait behind what their endpoints are owed, where an entity's order counts."""

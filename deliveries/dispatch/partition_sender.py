@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from deliveries.dispatch.delivery_sender import (
     SLICE_BYTES_MAX,
@@ -18,6 +20,10 @@ from projections.effective_events import EffectiveEvent, decode_effective
 from runtime import metrics
 from schemas.events import Event
 from streams.errors import OwnershipLost
+
+FEW_DELIVERIES: Final = 256
+FEW_SECONDS: Final = 0.005
+"""What the event loop makes in one go: all other partitions of the process wait for it."""
 
 
 class PartitionSender:
@@ -47,6 +53,29 @@ class PartitionSender:
         self._in_flight.await_acknowledgement()
         metrics.DISPATCHER_DELIVERIES.labels(by.stream).inc(count)
         return count
+
+    def few_deliveries(
+        self, events: Iterable[EffectiveEvent], match_at: MatchAt, by: DispatchedStream
+    ) -> list[DeliveryRecord] | None:  # fmt: skip
+        """Return the deliveries of a few events; None where they are many, or it takes long to find them.
+
+        Raises SchemaNewer, AppliedEventUnreadable.
+        """
+        until = time.perf_counter() + FEW_SECONDS
+        found: list[DeliveryRecord] = []
+        for record in self._deliveries(events, match_at, by):
+            found.append(record)
+            if len(found) > FEW_DELIVERIES or time.perf_counter() > until:
+                return None
+        return found
+
+    async def publish_few(self, records: Sequence[DeliveryRecord], by: DispatchedStream) -> None:
+        """Publish a few deliveries from the event loop; return once Kafka has acknowledged all."""
+        self.require_current()
+        if records:
+            self._in_flight.send(records)
+            await self._in_flight.acknowledged()
+            metrics.DISPATCHER_DELIVERIES.labels(by.stream).inc(len(records))
 
     def publish_slice(self, records: Sequence[DeliveryRecord]) -> EndOffsets:
         """Publish a slice, and return the offsets behind it once Kafka has acknowledged it."""

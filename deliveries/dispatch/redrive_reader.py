@@ -128,6 +128,11 @@ class RedriveReader:
         self._ends.clear()
         self._look_at = self._backlog_at = 0.0
 
+    @property
+    def has_open(self) -> bool:
+        """Whether an order was open when they were looked at last."""
+        return bool(self._open)
+
     def feed(
         self, session: Session, lock_statement: str, token: int, decode: Decode, send: Callable[..., EndOffsets]
     ) -> bool:

@@ -23,6 +23,7 @@ from deliveries.redrive.missing_deliveries import DeliveryTopicNames
 from operations.services.least_privilege import require_least_privilege
 from operations.services.readiness import ServiceReadiness
 from operations.services.worker import SWITCH_SECONDS, WORKER_GC_THRESHOLDS
+from projections.checkpoints import DISPATCHER
 from projections.log_checkpoints import LogCheckpoints
 from runtime import metrics
 from runtime.errors import PlantError
@@ -62,7 +63,7 @@ async def running_dispatcher(
     limits = Limits(publish_timeout_seconds=PUBLISH_TIMEOUT_SECONDS)
     producer = EventProducer(settings, topics=(deliveries_topic,), limits=limits)
     directory = EndpointDirectory(settings)
-    log_checkpoints = LogCheckpoints(url, topic)
+    log_checkpoints = LogCheckpoints(url, topic, DISPATCHER)
     rate = BackfillRate(settings.dispatcher_backfill_per_second, time.monotonic)
     sender = DeliverySender(producer, deliveries_topic)
     parts = DispatcherParts(url, log_checkpoints, directory, sender, rate, deliveries_topic)
@@ -76,7 +77,6 @@ async def running_dispatcher(
             group,
             [topic],
             lambda name, partition: PartitionDispatcher(parts, name, partition),
-            close_writers=log_checkpoints.close,
         )
         await worker.start()
         outbox.start()
@@ -87,6 +87,7 @@ async def running_dispatcher(
             log.info("dispatcher.stopping")
             await worker.stop()
     finally:
+        await log_checkpoints.close()
         await finder.stop()
         await outbox.stop()
         await directory.stop()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
@@ -15,9 +16,11 @@ from projections.engine import PartitionProjector
 from schemas import codec
 from schemas.delivery_records import DeliveryQueued
 from schemas.events import AgentOnboarded, Event
+from streams.batch import EventBatch
 from streams.errors import KafkaUnavailable
 from tests.support.batches import WATERMARKS, Record, batch_of
 from tests.support.poison_records import key_of
+from tests.support.waiting import DEADLINE_SECONDS
 
 AGENT, OTHER = UUID(int=1), UUID(int=2)
 KEY = key_of(AGENT)
@@ -74,6 +77,24 @@ def apply(projector: PartitionProjector, records: Sequence[Event | Record], star
     projector.project(batch_of(records, token=token, start=start))
 
 
+def take(dispatcher: PartitionDispatcher, batch: EventBatch, *, blocks: bool = True) -> int:
+    """Have a dispatcher take a batch as a worker does, in an event loop of its own; fail where it must not block."""
+
+    async def in_thread(function: Callable[..., object], *arguments: object) -> object:
+        assert blocks, function
+        return function(*arguments)
+
+    async def accept() -> int:
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return await dispatcher.accept(batch, in_thread)
+        finally:
+            await dispatcher._parts.log_checkpoints.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, accept()).result()
+
+
 def dispatch_all(dispatcher: PartitionDispatcher, records: Sequence[Event | Record], sizes: Iterator[int]) -> None:
     """DispatcherParts what is left of the records, in batches of these sizes."""
     acquired = dispatcher.acquire(WATERMARKS)
@@ -81,7 +102,7 @@ def dispatch_all(dispatcher: PartitionDispatcher, records: Sequence[Event | Reco
     start = acquired.log_end.next_offset
     while start < len(records):
         batch = batch_of(records[start : start + next(sizes)], token=acquired.token, start=start)
-        start = dispatcher.project(batch)
+        start = take(dispatcher, batch)
 
 
 def in_order(queued: Sequence[DeliveryQueued]) -> list[DeliveryQueued]:

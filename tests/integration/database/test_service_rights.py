@@ -73,7 +73,7 @@ FUNCTIONS = {
     "add_partition_owners(text,text,integer,uuid,integer)": (DEFINER, {"writer"}),
     "add_log_range(text,integer,bigint)": (DEFINER, set()),
     "add_to_outbox()": (DEFINER, set()),
-    "advance_checkpoint(text,text,integer,bigint)": (INVOKER, {"writer"}),
+    "advance_checkpoint(text,text,integer,bigint,boolean)": (INVOKER, {"writer"}),
     "close_log_range(text,integer,bigint)": (DEFINER, {"writer"}),
     "entity_state(uuid)": (INVOKER, {"writer", "api"}),
     "entity_version_hash(bytea,uuid,bigint,text,text,timestamp with time zone,text,text,text)": (

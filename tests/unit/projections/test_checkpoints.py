@@ -233,7 +233,9 @@ def test_statements_of_a_batchs_transaction() -> None:
     """With every argument where the database's function has it."""
     lock = f"SELECT lock_partition('consumer', 't', 3, {TOKEN}, 12, {KNOWN_REVISION})"
     assert checkpoints.lock_statement(*KEY, TOKEN, 12) == lock
-    assert checkpoints.advance_statement(*KEY, 12) == "SELECT advance_checkpoint('consumer', 't', 3, 12)"
+    advance = "SELECT advance_checkpoint('consumer', 't', 3, 12, {})"
+    assert checkpoints.advance_statement(*KEY, 12) == advance.format("false")
+    assert checkpoints.advance_statement(*KEY, 12, all_applied=True) == advance.format("true")
 
 
 def test_a_models_offset_is_the_logs_its_own_or_none() -> None:

@@ -258,7 +258,7 @@ def after_folds(parts: Parts) -> list[Any]:
     ]
 
 
-ADVANCE = "SELECT advance_checkpoint('projector', 'genesis.events', 3, 14)"
+ADVANCE = "SELECT advance_checkpoint('projector', 'genesis.events', 3, 14, false)"
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["copied", "inline"])
@@ -294,6 +294,21 @@ def test_a_batch_is_these_steps_in_this_order(parts: Parts, inline: bool) -> Non
         *after_folds(parts),
     ]
     assert made._fence == Fence(7, 14, b"new head")
+
+
+@pytest.mark.parametrize(
+    ("dispositions", "all_applied"),
+    [(["applied", "applied"], "true"), (["applied", "control"], "false"), (["parked"], "false"), ([], "true")],
+)
+def test_a_checkpoint_says_where_all_that_it_passes_is_applied(
+    parts: Parts, dispositions: list[str], all_applied: str
+) -> None:
+    """Who follows the log does not ask it then. Of a gap there is nothing to ask."""
+    parts.judged.rows = pl.DataFrame({"disposition": dispositions}, schema={"disposition": pl.String})
+    made = projector_of(parts)
+    made.project(BATCH)
+    advances = [each for each in parts.session.script.call_args.args if "advance_checkpoint" in each]
+    assert advances == [ADVANCE.replace("false", all_applied)]
 
 
 def counted(name: str, **labels: str) -> float:

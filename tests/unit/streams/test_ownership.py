@@ -24,7 +24,7 @@ from streams.errors import CheckpointOutOfLog, LogRefused, OwnershipLost, Schema
 from streams.log_end import LogEnd
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
-from streams.ownership import Acquired, OwnedPartition, PartitionWriter
+from streams.ownership import Acquired, InThread, OwnedPartition, PartitionWriter
 from streams.transport import RecordBatchConsumer
 from streams.watermarks import Leadership, Watermarks
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
@@ -179,7 +179,7 @@ class InLoop(Writer):
         self.ended: list[str] = []
         self.taken = asyncio.Event()
 
-    async def accept(self, batch: EventBatch) -> int:
+    async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
         assert threading.current_thread() is threading.main_thread()
         self.accepted.append(batch.fetched_from)
         try:
@@ -214,14 +214,39 @@ async def test_a_writer_may_take_batches_in_the_event_loop() -> None:
         assert budget.reserved_bytes == 0
 
 
+async def test_what_blocks_is_called_in_the_thread_of_all_other_calls() -> None:
+    """So that a partition which is given up meanwhile is closed after it."""
+    threads: list[threading.Thread] = []
+
+    class Blocking(InLoop):
+        async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
+            return int(await in_thread(self.note_thread, batch.next_offset))
+
+        def note_thread(self, next_offset: int) -> int:
+            threads.append(threading.current_thread())
+            return next_offset
+
+        def close(self) -> None:
+            threads.append(threading.current_thread())
+
+    consumer, writer = Consumer(10_000), Blocking()
+    async with owned(consumer, writer, MemoryBudget(100_000)) as partition:
+        await wait_until_async(lambda: consumer.opened, "the partition is opened")
+        partition.submit(batch(0, 1))
+        await wait_until_async(lambda: consumer.done[TOPIC] == 1, "it is done")
+        partition.revoke()
+        await wait_until_async(lambda: len(threads) == 2, "it is closed")
+    assert threads[0] is threads[1] is not threading.main_thread()
+
+
 @pytest.mark.parametrize("failure", [None, DatabaseUnreachable(why="For tests.")], ids=["goes on", "fails"])
 async def test_a_batch_that_swallows_its_cancellation_ends_its_ownership(failure: Exception | None) -> None:
     """Two that go on next to each other would drop each other's slices."""
 
     class Swallowing(InLoop):
-        async def accept(self, batch: EventBatch) -> int:
+        async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
             with suppress(asyncio.CancelledError):
-                await super().accept(batch)
+                await super().accept(batch, in_thread)
             if failure is not None:
                 raise failure
             return batch.next_offset
@@ -243,7 +268,7 @@ async def test_a_panic_in_the_event_loop_does_not_end_the_partition() -> None:
     """It is acquired again, as it is after a panic in its thread."""
 
     class Panicking(InLoop):
-        async def accept(self, batch: EventBatch) -> int:
+        async def accept(self, batch: EventBatch, in_thread: InThread) -> int:
             self.accepted.append(batch.fetched_from)
             raise Panic("index out of bounds")
 

@@ -15,6 +15,7 @@ from deliveries.dispatch.delivery_sender import DeliverySender
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
 from deliveries.dispatch.partition_dispatcher import PartitionDispatcher
+from projections.checkpoints import DISPATCHER
 from projections.log_checkpoints import LogCheckpoints
 from runtime.settings import Settings
 from tests.conftest import Database
@@ -52,7 +53,7 @@ def make_dispatcher(
     database: Database, sent: SentDeliveries, directory: EndpointDirectory
 ) -> Iterator[Callable[..., PartitionDispatcher]]:
     """Makes dispatchers of the first partition, or of another one."""
-    log_checkpoints = LogCheckpoints(database.writer_url, TOPIC)
+    log_checkpoints = LogCheckpoints(database.writer_url, TOPIC, DISPATCHER)
     rate = BackfillRate(100_000, time.monotonic)
     parts = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent), rate)
     made: list[PartitionDispatcher] = []
@@ -64,7 +65,6 @@ def make_dispatcher(
     yield make
     for each in made:
         each.close()
-    log_checkpoints.close()
 
 
 @pytest.fixture

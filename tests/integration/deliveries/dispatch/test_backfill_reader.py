@@ -19,7 +19,7 @@ from projections.engine import PartitionProjector
 from schemas.events import Event
 from streams.errors import AppliedEventUnreadable, SchemaNewer
 from tests.support.batches import WATERMARKS, batch_of
-from tests.support.partition_dispatching import Know, SentDeliveries, apply, dispatch_all, named
+from tests.support.partition_dispatching import Know, SentDeliveries, apply, dispatch_all, named, take
 
 EVENTS = 20
 
@@ -79,7 +79,7 @@ async def test_what_can_not_be_read_holds_up_its_endpoint_alone(
         for _ in range(3):
             dispatcher.idle()
         token = dispatcher._require_fence().token
-        dispatcher.project(batch_of(live, token=token, start=EVENTS))
+        take(dispatcher, batch_of(live, token=token, start=EVENTS))
     assert backfilled(sent) == [(3, offset) for offset in range(15, EVENTS)]
     assert [line["endpoint_id"][-1] for line in lines if line["event"] == "backfill.stopped"] == ["2"]
     assert {each.endpoint_id.int for each in sent.queued if each.source_offset >= EVENTS} == {1, 2, 3}
@@ -131,7 +131,7 @@ async def test_live_events_have_most_of_a_partitions_time(
     fed = []
     for offset, event in enumerate(live, EVENTS):
         before = len(backfilled(sent))
-        dispatcher.project(batch_of([event], token=token, start=offset))
+        take(dispatcher, batch_of([event], token=token, start=offset))
         fed.append(len(backfilled(sent)) - before)
         now += 1
     assert fed == [2, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0]

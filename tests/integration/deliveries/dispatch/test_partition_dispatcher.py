@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import random
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from audit.canonical import headers_bytes
+from database.errors import DatabaseUnreachable
 from deliveries.delivery_id import delivery_id
 from deliveries.dispatch import backfill_reader, partition_dispatcher, partition_sender, redrive_reader
 from deliveries.dispatch.endpoint_directory import EndpointDirectory
@@ -28,7 +29,7 @@ from projections.session import Session
 from runtime.settings import Settings
 from schemas import codec
 from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
-from streams.errors import KafkaUnavailable, OwnershipLost, SchemaNewer, TopicRecreated
+from streams.errors import KafkaUnavailable, SchemaNewer, TopicRecreated
 from streams.watermarks import Leadership
 from tests.conftest import Database
 from tests.support.batches import WATERMARKS, batch_of
@@ -46,6 +47,7 @@ from tests.support.partition_dispatching import (
     dispatch_all,
     in_order,
     named,
+    take,
 )
 from tests.support.poison_records import key_of, redrive, unreadable
 from tests.support.recorded_attempts import record
@@ -106,7 +108,7 @@ async def test_nothing_is_sent_that_the_log_does_not_have(
     dispatcher.idle()
     apply(projector, records[:4])
     with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(dispatcher.project, batch_of(records, token=token))
+        answer = thread.submit(take, dispatcher, batch_of(records, token=token))
         wait_until(lambda: len(sent.records) == 4, "four events are dispatched")
         assert not answer.done()
         apply(projector, records[4:], 4)
@@ -136,7 +138,7 @@ async def test_the_checkpoint_follows_what_is_dispatched(
     dispatcher.idle()
 
     def dispatch(start: int) -> int:
-        assert dispatcher.project(batch_of(records[start : start + 1], token=token, start=start)) == start + 1
+        assert take(dispatcher, batch_of(records[start : start + 1], token=token, start=start)) == start + 1
         return dict(superuser.query(CHECKPOINTS))[0]
 
     begin = dict(superuser.query(CHECKPOINTS))[0]
@@ -164,16 +166,16 @@ async def test_what_was_dispatched_beyond_the_checkpoint_comes_again_as_copies(
     first.idle()
     records = [named(number) for number in range(8)]
     apply(projector, records)
-    assert first.project(batch_of(records[:2], token=token)) == 2
+    assert take(first, batch_of(records[:2], token=token)) == 2
     now[0] += ADVANCE_SECONDS / 2
-    assert first.project(batch_of(records[2:4], token=token, start=2)) == 4
+    assert take(first, batch_of(records[2:4], token=token, start=2)) == 4
     await know(2)
-    assert first.project(batch_of(records[4:6], token=token, start=4)) == 6
+    assert take(first, batch_of(records[4:6], token=token, start=4)) == 6
     second = make_dispatcher()  # the first one's session is ended by it
     acquired = second.acquire(WATERMARKS)
     assert acquired.log_end.next_offset == 4, "the checkpoint was stored before endpoint 2 was"
     rest = batch_of(records[4:], token=acquired.token, start=4)
-    assert second.project(rest) == 8
+    assert take(second, rest) == 8
     taken = [(each.source_offset, each.endpoint_id.int) for each in sent.first_occurrences]
     assert taken == [(offset, number) for offset in range(8) for number in (1, 2) if number == 1 or offset >= 4]
     assert len(sent.queued) > len(taken), "some came twice"
@@ -184,31 +186,81 @@ async def test_waiting_for_the_log_ends_when_the_partition_is_given_up(
 ) -> None:
     """So a dispatcher whose log nobody writes can be stopped."""
     await know(1)
-    interrupted = threading.Event()
-    token = dispatcher.acquire(WATERMARKS, interrupted).token
-    with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(dispatcher.project, batch_of([named(1)], token=token))
-        interrupted.set()
-        with pytest.raises(OwnershipLost):
-            answer.result(DEADLINE_SECONDS)
-    assert sent.records == []
+    token = dispatcher.acquire(WATERMARKS).token
+    log_checkpoints = dispatcher._parts.log_checkpoints
+    taking = asyncio.create_task(dispatcher.accept(batch_of([named(1)], token=token), asyncio.to_thread))
+    await wait_until_async(lambda: log_checkpoints._waiters, "it waits")
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    await log_checkpoints.close()
+    assert (sent.records, log_checkpoints._waiters) == ([], [])
 
 
 async def test_a_former_owner_writes_nothing_more(
     make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know
 ) -> None:
-    """Its session was ended, and it can't ask the log without one."""
+    """It is told the checkpoint with another's token, and it can't ask the log: its session was ended."""
     await know(1)
     former, successor = make_dispatcher(), make_dispatcher()
     token = former.acquire(WATERMARKS).token
     former.idle()
-    apply(projector, [named(1), named(2)])
-    assert former.project(batch_of([named(1)], token=token)) == 1
-    dispatch_all(successor, [named(1), named(2)], itertools.repeat(5))
-    count = len(sent.records)
-    with pytest.raises(Exception, match=r"terminat|closed|connection"):
-        former.project(batch_of([named(2)], token=token, start=1))
-    assert len(sent.records) == count == 2
+    records = [named(number) for number in range(3)]
+    apply(projector, records[:2])
+    assert take(former, batch_of(records[:1], token=token)) == 1
+    successor.acquire(WATERMARKS)
+    assert take(former, batch_of(records[1:2], token=token, start=1)) == 2, "it knew that the log has it"
+    apply(projector, records[2:], 2)
+    with pytest.raises(DatabaseUnreachable, match=r"terminat|closed|connection"):
+        take(former, batch_of(records[2:], token=token, start=2))
+    dispatch_all(successor, records, itertools.repeat(5))
+    assert [each.event_id for each in sent.first_occurrences] == [each.event_id for each in records]
+
+
+async def test_few_events_that_are_applied_are_dispatched_in_the_event_loop(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The log is not asked about them. What is unusual, or much, or new, is the thread's, and so is the checkpoint."""
+    now = _stopped_clock(monkeypatch)
+    await know(1)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    made = [named(number) for number in range(15)]
+    records = [*made[:12], made[0], *made[12:]]
+    apply(projector, records[:12])
+    token = dispatcher.acquire(WATERMARKS).token
+
+    def takes(start: int, stop: int, *, blocks: bool) -> None:
+        batch = batch_of(records[start:stop], token=token, start=start)
+        if blocks:
+            with pytest.raises(AssertionError, match="bound method"):
+                take(dispatcher, batch, blocks=False)
+        assert take(dispatcher, batch, blocks=blocks) == stop
+
+    takes(0, 1, blocks=True)  # endpoints are heard of once a partition is owned
+    takes(1, 4, blocks=False)
+    now[0] += ADVANCE_SECONDS
+    takes(4, 5, blocks=True)  # the checkpoint is to be advanced, which was not done
+    dispatcher.settle()
+    takes(5, 6, blocks=False)
+    await know(2)
+    takes(6, 7, blocks=True)
+    while dispatcher._backfills.has_unfinished:
+        dispatcher.idle()
+    dispatcher.settle()
+    takes(7, 8, blocks=False)
+    monkeypatch.setattr(partition_dispatcher, "FEW_RECORDS", 1)
+    takes(8, 10, blocks=True)
+    takes(10, 11, blocks=False)
+    monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", 0)
+    takes(11, 12, blocks=True)
+    monkeypatch.undo()
+    apply(projector, records[12:15], 12)
+    takes(12, 15, blocks=True)  # one of them is a repeat
+    apply(projector, records[15:], 15)
+    takes(15, 16, blocks=False)
+    assert [each.event_id for each in sent.queued if each.endpoint_id.int == 1] == [each.event_id for each in made]
 
 
 async def test_a_repaired_event_names_the_source_of_its_poison_record(
@@ -226,7 +278,7 @@ async def test_a_repaired_event_names_the_source_of_its_poison_record(
     batch = batch_of(records, token=projector.acquire(WATERMARKS).token)
     projector.project(replace(batch, headers=headers))
     token = dispatcher.acquire(WATERMARKS).token
-    dispatcher.project(replace(batch, token=token, headers=headers))
+    take(dispatcher, replace(batch, token=token, headers=headers))
     found = [(each.event_id.int - 1000, each.source_offset, each.source_rank, each.source) for each in sent.queued]
     assert found == [(3, 3, 0, "source 0"), (1, 3, 1, "source 1"), (4, 4, 0, "source 2"), (5, 5, 0, "source 5")]
 
@@ -241,20 +293,20 @@ async def test_an_endpoint_is_live_from_where_it_was_heard_of(
     records = [named(number) for number in range(8)]
     apply(projector, records[:5])
     token = dispatcher.acquire(WATERMARKS).token
-    dispatcher.project(batch_of(records[:2], token=token))
+    take(dispatcher, batch_of(records[:2], token=token))
     await know(2, starts=(1,))
     await know(3, starts=(6,))
     apply(projector, records[5:], 5)
-    dispatcher.project(batch_of(records[2:], token=token, start=2))
+    take(dispatcher, batch_of(records[2:], token=token, start=2))
     session = Session(database.superuser_url)
     rows = session.query("SELECT endpoint_id::text AS id, next_offset, until_offset FROM endpoint_backfills ORDER BY 1")
     session.close()
     assert [(UUID(row[0]).int, *row[1:]) for row in rows] == [(1, 0, 0), (2, 5, 5), (3, 6, 6)]
     found = [(each.endpoint_id.int, each.stream, each.source_offset) for each in sent.queued]
     assert [offset for number, _, offset in found if number == 1] == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert [each[1:] for each in found if each[0] == 2] == [
-        *(("live", offset) for offset in (5, 6, 7)),
+    assert sorted(each[1:] for each in found if each[0] == 2) == [
         *(("backfill", offset) for offset in (1, 2, 3, 4)),
+        *(("live", offset) for offset in (5, 6, 7)),
     ]
     assert [each[1:] for each in found if each[0] == 3] == [("live", 6), ("live", 7)]
 
@@ -302,6 +354,7 @@ async def test_an_applied_event_of_a_later_release_waits(
 
     monkeypatch.setattr(codec, "registered", of_an_older_release)
     monkeypatch.setattr(partition_dispatcher, "PART_RECORDS_MAX", 1)
+    monkeypatch.setattr(partition_dispatcher, "FEW_RECORDS", 1)
     with pytest.raises(SchemaNewer, match="schema id 99"):
         dispatch_all(dispatcher, [named(1), named(2)], itertools.repeat(5))
     assert [each.event_id for each in sent.queued] == [named(1).event_id]

@@ -17,7 +17,7 @@ from runtime.settings import Settings
 from streams.errors import KafkaUnavailable
 from tests.support.batches import WATERMARKS, batch_of
 from tests.support.dispatching import change_endpoint
-from tests.support.partition_dispatching import Know, SentDeliveries, apply, dispatch_all, named
+from tests.support.partition_dispatching import Know, SentDeliveries, apply, dispatch_all, named, take
 from tests.support.waiting import wait_until_async
 
 EVENTS = 60
@@ -59,7 +59,7 @@ async def test_live_events_wait_where_order_counts(
     dispatcher.idle()
     apply(projector, records[:30])
     acquired = dispatcher.acquire(WATERMARKS)
-    start = dispatcher.project(batch_of(records[:30], token=acquired.token))
+    start = take(dispatcher, batch_of(records[:30], token=acquired.token))
     await know(2, ordering="per_entity")
     await know(3)
     apply(projector, records[30:], 30)
@@ -73,7 +73,7 @@ async def test_live_events_wait_where_order_counts(
                 start = acquired.log_end.next_offset
             if start < EVENTS:
                 rest = records[start : start + chance.randrange(1, 9)]
-                start = dispatcher.project(batch_of(rest, token=acquired.token, start=start))
+                start = take(dispatcher, batch_of(rest, token=acquired.token, start=start))
             if chance.random() < 0.5 or start == EVENTS:
                 dispatcher.idle()
         except KafkaUnavailable:
@@ -118,18 +118,18 @@ async def test_a_resumed_endpoint_gets_what_was_passed_before_dispatchers_heard_
     dispatcher.idle()
     apply(projector, records)
     token = dispatcher.acquire(WATERMARKS).token
-    dispatcher.project(batch_of(records[:4], token=token))
+    take(dispatcher, batch_of(records[:4], token=token))
     await change_endpoint(settings, endpoint_id, "pause")
     await wait_until_async(lambda: len(directory.known.active) == 1, "it is paused")
-    dispatcher.project(batch_of(records[4:12], token=token, start=4))
+    take(dispatcher, batch_of(records[4:12], token=token, start=4))
     await change_endpoint(settings, endpoint_id, "resume", EndpointStart((7,)))
     await wait_until_async(lambda: len(directory.known.active) == 2, "it is resumed")
-    dispatcher.project(batch_of(records[12:15], token=token, start=12))
+    take(dispatcher, batch_of(records[12:15], token=token, start=12))
     for _ in range(3):
         dispatcher.idle()
     token = dispatcher.acquire(WATERMARKS).token
     dispatcher.idle()
-    dispatcher.project(batch_of(records[15:], token=token, start=15))
+    take(dispatcher, batch_of(records[15:], token=token, start=15))
     wanted = [0, 1, 2, 3, *range(7, 20)]
     found = offsets_of(sent, 2)
     assert (found if ordering == "per_entity" else sorted(found)) == wanted
@@ -151,7 +151,7 @@ async def test_what_is_owed_ends_where_the_log_does(
     dispatcher.idle()
     apply(projector, records[:10])
     token = dispatcher.acquire(WATERMARKS).token
-    dispatcher.project(batch_of(records[:10], token=token))
+    take(dispatcher, batch_of(records[:10], token=token))
     await know(2, ordering=ordering)
     await change_endpoint(settings, endpoint_id, "pause")
     await wait_until_async(lambda: len(directory.known.active) == 1, "it is paused")
@@ -161,7 +161,7 @@ async def test_what_is_owed_ends_where_the_log_does(
     dispatcher.idle()
     assert offsets_of(sent, 2) == list(range(10))
     apply(projector, records[10:], 10)
-    dispatcher.project(batch_of(records[10:], token=token, start=10))
+    take(dispatcher, batch_of(records[10:], token=token, start=10))
     for _ in range(3):
         dispatcher.idle()
     assert offsets_of(sent, 2) == list(range(20))
