@@ -71,11 +71,15 @@ class DelivererLimits(msgspec.Struct, frozen=True, kw_only=True):
     round_seconds: float = 0.02
     """How long ends of attempts are gathered before they are published."""
     write_seconds: float = 0.1
-    """How long ends that were published wait at most to be written to Postgres, where nothing waits for that."""
+    """How long ends that were published wait at most to be written to Postgres, where nothing waits for that.
+
+    Shorter than the shortest wait, whose row is written by then."""
     unwritten_max: int = 64
     """Ends of a partition that wait like that."""
     poll_seconds: float = 0.1
-    """How often Postgres is asked for deliveries that are due."""
+    """How often it is seen whether an endpoint gets attempts again of which deliveries are due in Postgres."""
+    look_seconds: float = 0.05
+    """How far apart Postgres is asked for deliveries that are due."""
     postponed_seconds: float = 1.0
     """How long a delivery waits at least in Postgres."""
 

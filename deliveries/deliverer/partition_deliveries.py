@@ -34,6 +34,8 @@ class PartitionDeliveries:
         """Deliveries that are under way, or whose end is not written down."""
         self.taken: Final[set[bytes]] = set()
         """Those of them that are in rows, too."""
+        self.left_in_rows: set[bytes] = set()
+        """Endpoints that got no attempts as rows were looked for: some of theirs may be due."""
         self.ended: list[EndedDelivery] = []
         """What the next round writes down, in the order in which it ended."""
         self.recorded: Final = recorded
@@ -147,6 +149,7 @@ class PartitionDeliveries:
         """Forget a delivery whose row says all of it: it is read again once its endpoint gets attempts."""
         self.active.discard(delivery.delivery_id)
         self.taken.discard(delivery.delivery_id)
+        self.left_in_rows.add(delivery.endpoint_id)
 
     def _note_end(self, ended: EndedDelivery) -> None:
         """Keep what came of a delivery for the next round; let the next one of its entity go."""

@@ -6,8 +6,9 @@ deliveries that wait, the offsets that are done, the marks of what was read. Wha
 and not written is read first by the next owner (`recorded_attempts.py`). A record that a process had published before
 it died is known for a copy: its hop is not the one in the delivery's row, or another copy of it is under way.
 
-Where all that ended is delivered and has no row, nobody waits for the transaction, which costs more than the rest of
-such a round: several rounds share one.
+The transaction costs more than the rest of a round, and mostly nobody waits for it: several rounds share one. A kill
+before it repeats nothing, since Kafka has the records of those attempts. A retry's row has to be there before its
+record is compared with it, a second later, and a row of which nothing is due yet before that time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from deliveries.deliverer.attempt_records import EndedDelivery, records_of, row_due_at
 from deliveries.deliverer.delivery import Delivery, read_deliveries
@@ -23,9 +26,9 @@ from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
 from deliveries.deliverer.partition_deliveries import PartitionDeliveries
 from deliveries.deliverer.partition_intake import PartitionIntake
-from deliveries.deliverer.round_writer import DeliveryRound, RoundWriter
+from deliveries.deliverer.round_writer import DeliveryRound, RoundAnswer, RoundWriter
 from deliveries.delivery_fence import TopicOffsets
-from deliveries.schedule import Delivered
+from deliveries.schedule import DeadLettered
 
 
 class PartitionRounds:
@@ -41,9 +44,11 @@ class PartitionRounds:
         self._deliveries = deliveries
         self._streaks = streaks
         self._recorded_to = deliveries.recorded.next_offset
-        self._next_due_at: datetime | None = datetime.min.replace(tzinfo=UTC)
+        self._look_at: datetime | None = datetime.min.replace(tzinfo=UTC)
+        self._poll_at_seconds = 0.0
         self._stored: dict[str, TopicOffsets] = {}
         self._published: list[EndedDelivery] = []
+        self._unverified: list[Delivery] = []
         self._running = False
         self._write_waits = False
         self._write_at_seconds = 0.0
@@ -56,7 +61,7 @@ class PartitionRounds:
     async def run_next(self) -> None:
         """Wait until there may be something to write or something is due, gather for a moment, and run a round."""
         with contextlib.suppress(TimeoutError):  # `wait_for` of Python 3.11 may swallow that the task is cancelled
-            async with asyncio.timeout(self._seconds_to_next_look()):
+            async with asyncio.timeout(self._seconds_to_next_round()):
                 await self._deliveries.work.wait()
         self._deliveries.work.clear()
         await asyncio.sleep(self._process.limits.round_seconds)
@@ -64,26 +69,33 @@ class PartitionRounds:
         await self._run()
         self._running = False
 
-    def _seconds_to_next_look(self) -> float:
-        """Return for how long a round can wait that has nothing to publish: at most until the next row is due."""
-        wait_seconds = self._process.limits.poll_seconds
+    def _seconds_to_next_round(self) -> float:
+        """Return for how long a round can wait that has nothing to publish: at most until the next row is due.
+
+        Each begins by gathering for a moment, which counts.
+        """
+        limits, clock = self._process.limits, self._process.clock
+        wait_seconds = limits.poll_seconds
         if self._write_waits:
-            wait_seconds = min(wait_seconds, self._write_at_seconds - self._process.clock.monotonic_seconds())
-        if self._next_due_at is not None:
-            until_due = (self._next_due_at - self._process.clock.now()).total_seconds()
-            wait_seconds = min(wait_seconds, until_due) if until_due > 0 else wait_seconds
+            until_write = self._write_at_seconds - clock.monotonic_seconds()
+            wait_seconds = min(wait_seconds, until_write - limits.round_seconds)
+        if self._look_at is not None:
+            until_look = (self._look_at - clock.now()).total_seconds()
+            wait_seconds = min(wait_seconds, until_look - limits.round_seconds)
         return max(0.0, wait_seconds)
 
     async def _run(self) -> None:
         ended, unverified = self._deliveries.take_ended(), self._intake.take_unverified()
         await self._publish(ended)
         self._published += ended
-        self._write_waits = not (unverified or self._is_awaited(ended) or self._is_write_due())
-        if self._write_waits:
-            self._intake.look_for_room()
-        else:
-            ended, self._published = self._published, []
-            await self._write(ended, unverified)
+        self._unverified += unverified
+        self._write_waits = not (self._is_awaited(ended, unverified) or self._is_write_due())
+        if not self._write_waits:
+            await self._write()
+        elif self._is_look_due():
+            work = self._make_look()
+            await self._look(work, await self._writer.write(work))
+        self._intake.look_for_room()
 
     async def _publish(self, ended: Sequence[EndedDelivery]) -> None:
         """Publish what follows from ends; once Kafka has it, the records that they were read from are done."""
@@ -94,63 +106,93 @@ class PartitionRounds:
             if each.delivery.offset >= 0:
                 self._intake.finish(each.delivery)
 
-    def _is_awaited(self, ended: Sequence[EndedDelivery]) -> bool:
-        """Return whether something waits for what a round writes, or for what Postgres answers."""
-        due = self._next_due_at is not None and self._next_due_at <= self._process.clock.now()
+    def _is_awaited(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> bool:
+        """Return whether something can't wait for the next transaction that is shared.
+
+        Where order counts, attempts are made again that were not written down, and dead letters are published again.
+        A row, or a record that is compared with one, has its time: nothing of it has to be there long before.
+        """
+        next_write = self._process.clock.now() + timedelta(seconds=self._process.limits.write_seconds)
         return (
-            due
-            or bool(self._deliveries.queues.gone)
-            or any(not isinstance(each.end, Delivered) or each.ordered or each.delivery.hop > 0 for each in ended)
+            bool(self._deliveries.queues.gone)
+            or any(each.ordered or isinstance(each.end, DeadLettered) or _is_due(each, next_write) for each in ended)
+            or any(each.due_at is None or each.due_at <= next_write for each in unverified)
         )
 
     def _is_write_due(self) -> bool:
         """Return whether other rounds have waited for long enough, or are many."""
         now_seconds = self._process.clock.monotonic_seconds()
-        return now_seconds >= self._write_at_seconds or len(self._published) >= self._process.limits.unwritten_max
+        waiting = len(self._published) + len(self._unverified)
+        return now_seconds >= self._write_at_seconds or waiting >= self._process.limits.unwritten_max
 
-    async def _write(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> None:
+    def _is_look_due(self) -> bool:
+        """Return whether a row may be due of an endpoint that gets attempts.
+
+        Rows that are due of endpoints that get none are left, and looked for once such an endpoint gets some again.
+        """
+        if self._look_at is not None and self._look_at <= self._process.clock.now():
+            return True
+        now_seconds, left = self._process.clock.monotonic_seconds(), self._deliveries.left_in_rows
+        if not left or now_seconds < self._poll_at_seconds:
+            return False
+        self._poll_at_seconds = now_seconds + self._process.limits.poll_seconds
+        return not left <= self._deliveries.queues.busy_endpoints()
+
+    async def _write(self) -> None:
+        ended, self._published = self._published, []
+        unverified, self._unverified = self._unverified, []
         work = self._make_round(ended, unverified)
         if work.is_empty:
             return
         answer = await self._writer.write(work)
         self._write_at_seconds = self._process.clock.monotonic_seconds() + self._process.limits.write_seconds
-        if work.due_max:
-            self._next_due_at = answer.next_due_at
-        else:
-            self._note_waits(ended)
+        self._note_waits(ended)
         self._stored |= work.offsets
         self._intake.marks.note_stored(work.marks)
         self._deliveries.note_written(ended, work.released, answer.with_rows)
         if work.gone or work.streaks.disabled:
             await self._process.endpoints.refresh()
         self._intake.verify(unverified, answer.hops)
-        await self._begin_due(answer.due)
-        self._intake.look_for_room()
+        if work.due_max:
+            await self._look(work, answer)
 
-    async def _begin_due(self, records: Sequence[bytes]) -> None:
-        """Let deliveries that are due in rows be attempted."""
-        due = read_deliveries(records)[0]
+    async def _look(self, work: DeliveryRound, answer: RoundAnswer) -> None:
+        """Let deliveries that are due in rows be attempted, and note when the next look is due."""
+        due = read_deliveries(answer.due)[0]
         await self._process.endpoints.load({each.endpoint_id for each in due})
+        now = self._process.clock.now()
+        self._poll_at_seconds = self._process.clock.monotonic_seconds() + self._process.limits.poll_seconds
+        if len(answer.due) >= work.due_max:
+            self._look_at = now
+        else:
+            soonest = now + timedelta(seconds=self._process.limits.look_seconds)
+            self._look_at = None if answer.next_due_at is None else max(answer.next_due_at, soonest)
         for delivery in due:
             if delivery.delivery_id not in self._deliveries.active:
                 self._deliveries.begin_again(delivery)
+            else:
+                self._deliveries.left_in_rows.add(delivery.endpoint_id)
+
+    def _make_look(self) -> DeliveryRound:
+        """Return what asks for deliveries that are due in rows, and writes nothing."""
+        busy = self._deliveries.queues.busy_endpoints()
+        self._deliveries.left_in_rows = set(busy)
+        return DeliveryRound(taken=frozenset(self._deliveries.taken), busy=busy, due_max=self._process.limits.queue_max)
 
     def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
         """Return what is to be written now: offsets, marks and ends of the same moment."""
         streaks = self._note_streaks(ended)
         gone, self._deliveries.queues.gone = self._deliveries.queues.gone, {}
         released = self._deliveries.take_released(ended)
-        looks = bool(released) or (self._next_due_at is not None and self._next_due_at <= self._process.clock.now())
-        return DeliveryRound(
+        looks = bool(released) or self._is_look_due()
+        return msgspec.structs.replace(
+            self._make_look() if looks else DeliveryRound(),
             ended=ended,
             offsets=self._changed_offsets(),
             marks=self._intake.marks.changed(),
             released=released,
             gone=gone,
             unverified={each.delivery_id for each in unverified},
-            taken=frozenset(self._deliveries.taken) if looks else frozenset(),
-            busy=self._deliveries.queues.busy_endpoints() if looks else frozenset(),
-            due_max=self._process.limits.queue_max if looks else 0,
             streaks=streaks,
         )
 
@@ -167,9 +209,9 @@ class PartitionRounds:
     def _note_waits(self, ended: Sequence[EndedDelivery]) -> None:
         """Note when the first of the deliveries is due that were put into rows."""
         times = [time for each in ended if (time := row_due_at(each)) is not None]
-        if self._next_due_at is not None:
-            times.append(self._next_due_at)
-        self._next_due_at = min(times, default=None)
+        if self._look_at is not None:
+            times.append(self._look_at)
+        self._look_at = min(times, default=None)
 
     def _changed_offsets(self) -> dict[str, TopicOffsets]:
         now = self._intake.take_changed()
@@ -178,3 +220,9 @@ class PartitionRounds:
         if not is_left and not self._deliveries.recorded.are_needed(self._process.clock.now()):
             now[self._process.topics.attempts] = TopicOffsets(self._recorded_to, (), self._recorded_to)
         return {topic: offsets for topic, offsets in now.items() if self._stored.get(topic) != offsets}
+
+
+def _is_due(ended: EndedDelivery, by: datetime) -> bool:
+    """Return whether a delivery that waits in a row is due by a time."""
+    due_at = row_due_at(ended)
+    return due_at is not None and due_at <= by

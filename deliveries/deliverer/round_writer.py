@@ -22,20 +22,20 @@ from projections.session import Session
 class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """What a round writes, and what it asks for."""
 
-    ended: Sequence[EndedDelivery]
-    offsets: Mapping[str, TopicOffsets]
-    marks: Mapping[MarkedSource, SourceMark]
-    released: Collection[EntityOfEndpoint]
+    ended: Sequence[EndedDelivery] = ()
+    offsets: Mapping[str, TopicOffsets] = {}
+    marks: Mapping[MarkedSource, SourceMark] = {}
+    released: Collection[EntityOfEndpoint] = ()
     """Entities of which the first delivery that waits in a row may be due now."""
-    gone: Mapping[bytes, str]
+    gone: Mapping[bytes, str] = {}
     """Endpoints that are to be disabled, and why."""
-    unverified: Collection[bytes]
+    unverified: Collection[bytes] = ()
     """Deliveries whose rows are asked for."""
-    due_max: int
+    due_max: int = 0
     """How many deliveries that are due are asked for; 0 asks for none."""
-    taken: Collection[bytes]
+    taken: Collection[bytes] = frozenset()
     """Deliveries in memory whose records are in rows; none where nothing is asked."""
-    busy: Collection[bytes]
+    busy: Collection[bytes] = frozenset()
     """Endpoints that get nothing out of Postgres now; none where nothing is asked."""
     streaks: StreakChanges = NO_CHANGES
 
@@ -62,7 +62,7 @@ class RoundAnswer(NamedTuple):
     due: Sequence[bytes]
     """Records of deliveries that are due."""
     next_due_at: datetime | None
-    """When a delivery in a row is due next, or was; None where none waits for a time, or nothing was asked."""
+    """When a delivery in a row is due that is not yet; None where none waits for a time, or nothing was asked."""
     with_rows: Collection[EntityOfEndpoint]
     """Those of the released entities that have deliveries in rows still."""
 
@@ -93,8 +93,8 @@ class RoundWriter:
         with_rows = wait_rows.find_held(session, self._partition).intersection(work.released) if work.released else ()
         if not work.due_max:
             return RoundAnswer(hops, (), None, with_rows)
-        due = wait_rows.find_due(session, self._partition, work.taken, work.busy, work.due_max)
-        return RoundAnswer(hops, due, wait_rows.find_next_due(session, self._partition), with_rows)
+        due, next_due_at = wait_rows.find_due(session, self._partition, work.taken, work.busy, work.due_max)
+        return RoundAnswer(hops, due, next_due_at, with_rows)
 
     def _statements(self, work: DeliveryRound) -> list[str]:
         rows = [row for each in work.ended if (row := wait_row_of(each, self.fence.token)) is not None]

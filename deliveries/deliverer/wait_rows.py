@@ -24,14 +24,14 @@ SELECT uuid_send(delivery_id) AS id, hop FROM delivery_waits
 WHERE delivery_id = ANY ({ids}) AND (record IS NOT NULL OR due_at < 'infinity')
 """
 _DUE: Final = """
-SELECT uuid_send(delivery_id) AS id, record FROM delivery_waits
-WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND delivery_id <> ALL ({ids})
-  AND endpoint_id <> ALL ({busy})
-ORDER BY due_at LIMIT {limit}
-"""
-_NEXT_DUE: Final = """
-SELECT due_at FROM delivery_waits
-WHERE partition = $1 AND record IS NOT NULL AND due_at < 'infinity' ORDER BY due_at LIMIT 1
+(SELECT record, due_at FROM delivery_waits
+ WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND delivery_id <> ALL ({ids})
+   AND endpoint_id <> ALL ({busy})
+ ORDER BY due_at LIMIT {limit})
+UNION ALL
+(SELECT NULL, due_at FROM delivery_waits
+ WHERE partition = {partition} AND record IS NOT NULL AND due_at > now() AND due_at < 'infinity'
+ ORDER BY due_at LIMIT 1)
 """
 _MARKS: Final = """
 SELECT stream::text AS stream, source_partition, source_offset, source_rank, uuid_send(endpoint_id) AS endpoint_id
@@ -79,22 +79,18 @@ def find_hops(session: Session, delivery_ids: Collection[bytes]) -> dict[bytes, 
 
 def find_due(
     session: Session, partition: int, without: Collection[bytes], busy: Collection[bytes], rows_max: int
-) -> list[bytes]:
-    """Return the records of deliveries that are due, the longest due first.
+) -> tuple[list[bytes], datetime | None]:
+    """Return the records of deliveries that are due, the longest due first, and when the next one is that is not yet.
 
-    Left out are those that are under way, and those of endpoints that get no attempts now.
+    Left out of what is due are those that are under way, and those of endpoints that get no attempts now.
     """
     limit = min(rows_max, DUE_ROWS_MAX)
     frame = session.frame(
         _DUE.format(partition=int(partition), ids=_array(without), busy=_array(busy), limit=int(limit))
     )
-    return list(frame["record"])
-
-
-def find_next_due(session: Session, partition: int) -> datetime | None:
-    """Return the earliest time at which a delivery in a row is due, which may be over; None where none has a time."""
-    rows = session.query(_NEXT_DUE, (partition,))
-    return rows[0][0] if rows else None
+    rows = list(frame.iter_rows())
+    later = [due_at for record, due_at in rows if record is None]
+    return [record for record, _ in rows if record is not None], later[0].astimezone(UTC) if later else None
 
 
 def find_marks(session: Session, partition: int) -> dict[MarkedSource, SourceMark]:

@@ -67,6 +67,7 @@ class QueuesByHand:
         self.gone: dict[bytes, str] = {}
         self.written: list[int] = []
         self.stopped = False
+        self.busy = {b"busy"}
 
     def enqueue(self, delivery: Delivery) -> None:
         self.enqueued.append(delivery)
@@ -78,7 +79,7 @@ class QueuesByHand:
         self.written.append(attempts)
 
     def busy_endpoints(self) -> set[bytes]:
-        return {b"busy"}
+        return set(self.busy)
 
     def stop(self) -> None:
         self.stopped = True

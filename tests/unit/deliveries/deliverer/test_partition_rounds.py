@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from deliveries.deliverer import partition_rounds
+from deliveries.deliverer.attempt_records import Cancelled, Postponed
 from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
 from deliveries.deliverer.entity_order import held_by
 from deliveries.deliverer.partition_intake import LoadedRecords, PartitionIntake
@@ -19,12 +20,14 @@ from deliveries.deliverer.source_marks import SourceMarks
 from deliveries.delivery_fence import TopicOffsets
 from deliveries.schedule import DeadLettered, Delivered, RetryAt
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
+from streams.topics import RETRY_TOPICS
 from tests.support.made_attempts import attempted
 from tests.support.made_deliveries import made_delivery
 from tests.support.partition_parts import NOW, PartitionParts, SeenWriter, batch_at, read_delivery
 
 ORDERED = 2
 LATER = NOW + timedelta(seconds=4)
+SOON = NOW + timedelta(seconds=1)
 
 
 class MadeRounds:
@@ -115,7 +118,7 @@ class _SharedWrites:
 
 async def test_rounds_of_what_is_delivered_share_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each publishes at once, and makes room; what was published is behind until it is written."""
-    shared = _SharedWrites(monkeypatch, unfinished_max=1)
+    shared = _SharedWrites(monkeypatch, unfinished_max=1, round_seconds=1 / 64)
     made, parts = shared.made, shared.parts
     await shared.run()
     for offset in range(2):
@@ -125,7 +128,7 @@ async def test_rounds_of_what_is_delivered_share_a_transaction(monkeypatch: pyte
         assert made.rounds.is_behind
     assert len(parts.deliveries.active) == 2
     parts.clock.set(NOW + timedelta(seconds=0.75))
-    assert made.rounds._seconds_to_next_look() == 0.25
+    assert made.rounds._seconds_to_next_round() == 0.25 - 1 / 64
     assert await made.run() is None
     parts.clock.set(NOW + timedelta(seconds=1))
     work = await made.run()
@@ -134,7 +137,7 @@ async def test_rounds_of_what_is_delivered_share_a_transaction(monkeypatch: pyte
     assert [len(records) for records in parts.published] == [0, 1, 1, 0, 0]
     assert not made.rounds.is_behind
     assert parts.deliveries.active == set()
-    assert made.rounds._seconds_to_next_look() == 8.0
+    assert made.rounds._seconds_to_next_round() == 8.0
     assert await shared.run(2) is None, "the second begins anew with each transaction"
 
 
@@ -152,18 +155,66 @@ async def test_a_round_that_finds_no_room_to_wait_for_wakes_who_does(monkeypatch
 
 @pytest.mark.parametrize(
     ("end", "delivery"),
-    [(RetryAt(LATER, None, 2), {}), (DeadLettered(6), {}), (Delivered(), {"hop": 1}), (Delivered(), {"endpoint": 2})],
-    ids=["a retry", "a dead letter", "a row that is over", "order counts"],
+    [
+        (RetryAt(LATER, None, 2), {}),
+        (RetryAt(LATER, RETRY_TOPICS[2], 2), {}),
+        (Postponed(LATER, "It is slow."), {}),
+        (Delivered(), {"hop": 1}),
+        (Cancelled("It is paused."), {}),
+    ],
+    ids=["a retry in a row", "a retry in a topic", "a wait", "a row that is over", "one that is cancelled"],
 )
-async def test_what_somebody_waits_for_is_written_at_once(
+async def test_what_has_time_shares_a_transaction(
     monkeypatch: pytest.MonkeyPatch, end: Any, delivery: dict[str, Any]
 ) -> None:
-    """Together with what has waited."""
+    """It is on Kafka by then, and its row is written long before anything of it is due."""
+    shared = _SharedWrites(monkeypatch)
+    await shared.run()
+    assert await shared.run(0, end=end, **delivery) is None
+    assert shared.parts.published[-1] != []
+    shared.parts.clock.set(NOW + timedelta(seconds=1))
+    assert [each.end for each in (await shared.run(1)).ended] == [end, Delivered()]
+
+
+@pytest.mark.parametrize(
+    ("end", "delivery"),
+    [
+        (RetryAt(SOON, None, 2), {}),
+        (Postponed(SOON, "It is slow."), {}),
+        (DeadLettered(6), {}),
+        (Delivered(), {"endpoint": ORDERED}),
+    ],
+    ids=["a retry in a row", "a wait", "a dead letter", "order counts"],
+)
+async def test_what_can_not_wait_is_written_at_once(
+    monkeypatch: pytest.MonkeyPatch, end: Any, delivery: dict[str, Any]
+) -> None:
+    """Together with what has waited: it is due by the next transaction, or a kill would repeat it."""
     shared = _SharedWrites(monkeypatch, ordered=[ORDERED])
     await shared.run()
     assert await shared.run(0) is None
     work = await shared.run(1, end=end, **delivery)
     assert [each.delivery.source_offset for each in work.ended] == [0, 1]
+
+
+async def test_records_of_retry_topics_are_compared_before_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what is written of that moment; one that has time waits for the transaction that others share."""
+    shared = _SharedWrites(monkeypatch)
+    made = shared.made
+    made.intake.open_topic(RETRY_TOPICS[2], TopicOffsets(0))
+    await shared.run()
+    await shared.run(0)
+
+    async def read_retry(offset: int, due_at: datetime) -> Any:
+        retry = read_delivery(offset, topic=RETRY_TOPICS[2], hop=1, due_at=due_at)
+        made.intake.take(RETRY_TOPICS[2], batch_at(offset), LoadedRecords([retry], []))
+        return retry, await made.run()
+
+    first, work = await read_retry(0, LATER)
+    assert work is None
+    second, work = await read_retry(1, SOON)
+    assert work.unverified == {first.delivery_id, second.delivery_id}
+    assert [each.delivery.source_offset for each in work.ended] == [0]
 
 
 async def test_what_postgres_is_asked_for_is_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +237,12 @@ async def test_no_more_ends_wait_than_a_kill_may_leave(monkeypatch: pytest.Monke
     await shared.run()
     assert await shared.run(0, 1) is None
     assert len((await shared.run(2)).ended) == 3
+    made = shared.made
+    made.intake.open_topic(RETRY_TOPICS[2], TopicOffsets(0))
+    assert await shared.run(3, 4) is None
+    retry = read_delivery(0, topic=RETRY_TOPICS[2], hop=1, due_at=LATER)
+    made.intake.take(RETRY_TOPICS[2], batch_at(0), LoadedRecords([retry], []))
+    assert len((await made.run()).ended) == 2, "records that are to be compared count"
 
 
 async def test_a_round_with_nothing_to_do_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,16 +276,16 @@ async def test_the_earliest_row_is_looked_for_first(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("in_seconds", "waited_seconds"), [(None, 8.0), (3.0, 3.0), (20.0, 8.0), (0.0, 8.0), (-5.0, 8.0)]
+    ("in_seconds", "waited_seconds"), [(None, 8.0), (3.0, 2.75), (20.0, 8.0), (0.25, 0.25), (0.0, 0.25)]
 )
 async def test_a_round_waits_for_work_or_for_the_next_row(
     monkeypatch: pytest.MonkeyPatch, in_seconds: float | None, waited_seconds: float
 ) -> None:
-    """Never longer than it may be until a row is seen that another process has put there."""
-    parts = PartitionParts(monkeypatch, poll_seconds=8.0)
+    """The time that it gathers for counts, and rows are looked for some time apart."""
+    parts = PartitionParts(monkeypatch, poll_seconds=8.0, look_seconds=0.5, round_seconds=0.25)
     made = MadeRounds(parts, due(None if in_seconds is None else NOW + timedelta(seconds=in_seconds)))
     await made.run()
-    assert made.rounds._seconds_to_next_look() == waited_seconds
+    assert made.rounds._seconds_to_next_round() == waited_seconds
 
 
 async def test_a_wait_for_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +301,7 @@ async def test_a_wait_for_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named as taken until it has ended; one that is under way goes on as it is."""
-    parts = PartitionParts(monkeypatch)
+    parts = PartitionParts(monkeypatch, look_seconds=0.5)
     rows = [made_delivery(3, offset=offset) for offset in range(2)]
     monkeypatch.setattr(
         partition_rounds, "read_deliveries", lambda records: ([rows[int(each)] for each in records], [])
@@ -254,6 +311,8 @@ async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) 
     assert (await made.run()).taken == frozenset()
     assert parts.begun == [0]
     assert {rows[0].endpoint_id} in parts.endpoints.loaded
+    assert await made.run() is None, "one look follows another by a time"
+    parts.clock.set(NOW + timedelta(seconds=0.5))
     assert (await made.run()).taken == {rows[0].delivery_id}
     assert parts.deliveries.taken == {rows[0].delivery_id}
     parts.end(rows[0], Delivered())
@@ -270,10 +329,68 @@ async def test_what_is_put_back_may_be_read_again(monkeypatch: pytest.MonkeyPatc
     made = MadeRounds(parts, due(NOW, b"row"), due(NOW, b"row"))
     await made.run()
     parts.queues.put_back(row)
+    parts.clock.set(NOW + timedelta(seconds=1))
     again = await made.run()
     assert (list(again.ended), again.taken) == ([], frozenset())
     assert parts.begun == [0, 0]
     assert parts.published == [[], []]
+
+
+async def test_rows_of_endpoints_that_get_nothing_are_looked_for_once_these_get_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As rows of a delivery are that is under way from elsewhere, or was put back."""
+    parts = PartitionParts(monkeypatch, poll_seconds=1.0)
+    row = made_delivery(3)
+    monkeypatch.setattr(partition_rounds, "read_deliveries", lambda records: ([row for _ in records], []))
+    made = MadeRounds(parts, due(None), due(None), due(None, b"row"), due(None), due(None))
+
+    async def looks_at(seconds: float) -> bool:
+        parts.clock.set(NOW + timedelta(seconds=seconds))
+        return await made.run() is not None
+
+    assert await looks_at(0)
+    assert not await looks_at(5)
+    parts.queues.busy = set()
+    assert not await looks_at(5.5), "a second after the last time"
+    assert await looks_at(6)
+    assert not await looks_at(7)
+    parts.queues.put_back(row)
+    parts.deliveries.active.add(row.delivery_id)
+    assert await looks_at(8), "it was put back"
+    assert parts.begun == []
+    assert await looks_at(9), "it was under way"
+    assert not await looks_at(10)
+
+
+async def test_more_than_one_look_brings_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever time looks are apart."""
+    parts = PartitionParts(monkeypatch, queue_max=2, look_seconds=0.5)
+    rows = [made_delivery(3, offset=offset) for offset in range(3)]
+    monkeypatch.setattr(
+        partition_rounds, "read_deliveries", lambda records: ([rows[int(each)] for each in records], [])
+    )
+    made = MadeRounds(parts, due(None, b"0", b"1"), due(None, b"2"))
+    assert await made.run() is not None
+    assert await made.run() is not None
+    assert await made.run() is None
+    assert parts.begun == [0, 1, 2]
+
+
+async def test_a_look_by_itself_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a transaction that is shared goes on waiting."""
+    shared = _SharedWrites(monkeypatch)
+    made, parts = shared.made, shared.parts
+    await shared.run()
+    assert len((await shared.run(0, end=RetryAt(SOON, None, 2))).ended) == 1
+    assert await shared.run(1) is None
+    parts.clock.set(SOON - timedelta(milliseconds=1))
+    assert await shared.run(2) is None
+    made.rounds._write_at_seconds += 10
+    parts.clock.set(SOON)
+    look = await shared.run(3)
+    assert (look.due_max > 0, list(look.ended), look.offsets, look.marks) == (True, [], {}, {})
+    assert len(parts.deliveries.active) == 3
 
 
 async def test_deliveries_that_may_be_copies_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
