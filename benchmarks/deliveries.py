@@ -41,6 +41,8 @@ from schemas.delivery_records import DELIVERIES_TOPIC
 from streams.producer import EventProducer
 
 DELIVERIES = 40_000
+MANY_DELIVERIES = 120_000
+"""To 10,000 endpoints: with twelve each most of them come once breakers have opened, with four before that."""
 CLIENT_SENDS = 20_000
 CONCURRENCY = 64
 ENDPOINTS = 200
@@ -60,6 +62,7 @@ class Shape:
     failing: float = 0.0
     hanging: float = 0.0
     deliverers: int = 1
+    deliveries: int = DELIVERIES
 
     def path(self, index: int) -> str:
         """Return the path of an endpoint, which says what it does."""
@@ -78,8 +81,14 @@ SHAPES = (
     Shape("200 endpoints, all good, two deliverers", ENDPOINTS, deliverers=2),
 )
 MANY = (
-    Shape("10,000 endpoints, all good", MANY_ENDPOINTS),
-    Shape("10,000 endpoints, a tenth hangs and a tenth fails", MANY_ENDPOINTS, failing=0.1, hanging=0.1),
+    Shape("10,000 endpoints, all good", MANY_ENDPOINTS, deliveries=MANY_DELIVERIES),
+    Shape(
+        "10,000 endpoints, a tenth hangs and a tenth fails",
+        MANY_ENDPOINTS,
+        failing=0.1,
+        hanging=0.1,
+        deliveries=MANY_DELIVERIES,
+    ),
 )
 
 
@@ -145,8 +154,8 @@ def _full_rate(stack: Stack, shape: Shape, there: Receiver) -> tuple[float, dict
     generation = new_generation()
     with clean_database(stack, **LOCAL) as stage:
         endpoint_ids = asyncio.run(_prepare(stage, shape, there, generation))
-        healthy = sum(shape.path(number % shape.endpoints) == "good" for number in range(DELIVERIES))
-        records = queued_deliveries(endpoint_ids, 0, DELIVERIES)
+        healthy = sum(shape.path(number % shape.endpoints) == "good" for number in range(shape.deliveries))
+        records = queued_deliveries(endpoint_ids, 0, shape.deliveries)
         asyncio.run(publish_records(stage, DELIVERIES_TOPIC + generation, records))
         with contextlib.ExitStack() as running:
             processes = [running.enter_context(deliverer(stage, generation)) for _ in range(shape.deliverers)]
