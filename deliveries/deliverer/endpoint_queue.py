@@ -51,6 +51,9 @@ class DeliveryQueue:
     def __len__(self) -> int:
         return len(self._live) + len(self._others)
 
+    def __bool__(self) -> bool:
+        return bool(self._live or self._others)
+
     def append(self, delivery: Delivery) -> None:
         """Add a delivery behind those of its kind."""
         (self._live if delivery.stream in LIVE_STREAMS else self._others).append(delivery)

@@ -49,6 +49,8 @@ class EndpointQueues:
         self._attempts: dict[asyncio.Task[None], AttemptSlot] = {}
         self._unrecorded = 0
         self._held_back: dict[bytes, EndpointQueue] = {}
+        self._turn_takers: set[bytes] = set()
+        """Endpoints that were held back, and have not had their turn since."""
         self._troubled: set[bytes] = set()
         self._failing: set[bytes] = set()
         self._due = 0
@@ -69,10 +71,18 @@ class EndpointQueues:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Let those queues begin attempts that were held back, the longest first, as far as there is room."""
-        while self._held_back and self._unrecorded < self._process.limits.unrecorded_max:
+        """Let those queues begin attempts that were held back, the longest first, as far as there is room.
+
+        Those of them that find no slot count until they have had their turn: where thousands of endpoints wait, no more
+        are moved to the slots' turns than can begin there, and back.
+        """
+        room_max = self._process.limits.unrecorded_max
+        while self._held_back and self._unrecorded + len(self._turn_takers) < room_max:
             endpoint_id = next(iter(self._held_back))
-            self._pump(endpoint_id, self._held_back.pop(endpoint_id))
+            queue = self._held_back.pop(endpoint_id)
+            self._pump(endpoint_id, queue)
+            if queue.awaits_turn:
+                self._turn_takers.add(endpoint_id)
 
     async def finish(self) -> None:
         """Wait for the attempts under way."""
@@ -152,7 +162,9 @@ class EndpointQueues:
 
         def turn() -> None:
             queue.awaits_turn = False
+            self._turn_takers.discard(endpoint_id)
             self._pump(endpoint_id, queue)
+            self._go_on()
 
         self._process.slots.await_turn(turn)
 

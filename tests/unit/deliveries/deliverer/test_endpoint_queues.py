@@ -259,6 +259,38 @@ async def test_what_is_held_back_goes_on_one_by_one(monkeypatch: pytest.MonkeyPa
     await queues.cancel()
 
 
+async def test_no_more_ask_for_a_slot_than_may_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose turn comes and that begins nothing lets the next one go: nobody waits for what never comes."""
+    slots, looked_at = AttemptSlots(2, 100), list[int]()
+    queues = made_queues(slots, lambda _: None, DelivererLimits(unrecorded_max=2), clock=FixedClock(NOW))
+    pump = queues._pump
+
+    def seen(endpoint_id: bytes, queue: EndpointQueue) -> None:
+        looked_at.append(int.from_bytes(endpoint_id, "big"))
+        pump(endpoint_id, queue)
+
+    async def hang(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queues, "_send", hang)
+    monkeypatch.setattr(queues, "_pump", seen)
+    for endpoint in range(9):
+        queues.enqueue(made_delivery(endpoint))
+    first, second = queues._attempts.values()
+    looked_at.clear()
+    queues.note_written(2)
+    queues.note_written(0)
+    assert looked_at == [2, 3], "there is no slot"
+    slots.give_back(first)
+    assert (looked_at.pop(), slots.under_way) == (2, 2)
+    queues._queues[made_delivery(3).endpoint_id].due.pop()
+    looked_at.clear()
+    slots.give_back(second)
+    assert looked_at == [3, 4]
+    assert slots.under_way == 2
+    await queues.cancel()
+
+
 async def test_breakers_are_counted_until_they_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of endpoints that have failed are looked at, and no others."""
     slots, clock = AttemptSlots(100, 100), FixedClock(NOW)
