@@ -44,9 +44,9 @@ def _to_stderr() -> None:
     )
 
 
-def writes_debug() -> bool:
-    """Return whether lines of the level debug are written: whoever makes one for each event asks before."""
-    return logging.getLogger().isEnabledFor(logging.DEBUG)
+def writes_level(level: int) -> bool:
+    """Return whether lines of a level are written: whoever makes one for each event asks before."""
+    return logging.getLogger().isEnabledFor(level)
 
 
 def configure(settings: Settings) -> None:

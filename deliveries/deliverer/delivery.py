@@ -60,9 +60,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         return EndpointId(UUID(bytes=self.endpoint_id))
 
     @property
+    def endpoint_text(self) -> str:
+        """The id of the endpoint as text."""
+        return _id_text(self.endpoint_id)
+
+    @property
     def key(self) -> bytes:
         """The key of its records."""
-        return _id_text(self.endpoint_id).encode()
+        return self.endpoint_text.encode()
 
     @property
     def source_order(self) -> tuple[int, int, bytes]:

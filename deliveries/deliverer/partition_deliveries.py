@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Final
 
-from deliveries.deliverer.attempt_line import write_line
+from deliveries.deliverer.attempt_lines import AttemptLines
 from deliveries.deliverer.attempt_records import EndedDelivery, Postponed
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DeliveryProcess
@@ -49,7 +49,7 @@ class PartitionDeliveries:
         self._released: set[EntityOfEndpoint] = set()
         self._timers: list[tuple[datetime, int, Delivery]] = []
         self._sequence = count()
-        self._log = log
+        self._lines = AttemptLines(log, process.clock)
 
     @property
     def waiting(self) -> int:
@@ -154,7 +154,7 @@ class PartitionDeliveries:
     def _note_end(self, ended: EndedDelivery) -> None:
         """Keep what came of a delivery for the next round; let the next one of its entity go."""
         self._keep(ended)
-        write_line(self._log, ended)
+        self._lines.write(ended)
         if not ended.ordered:
             return
         if isinstance(ended.end, Postponed | RetryAt) or ended.blocks:

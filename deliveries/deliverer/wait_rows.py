@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 import msgspec
 
@@ -163,7 +162,7 @@ def _values(partition: int, row: WaitRow) -> str:
 
 
 def _uuid(value: bytes) -> str:
-    return f"'{UUID(bytes=value)}'::uuid"
+    return f"'{value.hex()}'::uuid"
 
 
 def _array(ids: Sequence[bytes] | Collection[bytes]) -> str:
