@@ -97,6 +97,10 @@ class EndpointIndex:
         """Return an endpoint's subscription. Raises KeyError where it has none."""
         return self._by_id[endpoint_id]
 
+    def has_type(self, event_type: str) -> bool:
+        """Return whether a type's part is made."""
+        return event_type in self._by_type
+
     def match(self, event_type: str, data: object) -> list[EndpointId]:
         """Return the endpoints that ask for an event, in the order of their ids. `data` is decoded from JSON.
 

@@ -26,6 +26,7 @@ nothing at or above the log's checkpoint as the next one reads it after that.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -63,6 +64,8 @@ PART_RECORDS_MAX = 1_000
 
 IDLE_FEED_SECONDS = 0.1
 """How long backfills and redrives are fed in one go while no live events come."""
+STILL_SECONDS = 1.0
+"""How often that is done while a batch waits for the log, whose owner may be stopped."""
 FEW_RECORDS = 64
 """Records of a part that may be dispatched in the event loop."""
 ADVANCE_SECONDS = 0.25
@@ -138,7 +141,7 @@ class PartitionDispatcher:
             while (rest := checkpoints.remainder(batch, self._dispatched())) is not None:
                 position = NOWHERE
                 if rest.offsets:
-                    position = await self._parts.log_checkpoints.past(self.partition, rest.offsets[0])
+                    position = await self._log_past(rest.offsets[0], in_thread)
                     rest = rest.between(0, bisect_left(rest.offsets, position.next_offset))
                 if not await self._dispatch_few(rest, position):
                     await in_thread(self.project, rest)
@@ -194,6 +197,14 @@ class PartitionDispatcher:
         """Drop the connection: nothing else is kept."""
         self.close()
 
+    async def _log_past(self, offset: int, in_thread: InThread) -> LogPosition:
+        """Return the log's position once it is past an offset; until then all goes on that does not wait for it."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STILL_SECONDS):
+                    return await self._parts.log_checkpoints.past(self.partition, offset)
+            await in_thread(self.idle)
+
     async def _dispatch_few(self, part: EventBatch, position: LogPosition) -> bool:
         """Dispatch a part in the event loop, if that is quickly done; return whether it was."""
         fence = self._require_fence()
@@ -211,7 +222,8 @@ class PartitionDispatcher:
             for offset, value, headers in zip(part.offsets, part.values, part.headers, strict=True)
         ]
         by = DispatchedStream(self.partition, fence.token, "live")
-        deliveries = self._sender.few_deliveries(events, self._live, by) if len(self._known.index) else []
+        index = self._known.index
+        deliveries = self._sender.few_deliveries(events, self._live, by, index.has_type) if len(index) else []
         if deliveries is None:
             return False
         await self._sender.publish_few(deliveries, by)

@@ -29,6 +29,7 @@ from projections.session import Session
 from runtime.settings import Settings
 from schemas import codec
 from schemas.delivery_records import DeliveryAttempted, DeliveryQueued
+from schemas.examples import examples
 from streams.errors import KafkaUnavailable, SchemaNewer, TopicRecreated
 from streams.watermarks import Leadership
 from tests.conftest import Database
@@ -197,6 +198,34 @@ async def test_waiting_for_the_log_ends_when_the_partition_is_given_up(
     assert (sent.records, log_checkpoints._waiters) == ([], [])
 
 
+async def test_what_does_not_wait_for_the_log_goes_on_while_a_batch_does(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    superuser: Session, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its owner may be stopped for hours: who is owed events gets them, and the checkpoint is advanced."""
+    monkeypatch.setattr(partition_dispatcher, "STILL_SECONDS", 0.05)
+    await know(1)
+    dispatcher.acquire(WATERMARKS)
+    dispatcher.idle()
+    records = [named(number) for number in range(6)]
+    apply(projector, records[:4])
+    token = dispatcher.acquire(WATERMARKS).token
+    assert take(dispatcher, batch_of(records[:2], token=token)) == 2
+    dispatcher._advance_at = dispatcher._feed_at = dispatcher._settle_at = float("inf")
+    taking = asyncio.create_task(dispatcher.accept(batch_of(records[2:], token=token, start=2), asyncio.to_thread))
+    await know(2)
+    await wait_until_async(lambda: len(sent.records) == 4 + 4, "the second endpoint is given what came before")
+    assert dict(superuser.query(CHECKPOINTS))[0] == 4
+    assert not taking.done()
+    apply(projector, records[4:], 4)
+    assert await taking == 6
+    await dispatcher._parts.log_checkpoints.close()
+    assert [(each.source_offset, each.endpoint_id.int) for each in sent.queued if each.stream == "live"] == [
+        *((offset, 1) for offset in range(4)),
+        *((offset, number) for offset in (4, 5) for number in (1, 2)),
+    ]
+
+
 async def test_a_former_owner_writes_nothing_more(
     make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know
 ) -> None:
@@ -260,7 +289,13 @@ async def test_few_events_that_are_applied_are_dispatched_in_the_event_loop(
     takes(12, 15, blocks=True)  # one of them is a repeat
     apply(projector, records[15:], 15)
     takes(15, 16, blocks=False)
-    assert [each.event_id for each in sent.queued if each.endpoint_id.int == 1] == [each.event_id for each in made]
+    others = [msgspec.structs.replace(examples()["genesis.agent.available"], event_id=uuid4()) for _ in range(2)]
+    records += others
+    apply(projector, others, 16)
+    takes(16, 17, blocks=True)  # the index has no part for its type
+    takes(17, 18, blocks=False)
+    events = [*made, *others]
+    assert [each.event_id for each in sent.queued if each.endpoint_id.int == 1] == [each.event_id for each in events]
 
 
 async def test_a_repaired_event_names_the_source_of_its_poison_record(

@@ -16,7 +16,7 @@ from deliveries.dispatch import partition_sender
 from deliveries.dispatch.delivery_sender import EndOffsets
 from deliveries.dispatch.dispatcher_parts import DispatcherParts
 from deliveries.dispatch.partition_sender import PartitionSender
-from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match
+from deliveries.dispatch.queued_deliveries import DeliveryRecord, DispatchedStream, Match, MatchAt
 from deliveries.endpoints import EndpointId
 from projections.effective_events import EffectiveEvent
 from runtime import metrics
@@ -74,6 +74,44 @@ def test_deliveries_of_events_are_published_in_their_order(monkeypatch: pytest.M
     assert [UUID(each.key.decode()).int for records in sender.slices for each in records] == [0, 1, 2, 0, 1]
     assert types == {EVENT.event_type}
     assert counted() == before + 5
+
+
+def few(events: Sequence[EffectiveEvent], match_at: MatchAt, *, indexed: bool = True) -> int | None:
+    """Return how many deliveries the event loop would make of events; None where it makes none."""
+    found = sender_to(AnsweredByHand()).few_deliveries(events, match_at, BY, lambda event_type: indexed)
+    return None if found is None else len(found)
+
+
+def test_a_few_deliveries_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where they are many or large, or the part of the index is still to be made."""
+    events = [effective(3), effective(0), effective(2)]
+    assert few(events, endpoints_at) == 5
+    assert few(events, endpoints_at, indexed=False) is None
+    monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", 5)
+    assert few(events, endpoints_at) == 5
+    monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", 4)
+    assert few(events, endpoints_at) is None
+    monkeypatch.undo()
+    records = sender_to(AnsweredByHand()).few_deliveries(events, endpoints_at, BY, lambda event_type: True)
+    assert records is not None
+    size_bytes = sum(len(each.value) for each in records)
+    monkeypatch.setattr(partition_sender, "SLICE_BYTES_MAX", size_bytes)
+    assert few(events, endpoints_at) == 5
+    monkeypatch.setattr(partition_sender, "SLICE_BYTES_MAX", size_bytes - 1)
+    assert few(events, endpoints_at) is None
+
+
+def test_the_event_loop_gives_up_on_events_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those too that no endpoint gets: a look-up among many filters takes milliseconds."""
+    now = [1000.0]
+    monkeypatch.setattr(partition_sender, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def nobody_at(offset: int) -> Match:
+        now[0] += partition_sender.FEW_SECONDS * 0.75
+        return lambda *_: []
+
+    assert few([effective(1), effective(2)], nobody_at) == 0
+    assert few([effective(1), effective(2), effective(3)], nobody_at) is None
 
 
 def test_what_kafka_has_not_acknowledged_is_not_counted() -> None:
