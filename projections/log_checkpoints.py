@@ -85,6 +85,13 @@ class LogCheckpoints:
         finally:
             self._waiters.remove(waiter)
 
+    def forget(self, partition: int) -> None:
+        """Forget a partition's position, from any thread: who owns it anew relies on what Postgres says from now on.
+
+        A standby that takes over may lack what was known before.
+        """
+        self._positions.pop(partition, None)
+
     async def close(self) -> None:
         """End the poller. Nobody may wait any more."""
         if self._task is not None:

@@ -118,6 +118,7 @@ class PartitionDispatcher:
                 watermarks.leadership.topic_id,
             )  # fmt: skip
             self._token, self._dispatched_to = fence.token, fence.next_offset
+            self._parts.log_checkpoints.forget(self.partition)
             self._log_at_acquisition = checkpoints.log_next_offset(session, self.topic, self.partition)
             self._backfills = EndpointBackfills.load(session, self.partition)
             self._known = NO_ENDPOINTS
@@ -208,7 +209,6 @@ class PartitionDispatcher:
     async def _dispatch_few(self, part: EventBatch, position: LogPosition) -> bool:
         """Dispatch a part in the event loop, if that is quickly done; return whether it was."""
         fence = self._require_fence()
-        self._sender.require_current()
         if not part.offsets:
             self._dispatched_to = part.next_offset
             return True

@@ -52,13 +52,13 @@ async def directory(settings: Settings) -> AsyncIterator[EndpointDirectory]:
 def make_dispatcher(
     database: Database, sent: SentDeliveries, directory: EndpointDirectory
 ) -> Iterator[Callable[..., PartitionDispatcher]]:
-    """Makes dispatchers of the first partition, or of another one."""
-    log_checkpoints = LogCheckpoints(database.writer_url, TOPIC, DISPATCHER)
+    """Makes dispatchers of the first partition, or of another one, as those of several processes."""
     rate = BackfillRate(100_000, time.monotonic)
-    parts = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent), rate)
     made: list[PartitionDispatcher] = []
 
     def make(partition: int = 0) -> PartitionDispatcher:
+        log_checkpoints = LogCheckpoints(database.writer_url, TOPIC, DISPATCHER)
+        parts = DispatcherParts(database.writer_url, log_checkpoints, directory, cast(DeliverySender, sent), rate)
         made.append(PartitionDispatcher(parts, TOPIC, partition))
         return made[-1]
 

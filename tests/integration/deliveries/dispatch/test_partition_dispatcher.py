@@ -226,6 +226,80 @@ async def test_what_does_not_wait_for_the_log_goes_on_while_a_batch_does(
     ]
 
 
+async def test_after_a_failure_in_the_event_loop_the_connection_is_closed(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know
+) -> None:
+    """As after one in the thread: a partition that is stopped keeps none, and is acquired again."""
+    await know(1)
+    records = [named(number) for number in range(3)]
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.idle()
+    apply(projector, records)
+    assert take(dispatcher, batch_of(records[:1], token=token)) == 1
+    sent.refused = {sent.slices + 1}
+    with pytest.raises(KafkaUnavailable):
+        take(dispatcher, batch_of(records[1:], token=token, start=1))
+    assert dispatcher._session is None
+    with pytest.raises(DatabaseUnreachable, match="closed"):
+        take(dispatcher, batch_of(records[1:], token=token, start=1))
+    dispatch_all(dispatcher, records, itertools.repeat(5))
+    assert [each.event_id for each in sent.first_occurrences] == [each.event_id for each in records]
+
+
+async def test_a_gap_of_the_topic_is_passed_at_once(dispatcher: PartitionDispatcher) -> None:
+    """It holds nothing that the log could have."""
+    token = dispatcher.acquire(WATERMARKS).token
+    assert take(dispatcher, replace(batch_of([], token=token), next_offset=3)) == 3
+
+
+async def test_the_thread_is_turned_to_as_soon_as_something_may_be_fed(
+    dispatcher: PartitionDispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feeding takes a fifth of the time; an order that has no room now is looked at again soon."""
+    now = _stopped_clock(monkeypatch)
+    dispatcher.acquire(WATERMARKS)
+
+    def settle_at(fed_seconds: float) -> float:
+        def feed(_: PartitionDispatcher) -> bool:
+            now[0] += fed_seconds
+            return fed_seconds > 0
+
+        monkeypatch.setattr(PartitionDispatcher, "_feed", feed)
+        now[0] += 1000
+        started = now[0]
+        dispatcher.settle()
+        return dispatcher._settle_at - started
+
+    assert settle_at(1 / 64) == 5 / 64
+    assert settle_at(0) == ADVANCE_SECONDS
+    monkeypatch.setattr(partition_dispatcher, "FEED_PAUSE_SECONDS", 1 / 64)
+    dispatcher._redrives._open[1] = redrive_reader.OpenRedrive(1, 9, 0, 0, 1.0)
+    assert settle_at(0) == 1 / 64
+
+
+async def test_an_owner_does_not_rely_on_what_was_known_of_the_log_before(
+    dispatcher: PartitionDispatcher, sent: SentDeliveries, projector: PartitionProjector, know: Know, superuser: Session
+) -> None:
+    """A standby of Postgres that takes over may lack the last records: they are dispatched once it has them."""
+    await know(1)
+    records = [named(number) for number in range(4)]
+    token = dispatcher.acquire(WATERMARKS).token
+    dispatcher.idle()
+    apply(projector, records)
+    assert take(dispatcher, batch_of(records[:1], token=token)) == 1
+    dispatcher.idle()
+    superuser.script("UPDATE checkpoints SET next_offset = 1 WHERE consumer = 'projector'")
+    token = dispatcher.acquire(WATERMARKS).token
+    log_checkpoints = dispatcher._parts.log_checkpoints
+    taking = asyncio.create_task(dispatcher.accept(batch_of(records[1:], token=token, start=1), asyncio.to_thread))
+    await wait_until_async(lambda: log_checkpoints._waiters or taking.done(), "it waits")
+    assert not taking.done()
+    superuser.script("UPDATE checkpoints SET next_offset = 4 WHERE consumer = 'projector'")
+    assert await taking == 4
+    await log_checkpoints.close()
+    assert [each.source_offset for each in sent.queued] == [0, 1, 2, 3]
+
+
 async def test_a_former_owner_writes_nothing_more(
     make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know
 ) -> None:
@@ -252,6 +326,7 @@ async def test_few_events_that_are_applied_are_dispatched_in_the_event_loop(
 ) -> None:  # fmt: skip
     """The log is not asked about them. What is unusual, or much, or new, is the thread's, and so is the checkpoint."""
     now = _stopped_clock(monkeypatch)
+    monkeypatch.setattr(partition_sender, "FEW_SECONDS", DEADLINE_SECONDS)
     await know(1)
     dispatcher.acquire(WATERMARKS)
     dispatcher.idle()
@@ -279,12 +354,12 @@ async def test_few_events_that_are_applied_are_dispatched_in_the_event_loop(
         dispatcher.idle()
     dispatcher.settle()
     takes(7, 8, blocks=False)
-    monkeypatch.setattr(partition_dispatcher, "FEW_RECORDS", 1)
-    takes(8, 10, blocks=True)
-    takes(10, 11, blocks=False)
-    monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", 0)
-    takes(11, 12, blocks=True)
-    monkeypatch.undo()
+    with monkeypatch.context() as bounds:
+        bounds.setattr(partition_dispatcher, "FEW_RECORDS", 1)
+        takes(8, 10, blocks=True)
+        takes(10, 11, blocks=False)
+        bounds.setattr(partition_sender, "FEW_DELIVERIES", 0)
+        takes(11, 12, blocks=True)
     apply(projector, records[12:15], 12)
     takes(12, 15, blocks=True)  # one of them is a repeat
     apply(projector, records[15:], 15)

@@ -6,6 +6,7 @@ import asyncio
 import doctest
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deliveries.dispatch import delivery_sender
-from deliveries.dispatch.delivery_sender import DeliverySender, PendingSlice, slices
+from deliveries.dispatch.delivery_sender import DeliverySender, EndOffsets, PendingSlice, slices
 from deliveries.dispatch.queued_deliveries import DeliveryRecord
 from streams.errors import KafkaUnavailable, Overloaded, StreamsError
 from streams.pending_publish import PendingPublish
@@ -100,6 +101,21 @@ def test_a_slice_is_not_sent_after_one_that_failed() -> None:
     assert len(sender.answers) == 2
     pending.forget()
     pending.await_acknowledgement()
+
+
+async def test_a_slice_stays_on_its_way_whatever_becomes_of_who_waits_for_it() -> None:
+    """A partition that is given up waits for its answer, and does not take a part of it back."""
+    answer: Future[EndOffsets] = Future()
+    pending = PendingSlice(cast(DeliverySender, SimpleNamespace(send=lambda _: answer)))
+    pending.send(records(1))
+    waiting = asyncio.create_task(pending.acknowledged())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not answer.cancelled()
+    answer.set_result({0: 5})
+    assert pending.await_acknowledgement() == {0: 5}
 
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 5), st.integers(1, 20))

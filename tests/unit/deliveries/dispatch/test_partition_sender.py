@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -139,7 +140,28 @@ def test_what_kafka_has_not_acknowledged_is_not_counted() -> None:
     assert counted() == before
 
 
-def test_nothing_more_is_sent_once_the_partition_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_deliveries_are_counted_once_kafka_has_them() -> None:
+    """The event loop goes on meanwhile; the failure of the slice comes up."""
+    sender, before = AnsweredByHand(at_once=False), counted()
+    publishing = sender_to(sender)
+    await publishing.publish_few([], BY)
+    assert sender.slices == []
+    for failure in (None, KafkaUnavailable(why="a test")):
+        publish = asyncio.create_task(publishing.publish_few([DeliveryRecord(b"k", b"v")] * 2, BY))
+        await asyncio.sleep(0)
+        assert not publish.done()
+        assert counted() == before + (0 if failure is None else 2)
+        if failure is None:
+            sender.answers[-1].set_result({})
+            await publish
+        else:
+            sender.answers[-1].set_exception(failure)
+            with pytest.raises(KafkaUnavailable):
+                await publish
+    assert counted() == before + 2
+
+
+async def test_nothing_more_is_sent_once_the_partition_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two slices too; an owner that comes back sends again."""
     monkeypatch.setattr(partition_sender, "SLICE_RECORDS_MAX", 1)
     sender, interrupted = AnsweredByHand(), threading.Event()
@@ -156,6 +178,9 @@ def test_nothing_more_is_sent_once_the_partition_was_given_up(monkeypatch: pytes
     assert len(sender.slices) == 1
     with pytest.raises(OwnershipLost):
         publishing.publish_slice([DeliveryRecord(b"k", b"v")])
+    assert len(sender.slices) == 1
+    with pytest.raises(OwnershipLost):
+        await publishing.publish_few([DeliveryRecord(b"k", b"v")], BY)
     assert len(sender.slices) == 1
     publishing.begin(threading.Event())
     assert publishing.publish_slice([DeliveryRecord(b"k", b"v")]) == {0: 2}
