@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from database.errors import DatabaseUnreachable
+from projections import log_checkpoints
 from projections.checkpoints import DISPATCHER, PROJECTOR, acquire
 from projections.log_checkpoints import LogCheckpoints, LogPosition
 from projections.session import Session
@@ -151,5 +152,17 @@ async def test_a_session_that_ends_is_told_to_who_waits_and_begun_again(
     for each in waits:
         with pytest.raises(DatabaseUnreachable):
             await each
+    log(some_events(1))
+    assert await past(checkpoints, 0, 0) == LogPosition(1, 0, token)
+
+
+async def test_a_defect_of_the_poller_is_told_to_who_waits(
+    checkpoints: LogCheckpoints, token: int, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks again after that."""
+    with monkeypatch.context() as defect:
+        defect.setattr(log_checkpoints, "_POSITIONS", "SELECT 1, $1 || $2 || $3")
+        with pytest.raises(DatabaseUnreachable, match="missing"):
+            await past(checkpoints, 0, 0)
     log(some_events(1))
     assert await past(checkpoints, 0, 0) == LogPosition(1, 0, token)
