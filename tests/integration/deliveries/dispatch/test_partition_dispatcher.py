@@ -316,6 +316,7 @@ async def test_a_former_owner_writes_nothing_more(
     apply(projector, records[2:], 2)
     with pytest.raises(DatabaseUnreachable, match=r"terminat|closed|connection"):
         take(former, batch_of(records[2:], token=token, start=2))
+    assert len(sent.records) == 2
     dispatch_all(successor, records, itertools.repeat(5))
     assert [each.event_id for each in sent.first_occurrences] == [each.event_id for each in records]
 
