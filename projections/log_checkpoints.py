@@ -120,6 +120,7 @@ class LogCheckpoints:
             if not self._waiters:
                 self._awaited.clear()
                 await self._awaited.wait()
+                progressed_at = clock()  # nobody has asked whether the log stood still
             rows = await connection.fetch(_POSITIONS, PROJECTOR, self._consumer, self._topic)
             positions = {partition: LogPosition(*position) for partition, *position in rows}
             now = clock()
