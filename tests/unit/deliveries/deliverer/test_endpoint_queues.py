@@ -229,40 +229,9 @@ async def test_a_rate_wakes_its_queue_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert timers == [1.0]
 
 
-async def test_what_is_held_back_goes_on_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that have waited longest, as many as there is room for: thousands are not looked at for each one."""
-    slots, looked_at = AttemptSlots(100, 100), list[bytes]()
-    queues = made_queues(slots, lambda _: None, DelivererLimits(unrecorded_max=2), clock=FixedClock(NOW))
-    pump = queues._pump
-
-    def seen(endpoint_id: bytes, queue: EndpointQueue) -> None:
-        looked_at.append(endpoint_id)
-        pump(endpoint_id, queue)
-
-    async def hang(*_: object) -> Any:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(queues, "_send", hang)
-    monkeypatch.setattr(queues, "_pump", seen)
-    for endpoint in range(9):
-        queues.enqueue(made_delivery(endpoint))
-    assert slots.under_way == 2
-    looked_at.clear()
-    queues.note_written(3)
-    assert looked_at == [made_delivery(endpoint).endpoint_id for endpoint in (2, 3, 4)]
-    assert slots.under_way == 5
-    looked_at.clear()
-    queues.enqueue(made_delivery(2, offset=1))
-    queues.note_written(2)
-    assert looked_at[1:] == [made_delivery(endpoint).endpoint_id for endpoint in (5, 6)]
-    assert queues.due == 3
-    await queues.cancel()
-
-
-async def test_no_more_ask_for_a_slot_than_may_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose turn comes and that begins nothing lets the next one go: nobody waits for what never comes."""
-    slots, looked_at = AttemptSlots(2, 100), list[int]()
-    queues = made_queues(slots, lambda _: None, DelivererLimits(unrecorded_max=2), clock=FixedClock(NOW))
+def watch_hanging(queues: EndpointQueues, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let every attempt hang; return the numbers of the endpoints that are looked at from now on."""
+    looked_at: list[int] = []
     pump = queues._pump
 
     def seen(endpoint_id: bytes, queue: EndpointQueue) -> None:
@@ -274,6 +243,34 @@ async def test_no_more_ask_for_a_slot_than_may_begin(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(queues, "_send", hang)
     monkeypatch.setattr(queues, "_pump", seen)
+    return looked_at
+
+
+async def test_what_is_held_back_goes_on_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have waited longest, as many as there is room for: thousands are not looked at for each one."""
+    slots = AttemptSlots(100, 100)
+    queues = made_queues(slots, lambda _: None, DelivererLimits(unrecorded_max=2), clock=FixedClock(NOW))
+    looked_at = watch_hanging(queues, monkeypatch)
+    for endpoint in range(9):
+        queues.enqueue(made_delivery(endpoint))
+    assert slots.under_way == 2
+    looked_at.clear()
+    queues.note_written(3)
+    assert looked_at == [2, 3, 4]
+    assert slots.under_way == 5
+    looked_at.clear()
+    queues.enqueue(made_delivery(2, offset=1))
+    queues.note_written(2)
+    assert looked_at[1:] == [5, 6]
+    assert queues.due == 3
+    await queues.cancel()
+
+
+async def test_no_more_ask_for_a_slot_than_may_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose turn comes and that begins nothing lets the next one go: nobody waits for what never comes."""
+    slots = AttemptSlots(2, 100)
+    queues = made_queues(slots, lambda _: None, DelivererLimits(unrecorded_max=2), clock=FixedClock(NOW))
+    looked_at = watch_hanging(queues, monkeypatch)
     for endpoint in range(9):
         queues.enqueue(made_delivery(endpoint))
     first, second = queues._attempts.values()
