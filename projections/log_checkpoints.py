@@ -75,7 +75,7 @@ class LogCheckpoints:
         if known.next_offset > offset:
             return known
         if self._task is None:
-            self._awaited = asyncio.Event()
+            self._awaited = asyncio.Event()  # of this loop: the one of before may have been another, and is closed
             self._task = asyncio.create_task(self._run(), name=f"log checkpoints of {self._topic}")
         waiter = LogWaiter(partition, offset, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
