@@ -80,7 +80,7 @@ class Worker:
         Raises KafkaUnavailable where no broker answers, ConnectionRefused where one does not let the worker in.
         """
         async with admin(self.settings):
-            pass  # The consumer connects in a thread of Faust's, whose errors are a traceback on stderr.
+            pass  # Where Faust's own client finds no broker, its error is a traceback on stderr.
         await self.app.start()
 
     async def stop(self) -> None:

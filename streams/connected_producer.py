@@ -159,8 +159,8 @@ class ConnectedProducer:
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         """Renew a connection whose task for metadata, or for sending, has ended with an error.
 
-        Under uvloop, writing to a connection that has just closed raises an error that aiokafka doesn't expect; it ends
-        the task, and tasks that wait for metadata then wait without end (seen).
+        aiokafka does not expect every error; tasks that wait for metadata then wait without end (seen, before
+        `closed_connections.py`).
         """
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("connection.broken", task=task.get_name(), why=repr(error))

@@ -61,8 +61,8 @@ class ControlSearch:
     def find_skip(self, waiting: SchemaNewer, interrupted: threading.Event) -> str | None:
         """Return the reason of the first skip of the record that is waited at; None where the log has none so far.
 
-        It blocks until the log's end, with an event loop of its own: uvloop's does not suit aiokafka
-        (`streams/transport.py`). Once `interrupted` is set it ends after a fetch. None too where Kafka does not answer.
+        It blocks until the log's end, with an event loop of its own. Once `interrupted` is set it ends after a fetch.
+        None too where Kafka does not answer.
         """
         reasons: list[str] = []
 

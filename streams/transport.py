@@ -11,7 +11,8 @@ A partition delivers nothing until it is *open*: its owner has acquired the fenc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+import inspect
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -52,10 +53,70 @@ FETCHED_PART = 8
 """What was fetched and not unpacked yet has up to this part of a partition's share of the budget."""
 
 
-class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is untyped
-    """The thread that owns the aiokafka consumer."""
+class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is untyped
+    """The owner of the aiokafka consumer: what Faust takes for its thread, in the app's event loop.
+
+    Each hop between two threads costs milliseconds where the machine is busy (docs/decisions/0069). The loop answers
+    the group's coordinator: what takes long has threads of its own.
+    """
 
     consumer: RecordBatchConsumer
+
+    def __init__(self, consumer: RecordBatchConsumer, loop: asyncio.AbstractEventLoop, beacon: Any) -> None:
+        super().__init__(consumer, loop=loop, thread_loop=loop, beacon=beacon)
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._served: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the consumer. Raises what aiokafka raises."""
+        self._thread_started.set()
+        self._thread_running = self.parent_loop.create_future()
+        self._served = asyncio.create_task(self._serve(), name="kafka consumer")
+        self._served.add_done_callback(self._note_end)
+        try:
+            await self._thread_running
+        finally:
+            self._thread_running = None
+
+    async def stop(self) -> None:
+        """Stop the consumer, and return once nothing of it is left in the loop."""
+        await super().stop()
+        if self._served is not None:
+            if not self._started.is_set():
+                self._served.cancel()
+            await asyncio.wait([self._served])
+
+    def close(self) -> None:
+        """Do nothing in a rebalance while the app stops: after Faust's own `close` that stop skips the consumer."""
+
+    def _note_end(self, served: asyncio.Task[None]) -> None:
+        """Let go on who waits for the start or the stop, however the service has ended."""
+        self.set_shutdown()
+        error = None if served.cancelled() else served.exception()
+        if error is not None:
+            log.warning("consumer.ended", why=repr(error))
+        if self._thread_running is not None and not self._thread_running.done():
+            self._thread_running.set_exception(error or driver.ConsumerStoppedError())
+
+    async def on_thread_started(self) -> None:
+        """Leave out Faust's queue of calls."""
+
+    async def on_thread_stop(self) -> None:
+        """End what is under way, and stop the consumer."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        await super().on_thread_stop()
+
+    async def _gather_remaining_tasks(self) -> None:
+        """Leave the loop's other tasks alone: it is not this service's own."""
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the consumer. It goes on where its caller is cancelled: what it fetches is accounted for."""
+        call = asyncio.create_task(_call(fun, *args, **kwargs))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return await asyncio.shield(call)
 
     def _create_worker_consumer(self, transport: RecordBatchTransport) -> RepairedConsumer:
         settings = transport.settings
@@ -124,9 +185,17 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
     async def _fetch(
         self, consumer: RepairedConsumer, opened: Mapping[TopicPartition, OpenPartition]
     ) -> dict[TopicPartition, RecordColumns] | None:
-        """Return fetched records by partition; None where the fetch failed, which may set a stop reason."""
+        """Return fetched records by partition; None where the fetch failed, which may set a stop reason.
+
+        A partition that is opened again while this waits gets what comes from then on by the next fetch: here it would
+        be taken from aiokafka, and be missing there.
+        """
+
+        def still_open() -> list[TopicPartition]:
+            return [tp for tp, state in self._current().items() if opened.get(tp) is state]
+
         try:
-            return await consumer.fetch_columns(opened, POLL_TIMEOUT_SECONDS)
+            return await consumer.fetch_columns(opened, POLL_TIMEOUT_SECONDS, still_open)
         except NoOffsetForPartitionError:
             pass  # a partition without a committed hint, before its owner has sought
         except OffsetOutOfRangeError as error:
@@ -189,13 +258,8 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         return consumer.fetch_state(tp)
 
     async def watermarks(self, tp: TP) -> Watermarks:
-        """Ask the broker for an assigned partition's watermarks.
-
-        It does not go through the thread's queue of calls: a partition without a leader takes long to answer, and the
-        fetches of the others wait in that queue.
-        """
-        question = self._repaired_consumer().watermarks(TopicPartition(*tp))
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self.thread_loop))
+        """Ask the broker for an assigned partition's watermarks."""
+        return await self._repaired_consumer().watermarks(TopicPartition(*tp))
 
     def _repaired_consumer(self) -> RepairedConsumer:
         consumer: RepairedConsumer = self._ensure_consumer()
@@ -222,20 +286,23 @@ class RecordBatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         return bool(offsets)
 
 
+async def _call(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = fun(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
+
+
 class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is untyped
     """Faust's consumer, delivering EventBatch messages of the partitions that are open."""
 
-    _thread: RecordBatchThread
+    _thread: RecordBatchFetcher
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.open: dict[TP, OpenPartition] = {}
         self.done: dict[TP, int] = {}
         super().__init__(*args, **kwargs)
 
-    def _new_consumer_thread(self) -> RecordBatchThread:
-        # Its loop is asyncio's own, not uvloop's: there, writing to a connection that has just closed raises an error
-        # that aiokafka doesn't expect, and the task that keeps its metadata fresh ends for good (seen).
-        return RecordBatchThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> RecordBatchFetcher:
+        return RecordBatchFetcher(self, self.loop, self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109 (Faust's)
         """Yield a message for each slice. Slices cut off by a rebalance are read again by the next owner."""

@@ -44,7 +44,7 @@ MALLOC_ARENAS = 2
 
 
 SWITCH_SECONDS = 0.001
-"""How long a thread may keep the interpreter while others wait: fetching, the loop and each partition have one."""
+"""How long a thread may keep the interpreter while others wait: the loop and each partition have one."""
 
 OBSERVE_EVERY_SECONDS = 0.5
 """How often gauges are updated, and a crash is noticed."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 from runtime.settings import Settings
 from streams.kafka import (
     admin,
+    closed_connections,
     compression,
     consumer,
     fetcher_restart,
@@ -23,6 +24,7 @@ from streams.kafka import (
     unresponsive_brokers,
 )
 from streams.kafka.admin import RepairedAdmin
+from streams.kafka.closed_connections import expect_closed_connections
 from streams.kafka.compression import compress_fast
 from streams.kafka.connection import connection_options
 from streams.kafka.consumer import RepairedConsumer
@@ -35,6 +37,7 @@ from streams.kafka.unresponsive_brokers import skip_unresponsive_brokers
 REPAIRS: Final[tuple[Repair, ...]] = (
     unresponsive_brokers.REPAIR,
     refused_connections.REPAIR,
+    closed_connections.REPAIR,
     fetcher_restart.REPAIR,
     lenient_records.REPAIR,
     topic_ids.REPAIR,
@@ -66,6 +69,7 @@ def make_producer(settings: Settings, **options: Any) -> RepairedProducer:
     check_repairs()
     compress_fast()
     tell_refusals()
+    expect_closed_connections()
     producer = RepairedProducer(**options, **connection_options(settings))
     skip_unresponsive_brokers(producer.client)
     return producer
@@ -76,6 +80,7 @@ def make_consumer(settings: Settings, **options: Any) -> RepairedConsumer:
     check_repairs()
     parse_leniently()
     tell_refusals()
+    expect_closed_connections()
     consumer = RepairedConsumer(**options, **connection_options(settings))
     skip_unresponsive_brokers(consumer.client)
     return consumer
@@ -85,6 +90,7 @@ def make_admin(settings: Settings, **options: Any) -> RepairedAdmin:
     """Return an admin client that is not started. `options` are aiokafka's. Raises ConfigurationError, RepairMisfit."""
     check_repairs()
     tell_refusals()
+    expect_closed_connections()
     admin = RepairedAdmin(**options, **connection_options(settings))
     skip_unresponsive_brokers(admin.client)
     return admin

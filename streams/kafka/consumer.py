@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final
@@ -15,6 +15,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 
+from runtime.logging import get_logger
 from streams.kafka.fetched_columns import FetchedColumns
 from streams.kafka.fetcher_restart import restart_fetcher
 from streams.kafka.identified_fetches import IdentifiedFetches
@@ -22,6 +23,8 @@ from streams.kafka.record_columns import RecordColumns
 from streams.kafka.repair import Repair
 from streams.kafka.topic_ids import TopicIdsRequest, leaderships
 from streams.watermarks import Leadership, Watermarks
+
+log = get_logger(__name__)
 
 REPAIR: Final = Repair(
     name="consumer inside",
@@ -105,15 +108,17 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
     async def stop(self) -> None:
         """Leave the group and disconnect.
 
-        aiokafka's own raises CancelledError where a fetch failed just before, and leaves its connections open.
+        aiokafka's own raises what ended a fetch or the fetcher, CancelledError too, and leaves its connections open.
         """
         try:
             await super().stop()
-        except asyncio.CancelledError:
+        except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
                 raise
-            pending = set(self._fetcher._pending_tasks)
+            if not isinstance(error, asyncio.CancelledError):
+                log.warning("consumer.stop_failed", why=repr(error.__cause__ or error))
+            pending = set() if self._fetcher is None else set(self._fetcher._pending_tasks)
             for each in pending:
                 each.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
@@ -139,18 +144,26 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         self._fetcher._max_partition_fetch_bytes = partition_bytes
 
     async def fetch_columns(
-        self, partitions: Collection[TopicPartition], timeout_seconds: float
+        self,
+        partitions: Collection[TopicPartition],
+        timeout_seconds: float,
+        still_wanted: Callable[[], Collection[TopicPartition]] | None = None,
     ) -> dict[TopicPartition, RecordColumns]:
         """Return fetched records by partition, in columns; nothing where none arrives in time.
 
-        They are unpacked batch by batch, those too for which it has to wait.
+        They are unpacked batch by batch, those too for which it has to wait. After a wait it is asked which of the
+        partitions are `still_wanted`: of any other one nothing is taken. Nothing is where none is left.
         """
         deadline = time.monotonic() + timeout_seconds
-        while not (fetched := await self._fetched_columns(partitions)):
+        while partitions:  # of none aiokafka would return all
+            if fetched := await self._fetched_columns(partitions):
+                return fetched
             left_seconds = deadline - time.monotonic()
             if left_seconds <= 0 or not await self._arrival(left_seconds):
-                return {}
-        return fetched
+                break
+            if still_wanted is not None:
+                partitions = still_wanted()
+        return {}
 
     async def _fetched_columns(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, RecordColumns]:
         """Return what has been fetched, without waiting."""

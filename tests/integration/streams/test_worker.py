@@ -31,7 +31,7 @@ from streams.agents import Worker
 from streams.kafka.consumer import RepairedConsumer
 from streams.kafka.record_columns import RecordColumns
 from streams.open_partition import OpenPartition
-from streams.transport import RecordBatchThread
+from streams.transport import RecordBatchFetcher
 from tests.conftest import Database, MakeTopic
 from tests.support.fetch_faults import fail_fetches
 from tests.support.load import events, fill
@@ -196,10 +196,10 @@ async def test_pauses_lose_nothing(
     settings: Settings, database: Database, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition that is paused while its records are being fetched gets them all the same."""
-    fetch = RecordBatchThread._fetch
+    fetch = RecordBatchFetcher._fetch
 
     async def paused_meanwhile(
-        thread: RecordBatchThread, consumer: RepairedConsumer, opened: Mapping[TopicPartition, OpenPartition]
+        thread: RecordBatchFetcher, consumer: RepairedConsumer, opened: Mapping[TopicPartition, OpenPartition]
     ) -> dict[TopicPartition, RecordColumns] | None:
         fetched = await fetch(thread, consumer, opened)
         for state in opened.values():
@@ -207,7 +207,7 @@ async def test_pauses_lose_nothing(
             asyncio.get_running_loop().call_later(0.01, setattr, state, "paused", False)
         return fetched
 
-    monkeypatch.setattr(RecordBatchThread, "_fetch", paused_meanwhile)
+    monkeypatch.setattr(RecordBatchFetcher, "_fetch", paused_meanwhile)
     monkeypatch.setattr(ownership, "QUEUED_RECORDS_MAX", 200)
     fill(settings, topic, events(4_000, agents=50))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType, SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+import structlog
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -26,8 +28,9 @@ from streams.kafka.record_columns import RecordColumns
 from streams.log_end import LogEnd, LoggedRecord
 from streams.memory_budget import MemoryBudget
 from streams.open_partition import OpenPartition
-from streams.transport import RecordBatchConsumer, RecordBatchThread, RecordBatchTransport
+from streams.transport import RecordBatchConsumer, RecordBatchFetcher, RecordBatchTransport
 from streams.watermarks import Leadership
+from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
 
 FIRST, SECOND = TopicPartition("genesis.events", 0), TopicPartition("genesis.events", 1)
 SAME, ELECTED, OTHER_TOPIC = Leadership(UUID(int=7), 3), Leadership(UUID(int=7), 4), Leadership(UUID(int=8), 3)
@@ -62,7 +65,10 @@ class Consumer:
     ) -> Mapping[TopicPartition, Leadership]:
         return {tp: self._leaderships[tp] for tp in partitions if tp in self._leaderships}
 
-    async def fetch_columns(self, _partitions: object, _timeout_seconds: float) -> dict[TopicPartition, RecordColumns]:
+    async def fetch_columns(
+        self, _partitions: object, _timeout_seconds: float, still_open: Callable[[], object]
+    ) -> dict[TopicPartition, RecordColumns]:
+        self.still_open = still_open
         if isinstance(self._fetch, Exception):
             raise self._fetch
         return self._fetch
@@ -78,8 +84,8 @@ class FetchState:
         self.position = position
 
 
-class Thread(RecordBatchThread):
-    """The thread's decisions alone, without the thread."""
+class Fetcher(RecordBatchFetcher):
+    """The fetcher's decisions alone, without its consumer."""
 
     def __init__(self, consumer: Consumer, opened: dict[TopicPartition, OpenPartition] | None = None) -> None:
         self._ours = consumer
@@ -110,7 +116,7 @@ def record(offset: int, value: bytes = b"v") -> RecordColumns:
 async def test_what_was_fetched_is_delivered() -> None:
     """Leaders have sent it for the topic and the epoch that the partition was opened under: none is asked again."""
     opened = opened_at(5, fetched=1)
-    batches = await Thread(Consumer(leaderships={FIRST: ELECTED}, fetch={FIRST: record(5)}), opened)._fetch_batches()
+    batches = await Fetcher(Consumer(leaderships={FIRST: ELECTED}, fetch={FIRST: record(5)}), opened)._fetch_batches()
     assert [(batch.fetched_from, batch.next_offset, batch.values) for batch in batches] == [(5, 6, [b"v"])]
     assert opened[FIRST].position == 6
 
@@ -127,9 +133,9 @@ async def test_a_log_that_was_refused_stops_where_it_is_another_one(
     opened = opened_at(5, 6)
     opened[SECOND].fetch_state.position = 7
     leaderships = {} if found is None else {FIRST: found}
-    thread = Thread(Consumer(refused=[FIRST], leaderships=leaderships, fetch={SECOND: record(6)}), opened)
+    fetcher = Fetcher(Consumer(refused=[FIRST], leaderships=leaderships, fetch={SECOND: record(6)}), opened)
 
-    batches = await thread._fetch_batches()
+    batches = await fetcher._fetch_batches()
 
     assert [batch.partition for batch in batches] == [SECOND.partition] * (found != OTHER_TOPIC)
     assert opened[FIRST].position == 5
@@ -140,7 +146,7 @@ async def test_a_partition_behind_a_stopped_one_is_compared_too() -> None:
     """The one that is stopped keeps its reason, and so does one whose leader was never asked."""
     opened = opened_at(5, 6)
     stopped = opened[FIRST].stop_reason = OwnershipLost(why="an earlier reason")
-    await Thread(Consumer(leaderships={FIRST: ELECTED, SECOND: ELECTED}))._note_other_logs(opened, [FIRST, SECOND])
+    await Fetcher(Consumer(leaderships={FIRST: ELECTED, SECOND: ELECTED}))._note_other_logs(opened, [FIRST, SECOND])
     assert opened[FIRST].stop_reason is stopped
     assert isinstance(opened[SECOND].stop_reason, LeaderChanged)
 
@@ -148,28 +154,28 @@ async def test_a_partition_behind_a_stopped_one_is_compared_too() -> None:
 async def test_a_partition_that_was_stopped_during_the_fetch_holds_up_no_other() -> None:
     """It is delivered no more, and those behind it are."""
     opened = opened_at(5, 6, fetched=1)
-    thread = Thread(Consumer(fetch={FIRST: record(5), SECOND: record(6)}), opened)
-    fetch = thread._fetch
+    fetcher = Fetcher(Consumer(fetch={FIRST: record(5), SECOND: record(6)}), opened)
+    fetch = fetcher._fetch
 
     async def stopping(*arguments: Any) -> Any:
         opened[FIRST].stop_reason = OwnershipLost(why="meanwhile")
         return await fetch(*arguments)
 
-    thread._fetch = stopping  # type: ignore[method-assign]
-    assert [batch.partition for batch in await thread._fetch_batches()] == [SECOND.partition]
+    fetcher._fetch = stopping  # type: ignore[method-assign]
+    assert [batch.partition for batch in await fetcher._fetch_batches()] == [SECOND.partition]
     assert opened[FIRST].position == 5
 
 
 async def test_a_gap_is_delivered() -> None:
     """A fetch past markers of transactions has no record, and moves the checkpoint all the same."""
-    batches = await Thread(Consumer(fetch={}), opened_at(5, fetched=2))._fetch_batches()
+    batches = await Fetcher(Consumer(fetch={}), opened_at(5, fetched=2))._fetch_batches()
     assert [(batch.fetched_from, batch.next_offset) for batch in batches] == [(5, 7)]
 
 
 async def test_all_partitions_of_a_topic_that_was_made_again_stop() -> None:
     """Also those whose leader has not refused yet."""
     opened = opened_at(5, 6)
-    await Thread(Consumer(leaderships={FIRST: OTHER_TOPIC}))._note_other_logs(opened, [FIRST])
+    await Fetcher(Consumer(leaderships={FIRST: OTHER_TOPIC}))._note_other_logs(opened, [FIRST])
     assert {type(state.stop_reason) for state in opened.values()} == {OwnershipLost}
 
 
@@ -177,7 +183,7 @@ async def test_an_election_stops_its_own_partition_alone() -> None:
     """The others have leaders of their own."""
     opened = opened_at(5, 6)
     leaderships = {FIRST: ELECTED, SECOND: SAME}
-    await Thread(Consumer(leaderships=leaderships))._note_other_logs(opened, [FIRST, SECOND])
+    await Fetcher(Consumer(leaderships=leaderships))._note_other_logs(opened, [FIRST, SECOND])
     assert [type(state.stop_reason) for state in opened.values()] == [LeaderChanged, type(None)]
     reason = opened[FIRST].stop_reason
     assert isinstance(reason, LeaderChanged)
@@ -188,8 +194,8 @@ async def test_an_offset_out_of_range_stops_the_partition_that_is_there() -> Non
     """Only the one whose position it is: the answer may be to a fetch from before the seek to the checkpoint."""
     opened = opened_at(5, 6)
     error = OffsetOutOfRangeError({FIRST: 5, SECOND: 1_000, TopicPartition("genesis.events", 2): 3})
-    thread = Thread(Consumer(fetch=error))
-    assert await thread._fetch(cast(RepairedConsumer, thread._ours), opened) is None
+    fetcher = Fetcher(Consumer(fetch=error))
+    assert await fetcher._fetch(cast(RepairedConsumer, fetcher._ours), opened) is None
     assert isinstance(opened[FIRST].stop_reason, OwnershipLost)
     assert opened[SECOND].stop_reason is None
 
@@ -197,38 +203,38 @@ async def test_an_offset_out_of_range_stops_the_partition_that_is_there() -> Non
 async def test_a_partition_without_a_committed_hint_is_no_failure() -> None:
     """Its owner has not sought yet."""
     opened = opened_at(5)
-    thread = Thread(Consumer(fetch=NoOffsetForPartitionError(FIRST)))
-    assert await thread._fetch(cast(RepairedConsumer, thread._ours), opened) is None
+    fetcher = Fetcher(Consumer(fetch=NoOffsetForPartitionError(FIRST)))
+    assert await fetcher._fetch(cast(RepairedConsumer, fetcher._ours), opened) is None
     assert opened[FIRST].stop_reason is None
 
 
 async def test_a_damaged_record_stops_its_partition() -> None:
     """The others are read again from where they were delivered; an error of no partition is raised."""
     opened = opened_at(5, 6)
-    thread = Thread(Consumer(fetch=ValueError("damaged"), failing=SECOND))
-    assert await thread._fetch(cast(RepairedConsumer, thread._ours), opened) is None
+    fetcher = Fetcher(Consumer(fetch=ValueError("damaged"), failing=SECOND))
+    assert await fetcher._fetch(cast(RepairedConsumer, fetcher._ours), opened) is None
     assert isinstance(opened[SECOND].stop_reason, RecordUnreadable)
     assert opened[FIRST].stop_reason is None
-    assert thread.sought == [FIRST, SECOND]
-    thread = Thread(Consumer(fetch=ValueError("elsewhere")))
+    assert fetcher.sought == [FIRST, SECOND]
+    fetcher = Fetcher(Consumer(fetch=ValueError("elsewhere")))
     with pytest.raises(ValueError, match="elsewhere"):
-        await thread._fetch(cast(RepairedConsumer, thread._ours), opened)
+        await fetcher._fetch(cast(RepairedConsumer, fetcher._ours), opened)
 
 
 async def test_nothing_is_fetched_while_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records wait in Kafka then; the poll still counts for the group, and the next one comes soon."""
     opened = opened_at(5, fetched=1)
-    thread = Thread(Consumer(leaderships={FIRST: SAME}, fetch={FIRST: record(5)}), opened)
+    fetcher = Fetcher(Consumer(leaderships={FIRST: SAME}, fetch={FIRST: record(5)}), opened)
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
     monkeypatch.setattr(transport, "asyncio", SimpleNamespace(sleep=sleep))
-    assert await thread._fetch_batches(has_room=False) == []
+    assert await fetcher._fetch_batches(has_room=False) == []
     assert opened[FIRST].position == 5
     assert slept == [transport.POLL_TIMEOUT_SECONDS / 5]
-    assert len(await thread._fetch_batches(has_room=True)) == 1
+    assert len(await fetcher._fetch_batches(has_room=True)) == 1
 
 
 @pytest.mark.parametrize(
@@ -253,9 +259,9 @@ def test_the_consumer_reads_what_is_committed_from_where_it_is_told(
         worker_session_timeout_seconds=session_seconds,
         worker_batch_max_records=77,
     )
-    thread = Thread(Consumer())
+    fetcher = Fetcher(Consumer())
     of_worker = SimpleNamespace(settings=settings, assignor=RangePartitionAssignor, gathered_seconds={"topic": 2.0})
-    thread._create_worker_consumer(cast(RecordBatchTransport, of_worker))
+    fetcher._create_worker_consumer(cast(RecordBatchTransport, of_worker))
     assert identified == [{"topic": 2.0}]
     poll_ms, session_ms, rebalance_ms, heartbeat_ms, request_ms = times
     assert made == {
@@ -311,8 +317,8 @@ class Group:
         self.committed.append(offsets)
 
 
-class GroupThread(RecordBatchThread):
-    """The thread's calls, made where they are asked for."""
+class GroupFetcher(RecordBatchFetcher):
+    """The fetcher's calls, made where they are asked for."""
 
     def __init__(self, group: Group, opened: Mapping[TP, OpenPartition] = MappingProxyType({})) -> None:
         self._group = group
@@ -330,15 +336,15 @@ class GroupThread(RecordBatchThread):
 async def test_a_hint_is_committed_for_what_is_assigned_alone() -> None:
     """Kafka refuses a commit with another partition in it; where none is left nothing is asked of it."""
     group = Group([FIRST])
-    thread = GroupThread(group)
-    assert await thread.commit_hints({TP(*FIRST): 7, TP(*SECOND): 9}) is True
-    assert await thread.commit_hints({TP(*SECOND): 9}) is False
+    fetcher = GroupFetcher(group)
+    assert await fetcher.commit_hints({TP(*FIRST): 7, TP(*SECOND): 9}) is True
+    assert await fetcher.commit_hints({TP(*SECOND): 9}) is False
     assert group.committed == [{FIRST: OffsetAndMetadata(7, "")}]
 
 
 async def test_a_hint_that_can_not_be_committed_costs_nothing() -> None:
     """The next one comes in seconds."""
-    assert await GroupThread(Group([FIRST], KafkaError())).commit_hints({TP(*FIRST): 7}) is False
+    assert await GroupFetcher(Group([FIRST], KafkaError())).commit_hints({TP(*FIRST): 7}) is False
 
 
 async def test_what_was_opened_under_an_earlier_assignment_is_not_read() -> None:
@@ -346,17 +352,17 @@ async def test_what_was_opened_under_an_earlier_assignment_is_not_read() -> None
     group = Group([FIRST, SECOND])
     current = OpenPartition(1, 5, group.states[FIRST], SAME)
     opened = {TP(*FIRST): current, TP(*SECOND): OpenPartition(1, 6, FetchState(6), SAME)}
-    thread = GroupThread(group, opened)
-    assert thread._current() == {FIRST: current}
-    thread._read_again({FIRST: current, SECOND: opened[TP(*SECOND)]})
-    thread._read_again({FIRST: OpenPartition(1, 4, group.states[FIRST], SAME)})
+    fetcher = GroupFetcher(group, opened)
+    assert fetcher._current() == {FIRST: current}
+    fetcher._read_again({FIRST: current, SECOND: opened[TP(*SECOND)]})
+    fetcher._read_again({FIRST: OpenPartition(1, 4, group.states[FIRST], SAME)})
     assert group.sought == [(FIRST, 5)]
 
 
 async def test_a_seek_returns_the_state_of_this_assignment() -> None:
     """By which a later assignment of the same partition is told from it; the log is named before."""
     group = Group([FIRST, SECOND])
-    assert await GroupThread(group).seek_to(TP(*SECOND), 7, ELECTED) is group.states[SECOND]
+    assert await GroupFetcher(group).seek_to(TP(*SECOND), 7, ELECTED) is group.states[SECOND]
     assert (group.named, group.sought) == ([(SECOND, ELECTED)], [(SECOND, 7)])
 
 
@@ -371,11 +377,11 @@ MIB = 1024 * 1024
 async def test_a_fetch_is_bounded_by_the_budget(share_bytes: int, spent: bool, fetch_bytes: int) -> None:
     """By an eighth of a partition's share; with the budget spent it only counts as a poll."""
     group = Group([FIRST])
-    thread = GroupThread(group)
+    fetcher = GroupFetcher(group)
     assert (
-        await thread.fetch_batches(cast(MemoryBudget, SimpleNamespace(share_bytes=share_bytes, is_spent=spent))) == []
+        await fetcher.fetch_batches(cast(MemoryBudget, SimpleNamespace(share_bytes=share_bytes, is_spent=spent))) == []
     )
-    assert (group.bounds, thread.called) == ([fetch_bytes], [("_fetch_batches", not spent)])
+    assert (group.bounds, fetcher.called) == ([fetch_bytes], [("_fetch_batches", not spent)])
 
 
 async def test_a_consumer_that_is_closing_fetches_no_more() -> None:
@@ -383,22 +389,22 @@ async def test_a_consumer_that_is_closing_fetches_no_more() -> None:
     consumer = Consumer()
     consumer.fetching_closed = True
     with pytest.raises(ConsumerStoppedError):
-        await Thread(consumer, opened_at(5))._fetch_batches()
+        await Fetcher(consumer, opened_at(5))._fetch_batches()
 
 
 async def test_a_partition_that_was_opened_again_meanwhile_gets_nothing_of_the_fetch() -> None:
     """Its new owner reads from the checkpoint; what was fetched for the earlier one is no batch of its."""
     opened = opened_at(5, 6, fetched=1)
     again = {**opened, FIRST: opened_at(5)[FIRST]}
-    thread = Thread(Consumer(leaderships={FIRST: SAME, SECOND: SAME}, fetch={FIRST: record(5), SECOND: record(6)}))
+    fetcher = Fetcher(Consumer(leaderships={FIRST: SAME, SECOND: SAME}, fetch={FIRST: record(5), SECOND: record(6)}))
     states = iter([opened, again])
-    thread._current = lambda: next(states)  # type: ignore[method-assign]
-    assert [batch.partition for batch in await thread._fetch_batches()] == [1]
+    fetcher._current = lambda: next(states)  # type: ignore[method-assign]
+    assert [batch.partition for batch in await fetcher._fetch_batches()] == [1]
     assert opened[FIRST].position == 5
 
 
 class Slices:
-    """A thread whose fetches have these batches, and whose seeks are noted."""
+    """A fetcher whose fetches have these batches, and whose seeks are noted."""
 
     def __init__(self, *batches: EventBatch) -> None:
         self._batches = batches
@@ -429,7 +435,7 @@ class Delivering(RecordBatchConsumer):
     flow_active = True
 
     def __init__(self, slices: Slices) -> None:
-        self._thread = cast(RecordBatchThread, slices)
+        self._thread = cast(RecordBatchFetcher, slices)
         self.open, self.done = {}, {}
         self._read_offset = {TP(*FIRST): 100, TP(*SECOND): 200}
         self.app = SimpleNamespace(consumer_generation_id=3)
@@ -498,13 +504,144 @@ async def test_a_partition_opens_at_what_is_to_be_compared(last: int | None, pos
     assert await consumer.commit() is False
 
 
-async def test_an_error_in_the_thread_ends_the_worker() -> None:
-    """Faust gives it to the root of the services that the thread is one of."""
-    consumer, worker = Delivering(Slices()), SimpleNamespace()
-    consumer.loop, consumer.beacon = asyncio.get_running_loop(), Node(worker)
+async def test_a_fetch_takes_nothing_of_a_partition_that_was_opened_again() -> None:
+    """Its successor in the place of a partition has a position of its own, and gets all from there on."""
+    opened = opened_at(5, 6)
+    fetcher = Fetcher(Consumer(fetch={}), dict(opened))
+    assert await fetcher._fetch(cast(RepairedConsumer, fetcher._ours), opened) == {}
+    assert fetcher._ours.still_open() == [FIRST, SECOND]
+    fetcher._opened |= opened_at(5)
+    assert fetcher._ours.still_open() == [SECOND]
+    fetcher._opened.clear()
+    assert fetcher._ours.still_open() == []
+
+
+class Served:
+    """A consumer that starts and stops, or fails to."""
+
+    def __init__(self, error: Exception | None = None, stop_error: Exception | None = None) -> None:
+        self._error, self._stop_error = error, stop_error
+        self.started = self.stopped = False
+
+    async def start(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self.started = True
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self._stop_error is not None:
+            raise self._stop_error
+
+
+class Root:
+    """The root of the services: the worker that ends where one of them has crashed."""
+
+    crashed: BaseException | None = None
+
+    async def crash(self, error: BaseException) -> None:
+        self.crashed = error
+
+
+def serving(served: Served, root: Root | None = None) -> RecordBatchFetcher:
+    """A fetcher in the running loop, as the consumer makes it, around a consumer of this test's own."""
+    consumer = Delivering(Slices())
+    consumer.loop, consumer.beacon = asyncio.get_running_loop(), Node(root or Root())
     names = ("producer_partitioner", "stream_processing_timeout", "broker_commit_livelock_soft_timeout")
     consumer.app.conf = SimpleNamespace(**dict.fromkeys(names))
     consumer.transport.app = consumer.app
-    thread = consumer._new_consumer_thread()
-    thread.thread_loop.close()
-    assert thread.beacon.root.data is worker
+    fetcher = consumer._new_consumer_thread()
+    fetcher._create_consumer = lambda loop: served  # type: ignore[method-assign]
+    return fetcher
+
+
+async def test_the_consumer_lives_in_the_loop_of_the_app() -> None:
+    """No thread is begun; a stop ends what is under way and the consumer, and nothing else that the loop does."""
+    served, threads, other = Served(), threading.active_count(), asyncio.create_task(asyncio.sleep(3600))
+    fetcher = serving(served)
+    await fetcher.start()
+    assert threading.active_count() == threads
+    call = asyncio.create_task(fetcher.call_thread(asyncio.sleep, 3600))
+    await asyncio.sleep(0)
+    await fetcher.stop()
+    assert served.stopped
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not other.done()
+    other.cancel()
+
+
+async def test_a_call_goes_on_where_its_caller_is_cancelled() -> None:
+    """A fetch that was given up half-way would have taken records from aiokafka that no partition accounts for."""
+    fetcher, fetched = serving(Served()), asyncio.Event()
+    went_on = asyncio.Event()
+
+    async def fetch() -> None:
+        await fetched.wait()
+        went_on.set()
+
+    caller = asyncio.create_task(fetcher.call_thread(fetch))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    fetched.set()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await went_on.wait()
+
+
+async def test_a_call_may_be_of_a_function_that_does_not_wait() -> None:
+    """Faust hands over both kinds, and what they raise is raised."""
+    fetcher = serving(Served())
+    assert await fetcher.call_thread(max, 3, 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        await fetcher.call_thread(divmod, 1, 0)
+
+
+async def test_a_consumer_that_does_not_start_ends_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who starts it gets the error, and so does the root of the services that the fetcher is one of."""
+    root, served = Root(), Served(KafkaError("no broker"))
+    fetcher = serving(served, root)
+    with pytest.raises(KafkaError, match="no broker"):
+        await fetcher.start()
+    await wait_until_async(lambda: served.stopped, "the consumer is stopped")
+    assert isinstance(root.crashed, KafkaError)
+    assert "no broker" in capsys.readouterr().err
+
+
+async def test_a_consumer_that_does_not_stop_holds_up_nothing() -> None:
+    """Who stops the worker closes all the rest behind it; why is in the log."""
+    served = Served(stop_error=KafkaError("seen in aiokafka"))
+    fetcher = serving(served)
+    await fetcher.start()
+    with structlog.testing.capture_logs() as lines:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await fetcher.stop()
+    assert served.stopped
+    assert "seen in aiokafka" in str(lines)
+
+
+async def test_nothing_is_left_in_the_loop_after_a_stop() -> None:
+    """Not where it comes before the consumer's first step either: it would start without anybody to stop it."""
+    before, served = asyncio.all_tasks(), Served()
+    fetcher = serving(served)
+    starting = asyncio.create_task(fetcher.start())
+    await asyncio.sleep(0)
+    await fetcher.stop()
+    with pytest.raises(ConsumerStoppedError):
+        await starting
+    assert not served.started
+    fetcher = serving(served)
+    await fetcher.start()
+    await fetcher.stop()
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_rebalance_during_a_stop_leaves_the_consumer_to_that_stop() -> None:
+    """Marked as closed by Faust, it would be stopped by nobody."""
+    served = Served()
+    fetcher = serving(served)
+    await fetcher.start()
+    fetcher.close()
+    await fetcher.stop()
+    assert served.stopped

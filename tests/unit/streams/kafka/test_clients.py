@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.consumer import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 from runtime.settings import Settings
 from streams.agents import Worker
@@ -176,6 +178,32 @@ async def test_a_consumer_stops_while_a_fetch_fails() -> None:
 
     assert failing.cancelled()
     assert all(task.cancelled() for task in consumer._fetcher._pending_tasks)
+
+
+async def test_a_consumer_stops_whose_fetcher_has_failed() -> None:
+    """Its connections are closed, what was under way is ended, and why is in the log."""
+    consumer = make_consumer(SETTINGS)
+    closed: list[bool] = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    async def fail() -> None:
+        raise KafkaError("seen in aiokafka")
+
+    consumer._fetcher = fetcher.Fetcher.__new__(fetcher.Fetcher)
+    consumer._fetcher._fetch_task = asyncio.create_task(fail())
+    consumer._fetcher._fetch_waiters = set()
+    consumer._fetcher._pending_tasks = {asyncio.create_task(asyncio.Event().wait())}
+    consumer._client.close = close
+    await asyncio.sleep(0)
+
+    with structlog.testing.capture_logs() as lines:
+        await consumer.stop()
+
+    assert closed == [True]
+    assert all(task.cancelled() for task in consumer._fetcher._pending_tasks)
+    assert "seen in aiokafka" in str(lines)
 
 
 async def test_a_consumer_whose_stop_is_cancelled_ends() -> None:

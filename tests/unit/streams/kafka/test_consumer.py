@@ -147,6 +147,23 @@ async def test_records_that_arrive_while_it_waits_come_batch_by_batch() -> None:
     assert fetched.consumer._fetcher._fetch_waiters == set()
 
 
+async def test_what_is_no_longer_wanted_is_left_to_the_next_fetch() -> None:
+    """A partition may be opened again while a fetch waits: what it took would be missing there."""
+    fetched = Fetched({FIRST: batches(3), SECOND: batches(2)})
+    late = dict(fetched.results)
+    for wanted in ([SECOND], []):
+        fetched.results.clear()
+        async with asyncio.TaskGroup() as tasks:
+            fetch = fetched.consumer.fetch_columns([FIRST, SECOND], DEADLINE_SECONDS, lambda: wanted)  # noqa: B023
+            waiting = tasks.create_task(fetch)
+            await asyncio.sleep(0)
+            fetched.arrive(late)
+        assert waiting.result().keys() == set(wanted)
+        late.pop(SECOND, None)
+    assert (fetched.states[FIRST].position, fetched.states[SECOND].position) == (0, 2)
+    assert await fetched.offsets(FIRST) == [[0, 1, 2]]
+
+
 async def test_a_fetch_for_which_nothing_arrives_ends_in_time() -> None:
     """Nobody waits for it afterwards either."""
     fetched = Fetched({})
