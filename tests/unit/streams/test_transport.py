@@ -557,11 +557,11 @@ def serving(served: Served, root: Root | None = None) -> RecordBatchFetcher:
 
 async def test_the_consumer_lives_in_the_loop_of_the_app() -> None:
     """No thread is begun; a stop ends what is under way and the consumer, and nothing else that the loop does."""
-    served, threads, other = Served(), threading.active_count(), asyncio.create_task(asyncio.sleep(3600))
+    served, threads, other = Served(), threading.active_count(), asyncio.create_task(asyncio.Event().wait())
     fetcher = serving(served)
     await fetcher.start()
     assert threading.active_count() == threads
-    call = asyncio.create_task(fetcher.call_thread(asyncio.sleep, 3600))
+    call = asyncio.create_task(fetcher.call_thread(asyncio.Event().wait))
     await asyncio.sleep(0)
     await fetcher.stop()
     assert served.stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.consumer import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -147,6 +149,18 @@ async def test_consumers_read_leniently() -> None:
     async with closing(make_consumer(SETTINGS)):
         pass
     assert fetcher.MemoryRecords is LenientRecords
+
+
+@pytest.mark.parametrize("make", [make_producer, make_consumer, make_admin])
+async def test_every_client_expects_connections_that_close(
+    make: Callable[[Settings], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may run in uvloop's loop."""
+    send = inspect.unwrap(AIOKafkaConnection.send)
+    monkeypatch.setattr(AIOKafkaConnection, "send", send)
+    made = make(SETTINGS)
+    await (made.close if make is make_admin else made.stop)()
+    assert AIOKafkaConnection.send is not send
 
 
 async def test_a_consumer_restarts_its_fetcher_before_it_polls(monkeypatch: pytest.MonkeyPatch) -> None:
