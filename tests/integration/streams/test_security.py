@@ -210,6 +210,7 @@ async def test_a_certificate_that_was_renewed_is_used_by_a_running_client(
         kafka_ssl_keyfile=str(own.key_file),
         kafka_ssl_key_password="",
     )
+    await apply(settings)
     async with EventProducer(settings, topics=(EVENTS_TOPIC,)) as producer:
         await producer.publish(available(), source="urn:test")
         client = producer._connected._kafka.client  # type: ignore[union-attr]
