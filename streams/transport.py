@@ -11,7 +11,6 @@ A partition delivers nothing until it is *open*: its owner has acquired the fenc
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +21,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from mode.utils.futures import maybe_async
 
 from runtime.logging import get_logger
 from runtime.settings import Settings
@@ -287,8 +287,7 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
 
 
 async def _call(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    result = fun(*args, **kwargs)
-    return await result if inspect.isawaitable(result) else result
+    return await maybe_async(fun(*args, **kwargs))  # called here: a task that is cancelled may never take a step
 
 
 class RecordBatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is untyped
