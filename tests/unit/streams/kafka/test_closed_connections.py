@@ -18,6 +18,13 @@ from streams.kafka.closed_connections import expect_closed_connections
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
+async def wait_for_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve a connection: nothing is answered, until the peer closes it."""
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    writer.close()
+
+
 @pytest.fixture
 def expecting(monkeypatch: pytest.MonkeyPatch) -> None:
     """aiokafka's connections with the repair, and without the versions that a broker would tell."""
@@ -34,11 +41,6 @@ def expecting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("steps", range(4))
 def test_a_request_fails_as_aiokafka_expects(run: Run, steps: int) -> None:
     """However little of a connection's end the client has noticed, its request raises or answers a KafkaError."""
-
-    async def wait_for_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-        writer.close()
 
     async def send_after_the_end() -> None:
         server = await asyncio.start_server(wait_for_the_end, "127.0.0.1", 0)
@@ -64,7 +66,7 @@ async def test_an_error_of_another_kind_is_raised() -> None:
         def prepare(self, _versions: object) -> None:
             raise RuntimeError("a defect")
 
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(wait_for_the_end, "127.0.0.1", 0) as server:
         connection = AIOKafkaConnection("127.0.0.1", server.sockets[0].getsockname()[1])
         await connection.connect()
         with pytest.raises(RuntimeError, match="a defect"):
