@@ -111,6 +111,14 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
     async def _gather_remaining_tasks(self) -> None:
         """Leave the loop's other tasks alone: it is not this service's own."""
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Call what the app does before a rebalance: Faust's queue of such calls ends where a service has crashed."""
+        await self.consumer.on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Call what the app does after a rebalance."""
+        await self.consumer.on_partitions_assigned(assigned, generation_id)
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a method of the consumer. It goes on where its caller is cancelled: what it fetches is accounted for."""
         call = asyncio.create_task(_call(fun, *args, **kwargs))

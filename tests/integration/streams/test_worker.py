@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from prometheus_client import generate_latest
@@ -88,6 +89,32 @@ async def test_two_workers_share_the_partitions_and_one_takes_over(
     await wait_until_async(lambda: applied(database) == 7000, "7,000 events are applied")
     assert second.crashed is None
     assert not second.stopped_partitions()
+
+
+async def test_a_worker_that_crashes_while_it_joins_leaves_the_group(
+    settings: Settings, topic: str, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stop ends with the join, which asks the app although its services have ended."""
+    coordinators: list[GroupCoordinator] = []
+    prepare_join = GroupCoordinator._on_join_prepare
+
+    async def crash_before_it_joins(coordinator: GroupCoordinator, previous_assignment: object) -> None:
+        consumer = coordinator._subscription.listener._thread.consumer
+        coordinators.append(coordinator)
+        await consumer.app.crash(ValueError("a defect"))
+        await wait_until_async(lambda: not any(each._futures for each in consumer._method_queue._workers), "they end")
+        await prepare_join(coordinator, previous_assignment)
+
+    monkeypatch.setattr(GroupCoordinator, "_on_join_prepare", crash_before_it_joins)
+    worker = await start_worker(topic)
+    await wait_until_async(lambda: worker.crashed, "the worker has crashed")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await worker.stop()
+
+    (coordinator,) = coordinators
+    assert coordinator._coordination_task.done()
+    assert not coordinator._coordination_task.cancelled()
+    assert coordinator.generation < 0  # it has left
 
 
 async def test_known_ids_stay_with_a_partition_that_stays_and_go_with_one_that_moves(

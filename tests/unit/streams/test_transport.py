@@ -645,3 +645,17 @@ async def test_a_rebalance_during_a_stop_leaves_the_consumer_to_that_stop() -> N
     fetcher.close()
     await fetcher.stop()
     assert served.stopped
+
+
+async def test_a_rebalance_is_answered_where_services_have_ended() -> None:
+    """The group's coordinator calls what the app does, without a queue that nobody reads after a crash."""
+    fetcher, calls = serving(Served()), list[tuple[object, ...]]()
+
+    async def call(*arguments: object) -> None:
+        calls.append(arguments)
+
+    fetcher.consumer.on_partitions_revoked = call
+    fetcher.consumer.on_partitions_assigned = call
+    await fetcher.on_partitions_revoked({TP(*FIRST)})
+    await fetcher.on_partitions_assigned({TP(*SECOND)}, 7)
+    assert calls == [({TP(*FIRST)},), ({TP(*SECOND)}, 7)]
