@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 
@@ -30,9 +31,9 @@ REPAIR: Final = Repair(
     name="consumer inside",
     needed_by="aiokafka 0.14.0",
     reason="`getmany` makes several objects of each record, most of what a fetch costs; nothing public"
-    " tells one assignment of a partition from the next, or which partition's records can't be read. `stop` raises"
-    " CancelledError where a fetch failed just before.",
-    until="aiokafka yields record batches, its errors name the partition, and `stop` waits for requests that fail.",
+    " tells one assignment of a partition from the next, or which partition's records can't be read. `stop` ends at"
+    " the first of its tasks that failed, and may wait for long.",
+    until="aiokafka yields record batches, its errors name the partition, and its `stop` skips nothing and is bounded.",
     touches=(
         "aiokafka.consumer.consumer:AIOKafkaConsumer._client",
         "aiokafka.consumer.consumer:AIOKafkaConsumer._fetcher",
@@ -40,6 +41,15 @@ REPAIR: Final = Repair(
         "aiokafka.consumer.consumer:AIOKafkaConsumer._max_poll_records",
         "aiokafka.consumer.consumer:AIOKafkaConsumer.getmany(partitions, timeout_ms, max_records)",
         "aiokafka.consumer.consumer:AIOKafkaConsumer.stop()",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._closed",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._coordinator",
+        "aiokafka.consumer.consumer:AIOKafkaConsumer._request_timeout_ms",
+        "aiokafka.consumer.group_coordinator:GroupCoordinator._closing",
+        "aiokafka.consumer.group_coordinator:GroupCoordinator._coordination_task",
+        "aiokafka.consumer.group_coordinator:GroupCoordinator._stop_heartbeat_task()",
+        "aiokafka.consumer.group_coordinator:GroupCoordinator._stop_commit_offsets_refresh_task()",
+        "aiokafka.consumer.group_coordinator:GroupCoordinator._maybe_leave_group()",
+        "aiokafka.consumer.group_coordinator:NoGroupCoordinator.close()",
         "aiokafka.consumer.fetcher:Fetcher._closed",
         "aiokafka.consumer.fetcher:Fetcher._create_fetch_waiter()",
         "aiokafka.consumer.fetcher:Fetcher._max_partition_fetch_bytes",
@@ -65,6 +75,7 @@ REPAIR: Final = Repair(
         "aiokafka.consumer.subscription_state:Assignment.state_value(tp)",
         "aiokafka.consumer.subscription_state:TopicPartitionState.position",
         "aiokafka.consumer.subscription_state:TopicPartitionState.has_valid_position",
+        "aiokafka.client:AIOKafkaClient._sync_task",
         "aiokafka.client:AIOKafkaClient._wait_on_metadata(topic)",
     ),
 )
@@ -77,6 +88,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
     """Where fetches name the log that they are about."""
 
     _with_headers = True
+    _closed: bool  # aiokafka's
 
     @property
     def client(self) -> AIOKafkaClient:
@@ -106,23 +118,47 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
         return [] if self.fetches is None else self.fetches.take_refused(among)
 
     async def stop(self) -> None:
-        """Leave the group and disconnect.
+        """Leave the group and disconnect. What fails is logged, and what takes longer than a request may is cancelled.
 
-        aiokafka's own raises what ended a fetch or the fetcher, CancelledError too, and leaves its connections open.
+        aiokafka's own ends at the first failure: heartbeats would go on, and connections be left open.
         """
+        if self._closed:
+            return
+        self._closed = True
+        coordinator, fetcher = self._coordinator, self._fetcher
+        if isinstance(coordinator, GroupCoordinator):
+            if not coordinator._closing.done():
+                coordinator._closing.set_result(None)
+            await self._finish(coordinator._coordination_task)
+            await self._finish(coordinator._stop_heartbeat_task())
+            await self._finish(coordinator._stop_commit_offsets_refresh_task())
+            await self._finish(coordinator._maybe_leave_group())
+        elif coordinator is not None:
+            await self._finish(coordinator.close())
+        if fetcher is not None:
+            await self._finish(fetcher.close())
+            for fetch in fetcher._pending_tasks:
+                fetch.cancel()
+            await asyncio.gather(*fetcher._pending_tasks, return_exceptions=True)
+        metadata_task, self._client._sync_task = self._client._sync_task, None
+        if metadata_task is not None:
+            metadata_task.cancel()
+            await self._finish(metadata_task)
+        await self._finish(self._client.close())
+
+    async def _finish(self, part: Awaitable[object]) -> None:
+        """Wait for a part of the stop. Raises nothing but the cancellation of who stops the consumer."""
         try:
-            await super().stop()
-        except (Exception, asyncio.CancelledError) as error:
+            async with asyncio.timeout(self._request_timeout_ms / 1000):
+                await part
+        except asyncio.CancelledError:
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            if task is None or task.cancelling():
                 raise
-            if not isinstance(error, asyncio.CancelledError):
-                log.warning("consumer.stop_failed", why=repr(error.__cause__ or error))
-            pending = set() if self._fetcher is None else set(self._fetcher._pending_tasks)
-            for each in pending:
-                each.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-            await self._client.close()
+        except TimeoutError as error:
+            log.warning("consumer.stop_failed", why=repr(error))
+        except Exception as error:
+            log.warning("consumer.stop_failed", why=repr(error.__cause__ or error))
 
     async def getmany(self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None) -> Any:
         """Return records by partition as aiokafka's own method does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from types import ModuleType
@@ -17,7 +17,9 @@ import structlog
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.consumer import AIOKafkaConsumer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from runtime.settings import Settings
 from streams.agents import Worker
@@ -27,6 +29,7 @@ from streams.kafka.clients import REPAIRS, check_repairs, make_admin, make_consu
 from streams.kafka.lenient_records import LenientRecords
 from streams.kafka.repair import Repair, check, misfits
 from streams.producer import EventProducer
+from tests.support.waiting import DEADLINE_SECONDS
 
 SETTINGS = Settings(kafka_bootstrap_servers="127.0.0.1:1")
 FAKE = "tests_fake_client"
@@ -194,6 +197,10 @@ async def test_a_consumer_stops_while_a_fetch_fails() -> None:
     assert all(task.cancelled() for task in consumer._fetcher._pending_tasks)
 
 
+async def fail() -> None:
+    raise KafkaError("seen in aiokafka")
+
+
 async def test_a_consumer_stops_whose_fetcher_has_failed() -> None:
     """Its connections are closed, what was under way is ended, and why is in the log."""
     consumer = make_consumer(SETTINGS)
@@ -201,9 +208,6 @@ async def test_a_consumer_stops_whose_fetcher_has_failed() -> None:
 
     async def close() -> None:
         closed.append(True)
-
-    async def fail() -> None:
-        raise KafkaError("seen in aiokafka")
 
     consumer._fetcher = fetcher.Fetcher.__new__(fetcher.Fetcher)
     consumer._fetcher._fetch_task = asyncio.create_task(fail())
@@ -218,6 +222,86 @@ async def test_a_consumer_stops_whose_fetcher_has_failed() -> None:
     assert closed == [True]
     assert all(task.cancelled() for task in consumer._fetcher._pending_tasks)
     assert "seen in aiokafka" in str(lines)
+
+
+class Connection:
+    """A connection of a consumer."""
+
+    closed = False
+
+    def close(self, reason: object) -> Awaitable[None]:
+        self.closed = True
+        return asyncio.sleep(0)
+
+
+class Member:
+    """A consumer, in a group whose coordinator does this, with what there is to end at its stop."""
+
+    def __init__(self, coordination: Coroutine[Any, Any, object], **options: Any) -> None:
+        self.consumer = make_consumer(SETTINGS, **options)
+        self.sent: list[object] = []
+        self.connection = self.consumer._client._conns["a broker"] = Connection()
+        self.consumer._client.send = self._send
+        coordinator = GroupCoordinator(self.consumer._client, self.consumer._subscription, group_id="g")
+        coordinator._coordination_task.cancel()
+        coordinator._coordination_task = asyncio.create_task(coordination)
+        coordinator._heartbeat_task = asyncio.create_task(asyncio.Event().wait())
+        coordinator._commit_refresh_task = asyncio.create_task(asyncio.Event().wait())
+        coordinator.generation, coordinator.member_id, coordinator.coordinator_id = 3, "m", 1
+        self.tasks = [coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task]
+        self.coordinator = self.consumer._coordinator = coordinator
+
+    async def _send(self, _node: int, request: object, **_: object) -> None:
+        self.sent.append(request)
+
+
+async def fail_later(waited: asyncio.Future[None]) -> None:
+    await waited
+    await fail()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "while it stops"])
+async def test_a_consumer_leaves_its_group_whose_coordinator_fails(before: bool) -> None:
+    """No heartbeat goes on, nor is a connection left; why is in the log, once."""
+    failing = asyncio.get_running_loop().create_future()
+    member = Member(fail() if before else fail_later(failing))
+    await asyncio.sleep(0)
+    with structlog.testing.capture_logs() as lines:
+        stopping = asyncio.create_task(member.consumer.stop())
+        await asyncio.sleep(0)
+        if not before:
+            failing.set_result(None)
+        await stopping
+        await member.consumer.stop()
+
+    assert [task.done() for task in member.tasks] == [True] * 3
+    assert [type(request) for request in member.sent] == [LeaveGroupRequest]
+    assert member.connection.closed
+    assert str(lines).count("seen in aiokafka") == 1
+
+
+async def test_a_consumer_leaves_its_group_whose_coordinator_does_not_end() -> None:
+    """It is waited for as long as a request may take, and cancelled."""
+    member = Member(asyncio.Event().wait(), request_timeout_ms=10)  # type: ignore[arg-type]
+    with structlog.testing.capture_logs() as lines:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await member.consumer.stop()
+    assert [task.cancelled() for task in member.tasks] == [True] * 3
+    assert [type(request) for request in member.sent] == [LeaveGroupRequest]
+    assert member.connection.closed
+    assert "TimeoutError" in str(lines)
+
+
+async def test_a_consumer_disconnects_whose_metadata_task_has_failed() -> None:
+    """That task is the first that aiokafka's client waits for as it closes."""
+    consumer, connection = make_consumer(SETTINGS), Connection()
+    consumer._client._conns["a broker"] = connection
+    consumer._client._sync_task = asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    with structlog.testing.capture_logs() as lines:
+        await consumer.stop()
+    assert connection.closed
+    assert str(lines).count("seen in aiokafka") == 1
 
 
 async def test_a_consumer_whose_stop_is_cancelled_ends() -> None:
