@@ -61,6 +61,8 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
     """
 
     consumer: RecordBatchConsumer
+    shutdown_timeout = None
+    """A stop waits for the consumer's own, which has a bound: the last that it does is to leave the group."""
 
     def __init__(self, consumer: RecordBatchConsumer, loop: asyncio.AbstractEventLoop, beacon: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, beacon=beacon)

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import ConsumerStoppedError
 from faust.types import TP
+from mode.services import Service
 from mode.utils.trees import Node
 
 from runtime.settings import Settings
@@ -522,6 +523,8 @@ class Served:
     def __init__(self, error: Exception | None = None, stop_error: Exception | None = None) -> None:
         self._error, self._stop_error = error, stop_error
         self.started = self.stopped = False
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
 
     async def start(self) -> None:
         if self._error is not None:
@@ -529,6 +532,7 @@ class Served:
         self.started = True
 
     async def stop(self) -> None:
+        await self.may_stop.wait()
         self.stopped = True
         if self._stop_error is not None:
             raise self._stop_error
@@ -619,6 +623,21 @@ async def test_a_consumer_that_does_not_stop_holds_up_nothing() -> None:
             await fetcher.stop()
     assert served.stopped
     assert "seen in aiokafka" in str(lines)
+
+
+async def test_a_stop_waits_for_the_consumer_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its group last. Other services give up after a minute."""
+    monkeypatch.setattr(Service, "shutdown_timeout", 0.0)
+    served = Served()
+    fetcher = serving(served)
+    await fetcher.start()
+    served.may_stop.clear()
+    stopping = asyncio.create_task(fetcher.stop())
+    done, _ = await asyncio.wait([stopping], timeout=0.05)
+    assert not done
+    served.may_stop.set()
+    await stopping
+    assert served.stopped
 
 
 async def test_nothing_is_left_in_the_loop_after_a_stop() -> None:
