@@ -656,6 +656,26 @@ async def test_nothing_is_left_in_the_loop_after_a_stop() -> None:
     assert asyncio.all_tasks() <= before
 
 
+async def test_a_stop_returns_once_the_service_has_ended() -> None:
+    """Its last tasks may take a while after the consumer has stopped: others close the loop next."""
+    fetcher = serving(Served())
+    await fetcher.start()
+
+    async def end_slowly() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+    ending = fetcher.add_future(end_slowly())
+    await asyncio.sleep(0)
+    await fetcher.stop()
+    assert ending.done()
+    assert fetcher._served is not None
+    assert fetcher._served.done()
+
+
 async def test_a_rebalance_during_a_stop_leaves_the_consumer_to_that_stop() -> None:
     """Marked as closed by Faust, it would be stopped by nobody."""
     served = Served()
