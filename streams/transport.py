@@ -163,11 +163,19 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
     async def fetch_batches(self, budget: MemoryBudget) -> list[EventBatch]:
         """Return the next slice of each open partition that has records; empty after POLL_TIMEOUT_SECONDS.
 
-        While the budget is spent nothing is fetched; the group's membership goes on.
+        While the budget is spent nothing is fetched; the group's membership goes on. Raises ConsumerStoppedError where
+        the fetch is cancelled and its caller is not: Faust's fetcher takes a CancelledError for its own, and ends
+        without a word. Faust's other callers expect that one at a stop.
         """
         fetch_bytes = min(PARTITION_FETCH_MAX_BYTES, budget.share_bytes // FETCHED_PART)
         self._repaired_consumer().bound_fetches(max(PARTITION_FETCH_MIN_BYTES, fetch_bytes))
-        return await self.call_thread(self._fetch_batches, not budget.is_spent)  # type: ignore[no-any-return]
+        try:
+            return await self.call_thread(self._fetch_batches, not budget.is_spent)  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is None or caller.cancelling():
+                raise
+            raise driver.ConsumerStoppedError from None
 
     async def _fetch_batches(self, has_room: bool = True) -> list[EventBatch]:
         consumer = self._repaired_consumer()

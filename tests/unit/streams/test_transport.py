@@ -594,6 +594,25 @@ async def test_a_call_goes_on_where_its_caller_is_cancelled() -> None:
         await went_on.wait()
 
 
+async def test_a_fetch_that_is_cancelled_says_that_the_consumer_has_stopped() -> None:
+    """Faust's fetcher would end in silence otherwise; one that is cancelled itself is told just that."""
+    fetcher = serving(Served())
+    await fetcher.start()
+    fetcher._consumer.bound_fetches = lambda _: None
+    fetcher._fetch_batches = lambda _: asyncio.Event().wait()  # type: ignore[method-assign, assignment, return-value]
+    fetching, cancelled = (asyncio.create_task(fetcher.fetch_batches(MemoryBudget(1))) for _ in range(2))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(fetcher.stop())
+    while fetcher._calls:
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    with pytest.raises(ConsumerStoppedError):
+        await fetching
+    await stopping
+
+
 async def test_a_call_may_be_of_a_function_that_does_not_wait() -> None:
     """Faust hands over both kinds, and what they raise is raised."""
     fetcher = serving(Served())
