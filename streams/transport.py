@@ -67,6 +67,7 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
     def __init__(self, consumer: RecordBatchConsumer, loop: asyncio.AbstractEventLoop, beacon: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, beacon=beacon)
         self._calls: set[asyncio.Task[Any]] = set()
+        self._fetching = asyncio.Lock()
         self._served: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -181,6 +182,11 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
         consumer = self._repaired_consumer()
         if consumer.fetching_closed:
             raise driver.ConsumerStoppedError
+        # Of two at once, one would take records from aiokafka that belong before those of the other.
+        async with self._fetching:
+            return await self._fetch_next(consumer, has_room)
+
+    async def _fetch_next(self, consumer: RepairedConsumer, has_room: bool) -> list[EventBatch]:
         with consumer.poll_context():
             opened = {tp: state for tp, state in self._current().items() if state.is_fetched and has_room}
             if not opened:

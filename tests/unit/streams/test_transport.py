@@ -90,6 +90,7 @@ class Fetcher(RecordBatchFetcher):
 
     def __init__(self, consumer: Consumer, opened: dict[TopicPartition, OpenPartition] | None = None) -> None:
         self._ours = consumer
+        self._fetching = asyncio.Lock()
         self._opened = opened or {}
         self.sought: list[TopicPartition] = []
 
@@ -165,6 +166,31 @@ async def test_a_partition_that_was_stopped_during_the_fetch_holds_up_no_other()
     fetcher._fetch = stopping  # type: ignore[method-assign]
     assert [batch.partition for batch in await fetcher._fetch_batches()] == [SECOND.partition]
     assert opened[FIRST].position == 5
+
+
+async def test_one_fetch_waits_for_another() -> None:
+    """What the second gets is behind what the first has got, and is delivered behind it."""
+    opened, answered = opened_at(5, fetched=1), asyncio.Event()
+    fetcher = Fetcher(Consumer(), opened)
+    fetched = [record(5), record(6)]
+
+    async def fetch(*_: object) -> dict[TopicPartition, RecordColumns]:
+        mine = fetched.pop(0)
+        opened[FIRST].fetch_state.position = mine.offsets[0] + 1
+        if fetched:
+            await answered.wait()
+        return {FIRST: mine}
+
+    fetcher._fetch = fetch  # type: ignore[method-assign, assignment]
+    first, second = (asyncio.create_task(fetcher._fetch_batches()) for _ in range(2))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    answered.set()
+    batches = [*await first, *await second]
+    assert [(batch.fetched_from, batch.next_offset, batch.values) for batch in batches] == [
+        (5, 6, [b"v"]),
+        (6, 7, [b"v"]),
+    ]
 
 
 async def test_a_gap_is_delivered() -> None:
