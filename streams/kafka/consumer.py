@@ -148,12 +148,14 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
 
     async def _finish(self, part: Awaitable[object]) -> None:
         """Wait for a part of the stop. Raises nothing but the cancellation of who stops the consumer."""
+        stopping = asyncio.current_task()
+        assert stopping is not None
+        cancelled_before = stopping.cancelling()  # one that was cancelled stops what it has, and is to end that
         try:
             async with asyncio.timeout(self._request_timeout_ms / 1000):
                 await part
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if stopping.cancelling() > cancelled_before:
                 raise
         except TimeoutError as error:
             log.warning("consumer.stop_failed", why=repr(error))

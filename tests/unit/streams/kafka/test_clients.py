@@ -304,6 +304,28 @@ async def test_a_consumer_disconnects_whose_metadata_task_has_failed() -> None:
     assert str(lines).count("seen in aiokafka") == 1
 
 
+async def test_a_consumer_disconnects_whose_reader_was_cancelled() -> None:
+    """Parts that end by a cancellation of their own do not end the stop for one more."""
+    member, reading = Member(asyncio.Event().wait()), asyncio.Event()  # type: ignore[arg-type]
+    member.tasks[0].cancel()
+    member.consumer._client._sync_task = asyncio.create_task(asyncio.Event().wait())
+
+    async def read() -> None:
+        try:
+            reading.set()
+            await asyncio.Event().wait()
+        finally:
+            await member.consumer.stop()
+
+    reader = asyncio.create_task(read())
+    await reading.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert [type(request) for request in member.sent] == [LeaveGroupRequest]
+    assert member.connection.closed
+
+
 async def test_a_consumer_whose_stop_is_cancelled_ends() -> None:
     """Whoever gives up waiting is not held."""
     consumer = make_consumer(SETTINGS)
