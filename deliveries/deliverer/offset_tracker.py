@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from deliveries.delivery_fence import TopicOffsets
@@ -19,7 +19,7 @@ class OffsetTracker:
     [5, 8, 9]
     >>> tracker.finish(8)
     >>> tracker.offsets()
-    TopicOffsets(next_offset=5, done=((7, 9),), read_to=10, last=None)
+    TopicOffsets(next_offset=5, done=((6, 9),), read_to=10, last=None)
     >>> tracker.finish(5)
     >>> tracker.offsets()
     TopicOffsets(next_offset=9, done=(), read_to=10, last=None)
@@ -34,27 +34,25 @@ class OffsetTracker:
         """The last record that was read, here or by an owner before."""
         self._done_before: Final = start.done
         self._starts: Final = [first for first, _ in start.done]
-        self._read: deque[int] = deque()
-        self._done: set[int] = set()
+        self._unfinished: dict[int, None] = {}
+        """Offsets that were read and are not done, ascending as they were read: an ordered set."""
 
     @property
     def next_offset(self) -> int:
         """All below it is done."""
-        return self._read[0] if self._read else self.position
+        return next(iter(self._unfinished), self.position)
 
     @property
     def unfinished(self) -> int:
         """How many records were read and are not done."""
-        return len(self._read) - len(self._done)
+        return len(self._unfinished)
 
     def read(self, next_offset: int, offsets: Sequence[int]) -> list[int]:
         """Note the records between the position and `next_offset`, ascending; return those that are not done yet."""
         self.position = next_offset
-        self._read.extend(offsets)
-        done = {offset for offset in offsets if self._was_done(offset)}
-        self._done |= done
-        self._drop_done()
-        return [offset for offset in offsets if offset not in done]
+        fresh = [offset for offset in offsets if not self._was_done(offset)]
+        self._unfinished.update(dict.fromkeys(fresh))
+        return fresh
 
     def compare(self, record: LoggedRecord) -> str | None:
         """Take a record for the last one, if it is; return how it differs from what was read before at its offset."""
@@ -68,33 +66,17 @@ class OffsetTracker:
 
     def finish(self, offset: int) -> None:
         """Note that a record that was read is done."""
-        self._done.add(offset)
-        self._drop_done()
+        self._unfinished.pop(offset, None)
 
     def offsets(self) -> TopicOffsets:
-        """Return what is done, for the checkpoint."""
-        if not self._read:
-            later = tuple(each for each in self._done_before if each[1] > self.position)
-            return TopicOffsets(self.position, later, max(self.position, self.judged_to), self.last)
-        ranges: list[tuple[int, int]] = []
-        first: int | None = None
-        for offset in self._read:
-            if offset in self._done:
-                first = offset if first is None else first
-            elif first is not None:
-                ranges.append((first, offset))
-                first = None
-        if first is not None:
-            ranges.append((first, self.position))
-        later = tuple(
+        """Return what is done, for the checkpoint: all that lies between records that are not, gaps of the log too."""
+        bounds = pairwise((*self._unfinished, self.position))
+        between = [(offset + 1, following) for offset, following in bounds if following > offset + 1]
+        later = [
             (max(start, self.position), end) for start, end in self._done_before if end > self.position
-        )  # read by an owner before, and not by this one yet
-        return TopicOffsets(self._read[0], (*ranges, *later), max(self.position, self.judged_to), self.last)
+        ]  # read by an owner before, and not by this one yet
+        return TopicOffsets(self.next_offset, (*between, *later), max(self.position, self.judged_to), self.last)
 
     def _was_done(self, offset: int) -> bool:
         rank = bisect_right(self._starts, offset) - 1
         return rank >= 0 and offset < self._done_before[rank][1]
-
-    def _drop_done(self) -> None:
-        while self._read and self._read[0] in self._done:
-            self._done.discard(self._read.popleft())

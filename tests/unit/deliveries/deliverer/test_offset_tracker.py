@@ -56,11 +56,13 @@ def test_ranges_go_together() -> None:
     tracker.read(100, [0, 3, 9, 20, 50, 60])
     for offset in (3, 9, 20, 60):
         tracker.finish(offset)
-    assert tracker.offsets() == TopicOffsets(0, ((3, 50), (60, 100)), 100)
+    assert tracker.offsets() == TopicOffsets(0, ((1, 50), (51, 100)), 100)
     tracker.finish(0)
-    assert tracker.offsets() == TopicOffsets(50, ((60, 100),), 100)
+    assert tracker.offsets() == TopicOffsets(50, ((51, 100),), 100)
     tracker.finish(50)
     assert tracker.offsets() == TopicOffsets(100, (), 100)
+    tracker.read(103, [100, 101, 102])
+    assert tracker.offsets() == TopicOffsets(100, (), 103), "there is nothing between them"
 
 
 def test_the_last_record_that_was_read_is_compared_when_it_comes_again() -> None:
