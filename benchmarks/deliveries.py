@@ -49,6 +49,8 @@ ENDPOINTS = 200
 MANY_ENDPOINTS = 10_000
 TIMEOUT_SECONDS = 300.0
 HALF_RATE_SECONDS = 10
+GOLDEN_RATIO = 0.6180339887
+"""Its multiples, without their whole part, lie evenly between 0 and 1: sick endpoints are spread among the healthy."""
 TICKS_PER_SECOND = 50
 TURNS = 3
 
@@ -66,7 +68,7 @@ class Shape:
 
     def path(self, index: int) -> str:
         """Return the path of an endpoint, which says what it does."""
-        share = index / self.endpoints
+        share = index * GOLDEN_RATIO % 1
         return "failing" if share < self.failing else "hanging" if share < self.failing + self.hanging else "good"
 
 
