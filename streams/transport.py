@@ -179,16 +179,21 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
             raise driver.ConsumerStoppedError from None
 
     async def _fetch_batches(self, has_room: bool = True) -> list[EventBatch]:
-        consumer = self._repaired_consumer()
-        if consumer.fetching_closed:
-            raise driver.ConsumerStoppedError
+        consumer, asked, waits = self._repaired_consumer(), self._current(), self._fetching.locked()
         # Of two at once, one would take records from aiokafka that belong before those of the other.
         async with self._fetching:
-            return await self._fetch_next(consumer, has_room)
+            if consumer.fetching_closed:
+                raise driver.ConsumerStoppedError
+            if waits:  # who asked may be gone since, and another one asks for what was opened meanwhile
+                current = self._current()
+                asked = {tp: state for tp, state in asked.items() if current.get(tp) is state}
+            return await self._fetch_next(consumer, asked if has_room else {})
 
-    async def _fetch_next(self, consumer: RepairedConsumer, has_room: bool) -> list[EventBatch]:
+    async def _fetch_next(
+        self, consumer: RepairedConsumer, asked: Mapping[TopicPartition, OpenPartition]
+    ) -> list[EventBatch]:
         with consumer.poll_context():
-            opened = {tp: state for tp, state in self._current().items() if state.is_fetched and has_room}
+            opened = {tp: state for tp, state in asked.items() if state.is_fetched}
             if not opened:
                 await asyncio.sleep(POLL_TIMEOUT_SECONDS / 5)
                 return []

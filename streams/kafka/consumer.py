@@ -81,6 +81,10 @@ REPAIR: Final = Repair(
 )
 
 
+CANCELLED_SECONDS: Final = 5.0
+"""What a part of a stop may take to end once it is cancelled."""
+
+
 class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not type-checked here
     """A consumer whose fetching is restarted when it has ended. Made by `streams.kafka.clients.make_consumer`."""
 
@@ -139,7 +143,7 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
             await self._finish(fetcher.close())
             for fetch in fetcher._pending_tasks:
                 fetch.cancel()
-            await asyncio.gather(*fetcher._pending_tasks, return_exceptions=True)
+            await self._finish(asyncio.gather(*fetcher._pending_tasks, return_exceptions=True))
         metadata_task, self._client._sync_task = self._client._sync_task, None
         if metadata_task is not None:
             metadata_task.cancel()
@@ -148,18 +152,19 @@ class RepairedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is n
 
     async def _finish(self, part: Awaitable[object]) -> None:
         """Wait for a part of the stop. Raises nothing but the cancellation of who stops the consumer."""
-        stopping = asyncio.current_task()
-        assert stopping is not None
-        cancelled_before = stopping.cancelling()  # one that was cancelled stops what it has, and is to end that
+        ending = asyncio.ensure_future(part)
         try:
-            async with asyncio.timeout(self._request_timeout_ms / 1000):
-                await part
+            # Not `asyncio.timeout`: it waits for ever for a part that swallows its cancellation.
+            await asyncio.wait([ending], timeout=self._request_timeout_ms / 1000)
+            if not ending.done():
+                log.warning("consumer.stop_failed", why="a part of it took longer than a request may")
+                ending.cancel()
+                await asyncio.wait([ending], timeout=CANCELLED_SECONDS)
         except asyncio.CancelledError:
-            if stopping.cancelling() > cancelled_before:
-                raise
-        except TimeoutError as error:
-            log.warning("consumer.stop_failed", why=repr(error))
-        except Exception as error:
+            ending.cancel()
+            raise
+        error = ending.exception() if ending.done() and not ending.cancelled() else None
+        if error is not None:
             log.warning("consumer.stop_failed", why=repr(error.__cause__ or error))
 
     async def getmany(self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None) -> Any:

@@ -50,6 +50,7 @@ class Consumer:
         fetch: dict[TopicPartition, RecordColumns] | Exception = KafkaError(),  # noqa: B008 (never raised by default)
         failing: TopicPartition | None = None,
     ) -> None:
+        self.fetches: list[list[TopicPartition]] = []
         self._refused = refused
         self._leaderships = leaderships
         self._fetch = fetch
@@ -67,9 +68,10 @@ class Consumer:
         return {tp: self._leaderships[tp] for tp in partitions if tp in self._leaderships}
 
     async def fetch_columns(
-        self, _partitions: object, _timeout_seconds: float, still_open: Callable[[], object]
+        self, partitions: Collection[TopicPartition], _timeout_seconds: float, still_open: Callable[[], object]
     ) -> dict[TopicPartition, RecordColumns]:
         self.still_open = still_open
+        self.fetches.append(list(partitions))
         if isinstance(self._fetch, Exception):
             raise self._fetch
         return self._fetch
@@ -191,6 +193,37 @@ async def test_one_fetch_waits_for_another() -> None:
         (5, 6, [b"v"]),
         (6, 7, [b"v"]),
     ]
+
+
+async def test_a_fetch_that_waited_leaves_what_was_opened_meanwhile_to_the_next_one() -> None:
+    """Its caller may be gone by then: what it took of that partition would be missing."""
+    opened = opened_at(5, fetched=1)
+    consumer = Consumer(fetch={FIRST: record(5)})
+    fetcher = Fetcher(consumer, opened)
+    await fetcher._fetching.acquire()
+    waiting = asyncio.create_task(fetcher._fetch_batches())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    fetcher._opened = opened_at(5, fetched=1)
+    fetcher._fetching.release()
+    assert await waiting == []
+    assert consumer.fetches == []
+    assert [batch.fetched_from for batch in await fetcher._fetch_batches()] == [5]
+    assert consumer.fetches == [[FIRST]]
+
+
+async def test_a_fetch_that_waited_ends_where_the_consumer_was_stopped_meanwhile() -> None:
+    """It asks nobody for records."""
+    consumer = Consumer()
+    fetcher = Fetcher(consumer, opened_at(5, fetched=1))
+    await fetcher._fetching.acquire()
+    waiting = asyncio.create_task(fetcher._fetch_batches())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    consumer.fetching_closed = True
+    fetcher._fetching.release()
+    with pytest.raises(ConsumerStoppedError):
+        await waiting
 
 
 async def test_a_gap_is_delivered() -> None:
