@@ -62,7 +62,7 @@ class RecordBatchFetcher(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  
 
     consumer: RecordBatchConsumer
     shutdown_timeout = None
-    """A stop waits for the consumer's own, which has a bound: the last that it does is to leave the group."""
+    """A stop waits for that of the consumer, each part of which is bounded: giving up sooner would skip some."""
 
     def __init__(self, consumer: RecordBatchConsumer, loop: asyncio.AbstractEventLoop, beacon: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, beacon=beacon)
