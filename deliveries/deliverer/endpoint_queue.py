@@ -70,7 +70,8 @@ class DeliveryQueue:
 class EndpointQueue:
     """What one process knows of an endpoint's attempts."""
 
-    def __init__(self, policy: BreakerPolicy, limit_max: int) -> None:
+    def __init__(self, policy: BreakerPolicy, limit_max: int, due_max: int) -> None:
+        """At most `limit_max` attempts are under way at a time, and `due_max` deliveries wait in memory."""
         self.due = DeliveryQueue()
         self.in_flight = 0
         self.slow = 0
@@ -79,12 +80,16 @@ class EndpointQueue:
         self.awaits_rate = False
         self.proven = False
         """Whether it has taken a delivery from this process."""
+        self.is_suspect = False
+        """Whether its last attempt failed, and took long or opened the breaker: its next one tells if it is well."""
         self._policy = policy
         self._breaker = CircuitBreaker()
         self._limit = FIRST_LIMIT
         self._limit_max = limit_max
+        self._due_max = due_max
         self._throttled_until = 0.0
-        self._rests_until = 0.0
+        self._busy_until = 0.0
+        """Nothing is read from Postgres until then: it rests, asked for time, or its breaker is open."""
         self._next_slot = 0.0
 
     def blocked_seconds(self, now_seconds: float) -> float:
@@ -97,11 +102,21 @@ class EndpointQueue:
 
     def rest(self, until_seconds: float) -> None:
         """Let nothing of the endpoint be read from Postgres for a time: it would only be put off again."""
-        self._rests_until = max(self._rests_until, until_seconds)
+        self._busy_until = max(self._busy_until, until_seconds)
 
-    def rests(self, now_seconds: float) -> bool:
-        """Return whether it is such a time."""
-        return now_seconds < self._rests_until
+    def is_busy(self, now_seconds: float) -> bool:
+        """Return whether nothing of the endpoint is to be read from Postgres, since it would only be put back.
+
+        It gets no attempts for a time, is slow, or has half of its share in memory: one delivery, where it is suspect.
+        """
+        if now_seconds < self._busy_until or self.slow:
+            return True
+        return self.in_flight > 0 or bool(self.due) if self.is_suspect else len(self.due) >= self._due_max // 2
+
+    @property
+    def rows_max(self) -> int:
+        """How many deliveries may be read from Postgres at a time."""
+        return 1 if self.is_suspect else self._due_max // 2
 
     def state(self, now_seconds: float) -> BreakerState:
         """Return the breaker's state."""
@@ -130,14 +145,21 @@ class EndpointQueue:
         """Note that one of the attempts under way has taken long."""
         self.slow += 1
 
-    def end(self, permit: Permit, end: AttemptEnd, now_seconds: float, throttled_seconds: float = 0.0) -> None:
-        """Note how an attempt ended."""
+    def end(
+        self, permit: Permit, end: AttemptEnd, now_seconds: float, *, slow: bool = False, throttled_seconds: float = 0.0
+    ) -> None:  # fmt: skip
+        """Note how an attempt ended; `slow`: it was noted that it took long."""
         self.in_flight -= 1
+        self.slow -= slow
         self._breaker = record_end(self._breaker, self._policy, permit, end, now_seconds)
         if end == "success":
             self.proven = True
+            self.is_suspect = self.is_suspect and self._breaker.state != "closed"
             self._limit = min(self._limit + 1, self._limit_max)
         elif end == "failure":
             self._limit = max(FIRST_LIMIT, self._limit // 2)
+            self.is_suspect = slow or self._breaker.state != "closed"
+            self._busy_until = max(self._busy_until, self._breaker.open_until_seconds)
         if throttled_seconds:
             self._throttled_until = max(self._throttled_until, now_seconds + throttled_seconds)
+            self._busy_until = max(self._busy_until, self._throttled_until)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
 from deliveries.attempts import Attempt, send_attempt
-from deliveries.circuit_breaker import BreakerState, Permit
+from deliveries.circuit_breaker import AttemptEnd, BreakerState, Permit
 from deliveries.deliverer.attempt_records import Cancelled, DeliveryEnd, EndedDelivery, Postponed
 from deliveries.deliverer.attempt_slots import AttemptSlot
 from deliveries.deliverer.delivery import Delivery
@@ -98,15 +98,19 @@ class EndpointQueues:
 
     def enqueue(self, delivery: Delivery) -> None:
         """Let a delivery be attempted as soon as its endpoint gets one more."""
-        queue = self._queues.get(delivery.endpoint_id)
-        if queue is None:
-            limits = self._process.limits
-            queue = self._queues[delivery.endpoint_id] = EndpointQueue(
-                self._process.breaker, limits.attempts_per_endpoint
-            )
+        queue = self._queue_of(delivery.endpoint_id)
         queue.due.append(delivery)
         self._due += 1
         self._pump(delivery.endpoint_id, queue)
+
+    def _queue_of(self, endpoint_id: bytes) -> EndpointQueue:
+        queue = self._queues.get(endpoint_id)
+        if queue is None:
+            limits = self._process.limits
+            queue = self._queues[endpoint_id] = EndpointQueue(
+                self._process.breaker, limits.attempts_per_endpoint, limits.queue_max
+            )
+        return queue
 
     def _pump(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
         """Begin the attempts of an endpoint that may be made now; put off what can't be for long."""
@@ -234,10 +238,8 @@ class EndpointQueues:
             log.exception("delivery.not_attempted", delivery=delivery.id_text)
             why = type(error).__name__
         finally:
-            if slot.is_slow:
-                queue.slow -= 1
-                self._unrecorded += 1
-            self._note_attempt(endpoint_id, queue, permit, attempt)
+            self._unrecorded += slot.is_slow
+            self._note_attempt(endpoint_id, queue, permit, attempt, slow=slot.is_slow)
             process.slots.give_back(slot)  # at once: a sweep before the task's end would find the attempt slow
         if attempt is None:
             self._retries.put_off(delivery.delivery_id, why)
@@ -257,15 +259,18 @@ class EndpointQueues:
             self._process.client, configuration.url, request, timeout_seconds=timeout_seconds, now=now
         )
 
-    def _note_attempt(self, endpoint_id: bytes, queue: EndpointQueue, permit: Permit, attempt: Attempt | None) -> None:
+    def _note_attempt(
+        self, endpoint_id: bytes, queue: EndpointQueue, permit: Permit, attempt: Attempt | None, *, slow: bool
+    ) -> None:  # fmt: skip
         now_seconds = self._process.clock.monotonic_seconds()
         if attempt is None:
-            queue.end(permit, "abandoned", now_seconds)
+            queue.end(permit, "abandoned", now_seconds, slow=slow)
             return
         delivered = classify(attempt.outcome) == "delivered"
         if not delivered:
             self._failing.add(endpoint_id)
-        queue.end(permit, "success" if delivered else "failure", now_seconds, throttle_seconds(attempt.outcome))
+        end: AttemptEnd = "success" if delivered else "failure"
+        queue.end(permit, end, now_seconds, slow=slow, throttled_seconds=throttle_seconds(attempt.outcome))
 
     @property
     def due(self) -> int:
@@ -279,19 +284,36 @@ class EndpointQueues:
         self._failing = {each for each, state in states.items() if state != "closed"}
         return Counter(states[each] for each in self._failing)
 
-    def busy_endpoints(self) -> set[bytes]:
-        """Return the endpoints that get no attempts now, rest, or have a queue: their deliveries stay in Postgres.
+    def set_aside(self) -> set[bytes]:
+        """Return the endpoints whose rows are not to be read as they fall due: they are busy, or suspect.
 
         Only where a delivery was put off can there be one in Postgres.
         """
-        now_seconds, half = self._process.clock.monotonic_seconds(), self._process.limits.queue_max // 2
-        busy = set()
-        for endpoint_id in self._troubled:
-            queue = self._queues[endpoint_id]
-            blocked = queue.rests(now_seconds) or queue.blocked_seconds(now_seconds) > 0
-            if blocked or queue.slow or len(queue.due) >= half:
-                busy.add(endpoint_id)
-        return busy
+        now_seconds = self._process.clock.monotonic_seconds()
+        return {
+            each for each in self._troubled if (queue := self._queues[each]).is_suspect or queue.is_busy(now_seconds)
+        }
+
+    def note_without_rows(self, endpoint_ids: Iterable[bytes]) -> None:
+        """Note that nothing of these endpoints waits in Postgres by now."""
+        self._troubled.difference_update(endpoint_ids)
+
+    def is_busy(self, endpoint_id: bytes) -> bool:
+        """Return whether nothing of an endpoint is to be read from Postgres now."""
+        return self._queue_of(endpoint_id).is_busy(self._process.clock.monotonic_seconds())
+
+    def rows_wanted(self, endpoint_ids: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+        """Yield those of these endpoints that are not busy, and how many deliveries each may have from Postgres.
+
+        Of one that is paused or disabled by now all end at once, so none of them has to tell anything first.
+        """
+        now_seconds, crowded = self._process.clock.monotonic_seconds(), self._process.slots.crowded
+        for endpoint_id in endpoint_ids:
+            queue = self._queue_of(endpoint_id)
+            if not queue.is_busy(now_seconds) and (queue.proven or not crowded):
+                known = self._process.endpoints.get(endpoint_id)
+                is_active = known is None or known.endpoint.state == "active"
+                yield endpoint_id, queue.rows_max if is_active else self._process.limits.queue_max
 
 
 def _why_not(known: KnownEndpoint | None) -> str:

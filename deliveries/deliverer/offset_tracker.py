@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
 from deliveries.delivery_fence import TopicOffsets
@@ -36,6 +35,8 @@ class OffsetTracker:
         self._starts: Final = [first for first, _ in start.done]
         self._unfinished: dict[int, None] = {}
         """Offsets that were read and are not done, ascending as they were read: an ordered set."""
+        self._last_done = -1
+        """Behind it none that was read is done."""
 
     @property
     def next_offset(self) -> int:
@@ -50,7 +51,12 @@ class OffsetTracker:
     def read(self, next_offset: int, offsets: Sequence[int]) -> list[int]:
         """Note the records between the position and `next_offset`, ascending; return those that are not done yet."""
         self.position = next_offset
-        fresh = [offset for offset in offsets if not self._was_done(offset)]
+        fresh = []
+        for offset in offsets:
+            if self._was_done(offset):
+                self._last_done = offset
+            else:
+                fresh.append(offset)
         self._unfinished.update(dict.fromkeys(fresh))
         return fresh
 
@@ -67,11 +73,24 @@ class OffsetTracker:
     def finish(self, offset: int) -> None:
         """Note that a record that was read is done."""
         self._unfinished.pop(offset, None)
+        self._last_done = max(self._last_done, offset)
 
     def offsets(self) -> TopicOffsets:
-        """Return what is done, for the checkpoint: all that lies between records that are not, gaps of the log too."""
-        bounds = pairwise((*self._unfinished, self.position))
-        between = [(offset + 1, following) for offset, following in bounds if following > offset + 1]
+        """Return what is done, for the checkpoint: all that lies between records that are not, gaps of the log too.
+
+        Where thousands wait behind the last one that is done, they are not gone through.
+        """
+        between = []
+        start = self.next_offset
+        for offset in self._unfinished:
+            if offset > start:
+                between.append((start, offset))
+            start = offset + 1
+            if offset > self._last_done:
+                break
+        else:
+            if self.position > start > self.next_offset:
+                between.append((start, self.position))
         later = [
             (max(start, self.position), end) for start, end in self._done_before if end > self.position
         ]  # read by an owner before, and not by this one yet

@@ -34,8 +34,8 @@ class PartitionDeliveries:
         """Deliveries that are under way, or whose end is not written down."""
         self.taken: Final[set[bytes]] = set()
         """Those of them that are in rows, too."""
-        self.left_in_rows: set[bytes] = set()
-        """Endpoints that got no attempts as rows were looked for: some of theirs may be due."""
+        self.left_in_rows: dict[bytes, None] = {}
+        """Endpoints whose rows are not looked for as they fall due, the longest first: an ordered set."""
         self.ended: list[EndedDelivery] = []
         """What the next round writes down, in the order in which it ended."""
         self.recorded: Final = recorded
@@ -149,7 +149,7 @@ class PartitionDeliveries:
         """Forget a delivery whose row says all of it: it is read again once its endpoint gets attempts."""
         self.active.discard(delivery.delivery_id)
         self.taken.discard(delivery.delivery_id)
-        self.left_in_rows.add(delivery.endpoint_id)
+        self.left_in_rows[delivery.endpoint_id] = None
 
     def _note_end(self, ended: EndedDelivery) -> None:
         """Keep what came of a delivery for the next round; let the next one of its entity go."""

@@ -9,6 +9,10 @@ it died is known for a copy: its hop is not the one in the delivery's row, or an
 The transaction costs more than the rest of a round, and mostly nobody waits for it: several rounds share one. A kill
 before it repeats nothing, since Kafka has the records of those attempts. A retry's row has to be there before its
 record is compared with it, a second later, and a row of which nothing is due yet before that time.
+
+Rows are looked for as they fall due, whosever they are. Left out are those of endpoints that get no attempts, or of
+which one delivery has to tell first whether they are well: theirs are looked for endpoint by endpoint, once it can
+have some. So a row is read when it can be attempted, however many are due that can not.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final
 
 import msgspec
 
@@ -29,6 +35,9 @@ from deliveries.deliverer.partition_intake import PartitionIntake
 from deliveries.deliverer.round_writer import DeliveryRound, RoundAnswer, RoundWriter
 from deliveries.delivery_fence import TopicOffsets
 from deliveries.schedule import DeadLettered
+
+WANTED_MAX: Final = 100
+"""Endpoints whose rows are asked for at a time."""
 
 
 class PartitionRounds:
@@ -45,7 +54,7 @@ class PartitionRounds:
         self._streaks = streaks
         self._recorded_to = deliveries.recorded.next_offset
         self._look_at: datetime | None = datetime.min.replace(tzinfo=UTC)
-        self._poll_at_seconds = 0.0
+        self._poll_at_seconds = process.clock.monotonic_seconds() + process.limits.poll_seconds
         self._stored: dict[str, TopicOffsets] = {}
         self._published: list[EndedDelivery] = []
         self._unverified: list[Delivery] = []
@@ -82,6 +91,9 @@ class PartitionRounds:
         if self._look_at is not None:
             until_look = (self._look_at - clock.now()).total_seconds()
             wait_seconds = min(wait_seconds, until_look - limits.round_seconds)
+        if self._deliveries.left_in_rows:
+            until_poll = self._poll_at_seconds - clock.monotonic_seconds()
+            wait_seconds = min(wait_seconds, until_poll - limits.round_seconds)
         return max(0.0, wait_seconds)
 
     async def _run(self) -> None:
@@ -92,8 +104,7 @@ class PartitionRounds:
         self._write_waits = not (self._is_awaited(ended, unverified) or self._is_write_due())
         if not self._write_waits:
             await self._write()
-        elif self._is_look_due():
-            work = self._make_look()
+        elif not (work := self._make_look()).is_empty:
             await self._look(work, await self._writer.write(work))
         self._intake.look_for_room()
 
@@ -125,19 +136,6 @@ class PartitionRounds:
         waiting = len(self._published) + len(self._unverified)
         return now_seconds >= self._write_at_seconds or waiting >= self._process.limits.unwritten_max
 
-    def _is_look_due(self) -> bool:
-        """Return whether a row may be due of an endpoint that gets attempts.
-
-        Rows that are due of endpoints that get none are left, and looked for once such an endpoint gets some again.
-        """
-        if self._look_at is not None and self._look_at <= self._process.clock.now():
-            return True
-        now_seconds, left = self._process.clock.monotonic_seconds(), self._deliveries.left_in_rows
-        if not left or now_seconds < self._poll_at_seconds:
-            return False
-        self._poll_at_seconds = now_seconds + self._process.limits.poll_seconds
-        return not left <= self._deliveries.queues.busy_endpoints()
-
     async def _write(self) -> None:
         ended, self._published = self._published, []
         unverified, self._unverified = self._unverified, []
@@ -153,40 +151,66 @@ class PartitionRounds:
         if work.gone or work.streaks.disabled:
             await self._process.endpoints.refresh()
         self._intake.verify(unverified, answer.hops)
-        if work.due_max:
-            await self._look(work, answer)
+        await self._look(work, answer)
 
     async def _look(self, work: DeliveryRound, answer: RoundAnswer) -> None:
         """Let deliveries that are due in rows be attempted, and note when the next look is due."""
+        if not (work.due_max or work.wanted):
+            return
         due = read_deliveries(answer.due)[0]
         await self._process.endpoints.load({each.endpoint_id for each in due})
         now = self._process.clock.now()
-        self._poll_at_seconds = self._process.clock.monotonic_seconds() + self._process.limits.poll_seconds
-        if len(answer.due) >= work.due_max:
+        if answer.more_due:
             self._look_at = now
-        else:
+        elif answer.next_due_at is not None:
             soonest = now + timedelta(seconds=self._process.limits.look_seconds)
-            self._look_at = None if answer.next_due_at is None else max(answer.next_due_at, soonest)
+            self._look_at = min(self._look_at or datetime.max.replace(tzinfo=UTC), max(answer.next_due_at, soonest))
+        self._deliveries.left_in_rows |= dict.fromkeys(answer.with_more)
+        if any(work.wanted[each] > 1 for each in answer.with_more):
+            self._poll_at_seconds = 0.0
+        self._deliveries.queues.note_without_rows(answer.without_rows)
         for delivery in due:
             if delivery.delivery_id not in self._deliveries.active:
                 self._deliveries.begin_again(delivery)
             else:
-                self._deliveries.left_in_rows.add(delivery.endpoint_id)
+                self._deliveries.left_in_rows[delivery.endpoint_id] = None
 
-    def _make_look(self) -> DeliveryRound:
-        """Return what asks for deliveries that are due in rows, and writes nothing."""
-        busy = self._deliveries.queues.busy_endpoints()
-        self._deliveries.left_in_rows = set(busy)
-        return DeliveryRound(taken=frozenset(self._deliveries.taken), busy=busy, due_max=self._process.limits.queue_max)
+    def _make_look(self, anyhow: bool = False) -> DeliveryRound:
+        """Return what asks for deliveries that are due in rows, and writes nothing; empty where none can be attempted.
+
+        `anyhow`: one may be due whose time was not known.
+        """
+        wanted, aside, due_max = self._take_wanted(), set[bytes](), 0
+        if anyhow or (self._look_at is not None and self._look_at <= self._process.clock.now()):
+            self._look_at = None
+            aside, due_max = self._deliveries.queues.set_aside(), self._process.limits.queue_max
+            self._deliveries.left_in_rows |= dict.fromkeys(aside - wanted.keys())
+            aside |= wanted.keys()
+        if not (wanted or due_max):
+            return DeliveryRound()
+        taken = frozenset(self._deliveries.taken)
+        return DeliveryRound(taken=taken, wanted=wanted, aside=aside, due_max=due_max)
+
+    def _take_wanted(self) -> dict[bytes, int]:
+        """Return the endpoints whose rows are asked for now, and how many of each: no more in all than a look may."""
+        now_seconds, left = self._process.clock.monotonic_seconds(), self._deliveries.left_in_rows
+        if not left or now_seconds < self._poll_at_seconds:
+            return {}
+        wanted = dict(islice(self._deliveries.queues.rows_wanted(left), WANTED_MAX))
+        if len(wanted) < WANTED_MAX:  # the others are busy
+            self._poll_at_seconds = now_seconds + self._process.limits.poll_seconds
+        share = max(1, self._process.limits.queue_max // max(1, len(wanted)))
+        for endpoint_id in wanted:
+            del left[endpoint_id]
+        return {endpoint_id: min(rows, share) for endpoint_id, rows in wanted.items()}
 
     def _make_round(self, ended: Sequence[EndedDelivery], unverified: Sequence[Delivery]) -> DeliveryRound:
         """Return what is to be written now: offsets, marks and ends of the same moment."""
         streaks = self._note_streaks(ended)
         gone, self._deliveries.queues.gone = self._deliveries.queues.gone, {}
         released = self._deliveries.take_released(ended)
-        looks = bool(released) or self._is_look_due()
         return msgspec.structs.replace(
-            self._make_look() if looks else DeliveryRound(),
+            self._make_look(anyhow=bool(released)),
             ended=ended,
             offsets=self._changed_offsets(),
             marks=self._intake.marks.changed(),
@@ -207,10 +231,15 @@ class PartitionRounds:
         return changes
 
     def _note_waits(self, ended: Sequence[EndedDelivery]) -> None:
-        """Note when the first of the deliveries is due that were put into rows."""
-        times = [time for each in ended if (time := row_due_at(each)) is not None]
-        if self._look_at is not None:
-            times.append(self._look_at)
+        """Note when the first of the deliveries is due that were put into rows, but for those of busy endpoints."""
+        times = [] if self._look_at is None else [self._look_at]
+        for each in ended:
+            if (due_at := row_due_at(each)) is None:
+                continue
+            if self._deliveries.queues.is_busy(each.delivery.endpoint_id):
+                self._deliveries.left_in_rows[each.delivery.endpoint_id] = None
+            else:
+                times.append(due_at)
         self._look_at = min(times, default=None)
 
     def _changed_offsets(self) -> dict[str, TopicOffsets]:

@@ -15,6 +15,7 @@ from deliveries.deliverer.attempt_records import EndedDelivery, wait_row_of
 from deliveries.deliverer.endpoint_streaks import NO_CHANGES, StreakChanges
 from deliveries.deliverer.entity_order import EntityOfEndpoint
 from deliveries.deliverer.source_marks import MarkedSource, SourceMark
+from deliveries.deliverer.wait_rows import NO_ROWS
 from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import Session
 
@@ -35,8 +36,10 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """How many deliveries that are due are asked for; 0 asks for none."""
     taken: Collection[bytes] = frozenset()
     """Deliveries in memory whose records are in rows; none where nothing is asked."""
-    busy: Collection[bytes] = frozenset()
-    """Endpoints that get nothing out of Postgres now; none where nothing is asked."""
+    aside: Collection[bytes] = frozenset()
+    """Endpoints whose deliveries are left out of what is due."""
+    wanted: Mapping[bytes, int] = {}
+    """Endpoints whose deliveries are asked for beside what is due, and how many of each."""
     streaks: StreakChanges = NO_CHANGES
 
     @property
@@ -50,6 +53,7 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
             or self.gone
             or self.unverified
             or self.due_max
+            or self.wanted
             or self.streaks
         )
 
@@ -65,6 +69,12 @@ class RoundAnswer(NamedTuple):
     """When a delivery in a row is due that is not yet; None where none waits for a time, or nothing was asked."""
     with_rows: Collection[EntityOfEndpoint]
     """Those of the released entities that have deliveries in rows still."""
+    more_due: bool = False
+    """Whether as many were read of what is due as were asked for, so that there may be more."""
+    with_more: Collection[bytes] = ()
+    """Those of the wanted endpoints of which as many were read as were asked for: they may have more."""
+    without_rows: Collection[bytes] = ()
+    """Those of the wanted endpoints of which nothing waits here, but for what is under way."""
 
 
 class RoundWriter:
@@ -91,10 +101,21 @@ class RoundWriter:
             session.script("BEGIN", self.fence.lock_statement, *statements, "COMMIT")
         hops = wait_rows.find_hops(session, work.unverified)
         with_rows = wait_rows.find_held(session, self._partition).intersection(work.released) if work.released else ()
-        if not work.due_max:
-            return RoundAnswer(hops, (), None, with_rows)
-        due, next_due_at = wait_rows.find_due(session, self._partition, work.taken, work.busy, work.due_max)
-        return RoundAnswer(hops, due, next_due_at, with_rows)
+        due = wanted = NO_ROWS
+        if work.due_max:
+            due = wait_rows.find_due(session, self._partition, work.taken, work.aside, work.due_max)
+        if work.wanted:
+            wanted = wait_rows.find_wanted(session, self._partition, work.taken, work.wanted)
+        times = [each.next_due_at for each in (due, wanted) if each.next_due_at is not None]
+        return RoundAnswer(
+            hops=hops,
+            due=[*due.records, *wanted.records],
+            next_due_at=min(times, default=None),
+            with_rows=with_rows,
+            more_due=0 < work.due_max <= len(due.records),
+            with_more=wanted.with_more,
+            without_rows=wanted.without_rows,
+        )
 
     def _statements(self, work: DeliveryRound) -> list[str]:
         rows = [row for each in work.ended if (row := wait_row_of(each, self.fence.token)) is not None]

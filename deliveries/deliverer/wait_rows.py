@@ -5,9 +5,10 @@ Rows are written by text: few deliveries of a healthy endpoint wait, and a round
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,12 +26,24 @@ WHERE delivery_id = ANY ({ids}) AND (record IS NOT NULL OR due_at < 'infinity')
 _DUE: Final = """
 (SELECT record, due_at FROM delivery_waits
  WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND delivery_id <> ALL ({ids})
-   AND endpoint_id <> ALL ({busy})
+   AND endpoint_id <> ALL ({aside})
  ORDER BY due_at LIMIT {limit})
 UNION ALL
 (SELECT NULL, due_at FROM delivery_waits
  WHERE partition = {partition} AND record IS NOT NULL AND due_at > now() AND due_at < 'infinity'
+   AND endpoint_id <> ALL ({aside})
  ORDER BY due_at LIMIT 1)
+"""
+# Not `record IS NOT NULL`: with it the index by time may be read, in which thousands of others' come first.
+_WANTED: Final = """
+SELECT uuid_send(e.id) AS endpoint_id, w.due_at, CASE WHEN w.due_at <= now() THEN w.record END AS record
+FROM unnest({endpoints}, {rows_max}) AS e (id, rows_max) CROSS JOIN LATERAL (
+    SELECT due_at, record FROM delivery_waits
+    WHERE partition = {partition} AND endpoint_id = e.id AND coalesce(record, '') <> '' AND due_at < 'infinity'
+      AND delivery_id <> ALL ({ids})
+    ORDER BY due_at LIMIT e.rows_max
+) AS w
+ORDER BY w.due_at
 """
 _MARKS: Final = """
 SELECT stream::text AS stream, source_partition, source_offset, source_rank, uuid_send(endpoint_id) AS endpoint_id
@@ -69,6 +82,22 @@ class WaitRow(msgspec.Struct, frozen=True, kw_only=True):
     source_rank: int
 
 
+class WaitRows(NamedTuple):
+    """Deliveries that were found in rows."""
+
+    records: Sequence[bytes] = ()
+    """Records of those that are due, the longest due first."""
+    next_due_at: datetime | None = None
+    """When the next one is due that is not yet."""
+    with_more: Collection[bytes] = ()
+    """The endpoints of which as many are due as were asked for."""
+    without_rows: Collection[bytes] = ()
+    """The endpoints of which none was found, due or not."""
+
+
+NO_ROWS: Final = WaitRows()
+
+
 def find_hops(session: Session, delivery_ids: Collection[bytes]) -> dict[bytes, int]:
     """Return the hop of each of these deliveries that waits."""
     if not delivery_ids:
@@ -77,19 +106,41 @@ def find_hops(session: Session, delivery_ids: Collection[bytes]) -> dict[bytes, 
 
 
 def find_due(
-    session: Session, partition: int, without: Collection[bytes], busy: Collection[bytes], rows_max: int
-) -> tuple[list[bytes], datetime | None]:
-    """Return the records of deliveries that are due, the longest due first, and when the next one is that is not yet.
+    session: Session, partition: int, without: Collection[bytes], aside: Collection[bytes], rows_max: int
+) -> WaitRows:
+    """Return deliveries that are due, and when the next one is that is not yet.
 
-    Left out of what is due are those that are under way, and those of endpoints that get no attempts now.
+    Left out are those of endpoints that are set aside, and of what is due those that are under way.
     """
     limit = min(rows_max, DUE_ROWS_MAX)
     frame = session.frame(
-        _DUE.format(partition=int(partition), ids=_array(without), busy=_array(busy), limit=int(limit))
+        _DUE.format(partition=int(partition), ids=_array(without), aside=_array(aside), limit=int(limit))
     )
     rows = list(frame.iter_rows())
     later = [due_at for record, due_at in rows if record is None]
-    return [record for record, _ in rows if record is not None], later[0].astimezone(UTC) if later else None
+    records = [record for record, _ in rows if record is not None]
+    return WaitRows(records, later[0].astimezone(UTC) if later else None)
+
+
+def find_wanted(session: Session, partition: int, without: Collection[bytes], wanted: Mapping[bytes, int]) -> WaitRows:
+    """Return endpoints' deliveries that are due, of each up to its number, but for those that are under way."""
+    frame = session.frame(
+        _WANTED.format(
+            partition=int(partition),
+            ids=_array(without),
+            endpoints=_array(wanted),
+            rows_max=f"'{{{','.join(str(int(each)) for each in wanted.values())}}}'::integer[]",
+        )
+    )
+    rows = list(frame.iter_rows())
+    later = [due_at for _, due_at, record in rows if record is None]
+    counts = Counter(endpoint_id for endpoint_id, _, record in rows if record is not None)
+    return WaitRows(
+        records=[record for _, _, record in rows if record is not None],
+        next_due_at=min(later).astimezone(UTC) if later else None,
+        with_more=[endpoint_id for endpoint_id, count in counts.items() if count >= wanted[endpoint_id]],
+        without_rows=wanted.keys() - {endpoint_id for endpoint_id, _, _ in rows},
+    )
 
 
 def find_marks(session: Session, partition: int) -> dict[MarkedSource, SourceMark]:
@@ -165,5 +216,5 @@ def _uuid(value: bytes) -> str:
     return f"'{value.hex()}'::uuid"
 
 
-def _array(ids: Sequence[bytes] | Collection[bytes]) -> str:
+def _array(ids: Collection[bytes]) -> str:
     return f"'{{{','.join(each.hex() for each in ids)}}}'::uuid[]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -68,6 +68,9 @@ class QueuesByHand:
         self.written: list[int] = []
         self.stopped = False
         self.busy = {b"busy"}
+        self.suspect: set[bytes] = set()
+        self.without_rows: set[bytes] = set()
+        self.rows_max = 8
 
     def enqueue(self, delivery: Delivery) -> None:
         self.enqueued.append(delivery)
@@ -78,8 +81,19 @@ class QueuesByHand:
     def note_written(self, attempts: int) -> None:
         self.written.append(attempts)
 
-    def busy_endpoints(self) -> set[bytes]:
-        return set(self.busy)
+    def set_aside(self) -> set[bytes]:
+        return self.busy | self.suspect
+
+    def note_without_rows(self, endpoint_ids: Iterable[bytes]) -> None:
+        self.without_rows.update(endpoint_ids)
+
+    def is_busy(self, endpoint_id: bytes) -> bool:
+        return endpoint_id in self.busy
+
+    def rows_wanted(self, endpoint_ids: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+        for each in endpoint_ids:
+            if each not in self.busy:
+                yield each, 1 if each in self.suspect else self.rows_max
 
     def stop(self) -> None:
         self.stopped = True

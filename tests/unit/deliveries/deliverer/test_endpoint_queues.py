@@ -75,7 +75,7 @@ async def test_an_attempt_that_has_ended_is_not_found_slow() -> None:
     await queues.finish()
     assert len(ended) == 1
     assert slots.under_way == 0
-    assert queues.busy_endpoints() == set()
+    assert queues.set_aside() == set()
     queues.enqueue(made_delivery(1, offset=1))
     assert slots.under_way == 1, "the endpoint gets its next attempt"
     await queues.finish()
@@ -125,11 +125,12 @@ async def test_an_endpoint_that_was_slow_gets_attempts_again(monkeypatch: pytest
     clock.set(NOW + timedelta(seconds=SLOW_SECONDS))
     sweep_until(slots, clock.monotonic_seconds())
     queues.enqueue(made_delivery(offset=1, topic="genesis.deliveries"))
-    assert (slots.under_way, queues.busy_endpoints()) == (1, {made_delivery().endpoint_id})
+    endpoint_id = made_delivery().endpoint_id
+    assert (slots.under_way, queues.is_busy(endpoint_id), queues.set_aside()) == (1, True, {endpoint_id})
     answered.set()
     await queues.finish()
     queues.enqueue(made_delivery(offset=2, topic="genesis.deliveries"))
-    assert (slots.under_way, queues.busy_endpoints()) == (1, set())
+    assert (slots.under_way, queues.is_busy(endpoint_id), queues.set_aside()) == (1, False, set())
     await queues.finish()
 
 
@@ -163,9 +164,44 @@ async def test_an_endpoint_rests_as_long_as_its_deliveries_were_put_off(monkeypa
     queues.enqueue(made_delivery(topic="genesis.deliveries"))
     endpoint_id = made_delivery().endpoint_id
     clock.set(NOW + timedelta(seconds=2.9))
-    assert queues.busy_endpoints() == {endpoint_id}
+    assert queues.is_busy(endpoint_id)
+    assert list(queues.rows_wanted([endpoint_id])) == []
+    assert queues.set_aside() == {endpoint_id}
     clock.set(NOW + timedelta(seconds=3))
-    assert queues.busy_endpoints() == set()
+    assert not queues.is_busy(endpoint_id)
+    assert queues.set_aside() == set()
+
+
+@pytest.mark.parametrize(("state", "rows"), [("active", [1, 250]), ("paused", [500, 500])])
+async def test_a_suspect_endpoint_has_one_row_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, state: EndpointState, rows: list[int]
+) -> None:
+    """It is set aside, and an endpoint of which nothing is known is not; of one that is paused all end at once."""
+    slots, answered = AttemptSlots(4, 100), asyncio.Event()
+    clock = FixedClock(NOW)
+    queues = made_queues(slots, lambda _: None, clock=clock)
+    suspect, other = made_delivery(1).endpoint_id, made_delivery(2).endpoint_id
+
+    async def time_out(*_: object) -> Attempt:
+        await answered.wait()
+        return Attempt(outcome=AttemptOutcome(error_class="timeout"), duration_seconds=15.0)
+
+    monkeypatch.setattr(queues, "_send", time_out)
+    monkeypatch.setattr(queues._retries, "schedule_retry", lambda *_: None)
+    queues.enqueue(made_delivery(1, topic="genesis.deliveries"))
+    await asyncio.sleep(0)
+    clock.set(NOW + timedelta(seconds=SLOW_SECONDS))
+    sweep_until(slots, clock.monotonic_seconds())
+    queues.enqueue(made_delivery(1, offset=1, topic="genesis.deliveries"))
+    answered.set()
+    await queues.finish()
+    assert (queues.set_aside(), queues.is_busy(suspect)) == ({suspect}, False)
+    cast(Any, queues._process.endpoints.get(suspect)).endpoint.state = state
+    assert [count for _, count in queues.rows_wanted([suspect, other])] == rows
+    monkeypatch.setattr(AttemptSlots, "crowded", True)
+    assert list(queues.rows_wanted([suspect, other])) == [], "neither of them has answered"
+    queues.note_without_rows([suspect])
+    assert queues.set_aside() == set()
 
 
 @pytest.mark.parametrize("state", ["paused", "disabled", "removed"])
@@ -197,7 +233,7 @@ async def test_a_queue_may_be_as_long_as_its_share(monkeypatch: pytest.MonkeyPat
     queues.enqueue(made_delivery(2, topic="read"))
     queues.enqueue(made_delivery(1, offset=10, topic="read"))
     assert sorted(each.delivery.source_offset for each in ended) == [5, 6, 7, 8, 9, 10]
-    assert queues.busy_endpoints() == {made_delivery(1).endpoint_id}
+    assert queues.set_aside() == {made_delivery(1).endpoint_id}
     await queues.cancel()
 
 

@@ -71,7 +71,7 @@ async def test_what_ended_is_published_before_it_is_written(monkeypatch: pytest.
     assert [each.delivery.offset for each in work.ended] == [0]
     assert work.offsets[DELIVERIES_TOPIC].next_offset == 1
     assert [mark.source_offset for mark in work.marks.values()] == [0]
-    assert work.busy == {b"busy"}
+    assert work.aside == {b"busy"}
     assert parts.deliveries.active == set()
     assert not made.rounds.is_behind
     assert await waiting is False
@@ -120,6 +120,7 @@ async def test_rounds_of_what_is_delivered_share_a_transaction(monkeypatch: pyte
     """Each publishes at once, and makes room; what was published is behind until it is written."""
     shared = _SharedWrites(monkeypatch, unfinished_max=1, round_seconds=1 / 64)
     made, parts = shared.made, shared.parts
+    parts.queues.busy = set()
     await shared.run()
     for offset in range(2):
         assert await shared.run(offset) is None
@@ -276,7 +277,7 @@ async def test_the_earliest_row_is_looked_for_first(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("in_seconds", "waited_seconds"), [(None, 8.0), (3.0, 2.75), (20.0, 8.0), (0.25, 0.25), (0.0, 0.25)]
+    ("in_seconds", "waited_seconds"), [(None, 7.75), (3.0, 2.75), (20.0, 7.75), (0.25, 0.25), (0.0, 0.25)]
 )
 async def test_a_round_waits_for_work_or_for_the_next_row(
     monkeypatch: pytest.MonkeyPatch, in_seconds: float | None, waited_seconds: float
@@ -317,7 +318,7 @@ async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) 
     assert parts.deliveries.taken == {rows[0].delivery_id}
     parts.end(rows[0], Delivered())
     work = await made.run()
-    assert (work.due_max, work.taken, work.busy) == (0, frozenset(), frozenset()), "nothing is asked"
+    assert (work.due_max, work.aside, work.wanted) == (0, frozenset(), {}), "nothing is asked"
     assert parts.deliveries.taken == set()
 
 
@@ -336,31 +337,133 @@ async def test_what_is_put_back_may_be_read_again(monkeypatch: pytest.MonkeyPatc
     assert parts.published == [[], []]
 
 
+class _LeftRows:
+    """Rows of endpoints that are left, a second between two looks for them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: RoundAnswer, **limits: Any) -> None:
+        self.parts = PartitionParts(monkeypatch, poll_seconds=1.0, **limits)
+        self.row = made_delivery(3)
+        monkeypatch.setattr(partition_rounds, "read_deliveries", lambda records: ([self.row for _ in records], []))
+        self.made = MadeRounds(self.parts, due(None), *answers)
+
+    async def look(self, seconds: float) -> Any:
+        """Run a round at a time; return what was asked for, None for nothing."""
+        self.parts.clock.set(NOW + timedelta(seconds=seconds))
+        return await self.made.run()
+
+    async def wanted(self, seconds: float) -> dict[bytes, int]:
+        """Run a round at a time; return the endpoints whose rows were asked for."""
+        work = await self.look(seconds)
+        return {} if work is None else dict(work.wanted)
+
+
 async def test_rows_of_endpoints_that_get_nothing_are_looked_for_once_these_get_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As rows of a delivery are that is under way from elsewhere, or was put back."""
-    parts = PartitionParts(monkeypatch, poll_seconds=1.0)
-    row = made_delivery(3)
-    monkeypatch.setattr(partition_rounds, "read_deliveries", lambda records: ([row for _ in records], []))
-    made = MadeRounds(parts, due(None), due(None), due(None, b"row"), due(None), due(None))
-
-    async def looks_at(seconds: float) -> bool:
-        parts.clock.set(NOW + timedelta(seconds=seconds))
-        return await made.run() is not None
-
-    assert await looks_at(0)
-    assert not await looks_at(5)
+    left = _LeftRows(monkeypatch, due(None), due(None, b"row"))
+    parts = left.parts
+    assert (await left.look(0)).aside == {b"busy"}
+    assert await left.wanted(5) == {}
     parts.queues.busy = set()
-    assert not await looks_at(5.5), "a second after the last time"
-    assert await looks_at(6)
-    assert not await looks_at(7)
-    parts.queues.put_back(row)
-    parts.deliveries.active.add(row.delivery_id)
-    assert await looks_at(8), "it was put back"
+    assert await left.wanted(5.5) == {}, "a second after the last time"
+    assert await left.wanted(6) == {b"busy": 8}
+    assert await left.wanted(7) == {}
+    parts.queues.put_back(left.row)
+    parts.deliveries.active.add(left.row.delivery_id)
+    assert await left.wanted(8) == {left.row.endpoint_id: 8}, "it was put back"
     assert parts.begun == []
-    assert await looks_at(9), "it was under way"
-    assert not await looks_at(10)
+    assert await left.wanted(9) == {left.row.endpoint_id: 8}, "it was under way"
+    assert await left.wanted(10) == {}
+
+
+async def test_of_a_suspect_endpoint_one_row_is_read_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of it are due: it is left out of what is, and has more until none is."""
+    suspect = made_delivery(3).endpoint_id
+    more = due(None, b"row")._replace(with_more=[suspect])
+    left = _LeftRows(monkeypatch, more, due(None))
+    parts = left.parts
+    parts.queues.suspect = {suspect}
+    assert (await left.look(0)).aside == {b"busy", suspect}
+    assert await left.wanted(1) == {suspect: 1}
+    assert parts.begun == [0]
+    parts.queues.busy.add(suspect)
+    assert await left.wanted(2) == {}
+    parts.queues.busy.remove(suspect)
+    assert await left.wanted(2.5) == {}
+    assert await left.wanted(3) == {suspect: 1}
+    assert await left.wanted(4) == {}
+
+
+async def test_looks_by_time_keep_no_endpoint_from_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often rows fall due: both are in one look, which asks for no row twice."""
+    suspect = made_delivery(3).endpoint_id
+    soon = [due(NOW + timedelta(seconds=step / 4)) for step in range(1, 9)]
+    left = _LeftRows(monkeypatch, *soon, look_seconds=0.0)
+    left.made.writer.answers[0] = due(NOW)
+    left.parts.queues.suspect = {suspect}
+    looks = [await left.look(step / 4) for step in range(9)]
+    assert all(look.due_max for look in looks)
+    assert [suspect in look.wanted for look in looks] == [step % 4 == 0 and step > 0 for step in range(9)]
+    assert all(look.aside == {b"busy", suspect} for look in looks)
+
+
+async def test_an_endpoint_without_rows_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queues are told, so that no look by time leaves it out again."""
+    suspect = made_delivery(3).endpoint_id
+    left = _LeftRows(monkeypatch, due(None)._replace(without_rows=[suspect]))
+    left.parts.queues.suspect = {suspect}
+    await left.look(0)
+    assert await left.wanted(1) == {suspect: 1}
+    assert left.parts.queues.without_rows == {suspect}
+    assert await left.wanted(2) == {}
+
+
+async def test_an_endpoint_that_is_well_has_its_rows_one_look_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it may have more, whatever time looks are apart."""
+    endpoint_id = made_delivery(3).endpoint_id
+    left = _LeftRows(monkeypatch, due(None, b"row")._replace(with_more=[endpoint_id]), due(None))
+    await left.look(0)
+    left.parts.queues.put_back(left.row)
+    assert left.made.rounds._seconds_to_next_round() == 1.0
+    assert await left.wanted(1) == {endpoint_id: 8}
+    assert left.made.rounds._seconds_to_next_round() == 0.0
+    assert await left.wanted(1) == {endpoint_id: 8}
+    left.parts.queues.put_back(left.row)
+    assert await left.wanted(1.5) == {}, "it had no more"
+    assert await left.wanted(2) == {endpoint_id: 8}
+
+
+async def test_rows_of_no_more_endpoints_are_asked_for_than_a_look_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' are at once, each once; and no more rows in all than a look may have."""
+    left = _LeftRows(monkeypatch, queue_max=3 * partition_rounds.WANTED_MAX)
+    await left.look(0)
+    rows = [made_delivery(number) for number in range(2 * partition_rounds.WANTED_MAX - 1)]
+    for row in rows:
+        left.parts.queues.put_back(row)
+    first = await left.wanted(1)
+    assert left.made.rounds._seconds_to_next_round() == 0.0
+    second = await left.wanted(1)
+    assert set(first.values()) == {3}
+    assert (len(first), len(second)) == (partition_rounds.WANTED_MAX, partition_rounds.WANTED_MAX - 1)
+    assert {*first, *second} == {row.endpoint_id for row in rows}
+    assert await left.wanted(1) == {}
+
+
+async def test_a_row_that_is_put_off_while_its_endpoint_is_busy_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for with the endpoint's others; where it is not due by then, at its time."""
+    waiting = made_delivery(3)
+    left = _LeftRows(monkeypatch, due(None), due(LATER), due(None))
+    parts = left.parts
+    await left.look(0)
+    parts.queues.busy = {b"busy", waiting.endpoint_id}
+    parts.end(waiting, Postponed(SOON, "It is slow."), attempted=False)
+    assert (await left.look(0.5)).ended
+    assert await left.look(2) is None
+    parts.queues.busy = {b"busy"}
+    assert await left.wanted(3) == {waiting.endpoint_id: 8}
+    assert await left.look(3.5) is None
+    assert (await left.look(4)).due_max > 0
 
 
 async def test_more_than_one_look_brings_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +473,7 @@ async def test_more_than_one_look_brings_is_looked_for_at_once(monkeypatch: pyte
     monkeypatch.setattr(
         partition_rounds, "read_deliveries", lambda records: ([rows[int(each)] for each in records], [])
     )
-    made = MadeRounds(parts, due(None, b"0", b"1"), due(None, b"2"))
+    made = MadeRounds(parts, due(None, b"0", b"1")._replace(more_due=True), due(None, b"2"))
     assert await made.run() is not None
     assert await made.run() is not None
     assert await made.run() is None
