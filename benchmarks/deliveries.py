@@ -1,8 +1,9 @@
 """Deliveries: a deliverer that works off a full topic, next to a bare client that signs and sends the same.
 
-What counts is what healthy endpoints accept: from the first to the last of it. Each rate is the middle one of some
-turns, the client's and each shape's one after the other. Then deliveries come at half of the full rate, and each one's
-time from the topic to its subscriber is taken.
+What counts is what healthy endpoints accept: from the first to the last of it. Where some are sick that is compared
+with the rate where all are good, and with what the same endpoints had of it. Each rate is the middle one of some turns,
+the client's and each shape's one after the other. Then deliveries come at half of the full rate, and each one's time
+from the topic to its subscriber is taken.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ class Shape:
     deliverers: int = 1
     deliveries: int = DELIVERIES
 
+    @property
+    def healthy_share(self) -> float:
+        """The share of the endpoints that accept: what they get where all do."""
+        return sum(self.path(index) == "good" for index in range(self.endpoints)) / self.endpoints
+
     def path(self, index: int) -> str:
         """Return the path of an endpoint, which says what it does."""
         share = index * GOLDEN_RATIO % 1
@@ -114,6 +120,7 @@ def run(stack: Stack) -> list[dict[str, object]]:
                     | {
                         "percent_of_bare": round(100 * rate / statistics.median(bare)),
                         "percent_of_all_good": round(100 * rate / good),
+                        "percent_of_their_own": round(100 * rate / (good * shape.healthy_share)),
                         "cores_used": cores[shape.name],
                     }
                 )
