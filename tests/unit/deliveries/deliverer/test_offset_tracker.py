@@ -63,6 +63,11 @@ def test_ranges_go_together() -> None:
     assert tracker.offsets() == TopicOffsets(100, (), 100)
     tracker.read(103, [100, 101, 102])
     assert tracker.offsets() == TopicOffsets(100, (), 103), "there is nothing between them"
+    tracker.finish(101)
+    assert tracker.offsets() == TopicOffsets(100, ((101, 102),), 103)
+    tracker.read(106, [103, 104, 105])
+    tracker.finish(103)
+    assert tracker.offsets() == TopicOffsets(100, ((101, 102), (103, 104)), 106), "what waits behind it is one range"
 
 
 def test_the_last_record_that_was_read_is_compared_when_it_comes_again() -> None:

@@ -406,6 +406,21 @@ async def test_looks_by_time_keep_no_endpoint_from_its_turn(monkeypatch: pytest.
     assert all(look.due_max for look in looks)
     assert [suspect in look.wanted for look in looks] == [step % 4 == 0 and step > 0 for step in range(9)]
     assert all(look.aside == {b"busy", suspect} for look in looks)
+    left.parts.queues.put_back(made_delivery(4))
+    left.made.writer.answers += [due(NOW + timedelta(seconds=3)), due(LATER)]
+    both = await left.look(3)
+    assert (both.due_max > 0, set(both.wanted)) == (True, {made_delivery(4).endpoint_id})
+    assert both.aside == {b"busy", suspect, *both.wanted}
+
+
+async def test_a_row_that_is_due_later_takes_nothing_from_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look by endpoint finds when one of that is due; the time that was known before stays."""
+    left = _LeftRows(monkeypatch, due(LATER))
+    left.made.writer.answers[0] = due(NOW + timedelta(seconds=2))
+    await left.look(0)
+    left.parts.queues.put_back(left.row)
+    assert await left.wanted(1) == {left.row.endpoint_id: 8}
+    assert (await left.look(2)).due_max > 0
 
 
 async def test_an_endpoint_without_rows_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
