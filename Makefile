@@ -17,9 +17,10 @@ CI ?=
 COVERAGE ?=
 # Percent of branches and lines that must have run: of all packages together, and of database and entities by themselves.
 COVERAGE_FLOOR := 90
-# Processes that run tests; each file's tests stay in one of them. Fault tests wait more than they compute, so there are
-# more than cores.
-TEST_PROCESSES ?= 4
+# Processes that run tests; each file's tests stay in one of them. Tests wait as well as compute, so there are more than
+# cores; those of whole systems start many processes each.
+TEST_PROCESSES ?= 6
+SYSTEM_TEST_PROCESSES ?= 4
 CONTAINER_TESTS ?= tests/containers
 COVERED := $(BIN)/coverage report --fail-under=$(COVERAGE_FLOOR)
 # In a variable: a comma in a call of make's ends its argument.
@@ -75,7 +76,7 @@ test: $(VENV)/.ready-all ## Run unit and integration tests. With CI=true or COVE
 	@$(if $(MEASURED),echo "==> coverage of database and entities"; $(COVERED) --format=total --include='$(CORE)')
 
 test-system: $(VENV)/.ready-all ## Run the demo, what the docs show, and process faults under load in their short form.
-	@$(PYTEST) tests/faults tests/end_to_end
+	@$(PYTEST) -n $(SYSTEM_TEST_PROCESSES) tests/faults tests/end_to_end
 
 test-quick: $(VENV)/.ready-all ## Run the unit tests, and those of the database.
 	@$(PYTEST) tests/integration/database tests/unit
