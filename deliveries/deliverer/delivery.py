@@ -47,7 +47,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     @property
     def id_text(self) -> str:
         """The id of the delivery as text, as the `webhook-id` has it."""
-        return _id_text(self.delivery_id)
+        return id_text(self.delivery_id)
 
     @property
     def from_row(self) -> bool:
@@ -62,7 +62,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     @property
     def endpoint_text(self) -> str:
         """The id of the endpoint as text."""
-        return _id_text(self.endpoint_id)
+        return id_text(self.endpoint_id)
 
     @property
     def key(self) -> bytes:
@@ -77,12 +77,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     def outgoing_event(self) -> OutgoingEvent:
         """Return the event as it is sent."""
         return OutgoingEvent(
-            id=_id_text(self.event_id),
+            id=id_text(self.event_id),
             type=self.type,
             source=self.source,
             occurred_at=self.occurred_at,
             data=self.data,
-            subject=_id_text(self.entity_id),
+            subject=id_text(self.entity_id),
             traceparent=self.traceparent,
         )
 
@@ -152,7 +152,7 @@ def _read(value: bytes | None, topic: str, partition: int, offset: int) -> Deliv
     )  # fmt: skip
 
 
-def _id_text(value: bytes) -> str:
+def id_text(value: bytes) -> str:
     """Return an id of 16 bytes as text; three times as fast as by UUID."""
     digits = value.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

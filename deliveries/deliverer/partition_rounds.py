@@ -22,12 +22,12 @@ import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from deliveries.deliverer.attempt_records import EndedDelivery, records_of, row_due_at
-from deliveries.deliverer.delivery import Delivery, read_deliveries
+from deliveries.deliverer.delivery import Delivery, id_text, read_deliveries
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
 from deliveries.deliverer.partition_deliveries import PartitionDeliveries
@@ -45,19 +45,22 @@ class PartitionRounds:
 
     def __init__(
         self, process: DeliveryProcess, writer: RoundWriter, intake: PartitionIntake, deliveries: PartitionDeliveries,
-        streaks: EndpointStreaks,
+        streaks: EndpointStreaks, log: Any,
     ) -> None:  # fmt: skip
         self._process = process
         self._writer = writer
         self._intake = intake
         self._deliveries = deliveries
         self._streaks = streaks
+        self._log = log
         self._recorded_to = deliveries.recorded.next_offset
         self._look_at: datetime | None = datetime.min.replace(tzinfo=UTC)
         self._poll_at_seconds = process.clock.monotonic_seconds() + process.limits.poll_seconds
         self._stored: dict[str, TopicOffsets] = {}
         self._published: list[EndedDelivery] = []
         self._unverified: list[Delivery] = []
+        self._unreadable: set[bytes] = set()
+        """Deliveries whose rows hold no record that can be read: these are asked for once."""
         self._running = False
         self._write_waits = False
         self._write_at_seconds = 0.0
@@ -157,7 +160,11 @@ class PartitionRounds:
         """Let deliveries that are due in rows be attempted, and note when the next look is due."""
         if not (work.due_max or work.wanted):
             return
-        due = read_deliveries(answer.due)[0]
+        due, rejected = read_deliveries([row.record for row in answer.due])
+        for value in rejected:
+            delivery_id = answer.due[value.row].delivery_id
+            self._unreadable.add(delivery_id)
+            self._log.error("delivery.unreadable", row=id_text(delivery_id), why=value.reason)
         await self._process.endpoints.load({each.endpoint_id for each in due})
         now = self._process.clock.now()
         if answer.more_due:
@@ -188,7 +195,7 @@ class PartitionRounds:
             aside |= wanted.keys()
         if not (wanted or due_max):
             return DeliveryRound()
-        taken = frozenset(self._deliveries.taken)
+        taken = self._deliveries.taken | self._unreadable
         return DeliveryRound(taken=taken, wanted=wanted, aside=aside, due_max=due_max)
 
     def _take_wanted(self) -> dict[bytes, int]:

@@ -55,7 +55,7 @@ class PartitionRun:
         self._log = log.bind(partition=partition, token=self.token)
         self._deliveries = PartitionDeliveries(process, held, recorded, self._log)
         self._intake = PartitionIntake(process, partition, SourceMarks(marks), self._deliveries, self._log)
-        self._rounds = PartitionRounds(process, writer, self._intake, self._deliveries, streaks)
+        self._rounds = PartitionRounds(process, writer, self._intake, self._deliveries, streaks, self._log)
         self._background = [
             asyncio.create_task(self._keep(self._run_rounds), name=f"rounds {partition}"),
             asyncio.create_task(self._keep(self._run_timers), name=f"timers {partition}"),

@@ -15,7 +15,7 @@ from deliveries.deliverer.attempt_records import EndedDelivery, wait_row_of
 from deliveries.deliverer.endpoint_streaks import NO_CHANGES, StreakChanges
 from deliveries.deliverer.entity_order import EntityOfEndpoint
 from deliveries.deliverer.source_marks import MarkedSource, SourceMark
-from deliveries.deliverer.wait_rows import NO_ROWS
+from deliveries.deliverer.wait_rows import NO_ROWS, DeliveryInRow
 from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import Session
 
@@ -63,8 +63,8 @@ class RoundAnswer(NamedTuple):
 
     hops: Mapping[bytes, int]
     """Of the deliveries that were asked for and wait."""
-    due: Sequence[bytes]
-    """Records of deliveries that are due."""
+    due: Sequence[DeliveryInRow]
+    """Deliveries whose records are in rows, and due."""
     next_due_at: datetime | None
     """When a delivery in a row is due that is not yet; None where none waits for a time, or nothing was asked."""
     with_rows: Collection[EntityOfEndpoint]
@@ -109,10 +109,10 @@ class RoundWriter:
         times = [each.next_due_at for each in (due, wanted) if each.next_due_at is not None]
         return RoundAnswer(
             hops=hops,
-            due=[*due.records, *wanted.records],
+            due=[*due.due, *wanted.due],
             next_due_at=min(times, default=None),
             with_rows=with_rows,
-            more_due=0 < work.due_max <= len(due.records),
+            more_due=0 < work.due_max <= len(due.due),
             with_more=wanted.with_more,
             without_rows=wanted.without_rows,
         )

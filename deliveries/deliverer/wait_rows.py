@@ -24,21 +24,22 @@ SELECT uuid_send(delivery_id) AS id, hop FROM delivery_waits
 WHERE delivery_id = ANY ({ids}) AND (record IS NOT NULL OR due_at < 'infinity')
 """
 _DUE: Final = """
-(SELECT record, due_at FROM delivery_waits
+(SELECT uuid_send(delivery_id) AS delivery_id, record, due_at FROM delivery_waits
  WHERE partition = {partition} AND record IS NOT NULL AND due_at <= now() AND delivery_id <> ALL ({ids})
    AND endpoint_id <> ALL ({aside})
  ORDER BY due_at LIMIT {limit})
 UNION ALL
-(SELECT NULL, due_at FROM delivery_waits
+(SELECT NULL, NULL, due_at FROM delivery_waits
  WHERE partition = {partition} AND record IS NOT NULL AND due_at > now() AND due_at < 'infinity'
    AND endpoint_id <> ALL ({aside})
  ORDER BY due_at LIMIT 1)
 """
 # Not `record IS NOT NULL`: with it the index by time may be read, in which thousands of others' come first.
 _WANTED: Final = """
-SELECT uuid_send(e.id) AS endpoint_id, w.due_at, CASE WHEN w.due_at <= now() THEN w.record END AS record
+SELECT uuid_send(e.id) AS endpoint_id, uuid_send(w.delivery_id) AS delivery_id, w.due_at,
+    CASE WHEN w.due_at <= now() THEN w.record END AS record
 FROM unnest({endpoints}, {rows_max}) AS e (id, rows_max) CROSS JOIN LATERAL (
-    SELECT due_at, record FROM delivery_waits
+    SELECT delivery_id, due_at, record FROM delivery_waits
     WHERE partition = {partition} AND endpoint_id = e.id AND coalesce(record, '') <> '' AND due_at < 'infinity'
       AND delivery_id <> ALL ({ids})
     ORDER BY due_at LIMIT e.rows_max
@@ -82,11 +83,18 @@ class WaitRow(msgspec.Struct, frozen=True, kw_only=True):
     source_rank: int
 
 
+class DeliveryInRow(NamedTuple):
+    """A delivery whose record is in a row, and due."""
+
+    delivery_id: bytes
+    record: bytes
+
+
 class WaitRows(NamedTuple):
     """Deliveries that were found in rows."""
 
-    records: Sequence[bytes] = ()
-    """Records of those that are due, the longest due first."""
+    due: Sequence[DeliveryInRow] = ()
+    """Those that are due, the longest first."""
     next_due_at: datetime | None = None
     """When the next one is due that is not yet."""
     with_more: Collection[bytes] = ()
@@ -117,9 +125,9 @@ def find_due(
         _DUE.format(partition=int(partition), ids=_array(without), aside=_array(aside), limit=int(limit))
     )
     rows = list(frame.iter_rows())
-    later = [due_at for record, due_at in rows if record is None]
-    records = [record for record, _ in rows if record is not None]
-    return WaitRows(records, later[0].astimezone(UTC) if later else None)
+    later = [due_at for _, record, due_at in rows if record is None]
+    due = [DeliveryInRow(delivery_id, record) for delivery_id, record, _ in rows if record is not None]
+    return WaitRows(due, later[0].astimezone(UTC) if later else None)
 
 
 def find_wanted(session: Session, partition: int, without: Collection[bytes], wanted: Mapping[bytes, int]) -> WaitRows:
@@ -133,13 +141,13 @@ def find_wanted(session: Session, partition: int, without: Collection[bytes], wa
         )
     )
     rows = list(frame.iter_rows())
-    later = [due_at for _, due_at, record in rows if record is None]
-    counts = Counter(endpoint_id for endpoint_id, _, record in rows if record is not None)
+    later = [due_at for _, _, due_at, record in rows if record is None]
+    counts = Counter(endpoint_id for endpoint_id, _, _, record in rows if record is not None)
     return WaitRows(
-        records=[record for _, _, record in rows if record is not None],
+        due=[DeliveryInRow(delivery_id, record) for _, delivery_id, _, record in rows if record is not None],
         next_due_at=min(later).astimezone(UTC) if later else None,
         with_more=[endpoint_id for endpoint_id, count in counts.items() if count >= wanted[endpoint_id]],
-        without_rows=wanted.keys() - {endpoint_id for endpoint_id, _, _ in rows},
+        without_rows=wanted.keys() - {endpoint_id for endpoint_id, _, _, _ in rows},
     )
 
 

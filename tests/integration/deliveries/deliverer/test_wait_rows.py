@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deliveries.deliverer import wait_rows
-from deliveries.deliverer.wait_rows import WaitRow, WaitRows, find_due, find_wanted
+from deliveries.deliverer.wait_rows import DeliveryInRow, WaitRow, WaitRows, find_due, find_wanted
 from devstack import sql
 from projections.session import Session
 from runtime.settings import Settings
@@ -40,6 +40,11 @@ def waits(name: str, endpoint_number: int, due_at: datetime | None, *, in_topic:
     )  # fmt: skip
 
 
+def due_rows(*names: str) -> list[DeliveryInRow]:
+    """Return what is found of deliveries that `waits` made."""
+    return [DeliveryInRow(name.encode().ljust(16), name.encode()) for name in names]
+
+
 def store(session: Session, *rows: WaitRow, partition: int = 0) -> None:
     """Store rows."""
     session.script(*wait_rows.wait_statements(partition, rows, ()))
@@ -65,22 +70,22 @@ def test_rows_of_wanted_endpoints_are_read_the_longest_due_first(stored: Session
     """Of each as many as it may have; those that are not due say when they are, and those under way are left out."""
     wanted = {endpoint(number): 8 for number in (1, 2, 3)}
     found = find_wanted(stored, 0, [], wanted)
-    assert found == WaitRows([b"1 due 3", b"1 due 2", b"1 due 1"], NOW + HOUR, [], {endpoint(3)})
+    assert found == WaitRows(due_rows("1 due 3", "1 due 2", "1 due 1"), NOW + HOUR, [], {endpoint(3)})
     assert find_wanted(stored, 0, [], {endpoint(1): 4}).next_due_at == NOW + 2 * HOUR
     assert find_wanted(stored, 0, [], {endpoint(1): 2}) == WaitRows(
-        [b"1 due 3", b"1 due 2"], None, [endpoint(1)], set()
+        due_rows("1 due 3", "1 due 2"), None, [endpoint(1)], set()
     )
     taken = [b"1 due 3".ljust(16)]
     assert find_wanted(stored, 0, taken, {endpoint(1): 1, endpoint(4): 1}) == WaitRows(
-        [b"4 due", b"1 due 2"], None, [endpoint(4), endpoint(1)], set()
+        due_rows("4 due", "1 due 2"), None, [endpoint(4), endpoint(1)], set()
     )
     assert find_wanted(stored, 0, [], {endpoint(2): 1}) == WaitRows([], NOW + HOUR, [], set()), "it is not due"
 
 
 def test_rows_that_are_due_are_read_but_for_endpoints_that_are_set_aside(stored: Session) -> None:
     """Neither what is due of these nor what is not yet."""
-    assert find_due(stored, 0, [], [], 8) == WaitRows([b"4 due", b"1 due 3", b"1 due 2", b"1 due 1"], NOW + HOUR)
-    assert find_due(stored, 0, [], [endpoint(1)], 8) == WaitRows([b"4 due"], NOW + HOUR)
+    assert find_due(stored, 0, [], [], 8) == WaitRows(due_rows("4 due", "1 due 3", "1 due 2", "1 due 1"), NOW + HOUR)
+    assert find_due(stored, 0, [], [endpoint(1)], 8) == WaitRows(due_rows("4 due"), NOW + HOUR)
     assert find_due(stored, 0, [b"4 due".ljust(16)], [endpoint(1), endpoint(2)], 8) == WaitRows([], None)
 
 
@@ -89,7 +94,7 @@ def test_one_row_of_thousands_is_found_by_its_index(session: Session, database: 
     for number in (1, 2):
         store(session, *(waits(f"{number}:{at}", number, NOW - number * (1 + at) * HOUR) for at in range(3_000)))
     sql.execute(database.superuser_url, ["ANALYZE delivery_waits"])
-    assert find_wanted(session, 0, [], {endpoint(1): 1}).records == [b"1:2999"]
+    assert find_wanted(session, 0, [], {endpoint(1): 1}).due == due_rows("1:2999")
     query = wait_rows._WANTED.format(
         partition=0, ids="'{}'::uuid[]", endpoints=wait_rows._array([endpoint(1)]), rows_max="'{1}'::integer[]"
     )

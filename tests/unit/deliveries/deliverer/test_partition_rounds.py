@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from deliveries.deliverer import partition_rounds
 from deliveries.deliverer.attempt_records import Cancelled, Postponed
@@ -17,6 +19,7 @@ from deliveries.deliverer.partition_rounds import PartitionRounds
 from deliveries.deliverer.recorded_attempts import AttemptOf
 from deliveries.deliverer.round_writer import RoundAnswer, RoundWriter
 from deliveries.deliverer.source_marks import SourceMarks
+from deliveries.deliverer.wait_rows import DeliveryInRow
 from deliveries.delivery_fence import TopicOffsets
 from deliveries.schedule import DeadLettered, Delivered, RetryAt
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
@@ -39,7 +42,7 @@ class MadeRounds:
         self.intake = PartitionIntake(parts.process, 0, SourceMarks({}), parts.deliveries, parts.log)
         self.intake.open_topic(DELIVERIES_TOPIC, TopicOffsets(0))
         writer, kept = cast(RoundWriter, self.writer), streaks or EndpointStreaks(None, {})
-        self.rounds = PartitionRounds(parts.process, writer, self.intake, parts.deliveries, kept)
+        self.rounds = PartitionRounds(parts.process, writer, self.intake, parts.deliveries, kept, parts.log)
 
     def read(self, *offsets: int, **changes: Any) -> None:
         """Read deliveries."""
@@ -55,7 +58,8 @@ class MadeRounds:
 
 
 def due(next_due_at: datetime | None, *records: bytes) -> RoundAnswer:
-    return RoundAnswer({}, records, next_due_at, ())
+    rows = [DeliveryInRow(bytes([number]) * 16, record) for number, record in enumerate(records)]
+    return RoundAnswer({}, rows, next_due_at, ())
 
 
 async def test_what_ended_is_published_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +339,23 @@ async def test_what_is_put_back_may_be_read_again(monkeypatch: pytest.MonkeyPatc
     assert (list(again.ended), again.taken) == ([], frozenset())
     assert parts.begun == [0, 0]
     assert parts.published == [[], []]
+
+
+async def test_a_row_that_can_not_be_read_is_told_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left out from then on: an endpoint of which one row is tried would be tried with it for ever."""
+    parts = PartitionParts(monkeypatch, look_seconds=0.5)
+    made = MadeRounds(parts, due(NOW, made_delivery(3).next_value(1, NOW, 7), b"damaged"), due(None))
+    with capture_logs() as lines:
+        await made.run()
+    damaged = bytes([1]) * 16
+    assert [(line["event"], line["row"], line["log_level"]) for line in lines] == [
+        ("delivery.unreadable", str(UUID(bytes=damaged)), "error")
+    ]
+    assert lines[0]["why"]
+    assert len(parts.begun) == 1
+    parts.clock.set(NOW + timedelta(seconds=1))
+    assert damaged in (await made.run()).taken
+    assert parts.deliveries.taken == {made_delivery(3).delivery_id}
 
 
 class _LeftRows:
