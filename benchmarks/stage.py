@@ -100,8 +100,12 @@ def clean_database(stack: Stack, **settings: str) -> Iterator[Stage]:
 
 @contextmanager
 def process(stage: Stage, *command: str, program: str = sys.executable) -> Iterator[psutil.Process]:
-    """Yield a process, of the project's Python where no other program is named; terminated at the end of the block."""
-    started = subprocess.Popen([program, *command], env=dict(stage.environ))
+    """Yield a process, of the project's Python where no other program is named; terminated at the end of the block.
+
+    It has a session of its own, and so its own share of the processors, as a service of a machine or a container has:
+    Linux divides them among sessions first. All services in one would share what each process of Postgres has.
+    """
+    started = subprocess.Popen([program, *command], env=dict(stage.environ), start_new_session=True)
     try:
         yield psutil.Process(started.pid)
     finally:
