@@ -14,7 +14,8 @@ from deliveries.event_filters import parse_event_types
 from deliveries.guard.connections import DeliveryClient
 from deliveries.outcomes import classify
 from deliveries.signed_request import outgoing_event, sign_attempt
-from schemas.examples import examples
+from schemas.events import Event
+from schemas.examples import endpoint_examples, examples
 
 EXAMPLE_SOURCE: Final = "plant/endpoints"
 SHOWN_MAX_BYTES: Final = 4096
@@ -31,7 +32,7 @@ async def send_example(
     """
     if endpoint.state == "removed":
         raise EndpointStateRefused(f"The endpoint {endpoint.id} is removed.", next_step="plant endpoints list")
-    example = examples()[_example_type(endpoint, event_type)]
+    example = _example(endpoint, event_type)
     secrets = await store.secrets(endpoint.id)
     request = sign_attempt(
         outgoing_event(example, source=EXAMPLE_SOURCE),
@@ -60,11 +61,12 @@ def example_fields(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _example_type(endpoint: Endpoint, asked: str | None) -> str:
-    known = [name for name in examples() if name.startswith("genesis.")]
-    if asked is not None:
-        if asked not in known:
-            raise UnknownExample(why=f"Write one of {', '.join(known)}.")
-        return asked
-    chosen = parse_event_types(endpoint.configuration.event_types)
-    return next((name for name in known if chosen.include(name)), known[0])
+def _example(endpoint: Endpoint, asked: str | None) -> Event:
+    genesis = {name: event for name, event in examples().items() if name.startswith("genesis.")}
+    known: dict[str, Event] = {**genesis, **endpoint_examples()}
+    if asked is None:
+        chosen = parse_event_types(endpoint.configuration.event_types)
+        asked = next((name for name in known if chosen.include(name)), next(iter(known)))
+    elif asked not in known:
+        raise UnknownExample(why=f"Write one of {', '.join(known)}.")
+    return known[asked]

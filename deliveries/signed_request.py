@@ -28,6 +28,9 @@ PayloadForm = Literal["standard", "cloud_event"]
 KEYS_MAX: Final = 2
 """Keys of a scheme: the new one and, during a rotation, the one before it."""
 
+UNKNOWN_SOURCE: Final = "unknown"
+"""The source of a CloudEvent, which has to have one, where the event's record names none."""
+
 _BESIDE_DATA: Final = frozenset({"event_id", "occurred_at"})
 _MESSAGE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -113,7 +116,8 @@ def encode_payload(event: OutgoingEvent, form: PayloadForm) -> bytes:
             return msgspec.json.encode({"type": event.type, "timestamp": time, "data": data})
         case "cloud_event":
             subject = {} if event.subject is None else {"subject": event.subject}
-            head = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type, **subject}
+            source = event.source or UNKNOWN_SOURCE
+            head = {"specversion": "1.0", "id": event.id, "source": source, "type": event.type, **subject}
             return msgspec.json.encode({**head, "time": time, "datacontenttype": "application/json", "data": data})
         case _:
             assert_never(form)

@@ -299,7 +299,8 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         str,
         Meta(
             description="Host names that endpoints may have, each with its subdomains, separated by commas; empty: all "
-            "but names of one label and those of private networks, such as `.internal`."
+            "but names of one label and those of private networks, such as `.internal`. With such a list an address in "
+            "place of a name has to be in one of `PLANT_DELIVERIES_ALLOWED_NETWORKS`."
         ),
     ] = ""
     deliveries_refused_names: Annotated[

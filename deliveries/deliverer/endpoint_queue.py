@@ -27,6 +27,8 @@ from deliveries.deliverer.delivery import Delivery
 
 FIRST_LIMIT: Final = 1
 LIVE_STREAMS: Final = ("live", "endpoints")
+RATE_WAIT_SECONDS: Final = 16.0
+"""How long a delivery waits in memory at most for its endpoint's rate: as long as in a retry topic."""
 
 
 class Blocked(msgspec.Struct, frozen=True):
@@ -90,6 +92,7 @@ class EndpointQueue:
         self._throttled_until = 0.0
         self._busy_until = 0.0
         """Nothing is read from Postgres until then: it rests, asked for time, or its breaker is open."""
+        self._rate_per_second: float | None = None
         self._next_slot = 0.0
 
     def blocked_seconds(self, now_seconds: float) -> float:
@@ -111,12 +114,22 @@ class EndpointQueue:
         """
         if now_seconds < self._busy_until or self.slow:
             return True
-        return self.in_flight > 0 or bool(self.due) if self.is_suspect else len(self.due) >= self._due_max // 2
+        return self.in_flight > 0 or bool(self.due) if self.is_suspect else len(self.due) >= self._half_share
 
     @property
     def rows_max(self) -> int:
         """How many deliveries may be read from Postgres at a time."""
-        return 1 if self.is_suspect else self._due_max // 2
+        return 1 if self.is_suspect else self._half_share
+
+    def share(self, due_max: int) -> int:
+        """Return how many of at most so many deliveries may wait in memory: those that the rate lets go soon."""
+        if self._rate_per_second is None:
+            return due_max
+        return min(due_max, max(1, int(self._rate_per_second * RATE_WAIT_SECONDS)))
+
+    @property
+    def _half_share(self) -> int:
+        return max(1, self.share(self._due_max) // 2)
 
     def state(self, now_seconds: float) -> BreakerState:
         """Return the breaker's state."""
@@ -124,6 +137,7 @@ class EndpointQueue:
 
     def admit(self, now_seconds: float, rate_per_second: float | None, crowded: bool) -> Permit | Blocked | Waiting:
         """Return whether the next delivery may be attempted now. A permit has to be given back by `end`."""
+        self._rate_per_second = rate_per_second
         blocked_seconds = self.blocked_seconds(now_seconds)
         if blocked_seconds > 0:
             return Blocked(blocked_seconds)

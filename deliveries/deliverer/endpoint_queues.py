@@ -20,7 +20,7 @@ from deliveries.deliverer.attempt_slots import AttemptSlot
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_cache import KnownEndpoint
-from deliveries.deliverer.endpoint_queue import Blocked, EndpointQueue, Waiting
+from deliveries.deliverer.endpoint_queue import RATE_WAIT_SECONDS, Blocked, EndpointQueue, Waiting
 from deliveries.deliverer.webhook_retry_service import UNUSABLE_SECONDS, WebhookRetryService
 from deliveries.outcomes import classify, throttle_seconds
 from deliveries.signed_request import sign_attempt
@@ -179,7 +179,11 @@ class EndpointQueues:
             queue.rest(self._process.clock.monotonic_seconds() + limits.postponed_seconds)
             self._postpone(endpoint_id, queue, limits.postponed_seconds, "Slow endpoints have all connections.")
             return
-        queue_max = limits.queue_max if len(self._queues) > 1 else limits.unfinished_max
+        if wait_seconds is not None and wait_seconds > RATE_WAIT_SECONDS:
+            queue.rest(self._process.clock.monotonic_seconds() + wait_seconds)
+            self._postpone(endpoint_id, queue, wait_seconds, "The endpoint's rate lets none go for a time.")
+            return
+        queue_max = queue.share(limits.queue_max if len(self._queues) > 1 else limits.unfinished_max)
         if queue.slow:
             self._postpone(endpoint_id, queue, limits.postponed_seconds, "The endpoint is slow to answer.")
         elif len(queue.due) > queue_max:

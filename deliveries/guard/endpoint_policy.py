@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import msgspec
 
 from deliveries.errors import DeliveriesMisconfigured
-from deliveries.guard.addresses import Network, parse_networks
+from deliveries.guard.addresses import Address, Network, parse_networks
 from runtime.servers import parse_port
 from runtime.settings import Settings
 
@@ -19,6 +20,10 @@ SPECIAL_NAMES: Final = frozenset(
 """Top-level names of private networks and special uses: RFC 6761, 6762, 7686, 8375, 9476, and ICANN's `internal`,
 `corp`, `home` and `mail`, which are never delegated."""
 
+NAME_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+NUMBER_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""A host whose last label is like this is an IPv4 address, not a name."""
+
 _Parsed = TypeVar("_Parsed")
 
 
@@ -28,7 +33,8 @@ class EndpointPolicy(msgspec.Struct, frozen=True, kw_only=True):
     plain_http: bool = False
     ports: tuple[range, ...] = (range(443, 444), range(8443, 8444))
     allowed_names: frozenset[str] = frozenset()
-    """Where there are some, only these; special names and names of one label among them."""
+    """Where there are some, only these; special names and names of one label among them. Then an address may stand in
+    place of a name only where its network is allowed by name."""
     refused_names: frozenset[str] = frozenset()
     allowed_networks: tuple[Network, ...] = ()
     """Networks whose addresses may be connected to although they are in a refused range."""
@@ -45,6 +51,10 @@ class EndpointPolicy(msgspec.Struct, frozen=True, kw_only=True):
         if self.allowed_names:
             return bool(suffixes & self.allowed_names)
         return "." in name and not suffixes & SPECIAL_NAMES
+
+    def allows_literal(self, address: Address) -> bool:
+        """Return whether an endpoint may have this address in place of a name, if the address may be connected to."""
+        return not self.allowed_names or any(address in network for network in self.allowed_networks)
 
 
 def make_endpoint_policy(settings: Settings) -> EndpointPolicy:
@@ -76,7 +86,8 @@ def parse_ports(text: str) -> tuple[range, ...]:
 def _parse_names(text: str) -> frozenset[str]:
     names = frozenset(part.strip().lower().strip(".") for part in text.split(",") if part.strip())
     for name in names:
-        if not name or not name.isascii() or any(character in name for character in "*/:@ "):
+        labels = name.split(".")
+        if NUMBER_LABEL.fullmatch(labels[-1]) or not all(NAME_LABEL.fullmatch(label) for label in labels):
             raise ValueError(f"{name[:100]!r} is no host's name: write example.com for it and its subdomains.")
     return names
 

@@ -17,7 +17,7 @@ import msgspec
 
 from deliveries.errors import EndpointRefused
 from deliveries.guard.addresses import Address, refused_range
-from deliveries.guard.endpoint_policy import EndpointPolicy
+from deliveries.guard.endpoint_policy import NAME_LABEL, NUMBER_LABEL, EndpointPolicy
 
 URL_MAX_CHARACTERS: Final = 2048
 NAME_MAX_CHARACTERS: Final = 253
@@ -26,8 +26,6 @@ DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
 _PATH: Final = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
-_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 class EndpointUrl(msgspec.Struct, frozen=True):
@@ -70,7 +68,7 @@ def parse_endpoint_url(text: str, policy: EndpointPolicy) -> EndpointUrl:
     port_number = _parse_port_of(port, scheme, policy)
     if address is not None:
         check_address(address, policy)
-    elif not policy.allows_name(name):
+    if not (policy.allows_name(name) if address is None else policy.allows_literal(address)):
         raise EndpointRefused("refused_hostname", "Endpoints with this name are not allowed.")
     return EndpointUrl(scheme, name, port_number, _parse_path(path), address)
 
@@ -122,14 +120,14 @@ def _parse_host(host: str) -> tuple[Address | None, str]:
         return address, str(address)
     name = _to_a_labels(host).removesuffix(".")
     labels = name.split(".")
-    if _NUMBER.fullmatch(labels[-1]):
+    if NUMBER_LABEL.fullmatch(labels[-1]):
         try:
             address = IPv4Address(name)  # four decimal numbers without leading zeros, nothing else
         except AddressValueError as error:
             why = "Its host is a number: an IPv4 address is written as four decimal numbers."
             raise EndpointRefused("odd_address", why) from error
         return address, str(address)
-    if len(name) > NAME_MAX_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(name) > NAME_MAX_CHARACTERS or not all(NAME_LABEL.fullmatch(label) for label in labels):
         raise EndpointRefused("hostname", "Its host is no name: labels of letters, digits and inner hyphens, and dots.")
     return None, name
 

@@ -94,6 +94,19 @@ def test_a_rate_is_kept_to() -> None:
     assert queue.admit(0.5, 2, False) == "ordinary"
 
 
+@pytest.mark.parametrize(("rate", "share", "rows"), [(None, 500, 250), (100, 500, 250), (2, 32, 16), (0.01, 1, 1)])
+def test_a_rate_bounds_what_waits_in_memory(rate: float | None, share: int, rows: int) -> None:
+    """As many deliveries as go in sixteen seconds; half of them are read from Postgres at a time, one at least."""
+    queue = EndpointQueue(POLICY, 4, 500)
+    queue.admit(0.0, rate, False)
+    assert (queue.share(500), queue.rows_max) == (share, rows)
+    for _ in range(rows - 1):
+        queue.due.append(made_delivery(1))
+    assert not queue.is_busy(0.0)
+    queue.due.append(made_delivery(1))
+    assert queue.is_busy(0.0)
+
+
 def test_where_slow_endpoints_have_the_connections_only_those_that_answer_get_more() -> None:
     """One that never answered waits."""
     queue = EndpointQueue(POLICY, 4, 8)

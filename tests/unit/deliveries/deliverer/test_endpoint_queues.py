@@ -34,7 +34,7 @@ def made_queues(
     put_back: Callable[[Delivery], Any] = pytest.fail,
     ordered: bool = False,
     state: EndpointState = "active",
-    rate_per_second: int | None = None,
+    rate_per_second: float | None = None,
 ) -> EndpointQueues:
     """Return queues of endpoints that are known; an attempt fails before it sends anything."""
     configuration = EndpointConfiguration(url="https://example.com/", event_types=("*",))
@@ -263,6 +263,41 @@ async def test_a_rate_wakes_its_queue_once(monkeypatch: pytest.MonkeyPatch) -> N
         queues.enqueue(made_delivery(1, offset=offset, topic="read"))
     monkeypatch.undo()
     assert timers == [1.0]
+
+
+async def test_a_rate_keeps_in_memory_what_goes_soon() -> None:
+    """The others wait in Postgres, and are not read from there while half of that is left."""
+    slots, ended = AttemptSlots(4, 100), list[EndedDelivery]()
+    limits = DelivererLimits(unrecorded_max=100)
+    queues = made_queues(slots, ended.append, limits, clock=FixedClock(NOW), rate_per_second=1)
+    queues.enqueue(made_delivery(1, topic="read"))
+    await queues.finish()
+    ended.clear()
+    for offset in range(1, 41):
+        queues.enqueue(made_delivery(1, offset=offset, topic="read"))
+    assert queues.due == 16
+    assert [each.end for each in ended] == 24 * [
+        Postponed(NOW + timedelta(seconds=1), "The endpoint has its share of attempts.")
+    ]
+    assert queues.set_aside() == {made_delivery(1).endpoint_id}
+
+
+async def test_what_a_rate_lets_go_later_waits_in_postgres() -> None:
+    """Until then, and no longer: nothing of the endpoint is read before."""
+    slots, ended, clock = AttemptSlots(4, 100), list[EndedDelivery](), FixedClock(NOW)
+    queues = made_queues(slots, ended.append, clock=clock, rate_per_second=1 / 60)
+    endpoint_id = made_delivery(1).endpoint_id
+    queues.enqueue(made_delivery(1, topic="read"))
+    await queues.finish()
+    ended.clear()
+    for offset in (1, 2):
+        queues.enqueue(made_delivery(1, offset=offset, topic="read"))
+    assert [each.end for each in ended] == 2 * [
+        Postponed(NOW + timedelta(seconds=60), "The endpoint's rate lets none go for a time.")
+    ]
+    assert (queues.due, list(queues.rows_wanted([endpoint_id]))) == (0, [])
+    clock.set(NOW + timedelta(seconds=60))
+    assert list(queues.rows_wanted([endpoint_id])) == [(endpoint_id, 1)]
 
 
 def watch_hanging(queues: EndpointQueues, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -169,6 +169,18 @@ def test_names_are_allowed_by_setting() -> None:
         assert refused.value.reason == "refused_hostname"
 
 
+def test_a_list_of_names_shuts_out_addresses() -> None:
+    """One in place of a name would pass by the list; those in a listed network may stay."""
+    names = Settings(deliveries_allowed_names="example.com", deliveries_allowed_networks="10.0.0.0/8")
+    policy = make_endpoint_policy(names)
+    for host in ("8.8.8.8", "[2606:4700::1]"):
+        assert parse_endpoint_url(f"https://{host}/", POLICY).address is not None
+        with pytest.raises(EndpointRefused) as refused:
+            parse_endpoint_url(f"https://{host}/", policy)
+        assert refused.value.reason == "refused_hostname"
+    assert parse_endpoint_url("https://10.1.2.3/", policy).host == "10.1.2.3"
+
+
 def test_networks_are_allowed_by_setting() -> None:
     """An address in a listed network may be an endpoint's."""
     policy = make_endpoint_policy(Settings(deliveries_allowed_networks="10.0.0.0/8"))
@@ -180,6 +192,7 @@ def test_networks_are_allowed_by_setting() -> None:
     [
         ("ports", ""), ("ports", "0"), ("ports", "443-80"), ("ports", "https"), ("ports", "65536"),
         ("allowed_names", "*.example.com"), ("allowed_names", "https://example.com"), ("refused_names", "a b"),
+        ("refused_names", "8.8.8.8"), ("refused_names", "a..b"), ("refused_names", "a;b"), ("allowed_names", "%41.com"),
         ("refused_names", "bücher.de"), ("allowed_networks", "10.0.0.1/8"), ("allowed_networks", "example.com"),
     ],
 )  # fmt: skip
