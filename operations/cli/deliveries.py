@@ -9,12 +9,13 @@ from uuid import UUID
 import click
 
 from operations.cli.delivery_options import CursorType, DeliveryOptions, delivery_options
-from operations.cli.delivery_redrives import recover, redrives, replay_missing, retry, tell_recovered
+from operations.cli.delivery_redrives import recover, redrives, replay_missing, retry, tell_offers
 from operations.cli.groups import CommandGroup
 from operations.cli.listing import Output, RowPrinter, output_option, show
 from runtime.process import output_is_read
 
 if TYPE_CHECKING:
+    from deliveries.redrive.recovery import RecoveryOffer
     from deliveries.state.delivery_rows import (
         DeliveryCursor,
         DeliveryFilter,
@@ -55,9 +56,9 @@ def list_deliveries(options: DeliveryOptions, limit: int, after: DeliveryCursor 
         --event 456a21bf-ff53-538c-b488-17ce1a1064dd
     """
     printer = RowPrinter(output, WIDTHS)
-    count, cursor, recovered = asyncio.run(_list(options.filter(), limit, after, printer, output))
+    count, cursor, offers = asyncio.run(_list(options.filter(), limit, after, printer, output))
     printer.finish()
-    tell_recovered(recovered)
+    tell_offers(offers)
     if cursor is not None:
         click.echo(f"There are more: add --after {cursor}", err=True)
     elif not count:
@@ -66,10 +67,10 @@ def list_deliveries(options: DeliveryOptions, limit: int, after: DeliveryCursor 
 
 async def _list(
     asked: DeliveryFilter, limit: int, after: DeliveryCursor | None, printer: RowPrinter, output: Output
-) -> tuple[int, DeliveryCursor | None, dict[UUID, int]]:
-    """Print deliveries; return how many, where to go on if there are more, and which endpoints have recovered."""
+) -> tuple[int, DeliveryCursor | None, dict[UUID, RecoveryOffer]]:
+    """Print deliveries; return how many, where to go on if there are more, and what can be sent again."""
     from database.connector import connect
-    from deliveries.redrive.recovery import recovered_endpoints
+    from deliveries.redrive.recovery import recovery_offers
     from deliveries.state.delivery_rows import PAGE_ROWS, DeliveryRows
     from runtime.settings import load_settings
 
@@ -80,14 +81,14 @@ async def _list(
         while page := await rows.page(asked, cursor):
             for delivery in page:
                 if count == limit:
-                    return count, cursor, await recovered_endpoints(database, with_dead)
+                    return count, cursor, await recovery_offers(database, with_dead)
                 if delivery.state == "dead" and len(with_dead) < RECOVERED_MAX:
                     with_dead.add(delivery.endpoint_id)
                 printer.row(_row(delivery) if output == "table" else fields_of_delivery(delivery))
                 count, cursor = count + 1, delivery.cursor
             if len(page) < PAGE_ROWS or not output_is_read():
                 break
-        return count, None, await recovered_endpoints(database, with_dead)
+        return count, None, await recovery_offers(database, with_dead)
     finally:
         await database.close()
 

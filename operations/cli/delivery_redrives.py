@@ -17,6 +17,7 @@ from operations.operator_actions import actor_option, reason_option
 
 if TYPE_CHECKING:
     from deliveries.redrive.orders import StoredRedrive
+    from deliveries.redrive.recovery import RecoveryOffer
     from runtime.settings import Settings
     from schemas.delivery_records import DeliveryState
 
@@ -181,24 +182,32 @@ def _fields(redrive: StoredRedrive) -> dict[str, Any]:
     return fields
 
 
-async def find_recovered(settings: Settings, endpoint_ids: Collection[UUID]) -> dict[UUID, int]:
-    """Return those of some endpoints that have recovered, and how many earlier dead letters each has."""
+async def find_offers(settings: Settings, endpoint_ids: Collection[UUID]) -> dict[UUID, RecoveryOffer]:
+    """Return those of some endpoints that have recovered, and what can be sent to each again."""
     from database.connector import connect
-    from deliveries.redrive.recovery import recovered_endpoints
+    from deliveries.redrive.recovery import recovery_offers
 
     database = connect(settings, "operator")
     try:
-        return await recovered_endpoints(database, endpoint_ids)
+        return await recovery_offers(database, endpoint_ids)
     finally:
         await database.close()
 
 
-def tell_recovered(recovered: Mapping[UUID, int]) -> None:
-    """Say how dead letters of endpoints that have recovered are sent again."""
-    for endpoint_id, dead in recovered.items():
-        have = "delivery is" if dead == 1 else "deliveries are"
-        click.echo(
-            f"The endpoint takes deliveries again, and {dead:,} earlier {have} dead:"
-            f" plant deliveries recover {endpoint_id}",
-            err=True,
-        )
+def tell_offers(offers: Mapping[UUID, RecoveryOffer]) -> None:
+    """Say how deliveries to endpoints that have recovered are sent again."""
+    for endpoint_id, offer in offers.items():
+        if offer.recovered:
+            have = "delivery of its last trouble is" if offer.recovered == 1 else "deliveries of its last trouble are"
+            click.echo(
+                f"The endpoint takes deliveries again, and {offer.recovered:,} {have} dead or cancelled:"
+                f" plant deliveries recover {endpoint_id}",
+                err=True,
+            )
+        if offer.older:
+            have, them = ("delivery is", "it too") if offer.older == 1 else ("deliveries are", "them too")
+            click.echo(
+                f"{offer.older:,} older {have} dead, from before the endpoint's last trouble:"
+                f" plant deliveries retry --endpoint {endpoint_id} takes {them}",
+                err=True,
+            )

@@ -19,6 +19,7 @@ from operations.operator_actions import OperatorAction, actor_option, reason_opt
 
 if TYPE_CHECKING:
     from deliveries.endpoints import Endpoint, EndpointConfiguration
+    from deliveries.redrive.recovery import RecoveryOffer
     from deliveries.stored_secrets import StoredEndpointKey
     from runtime.settings import Settings
 
@@ -178,26 +179,26 @@ def list_endpoints(removed: bool, output: Output) -> None:
 def show_endpoint(endpoint_id: UUID, output: Output) -> None:
     """Show all about the endpoint ID but its secrets."""
     from deliveries.endpoint_store import open_endpoint_store
-    from operations.cli.delivery_redrives import find_recovered, tell_recovered
+    from operations.cli.delivery_redrives import find_offers, tell_offers
     from operations.cli.endpoint_progress import read_progress
     from runtime.settings import load_settings
 
     settings = load_settings()
 
-    async def read() -> tuple[dict[str, object], dict[UUID, int]]:
+    async def read() -> tuple[dict[str, object], dict[UUID, RecoveryOffer]]:
         async with open_endpoint_store(settings) as store:
             endpoint = await store.find(endpoint_id)
             fields = fields_of(endpoint, await store.keys([endpoint.id]), output)
-        return {**fields, **await read_progress(settings, endpoint_id, output)}, await find_recovered(
+        return {**fields, **await read_progress(settings, endpoint_id, output)}, await find_offers(
             settings, [endpoint.id]
         )
 
-    fields, recovered = asyncio.run(read())
+    fields, offers = asyncio.run(read())
     if output == "table":
         show([{"field": name.replace("_", " "), "value": value} for name, value in fields.items()], output)
     else:
         show([fields], output)
-    tell_recovered(recovered)
+    tell_offers(offers)
 
 
 def fields_of(endpoint: Endpoint, keys: list[StoredEndpointKey], output: Output) -> dict[str, object]:

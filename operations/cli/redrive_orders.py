@@ -17,10 +17,10 @@ from database.connector import connect
 from deliveries.endpoint_store import open_endpoint_store
 from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch, MissingTally
 from deliveries.redrive.orders import RedriveKind, RedriveOrder, Redrives
-from deliveries.redrive.recovery import failing_since
+from deliveries.redrive.recovery import failing_since, recovery_selection
 from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, RedrivePlan
 from deliveries.redrive.selection import RedriveSelection
-from deliveries.state.delivery_rows import DeliveryFilter, DeliveryRows
+from deliveries.state.delivery_rows import DeliveryRows
 from operations.cli.listing import show
 from operations.cli.moments import read_bound
 from operations.cli.progress import counting
@@ -80,10 +80,7 @@ async def plan_recovery(endpoint_id: UUID, since: str | None, ordering: Ordering
         await database.close()
     if asked_since is None and began_at is not None:
         click.echo(f"Since {began_at:%Y-%m-%dT%H:%M:%SZ}, when it began to fail; --since takes more or less.", err=True)
-    selection = RedriveSelection(
-        filter=DeliveryFilter(endpoint_id=endpoint_id), states=("dead", "cancelled"), state_since=began_at
-    )
-    await plan_and_order("recover", selection, ordering)
+    await plan_and_order("recover", recovery_selection(endpoint_id, began_at), ordering)
 
 
 async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None:

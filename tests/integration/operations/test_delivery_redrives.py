@@ -16,6 +16,7 @@ from devstack import sql
 from operations.cli import redrive_orders
 from operations.cli.redrive_options import Ordering
 from runtime.settings import Settings
+from schemas.delivery_records import DeliveryAttempted
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
@@ -26,6 +27,7 @@ from tests.support.redriving import open_redrives, redrive_order
 
 DEAD: Final = {"outcome": "failed", "state": "dead", "status_code": 503, "attempt": 6, "hop": 5}
 CANCELLED: Final = {"outcome": "cancelled", "state": "cancelled", "status_code": None}
+RETRY: Final = f"plant deliveries retry --endpoint {ENDPOINT}"
 EARLIER: Final = BEGAN_AT - timedelta(days=2)
 RECORDS: Final = (
     attempted(1),
@@ -195,6 +197,52 @@ def test_lists_offer_to_recover(settings: Settings, recorded: Database) -> None:
     assert str(OTHER_ENDPOINT) not in made.stderr
     assert offered in plant(settings, "endpoints", "show", str(ENDPOINT)).stderr
     assert "recover" not in plant(settings, "endpoints", "show", str(OTHER_ENDPOINT)).stderr
+
+
+def ago(number: int, hours: float, **changes: Any) -> DeliveryAttempted:
+    """Return a record of so many hours before the others."""
+    at = BEGAN_AT - timedelta(hours=hours)
+    return attempted(number, occurred_at=at, attempted_at=at, **changes)
+
+
+def test_an_offer_counts_what_recover_would_order(settings: Settings, database: Database) -> None:
+    """Of the last trouble, without events of endpoints; dead letters from before it are left to retry, as is said."""
+    sql.execute(database.owner_url, [ADD_ENDPOINT.format(ENDPOINT)])
+    record(
+        database, *(ago(number, 10, **DEAD) for number in range(1, 41)), ago(41, 8), ago(42, 5, **DEAD),
+        ago(43, 4.5, **DEAD, type="plant.endpoint.warned"), ago(44, 4),
+    )  # fmt: skip
+    for command in (["deliveries", "list", "--state", "dead"], ["endpoints", "show", str(ENDPOINT)]):
+        told = plant(settings, *command).stderr
+        assert f"1 delivery of its last trouble is dead or cancelled: plant deliveries recover {ENDPOINT}" in told
+        assert f"40 older deliveries are dead, from before the endpoint's last trouble: {RETRY} takes them too" in told
+    assert planned(settings, "recover", str(ENDPOINT))["deliveries"] == 1
+    assert planned(settings, *RETRY.split()[2:])["deliveries"] == 41
+
+
+async def test_what_an_order_has_is_not_offered(settings: Settings, recorded: Database) -> None:
+    """It would be left out of the plan of another."""
+    await apply(settings)
+    record(recorded, ago(20, 240, **DEAD), ago(21, 239))
+    planned(settings, "recover", str(ENDPOINT), "--since", EARLIER.isoformat(), "--execute", "--no-follow")
+    told = plant(settings, "endpoints", "show", str(ENDPOINT)).stderr
+    assert "plant deliveries recover" not in told
+    assert f"1 older delivery is dead, from before the endpoint's last trouble: {RETRY} takes it too" in told
+
+
+def test_events_of_endpoints_alone_are_not_offered(settings: Settings, database: Database) -> None:
+    """An order would leave out all of them."""
+    sql.execute(database.owner_url, [ADD_ENDPOINT.format(ENDPOINT)])
+    record(database, ago(1, 5, **DEAD, type="plant.endpoint.warned"), ago(2, 4))
+    made = plant(settings, "deliveries", "list", "--state", "dead")
+    assert (made.returncode, str(ENDPOINT) in made.stdout, made.stderr) == (0, True, "")
+
+
+def test_an_endpoint_that_fails_again_is_not_offered(settings: Settings, database: Database) -> None:
+    """It took deliveries after an earlier trouble, and none since its last one began."""
+    sql.execute(database.owner_url, [ADD_ENDPOINT.format(ENDPOINT)])
+    record(database, ago(1, 10, **DEAD), ago(2, 8), ago(3, 5, **DEAD))
+    assert "takes deliveries again" not in plant(settings, "endpoints", "show", str(ENDPOINT)).stderr
 
 
 @pytest.mark.parametrize("arguments", [["retry"], ["recover"], ["redrives", "show", "0"], ["retry", "--rate", "0"]])
