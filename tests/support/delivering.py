@@ -70,14 +70,19 @@ async def delivery_topics(settings: Settings, partitions: int = PARTITIONS) -> A
 
 
 async def add_endpoint(
-    settings: Settings, url: str, *, endpoint_id: EndpointId | None = None, **choices: Any
+    settings: Settings,
+    url: str,
+    *,
+    endpoint_id: EndpointId | None = None,
+    secrets_: EndpointSecrets | None = None,
+    **choices: Any,
 ) -> EndpointId:
     """Store an endpoint that gets all events from the first offset on."""
     database = connect(settings, "operator")
     try:
         endpoint_id = endpoint_id or new_endpoint_id()
         configuration = EndpointConfiguration(url=url, **{"event_types": ("*",), **choices})
-        secrets_ = EndpointSecrets(EndpointKeys(secrets=(SECRET,)))
+        secrets_ = secrets_ or EndpointSecrets(EndpointKeys(secrets=(SECRET,)))
         store = EndpointStore(database, MasterKeys(settings))
         await store.add(endpoint_id, configuration, secrets_, EndpointStart((0,)), tenant="genesis")
         return endpoint_id

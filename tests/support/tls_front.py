@@ -55,7 +55,7 @@ async def tls_front(upstream: tuple[str, int], certificate: Path, key: Path) -> 
             writer.write(b"S")
             await writer.start_tls(context)
             there_reader, there_writer = await asyncio.open_connection(*upstream)
-            ways = [_pump(reader, there_writer), _pump(there_reader, writer)]
+            ways = [pump(reader, there_writer), pump(there_reader, writer)]
             await asyncio.gather(*ways, return_exceptions=True)
         writer.close()
 
@@ -74,7 +74,8 @@ async def tls_front(upstream: tuple[str, int], certificate: Path, key: Path) -> 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes until nothing more does, and close then."""
     try:
         while data := await reader.read(65536):
             writer.write(data)

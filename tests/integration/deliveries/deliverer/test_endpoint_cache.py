@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +13,13 @@ from database.connector import connect
 from database.errors import DatabaseUnreachable
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.endpoint_store import EndpointStore
+from devstack import sql
+from runtime.clock import FixedClock, SystemClock
 from runtime.settings import Settings
+from signing.hmac_secrets import new_secret
 from signing.master_key import MasterKeys
-from tests.support.delivering import add_endpoint
+from tests.conftest import Database
+from tests.support.delivering import SECRET, add_endpoint
 
 
 async def test_only_endpoints_that_have_changed_are_read_again(
@@ -64,6 +68,34 @@ async def test_only_endpoints_that_have_changed_are_read_again(
         known = cache.get(first.bytes)
         assert known is not None
         assert known.endpoint.state == "paused"
+    finally:
+        await reader.close()
+        await operator.close()
+
+
+async def test_a_key_that_has_expired_signs_no_more(local: Settings, database: Database) -> None:
+    """The end of a rotation changes no row: a process that runs has to see by its clock that a key is to go."""
+    endpoint_id, new = await add_endpoint(local, "http://127.0.0.1:9/"), new_secret()
+    reader, operator = connect(local, "deliverer"), connect(local, "operator")
+    clock = FixedClock(SystemClock().now())
+    cache = EndpointCache(reader, MasterKeys(local), clock)
+
+    def secrets_of(endpoint: UUID) -> tuple[bytes, ...]:
+        known = cache.get(endpoint.bytes)
+        assert known is not None
+        assert known.secrets is not None
+        return known.secrets.keys.secrets
+
+    try:
+        overlap = timedelta(hours=1)
+        await EndpointStore(operator, MasterKeys(local)).rotate(endpoint_id, "v1", new, None, overlap)
+        await cache.refresh()
+        await cache.load({endpoint_id.bytes})
+        assert secrets_of(endpoint_id) == (new, SECRET)
+        sql.execute(database.owner_url, ["UPDATE endpoint_secrets SET expires_at = now() WHERE expires_at > now()"])
+        clock.set(clock.now() + 2 * overlap)
+        await cache.refresh()
+        assert secrets_of(endpoint_id) == (new,)
     finally:
         await reader.close()
         await operator.close()

@@ -23,6 +23,7 @@ from deliveries.signed_request import EndpointKeys, OutgoingEvent, sign_attempt
 from runtime.settings import Settings
 from signing.hmac_secrets import encode_secret
 from tests.support.certificates import Authority
+from tests.support.connect_proxy import connect_proxy
 from tests.support.dns_server import Answers, DnsServer, dns_server
 from tests.support.receivers import receiver
 from tests.support.waiting import DEADLINE_SECONDS, wait_until_async
@@ -236,6 +237,29 @@ async def test_a_request_goes_through_the_proxy() -> None:
         assert await post(sender, f"http://{NAME}:{there.port}/a") == 200
     assert [path for _, path, _, _ in proxy.requests] == [f"http://{NAME}:{there.port}/a"]
     assert there.requests == []
+
+
+async def test_tls_goes_through_a_tunnel_of_the_proxy(tmp_path: Path) -> None:
+    """The proxy learns name and port alone; SNI, Host and the certificate's check are those of the name, as without."""
+    authority = Authority(tmp_path)
+    async with (
+        dns_server({NAME: [["127.0.0.1"]]}) as dns,
+        receiver(certificate=authority.certificate("receiver", host=NAME)) as there,
+        connect_proxy("127.0.0.3") as proxy,
+        client(
+            dns, deliveries_proxy_url=f"http://127.0.0.3:{proxy.port}", deliveries_ca_file=str(authority.file)
+        ) as sender,
+        client(dns, deliveries_proxy_url=f"http://127.0.0.3:{proxy.port}") as stranger,
+    ):
+        target = f"{NAME}:{there.port}"
+        assert await post(sender, f"https://{target}/a", headers={"x-secret": "abc"}) == 200
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await post(stranger, f"https://{target}/")
+    ((_, path, headers, _),) = there.requests
+    assert (path, headers["host"], headers["x-secret"]) == ("/a", target, "abc")
+    assert there.server_names == [NAME] * 2
+    assert [head.partition("\r\n")[0] for head in proxy.heads] == [f"CONNECT {target} HTTP/1.1"] * 2
+    assert "x-secret" not in "".join(proxy.heads).lower()
 
 
 @pytest.mark.parametrize("host", [NAME, "10.0.0.1", "127.0.0.3"])
