@@ -1,6 +1,7 @@
 """Redrives over HTTP: planned, and ordered once where that is asked for; looked up, and stopped.
 
-An order is recorded as an operator's action before it is given, with the token as actor. With an `Idempotency-Key` its
+An order is recorded as an operator's action before it is given, with the token as actor, and with the number of its
+deliveries, which may be another than that of the plan by then. With an `Idempotency-Key` its
 operation's id follows from the tenant and the key, so that a request that comes again finds the order.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -67,9 +68,13 @@ class RedriveChanges:
             operation_id=operation_id, kind=asked.kind, selection=msgspec.to_builtins(selection), reason=asked.reason,
             ordered_by=actor_of(self._token), rate_per_second=asked.rate_per_second, request_digest=digest,
         )  # fmt: skip
-        await self._record(order, plan)
+
+        async def record_order(contents: Mapping[UUID, int]) -> None:
+            await self._record(order, contents)
+
         try:
-            number = await self._redrives.order(order, selection, RUNNING_MAX)
+            await self._database.require_writable(self._token.tenant)
+            number = await self._redrives.order(order, selection, RUNNING_MAX, record_order)
         except (NothingToRedrive, TooManyRedrives, ConstraintRefused) as error:
             if (known := await self._redrives.find_operation(operation_id)) is not None:
                 return _repeated(known, digest)
@@ -80,6 +85,7 @@ class RedriveChanges:
             plan = await self._redrives.plan(selection)  # another order has them by now
             return Changed(200, plan_document(plan, asked.rate_per_second, None))
         stored = await self._redrives.find(number)
+        log.info("redrive.ordered", kind=stored.kind, deliveries=stored.deliveries, token=self._token.prefix)
         return Changed(201, plan_document(plan, asked.rate_per_second, stored), f"/redrives/{number}")
 
     async def stop(self, number: int, document: Mapping[str, Any]) -> Changed:
@@ -104,13 +110,10 @@ class RedriveChanges:
             return asked.selection(await failing_since(self._database, endpoint_id, self._token.tenant))
         return asked.selection()
 
-    async def _record(self, order: RedriveOrder, plan: RedrivePlan) -> None:
-        await self._database.require_writable(self._token.tenant)  # the database must answer before the record
-        endpoints = {each.endpoint_id for each in plan.groups}
-        target = str(next(iter(endpoints))) if len(endpoints) == 1 else f"{len(endpoints)} endpoints"
-        why = f"{order.reason} [{plan.deliveries} deliveries; {order.rate_per_second} a second]"
+    async def _record(self, order: RedriveOrder, contents: Mapping[UUID, int]) -> None:
+        target = str(next(iter(contents))) if len(contents) == 1 else f"{len(contents)} endpoints"
+        why = f"{order.reason} [{sum(contents.values())} deliveries; {order.rate_per_second} a second]"
         await self._parts.record(f"deliveries.{order.kind}", target, why, order.ordered_by, order.operation_id)
-        log.info("redrive.ordered", kind=order.kind, deliveries=plan.deliveries, token=self._token.prefix)
 
 
 async def list_redrives(redrives: Redrives, query: bytes, tenant: str, page_max: int) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def redrive_schemas() -> Document:
         "execute": {"type": "boolean"}, "reason": A_TEXT, "asked_by": A_TEXT, "asked_at": A_TIME,
         "state": {"type": "string", "enum": list(get_args(SearchState))}, "ended_at": or_null(A_TIME),
         "why": or_null(A_TEXT), "compared": or_null(AN_INT), "redrive": or_null(AN_INT),
+        "ordered": or_null(AN_INT),
         "plan": {**object_of({**found, "undispatched": or_null(AN_INT)}), "type": ["object", "null"]},
     }  # fmt: skip
     return {

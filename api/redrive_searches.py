@@ -101,11 +101,12 @@ def search_document(search: StoredSearch) -> dict[str, Any]:
     document = msgspec.structs.asdict(search)
     for name in ("tenant", "request_digest"):
         del document[name]
-    document["plan"] = None
+    document["plan"] = document["ordered"] = None
     if search.plan is not None:
         document["plan"] = plan_document(search.plan.plan(), search.rate_per_second, None)
         del document["plan"]["redrive"]  # its number is the search's
         document["plan"]["undispatched"] = search.plan.undispatched
+        document["ordered"] = search.plan.ordered
     return document
 
 

@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from database.connector import connect
 from database.errors import DatabaseClosed
 from deliveries.dispatch.kept_session import KeptSession, stand_by
@@ -146,17 +148,20 @@ class MissingFinder:
                 if tally.count > DELIVERIES_MAX:
                     raise SearchTooLarge(why=f"More than {DELIVERIES_MAX:,} events are missing.")
         found = MissingPlan(tally.groups(), list(tally.examples), search.undispatched)
-        redrive = None
+        ordered = redrive = None
         if missing:
-            redrive = await self._order(asked, missing, search.checked, found)
+            redrive, ordered = await self._order(asked, missing, search.checked, found)
         if redrive is None:
             await searches.end(asked.number, search.checked, found)
-        return {"compared": search.checked, "missing": tally.count, "redrive": redrive}
+        return {"compared": search.checked, "missing": tally.count, "redrive": redrive, "ordered": ordered}
 
     async def _order(
         self, asked: StoredSearch, missing: Sequence[MissingDelivery], compared: int, found: MissingPlan
-    ) -> int | None:
-        """Order what is missing still, and end the search with it; return the order's number, None without one."""
+    ) -> tuple[int | None, int | None]:
+        """Order what is missing still, and end the search with it.
+
+        Returns the order's number, and how many deliveries it has; None of each without one.
+        """
         order = RedriveOrder(
             operation_id=asked.operation_id, kind="replay_missing", selection=missing_selection(asked),
             reason=asked.reason, ordered_by=asked.asked_by, rate_per_second=asked.rate_per_second,
@@ -166,7 +171,9 @@ class MissingFinder:
         try:
             async with redrives.open_order(order) as new:
                 await new.add_missing(asked.endpoint_id, missing)
-                await end_search(new.connection, asked.number, compared, found, new.number)
+                ordered = (await new.contents()).total()
+                ended = msgspec.structs.replace(found, ordered=ordered)
+                await end_search(new.connection, asked.number, compared, ended, new.number)
         except NothingToRedrive:  # others have ordered all of it by now
-            return None
-        return new.number
+            return None, None
+        return new.number, ordered

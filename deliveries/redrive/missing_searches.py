@@ -78,6 +78,8 @@ class MissingPlan(msgspec.Struct, frozen=True):
     examples: list[UUID]
     undispatched: int | None = None
     """Offsets that were not looked at, since dispatchers have still to pass them; None of searches from before."""
+    ordered: int | None = None
+    """Deliveries of the order that was given: without those that other orders took meanwhile."""
 
     def plan(self) -> RedrivePlan:
         """Return the plan of an order of it."""

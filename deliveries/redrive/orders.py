@@ -9,7 +9,7 @@ it out (`deliveries/dispatch/redrive_reader.py`), whatever becomes of who gave i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -67,6 +67,9 @@ _ADD_PARTITIONS: Final = text("""
     SELECT number, source_partition, count(*) FROM redrive_slots WHERE number = :number GROUP BY 1, 2
     RETURNING slots
 """)
+_CONTENTS: Final = text(
+    "SELECT endpoint_id, count(*) AS deliveries FROM redrive_slots WHERE number = :number GROUP BY 1"
+)
 _ALL: Final = """
 SELECT r.number, r.kind, r.selection::text AS selection, r.reason, r.ordered_by, r.ordered_at, r.rate_per_second,
        r.state, r.ended_at, r.operation_id, r.request_digest, sum(p.slots)::bigint AS deliveries,
@@ -95,6 +98,10 @@ _ADD_MISSING: Final = text("""
     VALUES (:number, :source_partition, :slot, :source_offset, :source_rank, :endpoint_id, :event_id, :delivery_id,
             :occurred_at)
 """)
+
+
+RecordOrder = Callable[[Mapping[UUID, int]], Awaitable[None]]
+"""Records the action that an order is: what it has by then are so many deliveries of each endpoint."""
 
 
 class RedriveOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,19 +169,28 @@ class Redrives:
             found = (await connection.execute(statement, {**values, "examples": examples})).scalars().all()
             return RedrivePlan(groups, found)
 
-    async def order(self, order: RedriveOrder, selection: RedriveSelection, running_max: int | None = None) -> int:
+    async def order(
+        self,
+        order: RedriveOrder,
+        selection: RedriveSelection,
+        running_max: int | None = None,
+        record: RecordOrder | None = None,
+    ) -> int:
         """Order the deliveries of a selection to be sent again; return the order's number.
 
-        Raises NothingToRedrive where there is none by now, and TooManyRedrives where so many run.
+        Raises as `open_order` does.
         """
-        async with self.open_order(order, running_max) as new:
+        async with self.open_order(order, running_max, record) as new:
             await new.add_selected(selection)
         return new.number
 
     @asynccontextmanager
-    async def open_order(self, order: RedriveOrder, running_max: int | None = None) -> AsyncIterator[NewOrder]:
+    async def open_order(
+        self, order: RedriveOrder, running_max: int | None = None, record: RecordOrder | None = None
+    ) -> AsyncIterator[NewOrder]:
         """Yield an order to add deliveries to; it is given, all or nothing, when the block ends.
 
+        With `record` it is given once that has returned, and nothing is recorded of an order that is not given.
         Raises NothingToRedrive where no delivery was added, and TooManyRedrives where so many orders run.
         """
         async with self._writing() as connection:
@@ -192,6 +208,8 @@ class Redrives:
             yield new
             if not (await connection.execute(_ADD_PARTITIONS, {"number": new.number})).all():
                 raise NothingToRedrive
+            if record is not None:
+                await record(await new.contents())
 
     async def newest(self, limit: int = 50, before: int | None = None) -> list[StoredRedrive]:
         """Return the newest orders, newest first: of all, or of those before one."""
@@ -249,6 +267,11 @@ class NewOrder:
         self.number: Final = number
         self._deliveries = deliveries
         self._slots: Counter[int] = Counter()
+
+    async def contents(self) -> Counter[UUID]:
+        """Return how many deliveries of each endpoint were added."""
+        rows = await self.connection.execute(_CONTENTS, {"number": self.number})
+        return Counter({row.endpoint_id: row.deliveries for row in rows})
 
     async def add_selected(self, selection: RedriveSelection) -> None:
         """Add the deliveries of a selection, a partition at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 import click
 import msgspec
 
-from database.connector import connect
+from database.connector import Database, connect
 from deliveries.endpoint_store import open_endpoint_store
 from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch, MissingTally
-from deliveries.redrive.orders import RedriveKind, RedriveOrder, Redrives
+from deliveries.redrive.orders import NewOrder, RedriveKind, RedriveOrder, Redrives, StoredRedrive
 from deliveries.redrive.recovery import failing_since, recovery_selection
 from deliveries.redrive.redrive_plan import WHY_LEFT_OUT, RedrivePlan
 from deliveries.redrive.selection import RedriveSelection
@@ -24,9 +24,11 @@ from deliveries.state.delivery_rows import DeliveryRows
 from operations.cli.listing import show
 from operations.cli.moments import read_bound
 from operations.cli.progress import counting
-from operations.operator_actions import OperatorAction, account, record, with_facts
+from operations.operator_actions import OperatorAction, account, publish_action, record, with_facts
 from runtime.clock import SystemClock
 from runtime.settings import Settings, load_settings
+from streams.producer import EventProducer
+from streams.topics import OPERATIONS_TOPIC
 
 if TYPE_CHECKING:
     from deliveries.endpoints import Endpoint
@@ -59,13 +61,15 @@ async def plan_and_order(kind: RedriveKind, selection: RedriveSelection, orderin
             await DeliveryRows(database).find(delivery)  # raises UnknownDelivery
         orders = Redrives(database)
         plan = await orders.plan(selection)
-        number = None
+        ordered = None
         if ordering.execute and plan.deliveries:
-            order = await _recorded(settings, kind, msgspec.to_builtins(selection), plan, ordering)
-            number = await orders.order(order, selection)
-        show_plan(kind, plan, ordering, number)
-        if number is not None and ordering.follow:
-            await follow(orders, number)
+            order = _order(kind, msgspec.to_builtins(selection), ordering)
+            async with _open_order(settings, database, order) as new:
+                await new.add_selected(selection)
+            ordered = await orders.find(new.number)
+        show_plan(kind, plan, ordering, ordered)
+        if ordered is not None and ordering.follow:
+            await follow(orders, ordered.number)
     finally:
         await database.close()
 
@@ -98,17 +102,16 @@ async def plan_replay(endpoint_id: UUID, since: str, ordering: Ordering) -> None
         click.echo(f"{search.checked:,} events of the log were compared.", err=True)
         if search.undispatched:
             click.echo(f"{search.undispatched:,} offsets since then are not dispatched yet (plant status).", err=True)
-        number = None
+        orders, ordered = Redrives(database), None
         if ordering.execute and plan.deliveries:
-            orders = Redrives(database)
             selection = {"endpoint_id": str(endpoint_id), "since": since_at.isoformat()}
-            order = await _recorded(settings, "replay_missing", selection, plan, ordering)
-            async with orders.open_order(order) as new:
+            order = _order("replay_missing", selection, ordering)
+            async with _open_order(settings, database, order) as new:
                 await new.add_missing(endpoint_id, missing)
-            number = new.number
-        show_plan("replay_missing", plan, ordering, number)
-        if number is not None and ordering.follow:
-            await follow(Redrives(database), number)
+            ordered = await orders.find(new.number)
+        show_plan("replay_missing", plan, ordering, ordered)
+        if ordered is not None and ordering.follow:
+            await follow(orders, ordered.number)
     finally:
         await database.close()
 
@@ -137,27 +140,37 @@ async def stop_order(number: int, actor: str, reason: str) -> None:
     click.echo(f"The redrive {number} {text}; {found.queued:,} of {found.deliveries:,} were sent.", err=True)
 
 
-async def _recorded(
-    settings: Settings, kind: RedriveKind, selection: dict[str, Any], plan: RedrivePlan, ordering: Ordering
-) -> RedriveOrder:
-    """Record the operator action, and return its order."""
-    operation_id = uuid4()
-    endpoints = {each.endpoint_id for each in plan.groups}
-    target = str(next(iter(endpoints))) if len(endpoints) == 1 else f"{len(endpoints)} endpoints"
-    facts = [f"{plan.deliveries} deliveries", f"{ordering.rate_per_second} a second"]
-    action = OperatorAction(
-        action=f"deliveries.{kind}", target=target, reason=with_facts(ordering.reason, facts), actor=ordering.actor,
-        operation_id=operation_id,
-    )  # fmt: skip
-    await record(settings, action)
+def _order(kind: RedriveKind, selection: dict[str, Any], ordering: Ordering) -> RedriveOrder:
     return RedriveOrder(
-        operation_id=operation_id, kind=kind, selection=selection, reason=ordering.reason,
+        operation_id=uuid4(), kind=kind, selection=selection, reason=ordering.reason,
         ordered_by=ordering.actor or account(), rate_per_second=ordering.rate_per_second,
     )  # fmt: skip
 
 
-def show_plan(kind: RedriveKind, plan: RedrivePlan, ordering: Ordering, number: int | None) -> None:
-    """Print a plan: its groups to stdout, and what follows from them in words."""
+@asynccontextmanager
+async def _open_order(settings: Settings, database: Database, order: RedriveOrder) -> AsyncIterator[NewOrder]:
+    """Yield an order to add deliveries to; when the block ends it is recorded as an operator action, and given.
+
+    Kafka is connected to before, since no other order is given meanwhile.
+    """
+    await database.require_writable()
+    async with EventProducer(settings, topics=(OPERATIONS_TOPIC,)) as producer:
+
+        async def record_order(contents: Mapping[UUID, int]) -> None:
+            target = str(next(iter(contents))) if len(contents) == 1 else f"{len(contents)} endpoints"
+            facts = [f"{sum(contents.values())} deliveries", f"{order.rate_per_second} a second"]
+            action = OperatorAction(
+                action=f"deliveries.{order.kind}", target=target, reason=with_facts(order.reason, facts),
+                actor=order.ordered_by, operation_id=order.operation_id,
+            )  # fmt: skip
+            await publish_action(producer, action)
+
+        async with Redrives(database).open_order(order, record=record_order) as new:
+            yield new
+
+
+def show_plan(kind: RedriveKind, plan: RedrivePlan, ordering: Ordering, ordered: StoredRedrive | None) -> None:
+    """Print a plan: its groups to stdout, and in words what follows from them, and what of it was ordered."""
     if ordering.output == "table":
         show([msgspec.structs.asdict(each) for each in plan.groups], "table", columns=COLUMNS)
     else:
@@ -168,7 +181,8 @@ def show_plan(kind: RedriveKind, plan: RedrivePlan, ordering: Ordering, number: 
             "groups": [msgspec.structs.asdict(each) for each in plan.groups],
             "left_out": dict(plan.left_out),
             "examples": [str(each) for each in plan.examples],
-            "redrive": number,
+            "redrive": None if ordered is None else ordered.number,
+            "ordered": None if ordered is None else ordered.deliveries,
         }
         show([plan_fields], ordering.output)
     for left_out, count in sorted(plan.left_out.items()):
@@ -181,10 +195,11 @@ def show_plan(kind: RedriveKind, plan: RedrivePlan, ordering: Ordering, number: 
         click.echo(f"For example: plant deliveries {looked_up} {each}", err=True)
     seconds = timedelta(seconds=round(plan.seconds(ordering.rate_per_second)))
     click.echo(f"{plan.deliveries:,} deliveries, {ordering.rate_per_second:,} a second: {seconds} at least.", err=True)
-    if number is None:
+    if ordered is None:
         click.echo("Nothing was ordered: add --execute.", err=True)
     else:
-        click.echo(f"Ordered as redrive {number}: plant deliveries redrives show {number}", err=True)
+        number, count = ordered.number, ordered.deliveries
+        click.echo(f"Ordered {count:,} as redrive {number}: plant deliveries redrives show {number}", err=True)
 
 
 async def follow(orders: Redrives, number: int) -> None:

@@ -11,6 +11,8 @@ import asyncpg
 import pytest
 
 from deliveries.redrive.orders import Redrives, StoredRedrive
+from deliveries.redrive.redrive_plan import RedrivePlan
+from deliveries.redrive.selection import RedriveSelection
 from devstack import sql
 from tests.conftest import Database
 from tests.support.command_line import operations
@@ -18,7 +20,7 @@ from tests.support.endpoint_api import EndpointApi, errors, token_of
 from tests.support.made_attempts import BEGAN_AT, attempted
 from tests.support.reading import problem
 from tests.support.recorded_attempts import record
-from tests.support.redriving import open_redrives
+from tests.support.redriving import open_redrives, redrive_order
 
 DEAD: dict[str, Any] = {"outcome": "failed", "state": "dead", "status_code": 503, "attempt": 6, "hop": 5}
 ORDERS = "SELECT count(*) FROM redrives"
@@ -97,6 +99,52 @@ async def test_an_order_is_given_once(endpoint_api: EndpointApi, database: Datab
     assert {(each.actor, each.reason) for each in retries} == {
         (orders[0]["ordered_by"], "They are back. [3 deliveries; 50 a second]")
     }
+
+
+async def test_what_died_after_the_plan_is_in_the_order_and_in_its_action(
+    endpoint_api: EndpointApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is answered as it was; what was ordered is counted in the order."""
+    endpoint = await with_dead_letters(endpoint_api, database, 2)
+    plan = Redrives.plan
+
+    async def as_more_die(redrives: Redrives, selection: RedriveSelection) -> RedrivePlan:
+        made = await plan(redrives, selection)
+        more = [attempted(number, endpoint_id=UUID(endpoint), **DEAD) for number in range(10, 15)]
+        await asyncio.to_thread(record, database, *more)
+        return made
+
+    monkeypatch.setattr(Redrives, "plan", as_more_die)
+    body = {"kind": "retry", "endpoint": endpoint, "execute": True, "rate_per_second": 50, "reason": "They are back."}
+    answer = (await endpoint_api.send("POST", "/redrives", body)).json()
+    assert (answer["deliveries"], answer["redrive"]["deliveries"]) == (2, 7)
+    assert await retries(endpoint_api, endpoint) == ["They are back. [7 deliveries; 50 a second]"]
+
+
+async def test_what_others_have_ordered_by_then_is_no_action(
+    endpoint_api: EndpointApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to order, so nothing is recorded, and the answer is what a plan says now."""
+    endpoint = await with_dead_letters(endpoint_api, database)
+    plan, planned = Redrives.plan, 0
+
+    async def as_others_order(redrives: Redrives, selection: RedriveSelection) -> RedrivePlan:
+        nonlocal planned
+        made, planned = await plan(redrives, selection), planned + 1
+        if planned == 1:
+            await redrives.order(redrive_order(), selection)
+        return made
+
+    monkeypatch.setattr(Redrives, "plan", as_others_order)
+    answer = await endpoint_api.send("POST", "/redrives", {"kind": "retry", "endpoint": endpoint, "execute": True})
+    assert (answer.status_code, answer.json()["redrive"], answer.json()["left_out"]) == (200, None, {"ordered": 3})
+    assert await retries(endpoint_api, endpoint) == []
+
+
+async def retries(endpoint_api: EndpointApi, endpoint: str) -> list[str]:
+    """Return what was recorded of orders to retry an endpoint's deliveries."""
+    actions = await operations(endpoint_api.settings, endpoint)
+    return [each.reason for each in actions if each.action == "deliveries.retry"]
 
 
 async def test_orders_that_are_asked_for_at_once_are_no_more_than_may_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -12,6 +13,10 @@ import msgspec
 import pytest
 
 from deliveries.redrive.missing_deliveries import MissingDelivery, MissingSearch
+from deliveries.redrive.orders import Redrives
+from deliveries.redrive.redrive_plan import RedrivePlan
+from deliveries.redrive.selection import RedriveSelection
+from deliveries.state.delivery_rows import DeliveryFilter
 from devstack import sql
 from operations.cli import redrive_orders
 from operations.cli.redrive_options import Ordering
@@ -121,10 +126,39 @@ def test_what_is_not_there_is_an_error(settings: Settings, recorded: Database) -
         assert (made.returncode, str(UUID(int=77)) in made.stderr) == (3, True)
 
 
-async def test_what_is_missing_is_looked_for_before_its_order_is_begun(
-    settings: Settings, recorded: Database, monkeypatch: pytest.MonkeyPatch
+async def test_what_died_after_the_plan_is_in_the_order_and_in_its_action(
+    settings: Settings, recorded: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A search takes minutes: others give orders meanwhile, and what they took is left to them."""
+    """The plan stays as it was shown; what was ordered is counted in the order."""
+    await apply(settings)
+    plan = Redrives.plan
+
+    async def as_more_die(redrives: Redrives, selection: RedriveSelection) -> RedrivePlan:
+        made = await plan(redrives, selection)
+        await asyncio.to_thread(record, recorded, *(attempted(number, **DEAD) for number in range(20, 25)))
+        return made
+
+    monkeypatch.setattr(Redrives, "plan", as_more_die)
+    monkeypatch.setattr(redrive_orders, "load_settings", lambda: settings)
+    selection = RedriveSelection(filter=DeliveryFilter(endpoint_id=ENDPOINT, since=BEGAN_AT))
+    ordering = Ordering(
+        execute=True, rate_per_second=7, follow=False, output="json", actor="op", reason="More have died."
+    )  # fmt: skip
+    await redrive_orders.plan_and_order("retry", selection, ordering)
+    told = capsys.readouterr()
+    ((shown,), ordered) = json.loads(told.out), "Ordered 7 as redrive 1:"
+    assert (shown["deliveries"], shown["redrive"], shown["ordered"], ordered in told.err) == (2, 1, 7, True)
+    actions = [each for each in await operations(settings, str(ENDPOINT)) if each.reason.startswith("More have died.")]
+    assert [(each.action, each.reason) for each in actions] == [
+        ("deliveries.retry", "More have died. [7 deliveries; 7 a second]")
+    ]
+    assert sql.value(recorded.superuser_url, "SELECT count(*) FROM redrive_slots") == 7
+
+
+async def test_what_is_missing_is_looked_for_before_its_order_is_begun(
+    settings: Settings, recorded: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search takes minutes: others give orders meanwhile, and what they took is left to them, and not counted."""
     await apply(settings)
     impatient = msgspec.structs.replace(settings, database_lock_timeout_seconds=1)
     missing = [
@@ -148,6 +182,11 @@ async def test_what_is_missing_is_looked_for_before_its_order_is_begun(
         execute=True, rate_per_second=7, follow=False, output="json", actor="op", reason="It was paused."
     )  # fmt: skip
     await redrive_orders.plan_replay(ENDPOINT, "1d", ordering)
+    told = capsys.readouterr()
+    ((plan,), ordered) = json.loads(told.out), "Ordered 2 as redrive 2:"
+    assert (plan["deliveries"], plan["ordered"], ordered in told.err) == (3, 2, True)
+    actions = [each for each in await operations(settings, str(ENDPOINT)) if each.reason.startswith("It was paused.")]
+    assert [each.reason for each in actions] == ["It was paused. [2 deliveries; 7 a second]"]
     lines = "number || '/' || slot || ' ' || source_offset, ', ' ORDER BY number, slot"
     slots = f"SELECT string_agg({lines}) FROM redrive_slots"
     assert sql.value(recorded.superuser_url, slots) == "1/0 0, 2/0 1, 2/1 2"

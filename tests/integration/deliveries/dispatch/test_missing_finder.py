@@ -176,7 +176,7 @@ async def test_a_tenant_plans_and_orders_what_its_endpoint_was_not_sent(
             await wait_until_async(delivered, "what was missing is delivered")
             rest = await ended(await endpoint_api.send("POST", "/searches", body))
     assert (planned["state"], planned["compared"], planned["redrive"]) == ("ended", EVENTS, None)
-    assert planned["plan"]["deliveries"] == EVENTS
+    assert (planned["plan"]["deliveries"], planned["ordered"], ordered["ordered"]) == (EVENTS, None, EVENTS)
     assert {each["state"] for each in planned["plan"]["groups"]} == {"missing"}
     assert set(planned["plan"]["examples"]) <= {str(each.event_id) for each in made}
     assert sorted(each.status_code for each in answers) == [200, 202]
@@ -221,7 +221,7 @@ async def test_two_processes_that_make_a_search_give_one_order(
 async def test_what_another_order_took_meanwhile_is_left_to_it(
     local: Settings, database: Database, topic: str, topics: DeliveryTopics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An order that is given between the look and the order: no delivery is in two."""
+    """An order that is given between the look and the order: no delivery is in two, and the search counts its own."""
     endpoint_id, _ = await unsent(local, database, topic, topics)
     number = await asked(local, endpoint_id)
     missing = MissingSearch.missing
@@ -236,8 +236,10 @@ async def test_what_another_order_took_meanwhile_is_left_to_it(
     monkeypatch.setattr(MissingSearch, "missing", and_then_ordered)
     async with finders(local, topic, topics) as [finder]:
         assert await finder.make_next()
-    redrive = (await looked_up(local, number)).redrive
-    assert redrive is not None
+    found = await looked_up(local, number)
+    assert found.redrive is not None
+    assert found.plan is not None
+    assert (found.plan.plan().deliveries, found.plan.ordered) == (EVENTS, EVENTS - 10)
     slots = (
         "SELECT string_agg(n::text, ' ' ORDER BY n) FROM (SELECT count(*) AS n FROM redrive_slots GROUP BY number) c"
     )
