@@ -50,9 +50,17 @@ class EntityOrder:
         behind.append(delivery)
         return "behind"
 
-    def resume(self, delivery: Delivery) -> None:
-        """Note that a delivery that has waited is under way."""
-        self._going.setdefault(held_by(delivery), deque())
+    def resume(self, delivery: Delivery) -> bool:
+        """Return whether a delivery that has waited goes on; behind one that is under way it waits in memory.
+
+        That one may be an earlier event's, which was redriven meanwhile.
+        """
+        behind = self._going.get(held_by(delivery))
+        if behind is None:
+            self._going[held_by(delivery)] = deque()
+            return True
+        behind.append(delivery)
+        return False
 
     def wait(self, delivery: Delivery) -> list[Delivery]:
         """Note that the delivery under way has to wait; return those behind it, which go into rows."""

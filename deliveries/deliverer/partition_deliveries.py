@@ -136,9 +136,8 @@ class PartitionDeliveries:
         return True
 
     def _resume(self, delivery: Delivery) -> None:
-        if self._process.endpoints.is_ordered(delivery.endpoint_id):
-            self._order.resume(delivery)
-        self.queues.enqueue(delivery)
+        if not self._process.endpoints.is_ordered(delivery.endpoint_id) or self._order.resume(delivery):
+            self.queues.enqueue(delivery)
 
     def _keep_behind(self, delivery: Delivery) -> None:
         """Let a delivery wait in Postgres behind another one of its entity."""

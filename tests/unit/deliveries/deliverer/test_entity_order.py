@@ -71,7 +71,7 @@ def test_no_delivery_overtakes_another_of_its_entity(seed: int, entities: int, b
                     release(order, rows, held_by(delivery), waiting, going)
             elif waiting:
                 delivery = waiting.pop(chance.randrange(len(waiting)))
-                order.resume(delivery)
+                assert order.resume(delivery)
                 going.append(delivery)
             assert len({held_by(each) for each in going}) == len(going)
         assert all(offsets == sorted(offsets) for offsets in done.values())

@@ -146,6 +146,27 @@ def test_deliveries_of_retry_topics_go_when_they_are_due(parts: PartitionParts) 
     assert parts.begun == [3, 1, 2, 0]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_delivery_whose_time_has_come_waits_for_an_earlier_one_that_was_redriven(
+    parts: PartitionParts, fails: bool
+) -> None:
+    """One at a time, whichever had waited; where the earlier one fails again the later one waits in a row."""
+    later = read_delivery(2, ORDERED, due_at=NOW)
+    parts.deliveries.begin_at_due_time(later)
+    parts.deliveries.begin_again(read_delivery(1, ORDERED))
+    parts.deliveries.resume_due(NOW)
+    assert parts.begun == [1]
+    if fails:
+        parts.end(read_delivery(1, ORDERED), RetryAt(LATER, None, 2))
+        assert parts.begun == [1]
+        assert [(each.delivery.offset, each.end) for each in parts.deliveries.ended][-1:] == [
+            (2, Postponed(None, "An earlier event of its entity waits."))
+        ]
+    else:
+        parts.end(read_delivery(1, ORDERED), Delivered())
+        assert parts.begun == [1, 2]
+
+
 def test_a_delivery_that_goes_on_holds_the_next_of_its_entity(parts: PartitionParts) -> None:
     """From a retry topic, as from a row."""
     for offset, entity in ((0, 1), (1, 2)):
