@@ -1,7 +1,8 @@
 """The endpoints that a deliverer has to do with, and their secrets: read when first needed, and again once they change.
 
-A change is seen within POLL_SECONDS. Secrets that cannot be opened, and endpoints that can't be used, are kept with the
-reason: their deliveries wait.
+A change is seen within POLL_SECONDS. One that takes no deliveries is read again whenever there are some for it: who
+dispatched them may have heard of a change that this process has not. Secrets that cannot be opened, and endpoints that
+can't be used, are kept with the reason: their deliveries wait.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from signing.master_key import MasterKeys
 log = get_logger(__name__)
 
 POLL_SECONDS: Final = 1.0
+DISABLED_SECONDS: Final = 5.0
+"""For how long an endpoint is taken for disabled that this process has found gone or failing: by then it is written,
+or was not."""
 OVERLAP: Final = timedelta(seconds=60)
 """A transaction's time is that of its begin: changes are asked for from this long before the last one that was seen."""
 
@@ -51,6 +55,7 @@ class EndpointCache:
         self._digest: object = None
         """Of the changes as they were last read: after a change of all endpoints it spares reading all each time."""
         self._reading = asyncio.Lock()
+        self._disabled_until_seconds: dict[bytes, float] = {}
 
     def get(self, endpoint_id: bytes) -> KnownEndpoint | None:
         """Return an endpoint that was loaded; None where there is none of this id."""
@@ -62,18 +67,31 @@ class EndpointCache:
         return known is not None and known.endpoint.configuration.ordering == "per_entity"
 
     def disable(self, endpoint_id: bytes) -> None:
-        """Take an endpoint for disabled, until its row is read again."""
+        """Take an endpoint for disabled until its row is read again: for its deliveries after DISABLED_SECONDS."""
+        self._disabled_until_seconds[endpoint_id] = self._clock.monotonic_seconds() + DISABLED_SECONDS
         known = self._known.get(endpoint_id)
         if known is not None and known.endpoint.state == "active":
             endpoint = msgspec.structs.replace(known.endpoint, state="disabled")
             self._known[endpoint_id] = msgspec.structs.replace(known, endpoint=endpoint)
 
     async def load(self, endpoint_ids: Collection[bytes]) -> None:
-        """Read the endpoints of these ids that are not known yet. Raises what the database raises."""
-        missing = [each for each in set(endpoint_ids) if each not in self._known]
-        if missing:
+        """Read the endpoints of these ids that are not known yet, or known not to be active.
+
+        Raises what the database raises.
+        """
+        if any(self._is_doubtful(each) for each in endpoint_ids):
             async with self._reading:
-                await self._read([each for each in missing if each not in self._known])
+                await self._read({each for each in endpoint_ids if self._is_doubtful(each)})
+
+    def _is_doubtful(self, endpoint_id: bytes) -> bool:
+        """Return whether an endpoint's row has to be read before a delivery to it is begun or given up."""
+        if endpoint_id not in self._known:
+            return True
+        known = self._known[endpoint_id]
+        if known is None or known.endpoint.state == "active":
+            return False
+        until_seconds = self._disabled_until_seconds.get(endpoint_id)
+        return until_seconds is None or until_seconds <= self._clock.monotonic_seconds()
 
     async def refresh(self) -> None:
         """Read again what has changed, and whose keys have expired. Raises what the database raises."""
@@ -109,6 +127,7 @@ class EndpointCache:
             return
         found = await self._store.find_many(ids)
         for each in ids:
+            self._disabled_until_seconds.pop(each.bytes, None)
             if each not in found:
                 self._known[each.bytes] = None
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,7 @@ import pytest
 
 from database.connector import connect
 from database.errors import DatabaseUnreachable
-from deliveries.deliverer.endpoint_cache import EndpointCache
+from deliveries.deliverer.endpoint_cache import DISABLED_SECONDS, EndpointCache
 from deliveries.endpoint_store import EndpointStore
 from devstack import sql
 from runtime.clock import FixedClock, SystemClock
@@ -96,6 +96,34 @@ async def test_a_key_that_has_expired_signs_no_more(local: Settings, database: D
         clock.set(clock.now() + 2 * overlap)
         await cache.refresh()
         assert secrets_of(endpoint_id) == (new,)
+    finally:
+        await reader.close()
+        await operator.close()
+
+
+async def test_an_endpoint_that_takes_nothing_is_read_again_for_its_deliveries(local: Settings) -> None:
+    """Who dispatched them has heard of its resume at once. One that was found gone here is left alone for a while."""
+    endpoint_id = await add_endpoint(local, "http://127.0.0.1:9/")
+    reader, operator = connect(local, "deliverer"), connect(local, "operator")
+    clock = FixedClock(datetime(2026, 3, 1, tzinfo=UTC))
+    cache = EndpointCache(reader, MasterKeys(local), clock)
+    store = EndpointStore(operator, MasterKeys(local))
+
+    async def state_for_a_delivery() -> str:
+        await cache.load([endpoint_id.bytes])
+        known = cache.get(endpoint_id.bytes)
+        assert known is not None
+        return known.endpoint.state
+
+    try:
+        await store.change_state(endpoint_id, "pause", "a reason")
+        assert await state_for_a_delivery() == "paused"
+        await store.change_state(endpoint_id, "resume", None)
+        assert await state_for_a_delivery() == "active"
+        cache.disable(endpoint_id.bytes)
+        assert await state_for_a_delivery() == "disabled", "what disables it may not be written yet"
+        clock.set(clock.now() + timedelta(seconds=DISABLED_SECONDS))
+        assert await state_for_a_delivery() == "active", "it was not written"
     finally:
         await reader.close()
         await operator.close()
