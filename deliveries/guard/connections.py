@@ -25,6 +25,7 @@ from yarl import URL
 
 from deliveries.errors import DeliveriesMisconfigured
 from deliveries.guard.addresses import Address
+from deliveries.guard.answer_heads import bound_heads
 from deliveries.guard.endpoint_policy import EndpointPolicy, make_endpoint_policy
 from deliveries.guard.endpoint_urls import EndpointUrl, check_address, parse_endpoint_url
 from runtime.servers import parse_servers
@@ -117,6 +118,7 @@ class DeliveryClient:
             limit_per_host=settings.deliveries_connections_per_host,
             keepalive_timeout=IDLE_CONNECTION_TIMEOUT_SECONDS,
         )
+        bound_heads(connector)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -144,15 +144,26 @@ def statuses() -> list[Receiver]:
 @cache
 def receivers() -> list[Receiver]:
     """Return every receiver of the catalogue."""
-    return [*statuses(), *_interim(), *_hanging(), *_long(), *_breaking_off(), *_malformed()]
+    return [*statuses(), *_interim(), *_flooding(), *_hanging(), *_long(), *_breaking_off(), *_malformed()]
 
 
 def _interim() -> list[Receiver]:
     other_protocol = sends(head(101, "Upgrade: x", "Connection: upgrade", length=None))
     return [
         Receiver("answers 200 after two interim answers", sends(head(103, length=None) * 2, head(200)), 200),
-        Receiver("sends interim answers for ever", repeats(head(102, length=None)), None, "timeout", hangs=True),
+        Receiver("sends 200 after sixteen interim answers", sends(head(102, length=None) * 16, head(200)), 200),
+        Receiver("sends 200 after seventeen", sends(head(102, length=None) * 17, head(200)), None, "protocol"),
+        Receiver("sends interim answers one by one for ever", repeats(head(102, length=None)), None, "protocol"),
         Receiver("answers 101, another protocol", other_protocol, 101),
+    ]
+
+
+def _flooding() -> list[Receiver]:
+    hints = head(103, *["Link: </a>"] * 100, length=None)
+    return [
+        Receiver("floods with interim answers", repeats(head(102, length=None) * 1_000), None, "protocol"),
+        Receiver("floods with hints", repeats(hints * 50), None, "protocol"),
+        Receiver("floods with answers that nobody asked for", repeats(head(200) * 1_000), 200),
     ]
 
 
