@@ -338,8 +338,13 @@ class Settings(KafkaSettings, frozen=True, kw_only=True):
         Positive, Meta(description="Most connections to endpoints at a time, those that are kept open among them.")
     ] = 1_000
     deliveries_connections_per_host: Annotated[
-        Positive, Meta(description="Most connections to one host and port at a time.")
-    ] = 20
+        int,
+        Meta(
+            ge=0,
+            description="Most connections to one host and port at a time; attempts that wait for one may time out. 0: "
+            "each endpoint has its own, whatever host it is at.",
+        ),
+    ] = 0
     deliveries_keep_days: Annotated[
         int,
         Meta(

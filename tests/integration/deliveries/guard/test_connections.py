@@ -318,3 +318,28 @@ async def test_an_endpoint_takes_no_more_than_its_connections() -> None:
         release.set()
         assert await sent == [200] * 6
     await runner.cleanup()
+
+
+async def test_endpoints_at_one_host_do_not_wait_for_one_another() -> None:
+    """Of a service that serves many subscribers: requests that hang leave the others theirs."""
+    release = asyncio.Event()
+    hanging = 0
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        nonlocal hanging
+        if request.path == "/hangs":
+            hanging += 1
+            await release.wait()
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    async with client() as sender:
+        held = asyncio.gather(*(post(sender, f"{url}hangs") for _ in range(40)))
+        await wait_until_async(lambda: hanging == 40, "forty requests")
+        assert await post(sender, url) == 200
+        release.set()
+        assert await held == [200] * 40
+    await runner.cleanup()
