@@ -20,7 +20,7 @@ from deliveries.deliverer.attempt_slots import AttemptSlot
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_cache import KnownEndpoint
-from deliveries.deliverer.endpoint_queue import RATE_WAIT_SECONDS, Blocked, EndpointQueue, Waiting
+from deliveries.deliverer.endpoint_queue import MEMORY_SECONDS, Blocked, EndpointQueue, Waiting
 from deliveries.deliverer.webhook_retry_service import UNUSABLE_SECONDS, WebhookRetryService
 from deliveries.outcomes import classify, throttle_seconds
 from deliveries.signed_request import sign_attempt
@@ -179,7 +179,7 @@ class EndpointQueues:
             queue.rest(self._process.clock.monotonic_seconds() + limits.postponed_seconds)
             self._postpone(endpoint_id, queue, limits.postponed_seconds, "Slow endpoints have all connections.")
             return
-        if wait_seconds is not None and wait_seconds > RATE_WAIT_SECONDS:
+        if wait_seconds is not None and wait_seconds > MEMORY_SECONDS:
             queue.rest(self._process.clock.monotonic_seconds() + wait_seconds)
             self._postpone(endpoint_id, queue, wait_seconds, "The endpoint's rate lets none go for a time.")
             return
@@ -274,7 +274,10 @@ class EndpointQueues:
         if not delivered:
             self._failing.add(endpoint_id)
         end: AttemptEnd = "success" if delivered else "failure"
-        queue.end(permit, end, now_seconds, slow=slow, throttled_seconds=throttle_seconds(attempt.outcome))
+        queue.end(
+            permit, end, now_seconds, slow=slow, throttled_seconds=throttle_seconds(attempt.outcome),
+            took_seconds=attempt.duration_seconds,
+        )  # fmt: skip
 
     @property
     def due(self) -> int:
