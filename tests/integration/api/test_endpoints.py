@@ -7,19 +7,22 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import msgspec
 from aiohttp import web
 from standardwebhooks import Webhook
 
 from database.connector import connect
 from deliveries.endpoint_store import EndpointStore
 from devstack import sql
+from runtime.settings import Settings
 from signing.ed25519 import decode_public_key
 from signing.hmac_secrets import encode_secret
 from signing.master_key import MasterKeys
 from tests.conftest import Database
 from tests.support.command_line import operations
+from tests.support.dns_server import dns_server
 from tests.support.endpoint_api import ORIGIN, URL, EndpointApi, errors
-from tests.support.reading import problem
+from tests.support.reading import problem, reading_of
 from tests.support.receivers import receiver
 
 
@@ -163,6 +166,43 @@ async def test_how_events_are_sent_can_be_changed(endpoint_api: EndpointApi, dat
     assert none.json()["header_names"] == []
     actions = [each.action for each in await operations(endpoint_api.settings, made["id"])]
     assert actions == ["endpoints.add", "endpoints.change", "endpoints.change"]
+
+
+REFUSED_URLS = (
+    "http://hooks.example.com/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/",
+    "https://inside.example.com/", "https://both.example.com/", "https://missing.example.com/",
+    "https://2130706433/", "https://0x7f.1/", "https://127.1/",
+)  # fmt: skip
+
+
+async def test_a_changed_url_is_checked_as_a_new_one_is(local: Settings) -> None:
+    """By scheme, spelling, and every address of its name: the problem is that of adding it, and nothing changes."""
+    names = {
+        "hooks.example.com": [["8.8.8.8"]],
+        "inside.example.com": [["10.0.0.1"]],
+        "both.example.com": [["8.8.8.8", "127.0.0.1"]],
+    }
+    async with dns_server(names) as dns:
+        strict = msgspec.structs.replace(
+            local, deliveries_schemes="https", deliveries_ports="443", deliveries_allowed_networks="",
+            deliveries_dns_servers=dns.address,
+        )  # fmt: skip
+        async with reading_of(strict) as reading:
+            endpoint_api = EndpointApi(reading, strict, (await reading.add_token("endpoints")).text)
+            made = await endpoint_api.add("https://hooks.example.com/a")
+            path = f"/endpoints/{made['id']}"
+            before = (await endpoint_api.send("GET", path)).json()
+            for url in REFUSED_URLS:
+                added = await endpoint_api.send("POST", "/endpoints", {"url": url, "event_types": ["*"]})
+                changed = await endpoint_api.send("PATCH", path, {"url": url, "timeout_seconds": 3})
+                assert problem(changed) == (422, "endpoint"), url
+                assert list(errors(changed)) == ["#/url"], url
+                assert changed.json() == added.json(), url
+                assert (await endpoint_api.send("GET", path)).json() == before, url
+            moved = await endpoint_api.send("PATCH", path, {"url": "HTTPS://Hooks.Example.com:443/b"})
+            assert moved.json()["url"] == "https://hooks.example.com/b"
+    actions = [each.action for each in await operations(strict, made["id"])]
+    assert actions == ["endpoints.add", "endpoints.change"]
 
 
 async def test_headers_are_sent_to_no_other_host_than_they_are_for(

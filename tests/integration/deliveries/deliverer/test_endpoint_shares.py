@@ -23,6 +23,7 @@ from tests.support.delivering import (
     add_endpoint,
     attempts_of,
     delivering,
+    delivery_topics,
     publish,
     queued,
 )
@@ -186,6 +187,32 @@ async def test_an_endpoint_that_hangs_holds_up_no_other(
         async with delivering(local, topics):
             await wait_until_async(lambda: len(there.requests) == 80, "all of the others are sent")
             released.set()
+
+
+async def test_an_endpoint_has_as_many_attempts_under_way_as_the_setting_says(local: Settings, there: Receiver) -> None:
+    """After a success too, which lets it have one more up to there; another endpoint's delivery passes those behind."""
+    released = asyncio.Event()
+
+    async def handle(request: web.Request) -> web.Response:
+        await there_handle(request)
+        if len(there.requests) > 1:
+            await released.wait()
+        return web.Response(status=204)
+
+    there_handle = there.handle
+    there.replace_handler(handle)
+    url = f"http://127.0.0.1:{there.port}/"
+    endpoint_id, other_id = await add_endpoint(local, url), await add_endpoint(local, url)
+    one_at_a_time = msgspec.structs.replace(local, deliverer_attempts_per_endpoint=1)
+    async with delivery_topics(local, 1) as topics, delivering(one_at_a_time, topics) as deliverer:
+        await publish(local, topics.deliveries, [queued(endpoint_id, offset) for offset in range(5)])
+        await wait_until_async(lambda: len(there.requests) >= 2, "one has arrived, and the next one is under way")
+        await publish(local, topics.deliveries, [queued(other_id, 5)])
+        await wait_until_async(lambda: 5 in offsets(there), "that of the other endpoint, behind all, is under way")
+        under_way = deliverer.process.slots.under_way
+        released.set()
+        assert under_way <= 2, "one of each"
+        await wait_until_async(lambda: set(offsets(there)) == set(range(6)), "all are sent")
 
 
 async def test_what_waits_in_postgres_is_put_off_once(

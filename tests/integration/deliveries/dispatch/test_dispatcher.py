@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
+from types import SimpleNamespace
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
 import pytest
 import pytest_asyncio
 from prometheus_client import generate_latest
 
+from deliveries.dispatch.backfill_reader import SLICE_EVENTS_MAX
 from deliveries.endpoints import EndpointId
+from operations.services import dispatcher as dispatcher_service
 from operations.services.dispatcher import DispatcherGauges, running_dispatcher
 from operations.services.worker import build_worker
 from projections.session import Session
@@ -144,6 +148,38 @@ async def test_an_endpoint_that_comes_later_misses_nothing_after_its_start(
     assert len(found) == len(wanted)
     backfilled = [each for each in found if each.queued.stream == "backfill"]
     assert {each.queued.endpoint_id for each in backfilled} >= {past, some_past}
+
+
+async def test_backfills_keep_to_the_rate_of_the_settings(
+    settings: Settings, make_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a second: a slice uses up the time of many seconds, and the next one waits for it; live events do not."""
+    now = 0.0
+    monkeypatch.setattr(dispatcher_service, "time", SimpleNamespace(monotonic=lambda: now))
+    topics = Topics(await make_topic(1), await make_topic(family="genesis.deliveries"))
+    events, later = some_events(SLICE_EVENTS_MAX + 100), some_events(10, seed=2)
+    slow = msgspec.structs.replace(settings, dispatcher_backfill_per_second=1)
+
+    async def backfilled() -> int:
+        found = await read_deliveries(settings, topics.deliveries)
+        return sum(each.queued.stream == "backfill" for each in found)
+
+    async with AsyncExitStack() as running:
+        worker = build_worker(settings, [topics.events])
+        await worker.start()
+        running.push_async_callback(worker.stop)
+        dispatching = await running.enter_async_context(running_dispatcher(slow, topics.events, topics.deliveries))
+        fill(settings, topics.events, iter(events))
+        await wait_until_async(
+            lambda: [at for at, _ in dispatching.positions().values()] == [len(events)], "it has passed all events"
+        )
+        endpoint_id = await add_endpoint(settings, 1)
+        await wait_until_async(backfilled, "the endpoint is given a first slice")
+        fill(settings, topics.events, iter(later))
+        await published(settings, topics, deliveries(later, endpoint_id))
+        assert await backfilled() == SLICE_EVENTS_MAX
+        now = float(SLICE_EVENTS_MAX)
+        await published(settings, topics, deliveries([*events, *later], endpoint_id))
 
 
 async def test_a_dispatcher_that_begins_again_earlier_writes_copies_in_their_order(

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from deliveries.dispatch.endpoint_backfills import Resume
-from deliveries.dispatch.endpoint_directory import EndpointDirectory
+from deliveries.dispatch.endpoint_directory import POLL_SECONDS, EndpointDirectory
 from deliveries.endpoints import EndpointStart
 from projections.session import Session
 from runtime.settings import Settings
@@ -82,6 +82,12 @@ async def test_it_looks_by_itself_too(settings: Settings, superuser: Session) ->
         await wait_until_async(lambda: active(directory) == [], "it is known to be disabled")
     finally:
         await directory.stop()
+
+
+def test_it_looks_every_two_seconds_at_least() -> None:
+    """As docs/how-to/endpoints.md promises, whoever makes it and names no time of its own."""
+    assert POLL_SECONDS <= 2
+    assert EndpointDirectory(Settings(database_url="postgresql://h/d"))._poll_seconds == POLL_SECONDS
 
 
 async def test_a_session_that_was_ended_is_begun_again(

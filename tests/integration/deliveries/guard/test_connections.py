@@ -262,6 +262,39 @@ async def test_tls_goes_through_a_tunnel_of_the_proxy(tmp_path: Path) -> None:
     assert "x-secret" not in "".join(proxy.heads).lower()
 
 
+async def test_no_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request goes straight to the receiver: the one proxy that counts is that of the settings."""
+    authority = Authority(tmp_path)
+    certificate = authority.certificate("receiver", host=NAME)
+    async with (
+        dns_server({NAME: [["127.0.0.1"]]}) as dns,
+        receiver() as plain,
+        receiver(certificate=certificate) as secure,
+        receiver() as proxy,
+    ):
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+            monkeypatch.setenv(name.upper(), f"http://127.0.0.1:{proxy.port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with client(dns, deliveries_ca_file=str(authority.file)) as sender:
+            assert await post(sender, f"http://{NAME}:{plain.port}/") == 200
+            assert await post(sender, f"https://{NAME}:{secure.port}/") == 200
+    assert (len(plain.requests), len(secure.requests), proxy.requests) == (1, 1, [])
+
+
+async def test_no_password_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ~/.netrc is of whoever runs Plant, and no receiver gets what it holds for its name."""
+    netrc = tmp_path / ".netrc"
+    netrc.write_text(f"machine {NAME} login operator password s3cret\n", "utf-8")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    async with dns_server({NAME: [["127.0.0.1"]]}) as dns, receiver() as there, client(dns) as sender:
+        assert await post(sender, f"http://{NAME}:{there.port}/") == 200
+    assert ["authorization" in headers for _, _, headers, _ in there.requests] == [False]
+
+
 @pytest.mark.parametrize("host", [NAME, "10.0.0.1", "127.0.0.3"])
 async def test_the_target_is_checked_before_the_proxy_is_asked(host: str) -> None:
     """A proxy does not open the private network, nor itself, to endpoints."""
