@@ -193,7 +193,7 @@ ASKED: tuple[tuple[str, int, str, str, float], ...] = (
     ("memory", 0, "growth_percent", "at most", 10),
     *(("partitions", row, "peak_mb", "at most", 1_000) for row in (0, 1)),
     ("dead-letters", 0, "seconds", "at most", 120),
-    *(("deliveries", row, "percent_of_bare", "at least", 40) for row in (1, 6)),
+    *(("deliveries", row, "percent_of_bare", "at least", 40) for row in (1, 5, 6, 7)),
     *(("deliveries", row, "percent_of_all_good", "at least", 80) for row in (2, 3, 4, 8)),
     ("deliveries", 10, "p99_times_all_good", "at most", 1.2),
     ("delivery-delays", 0, "p50_more_ms", "at most", 10),
