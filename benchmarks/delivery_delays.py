@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +47,8 @@ ENDPOINTS = 200
 DUE_OVER = timedelta(seconds=16)
 """The time over which what is pending falls due."""
 BEFORE_DUE = timedelta(seconds=20)
+OVERDUE_SHARE = 0.25
+"""What falls due, about, from the end of one deliverer to the moment in which the next one owns all."""
 TIMEOUT_SECONDS = 180.0
 OWNED = "SELECT count(*)::bigint AS n FROM delivery_owners WHERE consumer = 'deliverer' AND token > {token}"
 TOKEN = "SELECT coalesce(max(token), 0)::bigint AS n FROM delivery_owners"
@@ -103,7 +105,10 @@ def _delays_row(shown: Sequence[ShownEvent], endpoint_id: EndpointId, accepted: 
 
 
 def _retries(stack: Stack, there: Receiver, where: str, *, in_topic: bool, restarts: bool = False) -> dict[str, object]:
-    """Return how late retries are, of which many are pending: after their time, or the one at which all is owned."""
+    """Return how late retries are, of which many are pending: after their time, or the one at which all is owned.
+
+    Where the deliverer is started again, some of them fall due while none runs. Raises RuntimeError where none did.
+    """
     generation = new_generation()
     with clean_database(stack, **LOCAL) as stage:
         there.take_received()
@@ -114,17 +119,30 @@ def _retries(stack: Stack, there: Receiver, where: str, *, in_topic: bool, resta
         if restarts:
             with deliverer(stage, generation) as first:
                 _wait_until_owned(stage, 0)
+                _wait_to_kill(stage, due)
                 first.kill()
         token, began_at = stage.number(TOKEN), time.monotonic()
         with deliverer(stage, generation):
             ready_at = _wait_until_owned(stage, token)
             row["seconds_until_ready"] = round(ready_at - began_at, 1)
+            row["overdue_when_ready"] = overdue = sum(at < ready_at for at in due.values())
+            if restarts and not overdue:
+                raise RuntimeError("nothing fell due while no deliverer ran: the next one was ready too early")
             accepted = wait_until_received(there, PENDING, TIMEOUT_SECONDS)
     late = sorted((accepted[each] - max(at, ready_at)) * 1000 for each, at in due.items())
     if min(accepted[each] - at for each, at in due.items()) < 0:
         raise RuntimeError("a retry was made before its time")
     row["p50_ms"], row["p99_ms"] = round(statistics.median(late), 1), round(late[int(len(late) * 0.99)], 1)
     return row
+
+
+def _wait_to_kill(stage: Stage, due: Mapping[str, float]) -> None:
+    """Return so late that a part of the retries is overdue once the group has given up who was killed."""
+    first = min(due.values())
+    wanted = first + OVERDUE_SHARE * DUE_OVER.total_seconds() - stage.settings.worker_session_timeout_seconds
+    if time.monotonic() > first:
+        raise RuntimeError("retries fell due before the deliverer owned all: too slow to measure")
+    time.sleep(max(0.0, min(first, wanted) - time.monotonic()))
 
 
 def _fill(stage: Stage, endpoint_ids: list[EndpointId], generation: str, *, in_topic: bool) -> dict[str, float]:
