@@ -51,6 +51,8 @@ IPV4_RANGES: Final = {
 MAPPED: Final = IPv6Network("::ffff:0:0/96")
 NAT64: Final = IPv6Network("64:ff9b::/96")
 NAT64_LOCAL: Final = IPv6Network("64:ff9b:1::/48")
+NAT64_BITS: Final = 96
+"""Of the prefix of a translator that reads the IPv4 address from the last 32 bits."""
 TEREDO: Final = IPv6Network("2001::/32")
 SIX_TO_FOUR: Final = IPv6Network("2002::/16")
 _COMPATIBLE: Final = IPv6Network("::/96")
@@ -91,12 +93,17 @@ GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Return the networks of a list with commas. Raises ValueError on one that can't be read or has host bits set.
+    """Return the networks of a list with commas. Raises ValueError on one that can't be read or has host bits set, and
+    on one of local NAT64 by which no address could be allowed.
 
     >>> parse_networks("10.1.0.0/16, ::1")
     (IPv4Network('10.1.0.0/16'), IPv6Network('::1/128'))
     """
-    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    networks = tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    for network in networks:
+        if isinstance(network, IPv6Network) and network.subnet_of(NAT64_LOCAL) and network.prefixlen < NAT64_BITS:
+            raise ValueError(f"{network} is a translator's, which has {NAT64_BITS} bits: name each with all of them.")
+    return networks
 
 
 def refused_range(address: Address, allowed: Sequence[Network] = ()) -> str | None:
@@ -147,7 +154,7 @@ def _is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
 
     A translator with a shorter prefix reads the IPv4 address from other bits than the last 32: RFC 6052, 2.2.
     """
-    shortest = 96 if address in NAT64_LOCAL else 0
+    shortest = NAT64_BITS if address in NAT64_LOCAL else 0
     return any(address in network for network in allowed if network.prefixlen >= shortest)
 
 

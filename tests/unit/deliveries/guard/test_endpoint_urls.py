@@ -194,6 +194,7 @@ def test_networks_are_allowed_by_setting() -> None:
         ("allowed_names", "*.example.com"), ("allowed_names", "https://example.com"), ("refused_names", "a b"),
         ("refused_names", "8.8.8.8"), ("refused_names", "a..b"), ("refused_names", "a;b"), ("allowed_names", "%41.com"),
         ("refused_names", "bücher.de"), ("allowed_networks", "10.0.0.1/8"), ("allowed_networks", "example.com"),
+        ("allowed_networks", "64:ff9b:1::/48"),
     ],
 )  # fmt: skip
 def test_a_setting_that_can_not_be_used_is_named(name: str, value: str) -> None:
