@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import html
+import re
 import ssl
 import time
 import zlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
+from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
 import msgspec
@@ -38,8 +43,10 @@ WORDS: Final[Mapping[ErrorClass, str]] = {
 MASKED_VALUE_MIN_BYTES: Final = 4
 MASKED_WORD_MIN_BYTES: Final = 8
 """Of a header's value that has several words, such as `Bearer …`: a receiver may write one of them down alone."""
-MASKED_TEXTS_MAX: Final = 128
-"""Values and words, as they are and as JSON, that an answer is searched for. Each takes time of all endpoints."""
+MASKED_TEXTS_MAX: Final = 256
+"""Values and words, as they are and escaped, that an answer is searched for. Each takes time of all endpoints."""
+
+_SEPARATORS: Final = re.compile(r"[,;=\"'/?&]+")
 
 _CHUNK_BYTES: Final = 16 * 1024
 _SHOWN_HEADERS: Final = frozenset({"content-type", "webhook-id", "webhook-timestamp", "traceparent"})
@@ -96,7 +103,7 @@ async def send_attempt(
         ),
         duration_seconds=time.monotonic() - began_at,
         why=why,
-        answer=mask_echoes(bytes(answered.body[:KEPT_MAX_BYTES]), request),
+        answer=mask_echoes(bytes(answered.body[:KEPT_MAX_BYTES]), request, url),
         truncated=answered.truncated,
         body=request.body,
     )
@@ -135,17 +142,19 @@ class _Answer:
                 return
 
 
-def mask_echoes(answer: bytes, request: AttemptRequest) -> bytes:
-    """Return an answer with asterisks where it repeats signatures or a subscriber's headers, which are kept encrypted.
+def mask_echoes(answer: bytes, request: AttemptRequest, url: str = "") -> bytes:
+    """Return an answer with asterisks where it repeats signatures or a subscriber's headers, which are kept encrypted,
+    or the path of its URL, which may hold a token.
 
     Receivers that show what they got are common, and answers are kept. A value is found as it is or escaped as in JSON,
-    and so are its longer words. No byte moves, so that nothing which was cut off comes into view. Where there are more
-    of them than are searched for, all of the answer is asterisks.
+    HTML or a URL, and so are its longer words; credentials in base64 are too as they are decoded. No byte moves, so
+    that nothing which was cut off comes into view. Where there are more of them than are searched for, all of the
+    answer is asterisks.
 
     >>> mask_echoes(b"You sent Bearer abcdefgh.", AttemptRequest({"authorization": "Bearer abcdefgh"}, b""))
     b'You sent ***************.'
     """
-    texts = _secret_texts(request) if answer else {}
+    texts = _secret_texts(request, url) if answer else {}
     if len(texts) > MASKED_TEXTS_MAX:
         return b"*" * len(answer)
     for text in texts:
@@ -153,18 +162,43 @@ def mask_echoes(answer: bytes, request: AttemptRequest) -> bytes:
     return answer
 
 
-def _secret_texts(request: AttemptRequest) -> dict[bytes, None]:
+def _secret_texts(request: AttemptRequest, url: str) -> dict[bytes, None]:
     """Return what of a request an answer is not to show, each once: a value before its words. Ends behind the bound."""
     texts: dict[bytes, None] = {}
-    for name, value in request.headers.items():
-        if name in _SHOWN_HEADERS or len(value) < MASKED_VALUE_MIN_BYTES:
-            continue
-        for text in (value, *(word for word in value.split() if len(word) >= MASKED_WORD_MIN_BYTES)):
-            escaped = msgspec.json.encode(text)[1:-1]
-            texts |= dict.fromkeys((text.encode(), escaped, escaped.replace(b"/", rb"\/")))
+    values = [
+        value
+        for name, value in request.headers.items()
+        if name not in _SHOWN_HEADERS and len(value) >= MASKED_VALUE_MIN_BYTES
+    ]
+    for value in values:
+        for text in (value, *_words(value)):
+            texts |= dict.fromkeys(_spellings(text))
             if len(texts) > MASKED_TEXTS_MAX:
                 return texts
+    parts = urlsplit(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    for text in (target, unquote(target)):
+        if len(text) >= MASKED_WORD_MIN_BYTES:
+            texts |= dict.fromkeys(each for word in (text, *_words(text)) for each in _spellings(word))
     return texts
+
+
+def _words(value: str) -> list[str]:
+    """Return the longer words of a value, those that stand between blanks before their parts; decoded credentials."""
+    words = value.split()
+    if len(words) == 2 and words[0].lower() == "basic":
+        with contextlib.suppress(ValueError):
+            words += base64.b64decode(words[1], validate=True).decode().split(":", 1)
+    parts = [part for word in words for part in _SEPARATORS.split(word)]
+    return [word for word in dict.fromkeys([*words, *parts]) if len(word) >= MASKED_WORD_MIN_BYTES]
+
+
+def _spellings(text: str) -> tuple[bytes, ...]:
+    """Return a text as it is, as JSON has it in three ways, as HTML, and as part of a URL."""
+    escaped = msgspec.json.encode(text)[1:-1]
+    for_html = escaped.replace(b"&", rb"\u0026").replace(b"<", rb"\u003c").replace(b">", rb"\u003e")
+    html_text, url_text = html.escape(text).encode(), quote(text, safe="").encode()
+    return text.encode(), escaped, escaped.replace(b"/", rb"\/"), for_html, html_text, url_text
 
 
 def failure_words(error: Exception) -> str:

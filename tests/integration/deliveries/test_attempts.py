@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import tracemalloc
@@ -218,6 +219,35 @@ async def test_what_is_secret_of_a_request_is_not_kept_of_its_answer(client: Del
         assert secret.encode() not in made.answer
     assert b"msg_1" in made.answer
     assert b"application/json" in made.answer
+
+
+@pytest.mark.parametrize(
+    ("echo", "hidden"),
+    [
+        ("Cannot POST /services/T00/XXsecretXX?key=anothersecret", "secret"),
+        ('{"path": "\\/services\\/T00\\/XXsecretXX"}', "secret"),
+        ("token XXsecretXX", "secret"),
+        (r"pass\u0026word\u003c1234", "word"),
+        ("pass&amp;word&lt;1234", "word"),
+        ("pass%26word%3C1234", "word"),
+        ("token verysecretvalue", "secret"),
+        ("user somebody, password open-sesame", "sesame"),
+        ("K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=", "Z2pj9o9"),
+    ],
+)
+def test_secrets_are_found_as_others_write_them(echo: str, hidden: str) -> None:
+    """As Go, PHP and templates escape them, taken apart, or decoded; and the path of the URL, which may be a secret."""
+    headers = {
+        "x-password": "pass&word<1234",
+        "x-token": 'Token token="verysecretvalue",id=7',
+        "authorization": "Basic " + base64.b64encode(b"somebody:open-sesame").decode(),
+        "webhook-signature": "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+    }
+    url = "https://example.com/services/T00/XXsecretXX?key=anothersecret"
+    assert hidden in echo
+    masked = mask_echoes(echo.encode(), AttemptRequest(headers, b"{}"), url)
+    assert hidden.encode() not in masked
+    assert len(masked) == len(echo.encode())
 
 
 def test_masks_move_nothing() -> None:
