@@ -227,7 +227,7 @@ DATABASE_SLOW_QUERIES: Final = Counter(
 
 # Deliveries.
 DELIVERER_ATTEMPTS: Final = Counter(
-    "plant_deliverer_attempts", "Deliveries that were due, by what came of them.", ["outcome"]
+    "plant_deliverer_attempts", "Deliveries that were due, by what came of them.", ["outcome", "state"]
 )
 DELIVERER_ATTEMPT_SECONDS: Final = Histogram(
     "plant_deliverer_attempt_duration_seconds", "From an attempt's begin to its end.", buckets=_LATENCY_SECONDS

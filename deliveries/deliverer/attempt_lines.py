@@ -12,12 +12,13 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from deliveries.deliverer.attempt_records import EndedDelivery, outcome_of
+from deliveries.deliverer.attempt_records import EndedDelivery, outcome_of, why_of
+from deliveries.deliverer.delivery import id_text
 from runtime import metrics
 from runtime.clock import Clock
 from runtime.log_budget import LogBudget
 from runtime.logging import writes_level
-from schemas.delivery_records import AttemptResult
+from schemas.delivery_records import AttemptResult, DeliveryState
 
 
 class AttemptLines:
@@ -31,7 +32,7 @@ class AttemptLines:
     def write(self, ended: EndedDelivery) -> None:
         """Count what came of a delivery, and write its line."""
         outcome, state, next_at = outcome_of(ended)
-        _attempts_of(outcome).inc()
+        _attempts_of(outcome, state).inc()
         if ended.attempt is not None:
             metrics.DELIVERER_ATTEMPT_SECONDS.observe(ended.attempt.duration_seconds)
         level = logging.DEBUG if state == "delivered" else logging.INFO
@@ -45,12 +46,15 @@ class AttemptLines:
             "delivery.attempted",
             delivery=ended.delivery.id_text,
             endpoint=ended.delivery.endpoint_text,
+            event_id=id_text(ended.delivery.event_id),
             type=ended.delivery.type,
+            stream=ended.delivery.stream,
             attempt=ended.delivery.attempt,
             outcome=outcome,
             state=state,
             status_code=None if ended.attempt is None else ended.attempt.outcome.status_code,
             error_class=None if ended.attempt is None else ended.attempt.outcome.error_class,
+            why=why_of(ended),
             duration_ms=None if ended.attempt is None else round(ended.attempt.duration_seconds * 1000, 3),
             next_attempt_at=None if next_at is None else next_at.isoformat(),
             **({"left_out": left_out} if left_out else {}),
@@ -58,5 +62,5 @@ class AttemptLines:
 
 
 @cache
-def _attempts_of(outcome: AttemptResult) -> Counter:
-    return metrics.DELIVERER_ATTEMPTS.labels(outcome)
+def _attempts_of(outcome: AttemptResult, state: DeliveryState) -> Counter:
+    return metrics.DELIVERER_ATTEMPTS.labels(outcome, state)

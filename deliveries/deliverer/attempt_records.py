@@ -158,7 +158,7 @@ def attempt_record(ended: EndedDelivery, token: int) -> DeliveryAttempted:
         state=state,
         status_code=None if attempt is None else attempt.outcome.status_code,
         error_class=None if attempt is None else attempt.outcome.error_class,
-        why=_why(ended),
+        why=why_of(ended),
         next_attempt_at=next_at,
         request=b"" if attempt is None else attempt.body[:EXCERPT_MAX_BYTES],
         answer=b"" if attempt is None else attempt.answer[:EXCERPT_MAX_BYTES],
@@ -197,12 +197,13 @@ def dead_headers(ended: EndedDelivery) -> list[tuple[str, bytes | None]]:
         "partition": "" if delivery.offset < 0 else str(delivery.partition),
         "offset": "" if delivery.offset < 0 else str(delivery.offset),
         "connector.name": "plant",
-        "exception.message": _why(ended),
+        "exception.message": why_of(ended),
     }
     return [(f"__connect.errors.{name}", text.encode()) for name, text in texts.items() if text]
 
 
-def _why(ended: EndedDelivery) -> str:
+def why_of(ended: EndedDelivery) -> str:
+    """Return why, in words: of a failed attempt, or of one that was not made; empty where it was accepted."""
     match ended.end:
         case Postponed(why=why) | Cancelled(why=why):
             return why[:WHY_MAX_CHARACTERS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +11,8 @@ from structlog.testing import capture_logs
 from deliveries.deliverer import attempt_lines
 from deliveries.deliverer.attempt_lines import AttemptLines
 from deliveries.deliverer.attempt_records import DeliveryEnd, EndedDelivery, Postponed
-from deliveries.schedule import Delivered, RetryAt
+from deliveries.schedule import DeadLettered, Delivered, RetryAt
+from runtime import metrics
 from runtime.clock import FixedClock
 from runtime.log_budget import LOG_LINES_PER_SECOND
 from runtime.logging import get_logger
@@ -47,6 +49,22 @@ def test_each_attempt_has_its_line(seen: _SeenLines) -> None:
     assert {(line["log_level"], line["state"]) for line in failed} == {("info", "waiting")}
     assert len({line["delivery"] for line in failed}) == 3 * LOG_LINES_PER_SECOND
     assert [line["log_level"] for line in seen.write(Delivered(), count=2)] == ["debug", "debug"]
+
+
+def test_a_line_says_which_event_and_why(seen: _SeenLines) -> None:
+    """So that who reads it need not look the delivery up."""
+    (line,) = seen.write(WAIT, attempted=False)
+    assert line["event_id"] == str(UUID(bytes=made_delivery(1).event_id))
+    assert (line["stream"], line["why"]) == (made_delivery(1).stream, "It is slow.")
+
+
+def test_dead_letters_are_counted_apart(seen: _SeenLines) -> None:
+    """By the state that a delivery has from then on, beside what came of the attempt."""
+    before = [metrics.DELIVERER_ATTEMPTS.labels("failed", state)._value.get() for state in ("dead", "waiting")]
+    seen.write(DeadLettered(6), count=2)
+    seen.write(RetryAt(NOW, None, 2))
+    after = [metrics.DELIVERER_ATTEMPTS.labels("failed", state)._value.get() for state in ("dead", "waiting")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1]
 
 
 def test_few_of_those_that_wait_have_a_line(seen: _SeenLines) -> None:
