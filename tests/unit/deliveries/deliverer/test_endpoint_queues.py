@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import REGISTRY
 
 from deliveries.attempts import Attempt
 from deliveries.circuit_breaker import BreakerPolicy
@@ -202,6 +203,25 @@ async def test_a_suspect_endpoint_has_one_row_at_a_time(
     assert list(queues.rows_wanted([suspect, other])) == [], "neither of them has answered"
     queues.note_without_rows([suspect])
     assert queues.set_aside() == set()
+
+
+def late() -> tuple[float, float]:
+    """How many retries were timed, and how many seconds they came late in all."""
+    count, seconds = (
+        REGISTRY.get_sample_value(f"plant_deliverer_lateness_seconds_{each}") or 0.0 for each in ("count", "sum")
+    )
+    return count, seconds
+
+
+async def test_how_late_a_retry_is_attempted_is_measured() -> None:
+    """From its time on, and never less than nothing; a first attempt has no time."""
+    queues = made_queues(AttemptSlots(4, 100), lambda _: None, clock=FixedClock(NOW))
+    (count, seconds), measured = late(), list[tuple[float, float]]()
+    for offset, due_at in enumerate([None, NOW - timedelta(seconds=3), NOW + timedelta(seconds=1)]):
+        queues.enqueue(made_delivery(offset, offset=offset, due_at=due_at))
+        await queues.finish()
+        measured.append((late()[0] - count, round(late()[1] - seconds, 6)))
+    assert measured == [(0, 0), (1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("state", ["paused", "disabled", "removed"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
+from deliveries.attempts import Attempt
 from deliveries.deliverer.attempt_records import Postponed
 from deliveries.deliverer.delivery import Delivery
 from deliveries.deliverer.entity_order import held_by
 from deliveries.deliverer.recorded_attempts import AttemptOf
-from deliveries.schedule import DeadLettered, Delivered, RetryAt
+from deliveries.outcomes import AttemptOutcome
+from deliveries.schedule import DeadLettered, Decision, Delivered, RetryAt
 from schemas.delivery_records import DeliveryAttempted
 from tests.support.made_attempts import attempted
 from tests.support.partition_parts import NOW, PartitionParts, read_delivery
@@ -118,6 +123,37 @@ def test_an_entity_without_rows_goes_on_in_memory(parts: PartitionParts) -> None
     parts.deliveries.note_written(parts.deliveries.take_ended(), [held], [])
     parts.deliveries.begin(read_delivery(3, ORDERED))
     assert parts.begun == [3]
+
+
+def counted(outcome: str, state: str) -> float:
+    labels = {"outcome": outcome, "state": state}
+    return REGISTRY.get_sample_value("plant_deliverer_attempts_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("status_code", "end", "outcome", "state"),
+    [
+        (500, RetryAt(LATER, None, 2), "failed", "waiting"),
+        (503, DeadLettered(6), "throttled", "dead"),
+        (204, Delivered(), "delivered", "delivered"),
+    ],
+)
+@pytest.mark.parametrize("endpoint", [PLAIN, ORDERED])
+def test_each_attempt_that_has_ended_has_its_line_and_is_counted(
+    parts: PartitionParts, caplog: pytest.LogCaptureFixture, endpoint: int, status_code: int, end: Decision,
+    outcome: str, state: str,
+) -> None:  # fmt: skip
+    """Once, by what came of it."""
+    caplog.set_level(logging.DEBUG)
+    delivery, before = read_delivery(0, endpoint), counted(outcome, state)
+    parts.deliveries.begin(delivery)
+    attempt = Attempt(outcome=AttemptOutcome(status_code=status_code), duration_seconds=0.5)
+    with capture_logs() as lines:
+        parts.end(delivery, end, attempt=attempt)
+    assert [(line["event"], line["delivery"], line["outcome"], line["state"]) for line in lines] == [
+        ("delivery.attempted", delivery.id_text, outcome, state)
+    ]
+    assert counted(outcome, state) == before + 1
 
 
 def test_what_is_written_is_active_no_more(parts: PartitionParts) -> None:
