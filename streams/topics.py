@@ -109,8 +109,9 @@ CATALOGUE: tuple[Topic, ...] = (
     ),
     Topic(
         DEAD_DELIVERIES_TOPIC,
-        "Deliveries that have used up their attempts: the record as it was, then __connect.errors.topic, .partition,"
-        " .offset and .exception.message. One may come twice.",
+        "Deliveries that have used up their attempts: the record as it was, then headers as Kafka Connect writes them,"
+        " __connect.errors.topic, .partition, .offset, .connector.name, .task.id, .stage, .class.name,"
+        " .exception.class.name and .exception.message. One may come twice.",
         key="endpoint id",
         retention_ms=30 * DAY_MS,
     ),

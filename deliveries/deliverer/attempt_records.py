@@ -189,17 +189,32 @@ def outcome_of(ended: EndedDelivery) -> tuple[AttemptResult, DeliveryState, date
 def dead_headers(ended: EndedDelivery) -> list[tuple[str, bytes | None]]:
     """Return the headers of a dead letter, as Kafka Connect names its own: where its record was, and why it is dead.
 
+    What is not known is left out. Of a delivery that was read from its row nobody knows by then on which topic its
+    record was, nor where: topic, partition, offset and task are left out. There is no stack trace: nothing was raised.
+
     Source: org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter
     """
     delivery = ended.delivery
+    partition = "" if delivery.offset < 0 else str(delivery.partition)
     texts = {
         "topic": delivery.topic,
-        "partition": "" if delivery.offset < 0 else str(delivery.partition),
+        "partition": partition,
         "offset": "" if delivery.offset < 0 else str(delivery.offset),
         "connector.name": "plant",
+        "task.id": partition,
+        "stage": "TASK_PUT",
+        "class.name": "deliveries.deliverer",
+        "exception.class.name": _error_name(ended.attempt),
         "exception.message": why_of(ended),
     }
     return [(f"__connect.errors.{name}", text.encode()) for name, text in texts.items() if text]
+
+
+def _error_name(attempt: Attempt | None) -> str:
+    """Return why no whole answer came, or the status of the one that did; nothing where there was no attempt."""
+    if attempt is None:
+        return ""
+    return attempt.outcome.error_class or f"status {attempt.outcome.status_code}"
 
 
 def why_of(ended: EndedDelivery) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
+from deliveries.attempts import Attempt
 from deliveries.deliverer.attempt_records import (
     ROW_MARGIN_BYTES,
     DeliveryEnd,
@@ -16,6 +18,7 @@ from deliveries.deliverer.attempt_records import (
     row_due_at,
     wait_row_of,
 )
+from deliveries.outcomes import AttemptOutcome
 from deliveries.schedule import DeadLettered, Delivered, RetryAt
 from schemas import codec
 from schemas.delivery_records import ATTEMPTS_TOPIC, DeliveryQueued
@@ -92,6 +95,49 @@ def test_a_dead_letter_is_its_record_as_it_was() -> None:
     large = records_of(ended(DeadLettered(6), LARGE), TOKEN)[1]
     assert large.value is None
     assert dict(large.headers)["plant.left-out"] == b"the value: %d bytes" % len(LARGE["value"])
+
+
+READ_FROM = {"topic": RETRY_TOPICS[4], "partition": 3, "offset": 17}
+WHERE_IT_WAS = [("topic", RETRY_TOPICS[4]), ("partition", "3"), ("offset", "17"), ("connector.name", "plant")]
+WHO_SENT_IT = [("stage", "TASK_PUT"), ("class.name", "deliveries.deliverer")]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why", "error"),
+    [
+        (AttemptOutcome(status_code=500), "", ("status 500", "The answer was 500.")),
+        (AttemptOutcome(error_class="timeout"), "No whole answer\x00 came.", ("timeout", "No whole answer came.")),
+        (AttemptOutcome(status_code=200, error_class="protocol"), "It broke off.", ("protocol", "It broke off.")),
+    ],
+    ids=["an answer", "no answer", "half an answer"],
+)
+def test_a_dead_letter_has_the_headers_of_kafka_connect(
+    outcome: AttemptOutcome, why: str, error: tuple[str, str]
+) -> None:
+    """Where its record was, and what came of its last attempt: its status, or why no whole answer came."""
+    attempt = Attempt(outcome=outcome, duration_seconds=0.5, why=why)
+    assert dead_headers_of(READ_FROM, attempt=attempt) == [
+        *WHERE_IT_WAS, ("task.id", "3"), *WHO_SENT_IT, ("exception.class.name", error[0]),
+        ("exception.message", error[1]),
+    ]  # fmt: skip
+
+
+def test_a_dead_letter_says_nothing_of_what_is_not_known() -> None:
+    """Where it was read from a row, or its attempt was recorded by the owner before."""
+    attempt = Attempt(outcome=AttemptOutcome(status_code=500), duration_seconds=0.5)
+    assert dead_headers_of({}, attempt=attempt) == [
+        ("connector.name", "plant"), *WHO_SENT_IT, ("exception.class.name", "status 500"),
+        ("exception.message", "The answer was 500."),
+    ]  # fmt: skip
+    assert dead_headers_of(READ_FROM, recorded=True) == [*WHERE_IT_WAS, ("task.id", "3"), *WHO_SENT_IT]
+
+
+def dead_headers_of(read_from: dict[str, Any], **changes: Any) -> list[tuple[str, str]]:
+    """Return the headers of a delivery that is dead, by their names in Kafka Connect."""
+    delivery = msgspec.structs.replace(made_delivery(1), **read_from)
+    dead = records_of(msgspec.structs.replace(ended(DeadLettered(6), **changes), delivery=delivery), TOKEN)[-1]
+    assert all(name.startswith("__connect.errors.") for name, _ in dead.headers)
+    return [(name.removeprefix("__connect.errors."), (value or b"").decode()) for name, value in dead.headers]
 
 
 def test_a_recorded_attempt_is_not_recorded_again() -> None:
