@@ -4,8 +4,9 @@
 //     node examples/receiver.mjs 8000    # behind whatever ends TLS for hooks.example.com
 //
 // PLANT_WEBHOOK_SECRET is the shared secret (whsec_) of a v1 key, or the public key (whpk_) of a v1a key. A delivery may
-// come more than once, with the same `webhook-id`: it is handled once. Answer 2xx within 15 seconds, once the event is
-// kept; anything else is tried again. This example keeps ids in memory: keep yours where your data is.
+// come more than once, with the same `webhook-id`: it is handled once. Answer 2xx within 15 seconds, or the shorter
+// timeout of your endpoint, once the event is kept; anything else is tried again. This example keeps ids in memory: keep
+// yours where your data is.
 import { createHmac, createPublicKey, timingSafeEqual, verify } from "node:crypto";
 import { createServer } from "node:http";
 

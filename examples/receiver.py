@@ -3,8 +3,10 @@
     export PLANT_WEBHOOK_SECRET=$(plant endpoints add https://hooks.example.com/plant --event-type '*')
     python examples/receiver.py 8000    # behind whatever ends TLS for hooks.example.com
 
-A delivery may come more than once, with the same `webhook-id`: it is handled once. Answer 2xx within 15 seconds, once
-the event is kept; anything else is tried again. This example keeps ids in memory: keep yours where your data is.
+PLANT_WEBHOOK_SECRET is the shared secret (whsec_) of a v1 key; receiver.mjs takes the public key of a v1a key too. A
+delivery may come more than once, with the same `webhook-id`: it is handled once. Answer 2xx within 15 seconds, or the
+shorter timeout of your endpoint, once the event is kept; anything else is tried again. This example keeps ids in
+memory: keep yours where your data is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from standardwebhooks import Webhook, WebhookVerificationError
 BODY_MAX_BYTES = 1024 * 1024
 SECONDS_WITHOUT_DATA = 10
 
-webhook = Webhook(os.environ["PLANT_WEBHOOK_SECRET"])
+secret = os.environ["PLANT_WEBHOOK_SECRET"]
+if secret.startswith("whpk_"):
+    sys.exit("PLANT_WEBHOOK_SECRET is a public key (whpk_): this takes a shared secret (whsec_); receiver.mjs both")
+webhook = Webhook(secret)
 handled: set[str] = set()
 lock = Lock()
 

@@ -4,11 +4,17 @@
 #     export PLANT_WEBHOOK_SECRET=$(plant endpoints add https://hooks.example.com/plant --event-type '*')
 #     socat TCP-LISTEN:8000,bind=127.0.0.1,fork,reuseaddr EXEC:examples/receiver.sh
 #
-# Each verified event is a line in the file events.jsonl. A delivery may come more than once, with the same `webhook-id`:
-# its id is on the line, so that whoever reads the file handles it once. openssl gets the key as an argument, which other
-# users of this machine can see while it runs.
+# PLANT_WEBHOOK_SECRET is the shared secret (whsec_) of a v1 key; receiver.mjs takes the public key of a v1a key too.
+# Each verified event is a line in the file events.jsonl. A delivery may come more than once, with the same
+# `webhook-id`: its id is on the line, so that whoever reads the file handles it once. openssl gets the key as an
+# argument, which other users of this machine can see while it runs.
 set -euo pipefail
 export LC_ALL=C
+
+if [[ "$PLANT_WEBHOOK_SECRET" == whpk_* ]]; then
+    echo "PLANT_WEBHOOK_SECRET is a public key (whpk_): this takes a shared secret (whsec_); receiver.mjs both" >&2
+    exit 1
+fi
 
 answer() { printf 'HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$1"; exit 0; }
 

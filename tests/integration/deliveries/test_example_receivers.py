@@ -99,6 +99,28 @@ async def test_python_receiver() -> None:
     assert [json.loads(line) for line in lines] == [{"id": "dlv_1", "type": EVENT.type}]
 
 
+@pytest.mark.parametrize("command", [(sys.executable, "receiver.py"), ("bash", "receiver.sh")], ids=["Python", "shell"])
+async def test_receivers_that_take_no_public_key_say_so(command: tuple[str, str], tmp_path: Path) -> None:
+    """In one line, as they start: they read no request."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"needs {command[0]}")
+    process = await asyncio.create_subprocess_exec(
+        command[0], str(EXAMPLES / command[1]), cwd=tmp_path,
+        env={**os.environ, "PLANT_WEBHOOK_SECRET": encode_public_key(PAIR.public_key)},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        answer, why = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    (line,) = why.decode().splitlines()
+    assert (process.returncode, answer) == (1, b"")
+    assert "whpk_" in line
+    assert "takes a shared secret (whsec_)" in line
+
+
 async def test_shell_receiver(tmp_path: Path) -> None:
     """bash and openssl are enough to verify a delivery; each is a line with its id."""
     missing = [tool for tool in SHELL_TOOLS if shutil.which(tool) is None]
