@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -46,7 +47,15 @@ MASKED_WORD_MIN_BYTES: Final = 8
 MASKED_TEXTS_MAX: Final = 256
 """Values and words, as they are and escaped, that an answer is searched for. Each takes time of all endpoints."""
 
-_SEPARATORS: Final = re.compile(r"[,;=\"'/?&]+")
+MASKED_LONG_BYTES: Final = 16
+"""From so many on a part of a URL's path is taken for a token, whatever it is made of."""
+
+_REMEMBERED: Final = 4_096
+"""Values and URLs whose texts are kept: they change with an endpoint alone."""
+_SEPARATORS: Final = re.compile(r"[,;=\"']+")
+_SEGMENTS: Final = re.compile(r"[/?&=]+")
+
+SIGNATURE_HEADER: Final = "webhook-signature"
 
 _CHUNK_BYTES: Final = 16 * 1024
 _SHOWN_HEADERS: Final = frozenset({"content-type", "webhook-id", "webhook-timestamp", "traceparent"})
@@ -157,7 +166,7 @@ def mask_echoes(answer: bytes, request: AttemptRequest, url: str = "") -> bytes:
     texts = _secret_texts(request, url) if answer else {}
     if len(texts) > MASKED_TEXTS_MAX:
         return b"*" * len(answer)
-    for text in texts:
+    for text in sorted(texts, key=len, reverse=True):  # a part of another one, first, would leave the rest of it
         answer = answer.replace(text, b"*" * len(text))
     return answer
 
@@ -165,22 +174,37 @@ def mask_echoes(answer: bytes, request: AttemptRequest, url: str = "") -> bytes:
 def _secret_texts(request: AttemptRequest, url: str) -> dict[bytes, None]:
     """Return what of a request an answer is not to show, each once: a value before its words. Ends behind the bound."""
     texts: dict[bytes, None] = {}
-    values = [
-        value
-        for name, value in request.headers.items()
-        if name not in _SHOWN_HEADERS and len(value) >= MASKED_VALUE_MIN_BYTES
-    ]
-    for value in values:
-        for text in (value, *_words(value)):
-            texts |= dict.fromkeys(_spellings(text))
-            if len(texts) > MASKED_TEXTS_MAX:
-                return texts
+    for name, value in request.headers.items():
+        if name in _SHOWN_HEADERS or len(value) < MASKED_VALUE_MIN_BYTES:
+            continue
+        texts_of = _texts_of if name == SIGNATURE_HEADER else _texts_of_header  # a signature is never the same again
+        texts |= dict.fromkeys(texts_of(value))
+        if len(texts) > MASKED_TEXTS_MAX:
+            return texts
+    return texts | dict.fromkeys(_texts_of_url(url))
+
+
+def _texts_of(value: str) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(each for text in (value, *_words(value)) for each in _spellings(text)))
+
+
+_texts_of_header: Final = lru_cache(_REMEMBERED)(_texts_of)
+
+
+@lru_cache(_REMEMBERED)
+def _texts_of_url(url: str) -> tuple[bytes, ...]:
+    """Return the path of a URL with its query, and those parts of it that look like tokens."""
     parts = urlsplit(url)
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    for text in (target, unquote(target)):
-        if len(text) >= MASKED_WORD_MIN_BYTES:
-            texts |= dict.fromkeys(each for word in (text, *_words(text)) for each in _spellings(word))
-    return texts
+    segments = [each for text in (target, unquote(target)) for each in _SEGMENTS.split(text) if _is_token(each)]
+    whole = [text for text in (target, unquote(target)) if len(text) >= MASKED_WORD_MIN_BYTES]
+    return tuple(dict.fromkeys(each for text in (*whole, *segments) for each in _spellings(text)))
+
+
+def _is_token(text: str) -> bool:
+    """Return whether a part of a path is hardly a word: it is long, or mixes letters and digits, or their cases."""
+    mixed = any(character.isdigit() for character in text) or (text.lower() != text != text.upper())
+    return len(text) >= MASKED_LONG_BYTES or (len(text) >= MASKED_WORD_MIN_BYTES and mixed)
 
 
 def _words(value: str) -> list[str]:

@@ -132,6 +132,6 @@ class EndpointCache:
                 self._known[each.bytes] = None
                 continue
             endpoint, secrets, expires_at = found[each]
-            if secrets is None and endpoint.state != "removed":
+            if secrets is None and endpoint.state == "active":
                 log.error("endpoint.secrets_unreadable", endpoint=str(each))
             self._known[each.bytes] = KnownEndpoint(endpoint=endpoint, secrets=secrets, expires_at=expires_at)

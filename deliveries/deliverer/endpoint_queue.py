@@ -28,13 +28,8 @@ from deliveries.deliverer.delivery import Delivery
 FIRST_LIMIT: Final = 1
 LIVE_STREAMS: Final = ("live", "endpoints")
 MEMORY_SECONDS: Final = 4.0
-"""How long a delivery may have to wait in memory, by its endpoint's rate and by how fast it answers.
-
-What is in memory counts against what a partition reads ahead, so that others are held up by it; a place in Postgres
-costs nobody anything.
-"""
-_PACE_WEIGHT: Final = 0.2
-"""Of the last attempt, in what an endpoint's attempts take on average."""
+"""How long a delivery may have to wait in memory for its endpoint's rate. What is there counts against what a partition
+reads ahead, so that others are held up by it."""
 
 
 class Blocked(msgspec.Struct, frozen=True):
@@ -99,7 +94,6 @@ class EndpointQueue:
         self._busy_until = 0.0
         """Nothing is read from Postgres until then: it rests, asked for time, or its breaker is open."""
         self._rate_per_second: float | None = None
-        self._attempt_seconds = 0.0
         self._next_slot = 0.0
 
     def blocked_seconds(self, now_seconds: float) -> float:
@@ -129,13 +123,10 @@ class EndpointQueue:
         return 1 if self.is_suspect else self._half_share
 
     def share(self, due_max: int) -> int:
-        """Return how many of at most so many deliveries may wait in memory: those that go within MEMORY_SECONDS."""
-        share = float(due_max)
-        if self._rate_per_second is not None:
-            share = min(share, self._rate_per_second * MEMORY_SECONDS)
-        if self._attempt_seconds * share > MEMORY_SECONDS * self._limit_max:
-            share = MEMORY_SECONDS * self._limit_max / self._attempt_seconds
-        return max(1, int(share))
+        """Return how many of at most so many deliveries may wait in memory: those that the rate lets go soon."""
+        if self._rate_per_second is None:
+            return due_max
+        return min(due_max, max(1, int(self._rate_per_second * MEMORY_SECONDS)))
 
     @property
     def _half_share(self) -> int:
@@ -170,18 +161,10 @@ class EndpointQueue:
         self.slow += 1
 
     def end(
-        self,
-        permit: Permit,
-        end: AttemptEnd,
-        now_seconds: float,
-        *,
-        slow: bool = False,
-        throttled_seconds: float = 0.0,
-        took_seconds: float = 0.0,
-    ) -> None:
-        """Note how an attempt ended, and how long it took; `slow`: it was noted that it took long."""
+        self, permit: Permit, end: AttemptEnd, now_seconds: float, *, slow: bool = False, throttled_seconds: float = 0.0
+    ) -> None:  # fmt: skip
+        """Note how an attempt ended; `slow`: it was noted that it took long."""
         self.in_flight -= 1
-        self._attempt_seconds += _PACE_WEIGHT * (took_seconds - self._attempt_seconds)
         self.slow -= slow
         self._breaker = record_end(self._breaker, self._policy, permit, end, now_seconds)
         if end == "success":

@@ -274,10 +274,7 @@ class EndpointQueues:
         if not delivered:
             self._failing.add(endpoint_id)
         end: AttemptEnd = "success" if delivered else "failure"
-        queue.end(
-            permit, end, now_seconds, slow=slow, throttled_seconds=throttle_seconds(attempt.outcome),
-            took_seconds=attempt.duration_seconds,
-        )  # fmt: skip
+        queue.end(permit, end, now_seconds, slow=slow, throttled_seconds=throttle_seconds(attempt.outcome))
 
     @property
     def due(self) -> int:

@@ -250,6 +250,14 @@ def test_secrets_are_found_as_others_write_them(echo: str, hidden: str) -> None:
     assert len(masked) == len(echo.encode())
 
 
+def test_a_secret_that_holds_another_one_is_hidden_whole() -> None:
+    """Whichever header comes first; and words of a path that are no tokens stay, to tell what was wrong."""
+    headers = {"x-tenant": "acme-corp", "x-token": "acme-corp-s3cr3tT0ken", "accept": "application/json"}
+    echo = b"no application takes acme-corp-s3cr3tT0ken, notifications are off"
+    masked = mask_echoes(echo, AttemptRequest(headers, b"{}"), "https://example.com/notifications/webhooks")
+    assert masked == b"no application takes " + b"*" * 21 + b", notifications are off"
+
+
 def test_masks_move_nothing() -> None:
     """An answer is as long as it was; values of a few characters are no secrets, and stay."""
     request = AttemptRequest({"x-long": "secret" * 20, "x-short": "1", "traceparent": "00-public"}, b"{}")

@@ -107,20 +107,6 @@ def test_a_rate_bounds_what_waits_in_memory(rate: float | None, share: int, rows
     assert queue.is_busy(0.0)
 
 
-@pytest.mark.parametrize(("seconds", "share"), [(0.05, 500), (0.8, 50), (30.0, 1)])
-def test_the_pace_of_an_endpoint_bounds_what_waits_in_memory(seconds: float, share: int) -> None:
-    """Sixteen that take most of a second each, all of the time, would else have all that a partition reads ahead."""
-    queue = EndpointQueue(POLICY, 10, 500)
-    for _ in range(100):
-        assert queue.admit(0.0, None, False) == "ordinary"
-        queue.end("ordinary", "success", 0.0, took_seconds=seconds)
-    assert queue.share(500) == share
-    for _ in range(100):
-        assert queue.admit(0.0, None, False) == "ordinary"
-        queue.end("ordinary", "success", 0.0, took_seconds=0.01)
-    assert queue.share(500) == 500
-
-
 def test_where_slow_endpoints_have_the_connections_only_those_that_answer_get_more() -> None:
     """One that never answered waits."""
     queue = EndpointQueue(POLICY, 4, 8)

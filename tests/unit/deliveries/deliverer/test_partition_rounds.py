@@ -326,6 +326,26 @@ async def test_what_is_due_in_rows_begins_once(monkeypatch: pytest.MonkeyPatch) 
     assert parts.deliveries.taken == set()
 
 
+async def test_a_look_by_time_leaves_out_what_is_read_endpoint_by_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that has its share is not busy for a moment after each attempt: a look would read all that is due."""
+    parts = PartitionParts(monkeypatch)
+    made = MadeRounds(parts, due(None))
+    parts.deliveries.left_in_rows[b"left"] = None
+    work = await made.run()
+    assert (work.wanted, work.aside) == ({}, {b"busy", b"left"})
+    assert work.due_max > 0
+
+
+async def test_where_one_may_be_due_at_once_endpoints_are_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one of an entity does not wait for the next poll."""
+    parts = PartitionParts(monkeypatch, ordered=[ORDERED])
+    made = MadeRounds(parts, due(None), due(None))
+    await made.run()
+    parts.deliveries.left_in_rows[b"left"] = None
+    parts.end(read_delivery(0, ORDERED), Postponed(None, "a test"))
+    assert (await made.run()).wanted == {b"left": 8}
+
+
 async def test_what_is_put_back_may_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written of it, and it is neither taken nor under way."""
     parts = PartitionParts(monkeypatch)
