@@ -1,13 +1,14 @@
 """Redrives over HTTP: planned, and ordered once where that is asked for; looked up, and stopped.
 
 An order is recorded as an operator's action before it is given, with the token as actor, and with the number of its
-deliveries, which may be another than that of the plan by then. With an `Idempotency-Key` its
-operation's id follows from the tenant and the key, so that a request that comes again finds the order.
+deliveries, which may be another than that of the plan by then. With an `Idempotency-Key` its operation's id follows
+from the tenant and the key, so that a request that comes again finds the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -68,13 +69,9 @@ class RedriveChanges:
             operation_id=operation_id, kind=asked.kind, selection=msgspec.to_builtins(selection), reason=asked.reason,
             ordered_by=actor_of(self._token), rate_per_second=asked.rate_per_second, request_digest=digest,
         )  # fmt: skip
-
-        async def record_order(contents: Mapping[UUID, int]) -> None:
-            await self._record(order, contents)
-
         try:
             await self._database.require_writable(self._token.tenant)
-            number = await self._redrives.order(order, selection, RUNNING_MAX, record_order)
+            number = await self._redrives.order(order, selection, RUNNING_MAX, partial(self._record, order))
         except (NothingToRedrive, TooManyRedrives, ConstraintRefused) as error:
             if (known := await self._redrives.find_operation(operation_id)) is not None:
                 return _repeated(known, digest)

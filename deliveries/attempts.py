@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -50,8 +50,8 @@ MASKED_TEXTS_MAX: Final = 256
 MASKED_LONG_BYTES: Final = 16
 """From so many on a part of a URL's path is taken for a token, whatever it is made of."""
 
-_REMEMBERED: Final = 4_096
-"""Values and URLs whose texts are kept: they change with an endpoint alone."""
+_REMEMBERED: Final = 512
+"""Values and URLs whose texts are kept, up to some 100 KB each: they change with an endpoint alone."""
 _SEPARATORS: Final = re.compile(r"[,;=\"']+")
 _SEGMENTS: Final = re.compile(r"[/?&=]+")
 
@@ -172,7 +172,7 @@ def mask_echoes(answer: bytes, request: AttemptRequest, url: str = "") -> bytes:
 
 
 def _secret_texts(request: AttemptRequest, url: str) -> dict[bytes, None]:
-    """Return what of a request an answer is not to show, each once: a value before its words. Ends behind the bound."""
+    """Return what of a request an answer is not to show, each once. Ends with the value that goes beyond the bound."""
     texts: dict[bytes, None] = {}
     for name, value in request.headers.items():
         if name in _SHOWN_HEADERS or len(value) < MASKED_VALUE_MIN_BYTES:
@@ -185,7 +185,7 @@ def _secret_texts(request: AttemptRequest, url: str) -> dict[bytes, None]:
 
 
 def _texts_of(value: str) -> tuple[bytes, ...]:
-    return tuple(dict.fromkeys(each for text in (value, *_words(value)) for each in _spellings(text)))
+    return _spelled([value, *_words(value)])
 
 
 _texts_of_header: Final = lru_cache(_REMEMBERED)(_texts_of)
@@ -198,7 +198,11 @@ def _texts_of_url(url: str) -> tuple[bytes, ...]:
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path
     segments = [each for text in (target, unquote(target)) for each in _SEGMENTS.split(text) if _is_token(each)]
     whole = [text for text in (target, unquote(target)) if len(text) >= MASKED_WORD_MIN_BYTES]
-    return tuple(dict.fromkeys(each for text in (*whole, *segments) for each in _spellings(text)))
+    return _spelled([*whole, *segments])
+
+
+def _spelled(texts: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(spelling for text in texts for spelling in _spellings(text)))
 
 
 def _is_token(text: str) -> bool:

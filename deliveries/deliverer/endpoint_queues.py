@@ -121,8 +121,7 @@ class EndpointQueues:
                 self._end_all(queue, Cancelled(_why_not(known)))
                 return
             if known.secrets is None:
-                queue.rest(clock.monotonic_seconds() + UNUSABLE_SECONDS)
-                self._postpone(endpoint_id, queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
+                self._rest(endpoint_id, queue, UNUSABLE_SECONDS, "The endpoint's secrets can't be opened.")
                 return
             if self._unrecorded >= self._process.limits.unrecorded_max:
                 self._held_back[endpoint_id] = queue
@@ -176,12 +175,10 @@ class EndpointQueues:
         """Leave a queue until one of its attempts ends, or its rate lets the next one go; too long a queue is cut."""
         limits = self._process.limits
         if queue.in_flight == 0 and wait_seconds is None:  # crowded out: nothing would wake it
-            queue.rest(self._process.clock.monotonic_seconds() + limits.postponed_seconds)
-            self._postpone(endpoint_id, queue, limits.postponed_seconds, "Slow endpoints have all connections.")
+            self._rest(endpoint_id, queue, limits.postponed_seconds, "Slow endpoints have all connections.")
             return
         if wait_seconds is not None and wait_seconds > MEMORY_SECONDS:
-            queue.rest(self._process.clock.monotonic_seconds() + wait_seconds)
-            self._postpone(endpoint_id, queue, wait_seconds, "The endpoint's rate lets none go for a time.")
+            self._rest(endpoint_id, queue, wait_seconds, "The endpoint's rate lets none go for a time.")
             return
         queue_max = queue.share(limits.queue_max if len(self._queues) > 1 else limits.unfinished_max)
         if queue.slow:
@@ -197,6 +194,11 @@ class EndpointQueues:
     def _pump_again(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
         queue.awaits_rate = False
         self._pump(endpoint_id, queue)
+
+    def _rest(self, endpoint_id: bytes, queue: EndpointQueue, wait_seconds: float, why: str) -> None:
+        """Let all of a queue's deliveries wait in Postgres, and read none of them for as long."""
+        queue.rest(self._process.clock.monotonic_seconds() + wait_seconds)
+        self._postpone(endpoint_id, queue, wait_seconds, why)
 
     def _postpone(self, endpoint_id: bytes, queue: EndpointQueue, wait_seconds: float, why: str, keep: int = 0) -> None:
         """Let a queue's deliveries wait in Postgres, but for the first ones."""

@@ -192,10 +192,10 @@ class PartitionRounds:
         wanted, aside, due_max = self._take_wanted(), set[bytes](), 0
         if anyhow or (self._look_at is not None and self._look_at <= self._process.clock.now()):
             self._look_at = None
-            aside, due_max = self._deliveries.queues.set_aside(), self._process.limits.queue_max
-            self._deliveries.left_in_rows |= dict.fromkeys(aside - wanted.keys())
+            due_max = self._process.limits.queue_max
+            self._deliveries.left_in_rows |= dict.fromkeys(self._deliveries.queues.set_aside() - wanted.keys())
             # All that are left: one that had its share and has just sent some would get as much as a look reads.
-            aside |= self._deliveries.left_in_rows.keys() | wanted.keys()
+            aside = self._deliveries.left_in_rows.keys() | wanted.keys()
         if not (wanted or due_max):
             return DeliveryRound()
         taken = self._deliveries.taken | self._unreadable

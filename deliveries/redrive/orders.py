@@ -190,7 +190,8 @@ class Redrives:
     ) -> AsyncIterator[NewOrder]:
         """Yield an order to add deliveries to; it is given, all or nothing, when the block ends.
 
-        With `record` it is given once that has returned, and nothing is recorded of an order that is not given.
+        With `record` it is given once that has returned: nothing is recorded of an order that is not given, but for one
+        whose commit fails.
         Raises NothingToRedrive where no delivery was added, and TooManyRedrives where so many orders run.
         """
         async with self._writing() as connection:
