@@ -301,9 +301,12 @@ async def test_an_owner_does_not_rely_on_what_was_known_of_the_log_before(
 
 
 async def test_a_former_owner_writes_nothing_more(
-    make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know
-) -> None:
+    make_dispatcher: Callable[[], PartitionDispatcher], sent: SentDeliveries, projector: PartitionProjector, know: Know,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """It is told the checkpoint with another's token, and it can't ask the log: its session was ended."""
+    _stopped_clock(monkeypatch)  # a checkpoint that falls due would find that out sooner
+    monkeypatch.setattr(partition_sender, "FEW_SECONDS", DEADLINE_SECONDS)
     await know(1)
     former, successor = make_dispatcher(), make_dispatcher()
     token = former.acquire(WATERMARKS).token
