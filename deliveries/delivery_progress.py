@@ -38,6 +38,9 @@ _CHECKPOINTS: Final = text("""
     WHERE consumer <> 'deliverer' OR topic NOT LIKE '%.attempts%' ORDER BY consumer, topic, partition
 """)
 _STREAK: Final = text("SELECT began_at, attempts, warned_percent FROM endpoint_streaks WHERE endpoint_id = :id")
+_THROTTLE: Final = text("""
+    SELECT throttled_until FROM endpoint_throttles WHERE endpoint_id = :id AND throttled_until > now()
+""")
 _WAITS: Final = text("""
     SELECT count(*) FILTER (WHERE record IS NOT NULL OR due_at < 'infinity') AS waiting,
            min(due_at) FILTER (WHERE due_at < 'infinity') AS next_at
@@ -89,6 +92,8 @@ class EndpointProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How an endpoint does: its streak, what waits for it, and what is blocked, the first entities of that."""
 
     streak: FailureStreak | None
+    throttled_until: datetime | None
+    """Until when it gets no attempts, since it asked for that."""
     waiting: int
     next_at: datetime | None
     blocked: tuple[BlockedEntity, ...]
@@ -106,10 +111,12 @@ async def endpoint_progress(database: Database, endpoint_id: UUID) -> EndpointPr
     """Return how an endpoint does, as plant_operator."""
     async with database.transaction(read_only=True) as connection:
         streak = (await connection.execute(_STREAK, {"id": endpoint_id})).mappings().one_or_none()
+        throttled_until = (await connection.execute(_THROTTLE, {"id": endpoint_id})).scalar_one_or_none()
         waits = (await connection.execute(_WAITS, {"id": endpoint_id})).mappings().one()
         blocked = await connection.execute(_BLOCKED, {"id": endpoint_id, "rows": ENTITIES_MAX})
         return EndpointProgress(
             streak=None if streak is None else FailureStreak(**streak),
+            throttled_until=throttled_until,
             waiting=waits["waiting"],
             next_at=waits["next_at"],
             blocked=tuple(BlockedEntity(**row) for row in blocked.mappings()),

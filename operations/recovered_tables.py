@@ -44,6 +44,7 @@ LOST: Final = (
     LostTable("endpoint_secrets", "secrets and headers of endpoints", True, "give subscribers new keys"),
     LostTable("endpoint_backfills", "how far endpoints were fed", True, "without it endpoints get everything again"),
     LostTable("endpoint_streaks", "failures in a row of endpoints", False, "they are counted again"),
+    LostTable("endpoint_throttles", "how long endpoints asked to be left alone", False, "they ask for it again"),
     LostTable("endpoint_events", "changes of endpoints not yet published", False, "those of a copy were published"),
     LostTable("delivery_waits", "deliveries that waited for an attempt", False, "those of a copy were attempted"),
     LostTable("redrives", "orders to send deliveries again", False, "an order of a copy would begin again"),

@@ -132,6 +132,11 @@ class EndpointQueue:
     def _half_share(self) -> int:
         return max(1, self.share(self._due_max) // 2)
 
+    def throttle(self, until_seconds: float) -> None:
+        """Let the endpoint have no attempts for a time: it asked for that."""
+        self._throttled_until = max(self._throttled_until, until_seconds)
+        self._busy_until = max(self._busy_until, until_seconds)
+
     def state(self, now_seconds: float) -> BreakerState:
         """Return the breaker's state."""
         return breaker_state(self._breaker, now_seconds)
@@ -176,5 +181,4 @@ class EndpointQueue:
             self.is_suspect = slow or self._breaker.state != "closed"
             self._busy_until = max(self._busy_until, self._breaker.open_until_seconds)
         if throttled_seconds:
-            self._throttled_until = max(self._throttled_until, now_seconds + throttled_seconds)
-            self._busy_until = max(self._busy_until, self._throttled_until)
+            self.throttle(now_seconds + throttled_seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -69,6 +69,14 @@ class EndpointQueues:
         """Let others begin where attempts were written down: while that fails, few are made that a kill repeats."""
         self._unrecorded -= attempts
         self._go_on()
+
+    def note_throttled(self, until: Mapping[bytes, datetime]) -> None:
+        """Give endpoints no attempts for as long as they had asked a former owner."""
+        clock = self._process.clock
+        now, now_seconds = clock.now(), clock.monotonic_seconds()
+        for endpoint_id, at in until.items():
+            self._queue_of(endpoint_id).throttle(now_seconds + (at - now).total_seconds())
+            self._troubled.add(endpoint_id)
 
     def _go_on(self) -> None:
         """Let those queues begin attempts that were held back, the longest first, as far as there is room.

@@ -12,15 +12,18 @@ import contextlib
 import threading
 from collections.abc import Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
 
 from database.errors import DatabaseUnreachable
-from deliveries.deliverer import streak_rows, wait_rows
+from deliveries.deliverer import streak_rows, throttle_rows, wait_rows
 from deliveries.deliverer.delivery_process import DeliveryProcess
-from deliveries.deliverer.endpoint_streaks import EndpointStreaks
+from deliveries.deliverer.endpoint_streaks import EndpointStreak, EndpointStreaks
+from deliveries.deliverer.entity_order import EntityOfEndpoint
 from deliveries.deliverer.partition_run import PartitionRun
 from deliveries.deliverer.recorded_attempts import read_recorded_attempts
 from deliveries.deliverer.round_writer import RoundWriter
+from deliveries.deliverer.source_marks import MarkedSource, SourceMark
 from deliveries.delivery_fence import DeliveryFence, TopicOffsets
 from projections.session import Session
 from streams.batch import EventBatch
@@ -32,6 +35,17 @@ from streams.watermarks import Watermarks
 T = TypeVar("T")
 
 INTERRUPTED_POLL_SECONDS: Final = 0.25
+
+
+class _Stored(NamedTuple):
+    """What an owner has once the fence is acquired: a session, and what Postgres knows of the partition."""
+
+    session: Session
+    fence: DeliveryFence
+    marks: dict[MarkedSource, SourceMark]
+    held: set[EntityOfEndpoint]
+    streaks: dict[bytes, EndpointStreak]
+    throttles: dict[bytes, datetime]
 
 
 class PartitionDeliverer:
@@ -117,10 +131,11 @@ class PartitionDeliverer:
         return self._run
 
     async def _begin(self) -> PartitionRun:
-        session, fence, marks, held, stored = await self.loop.run_in_executor(self._thread, self._acquire)
+        stored = await self.loop.run_in_executor(self._thread, self._acquire)
+        fence = stored.fence
         if self._stop_reasons:  # acquiring has cleared them
             await self._note_stop_reasons()
-        writer = RoundWriter(fence, session, self._thread, self._partition)
+        writer = RoundWriter(fence, stored.session, self._thread, self._partition)
         topic = self._process.topics.attempts
 
         async def open_attempts(watermarks: Watermarks) -> TopicOffsets:
@@ -131,8 +146,10 @@ class PartitionDeliverer:
         recorded = await read_recorded_attempts(
             self._process.settings, topic, self._partition, last, open_attempts, self._process.clock.now()
         )
-        streaks = EndpointStreaks(self._process.streaks, stored)
-        return PartitionRun(self._process, self._partition, writer, marks, held, streaks, recorded)
+        streaks = EndpointStreaks(self._process.streaks, stored.streaks)
+        run = PartitionRun(self._process, self._partition, writer, stored.marks, stored.held, streaks, recorded)
+        run.queues.note_throttled(stored.throttles)
+        return run
 
     async def _note_stop_reasons(self) -> None:
         """Write down the topics' stop reasons; where nobody could acquire the partition, who does so next writes them.
@@ -143,13 +160,18 @@ class PartitionDeliverer:
         if (fence := self._fence) is not None:
             await self.loop.run_in_executor(self._thread, fence.note_stop, reason)
 
-    def _acquire(self) -> tuple[Session, DeliveryFence, Any, Any, Any]:
+    def _acquire(self) -> _Stored:
         session = self._session = Session(self._url)
         try:
             fence = self._fence = DeliveryFence(session, "deliverer", self._partition)
-            marks = wait_rows.find_marks(session, self._partition)
-            held = wait_rows.find_held(session, self._partition)
-            return session, fence, marks, held, streak_rows.find_streaks(session, self._partition)
+            return _Stored(
+                session,
+                fence,
+                marks=wait_rows.find_marks(session, self._partition),
+                held=wait_rows.find_held(session, self._partition),
+                streaks=streak_rows.find_streaks(session, self._partition),
+                throttles=throttle_rows.find_throttles(session, self._partition),
+            )
         except BaseException:
             self._close_session()
             raise

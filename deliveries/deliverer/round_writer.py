@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from deliveries.deliverer import streak_rows, wait_rows
+from deliveries.deliverer import streak_rows, throttle_rows, wait_rows
 from deliveries.deliverer.attempt_records import EndedDelivery, wait_row_of
 from deliveries.deliverer.endpoint_streaks import NO_CHANGES, StreakChanges
 from deliveries.deliverer.entity_order import EntityOfEndpoint
@@ -130,6 +130,7 @@ class RoundWriter:
             *(wait_rows.release_statement(self._partition, held) for held in sorted(work.released)),
             *(wait_rows.disable_statement(endpoint_id, why) for endpoint_id, why in sorted(work.gone.items())),
             *streak_rows.streak_statements(self._partition, work.streaks),
+            *throttle_rows.throttle_statements(self._partition, work.ended),
             *(self.fence.advance_statement(topic, each) for topic, each in sorted(work.offsets.items())),
             *wait_rows.mark_statements(self._partition, work.marks),
         ]

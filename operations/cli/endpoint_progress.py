@@ -42,6 +42,7 @@ def progress_fields(
         "failed_attempts": streak.attempts,
         "percent_to_disabling": percent,
         "warned_percent": streak.warned_percent or None,
+        "throttled_until": progress.throttled_until,
         "waiting_deliveries": progress.waiting,
         "next_attempt_at": progress.next_at,
         "blocked_entities": [msgspec.structs.asdict(each) for each in progress.blocked],

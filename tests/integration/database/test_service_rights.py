@@ -28,6 +28,7 @@ UNDIVIDED = {
     "public.endpoint_events": {"operator", "writer"},
     "public.endpoint_secrets": {"operator", "deliverer", "endpoints"},
     "public.endpoint_streaks": {"operator", "deliverer"},
+    "public.endpoint_throttles": {"operator", "deliverer"},
     "public.endpoints": {"operator", "writer", "deliverer", "endpoints"},
     "public.log_ranges": {"writer", "api", "auditor"},
     "public.log_records": {"writer", "auditor"},

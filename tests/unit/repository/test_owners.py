@@ -35,6 +35,7 @@ OWNERS: Final[Mapping[str, Set[str]]] = {
     "endpoint_secrets": frozenset({"deliveries"}),
     "endpoint_backfills": frozenset({"deliveries"}),
     "endpoint_streaks": frozenset({"deliveries"}),
+    "endpoint_throttles": frozenset({"deliveries"}),
     "endpoint_events": frozenset({"deliveries"}),
     "delivery_owners": frozenset({"deliveries"}),
     "delivery_checkpoints": frozenset({"deliveries"}),

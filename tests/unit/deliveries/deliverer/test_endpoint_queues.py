@@ -135,6 +135,26 @@ async def test_an_endpoint_that_was_slow_gets_attempts_again(monkeypatch: pytest
     await queues.finish()
 
 
+async def test_what_an_endpoint_asked_a_former_owner_for_is_kept_to() -> None:
+    """Its deliveries wait until then, and none is read from Postgres before; other endpoints get theirs."""
+    clock, slots, ended = FixedClock(NOW), AttemptSlots(4, 100), list[EndedDelivery]()
+    queues = made_queues(slots, ended.append, clock=clock)
+    until = NOW + timedelta(seconds=90)
+    endpoint_id = made_delivery().endpoint_id
+    queues.note_throttled({endpoint_id: until})
+    assert queues.set_aside() == {endpoint_id}
+    queues.enqueue(made_delivery(1, topic="genesis.deliveries"))
+    assert [each.end for each in ended] == [Postponed(until, "The endpoint gets no attempts for a time.")]
+    assert (slots.under_way, queues.is_busy(endpoint_id)) == (0, True)
+    queues.enqueue(made_delivery(2))
+    assert slots.under_way == 1
+    clock.set(until)
+    assert queues.set_aside() == set()
+    queues.enqueue(made_delivery(1, offset=1))
+    assert slots.under_way == 2
+    await queues.finish()
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_what_has_come_from_postgres_goes_back_as_it_is(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
     """An endpoint that is slow puts off what came from a topic; rows stay as they are, but where order counts."""
