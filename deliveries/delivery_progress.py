@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -14,6 +15,8 @@ from deliveries.failure_streak import FailureStreak
 
 ENTITIES_MAX: Final = 10
 """Blocked entities that are named."""
+COUNTED_MAX: Final = 100_000
+"""Rows that a deliverer counts, again and again: more cost too much."""
 
 # Who may not see the start of other roles' sessions is left with the process id and the database.
 _PARTITIONS: Final = text("""
@@ -45,6 +48,16 @@ _WAITS: Final = text("""
     SELECT count(*) FILTER (WHERE record IS NOT NULL OR due_at < 'infinity') AS waiting,
            min(due_at) FILTER (WHERE due_at < 'infinity') AS next_at
     FROM delivery_waits WHERE endpoint_id = :id
+""")
+_COUNTS: Final = text("""
+    SELECT (SELECT count(*) FROM (
+               SELECT FROM delivery_waits
+               WHERE partition = ANY (:partitions) AND record IS NOT NULL AND due_at <= now() LIMIT :rows
+           ) AS d) AS due,
+           (SELECT count(*) FROM (
+               SELECT FROM delivery_waits
+               WHERE partition = ANY (:partitions) AND record IS NOT NULL AND due_at > now() LIMIT :rows
+           ) AS w) AS waiting
 """)
 _BLOCKED: Final = text("""
     SELECT d.entity_id, d.delivery_id, (
@@ -80,6 +93,14 @@ class DeliveryCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     next_offset: int
 
 
+class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many deliveries wait in Postgres, up to COUNTED_MAX of either kind."""
+
+    due: int
+    waiting: int
+    """For their time, or behind an earlier one."""
+
+
 class BlockedEntity(msgspec.Struct, frozen=True, kw_only=True):
     """An entity whose deliveries to an endpoint wait for a dead letter of it."""
 
@@ -105,6 +126,13 @@ async def delivery_partitions(database: Database) -> tuple[list[DeliveryPartitio
         partitions = [DeliveryPartition(**row) for row in (await connection.execute(_PARTITIONS)).mappings()]
         checkpoints = [DeliveryCheckpoint(**row) for row in (await connection.execute(_CHECKPOINTS)).mappings()]
     return partitions, checkpoints
+
+
+async def count_rows(database: Database, partitions: Collection[int]) -> RowCounts:
+    """Return what waits of these partitions, as plant_deliverer."""
+    async with database.transaction(read_only=True) as connection:
+        counts = await connection.execute(_COUNTS, {"partitions": sorted(partitions), "rows": COUNTED_MAX})
+        return RowCounts(**counts.mappings().one())
 
 
 async def endpoint_progress(database: Database, endpoint_id: UUID) -> EndpointProgress:

@@ -243,6 +243,17 @@ DELIVERER_WAITING: Final = Gauge(
     "Deliveries in memory: `due`, or in a retry topic before their time.",
     ["stage"],
 )
+DELIVERER_ROWS: Final = Gauge(
+    "plant_deliverer_rows",
+    "Deliveries of owned partitions that wait in Postgres: `due`, or `waiting` for their time or behind an earlier"
+    " one. Counted every ten seconds, up to 100,000.",
+    ["stage"],
+)
+DELIVERER_LAG: Final = Gauge(
+    "plant_deliverer_lag",
+    "Records of owned partitions that were not read yet, as of the last fetch; of attempts: that are not in Postgres.",
+    ["topic"],
+)
 DELIVERER_BREAKERS: Final = Gauge(
     "plant_deliverer_breakers", "Endpoints whose circuit breaker is not closed, by its state.", ["state"]
 )

@@ -16,6 +16,7 @@ from deliveries.deliverer.attempt_slots import AttemptSlots
 from deliveries.deliverer.delivery_process import DelivererLimits, DeliveryProcess, DeliveryTopics
 from deliveries.deliverer.endpoint_cache import EndpointCache
 from deliveries.deliverer.partition_deliverer import DeliveryTopicWriter, PartitionDeliverer
+from deliveries.delivery_progress import count_rows
 from deliveries.failure_streak import make_streak_policy
 from deliveries.guard.connections import DeliveryClient
 from deliveries.state.recorder import GATHER_SECONDS, build_recorder
@@ -24,6 +25,7 @@ from operations.services.readiness import ServiceReadiness
 from operations.services.worker import OBSERVE_EVERY_SECONDS, SWITCH_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
+from runtime.errors import PlantError
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
 from runtime.probes import Probes
@@ -37,6 +39,8 @@ from streams.producer import EventProducer, Limits
 log = get_logger(__name__)
 
 GROUP_SUFFIX = "-deliverer"
+COUNT_EVERY_SECONDS = 10.0
+"""How often it is counted what waits in Postgres."""
 
 
 class Deliverer:
@@ -64,20 +68,24 @@ class Deliverer:
         self._partitions: dict[int, PartitionDeliverer] = {}
         group = msgspec.structs.replace(settings, consumer_group=settings.consumer_group + GROUP_SUFFIX)
         self._recorder_for = build_recorder(settings)
+        self._topics = (names.deliveries, *names.retries, names.attempts)
         self.worker = Worker(
             group,
-            (names.deliveries, *names.retries, names.attempts),
+            self._topics,
             self._writer_for,
             together=True,
             gathered_seconds={names.attempts: GATHER_SECONDS},
         )
-        self._refreshing: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Join the group. Raises KafkaUnavailable, TopicMissing, DatabaseUnreachable."""
         await self.process.producer.start()
         await self.process.endpoints.refresh()
-        self._refreshing = asyncio.create_task(self.process.endpoints.keep_fresh(), name="endpoints")
+        self._background = [
+            asyncio.create_task(self.process.endpoints.keep_fresh(), name="endpoints"),
+            asyncio.create_task(self._keep_counting(), name="rows"),
+        ]
         await self.worker.start()
 
     async def stop(self) -> None:
@@ -85,9 +93,9 @@ class Deliverer:
         await asyncio.gather(*(each.drain() for each in self._partitions.values()), return_exceptions=True)
         await self.worker.stop()
         await asyncio.gather(*(each.close() for each in self._partitions.values()))
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.process.producer.stop()
         await self.process.client.close()
         await self._database.close()
@@ -103,7 +111,28 @@ class Deliverer:
         states = sum((run.queues.breaker_states() for run in runs), Counter())
         for state in ("open", "half_open"):
             metrics.DELIVERER_BREAKERS.labels(state).set(states[state])
-        metrics.DELIVERER_PARTITIONS.set(len(self.worker.positions()))
+        positions = self.worker.positions()
+        metrics.DELIVERER_PARTITIONS.set(len(positions))
+        lag = Counter[str]()
+        for (topic, _), (next_offset, log_end) in positions.items():
+            lag[topic] += log_end - next_offset
+        for topic in self._topics:
+            metrics.DELIVERER_LAG.labels(topic).set(lag[topic])
+
+    async def _count_rows(self) -> None:
+        owned = [number for number, each in self._partitions.items() if each.run is not None]
+        counts = await count_rows(self._database, owned)
+        metrics.DELIVERER_ROWS.labels("due").set(counts.due)
+        metrics.DELIVERER_ROWS.labels("waiting").set(counts.waiting)
+
+    async def _keep_counting(self) -> None:
+        """Count rows until cancelled; a database that is away is waited for."""
+        while True:
+            try:
+                await self._count_rows()
+            except PlantError as error:
+                log.warning("rows.not_counted", why=error.why)
+            await asyncio.sleep(COUNT_EVERY_SECONDS)
 
     def _writer_for(self, topic: str, partition: int) -> PartitionWriter:
         if topic == self.process.topics.attempts:
