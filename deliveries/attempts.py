@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import os
 import re
 import ssl
 import time
@@ -35,7 +36,7 @@ WORDS: Final[Mapping[ErrorClass, str]] = {
     "refused_address": "It may not be connected to.",
     "proxy": "The proxy refused, or could not be reached.",
     "connection": "No connection could be made, or it was closed before an answer came.",
-    "tls": "TLS failed: the certificate is not trusted or has another name, or there is no TLS.",
+    "tls": "TLS failed: a certificate is not accepted or not there, or there is no TLS that both speak.",
     "timeout": "No whole answer came in time.",
     "protocol": "What came is no HTTP, broke off, or can't be decoded.",
     "answer_too_large": "A line of the answer's head is too long, or there are too many.",
@@ -247,6 +248,8 @@ def _error_class(error: Exception) -> ErrorClass:
             return "dns"
         case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
             return "tls"
+        case aiohttp.ClientOSError() if isinstance(error.__cause__, ssl.SSLError):
+            return "tls"  # by TLS 1.3 a server asks for a certificate when the client has done with the handshake
         case aiohttp.ClientResponseError():
             return "answer_too_large" if error.message.startswith(_TOO_LARGE) else "protocol"
         case aiohttp.ClientPayloadError() | zlib.error():
@@ -264,6 +267,12 @@ def _why(error: Exception, error_class: ErrorClass) -> str:
     if isinstance(error, EndpointRefused):
         return error.why
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, OSError) and cause.strerror and error_class in ("dns", "connection"):
-        return f"{WORDS[error_class]} {cause.strerror}"
-    return WORDS[error_class]
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return f"TLS failed: {cause.verify_message.removesuffix('.')}."
+        case OSError(errno=None, strerror=str(words)) if error_class == "dns":
+            return words
+        case OSError(errno=int(number)) if error_class == "connection":
+            return f"{WORDS[error_class]} {os.strerror(number)}."  # the error's own text names the address
+        case _:
+            return WORDS[error_class]

@@ -7,21 +7,28 @@ import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Final, cast
 
 A: Final = 1
 AAAA: Final = 28
+SERVER_FAILURE: Final = 2
 NAME_ERROR: Final = 3
+REFUSED: Final = 5
 
 Answers = Mapping[str, Sequence[Sequence[str]]]
 """For each name the addresses of the first answer, of the second, and so on; the last one is repeated."""
+Codes = Mapping[str, int | None]
+"""For each name the error in place of an answer, None where none comes."""
+NO_CODES: Final[Codes] = MappingProxyType({})
 
 
 class DnsServer(asyncio.DatagramProtocol):
     """Answers questions for A and AAAA; the answers of a name go on by one with each question for A."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, codes: Codes = NO_CODES) -> None:
         self._answers = {name: list(each) for name, each in answers.items()}
+        self._codes = codes
         self.questions: list[tuple[str, int]] = []
         self.address = ""
 
@@ -36,7 +43,9 @@ class DnsServer(asyncio.DatagramProtocol):
         kind = struct.unpack("!H", data[end : end + 2])[0]
         self.questions.append((name, kind))
         question = data[12 : end + 4]
-        code = 0 if name in self._answers else NAME_ERROR
+        code = self._codes.get(name, 0 if name in self._answers else NAME_ERROR)
+        if code is None:
+            return
         records = b"".join(_record(kind, address) for address in self._addresses(name, kind))
         count = len(records) // (16 if kind == A else 28)
         head = data[:2] + struct.pack("!HHHHH", 0x8180 | code, 1, count, 0, 0)
@@ -52,10 +61,11 @@ class DnsServer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def dns_server(answers: Answers) -> AsyncIterator[DnsServer]:
-    """Serve these answers on a free port."""
+async def dns_server(answers: Answers, codes: Codes = NO_CODES) -> AsyncIterator[DnsServer]:
+    """Serve these answers and errors on a free port."""
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: DnsServer(answers), local_addr=("127.0.0.1", 0))
+    local = ("127.0.0.1", 0)
+    transport, server = await loop.create_datagram_endpoint(lambda: DnsServer(answers, codes), local_addr=local)
     try:
         yield server
     finally:

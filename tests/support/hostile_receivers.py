@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
 from typing import Final
 
+from deliveries.attempts import WORDS
 from deliveries.outcomes import AttemptOutcome, ErrorClass, OutcomeKind, classify
 from tests.support import ROOT
+from tests.support.raw_answers import Answer, chunked, closes_its_side, head, repeats, resets, sends, trickles, waits
+from tests.support.unreached_endpoints import Endpoint, endpoints
 
 PAGE: Final = ROOT / "docs" / "reference" / "attempts.md"
 HANGING_TIMEOUT_SECONDS: Final = 1.0
 """Of attempts to receivers that never come to an end."""
 MIB: Final = b"a" * 1024 * 1024
 HUNDRED: Final = b"b" * 100
-
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+COLUMNS: Final = ("| the endpoint | status | error | outcome |", "|---|---|---|---|")
 
 
 @dataclass(frozen=True)
@@ -43,71 +43,6 @@ class Receiver:
     def kind(self) -> OutcomeKind:
         """What the attempt means for the delivery."""
         return classify(AttemptOutcome(status_code=self.status_code, error_class=self.error_class))
-
-
-def sends(*parts: bytes, then: Answer | None = None) -> Answer:
-    """Return an answer of these bytes; after them the connection closes, unless there is something else to do."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        if then is not None:
-            await then(reader, writer)
-
-    return answer
-
-
-def repeats(part: bytes) -> Answer:
-    """Return an answer that sends the same bytes for as long as they are taken."""
-
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0)
-
-    return answer
-
-
-def trickles(text: bytes) -> Answer:
-    """Return an answer of these bytes, one in a twentieth of a second."""
-
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for byte in text:
-            writer.write(bytes([byte]))
-            await writer.drain()
-            await asyncio.sleep(0.05)
-
-    return answer
-
-
-async def waits(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Send nothing, and keep the connection."""
-    await asyncio.Event().wait()
-
-
-async def closes_its_side(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Say that nothing more comes, and keep the other direction."""
-    writer.write_eof()
-    await asyncio.Event().wait()
-
-
-async def resets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """End the connection with a reset."""
-    writer.transport.abort()
-
-
-def head(status: int | str, *lines: str, length: int | None = 0) -> bytes:
-    """Return the head of an answer."""
-    more = [*lines, *([] if length is None else [f"Content-Length: {length}"])]
-    return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status} x", *more, "")).encode()
-
-
-def chunked(*parts: bytes) -> bytes:
-    """Return the head and the chunks of an answer that ends as it should."""
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return head(200, "Transfer-Encoding: chunked", length=None) + chunks + b"0\r\n\r\n"
 
 
 def bomb(coding: str) -> Answer:
@@ -229,50 +164,15 @@ def _malformed() -> list[Receiver]:
     ]
 
 
-@asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[int]:
-    """Serve an answer on a port of the loopback interface, once the head of a request is there."""
-
-    under_way: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        under_way.add(task)
-        try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await reader.readuntil(b"\r\n\r\n")
-                await answer(reader, writer)
-                writer.close()
-                await writer.wait_closed()
-        finally:
-            writer.transport.abort()
-            under_way.discard(task)
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in list(under_way):
-            task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-
-
 def page() -> str:
     """Return the page of all receivers and outcomes."""
-    rows = [
-        f"| {each.does} | {each.status_code or ''} | {f'`{each.error_class}`' if each.error_class else ''}"
-        f"{'the rest is not read' if each.truncated else ''} | {each.kind} |"
-        for each in receivers()
-    ]
     return "\n".join(
         [
             "<!-- Written by `python -m tests.support.hostile_receivers`; edits are lost. -->",
             "",
             "# Outcomes of attempts",
             "",
-            "What comes of an attempt to deliver, by what the endpoint does. A test sends to each of these receivers.",
+            "What comes of an attempt to deliver, by what the endpoint does. A test sends to each of these endpoints.",
             "",
             "- **delivered**: done.",
             "- **failed**: tried again after 1, 2, 4, 8 and 16 seconds, five times in all; a dead letter after that.",
@@ -284,12 +184,32 @@ def page() -> str:
             "decompression; then the connection is closed. An answer's head has up to 16 KiB a line and 128 headers.",
             "Redirects are not followed.",
             "",
-            "| the endpoint | status | error | outcome |",
-            "|---|---|---|---|",
-            *rows,
+            "## Receivers that answer",
+            "",
+            *COLUMNS,
+            *(_row(each, "the rest is not read" if each.truncated else "") for each in receivers()),
+            "",
+            "## Endpoints that no request reaches",
+            "",
+            "Names, addresses, ports and TLS; and a few that are reached, for comparison. Where a name has several",
+            "addresses, one that is refused is enough to refuse it.",
+            "",
+            *COLUMNS,
+            *(_row(each) for each in endpoints()),
+            "",
+            "## Errors",
+            "",
+            "| error | meaning |",
+            "|---|---|",
+            *(f"| `{error_class}` | {words} |" for error_class, words in WORDS.items()),
             "",
         ]
     )
+
+
+def _row(each: Receiver | Endpoint, remark: str = "") -> str:
+    error = f"`{each.error_class}`" if each.error_class else remark
+    return f"| {each.does} | {each.status_code or ''} | {error} | {each.kind} |"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvloop
 from aiohttp import web
 
 from deliveries.attempts import ANSWER_MAX_BYTES, KEPT_MAX_BYTES, MASKED_TEXTS_MAX, Attempt, mask_echoes, send_attempt
@@ -25,26 +25,15 @@ from runtime.settings import Settings
 from schemas.delivery_records import EXCERPT_MAX_BYTES
 from tests.support.certificates import Authority
 from tests.support.dns_server import dns_server
-from tests.support.hostile_receivers import (
-    HANGING_TIMEOUT_SECONDS,
-    PAGE,
-    Receiver,
-    head,
-    page,
-    receivers,
-    sends,
-    serving,
-    waits,
-)
+from tests.support.hostile_receivers import HANGING_TIMEOUT_SECONDS, PAGE, Receiver, page, receivers
+from tests.support.raw_answers import head, sends, serving, waits
 from tests.support.receivers import receiver
+from tests.support.unreached_endpoints import ADDRESSES, CODES, LOCAL, Authorities, Endpoint, endpoints
 from tests.support.waiting import DEADLINE_SECONDS
 
-NAME = "receiver.test"
 REQUEST = AttemptRequest({"content-type": "application/json", "webhook-id": "d1"}, b"{}")
 SENDING = [each for each in receivers() if not each.hangs and not each.does.startswith("answers ")]
 MEMORY_MAX_BYTES = 10 * 1024 * 1024
-LOCAL = {"deliveries_schemes": "http,https", "deliveries_ports": "1-65535", "deliveries_allowed_names": NAME,
-         "deliveries_allowed_networks": "127.0.0.1"}  # fmt: skip
 
 
 @pytest_asyncio.fixture
@@ -73,6 +62,29 @@ async def test_an_attempt_ends_as_the_page_says(client: DeliveryClient, there: R
     assert made.truncated == there.truncated
     assert len(made.answer) <= KEPT_MAX_BYTES
     assert bool(made.why) == (there.error_class is not None)
+
+
+async def attempt_at(there: Endpoint, folder: Path) -> Attempt:
+    authorities = Authorities(folder, Authority(folder), Authority(folder, "unknown"))
+    seconds = HANGING_TIMEOUT_SECONDS if there.hangs else DEADLINE_SECONDS
+    async with dns_server(ADDRESSES, CODES) as dns, there.listens(authorities) as port:
+        trusting = {"deliveries_ca_file": str(authorities.trusted.file), "deliveries_dns_servers": dns.address}
+        client = DeliveryClient(Settings(**LOCAL, **trusting))  # type: ignore[arg-type]  # all of them are texts
+        try:
+            return await attempt(client, f"{there.origin}:{port}/", seconds)
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("there", endpoints(), ids=lambda each: each.does)
+def test_an_attempt_that_reaches_nobody_ends_as_the_page_says(there: Endpoint, run: Any, tmp_path: Path) -> None:
+    """In either event loop, whose TLS is its own; the reason names no address that a name resolved to."""
+    made = run(attempt_at(there, tmp_path))
+    assert (made.outcome.status_code, made.outcome.error_class) == (there.status_code, there.error_class), made
+    assert classify(made.outcome) == there.kind
+    assert bool(made.why) == (there.error_class is not None)
+    assert not [each for each in ("127.0.0.", "10.0.0.", "::1") if each in made.why]
 
 
 async def test_the_page_is_the_catalogue() -> None:
@@ -121,63 +133,19 @@ async def test_a_redirect_is_not_followed(client: DeliveryClient) -> None:
     assert inside.requests == []
 
 
-async def test_where_nothing_listens_the_attempt_fails(client: DeliveryClient) -> None:
-    """A closed port, a full backlog, a refused address, a refused URL, a name that has none."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-        assert (await attempt(client, f"http://127.0.0.1:{port}/")).outcome.error_class == "connection"
-    for url in (f"http://127.0.0.2:{port}/", "ftp://127.0.0.1/", "http://0x7f.1/", "http://elsewhere.example/"):
-        made = await attempt(client, url)
-        assert made.outcome.error_class == "refused_address", url
-        assert made.why
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(full.getsockname())
-        made = await attempt(client, f"http://127.0.0.1:{full.getsockname()[1]}/", HANGING_TIMEOUT_SECONDS)
-        assert made.outcome.error_class == "timeout"
-        for each in waiting:
-            each.close()
-
-
-async def test_a_name_without_an_address_and_one_of_the_inside() -> None:
-    """The first is an error of DNS, the second a refusal; neither answer names an address."""
-    async with dns_server({NAME: [[]], f"in.{NAME}": [["127.0.0.9"]]}) as dns:
-        made = DeliveryClient(Settings(**LOCAL, deliveries_dns_servers=dns.address))  # type: ignore[arg-type]
-        try:
-            nowhere = await attempt(made, f"http://{NAME}:9/")
-            inside = await attempt(made, f"http://in.{NAME}:9/")
-        finally:
-            await made.close()
-    assert (nowhere.outcome.error_class, inside.outcome.error_class) == ("dns", "refused_address")
-    assert "127.0.0.9" not in inside.why + nowhere.why
-
-
-async def test_bad_tls_fails(client: DeliveryClient, tmp_path: Path) -> None:
-    """A certificate of nobody's, one of another name, no TLS at all, a peer that says nothing."""
-    authority = Authority(tmp_path)
-    async with (
-        dns_server({NAME: [["127.0.0.1"]]}) as dns,
-        receiver(certificate=authority.certificate("elsewhere", host="elsewhere.test")) as there,
-    ):
-        unknown = await attempt(client, f"https://127.0.0.1:{there.port}/")
-        trusted = {**LOCAL, "deliveries_ca_file": str(authority.file), "deliveries_dns_servers": dns.address}
-        trusting = DeliveryClient(Settings(**trusted))  # type: ignore[arg-type]
-        try:
-            other_name = await attempt(trusting, f"https://{NAME}:{there.port}/")
-        finally:
-            await trusting.close()
-    assert (unknown.outcome.error_class, other_name.outcome.error_class) == ("tls", "tls")
-    assert there.requests == []
-    async with receiver() as plain:
-        assert (await attempt(client, f"https://127.0.0.1:{plain.port}/")).outcome.error_class == "tls"
-    async with serving(waits) as port:
-        silent = await attempt(client, f"https://127.0.0.1:{port}/", HANGING_TIMEOUT_SECONDS)
-    assert silent.outcome.error_class == "timeout"
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("has a name that does not exist", "The name can't be resolved: Domain name not found."),
+        ("refuses the connection: nothing listens", "Connection refused."),
+        ("has a certificate that has expired", "TLS failed: certificate has expired."),
+        ("has a certificate of another name", "certificate is not valid for 'receiver.test'."),
+    ],
+)
+async def test_the_reason_says_what_is_wrong(does: str, words: str, tmp_path: Path) -> None:
+    """In a sentence for the subscriber, who may know nothing else."""
+    (there,) = (each for each in endpoints() if each.does == does)
+    assert (await attempt_at(there, tmp_path)).why.endswith(words)
 
 
 async def test_an_attempt_can_be_cancelled(client: DeliveryClient) -> None:

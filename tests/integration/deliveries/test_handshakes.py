@@ -34,7 +34,7 @@ from signing.master_key import MasterKeys
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
-from tests.support.hostile_receivers import head, repeats, sends, serving, trickles
+from tests.support.raw_answers import head, repeats, sends, serving, trickles
 from tests.support.receivers import Receiver, receiver
 
 ORIGIN = "plant.example.com"

@@ -26,7 +26,7 @@ from streams.producer import EventProducer
 from streams.topics import apply
 from tests.conftest import Database
 from tests.support.command_line import operations, plant
-from tests.support.hostile_receivers import head, sends, serving
+from tests.support.raw_answers import head, sends, serving
 from tests.support.receivers import receiver
 
 URL = "http://127.0.0.1:9/hooks?token=in-the-path"

@@ -63,7 +63,7 @@ PACED = {
     "integration/streams/test_consume.py": "a member reads slowly, so that another may join",
     "support/apicurio.py": "a download is tried again",
     "support/faults/change_load.py": "a load keeps its pace",
-    "support/hostile_receivers.py": "a receiver sends a byte at a time",
+    "support/raw_answers.py": "a receiver sends a byte at a time",
     "support/steady_load.py": "a load keeps its pace",
 }
 
