@@ -34,6 +34,9 @@ from tests.support.waiting import DEADLINE_SECONDS
 REQUEST = AttemptRequest({"content-type": "application/json", "webhook-id": "d1"}, b"{}")
 SENDING = [each for each in receivers() if not each.hangs and not each.does.startswith("answers ")]
 MEMORY_MAX_BYTES = 10 * 1024 * 1024
+ENDPOINT_TIMEOUT_SECONDS = 15.0
+TURNS = 1_000
+"""Turns of an event loop in which all happens that has not to wait."""
 
 
 @pytest_asyncio.fixture
@@ -146,6 +149,46 @@ async def test_the_reason_says_what_is_wrong(does: str, words: str, tmp_path: Pa
     """In a sentence for the subscriber, who may know nothing else."""
     (there,) = (each for each in endpoints() if each.does == does)
     assert (await attempt_at(there, tmp_path)).why.endswith(words)
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock stands still until a test sets it."""
+
+    seconds = 0.0
+
+    def time(self) -> float:
+        return self.seconds
+
+
+def test_an_attempt_ends_when_the_endpoints_timeout_is_over() -> None:
+    """Neither before nor after, by the loop's own clock."""
+
+    async def run() -> None:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        assert isinstance(loop, SteppedLoop)
+
+        async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            arrived.set()
+            await waits(reader, writer)
+
+        client = DeliveryClient(Settings(**LOCAL))  # type: ignore[arg-type]  # all of them are texts
+        async with serving(note) as port:
+            task = asyncio.create_task(attempt(client, f"http://127.0.0.1:{port}/", ENDPOINT_TIMEOUT_SECONDS))
+            await arrived.wait()
+            ended = []
+            for seconds in (ENDPOINT_TIMEOUT_SECONDS - 0.1, ENDPOINT_TIMEOUT_SECONDS):
+                loop.seconds = seconds
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
+                ended.append(task.done())
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await client.close()
+        assert ended == [False, True]
+        assert task.result().outcome.error_class == "timeout"
+
+    with asyncio.Runner(loop_factory=SteppedLoop) as runner:
+        runner.run(run())
 
 
 async def test_an_attempt_can_be_cancelled(client: DeliveryClient) -> None:
