@@ -42,6 +42,8 @@ LOCAL = {
     "PLANT_TOPIC_PARTITIONS": str(PARTITIONS),
 }
 PUBLISHED_TOGETHER = 10_000
+MATCHES = 10
+"""Endpoints that ask for an event."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,20 @@ async def add_endpoints(
 
 
 def queued_deliveries(endpoint_ids: Sequence[EndpointId], start: int, stop: int) -> Iterator[DeliveryQueued]:
-    """Yield deliveries to endpoints by turns, as a dispatcher orders them; `start` and `stop` count all of them."""
+    """Yield deliveries to endpoints by turns, as a dispatcher orders them; `start` and `stop` count all of them.
+
+    Each event goes to MATCHES endpoints, or to all where they are fewer.
+    """
+    matches = min(MATCHES, len(endpoint_ids))
     for number in range(start, stop):
-        endpoint_id, event_id = endpoint_ids[number % len(endpoint_ids)], uuid4()
+        if number == start or number % matches == 0:
+            event_id, entity_id = uuid4(), uuid4()
+        endpoint_id = endpoint_ids[number % len(endpoint_ids)]
         yield DeliveryQueued(
             event_id=event_id, delivery_id=webhook_id(event_id, endpoint_id),
             endpoint_id=endpoint_id, type="genesis.agent.available", source="bench", occurred_at=datetime.now(UTC),
-            entity_id=uuid4(), data=DATA, stream="live", source_partition=0,
-            source_offset=number // len(endpoint_ids), source_rank=0, attempt=1, hop=0, token=1,
+            entity_id=entity_id, data=DATA, stream="live", source_partition=0,
+            source_offset=number // matches, source_rank=0, attempt=1, hop=0, token=1,
         )  # fmt: skip
 
 

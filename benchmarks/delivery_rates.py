@@ -13,6 +13,7 @@ import psutil
 from benchmarks.delivering import (
     DATA,
     LOCAL,
+    MATCHES,
     PARTITIONS,
     add_endpoints,
     deliverer,
@@ -31,7 +32,6 @@ from tests.support.waiting import wait_until
 
 EVENTS = 40_000
 ENDPOINTS = 10_000
-MATCHES = 10
 ATTEMPTS = 200_000
 NAMESPACE = UUID("6b0e6c1c-51d0-4f0e-8a1c-3f1f4f5f2f67")
 TIMEOUT_SECONDS = 300.0
