@@ -28,8 +28,10 @@ from deliveries.deliverer.delivery import Delivery
 FIRST_LIMIT: Final = 1
 LIVE_STREAMS: Final = ("live", "endpoints")
 MEMORY_SECONDS: Final = 4.0
-"""How long a delivery may have to wait in memory for its endpoint's rate. What is there counts against what a partition
-reads ahead, so that others are held up by it."""
+"""How long a delivery may have to wait in memory for its endpoint's rate, or where room is short for its answers. What
+is there counts against what a partition reads ahead, so that others are held up by it."""
+_LAST_WEIGHT: Final = 0.2
+"""Of the last attempt, in what an endpoint's attempts take on average."""
 
 
 class Blocked(msgspec.Struct, frozen=True):
@@ -94,6 +96,8 @@ class EndpointQueue:
         self._busy_until = 0.0
         """Nothing is read from Postgres until then: it rests, asked for time, or its breaker is open."""
         self._rate_per_second: float | None = None
+        self._attempt_seconds = 0.0
+        """What its attempts take on average, the last ones above all."""
         self._next_slot = 0.0
 
     def blocked_seconds(self, now_seconds: float) -> float:
@@ -122,15 +126,21 @@ class EndpointQueue:
         """How many deliveries may be read from Postgres at a time."""
         return 1 if self.is_suspect else self._half_share
 
-    def share(self, due_max: int) -> int:
-        """Return how many of at most so many deliveries may wait in memory: those that the rate lets go soon."""
-        if self._rate_per_second is None:
-            return due_max
-        return min(due_max, max(1, int(self._rate_per_second * MEMORY_SECONDS)))
+    def share(self, due_max: int, by_pace: bool) -> int:
+        """Return how many of at most so many deliveries may wait in memory: those that the rate lets go soon.
+
+        With `by_pace`, too, no more than the endpoint takes soon at the pace of its answers.
+        """
+        share = float(due_max)
+        if self._rate_per_second is not None:
+            share = min(share, self._rate_per_second * MEMORY_SECONDS)
+        if by_pace and self._attempt_seconds > 0:
+            share = min(share, self._limit_max / self._attempt_seconds * MEMORY_SECONDS)
+        return max(1, int(share))
 
     @property
     def _half_share(self) -> int:
-        return max(1, self.share(self._due_max) // 2)
+        return max(1, self.share(self._due_max, by_pace=True) // 2)
 
     def throttle(self, until_seconds: float) -> None:
         """Let the endpoint have no attempts for a time: it asked for that."""
@@ -166,10 +176,12 @@ class EndpointQueue:
         self.slow += 1
 
     def end(
-        self, permit: Permit, end: AttemptEnd, now_seconds: float, *, slow: bool = False, throttled_seconds: float = 0.0
+        self, permit: Permit, end: AttemptEnd, now_seconds: float, *, slow: bool = False, took_seconds: float = 0.0,
+        throttled_seconds: float = 0.0,
     ) -> None:  # fmt: skip
-        """Note how an attempt ended; `slow`: it was noted that it took long."""
+        """Note how an attempt ended, and how long it took; `slow`: it was noted that it took long."""
         self.in_flight -= 1
+        self._attempt_seconds += _LAST_WEIGHT * (took_seconds - self._attempt_seconds)
         self.slow -= slow
         self._breaker = record_end(self._breaker, self._policy, permit, end, now_seconds)
         if end == "success":

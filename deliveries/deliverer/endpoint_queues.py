@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from deliveries.attempts import Attempt, send_attempt
 from deliveries.circuit_breaker import AttemptEnd, BreakerState, Permit
@@ -28,6 +29,10 @@ from runtime import metrics
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
+
+SHORT_SHARE: Final = 0.5
+"""Of what a partition reads ahead: where more is due in memory, endpoints keep what they take soon, so that there is
+room for the others' deliveries."""
 
 
 class EndpointQueues:
@@ -188,7 +193,11 @@ class EndpointQueues:
         if wait_seconds is not None and wait_seconds > MEMORY_SECONDS:
             self._rest(endpoint_id, queue, wait_seconds, "The endpoint's rate lets none go for a time.")
             return
-        queue_max = queue.share(limits.queue_max if len(self._queues) > 1 else limits.unfinished_max)
+        if len(self._queues) > 1:
+            is_short = self._due > limits.unfinished_max * SHORT_SHARE
+            queue_max = queue.share(limits.queue_max, by_pace=is_short)
+        else:
+            queue_max = queue.share(limits.unfinished_max, by_pace=False)
         if queue.slow:
             self._postpone(endpoint_id, queue, limits.postponed_seconds, "The endpoint is slow to answer.")
         elif len(queue.due) > queue_max:
@@ -284,7 +293,10 @@ class EndpointQueues:
         if not delivered:
             self._failing.add(endpoint_id)
         end: AttemptEnd = "success" if delivered else "failure"
-        queue.end(permit, end, now_seconds, slow=slow, throttled_seconds=throttle_seconds(attempt.outcome))
+        queue.end(
+            permit, end, now_seconds, slow=slow, took_seconds=attempt.duration_seconds,
+            throttled_seconds=throttle_seconds(attempt.outcome),
+        )  # fmt: skip
 
     @property
     def due(self) -> int:

@@ -99,12 +99,38 @@ def test_a_rate_bounds_what_waits_in_memory(rate: float | None, share: int, rows
     """As many deliveries as go in four seconds; half of them are read from Postgres at a time, one at least."""
     queue = EndpointQueue(POLICY, 4, 500)
     queue.admit(0.0, rate, False)
-    assert (queue.share(500), queue.rows_max) == (share, rows)
+    assert {queue.share(500, by_pace) for by_pace in (True, False)} == {share}
+    assert queue.rows_max == rows
     for _ in range(rows - 1):
         queue.due.append(made_delivery(1))
     assert not queue.is_busy(0.0)
     queue.due.append(made_delivery(1))
     assert queue.is_busy(0.0)
+
+
+@pytest.mark.parametrize(
+    ("took_seconds", "share", "rows"), [(0.0, 500, 250), (0.01, 500, 250), (0.5, 32, 16), (100, 1, 1)]
+)
+def test_a_pace_bounds_what_is_read_and_where_room_is_short_what_waits(
+    took_seconds: float, share: int, rows: int
+) -> None:
+    """As many deliveries as an endpoint takes in four seconds with four at a time; where there is room it has all."""
+    queue = EndpointQueue(POLICY, 4, 500)
+    for _ in range(50):
+        queue.admit(0.0, None, False)
+        queue.end("ordinary", "success", 0.0, took_seconds=took_seconds)
+    assert (queue.share(500, by_pace=True), queue.share(500, by_pace=False), queue.rows_max) == (share, 500, rows)
+
+
+def test_a_pace_is_that_of_the_last_attempts() -> None:
+    """An endpoint that has become fast gets its share back within some attempts."""
+    queue = EndpointQueue(POLICY, 4, 500)
+    shares = []
+    for took_seconds in (1.0, 1.0, 0.0, 0.0):
+        queue.admit(0.0, None, False)
+        queue.end("ordinary", "success", 0.0, took_seconds=took_seconds)
+        shares.append(queue.share(500, by_pace=True))
+    assert shares == [80, 44, 55, 69]
 
 
 def test_where_slow_endpoints_have_the_connections_only_those_that_answer_get_more() -> None:

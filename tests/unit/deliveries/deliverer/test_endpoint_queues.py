@@ -277,6 +277,60 @@ async def test_a_queue_may_be_as_long_as_its_share(monkeypatch: pytest.MonkeyPat
     await queues.cancel()
 
 
+async def answer_slowly(
+    queues: EndpointQueues, endpoints: int, ended: list[EndedDelivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have some endpoints take deliveries, each in 0.9 s, and answer nothing from then on."""
+    hanging = asyncio.Event()
+
+    async def take_long(*_: object) -> Attempt:
+        if hanging.is_set():
+            await asyncio.Event().wait()
+        return Attempt(outcome=AttemptOutcome(status_code=204), duration_seconds=0.9)
+
+    monkeypatch.setattr(queues, "_send", take_long)
+    for endpoint in range(1, endpoints + 1):
+        for _ in range(50):
+            queues.enqueue(made_delivery(endpoint, topic="read"))
+            await queues.finish()
+    queues.note_written(len(ended))
+    ended.clear()
+    hanging.set()
+
+
+async def test_where_room_is_short_endpoints_keep_what_they_take_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they would take later waits in Postgres: the others' deliveries come in, and begin at once."""
+    slots, ended = AttemptSlots(100, 100), list[EndedDelivery]()
+    limits = DelivererLimits(queue_max=16, unfinished_max=40, attempts_per_endpoint=1)
+    queues = made_queues(slots, ended.append, limits, clock=FixedClock(NOW))
+    await answer_slowly(queues, 2, ended, monkeypatch)
+    for endpoint in (1, 2):
+        for offset in range(16):
+            queues.enqueue(made_delivery(endpoint, offset=offset, topic="read"))
+            assert bool(ended) == (queues.due + len(ended) > limits.unfinished_max / 2), "there is room"
+    soon = int(4.0 / 0.9)
+    assert {each.delivery.endpoint_id for each in ended} == {made_delivery(2).endpoint_id}
+    assert {each.end for each in ended} == {
+        Postponed(NOW + timedelta(seconds=1), "The endpoint has its share of attempts.")
+    }
+    assert soon <= queues.due - 15 < limits.unfinished_max / 2 - 15 + 1
+    queues.enqueue(made_delivery(3, topic="read"))
+    assert slots.under_way == 3
+    await queues.cancel()
+
+
+async def test_an_endpoint_that_is_alone_keeps_what_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes: nobody else is held up, and the rest stays in Kafka."""
+    slots, ended = AttemptSlots(100, 100), list[EndedDelivery]()
+    limits = DelivererLimits(queue_max=16, unfinished_max=40, attempts_per_endpoint=1)
+    queues = made_queues(slots, ended.append, limits, clock=FixedClock(NOW))
+    await answer_slowly(queues, 1, ended, monkeypatch)
+    for offset in range(40):
+        queues.enqueue(made_delivery(offset=offset, topic="read"))
+    assert (queues.due, ended) == (39, [])
+    await queues.cancel()
+
+
 async def test_what_is_put_off_waits_for_a_while_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     """A breaker that opens for a moment does not send deliveries to Postgres and back."""
     slots, ended, clock = AttemptSlots(4, 100), list[EndedDelivery](), FixedClock(NOW)
