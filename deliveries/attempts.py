@@ -269,7 +269,7 @@ def _why(error: Exception, error_class: ErrorClass) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     match cause:
         case ssl.SSLCertVerificationError():
-            return f"TLS failed: {cause.verify_message.removesuffix('.')}."
+            return f"TLS failed: {getattr(cause, 'verify_message', str(cause)).removesuffix('.')}."
         case OSError(errno=None, strerror=str(words)) if error_class == "dns":
             return words
         case OSError(errno=int(number)) if error_class == "connection":

@@ -30,6 +30,8 @@ LIVE_STREAMS: Final = ("live", "endpoints")
 MEMORY_SECONDS: Final = 4.0
 """How long a delivery may have to wait in memory for its endpoint's rate, or where room is short for its answers. What
 is there counts against what a partition reads ahead, so that others are held up by it."""
+PACED_SECONDS: Final = 0.25
+"""From when on the time that attempts take is the endpoint's own: shorter ones are often this process's."""
 _LAST_WEIGHT: Final = 0.2
 """Of the last attempt, in what an endpoint's attempts take on average."""
 
@@ -129,12 +131,12 @@ class EndpointQueue:
     def share(self, due_max: int, by_pace: bool) -> int:
         """Return how many of at most so many deliveries may wait in memory: those that the rate lets go soon.
 
-        With `by_pace`, too, no more than the endpoint takes soon at the pace of its answers.
+        With `by_pace`, of one that is slow to answer no more than it takes soon.
         """
         share = float(due_max)
         if self._rate_per_second is not None:
             share = min(share, self._rate_per_second * MEMORY_SECONDS)
-        if by_pace and self._attempt_seconds > 0:
+        if by_pace and self._attempt_seconds >= PACED_SECONDS:
             share = min(share, self._limit_max / self._attempt_seconds * MEMORY_SECONDS)
         return max(1, int(share))
 

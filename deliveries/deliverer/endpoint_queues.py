@@ -23,7 +23,7 @@ from deliveries.deliverer.delivery_process import DeliveryProcess
 from deliveries.deliverer.endpoint_cache import KnownEndpoint
 from deliveries.deliverer.endpoint_queue import MEMORY_SECONDS, Blocked, EndpointQueue, Waiting
 from deliveries.deliverer.webhook_retry_service import UNUSABLE_SECONDS, WebhookRetryService
-from deliveries.outcomes import classify, throttle_seconds
+from deliveries.outcomes import RETRY_AFTER_MAX_SECONDS, classify, throttle_seconds
 from deliveries.signed_request import sign_attempt
 from runtime import metrics
 from runtime.logging import get_logger
@@ -76,11 +76,12 @@ class EndpointQueues:
         self._go_on()
 
     def note_throttled(self, until: Mapping[bytes, datetime]) -> None:
-        """Give endpoints no attempts for as long as they had asked a former owner."""
+        """Give endpoints no attempts for as long as they had asked a former owner, by whatever clock it had."""
         clock = self._process.clock
         now, now_seconds = clock.now(), clock.monotonic_seconds()
         for endpoint_id, at in until.items():
-            self._queue_of(endpoint_id).throttle(now_seconds + (at - now).total_seconds())
+            seconds = min((at - now).total_seconds(), RETRY_AFTER_MAX_SECONDS)
+            self._queue_of(endpoint_id).throttle(now_seconds + seconds)
             self._troubled.add(endpoint_id)
 
     def _go_on(self) -> None:
@@ -138,9 +139,11 @@ class EndpointQueues:
                 return
             if self._unrecorded >= self._process.limits.unrecorded_max:
                 self._held_back[endpoint_id] = queue
+                self._cut(endpoint_id, queue, self._process.limits.unfinished_max)
                 return
             if not slots.has_room:
                 self._await_turn(endpoint_id, queue)
+                self._cut(endpoint_id, queue, self._process.limits.unfinished_max)
                 return
             now_seconds = clock.monotonic_seconds()
             rate = known.endpoint.rate_per_second
@@ -193,20 +196,22 @@ class EndpointQueues:
         if wait_seconds is not None and wait_seconds > MEMORY_SECONDS:
             self._rest(endpoint_id, queue, wait_seconds, "The endpoint's rate lets none go for a time.")
             return
-        if len(self._queues) > 1:
-            is_short = self._due > limits.unfinished_max * SHORT_SHARE
-            queue_max = queue.share(limits.queue_max, by_pace=is_short)
-        else:
-            queue_max = queue.share(limits.unfinished_max, by_pace=False)
         if queue.slow:
             self._postpone(endpoint_id, queue, limits.postponed_seconds, "The endpoint is slow to answer.")
-        elif len(queue.due) > queue_max:
-            self._postpone(
-                endpoint_id, queue, limits.postponed_seconds, "The endpoint has its share of attempts.", keep=queue_max
-            )
+        else:
+            self._cut(endpoint_id, queue, limits.queue_max if len(self._queues) > 1 else limits.unfinished_max)
         if wait_seconds is not None and not queue.awaits_rate:
             queue.awaits_rate = True
             asyncio.get_running_loop().call_later(wait_seconds, self._pump_again, endpoint_id, queue)
+
+    def _cut(self, endpoint_id: bytes, queue: EndpointQueue, due_max: int) -> None:
+        """Put off what a queue has beyond its share of at most so many deliveries."""
+        limits = self._process.limits
+        is_short = len(self._queues) > 1 and self._due > limits.unfinished_max * SHORT_SHARE
+        keep = queue.share(due_max, by_pace=is_short)
+        if len(queue.due) > keep:
+            why = "The endpoint has its share of attempts."
+            self._postpone(endpoint_id, queue, limits.postponed_seconds, why, keep=keep)
 
     def _pump_again(self, endpoint_id: bytes, queue: EndpointQueue) -> None:
         queue.awaits_rate = False

@@ -33,7 +33,6 @@ from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
 from deliveries.deliverer.partition_deliveries import PartitionDeliveries
 from deliveries.deliverer.partition_intake import PartitionIntake
 from deliveries.deliverer.round_writer import DeliveryRound, RoundAnswer, RoundWriter
-from deliveries.deliverer.throttle_rows import throttled_until
 from deliveries.delivery_fence import TopicOffsets
 from deliveries.schedule import DeadLettered
 
@@ -125,14 +124,12 @@ class PartitionRounds:
         """Return whether something can't wait for the next transaction that is shared.
 
         Where order counts, attempts are made again that were not written down, and dead letters are published again.
-        An endpoint that asked for time would get attempts from the next owner.
         A row, or a record that is compared with one, has its time: nothing of it has to be there long before.
         """
         next_write = self._process.clock.now() + timedelta(seconds=self._process.limits.write_seconds)
         return (
             bool(self._deliveries.queues.gone)
             or any(each.ordered or isinstance(each.end, DeadLettered) or _is_due(each, next_write) for each in ended)
-            or any(throttled_until(each) is not None for each in ended)
             or any(each.due_at is None or each.due_at <= next_write for each in unverified)
         )
 

@@ -7,8 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from deliveries.deliverer.attempt_records import EndedDelivery
-from deliveries.outcomes import THROTTLE_MIN_SECONDS, throttle_seconds
+from deliveries.outcomes import RETRY_AFTER_MAX_SECONDS, THROTTLE_MIN_SECONDS, throttle_seconds
 from projections.session import Session
+
+CLOCKS_APART_SECONDS: Final = 60
+"""How far ahead of the database's clock a deliverer's may be before its times are cut."""
 
 _FORGET: Final = "DELETE FROM endpoint_throttles WHERE partition = $1 AND throttled_until <= now()"
 _THROTTLES: Final = """
@@ -16,7 +19,7 @@ SELECT uuid_send(endpoint_id) AS endpoint_id, throttled_until FROM endpoint_thro
 """
 _KEEP: Final = """
 INSERT INTO endpoint_throttles AS t (endpoint_id, partition, throttled_until)
-SELECT e.id, {partition}, v.throttled_until
+SELECT e.id, {partition}, least(v.throttled_until, now() + interval '{longest} s')
 FROM (VALUES {rows}) AS v (endpoint_id, throttled_until) JOIN endpoints AS e ON e.id = v.endpoint_id
 ON CONFLICT (endpoint_id) DO UPDATE SET partition = excluded.partition,
     throttled_until = greatest(t.throttled_until, excluded.throttled_until)
@@ -48,7 +51,8 @@ def throttle_statements(partition: int, ended: Iterable[EndedDelivery]) -> list[
             endpoint_id = each.delivery.endpoint_id
             until[endpoint_id] = max(at, until.get(endpoint_id, at))
     rows = ", ".join(_row(*each) for each in sorted(until.items()))
-    return [_KEEP.format(partition=int(partition), rows=rows)] if rows else []
+    longest = int(RETRY_AFTER_MAX_SECONDS) + CLOCKS_APART_SECONDS
+    return [_KEEP.format(partition=int(partition), rows=rows, longest=longest)] if rows else []
 
 
 def _row(endpoint_id: bytes, until: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from operations.services.readiness import ServiceReadiness
 from operations.services.worker import OBSERVE_EVERY_SECONDS, SWITCH_SECONDS, WORKER_GC_THRESHOLDS, WorkerCrashed
 from runtime import metrics
 from runtime.clock import Clock, SystemClock
-from runtime.errors import PlantError
 from runtime.lifecycle import serve_metrics, stop_on_signals, tune_gc
 from runtime.logging import get_logger
 from runtime.probes import Probes
@@ -120,18 +120,21 @@ class Deliverer:
             metrics.DELIVERER_LAG.labels(topic).set(lag[topic])
 
     async def _count_rows(self) -> None:
-        owned = [number for number, each in self._partitions.items() if each.run is not None]
+        runs = {number: each.run for number, each in self._partitions.items()}
+        owned = [number for number, run in runs.items() if run is not None and run.failure is None]
         counts = await count_rows(self._database, owned)
         metrics.DELIVERER_ROWS.labels("due").set(counts.due)
         metrics.DELIVERER_ROWS.labels("waiting").set(counts.waiting)
 
     async def _keep_counting(self) -> None:
-        """Count rows until cancelled; a database that is away is waited for."""
+        """Count rows until cancelled; where that fails no number is shown, and it is tried again."""
         while True:
             try:
                 await self._count_rows()
-            except PlantError as error:
-                log.warning("rows.not_counted", why=error.why)
+            except Exception as error:
+                metrics.DELIVERER_ROWS.labels("due").set(math.nan)
+                metrics.DELIVERER_ROWS.labels("waiting").set(math.nan)
+                log.warning("rows.not_counted", why=getattr(error, "why", repr(error)))
             await asyncio.sleep(COUNT_EVERY_SECONDS)
 
     def _writer_for(self, topic: str, partition: int) -> PartitionWriter:

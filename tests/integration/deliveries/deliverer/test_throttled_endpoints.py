@@ -13,7 +13,7 @@ from database.connector import connect
 from deliveries.attempts import Attempt
 from deliveries.deliverer.attempt_records import EndedDelivery
 from deliveries.deliverer.delivery_process import DeliveryTopics
-from deliveries.deliverer.throttle_rows import find_throttles, throttle_statements
+from deliveries.deliverer.throttle_rows import CLOCKS_APART_SECONDS, find_throttles, throttle_statements
 from deliveries.delivery_progress import endpoint_progress
 from deliveries.endpoints import EndpointId
 from deliveries.outcomes import AttemptOutcome
@@ -91,6 +91,14 @@ async def test_the_latest_time_counts(local: Settings, session: Session) -> None
     assert [each for (each,) in kept] == [long.bytes, other.bytes]
     session.script(*throttle_statements(0, [throttled(other, now + HOUR / 2)]))
     assert find_throttles(session, 0) == {long.bytes: now + HOUR, other.bytes: now + HOUR}, "its partition is another"
+
+
+async def test_a_time_that_no_endpoint_can_have_asked_for_is_cut(local: Settings, session: Session) -> None:
+    """The clock of the deliverer that wrote it was ahead."""
+    endpoint_id = await add_endpoint(local, "http://127.0.0.1:1/")
+    session.script(*throttle_statements(0, [throttled(endpoint_id, datetime.now(UTC) + timedelta(days=400))]))
+    until = find_throttles(session, 0)[endpoint_id.bytes]
+    assert until < datetime.now(UTC) + HOUR + timedelta(seconds=CLOCKS_APART_SECONDS)
 
 
 async def test_an_endpoint_that_is_not_there_costs_nothing(session: Session) -> None:

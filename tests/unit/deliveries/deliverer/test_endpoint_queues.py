@@ -155,6 +155,17 @@ async def test_what_an_endpoint_asked_a_former_owner_for_is_kept_to() -> None:
     await queues.finish()
 
 
+async def test_a_clock_that_was_ahead_keeps_no_endpoint_from_its_deliveries_for_long() -> None:
+    """None may ask for more than an hour."""
+    clock, slots = FixedClock(NOW), AttemptSlots(4, 100)
+    queues = made_queues(slots, lambda _: None, clock=clock)
+    queues.note_throttled({made_delivery().endpoint_id: NOW + timedelta(days=400)})
+    clock.set(NOW + timedelta(hours=1))
+    queues.enqueue(made_delivery())
+    assert slots.under_way == 1
+    await queues.finish()
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_what_has_come_from_postgres_goes_back_as_it_is(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
     """An endpoint that is slow puts off what came from a topic; rows stay as they are, but where order counts."""
@@ -293,7 +304,7 @@ async def answer_slowly(
         for _ in range(50):
             queues.enqueue(made_delivery(endpoint, topic="read"))
             await queues.finish()
-    queues.note_written(len(ended))
+            queues.note_written(1)
     ended.clear()
     hanging.set()
 
@@ -316,6 +327,29 @@ async def test_where_room_is_short_endpoints_keep_what_they_take_soon(monkeypatc
     assert soon <= queues.due - 15 < limits.unfinished_max / 2 - 15 + 1
     queues.enqueue(made_delivery(3, topic="read"))
     assert slots.under_way == 3
+    await queues.cancel()
+
+
+@pytest.mark.parametrize("slots_max", [256, 20])
+async def test_where_slots_are_taken_endpoints_that_answer_slowly_keep_what_they_take_soon(
+    monkeypatch: pytest.MonkeyPatch, slots_max: int
+) -> None:
+    """Others that wait for a slot, or for a round, keep all that was read: the machine is too slow for them."""
+    slots, ended = AttemptSlots(slots_max, 1_000), list[EndedDelivery]()
+    limits = DelivererLimits(unfinished_max=400, attempts_per_endpoint=4, unrecorded_max=20)
+    queues = made_queues(slots, ended.append, limits, clock=FixedClock(NOW))
+    await answer_slowly(queues, 12, ended, monkeypatch)
+    for offset in range(60):
+        for endpoint in range(1, 13):
+            queues.enqueue(made_delivery(endpoint, offset=offset, topic="read"))
+    assert (slots.under_way, queues.due) == (20, 12 * int(4 * 4.0 / 0.9))
+    for endpoint in range(1, 13):
+        queues._queues[made_delivery(endpoint).endpoint_id]._attempt_seconds = 0.2
+    ended.clear()
+    for offset in range(60, 90):
+        for endpoint in range(1, 13):
+            queues.enqueue(made_delivery(endpoint, offset=offset, topic="read"))
+    assert ended == []
     await queues.cancel()
 
 

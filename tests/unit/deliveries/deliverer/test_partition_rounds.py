@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from deliveries.attempts import Attempt
 from deliveries.deliverer import partition_rounds
 from deliveries.deliverer.attempt_records import Cancelled, Postponed
 from deliveries.deliverer.endpoint_streaks import EndpointStreaks, StreakChanges
@@ -22,7 +21,6 @@ from deliveries.deliverer.round_writer import RoundAnswer, RoundWriter
 from deliveries.deliverer.source_marks import SourceMarks
 from deliveries.deliverer.wait_rows import DeliveryInRow
 from deliveries.delivery_fence import TopicOffsets
-from deliveries.outcomes import AttemptOutcome
 from deliveries.schedule import DeadLettered, Delivered, RetryAt
 from schemas.delivery_records import ATTEMPTS_TOPIC, DELIVERIES_TOPIC
 from streams.topics import RETRY_TOPICS
@@ -201,23 +199,6 @@ async def test_what_can_not_wait_is_written_at_once(
     await shared.run()
     assert await shared.run(0) is None
     work = await shared.run(1, end=end, **delivery)
-    assert [each.delivery.source_offset for each in work.ended] == [0, 1]
-
-
-async def test_for_how_long_an_endpoint_asked_to_be_left_alone_is_written_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Or the next owner would not know; of a mere pause it need not."""
-    shared = _SharedWrites(monkeypatch)
-    await shared.run()
-    for offset, seconds in enumerate((1.0, 60.0)):
-        shared.made.read(offset)
-        outcome = AttemptOutcome(status_code=503, retry_after_seconds=seconds)
-        attempt = Attempt(outcome=outcome, duration_seconds=0.0)
-        later = NOW + timedelta(seconds=60)
-        shared.parts.end(read_delivery(offset), RetryAt(later, None, 2), attempt=attempt)
-        work = await shared.run()
-        assert (work is None) == (offset == 0)
     assert [each.delivery.source_offset for each in work.ended] == [0, 1]
 
 
