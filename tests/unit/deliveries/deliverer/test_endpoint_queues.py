@@ -330,13 +330,13 @@ async def test_where_room_is_short_endpoints_keep_what_they_take_soon(monkeypatc
     await queues.cancel()
 
 
-@pytest.mark.parametrize("slots_max", [256, 20])
+@pytest.mark.parametrize(("slots_max", "unrecorded_max"), [(256, 20), (20, 256)])
 async def test_where_slots_are_taken_endpoints_that_answer_slowly_keep_what_they_take_soon(
-    monkeypatch: pytest.MonkeyPatch, slots_max: int
+    monkeypatch: pytest.MonkeyPatch, slots_max: int, unrecorded_max: int
 ) -> None:
     """Others that wait for a slot, or for a round, keep all that was read: the machine is too slow for them."""
     slots, ended = AttemptSlots(slots_max, 1_000), list[EndedDelivery]()
-    limits = DelivererLimits(unfinished_max=400, attempts_per_endpoint=4, unrecorded_max=20)
+    limits = DelivererLimits(unfinished_max=400, attempts_per_endpoint=4, unrecorded_max=unrecorded_max)
     queues = made_queues(slots, ended.append, limits, clock=FixedClock(NOW))
     await answer_slowly(queues, 12, ended, monkeypatch)
     for offset in range(60):
