@@ -267,7 +267,7 @@ class EndpointQueues:
             why = type(error).__name__
         finally:
             self._unrecorded += slot.is_slow
-            self._note_attempt(endpoint_id, queue, permit, attempt, slow=slot.is_slow)
+            self._note_attempt(delivery, queue, permit, attempt, slow=slot.is_slow)
             process.slots.give_back(slot)  # at once: a sweep before the task's end would find the attempt slow
         if attempt is None:
             self._retries.put_off(delivery.delivery_id, why)
@@ -288,16 +288,20 @@ class EndpointQueues:
         )
 
     def _note_attempt(
-        self, endpoint_id: bytes, queue: EndpointQueue, permit: Permit, attempt: Attempt | None, *, slow: bool
+        self, delivery: Delivery, queue: EndpointQueue, permit: Permit, attempt: Attempt | None, *, slow: bool
     ) -> None:  # fmt: skip
+        """Note what an attempt tells of its endpoint: a delivery that is refused once more tells of itself."""
         now_seconds = self._process.clock.monotonic_seconds()
         if attempt is None:
             queue.end(permit, "abandoned", now_seconds, slow=slow)
             return
-        delivered = classify(attempt.outcome) == "delivered"
-        if not delivered:
-            self._failing.add(endpoint_id)
-        end: AttemptEnd = "success" if delivered else "failure"
+        kind = classify(attempt.outcome)
+        end: AttemptEnd = "success" if kind == "delivered" else "failure"
+        if end == "failure":
+            self._failing.add(delivery.endpoint_id)
+            is_refused = kind == "failed" and attempt.outcome.error_class is None
+            if is_refused and delivery.attempt > 1 and permit == "ordinary" and not slow:
+                end = "abandoned"
         queue.end(
             permit, end, now_seconds, slow=slow, took_seconds=attempt.duration_seconds,
             throttled_seconds=throttle_seconds(attempt.outcome),
@@ -332,6 +336,10 @@ class EndpointQueues:
     def is_busy(self, endpoint_id: bytes) -> bool:
         """Return whether nothing of an endpoint is to be read from Postgres now."""
         return self._queue_of(endpoint_id).is_busy(self._process.clock.monotonic_seconds())
+
+    def probed(self, wanted: Mapping[bytes, int]) -> set[bytes]:
+        """Return those of these endpoints whose one delivery is to tell whether they are well."""
+        return {each for each, rows in wanted.items() if rows == 1 and self._queue_of(each).is_suspect}
 
     def rows_wanted(self, endpoint_ids: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
         """Yield those of these endpoints that are not busy, and how many deliveries each may have from Postgres.

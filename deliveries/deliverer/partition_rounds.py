@@ -199,7 +199,8 @@ class PartitionRounds:
         if not (wanted or due_max):
             return DeliveryRound()
         taken = self._deliveries.taken | self._unreadable
-        return DeliveryRound(taken=taken, wanted=wanted, aside=aside, due_max=due_max)
+        probed = self._deliveries.queues.probed(wanted)
+        return DeliveryRound(taken=taken, wanted=wanted, probed=probed, aside=aside, due_max=due_max)
 
     def _take_wanted(self) -> dict[bytes, int]:
         """Return the endpoints whose rows are asked for now, and how many of each: no more in all than a look may."""

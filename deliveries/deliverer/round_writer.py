@@ -40,6 +40,8 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """Endpoints whose deliveries are left out of what is due."""
     wanted: Mapping[bytes, int] = {}
     """Endpoints whose deliveries are asked for beside what is due, and how many of each."""
+    probed: Collection[bytes] = frozenset()
+    """Those of them of which one delivery is to tell whether they are well."""
     streaks: StreakChanges = NO_CHANGES
 
     @property
@@ -105,7 +107,7 @@ class RoundWriter:
         if work.due_max:
             due = wait_rows.find_due(session, self._partition, work.taken, work.aside, work.due_max)
         if work.wanted:
-            wanted = wait_rows.find_wanted(session, self._partition, work.taken, work.wanted)
+            wanted = wait_rows.find_wanted(session, self._partition, work.taken, work.wanted, work.probed)
         times = [each.next_due_at for each in (due, wanted) if each.next_due_at is not None]
         return RoundAnswer(
             hops=hops,

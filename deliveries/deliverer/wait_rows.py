@@ -17,6 +17,8 @@ from deliveries.deliverer.source_marks import MarkedSource, SourceMark
 from projections.session import Session, sql_literal
 
 DUE_ROWS_MAX: Final = 1_000
+PROBES_NEAR: Final = 50
+"""Of how many rows that have been due for the longest, and for the shortest, one is chosen to probe an endpoint."""
 
 # A dead letter that others of its entity wait for has a row, too: it has no record and no time.
 _HOPS: Final = """
@@ -44,7 +46,27 @@ FROM unnest({endpoints}, {rows_max}) AS e (id, rows_max) CROSS JOIN LATERAL (
       AND delivery_id <> ALL ({ids})
     ORDER BY due_at LIMIT e.rows_max
 ) AS w
-ORDER BY w.due_at
+"""
+# Of an endpoint that is probed: rather one that has waited here alone, and was not attempted before. What was refused
+# time and again is due for the longest, and may be refused whatever the endpoint does. Chance chooses among them: those
+# that an endpoint refuses may come in a row.
+_PROBES: Final = """
+SELECT uuid_send(e.id) AS endpoint_id, uuid_send(w.delivery_id) AS delivery_id, w.due_at,
+    CASE WHEN w.due_at <= now() THEN w.record END AS record
+FROM unnest({endpoints}) AS e (id) CROSS JOIN LATERAL (
+    SELECT delivery_id, due_at, record FROM (
+        (SELECT delivery_id, due_at, record, hop FROM delivery_waits
+         WHERE partition = {partition} AND endpoint_id = e.id AND coalesce(record, '') <> '' AND due_at < 'infinity'
+           AND delivery_id <> ALL ({ids})
+         ORDER BY due_at LIMIT {near})
+        UNION ALL
+        (SELECT delivery_id, due_at, record, hop FROM delivery_waits
+         WHERE partition = {partition} AND endpoint_id = e.id AND coalesce(record, '') <> '' AND due_at <= now()
+           AND delivery_id <> ALL ({ids})
+         ORDER BY due_at DESC LIMIT {near})
+    ) AS near
+    ORDER BY due_at > now(), hop > 1, CASE WHEN due_at <= now() THEN random() END, due_at LIMIT 1
+) AS w
 """
 _MARKS: Final = """
 SELECT stream::text AS stream, source_partition, source_offset, source_rank, uuid_send(endpoint_id) AS endpoint_id
@@ -130,17 +152,25 @@ def find_due(
     return WaitRows(due, later[0].astimezone(UTC) if later else None)
 
 
-def find_wanted(session: Session, partition: int, without: Collection[bytes], wanted: Mapping[bytes, int]) -> WaitRows:
-    """Return endpoints' deliveries that are due, of each up to its number, but for those that are under way."""
-    frame = session.frame(
-        _WANTED.format(
-            partition=int(partition),
-            ids=_array(without),
-            endpoints=_array(wanted),
-            rows_max=f"'{{{','.join(str(int(each)) for each in wanted.values())}}}'::integer[]",
-        )
-    )
-    rows = list(frame.iter_rows())
+def find_wanted(
+    session: Session, partition: int, without: Collection[bytes], wanted: Mapping[bytes, int],
+    probed: Collection[bytes] = (),
+) -> WaitRows:  # fmt: skip
+    """Return endpoints' deliveries that are due, of each up to its number, but for those that are under way.
+
+    Of those that are probed it is one, and rather one that was not attempted before.
+    """
+    ids = _array(without)
+    others = {endpoint_id: rows_max for endpoint_id, rows_max in wanted.items() if endpoint_id not in probed}
+    statements = []
+    if others:
+        rows_max = f"'{{{','.join(str(int(each)) for each in others.values())}}}'::integer[]"
+        endpoints = _array(others)
+        statements.append(_WANTED.format(partition=int(partition), ids=ids, endpoints=endpoints, rows_max=rows_max))
+    if probed:
+        endpoints = _array(probed)
+        statements.append(_PROBES.format(partition=int(partition), ids=ids, endpoints=endpoints, near=PROBES_NEAR))
+    rows = sorted((row for each in statements for row in session.frame(each).iter_rows()), key=_due_at)
     later = [due_at for _, _, due_at, record in rows if record is None]
     counts = Counter(endpoint_id for endpoint_id, _, _, record in rows if record is not None)
     return WaitRows(
@@ -218,6 +248,10 @@ def _values(partition: int, row: WaitRow) -> str:
         f"({_uuid(row.delivery_id)}, {int(partition)}, {_uuid(row.endpoint_id)}, {int(row.hop)}, {due_at}::timestamptz,"
         f" {record}, {entity}, {int(row.source_partition)}, {int(row.source_offset)}, {int(row.source_rank)})"
     )
+
+
+def _due_at(row: tuple[bytes, bytes, datetime, bytes | None]) -> datetime:
+    return row[2]
 
 
 def _uuid(value: bytes) -> str:

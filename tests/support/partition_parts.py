@@ -95,6 +95,9 @@ class QueuesByHand:
             if each not in self.busy:
                 yield each, 1 if each in self.suspect else self.rows_max
 
+    def probed(self, wanted: Mapping[bytes, int]) -> set[bytes]:
+        return self.suspect & wanted.keys()
+
     def stop(self) -> None:
         self.stopped = True
 

@@ -37,7 +37,7 @@ def ended(ends: list[AttemptEnd], now_seconds: float = 0.0, breaker: CircuitBrea
 
 
 def test_five_failures_open_it_as_it_is_set() -> None:
-    """An endpoint that fails is left alone before one delivery has used up its six attempts."""
+    """However they come: an endpoint that fails is left alone soon."""
     breaker = CircuitBreaker()
     states = []
     for number in range(5):

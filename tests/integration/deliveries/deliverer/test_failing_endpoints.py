@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
+from deliveries.circuit_breaker import BreakerPolicy
 from deliveries.deliverer.delivery_process import DeliveryTopics
 from deliveries.deliverer.endpoint_streaks import EndpointChange, EndpointStreak, StreakChanges
 from deliveries.deliverer.streak_rows import streak_statements
@@ -157,3 +158,27 @@ async def test_what_failed_before_the_enabling_is_not_stored_after_it(local: Set
     assert sql.value(database.superuser_url, "SELECT count(*) FROM endpoint_streaks") == 0
     assert sql.value(database.superuser_url, EVENTS) == "disabled, enabled"
     assert sql.value(database.superuser_url, "SELECT state FROM endpoints") == "active"
+
+
+async def test_an_endpoint_that_refuses_some_for_ever_gets_the_others(local: Settings, topics: DeliveryTopics) -> None:
+    """Its breaker opens, and what waits first is what it refuses: it is probed with another one, and has them all."""
+    refused: set[str] = set()
+    came = []
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        came.append(request.headers["webhook-id"])
+        return web.Response(status=422 if came[-1] in refused else 204)
+
+    async with receiver() as there:
+        there.replace_handler(answer)
+        endpoint_id = await add_endpoint(local, f"http://127.0.0.1:{there.port}/")
+        bad = [queued(endpoint_id, offset) for offset in range(BreakerPolicy().attempts_min)]
+        good = [queued(endpoint_id, offset) for offset in range(len(bad), 60)]
+        refused.update(str(each.delivery_id) for each in bad)
+        async with delivering(local, topics):
+            await publish(local, topics.deliveries, bad)
+            await wait_until_async(lambda: len(came) >= len(bad), "its breaker opens")
+            await publish(local, topics.deliveries, good)
+            await wait_until_async(lambda: {str(each.delivery_id) for each in good} <= set(came), "all come")
+    assert came[len(bad)] not in refused

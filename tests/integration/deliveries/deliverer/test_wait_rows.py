@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from deliveries.deliverer import wait_rows
-from deliveries.deliverer.wait_rows import DeliveryInRow, WaitRow, WaitRows, find_due, find_wanted
+from deliveries.deliverer.wait_rows import PROBES_NEAR, DeliveryInRow, WaitRow, WaitRows, find_due, find_wanted
 from devstack import sql
 from projections.session import Session
 from runtime.settings import Settings
@@ -64,6 +65,30 @@ def stored(session: Session) -> Session:
     )
     store(session, waits("elsewhere", 1, NOW - 5 * HOUR), partition=1)
     return session
+
+
+def test_an_endpoint_is_probed_with_what_was_not_attempted_before(session: Session) -> None:
+    """However long others are due, that were refused; where there is no such one, with any that is due."""
+    for number in (1, 2, 3):
+        times = [NOW - HOUR - timedelta(seconds=each) for each in range(2 * PROBES_NEAR + 9)]
+        refused = [waits(f"{number} refused {each}", number, due_at) for each, due_at in enumerate(times)]
+        store(session, *(msgspec.structs.replace(each, hop=2) for each in refused))
+    store(session, waits("1 new", 1, NOW - HOUR / 2), waits("2 later", 2, NOW + HOUR), waits("4 old", 4, NOW - HOUR))
+    probed = {endpoint(number): 1 for number in (1, 2, 3, 4)}
+    found = find_wanted(session, 0, [], probed, probed.keys())
+    assert sorted(row.record[:9] for row in found.due) == [b"1 new", b"2 refused", b"3 refused", b"4 old"]
+    assert set(found.with_more) == probed.keys()
+    taken = [row.delivery_id for row in due_rows("1 new")]
+    found = find_wanted(session, 0, taken, {**probed, endpoint(3): 2}, {endpoint(1)})
+    assert sorted(row.record[:9] for row in found.due) == [b"1 refused", b"2 refused", *[b"3 refused"] * 2, b"4 old"]
+
+
+def test_rows_of_probed_endpoints_that_are_not_due_say_when_they_are(stored: Session) -> None:
+    """One that is due comes before a new one that is not; those of other partitions, and in topics, do not count."""
+    store(stored, msgspec.structs.replace(waits("1 due 3", 1, NOW - 3 * HOUR), hop=9))
+    probed = {endpoint(number): 1 for number in (1, 2, 3)}
+    found = find_wanted(stored, 0, [row.delivery_id for row in due_rows("1 due 1", "1 due 2")], probed, probed.keys())
+    assert found == WaitRows(due_rows("1 due 3"), NOW + HOUR, [endpoint(1)], {endpoint(3)})
 
 
 def test_rows_of_wanted_endpoints_are_read_the_longest_due_first(stored: Session) -> None:

@@ -309,6 +309,65 @@ async def answer_slowly(
     hanging.set()
 
 
+async def test_an_endpoint_that_is_slow_to_refuse_a_delivery_once_more_is_probed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was slow, whatever it refused; one that takes no deliveries at all is asked for all that it has."""
+    clock, slots, answered = FixedClock(NOW), AttemptSlots(4, 100), asyncio.Event()
+    queues = made_queues(slots, lambda _: None, clock=clock)
+    endpoint_id = made_delivery().endpoint_id
+
+    async def refuse(*_: object) -> Attempt:
+        await answered.wait()
+        return Attempt(outcome=AttemptOutcome(status_code=500), duration_seconds=1.0)
+
+    monkeypatch.setattr(queues, "_send", refuse)
+    queues.enqueue(made_delivery(attempt=2))
+    assert queues.probed({endpoint_id: 1}) == set()
+    clock.set(NOW + timedelta(seconds=SLOW_SECONDS))
+    sweep_until(slots, clock.monotonic_seconds())
+    answered.set()
+    await queues.finish()
+    assert queues.probed({endpoint_id: 1}) == {endpoint_id}
+    assert queues.probed({endpoint_id: 8}) == set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempt", "counts"),
+    [
+        (AttemptOutcome(status_code=500), 1, True),
+        (AttemptOutcome(status_code=500), 2, False),
+        (AttemptOutcome(status_code=404), 6, False),
+        (AttemptOutcome(status_code=503), 2, True),
+        (AttemptOutcome(error_class="connection"), 2, True),
+        (AttemptOutcome(status_code=200, error_class="timeout"), 2, True),
+    ],
+)
+async def test_what_is_refused_once_more_opens_no_breaker(
+    monkeypatch: pytest.MonkeyPatch, answer: AttemptOutcome, attempt: int, counts: bool
+) -> None:
+    """It tells of the delivery. What is not answered, or asks for time, tells of the endpoint, and so does a probe."""
+    slots, clock = AttemptSlots(100, 100), FixedClock(NOW)
+    queues = made_queues(slots, lambda _: None, clock=clock)
+
+    async def refuse(*_: object) -> Attempt:
+        return Attempt(outcome=answer, duration_seconds=0.01)
+
+    async def send(attempt: int) -> str:
+        clock.set(clock.now() + timedelta(seconds=6))
+        queues.enqueue(made_delivery(attempt=attempt))
+        await queues.finish()
+        queues.note_written(1)
+        return next(iter(queues.breaker_states()), "closed")
+
+    monkeypatch.setattr(queues, "_send", refuse)
+    states = [await send(attempt) for _ in range(BreakerPolicy().attempts_min)]
+    assert states[-1] == ("open" if counts else "closed")
+    if not counts:
+        assert [await send(1) for _ in range(5)][-1] == "open"
+    assert await send(attempt) == "open", "its probe was refused"
+
+
 async def test_where_room_is_short_endpoints_keep_what_they_take_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they would take later waits in Postgres: the others' deliveries come in, and begin at once."""
     slots, ended = AttemptSlots(100, 100), list[EndedDelivery]()

@@ -426,7 +426,8 @@ async def test_of_a_suspect_endpoint_one_row_is_read_by_itself(monkeypatch: pyte
     parts = left.parts
     parts.queues.suspect = {suspect}
     assert (await left.look(0)).aside == {b"busy", suspect}
-    assert await left.wanted(1) == {suspect: 1}
+    work = await left.look(1)
+    assert (work.wanted, work.probed) == ({suspect: 1}, {suspect})
     assert parts.begun == [0]
     parts.queues.busy.add(suspect)
     assert await left.wanted(2) == {}
