@@ -290,7 +290,10 @@ class EndpointQueues:
     def _note_attempt(
         self, delivery: Delivery, queue: EndpointQueue, permit: Permit, attempt: Attempt | None, *, slow: bool
     ) -> None:  # fmt: skip
-        """Note what an attempt tells of its endpoint: a delivery that is refused once more tells of itself."""
+        """Note what an attempt tells of its endpoint.
+
+        A delivery that is refused once more, by one that has taken others, tells of itself.
+        """
         now_seconds = self._process.clock.monotonic_seconds()
         if attempt is None:
             queue.end(permit, "abandoned", now_seconds, slow=slow)
@@ -299,8 +302,8 @@ class EndpointQueues:
         end: AttemptEnd = "success" if kind == "delivered" else "failure"
         if end == "failure":
             self._failing.add(delivery.endpoint_id)
-            is_refused = kind == "failed" and attempt.outcome.error_class is None
-            if is_refused and delivery.attempt > 1 and permit == "ordinary" and not slow:
+            is_refused_again = kind == "failed" and attempt.outcome.error_class is None and delivery.attempt > 1
+            if is_refused_again and queue.proven and permit == "ordinary" and not slow:
                 end = "abandoned"
         queue.end(
             permit, end, now_seconds, slow=slow, took_seconds=attempt.duration_seconds,

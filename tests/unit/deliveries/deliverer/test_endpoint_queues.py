@@ -333,34 +333,42 @@ async def test_an_endpoint_that_is_slow_to_refuse_a_delivery_once_more_is_probed
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempt", "counts"),
+    ("has_taken", "answer", "attempt", "counts"),
     [
-        (AttemptOutcome(status_code=500), 1, True),
-        (AttemptOutcome(status_code=500), 2, False),
-        (AttemptOutcome(status_code=404), 6, False),
-        (AttemptOutcome(status_code=503), 2, True),
-        (AttemptOutcome(error_class="connection"), 2, True),
-        (AttemptOutcome(status_code=200, error_class="timeout"), 2, True),
+        (True, AttemptOutcome(status_code=500), 1, True),
+        (True, AttemptOutcome(status_code=500), 2, False),
+        (True, AttemptOutcome(status_code=404), 6, False),
+        (False, AttemptOutcome(status_code=404), 6, True),
+        (True, AttemptOutcome(status_code=503), 2, True),
+        (True, AttemptOutcome(error_class="connection"), 2, True),
+        (True, AttemptOutcome(status_code=200, error_class="timeout"), 2, True),
     ],
 )
 async def test_what_is_refused_once_more_opens_no_breaker(
-    monkeypatch: pytest.MonkeyPatch, answer: AttemptOutcome, attempt: int, counts: bool
+    monkeypatch: pytest.MonkeyPatch, has_taken: bool, answer: AttemptOutcome, attempt: int, counts: bool
 ) -> None:
-    """It tells of the delivery. What is not answered, or asks for time, tells of the endpoint, and so does a probe."""
+    """It tells of the delivery, where the endpoint has taken others.
+
+    What is not answered, or asks for time, tells of the endpoint, and so does a probe.
+    """
     slots, clock = AttemptSlots(100, 100), FixedClock(NOW)
     queues = made_queues(slots, lambda _: None, clock=clock)
 
+    answers = iter([AttemptOutcome(status_code=204)] if has_taken else [])
+
     async def refuse(*_: object) -> Attempt:
-        return Attempt(outcome=answer, duration_seconds=0.01)
+        return Attempt(outcome=next(answers, answer), duration_seconds=0.01)
 
     async def send(attempt: int) -> str:
         clock.set(clock.now() + timedelta(seconds=6))
-        queues.enqueue(made_delivery(attempt=attempt))
+        queues.enqueue(made_delivery(attempt=attempt, topic="read"))
         await queues.finish()
         queues.note_written(1)
         return next(iter(queues.breaker_states()), "closed")
 
     monkeypatch.setattr(queues, "_send", refuse)
+    if has_taken:
+        assert await send(1) == "closed"
     states = [await send(attempt) for _ in range(BreakerPolicy().attempts_min)]
     assert states[-1] == ("open" if counts else "closed")
     if not counts:
