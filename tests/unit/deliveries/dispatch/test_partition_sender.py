@@ -25,7 +25,7 @@ from schemas import codec
 from schemas.examples import examples
 from streams.errors import AppliedEventUnreadable, KafkaUnavailable, OwnershipLost, SchemaNewer
 from streams.topics import EVENTS_TOPIC
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 BY = DispatchedStream(3, 7, "live")
 EVENT = examples()["genesis.agent.available"]
@@ -85,14 +85,16 @@ def few(events: Sequence[EffectiveEvent], match_at: MatchAt, *, indexed: bool = 
 
 def test_a_few_deliveries_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not where they are many or large, or the part of the index is still to be made."""
+    monkeypatch.setattr(partition_sender, "FEW_SECONDS", DEADLINE_SECONDS)
     events = [effective(3), effective(0), effective(2)]
     assert few(events, endpoints_at) == 5
     assert few(events, endpoints_at, indexed=False) is None
+    enough = partition_sender.FEW_DELIVERIES
     monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", 5)
     assert few(events, endpoints_at) == 5
     monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", 4)
     assert few(events, endpoints_at) is None
-    monkeypatch.undo()
+    monkeypatch.setattr(partition_sender, "FEW_DELIVERIES", enough)
     records = sender_to(AnsweredByHand()).few_deliveries(events, endpoints_at, BY, lambda event_type: True)
     assert records is not None
     size_bytes = sum(len(each.value) for each in records)
