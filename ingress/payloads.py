@@ -180,6 +180,7 @@ def valid_traceparent(traceparent: object) -> str | None:
 
 
 _CLOUD_EVENT: Final = msgspec.json.Decoder(CloudEvent)
+msgspec.json.Decoder(Attributes)  # or threads that use it for the first time at once crash: schemas/record_types.py
 
 
 @cache
